@@ -1,0 +1,36 @@
+# Each target is one visible command. All of them make the virtual environment first, and make it
+# again when what it is built from has changed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := pyproject.toml setup.py $(wildcard src/jumpstarter/*.pyx)
+
+.PHONY: venv build demo test lint types bench clean
+
+venv: .venv/.stamp
+
+.venv/.stamp: $(SOURCES)
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+build: venv
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+demo: venv
+	$(BIN)/python examples/demo.py
+
+test: demo
+	$(BIN)/python -m pytest
+
+lint: venv
+	$(BIN)/ruff check && $(BIN)/ruff format --check
+
+types: venv
+	$(BIN)/mypy && $(BIN)/python -m mypy.stubtest jumpstarter._framing
+
+bench: venv
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv build dist src/*.egg-info src/jumpstarter/*.so

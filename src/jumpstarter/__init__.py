@@ -1,0 +1,38 @@
+"""Drive hardware under test: drivers on the exporter, driver clients where the test runs.
+
+The four verbs of everyday use are here: `serve` and `connect` for blocking code, `serve_async` and
+`connect_async` for Trio code. `Limits` is for who must change one. The rest of the house, read from
+the ground up; each room knows only those above it:
+
+    errors                    every exception, one tree, each with its wire code
+    _limits                   every limit, with its reason
+    _framing                  bytes <-> frames (Cython)
+    _messages, _faults        what a frame may say; exceptions to and from their wire form
+    _credit, _outbox, _events how much a peer may send, what leaves when, what came in
+    _protocol, _roles         one connection's rules, without any I/O
+    _signal, _transport       how tasks wait; byte streams as a multiplexer wants them
+    _connection, _streams     one byte stream shared by many calls; raw streams on it
+    _portal                   a Trio loop in a thread, and blocking calls into it
+    _sockets                  addresses and sockets
+    driver, client            the two sides; they never meet but over the wire
+    drivers                   ready-made drivers, and mixins
+    _serve                    joins both sides
+    common, portal, testing, cli
+                              doors: import paths, test helpers, the command line
+"""
+
+from __future__ import annotations
+
+from ._limits import Limits
+from ._serve import Server, connect, connect_async, serve, serve_async
+from ._version import __version__
+
+__all__ = [
+    "Limits",
+    "Server",
+    "__version__",
+    "connect",
+    "connect_async",
+    "serve",
+    "serve_async",
+]

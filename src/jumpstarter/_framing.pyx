@@ -1,0 +1,514 @@
+# cython: language_level=3, auto_pickle=False, autotestdict=False
+"""Bytes to frames and back, and a look through a message before it is decoded.
+
+A frame is a header of 8 bytes, little-endian, and its payload:
+
+    byte 0..2   length of the payload, u24
+    byte 3      low 4 bits the type, high 4 bits the flags: END 0x10, MORE 0x20, ACK 0x40, 0x80 zero
+    byte 4..7   the slot, u32
+
+Rules:
+- A peer's length is compared as an unsigned number before anything is allocated for it, and memory
+  grows only with the bytes that came.
+- A header is judged as soon as its first four bytes are there, so another protocol on the port is
+  seen at once.
+- A decoder that met a bad header stays broken: there is no mark to find the next frame by.
+- Arithmetic is `noexcept nogil`, what may fail is `except -1`, and no pointer outlives the object
+  it points into. Nothing here runs a caller's code but the buffer protocol, and that before any
+  state is touched.
+
+This file does not know what a type means, which side we are, or where the bytes come from.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from .errors import Code, FramingError
+
+cdef enum:
+    HEADER = 8  # bytes
+    JUDGED = 4  # bytes of a header that hold all there is to refuse
+    MAX_LENGTH = 0xFFFFFF
+    TYPE_BITS = 0x0F
+    LAST_TYPE = 10  # GOAWAY
+    FLAG_BITS = 0x70
+    RESERVED_FLAG = 0x80
+    SMALL_PIECE = 4096  # shorter pieces of a payload are gathered, so that their number is bounded
+    SHOWN = 16  # bytes of a stream's start that a failure quotes
+    DEEPEST = 512  # what `scan` has room for
+
+HEADER_SIZE = HEADER
+
+
+# ------------------------------------------------------------------------------------------ reading
+
+
+cdef inline uint32_t read_u24(const uint8_t* at) noexcept nogil:
+    return <uint32_t>at[0] | <uint32_t>at[1] << 8 | <uint32_t>at[2] << 16
+
+
+cdef inline uint32_t read_u32(const uint8_t* at) noexcept nogil:
+    return read_u24(at) | <uint32_t>at[3] << 24
+
+
+cdef inline bytes cut(bytes data, Py_ssize_t start, Py_ssize_t stop):
+    if start == 0 and stop == PyBytes_GET_SIZE(data):
+        return data
+    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + start, stop - start)
+
+
+@cython.final
+cdef class FrameDecoder:
+    """Cuts one direction of a byte stream into frames.
+
+    It belongs to one connection and to the one task or thread that reads it: nothing is locked.
+
+    Args:
+        max_frame: Bytes of payload in one frame that are accepted, 0 to 16,777,215.
+
+    Raises:
+        ValueError: `max_frame` is out of range.
+    """
+
+    cdef uint32_t _max_frame  # bytes
+    cdef object _failure  # a FramingError once broken, else None
+    cdef uint64_t _offset  # where in the stream the present frame begins, in bytes
+    cdef uint8_t[HEADER] _header  # of the present frame, as it came
+    cdef Py_ssize_t _header_size  # bytes of it that have come
+    cdef list _pieces  # of the present payload, in order: bytes as they came, bytearrays gathered
+    cdef bytearray _gathered  # the last of _pieces while it may grow, else None
+    cdef Py_ssize_t _held  # bytes in _pieces
+    cdef Py_ssize_t _position  # in the chunk that is being read
+
+    def __cinit__(self, Py_ssize_t max_frame):
+        self._failure = None
+        self._offset = 0
+        self._header_size = 0
+        self._pieces = []
+        self._gathered = None
+        self._held = 0
+        self._position = 0
+        self.max_frame = max_frame
+
+    @property
+    def max_frame(self):
+        """Bytes of payload that are accepted in frames whose header is not complete yet."""
+        return self._max_frame
+
+    @max_frame.setter
+    def max_frame(self, Py_ssize_t value):
+        if not 0 <= value <= MAX_LENGTH:
+            raise ValueError(f"max_frame={value}: must be from 0 to {MAX_LENGTH}")
+        self._max_frame = <uint32_t>value
+
+    @property
+    def failure(self):
+        """The breach at which the decoder stopped for good, a `FramingError`, or None."""
+        return self._failure
+
+    @property
+    def buffered(self):
+        """Bytes held of a frame that is not complete yet, its header included."""
+        return self._header_size + self._held
+
+    def feed(self, data not None):
+        """Take the next bytes of the stream and give the frames which they complete.
+
+        A peer's bytes never make this raise: at a bad header the frames before it are returned,
+        `failure` is set, and the bytes from there on are dropped.
+
+        Args:
+            data: What was received, of any length, cut anywhere. `bytes` from the midst of one
+                frame wait for its rest without a copy; any other buffer is copied first.
+
+        Returns:
+            A list of `(type, flags, slot, payload)`: flags as their bits in the header's fourth
+            byte, the payload as `bytes` of its own.
+
+        Raises:
+            FramingError: The decoder was broken before this call; always the same `failure`.
+        """
+        cdef bytes chunk = data if type(data) is bytes else bytes(memoryview(data))
+        cdef list frames = []
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+        self._position = 0
+        while self._take_header(chunk) and self._take_payload(chunk, frames):
+            pass
+        return frames
+
+    cdef int _take_header(self, bytes chunk) except -1:
+        """Say whether the header is complete and good, after taking what it lacked."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(chunk) - self._position
+        if self._header_size == HEADER:
+            return 1
+        size = min(size, HEADER - self._header_size)
+        memcpy(&self._header[self._header_size], PyBytes_AS_STRING(chunk) + self._position, size)
+        self._header_size += size
+        self._position += size
+        if self._header_size < JUDGED:
+            return 0
+        if read_u24(self._header) > self._max_frame:
+            return self._fail("it is too large", Code.FRAME_SIZE, chunk)
+        if self._header[3] & RESERVED_FLAG:
+            return self._fail("its flag 0x80 must be zero", Code.PROTOCOL_ERROR, chunk)
+        if self._header[3] & TYPE_BITS > LAST_TYPE:
+            return self._fail(
+                f"its type is {self._header[3] & TYPE_BITS}, and the last one known is {LAST_TYPE}",
+                Code.PROTOCOL_ERROR,
+                chunk,
+            )
+        return self._header_size == HEADER
+
+    cdef int _take_payload(self, bytes chunk, list frames) except -1:
+        """Say whether the frame is complete, after taking what its payload lacked."""
+        cdef Py_ssize_t length = <Py_ssize_t>read_u24(self._header)
+        cdef Py_ssize_t start = self._position
+        cdef Py_ssize_t size = min(length - self._held, PyBytes_GET_SIZE(chunk) - start)
+        cdef bytes payload
+        self._position += size
+        if self._held + size < length:
+            if size:
+                self._hold(chunk, start, size)
+            return 0
+        payload = cut(chunk, start, start + size)
+        if self._held:
+            self._pieces.append(payload)
+            payload = b"".join(self._pieces)
+        frames.append((
+            self._header[3] & TYPE_BITS,
+            self._header[3] & FLAG_BITS,
+            read_u32(&self._header[4]),
+            payload,
+        ))
+        self._offset += <uint64_t>(HEADER + length)
+        self._forget()
+        return 1
+
+    cdef int _hold(self, bytes chunk, Py_ssize_t start, Py_ssize_t size) except -1:
+        """Keep a piece of an unfinished payload, once, to be joined when the last one has come."""
+        if size >= SMALL_PIECE:
+            self._pieces.append(cut(chunk, start, start + size))
+            self._gathered = None
+        else:
+            if self._gathered is None:
+                self._gathered = bytearray()
+                self._pieces.append(self._gathered)
+            self._gathered += cut(chunk, start, start + size)
+        self._held += size
+        return 0
+
+    cdef int _forget(self) except -1:
+        self._header_size = 0
+        if self._held:
+            self._pieces = []
+            self._gathered = None
+            self._held = 0
+        return 0
+
+    cdef int _fail(self, str reason, object code, bytes chunk) except -1:
+        """Break for good. Returns 0: no more frames."""
+        cdef bytes start = PyBytes_FromStringAndSize(<char*>self._header, self._header_size)
+        cdef str text = (
+            f"frame at byte {self._offset} of the stream, which declares {read_u24(self._header)} "
+            f"bytes of payload where {self._max_frame} are allowed: {reason}"
+        )
+        if self._offset == 0:
+            start += chunk[self._position : self._position + SHOWN - HEADER]
+            text += f". The peer may not speak this protocol: its stream begins with {start!r}"
+        self._failure = FramingError(text, code)
+        self._forget()
+        return 0
+
+
+# ------------------------------------------------------------------------------------------ writing
+
+
+cdef int check_header(
+    Py_ssize_t type, Py_ssize_t flags, long long slot, Py_ssize_t length
+) except -1:
+    if not 0 <= type <= LAST_TYPE:
+        raise ValueError(f"frame type {type}: must be from 0 to {LAST_TYPE}")
+    if flags & ~<Py_ssize_t>FLAG_BITS:
+        raise ValueError(f"frame flags {flags:#x}: only the bits {FLAG_BITS:#x} exist")
+    if not 0 <= slot <= 0xFFFFFFFF:
+        raise ValueError(f"frame slot {slot}: must be from 0 to {0xFFFFFFFF}")
+    if not 0 <= length <= MAX_LENGTH:
+        raise ValueError(f"frame payload of {length} bytes: must be from 0 to {MAX_LENGTH}")
+    return 0
+
+
+cdef inline void write_header(
+    uint8_t* at, Py_ssize_t type, Py_ssize_t flags, long long slot, Py_ssize_t length
+) noexcept nogil:
+    at[0] = length & 0xFF
+    at[1] = length >> 8 & 0xFF
+    at[2] = length >> 16 & 0xFF
+    at[3] = type | flags
+    at[4] = slot & 0xFF
+    at[5] = slot >> 8 & 0xFF
+    at[6] = slot >> 16 & 0xFF
+    at[7] = slot >> 24 & 0xFF
+
+
+def pack_frame(
+    Py_ssize_t type, Py_ssize_t flags, long long slot, payload not None = b""
+):
+    """Make a frame with a copy of the payload, for payloads worth no buffer of their own.
+
+    Args:
+        type: 0 to 10.
+        flags: Any of END 0x10, MORE 0x20 and ACK 0x40, or'ed.
+        slot: 0 to 2**32 - 1.
+        payload: A contiguous buffer of at most 16,777,215 bytes.
+
+    Returns:
+        Header and payload in one object.
+
+    Raises:
+        ValueError: A number is out of range (OverflowError if it has more than 64 bits).
+    """
+    cdef Py_buffer view
+    cdef bytes frame
+    cdef char* at
+    PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE)
+    try:
+        check_header(type, flags, slot, view.len)
+        frame = PyBytes_FromStringAndSize(NULL, HEADER + view.len)
+        at = PyBytes_AS_STRING(frame)
+        write_header(<uint8_t*>at, type, flags, slot, view.len)
+        if view.len:
+            memcpy(at + HEADER, view.buf, view.len)
+    finally:
+        PyBuffer_Release(&view)
+    return frame
+
+
+def pack_header(Py_ssize_t type, Py_ssize_t flags, long long slot, Py_ssize_t length):
+    """Make the header alone, for a payload that is sent as a buffer of its own.
+
+    Args:
+        type, flags, slot: As for `pack_frame`.
+        length: Bytes of the payload that follows, at most 16,777,215.
+
+    Raises:
+        ValueError: As for `pack_frame`.
+    """
+    check_header(type, flags, slot, length)
+    cdef bytes header = PyBytes_FromStringAndSize(NULL, HEADER)
+    write_header(<uint8_t*>PyBytes_AS_STRING(header), type, flags, slot, length)
+    return header
+
+
+def seal(bytearray buffer not None, Py_ssize_t type, Py_ssize_t flags, long long slot):
+    """Write the header over the first 8 bytes of a buffer whose rest is the payload.
+
+    Args:
+        buffer: 8 bytes of any content, then the payload: what `encode_into(message, buffer, 8)`
+            leaves. It is changed in place and keeps its length.
+        type, flags, slot: As for `pack_frame`.
+
+    Raises:
+        ValueError: As for `pack_frame`, or the buffer is shorter than a header.
+    """
+    cdef Py_ssize_t length = PyByteArray_GET_SIZE(buffer) - HEADER
+    if length < 0:
+        raise ValueError(f"buffer of {len(buffer)} bytes: a header alone has {HEADER}")
+    check_header(type, flags, slot, length)
+    write_header(<uint8_t*>PyByteArray_AS_STRING(buffer), type, flags, slot, length)
+
+
+# ----------------------------------------------------------------------------------------- scanning
+# MessagePack's first bytes 0xc0 to 0xdf, one column each: what comes, how many bytes of big-endian
+# length follow, and how many bytes follow besides. The other first bytes say all by themselves.
+
+cdef const char* KINDS = (
+    b"\0\4\0\0\0\0\0\0\0\0\0\0\1\1\1\1\1\1\1\1\0\0\0\0\0\1\1\1\2\2\3\3"
+)
+cdef const char* LENGTH_SIZES = (
+    b"\0\0\0\0\1\2\4\1\2\4\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\1\2\4\2\4\2\4"
+)
+cdef const char* FIXED_SIZES = (
+    b"\0\0\0\0\0\0\0\1\1\1\4\10\1\2\4\10\1\2\4\10\2\3\5\11\21\0\0\0\0\0\0\0"
+)
+
+cdef enum:
+    VALUE = 0  # never the key of a map
+    KEY = 1  # str or int: a value, and a key as well
+    ARRAY = 2
+    MAP = 3
+    NEVER_USED = 4
+
+cdef enum Verdict:
+    GOOD
+    CUT_SHORT
+    NO_VALUE
+    BAD_KEY
+    TRAILING
+    TOO_DEEP  # this one and those below: good for a larger limit
+    TOO_MANY_ITEMS
+    TOO_MANY_CONTAINERS
+
+cdef struct Level:
+    uint64_t left  # values still to come in a container
+    bint keyed  # a map: where an even number is left, a key comes next
+
+cdef struct Walk:
+    const uint8_t* at  # the next byte
+    const uint8_t* end
+    uint64_t items  # values seen or promised
+    uint64_t containers  # seen
+    char kind  # of the last value read
+    uint64_t count  # what it holds: elements of an array or pairs of a map, else 0
+
+
+cdef inline Verdict skip(Walk* walk, uint64_t size) noexcept nogil:
+    if <uint64_t>(walk.end - walk.at) < size:
+        return CUT_SHORT
+    walk.at += size
+    return GOOD
+
+
+cdef Verdict read_wide(Walk* walk, int column) noexcept nogil:
+    """Step over the rest of a value, or of a container's head, which stands in the tables."""
+    cdef uint64_t length = 0
+    walk.kind = KINDS[column]
+    if walk.kind == NEVER_USED:
+        return NO_VALUE
+    if walk.end - walk.at < LENGTH_SIZES[column]:
+        return CUT_SHORT
+    for _ in range(LENGTH_SIZES[column]):
+        length = length << 8 | walk.at[0]
+        walk.at += 1
+    if walk.kind == ARRAY or walk.kind == MAP:
+        walk.count = length
+        return GOOD
+    return skip(walk, length + <uint64_t>FIXED_SIZES[column])
+
+
+cdef inline Verdict read_value(Walk* walk) noexcept nogil:
+    """Step over one value, or over the head of one container."""
+    cdef uint8_t first
+    if walk.at == walk.end:
+        return CUT_SHORT
+    first = walk.at[0]
+    walk.at += 1
+    walk.count = 0
+    if first >= 0xC0 and first < 0xE0:
+        return read_wide(walk, first - 0xC0)
+    if first < 0x80 or first >= 0xA0:
+        walk.kind = KEY
+        return skip(walk, first & 0x1F) if 0xA0 <= first < 0xC0 else GOOD
+    walk.kind = ARRAY if first >= 0x90 else MAP
+    walk.count = first & 0x0F
+    return GOOD
+
+
+cdef Verdict walk_through(
+    Walk* walk, Py_ssize_t max_depth, uint64_t max_items, uint64_t max_containers
+) noexcept nogil:
+    cdef Level[DEEPEST] outer  # the containers around the present one
+    cdef Level here = Level(left=1, keyed=False)
+    cdef Py_ssize_t depth = 0
+    cdef Verdict verdict
+    walk.items = 1
+    walk.containers = 0
+    while True:
+        while here.left == 0:
+            if depth == 0:
+                return GOOD if walk.at == walk.end else TRAILING
+            depth -= 1
+            here = outer[depth]
+        verdict = read_value(walk)
+        if verdict != GOOD:
+            return verdict
+        if here.keyed and here.left % 2 == 0 and walk.kind != KEY:
+            return BAD_KEY
+        here.left -= 1
+        if walk.kind != ARRAY and walk.kind != MAP:
+            continue
+        walk.containers += 1
+        walk.count *= 2 if walk.kind == MAP else 1
+        walk.items += walk.count
+        if depth == max_depth:
+            return TOO_DEEP
+        if walk.containers > max_containers:
+            return TOO_MANY_CONTAINERS
+        if walk.items > max_items:
+            return TOO_MANY_ITEMS
+        outer[depth] = here
+        depth += 1
+        here = Level(left=walk.count, keyed=walk.kind == MAP)
+
+
+def scan(
+    message not None, Py_ssize_t max_depth, Py_ssize_t max_items, Py_ssize_t max_containers
+):
+    """Walk through one MessagePack value before it is decoded, and say what it would cost.
+
+    It takes no memory per value and does not recurse, whatever the message is: decoding nests in
+    the C stack and takes up to 72 bytes of memory for one of the message. Text is not checked to be
+    UTF-8, nor keys to be unique.
+
+    Args:
+        message: A contiguous buffer that holds one value and nothing after it.
+        max_depth: Levels of lists and maps, 0 to 512. A number or a text alone has none.
+        max_items: Values, the outermost, the containers, and the keys of maps among them. Those
+            which a container promises count before they come.
+        max_containers: Lists and maps.
+
+    Returns:
+        How many values there are.
+
+    Raises:
+        FramingError: `Code.RESOURCE_EXHAUSTED` over a limit; `Code.INVALID_ARGUMENT` for what is
+            cut short, goes on after its end, or has a byte that means nothing or a map's key that
+            is neither str nor int.
+        ValueError: A limit is out of range.
+    """
+    cdef Py_buffer view
+    cdef Walk walk
+    cdef Verdict verdict
+    cdef Py_ssize_t position
+    if not 0 <= max_depth <= DEEPEST or max_items < 0 or max_containers < 0:
+        raise ValueError(
+            f"limits {max_depth}, {max_items}, {max_containers}: must not be negative, "
+            f"and the depth at most {DEEPEST}"
+        )
+    PyObject_GetBuffer(message, &view, PyBUF_SIMPLE)
+    try:
+        walk.at = <const uint8_t*>view.buf
+        walk.end = walk.at + view.len
+        verdict = walk_through(&walk, max_depth, max_items, max_containers)
+        position = walk.at - <const uint8_t*>view.buf
+    finally:
+        PyBuffer_Release(&view)
+    if verdict != GOOD:
+        raise refusal(verdict, position, max_depth, max_items, max_containers)
+    return walk.items
+
+
+cdef object refusal(
+    Verdict verdict,
+    Py_ssize_t position,
+    Py_ssize_t max_depth,
+    Py_ssize_t max_items,
+    Py_ssize_t max_containers,
+):
+    cdef str reason = {
+        CUT_SHORT: "it is cut short",
+        NO_VALUE: "0xc1 begins no value",
+        BAD_KEY: "a map's key must be str or int",
+        TRAILING: "it has ended, and more follows",
+        TOO_DEEP: f"it nests deeper than {max_depth} levels",
+        TOO_MANY_ITEMS: f"it has more than {max_items} values",
+        TOO_MANY_CONTAINERS: f"it has more than {max_containers} lists and maps",
+    }[verdict]
+    return FramingError(
+        f"message is refused at byte {position}: {reason}",
+        Code.RESOURCE_EXHAUSTED if verdict >= TOO_DEEP else Code.INVALID_ARGUMENT,
+    )

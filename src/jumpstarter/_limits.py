@@ -1,0 +1,103 @@
+"""Every limit of a connection, in one frozen object, the same on both sides.
+
+Each field says its unit and why it has its value. What a peer must know of them crosses the wire in
+HELLO; the rest is this side's own business. This file knows nothing but the errors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+from .errors import ConfigurationError
+
+__all__ = ["DEFAULT_LIMITS", "MAX_WIRE_FRAME", "MIN_WIRE_FRAME", "Limits"]
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+MIN_WIRE_FRAME: Final = 1 * KIB  # a HELLO that offers less than this is refused
+MAX_WIRE_FRAME: Final = 1 * MIB  # head-of-line blocking grows with it; the header could say 16 MiB
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What one side of a connection accepts. Immutable; pass another one to serve or connect.
+
+    Attributes:
+        max_frame: Bytes of payload in one frame we accept. 64 KiB: what one read of a socket gives,
+            and short enough that another call's frame waits less than 50 µs behind it.
+        max_message: Bytes of one argument list, result or generator item, reassembled. 128 MiB:
+            firmware images pass, and a peer cannot make us hold more. Beyond it, use a raw stream.
+        max_pending: Bytes of unfinished messages held on one connection. 256 MiB: two of the
+            largest; one that does not fit is discarded as it arrives and its call fails, the rest
+            goes on.
+        max_depth: Levels of nesting in a message. 64, as Cap'n Proto: msgspec recurses in C and
+            would overflow a small thread's stack.
+        max_items: Values in a message. 2,097,152: what a 1e6-item list of pairs needs; the smallest
+            costs one byte on the wire and up to 60 in memory.
+        max_containers: Lists and maps in a message. 262,144: an empty one costs one byte on the
+            wire and 72 in memory, so this many cost 19 MB and about 50 ms.
+        max_calls: Calls, generators and streams at once on a connection, 1 to 65,535. 1,024: more
+            wait on the client for a slot.
+        stream_window: Bytes a peer may send on a new stream or generator before we have read any.
+            32 KiB: times `max_calls` it is `max_total_window`, so no peer can fill more than that.
+        max_window: Bytes to which the window of one stream may grow while its reader keeps up.
+            4 MiB: fills a 1 Gbit/s path of 30 ms.
+        max_total_window: Bytes up to which the windows of one connection may grow in sum.
+        max_hello: Bytes of a HELLO's payload.
+        hello_timeout: Seconds for the peer's HELLO, and for a client to get its device tree.
+        ping_interval: Seconds of silence on TCP after which the peer is asked for a sign of life.
+            0 never asks. Unix sockets are never asked: the kernel reports a dead peer at once.
+        ping_timeout: Seconds of further silence after which the peer counts as lost.
+        cancel_grace: Seconds that a cancelled call waits on the client for the exporter's word that
+            its driver has ended.
+        linger: Seconds that closing a raw stream waits for the driver to take what was sent, before
+            the rest is given up. 10: a serial console at 9,600 baud takes 9 KiB in that time.
+        write_stall: Seconds that a peer may take no byte from us before the connection is closed.
+    """
+
+    max_frame: int = 64 * KIB
+    max_message: int = 128 * MIB
+    max_pending: int = 256 * MIB
+    max_depth: int = 64
+    max_items: int = 2 * 1024 * 1024
+    max_containers: int = 256 * 1024
+    max_calls: int = 1024
+    stream_window: int = 32 * KIB
+    max_window: int = 4 * MIB
+    max_total_window: int = 32 * MIB
+    max_hello: int = 4 * KIB
+    hello_timeout: float = 5.0
+    ping_interval: float = 20.0
+    ping_timeout: float = 10.0
+    cancel_grace: float = 1.0
+    linger: float = 10.0
+    write_stall: float = 30.0
+
+    def __post_init__(self) -> None:
+        _check("max_frame", self.max_frame, MIN_WIRE_FRAME, MAX_WIRE_FRAME)
+        _check("max_message", self.max_message, self.max_frame, 2**31 - 1)
+        _check("max_pending", self.max_pending, self.max_message, 2**40)
+        _check("max_depth", self.max_depth, 1, 512)
+        _check("max_items", self.max_items, 1, 2**31 - 1)
+        _check("max_containers", self.max_containers, 1, 2**31 - 1)
+        _check("max_calls", self.max_calls, 1, 65535)
+        _check("stream_window", self.stream_window, 1, self.max_window)
+        _check("max_window", self.max_window, 1, 2**31 - 1)
+        _check("max_total_window", self.max_total_window, self.stream_window, 2**40)
+        _check("max_hello", self.max_hello, 256, MIN_WIRE_FRAME * 64)
+        _check("hello_timeout", self.hello_timeout, 0, float("inf"))
+        _check("ping_interval", self.ping_interval, 0, 2**32 / 1000 - 1)
+        _check("ping_timeout", self.ping_timeout, 0, float("inf"))
+        _check("cancel_grace", self.cancel_grace, 0, float("inf"))
+        _check("linger", self.linger, 0, float("inf"))
+        _check("write_stall", self.write_stall, 0, float("inf"))
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigurationError(f"Limits({name}={value!r}): must be from {low} to {high}")
+
+
+DEFAULT_LIMITS: Final = Limits()

@@ -1,0 +1,434 @@
+"""What a frame may say: its payload as bytes, and as a value.
+
+Fixed fields are little-endian structs, everything of variable shape is MessagePack by msgspec.
+Payloads are written into a `bytearray` that starts with room for the frame's header, so that a
+message is built once and never copied again. User values are encoded and decoded late, by whoever
+made or asked for them: a bad argument fails its own call, never the connection.
+
+This file knows no state: which message may be sent when is `_protocol`'s business.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from typing import Any, Final
+
+import msgspec
+
+from ._framing import HEADER_SIZE, scan
+from ._limits import Limits
+from .errors import ArgumentError, Code, FramingError
+
+__all__ = [
+    "MAGIC",
+    "MAX_METHOD_NAME",
+    "MAX_TEXT",
+    "NIL",
+    "ROOM",
+    "VERSION",
+    "CallHead",
+    "ErrorBody",
+    "Flag",
+    "FrameType",
+    "Goaway",
+    "Hello",
+    "Kind",
+    "Node",
+    "call_prefix",
+    "cut",
+    "decode_call",
+    "decode_cancel",
+    "decode_credit",
+    "decode_error",
+    "decode_goaway",
+    "decode_hello",
+    "decode_nodes",
+    "decode_value",
+    "encode_call",
+    "encode_cancel",
+    "encode_error",
+    "encode_goaway",
+    "encode_hello",
+    "encode_value",
+    "set_timeout",
+]
+
+MAGIC: Final = b"JMPS"
+VERSION: Final = (1, 0)  # a peer with another major is refused; a higher minor may add to the map
+MAX_METHOD_NAME: Final = 255  # bytes of UTF-8: its length crosses the wire in one byte
+MAX_TEXT: Final = 1024 * 1024  # characters of an error's text, notes and traceback, each
+KEYWORDS: Final = 0x80  # bit of a CALL's kind: the last argument is a map of keyword arguments
+ROOM: Final = bytes(HEADER_SIZE)
+NIL: Final = b"\xc0"  # MessagePack's None
+_MAX_GOAWAY_TEXT: Final = 1024  # characters, cut to as many bytes on the wire
+_MAX_GROUP_DEPTH: Final = (
+    8  # levels of an exception group that keep their tree; deeper ones are text
+)
+_SCAN_FROM: Final = 64  # bytes: a shorter message cannot exceed any limit's default
+
+
+class FrameType(enum.IntEnum):
+    """The low four bits of a header's fourth byte."""
+
+    HELLO = 0
+    CALL = 1
+    RESULT = 2
+    ERROR = 3
+    ITEM = 4
+    ACCEPT = 5
+    DATA = 6
+    CREDIT = 7
+    CANCEL = 8
+    PING = 9
+    GOAWAY = 10
+
+
+class Flag(enum.IntEnum):
+    """The high four bits of a header's fourth byte, as they stand in the byte."""
+
+    NONE = 0x00
+    END = 0x10  # DATA: the sender's half of the stream is over
+    MORE = 0x20  # CALL, RESULT, ERROR, ITEM, ACCEPT: the message goes on in the next frame
+    ACK = 0x40  # PING, GOAWAY: the answer
+
+
+class Kind(enum.IntEnum):
+    """What a CALL opens."""
+
+    UNARY = 0
+    GENERATOR = 1
+    STREAM = 2
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True):
+    """The first frame of each side: what it accepts, and who it is.
+
+    Attributes:
+        version: (major, minor).
+        max_frame, max_message, max_calls, stream_window: See `Limits`.
+        ping_ms: How often, in milliseconds, the sender will ask for a sign of life; 0 never.
+        agent: Name and version of the software, for logs.
+        token: A shared secret, or empty.
+    """
+
+    version: tuple[int, int] = VERSION
+    max_frame: int
+    max_message: int
+    max_calls: int
+    stream_window: int
+    ping_ms: int
+    agent: str = ""
+    token: str = ""
+
+    @classmethod
+    def of(cls, limits: Limits, agent: str = "", token: str = "") -> Hello:
+        """Say what `limits` allow."""
+        return cls(
+            max_frame=limits.max_frame,
+            max_message=limits.max_message,
+            max_calls=limits.max_calls,
+            stream_window=limits.stream_window,
+            ping_ms=int(limits.ping_interval * 1000),
+            agent=agent,
+            token=token,
+        )
+
+
+class CallHead(msgspec.Struct, frozen=True, gc=False):
+    """The fixed part of a CALL."""
+
+    timeout_ms: int
+    target: int
+    kind: Kind
+    keywords: bool
+    method: str
+
+
+class ErrorBody(msgspec.Struct, frozen=True, array_like=True):
+    """What an ERROR says beside its code.
+
+    Attributes:
+        type: Name of the exception's class, empty where the library itself speaks.
+        message: `str()` of the exception.
+        notes: Its `__notes__`.
+        traceback: Its formatted traceback, where the exporter was asked to send it.
+        members: Code and body of each member, for an exception group.
+    """
+
+    type: str
+    message: str
+    notes: list[str] = []
+    traceback: str | None = None
+    members: list[tuple[int, ErrorBody]] = []
+
+
+class Node(msgspec.Struct, frozen=True):
+    """One driver in the exporter's report of its device tree.
+
+    Attributes:
+        target: Its address in a CALL, 1 to 65,535.
+        parent: Its parent's target, None for the root.
+        name: Its name among its parent's children, empty for the root.
+        uuid: In the usual hyphenated form.
+        labels: As the driver was given them.
+        client: Dotted path of its client class.
+        methods: The exported names, each with the `Kind` by which it is called.
+    """
+
+    target: int
+    parent: int | None
+    name: str
+    uuid: str
+    labels: dict[str, str]
+    client: str
+    methods: dict[str, int]
+
+
+class Goaway(msgspec.Struct, frozen=True):
+    """Why, and for how long the sender will still finish what it has begun."""
+
+    code: int
+    grace_ms: int
+    text: str
+
+
+class _HelloMap(msgspec.Struct, frozen=True):
+    agent: str = ""
+    token: str = ""
+
+
+_HELLO: Final = struct.Struct("<4sBBHIIIII")
+_CALL: Final = struct.Struct("<IHBB")
+_CODE: Final = struct.Struct("<H")
+_CREDIT: Final = struct.Struct("<I")
+_GOAWAY: Final = struct.Struct("<HI")
+_TIMEOUT: Final = struct.Struct("<I")
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder()
+_hello_decoder: Final = msgspec.msgpack.Decoder(_HelloMap)
+_error_decoder: Final = msgspec.msgpack.Decoder(ErrorBody)
+_nodes_decoder: Final = msgspec.msgpack.Decoder(list[Node])
+
+
+# ---------------------------------------------------------------------------------- user values
+
+
+def encode_value(value: object, prefix: bytes = ROOM) -> bytearray:
+    """Encode one value behind `prefix`, which starts with room for a header.
+
+    Raises:
+        ArgumentError: The value cannot be encoded; the text says which type and why.
+    """
+    buffer = bytearray(prefix)
+    try:
+        _encoder.encode_into(value, buffer, len(prefix))
+    except Exception as exc:
+        raise ArgumentError(_unencodable(value, exc)) from exc
+    return buffer
+
+
+def _unencodable(value: object, exc: Exception) -> str:
+    if isinstance(exc, RecursionError):
+        return f"a {type(value).__name__} is nested too deeply, or contains itself"
+    if isinstance(exc, OverflowError):
+        return "an integer is outside -2**63 to 2**64-1; send it as a string"
+    if isinstance(exc, UnicodeEncodeError):
+        return f"a string is not valid Unicode ({exc.reason} at {exc.start}); send bytes instead"
+    return f"{exc} (type {type(value).__name__})"
+
+
+def decode_value(body: bytes | bytearray, limits: Limits) -> Any:
+    """Decode one value that a peer has sent.
+
+    Raises:
+        ArgumentError: It is malformed, or beyond the depth, item or container limits.
+    """
+    try:
+        if len(body) > _SCAN_FROM:
+            scan(body, limits.max_depth, limits.max_items, limits.max_containers)
+        return _decoder.decode(body)
+    except (FramingError, msgspec.DecodeError, UnicodeDecodeError, ValueError, TypeError) as exc:
+        raise ArgumentError(f"the {len(body)} bytes cannot be decoded: {exc}") from exc
+    except RecursionError as exc:
+        raise ArgumentError(f"the {len(body)} bytes are nested too deeply") from exc
+
+
+# ----------------------------------------------------------------------------------------- CALL
+
+
+def call_prefix(target: int, kind: Kind, method: str, *, keywords: bool = False) -> bytes:
+    """Build all of a CALL but its timeout and arguments: constant for a method, so worth keeping.
+
+    Raises:
+        ArgumentError: The name is no text of 1 to 255 bytes of UTF-8.
+    """
+    if not isinstance(method, str):
+        raise ArgumentError(f"a method's name is a str, not {type(method).__name__}")
+    name = method.encode(errors="replace")
+    if not 0 < len(name) <= MAX_METHOD_NAME:
+        raise ArgumentError(f"a method's name has 1 to {MAX_METHOD_NAME} bytes, not {len(name)}")
+    flags = kind | KEYWORDS if keywords else kind
+    return ROOM + _CALL.pack(0, target, flags, len(name)) + name
+
+
+def encode_call(prefix: bytes, args: tuple[Any, ...]) -> bytearray:
+    """Encode a CALL without a timeout; `args` ends in the keyword map where the prefix says so."""
+    return encode_value(args, prefix)
+
+
+def set_timeout(buffer: bytearray, timeout_ms: int) -> None:
+    """Write the timeout into a CALL made by `encode_call`; 0 is none."""
+    _TIMEOUT.pack_into(buffer, HEADER_SIZE, timeout_ms)
+
+
+def decode_call(payload: bytes) -> tuple[CallHead, bytes]:
+    """Split a CALL in its head and its encoded arguments.
+
+    Raises:
+        ArgumentError: The head is cut short, of an unknown kind, or its name no UTF-8.
+    """
+    try:
+        timeout_ms, target, flags, name_length = _CALL.unpack_from(payload)
+        end = _CALL.size + name_length
+        if name_length == 0 or end > len(payload):
+            raise ValueError(f"a name of {name_length} bytes in a payload of {len(payload)}")
+        method = payload[_CALL.size : end].decode()
+        kind = _KINDS[flags & ~KEYWORDS]
+    except (struct.error, ValueError, KeyError) as exc:
+        raise ArgumentError(f"malformed CALL: {exc}") from exc
+    return CallHead(timeout_ms, target, kind, flags >= KEYWORDS, method), payload[end:]
+
+
+_KINDS: Final = {int(kind): kind for kind in Kind}
+
+
+# ---------------------------------------------------------------------------------------- ERROR
+
+
+def encode_error(code: int, body: ErrorBody) -> bytearray:
+    """Encode an ERROR. Texts that are too long are cut with a mark, broken Unicode is replaced."""
+    return encode_value(_clean(body, _MAX_GROUP_DEPTH), ROOM + _CODE.pack(code))
+
+
+def _clean(body: ErrorBody, depth: int) -> ErrorBody:
+    members = body.members if depth else []
+    return ErrorBody(
+        cut(body.type, MAX_METHOD_NAME),
+        cut(body.message),
+        [cut(note) for note in body.notes[:64]],
+        None if body.traceback is None else cut(body.traceback),
+        [(code, _clean(member, depth - 1)) for code, member in members[:64]],
+    )
+
+
+def cut(text: str, length: int = MAX_TEXT) -> str:
+    """Shorten `text` to `length` characters with a mark, and make it encodable."""
+    if len(text) > length:
+        text = f"{text[:length]}... [cut: {len(text)} characters in all]"
+    return text.encode(errors="replace").decode()
+
+
+def decode_error(payload: bytes, limits: Limits) -> tuple[int, ErrorBody]:
+    """Read an ERROR's code and body. A body that makes no sense becomes text, never a failure."""
+    if len(payload) < _CODE.size:
+        return Code.UNKNOWN, ErrorBody("", "the exporter sent an ERROR without a code")
+    (code,) = _CODE.unpack_from(payload)
+    body = payload[_CODE.size :]
+    try:
+        scan(body, limits.max_depth, limits.max_items, limits.max_containers)
+        return code, _error_decoder.decode(body)
+    except (FramingError, msgspec.DecodeError, ValueError) as exc:
+        return code, ErrorBody("", f"the exporter sent an ERROR that cannot be read: {exc}")
+
+
+# ------------------------------------------------------------------------------- the small ones
+
+
+def encode_hello(hello: Hello) -> bytearray:
+    """Encode a HELLO."""
+    fixed = _HELLO.pack(
+        MAGIC,
+        *hello.version,
+        0,
+        hello.max_frame,
+        hello.max_message,
+        hello.max_calls,
+        hello.stream_window,
+        hello.ping_ms,
+    )
+    return encode_value(_HelloMap(hello.agent, hello.token), ROOM + fixed)
+
+
+def decode_hello(payload: bytes) -> Hello:
+    """Read a HELLO, whatever its version.
+
+    Raises:
+        ArgumentError: It is no HELLO of this protocol.
+    """
+    try:
+        magic, major, minor, _, frame, message, calls, window, ping = _HELLO.unpack_from(payload)
+        if magic != MAGIC:
+            raise ValueError(f"it begins with {payload[:4]!r}, not {MAGIC!r}")
+        scan(payload[_HELLO.size :], 8, 256, 32)
+        more = _hello_decoder.decode(payload[_HELLO.size :])
+    except (struct.error, FramingError, msgspec.DecodeError, ValueError) as exc:
+        raise ArgumentError(f"malformed HELLO: {exc}") from exc
+    return Hello(
+        version=(major, minor),
+        max_frame=frame,
+        max_message=message,
+        max_calls=calls,
+        stream_window=window,
+        ping_ms=ping,
+        agent=more.agent,
+        token=more.token,
+    )
+
+
+def decode_credit(payload: bytes) -> int:
+    """Read a CREDIT's delta; 0 stands for a malformed one, since a delta of 0 is as wrong."""
+    return int(_CREDIT.unpack(payload)[0]) if len(payload) == _CREDIT.size else 0
+
+
+def encode_credit(delta: int) -> bytes:
+    """Encode a CREDIT's payload."""
+    return _CREDIT.pack(delta)
+
+
+def encode_cancel(code: int) -> bytes:
+    """Encode a CANCEL's payload."""
+    return _CODE.pack(code)
+
+
+def decode_cancel(payload: bytes) -> int | None:
+    """Read a CANCEL's code, None if malformed."""
+    return int(_CODE.unpack(payload)[0]) if len(payload) == _CODE.size else None
+
+
+def encode_goaway(goaway: Goaway) -> bytes:
+    """Encode a GOAWAY's payload; the text is cut to what the wire allows."""
+    text = goaway.text.encode(errors="replace")[:_MAX_GOAWAY_TEXT]
+    return _GOAWAY.pack(goaway.code, min(goaway.grace_ms, 2**32 - 1)) + text
+
+
+def decode_goaway(payload: bytes) -> Goaway | None:
+    """Read a GOAWAY, None if malformed."""
+    if not _GOAWAY.size <= len(payload) <= _GOAWAY.size + _MAX_GOAWAY_TEXT:
+        return None
+    code, grace_ms = _GOAWAY.unpack_from(payload)
+    return Goaway(code, grace_ms, payload[_GOAWAY.size :].decode(errors="replace"))
+
+
+def decode_nodes(body: bytes, limits: Limits) -> list[Node]:
+    """Read the report of target 0.
+
+    Raises:
+        ArgumentError: It is no report.
+    """
+    try:
+        scan(body, limits.max_depth, limits.max_items, limits.max_containers)
+        return _nodes_decoder.decode(body)
+    except (FramingError, msgspec.DecodeError, ValueError) as exc:
+        raise ArgumentError(f"the exporter's report cannot be read: {exc}") from exc

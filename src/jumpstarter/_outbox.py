@@ -1,0 +1,205 @@
+"""What waits to be written, and in which order it leaves.
+
+Small frames go first, in the order in which they came: results, errors, small calls, credit,
+pings. Large messages and bulk data wait in one *lane* per slot, and the lanes take turns, one frame
+each, so neither a 50 MB result nor a saturated stream delays another call by more than a frame.
+Within a slot the order is kept: once a slot has a lane, all its frames join it.
+
+Credit is a sum per slot and a ping's answer the latest one, never a queue: what a peer can make us
+hold is bounded by the slots it has. This file knows no rules of who may send what.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final, NamedTuple
+
+from ._framing import HEADER_SIZE, pack_frame, pack_header, seal
+from ._limits import MIN_WIRE_FRAME
+from ._messages import Flag, FrameType, encode_credit
+
+__all__ = ["BATCH", "Batch", "Outbox"]
+
+BATCH: Final = 64 * 1024  # bytes after which a batch is full; a whole frame may overshoot it
+_SMALL: Final = 16 * 1024  # bytes of payload up to which a message may skip the lanes
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Batch(NamedTuple):
+    """Frames to be written next, whole and in order.
+
+    Attributes:
+        buffers: To be written one after the other.
+        drained: Slots of which nothing waits in a lane any more.
+        ended: Slots whose terminal frame is in this batch.
+    """
+
+    buffers: list[Buffer]
+    drained: list[int]
+    ended: list[int]
+
+
+class _Message:
+    """A message in a lane, part of which may have left already."""
+
+    __slots__ = ("begun", "flags", "rest", "terminal", "type")
+
+    def __init__(self, type_: int, rest: memoryview, flags: int, *, terminal: bool) -> None:
+        self.type = type_
+        self.rest = rest
+        self.flags = flags
+        self.terminal = terminal
+        self.begun = False
+
+
+class Outbox:
+    """The queue in front of one connection's writer.
+
+    Attributes:
+        max_frame: Bytes of payload that the peer takes in one frame.
+    """
+
+    def __init__(self) -> None:
+        self.max_frame = MIN_WIRE_FRAME
+        self._urgent: list[Buffer] = []
+        self._ended: list[int] = []  # slots whose terminal frame is among the urgent ones
+        self._credit: dict[int, int] = {}
+        self._pong: bytes | None = None
+        self._lanes: dict[int, deque[_Message]] = {}
+        self._turns: deque[int] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._urgent or self._lanes or self._credit or self._pong is not None)
+
+    def has_lane(self, slot: int) -> bool:
+        """Tell if something of this slot waits behind its turn."""
+        return slot in self._lanes
+
+    def sending(self, slot: int, type_: int) -> bool:
+        """Tell if the next thing to leave a slot's lane is (a part of) a message of this type."""
+        lane = self._lanes.get(slot)
+        return lane is not None and lane[0].type == type_
+
+    # ------------------------------------------------------------------------------------ in
+
+    def frame(self, type_: int, slot: int, payload: bytes, flags: int = 0) -> None:
+        """Queue a small frame ahead of all lanes, its own slot's too."""
+        self._urgent.append(pack_frame(type_, flags, slot, payload))
+
+    def message(self, type_: int, slot: int, buffer: bytearray, *, terminal: bool = False) -> None:
+        """Queue a message; `buffer` begins with room for a header, and is ours from now on."""
+        if len(buffer) - HEADER_SIZE <= min(_SMALL, self.max_frame) and slot not in self._lanes:
+            seal(buffer, type_, 0, slot)
+            self._urgent.append(buffer)
+            if terminal:
+                self._ended.append(slot)
+        else:
+            rest = memoryview(buffer)[HEADER_SIZE:]
+            self._join_lane(slot, _Message(type_, rest, 0, terminal=terminal))
+
+    def data(self, slot: int, chunk: bytes, *, end: bool) -> None:
+        """Queue bytes of a raw stream, and the end of our half behind them."""
+        flags = Flag.END if end else 0
+        if len(chunk) <= min(_SMALL, self.max_frame) and slot not in self._lanes:
+            self._urgent.append(pack_frame(FrameType.DATA, flags, slot, chunk))
+        else:
+            self._join_lane(
+                slot, _Message(FrameType.DATA, memoryview(chunk), flags, terminal=False)
+            )
+
+    def credit(self, slot: int, delta: int) -> None:
+        """Add to the credit that goes out with the next batch."""
+        self._credit[slot] = self._credit.get(slot, 0) + delta
+
+    def pong(self, payload: bytes) -> None:
+        """Answer the latest PING; an older one that still waits is answered by it too."""
+        self._pong = payload
+
+    def _join_lane(self, slot: int, message: _Message) -> None:
+        lane = self._lanes.get(slot)
+        if lane is None:
+            self._lanes[slot] = deque((message,))
+            self._turns.append(slot)
+        else:
+            lane.append(message)
+
+    # ------------------------------------------------------------------------------------ out
+
+    def drop(self, slot: int) -> bool:
+        """Forget what waits in a slot's lane, and its credit.
+
+        Returns:
+            True if the first message of the lane had not begun to leave, False if part of it had,
+            or there was no lane.
+        """
+        self._credit.pop(slot, None)
+        lane = self._lanes.get(slot)
+        if lane is None:
+            return False
+        self._drop_lane(slot)
+        return not lane[0].begun
+
+    def _drop_lane(self, slot: int) -> None:
+        del self._lanes[slot]
+        self._turns.remove(slot)
+
+    def withdraw(self, slot: int) -> int:
+        """Forget the DATA in a slot's lane; every frame that has left was whole.
+
+        Returns:
+            The bytes of it, for which credit was spent.
+        """
+        lane = self._lanes.get(slot)
+        if lane is None:
+            return 0
+        withdrawn = sum(len(m.rest) for m in lane if m.type == FrameType.DATA)
+        kept = deque(m for m in lane if m.type != FrameType.DATA)
+        if kept:
+            self._lanes[slot] = kept
+        else:
+            self._drop_lane(slot)
+        return withdrawn
+
+    def take(self) -> Batch:
+        """Take the next batch: all that is urgent, and as many turns of the lanes as fit."""
+        if self._credit:
+            for slot, delta in self._credit.items():
+                self._urgent.append(pack_frame(FrameType.CREDIT, 0, slot, encode_credit(delta)))
+            self._credit.clear()
+        if self._pong is not None:
+            self._urgent.append(pack_frame(FrameType.PING, Flag.ACK, 0, self._pong))
+            self._pong = None
+        batch = Batch(self._urgent, [], self._ended)
+        self._urgent = []
+        self._ended = []
+        if self._lanes:
+            size = sum(map(len, batch.buffers))
+            size += self._take_turn(batch)
+            while size < BATCH and self._lanes:
+                size += self._take_turn(batch)
+        return batch
+
+    def _take_turn(self, batch: Batch) -> int:
+        slot = self._turns.popleft()
+        lane = self._lanes[slot]
+        message = lane[0]
+        piece = message.rest[: self.max_frame]
+        message.rest = message.rest[self.max_frame :]
+        message.begun = True
+        done = not message.rest
+        more = 0 if message.type == FrameType.DATA else Flag.MORE
+        flags = message.flags if done else more
+        batch.buffers.append(pack_header(message.type, flags, slot, len(piece)))
+        if piece:
+            batch.buffers.append(piece)
+        if done:
+            lane.popleft()
+            if message.terminal:
+                batch.ended.append(slot)
+        if lane:
+            self._turns.append(slot)
+        else:
+            del self._lanes[slot]
+            batch.drained.append(slot)
+        return HEADER_SIZE + len(piece)

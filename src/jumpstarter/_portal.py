@@ -1,0 +1,506 @@
+"""A Trio loop in a thread of its own, and blocking calls into it.
+
+The rules it keeps:
+
+- Threads and the loop meet in one place, `_Loop.post`: a deque of callbacks, and one wake-up of the
+  loop however many of them wait. They run in the order of posting.
+- Whatever a job raises, SystemExit too, belongs to whoever waits for it, and no callback raises
+  into Trio: either would end the loop under everybody else's feet.
+- A job is ended exactly once, and always: by its own end, by being refused, or with the loop.
+- Nothing blocks where it would deadlock, and nothing that blocks is deaf to Ctrl-C.
+- A process can exit, or fork, with a portal open.
+
+It knows no RPC. Only POSIX: elsewhere a thread that waits for a lock cannot be interrupted.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import contextvars
+import functools
+import inspect
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, TypeVarTuple, final, overload
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
+    from types import TracebackType
+    from typing import Unpack
+
+__all__ = ["BlockingPortal", "in_trio_thread", "start_blocking_portal"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_EXIT_GRACE: Final = 1.0  # seconds for all open portals together when the interpreter exits
+
+_logger = logging.getLogger("jumpstarter.portal")
+_loops: weakref.WeakSet[_Loop] = weakref.WeakSet()  # for the two hooks at the end of this file
+
+
+def in_trio_thread() -> bool:
+    """Say whether a Trio loop runs in this thread, so that blocking it would be a mistake.
+
+    True in tasks, and in the callbacks of the loop too. False in Trio's worker threads.
+    """
+    return trio.lowlevel.in_trio_run()
+
+
+def _name_of(what: object) -> str:
+    """Name a function, a `functools.partial`, or what `@asynccontextmanager` has made."""
+    what = getattr(what, "func", what)
+    return getattr(what, "__qualname__", None) or type(what).__qualname__
+
+
+def _refuse_in_trio(what: object) -> None:
+    if in_trio_thread():
+        raise RuntimeError(
+            f"blocking call of {_name_of(what)} inside a Trio task: the loop would wait for itself "
+            "and deadlock; await the async twin instead"
+        )
+
+
+def _contained(callback: Callable[..., object], *args: object) -> None:
+    """Call `callback(*args)`; an exception is logged, since the loop must survive it."""
+    try:
+        callback(*args)
+    except BaseException:
+        _logger.exception("%s raised in the portal's loop", _name_of(callback))
+
+
+def _held_lock() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+class _Job(Generic[T]):
+    """One function to be run as a task of the loop, and how it ended.
+
+    Made by the thread that wants it; from `start` on it is the loop's, until `done` is released.
+    """
+
+    __slots__ = (
+        "args", "cancelled", "context", "done", "ended", "error", "func", "loop", "name", "scope",
+        "started", "then", "value",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        loop: _Loop,
+        func: Callable[..., Awaitable[T] | T],
+        args: tuple[object, ...],
+        name: object = None,
+        then: Callable[[_Job[T]], object] | None = None,
+    ) -> None:
+        self.loop = loop
+        self.func = func
+        self.args = args
+        self.name = func if name is None else name
+        self.then = then  # called once in the loop's thread, when the job has ended
+        self.context = contextvars.copy_context()
+        self.scope = trio.CancelScope()
+        self.done = _held_lock()  # a bare lock: a third of the time of a Future, or an Event
+        self.started = self.ended = self.cancelled = False
+        self.error: BaseException | None = None
+        self.value: T
+
+    def start(self) -> None:
+        """Spawn the task, unless the loop takes no more. In the loop's thread."""
+        if self.loop.dead is not None:
+            self.end(RuntimeError(self.loop.dead))
+            return
+        self.started = True
+        self.loop.jobs.add(self)
+        self.context.run(self._spawn)
+
+    def _spawn(self) -> None:
+        self.loop.nursery.start_soon(self._run, name=self.name)
+
+    async def _run(self) -> None:
+        try:
+            with self.scope:
+                await trio.lowlevel.checkpoint_if_cancelled()
+                value = self.func(*self.args)
+                self.value = await value if inspect.isawaitable(value) else value
+            self.cancelled = self.scope.cancelled_caught
+        except trio.Cancelled:  # not by us: the whole loop is coming down
+            self.cancelled = True
+        except BaseException as exc:  # noqa: BLE001 - the caller's to see, whatever it is
+            self.end(exc)
+        if self.cancelled:
+            self.end(RuntimeError(f"{_name_of(self.func)} was cancelled: its portal was closed"))
+        else:
+            self.end()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Record the end and tell who waits. In the loop's thread; only the first time counts."""
+        if self.ended:
+            return
+        self.ended = True
+        self.error = error
+        self.loop.jobs.discard(self)
+        if self.then is not None:
+            _contained(self.then, self)
+            self.then = None  # it may refer to a Future that refers to us
+        self.done.release()
+
+    def cancel(self) -> None:
+        """Cancel the task, or see that it never starts. In the loop's thread, however often."""
+        if self.started:
+            self.scope.cancel()
+        else:
+            self.end()
+
+    def result(self) -> T:
+        """Return or raise what `func` did."""
+        if self.error is None:
+            return self.value
+        try:
+            raise self.error
+        finally:
+            self.error = None  # its traceback leads back to this job: leave no cycle
+
+
+class _Loop:
+    """The thread, the loop in it, and what is on its way there.
+
+    Shared between threads: `inbox` (appended by any, emptied by the loop), `dead` (None, then why
+    nothing more is accepted) and `exiting`. All else is written by the loop's thread alone.
+    """
+
+    def __init__(self, name: str, grace: float) -> None:
+        self.name = name
+        self.grace = grace
+        self.dead: str | None = None
+        self.exiting = False  # the interpreter is, and takes daemon threads along
+        self.inbox: deque[Callable[[], object]] = deque()
+        self.jobs: set[_Job[Any]] = set()
+        self.token: trio.lowlevel.TrioToken | None = None
+        self.nursery: trio.Nursery
+        self.stopping = trio.Event()
+        self.ended = _held_lock()
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+        _loops.add(self)
+
+    def _run(self) -> None:
+        try:
+            trio.run(self._main)
+        except BaseException as exc:
+            self.dead = f"blocking portal {self.name!r} has crashed: {exc!r}"
+            raise  # for threading.excepthook to report
+        finally:  # no one is left waiting, whatever has happened
+            for job in list(self.jobs):
+                job.end(RuntimeError(self.dead))
+            self.wake()
+            self.ended.release()
+
+    async def _main(self) -> None:
+        async with trio.open_nursery() as self.nursery:
+            self.token = trio.lowlevel.current_trio_token()
+            self.wake()
+            await self.stopping.wait()
+            for job in self.jobs:
+                job.cancel()
+
+    def wake(self) -> None:
+        """Run what is in the inbox. What is posted meanwhile has a wake-up of its own."""
+        for _ in range(len(self.inbox)):
+            _contained(self.inbox.popleft())
+
+    def post(self, callback: Callable[[], object]) -> None:
+        """Have `callback()` run in the loop. From any thread, a finalizer too; never blocks."""
+        if self.dead is not None:
+            raise RuntimeError(self.dead)
+        self._send(callback)
+
+    def _send(self, callback: Callable[[], object]) -> None:
+        self.inbox.append(callback)
+        if self.token is None:
+            return  # _main has yet to look into the inbox
+        try:
+            self.token.run_sync_soon(self.wake, idempotent=True)
+        except (trio.RunFinishedError, OSError):  # OSError: a crashed loop has closed its sockets
+            raise RuntimeError(self.dead or f"blocking portal {self.name!r} has ended") from None
+
+    def wait(self, job: _Job[Any], callback: Callable[[], object], lock: threading.Lock) -> None:
+        """Post a callback of `job`, and block until the loop has released `lock`.
+
+        A KeyboardInterrupt can strike between any two bytecodes. Before `try` nothing is posted,
+        and after it all is over. Within, the job is cancelled even where the callback was still on
+        its way (the inbox keeps the order) or never set out (then `cancel` is all that comes, and
+        ends the job). What remains is a second one in the few bytecodes before `cancel` is posted:
+        the job then runs on until the portal closes.
+        """
+        try:
+            self.post(callback)
+            lock.acquire()
+        except BaseException:  # KeyboardInterrupt, or what another signal's handler has raised
+            self._abandon(job)
+            raise
+        finally:
+            if self.exiting and threading.current_thread().daemon:
+                _held_lock().acquire()  # for ever: an error here would be printed on the way out
+
+    def _abandon(self, job: _Job[Any]) -> None:
+        try:
+            self.post_quietly(job.cancel)
+            if self.dead is None and not job.ended:
+                job.done.acquire(timeout=self.grace)
+        except KeyboardInterrupt:  # a second one: wait no longer, but be sure of the cancellation
+            self.post_quietly(job.cancel)
+
+    def post_quietly(self, callback: Callable[[], object]) -> None:
+        """Post, or do nothing when the loop takes no more."""
+        with contextlib.suppress(RuntimeError):
+            self.post(callback)
+
+    def stop(self) -> None:
+        """Accept nothing more, and have all that runs cancelled. From any thread; never blocks."""
+        if self.dead is None:
+            self.dead = f"blocking portal {self.name!r} is closed: start a new one"
+            with contextlib.suppress(RuntimeError):
+                self._send(self.stopping.set)
+
+    def join(self, timeout: float = -1) -> None:
+        """Wait for the thread's end, not in itself, at most `timeout` seconds (-1: for ever).
+
+        Not by `Thread.join`, which takes a thread for ended once Ctrl-C has interrupted it.
+        """
+        if self.thread.is_alive() and not self.is_current() and self.ended.acquire(timeout=timeout):
+            self.ended.release()
+            self.thread.join()
+
+    def is_current(self) -> bool:
+        return threading.get_ident() == self.thread.ident
+
+
+class _BlockingContext(AbstractContextManager[T, bool]):
+    """An async context manager held open by one task of the loop, entered and left by blocking."""
+
+    def __init__(self, loop: _Loop, cm: AbstractAsyncContextManager[T]) -> None:
+        self._loop = loop
+        self._cm = cm
+        self._what = getattr(cm, "func", cm)  # for errors; contextlib's forget it once entered
+        self._value: T
+        self._error: BaseException | None = None  # what the body has raised
+
+    def __enter__(self) -> T:
+        _refuse_in_trio(self._what)
+        self._entered = _held_lock()
+        self._leaving = trio.Event()
+        self._job = _Job(self._loop, self._hold, (), name=_name_of(self._what), then=self._ended)
+        self._loop.wait(self._job, self._job.start, self._entered)
+        if self._job.ended:
+            self._job.result()
+        return self._value
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        _refuse_in_trio(self._what)
+        self._error = exc
+        try:
+            self._loop.wait(self._job, self._leaving.set, self._job.done)
+            return self._job.result()
+        finally:
+            self._error = None
+            if exc is not None:
+                exc.__traceback__ = traceback  # without the frames of its way through the task
+
+    async def _hold(self) -> bool:
+        """Be the task; say whether the context manager has suppressed the body's exception."""
+        try:
+            async with self._cm as self._value:
+                self._entered.release()
+                await self._leaving.wait()
+                if self._error is not None:
+                    raise self._error
+        except BaseException as exc:
+            if exc is not self._error:
+                raise
+            return False
+        return self._error is not None
+
+    def _ended(self, _: _Job[bool]) -> None:
+        if self._entered.locked():  # it never came so far, or was left and no one waits
+            self._entered.release()
+
+
+@final
+class BlockingPortal:
+    """The way from ordinary threads into a Trio loop. Made by `start_blocking_portal`.
+
+    All methods may be called from any thread, at the same time. Those that block refuse to do so in
+    a thread where a Trio loop runs. In a forked child every method but `run_sync_soon` raises
+    RuntimeError, and a Future taken before the fork never completes.
+    """
+
+    def __init__(self, loop: _Loop) -> None:
+        self._loop = loop
+
+    @overload
+    def call(self, func: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T: ...
+    @overload
+    def call(self, func: Callable[[Unpack[Ts]], T], *args: *Ts) -> T: ...
+    def call(self, func: Callable[[Unpack[Ts]], Awaitable[T] | T], *args: *Ts) -> T:
+        """Run `func(*args)` as a task of the loop, and block until it has ended.
+
+        The task sees the calling thread's context variables. Ctrl-C cancels it, waits for its end
+        up to the portal's `grace`, and then is raised, even if the task has made it to a result; a
+        second Ctrl-C ends the wait. The portal lives on.
+
+        Args:
+            func: Async, or sync: then it runs in the loop's thread too, and must be quick.
+            args: Its positional arguments.
+
+        Raises:
+            RuntimeError: This thread runs a Trio loop, which would deadlock; or the portal is
+                closed, was closed meanwhile, or belongs to the parent of this forked process.
+            BaseException: What `func` has raised, with its traceback, in no group of ours.
+        """
+        _refuse_in_trio(func)
+        job = _Job(self._loop, func, args)
+        self._loop.wait(job, job.start, job.done)
+        return job.result()
+
+    @overload
+    def start_task_soon(
+        self, func: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts, name: object = None
+    ) -> Future[T]: ...
+    @overload
+    def start_task_soon(
+        self, func: Callable[[Unpack[Ts]], T], *args: *Ts, name: object = None
+    ) -> Future[T]: ...
+    def start_task_soon(
+        self, func: Callable[[Unpack[Ts]], Awaitable[T] | T], *args: *Ts, name: object = None
+    ) -> Future[T]:
+        """Start `func(*args)` as a task of the loop, and return at once. A Trio task may call it.
+
+        Args:
+            func: Async, or sync, as for `call`.
+            args: Its positional arguments.
+            name: What Trio calls the task; by default the function's name.
+
+        Returns:
+            A Future of its result. Cancelling it cancels the task, whose cleanup goes on after
+            that. It is cancelled itself when the portal closes. Waiting for it is
+            `concurrent.futures`' business: it does not look for deadlocks, and Ctrl-C leaves the
+            task running.
+
+        Raises:
+            RuntimeError: The portal is closed, or the parent's of this forked process.
+        """
+        future: Future[T] = Future()
+        job = _Job(self._loop, func, args, name, functools.partial(_settle, future))
+
+        def on_done(future: Future[T]) -> None:
+            if future.cancelled():
+                self._loop.post_quietly(job.cancel)
+
+        future.add_done_callback(on_done)
+        self._loop.post(job.start)
+        return future
+
+    def wrap_async_context_manager(
+        self, cm: AbstractAsyncContextManager[T]
+    ) -> AbstractContextManager[T, bool]:
+        """Make a blocking context manager of an async one.
+
+        One task enters it, stays, and leaves it, so nurseries and cancel scopes inside work. An
+        exception of the body is raised in that task, which may suppress or replace it. Entering and
+        leaving block and raise as `call` does; they may happen in different threads. When the
+        portal closes first, the task is cancelled, and leaving raises RuntimeError.
+        """
+        return _BlockingContext(self._loop, cm)
+
+    def run_sync_soon(self, func: Callable[[Unpack[Ts]], object], *args: *Ts) -> None:
+        """Have `func(*args)` called in the loop's thread, soon, in no task of its own.
+
+        Never blocks and never raises, so that it may be used by a finalizer, in a signal handler or
+        in a Trio task: does nothing if the portal is closed, or is the parent's of this forked
+        process. What `func` raises is logged.
+        """
+        self._loop.post_quietly(functools.partial(func, *args))
+
+    def in_loop_thread(self) -> bool:
+        """Say whether the calling thread is the one of this portal's loop."""
+        return self._loop.is_current()
+
+
+def _settle(future: Future[T], job: _Job[T]) -> None:
+    if job.cancelled:
+        future.cancel()
+    if not future.set_running_or_notify_cancel():
+        return
+    if job.error is None:
+        future.set_result(job.value)
+    else:
+        future.set_exception(job.error)
+
+
+@contextmanager
+def start_blocking_portal(
+    *, name: str = "jumpstarter-portal", grace: float = 1.0
+) -> Iterator[BlockingPortal]:
+    """Run a Trio loop in a daemon thread of its own for as long as the context lasts.
+
+    Leaving it cancels all that still runs there, and waits for it without limit; Ctrl-C ends the
+    wait. Left open when the interpreter exits, it has one second to end in.
+
+    Args:
+        name: Of the thread, and of the portal in errors.
+        grace: Seconds that a call waits, after Ctrl-C, for its task to have ended. 1 by default:
+            cleanup over a network fits in, and it is no longer than one who has hit Ctrl-C
+            believes in it.
+
+    Raises:
+        ValueError: `grace` is negative.
+    """
+    if not grace >= 0:
+        raise ValueError(f"grace must be seconds, 0 or more, not {grace}")
+    loop = _Loop(name, min(grace, threading.TIMEOUT_MAX))
+    try:
+        loop.thread.start()
+        yield BlockingPortal(loop)
+    finally:
+        loop.stop()
+        loop.join()
+
+
+def _stop_at_exit() -> None:
+    """End what is still open. Starts no thread, which Python 3.12 forbids here, and is quiet."""
+    deadline = time.monotonic() + _EXIT_GRACE
+    with contextlib.suppress(KeyboardInterrupt):
+        for loop in _loops:
+            loop.exiting = True
+            loop.stop()
+        for loop in _loops:
+            loop.join(max(0, deadline - time.monotonic()))
+
+
+def _disown_after_fork() -> None:
+    """Let no one wait in a child for a loop that only the parent has, or wake it from there."""
+    for loop in _loops:
+        loop.dead = (
+            f"blocking portal {loop.name!r} belongs to the parent of this forked process: "
+            "make a new connection in the child"
+        )
+
+
+atexit.register(_stop_at_exit)
+os.register_at_fork(after_in_child=_disown_after_fork)

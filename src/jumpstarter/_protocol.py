@@ -1,0 +1,410 @@
+"""One connection's rules: bytes in -> events, verbs in -> bytes out.
+
+Knows slots, their states and their credit; no clock, socket, task, thread or log. The caller feeds
+`receive` what it has read and acts on the events, and after each verb or `receive` writes what
+`outbox` holds. This file has the rules that both sides share, `_roles` what a client and a server
+add. The specification, with the tables, is docs/protocol.md. In short:
+
+- A slot is busy from its CALL to its terminal frame (RESULT or ERROR), and then free for reuse: the
+  transport keeps order, so no late frame can be taken for the next call's.
+- What is legal in a slot is a bit mask of frame types, set where its state changes and nowhere
+else.
+- A server's slot stays busy until its terminal frame has left the outbox, so a peer that does not
+  read cannot make us queue more than one answer for each slot.
+- A breach ends the connection: `receive` reports `ConnectionFailed` last, and nothing after it.
+- A breach by the caller of the verbs is a `LocalProtocolError`: a bug in this library.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import Final
+
+from . import _events as ev
+from ._credit import Budget, ReceiveWindow, SendWindow
+from ._framing import HEADER_SIZE, FrameDecoder
+from ._limits import MAX_WIRE_FRAME, MIN_WIRE_FRAME, Limits
+from ._messages import (
+    VERSION,
+    Flag,
+    FrameType,
+    Goaway,
+    Hello,
+    Kind,
+    decode_credit,
+    decode_goaway,
+    decode_hello,
+    encode_goaway,
+)
+from ._outbox import Batch, Outbox
+from .errors import ArgumentError, Code, LocalProtocolError, RemoteProtocolError
+
+__all__ = ["Phase", "Protocol", "Slot", "State", "mask"]
+
+
+class Phase(enum.Enum):
+    """Where the connection as a whole stands."""
+
+    HELLO = enum.auto()  # the peer's HELLO has not come
+    ADMISSION = enum.auto()  # (server) it has; ours has not gone out yet
+    READY = enum.auto()
+    FAILED = enum.auto()
+
+
+class State(enum.Enum):
+    """Where a slot stands. A slot that was never used has no state at all."""
+
+    OPENING = enum.auto()  # part of its CALL is still to come, or to go
+    OPEN = enum.auto()
+    ENDED = enum.auto()  # (server) its terminal frame waits in the outbox
+    FREE = enum.auto()
+
+
+def mask(*types: FrameType) -> int:
+    return sum(1 << type_ for type_ in types)
+
+
+_T = FrameType
+_CONNECTION: Final = mask(_T.HELLO, _T.PING, _T.GOAWAY)  # their id is 0, all others' is a slot
+_FLAGS: Final = tuple(
+    {
+        _T.CALL: Flag.MORE,
+        _T.RESULT: Flag.MORE,
+        _T.ERROR: Flag.MORE,
+        _T.ITEM: Flag.MORE,
+        _T.DATA: Flag.END,
+        _T.PING: Flag.ACK,
+        _T.GOAWAY: Flag.ACK,
+    }.get(type_, Flag.NONE)
+    for type_ in FrameType
+)
+# What a peer may send before it has our HELLO, or after.
+_BEFORE_READY: Final = {Phase.HELLO: mask(_T.HELLO, _T.GOAWAY), Phase.ADMISSION: 0}
+
+
+class Slot:
+    """One call's share of the connection."""
+
+    __slots__ = ("dropped", "kind", "legal", "parts", "receiving", "sending", "state")
+
+    def __init__(self) -> None:
+        self.state = State.FREE
+        self.legal = 0
+        self.kind = Kind.UNARY
+        self.parts: bytearray | None = None  # a message of which MORE is to come
+        self.dropped = ""  # why that message is discarded as it comes, if it is
+        self.sending: SendWindow | None = None
+        self.receiving: ReceiveWindow | None = None
+
+
+class Protocol:
+    """What both roles share. Construct one of the two subclasses.
+
+    Attributes:
+        outbox: What waits to be written; the connection takes its batches through `take`.
+        peer: The peer's HELLO, None until it has come.
+        failure: The breach at which the connection ended, None while all is well.
+        busy: Slots in use.
+        going_away: True once either side has said GOAWAY: no new call will be accepted.
+        late: Frames that crossed a terminal frame and were dropped, as they must be.
+    """
+
+    _receives: int  # mask of the frame types that this role may be sent
+    _first: int  # mask of those that may come before the peer's HELLO
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.outbox = Outbox()
+        self.peer: Hello | None = None
+        self.failure: RemoteProtocolError | None = None
+        self.busy = 0
+        self.going_away = False
+        self.late = 0
+        self._phase = Phase.HELLO
+        self._decoder = FrameDecoder(limits.max_hello)
+        self._budget = Budget(limits.max_total_window)
+        self._pending = 0  # bytes of unfinished messages
+        self._slots: list[Slot | None] = []
+        self._handlers = self._table()
+
+    def _table(self) -> tuple[Callable[[int, int, bytes], ev.Event | None], ...]:
+        handlers: dict[FrameType, Callable[[int, int, bytes], ev.Event | None]] = {
+            _T.HELLO: self._on_hello,
+            _T.DATA: self._on_data,
+            _T.CREDIT: self._on_credit,
+            _T.PING: self._on_ping,
+            _T.GOAWAY: self._on_goaway,
+            **self._role_table(),
+        }
+        return tuple(handlers.get(type_, self._on_forbidden) for type_ in FrameType)
+
+    def _role_table(self) -> dict[FrameType, Callable[[int, int, bytes], ev.Event | None]]:
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------- bytes in
+
+    def receive(self, data: bytes) -> list[ev.Event]:
+        """Take bytes as they came off the transport, in any pieces.
+
+        Returns:
+            What happened, in order. `ConnectionFailed` is last if it is there at all; from then on
+            everything is ignored.
+        """
+        events: list[ev.Event] = []
+        if self.failure is not None:
+            return events
+        try:
+            for type_, flags, slot_id, payload in self._decoder.feed(data):
+                if flags & ~_FLAGS[type_] or (slot_id == 0) is not bool(_CONNECTION >> type_ & 1):
+                    raise RemoteProtocolError(
+                        f"{frame_name(type_)} with flags {flags:#x} on id {slot_id}"
+                    )
+                if self._phase is not Phase.READY:
+                    self._check_phase(type_)
+                event = self._handlers[type_](flags, slot_id, payload)
+                if event is not None:
+                    events.append(event)
+            if self._decoder.failure is not None:
+                failure = self._decoder.failure
+                raise RemoteProtocolError(str(failure), failure.code)
+        except RemoteProtocolError as exc:
+            events.append(self._fail(exc))
+        return events
+
+    def _check_phase(self, type_: int) -> None:
+        if not _BEFORE_READY[self._phase] >> type_ & 1:
+            raise RemoteProtocolError(f"{frame_name(type_)} before the two HELLOs were exchanged")
+
+    def _fail(self, exc: RemoteProtocolError) -> ev.ConnectionFailed:
+        self.failure = exc
+        self._phase = Phase.FAILED
+        self.going_away = True
+        self.outbox.frame(_T.GOAWAY, 0, encode_goaway(Goaway(exc.code, 0, str(exc))))
+        return ev.ConnectionFailed(exc)
+
+    def take(self) -> Batch:
+        """Take the next frames to write. Written or lost, they are never taken again."""
+        return self.outbox.take()
+
+    # ---------------------------------------------------------------- frames of the connection
+
+    def _on_hello(self, _flags: int, _id: int, payload: bytes) -> ev.Event | None:
+        if self.peer is not None:
+            raise RemoteProtocolError("a second HELLO")
+        try:
+            hello = decode_hello(payload)
+        except ArgumentError as exc:
+            raise RemoteProtocolError(str(exc)) from None
+        if hello.version[0] != VERSION[0]:
+            theirs, ours = (".".join(map(str, pair)) for pair in (hello.version, VERSION))
+            text = f"the peer speaks version {theirs} of the protocol, and this side {ours}"
+            raise RemoteProtocolError(text, Code.VERSION)
+        if not (
+            MIN_WIRE_FRAME <= hello.max_frame <= MAX_WIRE_FRAME
+            and hello.max_message >= hello.max_frame
+            and 1 <= hello.max_calls <= 65535
+            and 1 <= hello.stream_window < 2**31
+        ):
+            raise RemoteProtocolError(f"HELLO offers limits out of range: {hello}")
+        self.peer = hello
+        self.outbox.max_frame = hello.max_frame
+        return self._hello_done(hello)
+
+    def _hello_done(self, hello: Hello) -> ev.Event | None:
+        raise NotImplementedError
+
+    def _ready(self, max_calls: int) -> None:
+        self._phase = Phase.READY
+        self._decoder.max_frame = self.limits.max_frame
+        self._slots = [None] * (max_calls + 1)
+
+    def _on_ping(self, flags: int, _id: int, payload: bytes) -> ev.Event | None:
+        if len(payload) != 8:
+            raise RemoteProtocolError(f"PING of {len(payload)} bytes, not 8")
+        if flags & Flag.ACK:
+            return ev.PongReceived(payload)
+        self.outbox.pong(payload)
+        return None
+
+    def _on_goaway(self, flags: int, _id: int, payload: bytes) -> ev.Event | None:
+        if flags & Flag.ACK:
+            return ev.GoawayAcked()
+        goaway = decode_goaway(payload)
+        if goaway is None:
+            raise RemoteProtocolError(f"malformed GOAWAY of {len(payload)} bytes")
+        self.going_away = True
+        if self._phase is Phase.READY:
+            self.outbox.frame(_T.GOAWAY, 0, b"", Flag.ACK)
+        return ev.GoawayReceived(goaway)
+
+    def _on_forbidden(self, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
+        del flags, payload
+        raise RemoteProtocolError(f"a frame on id {slot_id} that only the other side may send")
+
+    def ping(self, payload: bytes) -> None:
+        """Ask the peer for a sign of life; 8 bytes of our choice come back."""
+        self.outbox.frame(_T.PING, 0, payload)
+
+    def goaway(self, code: Code, grace_ms: int, text: str) -> None:
+        """Say that we accept no new calls, and for how long we finish those we have."""
+        self.going_away = True
+        self.outbox.frame(_T.GOAWAY, 0, encode_goaway(Goaway(code, grace_ms, text)))
+
+    # ----------------------------------------------------------------------- frames of a slot
+
+    def _slot(self, slot_id: int, type_: FrameType) -> Slot | None:
+        """Find the slot of a frame that just came; None if it is late and to be dropped."""
+        slot = self._slots[slot_id] if slot_id < len(self._slots) else None
+        if slot is not None and slot.legal >> type_ & 1:
+            return slot
+        if slot is not None and self._is_late(slot, type_):
+            self.late += 1
+            return None
+        state = "never used" if slot is None else f"{slot.state.name} {slot.kind.name}"
+        raise RemoteProtocolError(f"{type_.name} on slot {slot_id} ({state})")
+
+    def _is_late(self, slot: Slot, type_: FrameType) -> bool:
+        raise NotImplementedError
+
+    def _on_data(self, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
+        slot = self._slot(slot_id, _T.DATA)
+        if slot is None:
+            return None
+        end = flags == Flag.END
+        if not payload and not end:
+            raise RemoteProtocolError(f"empty DATA on slot {slot_id}")
+        window = slot.receiving
+        assert window is not None
+        window.receive(len(payload))
+        if window.available < 0:
+            text = f"DATA on slot {slot_id}: {-window.available} bytes beyond its credit"
+            raise RemoteProtocolError(text, Code.FLOW_CONTROL)
+        if end:
+            slot.legal &= ~mask(_T.DATA)
+        return ev.DataReceived(slot_id, payload, end)
+
+    def _on_credit(self, _flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
+        delta = decode_credit(payload)
+        slot = self._slot(slot_id, _T.CREDIT)
+        if slot is None:
+            return None
+        assert slot.sending is not None
+        if delta == 0 or not slot.sending.grant(delta):
+            text = f"CREDIT of {delta} on slot {slot_id}: not 1 to 2**31-1 in sum"
+            raise RemoteProtocolError(text, Code.FLOW_CONTROL)
+        return ev.CreditReceived(slot_id)
+
+    def _assemble(self, slot_id: int, slot: Slot, flags: int, payload: bytes) -> bytes | None:
+        """Join a message's frames. None while MORE is to come; `dropped` says if it was lost."""
+        more = flags == Flag.MORE
+        if not more and slot.parts is None:
+            return payload
+        if not payload and more:
+            raise RemoteProtocolError(f"an empty part of a message on slot {slot_id}")
+        if slot.parts is None:
+            slot.parts = bytearray()
+            slot.dropped = ""
+        if len(slot.parts) + len(payload) > self.limits.max_message:
+            text = f"a message of over {self.limits.max_message} bytes on slot {slot_id}"
+            raise RemoteProtocolError(text, Code.FRAME_SIZE)
+        if not slot.dropped and self._pending + len(payload) > self.limits.max_pending:
+            self._forget_parts(slot)
+            slot.parts = bytearray()
+            slot.dropped = (
+                f"it was discarded: over {self.limits.max_pending} bytes of unfinished messages "
+                "on this connection"
+            )
+        if not slot.dropped:
+            slot.parts += payload
+            self._pending += len(payload)
+        if more:
+            return None
+        message = bytes(slot.parts)
+        self._forget_parts(slot)
+        return message
+
+    def _forget_parts(self, slot: Slot) -> None:
+        if slot.parts is not None:
+            self._pending -= len(slot.parts)
+            slot.parts = None
+
+    def _open(self, slot: Slot, kind: Kind, legal: int) -> None:
+        assert self.peer is not None
+        slot.state = State.OPEN
+        slot.kind = kind
+        slot.legal = legal
+        slot.dropped = ""
+
+    def _close_windows(self, slot: Slot) -> None:
+        slot.sending = None
+        if slot.receiving is not None:
+            slot.receiving.close()
+            slot.receiving = None
+
+    def _receive_window(self) -> ReceiveWindow:
+        limits = self.limits
+        return ReceiveWindow(limits.stream_window, limits.max_window, self._budget)
+
+    def _send_window(self) -> SendWindow:
+        assert self.peer is not None
+        return SendWindow(self.peer.stream_window)
+
+    # ----------------------------------------------------------- verbs that both roles have
+
+    def _own(self, slot_id: int, verb: str) -> Slot:
+        slot = self._slots[slot_id]
+        if slot is None or slot.state is not State.OPEN:
+            state = "never used" if slot is None else slot.state.name
+            raise LocalProtocolError(f"{verb} on slot {slot_id}, which is {state}")
+        return slot
+
+    def sendable(self, slot_id: int) -> int:
+        """Bytes of DATA that the peer takes now; for a generator, above 0 means one more item."""
+        window = self._own(slot_id, "sendable").sending
+        return 0 if window is None else max(0, window.available)
+
+    def data(self, slot_id: int, chunk: bytes, *, end: bool = False) -> None:
+        """Send bytes of a raw stream, not more than `sendable`, and perhaps the end of our half."""
+        window = self._own(slot_id, "DATA").sending
+        if window is None or len(chunk) > max(0, window.available):
+            raise LocalProtocolError(f"DATA of {len(chunk)} bytes on slot {slot_id}: no credit")
+        window.available -= len(chunk)
+        self.outbox.data(slot_id, chunk, end=end)
+
+    def withdraw(self, slot_id: int) -> None:
+        """Take back the DATA that has not left yet, and its credit: its sender was cancelled."""
+        window = self._own(slot_id, "withdraw").sending
+        assert window is not None
+        window.available += self.outbox.withdraw(slot_id)
+
+    def consume(self, slot_id: int, amount: int) -> bool:
+        """Count what the application has read of a slot that is still open.
+
+        Returns:
+            True if that made credit for the peer.
+        """
+        window = self._own(slot_id, "consume").receiving
+        assert window is not None
+        delta = window.consume(amount)
+        if delta:
+            self.outbox.credit(slot_id, delta)
+        return delta > 0
+
+    def check_size(self, buffer: bytearray) -> None:
+        """Check that the peer takes a message of this size.
+
+        Raises:
+            ArgumentError: It does not.
+        """
+        assert self.peer is not None
+        size = len(buffer) - HEADER_SIZE
+        if size > self.peer.max_message:
+            raise ArgumentError(
+                f"the message has {size} bytes and the peer takes {self.peer.max_message}; "
+                "send it in parts, or through a raw stream or a resource"
+            )
+
+
+def frame_name(type_: int) -> str:
+    return FrameType(type_).name

@@ -1,0 +1,347 @@
+"""The two roles over the shared rules: the side that calls, and the side that is called.
+
+A role adds the frames that only it may be sent, the verbs that only it has, and when its slots are
+free again: a client's once the terminal frame has come, a server's once it has been taken to be
+written. Same ignorance as `_protocol`: no clock, socket, task, thread or log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from . import _events as ev
+from ._credit import ITEM_COST
+from ._framing import HEADER_SIZE
+from ._limits import MIN_WIRE_FRAME, Limits
+from ._messages import (
+    ErrorBody,
+    FrameType,
+    Hello,
+    Kind,
+    decode_call,
+    decode_cancel,
+    encode_cancel,
+    encode_error,
+    encode_hello,
+)
+from ._outbox import Batch
+from ._protocol import Phase, Protocol, Slot, State, mask
+from .errors import ArgumentError, Code, LocalProtocolError, RemoteProtocolError
+
+__all__ = ["ClientProtocol", "ServerProtocol"]
+
+_T = FrameType
+_TO_CLIENT: Final = {
+    Kind.UNARY: mask(_T.RESULT, _T.ERROR),
+    Kind.GENERATOR: mask(_T.ITEM, _T.RESULT, _T.ERROR),
+    Kind.STREAM: mask(_T.ACCEPT, _T.DATA, _T.CREDIT, _T.RESULT, _T.ERROR),
+}
+_TO_SERVER: Final = {
+    Kind.UNARY: mask(_T.CANCEL),
+    Kind.GENERATOR: mask(_T.CREDIT, _T.CANCEL),
+    Kind.STREAM: mask(_T.DATA, _T.CREDIT, _T.CANCEL),
+}
+_LATE: Final = mask(_T.DATA, _T.CREDIT, _T.CANCEL)  # may cross the server's terminal frame
+
+
+class ClientProtocol(Protocol):
+    """The side that calls. Says HELLO at once and waits for the server's before anything else."""
+
+    def __init__(self, limits: Limits, hello: Hello) -> None:
+        super().__init__(limits)
+        self._free: list[int] = []
+        self._unused = 1  # the lowest slot that was never used
+        self._last = 0  # the highest there is
+        self.outbox.message(_T.HELLO, 0, encode_hello(hello))
+
+    def _role_table(self) -> dict[FrameType, Callable[[int, int, bytes], ev.Event | None]]:
+        return {
+            _T.RESULT: self._on_result,
+            _T.ERROR: self._on_error,
+            _T.ITEM: self._on_item,
+            _T.ACCEPT: self._on_accept,
+        }
+
+    def _hello_done(self, hello: Hello) -> ev.Event | None:
+        self._last = min(hello.max_calls, self.limits.max_calls)
+        self._ready(self._last)
+        return ev.HelloReceived(hello)
+
+    def _is_late(self, slot: Slot, type_: FrameType) -> bool:
+        del slot, type_
+        return False  # the server's terminal frame is its last word
+
+    # ------------------------------------------------------------------------------- bytes in
+
+    def _on_result(self, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
+        return self._on_terminal(_T.RESULT, flags, slot_id, payload)
+
+    def _on_error(self, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
+        return self._on_terminal(_T.ERROR, flags, slot_id, payload)
+
+    def _on_terminal(
+        self, type_: FrameType, flags: int, slot_id: int, payload: bytes
+    ) -> ev.Event | None:
+        slot = self._slot(slot_id, type_)
+        assert slot is not None
+        if self.outbox.sending(slot_id, _T.CALL):
+            raise RemoteProtocolError(f"{type_.name} on slot {slot_id} before its CALL was whole")
+        if type_ is _T.ERROR and slot.legal != mask(_T.ERROR):
+            self._forget_parts(slot)  # an ERROR's first frame: what it cuts short will not go on
+        # While MORE is to come, nothing else may, but for an ERROR that cuts a RESULT short.
+        slot.legal = mask(_T.ERROR, type_)
+        body = self._assemble(slot_id, slot, flags, payload)
+        if body is None:
+            return None
+        dropped = slot.dropped
+        self._end(slot_id, slot)
+        if dropped:
+            return ev.MessageDropped(slot_id, dropped, terminal=True)
+        return (ev.ResultReceived if type_ is _T.RESULT else ev.ErrorReceived)(slot_id, body)
+
+    def _on_item(self, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
+        slot = self._slot(slot_id, _T.ITEM)
+        assert slot is not None
+        assert slot.receiving is not None
+        if slot.parts is None and slot.receiving.available <= 0:
+            raise RemoteProtocolError(f"ITEM on slot {slot_id} without credit", Code.FLOW_CONTROL)
+        legal = slot.legal
+        slot.legal = mask(_T.ITEM, _T.ERROR)
+        body = self._assemble(slot_id, slot, flags, payload)
+        if body is None:
+            return None
+        slot.legal = legal | mask(_T.RESULT)
+        if slot.dropped:
+            return ev.MessageDropped(slot_id, slot.dropped, terminal=False)
+        cost = len(body) + ITEM_COST
+        slot.receiving.receive(cost)
+        return ev.ItemReceived(slot_id, body, cost)
+
+    def _on_accept(self, _flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
+        slot = self._slot(slot_id, _T.ACCEPT)
+        assert slot is not None
+        slot.legal &= ~mask(_T.ACCEPT)
+        return ev.AcceptReceived(slot_id, payload)
+
+    def _end(self, slot_id: int, slot: Slot) -> None:
+        slot.state = State.FREE
+        slot.legal = 0
+        self._forget_parts(slot)
+        self._close_windows(slot)
+        self.outbox.drop(slot_id)
+        self.busy -= 1
+        self._free.append(slot_id)
+
+    # ---------------------------------------------------------------------------------- verbs
+
+    @property
+    def can_call(self) -> bool:
+        """True if a slot is free and no GOAWAY was said."""
+        return not self.going_away and (bool(self._free) or self._unused <= self._last)
+
+    def call(self, kind: Kind, buffer: bytearray) -> int:
+        """Send a CALL, made by `encode_call`.
+
+        Returns:
+            Its slot, busy until `ResultReceived` or `ErrorReceived` names it.
+
+        Raises:
+            ArgumentError: It is larger than the peer takes; nothing was sent.
+            LocalProtocolError: There is no free slot, or no peer.
+        """
+        if not self.can_call:
+            raise LocalProtocolError("CALL without a free slot, or after GOAWAY")
+        self.check_size(buffer)
+        if self._free:
+            slot_id = self._free.pop()
+        else:
+            slot_id = self._unused
+            self._unused += 1
+        slot = self._slots[slot_id]
+        if slot is None:
+            slot = self._slots[slot_id] = Slot()
+        self._open(slot, kind, _TO_CLIENT[kind])
+        if kind is not Kind.UNARY:
+            slot.receiving = self._receive_window()
+        if kind is Kind.STREAM:
+            slot.sending = self._send_window()
+        self.busy += 1
+        self.outbox.message(_T.CALL, slot_id, buffer)
+        return slot_id
+
+    def cancel(self, slot_id: int, code: Code = Code.CANCELLED) -> bool:
+        """Ask the server to end a call.
+
+        With `Code.CLOSE`, on a raw stream, only once it has all that we sent; with any other code
+        at once, and what we have not sent yet is forgotten. The slot stays busy until the server's
+        word, unless nothing of the CALL had left.
+
+        Returns:
+            False if nothing had left: the slot is free, and no answer will come.
+        """
+        slot = self._own(slot_id, "CANCEL")
+        if code is Code.CLOSE:
+            self.outbox.message(_T.CANCEL, slot_id, _room(encode_cancel(code)))
+            return True
+        call_waits = self.outbox.sending(slot_id, _T.CALL)
+        if self.outbox.drop(slot_id) and call_waits:
+            self._end(slot_id, slot)
+            return False
+        self.outbox.frame(_T.CANCEL, slot_id, encode_cancel(code))
+        return True
+
+
+class ServerProtocol(Protocol):
+    """The side that is called. Says nothing until the client's HELLO was admitted."""
+
+    def _role_table(self) -> dict[FrameType, Callable[[int, int, bytes], ev.Event | None]]:
+        return {_T.CALL: self._on_call, _T.CANCEL: self._on_cancel}
+
+    def _hello_done(self, hello: Hello) -> ev.Event | None:
+        self._phase = Phase.ADMISSION
+        return ev.HelloReceived(hello)
+
+    def admit(self, hello: Hello) -> None:
+        """Answer the client's HELLO with ours: calls may come."""
+        if self._phase is not Phase.ADMISSION:
+            raise LocalProtocolError("admit without a HELLO to answer")
+        self.outbox.message(_T.HELLO, 0, encode_hello(hello))
+        self._ready(hello.max_calls)
+
+    def refuse(self, code: Code, text: str) -> None:
+        """Answer the client's HELLO with a GOAWAY instead: it learns this text and nothing else."""
+        self._fail(RemoteProtocolError(text, code))
+
+    def _is_late(self, slot: Slot, type_: FrameType) -> bool:
+        return slot.state in (State.ENDED, State.FREE) and bool(_LATE >> type_ & 1)
+
+    # ------------------------------------------------------------------------------- bytes in
+
+    def _on_call(self, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
+        if slot_id >= len(self._slots):
+            raise RemoteProtocolError(f"CALL on slot {slot_id} of {len(self._slots) - 1}")
+        slot = self._slots[slot_id]
+        if slot is None:
+            slot = self._slots[slot_id] = Slot()
+        if slot.state is State.FREE:
+            slot.state = State.OPENING
+            slot.legal = mask(_T.CALL, _T.CANCEL)
+            self.busy += 1
+        elif slot.state is not State.OPENING:
+            raise RemoteProtocolError(f"CALL on slot {slot_id}, which is {slot.state.name}")
+        message = self._assemble(slot_id, slot, flags, payload)
+        if message is None:
+            return None
+        return self._called(slot_id, slot, message)
+
+    def _called(self, slot_id: int, slot: Slot, message: bytes) -> ev.Event | None:
+        if slot.dropped:
+            self._refuse_call(slot_id, slot, Code.RESOURCE_EXHAUSTED, slot.dropped)
+            return None
+        if self.going_away:
+            text = "the exporter is shutting down and takes no new calls"
+            self._refuse_call(slot_id, slot, Code.REFUSED, text)
+            return None
+        try:
+            head, body = decode_call(message)
+        except ArgumentError as exc:
+            self._refuse_call(slot_id, slot, Code.INVALID_ARGUMENT, str(exc))
+            return None
+        self._open(slot, head.kind, _TO_SERVER[head.kind])
+        if head.kind is not Kind.UNARY:
+            slot.sending = self._send_window()
+        if head.kind is Kind.STREAM:
+            slot.receiving = self._receive_window()
+        return ev.CallReceived(slot_id, head, body)
+
+    def _refuse_call(self, slot_id: int, slot: Slot, code: Code, text: str) -> None:
+        slot.state = State.OPEN
+        self.error(slot_id, encode_error(code, ErrorBody("", text)))
+
+    def _on_cancel(self, _flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
+        code = decode_cancel(payload)
+        if code is None:
+            raise RemoteProtocolError(f"malformed CANCEL on slot {slot_id}")
+        slot = self._slot(slot_id, _T.CANCEL)
+        if slot is None:
+            self._cut_result_short(slot_id, code)
+            return None
+        if slot.state is State.OPENING:
+            self._forget_parts(slot)
+            self._refuse_call(slot_id, slot, Code.CANCELLED, "cancelled before it was started")
+            return None
+        return ev.CancelReceived(slot_id, code)
+
+    def _cut_result_short(self, slot_id: int, code: int) -> None:
+        """A large result is on its way and nobody wants it: end the call with an ERROR instead."""
+        if code != Code.CLOSE and self.outbox.sending(slot_id, _T.RESULT):
+            self.outbox.drop(slot_id)
+            body = encode_error(Code.CANCELLED, ErrorBody("", "cancelled as its result was sent"))
+            self.outbox.message(_T.ERROR, slot_id, body, terminal=True)
+
+    # ---------------------------------------------------------------------------------- verbs
+
+    def take(self) -> Batch:
+        """Take the next frames to write; the slots whose terminal frame is among them are free."""
+        batch = self.outbox.take()
+        for slot_id in batch.ended:
+            slot = self._slots[slot_id]
+            assert slot is not None
+            slot.state = State.FREE
+            slot.legal = 0
+            self.busy -= 1
+        return batch
+
+    def result(self, slot_id: int, buffer: bytearray) -> None:
+        """End a call well. `buffer` is an encoded value behind room for a header.
+
+        Raises:
+            ArgumentError: It is larger than the client takes; the call is still open.
+        """
+        self.check_size(buffer)
+        self._terminate(slot_id, "RESULT")
+        self.outbox.message(_T.RESULT, slot_id, buffer, terminal=True)
+
+    def error(self, slot_id: int, buffer: bytearray) -> None:
+        """End a call badly, with what `encode_error` made."""
+        self._terminate(slot_id, "ERROR")
+        self.outbox.message(_T.ERROR, slot_id, buffer, terminal=True)
+
+    def _terminate(self, slot_id: int, verb: str) -> None:
+        slot = self._own(slot_id, verb)
+        slot.state = State.ENDED
+        slot.legal = 0
+        self._close_windows(slot)
+
+    def abandon(self, slot_id: int) -> None:
+        """Forget what a slot has still to send: its call was cancelled and an ERROR follows."""
+        self.outbox.drop(slot_id)
+
+    def item(self, slot_id: int, buffer: bytearray) -> None:
+        """Send a generator's next item; `sendable` must be above 0.
+
+        Raises:
+            ArgumentError: It is larger than the client takes; nothing was sent.
+        """
+        window = self._own(slot_id, "ITEM").sending
+        if window is None or window.available <= 0:
+            raise LocalProtocolError(f"ITEM on slot {slot_id} without credit")
+        self.check_size(buffer)
+        window.available -= len(buffer) - HEADER_SIZE + ITEM_COST
+        self.outbox.message(_T.ITEM, slot_id, buffer)
+
+    def accept(self, slot_id: int, buffer: bytearray) -> None:
+        """Say that a raw stream is open; `buffer` is encoded metadata of at most a small frame.
+
+        Raises:
+            ArgumentError: It is larger than a frame.
+        """
+        self._own(slot_id, "ACCEPT")
+        if len(buffer) - HEADER_SIZE > MIN_WIRE_FRAME:
+            raise ArgumentError(f"a stream's metadata must fit {MIN_WIRE_FRAME} bytes encoded")
+        self.outbox.message(_T.ACCEPT, slot_id, buffer)
+
+
+def _room(payload: bytes) -> bytearray:
+    return bytearray(HEADER_SIZE) + payload

@@ -1,0 +1,290 @@
+"""Joins both sides: a driver tree behind an address, and a tree of clients from one.
+
+The blocking forms run the async ones in a portal of their own. Whatever happens inside a `with`
+block of this file, at its end the calls have been cancelled and joined, the drivers are reset and
+closed, and the sockets are gone, in this order.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final
+
+import trio
+
+from ._limits import DEFAULT_LIMITS, Limits
+from ._messages import Kind, Node, decode_nodes
+from ._portal import start_blocking_portal
+from ._sockets import (
+    ListenerSet,
+    open_listeners,
+    open_stream,
+    parse_address,
+    peer_uid,
+    private_socket_path,
+)
+from .client import DriverClient
+from .client._channel import Channel, Request
+from .client._tree import DEFAULT_ALLOW, build_tree
+from .driver import Driver
+from .driver._lanes import DEFAULT_THREADS, Lanes
+from .driver._session import Exporter, Session
+from .driver._tree import DeviceTree
+from .errors import ArgumentError, HandshakeError
+
+__all__ = ["Server", "connect", "connect_async", "serve", "serve_async"]
+
+_logger = logging.getLogger("jumpstarter.exporter")
+
+END_GRACE: Final = 10.0  # seconds for one driver's last `reset`, or `close`; hardware is slow
+
+
+class Server:
+    """A driver tree being served. Made by `serve_async`.
+
+    Attributes:
+        address: Where clients connect, with the real port.
+    """
+
+    def __init__(self, exporter: Exporter, listeners: ListenerSet) -> None:
+        self.address = str(listeners.address)
+        self._exporter = exporter
+        self._listeners = listeners
+        self._sessions: set[Session] = set()
+        self._draining = False
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Accept clients until cancelled, or drained."""
+        async with trio.open_nursery() as sessions, trio.open_nursery() as accepting:
+            self._accepting = accepting.cancel_scope
+            task_status.started()
+            await trio.serve_listeners(
+                self._serve_client, list(self._listeners.listeners), handler_nursery=sessions
+            )
+
+    async def _serve_client(self, stream: trio.abc.Stream) -> None:
+        session = Session(self._exporter, stream, _name_of_peer(stream))
+        self._sessions.add(session)
+        try:
+            if not self._draining:
+                await session.run()
+        except Exception:
+            # One client's trouble must never reach the others.
+            _logger.exception("internal error in a session; the exporter goes on")
+        finally:
+            self._sessions.discard(session)
+            await trio.aclose_forcefully(stream)
+
+    async def drain(self, grace: float) -> None:
+        """Accept no more clients and calls, let what runs finish, and disconnect everybody.
+
+        A checkpoint. Cancelling it ends the calls at once.
+
+        Args:
+            grace: Seconds after which the calls that still run are cancelled.
+        """
+        self._draining = True
+        self._accepting.cancel()
+        async with trio.open_nursery() as nursery:
+            for session in self._sessions:
+                nursery.start_soon(session.drain, grace, "the exporter is shutting down")
+
+
+def _name_of_peer(stream: trio.abc.Stream) -> str:
+    inner = getattr(stream, "transport_stream", stream)
+    if not isinstance(inner, trio.SocketStream):
+        return "a client"
+    name = inner.socket.getpeername() if inner.socket.family != trio.socket.AF_UNIX else None
+    if isinstance(name, tuple):
+        return f"client {name[0]}:{name[1]}"
+    return f"client of uid {peer_uid(inner)}"
+
+
+@asynccontextmanager
+async def serve_async(
+    driver: Driver,
+    address: str,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    threads: int = DEFAULT_THREADS,
+    token: str = "",
+    ssl_context: ssl.SSLContext | None = None,
+    insecure: bool = False,
+    send_tracebacks: bool = False,
+) -> AsyncIterator[Server]:
+    """Serve a driver tree at an address, for the length of an `async with` block.
+
+    `reset()` runs through the tree first. At the end of the block no client is admitted any more,
+    all calls are cancelled and joined, and then `reset()` and `close()` run through the tree,
+    parents before children; what one of them raises is logged, and the others have their turn.
+
+    Args:
+        driver: The root of the tree.
+        address: `unix:/path`, `tcp://host:port` (port 0 takes a free one) or `tls://host:port`.
+        limits: What a client may ask for.
+        threads: Worker threads at once for plain methods, of all clients together.
+        token: A secret that clients must show; empty admits whoever reaches the address.
+        ssl_context: For `tls`: the server's, with its certificate.
+        insecure: Let `tcp` listen beyond loopback, in cleartext.
+        send_tracebacks: Put drivers' tracebacks in errors; they show paths and source lines.
+
+    Yields:
+        The server, with its real address.
+
+    Raises:
+        ConfigurationError: The tree or the address cannot be served.
+        ArgumentError: The address cannot be understood.
+    """
+    lanes = Lanes(threads)
+    tree = DeviceTree(driver, lanes)
+    exporter = Exporter(tree, lanes, limits=limits, token=token, send_tracebacks=send_tracebacks)
+    listeners = await open_listeners(
+        parse_address(address), ssl_context=ssl_context, insecure=insecure
+    )
+    try:
+        await tree.reset()
+        server = Server(exporter, listeners)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.run)
+            yield server
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            await listeners.aclose()
+        await tree.end(END_GRACE)
+
+
+@asynccontextmanager
+async def _open_channel(
+    address: str, limits: Limits, token: str, ssl_context: ssl.SSLContext | None
+) -> AsyncIterator[tuple[Channel, list[Node]]]:
+    """Connect, say HELLO, and ask for the report, all within `hello_timeout`."""
+    channel: Channel | None = None
+    async with trio.open_nursery() as nursery:
+        with trio.move_on_after(limits.hello_timeout) as patience:
+            stream = await open_stream(parse_address(address), ssl_context=ssl_context)
+            channel = Channel(stream, address, limits=limits, token=token)
+            await nursery.start(channel.run)
+            nodes = await _report(channel)
+        if patience.cancelled_caught or channel is None:
+            seconds = limits.hello_timeout
+            raise HandshakeError(
+                f"{address} did not answer within {seconds:g} s; is a jumpstarter exporter there?"
+            )
+        try:
+            yield channel, nodes
+        finally:
+            await channel.aclose()
+
+
+async def _report(channel: Channel) -> list[Node]:
+    request = Request(0, Kind.UNARY, "report", who=f"the exporter at {channel.name}")
+    try:
+        return decode_nodes(await channel.call_raw(request), channel.limits)
+    except ArgumentError as exc:
+        raise HandshakeError(f"{channel.name}: {exc}") from exc
+
+
+@asynccontextmanager
+async def connect_async(
+    address: str,
+    *,
+    allow: Sequence[str] = DEFAULT_ALLOW,
+    limits: Limits = DEFAULT_LIMITS,
+    token: str = "",
+    ssl_context: ssl.SSLContext | None = None,
+) -> AsyncIterator[DriverClient]:
+    """Connect to an exporter from Trio code, for the length of an `async with` block.
+
+    At its end what is still under way is cancelled, and its end on the exporter awaited for at most
+    `limits.cancel_grace` seconds. Use the clients' `_async` methods, in this Trio loop.
+
+    Args:
+        address: `unix:/path`, `tcp://host:port` or `tls://host:port`.
+        allow: Patterns of client class paths that the exporter may have us import: its report names
+            classes, and importing runs code. By default this library's own, and the packages
+            `jumpstarter_driver_*`; add yours as `"mylab.*"`.
+        limits: What we accept of the exporter.
+        token: The secret that the exporter asks for, if it does.
+        ssl_context: For `tls`; by default the system's authorities are trusted.
+
+    Yields:
+        The client of the root driver.
+
+    Raises:
+        HandshakeError: Nobody is there, or it is no exporter, or it refused us. A ConnectionError.
+        ArgumentError: The address cannot be understood.
+    """
+    async with _open_channel(address, limits, token, ssl_context) as (channel, nodes):
+        client = build_tree(nodes, channel, allow=allow)
+        try:
+            yield client
+        finally:
+            client.close()
+
+
+@contextmanager
+def connect(
+    address: str,
+    *,
+    allow: Sequence[str] = DEFAULT_ALLOW,
+    limits: Limits = DEFAULT_LIMITS,
+    token: str = "",
+    ssl_context: ssl.SSLContext | None = None,
+) -> Iterator[DriverClient]:
+    """Connect to an exporter from blocking code, for the length of a `with` block.
+
+    The blocking form of `connect_async`, with the same arguments and errors. The connection lives
+    in a thread of its own; the clients may be used from any thread that runs no Trio loop.
+
+    Yields:
+        The client of the root driver.
+    """
+    with start_blocking_portal() as portal:
+        opened = _open_channel(address, limits, token, ssl_context)
+        with portal.wrap_async_context_manager(opened) as (channel, nodes):
+            client = build_tree(nodes, channel, portal=portal, allow=allow)
+            try:
+                yield client
+            finally:
+                client.close()
+
+
+@contextmanager
+def serve(driver: Driver) -> Iterator[DriverClient]:
+    """Serve a driver tree to this program itself, for the length of a `with` block.
+
+    Over a Unix socket in a private directory, through the whole of the protocol: what works here
+    works with `serve_async` and `connect` in two processes. All client classes may be imported,
+    since the driver is the caller's own. See `serve_async` for what happens to the drivers at the
+    end.
+
+    Args:
+        driver: The root of the tree.
+
+    Yields:
+        The client of the root driver; its children are its attributes.
+
+    Raises:
+        ConfigurationError: The tree cannot be served.
+    """
+    with private_socket_path() as path, start_blocking_portal() as portal:
+        served = _serve_locally(driver, f"unix:{path}")
+        with portal.wrap_async_context_manager(served) as (channel, nodes):
+            client = build_tree(nodes, channel, portal=portal, allow=None)
+            try:
+                yield client
+            finally:
+                client.close()
+
+
+@asynccontextmanager
+async def _serve_locally(driver: Driver, address: str) -> AsyncIterator[tuple[Channel, list[Node]]]:
+    async with (
+        serve_async(driver, address, send_tracebacks=True),
+        _open_channel(address, DEFAULT_LIMITS, "", None) as opened,
+    ):
+        yield opened

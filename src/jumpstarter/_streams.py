@@ -1,0 +1,271 @@
+"""A slot's raw bytes as a Trio stream: credit, buffering and half-close, for both sides.
+
+The two directions are independent. `send_all` waits for credit and for its bytes to leave the
+queue, `receive_some` gives credit back for what it hands out. How the slot ends differs between the
+sides, so `aclose` is theirs; this file knows neither clients nor drivers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import trio
+
+from . import _events as ev
+from ._connection import Connection
+from ._signal import Signal
+
+__all__ = ["SlotStream"]
+
+_JOIN_BELOW: Final = 4096  # bytes: smaller pieces that queue up are joined, to cost no object each
+_JOIN_UP_TO: Final = 64 * 1024
+
+
+class _Inbox:
+    """Bytes that have come and were not read yet."""
+
+    def __init__(self) -> None:
+        self._chunks: deque[bytes | bytearray] = deque()
+        self._offset = 0  # bytes of the first chunk that were read already
+
+    def __bool__(self) -> bool:
+        return bool(self._chunks)
+
+    def put(self, data: bytes) -> None:
+        if self._chunks and len(data) < _JOIN_BELOW:
+            last = self._chunks[-1]
+            if isinstance(last, bytearray) and len(last) < _JOIN_UP_TO:
+                last += data
+                return
+            self._chunks.append(bytearray(data))
+        else:
+            self._chunks.append(data)
+
+    def get(self, max_bytes: int | None) -> bytes:
+        """Take up to `max_bytes`, and never more than one chunk."""
+        chunk = self._chunks[0]
+        end = len(chunk) if max_bytes is None else min(self._offset + max_bytes, len(chunk))
+        whole = self._offset == 0 and end == len(chunk)
+        piece = bytes(chunk) if whole else bytes(chunk[self._offset : end])
+        self._offset = end
+        if end == len(chunk):
+            self._chunks.popleft()
+            self._offset = 0
+        return piece
+
+    def clear(self) -> None:
+        self._chunks.clear()
+        self._offset = 0
+
+
+class SlotStream(trio.abc.HalfCloseableStream):
+    """One raw stream on a connection. One task may send and one receive at a time.
+
+    Attributes:
+        slot: Its slot; meaningless once `over`.
+        over: True once the slot's terminal frame has come or gone: nothing more can be sent.
+    """
+
+    def __init__(self, connection: Connection, slot: int) -> None:
+        self._connection = connection
+        self._rules = connection.rules
+        self.slot = slot
+        self.over = False
+        self._inbox = _Inbox()
+        self._peer_done = False  # the peer's half has ended, properly
+        self._broken: Exception | None = None  # why bytes are missing, if any are
+        self._sent_eof = False
+        self._closed = False
+        self._sending = False
+        self._receiving = False
+        self._may_send = Signal()
+        self._may_receive = Signal()
+
+    # ------------------------------------------------------------------ from the connection
+
+    def put(self, event: ev.DataReceived) -> None:
+        """Take what has come in."""
+        if event.data and not self._closed:
+            self._inbox.put(event.data)
+        if event.end:
+            self._peer_done = True
+        self._may_receive.set()
+
+    def wake_sender(self) -> None:
+        """Credit has come, or our last bytes have left."""
+        self._may_send.set()
+
+    def finish(self, reason: Exception | None) -> None:
+        """The slot is over: properly (None), or with bytes missing in either direction."""
+        self.over = True
+        if reason is not None and self._broken is None:
+            self._broken = reason
+        self._may_send.set()
+        self._may_receive.set()
+
+    # ------------------------------------------------------------------------------ sending
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send bytes; returns once they have left the queue, not once they were read.
+
+        A checkpoint. Cancelled, it has sent an unknown part of `data`, in whole frames; the stream
+        can still be used.
+
+        Raises:
+            trio.BusyResourceError: Another task is sending.
+            trio.ClosedResourceError: This stream, or our half of it, was closed here.
+            trio.BrokenResourceError: The peer or the connection is gone; `__cause__` says why.
+        """
+        chunk = data if type(data) is bytes else bytes(data)
+        with self._busy_sending():
+            self._check_sendable()
+            await trio.lowlevel.checkpoint()
+            offset = 0
+            try:
+                while offset < len(chunk):
+                    offset += await self._send_some(chunk, offset)
+                await self._left()
+            except BaseException:
+                if not self.over:
+                    self._rules.withdraw(self.slot)
+                raise
+
+    async def _send_some(self, chunk: bytes, offset: int) -> int:
+        while True:
+            self._check_sendable()
+            credit = self._rules.sendable(self.slot)
+            if credit:
+                break
+            await self._may_send.wait()
+        whole = offset == 0 and credit >= len(chunk)
+        piece = chunk if whole else chunk[offset : offset + credit]
+        self._rules.data(self.slot, piece)
+        self._connection.flush()
+        await self._left()
+        return len(piece)
+
+    async def _left(self) -> None:
+        """Wait until nothing of ours is queued."""
+        while not self.over and self._rules.outbox.has_lane(self.slot):
+            await self._may_send.wait()
+            self._check_closed()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait for credit. A checkpoint; raises as `send_all` does."""
+        with self._busy_sending():
+            self._check_sendable()
+            await trio.lowlevel.checkpoint()
+            while True:
+                self._check_sendable()
+                if self._rules.sendable(self.slot):
+                    return
+                await self._may_send.wait()
+
+    async def send_eof(self) -> None:
+        """End our half; the peer reads all that was sent, and then the end. A checkpoint.
+
+        Calling it again does nothing. Raises as `send_all` does.
+        """
+        with self._busy_sending():
+            self._check_closed()
+            await trio.lowlevel.checkpoint()
+            if self._sent_eof:
+                return
+            self._check_sendable()
+            self.send_end()
+
+    def send_end(self) -> None:
+        """Queue the end of our half behind what was sent. Synchronous."""
+        if not self._sent_eof and not self.over:
+            self._sent_eof = True
+            self._rules.data(self.slot, b"", end=True)
+            self._connection.flush()
+
+    def _check_sendable(self) -> None:
+        self._check_closed()
+        if self._sent_eof:
+            raise trio.ClosedResourceError("send_eof was called on this stream")
+        if self._broken is not None:
+            raise self._break() from self._broken
+        if self.over:
+            raise trio.BrokenResourceError("the driver has closed this stream")
+
+    def _check_closed(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("this stream was closed")
+
+    def _break(self) -> trio.BrokenResourceError:
+        return trio.BrokenResourceError(str(self._broken))
+
+    # ---------------------------------------------------------------------------- receiving
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Receive what there is, at least one byte, or `b""` once the peer's half has ended.
+
+        A checkpoint; cancelling it loses nothing.
+
+        Args:
+            max_bytes: At most so many bytes; None takes what came in one piece, up to 64 KiB.
+
+        Raises:
+            trio.BusyResourceError: Another task is receiving.
+            trio.ClosedResourceError: This stream was closed here.
+            trio.BrokenResourceError: Bytes are missing: the driver failed, or the connection is
+                gone. `__cause__` says why. All that had come before was received.
+        """
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError(f"max_bytes must be at least 1, not {max_bytes!r}")
+        with self._busy_receiving():
+            self._check_closed()
+            await trio.lowlevel.checkpoint()
+            while not self._inbox:
+                self._check_closed()
+                if self._peer_done:
+                    return b""
+                if self._broken is not None:
+                    raise self._break() from self._broken
+                if self.over:
+                    return b""
+                await self._may_receive.wait()
+            self._check_closed()
+            piece = self._inbox.get(max_bytes)
+        if not self.over and self._rules.consume(self.slot, len(piece)):
+            self._connection.flush()
+        return piece
+
+    @contextmanager
+    def _busy_sending(self) -> Iterator[None]:
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        self._sending = True
+        try:
+            yield
+        finally:
+            self._sending = False
+
+    @contextmanager
+    def _busy_receiving(self) -> Iterator[None]:
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving on this stream")
+        self._receiving = True
+        try:
+            yield
+        finally:
+            self._receiving = False
+
+    # ------------------------------------------------------------------------------ closing
+
+    def shut(self) -> None:
+        """Refuse further use, and wake whoever is using it. Synchronous; tells the peer nothing."""
+        self._closed = True
+        self._inbox.clear()
+        self._may_send.set()
+        self._may_receive.set()
+
+    async def aclose(self) -> None:
+        """Close this end. The two sides add what they owe the peer."""
+        self.shut()
+        await trio.lowlevel.checkpoint()

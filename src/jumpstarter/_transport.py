@@ -1,0 +1,148 @@
+"""The byte stream under a connection, with what a multiplexer wants beside `trio.abc.Stream`.
+
+A multiplexer wants to write several buffers at once, and to try a write without waiting: a frame
+that fits the kernel's queue is gone before the next line of code, with no task switched. A socket
+can do both; any other stream (TLS, memory) is written through its `send_all`, never without
+waiting.
+
+A write that is cancelled leaves half a frame on the wire, so only a connection's one writer writes,
+and a failed or cancelled write ends the connection. This file knows nothing of frames.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import trio
+
+__all__ = ["SocketTransport", "StreamTransport", "Transport", "transport_for"]
+
+_READ: Final = 64 * 1024  # bytes: what Trio reads at once
+_MAX_BUFFERS: Final = 512  # buffers in one call; the kernel's own limit is 1,024
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Transport(Protocol):
+    """A byte stream for one reader and one writer.
+
+    Attributes:
+        keepalive: True if a peer can vanish without the system telling us.
+    """
+
+    keepalive: bool
+
+    def try_write(self, buffers: Sequence[Buffer]) -> list[Buffer]:
+        """Write what can be written at once, and give back the rest. Never waits.
+
+        Raises:
+            OSError: The stream is broken.
+        """
+
+    async def write(self, buffers: Sequence[Buffer], stall: float) -> None:
+        """Write everything.
+
+        Raises:
+            trio.BrokenResourceError: The stream is broken.
+            trio.TooSlowError: For `stall` seconds the peer took nothing.
+        """
+
+    async def read(self) -> bytes:
+        """Give the next bytes, `b""` at the end.
+
+        Raises:
+            trio.BrokenResourceError: The stream is broken.
+        """
+
+    async def aclose(self) -> None:
+        """Close the stream at once, even when cancelled."""
+
+
+class StreamTransport:
+    """Any Trio stream."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        inner = getattr(stream, "transport_stream", stream)  # what a TLS stream runs over
+        self.keepalive = _is_remote(inner)
+
+    def try_write(self, buffers: Sequence[Buffer]) -> list[Buffer]:
+        """Nothing can be written without waiting."""
+        return list(buffers)
+
+    async def write(self, buffers: Sequence[Buffer], stall: float) -> None:
+        """See `Transport`. What is written at once counts as one step of progress."""
+        with trio.fail_after(stall):
+            await self._stream.send_all(b"".join(buffers))
+
+    async def read(self) -> bytes:
+        """See `Transport`."""
+        return bytes(await self._stream.receive_some(_READ))
+
+    async def aclose(self) -> None:
+        """See `Transport`. TLS says no goodbye to a peer that may not listen."""
+        await trio.aclose_forcefully(self._stream)
+
+
+class SocketTransport:
+    """A TCP or Unix socket."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._fd = stream.socket.fileno()
+        self.keepalive = _is_remote(stream)
+
+    def try_write(self, buffers: Sequence[Buffer]) -> list[Buffer]:
+        """See `Transport`."""
+        rest = list(buffers)
+        while rest:
+            try:
+                written = os.writev(self._fd, rest[:_MAX_BUFFERS])
+            except BlockingIOError:
+                break
+            rest = _after(rest, written)
+        return rest
+
+    async def write(self, buffers: Sequence[Buffer], stall: float) -> None:
+        """See `Transport`."""
+        rest: Sequence[Buffer] = buffers
+        try:
+            while rest := self.try_write(rest):
+                with trio.fail_after(stall):
+                    await trio.lowlevel.wait_writable(self._stream.socket)
+        except OSError as exc:
+            raise trio.BrokenResourceError(f"write failed: {exc}") from exc
+
+    async def read(self) -> bytes:
+        """See `Transport`."""
+        return await self._stream.receive_some(_READ)
+
+    async def aclose(self) -> None:
+        """See `Transport`."""
+        self._fd = -1
+        await trio.aclose_forcefully(self._stream)
+
+
+def transport_for(stream: trio.abc.Stream) -> Transport:
+    """Choose the transport for a stream."""
+    if isinstance(stream, trio.SocketStream):
+        return SocketTransport(stream)
+    return StreamTransport(stream)
+
+
+def _is_remote(stream: object) -> bool:
+    if not isinstance(stream, trio.SocketStream):
+        return False
+    return stream.socket.family in {socket.AF_INET, socket.AF_INET6}
+
+
+def _after(buffers: list[Buffer], written: int) -> list[Buffer]:
+    """Cut what was written off the front."""
+    for index, buffer in enumerate(buffers):
+        if written < len(buffer):
+            return [memoryview(buffer)[written:], *buffers[index + 1 :]]
+        written -= len(buffer)
+    return []

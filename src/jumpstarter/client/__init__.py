@@ -1,0 +1,16 @@
+"""For client authors: the base class, and what its streams and generators are."""
+
+from __future__ import annotations
+
+from ._base import DriverClient, StubDriverClient
+from ._channel import RemoteGenerator, RemoteStream
+from ._streams import BlockingGenerator, BlockingStream
+
+__all__ = [
+    "BlockingGenerator",
+    "BlockingStream",
+    "DriverClient",
+    "RemoteGenerator",
+    "RemoteStream",
+    "StubDriverClient",
+]

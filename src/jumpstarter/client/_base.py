@@ -1,0 +1,265 @@
+"""The client of one driver: what a test author holds, and client classes are derived from.
+
+The blocking methods are the `_async` ones, run through the portal: there is one implementation.
+This file knows the portal and the remote handle, and nothing of frames or sockets.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+from uuid import UUID
+
+import trio
+
+from .._messages import Kind
+from .._portal import BlockingPortal
+from ..errors import ClientImportError, DriverTimeoutError
+from ._channel import RemoteGenerator, RemoteStream, Request
+from ._remote import Remote
+from ._streams import BlockingGenerator, BlockingStream
+
+__all__ = ["DriverClient", "StubDriverClient"]
+
+# When blocking calls of this context time out, in `time.monotonic` seconds.
+_deadline: ContextVar[float] = ContextVar("jumpstarter_deadline", default=math.inf)
+
+
+@dataclass(kw_only=True, eq=False)
+class DriverClient:
+    """The client of one driver. A keyword-only dataclass, as its subclasses with fields must be.
+
+    The blocking methods may be called from any thread that runs no Trio loop, several at once; the
+    `_async` ones from tasks of the loop that the client was connected in. Children are attributes.
+
+    Attributes:
+        uuid: The driver's.
+        labels: The driver's.
+        channel: The way to the driver.
+        log_level: Of this client's logger.
+        children: Clients of the drivers below, by name.
+        portal: Runs the `_async` methods for the blocking ones; None in a client for Trio code.
+        stack: Closed with the client.
+        logger: This client's, `client.<class>`.
+    """
+
+    uuid: UUID
+    labels: dict[str, str] = field(default_factory=dict)
+    channel: Remote = field(repr=False)
+    log_level: str = "INFO"
+    children: dict[str, DriverClient] = field(default_factory=dict)
+    portal: BlockingPortal | None = field(default=None, repr=False)
+    stack: ExitStack = field(init=False, repr=False, default_factory=ExitStack)
+    logger: logging.Logger = field(init=False, repr=False)
+    _open: set[BlockingStream] = field(init=False, repr=False, default_factory=set)
+
+    def __post_init__(self) -> None:
+        if hasattr(super(), "__post_init__"):
+            super().__post_init__()  # type: ignore[misc]  # a mixin's, if there is one
+        self.logger = logging.getLogger(f"client.{type(self).__name__}")
+        self.logger.setLevel(self.log_level)
+
+    def __getattr__(self, name: str) -> Any:
+        # Only for what is not found otherwise, so a child never hides a method. `__dict__`, since
+        # an object that is just being made has no children yet.
+        children = self.__dict__.get("children", {})
+        try:
+            return children[name]
+        except KeyError:
+            have = ", ".join(children) or "none"
+            text = f"{type(self).__name__} has no attribute {name!r}; its children: {have}"
+            raise AttributeError(text, name=name, obj=self) from None
+
+    # -------------------------------------------------------------------------- for Trio code
+
+    async def call_async(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Call an exported method and give its result.
+
+        A checkpoint. The deadline of the surrounding cancel scope holds for the driver too.
+        Cancelled, the driver's code has ended when this returns (or `cancel_grace` has passed,
+        which is logged and noted on the exception); cancelled before it was sent, nothing was.
+
+        Args:
+            method: Name of the exported method.
+            args: Its arguments: None, bool, int, float, str, bytes, and lists, tuples and
+                dicts (with str or int keys) of such. Tuples arrive as lists.
+            kwargs: Its keyword arguments, likewise.
+
+        Raises:
+            DriverError: The call failed; see the subclasses in `jumpstarter.errors`.
+        """
+        self._check_loop("call_async")
+        request = self._request(Kind.UNARY, method, args, kwargs)
+        return await self.channel.channel.call(request)
+
+    def streamingcall_async(self, method: str, *args: Any, **kwargs: Any) -> RemoteGenerator:
+        """Call an exported generator and iterate over what it yields.
+
+        Best used as `async with client.streamingcall_async(...) as items: async for ...`. Nothing
+        is sent before the first step; arguments and errors as for `call_async`.
+        """
+        self._check_loop("streamingcall_async")
+        request = self._request(Kind.GENERATOR, method, args, kwargs)
+        return self.channel.channel.generate(request)
+
+    @asynccontextmanager
+    async def stream_async(
+        self, method: str = "connect", *args: Any, **kwargs: Any
+    ) -> AsyncIterator[RemoteStream]:
+        """Open an exported raw stream, for the length of an `async with` block.
+
+        Yields:
+            A Trio stream with half-close. Leaving the block closes it: what was sent is still
+            delivered, and the driver's code has ended.
+
+        Raises:
+            DriverError: The driver could not open it, or has failed with it.
+        """
+        self._check_loop("stream_async")
+        request = self._request(Kind.STREAM, method, args, kwargs)
+        stream = await self.channel.channel.open_stream(request)
+        try:
+            yield stream
+        finally:
+            await stream.aclose()
+        stream.check()
+
+    def _request(
+        self, kind: Kind, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Request:
+        """Encode a call of this driver; everything that is sent passes here."""
+        return self.channel.request(kind, method, args, kwargs)
+
+    def _check_loop(self, asked: str) -> None:
+        self.channel.channel.check_loop(f"{type(self).__name__}.{asked}")
+
+    # ---------------------------------------------------------------------- for blocking code
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Call an exported method and give its result. The blocking form of `call_async`.
+
+        There is no timeout of its own: a flash takes an hour. Set one with `timeout`. Ctrl-C
+        cancels the driver's code, waits for it to end within the grace, and is raised.
+
+        Raises:
+            DriverError: The call failed; see the subclasses in `jumpstarter.errors`.
+            RuntimeError: This thread runs a Trio loop, which would deadlock: use `call_async`.
+        """
+        request = self._request(Kind.UNARY, method, args, kwargs)
+        return self._run_for("call")(self.channel.channel.call, request)
+
+    def streamingcall(self, method: str, *args: Any, **kwargs: Any) -> BlockingGenerator:
+        """Call an exported generator. The blocking form of `streamingcall_async`.
+
+        Returns:
+            A generator; also a context manager, which ends the driver's code at the end of its
+            block however that is left. Left early without one, the driver is told when the
+            generator is collected, or waited for if it is closed, as `yield from` does.
+        """
+        run = self._run_for("streamingcall")
+        request = self._request(Kind.GENERATOR, method, args, kwargs)
+        return BlockingGenerator(run, self.channel.channel.generate(request))
+
+    @contextmanager
+    def stream(
+        self, method: str = "connect", *args: Any, **kwargs: Any
+    ) -> Iterator[BlockingStream]:
+        """Open an exported raw stream for the length of a `with` block.
+
+        Raises:
+            DriverError: The driver could not open it, or has failed with it.
+        """
+        with self.open_stream(method, *args, **kwargs) as stream:
+            yield stream
+
+    def open_stream(self, method: str = "connect", *args: Any, **kwargs: Any) -> BlockingStream:
+        """Open an exported raw stream; close it with its `close()`, at the latest with the client.
+
+        Raises:
+            DriverError: The driver could not open it.
+        """
+        run = self._run_for("open_stream", twin="stream_async")
+        request = self._request(Kind.STREAM, method, args, kwargs)
+        stream = BlockingStream(
+            run, run(self.channel.channel.open_stream, request), self._open.discard
+        )
+        self._open.add(stream)
+        return stream
+
+    @contextmanager
+    def timeout(self, seconds: float) -> Iterator[None]:
+        """Bound all blocking calls of this thread within the block, of any client, in sum.
+
+        A context manager rather than an argument, so that it holds for methods of client classes
+        too, which call on without knowing of it. An inner block can only shorten an outer one. When
+        the time is up the driver's code is cancelled, as by a Trio cancel scope.
+
+        Args:
+            seconds: How long, from now.
+
+        Raises:
+            DriverTimeoutError: (from the call) It took longer. It is a TimeoutError.
+        """
+        token = _deadline.set(min(_deadline.get(), time.monotonic() + seconds))
+        try:
+            yield
+        finally:
+            _deadline.reset(token)
+
+    def _run_for(self, asked: str, twin: str = "") -> Callable[..., Any]:
+        """Give the way to run coroutines, or say why there is none."""
+        portal = self.portal
+        if portal is None:
+            name = f"{type(self).__name__}.{asked}"
+            text = f"{name} blocks, and this client was connected for Trio code"
+            raise RuntimeError(f"{text}; await {twin or asked + '_async'} instead")
+
+        def run(function: Callable[..., Any], *args: Any) -> Any:
+            deadline = _deadline.get()
+            if deadline == math.inf:
+                return portal.call(function, *args)
+            return portal.call(_within, deadline - time.monotonic(), function, args)
+
+        return run
+
+    def close(self) -> None:
+        """Close what was opened through this client and its children. Again, it does nothing."""
+        for child in self.children.values():
+            child.close()
+        for stream in list(self._open):
+            stream.close()
+        self.stack.close()
+
+
+async def _within(seconds: float, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    with trio.move_on_after(max(0, seconds)):
+        return await function(*args)
+    raise DriverTimeoutError("it took longer than the timeout of the surrounding block")
+
+
+@dataclass(kw_only=True, eq=False)
+class StubDriverClient(DriverClient):
+    """Stands for a client class that cannot be had here: any use says why, its children work.
+
+    Attributes:
+        missing: Why, and what to do.
+    """
+
+    missing: str = ""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name in self.__dict__.get("children", {}):
+            return super().__getattr__(name)
+        raise ClientImportError(self.missing)
+
+    def _request(
+        self, kind: Kind, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> NoReturn:
+        del kind, method, args, kwargs
+        raise ClientImportError(self.missing)

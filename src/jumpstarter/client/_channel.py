@@ -1,0 +1,601 @@
+"""The calling side of one connection: calls, generators and raw streams for Trio code.
+
+Each has an endpoint of its own here, and ends in one of three ways: answered, refused (certainly
+never started) or unknown (sent, and the connection ended). Cancelling one tells the exporter and
+waits, shielded, for its word that the driver's code has ended, at most `cancel_grace` seconds.
+Nothing is ever sent twice. This file knows no clients and no device tree: targets are numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, Self
+
+import trio
+
+from .. import _events as ev
+from .._connection import Connection
+from .._faults import revive
+from .._limits import DEFAULT_LIMITS, Limits
+from .._messages import (
+    Hello,
+    Kind,
+    call_prefix,
+    decode_error,
+    decode_value,
+    encode_call,
+    set_timeout,
+)
+from .._roles import ClientProtocol
+from .._signal import Signal
+from .._streams import SlotStream
+from .._transport import transport_for
+from .._version import __version__
+from ..errors import (
+    ArgumentError,
+    CallOutcomeUnknown,
+    CallRefused,
+    Code,
+    DriverError,
+    DriverInvalidArgument,
+    DriverTimeoutError,
+)
+
+__all__ = ["Channel", "RemoteGenerator", "RemoteStream", "Request"]
+
+_logger = logging.getLogger("jumpstarter.client")
+
+AGENT: Final = f"jumpstarter/{__version__}"
+_MAX_TIMEOUT_MS: Final = 2**32 - 1
+
+
+class Request:
+    """What to call, of whom, with what: encoded once, when it is made, by whoever makes it.
+
+    Args:
+        target: Address of the driver.
+        kind: How to call it.
+        method: Name of the exported method.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        who: How messages name the driver.
+
+    Raises:
+        DriverInvalidArgument: An argument cannot be encoded; nothing was sent.
+    """
+
+    __slots__ = ("buffer", "context", "kind")
+
+    def __init__(
+        self,
+        target: int,
+        kind: Kind,
+        method: str,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        *,
+        who: str,
+    ) -> None:
+        self.kind = kind
+        self.context = f"method {method!r} of {who}"
+        try:
+            prefix = call_prefix(target, kind, method, keywords=bool(kwargs))
+            self.buffer = encode_call(prefix, (*args, kwargs) if kwargs else args)
+        except ArgumentError as exc:
+            text = f"an argument cannot be sent: {exc}"
+            raise DriverInvalidArgument(text, context=self.context) from exc
+
+    def set_timeout(self, milliseconds: int) -> None:
+        """Say how long the driver may take. For a request that was not sent yet."""
+        set_timeout(self.buffer, milliseconds)
+
+
+class _Call:
+    """A call under way: the endpoint of its slot, until its answer or the connection's end."""
+
+    def __init__(self, channel: Channel, request: Request) -> None:
+        self.channel = channel
+        self.context = request.context
+        self.slot = 0
+        self.done = False
+        self.failure: DriverError | None = None
+        self.value: bytes = b""
+        self._changed = Signal()
+        self._gave_up = False
+
+    def received(self, event: ev.SlotEvent) -> None:
+        match event:
+            case ev.ResultReceived():
+                self.value = event.body
+                self._end(None)
+            case ev.ErrorReceived():
+                code, body = decode_error(event.body, self.channel.limits)
+                self._end(revive(code, body, self.context))
+            case ev.MessageDropped():
+                self._end(DriverError(event.reason, context=self.context))
+
+    def drained(self) -> None:
+        pass
+
+    def lost(self, reason: Exception) -> None:
+        self._end(CallOutcomeUnknown(f"sent, but not answered: {reason}", context=self.context))
+
+    def _end(self, failure: DriverError | None) -> None:
+        self.done = True
+        self.failure = failure
+        if self._gave_up:
+            _logger.info("%s has ended on the exporter at last", self.context)
+        self._changed.set()
+
+    async def wait(self) -> None:
+        """Wait until it is over, however it ends. A checkpoint; cancelling it changes nothing."""
+        while not self.done:
+            await self._changed.wait()
+
+    async def cancel(self, exc: BaseException | None = None) -> None:
+        """Ask the exporter to end it, and wait for the word that it has, within the grace.
+
+        A shielded checkpoint if there is anything to wait for.
+
+        Args:
+            exc: What ends it here; gets a note if the grace passes.
+        """
+        if self.done or not self.channel.ask_to_end(self, Code.CANCELLED):
+            return
+        grace = self.channel.limits.cancel_grace
+        with trio.move_on_after(grace, shield=True):
+            await self.wait()
+        if not self.done:
+            text = f"{self.context}: cancelled, but its driver had not ended after {grace:g} s"
+            _logger.warning("%s; its slot stays busy until it has", text)
+            self._gave_up = True
+            if exc is not None:
+                exc.add_note(text)
+
+    def result(self, decode: Callable[[bytes], Any]) -> Any:
+        """Give the answer, or raise the failure."""
+        if self.failure is not None:
+            raise self.failure
+        try:
+            return decode(self.value)
+        except ArgumentError as exc:
+            raise DriverError(f"its result: {exc}", context=self.context) from exc
+
+
+class Channel:
+    """One connection to an exporter, as its client.
+
+    For the Trio loop that runs it only. Any number of tasks may call at once; more than the
+    exporter's `max_calls` wait for a slot, in order.
+
+    Attributes:
+        limits: What we accept of the exporter.
+        name: What the exporter is called in errors and logs.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        name: str,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        token: str = "",
+    ) -> None:
+        self.limits = limits
+        self.name = name
+        self._rules = ClientProtocol(limits, Hello.of(limits, agent=AGENT, token=token))
+        self._connection = Connection(transport_for(stream), self._rules, self, name)
+        self._greeted = trio.Event()
+        self._closing = False
+        self._for_slot = trio.lowlevel.ParkingLot()
+        self._token = trio.lowlevel.current_trio_token()
+
+    # -------------------------------------------------------------------------------- life
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run the connection until it ends; it has started once both HELLOs were exchanged.
+
+        Raises:
+            HandshakeError: The peer is no jumpstarter, refused us, or said nothing.
+            ConnectionError: It broke before that.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._connection.run)
+            self._connection.flush()
+            await self._greeted.wait()
+            if self._rules.peer is None or self._rules.failure is not None:
+                assert self._connection.ended is not None
+                failure = self._connection.ended
+            else:
+                failure = None
+                task_status.started()
+        if failure is not None:
+            raise failure
+
+    async def aclose(self) -> None:
+        """Cancel what is still under way, wait for its end within the grace, and disconnect.
+
+        A checkpoint that is not cancelled. Calls made from now on are refused.
+        """
+        self._closing = True
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                for endpoint in list(self._connection.endpoints.values()):
+                    if isinstance(endpoint, _Call):
+                        nursery.start_soon(endpoint.cancel)
+            self._connection.end(ConnectionError("the client was closed"))
+            await self._connection.finished.wait()
+
+    @property
+    def ended(self) -> Exception | None:
+        """Why the connection is over, None while it is not."""
+        return self._connection.ended
+
+    def check_loop(self, asked: str) -> None:
+        """Refuse a Trio call from another loop than ours.
+
+        Raises:
+            RuntimeError: It is another one.
+        """
+        if trio.lowlevel.current_trio_token() is not self._token:
+            text = f"{asked}: this client belongs to another Trio loop"
+            raise RuntimeError(f"{text}; use its blocking methods from here, in a worker thread")
+
+    # ----------------------------------------------------------------- for the connection
+
+    def greeted(self, hello: Hello) -> None:
+        """Both HELLOs were exchanged."""
+        del hello
+        self._greeted.set()
+
+    def called(self, event: ev.CallReceived) -> None:
+        """Cannot come: the rules let no server call."""
+        raise AssertionError(event)
+
+    def freed(self) -> None:
+        """A slot may be free, or the connection has ended."""
+        if self._connection.ended is not None or self._rules.going_away:
+            self._greeted.set()
+            self._for_slot.unpark_all()
+        elif self._for_slot:
+            self._for_slot.unpark()
+
+    # ------------------------------------------------------------------------------ calls
+
+    async def call(self, request: Request) -> Any:
+        """Make a call and give its result, decoded.
+
+        A checkpoint. Cancelled before it was sent, nothing is; cancelled later, the driver's code
+        has ended when this returns, or `cancel_grace` has passed.
+
+        Raises:
+            DriverError: See its subclasses.
+        """
+        return await self._call(request, self.decode)
+
+    async def call_raw(self, request: Request) -> bytes:
+        """The same, with the result still encoded."""
+        return bytes(await self._call(request, bytes))
+
+    async def _call(self, request: Request, decode: Callable[[bytes], Any]) -> Any:
+        call = _Call(self, request)
+        await self._open(call, request)
+        try:
+            await call.wait()
+            if isinstance(call.failure, DriverTimeoutError):
+                await self._let_deadline_pass(call.failure)
+        except BaseException as exc:
+            await call.cancel(exc)
+            raise
+        return call.result(decode)
+
+    async def _let_deadline_pass(self, failure: DriverTimeoutError) -> None:
+        """Let our own scope end a call whose deadline the exporter has seen a moment before us."""
+        if failure.code is Code.DEADLINE_EXCEEDED:
+            await trio.sleep_until(min(trio.current_effective_deadline(), trio.current_time() + 1))
+
+    def decode(self, body: bytes) -> Any:
+        """Decode a value that the exporter has sent."""
+        return decode_value(body, self.limits)
+
+    async def _open(self, call: _Call, request: Request) -> None:
+        """Send the CALL, once there is a slot. A checkpoint if there is none."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self._rules.can_call:
+            self._check_open(request)
+            await self._for_slot.park()
+        self._check_open(request)
+        call.slot = self._send(request)
+        self._connection.endpoints[call.slot] = call
+        self._connection.flush()
+
+    def _send(self, request: Request) -> int:
+        deadline = trio.current_effective_deadline()
+        if deadline != math.inf:
+            remaining = math.ceil((deadline - trio.current_time()) * 1000)
+            request.set_timeout(max(1, min(remaining, _MAX_TIMEOUT_MS)))
+        try:
+            return self._rules.call(request.kind, request.buffer)
+        except ArgumentError as exc:
+            raise DriverInvalidArgument(str(exc), context=request.context) from exc
+
+    def _check_open(self, request: Request) -> None:
+        if self._closing:
+            text = "not sent: the client was closed"
+        elif self._connection.ended is not None:
+            text = f"not sent: {self._connection.ended}"
+        elif self._rules.going_away:
+            goaway = self._connection.goaway
+            why = "" if goaway is None else f" ({goaway.goaway.text})"
+            text = f"not sent: {self.name} takes no more calls{why}"
+        else:
+            return
+        raise CallRefused(text, context=request.context)
+
+    def ask_to_end(self, call: _Call, code: Code) -> bool:
+        """Send CANCEL. False if there is nothing to wait for: nothing had been sent."""
+        if self._connection.ended is not None:
+            return False
+        asked = self._rules.cancel(call.slot, code)
+        if not asked:
+            del self._connection.endpoints[call.slot]
+            call.done = True
+            self.freed()
+        self._connection.flush()
+        return asked
+
+    def consumed(self, call: _Call, cost: int) -> None:
+        """Give credit back for an item that was taken."""
+        if self._rules.consume(call.slot, cost):
+            self._connection.flush()
+
+    def ask_to_end_soon(self, call: _Call) -> None:
+        """The same from any thread, without waiting: for finalizers."""
+
+        def ask() -> None:
+            if not call.done:
+                self.ask_to_end(call, Code.CANCELLED)
+
+        with suppress(trio.RunFinishedError):  # the loop is gone, and the connection with it
+            self._token.run_sync_soon(ask)
+
+    # ------------------------------------------------------------- generators and streams
+
+    def generate(self, request: Request) -> RemoteGenerator:
+        """Give an iterator over a driver's generator. Nothing is sent before it is used."""
+        return RemoteGenerator(self, request)
+
+    async def open_stream(self, request: Request) -> RemoteStream:
+        """Open a raw stream; close it with `aclose`. A checkpoint; cancelled, it is not open.
+
+        Raises:
+            DriverError: The driver could not open it.
+        """
+        opening = _StreamCall(self, request)
+        await self._open(opening, request)
+        opening.stream = RemoteStream(self._connection, opening)
+        try:
+            await opening.wait_accepted()
+        except BaseException as exc:
+            await opening.cancel(exc)
+            raise
+        return opening.stream
+
+
+class _GeneratorCall(_Call):
+    """A generator under way; its items wait here until they are asked for."""
+
+    def __init__(self, channel: Channel, request: Request) -> None:
+        super().__init__(channel, request)
+        self.items: deque[ev.ItemReceived] = deque()
+
+    def received(self, event: ev.SlotEvent) -> None:
+        match event:
+            case ev.ItemReceived():
+                self.items.append(event)
+                self._changed.set()
+            case ev.MessageDropped(terminal=False):
+                self.channel.ask_to_end(self, Code.CANCELLED)
+                self.failure = DriverError(event.reason, context=self.context)
+            case _:
+                dropped = self.failure
+                super().received(event)
+                self.failure = dropped or self.failure
+
+    async def changed(self) -> None:
+        await self._changed.wait()
+
+
+class RemoteGenerator:
+    """Iterates over a driver's generator. One task at a time.
+
+    `async for` is enough; `async with` around it ends the driver's code at the end of the block,
+    even if the loop was left early. Left early without it, the exporter is told as soon as the
+    object is collected. An exception that leaves `__anext__`, `Cancelled` too, has ended the
+    driver's code.
+
+    Attributes:
+        value: What a plain generator returned, once the iteration is over; else None.
+    """
+
+    def __init__(self, channel: Channel, request: Request) -> None:
+        self._channel = channel
+        self._request = request
+        self._call: _GeneratorCall | None = None
+        self._over = False
+        self._busy = False
+        self.value: Any = None
+
+    @property
+    def over(self) -> bool:
+        """True once it has ended, or been ended."""
+        return self._over
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        """Give the next item. A checkpoint; cancelled, the generator is over.
+
+        Raises:
+            StopAsyncIteration: The driver's generator has ended.
+            DriverError: It failed; all items from before that were given.
+        """
+        body = await self.receive()
+        try:
+            return self._channel.decode(body)
+        except ArgumentError as exc:
+            await self.aclose()
+            raise DriverError(f"its item: {exc}", context=self._request.context) from exc
+
+    async def receive(self) -> bytes:
+        """The same, still encoded, for who decodes elsewhere."""
+        if self._busy:
+            raise trio.BusyResourceError("another task is iterating over this generator")
+        if self._over:
+            raise StopAsyncIteration
+        self._busy = True
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            call = await self._start()
+            while not call.items and not call.done:
+                await call.changed()
+            if call.items:
+                return self._take(call)
+            self._over = True
+            self.value = call.result(self._channel.decode)
+        except BaseException as exc:
+            await self._end(exc)
+            raise
+        finally:
+            self._busy = False
+        raise StopAsyncIteration
+
+    async def _start(self) -> _GeneratorCall:
+        if self._call is None:
+            call = _GeneratorCall(self._channel, self._request)
+            await self._channel._open(call, self._request)  # noqa: SLF001 - a part of Channel
+            self._call = call
+        return self._call
+
+    def _take(self, call: _GeneratorCall) -> bytes:
+        item = call.items.popleft()
+        if not call.done:
+            self._channel.consumed(call, item.cost)
+        return item.body
+
+    async def _end(self, exc: BaseException | None) -> None:
+        self._over = True
+        if self._call is not None:
+            self._call.items.clear()
+            await self._call.cancel(exc)
+
+    async def aclose(self) -> None:
+        """End the driver's generator if it has not ended; its `finally` has run when this returns.
+
+        A checkpoint, shielded for at most `cancel_grace` seconds. Items not taken are lost.
+        """
+        await self._end(None)
+        await trio.lowlevel.checkpoint()
+
+    async def __aenter__(self) -> Self:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not self._over:
+            await self._start()
+        return self
+
+    async def __aexit__(self, _type: object, exc: BaseException | None, _tb: object) -> None:
+        await self._end(exc)
+
+    def __del__(self) -> None:
+        call = self._call
+        if call is not None and not self._over and not call.done:
+            self._channel.ask_to_end_soon(call)
+
+
+class _StreamCall(_Call):
+    """A raw stream under way."""
+
+    stream: RemoteStream
+
+    def __init__(self, channel: Channel, request: Request) -> None:
+        super().__init__(channel, request)
+        self.accepted = False
+
+    def received(self, event: ev.SlotEvent) -> None:
+        match event:
+            case ev.DataReceived():
+                self.stream.put(event)
+            case ev.CreditReceived():
+                self.stream.wake_sender()
+            case ev.AcceptReceived():
+                self.accepted = True
+                self._changed.set()
+            case _:
+                super().received(event)
+
+    def drained(self) -> None:
+        self.stream.wake_sender()
+
+    def _end(self, failure: DriverError | None) -> None:
+        super()._end(failure)
+        self.stream.finish(failure)
+
+    async def wait_accepted(self) -> None:
+        while not self.accepted and not self.done:
+            await self._changed.wait()
+        if not self.accepted and self.failure is not None:
+            raise self.failure
+
+
+class RemoteStream(SlotStream):
+    """A raw stream to a driver, as a Trio stream; made by `Channel.open_stream`."""
+
+    def __init__(self, connection: Connection, call: _StreamCall) -> None:
+        super().__init__(connection, call.slot)
+        self._call = call
+        self._cut = False  # we have cancelled the driver's side, and its failure says no more
+
+    @property
+    def closed(self) -> bool:
+        """True once it was closed here."""
+        return self._closed
+
+    def check(self) -> None:
+        """Raise what the driver's side has failed with, if it has.
+
+        Raises:
+            DriverError: That.
+        """
+        if self._call.failure is not None and not self._cut:
+            raise self._call.failure
+
+    def close_soon(self) -> None:
+        """End the driver's code without waiting, from any thread: for finalizers."""
+        if not self._closed and not self._call.done:
+            self._call.channel.ask_to_end_soon(self._call)
+
+    async def aclose(self) -> None:
+        """Close the stream: what was sent is still delivered, what was not received is lost.
+
+        A checkpoint. The driver's code has ended when this returns, which takes as long as the
+        device takes for what was sent, at most `linger` seconds. Cancelled, the driver's code is
+        cancelled too, and what it had not taken yet is lost.
+        """
+        was_closed = self._closed
+        call = self._call
+        if not call.done and not was_closed:
+            self.send_end()
+            call.channel.ask_to_end(call, Code.CLOSE)
+        self.shut()
+        try:
+            await trio.lowlevel.checkpoint()
+            with trio.move_on_after(call.channel.limits.linger):
+                await call.wait()
+        finally:
+            self._cut = not call.done
+            await call.cancel()

@@ -1,0 +1,168 @@
+"""What blocking code holds of a generator or a raw stream: each step is a call through the portal.
+
+Closing waits for the driver's code to end; collecting an object that was not closed only tells the
+exporter, since a finalizer may run in any thread, the portal's own included, and must never block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
+
+import trio
+
+from ..errors import DriverConnectionError, DriverError, EndOfStream
+
+if TYPE_CHECKING:
+    from ._channel import RemoteGenerator, RemoteStream
+
+__all__ = ["BlockingGenerator", "BlockingStream", "Run"]
+
+
+class Run(Protocol):
+    """How blocking code runs a coroutine of the client's loop."""
+
+    def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run `await function(*args)` there, and block until it has ended."""
+
+
+class BlockingGenerator(Generator[Any, None, Any]):
+    """Iterates over a driver's generator from blocking code, in any one thread at a time.
+
+    It is a generator like any other: `yield from` it gives what the driver's generator returned,
+    `close()` ends the driver's code and waits for that, and so does the end of a `with` block.
+    """
+
+    def __init__(self, run: Run, remote: RemoteGenerator) -> None:
+        self._run = run
+        self._remote = remote
+
+    def __next__(self) -> Any:
+        """Give the next item. Blocks; Ctrl-C ends the driver's generator.
+
+        Raises:
+            StopIteration: The driver's generator has ended; its `value` is what that one returned.
+            DriverError: It failed; all items from before that were given.
+        """
+        try:
+            return self._run(self._remote.__anext__)
+        except StopAsyncIteration:
+            value = self._remote.value
+        raise StopIteration(value)
+
+    def send(self, value: Any) -> Any:
+        """The same as `next`: a driver's generator takes nothing.
+
+        Raises:
+            TypeError: `value` is not None.
+        """
+        if value is not None:
+            raise TypeError(f"a driver's generator takes no values, and was sent {value!r}")
+        return next(self)
+
+    def throw(self, typ: Any, val: object = None, tb: TracebackType | None = None) -> NoReturn:
+        """End the driver's generator and raise here: exceptions do not cross the wire this way."""
+        self.close()
+        exc = typ if isinstance(typ, BaseException) else typ() if val is None else typ(val)
+        raise exc.with_traceback(tb) if tb is not None else exc
+
+    def close(self) -> None:
+        """End the driver's generator; blocks until its code has ended, or `cancel_grace` passed."""
+        if not self._remote.over:
+            self._run(self._remote.aclose)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class BlockingStream:
+    """A raw stream to a driver, for blocking code. A context manager, and an iterator of bytes.
+
+    One thread may send while another receives. Ctrl-C interrupts both without losing bytes that had
+    come.
+    """
+
+    def __init__(
+        self, run: Run, remote: RemoteStream, forget: Callable[[BlockingStream], None]
+    ) -> None:
+        self._run = run
+        self._remote = remote
+        self._forget = forget
+
+    def send(self, data: bytes | bytearray | memoryview) -> None:
+        """Send bytes; blocks while the driver takes none.
+
+        Raises:
+            DriverError: The driver has failed or closed the stream, or the connection is gone.
+            trio.ClosedResourceError: The stream, or our half of it, was closed here.
+        """
+        self._call(self._remote.send_all, data)
+
+    def receive(self, max_bytes: int | None = None) -> bytes:
+        """Receive what there is, at least one byte; blocks until there is some.
+
+        Args:
+            max_bytes: At most so many; None takes what came in one piece, up to 64 KiB.
+
+        Raises:
+            EndOfStream: The driver has ended its half; nothing is missing.
+            DriverError: The driver has failed, or the connection is gone: bytes may be missing.
+            trio.ClosedResourceError: The stream was closed here.
+        """
+        data: bytes = self._call(self._remote.receive_some, max_bytes)
+        if not data:
+            raise EndOfStream("the driver has ended its half of the stream")
+        return data
+
+    def send_eof(self) -> None:
+        """End our half; the driver reads all that was sent, and then the end. Receiving goes on."""
+        self._call(self._remote.send_eof)
+
+    def close(self) -> None:
+        """Close the stream; blocks until the driver has what was sent and its code has ended.
+
+        What was not received is lost. Closing again does nothing.
+
+        Raises:
+            DriverError: The driver has failed in what it did with the bytes.
+        """
+        self._forget(self)
+        if not self._remote.closed:
+            self._run(self._remote.aclose)
+            self._remote.check()
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return self._run(function, *args)
+        except trio.BrokenResourceError as exc:
+            # Blocking code knows no Trio: it gets the reason itself.
+            if isinstance(exc.__cause__, DriverError):
+                raise exc.__cause__ from None
+            raise DriverConnectionError(str(exc)) from None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            return self.receive()
+        except EndOfStream:
+            raise StopIteration from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        if exc_type is None:
+            self.close()
+            return
+        with suppress(DriverError):  # the body's exception says it, or is the more telling one
+            self.close()
+
+    def __del__(self) -> None:
+        self._remote.close_soon()

@@ -1,0 +1,7 @@
+"""The errors of calls, under the path by which existing drivers import them."""
+
+from __future__ import annotations
+
+from ..errors import DriverError, DriverInvalidArgument, DriverMethodNotImplemented
+
+__all__ = ["DriverError", "DriverInvalidArgument", "DriverMethodNotImplemented"]

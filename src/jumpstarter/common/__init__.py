@@ -1,0 +1,1 @@
+"""Import paths of the published driver API; no code of its own."""

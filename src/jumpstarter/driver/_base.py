@@ -1,0 +1,112 @@
+"""The base of all drivers: identity, children, logger, and an orderly end.
+
+A plain keyword-only dataclass, so that existing drivers keep working: a subclass with fields of its
+own is a `@dataclass(kw_only=True)` (stdlib's or pydantic's), one without any is a plain class. It
+knows nothing of connections, tasks or clients: `client()` is the name of a class, not the class.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+from ..errors import ConfigurationError
+
+__all__ = ["Driver", "walk"]
+
+
+@dataclass(kw_only=True, eq=False)
+class Driver(ABC):
+    """What runs on the exporter and holds the device.
+
+    Attributes:
+        uuid: Its identity; random unless given.
+        labels: Free text for whoever looks for it; both sides see it.
+        children: Drivers below it, by the name under which a client finds them.
+        log_level: Of its own logger: a level's name, `"INFO"` by default.
+        logger: Its own logger, `driver.<class>.<start of the uuid>`.
+        resources: What clients have lent it, by handle.
+    """
+
+    uuid: UUID = field(default_factory=uuid4)
+    labels: dict[str, str] = field(default_factory=dict)
+    children: dict[str, Driver] = field(default_factory=dict)
+    log_level: str = "INFO"
+    logger: logging.Logger = field(init=False, repr=False)
+    resources: dict[UUID, Any] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if hasattr(super(), "__post_init__"):
+            super().__post_init__()  # type: ignore[misc]  # a mixin's, if there is one
+        name = f"driver.{type(self).__name__}.{str(self.uuid)[:8]}"
+        self.logger = logging.getLogger(name)
+        try:
+            self.logger.setLevel(self.log_level)
+        except ValueError as exc:
+            raise ConfigurationError(f"{name}: log_level {self.log_level!r}: {exc}") from exc
+
+    @classmethod
+    @abstractmethod
+    def client(cls) -> str:
+        """Give the dotted path of the client class, as `"package.module.PowerClient"`.
+
+        A string, so that the exporter need not import what only the test's machine has.
+        """
+
+    def extra_labels(self) -> dict[str, str]:
+        """Give labels that are found out rather than configured; they win over `labels`."""
+        return {}
+
+    def reset(self) -> None:
+        """Bring the device into its known state; the base class resets the children.
+
+        Runs through the tree, parents before children, when serving begins and again when it ends.
+        Runs in a worker thread. An override need not call this one for the children to be reset.
+        """
+        _pass_on(self, "reset")
+
+    def close(self) -> None:
+        """Let go of the device; the base class closes the children.
+
+        Runs through the tree, parents before children, after the last `reset`, when every call has
+        ended. Runs in a worker thread. What it raises is logged, and the others are still closed.
+        An override need not call this one for the children to be closed.
+        """
+        _pass_on(self, "close")
+
+
+def _pass_on(driver: Driver, verb: str) -> None:
+    """Do what the base class does for children, unless whoever ends the tree visits each anyway."""
+    if getattr(driver, "_visited", False):
+        return
+    for child in driver.children.values():
+        getattr(child, verb)()
+
+
+def walk(root: Driver) -> Iterator[tuple[Driver, Driver | None, str]]:
+    """Go through a tree, parents before children, children in their order.
+
+    Yields:
+        Each driver with its parent (None for the root) and its name there (`""` for the root). A
+        driver that hangs in two places comes twice.
+
+    Raises:
+        ConfigurationError: A driver is its own ancestor, or a child is not a driver.
+    """
+    stack: list[tuple[object, Driver | None, str, tuple[int, ...]]] = [(root, None, "", ())]
+    while stack:
+        driver, parent, name, above = stack.pop()
+        if not isinstance(driver, Driver):
+            text = f"child {name!r} of {type(parent).__name__} is a {type(driver).__name__}"
+            raise ConfigurationError(f"{text}, not a Driver")
+        if id(driver) in above:
+            text = f"driver {name!r} ({type(driver).__name__}) is a child of itself"
+            raise ConfigurationError(f"{text}; a device tree cannot have circles")
+        yield driver, parent, name
+        below = (*above, id(driver))
+        children = reversed(driver.children.items())
+        stack.extend((child, driver, key, below) for key, child in children)

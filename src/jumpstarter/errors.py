@@ -1,0 +1,313 @@
+"""Every exception of the library, in one tree, each with its wire code.
+
+    JumpstarterException
+    ├── ConfigurationError              a driver or a server was set up wrongly
+    ├── ArgumentError                   a caller passed something that cannot be
+    ├── ClientImportError               (ImportError) a client class is missing or not allowed
+    ├── EndOfStream                     (EOFError) a blocking stream has ended
+    ├── HandshakeError                  (ConnectionError) the peer is no jumpstarter, or refused us
+    ├── ProtocolError                   abstract
+    │   ├── LocalProtocolError          we broke the wire's rules: a bug in this library
+    │   └── RemoteProtocolError         the peer broke them; the connection is over
+    ├── FramingError                    bytes that are no frame, or a message too deep or too large
+    └── DriverError                     a call failed; says how sure we are that it ran
+        ├── DriverMethodNotImplemented  (NotImplementedError)
+        ├── DriverInvalidArgument       (ValueError)
+        ├── DriverTimeoutError          (TimeoutError)
+        ├── DriverConnectionError       (ConnectionError)
+        ├── DriverOSError               (OSError)
+        ├── DriverErrorGroup            (ExceptionGroup) the driver raised a group; keeps its tree
+        ├── CallCancelled               the exporter ended the call
+        ├── CallRefused                 (ConnectionError) certainly never started: safe to try again
+        └── CallOutcomeUnknown          (ConnectionError) sent, and no answer came
+
+Rules: a class says what the caller can do about it, the code says what crossed the wire, and the
+text says what was asked, of whom, and what went wrong. Only the classes of `ERROR_CLASSES` are
+ever made from a peer's bytes: the remote type's name is data, never looked up.
+This file knows nothing else of the library.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import Final, Self
+
+__all__ = [
+    "ArgumentError",
+    "CallCancelled",
+    "CallOutcomeUnknown",
+    "CallRefused",
+    "ClientImportError",
+    "Code",
+    "ConfigurationError",
+    "DriverConnectionError",
+    "DriverError",
+    "DriverErrorGroup",
+    "DriverInvalidArgument",
+    "DriverMethodNotImplemented",
+    "DriverOSError",
+    "DriverTimeoutError",
+    "EndOfStream",
+    "FramingError",
+    "HandshakeError",
+    "JumpstarterException",
+    "LocalProtocolError",
+    "ProtocolError",
+    "RemoteProtocolError",
+    "code_for",
+]
+
+
+class Code(enum.IntEnum):
+    """What an ERROR, CANCEL or GOAWAY frame says in two bytes.
+
+    0 to 16 are gRPC's numbers (a subset), 17 to 31 are ours and end one call, 32 and up end the
+    connection.
+    """
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4  # the call's own deadline, watched by the exporter
+    RESOURCE_EXHAUSTED = 8
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
+
+    REFUSED = 17  # the call was never started
+    TIMED_OUT = 18  # the driver's own TimeoutError
+    OS_ERROR = 19
+    GROUP = 20
+    CLOSE = 21  # CANCEL of a raw stream: deliver what I sent, then end
+
+    PROTOCOL_ERROR = 32
+    FLOW_CONTROL = 33
+    FRAME_SIZE = 34
+    HELLO_TIMEOUT = 35
+    KEEPALIVE_TIMEOUT = 36
+    WRITE_STALL = 37
+    VERSION = 38
+
+
+class JumpstarterException(Exception):
+    """The root of all exceptions of this library."""
+
+
+class ConfigurationError(JumpstarterException):
+    """A driver, a server or a client was set up in a way that cannot work."""
+
+
+class ArgumentError(JumpstarterException):
+    """A caller passed an argument that cannot be used."""
+
+
+class ClientImportError(JumpstarterException, ImportError):
+    """A driver's client class could not be imported here, or is not allowed to be."""
+
+
+class EndOfStream(JumpstarterException, EOFError):
+    """The driver has ended its half of a raw stream; every byte before the end was delivered."""
+
+
+class HandshakeError(JumpstarterException, ConnectionError):
+    """No connection came about: the peer does not speak this protocol, or refused us."""
+
+
+class ProtocolError(JumpstarterException):
+    """The wire's rules were broken. Never raised itself: see its two subclasses.
+
+    Attributes:
+        code: The `Code` that is, or would be, sent to the peer in GOAWAY.
+    """
+
+    def __init__(self, message: str, code: Code = Code.PROTOCOL_ERROR) -> None:
+        if type(self) is ProtocolError:
+            raise TypeError("raise LocalProtocolError or RemoteProtocolError")
+        super().__init__(message)
+        self.code = code
+
+
+class LocalProtocolError(ProtocolError):
+    """This side asked for something that the rules forbid. A bug in this library: report it."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer broke the rules. The connection is over; nothing after the breach was acted on."""
+
+
+class FramingError(JumpstarterException):
+    """Bytes that are no frame, or a message that is too deep or has too many items.
+
+    Attributes:
+        code: `Code.FRAME_SIZE` for a length over the limit, `Code.RESOURCE_EXHAUSTED` for a message
+            over its depth or item limits, `Code.INVALID_ARGUMENT` for one cut short, else
+            `Code.PROTOCOL_ERROR`.
+    """
+
+    def __init__(self, message: str, code: Code = Code.PROTOCOL_ERROR) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class DriverError(JumpstarterException):
+    """A call failed. `str()` of it is the whole story; the attributes are for programs.
+
+    Attributes:
+        message: The remote exception's own text, or this library's.
+        code: The `Code` that came with the answer.
+        remote_type: The name of the exception class which the driver raised, as data: `""` where
+            the library itself refused or ended the call.
+        remote_traceback: The driver's formatted traceback, where the exporter sends it, else None.
+        context: What was called, as `"method 'on' of driver 'power' (mock.PowerDriver)"`.
+    """
+
+    code: Code = Code.UNKNOWN
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        code: Code | None = None,
+        remote_type: str = "",
+        remote_traceback: str | None = None,
+        context: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remote_type = remote_type
+        self.remote_traceback = remote_traceback
+        self.context = context
+        if code is not None:
+            self.code = code
+
+    def __str__(self) -> str:
+        kind = f"{self.remote_type}: " if self.remote_type else ""
+        where = f"{self.context}: " if self.context else ""
+        return f"{where}{kind}{self.message}"
+
+
+class DriverMethodNotImplemented(DriverError, NotImplementedError):
+    """No such exported method, called the wrong way, or the driver raised NotImplementedError."""
+
+    code = Code.UNIMPLEMENTED
+
+
+class DriverInvalidArgument(DriverError, ValueError):
+    """The arguments cannot be sent, do not fit the method, or the driver raised ValueError."""
+
+    code = Code.INVALID_ARGUMENT
+
+
+class DriverTimeoutError(DriverError, TimeoutError):
+    """The call's deadline passed, or the driver raised TimeoutError."""
+
+    code = Code.TIMED_OUT
+
+
+class DriverConnectionError(DriverError, ConnectionError):
+    """The driver raised ConnectionError: what *it* talks to was not there."""
+
+    code = Code.UNAVAILABLE
+
+
+class DriverOSError(DriverError, OSError):
+    """The driver raised OSError."""
+
+    code = Code.OS_ERROR
+
+
+class DriverErrorGroup(DriverError, ExceptionGroup[Exception]):
+    """The driver raised an exception group; `exceptions` holds its members, each a DriverError."""
+
+    code = Code.GROUP
+
+    def __new__(
+        cls,
+        message: str,
+        exceptions: Sequence[Exception],
+        *,
+        remote_type: str = "",
+        remote_traceback: str | None = None,
+        context: str = "",
+    ) -> Self:
+        """Take what ExceptionGroup wants; `__init__` has the rest."""
+        del remote_type, remote_traceback, context
+        return super().__new__(cls, message, exceptions)
+
+    def __init__(
+        self,
+        message: str,
+        exceptions: Sequence[Exception],
+        *,
+        remote_type: str = "",
+        remote_traceback: str | None = None,
+        context: str = "",
+    ) -> None:
+        del message, exceptions  # __new__ has them: attributes of a group are read-only
+        self.remote_type = remote_type
+        self.remote_traceback = remote_traceback
+        self.context = context
+
+    def derive(self, excs: Sequence[Exception]) -> DriverErrorGroup:  # type: ignore[override]
+        """Make a group of some of the members, as `except*` and `split` need it."""
+        return DriverErrorGroup(
+            self.message,
+            excs,
+            remote_type=self.remote_type,
+            remote_traceback=self.remote_traceback,
+            context=self.context,
+        )
+
+
+class CallCancelled(DriverError):
+    """The exporter ended the call: it is shutting down, or the driver was cancelled in itself."""
+
+    code = Code.CANCELLED
+
+
+class CallRefused(DriverError, ConnectionError):
+    """The call certainly never started, so it is safe to make it again."""
+
+    code = Code.REFUSED
+
+
+class CallOutcomeUnknown(DriverError, ConnectionError):
+    """The call was sent and the connection ended before its answer: it may or may not have run.
+
+    The library never repeats such a call by itself: power-cycling twice is a bug.
+    """
+
+    code = Code.UNAVAILABLE
+
+
+# What a peer's ERROR frame may become here. A code that is not in it becomes a plain DriverError.
+ERROR_CLASSES: Final[dict[int, type[DriverError]]] = {
+    Code.CANCELLED: CallCancelled,
+    Code.INVALID_ARGUMENT: DriverInvalidArgument,
+    Code.DEADLINE_EXCEEDED: DriverTimeoutError,
+    Code.UNIMPLEMENTED: DriverMethodNotImplemented,
+    Code.UNAVAILABLE: DriverConnectionError,
+    Code.REFUSED: CallRefused,
+    Code.RESOURCE_EXHAUSTED: CallRefused,
+    Code.TIMED_OUT: DriverTimeoutError,
+    Code.OS_ERROR: DriverOSError,
+}
+
+# What a driver's exception becomes on the wire, first match wins: TimeoutError and
+# ConnectionError are OSErrors too.
+_CODES: Final[tuple[tuple[type[BaseException], Code], ...]] = (
+    (NotImplementedError, Code.UNIMPLEMENTED),
+    (ValueError, Code.INVALID_ARGUMENT),
+    (TimeoutError, Code.TIMED_OUT),
+    (ConnectionError, Code.UNAVAILABLE),
+    (OSError, Code.OS_ERROR),
+    (BaseExceptionGroup, Code.GROUP),
+)
+
+
+def code_for(exc: BaseException) -> Code:
+    """Give the wire code for an exception which a driver raised: `Code.UNKNOWN` if none fits."""
+    return next((code for kind, code in _CODES if isinstance(exc, kind)), Code.UNKNOWN)

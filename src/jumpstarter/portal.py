@@ -1,0 +1,7 @@
+"""The door to `BlockingPortal`: blocking calls into a Trio loop that has a thread of its own."""
+
+from __future__ import annotations
+
+from ._portal import BlockingPortal, in_trio_thread, start_blocking_portal
+
+__all__ = ["BlockingPortal", "in_trio_thread", "start_blocking_portal"]
