@@ -10,7 +10,8 @@ the ground up; each room knows only those above it:
     _messages, _faults        what a frame may say; exceptions to and from their wire form
     _credit, _outbox, _events how much a peer may send, what leaves when, what came in
     _protocol, _roles         one connection's rules, without any I/O
-    _signal, _transport       how tasks wait; byte streams as a multiplexer wants them
+    _signal, _background      how tasks wait for each other, and end with each other
+    _transport                byte streams as a multiplexer wants them
     _connection, _streams     one byte stream shared by many calls; raw streams on it
     _portal                   a Trio loop in a thread, and blocking calls into it
     _sockets                  addresses and sockets

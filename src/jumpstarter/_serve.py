@@ -15,6 +15,7 @@ from typing import Final
 
 import trio
 
+from ._background import open_background
 from ._limits import DEFAULT_LIMITS, Limits
 from ._messages import Kind, Node, decode_nodes
 from ._portal import start_blocking_portal
@@ -147,10 +148,9 @@ async def serve_async(
     try:
         await tree.reset()
         server = Server(exporter, listeners)
-        async with trio.open_nursery() as nursery:
+        async with open_background() as nursery:
             await nursery.start(server.run)
             yield server
-            nursery.cancel_scope.cancel()
     finally:
         with trio.CancelScope(shield=True):
             await listeners.aclose()
@@ -163,7 +163,7 @@ async def _open_channel(
 ) -> AsyncIterator[tuple[Channel, list[Node]]]:
     """Connect, say HELLO, and ask for the report, all within `hello_timeout`."""
     channel: Channel | None = None
-    async with trio.open_nursery() as nursery:
+    async with open_background() as nursery:
         with trio.move_on_after(limits.hello_timeout) as patience:
             stream = await open_stream(parse_address(address), ssl_context=ssl_context)
             channel = Channel(stream, address, limits=limits, token=token)

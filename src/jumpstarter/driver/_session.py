@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, Final, NoReturn
 
 import trio
 
 from .. import _events as ev
+from .._background import open_background
 from .._connection import Connection
 from .._faults import describe
 from .._limits import DEFAULT_LIMITS, Limits
@@ -176,6 +177,9 @@ class Session:
             grace: Seconds after which the calls that still run are cancelled.
             text: Told to the client.
         """
+        if self._rules.peer is None:
+            self._connection.end(ConnectionError(text))
+            return
         self._rules.goaway(Code.OK, int(min(grace, 4e6) * 1000), text)
         self._connection.flush()
         with trio.move_on_after(grace):
@@ -285,7 +289,8 @@ class Session:
                 answer = self._stream
         if not head.timeout_ms:
             return await answer(call, method, args, kwargs)
-        async with _beside(self._watch_deadline, call):
+        async with open_background() as nursery:
+            nursery.start_soon(self._watch_deadline, call)
             return await answer(call, method, args, kwargs)
 
     def _find(self, head: CallHead) -> Callable[..., Any]:
@@ -378,21 +383,6 @@ class Session:
             self._connection.flush()
             await call.bridge.run(device)
         return bytearray(ROOM + NIL)
-
-
-@asynccontextmanager
-async def _beside(watch: Callable[[_Call], Awaitable[None]], call: _Call) -> AsyncIterator[None]:
-    """Run `watch`, which never raises, while the body runs; the body's exception leaves alone."""
-    failure: BaseException | None = None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch, call)
-        try:
-            yield
-        except Exception as exc:  # noqa: BLE001 - raised again below, outside the nursery's group
-            failure = exc
-        nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
 
 
 class _Refusal(Exception):

@@ -1,0 +1,34 @@
+"""A task that runs beside a block of code, and ends with it.
+
+A nursery around a `yield` would wrap every exception of the body in a group, which is not what whoever
+wrote that body expects. Here the body's exception leaves as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+__all__ = ["open_background"]
+
+
+@asynccontextmanager
+async def open_background() -> AsyncIterator[trio.Nursery]:
+    """Open a nursery whose tasks are cancelled when the body ends, however it ends.
+
+    The tasks are ours and raise nothing; if one does, that is a bug, the body is cancelled, and the
+    group that the nursery makes of it leaves instead.
+    """
+    failure: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            yield nursery
+        except trio.Cancelled:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - raised again below, outside the nursery
+            failure = exc
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
