@@ -10,6 +10,7 @@ the ground up; each room knows only those above it:
     _messages, _faults        what a frame may say; exceptions to and from their wire form
     _credit, _outbox, _events how much a peer may send, what leaves when, what came in
     _protocol, _roles         one connection's rules, without any I/O
+    _nesting                  whether a driver's own code is calling
     _signal, _background      how tasks wait for each other, and end with each other
     _transport                byte streams as a multiplexer wants them
     _connection, _streams     one byte stream shared by many calls; raw streams on it

@@ -1,7 +1,7 @@
 """A task that runs beside a block of code, and ends with it.
 
-A nursery around a `yield` would wrap every exception of the body in a group, which is not what whoever
-wrote that body expects. Here the body's exception leaves as it is.
+A nursery around a `yield` would wrap every exception of the body in a group, which is not what
+whoever wrote that body expects. Here the body's exception leaves as it is.
 """
 
 from __future__ import annotations

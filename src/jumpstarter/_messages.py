@@ -59,6 +59,7 @@ VERSION: Final = (1, 0)  # a peer with another major is refused; a higher minor 
 MAX_METHOD_NAME: Final = 255  # bytes of UTF-8: its length crosses the wire in one byte
 MAX_TEXT: Final = 1024 * 1024  # characters of an error's text, notes and traceback, each
 KEYWORDS: Final = 0x80  # bit of a CALL's kind: the last argument is a map of keyword arguments
+NESTED: Final = 0x40  # another: the call comes from within a driver's code
 ROOM: Final = bytes(HEADER_SIZE)
 NIL: Final = b"\xc0"  # MessagePack's None
 _MAX_GOAWAY_TEXT: Final = 1024  # characters, cut to as many bytes on the wire
@@ -142,6 +143,7 @@ class CallHead(msgspec.Struct, frozen=True, gc=False):
     target: int
     kind: Kind
     keywords: bool
+    nested: bool
     method: str
 
 
@@ -258,7 +260,9 @@ def decode_value(body: bytes | bytearray, limits: Limits) -> Any:
 # ----------------------------------------------------------------------------------------- CALL
 
 
-def call_prefix(target: int, kind: Kind, method: str, *, keywords: bool = False) -> bytes:
+def call_prefix(
+    target: int, kind: Kind, method: str, *, keywords: bool = False, nested: bool = False
+) -> bytes:
     """Build all of a CALL but its timeout and arguments: constant for a method, so worth keeping.
 
     Raises:
@@ -269,7 +273,7 @@ def call_prefix(target: int, kind: Kind, method: str, *, keywords: bool = False)
     name = method.encode(errors="replace")
     if not 0 < len(name) <= MAX_METHOD_NAME:
         raise ArgumentError(f"a method's name has 1 to {MAX_METHOD_NAME} bytes, not {len(name)}")
-    flags = kind | KEYWORDS if keywords else kind
+    flags = kind | (KEYWORDS if keywords else 0) | (NESTED if nested else 0)
     return ROOM + _CALL.pack(0, target, flags, len(name)) + name
 
 
@@ -295,10 +299,11 @@ def decode_call(payload: bytes) -> tuple[CallHead, bytes]:
         if name_length == 0 or end > len(payload):
             raise ValueError(f"a name of {name_length} bytes in a payload of {len(payload)}")
         method = payload[_CALL.size : end].decode()
-        kind = _KINDS[flags & ~KEYWORDS]
+        kind = _KINDS[flags & ~(KEYWORDS | NESTED)]
     except (struct.error, ValueError, KeyError) as exc:
         raise ArgumentError(f"malformed CALL: {exc}") from exc
-    return CallHead(timeout_ms, target, kind, flags >= KEYWORDS, method), payload[end:]
+    keywords, nested = bool(flags & KEYWORDS), bool(flags & NESTED)
+    return CallHead(timeout_ms, target, kind, keywords, nested, method), payload[end:]
 
 
 _KINDS: Final = {int(kind): kind for kind in Kind}

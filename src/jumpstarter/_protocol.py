@@ -62,7 +62,7 @@ class State(enum.Enum):
 
 
 def mask(*types: FrameType) -> int:
-    return sum(1 << type_ for type_ in types)
+    return sum({1 << type_ for type_ in types})
 
 
 _T = FrameType

@@ -30,6 +30,7 @@ from .._messages import (
     encode_call,
     set_timeout,
 )
+from .._nesting import Nesting, nesting
 from .._roles import ClientProtocol
 from .._signal import Signal
 from .._streams import SlotStream
@@ -68,7 +69,7 @@ class Request:
         DriverInvalidArgument: An argument cannot be encoded; nothing was sent.
     """
 
-    __slots__ = ("buffer", "context", "kind")
+    __slots__ = ("buffer", "context", "kind", "nested")
 
     def __init__(
         self,
@@ -81,9 +82,10 @@ class Request:
         who: str,
     ) -> None:
         self.kind = kind
+        self.nested = nesting.get() is not Nesting.NONE
         self.context = f"method {method!r} of {who}"
         try:
-            prefix = call_prefix(target, kind, method, keywords=bool(kwargs))
+            prefix = call_prefix(target, kind, method, keywords=bool(kwargs), nested=self.nested)
             self.buffer = encode_call(prefix, (*args, kwargs) if kwargs else args)
         except ArgumentError as exc:
             text = f"an argument cannot be sent: {exc}"
@@ -307,6 +309,9 @@ class Channel:
         await trio.lowlevel.checkpoint_if_cancelled()
         while not self._rules.can_call:
             self._check_open(request)
+            if request.nested:
+                text = "not sent: no slot is free, and a driver's own call may not wait for one"
+                raise CallRefused(text, context=request.context)
             await self._for_slot.park()
         self._check_open(request)
         call.slot = self._send(request)

@@ -17,9 +17,15 @@ from typing import Any, Final, TypeVar
 
 import trio
 
+from .._nesting import Nesting, nesting
+from ..errors import CallRefused
+
 __all__ = ["DEFAULT_THREADS", "GeneratorEnd", "Lanes"]
 
 DEFAULT_THREADS: Final = 64  # a blocked thread costs little; a queued call looks like a dead driver
+# Threads for calls that drivers make themselves: whoever calls holds a thread already, so to wait
+# for the same supply would be to wait for oneself. Deeper recursion than this is refused.
+NESTED_THREADS: Final = 256
 # Seconds for an async generator's `finally` when its consumer is gone: time to switch a relay off,
 # and an end to one that waits for ever.
 CLEANUP: Final = 5.0
@@ -45,10 +51,21 @@ class Lanes:
 
     def __init__(self, threads: int = DEFAULT_THREADS) -> None:
         self.limiter = trio.CapacityLimiter(threads)
+        self._nested = trio.CapacityLimiter(NESTED_THREADS)
 
     async def thread(self, function: Callable[..., T], *args: Any) -> T:
-        """Run blocking code in a worker thread. A checkpoint; cancelled, it waits all the same."""
-        return await trio.to_thread.run_sync(function, *args, limiter=self.limiter)
+        """Run blocking code in a worker thread. A checkpoint; cancelled, it waits all the same.
+
+        Raises:
+            CallRefused: A driver has called itself through a client, too many times over.
+        """
+        limiter = self.limiter
+        if nesting.get() is Nesting.NESTED:
+            limiter = self._nested
+            if limiter.available_tokens < 1:
+                text = f"{NESTED_THREADS} calls by drivers are under way, and wait for each other"
+                raise CallRefused(f"{text}; does this one call itself without end?")
+        return await trio.to_thread.run_sync(function, *args, limiter=limiter)
 
     async def call(
         self, method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]

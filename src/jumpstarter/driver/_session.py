@@ -36,6 +36,7 @@ from .._messages import (
     encode_error,
     encode_value,
 )
+from .._nesting import Nesting, nesting
 from .._roles import ServerProtocol
 from .._signal import Signal
 from .._streams import SlotStream
@@ -221,6 +222,7 @@ class Session:
     # ------------------------------------------------------------------------- one call
 
     async def _answer(self, call: _Call, body: bytes) -> None:
+        nesting.set(Nesting.NESTED if call.head.nested else Nesting.CALLED)
         result: bytearray | None = None
         error: tuple[int, ErrorBody] | None = None
         outer: BaseException | None = None
