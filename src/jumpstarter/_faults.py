@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import traceback as tb
 from collections.abc import Mapping
+from typing import Final
 
 from ._messages import ErrorBody
 from .errors import (
@@ -21,8 +22,17 @@ from .errors import (
 
 __all__ = ["describe", "revive"]
 
+# What an exporter says of its own call, a driver may not say of a call that it has made itself: the
+# inner one was refused or cancelled, the outer one has run.
+_OF_ONE_CALL: Final = {
+    Code.REFUSED: Code.UNAVAILABLE,
+    Code.RESOURCE_EXHAUSTED: Code.UNAVAILABLE,
+    Code.CANCELLED: Code.UNKNOWN,
+    Code.DEADLINE_EXCEEDED: Code.TIMED_OUT,
+}
 # Nothing in it may fail: a driver's exception can have a __str__ that raises.
 _NO_TEXT = "<its str() failed>"
+_TRACEBACK_NOTE = "Traceback on the exporter:\n"
 
 
 def describe(
@@ -34,8 +44,8 @@ def describe(
     """Describe what a driver raised.
 
     Args:
-        exc: The exception. A DriverError keeps its own code: a driver that calls another exporter
-            passes on what that one said.
+        exc: The exception. A DriverError keeps its own code (a driver that calls another exporter
+            passes on what that one said) unless that speaks of the inner call only.
         traceback: Send the formatted traceback, which shows the exporter's paths and source.
         codes: Codes for further classes, looked at first.
 
@@ -48,13 +58,16 @@ def describe(
     code = next((code for kind, code in (codes or {}).items() if isinstance(exc, kind)), None)
     if code is None:
         code = exc.code if isinstance(exc, DriverError) else code_for(exc)
+        code = _OF_ONE_CALL.get(code, code)
     members: list[tuple[int, ErrorBody]] = []
     if isinstance(exc, BaseExceptionGroup):
         members = [describe(member, traceback=traceback, codes=codes) for member in exc.exceptions]
         message = exc.message
     else:
         message = _text(exc)
+    # Another exporter's traceback is in ours already, or not for whoever may not see ours.
     notes = [str(note) for note in getattr(exc, "__notes__", ())]
+    notes = [note for note in notes if not note.startswith(_TRACEBACK_NOTE)]
     lines = "".join(tb.format_exception(exc)) if traceback else None
     return code, ErrorBody(type(exc).__name__, message, notes, lines, members)
 
@@ -78,7 +91,7 @@ def revive(code: int, body: ErrorBody, context: str) -> DriverError:
     for note in body.notes:
         error.add_note(note)
     if body.traceback:
-        error.add_note(f"Traceback on the exporter:\n{body.traceback.rstrip()}")
+        error.add_note(_TRACEBACK_NOTE + body.traceback.rstrip())
     return error
 
 

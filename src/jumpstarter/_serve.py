@@ -168,7 +168,7 @@ async def _open_channel(
             stream = await open_stream(parse_address(address), ssl_context=ssl_context)
             channel = Channel(stream, address, limits=limits, token=token)
             await nursery.start(channel.run)
-            nodes = await _report(channel)
+            nodes = await ask_for_report(channel)
         if patience.cancelled_caught or channel is None:
             seconds = limits.hello_timeout
             raise HandshakeError(
@@ -180,7 +180,12 @@ async def _open_channel(
             await channel.aclose()
 
 
-async def _report(channel: Channel) -> list[Node]:
+async def ask_for_report(channel: Channel) -> list[Node]:
+    """Ask an exporter for its device tree.
+
+    Raises:
+        HandshakeError: What came is no report.
+    """
     request = Request(0, Kind.UNARY, "report", who=f"the exporter at {channel.name}")
     try:
         return decode_nodes(await channel.call_raw(request), channel.limits)

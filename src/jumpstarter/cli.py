@@ -2,16 +2,15 @@
 
     python -m jumpstarter serve package.module:Driver --address unix:/run/exporter/socket
 
-Whoever starts an exporter learns from it, and from nothing else:
+What whoever starts an exporter can rely on:
 
-- stdout has one line, `ready: <address>`, from the moment that clients can connect. The log, with
-  what drivers write to it, goes to stderr.
+- stdout has one line, `ready: <address>`, written when clients can connect. The log, with what the
+  drivers say there, goes to stderr.
 - The first SIGTERM or SIGINT drains: no more clients and calls, and those that run may finish within
-  the grace. A second one cancels them. Either way they are waited for, then the drivers are reset
-  and closed. A driver's blocking method that never returns is never abandoned: only SIGKILL ends
-  such an exporter.
-- The exit code is 0 after a drain, 128 + the second signal's number (130 for SIGINT, 143 for SIGTERM)
-  where a second one came, and 2, with one line on stderr, if nothing could be served.
+  the grace. A second one cancels them. Either way they are waited for, and then the drivers are reset
+  and closed. A driver's blocking method is never abandoned; one that never returns needs SIGKILL.
+- The exit code is 0 after a drain; 128 + the signal's number (130 for SIGINT, 143 for SIGTERM) if a
+  second one came; and 2, with one line on stderr, if nothing could be served.
 
 Nobody imports this file but `__main__`.
 """
@@ -20,18 +19,19 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
+import math
 import pkgutil
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import trio
 
-from ._serve import serve_async
+from ._background import open_background
+from ._serve import Server, serve_async
 from ._version import __version__
 from .driver import Driver
 from .driver._lanes import DEFAULT_THREADS
@@ -41,8 +41,7 @@ __all__ = ["main"]
 
 _logger = logging.getLogger("jumpstarter.cli")
 
-# Seconds. What an init system gives a service before it kills it, less some for the drivers to close.
-_DEFAULT_GRACE: Final = 60.0
+_DEFAULT_GRACE: Final = 60.0  # seconds; systemd kills after 90, and the drivers need some to close
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -51,84 +50,198 @@ class _SetupError(Exception):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    For a program's main thread, where signals arrive. Blocks until the exporter has ended.
+    """Run the command line, in a program's main thread, until the exporter has ended.
 
     Args:
-        argv: The arguments after the program's name; by default the process's own.
+        argv: The arguments behind the program's name; by default the process's own.
 
     Returns:
-        The exit code, as said at the top of this file.
+        The exit code.
 
     Raises:
-        SystemExit: The arguments are wrong, or only help was asked for.
+        SystemExit: The arguments are wrong, or only ask for help.
     """
     options = _parser().parse_args(argv)
-    logging.basicConfig(
-        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    log_format = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=options.log_level.upper(), format=log_format)
     try:
         driver = _load_driver(options.driver)
         token = _read_token(options.token_file)
-        return trio.run(_serve, driver, token, _ssl_context(options), options)
+        context = _load_tls(options.address, options.tls_cert, options.tls_key)
+        return trio.run(_serve, driver, token, context, options)
     except (_SetupError, JumpstarterException) as exc:
-        _logger.debug("the exporter cannot start", exc_info=True)
-        print(f"jumpstarter serve: {exc}", file=sys.stderr)  # noqa: T201 - it is for a person
+        _logger.debug("nothing can be served", exc_info=True)
+        sys.stderr.write(f"jumpstarter serve: {exc}\n")
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # while the driver was made
         return 128 + signal.SIGINT
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jumpstarter", description="Drive hardware under test.")
     parser.add_argument("--version", action="version", version=f"jumpstarter {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    serve = commands.add_parser(
-        "serve",
-        help="serve a driver tree until SIGTERM or SIGINT",
-        description="Serve a driver tree until SIGTERM or SIGINT: then calls that run may finish. "
-        "A second signal cancels them.",
-    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    text = "serve a driver tree until SIGTERM or SIGINT"
+    serve = commands.add_parser("serve", help=text, description=text[0].upper() + text[1:] + ".")
     serve.add_argument(
         "driver",
         metavar="MODULE:NAME",
-        help="a Driver class, a function that gives a driver, or a driver; the current directory "
-        "is searched for the module too",
+        help="a driver class, a function that gives a driver, or a driver; modules are searched "
+        "for in the current directory too",
     )
+    _add_access_options(serve)
+    serve.add_argument(
+        "--threads",
+        type=_threads,
+        default=DEFAULT_THREADS,
+        metavar="N",
+        help="blocking driver methods at once (default: %(default)s)",
+    )
+    serve.add_argument(
+        "--grace",
+        type=_seconds,
+        default=_DEFAULT_GRACE,
+        metavar="SECONDS",
+        help="for running calls to finish after the signal; a second signal cancels them "
+        "(default: %(default)g)",
+    )
+    serve.add_argument("--log-level", choices=_LEVELS, default="info", help="default: %(default)s")
+    return parser
+
+
+def _add_access_options(serve: argparse.ArgumentParser) -> None:
     serve.add_argument(
         "--address",
         required=True,
-        help="unix:/path, tcp://host:port or tls://host:port; port 0 takes a free one",
+        help="where to listen: unix:/path, tcp://host:port or tls://host:port; port 0 takes any",
     )
     serve.add_argument(
         "--token-file",
         type=Path,
         metavar="FILE",
-        help="a file with the secret that clients must show; on the command line all could read it",
+        help="holds the secret that clients must show; as an argument, all users could read it",
     )
     serve.add_argument(
-        "--insecure", action="store_true", help="let tcp:// listen beyond this machine, in cleartext"
+        "--insecure", action="store_true", help="let tcp:// listen beyond loopback, in cleartext"
     )
-    serve.add_argument("--tls-cert", type=Path, metavar="FILE", help="for tls://: certificate chain")
+    serve.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificates for tls://, PEM")
     serve.add_argument(
-        "--tls-key", type=Path, metavar="FILE", help="its key, unless --tls-cert has it too"
+        "--tls-key", type=Path, metavar="FILE", help="its private key, if --tls-cert holds none"
     )
-    serve.add_argument(
-        "--threads",
-        type=_positive(int),
-        default=DEFAULT_THREADS,
-        metavar="N",
-        help="drivers' blocking methods at once (default: %(default)s)",
-    )
-    serve.add_argument(
-        "--grace",
-        type=_positive(float),
-        default=_DEFAULT_GRACE,
-        metavar="SECONDS",
-        help="for calls to finish in after the first signal (default: %(default)g)",
-    )
-    serve.add_argument(
-        "--log-level", choices=_LEVELS, default="info", help="(default: %(default)s)"
-    )
-    return parser
+
+
+def _threads(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 up")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 up")
+    return seconds
+
+
+def _load_driver(spec: str) -> Driver:
+    """Import a module, and make a driver of what it has under a name.
+
+    Raises:
+        _SetupError: There is no such module or name, it raised, or it gives no driver.
+    """
+    if spec.count(":") != 1:
+        raise _SetupError(f"{spec!r} names no driver: write package.module:Driver")
+    # `python -m` has the current directory there already, the installed command has not.
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found = pkgutil.resolve_name(spec)
+        driver = found if isinstance(found, Driver) else found()
+    except Exception as exc:
+        text = f"cannot make a driver of {spec!r}: {type(exc).__name__}: {exc}"
+        raise _SetupError(" ".join(text.split())) from exc
+    if not isinstance(driver, Driver):
+        text = f"{spec!r} gives a {type(driver).__name__}, which is no jumpstarter.driver.Driver"
+        raise _SetupError(text)
+    return driver
+
+
+def _read_token(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise _SetupError(f"cannot read --token-file {path}: {exc}") from exc
+    if not token:
+        raise _SetupError(f"--token-file {path} is empty, which would admit everybody")
+    return token
+
+
+def _load_tls(address: str, cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    if cert is None:
+        if key is not None or address.startswith("tls:"):
+            raise _SetupError(f"{address}: give --tls-cert, a file with the certificate")
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(cert, key)
+    except OSError as exc:  # ssl.SSLError is one
+        raise _SetupError(f"cannot use --tls-cert {cert}: {exc}") from exc
+    return context
+
+
+class _Signals:
+    """What has been asked for: the first signal to drain, the second to hurry.
+
+    Attributes:
+        first: Set when the first has come.
+        hurry: Cancelled when the second has.
+        exit_code: Of the process.
+    """
+
+    def __init__(self) -> None:
+        self.first = trio.Event()
+        self.hurry = trio.CancelScope()
+        self.exit_code = 0
+
+    async def watch(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Take all signals until cancelled: later ones must not cut the drivers' closing short."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as arrivals:
+            task_status.started()
+            async for number in arrivals:
+                if self.first.is_set():
+                    self.exit_code = self.exit_code or 128 + number
+                    self.hurry.cancel()
+                self.first.set()
+
+
+async def _serve(
+    driver: Driver, token: str, context: ssl.SSLContext | None, options: argparse.Namespace
+) -> int:
+    signals = _Signals()
+    async with open_background() as nursery:
+        await nursery.start(signals.watch)
+        async with serve_async(
+            driver,
+            options.address,
+            threads=options.threads,
+            token=token,
+            ssl_context=context,
+            insecure=options.insecure,
+        ) as server:
+            sys.stdout.write(f"ready: {server.address}\n")
+            sys.stdout.flush()
+            await signals.first.wait()
+            await _drain(server, options.grace, signals)
+    return signals.exit_code
+
+
+async def _drain(server: Server, grace: float, signals: _Signals) -> None:
+    text = "shutting down: running calls have %g s to finish; a second signal cancels them"
+    _logger.info(text, grace)
+    with signals.hurry:
+        await server.drain(grace)

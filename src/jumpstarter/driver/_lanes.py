@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 import trio
 
 from .._nesting import Nesting, nesting
-from ..errors import CallRefused
+from ..errors import DriverConnectionError
 
 __all__ = ["DEFAULT_THREADS", "GeneratorEnd", "Lanes"]
 
@@ -57,14 +57,14 @@ class Lanes:
         """Run blocking code in a worker thread. A checkpoint; cancelled, it waits all the same.
 
         Raises:
-            CallRefused: A driver has called itself through a client, too many times over.
+            DriverConnectionError: A driver has called itself through a client, too many times over.
         """
         limiter = self.limiter
         if nesting.get() is Nesting.NESTED:
             limiter = self._nested
             if limiter.available_tokens < 1:
                 text = f"{NESTED_THREADS} calls by drivers are under way, and wait for each other"
-                raise CallRefused(f"{text}; does this one call itself without end?")
+                raise DriverConnectionError(f"{text}; does this one call itself without end?")
         return await trio.to_thread.run_sync(function, *args, limiter=limiter)
 
     async def call(

@@ -1,0 +1,1 @@
+"""What drivers and their clients are put together from."""
