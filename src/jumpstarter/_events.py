@@ -118,7 +118,7 @@ class GoawayAcked(msgspec.Struct, frozen=True, gc=False):
     """The peer has seen our GOAWAY: no CALL will come any more."""
 
 
-class ConnectionFailed(msgspec.Struct, frozen=True, gc=False):
+class ConnectionFailed(msgspec.Struct, frozen=True):
     """The peer broke the rules. Always the last event; a GOAWAY that says why is queued."""
 
     error: RemoteProtocolError

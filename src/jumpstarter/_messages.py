@@ -63,10 +63,6 @@ NESTED: Final = 0x40  # another: the call comes from within a driver's code
 ROOM: Final = bytes(HEADER_SIZE)
 NIL: Final = b"\xc0"  # MessagePack's None
 _MAX_GOAWAY_TEXT: Final = 1024  # characters, cut to as many bytes on the wire
-_MAX_GROUP_DEPTH: Final = (
-    8  # levels of an exception group that keep their tree; deeper ones are text
-)
-_SCAN_FROM: Final = 64  # bytes: a shorter message cannot exceed any limit's default
 
 
 class FrameType(enum.IntEnum):
@@ -90,7 +86,7 @@ class Flag(enum.IntEnum):
 
     NONE = 0x00
     END = 0x10  # DATA: the sender's half of the stream is over
-    MORE = 0x20  # CALL, RESULT, ERROR, ITEM, ACCEPT: the message goes on in the next frame
+    MORE = 0x20  # CALL, RESULT, ERROR, ITEM: the message goes on in the next frame
     ACK = 0x40  # PING, GOAWAY: the answer
 
 
@@ -248,8 +244,7 @@ def decode_value(body: bytes | bytearray, limits: Limits) -> Any:
         ArgumentError: It is malformed, or beyond the depth, item or container limits.
     """
     try:
-        if len(body) > _SCAN_FROM:
-            scan(body, limits.max_depth, limits.max_items, limits.max_containers)
+        scan(body, limits.max_depth, limits.max_items, limits.max_containers)
         return _decoder.decode(body)
     except (FramingError, msgspec.DecodeError, UnicodeDecodeError, ValueError, TypeError) as exc:
         raise ArgumentError(f"the {len(body)} bytes cannot be decoded: {exc}") from exc
@@ -314,17 +309,16 @@ _KINDS: Final = {int(kind): kind for kind in Kind}
 
 def encode_error(code: int, body: ErrorBody) -> bytearray:
     """Encode an ERROR. Texts that are too long are cut with a mark, broken Unicode is replaced."""
-    return encode_value(_clean(body, _MAX_GROUP_DEPTH), ROOM + _CODE.pack(code))
+    return encode_value(_clean(body), ROOM + _CODE.pack(code))
 
 
-def _clean(body: ErrorBody, depth: int) -> ErrorBody:
-    members = body.members if depth else []
+def _clean(body: ErrorBody) -> ErrorBody:
     return ErrorBody(
         cut(body.type, MAX_METHOD_NAME),
         cut(body.message),
         [cut(note) for note in body.notes[:64]],
         None if body.traceback is None else cut(body.traceback),
-        [(code, _clean(member, depth - 1)) for code, member in members[:64]],
+        [(code, _clean(member)) for code, member in body.members],
     )
 
 
@@ -351,8 +345,8 @@ def decode_error(payload: bytes, limits: Limits) -> tuple[int, ErrorBody]:
 # ------------------------------------------------------------------------------- the small ones
 
 
-def encode_hello(hello: Hello) -> bytearray:
-    """Encode a HELLO."""
+def encode_hello(hello: Hello) -> bytes:
+    """Encode a HELLO's payload."""
     fixed = _HELLO.pack(
         MAGIC,
         *hello.version,
@@ -363,7 +357,7 @@ def encode_hello(hello: Hello) -> bytearray:
         hello.stream_window,
         hello.ping_ms,
     )
-    return encode_value(_HelloMap(hello.agent, hello.token), ROOM + fixed)
+    return bytes(encode_value(_HelloMap(hello.agent, hello.token), fixed))
 
 
 def decode_hello(payload: bytes) -> Hello:

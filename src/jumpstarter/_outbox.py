@@ -89,6 +89,8 @@ class Outbox:
 
     def message(self, type_: int, slot: int, buffer: bytearray, *, terminal: bool = False) -> None:
         """Queue a message; `buffer` begins with room for a header, and is ours from now on."""
+        if terminal:
+            self._credit.pop(slot, None)  # nothing may follow it, credit neither
         if len(buffer) - HEADER_SIZE <= min(_SMALL, self.max_frame) and slot not in self._lanes:
             seal(buffer, type_, 0, slot)
             self._urgent.append(buffer)
@@ -115,6 +117,12 @@ class Outbox:
     def pong(self, payload: bytes) -> None:
         """Answer the latest PING; an older one that still waits is answered by it too."""
         self._pong = payload
+
+    def goaway_ack(self) -> None:
+        """Answer GOAWAY, once, when the first frame of every CALL that waits has left."""
+        if 0 not in self._lanes:
+            ack = _Message(FrameType.GOAWAY, memoryview(b""), Flag.ACK, terminal=False)
+            self._join_lane(0, ack)
 
     def _join_lane(self, slot: int, message: _Message) -> None:
         lane = self._lanes.get(slot)

@@ -235,7 +235,7 @@ class Protocol:
             raise RemoteProtocolError(f"malformed GOAWAY of {len(payload)} bytes")
         self.going_away = True
         if self._phase is Phase.READY:
-            self.outbox.frame(_T.GOAWAY, 0, b"", Flag.ACK)
+            self.outbox.goaway_ack()
         return ev.GoawayReceived(goaway)
 
     def _on_forbidden(self, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
@@ -298,13 +298,13 @@ class Protocol:
     def _assemble(self, slot_id: int, slot: Slot, flags: int, payload: bytes) -> bytes | None:
         """Join a message's frames. None while MORE is to come; `dropped` says if it was lost."""
         more = flags == Flag.MORE
-        if not more and slot.parts is None:
-            return payload
+        if slot.parts is None:
+            slot.dropped = ""
+            if not more:
+                return payload
+            slot.parts = bytearray()
         if not payload and more:
             raise RemoteProtocolError(f"an empty part of a message on slot {slot_id}")
-        if slot.parts is None:
-            slot.parts = bytearray()
-            slot.dropped = ""
         if len(slot.parts) + len(payload) > self.limits.max_message:
             text = f"a message of over {self.limits.max_message} bytes on slot {slot_id}"
             raise RemoteProtocolError(text, Code.FRAME_SIZE)

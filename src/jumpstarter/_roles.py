@@ -53,7 +53,7 @@ class ClientProtocol(Protocol):
         self._free: list[int] = []
         self._unused = 1  # the lowest slot that was never used
         self._last = 0  # the highest there is
-        self.outbox.message(_T.HELLO, 0, encode_hello(hello))
+        self.outbox.frame(_T.HELLO, 0, encode_hello(hello))
 
     def _role_table(self) -> dict[FrameType, Callable[[int, int, bytes], ev.Event | None]]:
         return {
@@ -206,7 +206,7 @@ class ServerProtocol(Protocol):
         """Answer the client's HELLO with ours: calls may come."""
         if self._phase is not Phase.ADMISSION:
             raise LocalProtocolError("admit without a HELLO to answer")
-        self.outbox.message(_T.HELLO, 0, encode_hello(hello))
+        self.outbox.frame(_T.HELLO, 0, encode_hello(hello))
         self._ready(hello.max_calls)
 
     def refuse(self, code: Code, text: str) -> None:
@@ -304,7 +304,12 @@ class ServerProtocol(Protocol):
         self.outbox.message(_T.RESULT, slot_id, buffer, terminal=True)
 
     def error(self, slot_id: int, buffer: bytearray) -> None:
-        """End a call badly, with what `encode_error` made."""
+        """End a call badly, with what `encode_error` made, or its code alone if the rest is too large."""
+        try:
+            self.check_size(buffer)
+        except ArgumentError as exc:
+            code = int.from_bytes(buffer[HEADER_SIZE : HEADER_SIZE + 2], "little")
+            buffer = encode_error(code, ErrorBody("", f"what it failed with cannot be sent: {exc}"))
         self._terminate(slot_id, "ERROR")
         self.outbox.message(_T.ERROR, slot_id, buffer, terminal=True)
 

@@ -84,6 +84,11 @@ class SlotStream(trio.abc.HalfCloseableStream):
         self._may_send = Signal()
         self._may_receive = Signal()
 
+    @property
+    def complete(self) -> bool:
+        """True if nothing more is to come: the peer's half has ended, or nobody reads any more."""
+        return self._peer_done or self._closed
+
     # ------------------------------------------------------------------ from the connection
 
     def put(self, event: ev.DataReceived) -> None:

@@ -6,9 +6,10 @@ What whoever starts an exporter can rely on:
 
 - stdout has one line, `ready: <address>`, written when clients can connect. The log, with what the
   drivers say there, goes to stderr.
-- The first SIGTERM or SIGINT drains: no more clients and calls, and those that run may finish within
-  the grace. A second one cancels them. Either way they are waited for, and then the drivers are reset
-  and closed. A driver's blocking method is never abandoned; one that never returns needs SIGKILL.
+- The first SIGTERM or SIGINT drains: no more clients and calls, and those that run may finish
+  within the grace. A second one cancels them. Either way they are waited for, and then the drivers
+  are reset and closed. A driver's blocking method is never abandoned, so one that never returns
+  takes a SIGKILL.
 - The exit code is 0 after a drain; 128 + the signal's number (130 for SIGINT, 143 for SIGTERM) if a
   second one came; and 2, with one line on stderr, if nothing could be served.
 

@@ -65,8 +65,8 @@ async def client_for_async(
     """Give the client of a driver, for the length of an `async with` block in a Trio task.
 
     The same for the client's `_async` methods. Driver and client run in the caller's own loop, with
-    its clock: under `trio.testing.MockClock` a driver that sleeps for an hour does so at once. Plain
-    methods of drivers run in threads, which no clock waits for.
+    its clock: under `trio.testing.MockClock` a driver that sleeps for an hour does so at once.
+    Plain methods of drivers run in threads, which no clock waits for.
 
     Args, Yields and Raises: as `client_for`.
     """

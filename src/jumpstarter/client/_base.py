@@ -23,7 +23,7 @@ from .._portal import BlockingPortal
 from ..errors import ClientImportError, DriverTimeoutError
 from ._channel import RemoteGenerator, RemoteStream, Request
 from ._remote import Remote
-from ._streams import BlockingGenerator, BlockingStream
+from ._streams import BlockingGenerator, BlockingStream, Run
 
 __all__ = ["DriverClient", "StubDriverClient"]
 
@@ -152,7 +152,7 @@ class DriverClient:
             RuntimeError: This thread runs a Trio loop, which would deadlock: use `call_async`.
         """
         request = self._request(Kind.UNARY, method, args, kwargs)
-        return self._run_for("call")(self.channel.channel.call, request)
+        return self._run_for("call", request)(self.channel.channel.call, request)
 
     def streamingcall(self, method: str, *args: Any, **kwargs: Any) -> BlockingGenerator:
         """Call an exported generator. The blocking form of `streamingcall_async`.
@@ -162,8 +162,8 @@ class DriverClient:
             block however that is left. Left early without one, the driver is told when the
             generator is collected, or waited for if it is closed, as `yield from` does.
         """
-        run = self._run_for("streamingcall")
         request = self._request(Kind.GENERATOR, method, args, kwargs)
+        run = self._run_for("streamingcall", request)
         return BlockingGenerator(run, self.channel.channel.generate(request))
 
     @contextmanager
@@ -184,11 +184,16 @@ class DriverClient:
         Raises:
             DriverError: The driver could not open it.
         """
-        run = self._run_for("open_stream", twin="stream_async")
         request = self._request(Kind.STREAM, method, args, kwargs)
-        stream = BlockingStream(
-            run, run(self.channel.channel.open_stream, request), self._open.discard
-        )
+        run = self._run_for("open_stream", request, twin="stream_async")
+
+        async def open_it() -> BlockingStream:
+            # Made in there, so that a stream which Ctrl-C keeps from its caller is collected, and
+            # closed by that.
+            remote = await self.channel.channel.open_stream(request)
+            return BlockingStream(run, remote, self._open.discard)
+
+        stream: BlockingStream = run(open_it)
         self._open.add(stream)
         return stream
 
@@ -212,7 +217,7 @@ class DriverClient:
         finally:
             _deadline.reset(token)
 
-    def _run_for(self, asked: str, twin: str = "") -> Callable[..., Any]:
+    def _run_for(self, asked: str, request: Request, twin: str = "") -> Run:
         """Give the way to run coroutines, or say why there is none."""
         portal = self.portal
         if portal is None:
@@ -224,7 +229,8 @@ class DriverClient:
             deadline = _deadline.get()
             if deadline == math.inf:
                 return portal.call(function, *args)
-            return portal.call(_within, deadline - time.monotonic(), function, args)
+            seconds = deadline - time.monotonic()
+            return portal.call(_within, seconds, request.context, function, args)
 
         return run
 
@@ -237,10 +243,13 @@ class DriverClient:
         self.stack.close()
 
 
-async def _within(seconds: float, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+async def _within(
+    seconds: float, context: str, function: Callable[..., Any], args: tuple[Any, ...]
+) -> Any:
     with trio.move_on_after(max(0, seconds)):
         return await function(*args)
-    raise DriverTimeoutError("it took longer than the timeout of the surrounding block")
+    text = "it took longer than the surrounding timeout() allows"
+    raise DriverTimeoutError(text, context=context)
 
 
 @dataclass(kw_only=True, eq=False)

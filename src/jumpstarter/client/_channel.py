@@ -547,6 +547,9 @@ class _StreamCall(_Call):
         self.stream.wake_sender()
 
     def _end(self, failure: DriverError | None) -> None:
+        if failure is None and not self.stream.complete:
+            text = "the exporter ended the stream without its last bytes"
+            failure = DriverError(text, context=self.context)
         super()._end(failure)
         self.stream.finish(failure)
 

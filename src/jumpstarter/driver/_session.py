@@ -194,7 +194,7 @@ class Session:
         self._connection.end(ConnectionError("the exporter has shut down"))
 
     async def _answered(self) -> None:
-        while self._rules.busy and self._connection.ended is None:
+        while self._running and self._connection.ended is None:
             await self._all_answered.park()
 
     # ----------------------------------------------------------------- for the connection

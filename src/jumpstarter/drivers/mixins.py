@@ -30,8 +30,8 @@ class StreamMixin:
     ) -> AbstractContextManager[BlockingStream]:
         """Open the driver's raw stream for the length of a `with` block. Blocks.
 
-        From any thread that runs no Trio loop. Leaving the block closes the stream: what was sent is
-        still delivered, and the driver's code has ended.
+        From any thread that runs no Trio loop. Leaving the block closes the stream: what was sent
+        is still delivered, and the driver's code has ended.
 
         Args:
             method: Name of the `exportstream` method.
