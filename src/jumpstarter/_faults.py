@@ -8,8 +8,8 @@ its tree. Knows no connection.
 from __future__ import annotations
 
 import traceback as tb
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
 
 from ._messages import ErrorBody
 from .errors import (
@@ -30,9 +30,12 @@ _OF_ONE_CALL: Final = {
     Code.CANCELLED: Code.UNKNOWN,
     Code.DEADLINE_EXCEEDED: Code.TIMED_OUT,
 }
-# Nothing in it may fail: a driver's exception can have a __str__ that raises.
-_NO_TEXT = "<its str() failed>"
-_TRACEBACK_NOTE = "Traceback on the exporter:\n"
+_NO_TEXT: Final = "<its str() failed>"
+_TRACEBACK_NOTE: Final = "Traceback on the exporter:\n"
+_MAX_DEPTH: Final = 8  # levels of an exception group that keep their tree; deeper ones are text
+_MAX_MEMBERS: Final = 64  # of one group; the others are counted in a note
+
+T = TypeVar("T")
 
 
 def describe(
@@ -44,8 +47,9 @@ def describe(
     """Describe what a driver raised.
 
     Args:
-        exc: The exception. A DriverError keeps its own code (a driver that calls another exporter
-            passes on what that one said) unless that speaks of the inner call only.
+        exc: The exception; its own code, such as `__str__`, may fail. A DriverError keeps its wire
+            code (a driver that calls another exporter passes on what that one said) unless that
+            speaks of the inner call only.
         traceback: Send the formatted traceback, which shows the exporter's paths and source.
         codes: Codes for further classes, looked at first.
 
@@ -53,30 +57,51 @@ def describe(
         The code and body for `encode_error`. A group of one, which is what a nursery makes of any
         exception, is described as that one.
     """
+    return _describe(exc, codes or {}, _MAX_DEPTH, traceback=traceback)
+
+
+def _describe(
+    exc: BaseException, codes: Mapping[type[BaseException], Code], depth: int, *, traceback: bool
+) -> tuple[Code, ErrorBody]:
     while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
         exc = exc.exceptions[0]
-    code = next((code for kind, code in (codes or {}).items() if isinstance(exc, kind)), None)
-    if code is None:
-        code = exc.code if isinstance(exc, DriverError) else code_for(exc)
-        code = _OF_ONE_CALL.get(code, code)
+    notes = _guarded(_notes, exc, None) or []
+    lines = _guarded(_lines, exc, None) if traceback else None
     members: list[tuple[int, ErrorBody]] = []
-    if isinstance(exc, BaseExceptionGroup):
-        members = [describe(member, traceback=traceback, codes=codes) for member in exc.exceptions]
+    if isinstance(exc, BaseExceptionGroup) and depth:
         message = exc.message
+        kept, rest = exc.exceptions[:_MAX_MEMBERS], exc.exceptions[_MAX_MEMBERS:]
+        members = [_describe(member, codes, depth - 1, traceback=traceback) for member in kept]
+        notes += [f"{len(rest)} more members of the group were left out"] if rest else []
     else:
-        message = _text(exc)
+        message = _guarded(str, exc, _NO_TEXT)
+    return _code(exc, codes), ErrorBody(type(exc).__name__, message, notes, lines, members)
+
+
+def _code(exc: BaseException, codes: Mapping[type[BaseException], Code]) -> Code:
+    code = next((code for kind, code in codes.items() if isinstance(exc, kind)), None)
+    if code is not None:
+        return code
+    code = exc.code if isinstance(exc, DriverError) else code_for(exc)
+    return _OF_ONE_CALL.get(code, code)
+
+
+def _notes(exc: BaseException) -> list[str]:
+    notes = [_guarded(str, note, _NO_TEXT) for note in getattr(exc, "__notes__", ())]
     # Another exporter's traceback is in ours already, or not for whoever may not see ours.
-    notes = [str(note) for note in getattr(exc, "__notes__", ())]
-    notes = [note for note in notes if not note.startswith(_TRACEBACK_NOTE)]
-    lines = "".join(tb.format_exception(exc)) if traceback else None
-    return code, ErrorBody(type(exc).__name__, message, notes, lines, members)
+    return [note for note in notes if not note.startswith(_TRACEBACK_NOTE)]
 
 
-def _text(exc: BaseException) -> str:
+def _lines(exc: BaseException) -> str | None:
+    return "".join(tb.format_exception(exc))
+
+
+def _guarded(function: Callable[..., T], argument: object, otherwise: T) -> T:
+    """Call what may run a driver's own code: to describe a failure must not be one."""
     try:
-        return str(exc)
-    except Exception:  # noqa: BLE001 - any driver's __str__
-        return _NO_TEXT
+        return function(argument)
+    except (Exception, SystemExit):  # noqa: BLE001 - whatever that code raises
+        return otherwise
 
 
 def revive(code: int, body: ErrorBody, context: str) -> DriverError:

@@ -312,6 +312,8 @@ class _BlockingContext(AbstractContextManager[T, bool]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
+        if isinstance(exc, GeneratorExit) and self._loop.dead is not None:
+            return False  # collected, not left: the portal has ended it already
         _refuse_in_trio(self._what)
         self._error = exc
         try:
@@ -436,6 +438,11 @@ class BlockingPortal:
         process. What `func` raises is logged.
         """
         self._loop.post_quietly(functools.partial(func, *args))
+
+    @property
+    def closed(self) -> bool:
+        """True once the portal takes nothing more."""
+        return self._loop.dead is not None
 
     def in_loop_thread(self) -> bool:
         """Say whether the calling thread is the one of this portal's loop."""

@@ -304,7 +304,7 @@ class ServerProtocol(Protocol):
         self.outbox.message(_T.RESULT, slot_id, buffer, terminal=True)
 
     def error(self, slot_id: int, buffer: bytearray) -> None:
-        """End a call badly, with what `encode_error` made, or its code alone if the rest is too large."""
+        """End a call badly, with what `encode_error` made; of what is too large, the code alone."""
         try:
             self.check_size(buffer)
         except ArgumentError as exc:

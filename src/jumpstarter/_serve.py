@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Final
 
 import trio
@@ -18,7 +18,7 @@ import trio
 from ._background import open_background
 from ._limits import DEFAULT_LIMITS, Limits
 from ._messages import Kind, Node, decode_nodes
-from ._portal import start_blocking_portal
+from ._portal import BlockingPortal, start_blocking_portal
 from ._sockets import (
     ListenerSet,
     open_listeners,
@@ -248,13 +248,24 @@ def connect(
     Yields:
         The client of the root driver.
     """
-    with start_blocking_portal() as portal:
-        opened = _open_channel(address, limits, token, ssl_context)
-        with portal.wrap_async_context_manager(opened) as (channel, nodes):
-            client = build_tree(nodes, channel, portal=portal, allow=allow)
-            try:
-                yield client
-            finally:
+    opened = _open_channel(address, limits, token, ssl_context)
+    with start_blocking_portal() as portal, _blocking_client(portal, opened, allow) as client:
+        yield client
+
+
+@contextmanager
+def _blocking_client(
+    portal: BlockingPortal,
+    opened: AbstractAsyncContextManager[tuple[Channel, list[Node]]],
+    allow: Sequence[str] | None,
+) -> Iterator[DriverClient]:
+    with portal.wrap_async_context_manager(opened) as (channel, nodes):
+        # In this thread, not the portal's: it may be importing what a client class is in.
+        client = build_tree(nodes, channel, portal=portal, allow=allow)
+        try:
+            yield client
+        finally:
+            if not portal.closed:  # as it is when an open `with` block meets the interpreter's end
                 client.close()
 
 
@@ -278,12 +289,8 @@ def serve(driver: Driver) -> Iterator[DriverClient]:
     """
     with private_socket_path() as path, start_blocking_portal() as portal:
         served = _serve_locally(driver, f"unix:{path}")
-        with portal.wrap_async_context_manager(served) as (channel, nodes):
-            client = build_tree(nodes, channel, portal=portal, allow=None)
-            try:
-                yield client
-            finally:
-                client.close()
+        with _blocking_client(portal, served, allow=None) as client:
+            yield client
 
 
 @asynccontextmanager
