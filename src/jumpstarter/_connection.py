@@ -30,7 +30,7 @@ __all__ = ["Connection", "Endpoint", "Owner"]
 
 _logger = logging.getLogger("jumpstarter.connection")
 
-_LAST_WORDS: Final = 1.0  # seconds for a final GOAWAY to leave; nothing depends on its arrival
+_LAST_WORDS: Final = 1.0  # seconds for a final GOAWAY to leave, or to be found; a courtesy
 _DIRECT: Final = 1  # calls in flight up to which a frame is written by the task that made it
 
 
@@ -85,7 +85,8 @@ class Connection:
         self._transport = transport
         self._owner = owner
         self._rest: list[bytes | bytearray | memoryview] = []  # taken, not written yet
-        self._writing = False
+        self._writing = False  # the writer is at it, or nothing can be written any more
+        self._broken: Exception | None = None  # why nothing can
         self._wake_writer = Signal()
         self._written = trio.lowlevel.ParkingLot()  # tasks that wait for an empty outbox
         self.last_read = trio.current_time()
@@ -120,14 +121,18 @@ class Connection:
             self.end(exc)
 
     def end(self, reason: Exception) -> None:
-        """End the connection now, for this reason; the first reason stands."""
+        """End the connection now, for this reason.
+
+        The first reason stands, but for a breach: a peer that breaks the rules may hang up as well.
+        """
         if self.ended is None:
-            self.ended = reason
+            self.ended = self.rules.failure or reason
         self._scope.cancel()
 
     def _finish(self) -> None:
         if self.ended is None:
-            self.ended = ConnectionError(f"the connection to {self.name} was cancelled")
+            cancelled = ConnectionError(f"the connection to {self.name} was cancelled")
+            self.ended = self.rules.failure or self._broken or cancelled
         endpoints, self.endpoints = self.endpoints, {}
         for endpoint in endpoints.values():
             endpoint.lost(self.ended)
@@ -138,10 +143,14 @@ class Connection:
 
     async def say_last_words(self) -> None:
         """Give what is queued a moment to leave. A checkpoint; cancelling it loses what is left."""
-        self.flush()
         with trio.move_on_after(_LAST_WORDS):
-            while self._writing and self.ended is None:
-                await self._written.park()
+            await self.written()
+
+    async def written(self) -> None:
+        """Wait until all that is queued has left. A checkpoint if something has not."""
+        self.flush()
+        while self._writing and self._broken is None and self.ended is None:
+            await self._written.park()
 
     # ----------------------------------------------------------------------------- reading
 
@@ -162,7 +171,7 @@ class Connection:
         """Read and act on what came. False once there is nothing more to read."""
         data = await self._transport.read()
         if not data:
-            self.end(ConnectionError(f"{self.name} closed the connection"))
+            self.end(self._broken or ConnectionError(f"{self.name} closed the connection"))
             return False
         self.last_read = trio.current_time()
         for event in self.rules.receive(data):
@@ -209,8 +218,10 @@ class Connection:
         self._owner.freed()
 
     def _report(self, error: RemoteProtocolError) -> None:
-        if self.rules.peer is None and error.code is not Code.VERSION:
-            error.args = (f"{self.name} does not speak jumpstarter's protocol: {error}",)
+        if self.rules.peer is None:
+            known = error.code is Code.VERSION
+            why = "" if known else " does not speak jumpstarter's protocol"
+            error.args = (f"{self.name}{why}: {error}",)
         _logger.warning("connection to %s ended: %s", self.name, error)
 
     # ----------------------------------------------------------------------------- writing
@@ -230,7 +241,7 @@ class Connection:
         try:
             self._rest = self._transport.try_write(batch.buffers)
         except OSError as exc:
-            self.end(ConnectionError(f"the connection to {self.name} broke: {exc}"))
+            self._cannot_write(exc)
             return
         self._tell_drained(batch.drained)
         if self._rest or self.rules.outbox:
@@ -261,6 +272,16 @@ class Connection:
                 text = f"{self.name} took nothing for {stall:g} s"
                 self.end(RemoteProtocolError(text, Code.WRITE_STALL))
                 return
+            except trio.BrokenResourceError as exc:
+                self._cannot_write(exc)
+                return
+
+    def _cannot_write(self, exc: Exception) -> None:
+        """Write nothing more, and let the reader find the end: the peer may have said why."""
+        self._writing = True
+        self._broken = ConnectionError(f"the connection to {self.name} broke: {exc}")
+        self._scope.deadline = trio.current_time() + _LAST_WORDS
+        self._written.unpark_all()
 
     def _tell_drained(self, slots: list[int]) -> None:
         for slot in slots:
@@ -278,8 +299,9 @@ class Connection:
             if trio.current_time() < self.last_read + interval:
                 continue
             asked = trio.current_time()
-            self.rules.ping(b"alive???")
-            self.flush()
+            if self.rules.peer is not None:  # nothing may be said before HELLO
+                self.rules.ping(b"alive???")
+                self.flush()
             await trio.sleep(timeout)
             if self.last_read < asked:
                 silence = math.ceil(trio.current_time() - self.last_read)

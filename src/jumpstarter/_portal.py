@@ -27,13 +27,13 @@ import time
 import weakref
 from collections import deque
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, TypeVarTuple, final, overload
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
     from typing import Unpack
@@ -43,6 +43,9 @@ __all__ = ["BlockingPortal", "in_trio_thread", "start_blocking_portal"]
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+# Seconds. CPython can miss a signal that comes just as a thread falls asleep (1 in some thousands,
+# measured from 3.11 to 3.13), until it wakes up: so a thread that waits for long does so, briefly.
+_SIGNAL_POLL: Final = 1.0
 _EXIT_GRACE: Final = 1.0  # seconds for all open portals together when the interpreter exits
 
 _logger = logging.getLogger("jumpstarter.portal")
@@ -173,7 +176,7 @@ class _Job(Generic[T]):
             self.error = None  # its traceback leads back to this job: leave no cycle
 
 
-class _Loop:
+class _Loop(AbstractContextManager["BlockingPortal", None]):
     """The thread, the loop in it, and what is on its way there.
 
     Shared between threads: `inbox` (appended by any, emptied by the loop), `dead` (None, then why
@@ -193,6 +196,20 @@ class _Loop:
         self.ended = _held_lock()
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
         _loops.add(self)
+
+    def __enter__(self) -> BlockingPortal:
+        try:
+            self.thread.start()
+        except BaseException:
+            self.stop()
+            raise
+        return BlockingPortal(self)
+
+    def __exit__(self, *exc_info: object) -> None:
+        # No generator, which would be left by the garbage collector too, and wait there.
+        self.stop()
+        while not (self.exiting or self.join(_SIGNAL_POLL)):  # when exiting, it has had its time
+            pass
 
     def _run(self) -> None:
         try:
@@ -245,7 +262,8 @@ class _Loop:
         """
         try:
             self.post(callback)
-            lock.acquire()
+            while not lock.acquire(timeout=_SIGNAL_POLL):
+                pass
         except BaseException:  # KeyboardInterrupt, or what another signal's handler has raised
             self._abandon(job)
             raise
@@ -273,17 +291,21 @@ class _Loop:
             with contextlib.suppress(RuntimeError):
                 self._send(self.stopping.set)
 
-    def join(self, timeout: float = -1) -> None:
-        """Wait for the thread's end, not in itself, at most `timeout` seconds (-1: for ever).
+    def join(self, timeout: float) -> bool:
+        """Wait at most `timeout` seconds for the thread's end; say if the wait is over.
 
         Not by `Thread.join`, which takes a thread for ended once Ctrl-C has interrupted it.
         """
-        if self.thread.is_alive() and not self.is_current() and self.ended.acquire(timeout=timeout):
-            self.ended.release()
-            self.thread.join()
+        if not self.thread.is_alive() or self.is_current():
+            return True
+        if not self.ended.acquire(timeout=timeout):
+            return False
+        self.ended.release()
+        self.thread.join()
+        return True
 
     def is_current(self) -> bool:
-        return threading.get_ident() == self.thread.ident
+        return threading.current_thread() is self.thread  # an ident would be used again
 
 
 class _BlockingContext(AbstractContextManager[T, bool]):
@@ -312,8 +334,8 @@ class _BlockingContext(AbstractContextManager[T, bool]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        if isinstance(exc, GeneratorExit) and self._loop.dead is not None:
-            return False  # collected, not left: the portal has ended it already
+        if self._loop.dead is not None:
+            return False  # the portal's end has left it, or the parent of this forked child will
         _refuse_in_trio(self._what)
         self._error = exc
         try:
@@ -425,8 +447,8 @@ class BlockingPortal:
 
         One task enters it, stays, and leaves it, so nurseries and cancel scopes inside work. An
         exception of the body is raised in that task, which may suppress or replace it. Entering and
-        leaving block and raise as `call` does; they may happen in different threads. When the
-        portal closes first, the task is cancelled, and leaving raises RuntimeError.
+        leaving block and raise as `call` does; they may happen in different threads. Leaving does
+        nothing once the portal has closed, which cancels the task, or in a forked child.
         """
         return _BlockingContext(self._loop, cm)
 
@@ -438,11 +460,6 @@ class BlockingPortal:
         process. What `func` raises is logged.
         """
         self._loop.post_quietly(functools.partial(func, *args))
-
-    @property
-    def closed(self) -> bool:
-        """True once the portal takes nothing more."""
-        return self._loop.dead is not None
 
     def in_loop_thread(self) -> bool:
         """Say whether the calling thread is the one of this portal's loop."""
@@ -460,14 +477,14 @@ def _settle(future: Future[T], job: _Job[T]) -> None:
         future.set_exception(job.error)
 
 
-@contextmanager
 def start_blocking_portal(
     *, name: str = "jumpstarter-portal", grace: float = 1.0
-) -> Iterator[BlockingPortal]:
+) -> AbstractContextManager[BlockingPortal]:
     """Run a Trio loop in a daemon thread of its own for as long as the context lasts.
 
     Leaving it cancels all that still runs there, and waits for it without limit; Ctrl-C ends the
-    wait. Left open when the interpreter exits, it has one second to end in.
+    wait. A context that is dropped, but not left, stays open. What is open when the interpreter
+    exits has one second to end in; daemon threads which still wait for a call then never return.
 
     Args:
         name: Of the thread, and of the portal in errors.
@@ -480,13 +497,7 @@ def start_blocking_portal(
     """
     if not grace >= 0:
         raise ValueError(f"grace must be seconds, 0 or more, not {grace}")
-    loop = _Loop(name, min(grace, threading.TIMEOUT_MAX))
-    try:
-        loop.thread.start()
-        yield BlockingPortal(loop)
-    finally:
-        loop.stop()
-        loop.join()
+    return _Loop(name, min(grace, threading.TIMEOUT_MAX))
 
 
 def _stop_at_exit() -> None:

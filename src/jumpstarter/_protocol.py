@@ -7,8 +7,8 @@ add. The specification, with the tables, is docs/protocol.md. In short:
 
 - A slot is busy from its CALL to its terminal frame (RESULT or ERROR), and then free for reuse: the
   transport keeps order, so no late frame can be taken for the next call's.
-- What is legal in a slot is a bit mask of frame types, set where its state changes and nowhere
-else.
+- What may come on a slot, and what we may send on it, are bit masks of frame types, set where its
+  state changes and nowhere else.
 - A server's slot stays busy until its terminal frame has left the outbox, so a peer that does not
   read cannot make us queue more than one answer for each slot.
 - A breach ends the connection: `receive` reports `ConnectionFailed` last, and nothing after it.
@@ -55,7 +55,7 @@ class Phase(enum.Enum):
 class State(enum.Enum):
     """Where a slot stands. A slot that was never used has no state at all."""
 
-    OPENING = enum.auto()  # part of its CALL is still to come, or to go
+    OPENING = enum.auto()  # (server) part of its CALL is still to come
     OPEN = enum.auto()
     ENDED = enum.auto()  # (server) its terminal frame waits in the outbox
     FREE = enum.auto()
@@ -86,11 +86,12 @@ _BEFORE_READY: Final = {Phase.HELLO: mask(_T.HELLO, _T.GOAWAY), Phase.ADMISSION:
 class Slot:
     """One call's share of the connection."""
 
-    __slots__ = ("dropped", "kind", "legal", "parts", "receiving", "sending", "state")
+    __slots__ = ("allowed", "dropped", "kind", "legal", "parts", "receiving", "sending", "state")
 
     def __init__(self) -> None:
         self.state = State.FREE
-        self.legal = 0
+        self.legal = 0  # what may come
+        self.allowed = 0  # what we may send
         self.kind = Kind.UNARY
         self.parts: bytearray | None = None  # a message of which MORE is to come
         self.dropped = ""  # why that message is discarded as it comes, if it is
@@ -109,9 +110,6 @@ class Protocol:
         going_away: True once either side has said GOAWAY: no new call will be accepted.
         late: Frames that crossed a terminal frame and were dropped, as they must be.
     """
-
-    _receives: int  # mask of the frame types that this role may be sent
-    _first: int  # mask of those that may come before the peer's HELLO
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -206,7 +204,13 @@ class Protocol:
             and 1 <= hello.max_calls <= 65535
             and 1 <= hello.stream_window < 2**31
         ):
-            raise RemoteProtocolError(f"HELLO offers limits out of range: {hello}")
+            # Not all of the HELLO: this text is logged, and a token is a secret.
+            text = (
+                f"HELLO offers limits out of range: max_frame {hello.max_frame}, max_message "
+                f"{hello.max_message}, max_calls {hello.max_calls}, stream_window "
+                f"{hello.stream_window}"
+            )
+            raise RemoteProtocolError(text)
         self.peer = hello
         self.outbox.max_frame = hello.max_frame
         return self._hello_done(hello)
@@ -261,8 +265,7 @@ class Protocol:
         if slot is not None and self._is_late(slot, type_):
             self.late += 1
             return None
-        state = "never used" if slot is None else f"{slot.state.name} {slot.kind.name}"
-        raise RemoteProtocolError(f"{type_.name} on slot {slot_id} ({state})")
+        raise RemoteProtocolError(f"{type_.name} on slot {slot_id} ({_standing(slot)})")
 
     def _is_late(self, slot: Slot, type_: FrameType) -> bool:
         raise NotImplementedError
@@ -329,12 +332,11 @@ class Protocol:
             self._pending -= len(slot.parts)
             slot.parts = None
 
-    def _open(self, slot: Slot, kind: Kind, legal: int) -> None:
-        assert self.peer is not None
+    def _open(self, slot: Slot, kind: Kind, legal: int, allowed: int) -> None:
         slot.state = State.OPEN
         slot.kind = kind
         slot.legal = legal
-        slot.dropped = ""
+        slot.allowed = allowed
 
     def _close_windows(self, slot: Slot) -> None:
         slot.sending = None
@@ -355,8 +357,14 @@ class Protocol:
     def _own(self, slot_id: int, verb: str) -> Slot:
         slot = self._slots[slot_id]
         if slot is None or slot.state is not State.OPEN:
-            state = "never used" if slot is None else slot.state.name
-            raise LocalProtocolError(f"{verb} on slot {slot_id}, which is {state}")
+            raise LocalProtocolError(f"{verb} on slot {slot_id} ({_standing(slot)})")
+        return slot
+
+    def _sender(self, slot_id: int, type_: FrameType) -> Slot:
+        """Find the slot on which a frame of this type is to be sent."""
+        slot = self._slots[slot_id]
+        if slot is None or not slot.allowed >> type_ & 1:
+            raise LocalProtocolError(f"{type_.name} on slot {slot_id} ({_standing(slot)})")
         return slot
 
     def sendable(self, slot_id: int) -> int:
@@ -366,16 +374,25 @@ class Protocol:
 
     def data(self, slot_id: int, chunk: bytes, *, end: bool = False) -> None:
         """Send bytes of a raw stream, not more than `sendable`, and perhaps the end of our half."""
-        window = self._own(slot_id, "DATA").sending
-        if window is None or len(chunk) > max(0, window.available):
-            raise LocalProtocolError(f"DATA of {len(chunk)} bytes on slot {slot_id}: no credit")
+        slot = self._sender(slot_id, _T.DATA)
+        window = slot.sending
+        assert window is not None
+        if len(chunk) > window.available or not (chunk or end):
+            text = f"DATA of {len(chunk)} bytes on slot {slot_id}, of {window.available} allowed"
+            raise LocalProtocolError(text)
         window.available -= len(chunk)
+        if end:
+            slot.allowed &= ~mask(_T.DATA)
         self.outbox.data(slot_id, chunk, end=end)
 
     def withdraw(self, slot_id: int) -> None:
-        """Take back the DATA that has not left yet, and its credit: its sender was cancelled."""
+        """Take back the DATA that has not left yet, and its credit: its sender was cancelled.
+
+        An end behind it is taken back too, and for good, since what it would end is not whole.
+        """
         window = self._own(slot_id, "withdraw").sending
-        assert window is not None
+        if window is None:
+            raise LocalProtocolError(f"withdraw on slot {slot_id}, which has no DATA to send")
         window.available += self.outbox.withdraw(slot_id)
 
     def consume(self, slot_id: int, amount: int) -> bool:
@@ -384,7 +401,7 @@ class Protocol:
         Returns:
             True if that made credit for the peer.
         """
-        window = self._own(slot_id, "consume").receiving
+        window = self._sender(slot_id, _T.CREDIT).receiving
         assert window is not None
         delta = window.consume(amount)
         if delta:
@@ -404,6 +421,10 @@ class Protocol:
                 f"the message has {size} bytes and the peer takes {self.peer.max_message}; "
                 "send it in parts, or through a raw stream or a resource"
             )
+
+
+def _standing(slot: Slot | None) -> str:
+    return "never used" if slot is None else f"{slot.state.name} {slot.kind.name}"
 
 
 def frame_name(type_: int) -> str:

@@ -126,7 +126,7 @@ class ClientProtocol(Protocol):
 
     def _end(self, slot_id: int, slot: Slot) -> None:
         slot.state = State.FREE
-        slot.legal = 0
+        slot.legal = slot.allowed = 0
         self._forget_parts(slot)
         self._close_windows(slot)
         self.outbox.drop(slot_id)
@@ -136,9 +136,14 @@ class ClientProtocol(Protocol):
     # ---------------------------------------------------------------------------------- verbs
 
     @property
+    def free(self) -> int:
+        """Slots that are free."""
+        return self._last - self.busy
+
+    @property
     def can_call(self) -> bool:
         """True if a slot is free and no GOAWAY was said."""
-        return not self.going_away and (bool(self._free) or self._unused <= self._last)
+        return not self.going_away and self.free > 0
 
     def call(self, kind: Kind, buffer: bytearray) -> int:
         """Send a CALL, made by `encode_call`.
@@ -161,7 +166,7 @@ class ClientProtocol(Protocol):
         slot = self._slots[slot_id]
         if slot is None:
             slot = self._slots[slot_id] = Slot()
-        self._open(slot, kind, _TO_CLIENT[kind])
+        self._open(slot, kind, _TO_CLIENT[kind], _TO_SERVER[kind])
         if kind is not Kind.UNARY:
             slot.receiving = self._receive_window()
         if kind is Kind.STREAM:
@@ -180,7 +185,7 @@ class ClientProtocol(Protocol):
         Returns:
             False if nothing had left: the slot is free, and no answer will come.
         """
-        slot = self._own(slot_id, "CANCEL")
+        slot = self._sender(slot_id, _T.CANCEL)
         if code is Code.CLOSE:
             self.outbox.message(_T.CANCEL, slot_id, _room(encode_cancel(code)))
             return True
@@ -204,14 +209,20 @@ class ServerProtocol(Protocol):
 
     def admit(self, hello: Hello) -> None:
         """Answer the client's HELLO with ours: calls may come."""
-        if self._phase is not Phase.ADMISSION:
-            raise LocalProtocolError("admit without a HELLO to answer")
-        self.outbox.frame(_T.HELLO, 0, encode_hello(hello))
-        self._ready(hello.max_calls)
+        if self._asked("admit"):
+            self.outbox.frame(_T.HELLO, 0, encode_hello(hello))
+            self._ready(hello.max_calls)
 
     def refuse(self, code: Code, text: str) -> None:
         """Answer the client's HELLO with a GOAWAY instead: it learns this text and nothing else."""
-        self._fail(RemoteProtocolError(text, code))
+        if self._asked("refuse"):
+            self._fail(RemoteProtocolError(text, code))
+
+    def _asked(self, verb: str) -> bool:
+        """Tell if a HELLO waits for its answer; a breach right behind it has answered it."""
+        if self._phase not in (Phase.ADMISSION, Phase.FAILED):
+            raise LocalProtocolError(f"{verb} without a HELLO to answer")
+        return self._phase is Phase.ADMISSION
 
     def _is_late(self, slot: Slot, type_: FrameType) -> bool:
         return slot.state in (State.ENDED, State.FREE) and bool(_LATE >> type_ & 1)
@@ -248,7 +259,7 @@ class ServerProtocol(Protocol):
         except ArgumentError as exc:
             self._refuse_call(slot_id, slot, Code.INVALID_ARGUMENT, str(exc))
             return None
-        self._open(slot, head.kind, _TO_SERVER[head.kind])
+        self._open(slot, head.kind, _TO_SERVER[head.kind], _TO_CLIENT[head.kind])
         if head.kind is not Kind.UNARY:
             slot.sending = self._send_window()
         if head.kind is Kind.STREAM:
@@ -257,6 +268,7 @@ class ServerProtocol(Protocol):
 
     def _refuse_call(self, slot_id: int, slot: Slot, code: Code, text: str) -> None:
         slot.state = State.OPEN
+        slot.allowed = mask(_T.ERROR)
         self.error(slot_id, encode_error(code, ErrorBody("", text)))
 
     def _on_cancel(self, _flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
@@ -300,7 +312,7 @@ class ServerProtocol(Protocol):
             ArgumentError: It is larger than the client takes; the call is still open.
         """
         self.check_size(buffer)
-        self._terminate(slot_id, "RESULT")
+        self._terminate(slot_id, _T.RESULT)
         self.outbox.message(_T.RESULT, slot_id, buffer, terminal=True)
 
     def error(self, slot_id: int, buffer: bytearray) -> None:
@@ -310,17 +322,18 @@ class ServerProtocol(Protocol):
         except ArgumentError as exc:
             code = int.from_bytes(buffer[HEADER_SIZE : HEADER_SIZE + 2], "little")
             buffer = encode_error(code, ErrorBody("", f"what it failed with cannot be sent: {exc}"))
-        self._terminate(slot_id, "ERROR")
+        self._terminate(slot_id, _T.ERROR)
         self.outbox.message(_T.ERROR, slot_id, buffer, terminal=True)
 
-    def _terminate(self, slot_id: int, verb: str) -> None:
-        slot = self._own(slot_id, verb)
+    def _terminate(self, slot_id: int, type_: FrameType) -> None:
+        slot = self._sender(slot_id, type_)
         slot.state = State.ENDED
-        slot.legal = 0
+        slot.legal = slot.allowed = 0
         self._close_windows(slot)
 
     def abandon(self, slot_id: int) -> None:
         """Forget what a slot has still to send: its call was cancelled and an ERROR follows."""
+        self._own(slot_id, "abandon").allowed = mask(_T.ERROR)
         self.outbox.drop(slot_id)
 
     def item(self, slot_id: int, buffer: bytearray) -> None:
@@ -329,8 +342,9 @@ class ServerProtocol(Protocol):
         Raises:
             ArgumentError: It is larger than the client takes; nothing was sent.
         """
-        window = self._own(slot_id, "ITEM").sending
-        if window is None or window.available <= 0:
+        window = self._sender(slot_id, _T.ITEM).sending
+        assert window is not None
+        if window.available <= 0:
             raise LocalProtocolError(f"ITEM on slot {slot_id} without credit")
         self.check_size(buffer)
         window.available -= len(buffer) - HEADER_SIZE + ITEM_COST
@@ -342,9 +356,10 @@ class ServerProtocol(Protocol):
         Raises:
             ArgumentError: It is larger than a frame.
         """
-        self._own(slot_id, "ACCEPT")
+        slot = self._sender(slot_id, _T.ACCEPT)
         if len(buffer) - HEADER_SIZE > MIN_WIRE_FRAME:
             raise ArgumentError(f"a stream's metadata must fit {MIN_WIRE_FRAME} bytes encoded")
+        slot.allowed &= ~mask(_T.ACCEPT)
         self.outbox.message(_T.ACCEPT, slot_id, buffer)
 
 

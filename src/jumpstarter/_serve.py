@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    ExitStack,
+    asynccontextmanager,
+)
+from types import TracebackType
+from typing import Final, TypeAlias
 
 import trio
 
 from ._background import open_background
 from ._limits import DEFAULT_LIMITS, Limits
 from ._messages import Kind, Node, decode_nodes
-from ._portal import BlockingPortal, start_blocking_portal
+from ._portal import start_blocking_portal
 from ._sockets import (
     ListenerSet,
     open_listeners,
@@ -34,11 +40,13 @@ from .driver import Driver
 from .driver._lanes import DEFAULT_THREADS, Lanes
 from .driver._session import Exporter, Session
 from .driver._tree import DeviceTree
-from .errors import ArgumentError, HandshakeError
+from .errors import ArgumentError, DriverError, HandshakeError
 
 __all__ = ["Server", "connect", "connect_async", "serve", "serve_async"]
 
 _logger = logging.getLogger("jumpstarter.exporter")
+
+_Opened: TypeAlias = tuple[Channel, list[Node]]
 
 END_GRACE: Final = 10.0  # seconds for one driver's last `reset`, or `close`; hardware is slow
 
@@ -160,7 +168,7 @@ async def serve_async(
 @asynccontextmanager
 async def _open_channel(
     address: str, limits: Limits, token: str, ssl_context: ssl.SSLContext | None
-) -> AsyncIterator[tuple[Channel, list[Node]]]:
+) -> AsyncIterator[_Opened]:
     """Connect, say HELLO, and ask for the report, all within `hello_timeout`."""
     channel: Channel | None = None
     async with open_background() as nursery:
@@ -184,13 +192,13 @@ async def ask_for_report(channel: Channel) -> list[Node]:
     """Ask an exporter for its device tree.
 
     Raises:
-        HandshakeError: What came is no report.
+        HandshakeError: It gave none, or what came is no report.
     """
     request = Request(0, Kind.UNARY, "report", who=f"the exporter at {channel.name}")
     try:
         return decode_nodes(await channel.call_raw(request), channel.limits)
-    except ArgumentError as exc:
-        raise HandshakeError(f"{channel.name}: {exc}") from exc
+    except (ArgumentError, DriverError) as exc:
+        raise HandshakeError(f"{channel.name} gave no device tree: {exc}") from exc
 
 
 @asynccontextmanager
@@ -231,7 +239,6 @@ async def connect_async(
             client.close()
 
 
-@contextmanager
 def connect(
     address: str,
     *,
@@ -239,38 +246,19 @@ def connect(
     limits: Limits = DEFAULT_LIMITS,
     token: str = "",
     ssl_context: ssl.SSLContext | None = None,
-) -> Iterator[DriverClient]:
+) -> AbstractContextManager[DriverClient, None]:
     """Connect to an exporter from blocking code, for the length of a `with` block.
 
     The blocking form of `connect_async`, with the same arguments and errors. The connection lives
     in a thread of its own; the clients may be used from any thread that runs no Trio loop.
 
-    Yields:
-        The client of the root driver.
+    Returns:
+        A context manager of the client of the root driver.
     """
-    opened = _open_channel(address, limits, token, ssl_context)
-    with start_blocking_portal() as portal, _blocking_client(portal, opened, allow) as client:
-        yield client
+    return _BlockingClient(lambda _: _open_channel(address, limits, token, ssl_context), allow)
 
 
-@contextmanager
-def _blocking_client(
-    portal: BlockingPortal,
-    opened: AbstractAsyncContextManager[tuple[Channel, list[Node]]],
-    allow: Sequence[str] | None,
-) -> Iterator[DriverClient]:
-    with portal.wrap_async_context_manager(opened) as (channel, nodes):
-        # In this thread, not the portal's: it may be importing what a client class is in.
-        client = build_tree(nodes, channel, portal=portal, allow=allow)
-        try:
-            yield client
-        finally:
-            if not portal.closed:  # as it is when an open `with` block meets the interpreter's end
-                client.close()
-
-
-@contextmanager
-def serve(driver: Driver) -> Iterator[DriverClient]:
+def serve(driver: Driver) -> AbstractContextManager[DriverClient, None]:
     """Serve a driver tree to this program itself, for the length of a `with` block.
 
     Over a Unix socket in a private directory, through the whole of the protocol: what works here
@@ -281,22 +269,59 @@ def serve(driver: Driver) -> Iterator[DriverClient]:
     Args:
         driver: The root of the tree.
 
-    Yields:
-        The client of the root driver; its children are its attributes.
+    Returns:
+        A context manager of the client of the root driver; its children are its attributes.
 
     Raises:
         ConfigurationError: The tree cannot be served.
     """
-    with private_socket_path() as path, start_blocking_portal() as portal:
-        served = _serve_locally(driver, f"unix:{path}")
-        with _blocking_client(portal, served, allow=None) as client:
-            yield client
+
+    def open_it(stack: ExitStack) -> AbstractAsyncContextManager[_Opened]:
+        return _serve_locally(driver, f"unix:{stack.enter_context(private_socket_path())}")
+
+    return _BlockingClient(open_it, allow=None)
 
 
 @asynccontextmanager
-async def _serve_locally(driver: Driver, address: str) -> AsyncIterator[tuple[Channel, list[Node]]]:
+async def _serve_locally(driver: Driver, address: str) -> AsyncIterator[_Opened]:
     async with (
         serve_async(driver, address, send_tracebacks=True),
         _open_channel(address, DEFAULT_LIMITS, "", None) as opened,
     ):
         yield opened
+
+
+class _BlockingClient(AbstractContextManager[DriverClient, None]):
+    """The `with` block of `connect` and `serve`.
+
+    A class and not a generator, which the garbage collector would leave as well, in whatever
+    thread, and wait there for the drivers' end. One that is dropped without being left stays open
+    until the interpreter exits.
+    """
+
+    def __init__(
+        self,
+        open_it: Callable[[ExitStack], AbstractAsyncContextManager[_Opened]],
+        allow: Sequence[str] | None,
+    ) -> None:
+        self._open = open_it
+        self._allow = allow
+
+    def __enter__(self) -> DriverClient:
+        with ExitStack() as stack:
+            opening = self._open(stack)
+            portal = stack.enter_context(start_blocking_portal())
+            channel, nodes = stack.enter_context(portal.wrap_async_context_manager(opening))
+            # In this thread, not the portal's: it may be importing what a client class is in.
+            client = build_tree(nodes, channel, portal=portal, allow=self._allow)
+            stack.callback(client.close)
+            self._left = stack.pop_all()
+        return client
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._left.__exit__(exc_type, exc, traceback)

@@ -7,6 +7,7 @@ sides, so `aclose` is theirs; this file knows neither clients nor drivers.
 
 from __future__ import annotations
 
+import operator
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,6 +80,7 @@ class SlotStream(trio.abc.HalfCloseableStream):
         self._broken: Exception | None = None  # why bytes are missing, if any are
         self._sent_eof = False
         self._closed = False
+        self._torn = False  # a part, and not all, of what `send_all` was last given has been sent
         self._sending = False
         self._receiving = False
         self._may_send = Signal()
@@ -124,7 +126,7 @@ class SlotStream(trio.abc.HalfCloseableStream):
             trio.ClosedResourceError: This stream, or our half of it, was closed here.
             trio.BrokenResourceError: The peer or the connection is gone; `__cause__` says why.
         """
-        chunk = data if type(data) is bytes else bytes(data)
+        chunk = data if type(data) is bytes else bytes(memoryview(data))
         with self._busy_sending():
             self._check_sendable()
             await trio.lowlevel.checkpoint()
@@ -132,11 +134,11 @@ class SlotStream(trio.abc.HalfCloseableStream):
             try:
                 while offset < len(chunk):
                     offset += await self._send_some(chunk, offset)
-                await self._left()
             except BaseException:
                 if not self.over:
                     self._rules.withdraw(self.slot)
                 raise
+            self._torn = False
 
     async def _send_some(self, chunk: bytes, offset: int) -> int:
         while True:
@@ -147,16 +149,13 @@ class SlotStream(trio.abc.HalfCloseableStream):
             await self._may_send.wait()
         whole = offset == 0 and credit >= len(chunk)
         piece = chunk if whole else chunk[offset : offset + credit]
+        self._torn = True
         self._rules.data(self.slot, piece)
         self._connection.flush()
-        await self._left()
-        return len(piece)
-
-    async def _left(self) -> None:
-        """Wait until nothing of ours is queued."""
-        while not self.over and self._rules.outbox.has_lane(self.slot):
+        while self._rules.outbox.has_lane(self.slot):
             await self._may_send.wait()
-            self._check_closed()
+            self._check_sendable()
+        return len(piece)
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait for credit. A checkpoint; raises as `send_all` does."""
@@ -221,7 +220,7 @@ class SlotStream(trio.abc.HalfCloseableStream):
             trio.BrokenResourceError: Bytes are missing: the driver failed, or the connection is
                 gone. `__cause__` says why. All that had come before was received.
         """
-        if max_bytes is not None and max_bytes < 1:
+        if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError(f"max_bytes must be at least 1, not {max_bytes!r}")
         with self._busy_receiving():
             self._check_closed()

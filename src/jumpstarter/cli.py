@@ -19,6 +19,7 @@ Nobody imports this file but `__main__`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import math
 import pkgutil
@@ -31,8 +32,7 @@ from typing import Final
 
 import trio
 
-from ._background import open_background
-from ._serve import Server, serve_async
+from ._serve import serve_async
 from ._version import __version__
 from .driver import Driver
 from .driver._lanes import DEFAULT_THREADS
@@ -196,7 +196,10 @@ def _load_tls(address: str, cert: Path | None, key: Path | None) -> ssl.SSLConte
 
 
 class _Signals:
-    """What has been asked for: the first signal to drain, the second to hurry.
+    """Counts the signals that ask for the end: the first to drain, the second to hurry.
+
+    Its handlers stay until the process ends. Trio's `open_signal_receiver` would restore the old
+    ones, and with them the death by a signal that comes when all but the exit is done.
 
     Attributes:
         first: Set when the first has come.
@@ -208,41 +211,38 @@ class _Signals:
         self.first = trio.Event()
         self.hurry = trio.CancelScope()
         self.exit_code = 0
+        self._token = trio.lowlevel.current_trio_token()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
 
-    async def watch(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Take all signals until cancelled: later ones must not cut the drivers' closing short."""
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as arrivals:
-            task_status.started()
-            async for number in arrivals:
-                if self.first.is_set():
-                    self.exit_code = self.exit_code or 128 + number
-                    self.hurry.cancel()
-                self.first.set()
+    def _handle(self, number: int, _frame: object) -> None:
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._count, number)
+
+    def _count(self, number: int) -> None:
+        if self.first.is_set():
+            self.exit_code = self.exit_code or 128 + number
+            self.hurry.cancel()
+        self.first.set()
 
 
 async def _serve(
     driver: Driver, token: str, context: ssl.SSLContext | None, options: argparse.Namespace
 ) -> int:
     signals = _Signals()
-    async with open_background() as nursery:
-        await nursery.start(signals.watch)
-        async with serve_async(
-            driver,
-            options.address,
-            threads=options.threads,
-            token=token,
-            ssl_context=context,
-            insecure=options.insecure,
-        ) as server:
-            sys.stdout.write(f"ready: {server.address}\n")
-            sys.stdout.flush()
-            await signals.first.wait()
-            await _drain(server, options.grace, signals)
+    async with serve_async(
+        driver,
+        options.address,
+        threads=options.threads,
+        token=token,
+        ssl_context=context,
+        insecure=options.insecure,
+    ) as server:
+        sys.stdout.write(f"ready: {server.address}\n")
+        sys.stdout.flush()
+        await signals.first.wait()
+        text = "shutting down: running calls have %g s to finish; a second signal cancels them"
+        _logger.info(text, options.grace)
+        with signals.hurry:
+            await server.drain(options.grace)
     return signals.exit_code
-
-
-async def _drain(server: Server, grace: float, signals: _Signals) -> None:
-    text = "shutting down: running calls have %g s to finish; a second signal cancels them"
-    _logger.info(text, grace)
-    with signals.hurry:
-        await server.drain(grace)

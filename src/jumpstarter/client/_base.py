@@ -19,8 +19,8 @@ from uuid import UUID
 import trio
 
 from .._messages import Kind
-from .._portal import BlockingPortal
-from ..errors import ClientImportError, DriverTimeoutError
+from .._portal import BlockingPortal, in_trio_thread
+from ..errors import CallRefused, ClientImportError, Code, DriverError, DriverTimeoutError
 from ._channel import RemoteGenerator, RemoteStream, Request
 from ._remote import Remote
 from ._streams import BlockingGenerator, BlockingStream, Run
@@ -102,7 +102,8 @@ class DriverClient:
         """Call an exported generator and iterate over what it yields.
 
         Best used as `async with client.streamingcall_async(...) as items: async for ...`. Nothing
-        is sent before the first step; arguments and errors as for `call_async`.
+        is sent before the block is entered, or, without one, before the first step; arguments and
+        errors as for `call_async`.
         """
         self._check_loop("streamingcall_async")
         request = self._request(Kind.GENERATOR, method, args, kwargs)
@@ -203,7 +204,8 @@ class DriverClient:
 
         A context manager rather than an argument, so that it holds for methods of client classes
         too, which call on without knowing of it. An inner block can only shorten an outer one. When
-        the time is up the driver's code is cancelled, as by a Trio cancel scope.
+        the time is up the driver's code is cancelled, as by a Trio cancel scope. Do not `yield`
+        from within the block: whoever holds the generator would be under the timeout too.
 
         Args:
             seconds: How long, from now.
@@ -220,12 +222,18 @@ class DriverClient:
     def _run_for(self, asked: str, request: Request, twin: str = "") -> Run:
         """Give the way to run coroutines, or say why there is none."""
         portal = self.portal
+        name = f"{type(self).__name__}.{asked}"
+        twin = twin or f"{asked}_async"
         if portal is None:
-            name = f"{type(self).__name__}.{asked}"
             text = f"{name} blocks, and this client was connected for Trio code"
-            raise RuntimeError(f"{text}; await {twin or asked + '_async'} instead")
+            raise RuntimeError(f"{text}; use {twin} instead")
+        if in_trio_thread():
+            text = f"{name} blocks, and would block the Trio loop that runs in this thread"
+            raise RuntimeError(f"{text}; use {twin} of a client for Trio code, or a worker thread")
 
         def run(function: Callable[..., Any], *args: Any) -> Any:
+            if self.channel.channel.closed:
+                raise CallRefused("not sent: the client was closed", context=request.context)
             deadline = _deadline.get()
             if deadline == math.inf:
                 return portal.call(function, *args)
@@ -235,12 +243,23 @@ class DriverClient:
         return run
 
     def close(self) -> None:
-        """Close what was opened through this client and its children. Again, it does nothing."""
-        for child in self.children.values():
-            child.close()
-        for stream in list(self._open):
+        """Close what was opened through this client and its children. Again, it does nothing.
+
+        All of it is closed, whatever one of them raises. What a raw stream that was left open has
+        failed with is logged.
+        """
+        with ExitStack() as everything:
+            everything.callback(self.stack.close)
+            for stream in self._open.copy():
+                everything.callback(self._close_left, stream)
+            for child in self.children.values():
+                everything.callback(child.close)
+
+    def _close_left(self, stream: BlockingStream) -> None:
+        try:
             stream.close()
-        self.stack.close()
+        except DriverError as exc:
+            self.logger.warning("a stream was left open, and has failed: %s", exc)
 
 
 async def _within(
@@ -249,7 +268,7 @@ async def _within(
     with trio.move_on_after(max(0, seconds)):
         return await function(*args)
     text = "it took longer than the surrounding timeout() allows"
-    raise DriverTimeoutError(text, context=context)
+    raise DriverTimeoutError(text, code=Code.DEADLINE_EXCEEDED, context=context)
 
 
 @dataclass(kw_only=True, eq=False)

@@ -44,6 +44,7 @@ from ..errors import (
     DriverError,
     DriverInvalidArgument,
     DriverTimeoutError,
+    HandshakeError,
 )
 
 __all__ = ["Channel", "RemoteGenerator", "RemoteStream", "Request"]
@@ -106,7 +107,8 @@ class _Call:
         self.done = False
         self.failure: DriverError | None = None
         self.value: bytes = b""
-        self._changed = Signal()
+        self._changed = Signal()  # for the task that has made the call
+        self._ended: trio.Event | None = None  # for all others, once there is one
         self._gave_up = False
 
     def received(self, event: ev.SlotEvent) -> None:
@@ -124,6 +126,7 @@ class _Call:
         pass
 
     def lost(self, reason: Exception) -> None:
+        self._gave_up = False  # whether its driver has ended, nobody will tell
         self._end(CallOutcomeUnknown(f"sent, but not answered: {reason}", context=self.context))
 
     def _end(self, failure: DriverError | None) -> None:
@@ -132,11 +135,25 @@ class _Call:
         if self._gave_up:
             _logger.info("%s has ended on the exporter at last", self.context)
         self._changed.set()
+        if self._ended is not None:
+            self._ended.set()
+
+    def taken_back(self) -> None:
+        """Nothing of it had been sent, and nothing will be."""
+        self._end(CallRefused("taken back before it was sent", context=self.context))
 
     async def wait(self) -> None:
-        """Wait until it is over, however it ends. A checkpoint; cancelling it changes nothing."""
+        """Wait until it is over, however it ends. For the task that has made the call."""
         while not self.done:
             await self._changed.wait()
+
+    async def join(self) -> None:
+        """The same for any number of tasks: whoever closes the client waits beside the caller."""
+        if self.done:
+            return
+        if self._ended is None:
+            self._ended = trio.Event()
+        await self._ended.wait()
 
     async def cancel(self, exc: BaseException | None = None) -> None:
         """Ask the exporter to end it, and wait for the word that it has, within the grace.
@@ -150,10 +167,11 @@ class _Call:
             return
         grace = self.channel.limits.cancel_grace
         with trio.move_on_after(grace, shield=True):
-            await self.wait()
+            await self.join()
         if not self.done:
             text = f"{self.context}: cancelled, but its driver had not ended after {grace:g} s"
-            _logger.warning("%s; its slot stays busy until it has", text)
+            if not self._gave_up:
+                _logger.warning("%s; its slot stays busy until it has", text)
             self._gave_up = True
             if exc is not None:
                 exc.add_note(text)
@@ -194,6 +212,7 @@ class Channel:
         self._greeted = trio.Event()
         self._closing = False
         self._for_slot = trio.lowlevel.ParkingLot()
+        self._promised = 0  # free slots that belong to tasks which were woken and have yet to run
         self._token = trio.lowlevel.current_trio_token()
 
     # -------------------------------------------------------------------------------- life
@@ -202,21 +221,19 @@ class Channel:
         """Run the connection until it ends; it has started once both HELLOs were exchanged.
 
         Raises:
-            HandshakeError: The peer is no jumpstarter, refused us, or said nothing.
-            ConnectionError: It broke before that.
+            HandshakeError: The peer is no jumpstarter, refused us, said nothing, or has gone.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._connection.run)
             self._connection.flush()
             await self._greeted.wait()
-            if self._rules.peer is None or self._rules.failure is not None:
-                assert self._connection.ended is not None
-                failure = self._connection.ended
-            else:
-                failure = None
+            failure = self._connection.ended
+            if failure is None:
                 task_status.started()
-        if failure is not None:
+        if isinstance(failure, HandshakeError):
             raise failure
+        if failure is not None:
+            raise HandshakeError(str(failure)) from failure
 
     async def aclose(self) -> None:
         """Cancel what is still under way, wait for its end within the grace, and disconnect.
@@ -236,6 +253,11 @@ class Channel:
     def ended(self) -> Exception | None:
         """Why the connection is over, None while it is not."""
         return self._connection.ended
+
+    @property
+    def closed(self) -> bool:
+        """True once it was closed by us: nothing is sent any more."""
+        return self._closing
 
     def check_loop(self, asked: str) -> None:
         """Refuse a Trio call from another loop than ours.
@@ -262,8 +284,10 @@ class Channel:
         """A slot may be free, or the connection has ended."""
         if self._connection.ended is not None or self._rules.going_away:
             self._greeted.set()
+            self._promised += len(self._for_slot)
             self._for_slot.unpark_all()
         elif self._for_slot:
+            self._promised += 1
             self._for_slot.unpark()
 
     # ------------------------------------------------------------------------------ calls
@@ -307,24 +331,30 @@ class Channel:
     async def _open(self, call: _Call, request: Request) -> None:
         """Send the CALL, once there is a slot. A checkpoint if there is none."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        while not self._rules.can_call:
-            self._check_open(request)
-            if request.nested:
-                text = "not sent: no slot is free, and a driver's own call may not wait for one"
-                raise CallRefused(text, context=request.context)
-            await self._for_slot.park()
-        self._check_open(request)
-        call.slot = self._send(request)
-        self._connection.endpoints[call.slot] = call
-        self._connection.flush()
-
-    def _send(self, request: Request) -> int:
+        self._check_sendable(request)
+        if self._rules.free <= self._promised:
+            await self._wait_for_slot(request)
         deadline = trio.current_effective_deadline()
         if deadline != math.inf:
             remaining = math.ceil((deadline - trio.current_time()) * 1000)
             request.set_timeout(max(1, min(remaining, _MAX_TIMEOUT_MS)))
+        call.slot = self._rules.call(request.kind, request.buffer)
+        self._connection.endpoints[call.slot] = call
+        self._connection.flush()
+
+    async def _wait_for_slot(self, request: Request) -> None:
+        """Wait in order: a slot that gets free is promised to whoever has waited longest."""
+        if request.nested:
+            text = "not sent: no slot is free, and a driver's own call may not wait for one"
+            raise CallRefused(text, context=request.context)
+        await self._for_slot.park()
+        self._promised -= 1
+        self._check_open(request)
+
+    def _check_sendable(self, request: Request) -> None:
+        self._check_open(request)
         try:
-            return self._rules.call(request.kind, request.buffer)
+            self._rules.check_size(request.buffer)
         except ArgumentError as exc:
             raise DriverInvalidArgument(str(exc), context=request.context) from exc
 
@@ -348,7 +378,7 @@ class Channel:
         asked = self._rules.cancel(call.slot, code)
         if not asked:
             del self._connection.endpoints[call.slot]
-            call.done = True
+            call.taken_back()
             self.freed()
         self._connection.flush()
         return asked
@@ -401,8 +431,9 @@ class _GeneratorCall(_Call):
     def received(self, event: ev.SlotEvent) -> None:
         match event:
             case ev.ItemReceived():
-                self.items.append(event)
-                self._changed.set()
+                if self.failure is None:  # nothing may follow a gap
+                    self.items.append(event)
+                    self._changed.set()
             case ev.MessageDropped(terminal=False):
                 self.channel.ask_to_end(self, Code.CANCELLED)
                 self.failure = DriverError(event.reason, context=self.context)
@@ -436,9 +467,9 @@ class RemoteGenerator:
         self.value: Any = None
 
     @property
-    def over(self) -> bool:
-        """True once it has ended, or been ended."""
-        return self._over
+    def running(self) -> bool:
+        """True while the driver's generator may be: it was started and has not ended."""
+        return self._call is not None and not self._call.done
 
     def __aiter__(self) -> Self:
         return self
@@ -459,8 +490,7 @@ class RemoteGenerator:
 
     async def receive(self) -> bytes:
         """The same, still encoded, for who decodes elsewhere."""
-        if self._busy:
-            raise trio.BusyResourceError("another task is iterating over this generator")
+        self._check_idle()
         if self._over:
             raise StopAsyncIteration
         self._busy = True
@@ -479,6 +509,10 @@ class RemoteGenerator:
         finally:
             self._busy = False
         raise StopAsyncIteration
+
+    def _check_idle(self) -> None:
+        if self._busy:
+            raise trio.BusyResourceError("another task is iterating over this generator")
 
     async def _start(self) -> _GeneratorCall:
         if self._call is None:
@@ -503,9 +537,19 @@ class RemoteGenerator:
         """End the driver's generator if it has not ended; its `finally` has run when this returns.
 
         A checkpoint, shielded for at most `cancel_grace` seconds. Items not taken are lost.
+
+        Raises:
+            trio.BusyResourceError: Another task is waiting for an item: cancel that one.
         """
+        self._check_idle()
         await self._end(None)
         await trio.lowlevel.checkpoint()
+
+    def close_soon(self) -> None:
+        """The same without waiting, from any thread: for finalizers."""
+        self._over = True
+        if self._call is not None and self.running:
+            self._channel.ask_to_end_soon(self._call)
 
     async def __aenter__(self) -> Self:
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -517,9 +561,8 @@ class RemoteGenerator:
         await self._end(exc)
 
     def __del__(self) -> None:
-        call = self._call
-        if call is not None and not self._over and not call.done:
-            self._channel.ask_to_end_soon(call)
+        if not self._over:
+            self.close_soon()
 
 
 class _StreamCall(_Call):
@@ -591,19 +634,26 @@ class RemoteStream(SlotStream):
         """Close the stream: what was sent is still delivered, what was not received is lost.
 
         A checkpoint. The driver's code has ended when this returns, which takes as long as the
-        device takes for what was sent, at most `linger` seconds. Cancelled, the driver's code is
-        cancelled too, and what it had not taken yet is lost.
+        device takes for what was sent, at most `linger` seconds. Cancelled, or while part of a
+        `send_all` has not been sent, the driver's code is cancelled too, and what it had not taken
+        yet is lost: it never sees a proper end behind bytes that are missing.
         """
-        was_closed = self._closed
+        try:
+            # Before anything is said: what a timeout has cut short must not look finished.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if not self._torn:
+                await self._close_in_order()
+        finally:
+            self.shut()
+            self._cut = self._cut or not self._call.done
+            await self._call.cancel()
+        await trio.lowlevel.checkpoint()
+
+    async def _close_in_order(self) -> None:
         call = self._call
-        if not call.done and not was_closed:
+        if not self._closed and not call.done:
             self.send_end()
             call.channel.ask_to_end(call, Code.CLOSE)
         self.shut()
-        try:
-            await trio.lowlevel.checkpoint()
-            with trio.move_on_after(call.channel.limits.linger):
-                await call.wait()
-        finally:
-            self._cut = not call.done
-            await call.cancel()
+        with trio.move_on_after(call.channel.limits.linger):
+            await call.join()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 import trio
 
+from .._portal import in_trio_thread
 from ..errors import DriverConnectionError, DriverError, EndOfStream
 
 if TYPE_CHECKING:
@@ -69,9 +70,15 @@ class BlockingGenerator(Generator[Any, None, Any]):
         raise exc.with_traceback(tb) if tb is not None else exc
 
     def close(self) -> None:
-        """End the driver's generator; blocks until its code has ended, or `cancel_grace` passed."""
-        if not self._remote.over:
+        """End the driver's generator; blocks until its code has ended, or `cancel_grace` passed.
+
+        In a thread that runs a Trio loop, where a collector may call it, it only tells the
+        exporter.
+        """
+        if self._remote.running and not in_trio_thread():
             self._run(self._remote.aclose)
+        else:
+            self._remote.close_soon()
 
     def __enter__(self) -> Self:
         return self

@@ -93,7 +93,7 @@ def _build(
     children: dict[str, DriverClient],
     allow: Sequence[str] | None,
 ) -> DriverClient:
-    who = f"driver {node.name or 'root'!r} ({node.client:.200})"
+    who = f"driver {node.name or 'root'!r:.100} ({node.client:.200})"
     try:
         uuid = UUID(node.uuid)
     except ValueError:
@@ -126,7 +126,7 @@ def _client_class(path: str, who: str, allow: Sequence[str] | None) -> type[Driv
     except ModuleNotFoundError as exc:
         text = f"{who}: its client class cannot be imported: {exc}"
         raise ClientImportError(f"{text}; install the package that has it here too") from exc
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         text = f"{who}: importing its client class failed: {type(exc).__name__}: {exc}"
         raise ClientImportError(text) from exc
     if not (isinstance(cls, type) and issubclass(cls, DriverClient)):

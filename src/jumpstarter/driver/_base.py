@@ -10,13 +10,17 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 from ..errors import ConfigurationError
 
-__all__ = ["Driver", "walk"]
+__all__ = ["Driver", "run_alone", "walk"]
+
+# The driver whose verb is being run for it alone: whoever goes through the tree sees to the others.
+_alone: Final[ContextVar[Driver | None]] = ContextVar("_alone", default=None)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -46,7 +50,7 @@ class Driver(ABC):
         self.logger = logging.getLogger(name)
         try:
             self.logger.setLevel(self.log_level)
-        except ValueError as exc:
+        except (ValueError, TypeError) as exc:
             raise ConfigurationError(f"{name}: log_level {self.log_level!r}: {exc}") from exc
 
     @classmethod
@@ -62,29 +66,49 @@ class Driver(ABC):
         return {}
 
     def reset(self) -> None:
-        """Bring the device into its known state; the base class resets the children.
+        """Bring the device into its known state; the base class resets all drivers below.
 
-        Runs through the tree, parents before children, when serving begins and again when it ends.
-        Runs in a worker thread. An override need not call this one for the children to be reset.
+        A server runs it for each driver of the tree, parents before children, when serving begins
+        and again when it ends, in a worker thread. An override need not call this one for that.
         """
         _pass_on(self, "reset")
 
     def close(self) -> None:
-        """Let go of the device; the base class closes the children.
+        """Let go of the device; the base class closes all drivers below.
 
-        Runs through the tree, parents before children, after the last `reset`, when every call has
-        ended. Runs in a worker thread. What it raises is logged, and the others are still closed.
-        An override need not call this one for the children to be closed.
+        A server runs it for each driver of the tree, parents before children, after the last
+        `reset`, when every call has ended, in a worker thread. What it raises is logged, and the
+        others are still closed. An override need not call this one for that.
         """
         _pass_on(self, "close")
 
 
+def run_alone(driver: Driver, verb: str) -> None:
+    """Run one driver's `reset` or `close`, with nothing passed on to those below."""
+    token = _alone.set(driver)
+    try:
+        getattr(driver, verb)()
+    finally:
+        _alone.reset(token)
+
+
 def _pass_on(driver: Driver, verb: str) -> None:
-    """Do what the base class does for children, unless whoever ends the tree visits each anyway."""
-    if getattr(driver, "_visited", False):
+    """Run a verb for each driver below: once, after all of its parents, whatever others raise."""
+    if _alone.get() is driver:
         return
-    for child in driver.children.values():
-        getattr(child, verb)()
+    # The last place of one that hangs in two is behind both of its parents.
+    below = {id(other): other for other, _, _ in reversed(list(walk(driver)))}
+    del below[id(driver)]
+    failures: list[Exception] = []
+    for other in reversed(below.values()):
+        try:
+            run_alone(other, verb)
+        except Exception as exc:  # noqa: BLE001 - raised again when all have had their turn
+            failures.append(exc)
+    if len(failures) > 1:
+        raise ExceptionGroup(f"{verb} of {len(failures)} drivers failed", failures)
+    if failures:
+        raise failures[0]
 
 
 def walk(root: Driver) -> Iterator[tuple[Driver, Driver | None, str]]:
@@ -95,7 +119,8 @@ def walk(root: Driver) -> Iterator[tuple[Driver, Driver | None, str]]:
         driver that hangs in two places comes twice.
 
     Raises:
-        ConfigurationError: A driver is its own ancestor, or a child is not a driver.
+        ConfigurationError: A driver is its own ancestor, a child is not a driver, or children are
+            no dict.
     """
     stack: list[tuple[object, Driver | None, str, tuple[int, ...]]] = [(root, None, "", ())]
     while stack:
@@ -106,7 +131,15 @@ def walk(root: Driver) -> Iterator[tuple[Driver, Driver | None, str]]:
         if id(driver) in above:
             text = f"driver {name!r} ({type(driver).__name__}) is a child of itself"
             raise ConfigurationError(f"{text}; a device tree cannot have circles")
+        children = _children_of(driver)
         yield driver, parent, name
         below = (*above, id(driver))
-        children = reversed(driver.children.items())
-        stack.extend((child, driver, key, below) for key, child in children)
+        stack.extend((child, driver, key, below) for key, child in reversed(children.items()))
+
+
+def _children_of(driver: Driver) -> dict[str, Driver]:
+    children = getattr(driver, "children", None)
+    if not isinstance(children, dict):
+        text = f"the children of {type(driver).__name__} are a {type(children).__name__}"
+        raise ConfigurationError(f"{text}, not a dict; does its __init__ call super().__init__()?")
+    return children

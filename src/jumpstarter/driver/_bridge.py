@@ -31,12 +31,17 @@ class Device(Protocol):
         """Take the end of the client's half, where the stream has such a thing."""
 
 
+def _as_bytes(data: Any) -> bytes:
+    """Copy any buffer; `bytes` alone would make zeros of a number, and take a list."""
+    return data if type(data) is bytes else bytes(memoryview(data))
+
+
 class _TrioDevice:
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     async def receive(self) -> bytes:
-        return bytes(await self._stream.receive_some())
+        return _as_bytes(await self._stream.receive_some())
 
     async def send(self, data: bytes) -> None:
         await self._stream.send_all(data)
@@ -56,7 +61,7 @@ class _AnyioDevice:
     async def receive(self) -> bytes:
         try:
             # An empty piece is no end here, and would be taken for one further on.
-            while not (data := bytes(await self._stream.receive())):
+            while not (data := _as_bytes(await self._stream.receive())):
                 pass
         except self._end:
             return b""

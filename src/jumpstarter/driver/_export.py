@@ -34,11 +34,13 @@ def export(function: F) -> F:
 
     Args:
         function: The method. It comes back unchanged, with a mark on it.
+
+    Raises:
+        TypeError: It is no method that a class defines: a property, or a builtin.
     """
     inner = inspect.unwrap(getattr(function, "raw_function", function))
     yields = inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner)
-    setattr(function, _MARK, Kind.GENERATOR if yields else Kind.UNARY)
-    return function
+    return _mark(function, Kind.GENERATOR if yields else Kind.UNARY)
 
 
 def exportstream(function: F) -> F:
@@ -50,8 +52,19 @@ def exportstream(function: F) -> F:
 
     Args:
         function: The method. It comes back unchanged, with a mark on it.
+
+    Raises:
+        TypeError: It is no method that a class defines: a property, or a builtin.
     """
-    setattr(function, _MARK, Kind.STREAM)
+    return _mark(function, Kind.STREAM)
+
+
+def _mark(function: F, kind: Kind) -> F:
+    try:
+        setattr(function, _MARK, kind)
+    except AttributeError:
+        text = f"a {type(function).__name__} cannot be exported; write a method, and export that"
+        raise TypeError(text) from None
     return function
 
 
@@ -83,9 +96,15 @@ def _build(cls: type) -> dict[str, Exported]:
     table: dict[str, Exported] = {}
     for name in sorted({name for base in cls.__mro__ for name in vars(base)}):
         attribute = inspect.getattr_static(cls, name)
-        function = getattr(attribute, "__func__", attribute)  # static and class methods
-        if inspect.isroutine(function) or callable(function):
-            kind = inspect.getattr_static(function, _MARK, None)
-            if kind is not None and hasattr(attribute, "__get__"):
-                table[name] = Exported(name, kind, attribute)
+        kind = _kind_of(attribute)
+        if kind is not None:
+            table[name] = Exported(name, kind, attribute)
     return table
+
+
+def _kind_of(attribute: object) -> Kind | None:
+    """Find the mark without running code of the attribute's: it can be anything."""
+    kind = inspect.getattr_static(attribute, _MARK, None)
+    if kind is None and isinstance(attribute, (staticmethod, classmethod)):
+        kind = inspect.getattr_static(attribute.__func__, _MARK, None)
+    return kind if hasattr(type(attribute), "__get__") else None

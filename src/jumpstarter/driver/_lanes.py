@@ -5,13 +5,15 @@ thread, under a limiter of the exporter's own, and is waited for: a thread canno
 device operation that goes on behind the caller's back is what this library exists to prevent. Code
 in a thread that may take long can ask `trio.from_thread.check_cancelled()`.
 
-Whoever calls here sees coroutines and async iterators, and never which lane it was.
+Whoever calls here sees coroutines, and never which lane it was.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, Callable, Generator
+import math
+from collections.abc import Awaitable, Callable, Iterator
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -20,26 +22,17 @@ import trio
 from .._nesting import Nesting, nesting
 from ..errors import DriverConnectionError
 
-__all__ = ["DEFAULT_THREADS", "GeneratorEnd", "Lanes"]
+__all__ = ["DEFAULT_THREADS", "Lanes"]
 
 DEFAULT_THREADS: Final = 64  # a blocked thread costs little; a queued call looks like a dead driver
 # Threads for calls that drivers make themselves: whoever calls holds a thread already, so to wait
 # for the same supply would be to wait for oneself. Deeper recursion than this is refused.
 NESTED_THREADS: Final = 256
-# Seconds for an async generator's `finally` when its consumer is gone: time to switch a relay off,
-# and an end to one that waits for ever.
+# Seconds for the `finally` of an async generator that is ended at a `yield`: time to switch a relay
+# off, and an end to one that waits for ever.
 CLEANUP: Final = 5.0
 
 T = TypeVar("T")
-
-
-class GeneratorEnd:
-    """The last thing that `Lanes.iterate` gives: what the generator returned."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: object = None) -> None:
-        self.value = value
 
 
 class Lanes:
@@ -73,44 +66,112 @@ class Lanes:
         """Run a method to its result."""
         if inspect.iscoroutinefunction(method):
             return await method(*args, **kwargs)
-        result = await self.thread(partial(method, *args, **kwargs))
+        _, result = await self.thread(_begin, partial(method, *args, **kwargs))
         # A decorator can hide that a method is `async`: then what came back is to be awaited.
         return await result if inspect.isawaitable(result) else result
 
     async def iterate(
-        self, method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
-    ) -> AsyncGenerator[Any, None]:
-        """Run a generator; gives its items, and then a `GeneratorEnd`.
+        self,
+        method: Callable[..., Any],
+        args: list[Any],
+        kwargs: dict[str, Any],
+        send: Callable[[Any], Awaitable[None]],
+    ) -> Any:
+        """Run a generator to its end, and give what it returned.
 
-        Drive it from one task, from start to `aclose`: an async generator may hold a nursery.
-        However it ends, the generator's `finally` has run; an async one has `CLEANUP` seconds for
-        it.
+        However it ends, the generator's `finally` has run. Where `send` is cancelled or fails, an
+        async generator has `CLEANUP` seconds for it, a plain one as long as it takes.
+
+        Args:
+            method: The generator function.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+            send: Takes each item. It runs where the `yield` stands: a deadline or a nursery which
+                an async generator has around its `yield` cancels it.
+
+        Raises:
+            BaseException: What the generator or `send` has raised.
+            trio.TooSlowError: The `CLEANUP` seconds did not suffice.
         """
         if inspect.isasyncgenfunction(method):
-            source = method(*args, **kwargs)
-        else:
-            source = await self.thread(partial(method, *args, **kwargs))
+            return await _drive(method(*args, **kwargs), send)
+        context, source = await self.thread(_begin, partial(method, *args, **kwargs))
         if hasattr(source, "__anext__"):
-            try:
-                async for item in source:
-                    yield item
-            finally:
-                with trio.move_on_after(CLEANUP, shield=True):
-                    await source.aclose()
-            yield GeneratorEnd()
-            return
+            return await _drive(source, send)
+        step = partial(context.run, _step, source)
         try:
-            while not isinstance(item := await self.thread(_step, source), GeneratorEnd):
-                yield item
-            yield item
+            while not isinstance(item := await self.thread(step), _End):
+                await send(item)
+            return item.value
         finally:
-            with trio.CancelScope(shield=True):  # unbounded, as all threads: never abandoned
-                await self.thread(source.close)
+            if hasattr(source, "close"):
+                with trio.CancelScope(shield=True):  # unbounded, as all threads: never abandoned
+                    await self.thread(context.run, source.close)
 
 
-def _step(source: Generator[Any, None, Any]) -> Any:
+async def _drive(source: Any, send: Callable[[Any], Awaitable[None]]) -> None:
+    """Run an async generator.
+
+    It may `yield` within a nursery or a cancel scope of its own, and then so do we: what cancels
+    `send` is thrown in where it waits, for its scope to catch or pass on, and the scope for its end
+    is there from the beginning, since it could not be opened inside one of the generator's.
+    """
+    with trio.CancelScope() as scope:
+        advance = source.__anext__
+        try:
+            while True:
+                item = await advance()
+                if scope.shield:
+                    scope.shield, scope.deadline = False, math.inf
+                try:
+                    await send(item)
+                    advance = source.__anext__
+                except trio.Cancelled as exc:
+                    if not hasattr(source, "athrow"):
+                        raise
+                    scope.shield, scope.deadline = True, trio.current_time() + CLEANUP
+                    advance = partial(source.athrow, exc)
+        except StopAsyncIteration:
+            pass
+        finally:
+            scope.shield, scope.deadline = True, trio.current_time() + CLEANUP
+            await _aclose(source)
+    if scope.cancelled_caught:
+        raise trio.TooSlowError(f"the generator was ended, and had not cleaned up in {CLEANUP:g} s")
+
+
+async def _aclose(source: Any) -> None:
+    """Close an async iterator, if it can be. A nursery makes a group of what closes a generator."""
+    try:
+        if hasattr(source, "aclose"):
+            await source.aclose()
+    except BaseExceptionGroup as group:
+        rest = group.split(GeneratorExit)[1]
+        if rest is not None:
+            raise rest from None
+
+
+def _begin(function: Callable[[], T]) -> tuple[Context, T]:
+    """Call a method. Gives its context too, which all steps of a generator share, as in a `for`.
+
+    A coroutine that it gives is not for this thread, and Trio lets none out but in a tuple.
+    """
+    context = copy_context()
+    return context, context.run(function)
+
+
+class _End:
+    """What `_step` gives when a generator has ended, with what it returned."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+
+def _step(source: Iterator[Any]) -> Any:
     """Advance a plain generator. StopIteration cannot leave a thread, so its end is a value."""
     try:
         return next(source)
     except StopIteration as stop:
-        return GeneratorEnd(stop.value)
+        return _End(stop.value)

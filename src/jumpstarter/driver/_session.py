@@ -13,7 +13,7 @@ from __future__ import annotations
 import hmac
 import logging
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, NoReturn
 
 import trio
@@ -48,7 +48,7 @@ from ..errors import (
 )
 from ._bridge import Bridge, device_stream
 from ._export import export, exports_of
-from ._lanes import GeneratorEnd, Lanes
+from ._lanes import Lanes
 from ._tree import DeviceTree, Target
 
 __all__ = ["Exporter", "Session"]
@@ -175,7 +175,7 @@ class Session:
         A checkpoint. Cancelling it goes on with the next step at once.
 
         Args:
-            grace: Seconds after which the calls that still run are cancelled.
+            grace: Seconds for calls to end and answers to leave; what still runs then is cancelled.
             text: Told to the client.
         """
         if self._rules.peer is None:
@@ -183,15 +183,18 @@ class Session:
             return
         self._rules.goaway(Code.OK, int(min(grace, 4e6) * 1000), text)
         self._connection.flush()
-        with trio.move_on_after(grace):
-            await self._connection.acked.wait()
-            await self._answered()
-        for call in self._running:
-            call.scope.cancel(reason="the exporter is shutting down")
-        with trio.CancelScope(shield=True):
-            await self._answered()
-            await self._connection.say_last_words()
-        self._connection.end(ConnectionError("the exporter has shut down"))
+        try:
+            with trio.move_on_after(grace):
+                await self._connection.acked.wait()
+                await self._answered()
+                await self._connection.written()
+        finally:
+            for call in self._running:
+                call.scope.cancel(reason="the exporter is shutting down")
+            with trio.CancelScope(shield=True):
+                await self._answered()
+                await self._connection.say_last_words()
+            self._connection.end(ConnectionError("the exporter has shut down"))
 
     async def _answered(self) -> None:
         while self._running and self._connection.ended is None:
@@ -349,17 +352,17 @@ class Session:
     async def _generate(
         self, call: _Call, method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
     ) -> bytearray:
-        items = self._exporter.lanes.iterate(method, args, kwargs)
         sent = 0
-        async with aclosing(items):
-            async for item in items:
-                if isinstance(item, GeneratorEnd):
-                    return self._encode(item.value, "return value")
-                await self._send_item(call, self._encode(item, "item"))
-                sent += 1
-                if sent % _ITEMS_PER_TURN == 0:
-                    await trio.lowlevel.checkpoint()
-        raise AssertionError("iterate ends in a GeneratorEnd")
+
+        async def send(item: object) -> None:
+            nonlocal sent
+            await self._send_item(call, self._encode(item, "item"))
+            sent += 1
+            if sent % _ITEMS_PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
+
+        value = await self._exporter.lanes.iterate(method, args, kwargs, send)
+        return self._encode(value, "return value")
 
     async def _send_item(self, call: _Call, buffer: bytearray) -> None:
         while not self._rules.sendable(call.slot):

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 import msgspec
 import trio
 
-from .._messages import Node
-from ..errors import ConfigurationError
-from ._base import Driver, walk
+from .._limits import DEFAULT_LIMITS
+from .._messages import Node, decode_nodes, encode_value
+from ..errors import ArgumentError, ConfigurationError
+from ._base import Driver, run_alone, walk
 from ._export import Exported, exports_of
 from ._lanes import Lanes
 
@@ -46,7 +47,7 @@ class DeviceTree:
 
     def __init__(self, root: Driver, lanes: Lanes) -> None:
         self._lanes = lanes
-        self._drivers: dict[int, tuple[Driver, str]] = {}  # each once, wherever it hangs
+        self._drivers: dict[int, tuple[Driver, str]] = {}  # each once, after all of its parents
         self.targets: list[Target] = []
         self.nodes: list[Node] = []
         addresses: dict[int, int] = {}
@@ -69,19 +70,19 @@ class DeviceTree:
             labels[_NAME_LABEL] = name
         cls = type(driver)
         title = f"driver {name or 'root'!r} ({cls.__module__}.{cls.__qualname__})"
-        self._drivers.setdefault(id(driver), (driver, title))
+        self._drivers.pop(id(driver), None)  # the last of its places is behind all of its parents
+        self._drivers[id(driver)] = driver, title
         self.targets.append(Target(driver, exports, title))
-        self.nodes.append(
-            Node(
-                target=address,
-                parent=parent,
-                name=name,
-                uuid=str(driver.uuid),
-                labels=labels,
-                client=client,
-                methods={export.name: int(export.kind) for export in exports.values()},
-            )
+        node = Node(
+            target=address,
+            parent=parent,
+            name=name,
+            uuid=str(driver.uuid),
+            labels=labels,
+            client=client,
+            methods={export.name: int(export.kind) for export in exports.values()},
         )
+        self.nodes.append(_readable(node, title))
 
     async def reset(self) -> None:
         """Run every driver's `reset`, parents before children. What one raises is logged."""
@@ -100,24 +101,30 @@ class DeviceTree:
     async def _visit(self, verb: str, grace: float | None) -> None:
         for driver, title in self._drivers.values():
             with trio.move_on_after(float("inf") if grace is None else grace) as scope:
-                try:
-                    await trio.to_thread.run_sync(
-                        _run_alone,
-                        driver,
-                        verb,
-                        abandon_on_cancel=grace is not None,
-                        limiter=self._lanes.limiter,
-                    )
-                except Exception:
-                    _logger.exception("%s of %s failed", verb, title)
+                await trio.to_thread.run_sync(
+                    _attempt,
+                    driver,
+                    verb,
+                    title,
+                    abandon_on_cancel=grace is not None,
+                    limiter=self._lanes.limiter,
+                )
             if scope.cancelled_caught:
                 _logger.error("%s of %s did not end within %g s", verb, title, grace)
 
 
-def _run_alone(driver: Driver, verb: str) -> None:
-    """Run one driver's verb without the base class passing it on: its children have their turn."""
-    driver.__dict__["_visited"] = True
+def _readable(node: Node, title: str) -> Node:
+    """Give back a node that clients can read: labels and names come from a driver's author."""
     try:
-        getattr(driver, verb)()
-    finally:
-        driver.__dict__.pop("_visited", None)
+        decode_nodes(bytes(encode_value([node], b"")), DEFAULT_LIMITS)
+    except ArgumentError as exc:
+        raise ConfigurationError(f"{title} cannot be reported: {exc}") from exc
+    return node
+
+
+def _attempt(driver: Driver, verb: str, title: str) -> None:
+    """Run one driver's verb. Whatever it raises, SystemExit too, the others have their turn."""
+    try:
+        run_alone(driver, verb)
+    except BaseException:
+        _logger.exception("%s of %s failed", verb, title)

@@ -1,0 +1,135 @@
+"""Ends in the middle of something. Not a test: test_process_end.py runs it.
+
+python script_exit.py WHAT [HOW]
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Any
+
+import trio
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from drivers_for_tests import Echo
+from jumpstarter import serve
+from jumpstarter.client import DriverClient
+from jumpstarter.driver import export
+
+
+class Slow(Echo):
+    """Takes for ever, or a while, and says on stdout when it has ended."""
+
+    @export
+    async def sleep(self) -> None:
+        print("started", flush=True)
+        try:
+            await trio.sleep_forever()
+        finally:
+            print("ended", flush=True)
+
+    @export
+    def block(self) -> None:
+        print("started", flush=True)
+        time.sleep(60)
+
+    @export
+    async def tick(self) -> AsyncGenerator[int, None]:
+        try:
+            for number in range(1_000_000):
+                yield number
+        finally:
+            print("ended", flush=True)
+
+
+KEPT: list[object] = []  # so that nothing is collected before the exit
+
+
+def in_thread(function: Callable[..., Any], *args: object) -> None:
+    threading.Thread(target=function, args=args, daemon=True).start()
+
+
+def begin(client: DriverClient, what: str) -> object:
+    """Begin something, and give what must be kept for it to go on."""
+    match what:
+        case "call":
+            in_thread(client.call, "sleep")
+        case "blocking call":
+            in_thread(client.call, "block")
+        case "generator":
+            items = client.streamingcall("tick")
+            next(items)
+            return items
+        case "plain generator":
+            items = client.streamingcall("count", 1_000_000)
+            next(items)
+            return items
+        case "stream":
+            stream = client.open_stream()
+            stream.send(b"half a wor")
+            return stream
+    return None
+
+
+def fork(client: DriverClient) -> None:
+    """Use the client in a forked child, then again in the parent."""
+    child = os.fork()
+    if child == 0:
+        try:
+            client.call("echo", 1)
+        except RuntimeError as exc:
+            print(f"child: {exc}", flush=True)
+            os._exit(0)
+        os._exit(1)
+    status = os.waitpid(child, 0)[1]
+    print(f"child exit {status}, parent {client.call('echo', 'still there')}", flush=True)
+
+
+def interrupted(client: DriverClient) -> None:
+    """Wait in a call for a Ctrl-C."""
+    try:
+        client.call("sleep")
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+    print(client.call("echo", "and on"), flush=True)
+
+
+def collected(client: DriverClient) -> None:
+    """Lose a generator that has not ended, in a cycle, so that only the collector finds it."""
+    gc.disable()
+    items: Any = client.streamingcall("tick")
+    next(items)
+    items.itself = items
+    del items
+    start = time.monotonic()
+    gc.collect()
+    print(f"collected in {time.monotonic() - start:.3f} s", flush=True)
+    time.sleep(1)
+
+
+def main(what: str, how: str = "") -> None:
+    manager = serve(Slow())
+    client = manager.__enter__()  # and never left, but for the three
+    KEPT.append(begin(client, what))
+    if what in {"fork", "interrupted", "collected"}:
+        {"fork": fork, "interrupted": interrupted, "collected": collected}[what](client)
+        manager.__exit__(None, None, None)
+        return
+    if what.endswith("call"):
+        time.sleep(0.3)  # for the driver to have started; nothing else tells this process
+    print(f"exiting {time.monotonic()}", flush=True)
+    if how == "exit":
+        raise SystemExit(7)
+    if how == "error":
+        raise ValueError("the only thing")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,86 @@
+"""However a process with a client ends, it ends soon, with the right exit code, and says nothing.
+
+And what a signal, a fork or the garbage collector does in the middle of a call. All of it can only be
+seen from outside, so each case is a process.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("script_exit.py")
+PATIENCE = 30  # seconds for a process; it takes two
+EXIT = 1.5  # seconds that the promise allows from the last line of the program to its end
+OPEN = ["nothing", "call", "blocking call", "generator", "plain generator", "stream"]
+
+
+def run(*args: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    """Run the script; give how it ended, and how long after its last line."""
+    process = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", str(SCRIPT), *args],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    ended = time.monotonic()
+    exiting = [line for line in process.stdout.splitlines() if line.startswith("exiting")]
+    return process, ended - float(exiting[0].split()[1]) if exiting else 0.0
+
+
+@pytest.mark.parametrize("what", OPEN)
+@pytest.mark.parametrize(("how", "code"), [("", 0), ("exit", 7)])
+def test_a_process_ends_soon_and_quietly_whatever_is_open(what: str, how: str, code: int) -> None:
+    process, took = run(what, how)
+    assert process.returncode == code
+    assert process.stderr == ""
+    # The promise itself, not a measurement: without it, this would take the driver's 60 seconds.
+    assert took < EXIT + 1.0  # the slack is for a machine that is busy with other tests
+
+
+def test_an_exception_with_a_call_open_is_the_only_thing_on_stderr() -> None:
+    process, _ = run("call", "error")
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[0] == "Traceback (most recent call last):"
+    assert process.stderr.count("Traceback") == 1
+    assert process.stderr.splitlines()[-1] == "ValueError: the only thing"
+
+
+def test_a_fork_gives_the_child_an_error_and_leaves_the_parent_alone() -> None:
+    process, _ = run("fork")
+    assert process.stderr == ""
+    child, parent = process.stdout.splitlines()
+    assert "belongs to the parent of this forked process" in child
+    assert parent == "child exit 0, parent still there"
+
+
+def test_ctrl_c_in_a_call_ends_the_driver_and_is_raised_once() -> None:
+    command = [sys.executable, "-X", "dev", "-W", "error", str(SCRIPT), "interrupted"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            assert process.stdout.readline() == "started\n"
+            process.send_signal(signal.SIGINT)
+            # The driver has ended before the caller knows.
+            assert process.stdout.read().splitlines() == ["ended", "interrupted", "and on"]
+            assert process.stderr.read() == ""
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
+
+
+def test_a_generator_that_only_the_collector_finds_is_ended_without_waiting() -> None:
+    process, _ = run("collected")
+    assert process.stderr == ""
+    first, *rest = process.stdout.splitlines()
+    assert first.startswith("collected in 0.")
+    assert rest == ["ended"]
