@@ -1,7 +1,7 @@
 """However a process with a client ends, it ends soon, with the right exit code, and says nothing.
 
-And what a signal, a fork or the garbage collector does in the middle of a call. All of it can only be
-seen from outside, so each case is a process.
+And what a signal, a fork or the garbage collector does in the middle of a call. All of it can only
+be seen from outside, so each case is a process.
 """
 
 from __future__ import annotations

@@ -1,0 +1,206 @@
+"""When a peer is killed, stopped or cut off, the other side knows in time, and knows what it knows.
+
+Every call that was sent ends as *unknown*, every one that was not as *refused*, and the driver's
+code for a lost client has ended. All peers are processes, the cable is a pair of network devices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from exporter_process import ExporterProcess, exporter
+from jumpstarter import Limits, connect_async
+from jumpstarter.client import DriverClient
+from jumpstarter.errors import CallOutcomeUnknown, CallRefused
+
+HERE = Path(__file__).parent
+PATIENCE = 20.0  # seconds for a test; each takes one or two
+SOON = 1.0 + 1.0  # seconds that the promise allows on a Unix socket, and a busy machine's share
+QUICK = Limits(ping_interval=0.3, ping_timeout=0.3)  # the same keepalive, in less time
+DRIVER = "driver_holding:Holding"
+
+
+@contextlib.contextmanager
+def holding_exporter(directory: Path, *options: str) -> Iterator[ExporterProcess]:
+    with exporter(directory, *options, driver=DRIVER, cwd=HERE) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def client_process(address: str, what: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, str(HERE / "script_client.py"), address, what]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "connected\n"
+            yield process
+        finally:
+            process.kill()
+
+
+async def use(client: DriverClient, what: str) -> None:
+    """Do something that the exporter holds for ever."""
+    match what:
+        case "hold" | "hold_thread":
+            await client.call_async(what)
+        case "hold_items":
+            async for _ in client.streamingcall_async(what):
+                pass
+        case "hold_stream":
+            async with client.stream_async(what) as stream:
+                await stream.receive_some()
+
+
+async def ends_unknown(client: DriverClient, what: str, ended: list[str]) -> None:
+    with pytest.raises((CallOutcomeUnknown, trio.BrokenResourceError)) as info:
+        await use(client, what)
+    if isinstance(info.value, trio.BrokenResourceError):  # what Trio code expects of a stream
+        assert isinstance(info.value.__cause__, CallOutcomeUnknown)
+    ended.append(what)
+
+
+EVERYTHING = ["hold", "hold_items", "hold_stream", "hold_thread"]
+
+
+@pytest.mark.parametrize("scheme", ["unix", "tcp"])
+async def test_killing_the_exporter_ends_everything_as_unknown(tmp_path: Path, scheme: str) -> None:
+    options = ("--address", "tcp://127.0.0.1:0") if scheme == "tcp" else ()
+    ended: list[str] = []
+    with trio.fail_after(PATIENCE), holding_exporter(tmp_path, *options) as process:
+        async with connect_async(process.address) as client:
+            async with trio.open_nursery() as nursery:
+                for what in EVERYTHING:
+                    nursery.start_soon(ends_unknown, client, what, ended)
+                await trio.to_thread.run_sync(begun, process, EVERYTHING)
+                process.send(signal.SIGKILL)
+                nursery.cancel_scope.deadline = trio.current_time() + SOON
+            assert sorted(ended) == EVERYTHING
+            with pytest.raises(CallRefused, match="not sent"):
+                await client.call_async("echo")
+
+
+def begun(process: ExporterProcess, what: list[str]) -> None:
+    waiting = {f"{name} begins" for name in what}
+    while waiting:
+        line = process.log_line()
+        waiting = {text for text in waiting if text not in line}
+
+
+@pytest.mark.parametrize("what", ["call", "generator", "stream"])
+async def test_killing_a_client_ends_the_drivers_code(tmp_path: Path, what: str) -> None:
+    method = {"call": "hold", "generator": "hold_items", "stream": "hold_stream"}[what]
+    with trio.fail_after(PATIENCE), holding_exporter(tmp_path) as process:
+        with client_process(process.address, what) as client:
+            await trio.to_thread.run_sync(process.until_logged, f"{method} begins")
+            client.kill()
+            with trio.fail_after(SOON):
+                await trio.to_thread.run_sync(process.until_logged, f"{method} has ended")
+        async with connect_async(process.address) as other:
+            assert await other.call_async("echo", "well") == "well"
+
+
+async def test_a_deadline_bounds_the_driver_of_a_client_that_was_stopped(tmp_path: Path) -> None:
+    with (
+        trio.fail_after(PATIENCE),
+        holding_exporter(tmp_path) as process,
+        client_process(process.address, "deadline") as client,
+    ):
+        await trio.to_thread.run_sync(process.until_logged, "hold begins")
+        client.send_signal(signal.SIGSTOP)
+        await trio.to_thread.run_sync(process.until_logged, "hold has ended")
+
+
+async def test_keepalive_finds_an_exporter_that_has_stopped(tmp_path: Path) -> None:
+    ended: list[str] = []
+    with (
+        trio.fail_after(PATIENCE),
+        holding_exporter(tmp_path, "--address", "tcp://127.0.0.1:0") as process,
+    ):
+        async with (
+            connect_async(process.address, limits=QUICK) as client,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(ends_unknown, client, "hold", ended)
+            await trio.to_thread.run_sync(process.until_logged, "hold begins")
+            process.send(signal.SIGSTOP)
+        assert ended == ["hold"]
+
+
+async def test_a_long_call_survives_many_keepalives(tmp_path: Path) -> None:
+    """No default ends it: the exporter answers the pings, and that is all it takes."""
+    options = ("--address", "tcp://127.0.0.1:0")
+    with trio.fail_after(PATIENCE), holding_exporter(tmp_path, *options) as process:
+        connection = connect_async(process.address, limits=QUICK)
+        async with connection as client:
+            with trio.move_on_after(3) as scope:  # five times as long as silence may last
+                await client.call_async("hold")
+            assert scope.cancelled_caught
+            assert await client.call_async("echo", 1) == 1
+
+
+# ------------------------------------------------------------------------------------ a cable
+
+
+@contextlib.contextmanager
+def cable() -> Iterator[tuple[str, str]]:
+    """A network of two: a namespace for the exporter, and a cable from there to here."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("making network namespaces takes root, and the ip command")
+    name = f"js{uuid.uuid4().hex[:8]}"
+    inside, outside = f"{name}a", f"{name}b"
+    made = ip("netns", "add", name)
+    if made.returncode:
+        pytest.skip(f"network namespaces are not allowed here: {made.stderr.strip()}")
+    try:
+        made = ip("link", "add", outside, "type", "veth", "peer", inside, "netns", name)
+        if made.returncode:
+            pytest.skip(f"a veth pair is not allowed here: {made.stderr.strip()}")
+        for arguments in (
+            ("addr", "add", "198.18.77.1/30", "dev", outside),
+            ("link", "set", outside, "up"),
+            ("-n", name, "addr", "add", "198.18.77.2/30", "dev", inside),
+            ("-n", name, "link", "set", inside, "up"),
+        ):
+            ip(*arguments).check_returncode()
+        yield name, outside
+    finally:
+        ip("netns", "del", name)
+        ip("link", "del", outside)
+
+
+def ip(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [shutil.which("ip") or "ip", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+async def test_a_cable_that_is_pulled_is_found_by_keepalive(tmp_path: Path) -> None:
+    ended: list[str] = []
+    options = ("--address", "tcp://198.18.77.2:0", "--insecure")
+    with (
+        trio.fail_after(PATIENCE),
+        cable() as (namespace, device),
+        exporter(
+            tmp_path, *options, driver=DRIVER, cwd=HERE, prefix=("ip", "netns", "exec", namespace)
+        ) as process,
+    ):
+        async with connect_async(process.address, limits=QUICK) as client:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ends_unknown, client, "hold", ended)
+                await trio.to_thread.run_sync(process.until_logged, "hold begins")
+                ip("link", "set", device, "down").check_returncode()
+            assert ended == ["hold"]
+            with pytest.raises(CallRefused):
+                await client.call_async("echo")
