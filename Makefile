@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml setup.py $(wildcard src/jumpstarter/*.pyx)
 
-.PHONY: venv build demo test lint types bench clean
+.PHONY: venv build demo test soak lint types bench clean
 
 venv: .venv/.stamp
 
@@ -22,6 +22,9 @@ demo: venv
 
 test: demo
 	$(BIN)/python -m pytest
+
+soak: venv
+	LEDGER_ROUNDS=1000 $(BIN)/python -m pytest -s tests/conformance/test_ledger.py
 
 lint: venv
 	$(BIN)/ruff check && $(BIN)/ruff format --check

@@ -1,0 +1,184 @@
+"""What a client was told is what has happened, whatever becomes of the exporter.
+
+Every operation has an id, which the driver appends to a file before it answers. Meanwhile the
+exporter is killed, stopped for a while, or drained, at a random moment of a mixed load. Then the
+two stories are
+compared: nothing was executed twice, nothing that was acknowledged is missing, nothing that was
+refused was executed, and every operation has ended in one of these ways.
+
+`LEDGER_ROUNDS` says how many exporters have to die (200), `LEDGER_SEED` how (a random one,
+printed).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from jumpstarter import connect_async
+from jumpstarter.client import DriverClient
+from jumpstarter.errors import CallCancelled, CallOutcomeUnknown, CallRefused, HandshakeError
+
+ROUNDS = int(os.environ.get("LEDGER_ROUNDS", "200"))
+SEED = int(os.environ.get("LEDGER_SEED", str(random.SystemRandom().randrange(10**6))))
+PATIENCE = 10.0  # seconds for a round, which takes a tenth of one
+SCRIPT = Path(__file__).with_name("script_ledger.py")
+
+
+class Story:
+    """What the clients were told."""
+
+    def __init__(self) -> None:
+        self.attempted = 0
+        self.outcome: dict[str, str] = {}
+
+    def attempt(self) -> str:
+        self.attempted += 1
+        return f"op{self.attempted}"
+
+
+class Exporters:
+    """Starts exporters, and ends them."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def start(self, socket: Path, ledger: Path) -> int:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{socket} {ledger}\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+
+@pytest.fixture
+def exporters() -> Iterator[Exporters]:
+    command = [sys.executable, str(SCRIPT)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield Exporters(process)
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+async def call(client: DriverClient, story: Story, operation: str) -> None:
+    assert await client.call_async("note", operation) == operation
+    story.outcome[operation] = "acknowledged"
+
+
+async def call_in_thread(client: DriverClient, story: Story, operation: str) -> None:
+    assert await client.call_async("note_in_thread", operation) == operation
+    story.outcome[operation] = "acknowledged"
+
+
+async def iterate(client: DriverClient, story: Story, operation: str) -> None:
+    async with client.streamingcall_async("note_items", operation, 20) as items:
+        async for item in items:
+            story.outcome[item] = "acknowledged"
+    story.outcome[operation] = "over"
+
+
+async def talk(client: DriverClient, story: Story, operation: str) -> None:
+    async with client.stream_async("note_stream") as stream:
+        for number in range(5):
+            line = f"{operation}.{number}\n".encode()
+            await stream.send_all(line)
+            answer = b""
+            while answer != line:
+                answer += await stream.receive_some()
+            story.outcome[f"{operation}.{number}"] = "acknowledged"
+    story.outcome[operation] = "over"
+
+
+KINDS: list[Callable[[DriverClient, Story, str], Awaitable[None]]] = [
+    call,
+    call_in_thread,
+    iterate,
+    talk,
+]
+
+
+async def load(client: DriverClient, story: Story, chance: random.Random) -> None:
+    """Do one thing after the other until the exporter is lost."""
+    while True:
+        operation = story.attempt()
+        try:
+            await chance.choice(KINDS)(client, story, operation)
+        except CallRefused:
+            story.outcome[operation] = "refused"
+            return
+        except (CallOutcomeUnknown, CallCancelled, trio.BrokenResourceError):
+            story.outcome[operation] = "unknown"
+            return
+
+
+async def end(exporter: int, chance: random.Random) -> None:
+    """Let something happen to an exporter; in the end it is gone."""
+    await trio.sleep(chance.uniform(0, 0.05))
+    match chance.choice(["kill", "stop", "stop and kill", "drain", "drain and kill"]):
+        case "stop":
+            os.kill(exporter, signal.SIGSTOP)
+            await trio.sleep(chance.uniform(0, 0.03))
+            os.kill(exporter, signal.SIGCONT)
+            await trio.sleep(chance.uniform(0, 0.03))
+        case "stop and kill":
+            os.kill(exporter, signal.SIGSTOP)
+            await trio.sleep(chance.uniform(0, 0.03))
+        case "drain":
+            os.kill(exporter, signal.SIGTERM)
+            return
+        case "drain and kill":
+            os.kill(exporter, signal.SIGTERM)
+            await trio.sleep(chance.uniform(0, 0.005))
+    os.kill(exporter, signal.SIGKILL)
+
+
+async def one_round(
+    exporters: Exporters, directory: Path, story: Story, chance: random.Random
+) -> None:
+    socket = directory / "socket"
+    exporter = exporters.start(socket, directory / "ledger")
+    try:
+        async with connect_async(f"unix:{socket}") as client, trio.open_nursery() as nursery:
+            nursery.start_soon(end, exporter, chance)
+            for _ in range(8):
+                nursery.start_soon(load, client, story, chance)
+    except* HandshakeError:
+        pass  # it was gone before anything was asked
+
+
+async def test_what_a_client_was_told_is_what_has_happened(
+    exporters: Exporters, tmp_path: Path
+) -> None:
+    print(f"LEDGER_SEED={SEED}")
+    chance = random.Random(SEED)
+    story = Story()
+    (tmp_path / "ledger").touch()
+    for _ in range(ROUNDS):
+        with trio.fail_after(PATIENCE):
+            await one_round(exporters, tmp_path, story, chance)
+
+    executed = Counter((tmp_path / "ledger").read_text().splitlines())
+    told = Counter(story.outcome.values())
+    print(f"{story.attempted} attempted, {len(executed)} executed, told: {dict(told)}")
+
+    assert [name for name, times in executed.items() if times > 1] == []
+    acknowledged = {name for name, outcome in story.outcome.items() if outcome == "acknowledged"}
+    assert acknowledged - executed.keys() == set()
+    refused = {name for name, outcome in story.outcome.items() if outcome == "refused"}
+    assert {name for name in executed if name.split(".")[0] in refused} == set()
+    attempted = {f"op{number}" for number in range(1, story.attempted + 1)}
+    assert attempted - story.outcome.keys() == set()  # every one has ended
+    assert {name.split(".")[0] for name in executed} <= attempted
+    # Or the test would show nothing.
+    assert min(told["acknowledged"], told["refused"], told["unknown"]) > ROUNDS / 10
