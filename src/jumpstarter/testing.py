@@ -2,7 +2,7 @@
 
 Nothing between the two is left out but the socket: arguments, results and errors cross the wire's
 own frames, so what works here works from another machine. For a test of the socket too, use
-`jumpstarter.serve`. pytest is imported only by who asks for a fixture.
+`jumpstarter.serve`. pytest is needed only by who asks for a fixture.
 """
 
 from __future__ import annotations

@@ -1,0 +1,355 @@
+"""What tests of whole connections share: deadlines, and the two sides joined in one Trio loop."""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+import trio
+import trio.testing
+
+from jumpstarter import _events as ev
+from jumpstarter import serve
+from jumpstarter._background import open_background
+from jumpstarter._faults import revive
+from jumpstarter._limits import DEFAULT_LIMITS, Limits
+from jumpstarter._messages import (
+    ErrorBody,
+    Hello,
+    Kind,
+    call_prefix,
+    decode_error,
+    decode_value,
+    encode_call,
+    encode_error,
+    encode_value,
+    set_timeout,
+)
+from jumpstarter._roles import ClientProtocol, ServerProtocol
+from jumpstarter.client import DriverClient
+from jumpstarter.client._channel import Channel, Request
+from jumpstarter.driver import Driver
+from jumpstarter.driver._lanes import Lanes
+from jumpstarter.driver._session import Exporter, Session
+from jumpstarter.driver._tree import DeviceTree
+from jumpstarter.errors import Code
+from wire import Frame, frames
+
+__all__ = [
+    "PATIENCE",
+    "ScriptedClient",
+    "ScriptedExporter",
+    "answered",
+    "ask",
+    "channel_over",
+    "channel_to",
+    "in_time",
+    "scripted",
+    "served",
+    "timed",
+]
+
+PATIENCE = 10.0  # seconds; nothing here takes a tenth of it
+
+E = TypeVar("E")
+P = ParamSpec("P")
+Test = Callable[P, Coroutine[Any, Any, None]]
+
+
+@asynccontextmanager
+async def in_time(seconds: float = PATIENCE) -> AsyncIterator[None]:
+    """Fail if the block takes longer.
+
+    Unlike `trio.fail_after` it sets no deadline, which calls would take along to the exporter.
+    """
+    scope = trio.CancelScope()
+
+    async def watch() -> None:
+        await trio.sleep(seconds)
+        scope.cancel()
+
+    async with open_background() as nursery:
+        nursery.start_soon(watch)
+        with scope:
+            yield
+    if scope.cancelled_caught:
+        raise trio.TooSlowError(f"not done after {seconds:g} s")
+
+
+def timed(seconds: float = PATIENCE) -> Callable[[Test[P]], Test[P]]:
+    """Put a whole test `in_time`: a fixture cannot, since it runs in a task of its own."""
+
+    def decorate(test: Test[P]) -> Test[P]:
+        @functools.wraps(test)
+        async def run(*args: P.args, **kwargs: P.kwargs) -> None:
+            async with in_time(seconds):
+                await test(*args, **kwargs)
+
+        return run
+
+    return decorate
+
+
+def ask(method: str, *args: Any, kind: Kind = Kind.UNARY) -> Request:
+    """Make a request to the root driver."""
+    return Request(1, kind, method, args, who="the driver")
+
+
+@asynccontextmanager
+async def channel_to(
+    driver: Driver, *, limits: Limits = DEFAULT_LIMITS, exporter_limits: Limits = DEFAULT_LIMITS
+) -> AsyncIterator[Channel]:
+    """Give a channel to an exporter of this driver, over memory, in this Trio loop."""
+    pair = trio.testing.memory_stream_pair()
+    async with (
+        in_time(),
+        channel_over(pair, driver, limits=limits, exporter_limits=exporter_limits) as channel,
+    ):
+        yield channel
+
+
+@asynccontextmanager
+async def channel_over(
+    pair: tuple[trio.abc.Stream, trio.abc.Stream],
+    driver: Driver,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    exporter_limits: Limits = DEFAULT_LIMITS,
+) -> AsyncIterator[Channel]:
+    """The same over these streams, the client's and the exporter's; the deadline is the test's."""
+    lanes = Lanes()
+    exporter = Exporter(DeviceTree(driver, lanes), lanes, limits=exporter_limits)
+    ours, theirs = pair
+    async with open_background() as nursery:
+        nursery.start_soon(Session(exporter, theirs, "the test").run)
+        channel = Channel(ours, "the exporter", limits=limits)
+        await nursery.start(channel.run)
+        try:
+            yield channel
+        finally:
+            await channel.aclose()
+
+
+class ScriptedExporter:
+    """An exporter of which the test says every frame.
+
+    Attributes:
+        rules: Its side of the protocol; call its verbs, then `send`.
+        stream: To the client.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.rules = ServerProtocol(limits)
+        self.stream = stream
+        self._limits = limits
+        self._received = b""
+        self._events: deque[ev.Event] = deque()
+
+    async def greet(self) -> None:
+        """Exchange HELLOs."""
+        await self.event(ev.HelloReceived)
+        self.rules.admit(Hello.of(self._limits))
+        await self.send()
+
+    async def event(self, kind: type[E]) -> E:
+        """Wait for the next thing that the client does, which must be of this kind."""
+        while not self._events:
+            await self.read()
+        event = self._events.popleft()
+        assert isinstance(event, kind), event
+        return event
+
+    async def read(self) -> None:
+        """Read what the client has sent, once."""
+        data = bytes(await self.stream.receive_some())
+        assert data, "the client has hung up"
+        self._received += data
+        self._events.extend(self.rules.receive(data))
+
+    async def all_frames(self) -> list[Frame]:
+        """Wait for the client to hang up, and give every frame it has ever sent."""
+        async for data in self.stream:
+            self._received += data
+        return frames(self._received)
+
+    async def send(self) -> None:
+        """Send what the rules have queued."""
+        while self.rules.outbox:
+            await self.stream.send_all(b"".join(self.rules.take().buffers))
+
+    async def result(self, slot: int, value: Any = None) -> None:
+        """End a call well."""
+        self.rules.result(slot, encode_value(value))
+        await self.send()
+
+    async def error(self, slot: int, code: Code, text: str = "no") -> None:
+        """End a call badly."""
+        self.rules.error(slot, encode_error(code, ErrorBody("", text)))
+        await self.send()
+
+    async def item(self, slot: int, value: Any) -> None:
+        """Send a generator's next item."""
+        self.rules.item(slot, encode_value(value))
+        await self.send()
+
+    async def goaway(self, text: str) -> None:
+        """Say that no more calls are taken."""
+        self.rules.goaway(Code.OK, 0, text)
+        await self.send()
+
+
+@asynccontextmanager
+async def scripted(
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    exporter_limits: Limits = DEFAULT_LIMITS,
+    make_pair: Callable[
+        [], tuple[trio.abc.Stream, trio.abc.Stream]
+    ] = trio.testing.memory_stream_pair,
+) -> AsyncIterator[tuple[Channel, ScriptedExporter]]:
+    """Give a channel, and the exporter at its other end, once both have said HELLO."""
+    ours, theirs = make_pair()
+    exporter = ScriptedExporter(theirs, exporter_limits)
+    async with in_time(), open_background() as nursery:
+        nursery.start_soon(exporter.greet)
+        channel = Channel(ours, "the exporter", limits=limits)
+        await nursery.start(channel.run)
+        yield channel, exporter
+
+
+class ScriptedClient:
+    """A client of which the test says every frame. It reads, and answers, only when it is told to.
+
+    Attributes:
+        rules: Its side of the protocol; call its verbs, then `send`.
+        stream: To the exporter.
+        session: What answers it there.
+        items: What each generator has given, by its slot.
+    """
+
+    def __init__(
+        self, stream: trio.abc.Stream, session: Session, limits: Limits, token: str
+    ) -> None:
+        self.rules = ClientProtocol(limits, Hello.of(limits, token=token))
+        self.stream = stream
+        self.session = session
+        self.items: defaultdict[int, list[Any]] = defaultdict(list)
+        self._limits = limits
+        self._events: deque[ev.Event] = deque()
+
+    async def greet(self) -> None:
+        """Exchange HELLOs."""
+        await self.send()
+        await self.event(ev.HelloReceived)
+
+    async def send(self) -> None:
+        """Send what the rules have queued."""
+        while self.rules.outbox:
+            await self.stream.send_all(b"".join(self.rules.take().buffers))
+
+    async def event(self, kind: type[E]) -> E:
+        """Wait for the next thing that the exporter does, which must be of this kind."""
+        event = await self.next_event()
+        assert isinstance(event, kind), event
+        return event
+
+    async def next_event(self) -> ev.Event:
+        """Wait for the next thing that the exporter does."""
+        while not self._events:
+            data = bytes(await self.stream.receive_some())
+            assert data, "the exporter has hung up"
+            self._events.extend(self.rules.receive(data))
+        return self._events.popleft()
+
+    def queue(
+        self, method: str, *args: Any, kind: Kind = Kind.UNARY, target: int = 1, timeout_ms: int = 0
+    ) -> int:
+        """Queue a CALL, and give its slot."""
+        buffer = encode_call(call_prefix(target, kind, method), args)
+        set_timeout(buffer, timeout_ms)
+        return self.rules.call(kind, buffer)
+
+    async def call(self, method: str, *args: Any, **options: Any) -> int:
+        """Send a CALL, with the options of `queue`, and give its slot."""
+        slot = self.queue(method, *args, **options)
+        await self.send()
+        return slot
+
+    async def cancel(self, slot: int, code: Code = Code.CANCELLED) -> None:
+        """Ask for the end of a call."""
+        self.rules.cancel(slot, code)
+        await self.send()
+
+    async def answer(self, slot: int) -> Any:
+        """Wait for the terminal frame of a slot, which must be the next to come.
+
+        Returns:
+            The result.
+
+        Raises:
+            DriverError: It is an ERROR.
+        """
+        while True:
+            event = await self.next_event()
+            assert getattr(event, "slot", slot) == slot, event
+            match event:
+                case ev.ResultReceived():
+                    return decode_value(event.body, self._limits)
+                case ev.ErrorReceived():
+                    raise revive(*decode_error(event.body, self._limits), "")
+                case ev.ItemReceived():
+                    self.items[slot].append(decode_value(event.body, self._limits))
+                case ev.AcceptReceived() | ev.DataReceived() | ev.CreditReceived():
+                    pass
+                case _:
+                    raise AssertionError(event)
+
+
+@asynccontextmanager
+async def answered(
+    driver: Driver,
+    *,
+    lanes: Lanes | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    exporter_limits: Limits = DEFAULT_LIMITS,
+    token: str = "",
+    expected_token: str = "",
+    send_tracebacks: bool = False,
+    patience: float = PATIENCE,
+) -> AsyncIterator[ScriptedClient]:
+    """Give a client of a session that serves this driver; it has not said HELLO.
+
+    At the end of the block the client hangs up, and the session has to return.
+    """
+    ours, theirs = trio.testing.memory_stream_pair()
+    lanes = lanes or Lanes()
+    tree = DeviceTree(driver, lanes)
+    exporter = Exporter(
+        tree,
+        lanes,
+        limits=exporter_limits,
+        token=expected_token,
+        send_tracebacks=send_tracebacks,
+    )
+    session = Session(exporter, theirs, "the client")
+    ended = trio.Event()
+
+    async def run() -> None:
+        await session.run()
+        ended.set()
+
+    async with in_time(patience), open_background() as nursery:
+        nursery.start_soon(run)
+        yield ScriptedClient(ours, session, limits, token)
+        await ours.aclose()
+        await ended.wait()
+
+
+@contextmanager
+def served(driver: Driver) -> Iterator[DriverClient]:
+    """Give a driver's client as `serve` does, with a deadline over all blocking calls."""
+    with serve(driver) as client, client.timeout(PATIENCE):
+        yield client

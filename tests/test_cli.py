@@ -1,0 +1,355 @@
+"""`python -m jumpstarter serve`: what it says, to whom, and how it ends."""
+
+from __future__ import annotations
+
+import signal
+import ssl
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import trustme
+
+import jumpstarter
+from exporter_process import PATIENCE, exporter, wait_until_refused
+from jumpstarter.cli import main
+from jumpstarter.client import DriverClient
+from jumpstarter.errors import CallCancelled, DriverError, HandshakeError
+
+LONG = "1000"  # seconds of grace: who waits for its end is killed before
+
+MODULE = '''
+from jumpstarter.driver import Driver, export
+
+class Lamp(Driver):
+    """A driver that has a name."""
+
+    name = "from the class"
+
+    @classmethod
+    def client(cls):
+        return "jumpstarter.client.DriverClient"
+
+    @export
+    def read_name(self):
+        return self.name
+
+def make():
+    lamp = Lamp()
+    lamp.name = "from the function"
+    return lamp
+
+class Abstract(Driver):
+    pass
+
+class Nested:
+    lamp = Lamp()
+    lamp.name = "the instance"
+
+class Broken(Lamp):
+    def __init__(self):
+        raise RuntimeError("the lamp\\nis not plugged in")
+
+text = "no driver at all"
+make_text = str
+'''
+
+
+@pytest.fixture
+def lamps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a directory with the module `lamps`, which is the current one."""
+    (tmp_path / "lamps.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.delitem(sys.modules, "lamps", raising=False)
+    return tmp_path
+
+
+def run_serve(
+    spec: str, *options: str, cwd: Path, python: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run an exporter that does not come so far as to listen."""
+    command = [sys.executable, *python, "-m", "jumpstarter", "serve", spec, *options]
+    command += ["--address", "unix:/nowhere"]
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+
+
+def name_of(address: str) -> object:
+    with jumpstarter.connect(address) as client, client.timeout(PATIENCE):
+        return client.call("read_name")
+
+
+# --- what is served, and where ---
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("lamps:Lamp", "from the class"),
+        ("lamps:make", "from the function"),
+        ("lamps:Nested.lamp", "the instance"),
+    ],
+)
+def test_a_class_or_a_function_or_an_instance_is_served(lamps: Path, spec: str, name: str) -> None:
+    with exporter(lamps, driver=spec, cwd=lamps) as server:
+        assert name_of(server.address) == name
+
+
+def test_the_installed_command_finds_modules_of_the_current_directory_too(lamps: Path) -> None:
+    # -P leaves it out of the path, as the installed command does.
+    result = run_serve("lamps:Broken", cwd=lamps, python=("-P",))
+    assert "the lamp is not plugged in" in result.stderr
+
+
+@pytest.mark.parametrize("address", ["unix:{}/console", "tcp://127.0.0.1:0", "tcp://localhost:0"])
+def test_it_says_where_it_is_ready_in_one_line_and_nothing_else(
+    tmp_path: Path, address: str
+) -> None:
+    with exporter(tmp_path, "--address", address.format(tmp_path)) as server:
+        with jumpstarter.connect(server.address) as client, client.timeout(PATIENCE):
+            assert client.call("echo", "hello") == "hello"
+        server.send(signal.SIGTERM)
+        assert server.rest_of_stdout() == ""
+        assert server.wait() == 0
+    assert not (tmp_path / "console").exists()
+
+
+# --- options ---
+
+
+def test_a_client_must_show_the_token_of_the_token_file(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("s3cret\n")
+    with exporter(tmp_path, "--token-file", str(file)) as server:
+        with pytest.raises(HandshakeError, match="not admitted"):
+            jumpstarter.connect(server.address).__enter__()
+        with jumpstarter.connect(server.address, token="s3cret") as client:  # noqa: S106
+            assert client.call("echo", 1) == 1
+
+
+def test_tls_listens_with_the_certificate_and_the_key(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    cert, key, both = (tmp_path / name for name in ("cert.pem", "key.pem", "both.pem"))
+    issued.cert_chain_pems[0].write_to_path(cert)
+    issued.private_key_pem.write_to_path(key)
+    issued.private_key_and_cert_chain_pem.write_to_path(both)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    for files in (["--tls-cert", str(cert), "--tls-key", str(key)], ["--tls-cert", str(both)]):
+        with (
+            exporter(tmp_path, "--address", "tls://localhost:0", *files) as server,
+            jumpstarter.connect(server.address, ssl_context=context) as client,
+        ):
+            assert client.call("echo", 1) == 1
+
+
+def test_insecure_lets_it_listen_beyond_loopback(tmp_path: Path) -> None:
+    with exporter(tmp_path, "--address", "tcp://0.0.0.0:0", "--insecure") as server:
+        address = server.address.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - no bind
+        with jumpstarter.connect(address) as client:
+            assert client.call("echo", 1) == 1
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_bound_the_blocking_methods_that_run_at_once(tmp_path: Path, threads: int) -> None:
+    def meet(client: DriverClient, patience: float) -> bool:
+        try:
+            client.call("meet", patience)
+        except DriverError:
+            return False
+        return True
+
+    with (
+        exporter(tmp_path, "--threads", str(threads)) as server,
+        jumpstarter.connect(server.address) as client,
+        ThreadPoolExecutor() as pool,
+    ):
+        patience = PATIENCE if threads == 2 else 0.1
+        both = [pool.submit(meet, client, patience) for _ in range(2)]
+        assert [future.result() for future in both] == [threads == 2] * 2
+
+
+@pytest.mark.parametrize(("level", "is_said"), [("info", True), ("warning", False)])
+def test_the_log_level_decides_what_is_said_on_stderr(
+    tmp_path: Path, level: str, is_said: bool
+) -> None:
+    with exporter(tmp_path, "--log-level", level) as server:
+        server.send(signal.SIGTERM)
+        assert ("running calls have 60 s to finish" in server.rest_of_log()) is is_said
+
+
+# --- the end ---
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_lets_running_calls_finish_and_takes_no_more(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with (
+        exporter(tmp_path, "--grace", LONG) as server,
+        jumpstarter.connect(server.address) as client,
+        ThreadPoolExecutor() as pool,
+    ):
+        held = pool.submit(client.call, "hold", "finished")
+        client.call("until_held", 1)
+        server.send(number)
+        wait_until_refused(client)
+        with pytest.raises(HandshakeError):
+            jumpstarter.connect(server.address).__enter__()
+        assert not held.done()
+        server.send(signal.SIGUSR1)
+        assert held.result(PATIENCE) == "finished"
+        assert server.wait() == 0
+        assert "closed" in server.rest_of_log()
+
+
+@pytest.mark.parametrize("value", ["small", b"large" * 1_000_000], ids=["small", "large"])
+def test_the_exporter_ends_as_soon_as_the_last_answers_have_left(
+    tmp_path: Path, value: object
+) -> None:
+    with (
+        exporter(tmp_path, "--grace", LONG) as server,
+        jumpstarter.connect(server.address) as client,
+        ThreadPoolExecutor() as pool,
+    ):
+        held = [pool.submit(client.call, "hold", value) for _ in range(4)]
+        client.call("until_held", 4)
+        server.send(signal.SIGTERM)
+        wait_until_refused(client)
+        server.send(signal.SIGUSR1)
+        assert all(future.result(PATIENCE) == value for future in held)
+        assert server.wait() == 0
+
+
+def test_calls_that_outlast_the_grace_are_cancelled(tmp_path: Path) -> None:
+    with (
+        exporter(tmp_path, "--grace", "0") as server,
+        jumpstarter.connect(server.address) as client,
+        ThreadPoolExecutor() as pool,
+    ):
+        held = pool.submit(client.call, "hold")
+        client.call("until_held", 1)
+        server.send(signal.SIGTERM)
+        with pytest.raises(CallCancelled):
+            held.result(PATIENCE)
+        assert server.wait() == 0
+        log = server.rest_of_log()
+        assert log.index("a held call was cancelled") < log.index("closed")
+
+
+@pytest.mark.parametrize(
+    ("second", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+)
+def test_a_second_signal_cancels_the_calls_and_still_closes_the_drivers(
+    tmp_path: Path, second: signal.Signals, code: int
+) -> None:
+    with (
+        exporter(tmp_path, "--grace", LONG) as server,
+        jumpstarter.connect(server.address) as client,
+        ThreadPoolExecutor() as pool,
+    ):
+        held = [pool.submit(client.call, "hold") for _ in range(4)]
+        client.call("until_held", 4)
+        server.send(signal.SIGTERM)
+        wait_until_refused(client)
+        server.send(second)
+        assert [type(future.exception(PATIENCE)) for future in held] == [CallCancelled] * 4
+        assert server.wait() == code
+        log = server.rest_of_log()
+        assert log.index("a held call was cancelled") < log.index("closed")
+
+
+def test_no_signal_cuts_the_closing_of_a_driver_short(tmp_path: Path) -> None:
+    with exporter(tmp_path, driver="exporter_process:SlowToClose") as server:
+        server.send(signal.SIGTERM)
+        server.until_logged("closing")
+        server.send(signal.SIGTERM)
+        server.send(signal.SIGINT)
+        server.send(signal.SIGUSR1)
+        assert "closed" in server.rest_of_log()
+        assert server.wait() in (130, 143)  # the system says nothing of their order
+
+
+def test_ctrl_c_while_the_driver_is_made_is_quiet(lamps: Path) -> None:
+    (lamps / "slow.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    result = run_serve("slow:Driver", cwd=lamps)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
+
+
+# --- what is wrong is said in one line ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["lamps"], "'lamps' names no driver: write package.module:Driver"),
+        (["lamps:Lamp:x"], "'lamps:Lamp:x' names no driver"),
+        (["nowhere.at.all:Lamp"], "No module named 'nowhere'"),
+        (["lamps:Bulb"], "module 'lamps' has no attribute 'Bulb'"),
+        (["lamps:Abstract"], "Can't instantiate abstract class Abstract"),
+        (["lamps:Broken"], "RuntimeError: the lamp is not plugged in"),
+        (["lamps:text"], "'str' object is not callable"),
+        (["lamps:make_text"], "gives a str, which is no jumpstarter.driver.Driver"),
+        (["lamps:Lamp", "--address", "127.0.0.1:80"], "must begin with unix:, tcp:// or tls://"),
+        (["lamps:Lamp", "--address", "unix:/no/such/directory/socket"], "No such file"),
+        (["lamps:Lamp", "--address", "tcp://0.0.0.0:0"], "insecure"),
+        (["lamps:Lamp", "--address", "tls://localhost:0"], "give --tls-cert"),
+        (["lamps:Lamp", "--tls-key", "missing.pem"], "give --tls-cert"),
+        (["lamps:Lamp", "--tls-cert", "missing.pem"], "--tls-cert missing.pem: [Errno 2] No such"),
+        (["lamps:Lamp", "--tls-cert", "lamps.py"], "cannot use --tls-cert lamps.py"),
+        (["lamps:Lamp", "--token-file", "missing"], "cannot read --token-file missing"),
+        (["lamps:Lamp", "--token-file", "empty"], "empty, which would admit everybody"),
+        (["lamps:Lamp", "--token-file", "binary"], "cannot read --token-file binary"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line_on_stderr_and_exit_code_2(
+    lamps: Path, arguments: list[str], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (lamps / "empty").write_text("\n")
+    (lamps / "binary").write_bytes(b"\xff")
+    if "--address" not in arguments:
+        arguments = [*arguments, "--address", "tcp://127.0.0.1:0"]
+    assert main(["serve", *arguments]) == 2
+    stdout, stderr = capfd.readouterr()
+    assert stdout == ""
+    assert stderr.startswith("jumpstarter serve: ")
+    assert said in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_a_driver_author_gets_the_traceback_at_log_level_debug(lamps: Path) -> None:
+    result = run_serve("lamps:Broken", "--log-level", "debug", cwd=lamps)
+    assert 'raise RuntimeError("the lamp\\nis not plugged in")' in result.stderr
+    assert result.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--threads", "0"),
+        ("--threads", "many"),
+        ("--grace", "-1"),
+        ("--grace", "nan"),
+        ("--grace", "soon"),
+        ("--log-level", "loud"),
+    ],
+)
+def test_an_option_out_of_range_is_refused(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as info:
+        main(["serve", "lamps:Lamp", "--address", "unix:/nowhere", option, value])
+    assert info.value.code == 2
+    assert f"argument {option}" in capsys.readouterr().err
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as info:
+        main(["--version"])
+    assert info.value.code == 0
+    assert capsys.readouterr().out == f"jumpstarter {jumpstarter.__version__}\n"
