@@ -121,12 +121,9 @@ class Connection:
             self.end(exc)
 
     def end(self, reason: Exception) -> None:
-        """End the connection now, for this reason.
-
-        The first reason stands, but for a breach: a peer that breaks the rules may hang up as well.
-        """
+        """End the connection now, for this reason; the first reason stands."""
         if self.ended is None:
-            self.ended = self.rules.failure or reason
+            self.ended = reason
         self._scope.cancel()
 
     def _finish(self) -> None:

@@ -82,7 +82,9 @@ def _code(exc: BaseException, codes: Mapping[type[BaseException], Code]) -> Code
     code = next((code for kind, code in codes.items() if isinstance(exc, kind)), None)
     if code is not None:
         return code
-    code = exc.code if isinstance(exc, DriverError) else code_for(exc)
+    if not isinstance(exc, DriverError):
+        return code_for(exc)
+    code = _guarded(Code, exc.code, Code.UNKNOWN)
     return _OF_ONE_CALL.get(code, code)
 
 

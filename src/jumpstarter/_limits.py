@@ -76,6 +76,10 @@ class Limits:
     write_stall: float = 30.0
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int if field.type == "int" else int | float):
+                raise ConfigurationError(f"Limits({field.name}={value!r}): must be {field.type}")
         _check("max_frame", self.max_frame, MIN_WIRE_FRAME, MAX_WIRE_FRAME)
         _check("max_message", self.max_message, self.max_frame, 2**31 - 1)
         _check("max_pending", self.max_pending, self.max_message, 2**40)

@@ -367,9 +367,9 @@ def decode_hello(payload: bytes) -> Hello:
         ArgumentError: It is no HELLO of this protocol.
     """
     try:
-        magic, major, minor, _, frame, message, calls, window, ping = _HELLO.unpack_from(payload)
-        if magic != MAGIC:
+        if not payload.startswith(MAGIC):
             raise ValueError(f"it begins with {payload[:4]!r}, not {MAGIC!r}")
+        _, major, minor, _, frame, message, calls, window, ping = _HELLO.unpack_from(payload)
         scan(payload[_HELLO.size :], 8, 256, 32)
         more = _hello_decoder.decode(payload[_HELLO.size :])
     except (struct.error, FramingError, msgspec.DecodeError, ValueError) as exc:

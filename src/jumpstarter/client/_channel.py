@@ -348,6 +348,12 @@ class Channel:
             text = "not sent: no slot is free, and a driver's own call may not wait for one"
             raise CallRefused(text, context=request.context)
         await self._for_slot.park()
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()  # as it may have been since it was woken
+        except BaseException:
+            self._promised -= 1
+            self.freed()
+            raise
         self._promised -= 1
         self._check_open(request)
 

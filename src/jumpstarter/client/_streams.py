@@ -66,7 +66,9 @@ class BlockingGenerator(Generator[Any, None, Any]):
     def throw(self, typ: Any, val: object = None, tb: TracebackType | None = None) -> NoReturn:
         """End the driver's generator and raise here: exceptions do not cross the wire this way."""
         self.close()
-        exc = typ if isinstance(typ, BaseException) else typ() if val is None else typ(val)
+        exc = typ if val is None else val
+        if not isinstance(exc, BaseException):
+            exc = typ() if val is None else typ(val)
         raise exc.with_traceback(tb) if tb is not None else exc
 
     def close(self) -> None:

@@ -139,7 +139,8 @@ def _module(name: str) -> ModuleType:
     main = sys.modules.get("__main__")
     script = getattr(main, "__file__", None)
     if main is not None and script is not None and name not in sys.modules:
-        spec = importlib.util.find_spec(name) if Path(script).stem == name else None
+        same_name = name.rpartition(".")[2] == Path(script).stem
+        spec = importlib.util.find_spec(name) if same_name else None
         if (
             spec is not None
             and spec.origin

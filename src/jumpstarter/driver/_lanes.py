@@ -112,24 +112,21 @@ class Lanes:
 async def _drive(source: Any, send: Callable[[Any], Awaitable[None]]) -> None:
     """Run an async generator.
 
-    It may `yield` within a nursery or a cancel scope of its own, and then so do we: what cancels
-    `send` is thrown in where it waits, for its scope to catch or pass on, and the scope for its end
-    is there from the beginning, since it could not be opened inside one of the generator's.
+    It may `yield` within a nursery or a cancel scope of its own, and then so do we. What one of
+    these cancels is thrown in where it waits, to be caught there; and the scope for its end is there
+    from the beginning, since it could not be opened inside one of the generator's.
     """
     with trio.CancelScope() as scope:
         advance = source.__anext__
         try:
             while True:
                 item = await advance()
-                if scope.shield:
-                    scope.shield, scope.deadline = False, math.inf
                 try:
                     await send(item)
                     advance = source.__anext__
                 except trio.Cancelled as exc:
-                    if not hasattr(source, "athrow"):
+                    if not _is_cancelled_inside(scope):
                         raise
-                    scope.shield, scope.deadline = True, trio.current_time() + CLEANUP
                     advance = partial(source.athrow, exc)
         except StopAsyncIteration:
             pass
@@ -138,6 +135,14 @@ async def _drive(source: Any, send: Callable[[Any], Awaitable[None]]) -> None:
             await _aclose(source)
     if scope.cancelled_caught:
         raise trio.TooSlowError(f"the generator was ended, and had not cleaned up in {CLEANUP:g} s")
+
+
+def _is_cancelled_inside(scope: trio.CancelScope) -> bool:
+    """Tell if the running code is cancelled by a scope within this one, and not from outside."""
+    scope.shield = True
+    inside = trio.current_effective_deadline() == -math.inf
+    scope.shield = False
+    return inside
 
 
 async def _aclose(source: Any) -> None:

@@ -11,6 +11,7 @@ This file knows no client code and no addresses.
 from __future__ import annotations
 
 import hmac
+import inspect
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -228,19 +229,18 @@ class Session:
         nesting.set(Nesting.NESTED if call.head.nested else Nesting.CALLED)
         result: bytearray | None = None
         error: tuple[int, ErrorBody] | None = None
-        outer: BaseException | None = None
         try:
             with call.scope:
                 result = await self._perform(call, body)
         except BaseException as exc:  # noqa: BLE001 - SystemExit too stays within its call
-            outer, rest = _split_cancelled(exc)
-            if rest is not None:
-                error = self._describe(call, rest)
+            failure = _without_cancelled(exc)
+            if failure is not None:
+                error = self._describe(call, failure)
         if result is None and error is None:
             error = self._cut_short(call)
         self._finish(call, result, error)
-        if outer is not None:
-            raise outer
+        # A Cancelled goes on if it is of the session's making, and not if it is of the driver's.
+        await trio.lowlevel.checkpoint_if_cancelled()
 
     def _finish(
         self, call: _Call, result: bytearray | None, error: tuple[int, ErrorBody] | None
@@ -270,10 +270,12 @@ class Session:
     def _describe(self, call: _Call, exc: BaseException) -> tuple[int, ErrorBody]:
         if isinstance(exc, _Refusal):
             return exc.code, ErrorBody("", str(exc))
-        if not isinstance(exc, Exception):
-            _logger.error("%s raised %r; contained", self._title(call.head), exc)
         traceback = self._exporter.send_tracebacks
-        return describe(exc, traceback=traceback, codes=_TRIO_CODES)
+        code, error = describe(exc, traceback=traceback, codes=_TRIO_CODES)
+        if not isinstance(exc, Exception):
+            what = f"{error.type}: {cut(error.message, 1000)}"
+            _logger.error("%s raised %s; contained", self._title(call.head), what)
+        return code, error
 
     def _title(self, head: CallHead) -> str:
         targets = self._exporter.targets
@@ -284,6 +286,17 @@ class Session:
         head = call.head
         method = self._find(head)
         args, kwargs = self._arguments(head, body)
+        await trio.lowlevel.checkpoint_if_cancelled()  # a CANCEL came with the CALL: do not begin
+        try:
+            return await self._run(call, method, args, kwargs)
+        except TypeError:
+            _check_fit(method, args, kwargs)
+            raise
+
+    async def _run(
+        self, call: _Call, method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
+    ) -> bytearray:
+        head = call.head
         match head.kind:
             case Kind.UNARY:
                 value = await self._exporter.lanes.call(method, args, kwargs)
@@ -343,7 +356,7 @@ class Session:
         self._rules.ping(b"deadline")
         self._connection.flush()
         await trio.sleep(_SIGN_OF_LIFE)
-        if self._connection.last_read <= asked:
+        if self._connection.last_read < asked:
             call.late = True
             call.scope.cancel(reason="deadline passed, and the client is silent")
 
@@ -380,8 +393,10 @@ class Session:
         assert call.bridge is not None
         manager = method(*args, **kwargs)
         if not isinstance(manager, AbstractAsyncContextManager):
-            text = f"an exportstream method is an asynccontextmanager; it gave {manager!r:.100}"
-            _refuse(Code.INTERNAL, text)
+            if inspect.iscoroutine(manager):
+                manager.close()
+            text = "an exportstream method is an asynccontextmanager"
+            _refuse(Code.INTERNAL, f"{text}; this one gave {manager!r:.100}")
         async with manager as stream:
             device = device_stream(stream)
             self._rules.accept(call.slot, encode_value(None))
@@ -402,10 +417,25 @@ def _refuse(code: Code, text: str) -> NoReturn:
     raise _Refusal(code, text)
 
 
-def _split_cancelled(exc: BaseException) -> tuple[BaseException | None, BaseException | None]:
-    """Part the cancellation of an outer scope, which must go on, from what the driver raised."""
+def _check_fit(method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> None:
+    """Tell arguments that do not fit the method from a TypeError of the driver's own."""
+    try:
+        signature = inspect.signature(method)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as exc:
+        _refuse(Code.INVALID_ARGUMENT, f"its arguments do not fit: {exc}; it takes {signature}")
+
+
+def _without_cancelled(exc: BaseException) -> BaseException | None:
+    """Give what a driver has raised beside a cancellation, which is nobody's failure."""
     if isinstance(exc, trio.Cancelled):
-        return exc, None
+        return None
     if isinstance(exc, BaseExceptionGroup):
-        return exc.split(trio.Cancelled)
-    return None, exc
+        try:
+            return exc.split(trio.Cancelled)[1]
+        except RecursionError:
+            return exc  # too deep to be looked through
+    return exc

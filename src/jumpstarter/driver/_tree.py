@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 import trio
@@ -18,6 +19,8 @@ from ._lanes import Lanes
 __all__ = ["DeviceTree", "Target"]
 
 _logger = logging.getLogger("jumpstarter.exporter")
+
+MAX_DRIVERS: Final = 65535  # an address has two bytes in a CALL, and 0 is the exporter's
 
 _CLIENT_LABEL = "jumpstarter.dev/client"
 _NAME_LABEL = "jumpstarter.dev/name"
@@ -58,8 +61,8 @@ class DeviceTree:
             self._add(driver, address, above, name)
 
     def _add(self, driver: Driver, address: int, parent: int | None, name: str) -> None:
-        if address > 65535:
-            raise ConfigurationError("a device tree has at most 65,535 drivers")
+        if address > MAX_DRIVERS:
+            raise ConfigurationError(f"a device tree has at most {MAX_DRIVERS:,} drivers")
         client: object = driver.client()
         if not isinstance(client, str):
             text = f"{type(driver).__name__}.client() gave a {type(client).__name__}"

@@ -1,0 +1,112 @@
+"""What docs/protocol.md and docs/vectors.json say, as values for tests. Knows no code of ours."""
+
+from __future__ import annotations
+
+import re
+from itertools import dropwhile, takewhile
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+DOCS: Final = Path(__file__).parent.parent / "docs"
+TEXT: Final = (DOCS / "protocol.md").read_text(encoding="utf-8")
+
+FLAGS: Final = {"END": 0x10, "MORE": 0x20, "ACK": 0x40}
+
+
+class Message(msgspec.Struct, forbid_unknown_fields=True):
+    """A message as fields, and what its sender had to do to send it."""
+
+    type: str
+    fields: dict[str, Any] = {}
+    id: int = 0
+    flags: list[str] = []
+    read: int = 0  # CREDIT: bytes which the application has read
+    abandons: bool = False  # ERROR: what waits before it in the slot is not sent any more
+    refuses: bool = False  # GOAWAY: instead of a HELLO
+
+
+class Frame(Message):
+    name: str = ""
+    bytes: str = ""
+    read_only: bool = False  # to be understood, but written otherwise
+
+
+class Step(msgspec.Struct, forbid_unknown_fields=True):
+    """One side says something, and the other one learns of it."""
+
+    side: str = msgspec.field(name="from")
+    bytes: list[str]
+    says: list[Message] = []
+    answers: list[Message] = []
+    hears: list[dict[str, Any]] | None = None
+    raw: bool = False
+    crosses: bool = False
+
+
+class Exchange(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    steps: list[Step]
+    after: str = ""
+
+
+class Breach(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    after: str
+    to: str
+    bytes: str
+    code: int
+
+
+class Vectors(msgspec.Struct, forbid_unknown_fields=True):
+    notation: list[str]
+    frames: list[Frame]
+    exchanges: list[Exchange]
+    breaches: list[Breach]
+
+
+def unhex(text: str) -> bytes:
+    """Read the vectors' hexadecimal notation, in which `78*3` is `787878`."""
+    pieces = [token.partition("*") for token in text.split()]
+    return b"".join(bytes.fromhex(digits) * int(count or 1) for digits, _, count in pieces)
+
+
+def value_of(notation: Any) -> Any:
+    """Read a MessagePack value from the JSON that stands for it."""
+    match notation:
+        case {"$bytes": str(digits)}:
+            return unhex(digits)
+        case {"$float": str(digits)}:
+            return float(digits)
+        case {"$text": str(text), "$times": int(count)}:
+            return text * count
+        case dict():
+            return {key: value_of(value) for key, value in notation.items()}
+        case list():
+            return [value_of(value) for value in notation]
+        case _:
+            return notation
+
+
+def table(heading: str) -> list[dict[str, str]]:
+    """Read the first table of a section of docs/protocol.md; code marks are left away."""
+    section = re.split(rf"^#+ {re.escape(heading)}$", TEXT, flags=re.MULTILINE)
+    assert len(section) == 2, f"{heading!r} is the heading of {len(section) - 1} sections"
+    lines = dropwhile(lambda line: not line.startswith("|"), section[1].splitlines())
+    table_lines = takewhile(lambda line: line.startswith("|"), lines)
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in table_lines]
+    return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
+
+
+def examples() -> list[tuple[str, list[str]]]:
+    """Give the fenced blocks that show a vector: its name, and its lines without comments."""
+    blocks = re.findall(r"^```vector (.+)\n((?:.*\n)+?)```$", TEXT, flags=re.MULTILINE)
+    return [
+        (name, [line.partition("#")[0].strip() for line in body.splitlines()])
+        for name, body in blocks
+    ]
+
+
+VECTORS: Final = msgspec.json.decode((DOCS / "vectors.json").read_bytes(), type=Vectors)
+EXCHANGES: Final = {exchange.name: exchange for exchange in VECTORS.exchanges}
