@@ -50,6 +50,7 @@ __all__ = [
     "scripted",
     "served",
     "timed",
+    "until",
 ]
 
 PATIENCE = 10.0  # seconds; nothing here takes a tenth of it
@@ -93,6 +94,13 @@ def timed(seconds: float = PATIENCE) -> Callable[[Test[P]], Test[P]]:
     return decorate
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread, or the system, will bring about."""
+    with trio.fail_after(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - nobody there sets an event
+            await trio.sleep(0.001)
+
+
 def ask(method: str, *args: Any, kind: Kind = Kind.UNARY) -> Request:
     """Make a request to the root driver."""
     return Request(1, kind, method, args, who="the driver")
@@ -121,7 +129,7 @@ async def channel_over(
 ) -> AsyncIterator[Channel]:
     """The same over these streams, the client's and the exporter's; the deadline is the test's."""
     lanes = Lanes()
-    exporter = Exporter(DeviceTree(driver, lanes), lanes, limits=exporter_limits)
+    exporter = Exporter(DeviceTree(driver), lanes, limits=exporter_limits)
     ours, theirs = pair
     async with open_background() as nursery:
         nursery.start_soon(Session(exporter, theirs, "the test").run)
@@ -259,10 +267,14 @@ class ScriptedClient:
     async def next_event(self) -> ev.Event:
         """Wait for the next thing that the exporter does."""
         while not self._events:
-            data = bytes(await self.stream.receive_some())
-            assert data, "the exporter has hung up"
-            self._events.extend(self.rules.receive(data))
+            await self.read()
         return self._events.popleft()
+
+    async def read(self) -> None:
+        """Read what the exporter has sent, once."""
+        data = bytes(await self.stream.receive_some())
+        assert data, "the exporter has hung up"
+        self._events.extend(self.rules.receive(data))
 
     def queue(
         self, method: str, *args: Any, kind: Kind = Kind.UNARY, target: int = 1, timeout_ms: int = 0
@@ -326,7 +338,7 @@ async def answered(
     """
     ours, theirs = trio.testing.memory_stream_pair()
     lanes = lanes or Lanes()
-    tree = DeviceTree(driver, lanes)
+    tree = DeviceTree(driver)
     exporter = Exporter(
         tree,
         lanes,

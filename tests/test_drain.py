@@ -36,7 +36,7 @@ async def test_an_answer_leaves_before_the_end_however_slowly_the_client_takes_i
 ) -> None:
     lanes = Lanes()
     ours, theirs = trio.testing.memory_stream_pair()
-    session = Session(Exporter(DeviceTree(Echo(), lanes), lanes), theirs, "a slow client")
+    session = Session(Exporter(DeviceTree(Echo()), lanes), theirs, "a slow client")
     channel = Channel(ours, "the exporter")
     value = b"x" * 1_000_000
     answers = []
@@ -88,7 +88,7 @@ async def test_a_drain_that_is_cancelled_still_answers_every_call(tmp_path: Path
 
 async def test_a_drained_server_admits_nobody_and_has_ended(tmp_path: Path) -> None:
     lanes = Lanes()
-    exporter = Exporter(DeviceTree(Echo(), lanes), lanes)
+    exporter = Exporter(DeviceTree(Echo()), lanes)
     with trio.fail_after(30):
         listeners = await open_listeners(parse_address(f"unix:{tmp_path}/socket"))
         server = Server(exporter, listeners)

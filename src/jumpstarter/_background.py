@@ -22,13 +22,23 @@ async def open_background() -> AsyncIterator[trio.Nursery]:
     group that the nursery makes of it leaves instead.
     """
     failure: BaseException | None = None
-    async with trio.open_nursery() as nursery:
-        try:
-            yield nursery
-        except trio.Cancelled:
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                yield nursery
+            except trio.Cancelled:
+                raise
+            except BaseException as exc:  # noqa: BLE001 - raised again below, outside the nursery
+                failure = exc
+            nursery.cancel_scope.cancel()
+    except BaseException as exc:
+        if failure is None or not _is_cancellation(exc):
             raise
-        except BaseException as exc:  # noqa: BLE001 - raised again below, outside the nursery
-            failure = exc
-        nursery.cancel_scope.cancel()
-    if failure is not None:
+    if failure is not None:  # even if a cancellation from further out has ended the tasks
         raise failure
+
+
+def _is_cancellation(exc: BaseException) -> bool:
+    if isinstance(exc, BaseExceptionGroup):
+        return all(_is_cancellation(member) for member in exc.exceptions)
+    return isinstance(exc, trio.Cancelled)

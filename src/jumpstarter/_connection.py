@@ -35,7 +35,11 @@ _DIRECT: Final = 1  # calls in flight up to which a frame is written by the task
 
 
 class Endpoint(Protocol):
-    """What a connection needs of whoever owns a slot. All methods are synchronous and quick."""
+    """What a connection needs of whoever owns a slot. All methods are synchronous and quick.
+
+    They call no verbs of the rules, which may be ahead of the event: what came in one read was
+    taken in as a whole before the first of its events is handed out.
+    """
 
     def received(self, event: ev.SlotEvent) -> None:
         """Something came in for the slot."""
@@ -159,7 +163,7 @@ class Connection:
         if hello_scope.cancelled_caught and self.rules.peer is None:
             seconds = self.rules.limits.hello_timeout
             text = f"{self.name} did not say HELLO within {seconds:g} s; is it a jumpstarter?"
-            self.end(HandshakeError(text))
+            self.end(self.rules.failure or HandshakeError(text))
             return
         while await self._read_once():
             pass
@@ -211,7 +215,7 @@ class Connection:
             self.end(HandshakeError(text))
         elif event.goaway.code >= Code.PROTOCOL_ERROR:
             text = f"{self.name} ended the connection: {event.goaway.text}"
-            self.end(RemoteProtocolError(text, _known(event.goaway.code)))
+            self.end(RemoteProtocolError(text, Code.of(event.goaway.code, Code.PROTOCOL_ERROR)))
         self._owner.freed()
 
     def _report(self, error: RemoteProtocolError) -> None:
@@ -247,7 +251,8 @@ class Connection:
     def flush_soon(self) -> None:
         """Let the writer send what the outbox holds, together with what will come until it runs."""
         self._writing = True
-        self._wake_writer.set()
+        if self._broken is None:  # else there is no way on behind what was lost
+            self._wake_writer.set()
 
     async def _write_loop(self) -> None:
         stall = self.rules.limits.write_stall
@@ -293,19 +298,16 @@ class Connection:
         timeout = self.rules.limits.ping_timeout
         while True:
             await trio.sleep_until(self.last_read + interval)
+            if self.rules.peer is None:  # nothing may be said before HELLO, which has its own limit
+                self.last_read = trio.current_time()
             if trio.current_time() < self.last_read + interval:
                 continue
             asked = trio.current_time()
-            if self.rules.peer is not None:  # nothing may be said before HELLO
-                self.rules.ping(b"alive???")
-                self.flush()
+            self.rules.ping(b"alive???")
+            self.flush()
             await trio.sleep(timeout)
             if self.last_read < asked:
                 silence = math.ceil(trio.current_time() - self.last_read)
                 text = f"{self.name} gave no sign of life for {silence} s"
                 self.end(ConnectionError(text))
                 return
-
-
-def _known(code: int) -> Code:
-    return Code(code) if code in Code._value2member_map_ else Code.PROTOCOL_ERROR

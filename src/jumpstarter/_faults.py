@@ -102,7 +102,7 @@ def _guarded(function: Callable[..., T], argument: object, otherwise: T) -> T:
     """Call what may run a driver's own code: to describe a failure must not be one."""
     try:
         return function(argument)
-    except (Exception, SystemExit):  # noqa: BLE001 - whatever that code raises
+    except BaseException:  # noqa: BLE001 - whatever that code raises; nothing here waits
         return otherwise
 
 
@@ -124,7 +124,7 @@ def revive(code: int, body: ErrorBody, context: str) -> DriverError:
 
 def _single(code: int, body: ErrorBody, context: str) -> DriverError:
     kind = ERROR_CLASSES.get(code, DriverError)
-    known = Code(code) if code in Code._value2member_map_ else Code.UNKNOWN
+    known = Code.of(code, Code.UNKNOWN)
     return kind(
         body.message,
         code=known,

@@ -62,6 +62,8 @@ class Outbox:
 
     def __init__(self) -> None:
         self.max_frame = MIN_WIRE_FRAME
+        self._last: bytes | None = None  # the only thing that will still leave, once closed
+        self._closed = False
         self._urgent: list[Buffer] = []
         self._ended: list[int] = []  # slots whose terminal frame is among the urgent ones
         self._credit: dict[int, int] = {}
@@ -70,6 +72,8 @@ class Outbox:
         self._turns: deque[int] = deque()
 
     def __bool__(self) -> bool:
+        if self._closed:
+            return self._last is not None
         return bool(self._urgent or self._lanes or self._credit or self._pong is not None)
 
     def has_lane(self, slot: int) -> bool:
@@ -132,6 +136,14 @@ class Outbox:
         else:
             lane.append(message)
 
+    def close(self, type_: int, payload: bytes) -> None:
+        """Forget all that waits and will ever be queued, but for one last frame."""
+        self._closed = True
+        self._last = pack_frame(type_, 0, 0, payload)
+        self._urgent.clear()
+        self._lanes.clear()
+        self._turns.clear()
+
     # ------------------------------------------------------------------------------------ out
 
     def drop(self, slot: int) -> bool:
@@ -171,6 +183,9 @@ class Outbox:
 
     def take(self) -> Batch:
         """Take the next batch: all that is urgent, and as many turns of the lanes as fit."""
+        if self._closed:
+            last, self._last = self._last, None
+            return Batch([] if last is None else [last], [], [])
         if self._credit:
             for slot, delta in self._credit.items():
                 self._urgent.append(pack_frame(FrameType.CREDIT, 0, slot, encode_credit(delta)))

@@ -178,7 +178,7 @@ class Protocol:
         self.failure = exc
         self._phase = Phase.FAILED
         self.going_away = True
-        self.outbox.frame(_T.GOAWAY, 0, encode_goaway(Goaway(exc.code, 0, str(exc))))
+        self.outbox.close(_T.GOAWAY, encode_goaway(Goaway(exc.code, 0, str(exc))))
         return ev.ConnectionFailed(exc)
 
     def take(self) -> Batch:

@@ -48,6 +48,7 @@ _logger = logging.getLogger("jumpstarter.exporter")
 
 _Opened: TypeAlias = tuple[Channel, list[Node]]
 
+_MORE_GRACE: Final = 0.5  # seconds
 END_GRACE: Final = 10.0  # seconds for one driver's last `reset`, or `close`; hardware is slow
 
 
@@ -75,17 +76,21 @@ class Server:
             )
 
     async def _serve_client(self, stream: trio.abc.Stream) -> None:
-        session = Session(self._exporter, stream, _name_of_peer(stream))
-        self._sessions.add(session)
         try:
             if not self._draining:
-                await session.run()
+                await self._run_session(Session(self._exporter, stream, _name_of_peer(stream)))
         except Exception:
             # One client's trouble must never reach the others.
             _logger.exception("internal error in a session; the exporter goes on")
         finally:
-            self._sessions.discard(session)
             await trio.aclose_forcefully(stream)
+
+    async def _run_session(self, session: Session) -> None:
+        self._sessions.add(session)
+        try:
+            await session.run()
+        finally:
+            self._sessions.discard(session)
 
     async def drain(self, grace: float) -> None:
         """Accept no more clients and calls, let what runs finish, and disconnect everybody.
@@ -106,10 +111,13 @@ def _name_of_peer(stream: trio.abc.Stream) -> str:
     inner = getattr(stream, "transport_stream", stream)
     if not isinstance(inner, trio.SocketStream):
         return "a client"
-    name = inner.socket.getpeername() if inner.socket.family != trio.socket.AF_UNIX else None
-    if isinstance(name, tuple):
-        return f"client {name[0]}:{name[1]}"
-    return f"client of uid {peer_uid(inner)}"
+    if inner.socket.family == trio.socket.AF_UNIX:
+        return f"client of uid {peer_uid(inner)}"
+    try:
+        host, port, *_ = inner.socket.getpeername()
+    except OSError:  # it has hung up before it was accepted
+        return "a client that has gone"
+    return f"client {host}:{port}"
 
 
 @asynccontextmanager
@@ -148,7 +156,7 @@ async def serve_async(
         ArgumentError: The address cannot be understood.
     """
     lanes = Lanes(threads)
-    tree = DeviceTree(driver, lanes)
+    tree = DeviceTree(driver)
     exporter = Exporter(tree, lanes, limits=limits, token=token, send_tracebacks=send_tracebacks)
     listeners = await open_listeners(
         parse_address(address), ssl_context=ssl_context, insecure=insecure
@@ -196,7 +204,7 @@ async def ask_for_report(channel: Channel) -> list[Node]:
     """
     request = Request(0, Kind.UNARY, "report", who=f"the exporter at {channel.name}")
     try:
-        return decode_nodes(await channel.call_raw(request), channel.limits)
+        return await channel.call_as(request, lambda body: decode_nodes(body, channel.limits))
     except (ArgumentError, DriverError) as exc:
         raise HandshakeError(f"{channel.name} gave no device tree: {exc}") from exc
 
@@ -255,7 +263,8 @@ def connect(
     Returns:
         A context manager of the client of the root driver.
     """
-    return _BlockingClient(lambda _: _open_channel(address, limits, token, ssl_context), allow)
+    opened = _open_channel(address, limits, token, ssl_context)
+    return _BlockingClient(lambda _: opened, allow, limits)
 
 
 def serve(driver: Driver) -> AbstractContextManager[DriverClient, None]:
@@ -303,14 +312,17 @@ class _BlockingClient(AbstractContextManager[DriverClient, None]):
         self,
         open_it: Callable[[ExitStack], AbstractAsyncContextManager[_Opened]],
         allow: Sequence[str] | None,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._open = open_it
         self._allow = allow
+        self._grace = limits.cancel_grace
 
     def __enter__(self) -> DriverClient:
         with ExitStack() as stack:
             opening = self._open(stack)
-            portal = stack.enter_context(start_blocking_portal())
+            # After Ctrl-C, a cancelled call waits for its grace, and the portal a little longer.
+            portal = stack.enter_context(start_blocking_portal(grace=self._grace + _MORE_GRACE))
             channel, nodes = stack.enter_context(portal.wrap_async_context_manager(opening))
             # In this thread, not the portal's: it may be importing what a client class is in.
             client = build_tree(nodes, channel, portal=portal, allow=self._allow)

@@ -212,7 +212,8 @@ class SlotStream(trio.abc.HalfCloseableStream):
         A checkpoint; cancelling it loses nothing.
 
         Args:
-            max_bytes: At most so many bytes; None takes what came in one piece, up to 64 KiB.
+            max_bytes: At most so many bytes; None takes what came in one piece, a frame at the
+            most.
 
         Raises:
             trio.BusyResourceError: Another task is receiving.

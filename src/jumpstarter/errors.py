@@ -91,6 +91,14 @@ class Code(enum.IntEnum):
     WRITE_STALL = 37
     VERSION = 38
 
+    @classmethod
+    def of(cls, number: int, otherwise: Code) -> Code:
+        """Give the code with this number, or another one if a peer has made it up."""
+        try:
+            return cls(number)
+        except ValueError:
+            return otherwise
+
 
 class JumpstarterException(Exception):
     """The root of all exceptions of this library."""

@@ -81,7 +81,7 @@ async def client_for_async(
 @asynccontextmanager
 async def _join(driver: Driver, limits: Limits) -> AsyncIterator[tuple[Channel, list[Node]]]:
     lanes = Lanes()
-    tree = DeviceTree(driver, lanes)
+    tree = DeviceTree(driver)
     exporter = Exporter(tree, lanes, limits=limits, send_tracebacks=True)
     ours, theirs = trio.testing.memory_stream_pair()
     try:

@@ -13,7 +13,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import trio
 
@@ -49,10 +49,13 @@ from ..errors import (
 
 __all__ = ["Channel", "RemoteGenerator", "RemoteStream", "Request"]
 
+T = TypeVar("T")
+
 _logger = logging.getLogger("jumpstarter.client")
 
 AGENT: Final = f"jumpstarter/{__version__}"
 _MAX_TIMEOUT_MS: Final = 2**32 - 1
+_ITEMS_PER_TURN: Final = 32  # items that may be taken before other tasks have their turn
 
 
 class Request:
@@ -110,6 +113,10 @@ class _Call:
         self._changed = Signal()  # for the task that has made the call
         self._ended: trio.Event | None = None  # for all others, once there is one
         self._gave_up = False
+
+    def opened(self, slot: int) -> None:
+        """It has a slot, and is about to be sent."""
+        self.slot = slot
 
     def received(self, event: ev.SlotEvent) -> None:
         match event:
@@ -176,7 +183,7 @@ class _Call:
             if exc is not None:
                 exc.add_note(text)
 
-    def result(self, decode: Callable[[bytes], Any]) -> Any:
+    def result(self, decode: Callable[[bytes], T]) -> T:
         """Give the answer, or raise the failure."""
         if self.failure is not None:
             raise self.failure
@@ -301,15 +308,12 @@ class Channel:
         Raises:
             DriverError: See its subclasses.
         """
-        return await self._call(request, self.decode)
+        return await self.call_as(request, self.decode)
 
-    async def call_raw(self, request: Request) -> bytes:
-        """The same, with the result still encoded."""
-        return bytes(await self._call(request, bytes))
-
-    async def _call(self, request: Request, decode: Callable[[bytes], Any]) -> Any:
+    async def call_as(self, request: Request, decode: Callable[[bytes], T]) -> T:
+        """The same, with a decoder of one's own, which raises ArgumentError."""
         call = _Call(self, request)
-        await self._open(call, request)
+        await self.open(call, request)
         try:
             await call.wait()
             if isinstance(call.failure, DriverTimeoutError):
@@ -328,8 +332,8 @@ class Channel:
         """Decode a value that the exporter has sent."""
         return decode_value(body, self.limits)
 
-    async def _open(self, call: _Call, request: Request) -> None:
-        """Send the CALL, once there is a slot. A checkpoint if there is none."""
+    async def open(self, call: _Call, request: Request) -> None:
+        """Send a CALL, once there is a slot. A checkpoint if there is none."""
         await trio.lowlevel.checkpoint_if_cancelled()
         self._check_sendable(request)
         if self._rules.free <= self._promised:
@@ -338,7 +342,7 @@ class Channel:
         if deadline != math.inf:
             remaining = math.ceil((deadline - trio.current_time()) * 1000)
             request.set_timeout(max(1, min(remaining, _MAX_TIMEOUT_MS)))
-        call.slot = self._rules.call(request.kind, request.buffer)
+        call.opened(self._rules.call(request.kind, request.buffer))
         self._connection.endpoints[call.slot] = call
         self._connection.flush()
 
@@ -416,9 +420,8 @@ class Channel:
         Raises:
             DriverError: The driver could not open it.
         """
-        opening = _StreamCall(self, request)
-        await self._open(opening, request)
-        opening.stream = RemoteStream(self._connection, opening)
+        opening = _StreamCall(self, request, self._connection)
+        await self.open(opening, request)
         try:
             await opening.wait_accepted()
         except BaseException as exc:
@@ -441,8 +444,8 @@ class _GeneratorCall(_Call):
                     self.items.append(event)
                     self._changed.set()
             case ev.MessageDropped(terminal=False):
-                self.channel.ask_to_end(self, Code.CANCELLED)
                 self.failure = DriverError(event.reason, context=self.context)
+                self._changed.set()
             case _:
                 dropped = self.failure
                 super().received(event)
@@ -470,6 +473,7 @@ class RemoteGenerator:
         self._call: _GeneratorCall | None = None
         self._over = False
         self._busy = False
+        self._taken = 0
         self.value: Any = None
 
     @property
@@ -481,21 +485,22 @@ class RemoteGenerator:
         return self
 
     async def __anext__(self) -> Any:
-        """Give the next item. A checkpoint; cancelled, the generator is over.
+        """Give the next item. Cancelled, the generator is over.
+
+        A checkpoint if it has to wait; of items that have come, one in 32 lets other tasks run.
 
         Raises:
             StopAsyncIteration: The driver's generator has ended.
             DriverError: It failed; all items from before that were given.
         """
-        body = await self.receive()
+        body = await self._receive()
         try:
             return self._channel.decode(body)
         except ArgumentError as exc:
             await self.aclose()
             raise DriverError(f"its item: {exc}", context=self._request.context) from exc
 
-    async def receive(self) -> bytes:
-        """The same, still encoded, for who decodes elsewhere."""
+    async def _receive(self) -> bytes:
         self._check_idle()
         if self._over:
             raise StopAsyncIteration
@@ -503,14 +508,16 @@ class RemoteGenerator:
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
             call = await self._start()
-            while not call.items and not call.done:
+            while not call.items and not call.done and call.failure is None:
                 await call.changed()
             if call.items:
-                return self._take(call)
+                return await self._take(call)
+            if call.failure is not None:
+                raise call.failure
             self._over = True
             self.value = call.result(self._channel.decode)
         except BaseException as exc:
-            await self._end(exc)
+            await self.end(exc)
             raise
         finally:
             self._busy = False
@@ -523,17 +530,23 @@ class RemoteGenerator:
     async def _start(self) -> _GeneratorCall:
         if self._call is None:
             call = _GeneratorCall(self._channel, self._request)
-            await self._channel._open(call, self._request)  # noqa: SLF001 - a part of Channel
+            await self._channel.open(call, self._request)
             self._call = call
+            if self._over:  # ended by another task while this one waited for a slot
+                await call.cancel()
         return self._call
 
-    def _take(self, call: _GeneratorCall) -> bytes:
+    async def _take(self, call: _GeneratorCall) -> bytes:
+        self._taken += 1
+        if self._taken % _ITEMS_PER_TURN == 0:
+            await trio.lowlevel.checkpoint()
         item = call.items.popleft()
         if not call.done:
             self._channel.consumed(call, item.cost)
         return item.body
 
-    async def _end(self, exc: BaseException | None) -> None:
+    async def end(self, exc: BaseException | None = None) -> None:
+        """The same as `aclose`, even while a task waits for an item. Not always a checkpoint."""
         self._over = True
         if self._call is not None:
             self._call.items.clear()
@@ -548,7 +561,7 @@ class RemoteGenerator:
             trio.BusyResourceError: Another task is waiting for an item: cancel that one.
         """
         self._check_idle()
-        await self._end(None)
+        await self.end()
         await trio.lowlevel.checkpoint()
 
     def close_soon(self) -> None:
@@ -558,27 +571,34 @@ class RemoteGenerator:
             self._channel.ask_to_end_soon(self._call)
 
     async def __aenter__(self) -> Self:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        if not self._over:
-            await self._start()
+        self._check_idle()
+        self._busy = True
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if not self._over:
+                await self._start()
+        finally:
+            self._busy = False
         return self
 
     async def __aexit__(self, _type: object, exc: BaseException | None, _tb: object) -> None:
-        await self._end(exc)
+        await self.end(exc)
 
     def __del__(self) -> None:
-        if not self._over:
-            self.close_soon()
+        self.close_soon()
 
 
 class _StreamCall(_Call):
     """A raw stream under way."""
 
-    stream: RemoteStream
-
-    def __init__(self, channel: Channel, request: Request) -> None:
+    def __init__(self, channel: Channel, request: Request, connection: Connection) -> None:
         super().__init__(channel, request)
         self.accepted = False
+        self.stream = RemoteStream(connection, self)
+
+    def opened(self, slot: int) -> None:
+        super().opened(slot)
+        self.stream.slot = slot
 
     def received(self, event: ev.SlotEvent) -> None:
         match event:
@@ -613,7 +633,7 @@ class RemoteStream(SlotStream):
     """A raw stream to a driver, as a Trio stream; made by `Channel.open_stream`."""
 
     def __init__(self, connection: Connection, call: _StreamCall) -> None:
-        super().__init__(connection, call.slot)
+        super().__init__(connection, call.slot)  # which it has once the CALL is sent
         self._call = call
         self._cut = False  # we have cancelled the driver's side, and its failure says no more
 

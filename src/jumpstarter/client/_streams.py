@@ -51,6 +51,10 @@ class BlockingGenerator(Generator[Any, None, Any]):
             return self._run(self._remote.__anext__)
         except StopAsyncIteration:
             value = self._remote.value
+        except KeyboardInterrupt:
+            # An item that had come already is lost, so nothing may follow it.
+            self._remote.close_soon()
+            raise
         raise StopIteration(value)
 
     def send(self, value: Any) -> Any:
@@ -78,7 +82,7 @@ class BlockingGenerator(Generator[Any, None, Any]):
         exporter.
         """
         if self._remote.running and not in_trio_thread():
-            self._run(self._remote.aclose)
+            self._run(self._remote.end)
         else:
             self._remote.close_soon()
 
@@ -92,8 +96,8 @@ class BlockingGenerator(Generator[Any, None, Any]):
 class BlockingStream:
     """A raw stream to a driver, for blocking code. A context manager, and an iterator of bytes.
 
-    One thread may send while another receives. Ctrl-C interrupts both without losing bytes that had
-    come.
+    One thread may send while another receives. Ctrl-C interrupts both; no bytes that had come are
+    lost by it.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class BlockingStream:
         self._run = run
         self._remote = remote
         self._forget = forget
+        self._received: bytes | None = None  # has come, and Ctrl-C has kept it from its caller
 
     def send(self, data: bytes | bytearray | memoryview) -> None:
         """Send bytes; blocks while the driver takes none.
@@ -116,17 +121,25 @@ class BlockingStream:
         """Receive what there is, at least one byte; blocks until there is some.
 
         Args:
-            max_bytes: At most so many; None takes what came in one piece, up to 64 KiB.
+            max_bytes: At most so many; None takes what came in one piece.
 
         Raises:
             EndOfStream: The driver has ended its half; nothing is missing.
             DriverError: The driver has failed, or the connection is gone: bytes may be missing.
             trio.ClosedResourceError: The stream was closed here.
         """
-        data: bytes = self._call(self._remote.receive_some, max_bytes)
+        if self._received is None:
+            self._call(self._receive, max_bytes)
+        data = self._received or b""
+        rest = b"" if max_bytes is None else data[max_bytes:]
+        self._received = rest or None
         if not data:
             raise EndOfStream("the driver has ended its half of the stream")
-        return data
+        return data[: len(data) - len(rest)]
+
+    async def _receive(self, max_bytes: int | None) -> None:
+        """Receive into `_received`, from where an interrupted caller's next call takes it."""
+        self._received = await self._remote.receive_some(max_bytes)
 
     def send_eof(self) -> None:
         """End our half; the driver reads all that was sent, and then the end. Receiving goes on."""

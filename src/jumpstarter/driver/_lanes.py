@@ -113,8 +113,8 @@ async def _drive(source: Any, send: Callable[[Any], Awaitable[None]]) -> None:
     """Run an async generator.
 
     It may `yield` within a nursery or a cancel scope of its own, and then so do we. What one of
-    these cancels is thrown in where it waits, to be caught there; and the scope for its end is there
-    from the beginning, since it could not be opened inside one of the generator's.
+    these cancels is thrown in where it waits, to be caught there; and the scope for its end is
+    there from the beginning, since it could not be opened inside one of the generator's.
     """
     with trio.CancelScope() as scope:
         advance = source.__anext__

@@ -146,6 +146,7 @@ class _Call:
 
     def lost(self, reason: Exception) -> None:
         self.scope.cancel(reason=f"connection lost: {reason}")
+        self.changed.set()
         if self.stream is not None:
             self.stream.finish(reason)
 
@@ -179,7 +180,7 @@ class Session:
             grace: Seconds for calls to end and answers to leave; what still runs then is cancelled.
             text: Told to the client.
         """
-        if self._rules.peer is None:
+        if self._rules.peer is None or self._rules.failure is not None:
             self._connection.end(ConnectionError(text))
             return
         self._rules.goaway(Code.OK, int(min(grace, 4e6) * 1000), text)
@@ -207,6 +208,7 @@ class Session:
         """Admit a client, or not."""
         expected = self._exporter.token
         if expected and not hmac.compare_digest(hello.token.encode(), expected.encode()):
+            _logger.warning("%s was not admitted: no valid token", self._connection.name)
             self._rules.refuse(Code.UNAUTHENTICATED, "not admitted")
         else:
             self._rules.admit(Hello.of(self._exporter.limits, agent=AGENT))
@@ -379,11 +381,20 @@ class Session:
 
     async def _send_item(self, call: _Call, buffer: bytearray) -> None:
         while not self._rules.sendable(call.slot):
-            await call.changed.wait()
+            await self._change(call)
         self._rules.item(call.slot, buffer)
         self._connection.flush_soon()
         while self._rules.outbox.has_lane(call.slot):
-            await call.changed.wait()
+            await self._change(call)
+
+    async def _change(self, call: _Call) -> None:
+        """Wait for credit, or for what was sent to leave: never past the end of the connection.
+
+        The generator may have shielded itself from the cancellation that comes with that.
+        """
+        await call.changed.wait()
+        if self._connection.ended is not None:
+            raise trio.BrokenResourceError("the client is gone")
 
     # ------------------------------------------------------------------------- streams
 
@@ -436,6 +447,6 @@ def _without_cancelled(exc: BaseException) -> BaseException | None:
     if isinstance(exc, BaseExceptionGroup):
         try:
             return exc.split(trio.Cancelled)[1]
-        except RecursionError:
-            return exc  # too deep to be looked through
+        except BaseException:  # noqa: BLE001 - a group of the driver's own making, or too deep a one
+            return exc
     return exc

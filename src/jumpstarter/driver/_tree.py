@@ -14,7 +14,6 @@ from .._messages import Node, decode_nodes, encode_value
 from ..errors import ArgumentError, ConfigurationError
 from ._base import Driver, run_alone, walk
 from ._export import Exported, exports_of
-from ._lanes import Lanes
 
 __all__ = ["DeviceTree", "Target"]
 
@@ -48,8 +47,7 @@ class DeviceTree:
         nodes: What is reported of each, in the same order.
     """
 
-    def __init__(self, root: Driver, lanes: Lanes) -> None:
-        self._lanes = lanes
+    def __init__(self, root: Driver) -> None:
         self._drivers: dict[int, tuple[Driver, str]] = {}  # each once, after all of its parents
         self.targets: list[Target] = []
         self.nodes: list[Node] = []
@@ -110,7 +108,7 @@ class DeviceTree:
                     verb,
                     title,
                     abandon_on_cancel=grace is not None,
-                    limiter=self._lanes.limiter,
+                    limiter=trio.CapacityLimiter(1),  # one that hangs keeps no thread from the next
                 )
             if scope.cancelled_caught:
                 _logger.error("%s of %s did not end within %g s", verb, title, grace)

@@ -1,0 +1,63 @@
+"""Both ends of a connection in one Trio loop, as the conformance tests look at them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
+import trio
+from driver_conformance import Conformance
+
+from jumpstarter import Limits
+from jumpstarter._background import open_background
+from jumpstarter.client import DriverClient
+from jumpstarter.client._channel import Channel
+from jumpstarter.client._remote import Remote
+from jumpstarter.driver._lanes import Lanes
+from jumpstarter.driver._session import Exporter, Session
+from jumpstarter.driver._tree import DeviceTree
+
+__all__ = ["Ends"]
+
+
+class Ends:
+    """A client and a session with a `Conformance` driver, over two streams that are joined.
+
+    Attributes:
+        driver: What answers.
+        channel: The client's end.
+        session: The exporter's end.
+        client: The driver's client, for Trio code.
+    """
+
+    def __init__(self, pair: tuple[trio.abc.Stream, trio.abc.Stream], limits: Limits) -> None:
+        ours, theirs = pair
+        self.driver = Conformance()
+        self._lanes = Lanes()
+        exporter = Exporter(DeviceTree(self.driver), self._lanes, limits=limits)
+        self.session = Session(exporter, theirs, "the client")
+        self.channel = Channel(ours, "the exporter", limits=limits)
+        self.client = DriverClient(uuid=uuid4(), channel=Remote(self.channel, 1, "the driver"))
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[DriverClient]:
+        """Run both ends for the length of the block."""
+        async with open_background() as nursery:
+            nursery.start_soon(self.session.run)
+            await nursery.start(self.channel.run)
+            try:
+                yield self.client
+            finally:
+                await self.channel.aclose()
+
+    @property
+    def busy(self) -> dict[str, int]:
+        """Whatever is in use on either side, by its name."""
+        in_use = {
+            "slots of the client": self.channel._rules.busy,
+            "slots of the exporter": self.session._rules.busy,
+            "threads of drivers": self._lanes.limiter.borrowed_tokens,
+            "code of the driver": len(self.driver.running),
+        }
+        return {name: number for name, number in in_use.items() if number}

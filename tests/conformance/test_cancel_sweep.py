@@ -1,0 +1,97 @@
+"""Every conformance case, cancelled at every step that any task takes: nothing is ever left behind.
+
+A case is run once to count the steps of all tasks of the loop (the client's, the exporter's and the
+driver's), and then once for each, cancelled right before it. All runs of a case share a connection,
+so that what one leaves behind is in the way of the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import pytest
+import trio
+from cases import CASES, SWEPT, Case
+from ends import Ends
+from trio.testing import wait_all_tasks_blocked
+
+from helpers import in_time
+from jumpstarter.client import DriverClient
+from leaks import leaked_since, look
+from transports import memory_pair
+
+PATIENCE: Final = 120.0  # seconds for a sweep; most take one
+LEAST: Final = 2_000  # points in all; a sweep that has less has lost its steps
+
+_swept: Final[dict[str, int]] = {}
+
+
+class Steps(trio.abc.Instrument):
+    """Counts the steps of all tasks, and does something before one of them."""
+
+    def __init__(self, at: int, act: Callable[[], None]) -> None:
+        self.taken = 0
+        self._at = at
+        self._act = act
+
+    def before_task_step(self, _task: trio.lowlevel.Task) -> None:
+        self.taken += 1
+        if self.taken == self._at:
+            self._act()
+
+
+@contextmanager
+def counted(at: int, act: Callable[[], None]) -> Iterator[Steps]:
+    steps = Steps(at, act)
+    trio.lowlevel.add_instrument(steps)
+    try:
+        yield steps
+    finally:
+        trio.lowlevel.remove_instrument(steps)
+
+
+async def run_once(case: Case, client: DriverClient, at: int) -> tuple[int, bool]:
+    """Run a case, cancelled at a step; give how many it took and if it was cut short."""
+    scope = trio.CancelScope()
+    with counted(at, scope.cancel) as steps, scope:
+        await case.run(client, SWEPT.within(case.max_calls))
+    return steps.taken, scope.cancelled_caught
+
+
+async def settled(ends: Ends) -> tuple[dict[str, int], int]:
+    """Give what is in use once nothing moves any more, and how many tasks there are."""
+    await wait_all_tasks_blocked()
+    return ends.busy, trio.lowlevel.current_statistics().tasks_living
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_a_case_can_be_cancelled_at_every_step(name: str) -> None:
+    case = CASES[name]
+    ends = Ends(await memory_pair(), SWEPT.within(case.max_calls).limits)
+    async with in_time(PATIENCE), ends.running() as client:
+        total, _ = await run_once(case, client, at=0)
+        baseline = await settled(ends)
+        assert baseline[0] == {}
+        before = look()
+        cut_short = 0
+        for step in range(1, total + 1):
+            _, caught = await run_once(case, client, at=step)
+            cut_short += caught
+            # At once, not when it has settled: this is what a cancelled call waits for.
+            assert ends.driver.running == [], f"cancelled at step {step}"
+            assert await client.call_async("echo", step) == step
+            assert await settled(ends) == baseline, f"cancelled at step {step}"
+            assert leaked_since(before) == [], f"cancelled at step {step}"
+    assert cut_short, "no cancellation has had an effect"
+    _swept[name] = total
+
+
+def test_enough_points_were_swept(request: pytest.FixtureRequest) -> None:
+    chosen = {item.name for item in request.session.items if item.path == request.path}
+    if len(chosen) <= len(CASES):
+        pytest.skip("not all cases were run")
+    total = sum(_swept.values())
+    print(f"cancelled at {total} points of {len(_swept)} cases")
+    assert total >= LEAST

@@ -1,0 +1,189 @@
+"""Every conformance case, with the cable cut behind every byte: each call knows what it knows.
+
+A case is recorded once, and then its connection is cut behind the first byte, the second and so on,
+in each direction. Transcripts of up to 1,500 bytes are cut behind every byte; of longer ones the
+first and last 400, the bytes around every frame boundary, and every 29th in between. What is cut
+ends in turn as if the peer had hung up, and as if it was reset.
+
+However it is cut, the case passes (the answers had come before), or ends with nothing but refused
+calls, calls of which the outcome is unknown, and a handshake that failed; and both ends, with the
+driver's code, end on their own.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pytest
+import trio
+from cases import CASES, SWEPT, Case
+from ends import Ends
+from trio.testing import (
+    MemoryReceiveStream,
+    MemorySendStream,
+    memory_stream_one_way_pair,
+    wait_all_tasks_blocked,
+)
+
+from helpers import in_time
+from jumpstarter.errors import CallOutcomeUnknown, CallRefused, HandshakeError
+from leaks import leaked_since, look
+from wire import frames
+
+PATIENCE: Final = 240.0  # seconds for a sweep; most take one
+ONE_CUT: Final = 10.0  # seconds in which everything has ended; it takes milliseconds
+LEAST: Final = 10_000  # cuts in all; a sweep that has less has lost its bytes
+SHORT: Final = 1_500
+EDGE: Final = 400
+STRIDE: Final = 29  # a prime, so that it falls on every place of a frame
+
+UP, DOWN = 0, 1  # from the client, and to it
+
+_swept: Final[dict[str, int]] = {}
+
+
+class Cable:
+    """Joins two ends in memory until so many bytes have gone in one direction.
+
+    Attributes:
+        carried: What has gone, up and down.
+    """
+
+    def __init__(
+        self, direction: int = UP, length: int | None = None, *, reset: bool = False
+    ) -> None:
+        self.carried = (bytearray(), bytearray())
+        self.reset = reset
+        self.is_cut = False
+        self._direction = direction
+        self._length = length
+        up_in, up_out = memory_stream_one_way_pair()
+        down_in, down_out = memory_stream_one_way_pair()
+        self._inputs = (up_in, down_in)
+        self.ends = (End(self, UP, up_in, down_out), End(self, DOWN, down_in, up_out))
+        self.cut_if_due()
+
+    def carry(self, direction: int, data: bytes) -> bytes:
+        """Give the part of some bytes that comes through."""
+        if self.is_cut:
+            return b""
+        if direction == self._direction and self._length is not None:
+            data = data[: self._length - len(self.carried[direction])]
+        self.carried[direction].extend(data)
+        return data
+
+    def cut_if_due(self) -> None:
+        """Cut it if as much has gone as may; what is under way still arrives."""
+        if self._length is not None and len(self.carried[self._direction]) >= self._length:
+            self.is_cut = True
+            for stream in self._inputs:
+                stream.close()
+
+
+class End(trio.abc.Stream):
+    """One end of a cable."""
+
+    def __init__(
+        self, cable: Cable, direction: int, out: MemorySendStream, into: MemoryReceiveStream
+    ) -> None:
+        self._cable = cable
+        self._direction = direction
+        self._out = out
+        self._into = into
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        passed = self._cable.carry(self._direction, bytes(data))
+        if passed:
+            await self._out.send_all(passed)
+        self._cable.cut_if_due()
+        if len(passed) < len(data):
+            raise trio.BrokenResourceError("the cable is cut")
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data = await self._into.receive_some(max_bytes)
+        if not data and self._cable.is_cut and self._cable.reset:
+            raise trio.BrokenResourceError("reset by the peer")
+        return data
+
+    async def aclose(self) -> None:
+        self._out.close()
+        self._into.close()
+        await trio.lowlevel.checkpoint()
+
+
+def is_of_the_cut(exc: BaseException) -> bool:
+    """Tell if an exception says no more than that the connection was lost."""
+    if isinstance(exc, BaseExceptionGroup):
+        return all(map(is_of_the_cut, exc.exceptions))
+    if isinstance(exc, trio.BrokenResourceError):  # of a raw stream: Trio code expects this one
+        return isinstance(exc.__cause__, CallOutcomeUnknown)
+    return isinstance(exc, CallOutcomeUnknown | CallRefused | HandshakeError)
+
+
+async def run_over(cable: Cable, case: Case) -> BaseException | None:
+    """Run a case from HELLO to the end of both sides; give what it has raised."""
+    scale = SWEPT.within(case.max_calls)
+    ends = Ends(cable.ends, scale.limits)
+    failure: BaseException | None = None
+    with trio.fail_after(ONE_CUT):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ends.session.run)
+            try:
+                await nursery.start(ends.channel.run)
+                await case.run(ends.client, scale)
+            except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001 - the caller judges it
+                failure = exc
+            if not cable.is_cut:
+                await ends.channel.aclose()
+    assert ends.driver.running == []
+    assert ends.channel.ended is not None
+    return failure
+
+
+def places(transcript: bytes) -> list[int]:
+    """Choose where to cut."""
+    size = len(transcript)
+    if size <= SHORT:
+        return list(range(size + 1))
+    chosen = {*range(EDGE), *range(size - EDGE, size + 1), *range(0, size, STRIDE)}
+    boundary = 0
+    for frame in frames(transcript):
+        boundary += 8 + len(frame.payload)
+        chosen |= {boundary - 1, boundary, boundary + 1}
+    return sorted(place for place in chosen if place <= size)
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_a_case_can_be_cut_behind_every_byte(name: str) -> None:
+    case = CASES[name]
+    cuts = 0
+    async with in_time(PATIENCE):
+        recorded = Cable()
+        assert await run_over(recorded, case) is None
+        await wait_all_tasks_blocked()
+        baseline = trio.lowlevel.current_statistics().tasks_living
+        before = look()
+        for direction in (UP, DOWN):
+            for place in places(bytes(recorded.carried[direction])):
+                cable = Cable(direction, place, reset=bool(place % 2))
+                failure = await run_over(cable, case)
+                where = f"cut behind byte {place}, {'down' if direction else 'up'}"
+                if failure is not None and not is_of_the_cut(failure):
+                    raise AssertionError(where) from failure
+                assert failure is None or cable.is_cut, where
+                assert trio.lowlevel.current_statistics().tasks_living == baseline, where
+                assert leaked_since(before) == [], where
+                cuts += cable.is_cut
+    _swept[name] = cuts
+
+
+def test_enough_cuts_were_made(request: pytest.FixtureRequest) -> None:
+    chosen = {item.name for item in request.session.items if item.path == request.path}
+    if len(chosen) <= len(CASES):
+        pytest.skip("not all cases were run")
+    total = sum(_swept.values())
+    print(f"cut {total} times in {len(_swept)} cases")
+    assert total >= LEAST

@@ -1,0 +1,219 @@
+"""The conformance cases, with gRPC's byte sizes, over every transport and for blocking code too.
+
+In memory the thousands are hundreds (see `IN_MEMORY` and `DRIPPING`), over sockets they are all
+there. What only a peer that misbehaves can show is at the end: there the exporter is scripted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from typing import Final
+
+import pytest
+import trio
+from cases import CASES, DRIPPING, FULL, IN_MEMORY, Case, Scale
+from cases_blocking import BLOCKING_CASES
+from driver_conformance import Conformance
+from ends import Ends
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from helpers import ScriptedExporter, ask, in_time, scripted
+from jumpstarter import Limits, connect, serve, serve_async
+from jumpstarter import _events as ev
+from jumpstarter._messages import ErrorBody, Kind, encode_error, encode_value
+from jumpstarter.client import DriverClient
+from jumpstarter.client._channel import Channel
+from jumpstarter.errors import CallRefused, Code, DriverError, DriverOSError
+from jumpstarter.portal import start_blocking_portal
+from transports import (
+    PairMaker,
+    dripping_pair,
+    lockstep_pair,
+    memory_pair,
+    over_every_transport,
+    unix_pair,
+)
+
+PATIENCE: Final = 120.0  # seconds for a case; the largest take five on an idle machine
+SCALES: Final = {memory_pair: IN_MEMORY, lockstep_pair: IN_MEMORY, dripping_pair: DRIPPING}
+CONNECTIONS: Final = 20
+DAY: Final = 86_400.0  # seconds
+
+
+@over_every_transport
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+async def test_a_trio_client_does_it(case: Case, make_pair: PairMaker) -> None:
+    scale = SCALES.get(make_pair, FULL).within(case.max_calls)
+    ends = Ends(await make_pair(), scale.limits)
+    async with in_time(PATIENCE), ends.running() as client:
+        await case.run(client, scale)
+        assert not ends.driver.running
+
+
+@contextmanager
+def connected(limits: Limits) -> Iterator[DriverClient]:
+    """Give a blocking client over TCP, to an exporter in a thread beside it."""
+    address = "tcp://127.0.0.1:0"
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(serve_async(Conformance(), address)) as server,
+        connect(server.address, limits=limits) as client,
+        client.timeout(PATIENCE),
+    ):
+        yield client
+
+
+@contextmanager
+def served(limits: Limits) -> Iterator[DriverClient]:
+    """Give the blocking client of everyday use, over a Unix socket; its limits are the defaults."""
+    del limits
+    with serve(Conformance()) as client, client.timeout(PATIENCE):
+        yield client
+
+
+@pytest.mark.parametrize("join", [connected, served])
+@pytest.mark.parametrize("name", BLOCKING_CASES)
+def test_a_blocking_client_does_it(
+    name: str, join: Callable[[Limits], AbstractContextManager[DriverClient]]
+) -> None:
+    scale = FULL.within(CASES[name].max_calls)
+    with join(scale.limits) as client:
+        BLOCKING_CASES[name](client, scale)
+
+
+# ---------------------------------------------------------------------------- channels of all sorts
+
+
+@over_every_transport
+async def test_many_connections_one_after_the_other(make_pair: PairMaker) -> None:
+    async with in_time(PATIENCE):
+        for _ in range(CONNECTIONS):
+            async with Ends(await make_pair(), FULL.limits).running() as client:
+                await CASES["large_unary"].run(client, Scale(request=500, response=500))
+
+
+@pytest.mark.parametrize("make_pair", [unix_pair, memory_pair])
+async def test_a_connection_lives_as_long_as_it_takes(
+    make_pair: PairMaker, autojump_clock: MockClock
+) -> None:
+    del autojump_clock
+    async with Ends(await make_pair(), FULL.limits).running() as client:
+        for day in range(3):
+            assert await client.call_async("unary_async", 3, bytes([day])) == bytes([day] * 3)
+            await trio.sleep(DAY)
+
+
+# ------------------------------------------------------------------------------ a scripted exporter
+
+
+@asynccontextmanager
+async def scripted_over(make_pair: PairMaker) -> AsyncIterator[tuple[Channel, ScriptedExporter]]:
+    """Give a channel and a scripted exporter, over these streams, which are closed."""
+    ours, theirs = await make_pair()
+    async with theirs, scripted(make_pair=lambda: (ours, theirs)) as ends:
+        await wait_all_tasks_blocked()  # the exporter's HELLO is out of its hands
+        yield ends
+
+
+@over_every_transport
+async def test_a_goaway_between_calls_refuses_the_second(make_pair: PairMaker) -> None:
+    async with scripted_over(make_pair) as (channel, exporter), trio.open_nursery() as tasks:
+        tasks.start_soon(channel.call, ask("first"))
+        slot = (await exporter.event(ev.CallReceived)).slot
+        await exporter.goaway("enough for today")
+        await exporter.event(ev.GoawayAcked)
+        with pytest.raises(CallRefused, match="enough for today"):
+            await channel.call(ask("second"))
+        await exporter.result(slot)
+
+
+@over_every_transport
+@pytest.mark.parametrize("sent", ["nothing", "some", "all"])
+async def test_an_error_at_any_point_of_a_stream_is_told_behind_its_bytes(
+    make_pair: PairMaker, sent: str
+) -> None:
+    data = {"nothing": b"", "some": b"half", "all": b"all of it"}[sent]
+    async with scripted_over(make_pair) as (channel, exporter), trio.open_nursery() as tasks:
+
+        async def answer() -> None:
+            slot = (await exporter.event(ev.CallReceived)).slot
+            exporter.rules.accept(slot, encode_value(None))
+            if data:
+                exporter.rules.data(slot, data, end=sent == "all")
+            await exporter.error(slot, Code.OS_ERROR, "the cable is out")
+
+        tasks.start_soon(answer)
+        stream = await channel.open_stream(ask("connect", kind=Kind.STREAM))
+        received = b""
+        with pytest.raises(trio.BrokenResourceError) as broken:
+            while True:
+                piece = await stream.receive_some()
+                received += piece
+                if not piece:  # their half had ended well; ours learns of the failure
+                    await stream.send_all(b"x")
+        assert received == data
+        assert isinstance(broken.value.__cause__, DriverOSError)
+        await stream.aclose()
+        with pytest.raises(DriverOSError, match="the cable is out"):
+            stream.check()
+
+
+@over_every_transport
+async def test_every_ping_is_answered_and_of_a_flood_at_least_the_last(
+    make_pair: PairMaker,
+) -> None:
+    pings = [number.to_bytes(8, "little") for number in range(100)]
+    async with scripted_over(make_pair) as (_, exporter):
+        for ping in pings:
+            exporter.rules.ping(ping)
+            await exporter.send()
+            assert (await exporter.event(ev.PongReceived)).payload == ping
+        for ping in pings:
+            exporter.rules.ping(ping)
+        await exporter.send()
+        answers = [(await exporter.event(ev.PongReceived)).payload]
+        while answers[-1] != pings[-1]:
+            answers.append((await exporter.event(ev.PongReceived)).payload)
+        assert answers == sorted(answers)
+
+
+async def test_bytes_in_the_smallest_frames_are_all_accounted_for() -> None:
+    """As many frames of 5 bytes as 314,160 bytes take; the window would hold a tenth of them."""
+    size, pieces = 5, 62_832
+    async with in_time(PATIENCE), scripted() as (channel, exporter), trio.open_nursery() as tasks:
+
+        async def answer() -> None:
+            slot = (await exporter.event(ev.CallReceived)).slot
+            exporter.rules.accept(slot, encode_value(None))
+            for _ in range(pieces):
+                while exporter.rules.sendable(slot) < size:
+                    await exporter.send()
+                    await exporter.event(ev.CreditReceived)
+                exporter.rules.data(slot, bytes(size))
+            exporter.rules.data(slot, b"", end=True)
+            await exporter.result(slot)
+
+        tasks.start_soon(answer)
+        stream = await channel.open_stream(ask("connect", kind=Kind.STREAM))
+        received = 0
+        async for data in stream:
+            received += len(data)
+        assert received == size * pieces
+        await stream.aclose()
+
+
+@pytest.mark.parametrize("number", range(1, 17))
+async def test_every_status_of_grpc_arrives_as_an_error_of_its_call(number: int) -> None:
+    async with scripted() as (channel, exporter), trio.open_nursery() as tasks:
+
+        async def answer() -> None:
+            slot = (await exporter.event(ev.CallReceived)).slot
+            exporter.rules.error(slot, encode_error(number, ErrorBody("", "no reason")))
+            await exporter.send()
+
+        tasks.start_soon(answer)
+        with pytest.raises(DriverError, match="no reason") as info:
+            await channel.call(ask("first"))
+        known = number in Code._value2member_map_
+        assert info.value.code == (number if known else Code.UNKNOWN)

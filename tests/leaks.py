@@ -1,0 +1,117 @@
+"""Finds what a test has left behind: open files, threads, and calls that are still under way.
+
+`conftest.py` puts every test between two looks. A look is cheap; only where the second one differs
+from the first is garbage collected and a moment waited before it counts. Coroutines that nobody
+awaited and errors that nobody could catch are pytest's own business: warnings are errors here.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from jumpstarter._connection import Connection
+
+__all__ = ["Look", "leaked_since", "look", "nothing_leaks", "register_connections"]
+
+SETTLE: Final = 2.0  # seconds that a thread or a process has for its last steps
+_POLL: Final = 0.01
+_IDLE: Final = "Trio thread"  # the name of a worker thread that waits for its next job
+
+_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is open at one moment.
+
+    Attributes:
+        files: File descriptors, and what each is of.
+        threads: Threads but for worker threads that are idle.
+    """
+
+    files: frozenset[tuple[str, str]]
+    threads: frozenset[threading.Thread]
+
+
+def look() -> Look:
+    """See what is open now."""
+    threads = (thread for thread in threading.enumerate() if not thread.name.startswith(_IDLE))
+    return Look(frozenset(_files()), frozenset(threads))
+
+
+def _files() -> Iterator[tuple[str, str]]:
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            yield number, os.readlink(f"/proc/self/fd/{number}")
+        except FileNotFoundError:  # the listing itself
+            continue
+
+
+def register_connections() -> Callable[[], None]:
+    """From now on, know every connection that is made, as long as it lives.
+
+    Returns:
+        What ends that.
+    """
+    original = Connection.__init__
+
+    def init(self: Connection, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        _connections.add(self)
+
+    Connection.__init__ = init  # type: ignore[method-assign]
+
+    def undo() -> None:
+        Connection.__init__ = original  # type: ignore[method-assign]
+
+    return undo
+
+
+def _unfinished() -> list[str]:
+    """Describe connections with calls that nobody will end."""
+    found = []
+    for connection in _connections:
+        busy = connection.rules.busy
+        if connection.ended is None and busy:
+            found.append(f"the connection to {connection.name} is open, with {busy} slots in use")
+        elif connection.ended is not None and connection.endpoints:
+            left = len(connection.endpoints)
+            found.append(
+                f"the connection to {connection.name} has ended, and {left} calls have not"
+            )
+    return found
+
+
+def leaked_since(before: Look) -> list[str]:
+    """Describe what is there now and was not before, at first sight."""
+    now = look()
+    files = [f"file descriptor {number}: {what}" for number, what in now.files - before.files]
+    threads = [f"thread {thread.name!r}" for thread in now.threads - before.threads]
+    return sorted(files) + sorted(threads) + _unfinished()
+
+
+@contextmanager
+def nothing_leaks() -> Iterator[None]:
+    """Fail if the block leaves anything behind.
+
+    Raises:
+        AssertionError: It has; says what.
+    """
+    before = look()
+    yield
+    leaked = leaked_since(before)
+    if leaked:
+        gc.collect()
+        patience = time.monotonic() + SETTLE
+        while (leaked := leaked_since(before)) and time.monotonic() < patience:
+            time.sleep(_POLL)
+    if leaked:
+        raise AssertionError("this test leaks:\n  " + "\n  ".join(leaked))

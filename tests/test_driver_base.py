@@ -1,0 +1,324 @@
+"""The base class of all drivers: how subclasses are written, and the orderly end of a tree.
+
+What is said here of `reset` and `close` holds when they are called directly, without a server; what
+a server does is in `test_driver_tree`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from drivers_for_tests import Echo, Plain, Recorder
+from jumpstarter.driver import Driver, export
+from jumpstarter.driver._base import walk
+from jumpstarter.driver._export import exports_of
+from jumpstarter.errors import ConfigurationError
+
+VERBS = ["reset", "close"]
+
+
+# --- ways to write a subclass ---
+
+
+def test_a_plain_subclass_has_an_identity_and_nothing_else() -> None:
+    one, other = Plain(), Plain()
+    assert isinstance(one.uuid, UUID)
+    assert one.uuid != other.uuid
+    assert (one.labels, one.children, one.resources) == ({}, {}, {})
+    one.labels["a"] = "b"
+    one.children["x"] = other
+    one.resources[uuid4()] = object()
+    assert (other.labels, other.children, other.resources) == ({}, {}, {})
+
+
+def test_a_driver_is_given_its_fields_by_keyword_only() -> None:
+    uuid, child = uuid4(), Plain()
+    driver = Plain(uuid=uuid, labels={"a": "b"}, children={"x": child}, log_level="DEBUG")
+    assert (driver.uuid, driver.labels, driver.children["x"]) == (uuid, {"a": "b"}, child)
+    with pytest.raises(TypeError, match="positional"):
+        Plain(uuid)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="resources"):
+        Plain(resources={})  # type: ignore[call-arg]
+
+
+def test_a_driver_is_equal_to_itself_alone() -> None:
+    uuid = uuid4()
+    one, other = Plain(uuid=uuid), Plain(uuid=uuid)
+    assert one != other
+    assert len({one, other}) == 2
+
+
+def test_a_dataclass_subclass_adds_fields() -> None:
+    @dataclass(kw_only=True)
+    class Relay(Plain):
+        port: int
+        names: list[str] = field(default_factory=list)
+
+    relay = Relay(port=7, labels={"a": "b"})
+    assert (relay.port, relay.names, relay.labels) == (7, [], {"a": "b"})
+    assert relay.logger.name.startswith("driver.Relay.")
+    assert "port=7" in repr(relay)
+    with pytest.raises(TypeError, match="port"):
+        Relay()  # type: ignore[call-arg]
+
+
+def test_a_subclass_may_write_its_own_init() -> None:
+    class Relay(Plain):
+        def __init__(self, port: int, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.port = port
+
+    relay = Relay(7, log_level="ERROR")
+    assert (relay.port, relay.logger.level, relay.children) == (7, logging.ERROR, {})
+
+
+def test_an_init_that_forgets_the_base_class_is_told_so_when_the_tree_is_walked() -> None:
+    class Relay(Plain):
+        def __init__(self, port: int) -> None:
+            self.port = port
+
+    with pytest.raises(ConfigurationError, match=r"Relay.*super\(\).__init__"):
+        list(walk(Relay(7)))
+
+
+def test_every_post_init_of_a_chain_runs_once() -> None:
+    ran: list[str] = []
+
+    class Mixin:
+        def __post_init__(self) -> None:
+            ran.append("mixin")
+
+    @dataclass(kw_only=True)
+    class Base(Plain):
+        port: int = 1
+
+        def __post_init__(self) -> None:
+            if hasattr(super(), "__post_init__"):
+                super().__post_init__()
+            ran.append(f"base, logging to {self.logger.name.split('.')[1]}")
+
+    @dataclass(kw_only=True)
+    class Leaf(Base, Mixin):
+        def __post_init__(self) -> None:
+            if hasattr(super(), "__post_init__"):
+                super().__post_init__()
+            ran.append("leaf")
+
+    Leaf()
+    assert ran == ["mixin", "base, logging to Leaf", "leaf"]
+
+
+def test_a_pydantic_dataclass_validates_its_own_fields_and_keeps_the_children() -> None:
+    pydantic = pytest.importorskip("pydantic", reason="pydantic is optional for driver authors")
+
+    class Relay(Plain):
+        port: int
+        names: list[str] = field(default_factory=list)
+
+        @export
+        @pydantic.validate_call  # type: ignore[untyped-decorator]
+        def switch(self, port: int) -> int:
+            return port
+
+    validated: Any = pydantic.dataclasses.dataclass(kw_only=True)(Relay)
+    child = Echo()
+    relay = validated(port="7", children={"x": child}, log_level="DEBUG")
+    assert (relay.port, relay.names) == (7, [])
+    assert relay.children["x"] is child
+    assert relay.logger.level == logging.DEBUG
+    assert exports_of(validated)["switch"].bind(relay)("3") == 3
+    with pytest.raises(ValueError, match="port"):
+        validated(port="seven")
+
+
+def test_the_base_class_and_a_subclass_without_a_client_cannot_be_made() -> None:
+    class Nameless(Driver):
+        pass
+
+    for cls in (Driver, Nameless):
+        with pytest.raises(TypeError, match="client"):
+            cls()  # type: ignore[abstract]
+
+
+# --- loggers ---
+
+
+def test_a_driver_logs_under_its_class_and_its_own_identity() -> None:
+    uuid = UUID("12345678-1234-5678-1234-567812345678")
+    assert Plain(uuid=uuid).logger.name == "driver.Plain.12345678"
+
+
+def test_a_log_level_is_of_one_driver_alone(caplog: pytest.LogCaptureFixture) -> None:
+    quiet, loud = Plain(log_level="WARNING"), Plain(log_level="DEBUG")
+    for driver in (quiet, loud, Plain()):
+        driver.logger.debug("debug")
+        driver.logger.info("info")
+    logged = [(record.name, record.message) for record in caplog.records]
+    assert [text for name, text in logged if name == quiet.logger.name] == []
+    assert [text for name, text in logged if name == loud.logger.name] == ["debug", "info"]
+    assert [text for _, text in logged if text == "info"] == ["info", "info"]
+
+
+@pytest.mark.parametrize("level", ["debug", "LOUD", "", None, 1.5])
+def test_a_log_level_that_does_not_exist_is_refused(level: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"driver\.Plain\.\w{8}: log_level") as caught:
+        Plain(log_level=level)
+    assert repr(level) in str(caught.value)
+
+
+# --- walking a tree ---
+
+
+def names_of(root: Driver) -> list[str]:
+    return [name for _, _, name in walk(root)]
+
+
+def test_a_walk_goes_through_parents_before_children_in_their_order() -> None:
+    leaf, right = Plain(), Plain()
+    left = Plain(children={"leaf": leaf})
+    root = Plain(children={"left": left, "right": right})
+    assert list(walk(root)) == [
+        (root, None, ""),
+        (left, root, "left"),
+        (leaf, left, "leaf"),
+        (right, root, "right"),
+    ]
+
+
+def test_a_driver_in_two_places_is_walked_through_twice() -> None:
+    shared = Plain(children={"leaf": Plain()})
+    root = Plain(children={"a": Plain(children={"x": shared}), "y": shared})
+    assert names_of(root) == ["", "a", "x", "leaf", "y", "leaf"]
+
+
+def test_a_tree_may_be_deeper_than_python_recurses() -> None:
+    root = Plain()
+    for _ in range(2000):
+        root = Plain(children={"below": root})
+    assert len(names_of(root)) == 2001
+    root.close()
+
+
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_a_circle_is_refused_and_named(length: int) -> None:
+    drivers = [Plain() for _ in range(length)]
+    for index, driver in enumerate(drivers):
+        driver.children[f"child{index}"] = drivers[(index + 1) % length]
+    with pytest.raises(ConfigurationError, match=rf"'child{length - 1}' \(Plain\).*circle"):
+        list(walk(drivers[0]))
+
+
+@pytest.mark.parametrize("child", [None, "power", Plain, {"power": 1}])
+def test_a_child_that_is_no_driver_is_refused(child: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"child 'x' of Plain is a {type(child).__name__}"):
+        list(walk(Plain(children={"x": child})))
+
+
+@pytest.mark.parametrize("children", [None, [], "power"])
+def test_children_that_are_no_mapping_are_refused(children: Any) -> None:
+    with pytest.raises(ConfigurationError, match="children of Plain"):
+        list(walk(Plain(children=children)))
+
+
+# --- reset and close, called directly ---
+
+
+def family(log: list[str], **options: Any) -> Recorder:
+    """Make a tree of four; `options` are for each of them but the root."""
+    leaf = Recorder(name="leaf", log=log, **options)
+    left = Recorder(name="left", log=log, children={"leaf": leaf}, **options)
+    right = Recorder(name="right", log=log, **options)
+    return Recorder(name="root", log=log, children={"left": left, "right": right})
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("calls_super", [True, False])
+def test_all_below_are_ended_once_and_after_their_parents(verb: str, calls_super: bool) -> None:
+    log: list[str] = []
+    getattr(family(log, calls_super=calls_super), verb)()
+    assert log == [f"{verb} {name}" for name in ("root", "left", "leaf", "right")]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_driver_with_no_override_passes_on_to_its_children(verb: str) -> None:
+    log: list[str] = []
+    getattr(Plain(children={"root": family(log)}), verb)()
+    assert log == [f"{verb} {name}" for name in ("root", "left", "leaf", "right")]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_override_that_does_not_call_the_base_class_keeps_it_to_itself(verb: str) -> None:
+    log: list[str] = []
+    root = family(log)
+    root.calls_super = False
+    getattr(root, verb)()
+    assert log == [f"{verb} root"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_driver_in_two_places_is_ended_once_and_after_both_parents(verb: str) -> None:
+    log: list[str] = []
+    shared = Recorder(name="shared", log=log)
+    left = Recorder(name="left", log=log, children={"x": shared})
+    right = Recorder(name="right", log=log, children={"y": shared})
+    getattr(Plain(children={"left": left, "right": right}), verb)()
+    assert log == [f"{verb} left", f"{verb} right", f"{verb} shared"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_one_failure_hides_no_other_driver(verb: str) -> None:
+    log: list[str] = []
+    root = family(log)
+    left = root.children["left"]
+    assert isinstance(left, Recorder)
+    left.failure = RuntimeError("stuck relay")
+    with pytest.raises(RuntimeError, match="stuck relay"):
+        getattr(root, verb)()
+    assert log == [f"{verb} {name}" for name in ("root", "left", "leaf", "right")]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_several_failures_come_together(verb: str) -> None:
+    failure = RuntimeError("stuck relay")
+    with pytest.raises(ExceptionGroup, match=f"{verb} of 3 drivers failed") as caught:
+        getattr(family([], failure=failure), verb)()
+    assert caught.value.exceptions == (failure, failure, failure)
+
+
+def test_a_driver_that_closes_a_child_itself_closes_all_below_that_child() -> None:
+    log: list[str] = []
+
+    class Impatient(Plain):
+        def close(self) -> None:
+            self.children["child"].close()
+            log.append("close impatient")
+
+    leaf = Recorder(name="leaf", log=log)
+    child = Recorder(name="child", log=log, children={"leaf": leaf})
+    Impatient(children={"child": child}).close()
+    assert log == ["close child", "close leaf", "close impatient"]
+
+
+def test_a_driver_can_be_closed_again() -> None:
+    log: list[str] = []
+    root = family(log)
+    root.close()
+    root.close()
+    assert len(log) == 8
+
+
+def test_the_fields_are_what_a_report_and_a_subclass_expect() -> None:
+    assert [(f.name, f.init) for f in dataclasses.fields(Driver)] == [
+        ("uuid", True),
+        ("labels", True),
+        ("children", True),
+        ("log_level", True),
+        ("logger", False),
+        ("resources", False),
+    ]

@@ -1,0 +1,142 @@
+"""What the public modules show: the paths that existing drivers import, and words for each name.
+
+A module is public if no part of its path begins with an underscore.
+"""
+
+from __future__ import annotations
+
+import ast
+import enum
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import pytest
+
+import jumpstarter
+
+# Where the users of this library, and of the published driver API before it, import what from.
+PATHS: Final = {
+    "jumpstarter": ["Limits", "Server", "connect", "connect_async", "serve", "serve_async"],
+    "jumpstarter.client": [
+        "BlockingGenerator",
+        "BlockingStream",
+        "DriverClient",
+        "RemoteGenerator",
+        "RemoteStream",
+        "StubDriverClient",
+    ],
+    "jumpstarter.client.base": ["DriverClient", "StubDriverClient"],
+    "jumpstarter.client.core": [
+        "DriverError",
+        "DriverInvalidArgument",
+        "DriverMethodNotImplemented",
+    ],
+    "jumpstarter.common.exceptions": [
+        "ArgumentError",
+        "ConfigurationError",
+        "JumpstarterException",
+    ],
+    "jumpstarter.common.utils": ["serve"],
+    "jumpstarter.driver": ["Driver", "export", "exportstream"],
+    "jumpstarter.drivers.mixins": ["StreamMixin"],
+    "jumpstarter.portal": ["BlockingPortal", "start_blocking_portal"],
+    "jumpstarter.testing": ["client_fixture", "client_for", "client_for_async"],
+}
+# The one place in which each of these is to be found again.
+SAME: Final = {
+    "jumpstarter.client.base": "jumpstarter.client",
+    "jumpstarter.client.core": "jumpstarter.errors",
+    "jumpstarter.common.exceptions": "jumpstarter.errors",
+    "jumpstarter.common.utils": "jumpstarter",
+}
+
+
+def public_modules() -> Iterator[str]:
+    yield "jumpstarter"
+    for info in pkgutil.walk_packages(jumpstarter.__path__, "jumpstarter."):
+        if "._" not in info.name:
+            yield info.name
+
+
+PUBLIC: Final = sorted(public_modules())
+every_public_module = pytest.mark.parametrize(
+    "module", [importlib.import_module(name) for name in PUBLIC], ids=PUBLIC
+)
+
+
+def is_door(module: ModuleType) -> bool:
+    """Say whether a module defines nothing, and only shows what is elsewhere."""
+    tree = ast.parse(Path(str(module.__file__)).read_text())
+    return not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in tree.body)
+
+
+def order(name: str) -> tuple[int, str]:
+    """Constants, then classes, then functions."""
+    return 0 if name.isupper() else 1 if name[0].isupper() else 2, name
+
+
+def test_the_public_modules_are_those_that_are_meant_to_be() -> None:
+    others = {"jumpstarter.cli", "jumpstarter.common", "jumpstarter.drivers", "jumpstarter.errors"}
+    assert set(PUBLIC) == set(PATHS) | others
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [(path, name) for path, names in PATHS.items() for name in names]
+)
+def test_what_users_import_is_there(path: str, name: str) -> None:
+    module = importlib.import_module(path)
+    assert name in module.__all__
+    found = getattr(module, name)
+    if path in SAME:
+        assert found is getattr(importlib.import_module(SAME[path]), name)
+
+
+@every_public_module
+def test_all_names_each_thing_once_in_order(module: ModuleType) -> None:
+    names = getattr(module, "__all__", [])
+    assert names == sorted(set(names), key=order)
+    assert [name for name in names if not hasattr(module, name)] == []
+
+
+@every_public_module
+def test_all_names_everything(module: ModuleType) -> None:
+    shown = set()
+    for name, value in vars(module).items():
+        where = getattr(value, "__module__", "")
+        is_own = where.startswith("jumpstarter") if is_door(module) else where == module.__name__
+        if is_own and not name.startswith("_"):
+            shown.add(name)
+    assert shown <= set(getattr(module, "__all__", []))
+
+
+def without_words(name: str, thing: Any) -> Iterator[str]:
+    """Give the names of what has no docstring: the thing itself, and what a class offers."""
+    if not inspect.getdoc(thing):
+        yield name
+    if not inspect.isclass(thing) or issubclass(thing, enum.Enum):
+        return
+    for base in thing.__mro__:
+        if not base.__module__.startswith("jumpstarter"):
+            continue
+        for attribute, value in vars(base).items():
+            function = getattr(value, "__func__", value)
+            speaks = inspect.isroutine(function) or isinstance(value, property)
+            if speaks and not attribute.startswith("_") and not function.__doc__:
+                yield f"{name}.{attribute}"
+
+
+@every_public_module
+def test_everything_public_has_a_docstring(module: ModuleType) -> None:
+    assert module.__doc__
+    things = {name: getattr(module, name) for name in getattr(module, "__all__", [])}
+    offers = {name: thing for name, thing in things.items() if callable(thing)}
+    assert [it for name, thing in offers.items() for it in without_words(name, thing)] == []
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (Path(jumpstarter.__path__[0]) / "py.typed").exists()

@@ -1,0 +1,31 @@
+"""Every guarantee in docs/guarantees.md names a test that exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+TEXT = (TESTS.parent / "docs" / "guarantees.md").read_text()
+NAMED = sorted(set(re.findall(r"`((?:conformance/)?\w+\.py)(?:::(\w+))?`", TEXT)))
+
+
+def functions(path: Path) -> set[str]:
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+@pytest.mark.parametrize(("file", "test"), NAMED)
+def test_a_test_that_is_named_exists(file: str, test: str) -> None:
+    path = TESTS / file
+    assert path.is_file()
+    assert not test or test in functions(path)
+
+
+def test_every_guarantee_names_a_test() -> None:
+    guarantees = re.findall(r"^- \*\*.*?(?=^- |^## |\Z)", TEXT, flags=re.MULTILINE | re.DOTALL)
+    assert len(guarantees) > 20
+    assert [text for text in guarantees if not re.search(r"`\S+\.py", text)] == []

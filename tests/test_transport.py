@@ -1,0 +1,380 @@
+"""Byte streams as a multiplexer wants them: several buffers at once, and a try that never waits."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+import struct
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from helpers import timed
+from jumpstarter._transport import (
+    Buffer,
+    SocketTransport,
+    StreamTransport,
+    Transport,
+    _after,
+    transport_for,
+)
+from transports import (
+    Pair,
+    PairMaker,
+    lockstep_pair,
+    memory_pair,
+    over_every_transport,
+    tcp_pair,
+    unix_pair,
+)
+
+STALL = 30.0
+over_sockets = pytest.mark.parametrize("make_pair", [unix_pair, tcp_pair], ids=["unix", "tcp"])
+
+
+def small_buffers(pair: Pair) -> None:
+    """Make the kernel queue as little as it can, so that few bytes fill it."""
+    for stream in pair:
+        assert isinstance(stream, trio.SocketStream)
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+
+
+async def receive_exactly(stream: trio.abc.ReceiveStream, size: int) -> bytes:
+    received = b""
+    while len(received) < size:
+        piece = await stream.receive_some()
+        assert piece, f"the stream has ended after {len(received)} of {size} bytes"
+        received += piece
+    assert len(received) == size
+    return received
+
+
+# -------------------------------------------------------------------------- what all of them do
+
+
+@over_every_transport
+@timed()
+async def test_what_is_written_arrives_whatever_it_is_kept_in(make_pair: PairMaker) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    buffers: list[Buffer] = [b"bytes", bytearray(b"array"), memoryview(b"view"), b"", b"end"]
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: transport.write(buffers, STALL))
+        assert await receive_exactly(theirs, 17) == b"bytesarrayviewend"
+    await transport.aclose()
+
+
+@over_every_transport
+@timed()
+async def test_reading_gives_what_came_and_nothing_at_the_end(make_pair: PairMaker) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(theirs.send_all, b"hello")
+        received = b""
+        while len(received) < 5:
+            piece = await transport.read()
+            assert type(piece) is bytes
+            received += piece
+    assert received == b"hello"
+    await theirs.aclose()
+    assert await transport.read() == b""
+    assert await transport.read() == b""
+    await transport.aclose()
+
+
+@over_every_transport
+@timed()
+async def test_far_more_than_any_buffer_holds_arrives_whole_and_in_order(
+    make_pair: PairMaker,
+) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    pieces = [number.to_bytes(4, "little") * 100 for number in range(2000)]
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(transport.write, pieces, STALL)
+        assert await receive_exactly(theirs, 800_000) == b"".join(pieces)
+    await transport.aclose()
+
+
+@over_every_transport
+@timed()
+async def test_writing_to_a_peer_that_is_gone_says_so(make_pair: PairMaker) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    await trio.aclose_forcefully(theirs)
+    with pytest.raises(trio.BrokenResourceError):
+        await write_for_ever(transport)
+    await transport.aclose()
+
+
+async def write_for_ever(transport: Transport) -> None:
+    while True:
+        await transport.write([bytes(1000)], STALL)
+
+
+@over_every_transport
+@timed()
+async def test_closing_wakes_whoever_reads(make_pair: PairMaker) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+
+    async def read() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await transport.read()
+
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await wait_all_tasks_blocked()
+        await transport.aclose()
+
+
+@over_every_transport
+@timed()
+async def test_closing_closes_even_when_cancelled(make_pair: PairMaker) -> None:
+    ours, theirs = await make_pair()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await transport_for(ours).aclose()
+    async with theirs:
+        assert await theirs.receive_some() == b""
+
+
+# --------------------------------------------------------------------------------- sockets
+
+
+@over_sockets
+@timed()
+async def test_a_try_writes_at_once(make_pair: PairMaker) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    assert transport.try_write([b"one", b"two"]) == []
+    async with theirs:
+        assert await receive_exactly(theirs, 6) == b"onetwo"
+    await transport.aclose()
+
+
+@over_sockets
+@timed()
+async def test_a_try_gives_back_what_did_not_fit_and_later_writes_go_on_from_there(
+    make_pair: PairMaker,
+) -> None:
+    pair = ours, theirs = await make_pair()
+    small_buffers(pair)
+    transport = transport_for(ours)
+    pieces = [number.to_bytes(4, "little") * 250 for number in range(1000)]
+    rest = transport.try_write(pieces)
+    assert 0 < sum(map(len, rest)) < 1_000_000
+    assert transport.try_write(rest)  # still full: nothing else is lost or written twice
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(transport.write, rest, STALL)
+        assert await receive_exactly(theirs, 1_000_000) == b"".join(pieces)
+    await transport.aclose()
+
+
+@over_sockets
+@timed()
+async def test_more_buffers_than_the_kernel_takes_in_one_call_are_written_in_several(
+    make_pair: PairMaker,
+) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    buffers = [bytes([number % 256]) for number in range(3000)]
+    assert transport.try_write(buffers) == []
+    async with theirs:
+        assert await receive_exactly(theirs, 3000) == b"".join(buffers)
+    await transport.aclose()
+
+
+@over_sockets
+@timed()
+async def test_a_try_on_a_broken_socket_raises_the_systems_error(make_pair: PairMaker) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    assert isinstance(theirs, trio.SocketStream)
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # TCP: reset
+    await trio.aclose_forcefully(theirs)
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        transport.try_write([b"x"])
+    with pytest.raises(trio.BrokenResourceError, match="write failed: ") as broken:
+        await transport.write([b"x"], STALL)
+    assert isinstance(broken.value.__cause__, OSError)
+    await transport.aclose()
+
+
+@timed()
+async def test_reading_from_a_connection_that_was_reset_says_so() -> None:
+    ours, theirs = await tcp_pair()
+    assert isinstance(theirs, trio.SocketStream)
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await trio.aclose_forcefully(theirs)
+    transport = transport_for(ours)
+    with pytest.raises(trio.BrokenResourceError, match="reset"):
+        await transport.read()
+    await transport.aclose()
+
+
+@timed()
+async def test_after_closing_nothing_is_written_to_whoever_has_the_descriptor_now() -> None:
+    ours, theirs = await unix_pair()
+    transport = transport_for(ours)
+    assert isinstance(ours, trio.SocketStream)
+    descriptor = ours.socket.fileno()
+    reader, writer = os.pipe()
+    await transport.aclose()
+    os.dup2(writer, descriptor)
+    try:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            transport.try_write([b"not for you"])
+        with pytest.raises(trio.BrokenResourceError):
+            await transport.write([b"not for you"], STALL)
+        os.set_blocking(reader, False)
+        with pytest.raises(BlockingIOError):
+            os.read(reader, 100)
+    finally:
+        for each in (reader, writer, descriptor):
+            os.close(each)
+        await theirs.aclose()
+
+
+# ------------------------------------------------------------------------------ other streams
+
+
+@timed()
+async def test_a_stream_that_is_no_socket_is_never_written_without_waiting() -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    transport = transport_for(ours)
+    assert transport.try_write([b"one", b"two"]) == [b"one", b"two"]
+    await transport.aclose()
+    assert await theirs.receive_some() == b""
+
+
+# --------------------------------------------------------------------------------- a stall
+
+
+@pytest.mark.parametrize("make_pair", [unix_pair, tcp_pair, lockstep_pair])
+@timed(3600)
+async def test_a_peer_that_takes_nothing_is_given_up_after_the_stall(
+    make_pair: PairMaker, autojump_clock: MockClock
+) -> None:
+    del autojump_clock
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    started = trio.current_time()
+    with pytest.raises(trio.TooSlowError):
+        await transport.write([bytes(100_000_000)], STALL)
+    assert trio.current_time() == started + STALL
+    await transport.aclose()
+    await theirs.aclose()
+
+
+@timed(3600)
+async def test_a_socket_that_takes_little_by_little_is_not_given_up(
+    autojump_clock: MockClock,
+) -> None:
+    del autojump_clock
+    pair = ours, theirs = await unix_pair()
+    small_buffers(pair)
+    transport = transport_for(ours)
+
+    async def read_slowly() -> None:
+        while True:
+            await trio.sleep(STALL - 1)
+            take_all(theirs)
+
+    started = trio.current_time()
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(read_slowly)
+        await transport.write([bytes(20_000)], STALL)
+        assert trio.current_time() > started + 2 * STALL
+        nursery.cancel_scope.cancel()
+    await transport.aclose()
+
+
+def take_all(stream: trio.abc.Stream) -> None:
+    """Empty the kernel's queue, or it would not say that there is room again."""
+    assert isinstance(stream, trio.SocketStream)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.read(stream.socket.fileno(), 65536)
+
+
+@pytest.mark.parametrize(
+    ("taken_at_once", "size", "in_time"),
+    [(1, 9, True), (1, 12, False), (64 * 1024, 20 * 64 * 1024, True)],
+)
+@timed(3600)
+async def test_any_other_stream_has_the_stall_for_each_piece_of_a_write(
+    taken_at_once: int, size: int, *, in_time: bool, autojump_clock: MockClock
+) -> None:
+    del autojump_clock
+    ours, theirs = await lockstep_pair()
+    transport = transport_for(ours)
+
+    async def read_slowly() -> None:
+        while True:
+            await trio.sleep(STALL / 10)
+            await theirs.receive_some(taken_at_once)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_slowly)
+        with contextlib.nullcontext() if in_time else pytest.raises(trio.TooSlowError):
+            await transport.write([bytes(size)], STALL)
+        nursery.cancel_scope.cancel()
+    await transport.aclose()
+    await theirs.aclose()
+
+
+# --------------------------------------------------------------------------- which one it is
+
+
+def plain(stream: trio.abc.Stream) -> trio.abc.Stream:
+    return stream
+
+
+def in_tls(stream: trio.abc.Stream) -> trio.abc.Stream:
+    return trio.SSLStream(stream, ssl.create_default_context(), server_hostname="exporter")
+
+
+@pytest.mark.parametrize(
+    ("make_pair", "wrap", "kind", "keepalive"),
+    [
+        (unix_pair, plain, SocketTransport, False),
+        (tcp_pair, plain, SocketTransport, True),
+        (memory_pair, plain, StreamTransport, False),
+        (unix_pair, in_tls, StreamTransport, False),
+        (tcp_pair, in_tls, StreamTransport, True),
+    ],
+    ids=["unix", "tcp", "memory", "TLS over unix", "TLS over tcp"],
+)
+@timed()
+async def test_sockets_are_written_directly_and_only_a_remote_peer_can_vanish(
+    make_pair: PairMaker,
+    wrap: Callable[[trio.abc.Stream], trio.abc.Stream],
+    kind: type[Transport],
+    keepalive: bool,
+) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(wrap(ours))
+    assert type(transport) is kind
+    assert transport.keepalive is keepalive
+    await transport.aclose()
+    await theirs.aclose()
+
+
+@given(st.binary(max_size=200), st.lists(st.integers(0, 200)), st.integers(0, 200))
+def test_what_was_written_is_cut_off_the_front_and_nothing_else(
+    data: bytes, cuts: list[int], written: int
+) -> None:
+    edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    buffers = [memoryview(data)[start:stop] for start, stop in pairwise(edges)]
+    written = min(written, len(data))
+    assert b"".join(_after(list(buffers), written)) == data[written:]

@@ -1,0 +1,390 @@
+"""Both ends of a connection, the frames between them, and books in which all of it is kept.
+
+A `World` does what two applications might do and carries bytes between them. Whatever happens is
+compared with its own books, which it keeps from what the applications did and from the frames on
+the wire, never from the state of the rules. Which invariant is seen where is said in
+`test_protocol_model`, which drives it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import Final
+
+import msgspec
+
+import wire
+from jumpstarter import _events as ev
+from jumpstarter._credit import ITEM_COST
+from jumpstarter._limits import Limits
+from jumpstarter._messages import Flag, FrameType, Kind, decode_credit
+from jumpstarter._protocol import Protocol, State
+from jumpstarter._roles import ClientProtocol, ServerProtocol
+from jumpstarter.errors import Code
+from wire import Frame, payload, told, value
+
+__all__ = ["DOWN", "UP", "Call", "Flow", "World"]
+
+T = FrameType
+UP: Final = 0  # from the client to the server
+DOWN: Final = 1
+_PATTERN: Final = bytes(range(251)) * 100
+_TERMINAL: Final = (T.RESULT, T.ERROR)
+
+
+class Flow:
+    """One direction of a stream, in bytes, or a generator's items, one by one."""
+
+    def __init__(self, window: int) -> None:
+        self.sent = 0  # handed over to be sent, and not taken back
+        self.got = 0  # arrived, or dropped as it came
+        self.unread = 0  # arrived and not consumed, in credit
+        self.window = window  # credit that the sender has
+        self.end_sent = False
+        self.end_got = False
+
+
+class Call:
+    """What was done about one call, and what has come of it."""
+
+    def __init__(self, serial: int, kind: Kind, size: int, window: int) -> None:
+        self.serial = serial
+        self.kind = kind
+        self.size = size
+        self.slot = 0
+        self.cancelled = False  # the client wants no more of it
+        self.closed = False  # the client sends no more, and wants to know when all has arrived
+        self.incomplete = False  # the client has not got an item that came
+        self.seen = False  # the server's application has it
+        self.asked_to_end = False  # and knows that it was cancelled
+        self.accepted = False
+        self.answer: tuple[FrameType, bytes] | None = None  # of the server's application
+        self.outcome = ""  # how it ended for the client
+        self.flows = (Flow(window), Flow(window))
+
+
+class World:
+    """Two ends, the frames between them, and the books.
+
+    Attributes:
+        ends: The client and the server; `ends[way]` is the sender of that way.
+        pipes: Frames on their way, each with the serial number of its call, -1 for none.
+        offset: Bytes of the first frame of each pipe that have arrived already.
+        calls: All calls that were ever made, by serial number.
+        calling: The client's open calls, by slot.
+        serving: The calls which the server's application has and has not answered, by slot.
+        begun: Slots where the server has seen some of a CALL, and of which no answer was taken.
+        sent: By slot, the call whose CALL was the last one to leave on it.
+        said_goaway: The ways on which a GOAWAY was sent.
+        acked: The server was told that no CALL will begin any more.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.ends: tuple[ClientProtocol, ServerProtocol] = wire.connected(limits)
+        self.pipes: tuple[deque[tuple[int, Frame]], ...] = (deque(), deque())
+        self.offset = [0, 0]
+        self.calls: list[Call] = []
+        self.calling: dict[int, Call] = {}
+        self.serving: dict[int, Call] = {}
+        self.begun: set[int] = set()
+        self.sent: dict[int, Call] = {}
+        self.said_goaway: set[int] = set()
+        self.acked = False
+
+    # ------------------------------------------------------------------ what applications do
+
+    def call(self, kind: Kind, size: int) -> Call:
+        call = Call(len(self.calls), kind, size, self.limits.stream_window)
+        call.slot = self.ends[UP].call(kind, wire.call(kind, size, str(call.serial)))
+        assert call.slot not in self.calling
+        self.calls.append(call)
+        self.calling[call.slot] = call
+        return call
+
+    def cancel(self, call: Call) -> None:
+        call.cancelled = True
+        if not self.ends[UP].cancel(call.slot):
+            del self.calling[call.slot]
+            call.outcome = "taken back"
+
+    def close(self, call: Call) -> None:
+        call.closed = True
+        self.ends[UP].cancel(call.slot, Code.CLOSE)
+
+    def send(self, call: Call, way: int, size: int) -> None:
+        self._send(call, way, size, end=False)
+
+    def send_last(self, call: Call, way: int, size: int) -> None:
+        self._send(call, way, size, end=True)
+
+    def _send(self, call: Call, way: int, size: int, *, end: bool) -> None:
+        flow = call.flows[way]
+        start = flow.sent % 251
+        self.ends[way].data(call.slot, _PATTERN[start : start + size], end=end)
+        flow.sent += size
+        flow.window -= size
+        flow.end_sent = end
+
+    def withdraw(self, call: Call, way: int) -> None:
+        """Take back what has not left. How much that was shows only in the credit that is back.
+
+        If it were wrong, the next bytes would not be those which the receiver waits for.
+        """
+        flow = call.flows[way]
+        before = self.ends[way].sendable(call.slot)
+        self.ends[way].withdraw(call.slot)
+        withdrawn = self.ends[way].sendable(call.slot) - before
+        assert 0 <= withdrawn <= flow.sent - flow.got
+        flow.window += withdrawn
+        flow.sent -= withdrawn
+
+    def consume(self, call: Call, way: int, amount: int) -> None:
+        call.flows[way].unread -= amount
+        self.ends[1 - way].consume(call.slot, amount)
+
+    def accept(self, call: Call) -> None:
+        call.accepted = True
+        self.ends[DOWN].accept(call.slot, value())
+
+    def item(self, call: Call, size: int) -> None:
+        flow = call.flows[DOWN]
+        buffer = value([flow.sent, bytes(size)])
+        flow.window -= len(payload(buffer)) + ITEM_COST
+        flow.sent += 1
+        self.ends[DOWN].item(call.slot, buffer)
+
+    def result(self, call: Call, size: int) -> None:
+        buffer = value([call.serial, bytes(size)])
+        call.answer = (T.RESULT, payload(buffer))
+        del self.serving[call.slot]
+        self.ends[DOWN].result(call.slot, buffer)
+
+    def error(self, call: Call) -> None:
+        buffer = wire.error(Code.OS_ERROR, str(call.serial))
+        call.answer = (T.ERROR, payload(buffer))
+        del self.serving[call.slot]
+        self.ends[DOWN].error(call.slot, buffer)
+
+    def give_up(self, call: Call) -> None:
+        self.ends[DOWN].abandon(call.slot)
+        self.error(call)
+
+    def goaway(self, way: int) -> None:
+        self.said_goaway.add(way)
+        self.ends[way].goaway(Code.OK, 0, "")
+
+    # --------------------------------------------------------------------------- on the wire
+
+    def take(self, way: int) -> None:
+        """Put one batch on its way."""
+        batch = wire.frames(wire.take(self.ends[way]))
+        for found in batch:
+            call = self._of(way, found)
+            if found.type in _TERMINAL and found.flags != Flag.MORE:
+                self.begun.remove(found.slot)
+            self.pipes[way].append((-1 if call is None else call.serial, found))
+        self._check_batch(batch)
+
+    def _of(self, way: int, found: Frame) -> Call | None:
+        """Tell to which call a frame belongs that leaves now."""
+        if found.slot == 0:
+            return None
+        if way == UP and found.type is T.CALL:
+            self.sent[found.slot] = self.calling[found.slot]
+        # The client hears of a call's end only once all is read that the server has sent for it.
+        return (self.sent if way == UP else self.calling)[found.slot]
+
+    def _check_batch(self, batch: list[Frame]) -> None:
+        answers = Counter(
+            (found.type in _TERMINAL or found.type, found.slot)
+            for found in batch
+            if found.flags == Flag.ACK
+            or found.type is T.CREDIT
+            or (found.type in _TERMINAL and found.flags != Flag.MORE)
+        )
+        assert all(count == 1 for count in answers.values()), answers
+
+    def deliver(self, way: int, size: int | None = None) -> None:
+        """Let up to `size` bytes of the first frame arrive, all of it by default."""
+        serial, found = self.pipes[way][0]
+        data = wire.frame(found.type, found.slot, found.payload, found.flags)
+        start = self.offset[way]
+        stop = len(data) if size is None else min(len(data), start + size)
+        events = self.ends[1 - way].receive(data[start:stop])
+        if stop < len(data):
+            assert events == []
+            self.offset[way] = stop
+            return
+        self.offset[way] = 0
+        self.pipes[way].popleft()
+        assert len(events) <= 1
+        event = events[0] if events else None
+        if serial < 0:
+            self._of_connection(way, found, event)
+        elif way == UP:
+            self._at_server(self.calls[serial], found, event)
+        else:
+            self._at_client(self.calls[serial], found, event)
+
+    def _of_connection(self, way: int, found: Frame, event: ev.Event | None) -> None:
+        match found.type, found.flags:
+            case T.PING, Flag.NONE:
+                assert event is None
+            case T.PING, Flag.ACK:
+                assert event == ev.PongReceived(found.payload)
+            case T.GOAWAY, Flag.NONE:
+                assert isinstance(event, ev.GoawayReceived)
+            case T.GOAWAY, Flag.ACK:
+                assert event == ev.GoawayAcked()
+                self.acked |= way == UP
+            case _:
+                raise AssertionError(found)
+
+    def _at_server(self, call: Call, found: Frame, event: ev.Event | None) -> None:
+        if found.type is T.CALL:
+            self._called(call, found, event)
+        elif self.serving.get(call.slot) is not call:
+            assert event is None
+        elif found.type is T.DATA:
+            self._data(call.flows[UP], found, event)
+        elif found.type is T.CREDIT:
+            assert event == ev.CreditReceived(call.slot)
+            call.flows[DOWN].window += decode_credit(found.payload)
+        else:
+            assert isinstance(event, ev.CancelReceived)
+            call.asked_to_end |= event.code != Code.CLOSE
+
+    def _called(self, call: Call, found: Frame, event: ev.Event | None) -> None:
+        if call.slot not in self.begun:
+            assert not self.acked, "a CALL has begun behind the ACK that says that none will"
+            self.begun.add(call.slot)
+        if event is None:
+            return  # there is more to come, or it was refused, which is judged at the client
+        assert isinstance(event, ev.CallReceived)
+        assert found.flags == Flag.NONE
+        assert (event.slot, event.head.method) == (call.slot, str(call.serial))
+        assert not call.seen
+        call.seen = True
+        self.serving[call.slot] = call
+
+    def _at_client(self, call: Call, found: Frame, event: ev.Event | None) -> None:
+        assert self.calling.get(call.slot) is call, "a frame for a call that has ended"
+        if found.flags == Flag.MORE:
+            assert event is None
+        elif found.type in _TERMINAL:
+            self._ended(call, event)
+        elif found.type is T.ITEM:
+            self._item(call, event)
+        elif found.type is T.DATA:
+            self._data(call.flows[DOWN], found, event)
+        elif found.type is T.CREDIT:
+            assert event == ev.CreditReceived(call.slot)
+            call.flows[UP].window += decode_credit(found.payload)
+        else:
+            assert event == ev.AcceptReceived(call.slot, payload(value()))
+
+    def _data(self, flow: Flow, found: Frame, event: ev.Event | None) -> None:
+        assert isinstance(event, ev.DataReceived)
+        start = flow.got % 251
+        assert event.data == found.payload == _PATTERN[start : start + len(event.data)]
+        flow.got += len(event.data)
+        flow.unread += len(event.data)
+        if event.end:
+            assert flow.end_sent
+            assert flow.got == flow.sent, "an end, and bytes before it are missing"
+            flow.end_got = True
+
+    def _item(self, call: Call, event: ev.Event | None) -> None:
+        flow = call.flows[DOWN]
+        if isinstance(event, ev.MessageDropped):
+            assert not event.terminal
+            call.incomplete = True
+        else:
+            assert isinstance(event, ev.ItemReceived)
+            assert msgspec.msgpack.decode(event.body)[0] == flow.got
+            flow.unread += event.cost
+        flow.got += 1
+
+    def _ended(self, call: Call, event: ev.Event | None) -> None:
+        del self.calling[call.slot]
+        flow = call.flows[DOWN]
+        match event:
+            case ev.ResultReceived():
+                assert call.answer == (T.RESULT, event.body)
+                assert (flow.got, flow.end_got) == (flow.sent, flow.end_sent)
+                call.outcome = "result"
+            case ev.ErrorReceived() if call.answer == (T.ERROR, event.body):
+                call.outcome = "error"
+            case ev.ErrorReceived():
+                call.outcome = self._own_answer(call, told(event)[0])
+            case ev.MessageDropped(terminal=True):
+                call.outcome = "dropped"
+            case _:
+                raise AssertionError(event)
+
+    def _own_answer(self, call: Call, code: int) -> str:
+        """Judge an ERROR that the rules made, and name it. What they refuse was never started."""
+        match code:
+            case Code.REFUSED:
+                assert self.ends[DOWN].going_away
+                assert not call.seen
+                return "refused"
+            case Code.RESOURCE_EXHAUSTED:
+                assert not call.seen
+                return "too much at once"
+            case Code.CANCELLED if not call.seen:
+                assert call.cancelled
+                return "cancelled before it was whole"
+            case Code.CANCELLED:
+                assert call.cancelled
+                assert call.answer is not None
+                return "result cut short"
+            case _:
+                raise AssertionError(code)
+
+    # ----------------------------------------------------------------------------- judgement
+
+    def check(self) -> None:
+        """Check what must hold at any time."""
+        client, server = self.ends
+        assert (client.failure, server.failure) == (None, None)
+        assert client.busy == len(self.calling) <= self.limits.max_calls
+        assert server.busy == len(self.begun) <= self.limits.max_calls
+        for call in self.calling.values():
+            self._check_windows(client, call, UP)
+        for call in self.serving.values():
+            self._check_windows(server, call, DOWN)
+        for rules in self.ends:
+            self._check_sums(rules)
+
+    def _check_windows(self, rules: Protocol, call: Call, way: int) -> None:
+        sends = call.kind is Kind.STREAM or (call.kind is Kind.GENERATOR and way == DOWN)
+        assert rules.sendable(call.slot) == (max(0, call.flows[way].window) if sends else 0)
+        slot = rules._slots[call.slot]
+        assert slot is not None
+        if slot.receiving is not None:
+            overshoot = 0 if call.kind is Kind.STREAM else self.limits.max_message + ITEM_COST
+            assert slot.receiving.available >= -overshoot
+
+    def _check_sums(self, rules: Protocol) -> None:
+        slots = [slot for slot in rules._slots if slot is not None]
+        pending = sum(len(slot.parts) for slot in slots if slot.parts is not None)
+        assert rules._pending == pending <= self.limits.max_pending
+        granted = sum(slot.receiving.size for slot in slots if slot.receiving is not None)
+        assert rules._budget.left == self.limits.max_total_window - granted
+
+    def check_quiet(self) -> None:
+        """Check what must hold once every call was answered and all was delivered."""
+        self.check()
+        assert not any(self.pipes)
+        for rules in self.ends:
+            assert not rules.outbox
+            assert rules._pending == 0
+            assert rules._budget.left == self.limits.max_total_window
+            for slot in filter(None, rules._slots):
+                assert slot.state is State.FREE
+                assert (slot.sending, slot.receiving, slot.parts) == (None, None, None)
+        assert (self.calling, self.serving, self.begun) == ({}, {}, set())
+        assert self.ends[UP].free == self.limits.max_calls
+        assert all(call.outcome for call in self.calls)
