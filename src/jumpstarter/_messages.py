@@ -11,6 +11,7 @@ This file knows no state: which message may be sent when is `_protocol`'s busine
 from __future__ import annotations
 
 import enum
+import functools
 import struct
 from typing import Any, Final
 
@@ -258,13 +259,18 @@ def decode_value(body: bytes | bytearray, limits: Limits) -> Any:
 def call_prefix(
     target: int, kind: Kind, method: str, *, keywords: bool = False, nested: bool = False
 ) -> bytes:
-    """Build all of a CALL but its timeout and arguments: constant for a method, so worth keeping.
+    """Build all of a CALL but its timeout and arguments: constant for a method, so it is kept.
 
     Raises:
         ArgumentError: The name is no text of 1 to 255 bytes of UTF-8.
     """
     if not isinstance(method, str):
         raise ArgumentError(f"a method's name is a str, not {type(method).__name__}")
+    return _call_prefix(target, kind, method, keywords, nested)
+
+
+@functools.lru_cache(maxsize=1024)
+def _call_prefix(target: int, kind: Kind, method: str, keywords: bool, nested: bool) -> bytes:
     name = method.encode(errors="replace")
     if not 0 < len(name) <= MAX_METHOD_NAME:
         raise ArgumentError(f"a method's name has 1 to {MAX_METHOD_NAME} bytes, not {len(name)}")

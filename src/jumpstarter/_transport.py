@@ -96,6 +96,7 @@ class SocketTransport:
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._fd = stream.socket.fileno()
+        self._may_have_more = False  # the last read took as much as it could
         self.keepalive = _is_remote(stream)
 
     def try_write(self, buffers: Sequence[Buffer]) -> list[Buffer]:
@@ -120,8 +121,25 @@ class SocketTransport:
             raise trio.BrokenResourceError(f"write failed: {exc}") from exc
 
     async def read(self) -> bytes:
-        """See `Transport`."""
-        return await self._stream.receive_some(_READ)
+        """See `Transport`. A checkpoint.
+
+        It waits first and reads then, unless the last read left something behind: most often the
+        next frame is a round trip away, and to look for it at once is a system call for nothing.
+        """
+        while True:
+            if self._may_have_more:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(self._stream.socket)
+            try:
+                data = os.read(self._fd, _READ)
+            except BlockingIOError:
+                self._may_have_more = False
+                continue
+            except OSError as exc:
+                raise trio.BrokenResourceError(f"read failed: {exc}") from exc
+            self._may_have_more = len(data) == _READ
+            return data
 
     async def aclose(self) -> None:
         """See `Transport`."""

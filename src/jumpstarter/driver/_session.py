@@ -260,7 +260,8 @@ class Session:
                     self._rules.abandon(call.slot)
                 self._rules.error(call.slot, encode_error(*error))
             self._connection.flush()
-        self._all_answered.unpark_all()
+        if self._all_answered:
+            self._all_answered.unpark_all()
 
     def _cut_short(self, call: _Call) -> tuple[int, ErrorBody]:
         if call.late or trio.current_time() >= call.scope.deadline:
