@@ -8,13 +8,13 @@ awaited and errors that nobody could catch are pytest's own business: warnings a
 from __future__ import annotations
 
 import gc
-import os
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from jumpstarter._connection import Connection
@@ -48,9 +48,9 @@ def look() -> Look:
 
 
 def _files() -> Iterator[tuple[str, str]]:
-    for number in os.listdir("/proc/self/fd"):
+    for descriptor in Path("/proc/self/fd").iterdir():
         try:
-            yield number, os.readlink(f"/proc/self/fd/{number}")
+            yield descriptor.name, str(descriptor.readlink())
         except FileNotFoundError:  # the listing itself
             continue
 

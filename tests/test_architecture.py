@@ -85,7 +85,7 @@ def modules() -> Iterator[tuple[str, Path]]:
             yield name, path
 
 
-MODULES: Final = dict(modules())  # a stub has its module's name, and no imports of its own
+MODULES: Final = dict(modules())  # of a stub and a Cython module of one name, the latter
 
 
 def room_of(module: str) -> str:

@@ -29,6 +29,7 @@ from jumpstarter._messages import FrameType, Hello, Kind, encode_hello, encode_v
 from jumpstarter._nesting import Nesting, nesting
 from jumpstarter.client import RemoteGenerator, RemoteStream
 from jumpstarter.client._channel import Channel
+from jumpstarter.client._raw_streams import open_stream
 from jumpstarter.driver import export
 from jumpstarter.errors import (
     CallCancelled,
@@ -96,11 +97,11 @@ async def begin(
 
 
 def generator(channel: Channel, method: str, *args: Any) -> RemoteGenerator:
-    return channel.generate(ask(method, *args, kind=Kind.GENERATOR))
+    return RemoteGenerator(channel, ask(method, *args, kind=Kind.GENERATOR))
 
 
 async def stream(channel: Channel, method: str, *args: Any) -> RemoteStream:
-    return await channel.open_stream(ask(method, *args, kind=Kind.STREAM))
+    return await open_stream(channel, ask(method, *args, kind=Kind.STREAM))
 
 
 def cancelled_scope() -> trio.CancelScope:
@@ -504,8 +505,9 @@ async def test_a_large_call_cancelled_as_it_is_sent_leaves_a_usable_connection()
         await wait_all_tasks_blocked()
         assert small.value == "usable"
         nursery.start_soon(channel.aclose)
-        types = [sent.type for sent in await exporter.all_frames()]
-        assert types == [T.HELLO, T.CALL, T.CALL, T.CANCEL, T.CALL]
+        hello, *call, cancel, last = [sent.type for sent in await exporter.all_frames()]
+        assert (hello, set(call), cancel, last) == (T.HELLO, {T.CALL}, T.CANCEL, T.CALL)
+        assert len(call) < 16, "some of its frames, not all"
 
 
 async def test_a_large_call_of_which_nothing_has_left_is_taken_back() -> None:

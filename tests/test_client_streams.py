@@ -390,7 +390,7 @@ def test_a_lost_connection_is_told_to_whoever_waits_for_bytes() -> None:
     with served(Echo()) as client:
         stream = client.open_stream()
         assert client.portal is not None
-        connection = client.channel.channel._connection
+        connection = client.channel.channel.connection
         client.portal.call(connection.end, ConnectionError("the cable was cut"))
         for use in (stream.receive, lambda: stream.send(b"1"), stream.close):
             with pytest.raises(CallOutcomeUnknown, match="not answered: the cable was cut"):

@@ -298,11 +298,18 @@ def test_a_driver_that_closes_a_child_itself_closes_all_below_that_child() -> No
         def close(self) -> None:
             self.children["child"].close()
             log.append("close impatient")
+            super().close()
 
     leaf = Recorder(name="leaf", log=log)
     child = Recorder(name="child", log=log, children={"leaf": leaf})
-    Impatient(children={"child": child}).close()
-    assert log == ["close child", "close leaf", "close impatient"]
+    Plain(children={"impatient": Impatient(children={"child": child})}).close()
+    assert log == [
+        "close child",
+        "close leaf",
+        "close impatient",
+        "close child",  # and now in its turn
+        "close leaf",
+    ]
 
 
 def test_a_driver_can_be_closed_again() -> None:

@@ -321,16 +321,21 @@ async def test_a_failure_to_send_ends_the_bridge_with_it(failure: Exception) -> 
 
 async def test_of_two_failures_the_first_is_told() -> None:
     unplugged, jammed = OSError("unplugged"), OSError("jammed")
+    sending = trio.Event()
+
+    async def unplug() -> bytes:
+        await sending.wait()
+        raise unplugged
 
     async def jam(_data: bytes) -> None:
+        sending.set()
         try:
             await trio.sleep_forever()
         finally:
             raise jammed  # instead of Cancelled, when the other direction has failed
 
-    device = Scripted(send=jam, receive=failing(unplugged))
     with pytest.raises(OSError, match="unplugged") as caught:
-        async with bridged(device) as (client, _):
+        async with bridged(Scripted(send=jam, receive=unplug)) as (client, _):
             await client.send_all(b"x")
     assert caught.value is unplugged
 

@@ -100,6 +100,21 @@ def test_a_decorator_above_export_keeps_the_mark() -> None:
     assert kinds_of(Decorated) == {"generator": Kind.GENERATOR, "stream": Kind.STREAM}
 
 
+def test_a_decorator_that_makes_no_method_of_it_takes_the_mark_away() -> None:
+    class Counted:
+        def __init__(self, function: Callable[..., Any]) -> None:
+            functools.update_wrapper(self, function)
+
+        def __call__(self, *args: Any) -> None: ...
+
+    class Decorated(Plain):
+        @Counted
+        @export
+        def called_without_self(self) -> None: ...
+
+    assert not exports_of(Decorated)
+
+
 def test_the_decorators_give_the_method_back_unchanged() -> None:
     def method(self: object, value: int) -> int:
         del self
@@ -155,7 +170,11 @@ def test_a_partial_method_is_exported() -> None:
 
 
 @pytest.mark.parametrize("decorate", [export, exportstream])
-@pytest.mark.parametrize("thing", [property(lambda _: 1), 5, len], ids=["property", "int", "len"])
+@pytest.mark.parametrize(
+    "thing",
+    [property(lambda _: 1), 5, len, str.upper, Plain, functools.partial(abs)],
+    ids=["property", "value", "builtin", "builtin method", "class", "partial"],
+)
 def test_what_is_no_method_of_the_class_is_refused_when_it_is_decorated(
     decorate: Callable[[Any], Any], thing: object
 ) -> None:

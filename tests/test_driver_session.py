@@ -32,6 +32,8 @@ from jumpstarter import _events as ev
 from jumpstarter._limits import Limits
 from jumpstarter._messages import KEYWORDS, Kind, call_prefix, encode_call
 from jumpstarter.client._channel import Channel, Request
+from jumpstarter.client._generators import RemoteGenerator
+from jumpstarter.client._raw_streams import open_stream
 from jumpstarter.driver import Driver, export, exportstream
 from jumpstarter.errors import (
     CallCancelled,
@@ -55,8 +57,8 @@ async def run(channel: Channel, method: str, kind: Kind, *args: Any, target: int
     if kind is Kind.UNARY:
         return await channel.call(request)
     if kind is Kind.GENERATOR:
-        return [item async for item in channel.generate(request)]
-    async with await channel.open_stream(request) as stream:
+        return [item async for item in RemoteGenerator(channel, request)]
+    async with await open_stream(channel, request) as stream:
         await stream.send_eof()
         received = b"".join([data async for data in stream])
     stream.check()

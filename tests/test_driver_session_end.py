@@ -21,6 +21,8 @@ from helpers import PATIENCE, ScriptedClient, answered, ask, channel_to
 from jumpstarter import _events as ev
 from jumpstarter._framing import HEADER_SIZE
 from jumpstarter._messages import FrameType, Kind, call_prefix, encode_call, encode_cancel
+from jumpstarter.client._generators import RemoteGenerator
+from jumpstarter.client._raw_streams import open_stream
 from jumpstarter.driver import export, exportstream
 from jumpstarter.driver._lanes import Lanes
 from jumpstarter.errors import (
@@ -219,7 +221,7 @@ async def test_a_generator_outlives_its_deadline_while_its_client_is_alive(
 ) -> None:
     async with (
         channel_to(Stubborn()) as channel,
-        channel.generate(ask("count_forever", kind=Kind.GENERATOR)) as numbers,
+        RemoteGenerator(channel, ask("count_forever", kind=Kind.GENERATOR)) as numbers,
     ):
         with trio.move_on_after(1.5):
             assert await anext(numbers) == 0
@@ -232,7 +234,7 @@ async def test_a_stream_outlives_its_deadline_while_its_client_is_alive(
 ) -> None:
     async with channel_to(Echo()) as channel:
         with trio.move_on_after(2):
-            stream = await channel.open_stream(ask("connect", kind=Kind.STREAM))
+            stream = await open_stream(channel, ask("connect", kind=Kind.STREAM))
         async with stream:
             await trio.sleep(6)
             await stream.send_all(b"still here")

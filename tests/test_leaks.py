@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,13 +14,17 @@ import trio.testing
 
 from drivers_for_tests import Lab
 from helpers import ask, channel_to
-from jumpstarter._connection import Connection
 from leaks import leaked_since, look, nothing_leaks
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("leaks.SETTLE", 0.05)
+
+
+def leaking(leave: Callable[[], object]) -> None:
+    with nothing_leaks():
+        leave()
 
 
 def test_an_open_file_is_a_leak(tmp_path: Path) -> None:
@@ -30,13 +34,17 @@ def test_an_open_file_is_a_leak(tmp_path: Path) -> None:
 
 
 def test_an_open_socket_is_a_leak_even_under_a_number_that_was_in_use() -> None:
-    before = socket.socket()
-    number = before.fileno()
-    with pytest.raises(AssertionError, match="socket:"), nothing_leaks():
-        before.close()
-        after = socket.socket()
-        assert after.fileno() == number
-    after.close()
+    sockets = [socket.socket()]
+    number = sockets[0].fileno()
+
+    def replace() -> None:
+        sockets.pop().close()
+        sockets.append(socket.socket())
+
+    with pytest.raises(AssertionError, match=f"{number}: socket:"):
+        leaking(replace)
+    assert sockets[0].fileno() == number
+    sockets[0].close()
 
 
 def test_what_is_only_waiting_to_be_collected_is_no_leak(tmp_path: Path) -> None:
@@ -81,23 +89,21 @@ def test_a_busy_worker_thread_is_a_leak_and_an_idle_one_is_none() -> None:
 
 async def test_a_call_that_is_under_way_on_a_living_connection_is_a_leak() -> None:
     async with channel_to(Lab()) as channel, trio.open_nursery() as nursery:
-        with pytest.raises(AssertionError, match="is open, with 1 slots in use"), nothing_leaks():
-            nursery.start_soon(channel.call, ask("wait"))
-            await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(channel.call, ask("wait"))
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(AssertionError, match="is open, with 1 slots in use"):
+            leaking(int)
         nursery.cancel_scope.cancel()
-    with nothing_leaks():
+    leaking(int)
+
+
+async def test_a_call_that_was_never_told_of_the_end_is_a_leak() -> None:
+    async with channel_to(Lab()) as channel:
         pass
-
-
-async def test_a_call_that_was_never_told_of_the_end_is_a_leak(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    channels = []
-    with pytest.raises(AssertionError, match="has ended, and 1 calls have not"), nothing_leaks():
-        async with channel_to(Lab()) as channel:
-            channels.append(channel)
-        channel._connection.endpoints[1] = None  # type: ignore[assignment]
-    channel._connection.endpoints.clear()
+    channel.connection.endpoints[1] = None  # type: ignore[assignment]  # nobody's
+    with pytest.raises(AssertionError, match="has ended, and 1 calls have not"):
+        leaking(int)
+    channel.connection.endpoints.clear()
 
 
 TESTS = """

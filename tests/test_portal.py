@@ -135,18 +135,28 @@ def test_call_raises_what_the_function_raises_and_the_loop_lives_on(
     assert portal.call(double, 4) == 8
 
 
-def test_a_failed_call_leaves_no_reference_cycle(portal: BlockingPortal) -> None:
+@pytest.mark.parametrize("how", ["call", "start_task_soon", "body"])
+def test_an_error_leaves_no_reference_cycle(portal: BlockingPortal, how: str) -> None:
     class MarkedError(Exception):
         pass
 
     async def fail() -> None:
         raise MarkedError
 
+    def use() -> None:
+        if how == "call":
+            portal.call(fail)
+        elif how == "start_task_soon":
+            portal.start_task_soon(fail).result(TIMEOUT)
+        else:
+            with portal.wrap_async_context_manager(contextlib.nullcontext()):
+                raise MarkedError
+
     gc.collect()
     gc.disable()
     try:
         try:
-            portal.call(fail)
+            use()
         except MarkedError as error:
             reference = weakref.ref(error)
         portal.call(trio.testing.wait_all_tasks_blocked)  # the task is gone too
@@ -712,6 +722,22 @@ def test_a_crash_of_the_loop_leaves_no_one_waiting(monkeypatch: pytest.MonkeyPat
         portal.run_sync_soon(pytest.fail, "it was called")
     (report,) = reported
     assert report.exc_type is trio.TrioInternalError
+
+
+@pytest.mark.parametrize("error", [trio.RunFinishedError, OSError])
+def test_a_loop_that_ends_while_it_is_posted_to(
+    portal: BlockingPortal, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    class EndedToken:
+        def run_sync_soon(self, *_: object, **__: object) -> NoReturn:
+            raise error
+
+    portal.call(double, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(portal._loop, "token", EndedToken())
+        with pytest.raises(RuntimeError, match="portal 'jumpstarter-portal' has ended"):
+            portal.start_task_soon(double, 1)
+        portal.run_sync_soon(int)
 
 
 # --- interrupts, at the places where a signal could strike ---

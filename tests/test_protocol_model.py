@@ -484,7 +484,7 @@ def make(world: World, move: Move) -> None:
         args[0] = world.calls[args[0]]
     getattr(world, name)(*args)
     for way in (UP, DOWN):
-        if world.ends[way].outbox and not world.pipes[way]:
+        if not world.pipes[way] and world.ends[way].outbox:
             world.take(way)
 
 

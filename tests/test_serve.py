@@ -604,7 +604,7 @@ async def breaks_the_rules_within_a_call(address: str) -> None:
         outcome: list[Exception] = []
         nursery.start_soon(call_and_keep, client, outcome)
         await client.call_async("echo")
-        connection = client.channel.channel._connection
+        connection = client.channel.channel.connection
         connection.rules.outbox.frame(FrameType.RESULT, 1, b"")
         connection.flush()
         await until(lambda: bool(outcome))

@@ -1,6 +1,6 @@
 """A Trio loop in a thread of its own, and blocking calls into it.
 
-The rules it keeps:
+Its rules:
 
 - Threads and the loop meet in one place, `_Loop.post`: a deque of callbacks, and one wake-up of the
   loop however many of them wait. They run in the order of posting.
@@ -16,7 +16,6 @@ It knows no RPC. Only POSIX: elsewhere a thread that waits for a lock cannot be 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import contextvars
 import functools
 import inspect
@@ -27,7 +26,7 @@ import time
 import weakref
 from collections import deque
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, TypeVarTuple, final, overload
 
 import trio
@@ -53,10 +52,7 @@ _loops: weakref.WeakSet[_Loop] = weakref.WeakSet()  # for the two hooks at the e
 
 
 def in_trio_thread() -> bool:
-    """Say whether a Trio loop runs in this thread, so that blocking it would be a mistake.
-
-    True in tasks, and in the callbacks of the loop too. False in Trio's worker threads.
-    """
+    """Say whether a Trio loop runs in this thread; it does not in Trio's worker threads."""
     return trio.lowlevel.in_trio_run()
 
 
@@ -68,10 +64,10 @@ def _name_of(what: object) -> str:
 
 def _refuse_in_trio(what: object) -> None:
     if in_trio_thread():
-        raise RuntimeError(
-            f"blocking call of {_name_of(what)} inside a Trio task: the loop would wait for itself "
-            "and deadlock; await the async twin instead"
+        text = (
+            f"blocking call of {_name_of(what)} inside a Trio task: the loop would wait for itself"
         )
+        raise RuntimeError(f"{text} and deadlock; await the async twin instead")
 
 
 def _contained(callback: Callable[..., object], *args: object) -> None:
@@ -114,7 +110,7 @@ class _Job(Generic[T]):
         self.then = then  # called once in the loop's thread, when the job has ended
         self.context = contextvars.copy_context()
         self.scope = trio.CancelScope()
-        self.done = _held_lock()  # a bare lock: a third of the time of a Future, or an Event
+        self.done = _held_lock()
         self.started = self.ended = self.cancelled = False
         self.error: BaseException | None = None
         self.value: T
@@ -126,10 +122,8 @@ class _Job(Generic[T]):
             return
         self.started = True
         self.loop.jobs.add(self)
-        self.context.run(self._spawn)
-
-    def _spawn(self) -> None:
-        self.loop.nursery.start_soon(self._run, name=self.name)
+        spawn = functools.partial(self.loop.nursery.start_soon, self._run, name=self.name)
+        self.context.run(spawn)
 
     async def _run(self) -> None:
         try:
@@ -151,8 +145,7 @@ class _Job(Generic[T]):
         """Record the end and tell who waits. In the loop's thread; only the first time counts."""
         if self.ended:
             return
-        self.ended = True
-        self.error = error
+        self.ended, self.error = True, error
         self.loop.jobs.discard(self)
         if self.then is not None:
             _contained(self.then, self)
@@ -184,16 +177,14 @@ class _Loop(AbstractContextManager["BlockingPortal", None]):
     """
 
     def __init__(self, name: str, grace: float) -> None:
-        self.name = name
-        self.grace = grace
+        self.name, self.grace = name, grace
         self.dead: str | None = None
         self.exiting = False  # the interpreter is, and takes daemon threads along
         self.inbox: deque[Callable[[], object]] = deque()
         self.jobs: set[_Job[Any]] = set()
         self.token: trio.lowlevel.TrioToken | None = None
         self.nursery: trio.Nursery
-        self.stopping = trio.Event()
-        self.ended = _held_lock()
+        self.stopping, self.ended = trio.Event(), _held_lock()
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
         _loops.add(self)
 
@@ -242,6 +233,11 @@ class _Loop(AbstractContextManager["BlockingPortal", None]):
             raise RuntimeError(self.dead)
         self._send(callback)
 
+    def post_quietly(self, callback: Callable[[], object]) -> None:
+        """Post, or do nothing when the loop takes no more."""
+        with suppress(RuntimeError):
+            self.post(callback)
+
     def _send(self, callback: Callable[[], object]) -> None:
         self.inbox.append(callback)
         if self.token is None:
@@ -254,11 +250,10 @@ class _Loop(AbstractContextManager["BlockingPortal", None]):
     def wait(self, job: _Job[Any], callback: Callable[[], object], lock: threading.Lock) -> None:
         """Post a callback of `job`, and block until the loop has released `lock`.
 
-        A KeyboardInterrupt can strike between any two bytecodes. Before `try` nothing is posted,
-        and after it all is over. Within, the job is cancelled even where the callback was still on
-        its way (the inbox keeps the order) or never set out (then `cancel` is all that comes, and
-        ends the job). What remains is a second one in the few bytecodes before `cancel` is posted:
-        the job then runs on until the portal closes.
+        A KeyboardInterrupt can strike between any two bytecodes. Before `try` nothing is posted;
+        within, the job is cancelled even where the callback was still on its way (the inbox keeps
+        the order) or never set out (`cancel` comes alone, and ends the job). What remains is a
+        second one just before `cancel` is posted: the job then runs until the portal closes.
         """
         try:
             self.post(callback)
@@ -279,33 +274,22 @@ class _Loop(AbstractContextManager["BlockingPortal", None]):
         except KeyboardInterrupt:  # a second one: wait no longer, but be sure of the cancellation
             self.post_quietly(job.cancel)
 
-    def post_quietly(self, callback: Callable[[], object]) -> None:
-        """Post, or do nothing when the loop takes no more."""
-        with contextlib.suppress(RuntimeError):
-            self.post(callback)
-
     def stop(self) -> None:
         """Accept nothing more, and have all that runs cancelled. From any thread; never blocks."""
         if self.dead is None:
             self.dead = f"blocking portal {self.name!r} is closed: start a new one"
-            with contextlib.suppress(RuntimeError):
+            with suppress(RuntimeError):
                 self._send(self.stopping.set)
 
     def join(self, timeout: float) -> bool:
-        """Wait at most `timeout` seconds for the thread's end; say if the wait is over.
-
-        Not by `Thread.join`, which takes a thread for ended once Ctrl-C has interrupted it.
-        """
-        if not self.thread.is_alive() or self.is_current():
-            return True
-        if not self.ended.acquire(timeout=timeout):
-            return False
-        self.ended.release()
-        self.thread.join()
+        """Wait at most `timeout` seconds for the thread's end; say if the wait is over."""
+        # Not by Thread.join, which takes a thread for ended once Ctrl-C has interrupted it.
+        if self.thread.is_alive() and threading.current_thread() is not self.thread:
+            if not self.ended.acquire(timeout=timeout):
+                return False
+            self.ended.release()
+            self.thread.join()
         return True
-
-    def is_current(self) -> bool:
-        return threading.current_thread() is self.thread  # an ident would be used again
 
 
 class _BlockingContext(AbstractContextManager[T, bool]):
@@ -328,12 +312,7 @@ class _BlockingContext(AbstractContextManager[T, bool]):
             self._job.result()
         return self._value
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
+    def __exit__(self, _: object, exc: BaseException | None, trace: TracebackType | None) -> bool:
         if self._loop.dead is not None:
             return False  # the portal's end has left it, or the parent of this forked child will
         _refuse_in_trio(self._what)
@@ -344,7 +323,7 @@ class _BlockingContext(AbstractContextManager[T, bool]):
         finally:
             self._error = None
             if exc is not None:
-                exc.__traceback__ = traceback  # without the frames of its way through the task
+                exc.__traceback__ = trace  # without the frames of its way through the task
 
     async def _hold(self) -> bool:
         """Be the task; say whether the context manager has suppressed the body's exception."""
@@ -370,8 +349,8 @@ class BlockingPortal:
     """The way from ordinary threads into a Trio loop. Made by `start_blocking_portal`.
 
     All methods may be called from any thread, at the same time. Those that block refuse to do so in
-    a thread where a Trio loop runs. In a forked child every method but `run_sync_soon` raises
-    RuntimeError, and a Future taken before the fork never completes.
+    a thread where a Trio loop runs. In a forked child all that needs the loop raises RuntimeError,
+    and a Future taken before the fork never completes.
     """
 
     def __init__(self, loop: _Loop) -> None:
@@ -385,8 +364,8 @@ class BlockingPortal:
         """Run `func(*args)` as a task of the loop, and block until it has ended.
 
         The task sees the calling thread's context variables. Ctrl-C cancels it, waits for its end
-        up to the portal's `grace`, and then is raised, even if the task has made it to a result; a
-        second Ctrl-C ends the wait. The portal lives on.
+        up to the portal's `grace`, and is then raised, even over a result; a second one ends the
+        wait. The portal lives on.
 
         Args:
             func: Async, or sync: then it runs in the loop's thread too, and must be quick.
@@ -421,10 +400,9 @@ class BlockingPortal:
             name: What Trio calls the task; by default the function's name.
 
         Returns:
-            A Future of its result. Cancelling it cancels the task, whose cleanup goes on after
-            that. It is cancelled itself when the portal closes. Waiting for it is
-            `concurrent.futures`' business: it does not look for deadlocks, and Ctrl-C leaves the
-            task running.
+            A Future of its result. Cancelling it cancels the task, whose cleanup may go on; closing
+            the portal cancels both. Waiting for it is `concurrent.futures`' business: it looks for
+            no deadlocks, and Ctrl-C leaves the task running.
 
         Raises:
             RuntimeError: The portal is closed, or the parent's of this forked process.
@@ -463,7 +441,7 @@ class BlockingPortal:
 
     def in_loop_thread(self) -> bool:
         """Say whether the calling thread is the one of this portal's loop."""
-        return self._loop.is_current()
+        return threading.current_thread() is self._loop.thread  # an ident would be used again
 
 
 def _settle(future: Future[T], job: _Job[T]) -> None:
@@ -475,6 +453,7 @@ def _settle(future: Future[T], job: _Job[T]) -> None:
         future.set_result(job.value)
     else:
         future.set_exception(job.error)
+        job.error = None  # as in _Job.result
 
 
 def start_blocking_portal(
@@ -489,8 +468,7 @@ def start_blocking_portal(
     Args:
         name: Of the thread, and of the portal in errors.
         grace: Seconds that a call waits, after Ctrl-C, for its task to have ended. 1 by default:
-            cleanup over a network fits in, and it is no longer than one who has hit Ctrl-C
-            believes in it.
+            cleanup over a network fits in, and nobody hits Ctrl-C again before.
 
     Raises:
         ValueError: `grace` is negative.
@@ -503,7 +481,7 @@ def start_blocking_portal(
 def _stop_at_exit() -> None:
     """End what is still open. Starts no thread, which Python 3.12 forbids here, and is quiet."""
     deadline = time.monotonic() + _EXIT_GRACE
-    with contextlib.suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt):
         for loop in _loops:
             loop.exiting = True
             loop.stop()
@@ -514,10 +492,8 @@ def _stop_at_exit() -> None:
 def _disown_after_fork() -> None:
     """Let no one wait in a child for a loop that only the parent has, or wake it from there."""
     for loop in _loops:
-        loop.dead = (
-            f"blocking portal {loop.name!r} belongs to the parent of this forked process: "
-            "make a new connection in the child"
-        )
+        text = f"blocking portal {loop.name!r} belongs to the parent of this forked process"
+        loop.dead = f"{text}: make a new connection in the child"
 
 
 atexit.register(_stop_at_exit)

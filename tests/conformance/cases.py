@@ -32,6 +32,7 @@ from jumpstarter.errors import (
 __all__ = [
     "CASES",
     "DRIPPING",
+    "EXPORTED",
     "FULL",
     "IN_MEMORY",
     "PASSED_ON",
@@ -45,6 +46,9 @@ __all__ = [
 
 AT_ONCE: Final = 32  # large calls in flight: enough to be many, and 20 MB at the most
 LONG: Final = 1000.0  # seconds; nothing waits for it
+
+# One of each kind; they sign in.
+EXPORTED: Final = {Kind.UNARY: "hold", Kind.GENERATOR: "gen_async", Kind.STREAM: "duplex"}
 
 SPECIAL_TEXT: Final = (
     "\t\ntest with whitespace\r\nand Unicode BMP \u263a and non-BMP \U0001f608\t\n"
@@ -337,9 +341,8 @@ async def unimplemented_service(client: DriverClient, _scale: Scale) -> None:
 
 @case
 async def method_of_another_kind(client: DriverClient, _scale: Scale) -> None:
-    exported = {Kind.UNARY: "empty", Kind.GENERATOR: "gen", Kind.STREAM: "duplex"}
     for kind in Kind:
-        for method in (name for other, name in exported.items() if other is not kind):
+        for method in (name for other, name in EXPORTED.items() if other is not kind):
             exc = await failure_of(use_as(client, kind, method))
             assert isinstance(exc, DriverMethodNotImplemented)
 
@@ -350,14 +353,10 @@ async def method_of_another_kind(client: DriverClient, _scale: Scale) -> None:
 @case
 async def cancel_before_start(client: DriverClient, _scale: Scale) -> None:
     began = await client.call_async("how_much_began")
-    for use in (
-        lambda: use_as(client, Kind.UNARY, "hold"),
-        lambda: use_as(client, Kind.GENERATOR, "gen_async"),
-        lambda: use_as(client, Kind.STREAM, "duplex"),
-    ):
+    for kind, method in EXPORTED.items():
         with trio.CancelScope() as scope:
             scope.cancel()
-            await use()
+            await use_as(client, kind, method)
         assert scope.cancelled_caught
     assert await client.call_async("how_much_began") == began
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import pytest
-from cases import PASSED_ON, SPECIAL_TEXT, Scale, nobody_at, ping_pongs
+from cases import EXPORTED, PASSED_ON, SPECIAL_TEXT, Scale, nobody_at, ping_pongs
 from driver_conformance import pattern, stretched
 
 from jumpstarter._messages import Kind
@@ -119,6 +119,12 @@ def server_answers_before_request_ends(client: DriverClient, scale: Scale) -> No
 # ------------------------------------------------------------------------------------- failures
 
 
+def fail_stream(client: DriverClient, *args: Any) -> None:
+    with client.stream("fail_stream", *args) as stream:
+        stream.send(b"x")
+        stream.receive()
+
+
 def failures(client: DriverClient, code: Code, text: str) -> list[DriverError]:
     """Fail in each of the three ways of calling."""
     args = (int(code), text, ["a note", text])
@@ -128,9 +134,8 @@ def failures(client: DriverClient, code: Code, text: str) -> list[DriverError]:
         assert next(items) == 1
         with pytest.raises(DriverError) as of_generator:
             next(items)
-    with pytest.raises(DriverError) as of_stream, client.stream("fail_stream", *args) as stream:
-        stream.send(b"x")
-        stream.receive()
+    with pytest.raises(DriverError) as of_stream:
+        fail_stream(client, *args)
     return [of_call.value, of_generator.value, of_stream.value]
 
 
@@ -179,9 +184,8 @@ def unimplemented_service(client: DriverClient, _scale: Scale) -> None:
 
 @case
 def method_of_another_kind(client: DriverClient, _scale: Scale) -> None:
-    exported = {Kind.UNARY: "empty", Kind.GENERATOR: "gen", Kind.STREAM: "duplex"}
     for kind in Kind:
-        for method in (name for other, name in exported.items() if other is not kind):
+        for method in (name for other, name in EXPORTED.items() if other is not kind):
             with pytest.raises(DriverMethodNotImplemented):
                 use_as(client, kind, method)
 
@@ -192,13 +196,9 @@ def method_of_another_kind(client: DriverClient, _scale: Scale) -> None:
 @case
 def cancel_before_start(client: DriverClient, _scale: Scale) -> None:
     began = client.call("how_much_began")
-    for use in (
-        lambda: use_as(client, Kind.UNARY, "hold"),
-        lambda: use_as(client, Kind.GENERATOR, "gen_async"),
-        lambda: use_as(client, Kind.STREAM, "duplex"),
-    ):
+    for kind, method in EXPORTED.items():
         with pytest.raises(DriverTimeoutError), client.timeout(0):
-            use()
+            use_as(client, kind, method)
     assert client.call("how_much_began") == began
 
 
@@ -223,13 +223,10 @@ def cancel_after_received_headers(client: DriverClient, scale: Scale) -> None:
 
 @case
 def cancel_after_sent_first_message(client: DriverClient, _scale: Scale) -> None:
-    with (
-        client.stream("duplex") as stream,
-        pytest.raises(DriverTimeoutError),
-        client.timeout(0.01),
-    ):
+    with client.stream("duplex") as stream:
         stream.send(b"half")
-        stream.receive()
+        with pytest.raises(DriverTimeoutError), client.timeout(0.01):
+            stream.receive()
     assert client.call("what_runs") == []
 
 

@@ -57,9 +57,7 @@ class Conformance(Plain):
     begun: int = 0
     offered: int = 0
     _let_go: trio.Event = field(default_factory=trio.Event, repr=False)
-    _changed: trio.lowlevel.ParkingLot = field(
-        default_factory=trio.lowlevel.ParkingLot, repr=False
-    )
+    _changed: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot, repr=False)
 
     @contextmanager
     def _signed_in(self, name: str) -> Generator[None, None, None]:

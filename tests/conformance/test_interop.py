@@ -14,7 +14,7 @@ import pytest
 import trio
 from cases import CASES, DRIPPING, FULL, IN_MEMORY, Case, Scale
 from cases_blocking import BLOCKING_CASES
-from driver_conformance import Conformance
+from driver_conformance import Conformance, receive_exactly
 from ends import Ends
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -24,6 +24,7 @@ from jumpstarter import _events as ev
 from jumpstarter._messages import ErrorBody, Kind, encode_error, encode_value
 from jumpstarter.client import DriverClient
 from jumpstarter.client._channel import Channel
+from jumpstarter.client._raw_streams import open_stream
 from jumpstarter.errors import CallRefused, Code, DriverError, DriverOSError
 from jumpstarter.portal import start_blocking_portal
 from transports import (
@@ -36,7 +37,11 @@ from transports import (
 )
 
 PATIENCE: Final = 120.0  # seconds for a case; the largest take five on an idle machine
-SCALES: Final = {memory_pair: IN_MEMORY, lockstep_pair: IN_MEMORY, dripping_pair: DRIPPING}
+SCALES: Final[dict[PairMaker, Scale]] = {
+    memory_pair: IN_MEMORY,
+    lockstep_pair: IN_MEMORY,
+    dripping_pair: DRIPPING,
+}
 CONNECTIONS: Final = 20
 DAY: Final = 86_400.0  # seconds
 
@@ -128,6 +133,11 @@ async def test_a_goaway_between_calls_refuses_the_second(make_pair: PairMaker) -
         await exporter.result(slot)
 
 
+async def send_for_ever(stream: trio.abc.SendStream) -> None:
+    while True:
+        await stream.send_all(b"x")
+
+
 @over_every_transport
 @pytest.mark.parametrize("sent", ["nothing", "some", "all"])
 async def test_an_error_at_any_point_of_a_stream_is_told_behind_its_bytes(
@@ -144,15 +154,15 @@ async def test_an_error_at_any_point_of_a_stream_is_told_behind_its_bytes(
             await exporter.error(slot, Code.OS_ERROR, "the cable is out")
 
         tasks.start_soon(answer)
-        stream = await channel.open_stream(ask("connect", kind=Kind.STREAM))
-        received = b""
+        stream = await open_stream(channel, ask("connect", kind=Kind.STREAM))
+        assert await receive_exactly(stream, len(data)) == data
+        if sent == "all":
+            assert await stream.receive_some() == b""
+        else:
+            with pytest.raises(trio.BrokenResourceError):
+                await stream.receive_some()
         with pytest.raises(trio.BrokenResourceError) as broken:
-            while True:
-                piece = await stream.receive_some()
-                received += piece
-                if not piece:  # their half had ended well; ours learns of the failure
-                    await stream.send_all(b"x")
-        assert received == data
+            await send_for_ever(stream)
         assert isinstance(broken.value.__cause__, DriverOSError)
         await stream.aclose()
         with pytest.raises(DriverOSError, match="the cable is out"):
@@ -195,7 +205,7 @@ async def test_bytes_in_the_smallest_frames_are_all_accounted_for() -> None:
             await exporter.result(slot)
 
         tasks.start_soon(answer)
-        stream = await channel.open_stream(ask("connect", kind=Kind.STREAM))
+        stream = await open_stream(channel, ask("connect", kind=Kind.STREAM))
         received = 0
         async for data in stream:
             received += len(data)

@@ -19,7 +19,8 @@ from drivers_for_tests import Plain
 from helpers import ask, channel_over, in_time
 from jumpstarter._limits import Limits
 from jumpstarter._messages import Kind
-from jumpstarter.client._channel import Channel, RemoteStream
+from jumpstarter.client._channel import Channel
+from jumpstarter.client._raw_streams import RemoteStream, open_stream
 from jumpstarter.driver import export, exportstream
 from jumpstarter.errors import CallOutcomeUnknown, DriverConnectionError, DriverError, DriverOSError
 from transports import PairMaker, memory_pair, over_every_transport, unix_pair
@@ -112,7 +113,7 @@ class WithDevice(Plain):
 
 
 async def opened(channel: Channel) -> RemoteStream:
-    return await channel.open_stream(ask("connect", kind=Kind.STREAM))
+    return await open_stream(channel, ask("connect", kind=Kind.STREAM))
 
 
 @asynccontextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ._base import DriverClient, StubDriverClient
-from ._channel import RemoteGenerator, RemoteStream
+from ._generators import RemoteGenerator
+from ._raw_streams import RemoteStream
 from ._streams import BlockingGenerator, BlockingStream
 
 __all__ = [

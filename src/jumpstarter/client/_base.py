@@ -21,7 +21,9 @@ import trio
 from .._messages import Kind
 from .._portal import BlockingPortal, in_trio_thread
 from ..errors import CallRefused, ClientImportError, Code, DriverError, DriverTimeoutError
-from ._channel import RemoteGenerator, RemoteStream, Request
+from ._channel import Request
+from ._generators import RemoteGenerator
+from ._raw_streams import RemoteStream, open_stream
 from ._remote import Remote
 from ._streams import BlockingGenerator, BlockingStream, Run
 
@@ -107,7 +109,7 @@ class DriverClient:
         """
         self._check_loop("streamingcall_async")
         request = self._request(Kind.GENERATOR, method, args, kwargs)
-        return self.channel.channel.generate(request)
+        return RemoteGenerator(self.channel.channel, request)
 
     @asynccontextmanager
     async def stream_async(
@@ -124,7 +126,7 @@ class DriverClient:
         """
         self._check_loop("stream_async")
         request = self._request(Kind.STREAM, method, args, kwargs)
-        stream = await self.channel.channel.open_stream(request)
+        stream = await open_stream(self.channel.channel, request)
         try:
             yield stream
         finally:
@@ -165,7 +167,7 @@ class DriverClient:
         """
         request = self._request(Kind.GENERATOR, method, args, kwargs)
         run = self._run_for("streamingcall", request)
-        return BlockingGenerator(run, self.channel.channel.generate(request))
+        return BlockingGenerator(run, RemoteGenerator(self.channel.channel, request))
 
     @contextmanager
     def stream(
@@ -191,7 +193,7 @@ class DriverClient:
         async def open_it() -> BlockingStream:
             # Made in there, so that a stream which Ctrl-C keeps from its caller is collected, and
             # closed by that.
-            remote = await self.channel.channel.open_stream(request)
+            remote = await open_stream(self.channel.channel, request)
             return BlockingStream(run, remote, self._open.discard)
 
         stream: BlockingStream = run(open_it)

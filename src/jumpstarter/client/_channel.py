@@ -1,19 +1,19 @@
-"""The calling side of one connection: calls, generators and raw streams for Trio code.
+"""The calling side of one connection, for Trio code: calls, and what generators and streams share.
 
-Each has an endpoint of its own here, and ends in one of three ways: answered, refused (certainly
-never started) or unknown (sent, and the connection ended). Cancelling one tells the exporter and
-waits, shielded, for its word that the driver's code has ended, at most `cancel_grace` seconds.
-Nothing is ever sent twice. This file knows no clients and no device tree: targets are numbers.
+Each has a `Call` as the endpoint of its slot, and ends in one of three ways: answered, refused
+(certainly never started) or unknown (sent, and the connection ended). Cancelling one tells the
+exporter and waits, shielded, for its word that the driver's code has ended, at most `cancel_grace`
+seconds. Nothing is ever sent twice. This file knows no clients and no device tree: targets are
+numbers.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
 
 import trio
 
@@ -33,7 +33,6 @@ from .._messages import (
 from .._nesting import Nesting, nesting
 from .._roles import ClientProtocol
 from .._signal import Signal
-from .._streams import SlotStream
 from .._transport import transport_for
 from .._version import __version__
 from ..errors import (
@@ -47,7 +46,7 @@ from ..errors import (
     HandshakeError,
 )
 
-__all__ = ["Channel", "RemoteGenerator", "RemoteStream", "Request"]
+__all__ = ["Call", "Channel", "Request"]
 
 T = TypeVar("T")
 
@@ -55,7 +54,6 @@ _logger = logging.getLogger("jumpstarter.client")
 
 AGENT: Final = f"jumpstarter/{__version__}"
 _MAX_TIMEOUT_MS: Final = 2**32 - 1
-_ITEMS_PER_TURN: Final = 32  # items that may be taken before other tasks have their turn
 
 
 class Request:
@@ -100,7 +98,7 @@ class Request:
         set_timeout(self.buffer, milliseconds)
 
 
-class _Call:
+class Call:
     """A call under way: the endpoint of its slot, until its answer or the connection's end."""
 
     def __init__(self, channel: Channel, request: Request) -> None:
@@ -202,6 +200,7 @@ class Channel:
     Attributes:
         limits: What we accept of the exporter.
         name: What the exporter is called in errors and logs.
+        connection: What it runs on, for the streams on it.
     """
 
     def __init__(
@@ -215,7 +214,7 @@ class Channel:
         self.limits = limits
         self.name = name
         self._rules = ClientProtocol(limits, Hello.of(limits, agent=AGENT, token=token))
-        self._connection = Connection(transport_for(stream), self._rules, self, name)
+        self.connection = Connection(transport_for(stream), self._rules, self, name)
         self._greeted = trio.Event()
         self._closing = False
         self._for_slot = trio.lowlevel.ParkingLot()
@@ -231,10 +230,10 @@ class Channel:
             HandshakeError: The peer is no jumpstarter, refused us, said nothing, or has gone.
         """
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._connection.run)
-            self._connection.flush()
+            nursery.start_soon(self.connection.run)
+            self.connection.flush()
             await self._greeted.wait()
-            failure = self._connection.ended
+            failure = self.connection.ended
             if failure is None:
                 task_status.started()
         if isinstance(failure, HandshakeError):
@@ -250,16 +249,16 @@ class Channel:
         self._closing = True
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as nursery:
-                for endpoint in list(self._connection.endpoints.values()):
-                    if isinstance(endpoint, _Call):
+                for endpoint in list(self.connection.endpoints.values()):
+                    if isinstance(endpoint, Call):
                         nursery.start_soon(endpoint.cancel)
-            self._connection.end(ConnectionError("the client was closed"))
-            await self._connection.finished.wait()
+            self.connection.end(ConnectionError("the client was closed"))
+            await self.connection.finished.wait()
 
     @property
     def ended(self) -> Exception | None:
         """Why the connection is over, None while it is not."""
-        return self._connection.ended
+        return self.connection.ended
 
     @property
     def closed(self) -> bool:
@@ -289,7 +288,7 @@ class Channel:
 
     def freed(self) -> None:
         """A slot may be free, or the connection has ended."""
-        if self._connection.ended is not None or self._rules.going_away:
+        if self.connection.ended is not None or self._rules.going_away:
             self._greeted.set()
             self._promised += len(self._for_slot)
             self._for_slot.unpark_all()
@@ -312,7 +311,7 @@ class Channel:
 
     async def call_as(self, request: Request, decode: Callable[[bytes], T]) -> T:
         """The same, with a decoder of one's own, which raises ArgumentError."""
-        call = _Call(self, request)
+        call = Call(self, request)
         await self.open(call, request)
         try:
             await call.wait()
@@ -332,7 +331,7 @@ class Channel:
         """Decode a value that the exporter has sent."""
         return decode_value(body, self.limits)
 
-    async def open(self, call: _Call, request: Request) -> None:
+    async def open(self, call: Call, request: Request) -> None:
         """Send a CALL, once there is a slot. A checkpoint if there is none."""
         await trio.lowlevel.checkpoint_if_cancelled()
         self._check_sendable(request)
@@ -343,8 +342,8 @@ class Channel:
             remaining = math.ceil((deadline - trio.current_time()) * 1000)
             request.set_timeout(max(1, min(remaining, _MAX_TIMEOUT_MS)))
         call.opened(self._rules.call(request.kind, request.buffer))
-        self._connection.endpoints[call.slot] = call
-        self._connection.flush()
+        self.connection.endpoints[call.slot] = call
+        self.connection.flush()
 
     async def _wait_for_slot(self, request: Request) -> None:
         """Wait in order: a slot that gets free is promised to whoever has waited longest."""
@@ -371,34 +370,34 @@ class Channel:
     def _check_open(self, request: Request) -> None:
         if self._closing:
             text = "not sent: the client was closed"
-        elif self._connection.ended is not None:
-            text = f"not sent: {self._connection.ended}"
+        elif self.connection.ended is not None:
+            text = f"not sent: {self.connection.ended}"
         elif self._rules.going_away:
-            goaway = self._connection.goaway
+            goaway = self.connection.goaway
             why = "" if goaway is None else f" ({goaway.goaway.text})"
             text = f"not sent: {self.name} takes no more calls{why}"
         else:
             return
         raise CallRefused(text, context=request.context)
 
-    def ask_to_end(self, call: _Call, code: Code) -> bool:
+    def ask_to_end(self, call: Call, code: Code) -> bool:
         """Send CANCEL. False if there is nothing to wait for: nothing had been sent."""
-        if self._connection.ended is not None:
+        if self.connection.ended is not None:
             return False
         asked = self._rules.cancel(call.slot, code)
         if not asked:
-            del self._connection.endpoints[call.slot]
+            del self.connection.endpoints[call.slot]
             call.taken_back()
             self.freed()
-        self._connection.flush()
+        self.connection.flush()
         return asked
 
-    def consumed(self, call: _Call, cost: int) -> None:
+    def consumed(self, call: Call, cost: int) -> None:
         """Give credit back for an item that was taken."""
         if self._rules.consume(call.slot, cost):
-            self._connection.flush()
+            self.connection.flush()
 
-    def ask_to_end_soon(self, call: _Call) -> None:
+    def ask_to_end_soon(self, call: Call) -> None:
         """The same from any thread, without waiting: for finalizers."""
 
         def ask() -> None:
@@ -407,279 +406,3 @@ class Channel:
 
         with suppress(trio.RunFinishedError):  # the loop is gone, and the connection with it
             self._token.run_sync_soon(ask)
-
-    # ------------------------------------------------------------- generators and streams
-
-    def generate(self, request: Request) -> RemoteGenerator:
-        """Give an iterator over a driver's generator. Nothing is sent before it is used."""
-        return RemoteGenerator(self, request)
-
-    async def open_stream(self, request: Request) -> RemoteStream:
-        """Open a raw stream; close it with `aclose`. A checkpoint; cancelled, it is not open.
-
-        Raises:
-            DriverError: The driver could not open it.
-        """
-        opening = _StreamCall(self, request, self._connection)
-        await self.open(opening, request)
-        try:
-            await opening.wait_accepted()
-        except BaseException as exc:
-            await opening.cancel(exc)
-            raise
-        return opening.stream
-
-
-class _GeneratorCall(_Call):
-    """A generator under way; its items wait here until they are asked for."""
-
-    def __init__(self, channel: Channel, request: Request) -> None:
-        super().__init__(channel, request)
-        self.items: deque[ev.ItemReceived] = deque()
-
-    def received(self, event: ev.SlotEvent) -> None:
-        match event:
-            case ev.ItemReceived():
-                if self.failure is None:  # nothing may follow a gap
-                    self.items.append(event)
-                    self._changed.set()
-            case ev.MessageDropped(terminal=False):
-                self.failure = DriverError(event.reason, context=self.context)
-                self._changed.set()
-            case _:
-                dropped = self.failure
-                super().received(event)
-                self.failure = dropped or self.failure
-
-    async def changed(self) -> None:
-        await self._changed.wait()
-
-
-class RemoteGenerator:
-    """Iterates over a driver's generator. One task at a time.
-
-    `async for` is enough; `async with` around it ends the driver's code at the end of the block,
-    even if the loop was left early. Left early without it, the exporter is told as soon as the
-    object is collected. An exception that leaves `__anext__`, `Cancelled` too, has ended the
-    driver's code.
-
-    Attributes:
-        value: What a plain generator returned, once the iteration is over; else None.
-    """
-
-    def __init__(self, channel: Channel, request: Request) -> None:
-        self._channel = channel
-        self._request = request
-        self._call: _GeneratorCall | None = None
-        self._over = False
-        self._busy = False
-        self._taken = 0
-        self.value: Any = None
-
-    @property
-    def running(self) -> bool:
-        """True while the driver's generator may be: it was started and has not ended."""
-        return self._call is not None and not self._call.done
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Any:
-        """Give the next item. Cancelled, the generator is over.
-
-        A checkpoint if it has to wait; of items that have come, one in 32 lets other tasks run.
-
-        Raises:
-            StopAsyncIteration: The driver's generator has ended.
-            DriverError: It failed; all items from before that were given.
-        """
-        body = await self._receive()
-        try:
-            return self._channel.decode(body)
-        except ArgumentError as exc:
-            await self.aclose()
-            raise DriverError(f"its item: {exc}", context=self._request.context) from exc
-
-    async def _receive(self) -> bytes:
-        self._check_idle()
-        if self._over:
-            raise StopAsyncIteration
-        self._busy = True
-        try:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            call = await self._start()
-            while not call.items and not call.done and call.failure is None:
-                await call.changed()
-            if call.items:
-                return await self._take(call)
-            if call.failure is not None:
-                raise call.failure
-            self._over = True
-            self.value = call.result(self._channel.decode)
-        except BaseException as exc:
-            await self.end(exc)
-            raise
-        finally:
-            self._busy = False
-        raise StopAsyncIteration
-
-    def _check_idle(self) -> None:
-        if self._busy:
-            raise trio.BusyResourceError("another task is iterating over this generator")
-
-    async def _start(self) -> _GeneratorCall:
-        if self._call is None:
-            call = _GeneratorCall(self._channel, self._request)
-            await self._channel.open(call, self._request)
-            self._call = call
-            if self._over:  # ended by another task while this one waited for a slot
-                await call.cancel()
-        return self._call
-
-    async def _take(self, call: _GeneratorCall) -> bytes:
-        self._taken += 1
-        if self._taken % _ITEMS_PER_TURN == 0:
-            await trio.lowlevel.checkpoint()
-        item = call.items.popleft()
-        if not call.done:
-            self._channel.consumed(call, item.cost)
-        return item.body
-
-    async def end(self, exc: BaseException | None = None) -> None:
-        """The same as `aclose`, even while a task waits for an item. Not always a checkpoint."""
-        self._over = True
-        if self._call is not None:
-            self._call.items.clear()
-            await self._call.cancel(exc)
-
-    async def aclose(self) -> None:
-        """End the driver's generator if it has not ended; its `finally` has run when this returns.
-
-        A checkpoint, shielded for at most `cancel_grace` seconds. Items not taken are lost.
-
-        Raises:
-            trio.BusyResourceError: Another task is waiting for an item: cancel that one.
-        """
-        self._check_idle()
-        await self.end()
-        await trio.lowlevel.checkpoint()
-
-    def close_soon(self) -> None:
-        """The same without waiting, from any thread: for finalizers."""
-        self._over = True
-        if self._call is not None and self.running:
-            self._channel.ask_to_end_soon(self._call)
-
-    async def __aenter__(self) -> Self:
-        self._check_idle()
-        self._busy = True
-        try:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            if not self._over:
-                await self._start()
-        finally:
-            self._busy = False
-        return self
-
-    async def __aexit__(self, _type: object, exc: BaseException | None, _tb: object) -> None:
-        await self.end(exc)
-
-    def __del__(self) -> None:
-        self.close_soon()
-
-
-class _StreamCall(_Call):
-    """A raw stream under way."""
-
-    def __init__(self, channel: Channel, request: Request, connection: Connection) -> None:
-        super().__init__(channel, request)
-        self.accepted = False
-        self.stream = RemoteStream(connection, self)
-
-    def opened(self, slot: int) -> None:
-        super().opened(slot)
-        self.stream.slot = slot
-
-    def received(self, event: ev.SlotEvent) -> None:
-        match event:
-            case ev.DataReceived():
-                self.stream.put(event)
-            case ev.CreditReceived():
-                self.stream.wake_sender()
-            case ev.AcceptReceived():
-                self.accepted = True
-                self._changed.set()
-            case _:
-                super().received(event)
-
-    def drained(self) -> None:
-        self.stream.wake_sender()
-
-    def _end(self, failure: DriverError | None) -> None:
-        if failure is None and not self.stream.complete:
-            text = "the exporter ended the stream without its last bytes"
-            failure = DriverError(text, context=self.context)
-        super()._end(failure)
-        self.stream.finish(failure)
-
-    async def wait_accepted(self) -> None:
-        while not self.accepted and not self.done:
-            await self._changed.wait()
-        if not self.accepted and self.failure is not None:
-            raise self.failure
-
-
-class RemoteStream(SlotStream):
-    """A raw stream to a driver, as a Trio stream; made by `Channel.open_stream`."""
-
-    def __init__(self, connection: Connection, call: _StreamCall) -> None:
-        super().__init__(connection, call.slot)  # which it has once the CALL is sent
-        self._call = call
-        self._cut = False  # we have cancelled the driver's side, and its failure says no more
-
-    @property
-    def closed(self) -> bool:
-        """True once it was closed here."""
-        return self._closed
-
-    def check(self) -> None:
-        """Raise what the driver's side has failed with, if it has.
-
-        Raises:
-            DriverError: That.
-        """
-        if self._call.failure is not None and not self._cut:
-            raise self._call.failure
-
-    def close_soon(self) -> None:
-        """End the driver's code without waiting, from any thread: for finalizers."""
-        if not self._closed and not self._call.done:
-            self._call.channel.ask_to_end_soon(self._call)
-
-    async def aclose(self) -> None:
-        """Close the stream: what was sent is still delivered, what was not received is lost.
-
-        A checkpoint. The driver's code has ended when this returns, which takes as long as the
-        device takes for what was sent, at most `linger` seconds. Cancelled, or while part of a
-        `send_all` has not been sent, the driver's code is cancelled too, and what it had not taken
-        yet is lost: it never sees a proper end behind bytes that are missing.
-        """
-        try:
-            # Before anything is said: what a timeout has cut short must not look finished.
-            await trio.lowlevel.checkpoint_if_cancelled()
-            if not self._torn:
-                await self._close_in_order()
-        finally:
-            self.shut()
-            self._cut = self._cut or not self._call.done
-            await self._call.cancel()
-        await trio.lowlevel.checkpoint()
-
-    async def _close_in_order(self) -> None:
-        call = self._call
-        if not self._closed and not call.done:
-            self.send_end()
-            call.channel.ask_to_end(call, Code.CLOSE)
-        self.shut()
-        with trio.move_on_after(call.channel.limits.linger):
-            await call.join()

@@ -17,7 +17,8 @@ from .._portal import in_trio_thread
 from ..errors import DriverConnectionError, DriverError, EndOfStream
 
 if TYPE_CHECKING:
-    from ._channel import RemoteGenerator, RemoteStream
+    from ._generators import RemoteGenerator
+    from ._raw_streams import RemoteStream
 
 __all__ = ["BlockingGenerator", "BlockingStream", "Run"]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
@@ -60,12 +61,12 @@ def exportstream(function: F) -> F:
 
 
 def _mark(function: F, kind: Kind) -> F:
-    try:
-        setattr(function, _MARK, kind)
-    except AttributeError:
-        text = f"a {type(function).__name__} cannot be exported; write a method, and export that"
-        raise TypeError(text) from None
-    return function
+    if _binds(function):
+        with suppress(AttributeError):  # a property takes no mark
+            setattr(function, _MARK, kind)
+            return function
+    text = f"a {type(function).__name__} cannot be exported; write a method, and export that"
+    raise TypeError(text)
 
 
 class Exported(msgspec.Struct, frozen=True):
@@ -107,4 +108,9 @@ def _kind_of(attribute: object) -> Kind | None:
     kind = inspect.getattr_static(attribute, _MARK, None)
     if kind is None and isinstance(attribute, (staticmethod, classmethod)):
         kind = inspect.getattr_static(attribute.__func__, _MARK, None)
-    return kind if hasattr(type(attribute), "__get__") else None
+    return kind if _binds(attribute) else None
+
+
+def _binds(attribute: object) -> bool:
+    """Tell if what is called through an instance is given that instance, as a method is."""
+    return hasattr(type(attribute), "__get__")

@@ -1,0 +1,178 @@
+"""A driver's generator, as an async iterator for Trio code.
+
+Its items wait in the endpoint until they are asked for, and credit goes back as they are taken, so
+what waits is bounded by the window. However an iteration ends, the driver's generator is ended too.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Final, Self
+
+import trio
+
+from .. import _events as ev
+from ..errors import ArgumentError, DriverError
+from ._channel import Call, Channel, Request
+
+__all__ = ["RemoteGenerator"]
+
+_ITEMS_PER_TURN: Final = 32  # items that may be taken before other tasks have their turn
+
+
+class _GeneratorCall(Call):
+    """A generator under way; its items wait here until they are asked for."""
+
+    def __init__(self, channel: Channel, request: Request) -> None:
+        super().__init__(channel, request)
+        self.items: deque[ev.ItemReceived] = deque()
+
+    def received(self, event: ev.SlotEvent) -> None:
+        match event:
+            case ev.ItemReceived():
+                if self.failure is None:  # nothing may follow a gap
+                    self.items.append(event)
+                    self._changed.set()
+            case ev.MessageDropped(terminal=False):
+                self.failure = DriverError(event.reason, context=self.context)
+                self._changed.set()
+            case _:
+                dropped = self.failure
+                super().received(event)
+                self.failure = dropped or self.failure
+
+    async def changed(self) -> None:
+        await self._changed.wait()
+
+
+class RemoteGenerator:
+    """Iterates over a driver's generator. One task at a time.
+
+    `async for` is enough; `async with` around it ends the driver's code at the end of the block,
+    even if the loop was left early. Left early without it, the exporter is told as soon as the
+    object is collected. An exception that leaves `__anext__`, `Cancelled` too, has ended the
+    driver's code.
+
+    Attributes:
+        value: What a plain generator returned, once the iteration is over; else None.
+    """
+
+    def __init__(self, channel: Channel, request: Request) -> None:
+        self._channel = channel
+        self._request = request
+        self._call: _GeneratorCall | None = None
+        self._over = False
+        self._busy = False
+        self._taken = 0
+        self.value: Any = None
+
+    @property
+    def running(self) -> bool:
+        """True while the driver's generator may be: it was started and has not ended."""
+        return self._call is not None and not self._call.done
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        """Give the next item. Cancelled, the generator is over.
+
+        A checkpoint if it has to wait; of items that have come, one in 32 lets other tasks run.
+
+        Raises:
+            StopAsyncIteration: The driver's generator has ended.
+            DriverError: It failed; all items from before that were given.
+        """
+        body = await self._receive()
+        try:
+            return self._channel.decode(body)
+        except ArgumentError as exc:
+            await self.aclose()
+            raise DriverError(f"its item: {exc}", context=self._request.context) from exc
+
+    async def _receive(self) -> bytes:
+        self._check_idle()
+        if self._over:
+            raise StopAsyncIteration
+        self._busy = True
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            call = await self._start()
+            while not call.items and not call.done and call.failure is None:
+                await call.changed()
+            if call.items:
+                return await self._take(call)
+            if call.failure is not None:
+                raise call.failure
+            self._over = True
+            self.value = call.result(self._channel.decode)
+        except BaseException as exc:
+            await self.end(exc)
+            raise
+        finally:
+            self._busy = False
+        raise StopAsyncIteration
+
+    def _check_idle(self) -> None:
+        if self._busy:
+            raise trio.BusyResourceError("another task is iterating over this generator")
+
+    async def _start(self) -> _GeneratorCall:
+        if self._call is None:
+            call = _GeneratorCall(self._channel, self._request)
+            await self._channel.open(call, self._request)
+            self._call = call
+            if self._over:  # ended by another task while this one waited for a slot
+                await call.cancel()
+        return self._call
+
+    async def _take(self, call: _GeneratorCall) -> bytes:
+        self._taken += 1
+        if self._taken % _ITEMS_PER_TURN == 0:
+            await trio.lowlevel.checkpoint()
+        item = call.items.popleft()
+        if not call.done:
+            self._channel.consumed(call, item.cost)
+        return item.body
+
+    async def end(self, exc: BaseException | None = None) -> None:
+        """The same as `aclose`, even while a task waits for an item. Not always a checkpoint."""
+        self._over = True
+        if self._call is not None:
+            self._call.items.clear()
+            await self._call.cancel(exc)
+
+    async def aclose(self) -> None:
+        """End the driver's generator if it has not ended; its `finally` has run when this returns.
+
+        A checkpoint, shielded for at most `cancel_grace` seconds. Items not taken are lost.
+
+        Raises:
+            trio.BusyResourceError: Another task is waiting for an item: cancel that one.
+        """
+        self._check_idle()
+        await self.end()
+        await trio.lowlevel.checkpoint()
+
+    def close_soon(self) -> None:
+        """The same without waiting, from any thread: for finalizers."""
+        self._over = True
+        if self._call is not None and self.running:
+            self._channel.ask_to_end_soon(self._call)
+
+    async def __aenter__(self) -> Self:
+        self._check_idle()
+        self._busy = True
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if not self._over:
+                await self._start()
+        finally:
+            self._busy = False
+        return self
+
+    async def __aexit__(self, _type: object, exc: BaseException | None, _tb: object) -> None:
+        await self.end(exc)
+
+    def __del__(self) -> None:
+        self.close_soon()

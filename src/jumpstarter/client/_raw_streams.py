@@ -1,0 +1,129 @@
+"""A driver's raw stream, as a Trio stream for Trio code: how it is opened, and how it ends.
+
+Closing delivers what was sent; what was cut short never looks finished.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from .. import _events as ev
+from .._connection import Connection
+from .._streams import SlotStream
+from ..errors import Code, DriverError
+from ._channel import Call, Channel, Request
+
+__all__ = ["RemoteStream", "open_stream"]
+
+
+async def open_stream(channel: Channel, request: Request) -> RemoteStream:
+    """Open a raw stream; close it with `aclose`. A checkpoint; cancelled, it is not open.
+
+    Raises:
+        DriverError: The driver could not open it.
+    """
+    opening = _StreamCall(channel, request)
+    await channel.open(opening, request)
+    try:
+        await opening.wait_accepted()
+    except BaseException as exc:
+        await opening.cancel(exc)
+        raise
+    return opening.stream
+
+
+class _StreamCall(Call):
+    """A raw stream under way."""
+
+    def __init__(self, channel: Channel, request: Request) -> None:
+        super().__init__(channel, request)
+        self.accepted = False
+        self.stream = RemoteStream(channel.connection, self)
+
+    def opened(self, slot: int) -> None:
+        super().opened(slot)
+        self.stream.slot = slot
+
+    def received(self, event: ev.SlotEvent) -> None:
+        match event:
+            case ev.DataReceived():
+                self.stream.put(event)
+            case ev.CreditReceived():
+                self.stream.wake_sender()
+            case ev.AcceptReceived():
+                self.accepted = True
+                self._changed.set()
+            case _:
+                super().received(event)
+
+    def drained(self) -> None:
+        self.stream.wake_sender()
+
+    def _end(self, failure: DriverError | None) -> None:
+        if failure is None and not self.stream.complete:
+            text = "the exporter ended the stream without its last bytes"
+            failure = DriverError(text, context=self.context)
+        super()._end(failure)
+        self.stream.finish(failure)
+
+    async def wait_accepted(self) -> None:
+        while not self.accepted and not self.done:
+            await self._changed.wait()
+        if not self.accepted and self.failure is not None:
+            raise self.failure
+
+
+class RemoteStream(SlotStream):
+    """A raw stream to a driver, as a Trio stream; made by `open_stream`."""
+
+    def __init__(self, connection: Connection, call: _StreamCall) -> None:
+        super().__init__(connection, call.slot)  # which it has once the CALL is sent
+        self._call = call
+        self._cut = False  # we have cancelled the driver's side, and its failure says no more
+
+    @property
+    def closed(self) -> bool:
+        """True once it was closed here."""
+        return self._closed
+
+    def check(self) -> None:
+        """Raise what the driver's side has failed with, if it has.
+
+        Raises:
+            DriverError: That.
+        """
+        if self._call.failure is not None and not self._cut:
+            raise self._call.failure
+
+    def close_soon(self) -> None:
+        """End the driver's code without waiting, from any thread: for finalizers."""
+        if not self._closed and not self._call.done:
+            self._call.channel.ask_to_end_soon(self._call)
+
+    async def aclose(self) -> None:
+        """Close the stream: what was sent is still delivered, what was not received is lost.
+
+        A checkpoint. The driver's code has ended when this returns, which takes as long as the
+        device takes for what was sent, at most `linger` seconds. Cancelled, or while part of a
+        `send_all` has not been sent, the driver's code is cancelled too, and what it had not taken
+        yet is lost: it never sees a proper end behind bytes that are missing.
+        """
+        try:
+            # Before anything is said: what a timeout has cut short must not look finished.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if not self._torn:
+                await self._close_in_order()
+        finally:
+            self.shut()
+            self._cut = self._cut or not self._call.done
+            await self._call.cancel()
+        await trio.lowlevel.checkpoint()
+
+    async def _close_in_order(self) -> None:
+        call = self._call
+        if not self._closed and not call.done:
+            self.send_end()
+            call.channel.ask_to_end(call, Code.CLOSE)
+        self.shut()
+        with trio.move_on_after(call.channel.limits.linger):
+            await call.join()
