@@ -179,8 +179,3 @@ class Lab(Echo):
             await self.let_go.wait()
             raise ConnectionRefusedError("nobody is there")
         yield  # type: ignore[unreachable]  # makes it a generator
-
-
-def fail(exc: BaseException) -> NoReturn:
-    """Raise, where only an expression may stand."""
-    raise exc

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
@@ -29,8 +30,9 @@ from jumpstarter._messages import (
     set_timeout,
 )
 from jumpstarter._roles import ClientProtocol, ServerProtocol
-from jumpstarter.client import DriverClient
+from jumpstarter.client import DriverClient, RemoteGenerator, RemoteStream
 from jumpstarter.client._channel import Channel, Request
+from jumpstarter.client._raw_streams import open_stream
 from jumpstarter.driver import Driver
 from jumpstarter.driver._lanes import Lanes
 from jumpstarter.driver._session import Exporter, Session
@@ -40,15 +42,20 @@ from wire import Frame, frames
 
 __all__ = [
     "PATIENCE",
+    "Outcome",
     "ScriptedClient",
     "ScriptedExporter",
     "answered",
     "ask",
+    "begin",
+    "cancelled_scope",
     "channel_over",
     "channel_to",
+    "generator",
     "in_time",
     "scripted",
     "served",
+    "stream",
     "timed",
     "until",
 ]
@@ -104,6 +111,67 @@ async def until(condition: Callable[[], bool]) -> None:
 def ask(method: str, *args: Any, kind: Kind = Kind.UNARY) -> Request:
     """Make a request to the root driver."""
     return Request(1, kind, method, args, who="the driver")
+
+
+class Outcome:
+    """How a task has ended: with a value, or an exception. Still to come while `ended` is False."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.scope = trio.CancelScope()
+        self.task: trio.lowlevel.Task | None = None
+
+    async def of(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
+        self.task = trio.lowlevel.current_task()
+        with self.scope:
+            try:
+                self.value = await function(*args)
+            except trio.Cancelled as exc:
+                self.error = exc
+                raise
+            except Exception as exc:  # noqa: BLE001 - for the test to look at
+                self.error = exc
+            finally:
+                self.ended = True
+
+    async def cancel(self) -> None:
+        """Cancel the task, and let all tasks run as far as they can."""
+        self.scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+
+    def failed(self, kind: type[Exception], text: str) -> None:
+        """Check how it has failed."""
+        assert isinstance(self.error, kind), self.error
+        assert re.search(text, str(self.error)), self.error
+
+
+async def begin(
+    nursery: trio.Nursery, function: Callable[..., Awaitable[Any]], *args: Any
+) -> Outcome:
+    """Start a task and let it run as far as it can."""
+    outcome = Outcome()
+    nursery.start_soon(outcome.of, function, *args)
+    await trio.testing.wait_all_tasks_blocked()
+    return outcome
+
+
+def generator(channel: Channel, method: str, *args: Any) -> RemoteGenerator:
+    """Give the root driver's generator, which has not started."""
+    return RemoteGenerator(channel, ask(method, *args, kind=Kind.GENERATOR))
+
+
+async def stream(channel: Channel, method: str, *args: Any) -> RemoteStream:
+    """Open a raw stream of the root driver."""
+    return await open_stream(channel, ask(method, *args, kind=Kind.STREAM))
+
+
+def cancelled_scope() -> trio.CancelScope:
+    """Make a scope in which no checkpoint is passed."""
+    scope = trio.CancelScope()
+    scope.cancel()
+    return scope
 
 
 @asynccontextmanager

@@ -31,6 +31,20 @@ from jumpstarter.errors import (
 from jumpstarter.testing import client_for_async
 
 
+class ClosingClient(DriverClient):
+    """Closes something of its own, before or after what the base class does."""
+
+    def close(self) -> None:
+        self.labels["closed"] = self.labels.get("closed", "") + "once "
+        super().close()
+
+
+class Closing(Echo):
+    @classmethod
+    def client(cls) -> str:
+        return f"{__name__}.ClosingClient"
+
+
 class LabClient(DriverClient):
     """A client class as test authors write them: its methods know of no timeouts."""
 
@@ -123,8 +137,8 @@ def test_a_name_that_is_neither_names_the_children_there_are() -> None:
     with served(Echo(children={"power": Echo(), "serial": Echo()})) as client:
         with pytest.raises(AttributeError) as caught:
             _ = client.pwoer
-        text = "DriverClient has no attribute 'pwoer'; its children: power, serial"
-        assert str(caught.value) == text
+        text = "DriverClient has no attribute 'pwoer'; its children: power, serial. What the driver"
+        assert str(caught.value).startswith(text)
         assert (caught.value.name, caught.value.obj) == ("pwoer", client)
         assert not hasattr(client.power, "anything")
         with pytest.raises(AttributeError, match="its children: none"):
@@ -428,6 +442,39 @@ def test_closing_closes_what_was_opened_through_the_client_and_its_children() ->
         assert client.lab.call("echo", "usable") == "usable"
 
 
+def test_each_client_of_a_tree_is_closed_once_whatever_its_own_close_does() -> None:
+    tree = Closing(children={"child": Closing(children={"grandchild": Closing()})})
+    closed: list[str] = []
+    with served(tree) as client:
+        clients = [client, client.child, client.child.grandchild]
+        for each in clients:
+            each.stack.callback(closed.append, "stack")
+    assert [each.labels["closed"] for each in clients] == ["once "] * 3
+    assert closed == ["stack"] * 3
+
+
+def test_closing_a_deep_tree_visits_every_client_once() -> None:
+    closed: list[int] = []
+    driver = Plain()
+    for _ in range(2000):  # more than Python calls deep
+        driver = Plain(children={"below": driver})
+    with served(driver) as client:
+        below: DriverClient | None = client
+        while below is not None:
+            below.stack.callback(closed.append, id(below))
+            below = below.children.get("below")
+    assert len(closed) == len(set(closed)) == 2001
+
+
+def test_streams_that_were_left_open_are_closed_side_by_side() -> None:
+    lab = Lab()
+    with served(lab) as client:
+        streams = [client.open_stream("sink") for _ in range(50)]
+        client.close()
+    assert all(stream.detach().closed for stream in streams)
+    assert lab.log.count("sink ended") == 50
+
+
 def test_a_stream_that_was_closed_is_forgotten() -> None:
     with served(Echo()) as client:
         with client.stream():
@@ -458,7 +505,8 @@ def test_what_a_stream_that_was_left_open_has_failed_with_is_logged(
 ) -> None:
     lab = Lab()
     with served(lab) as client:
-        client.open_stream("sink").send(b"fail")
+        stream = client.open_stream("sink")
+        stream.send(b"fail")
         assert lab.ended.wait(PATIENCE)
     (record,) = [record for record in caplog.records if record.name == "client.DriverClient"]
     assert record.levelno == logging.WARNING

@@ -6,14 +6,10 @@ where it matters which frames cross. All in one Trio loop, over memory.
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
-import re
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -21,25 +17,32 @@ import trio.testing
 from trio.testing import MockClock, lockstep_stream_pair, wait_all_tasks_blocked
 
 from drivers_for_tests import Echo, Lab
-from helpers import ScriptedExporter, ask, channel_to, in_time, scripted
+from helpers import (
+    Outcome,
+    ScriptedExporter,
+    ask,
+    begin,
+    cancelled_scope,
+    channel_to,
+    generator,
+    in_time,
+    scripted,
+    stream,
+)
 from jumpstarter import _events as ev
 from jumpstarter._background import open_background
 from jumpstarter._limits import DEFAULT_LIMITS, Limits
-from jumpstarter._messages import FrameType, Hello, Kind, encode_hello, encode_value
+from jumpstarter._messages import FrameType, Hello, encode_hello, encode_value
 from jumpstarter._nesting import Nesting, nesting
-from jumpstarter.client import RemoteGenerator, RemoteStream
 from jumpstarter.client._channel import Channel
-from jumpstarter.client._raw_streams import open_stream
 from jumpstarter.driver import export
 from jumpstarter.errors import (
     CallCancelled,
     CallOutcomeUnknown,
     CallRefused,
     Code,
-    DriverConnectionError,
     DriverError,
     DriverInvalidArgument,
-    DriverOSError,
     DriverTimeoutError,
     HandshakeError,
 )
@@ -50,64 +53,6 @@ TINY = Limits(max_frame=1024, max_message=4096, max_pending=4096)
 MEGABYTE = bytes(1024 * 1024)
 
 T = FrameType
-
-
-class Outcome:
-    """How a task has ended: with a value, or an exception. Still to come while `ended` is False."""
-
-    def __init__(self) -> None:
-        self.ended = False
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self.scope = trio.CancelScope()
-        self.task: trio.lowlevel.Task | None = None
-
-    async def of(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
-        self.task = trio.lowlevel.current_task()
-        with self.scope:
-            try:
-                self.value = await function(*args)
-            except trio.Cancelled as exc:
-                self.error = exc
-                raise
-            except Exception as exc:  # noqa: BLE001 - for the test to look at
-                self.error = exc
-            finally:
-                self.ended = True
-
-    async def cancel(self) -> None:
-        """Cancel the task, and let all tasks run as far as they can."""
-        self.scope.cancel()
-        await wait_all_tasks_blocked()
-
-    def failed(self, kind: type[Exception], text: str) -> None:
-        """Check how it has failed."""
-        assert isinstance(self.error, kind), self.error
-        assert re.search(text, str(self.error)), self.error
-
-
-async def begin(
-    nursery: trio.Nursery, function: Callable[..., Awaitable[Any]], *args: Any
-) -> Outcome:
-    """Start a task and let it run as far as it can."""
-    outcome = Outcome()
-    nursery.start_soon(outcome.of, function, *args)
-    await wait_all_tasks_blocked()
-    return outcome
-
-
-def generator(channel: Channel, method: str, *args: Any) -> RemoteGenerator:
-    return RemoteGenerator(channel, ask(method, *args, kind=Kind.GENERATOR))
-
-
-async def stream(channel: Channel, method: str, *args: Any) -> RemoteStream:
-    return await open_stream(channel, ask(method, *args, kind=Kind.STREAM))
-
-
-def cancelled_scope() -> trio.CancelScope:
-    scope = trio.CancelScope()
-    scope.cancel()
-    return scope
 
 
 # -------------------------------------------------------------------------------- answered
@@ -663,165 +608,6 @@ async def test_the_time_that_went_by_before_there_was_a_slot_is_not_left(
         await exporter.result(second.slot)
 
 
-# ------------------------------------------------------------------------------ generators
-
-
-async def test_a_generator_gives_its_items_and_keeps_the_value_it_returned() -> None:
-    async with channel_to(Lab()) as channel:
-        items = generator(channel, "count_async", 3)
-        assert [item async for item in items] == [0, 1, 2]
-        assert items.value is None
-        async with generator(channel, "count", 3) as items:
-            assert [item async for item in items] == [0, 1, 2]
-        assert items.value == "counted"
-        assert [item async for item in items] == []
-
-
-async def test_all_items_from_before_a_failure_are_given() -> None:
-    async with channel_to(Lab()) as channel:
-        items = generator(channel, "items_and_failure")
-        assert [await anext(items), await anext(items)] == [1, 2]
-        with pytest.raises(DriverInvalidArgument, match="'items_and_failure' of the driver: Value"):
-            await anext(items)
-        assert [item async for item in items] == []
-
-
-async def test_a_generator_starts_with_its_first_step_or_its_block() -> None:
-    async with scripted() as (channel, exporter), trio.open_nursery() as nursery:
-        by_step = generator(channel, "by_step")
-        in_block = generator(channel, "in_block")
-        await wait_all_tasks_blocked()
-        async with in_block:
-            event = await exporter.event(ev.CallReceived)
-            assert event.head.method == "in_block"
-            await exporter.result(event.slot)
-            await wait_all_tasks_blocked()
-        step = await begin(nursery, by_step.__anext__)
-        event = await exporter.event(ev.CallReceived)
-        assert event.head.method == "by_step"
-        await exporter.item(event.slot, 1)
-        await exporter.result(event.slot)
-        await wait_all_tasks_blocked()
-        assert step.value == 1
-
-
-async def test_one_that_was_never_started_ends_without_a_word() -> None:
-    async with scripted() as (channel, exporter):
-        items = generator(channel, "items")
-        await items.aclose()
-        assert [item async for item in items] == []
-        async with items:
-            pass
-        del items
-        generator(channel, "items")  # collected on the spot
-        gc.collect()
-        await channel.aclose()
-        assert [sent.type for sent in await exporter.all_frames()] == [T.HELLO]
-
-
-async def test_a_loop_left_early_ends_the_driver_before_the_block_is_left(
-    autojump_clock: MockClock,
-) -> None:
-    lab = Lab()
-    async with channel_to(lab) as channel:
-        async with generator(channel, "items", 3, 0.5) as items:
-            async for _ in items:
-                break
-        assert lab.log == ["items started", "items ended"]
-        assert autojump_clock.current_time() == pytest.approx(0.5)
-
-
-async def test_an_exception_leaves_the_block_when_the_driver_has_ended() -> None:
-    lab = Lab()
-    async with channel_to(lab) as channel:
-        with pytest.raises(KeyError):
-            async with generator(channel, "items", 3):
-                raise KeyError
-        assert lab.log == ["items started", "items ended"]
-
-
-async def test_aclose_ends_the_driver_and_the_iteration() -> None:
-    lab = Lab()
-    async with channel_to(lab) as channel:
-        async with aclosing(generator(channel, "items", 3)) as items:
-            assert await anext(items) == 0
-        assert lab.log == ["items started", "items ended"]
-        assert [item async for item in items] == []
-        await items.aclose()
-
-
-async def test_a_step_that_is_cancelled_ends_the_driver_and_the_iteration() -> None:
-    lab = Lab()
-    async with channel_to(lab) as channel, trio.open_nursery() as nursery:
-        items = generator(channel, "items", 1)
-        assert await anext(items) == 0
-        step = await begin(nursery, items.__anext__)
-        await step.cancel()
-        assert isinstance(step.error, trio.Cancelled)
-        assert lab.log == ["items started", "items ended"]
-        assert [item async for item in items] == []
-
-
-async def test_one_that_is_dropped_unfinished_ends_the_driver_once_it_is_collected() -> None:
-    lab = Lab()
-    async with channel_to(lab, exporter_limits=ONE_CALL) as channel:
-        async for _ in generator(channel, "items", 3):
-            break
-        gc.collect()
-        await wait_all_tasks_blocked()
-        assert lab.log == ["items started", "items ended"]
-        assert await channel.call(ask("echo_async", "usable")) == "usable"
-
-
-async def test_only_one_task_at_a_time_iterates() -> None:
-    lab = Lab()
-    async with channel_to(lab) as channel, trio.open_nursery() as nursery:
-        items = generator(channel, "items", 0)
-        step = await begin(nursery, items.__anext__)
-        with pytest.raises(trio.BusyResourceError, match="another task is iterating"):
-            await anext(items)
-        with pytest.raises(trio.BusyResourceError, match="another task is iterating"):
-            await items.aclose()
-        lab.let_go.set()
-        await wait_all_tasks_blocked()
-        assert isinstance(step.error, StopAsyncIteration)
-
-
-async def test_credit_returns_as_items_are_taken_and_holds_the_driver_back_until_then() -> None:
-    limits = Limits(stream_window=500, max_window=500)
-    sent = 0
-
-    class Source(Echo):
-        @export
-        async def source(self) -> AsyncGenerator[bytes, None]:
-            nonlocal sent
-            for sent in range(200):  # noqa: B007 - the test looks at it
-                yield bytes(100)
-
-    async with channel_to(Source(), limits=limits) as channel:
-        items = generator(channel, "source")
-        await anext(items)
-        await wait_all_tasks_blocked()
-        assert sent < 10
-        assert [len(item) async for item in items] == [100] * 199
-
-
-async def test_an_item_that_cannot_be_decoded_ends_the_generator() -> None:
-    async with scripted() as (channel, exporter), trio.open_nursery() as nursery:
-        items = generator(channel, "items")
-        step = await begin(nursery, items.__anext__)
-        slot = (await exporter.event(ev.CallReceived)).slot
-        exporter.rules.item(slot, bytearray(8) + b"\xc1")
-        await exporter.send()
-        await exporter.event(ev.CancelReceived)
-        await exporter.error(slot, Code.CANCELLED)
-        await wait_all_tasks_blocked()
-        step.failed(
-            DriverError, "method 'items' of the driver: its item: the 1 bytes cannot be decoded"
-        )
-        assert [item async for item in items] == []
-
-
 # -------------------------------------------------------------------- too much to be held
 
 
@@ -839,130 +625,6 @@ async def test_a_result_that_would_not_fit_in_memory_fails_its_call_and_no_other
             DriverError, "method 'read' of the driver: it was discarded: over 4096 bytes"
         )
         assert channel.ended is None
-
-
-async def test_a_generator_gives_nothing_from_behind_an_item_that_was_discarded() -> None:
-    async with scripted(limits=TINY) as (channel, exporter), trio.open_nursery() as nursery:
-        items = generator(channel, "items")
-        await begin(nursery, items.__aenter__)
-        slot = (await exporter.event(ev.CallReceived)).slot
-        await begin(nursery, channel.call, ask("read"))
-        other = (await exporter.event(ev.CallReceived)).slot
-        await exporter.item(slot, "before")
-        exporter.rules.item(slot, encode_value(bytes(3072)))
-        exporter.rules.result(other, encode_value(bytes(3072)))
-        await exporter.send()  # both in turns
-        await exporter.item(slot, "behind")
-        assert await anext(items) == "before"
-
-        async def find_the_gap() -> None:
-            text = "'items' of the driver: it was discarded: over 4096"
-            with pytest.raises(DriverError, match=text):
-                await anext(items)
-
-        async with trio.open_nursery() as finding:
-            finding.start_soon(find_the_gap)
-            await exporter.event(ev.CancelReceived)
-            await exporter.error(slot, Code.CANCELLED)
-        assert [item async for item in items] == []
-
-
-# ------------------------------------------------------------------------------ raw streams
-
-
-async def test_a_stream_that_cannot_be_opened_raises_what_the_driver_raised() -> None:
-    lab = Lab()
-    lab.let_go.set()
-    async with channel_to(lab) as channel:
-        with pytest.raises(
-            DriverConnectionError, match=r"'nobody' of the driver: .*nobody is there"
-        ):
-            await stream(channel, "nobody")
-
-
-async def test_opening_that_is_cancelled_ends_the_driver() -> None:
-    lab = Lab()
-    async with channel_to(lab) as channel, trio.open_nursery() as nursery:
-        opening = await begin(nursery, stream, channel, "nobody")
-        await opening.cancel()
-        assert isinstance(opening.error, trio.Cancelled)
-        assert lab.log == ["nobody started", "nobody ended"]
-
-
-async def test_closing_a_stream_delivers_what_was_sent_and_waits_for_the_driver(
-    autojump_clock: MockClock,
-) -> None:
-    lab = Lab()
-    async with channel_to(lab) as channel:
-        sink = await stream(channel, "sink", 2)
-        await sink.send_all(b"12345")
-        await sink.aclose()
-        assert lab.log == ["sink started", "took 5", "sink ended"]
-        assert autojump_clock.current_time() == pytest.approx(2)
-        assert sink.closed
-        await sink.aclose()
-        sink.check()
-
-
-async def test_closing_waits_no_longer_than_the_device_may_linger(
-    autojump_clock: MockClock,
-) -> None:
-    lab = Lab()
-    async with channel_to(lab, limits=Limits(linger=3)) as channel:
-        sink = await stream(channel, "sink", 100)
-        await sink.send_all(b"12345")
-        await sink.aclose()
-        assert lab.log == ["sink started", "sink ended"]
-        assert autojump_clock.current_time() == pytest.approx(3)
-        sink.check()
-
-
-async def test_closing_that_is_cancelled_cancels_the_driver(autojump_clock: MockClock) -> None:
-    lab = Lab()
-    async with channel_to(lab) as channel:
-        sink = await stream(channel, "sink", 100)
-        await sink.send_all(b"12345")
-        with cancelled_scope():
-            await sink.aclose()
-        assert lab.log == ["sink started", "sink ended"]
-        assert autojump_clock.current_time() == 0
-
-
-async def test_two_tasks_may_close_a_stream_at_once(autojump_clock: MockClock) -> None:
-    lab = Lab()
-    async with channel_to(lab) as channel:
-        sink = await stream(channel, "sink", 2)
-        await sink.send_all(b"12345")
-        async with trio.open_nursery() as nursery:
-            for _ in range(2):
-                nursery.start_soon(sink.aclose)
-        assert lab.log == ["sink started", "took 5", "sink ended"]
-        assert autojump_clock.current_time() == pytest.approx(2)
-
-
-async def test_a_stream_whose_driver_fails_breaks_with_what_it_raised_as_the_cause() -> None:
-    async with channel_to(Lab()) as channel:
-        sink = await stream(channel, "sink")
-        await sink.send_all(b"fail")
-        with pytest.raises(trio.BrokenResourceError) as caught:
-            await sink.receive_some()
-        assert isinstance(caught.value.__cause__, DriverOSError)
-        with pytest.raises(trio.BrokenResourceError):
-            await sink.send_all(b"more")
-        await sink.aclose()
-        with pytest.raises(DriverOSError, match=r"'sink' of the driver: .*the device has gone"):
-            sink.check()
-
-
-async def test_close_soon_ends_the_driver_without_waiting() -> None:
-    lab = Lab()
-    async with channel_to(lab) as channel:
-        sink = await stream(channel, "sink")
-        sink.close_soon()
-        assert lab.log == ["sink started"]
-        await wait_all_tasks_blocked()
-        assert lab.log == ["sink started", "sink ended"]
-        sink.close_soon()
 
 
 # ------------------------------------------------------------------------- life of a channel

@@ -412,14 +412,10 @@ def test_a_break_of_which_the_driver_has_said_nothing_is_a_connection_error() ->
 def test_one_that_is_dropped_ends_the_drivers_code_soon_without_waiting() -> None:
     lab = Lab()
     with served(lab) as client:
-        client.open_stream("sink")
+        holding = [client.open_stream("sink")]
         assert client.portal is not None
-
-        def drop() -> None:
-            client._open.clear()  # as when the client itself is collected
-            gc.collect()
-
-        client.portal.call(drop)  # in the portal's own thread, where waiting would be for ever
+        client.portal.call(holding.clear)  # in its own thread, where waiting would be for ever
+        gc.collect()
         assert lab.ended.wait(PATIENCE)
         assert lab.log == ["sink started", "sink ended"]
 

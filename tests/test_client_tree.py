@@ -72,6 +72,14 @@ def test_a_tree_may_be_deep() -> None:
     assert depth == 4999
 
 
+def test_a_deep_tree_can_be_closed() -> None:
+    closed: list[str] = []
+    client = build(ROOT, *(node(target, target - 1, "a") for target in range(2, 5001)))
+    client.stack.callback(closed.append, "root")
+    client.close()
+    assert closed == ["root"]
+
+
 @pytest.mark.parametrize(
     "nodes",
     [
@@ -276,6 +284,7 @@ def test_what_is_no_path_of_a_class_is_not_looked_at_whatever_is_allowed(
         ("canary.made_up", "importing its client class failed: AttributeError"),
         ("canary.number", "canary.number is not a subclass of DriverClient"),
         ("os.system", "os.system is not a subclass of DriverClient"),
+        ("jumpstarter.client.StubDriverClient", "is not a subclass of DriverClient"),
         (
             "jumpstarter.__main__.main",
             "jumpstarter.__main__.main is not a subclass of DriverClient",

@@ -13,6 +13,7 @@ import decimal
 import fractions
 import functools
 import io
+import logging
 import pathlib
 import re
 import threading
@@ -693,9 +694,20 @@ async def test_what_would_end_a_program_is_logged_and_contained(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     await assert_contained(lambda: SystemExit("the end"), {"method": Kind.UNARY})
-    assert [record.message for record in caplog.records] == [
-        f"'method' of {RAISING} raised SystemExit: the end; contained"
-    ]
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.message.startswith(f"'method' of {RAISING} raised SystemExit: Traceback")
+    assert record.message.endswith("SystemExit: the end\n")
+
+
+async def test_what_a_driver_raises_is_in_the_exporters_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "jumpstarter.exporter")
+    await assert_contained(lambda: KeyError("relay"), {"method": Kind.UNARY})
+    (record,) = caplog.records
+    assert record.levelno == logging.INFO
+    assert "raise self.make()" in record.message  # the line at fault
 
 
 async def test_a_driver_for_another_event_loop_is_told_so() -> None:

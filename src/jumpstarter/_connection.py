@@ -212,6 +212,8 @@ class Connection:
         self.goaway = event
         if self.rules.peer is None:
             text = f"{self.name} refused the connection: {event.goaway.text}"
+            if event.goaway.code == Code.UNAUTHENTICATED:
+                text += ". Does it ask for a token, and is it the one that was passed as token=?"
             self.end(HandshakeError(text))
         elif event.goaway.code >= Code.PROTOCOL_ERROR:
             text = f"{self.name} ended the connection: {event.goaway.text}"

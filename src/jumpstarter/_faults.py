@@ -11,6 +11,8 @@ import traceback as tb
 from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
+import msgspec
+
 from ._messages import ErrorBody
 from .errors import (
     ERROR_CLASSES,
@@ -20,7 +22,7 @@ from .errors import (
     code_for,
 )
 
-__all__ = ["describe", "revive"]
+__all__ = ["describe", "revive", "without_traceback"]
 
 # What an exporter says of its own call, a driver may not say of a call that it has made itself: the
 # inner one was refused or cancelled, the outer one has run.
@@ -104,6 +106,12 @@ def _guarded(function: Callable[..., T], argument: object, otherwise: T) -> T:
         return function(argument)
     except BaseException:  # noqa: BLE001 - whatever that code raises; nothing here waits
         return otherwise
+
+
+def without_traceback(body: ErrorBody) -> ErrorBody:
+    """Leave the traceback out, of an exception group's members too."""
+    members = [(code, without_traceback(member)) for code, member in body.members]
+    return msgspec.structs.replace(body, traceback=None, members=members)
 
 
 def revive(code: int, body: ErrorBody, context: str) -> DriverError:

@@ -24,7 +24,7 @@ import trio
 from ._background import open_background
 from ._limits import DEFAULT_LIMITS, Limits
 from ._messages import Kind, Node, decode_nodes
-from ._portal import start_blocking_portal
+from ._portal import in_trio_thread, start_blocking_portal
 from ._sockets import (
     ListenerSet,
     open_listeners,
@@ -319,6 +319,9 @@ class _BlockingClient(AbstractContextManager[DriverClient, None]):
         self._grace = limits.cancel_grace
 
     def __enter__(self) -> DriverClient:
+        if in_trio_thread():
+            text = "serve() and connect() block, and a Trio loop runs in this thread"
+            raise RuntimeError(f"{text}: use `async with connect_async(...)`, or serve_async(...)")
         with ExitStack() as stack:
             opening = self._open(stack)
             # After Ctrl-C, a cancelled call waits for its grace, and the portal a little longer.

@@ -318,7 +318,7 @@ async def _listen_tcp(address: Address, *, anywhere: bool) -> list[trio.SocketLi
         raise ConfigurationError(
             f"cannot listen at {address}: other machines reach {', '.join(exposed)}, and tcp:// "
             "neither encrypts nor checks who is there. Listen at 127.0.0.1 or [::1], use tls:// "
-            "with an ssl_context, or pass insecure=True if that network is trusted"
+            "with a certificate, or insecure=True (--insecure) if that network is trusted"
         )
     for _ in range(_PORT_TRIES - 1):
         try:

@@ -43,6 +43,10 @@ __all__ = ["main"]
 _logger = logging.getLogger("jumpstarter.cli")
 
 _DEFAULT_GRACE: Final = 60.0  # seconds; systemd kills after 90, and the drivers need some to close
+_EXIT_CODES: Final = (
+    "Exit codes: 0 after the first signal; 128 + the number of the second, if one came; 2 if "
+    "nothing could be served."
+)
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -83,7 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"jumpstarter {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     text = "serve a driver tree until SIGTERM or SIGINT"
-    serve = commands.add_parser("serve", help=text, description=text[0].upper() + text[1:] + ".")
+    serve = commands.add_parser(
+        "serve", help=text, description=text[0].upper() + text[1:] + ".", epilog=_EXIT_CODES
+    )
     serve.add_argument(
         "driver",
         metavar="MODULE:NAME",
@@ -105,6 +111,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="for running calls to finish after the signal; a second signal cancels them "
         "(default: %(default)g)",
+    )
+    serve.add_argument(
+        "--send-tracebacks",
+        action="store_true",
+        help="put drivers' tracebacks in the errors that clients get; they are logged anyway",
     )
     serve.add_argument("--log-level", choices=_LEVELS, default="info", help="default: %(default)s")
     return parser

@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 from uuid import UUID
+from weakref import WeakSet
 
 import trio
 
@@ -23,12 +24,14 @@ from .._portal import BlockingPortal, in_trio_thread
 from ..errors import CallRefused, ClientImportError, Code, DriverError, DriverTimeoutError
 from ._channel import Request
 from ._generators import RemoteGenerator
-from ._raw_streams import RemoteStream, open_stream
+from ._raw_streams import RemoteStream, close_together, open_stream
 from ._remote import Remote
 from ._streams import BlockingGenerator, BlockingStream, Run
 
 __all__ = ["DriverClient", "StubDriverClient"]
 
+# True while a tree of clients is being closed, client by client.
+_in_walk: ContextVar[bool] = ContextVar("jumpstarter_closing", default=False)
 # When blocking calls of this context time out, in `time.monotonic` seconds.
 _deadline: ContextVar[float] = ContextVar("jumpstarter_deadline", default=math.inf)
 
@@ -59,7 +62,8 @@ class DriverClient:
     portal: BlockingPortal | None = field(default=None, repr=False)
     stack: ExitStack = field(init=False, repr=False, default_factory=ExitStack)
     logger: logging.Logger = field(init=False, repr=False)
-    _open: set[BlockingStream] = field(init=False, repr=False, default_factory=set)
+    # Weakly, so that a stream which is dropped is collected, and ends the driver's code.
+    _open: WeakSet[BlockingStream] = field(init=False, repr=False, default_factory=WeakSet)
 
     def __post_init__(self) -> None:
         if hasattr(super(), "__post_init__"):
@@ -75,7 +79,10 @@ class DriverClient:
             return children[name]
         except KeyError:
             have = ", ".join(children) or "none"
-            text = f"{type(self).__name__} has no attribute {name!r}; its children: {have}"
+            text = (
+                f"{type(self).__name__} has no attribute {name!r}; its children: {have}. What the "
+                f"driver exports is called by name, as in call({name!r})"
+            )
             raise AttributeError(text, name=name, obj=self) from None
 
     # -------------------------------------------------------------------------- for Trio code
@@ -250,27 +257,55 @@ class DriverClient:
         All of it is closed, whatever one of them raises. What a raw stream that was left open has
         failed with is logged.
         """
-        with ExitStack() as everything:
-            everything.callback(self.stack.close)
-            for stream in self._open.copy():
-                everything.callback(self._close_left, stream)
-            for child in self.children.values():
-                everything.callback(child.close)
-
-    def _close_left(self, stream: BlockingStream) -> None:
+        if _in_walk.get():  # of whoever closes the tree, and visits each client anyway
+            self.stack.close()
+            return
+        clients = list(self._walk())
+        token = _in_walk.set(True)
         try:
-            stream.close()
-        except DriverError as exc:
-            self.logger.warning("a stream was left open, and has failed: %s", exc)
+            with ExitStack() as everything:  # from the last to the first
+                everything.callback(self.stack.close)
+                for client in clients[1:]:
+                    everything.callback(client.close)
+                everything.callback(self._close_left_open, clients)
+        finally:
+            _in_walk.reset(token)
+
+    def _walk(self) -> Iterator[DriverClient]:
+        """Go through the tree, parents before children, without a limit to its depth."""
+        waiting: list[DriverClient] = [self]
+        while waiting:
+            client = waiting.pop()
+            yield client
+            waiting.extend(reversed(client.children.values()))
+
+    def _close_left_open(self, clients: list[DriverClient]) -> None:
+        left = [stream.detach() for client in clients for stream in list(client._open)]  # noqa: SLF001
+        if not left or self.portal is None or self.channel.channel.closed:
+            return
+        self.portal.call(close_together, left)
+        for stream in left:
+            try:
+                stream.check()
+            except DriverError as exc:
+                self.logger.warning("a stream was left open, and has failed: %s", exc)
 
 
 async def _within(
     seconds: float, context: str, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> Any:
+    notes: list[str] = []
     with trio.move_on_after(max(0, seconds)):
-        return await function(*args)
+        try:
+            return await function(*args)
+        except trio.Cancelled as exc:  # which says if the driver's code is still at it
+            notes = getattr(exc, "__notes__", [])
+            raise
     text = "it took longer than the surrounding timeout() allows"
-    raise DriverTimeoutError(text, code=Code.DEADLINE_EXCEEDED, context=context)
+    error = DriverTimeoutError(text, code=Code.DEADLINE_EXCEEDED, context=context)
+    for note in notes:
+        error.add_note(note)
+    raise error
 
 
 @dataclass(kw_only=True, eq=False)

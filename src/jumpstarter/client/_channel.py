@@ -168,8 +168,8 @@ class Call:
         Args:
             exc: What ends it here; gets a note if the grace passes.
         """
-        if self.done or not self.channel.ask_to_end(self, Code.CANCELLED):
-            return
+        if self.done or self._gave_up or not self.channel.ask_to_end(self, Code.CANCELLED):
+            return  # whoever gave up has told, and waited, once
         grace = self.channel.limits.cancel_grace
         with trio.move_on_after(grace, shield=True):
             await self.join()

@@ -5,6 +5,8 @@ Closing delivers what was sent; what was cut short never looks finished.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import trio
 
 from .. import _events as ev
@@ -13,7 +15,7 @@ from .._streams import SlotStream
 from ..errors import Code, DriverError
 from ._channel import Call, Channel, Request
 
-__all__ = ["RemoteStream", "open_stream"]
+__all__ = ["RemoteStream", "close_together", "open_stream"]
 
 
 async def open_stream(channel: Channel, request: Request) -> RemoteStream:
@@ -30,6 +32,13 @@ async def open_stream(channel: Channel, request: Request) -> RemoteStream:
         await opening.cancel(exc)
         raise
     return opening.stream
+
+
+async def close_together(streams: Sequence[RemoteStream]) -> None:
+    """Close streams side by side, in the time that the slowest of them takes. A checkpoint."""
+    async with trio.open_nursery() as nursery:
+        for stream in streams:
+            nursery.start_soon(stream.aclose)
 
 
 class _StreamCall(Call):

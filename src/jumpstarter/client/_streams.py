@@ -146,6 +146,11 @@ class BlockingStream:
         """End our half; the driver reads all that was sent, and then the end. Receiving goes on."""
         self._call(self._remote.send_eof)
 
+    def detach(self) -> RemoteStream:
+        """Give the stream to whoever closes it now."""
+        self._forget(self)
+        return self._remote
+
     def close(self) -> None:
         """Close the stream; blocks until the driver has what was sent and its code has ended.
 

@@ -125,11 +125,13 @@ def _client_class(path: str, who: str, allow: Sequence[str] | None) -> type[Driv
         cls = getattr(_module(module_name), class_name)
     except ModuleNotFoundError as exc:
         text = f"{who}: its client class cannot be imported: {exc}"
-        raise ClientImportError(f"{text}; install the package that has it here too") from exc
+        raise ClientImportError(
+            f"{text}; install the package that has it, or put its directory on PYTHONPATH"
+        ) from exc
     except (Exception, SystemExit) as exc:
         text = f"{who}: importing its client class failed: {type(exc).__name__}: {exc}"
         raise ClientImportError(text) from exc
-    if not (isinstance(cls, type) and issubclass(cls, DriverClient)):
+    if not (isinstance(cls, type) and issubclass(cls, DriverClient)) or cls is StubDriverClient:
         raise ClientImportError(f"{who}: {path} is not a subclass of DriverClient")
     return cls
 

@@ -22,7 +22,7 @@ import trio
 from .. import _events as ev
 from .._background import open_background
 from .._connection import Connection
-from .._faults import describe
+from .._faults import describe, without_traceback
 from .._limits import DEFAULT_LIMITS, Limits
 from .._messages import (
     NIL,
@@ -273,11 +273,14 @@ class Session:
     def _describe(self, call: _Call, exc: BaseException) -> tuple[int, ErrorBody]:
         if isinstance(exc, _Refusal):
             return exc.code, ErrorBody("", str(exc))
-        traceback = self._exporter.send_tracebacks
+        level = logging.INFO if isinstance(exc, Exception) else logging.ERROR
+        traceback = self._exporter.send_tracebacks or _logger.isEnabledFor(level)
         code, error = describe(exc, traceback=traceback, codes=_TRIO_CODES)
-        if not isinstance(exc, Exception):
-            what = f"{error.type}: {cut(error.message, 1000)}"
-            _logger.error("%s raised %s; contained", self._title(call.head), what)
+        # As it was described, since to format it again would run the driver's own code again.
+        what = cut(error.traceback or error.message, 10_000)
+        _logger.log(level, "%s raised %s: %s", self._title(call.head), error.type, what)
+        if not self._exporter.send_tracebacks:
+            error = without_traceback(error)
         return code, error
 
     def _title(self, head: CallHead) -> str:
