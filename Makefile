@@ -10,6 +10,7 @@ SOURCES := pyproject.toml setup.py $(wildcard src/jumpstarter/*.pyx)
 venv: .venv/.stamp
 
 .venv/.stamp: $(SOURCES)
+	@echo "making .venv: a minute or two, the first time"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@

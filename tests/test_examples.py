@@ -177,8 +177,8 @@ def test_the_readmes_way_to_connect_works_with_an_exporter_of_that_example(power
     connecting, timing = block_with("connect("), block_with("power.timeout(")
     script = connecting + textwrap.indent(timing, "    ")
     with exporter(power, driver="power:Power", cwd=power) as server:
-        assert "unix:/run/user/1000/power" in script
-        script = script.replace("unix:/run/user/1000/power", server.address)
+        assert "unix:/home/me/power.sock" in script
+        script = script.replace("unix:/home/me/power.sock", server.address)
         run(power, "-c", script)
 
 

@@ -258,7 +258,7 @@ class TwoEnds(RuleBasedStateMachine):
 
 
 def test_whatever_two_applications_do_the_invariants_hold() -> None:
-    run_state_machine_as_test(TwoEnds, settings=settings(stateful_step_count=100))
+    run_state_machine_as_test(TwoEnds, settings=settings(stateful_step_count=150))
 
 
 # -------------------------------------------------------------------------------------- every order
