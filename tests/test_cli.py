@@ -333,6 +333,22 @@ def test_what_cannot_be_served_is_one_line_on_stderr_and_exit_code_2(
     assert stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full"], ids=["closed", "full"])
+def test_who_cannot_be_told_that_it_is_ready_is_told_why(lamps: Path, redirection: str) -> None:
+    serve = f"{sys.executable} -m jumpstarter serve lamps:Lamp --address unix:{lamps}/socket"
+    result = subprocess.run(
+        ["/bin/sh", "-c", f"{serve} {redirection}"],
+        cwd=lamps,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "cannot say on stdout that it is ready" in result.stderr
+    assert not (lamps / "socket").exists()
+
+
 def test_a_driver_author_gets_the_traceback_at_log_level_debug(lamps: Path) -> None:
     result = run_serve("lamps:Broken", "--log-level", "debug", cwd=lamps)
     assert 'raise RuntimeError("the lamp\\nis not plugged in")' in result.stderr

@@ -76,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return trio.run(_serve, driver, token, context, options)
     except (_SetupError, JumpstarterException) as exc:
         _logger.debug("nothing can be served", exc_info=True)
-        sys.stderr.write(f"jumpstarter serve: {exc}\n")
+        if sys.stderr is not None:  # as it is where it was closed
+            sys.stderr.write(f"jumpstarter serve: {exc}\n")
         return 2
     except KeyboardInterrupt:  # while the driver was made
         return 128 + signal.SIGINT
@@ -206,6 +207,14 @@ def _load_tls(address: str, cert: Path | None, key: Path | None) -> ssl.SSLConte
     return context
 
 
+def _say_ready(address: str) -> None:
+    try:
+        sys.stdout.write(f"ready: {address}\n")
+        sys.stdout.flush()
+    except (AttributeError, OSError) as exc:  # closed (then there is no stdout), full, or broken
+        raise _SetupError(f"cannot say on stdout that it is ready: {exc}") from exc
+
+
 class _Signals:
     """Counts the signals that ask for the end: the first to drain, the second to hurry.
 
@@ -249,8 +258,7 @@ async def _serve(
         ssl_context=context,
         insecure=options.insecure,
     ) as server:
-        sys.stdout.write(f"ready: {server.address}\n")
-        sys.stdout.flush()
+        _say_ready(server.address)
         await signals.first.wait()
         text = "shutting down: running calls have %g s to finish; a second signal cancels them"
         _logger.info(text, options.grace)
