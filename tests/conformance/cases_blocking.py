@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import pytest
-from cases import EXPORTED, PASSED_ON, SPECIAL_TEXT, Scale, nobody_at, ping_pongs
+from cases import EXPORTED, SPECIAL_TEXT, nobody_at, ping_pongs
 from driver_conformance import pattern, stretched
+from scales import PASSED_ON, Scale
 
 from jumpstarter._messages import Kind
 from jumpstarter.client import BlockingStream, DriverClient

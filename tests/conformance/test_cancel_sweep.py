@@ -13,8 +13,9 @@ from typing import Final
 
 import pytest
 import trio
-from cases import CASES, SWEPT, Case
+from cases import CASES, Case
 from ends import Ends
+from scales import SWEPT
 from trio.testing import wait_all_tasks_blocked
 
 from helpers import in_time

@@ -18,8 +18,9 @@ from typing import Final
 import hypothesis
 import pytest
 import trio
-from cases import CASES, SWEPT, Case
+from cases import CASES, Case
 from ends import Ends
+from scales import SWEPT
 from trio.testing import (
     MemoryReceiveStream,
     MemorySendStream,
@@ -33,7 +34,7 @@ from jumpstarter.errors import CallOutcomeUnknown, CallRefused, HandshakeError
 from leaks import leaked_since, look
 from wire import frames
 
-PATIENCE: Final = 300.0  # seconds for a sweep; most take one
+PATIENCE: Final = 1_800.0  # seconds for a sweep; most take one, and behind all bytes a minute
 ONE_CUT: Final = 10.0  # seconds in which everything has ended; it takes milliseconds
 LEAST: Final = 2_500  # cuts in all; a sweep that has less has lost its bytes
 SHORT: Final = 120

@@ -12,10 +12,11 @@ from typing import Final
 
 import pytest
 import trio
-from cases import CASES, DRIPPING, FULL, IN_MEMORY, Case, Scale
+from cases import CASES, Case
 from cases_blocking import BLOCKING_CASES
 from driver_conformance import Conformance, receive_exactly
 from ends import Ends
+from scales import DRIPPING, FULL, IN_MEMORY, Scale
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from helpers import ScriptedExporter, ask, in_time, scripted
