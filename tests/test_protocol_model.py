@@ -193,13 +193,13 @@ class TwoEnds(RuleBasedStateMachine):
         """Let a fast reader have more than a window, so that it grows."""
         call, way = data.draw(st.sampled_from(self.sending()))
         for _ in range(times):
+            self.carry_all()
             if (call, way) in self.sending():
                 if size := self.world.ends[way].sendable(call.slot):
                     self.world.send(call, way, size)
                 self.carry_all()
             if (call, way) in self.reading():
                 self.world.consume(call, way, call.flows[way].unread)
-                self.carry_all()
 
     @rule(way=WAYS, goaway=st.booleans())
     def ping(self, way: int, *, goaway: bool) -> None:
