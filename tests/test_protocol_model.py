@@ -258,7 +258,8 @@ class TwoEnds(RuleBasedStateMachine):
 
 
 def test_whatever_two_applications_do_the_invariants_hold() -> None:
-    run_state_machine_as_test(TwoEnds, settings=settings(stateful_step_count=150))
+    many = 3 * settings.default.max_examples
+    run_state_machine_as_test(TwoEnds, settings=settings(max_examples=many, stateful_step_count=80))
 
 
 # -------------------------------------------------------------------------------------- every order

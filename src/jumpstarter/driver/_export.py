@@ -8,6 +8,7 @@ room.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -112,5 +113,8 @@ def _kind_of(attribute: object) -> Kind | None:
 
 
 def _binds(attribute: object) -> bool:
-    """Tell if what is called through an instance is given that instance, as a method is."""
-    return hasattr(type(attribute), "__get__")
+    """Tell if what is called through an instance is given that instance, as a method is.
+
+    A partial is not, though from Python 3.13 on it has a `__get__`, which warns that it will be.
+    """
+    return hasattr(type(attribute), "__get__") and not isinstance(attribute, functools.partial)
