@@ -776,6 +776,20 @@ def test_an_error_cuts_short_what_is_half_come(cut: FrameType, pieces: int, full
     assert rules.busy == 2
 
 
+@pytest.mark.parametrize("type_", MESSAGES, ids=lambda type_: type_.name)
+def test_unfinished_messages_may_have_max_pending_bytes_in_sum_and_no_more(
+    type_: FrameType,
+) -> None:
+    for size, dropped in ((999, False), (1000, True)):
+        rules = receiver(type_)
+        fill(rules, type_)
+        whole = of_length(type_, size)
+        assert rules.receive(frame(type_, 1, whole[:-1], MORE)) == []
+        events = rules.receive(frame(type_, 1, whole[-1:]))
+        lost = not events or isinstance(events[0], ev.MessageDropped)
+        assert lost is dropped
+
+
 # ------------------------------------------------------------------------------------------ credit
 
 

@@ -1,7 +1,8 @@
 """Exporters of a ledger, each in a fork of this process, so that two hundred of them start quickly.
 
-Reads lines of `SOCKET LEDGER` on stdin and answers each with the process id of an exporter that is
-ready. test_ledger.py runs it.
+Nobody waits for them before this process ends, so no process id is used twice: a signal that comes
+late meets a dead exporter, and nobody else. Reads lines of `SOCKET LEDGER` on stdin and answers each
+with the process id of an exporter that is ready. test_ledger.py runs it.
 """
 
 from __future__ import annotations
@@ -91,14 +92,12 @@ async def serve(socket: str, ledger: str, ready: int) -> None:
 
 
 def main() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
     for line in sys.stdin:
         socket, ledger = line.split()
         wait, ready = os.pipe()
         child = os.fork()
         if child == 0:
             os.close(wait)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             trio.run(serve, socket, ledger, ready)
             os._exit(0)
         os.close(ready)
