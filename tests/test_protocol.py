@@ -26,7 +26,7 @@ import wire
 from jumpstarter import _events as ev
 from jumpstarter._credit import ITEM_COST
 from jumpstarter._framing import HEADER_SIZE
-from jumpstarter._limits import Limits
+from jumpstarter._limits import MIN_WIRE_FRAME, Limits
 from jumpstarter._messages import (
     VERSION,
     Flag,
@@ -593,6 +593,16 @@ def test_goaway_tells_code_grace_and_text(ready: Callable[[], Protocol]) -> None
     events = other.receive(frame(T.GOAWAY, 0, goaway.payload))
     assert events == [ev.GoawayReceived(Goaway(Code.OK, 1500, "maintenance"))]
     assert wire.carry(other, rules) == [ev.GoawayAcked()]
+
+
+@BOTH_READY
+def test_a_goaway_fits_the_smallest_frame_however_much_there_is_to_say(
+    ready: Callable[[], Protocol],
+) -> None:
+    rules = ready()
+    rules.goaway(Code.OK, 0, "\u00e4" * 5000)
+    (goaway,) = wire.sent(rules)
+    assert len(goaway.payload) == MIN_WIRE_FRAME
 
 
 @pytest.mark.usefixtures("one_frame_at_a_time")

@@ -301,7 +301,6 @@ class ServerProtocol(Protocol):
             slot = self._slots[slot_id]
             assert slot is not None
             slot.state = State.FREE
-            slot.legal = 0
             self.busy -= 1
         return batch
 

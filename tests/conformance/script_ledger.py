@@ -1,8 +1,8 @@
 """Exporters of a ledger, each in a fork of this process, so that two hundred of them start quickly.
 
 Nobody waits for them before this process ends, so no process id is used twice: a signal that comes
-late meets a dead exporter, and nobody else. Reads lines of `SOCKET LEDGER` on stdin and answers each
-with the process id of an exporter that is ready. test_ledger.py runs it.
+late meets a dead exporter, and nobody else. Reads lines of `SOCKET LEDGER` on stdin and answers
+each with the process id of an exporter that is ready. test_ledger.py runs it.
 """
 
 from __future__ import annotations
