@@ -55,6 +55,8 @@ class Call:
         self.cancelled = False  # the client wants no more of it
         self.closed = False  # the client sends no more, and wants to know when all has arrived
         self.incomplete = False  # the client has not got an item that came
+        self.came_in_parts = False  # the CALL, at the server
+        self.coming_in_parts = False  # a message, at the client, just now
         self.seen = False  # the server's application has it
         self.asked_to_end = False  # and knows that it was cancelled
         self.accepted = False
@@ -259,6 +261,7 @@ class World:
         if call.slot not in self.begun:
             assert not self.acked, "a CALL has begun behind the ACK that says that none will"
             self.begun.add(call.slot)
+        call.came_in_parts |= found.flags == Flag.MORE
         if event is None:
             return  # there is more to come, or it was refused, which is judged at the client
         assert isinstance(event, ev.CallReceived)
@@ -272,7 +275,13 @@ class World:
         assert self.calling.get(call.slot) is call, "a frame for a call that has ended"
         if found.flags == Flag.MORE:
             assert event is None
-        elif found.type in _TERMINAL:
+            call.coming_in_parts = True
+            return
+        if isinstance(event, ev.MessageDropped):
+            assert call.coming_in_parts
+            assert found.type is T.ITEM or event.terminal
+        call.coming_in_parts &= found.type not in (T.RESULT, T.ERROR, T.ITEM)
+        if found.type in _TERMINAL:
             self._ended(call, event)
         elif found.type is T.ITEM:
             self._item(call, event)
@@ -331,6 +340,7 @@ class World:
                 assert not call.seen
                 return "refused"
             case Code.RESOURCE_EXHAUSTED:
+                assert call.came_in_parts
                 assert not call.seen
                 return "too much at once"
             case Code.CANCELLED if not call.seen:

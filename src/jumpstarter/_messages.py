@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from ._framing import HEADER_SIZE, scan
-from ._limits import Limits
+from ._limits import MIN_WIRE_FRAME, Limits
 from .errors import ArgumentError, Code, FramingError
 
 __all__ = [
@@ -63,7 +63,7 @@ KEYWORDS: Final = 0x80  # bit of a CALL's kind: the last argument is a map of ke
 NESTED: Final = 0x40  # another: the call comes from within a driver's code
 ROOM: Final = bytes(HEADER_SIZE)
 NIL: Final = b"\xc0"  # MessagePack's None
-_MAX_GOAWAY_TEXT: Final = 1024  # characters, cut to as many bytes on the wire
+_MAX_GOAWAY_TEXT: Final = 1024  # bytes; of ours fewer are sent, see `encode_goaway`
 
 
 class FrameType(enum.IntEnum):
@@ -413,8 +413,8 @@ def decode_cancel(payload: bytes) -> int | None:
 
 
 def encode_goaway(goaway: Goaway) -> bytes:
-    """Encode a GOAWAY's payload; the text is cut to what the wire allows."""
-    text = goaway.text.encode(errors="replace")[:_MAX_GOAWAY_TEXT]
+    """Encode a GOAWAY's payload; the text is cut so that the smallest frame holds it."""
+    text = goaway.text.encode(errors="replace")[: MIN_WIRE_FRAME - _GOAWAY.size]
     return _GOAWAY.pack(goaway.code, min(goaway.grace_ms, 2**32 - 1)) + text
 
 
