@@ -280,7 +280,8 @@ class World:
         if isinstance(event, ev.MessageDropped):
             assert call.coming_in_parts
             assert found.type is T.ITEM or event.terminal
-        call.coming_in_parts &= found.type not in (T.RESULT, T.ERROR, T.ITEM)
+        if found.type in (*_TERMINAL, T.ITEM):
+            call.coming_in_parts = False
         if found.type in _TERMINAL:
             self._ended(call, event)
         elif found.type is T.ITEM:
