@@ -47,6 +47,26 @@ def test_who_gave_way_is_not_admitted_any_more() -> None:
     assert not door.admit(slow)
 
 
+def test_who_was_refused_gives_way_first_and_stays_until_then() -> None:
+    door = Door(inside=10, outside=3)
+    guests = arrived(door, 3)
+    door.refuse(guests[1])
+    assert not any(guest.gave_way for guest in guests)
+    guests += arrived(door, 1)
+    assert [guest.gave_way for guest in guests] == [False, True, False, False]
+    assert not door.admit(guests[1])
+    assert door.admit(guests[0])
+
+
+def test_who_gave_way_cannot_be_refused_into_a_place() -> None:
+    door = Door(inside=10, outside=1)
+    first, second = arrived(door, 2)
+    door.refuse(first)
+    (third,) = arrived(door, 1)
+    assert second.gave_way
+    assert not third.gave_way
+
+
 def test_no_more_are_admitted_than_there_are_places_inside() -> None:
     door = Door(inside=2, outside=10)
     guests = arrived(door, 4)
@@ -66,24 +86,27 @@ def test_leaving_gives_the_place_back_whichever_it_was() -> None:
         assert not guest.gave_way
 
 
-@given(st.lists(st.sampled_from(["arrive", "admit", "leave"]), max_size=60), st.data())
+@given(st.lists(st.sampled_from(["arrive", "admit", "refuse", "leave"]), max_size=60), st.data())
 def test_there_are_never_more_than_the_places(steps: list[str], data: st.DataObject) -> None:
     door = Door(inside=3, outside=2)
     outside: list[Someone] = []
     inside: list[Someone] = []
+    refused: list[Someone] = []
     for step in steps:
         if step == "arrive":
             outside += arrived(door, 1)
             outside = [guest for guest in outside if not guest.gave_way]
+            refused = [guest for guest in refused if not guest.gave_way]
         elif step == "admit" and outside:
             guest = data.draw(st.sampled_from(outside))
             assert door.admit(guest) == (len(inside) < 3)
             if len(inside) < 3:
                 outside.remove(guest)
                 inside.append(guest)
-        elif outside + inside:
-            guest = data.draw(st.sampled_from(outside + inside))
-            door.leave(guest)
-            (outside if guest in outside else inside).remove(guest)
-        assert len(outside) <= 2
+        elif step == "refuse" and outside:
+            door.refuse(guest := outside.pop())
+            refused.append(guest)
+        elif step == "leave" and (groups := [each for each in (outside, inside, refused) if each]):
+            door.leave(data.draw(st.sampled_from(groups)).pop())
+        assert len(outside) + len(refused) <= 2
         assert not any(guest.gave_way for guest in inside)

@@ -286,6 +286,96 @@ async def test_calls_that_call_each_other_without_end_are_refused(
     assert len(depth) == 3
 
 
+# --- one client among others ---
+
+
+async def at_once() -> None:
+    """There is room."""
+
+
+@pytest.mark.parametrize(("threads", "share"), [(1, 1), (3, 3), (4, 3), (64, 48)])
+async def test_one_client_never_has_all_of_many_threads(threads: int, share: int) -> None:
+    lanes = Lanes(threads)
+    one, other = lanes.for_client(at_once), lanes.for_client(at_once)
+    gates = [Gate() for _ in range(share + 1)]
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            for gate in gates:
+                nursery.start_soon(one.call, gate.pass_through, [], {})
+            await wait_all_tasks_blocked(0.01)
+            assert lanes.limiter.borrowed_tokens == share
+            if share < threads:
+                assert await other.call(threading.get_ident, [], {}) != threading.get_ident()
+            for gate in gates:
+                gate.open.set()
+    assert all(gate.left for gate in gates)
+
+
+async def test_a_drivers_own_calls_need_no_share() -> None:
+    lanes = Lanes(1).for_client(at_once)
+    gate = Gate()
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lanes.call, gate.pass_through, [], {})
+            await gate.arrived.wait()
+            nesting.set(Nesting.NESTED)
+            assert await call(lanes, threading.get_ident) != threading.get_ident()
+            gate.open.set()
+
+
+async def test_no_thread_begins_before_there_is_room_for_its_answer() -> None:
+    room = trio.Event()
+    lanes = Lanes(4)
+    stuck, other = lanes.for_client(room.wait), lanes.for_client(at_once)
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            begun: list[int] = []
+            for number in range(5):
+                nursery.start_soon(stuck.call, begun.append, [number], {})
+            await wait_all_tasks_blocked()
+            assert begun == []
+            assert lanes.limiter.borrowed_tokens == 0
+            assert await other.call(len, [""], {}) == 0
+            room.set()
+    assert sorted(begun) == list(range(5))
+
+
+async def test_a_share_is_given_back_by_a_call_that_is_cancelled_as_it_waits() -> None:
+    room = trio.Event()
+    lanes = Lanes(1).for_client(room.wait)
+    with trio.move_on_after(0) as scope:
+        await lanes.call(len, [""], {})
+    assert scope.cancelled_caught
+    room.set()
+    with trio.fail_after(DEADLINE):
+        assert await lanes.call(len, [""], {}) == 0
+
+
+async def test_a_plain_generator_is_closed_without_room() -> None:
+    """Its client may be the one who does not read: its `finally` must not wait for that."""
+    taken, closed = [trio.Event()], threading.Event()
+
+    async def room() -> None:
+        await taken[-1].wait()
+
+    lanes = Lanes(1).for_client(room)
+
+    def count() -> Iterator[int]:
+        try:
+            yield 1
+        finally:
+            closed.set()
+
+    async def send(_item: object) -> None:
+        taken.append(trio.Event())  # which is never set: full from now on
+        raise LeftError
+
+    taken[0].set()
+    with trio.fail_after(DEADLINE), pytest.raises(LeftError):
+        await lanes.iterate(count, [], {}, send)
+    assert closed.is_set()
+
+
 # --- generators ---
 
 

@@ -2,8 +2,9 @@
 
 Three kinds of address: `unix:/path`, `tcp://host:port`, `tls://host:port`. The rules kept here:
 
-- A Unix socket is for its owner alone, from before anybody can connect to it. Nothing that is in
-  its place is ever replaced but a dead socket of our own.
+- A Unix socket is for its owner alone, from before anybody can connect to it, unless the caller
+  looks at each peer's uid. Nothing that is in its place is ever replaced but a dead socket of our
+  own.
 - Cleartext TCP stays on this machine unless the caller says that the network is trusted.
 - An error names the address, the system's own word, and what to do about it.
 
@@ -247,16 +248,18 @@ def _words(exc: OSError, hints: dict[int, str] | None = None) -> str:
 
 @dataclasses.dataclass(eq=False)
 class ListenerSet(trio.abc.AsyncResource):
-    """What `open_listeners` opened: give `listeners` to `trio.serve_listeners`, then close it.
+    """What `open_listeners` opened: accept from its `listeners`, then close it.
 
     Attributes:
         address: Where clients connect, with the real port.
         listeners: One for each address of the host. A `tls` one accepts without shaking hands: that
             is done when the stream is first read or written, or by its `do_handshake()`.
+        exposed: True if other machines may reach it.
     """
 
     address: Address
     listeners: Sequence[trio.abc.Listener[SocketStream]]
+    exposed: bool = False
     _identity: tuple[int, ...] = ()
 
     async def aclose(self) -> None:
@@ -275,7 +278,11 @@ class ListenerSet(trio.abc.AsyncResource):
 
 
 async def open_listeners(
-    address: Address, *, ssl_context: ssl.SSLContext | None = None, insecure: bool = False
+    address: Address,
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    insecure: bool = False,
+    mode: int = 0o600,
 ) -> ListenerSet:
     """Listen at an address.
 
@@ -284,9 +291,10 @@ async def open_listeners(
     together could take each other's socket for dead; the lock is awaited for 5 s.
 
     Args:
-        address: A Unix socket gets mode 0600. Port 0 takes any free port.
+        address: Port 0 takes any free port.
         ssl_context: For `tls` only, and required there: a server's, with its certificate.
         insecure: Lets `tcp` listen beyond loopback, in cleartext, to all who can reach the host.
+        mode: Of a Unix socket. One beyond 0600 is for who looks at the `peer_uid` of each stream.
 
     Raises:
         ConfigurationError: The address is in use, not ours or not allowed, the path too long, its
@@ -295,25 +303,25 @@ async def open_listeners(
     _check_tls(address, ssl_context, server_side=True)
     try:
         if address.scheme == "unix":
-            return await _listen_unix(address)
+            return await _listen_unix(address, mode)
         opened = await _listen_tcp(address, anywhere=insecure or address.scheme == "tls")
     except OSError as exc:
         raise ConfigurationError(
             f"cannot listen at {address}: {_words(exc, _LISTEN_HINTS)}"
         ) from exc
     address = dataclasses.replace(address, port=opened[0].socket.getsockname()[1])
+    exposed = not all(_is_loopback(each.socket.getsockname()[0]) for each in opened)
     if ssl_context is None:
-        return ListenerSet(address, opened)
-    return ListenerSet(
-        address, [trio.SSLListener(each, ssl_context, https_compatible=True) for each in opened]
-    )
+        return ListenerSet(address, opened, exposed)
+    secure = [trio.SSLListener(each, ssl_context, https_compatible=True) for each in opened]
+    return ListenerSet(address, secure, exposed)
 
 
 async def _listen_tcp(address: Address, *, anywhere: bool) -> list[trio.SocketListener]:
     found = await trio.socket.getaddrinfo(address.host, 0, type=socket.SOCK_STREAM)
     # The very addresses that are checked are bound: a name could resolve otherwise next time.
     hosts = list(dict.fromkeys(_numeric_host(entry[4]) for entry in found))
-    exposed = [host for host in hosts if not ipaddress.ip_address(host).is_loopback]
+    exposed = [host for host in hosts if not _is_loopback(host)]
     if exposed and not anywhere:
         raise ConfigurationError(
             f"cannot listen at {address}: other machines reach {', '.join(exposed)}, and tcp:// "
@@ -327,6 +335,10 @@ async def _listen_tcp(address: Address, *, anywhere: bool) -> list[trio.SocketLi
             if exc.errno != errno.EADDRINUSE or address.port != 0:
                 raise
     return await _bind_all(hosts, address.port)
+
+
+def _is_loopback(host: str) -> bool:
+    return ipaddress.ip_address(host).is_loopback
 
 
 def _numeric_host(sockaddr: Sequence[object]) -> str:
@@ -356,24 +368,25 @@ async def _bind_all(hosts: list[str], port: int) -> list[trio.SocketListener]:
     return opened
 
 
-async def _listen_unix(address: Address) -> ListenerSet:
+async def _listen_unix(address: Address, mode: int) -> ListenerSet:
     _check_path_length(address.path)
     with trio.move_on_after(_LOCK_PATIENCE):
         while True:
             try:
-                sock, identity = await trio.to_thread.run_sync(_bind_unix, Path(address.path))
+                path = Path(address.path)
+                sock, identity = await trio.to_thread.run_sync(_bind_unix, path, mode)
             except BlockingIOError:
                 await trio.sleep(0.02)
                 continue
             listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-            return ListenerSet(address, [listener], identity)
+            return ListenerSet(address, [listener], _identity=identity)
     raise ConfigurationError(
         f"cannot listen at {address}: another process keeps its directory locked (flock). End "
         "that, or choose another directory"
     )
 
 
-def _bind_unix(path: Path) -> tuple[socket.socket, tuple[int, ...]]:
+def _bind_unix(path: Path, mode: int) -> tuple[socket.socket, tuple[int, ...]]:
     """Make a listening socket; BlockingIOError if another process has the directory's lock."""
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -383,10 +396,10 @@ def _bind_unix(path: Path) -> tuple[socket.socket, tuple[int, ...]]:
         # Linux gives the file the mode that the socket has. Elsewhere chmod does it: nobody can
         # connect before listen(). The umask, which all threads share, stays untouched.
         with contextlib.suppress(OSError):
-            os.fchmod(sock.fileno(), 0o600)
+            os.fchmod(sock.fileno(), mode)
         sock.bind(os.fspath(path))
-        if stat.S_IMODE(path.lstat().st_mode) != 0o600:
-            path.chmod(0o600)
+        if stat.S_IMODE(path.lstat().st_mode) != mode:
+            path.chmod(mode)
         sock.listen(_BACKLOG)
         return sock, _identity(path)
     except BaseException:

@@ -15,7 +15,8 @@ from jumpstarter.client import DriverClient
 from jumpstarter.client._channel import Channel
 from jumpstarter.client._remote import Remote
 from jumpstarter.driver._lanes import Lanes
-from jumpstarter.driver._session import Exporter, Session
+from jumpstarter.driver._exporter import Exporter
+from jumpstarter.driver._session import Session
 from jumpstarter.driver._tree import DeviceTree
 
 __all__ = ["Ends"]

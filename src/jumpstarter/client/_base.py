@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from itertools import islice
+from typing import Any, Final, NoReturn
 from uuid import UUID
 from weakref import WeakSet
 
@@ -21,6 +22,7 @@ import trio
 
 from .._messages import Kind
 from .._portal import BlockingPortal, in_trio_thread
+from .._text import indented, named
 from ..errors import CallRefused, ClientImportError, Code, DriverError, DriverTimeoutError
 from ._channel import Request
 from ._generators import RemoteGenerator
@@ -29,6 +31,8 @@ from ._remote import Remote
 from ._streams import BlockingGenerator, BlockingStream, Run
 
 __all__ = ["DriverClient", "StubDriverClient"]
+
+_MAX_NAMES: Final = 20  # of children that an error lists
 
 # True while a tree of clients is being closed, client by client.
 _in_walk: ContextVar[bool] = ContextVar("jumpstarter_closing", default=False)
@@ -78,7 +82,9 @@ class DriverClient:
         try:
             return children[name]
         except KeyError:
-            have = ", ".join(children) or "none"
+            have = ", ".join(map(named, islice(children, _MAX_NAMES))) or "none"
+            if len(children) > _MAX_NAMES:
+                have += f" and {len(children) - _MAX_NAMES} more"
             text = (
                 f"{type(self).__name__} has no attribute {name!r}; its children: {have}. What the "
                 f"driver exports is called by name, as in call({name!r})"
@@ -288,7 +294,8 @@ class DriverClient:
             try:
                 stream.check()
             except DriverError as exc:
-                self.logger.warning("a stream was left open, and has failed: %s", exc)
+                text = "a stream was left open, and has failed: %s"
+                self.logger.warning(text, indented(str(exc)))
 
 
 async def _within(

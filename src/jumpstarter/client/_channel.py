@@ -33,6 +33,7 @@ from .._messages import (
 from .._nesting import Nesting, nesting
 from .._roles import ClientProtocol
 from .._signal import Signal
+from .._text import quoted
 from .._transport import transport_for
 from .._version import __version__
 from ..errors import (
@@ -374,7 +375,7 @@ class Channel:
             text = f"not sent: {self.connection.ended}"
         elif self._rules.going_away:
             goaway = self.connection.goaway
-            why = "" if goaway is None else f" ({goaway.goaway.text})"
+            why = "" if goaway is None else f" ({quoted(goaway.goaway.text)})"
             text = f"not sent: {self.name} takes no more calls{why}"
         else:
             return

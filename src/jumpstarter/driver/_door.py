@@ -2,8 +2,9 @@
 
 A stranger costs a place outside until it has shown that it may come in. There are few of these, and
 there is no telling a friend who is about to speak from somebody who never will; but friends speak
-at once, so when all places are taken the one who has waited longest gives way to the next. This
-file knows neither sockets nor what is to be shown.
+at once, so when all places are taken the next gets that of somebody who was refused and has not
+gone yet, or of the one who has waited longest. This file knows neither sockets nor what is to be
+shown.
 """
 
 from __future__ import annotations
@@ -33,13 +34,15 @@ class Door:
         self._places = outside
         self._inside: set[Guest] = set()
         self._outside: dict[Guest, None] = {}  # who has waited longest is first
+        self._refused: dict[Guest, None] = {}
 
     def arrive(self, guest: Guest) -> None:
-        """Give a place outside, if need be that of whoever has had one longest."""
-        if len(self._outside) >= self._places:
-            oldest = next(iter(self._outside))
-            del self._outside[oldest]
-            oldest.give_way()
+        """Give a place outside, if need be that of somebody else."""
+        if len(self._outside) + len(self._refused) >= self._places:
+            losers = self._refused or self._outside
+            loser = next(iter(losers))
+            del losers[loser]
+            loser.give_way()
         self._outside[guest] = None
 
     def admit(self, guest: Guest) -> bool:
@@ -50,7 +53,14 @@ class Door:
         self._inside.add(guest)
         return True
 
+    def refuse(self, guest: Guest) -> None:
+        """Let somebody stay outside, to read why, until the place is needed."""
+        if guest in self._outside:
+            del self._outside[guest]
+            self._refused[guest] = None
+
     def leave(self, guest: Guest) -> None:
         """Take the place back, wherever it is. One who gave way has none."""
         self._outside.pop(guest, None)
+        self._refused.pop(guest, None)
         self._inside.discard(guest)
