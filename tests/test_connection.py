@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from helpers import in_time, timed
+from helpers import Outcome, in_time, timed
 from jumpstarter import _events as ev
 from jumpstarter._background import open_background
 from jumpstarter._connection import Connection
@@ -1165,6 +1165,29 @@ async def test_who_waits_for_room_hears_of_the_connections_end() -> None:
                 nursery.start_soon(side.connection.room)
             await wait_all_tasks_blocked(0.01)
             side.connection.end(ConnectionError("over"))
+
+
+@timed()
+async def test_a_broken_connection_has_no_room_until_it_has_ended() -> None:
+    """Else all who wait would make at once, and queue, what nobody will be sent."""
+    async with greeted("server", unix_pair, Limits(max_unsent=1)) as (side, peer):
+        assert isinstance(side.rules, ServerProtocol)
+        assert isinstance(peer.stream, trio.SocketStream)
+        await peer.send(*(frame(FrameType.CALL, n, bytes(call()[HEADER_SIZE:])) for n in (1, 2)))
+        await wait_all_tasks_blocked(0.01)
+        peer.stream.socket.shutdown(socket.SHUT_RD)
+        for slot in (1, 2):  # the first finds that it cannot be written, the second waits
+            side.rules.result(slot, value())
+            side.connection.flush()
+            await wait_all_tasks_blocked(0.01)
+        assert side.connection.full
+        outcome = Outcome()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outcome.of, side.connection.room)
+            await wait_all_tasks_blocked(0.01)
+            assert not outcome.ended
+            side.connection.end(ConnectionError("over"))
+        assert outcome.ended
 
 
 @timed()

@@ -20,7 +20,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from jumpstarter._nesting import Nesting, nesting
 from jumpstarter.driver import _lanes
-from jumpstarter.driver._lanes import Lanes
+from jumpstarter.driver._lanes import Lanes, NoThreadError
 from jumpstarter.errors import DriverConnectionError
 
 DEADLINE = 10.0  # seconds for what takes milliseconds
@@ -843,3 +843,112 @@ async def test_the_steps_of_a_plain_generator_share_one_context(lanes: Lanes) ->
     await take_one(lanes, method)
     assert log == ["of the call", "of the call"]
     assert VARIABLE.get() == "of the call"
+
+
+# --- when the system has no more threads ---
+
+
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Let the start of a thread fail, as the system's limit does, or work again."""
+    really_start = trio._core._thread_cache.start_thread_soon
+    refused = False
+
+    def start(*args: Any, **kwargs: Any) -> None:
+        if refused:
+            raise RuntimeError("can't start new thread")
+        really_start(*args, **kwargs)
+
+    def switch(off: bool) -> None:
+        nonlocal refused
+        refused = off
+
+    monkeypatch.setattr(trio._threads, "start_thread_soon", start)
+    return switch
+
+
+async def test_what_finds_no_thread_never_begins(
+    lanes: Lanes, no_threads: Callable[[bool], None]
+) -> None:
+    begun: list[int] = []
+
+    def count() -> Generator[int, None, None]:
+        begun.append(2)
+        yield 1
+
+    no_threads(True)
+    for _ in range(5):  # more than there are tokens: none of them is lost
+        with pytest.raises(NoThreadError, match="starts no more threads"):
+            await call(lanes, begun.append, 1)
+        with pytest.raises(NoThreadError):
+            await iterate(lanes, count)
+    assert not begun
+    assert lanes.limiter.borrowed_tokens == 0
+    no_threads(False)
+    await call(lanes, begun.append, 1)
+    assert await iterate(lanes, count) == [1, None]
+    assert begun == [1, 2]
+
+
+async def test_a_method_that_starts_a_thread_in_vain_has_begun(lanes: Lanes) -> None:
+    def method() -> None:
+        raise RuntimeError("can't start new thread")
+
+    with pytest.raises(RuntimeError, match=r"^can't start new thread$"):
+        await call(lanes, method)
+
+
+async def test_a_generator_that_has_begun_waits_for_its_next_thread(
+    lanes: Lanes, no_threads: Callable[[bool], None]
+) -> None:
+    done: list[str] = []
+
+    def count() -> Generator[int, None, str]:
+        try:
+            yield 1
+            yield 2
+            return "counted"
+        finally:
+            done.append("cleaned up")
+
+    async def send(item: int) -> None:
+        assert item
+        no_threads(True)
+        nursery.start_soon(come_back)
+
+    async def come_back() -> None:
+        await trio.sleep(0.15)
+        no_threads(False)
+
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            assert await lanes.iterate(count, [], {}, send) == "counted"
+    assert done == ["cleaned up"]
+
+
+async def test_a_generator_is_closed_once_there_is_a_thread_for_it(
+    lanes: Lanes, no_threads: Callable[[bool], None]
+) -> None:
+    done: list[str] = []
+
+    def count() -> Generator[int, None, None]:
+        try:
+            yield 1
+        finally:
+            done.append("cleaned up")
+
+    async def leave_without_threads(_item: object) -> None:
+        no_threads(True)
+        nursery.start_soon(come_back)
+        raise LeftError
+
+    async def come_back() -> None:
+        await trio.sleep(0.15)
+        assert not done
+        no_threads(False)
+
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            with pytest.raises(LeftError):
+                await lanes.iterate(count, [], {}, leave_without_threads)
+    assert done == ["cleaned up"]

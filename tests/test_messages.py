@@ -181,15 +181,37 @@ def test_a_maps_key_is_a_str_or_an_int(key: Any, padding: str) -> None:
         through([{key: 1}, padding])
 
 
+@pytest.mark.parametrize("padding", ["", "x" * 200])
+@pytest.mark.parametrize("kind", [0, 5, 127, -128, -2])
+def test_no_extension_but_the_timestamp_is_a_value(kind: int, padding: str) -> None:
+    with pytest.raises(ArgumentError, match="an extension must be a timestamp"):
+        through([msgspec.msgpack.Ext(kind, b"1234"), padding])
+
+
+@pytest.mark.parametrize(
+    ("body", "arrives"),
+    [
+        (b"\x82\xa1a\x01\xa1a\x02", {"a": 2}),
+        (b"\x82\x01\x01\x01\x02", {1: 2}),
+        (b"\x82\x01\x01\xd3\0\0\0\0\0\0\0\x01\x02", {1: 2}),
+        (b"\x82\x01\x01\xa11\x02", {1: 1, "1": 2}),
+    ],
+    ids=["text", "number", "the same number, written longer", "a number and its text"],
+)
+def test_of_two_values_for_one_key_the_last_one_holds(body: bytes, arrives: Any) -> None:
+    assert decode_value(body, LIMITS) == arrives
+
+
 @pytest.mark.parametrize(
     ("limits", "fits", "too_much", "says"),
     [
         (Limits(), nested(64), nested(65), "deeper than 64 levels"),
         (Limits(max_depth=2), nested(2), nested(3), "deeper than 2 levels"),
         (Limits(max_items=4), [1, 2, 3], [1, 2, 3, 4], "more than 4 values"),
+        (Limits(max_items=20), {"a": 1}, {"a": 1, "b": 2}, "more than 20 values"),
         (Limits(max_containers=3), [[], []], [[], [], []], "more than 3 lists and maps"),
     ],
-    ids=["default depth", "depth", "items", "containers"],
+    ids=["default depth", "depth", "items", "keys", "containers"],
 )
 def test_a_message_beyond_a_limit_is_refused(
     limits: Limits, fits: Any, too_much: Any, says: str

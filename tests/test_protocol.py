@@ -309,11 +309,13 @@ def outcome(rules: Protocol, data: bytes) -> str:
     return "d" if isinstance(event, ev.DataReceived) and event.end else EVENTS[type(event)]
 
 
+FLAG_SETS: Final = [e | m | a for e in (0, END) for m in (0, MORE) for a in (0, ACK)]
+
+
 def cells(row: list[str]) -> Iterator[tuple[FrameType, int, int, str]]:
     """Give every type with every set of flags, on the connection and on slot 1, and its cell."""
     expected: dict[tuple[FrameType, int], str] = dict(zip(COLUMNS.values(), row, strict=True))
-    flag_sets = [e | m | a for e in (0, END) for m in (0, MORE) for a in (0, ACK)]
-    for type_, flags in itertools.product(FrameType, flag_sets):
+    for type_, flags in itertools.product(FrameType, FLAG_SETS):
         yield type_, flags, 0, WHEN_READY.get((type_, flags), ".")
         yield type_, flags, 1, expected.get((type_, flags), ".")
 
@@ -379,11 +381,15 @@ server: failed                       0    0     0     0       0     0     0     
     ("phase", "row"), rows(PHASE_TABLE, len(OF_THE_CONNECTION) + len(COLUMNS)).items()
 )
 def test_every_frame_in_every_phase_of_a_connection(phase: str, row: list[str]) -> None:
-    columns = {**OF_THE_CONNECTION, **COLUMNS}
-    for (name, (type_, flags)), cell in zip(columns.items(), row, strict=True):
-        slot = 0 if name in OF_THE_CONNECTION else 1
+    """The table's cells, and no other flags and no other class of id anywhere."""
+    listed = [(0, *column) for column in OF_THE_CONNECTION.values()]
+    listed += [(1, *column) for column in COLUMNS.values()]
+    expected: dict[tuple[int, int, int], str] = dict(zip(listed, row, strict=True))
+    otherwise = "0" if phase.endswith("failed") else "."
+    for slot, type_, flags in itertools.product((0, 1), FrameType, FLAG_SETS):
         got = outcome(PHASES[phase](), frame(type_, slot, PAYLOADS[type_], flags))
-        assert got == cell, name
+        cell = expected.get((slot, type_, flags), otherwise)
+        assert got == cell, f"{type_.name} with flags {flags:#x} on id {slot}"
 
 
 def test_the_table_has_every_phase() -> None:
@@ -841,14 +847,12 @@ def test_whoever_has_a_clock_can_end_the_connection() -> None:
 
 def test_an_unfinished_frame_or_message_is_known() -> None:
     rules = wire.ready_server()
-    assert not rules.unfinished
     whole = frame(T.CALL, 1, of_length(T.CALL, 100), MORE)
-    rules.receive(whole[:1])
-    assert rules.unfinished
-    rules.receive(whole[1:])
-    assert rules.unfinished
-    rules.receive(frame(T.CALL, 1, b"x"))
-    assert not rules.unfinished
+    unfinished = []
+    for data in (b"", whole[:1], whole[1:], frame(T.CALL, 1, b"x")):
+        rules.receive(data)
+        unfinished.append(rules.unfinished)
+    assert unfinished == [False, True, True, False]
 
 
 @pytest.mark.parametrize(

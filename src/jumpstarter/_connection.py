@@ -323,7 +323,7 @@ class Connection:
 
         A checkpoint if it has to wait; cancelling it loses nothing.
         """
-        while self.full and self._broken is None and self.ended is None:
+        while self.full and self.ended is None:
             await self._room.park()
         self._room.unpark()  # one is woken at a time, and this one may have little to say
 
@@ -356,7 +356,6 @@ class Connection:
         self._broken = ConnectionError(f"the connection to {self.name} broke: {exc}")
         self._scope.deadline = trio.current_time() + _LAST_WORDS
         self._written.unpark_all()
-        self._room.unpark_all()
 
     def _take(self) -> list[bytes | bytearray | memoryview]:
         batch = self.rules.take()

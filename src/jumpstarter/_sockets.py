@@ -2,9 +2,8 @@
 
 Three kinds of address: `unix:/path`, `tcp://host:port`, `tls://host:port`. The rules kept here:
 
-- A Unix socket is for its owner alone, from before anybody can connect to it, unless the caller
-  looks at each peer's uid. Nothing that is in its place is ever replaced but a dead socket of our
-  own.
+- A Unix socket has its mode, 0600 if not told otherwise, from before anybody can connect to it.
+  Nothing that is in its place is ever replaced but a dead socket of our own.
 - Cleartext TCP stays on this machine unless the caller says that the network is trusted.
 - An error names the address, the system's own word, and what to do about it.
 
@@ -306,22 +305,21 @@ async def open_listeners(
             return await _listen_unix(address, mode)
         opened = await _listen_tcp(address, anywhere=insecure or address.scheme == "tls")
     except OSError as exc:
-        raise ConfigurationError(
-            f"cannot listen at {address}: {_words(exc, _LISTEN_HINTS)}"
-        ) from exc
+        text = f"cannot listen at {address}: {_words(exc, _LISTEN_HINTS)}"
+        raise ConfigurationError(text) from exc
     address = dataclasses.replace(address, port=opened[0].socket.getsockname()[1])
-    exposed = not all(_is_loopback(each.socket.getsockname()[0]) for each in opened)
-    if ssl_context is None:
-        return ListenerSet(address, opened, exposed)
-    secure = [trio.SSLListener(each, ssl_context, https_compatible=True) for each in opened]
-    return ListenerSet(address, secure, exposed)
+    bound = (ipaddress.ip_address(each.socket.getsockname()[0]) for each in opened)
+    exposed = not all(host.is_loopback for host in bound)
+    if ssl_context is not None:
+        secure = [trio.SSLListener(each, ssl_context, https_compatible=True) for each in opened]
+    return ListenerSet(address, opened if ssl_context is None else secure, exposed)
 
 
 async def _listen_tcp(address: Address, *, anywhere: bool) -> list[trio.SocketListener]:
     found = await trio.socket.getaddrinfo(address.host, 0, type=socket.SOCK_STREAM)
     # The very addresses that are checked are bound: a name could resolve otherwise next time.
     hosts = list(dict.fromkeys(_numeric_host(entry[4]) for entry in found))
-    exposed = [host for host in hosts if not _is_loopback(host)]
+    exposed = [host for host in hosts if not ipaddress.ip_address(host).is_loopback]
     if exposed and not anywhere:
         raise ConfigurationError(
             f"cannot listen at {address}: other machines reach {', '.join(exposed)}, and tcp:// "
@@ -335,10 +333,6 @@ async def _listen_tcp(address: Address, *, anywhere: bool) -> list[trio.SocketLi
             if exc.errno != errno.EADDRINUSE or address.port != 0:
                 raise
     return await _bind_all(hosts, address.port)
-
-
-def _is_loopback(host: str) -> bool:
-    return ipaddress.ip_address(host).is_loopback
 
 
 def _numeric_host(sockaddr: Sequence[object]) -> str:
@@ -485,14 +479,12 @@ def _is_ours_alone(directory: Path) -> bool:
         status = directory.lstat()
     except OSError:
         return False
-    kept = status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) == 0o700
-    return directory.is_absolute() and stat.S_ISDIR(status.st_mode) and kept
+    kept = status.st_uid == os.geteuid() and status.st_mode == stat.S_IFDIR | 0o700
+    return directory.is_absolute() and kept
 
 
 def peer_uid(stream: trio.abc.Stream) -> int | None:
-    """Give the user id of the process at the other end of a Unix socket, from the kernel.
-
-    It is that of the process which connected, or listened, at that time. No checkpoint.
+    """Give the user id of the process that connected, or listened, at the other end. No checkpoint.
 
     Returns:
         The uid on a Unix socket of Linux. None on TCP, TLS and other systems: not known.
@@ -505,5 +497,4 @@ def peer_uid(stream: trio.abc.Stream) -> int | None:
     if stream.socket.family != socket.AF_UNIX:
         return None
     credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    uid: int = _UCRED.unpack(credentials)[1]
-    return uid
+    return int(_UCRED.unpack(credentials)[1])

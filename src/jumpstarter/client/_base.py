@@ -77,19 +77,19 @@ class DriverClient:
 
     def __getattr__(self, name: str) -> Any:
         # Only for what is not found otherwise, so a child never hides a method. `__dict__`, since
-        # an object that is just being made has no children yet.
+        # an object that is just being made has no children yet. By names like `__wrapped__` Python
+        # asks what an object can do: what an exporter calls a child is no answer to that.
         children = self.__dict__.get("children", {})
-        try:
+        if name in children and not (name.startswith("__") and name.endswith("__")):
             return children[name]
-        except KeyError:
-            have = ", ".join(map(named, islice(children, _MAX_NAMES))) or "none"
-            if len(children) > _MAX_NAMES:
-                have += f" and {len(children) - _MAX_NAMES} more"
-            text = (
-                f"{type(self).__name__} has no attribute {name!r}; its children: {have}. What the "
-                f"driver exports is called by name, as in call({name!r})"
-            )
-            raise AttributeError(text, name=name, obj=self) from None
+        have = ", ".join(map(named, islice(children, _MAX_NAMES))) or "none"
+        if len(children) > _MAX_NAMES:
+            have += f" and {len(children) - _MAX_NAMES} more"
+        text = (
+            f"{type(self).__name__} has no attribute {name!r}; its children: {have}. What the "
+            f"driver exports is called by name, as in call({name!r})"
+        )
+        raise AttributeError(text, name=name, obj=self)
 
     # -------------------------------------------------------------------------- for Trio code
 

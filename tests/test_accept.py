@@ -1,0 +1,160 @@
+"""Connections are taken in whatever goes wrong with some of them, and with the machine."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from jumpstarter._accept import accept_forever
+
+DEADLINE = 10  # seconds for what takes milliseconds
+
+
+class FakeListener(trio.abc.Listener[trio.abc.Stream]):
+    """Gives what it was told to, in order, and then nothing for ever.
+
+    Attributes:
+        tries: When it was asked, in seconds of the clock.
+    """
+
+    def __init__(self, *outcomes: BaseException | trio.abc.Stream) -> None:
+        self._outcomes = list(outcomes)
+        self.tries: list[float] = []
+
+    async def accept(self) -> trio.abc.Stream:
+        await trio.lowlevel.checkpoint()
+        self.tries.append(trio.current_time())
+        if not self._outcomes:
+            await trio.sleep_forever()
+        outcome = self._outcomes.pop(0)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+def stream() -> trio.abc.Stream:
+    return trio.testing.memory_stream_pair()[0]
+
+
+def error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+async def accepted(listener: FakeListener) -> list[trio.abc.Stream]:
+    """Run the loop until the listener has nothing more to give."""
+    taken: list[trio.abc.Stream] = []
+
+    async def take(stream: trio.abc.Stream) -> None:
+        await trio.lowlevel.checkpoint()
+        taken.append(stream)
+
+    with trio.fail_after(1000):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(accept_forever, listener, take, nursery)
+            while listener._outcomes:  # noqa: ASYNC110 - the loop under test sets no event
+                await trio.sleep(1)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    return taken
+
+
+GONE = ("ECONNABORTED", "ECONNRESET", "EPERM", "EPROTO", "ETIMEDOUT", "EHOSTUNREACH", "ENETDOWN")
+WANT = ("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM")
+
+
+@pytest.mark.parametrize("name", GONE)
+async def test_a_connection_that_has_gone_is_passed_over_in_silence(
+    name: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    streams = [stream(), stream()]
+    listener = FakeListener(streams[0], *[error(getattr(errno, name))] * 3, streams[1])
+    began = autojump_clock.current_time()
+    assert await accepted(listener) == streams
+    assert listener.tries[:5] == [began] * 5, "it does not wait for anything"
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("name", [*WANT, "EINVAL"])
+async def test_what_is_missing_is_waited_for_and_said_once(
+    name: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    streams = [stream(), stream()]
+    number = getattr(errno, name)
+    listener = FakeListener(streams[0], *[error(number)] * 10, streams[1])
+    began = autojump_clock.current_time()
+    assert await accepted(listener) == streams
+    assert listener.tries[11] - began == pytest.approx(1.0), "ten pauses of 100 ms"
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert "cannot accept connections" in record.getMessage()
+    assert os.strerror(number) in record.getMessage()
+    assert record.exc_info is None, "a line, and no traceback"
+
+
+async def test_want_that_lasts_is_said_once_a_minute_with_the_count(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    began = autojump_clock.current_time()
+    listener = FakeListener(*[error(errno.EMFILE)] * 1250)
+    await accepted(listener)
+    assert listener.tries[-1] - began == pytest.approx(125)
+    assert len(caplog.messages) == 3
+    assert "left out" not in caplog.messages[0]
+    for message in caplog.messages[1:]:
+        count = int(message.partition("(and ")[2].partition(" ")[0])
+        assert 595 <= count <= 605
+
+
+async def test_want_of_memory_for_the_program_itself_is_waited_for_too(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    last, began = stream(), autojump_clock.current_time()
+    listener = FakeListener(MemoryError(), last)
+    assert await accepted(listener) == [last]
+    assert listener.tries[1] - began == pytest.approx(0.1)
+    assert "cannot accept connections: MemoryError" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: trio.ClosedResourceError("closed"), lambda: AssertionError("a bug")]
+)
+async def test_what_is_no_trouble_of_the_system_is_not_hidden(
+    make: Callable[[], Exception],
+) -> None:
+    exc = make()
+
+    async def never(_: trio.abc.Stream) -> None:
+        raise AssertionError
+
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            with pytest.raises(type(exc)):
+                await accept_forever(FakeListener(exc), never, nursery)
+
+
+async def test_a_connection_is_served_while_the_next_is_awaited() -> None:
+    served = trio.Event()
+
+    async def serve(_: trio.abc.Stream) -> None:
+        served.set()
+        await trio.sleep_forever()
+
+    listener = FakeListener(stream())
+    handler: Callable[[trio.abc.Stream], Awaitable[None]] = serve
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(accept_forever, listener, handler, nursery)
+            await served.wait()
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(listener.tries) == 2
+            nursery.cancel_scope.cancel()
