@@ -421,7 +421,7 @@ def test_cut_shortens_with_a_mark_and_makes_encodable(
         (b"\x92\xa1E\xa1\xff", "cannot be read"),
         (b"\x92\xa1E\xa1m\xc0", "it has ended, and more follows"),
         (b"\x91" * 1000, "deeper than 64 levels"),
-        (b"\xdd\xff\xff\xff\xff", "more than 2097152 values"),
+        (b"\xdd\xff\xff\xff\xff", "more than 65536 values"),
     ],
 )
 def test_an_error_body_that_makes_no_sense_becomes_text(body: bytes, says: str) -> None:
@@ -459,6 +459,16 @@ hellos = st.builds(
     agent=st.text(),
     token=st.text(),
 )
+
+
+def test_an_error_of_more_values_than_any_failure_needs_is_text_that_says_so() -> None:
+    members = [[2, ["E", "m", [], None, []]]] * 8_000
+    body = msgspec.msgpack.encode(["G", "g", [], None, members])
+    assert len(decode_error(b"\x14\x00" + body, LIMITS)[1].members) == 8_000
+    body = msgspec.msgpack.encode(["G", "g", ["n"] * 65_536, None, []])
+    code, arrived = decode_error(b"\x14\x00" + body, LIMITS)
+    assert (code, arrived.type, arrived.notes) == (Code.GROUP, "", [])
+    assert "more than 65536 values" in arrived.message
 
 
 @given(hellos)
