@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import socket
+import struct
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -158,3 +160,63 @@ async def test_a_connection_is_served_while_the_next_is_awaited() -> None:
             await trio.testing.wait_all_tasks_blocked()
             assert len(listener.tries) == 2
             nursery.cancel_scope.cancel()
+
+
+# --- who has gone before it was its turn ---
+
+
+def hang_up(sock: socket.socket, how: str) -> None:
+    match how:
+        case "closes":
+            pass
+        case "resets":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        case "speaks and closes":
+            sock.sendall(b"GET / HTTP/1.1")
+    sock.close()
+
+
+@pytest.mark.parametrize(
+    ("how", "taken"),
+    [("closes", 0), ("resets", 0), ("speaks and closes", 3)],
+)
+async def test_who_has_hung_up_without_a_word_costs_no_session(how: str, taken: int) -> None:
+    handled = []
+
+    async def handle(stream: trio.abc.Stream) -> None:
+        async with stream:
+            handled.append(await stream.receive_some(1))
+
+    with trio.fail_after(DEADLINE):
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        address = listener.socket.getsockname()
+        for _ in range(3):
+            hang_up(socket.create_connection(address, timeout=DEADLINE), how)
+        async with listener, trio.open_nursery() as nursery:
+            nursery.start_soon(accept_forever, listener, handle, nursery)
+            with socket.create_connection(address, timeout=DEADLINE) as good:
+                good.sendall(b"!")
+                while b"!" not in handled:  # noqa: ASYNC110 - the loop under test sets no event
+                    await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
+    assert handled == [b"G"] * taken + [b"!"]
+
+
+async def test_who_waits_to_speak_is_taken_in_and_nothing_of_it_is_read() -> None:
+    with trio.fail_after(DEADLINE):
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        heard: list[bytes | bytearray] = []
+
+        async def handle(stream: trio.abc.Stream) -> None:
+            async with stream:
+                heard.append(await stream.receive_some())
+            nursery.cancel_scope.cancel()
+
+        async with listener, trio.open_nursery() as nursery:
+            nursery.start_soon(accept_forever, listener, handle, nursery)
+            client = await trio.testing.open_stream_to_socket_listener(listener)
+            async with client:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                await client.send_all(b"after a while")
+                await trio.sleep_forever()
+    assert heard == [b"after a while"]

@@ -86,7 +86,13 @@ class Endpoint:
 class Side:
     """The owner of the connection under test: admits clients, and writes down what it is told."""
 
-    def __init__(self, role: Role, stream: trio.abc.Stream, limits: Limits) -> None:
+    def __init__(
+        self,
+        role: Role,
+        stream: trio.abc.Stream,
+        limits: Limits,
+        turnstile: trio.Lock | None = None,
+    ) -> None:
         self.rules: ClientProtocol | ServerProtocol
         if role == "client":
             self.rules = ClientProtocol(limits, Hello.of(limits))
@@ -95,7 +101,7 @@ class Side:
         transport = transport_for(stream)
         # A network is what these tests are about, and memory or a Unix socket must stand for one.
         transport.keepalive = True
-        self.connection = Connection(transport, self.rules, self, "the peer")
+        self.connection = Connection(transport, self.rules, self, "the peer", turnstile=turnstile)
         self.limits = limits
         self.admitted = trio.Event()
         self.freed_times = 0
@@ -183,11 +189,14 @@ class Peer:
 
 @asynccontextmanager
 async def connected(
-    role: Role, make_pair: PairMaker = memory_pair, limits: Limits = DEFAULT_LIMITS
+    role: Role,
+    make_pair: PairMaker = memory_pair,
+    limits: Limits = DEFAULT_LIMITS,
+    turnstile: trio.Lock | None = None,
 ) -> AsyncIterator[tuple[Side, Peer]]:
     """Give a connection that runs, and its peer; nothing was said but a client's HELLO."""
     ours, theirs = await make_pair()
-    side = Side(role, ours, limits)
+    side = Side(role, ours, limits, turnstile)
     async with theirs, open_background() as nursery:
         nursery.start_soon(side.connection.run)
         side.connection.flush()
@@ -196,10 +205,13 @@ async def connected(
 
 @asynccontextmanager
 async def greeted(
-    role: Role, make_pair: PairMaker = memory_pair, limits: Limits = DEFAULT_LIMITS
+    role: Role,
+    make_pair: PairMaker = memory_pair,
+    limits: Limits = DEFAULT_LIMITS,
+    turnstile: trio.Lock | None = None,
 ) -> AsyncIterator[tuple[Side, Peer]]:
     """The same, once both have said HELLO."""
-    async with connected(role, make_pair, limits) as (side, peer):
+    async with connected(role, make_pair, limits, turnstile) as (side, peer):
         await peer.greet()
         await side.admitted.wait()
         yield side, peer
@@ -1065,6 +1077,30 @@ async def test_others_have_their_turn_while_much_has_come() -> None:
                 await trio.lowlevel.checkpoint()
         # Two turns may follow each other, the last of one pass and the first of the next.
         assert max(after - before for before, after in itertools.pairwise(seen)) <= 2 * 4
+
+
+@timed()
+async def test_of_all_that_have_sent_much_one_has_its_turn_at_a_time() -> None:
+    """So that ten floods leave others as much of the loop as one does."""
+    turnstile = trio.Lock()
+    limits = Limits(turn=4)
+    async with contextlib.AsyncExitStack() as stack:
+        sides = []
+        for _ in range(5):
+            side, peer = await stack.enter_async_context(
+                greeted("server", limits=limits, turnstile=turnstile)
+            )
+            payload = bytes(call()[HEADER_SIZE:])
+            await peer.send(*(frame(FrameType.CALL, slot, payload) for slot in range(1, 41)))
+            sides.append(side)
+        handled = [sum(len(side.calls) for side in sides)]
+        while handled[-1] < 200:
+            await trio.lowlevel.checkpoint()
+            handled.append(sum(len(side.calls) for side in sides))
+    # What came first of each is handled at once; then it is a turn for each pass, and this loop's
+    # own may see two.
+    steps = [after - before for before, after in itertools.pairwise(handled)]
+    assert max(steps[2:]) <= 2 * 4
 
 
 @timed()

@@ -70,6 +70,22 @@ async def test_a_line_says_where_it_comes_from_and_has_its_traceback(
     assert record.exc_info[1] is error
 
 
+async def test_a_line_that_is_dear_to_make_is_made_only_if_it_is_taken(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    journal = Journal(burst=2, rate=0)
+    assert not journal.takes(LOGGER, logging.DEBUG)
+    made = 0
+    for _ in range(5):
+        if journal.takes(LOGGER, logging.INFO):
+            made += 1
+            journal.write(LOGGER, logging.INFO, "made %d", made)
+    assert caplog.messages == ["made 1", "made 2"]
+    assert {record.funcName for record in caplog.records} == {
+        "test_a_line_that_is_dear_to_make_is_made_only_if_it_is_taken"
+    }
+
+
 class _Broken(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         raise OSError(f"No space left for {record.msg}")

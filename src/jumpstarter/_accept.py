@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Final, NoReturn
 
@@ -68,4 +69,24 @@ async def accept_forever(
                 journal.log(_logger, logging.ERROR, text, str(exc) or type(exc).__name__)
                 await trio.sleep(_PAUSE)
         else:
-            nursery.start_soon(handler, stream)
+            if _has_gone(stream):
+                await trio.aclose_forcefully(stream)
+            else:
+                nursery.start_soon(handler, stream)
+
+
+def _has_gone(stream: trio.abc.Stream) -> bool:
+    """Tell if a peer has hung up before it was accepted, without a word: it costs no session."""
+    inner = getattr(stream, "transport_stream", stream)  # what a TLS stream runs over
+    if not isinstance(inner, trio.SocketStream):
+        return False
+    # A second object for the same descriptor, since Trio's has no way to look without waiting.
+    look = socket.socket(inner.socket.family, socket.SOCK_STREAM, 0, inner.socket.fileno())
+    try:
+        return not look.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        look.detach()

@@ -5,8 +5,10 @@ slot, synchronously, and credit bounds what that can cost. Only the writer waits
 everybody else queues whole frames and calls `flush`, which writes them on the spot where that is
 possible without waiting, so no cancellation can leave half a frame on the wire.
 
-The reader handles a few dozen frames at a time and then lets other tasks run, and it ends a
-connection whose peer sends too many of the kinds that cost attention and bring nothing.
+The reader handles a few frames at a time and then lets other tasks run. What a peer has sent beyond
+that waits at a turnstile, through which one connection passes at a time, so that any number of
+floods slows the others down no more than one does. A connection whose peer sends too many frames of
+the kinds that cost attention and bring nothing is ended.
 
 A connection ends once, for one reason, which every endpoint that is still there is told. This file
 knows no drivers, no clients and no values: what comes in for a slot goes to its endpoint, what is
@@ -87,6 +89,7 @@ class Connection:
 
     Args:
         journal: Takes the line on how the connection went wrong; an exporter has one for all.
+        turnstile: Held by whoever handles more frames than come first; an exporter has one for all.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class Connection:
         owner: Owner,
         name: str,
         journal: Journal | None = None,
+        turnstile: trio.Lock | None = None,
     ) -> None:
         self.rules = rules
         self.name = name
@@ -107,6 +111,7 @@ class Connection:
         self._transport = transport
         self._owner = owner
         self._journal = journal or Journal()
+        self._turnstile = turnstile or trio.Lock()
         self._rest: list[bytes | bytearray | memoryview] = []  # taken, not written yet
         self._writing = False  # the writer is at it, or nothing can be written any more
         self._broken: Exception | None = None  # why nothing can
@@ -211,8 +216,8 @@ class Connection:
         self.last_read = trio.current_time()
         self._handle(data)
         while self.rules.behind:
-            await trio.lowlevel.checkpoint()
-            self._handle(b"")
+            async with self._turnstile:
+                self._handle(b"")
         if self.rules.failure is None:
             return True
         await self.say_last_words()

@@ -54,14 +54,31 @@ class Journal:
             args: The arguments; what a peer has sent among them was made printable by `_text`.
             exc: An exception whose traceback follows.
         """
+        if self.takes(logger, level):
+            self.write(logger, level, text, *args, exc=exc, stacklevel=3)
+
+    def takes(self, logger: logging.Logger, level: int) -> bool:
+        """Ask if a line would be written, before it is made: then it is to be given to `write`."""
         if not logger.isEnabledFor(level):
-            return
-        if not self._bucket.take(trio.current_time()):
-            self._left_out += 1
-            return
+            return False
+        if self._bucket.take(trio.current_time()):
+            return True
+        self._left_out += 1
+        return False
+
+    def write(
+        self,
+        logger: logging.Logger,
+        level: int,
+        text: str,
+        *args: object,
+        exc: BaseException | None = None,
+        stacklevel: int = 2,
+    ) -> None:
+        """Write a line that `takes` has taken; it says where the caller is, or one further out."""
         if self._left_out:
             text += " (and %d lines before this one were left out)"
             args = (*args, self._left_out)
             self._left_out = 0
         with contextlib.suppress(Exception):
-            logger.log(level, text, *args, exc_info=exc, stacklevel=2)
+            logger.log(level, text, *args, exc_info=exc, stacklevel=stacklevel)

@@ -54,8 +54,8 @@ class Limits:
             costs a file descriptor and about 20 KiB.
         max_unadmitted: Connections at once that have not said HELLO, or not the right one. 64, as
             there is no telling friends from strangers: the oldest gives way to the next.
-        turn: Frames of one connection that are handled before others have their turn. 64: as many
-            calls begin within about 5 ms.
+        turn: Frames of one connection that are handled before others have their turn. 16: as many
+            calls begin within about 2 ms.
         ping_burst: PINGs and GOAWAYs that a peer may send at once. 10: it has reason for two.
         ping_rate: And how many more each second. 1: no more are ever sent by this library.
         late_burst: Frames that bring nothing which a peer may send at once: late ones, answers to
@@ -88,7 +88,7 @@ class Limits:
     max_hello: int = 4 * KIB
     max_connections: int = 1024
     max_unadmitted: int = 64
-    turn: int = 64
+    turn: int = 16
     ping_burst: int = 10
     ping_rate: float = 1.0
     late_burst: int = 128 * KIB

@@ -5,6 +5,8 @@ This file knows no connection.
 
 from __future__ import annotations
 
+import trio
+
 from .._journal import Journal
 from .._limits import DEFAULT_LIMITS, Limits
 from .._messages import Node
@@ -41,6 +43,7 @@ class Exporter:
     Attributes:
         journal: Takes the lines on connections that came to nothing or to a bad end.
         door: Knows how many there may be.
+        turnstile: Passed by one connection at a time, of those that have sent much at once.
     """
 
     def __init__(
@@ -59,4 +62,5 @@ class Exporter:
         self.token = token
         self.send_tracebacks = send_tracebacks
         self.journal = Journal()
+        self.turnstile = trio.Lock()
         self.door = Door(limits.max_connections, limits.max_unadmitted)

@@ -129,7 +129,7 @@ class Session:
         self._journal = Journal()
         self._rules = ServerProtocol(exporter.limits)
         self._connection = Connection(
-            transport_for(stream), self._rules, self, name, exporter.journal
+            transport_for(stream), self._rules, self, name, exporter.journal, exporter.turnstile
         )
         self._lanes = exporter.lanes.for_client(self._connection.room)
         self._calls: trio.Nursery | None = None
@@ -272,20 +272,21 @@ class Session:
         if isinstance(exc, _Refusal):
             return exc.code, ErrorBody("", str(exc))
         if isinstance(exc, NoThreadError):
-            self._log(logging.ERROR, "%s was refused: %s", self._title(call.head), exc)
+            text = "%s was refused: %s"
+            self._journal.log(_logger, logging.ERROR, text, self._title(call.head), exc)
             return Code.RESOURCE_EXHAUSTED, ErrorBody("", str(exc))
         level = logging.INFO if isinstance(exc, Exception) else logging.ERROR
-        traceback = self._exporter.send_tracebacks or _logger.isEnabledFor(level)
+        logged = self._journal.takes(_logger, level)  # to format what is left out costs too much
+        traceback = self._exporter.send_tracebacks or logged
         code, error = describe(exc, traceback=traceback, codes=_TRIO_CODES)
-        # As it was described, since to format it again would run the driver's own code again.
-        what = indented(error.traceback or error.message)
-        self._log(level, "%s raised %s: %s", self._title(call.head), named(error.type), what)
+        if logged:
+            # As it was described, since to format it again would run the driver's own code again.
+            what = indented(error.traceback or error.message)
+            title, type_ = self._title(call.head), named(error.type)
+            self._journal.write(_logger, level, "%s raised %s: %s", title, type_, what)
         if not self._exporter.send_tracebacks:
             error = without_traceback(error)
         return code, error
-
-    def _log(self, level: int, text: str, *args: object) -> None:
-        self._journal.log(_logger, level, text, *args)
 
     def _title(self, head: CallHead) -> str:
         targets = self._exporter.targets
