@@ -206,11 +206,12 @@ async def test_who_waits_to_speak_is_taken_in_and_nothing_of_it_is_read() -> Non
     with trio.fail_after(DEADLINE):
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         heard: list[bytes | bytearray] = []
+        done = trio.Event()
 
         async def handle(stream: trio.abc.Stream) -> None:
             async with stream:
                 heard.append(await stream.receive_some())
-            nursery.cancel_scope.cancel()
+            done.set()
 
         async with listener, trio.open_nursery() as nursery:
             nursery.start_soon(accept_forever, listener, handle, nursery)
@@ -218,5 +219,6 @@ async def test_who_waits_to_speak_is_taken_in_and_nothing_of_it_is_read() -> Non
             async with client:
                 await trio.testing.wait_all_tasks_blocked(0.01)
                 await client.send_all(b"after a while")
-                await trio.sleep_forever()
+                await done.wait()
+            nursery.cancel_scope.cancel()
     assert heard == [b"after a while"]

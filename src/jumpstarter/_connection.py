@@ -98,6 +98,7 @@ class Connection:
         rules: Rules,
         owner: Owner,
         name: str,
+        *,
         journal: Journal | None = None,
         turnstile: trio.Lock | None = None,
     ) -> None:

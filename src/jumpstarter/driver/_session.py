@@ -129,7 +129,12 @@ class Session:
         self._journal = Journal()
         self._rules = ServerProtocol(exporter.limits)
         self._connection = Connection(
-            transport_for(stream), self._rules, self, name, exporter.journal, exporter.turnstile
+            transport_for(stream),
+            self._rules,
+            self,
+            name,
+            journal=exporter.journal,
+            turnstile=exporter.turnstile,
         )
         self._lanes = exporter.lanes.for_client(self._connection.room)
         self._calls: trio.Nursery | None = None
