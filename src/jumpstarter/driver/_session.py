@@ -13,8 +13,8 @@ from __future__ import annotations
 import hmac
 import inspect
 import logging
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, NoReturn
 
 import trio
@@ -48,8 +48,9 @@ from ..errors import (
     Code,
 )
 from ._bridge import Bridge, device_stream
-from ._export import export, exports_of
+from ._export import Exported, export, exports_of, exportstream
 from ._lanes import Lanes
+from ._resources import Loan, calling, lending
 from ._tree import DeviceTree, Target
 
 __all__ = ["Exporter", "Session"]
@@ -80,6 +81,12 @@ class _Service:
     @export
     async def report(self) -> list[Node]:
         return self._tree.nodes
+
+    @exportstream
+    @asynccontextmanager
+    async def lend(self, target: int, mode: str, encoding: str) -> AsyncIterator[Loan]:
+        with lending(self._tree.driver_at(target).resources, mode, encoding) as loan:
+            yield loan
 
 
 class Exporter:
@@ -122,7 +129,7 @@ class _Call:
         self.scope = trio.CancelScope()
         self.changed = Signal()
         self.stream = SlotStream(connection, slot) if head.kind is Kind.STREAM else None
-        self.bridge = None if self.stream is None else Bridge(self.stream)
+        self.bridge: Bridge | Loan | None = None if self.stream is None else Bridge(self.stream)
         self.late = False  # its deadline has passed
         if head.timeout_ms and head.kind is Kind.UNARY:
             self.scope.deadline = trio.current_time() + head.timeout_ms / 1000
@@ -229,6 +236,7 @@ class Session:
 
     async def _answer(self, call: _Call, body: bytes) -> None:
         nesting.set(Nesting.NESTED if call.head.nested else Nesting.CALLED)
+        calling.set(self)
         result: bytearray | None = None
         error: tuple[int, ErrorBody] | None = None
         try:
@@ -290,8 +298,8 @@ class Session:
 
     async def _perform(self, call: _Call, body: bytes) -> bytearray:
         head = call.head
-        method = self._find(head)
-        args, kwargs = self._arguments(head, body)
+        exported, method = self._find(head)
+        args, kwargs = self._arguments(head, exported, body)
         await trio.lowlevel.checkpoint_if_cancelled()  # a CANCEL came with the CALL: do not begin
         try:
             return await self._run(call, method, args, kwargs)
@@ -317,7 +325,7 @@ class Session:
             nursery.start_soon(self._watch_deadline, call)
             return await answer(call, method, args, kwargs)
 
-    def _find(self, head: CallHead) -> Callable[..., Any]:
+    def _find(self, head: CallHead) -> tuple[Exported, Callable[..., Any]]:
         targets = self._exporter.targets
         if head.target >= len(targets):
             text = f"there is no driver at address {head.target}; the tree has {len(targets) - 1}"
@@ -330,9 +338,11 @@ class Session:
             _refuse(Code.UNIMPLEMENTED, text)
         if exported.kind is not head.kind:
             _refuse(Code.UNIMPLEMENTED, f"it is {_HOW_TO_CALL[exported.kind]}")
-        return exported.bind(target.instance)
+        return exported, exported.bind(target.instance)
 
-    def _arguments(self, head: CallHead, body: bytes) -> tuple[list[Any], dict[str, Any]]:
+    def _arguments(
+        self, head: CallHead, exported: Exported, body: bytes
+    ) -> tuple[list[Any], dict[str, Any]]:
         try:
             args = decode_value(body, self._exporter.limits)
         except ArgumentError as exc:
@@ -340,6 +350,11 @@ class Session:
         kwargs = args.pop() if isinstance(args, list) and args and head.keywords else {}
         if not isinstance(args, list) or not isinstance(kwargs, dict):
             _refuse(Code.INVALID_ARGUMENT, "its arguments are no array")
+        if exported.fit is not None:
+            try:
+                exported.fit(args, kwargs)
+            except ArgumentError as exc:
+                _refuse(Code.INVALID_ARGUMENT, f"its {exc}")
         return args, kwargs
 
     def _encode(self, value: object, what: str) -> bytearray:
@@ -405,7 +420,7 @@ class Session:
     async def _stream(
         self, call: _Call, method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
     ) -> bytearray:
-        assert call.bridge is not None
+        assert isinstance(call.bridge, Bridge)
         manager = method(*args, **kwargs)
         if not isinstance(manager, AbstractAsyncContextManager):
             if inspect.iscoroutine(manager):
@@ -413,11 +428,27 @@ class Session:
             text = "an exportstream method is an asynccontextmanager"
             _refuse(Code.INTERNAL, f"{text}; this one gave {manager!r:.100}")
         async with manager as stream:
-            device = device_stream(stream)
-            self._rules.accept(call.slot, encode_value(None))
-            self._connection.flush()
-            await call.bridge.run(device)
+            if isinstance(stream, Loan):
+                await self._lend(call, stream)
+            else:
+                device = device_stream(stream)
+                self._accept(call, None)
+                await call.bridge.run(device)
         return bytearray(ROOM + NIL)
+
+    async def _lend(self, call: _Call, loan: Loan) -> None:
+        """Let a driver have the client's stream itself, until the client takes it back."""
+        assert call.stream is not None
+        loan.stream = call.stream
+        if isinstance(call.bridge, Bridge) and call.bridge.closed:
+            loan.client_closed()
+        call.bridge = loan
+        self._accept(call, str(loan.handle))
+        await loan.run()
+
+    def _accept(self, call: _Call, metadata: object) -> None:
+        self._rules.accept(call.slot, encode_value(metadata))
+        self._connection.flush()
 
 
 class _Refusal(Exception):
