@@ -164,7 +164,7 @@ def test_a_partial_method_is_exported() -> None:
         def set_level(self, level: int) -> int:
             return level
 
-        high = export(functools.partialmethod(set_level, 100))  # type: ignore[type-var]
+        high = export(functools.partialmethod(set_level, 100))  # type: ignore[call-overload]
 
     assert exports_of(Presets)["high"].bind(Presets())() == 100
 

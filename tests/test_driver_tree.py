@@ -20,8 +20,8 @@ import trio.testing
 from drivers_for_tests import Echo, Plain, Recorder
 from jumpstarter._limits import DEFAULT_LIMITS, Limits
 from jumpstarter._messages import Kind, call_prefix, decode_nodes, encode_value
-from jumpstarter.driver import Driver, _tree
-from jumpstarter.driver._tree import DeviceTree
+from jumpstarter.driver import Driver, _tree, export
+from jumpstarter.driver._tree import MAX_TEXTS, DeviceTree
 from jumpstarter.errors import ConfigurationError
 
 DEADLINE = 10.0  # seconds for what takes milliseconds
@@ -111,6 +111,35 @@ def test_the_report_says_what_each_driver_offers() -> None:
         "echo": Kind.UNARY,
         "echo_async": Kind.UNARY,
     }
+
+
+class Talkative(Plain):
+    """Says what it is."""
+
+    @export
+    def on(self, volts: float = 3.3) -> None:
+        """Switch it on."""
+
+    @export
+    def quiet(self, *args): ...  # type: ignore[no-untyped-def]  # noqa: ANN002, ANN201
+
+
+def test_the_report_says_what_methods_say_of_themselves() -> None:
+    [node] = tree_of(Talkative()).nodes
+    assert node.doc == "Says what it is."
+    assert node.signatures == {"on": "(volts: float = 3.3) -> None", "quiet": "(*args)"}
+    assert node.docs == {"on": "Switch it on."}
+
+
+def test_texts_that_do_not_fit_the_report_are_left_away_and_the_drivers_stay() -> None:
+    talkers: dict[str, Driver] = {str(number): Talkative() for number in range(10_000)}
+    nodes = tree_of(Plain(children=talkers)).nodes
+    assert all(node.methods == {"on": 0, "quiet": 0} for node in nodes[1:])
+    assert nodes[1].docs
+    assert not nodes[-1].docs
+    texts = [each for node in nodes for each in (node.doc, *node.signatures.values(), *node.docs)]
+    assert sum(map(len, texts)) < MAX_TEXTS
+    assert len(encode_value(nodes)) < 6 * MAX_TEXTS
 
 
 def test_labels_are_the_drivers_own_with_those_found_out_and_ours_above_them() -> None:

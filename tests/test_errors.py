@@ -33,8 +33,10 @@ from jumpstarter.errors import (
     HandshakeError,
     JumpstarterException,
     LocalProtocolError,
+    MissingExtra,
     ProtocolError,
     RemoteProtocolError,
+    ResourceError,
     code_for,
 )
 
@@ -104,6 +106,8 @@ def test_protocol_error_is_only_there_to_be_caught() -> None:
         (ClientImportError, ImportError),
         (EndOfStream, EOFError),
         (HandshakeError, ConnectionError),
+        (MissingExtra, ImportError),
+        (ResourceError, ValueError),
         (DriverMethodNotImplemented, NotImplementedError),
         (DriverInvalidArgument, ValueError),
         (DriverTimeoutError, TimeoutError),
@@ -219,9 +223,17 @@ COPIERS: Final[list[Callable[[BaseException], BaseException]]] = [
 
 
 def samples() -> list[BaseException]:
-    simple = [ConfigurationError, ArgumentError, ClientImportError, EndOfStream, HandshakeError]
+    simple: list[type[JumpstarterException]] = [
+        ConfigurationError,
+        ArgumentError,
+        ClientImportError,
+        MissingExtra,
+        ResourceError,
+        EndOfStream,
+        HandshakeError,
+    ]
     with_code = [LocalProtocolError, RemoteProtocolError, FramingError]
-    made: list[BaseException] = [kind("text") for kind in (JumpstarterException, *simple)]
+    made: list[BaseException] = [JumpstarterException("text"), *(kind("text") for kind in simple)]
     made += [kind("text", Code.FRAME_SIZE) for kind in with_code]
     made += [kind("text", code=Code.INTERNAL, **DETAILS) for kind in DRIVER_ERRORS]
     member = DriverInvalidArgument("inner", **DETAILS)

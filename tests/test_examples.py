@@ -21,6 +21,7 @@ from jumpstarter.errors import DriverOSError
 
 ROOT: Final = Path(__file__).parents[1]
 README: Final = (ROOT / "README.md").read_text()
+DRIVERS: Final = (ROOT / "docs" / "drivers.md").read_text()
 TIMEOUT: Final = 60.0  # seconds for what takes one or two
 
 
@@ -85,6 +86,43 @@ def test_the_demo_says_what_was_not_as_expected(
     report.check("a sum", 1 + 1, 3)
     assert report.failures == 1
     assert "FAIL  a sum" in capsys.readouterr().out
+
+
+# --- the story ---
+
+
+def test_the_story_goes_as_it_is_told(tmp_path: Path) -> None:
+    stdout = run(tmp_path, str(ROOT / "examples" / "story.py"), "--mib", "8")
+    lines = [line.strip().partition(":")[0] for line in stdout.splitlines()]
+    assert lines == [
+        "the first attempt",
+        "logged in",
+        "failed, as it was meant to",
+        "nothing is left behind",
+        "the second attempt",
+        "logged in",
+        "flashed 8,388,608 bytes",
+        lines[7],
+        "power off",
+    ]
+    assert lines[7].startswith("fetched the page through port ")
+
+
+def test_the_card_of_the_drivers_page_can_be_flashed(tmp_path: Path) -> None:
+    [card] = re.findall(r"```python\n(class Card.*?)```", DRIVERS, re.DOTALL)
+    imports = [
+        "from jumpstarter import serve",
+        "from jumpstarter.client import DriverClient",
+        "from jumpstarter.driver import Driver, export",
+        "from jumpstarter.drivers.mixins import ResourceMixin",
+    ]
+    (tmp_path / "card.py").write_text("\n".join([*imports, card]))
+    script = [
+        "from card import Card, serve",
+        "with serve(Card()) as card:",
+        "    assert card.flash('card.py') == len(open('card.py').read())",
+    ]
+    run(tmp_path, "-W", "ignore", "-c", "\n".join(script))
 
 
 # --- the serial console ---

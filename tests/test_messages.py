@@ -567,6 +567,9 @@ nodes = st.lists(
         labels=st.dictionaries(st.text(), st.text()),
         client=st.text(),
         methods=st.dictionaries(st.text(), st.sampled_from(Kind).map(int)),
+        doc=st.text(),
+        signatures=st.dictionaries(st.text(), st.text()),
+        docs=st.dictionaries(st.text(), st.text()),
     ),
     max_size=4,
 )
@@ -575,6 +578,22 @@ nodes = st.lists(
 @given(nodes)
 def test_a_report_arrives_as_it_left(report: list[Node]) -> None:
     assert decode_nodes(bytes(encode_value(report)[HEADER_SIZE:]), LIMITS) == report
+
+
+def test_a_report_without_texts_is_one_and_so_is_one_with_more_than_we_know() -> None:
+    bare = {
+        "target": 1,
+        "parent": None,
+        "name": "",
+        "uuid": "uuid",
+        "labels": {},
+        "client": "client",
+        "methods": {"on": 0},
+    }
+    node = Node(1, None, "", "uuid", {}, "client", {"on": 0})
+    for report in ([bare], [{**bare, "icon": b"\x89PNG", "docs": {}}]):
+        assert decode_nodes(bytes(encode_value(report)[HEADER_SIZE:]), LIMITS) == [node]
+    assert decode_value(encode_value([node])[HEADER_SIZE:], LIMITS) == [bare]
 
 
 def test_a_report_is_bounded_as_any_value_is() -> None:

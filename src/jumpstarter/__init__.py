@@ -8,6 +8,7 @@ the ground up; each room knows only those above it:
     _text                     a peer's words, made fit for a line of ours
     _limits                   every limit, with its reason
     _framing                  bytes <-> frames (Cython)
+    _values                   Python's types <-> what the wire carries
     _messages, _faults        what a frame may say; exceptions to and from their wire form
     _credit, _outbox, _events how much a peer may send, what leaves when, what came in
     _patience                 how often a peer may do what is seldom needed
@@ -15,6 +16,7 @@ the ground up; each room knows only those above it:
     _nesting                  whether a driver's own code is calling
     _signal, _background      how tasks wait for each other, and end with each other
     _journal                  how often something is written to the log
+    _transfer, _forward       long transfers; connections carried on somewhere else
     _transport                byte streams as a multiplexer wants them
     _connection, _streams     one byte stream shared by many calls; raw streams on it
     _portal                   a Trio loop in a thread, and blocking calls into it

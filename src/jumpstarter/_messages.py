@@ -19,6 +19,7 @@ import msgspec
 
 from ._framing import HEADER_SIZE, scan
 from ._limits import MIN_WIRE_FRAME, Limits
+from ._values import fault, to_wire
 from .errors import ArgumentError, Code, FramingError
 
 __all__ = [
@@ -163,8 +164,10 @@ class ErrorBody(msgspec.Struct, frozen=True, array_like=True):
     members: list[tuple[int, ErrorBody]] = []
 
 
-class Node(msgspec.Struct, frozen=True):
+class Node(msgspec.Struct, frozen=True, omit_defaults=True):
     """One driver in the exporter's report of its device tree.
+
+    What has a default may be missing from a report: it is for people, and `Texts` bounds it.
 
     Attributes:
         target: Its address in a CALL, 1 to 65,535.
@@ -174,6 +177,9 @@ class Node(msgspec.Struct, frozen=True):
         labels: As the driver was given them.
         client: Dotted path of its client class.
         methods: The exported names, each with the `Kind` by which it is called.
+        doc: What the driver's class says of itself.
+        signatures: How an exported method is called, as `"(volts: float = 3.3) -> None"`.
+        docs: What an exported method says of itself.
     """
 
     target: int
@@ -183,6 +189,9 @@ class Node(msgspec.Struct, frozen=True):
     labels: dict[str, str]
     client: str
     methods: dict[str, int]
+    doc: str = ""
+    signatures: dict[str, str] = {}
+    docs: dict[str, str] = {}
 
 
 class Goaway(msgspec.Struct, frozen=True):
@@ -205,7 +214,7 @@ _CREDIT: Final = struct.Struct("<I")
 _GOAWAY: Final = struct.Struct("<HI")
 _TIMEOUT: Final = struct.Struct("<I")
 
-_encoder: Final = msgspec.msgpack.Encoder()
+_encoder: Final = msgspec.msgpack.Encoder(enc_hook=to_wire)
 _decoder: Final = msgspec.msgpack.Decoder()
 _hello_decoder: Final = msgspec.msgpack.Decoder(_HelloMap)
 _error_decoder: Final = msgspec.msgpack.Decoder(ErrorBody)
@@ -215,28 +224,23 @@ _nodes_decoder: Final = msgspec.msgpack.Decoder(list[Node])
 # ---------------------------------------------------------------------------------- user values
 
 
-def encode_value(value: object, prefix: bytes = ROOM) -> bytearray:
+def encode_value(value: object, prefix: bytes = ROOM, *, root: str = "$") -> bytearray:
     """Encode one value behind `prefix`, which starts with room for a header.
 
+    Args:
+        value: What is to be sent.
+        prefix: What is to stand before it.
+        root: How the text of an error names the value; a path into it begins there.
+
     Raises:
-        ArgumentError: The value cannot be encoded; the text says which type and why.
+        ArgumentError: The value cannot be encoded; the text says what of it, where and why.
     """
     buffer = bytearray(prefix)
     try:
         _encoder.encode_into(value, buffer, len(prefix))
     except Exception as exc:
-        raise ArgumentError(_unencodable(value, exc)) from exc
+        raise ArgumentError(fault(value, _encoder.encode, root)) from exc
     return buffer
-
-
-def _unencodable(value: object, exc: Exception) -> str:
-    if isinstance(exc, RecursionError):
-        return f"a {type(value).__name__} is nested too deeply, or contains itself"
-    if isinstance(exc, OverflowError):
-        return "an integer is outside -2**63 to 2**64-1; send it as a string"
-    if isinstance(exc, UnicodeEncodeError):
-        return f"a string is not valid Unicode ({exc.reason} at {exc.start}); send bytes instead"
-    return f"{exc} (type {type(value).__name__})"
 
 
 def decode_value(body: bytes | bytearray, limits: Limits) -> Any:
@@ -281,7 +285,7 @@ def _call_prefix(target: int, kind: Kind, method: str, keywords: bool, nested: b
 
 def encode_call(prefix: bytes, args: tuple[Any, ...]) -> bytearray:
     """Encode a CALL without a timeout; `args` ends in the keyword map where the prefix says so."""
-    return encode_value(args, prefix)
+    return encode_value(args, prefix, root="args")
 
 
 def set_timeout(buffer: bytearray, timeout_ms: int) -> None:

@@ -4,6 +4,8 @@
     ├── ConfigurationError              a driver or a server was set up wrongly
     ├── ArgumentError                   a caller passed something that cannot be
     ├── ClientImportError               (ImportError) a client class is missing or not allowed
+    ├── MissingExtra                    (ImportError) an optional dependency is not installed
+    ├── ResourceError                   (ValueError) what was lent cannot be used, or not like this
     ├── EndOfStream                     (EOFError) a blocking stream has ended
     ├── HandshakeError                  (ConnectionError) the peer is no jumpstarter, or refused us
     ├── ProtocolError                   abstract
@@ -53,8 +55,10 @@ __all__ = [
     "HandshakeError",
     "JumpstarterException",
     "LocalProtocolError",
+    "MissingExtra",
     "ProtocolError",
     "RemoteProtocolError",
+    "ResourceError",
     "code_for",
 ]
 
@@ -115,6 +119,19 @@ class ArgumentError(JumpstarterException):
 
 class ClientImportError(JumpstarterException, ImportError):
     """A driver's client class could not be imported here, or is not allowed to be."""
+
+
+class MissingExtra(JumpstarterException, ImportError):
+    """Something needs a package that is installed only where it is asked for; the text says how."""
+
+    @classmethod
+    def named(cls, extra: str, what: str) -> MissingExtra:
+        """Make one for an extra of this library, saying what needs it."""
+        return cls(f"{what} needs an extra: pip install 'jumpstarter[{extra}]'")
+
+
+class ResourceError(JumpstarterException, ValueError):
+    """A resource is unknown, taken, of another client, too large, damaged, or of the other kind."""
 
 
 class EndOfStream(JumpstarterException, EOFError):

@@ -9,12 +9,18 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 from uuid import UUID
 from weakref import WeakSet
 
@@ -26,13 +32,20 @@ from .._text import indented, named
 from ..errors import CallRefused, ClientImportError, Code, DriverError, DriverTimeoutError
 from ._channel import Request
 from ._generators import RemoteGenerator
+from ._lending import Lending
+from ._methods import Method, as_function, described, printable
 from ._raw_streams import RemoteStream, close_together, open_stream
 from ._remote import Remote
 from ._streams import BlockingGenerator, BlockingStream, Run
+from ._typed import TypedCalls
 
 __all__ = ["DriverClient", "StubDriverClient"]
 
-_MAX_NAMES: Final = 20  # of children that an error lists
+_MAX_NAMES: Final = 20  # of children, and of methods, that an error lists
+T = TypeVar("T")
+
+_HOW: Final = {Kind.UNARY: "call", Kind.GENERATOR: "streamingcall", Kind.STREAM: "stream"}
+_TWIN: Final = "_async"
 
 # True while a tree of clients is being closed, client by client.
 _in_walk: ContextVar[bool] = ContextVar("jumpstarter_closing", default=False)
@@ -40,12 +53,15 @@ _in_walk: ContextVar[bool] = ContextVar("jumpstarter_closing", default=False)
 _deadline: ContextVar[float] = ContextVar("jumpstarter_deadline", default=math.inf)
 
 
-@dataclass(kw_only=True, eq=False)
-class DriverClient:
+@dataclass(kw_only=True, eq=False, repr=False)
+class DriverClient(TypedCalls):
     """The client of one driver. A keyword-only dataclass, as its subclasses with fields must be.
 
     The blocking methods may be called from any thread that runs no Trio loop, several at once; the
-    `_async` ones from tasks of the loop that the client was connected in. Children are attributes.
+    `_async` ones from tasks of the loop that the client was connected in. Children are attributes,
+    and so is what the driver exports, as far as neither the class nor a child has the name: an
+    exported `on` is `client.on(...)`, and `client.on_async(...)` for Trio code. A method is called,
+    a generator iterated over, and a raw stream a context manager. `help(client)` lists them.
 
     Attributes:
         uuid: The driver's.
@@ -74,6 +90,22 @@ class DriverClient:
             super().__post_init__()  # type: ignore[misc]  # a mixin's, if there is one
         self.logger = logging.getLogger(f"client.{type(self).__name__}")
         self.logger.setLevel(self.log_level)
+        if type(self) is DriverClient and self._methods():
+            self.__doc__ = described(
+                self.channel.who, self.channel.doc, self._methods(), self.children
+            )
+
+    def __repr__(self) -> str:
+        exports = ", ".join(self._methods()) or "nothing"
+        children = printable(", ".join(self.children)) or "none"
+        who = getattr(self.channel, "who", "no driver")
+        cls = type(self).__name__
+        return f"<{cls} of {who}, uuid {self.uuid}; exports: {exports}; children: {children}>"
+
+    def __dir__(self) -> Iterable[str]:
+        methods = self._methods()
+        twins = (name + _TWIN for name in methods)
+        return sorted({*super().__dir__(), *self.children, *methods, *twins})
 
     def __getattr__(self, name: str) -> Any:
         # Only for what is not found otherwise, so a child never hides a method. `__dict__`, since
@@ -82,18 +114,25 @@ class DriverClient:
         children = self.__dict__.get("children", {})
         if name in children and not (name.startswith("__") and name.endswith("__")):
             return children[name]
-        have = ", ".join(map(named, islice(children, _MAX_NAMES))) or "none"
-        if len(children) > _MAX_NAMES:
-            have += f" and {len(children) - _MAX_NAMES} more"
+        methods = self._methods()
+        base = name if name in methods else name.removesuffix(_TWIN)
+        if base in methods:
+            suffix = name.removeprefix(base)
+            call = getattr(self, _HOW[methods[base].kind] + suffix)
+            return as_function(methods[base], call, type(self).__name__, suffix=suffix)
         text = (
-            f"{type(self).__name__} has no attribute {name!r}; its children: {have}. What the "
-            f"driver exports is called by name, as in call({name!r})"
+            f"{type(self).__name__} has no attribute {name!r}; its children: {_listed(children)}; "
+            f"its driver exports: {_listed(methods)}"
         )
         raise AttributeError(text, name=name, obj=self)
 
+    def _methods(self) -> Mapping[str, Method]:
+        """Give what the driver exports: nothing for an object that is just being made."""
+        return getattr(self.__dict__.get("channel"), "methods", {})
+
     # -------------------------------------------------------------------------- for Trio code
 
-    async def call_async(self, method: str, *args: Any, **kwargs: Any) -> Any:
+    async def call_async(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """Call an exported method and give its result.
 
         A checkpoint. The deadline of the surrounding cancel scope holds for the driver too.
@@ -102,8 +141,8 @@ class DriverClient:
 
         Args:
             method: Name of the exported method.
-            args: Its arguments: None, bool, int, float, str, bytes, and lists, tuples and
-                dicts (with str or int keys) of such. Tuples arrive as lists.
+            args: Its arguments: any of the types in docs/values.md. They arrive as what the
+                driver's method is annotated with, and without that as the nearest plain type.
             kwargs: Its keyword arguments, likewise.
 
         Raises:
@@ -113,7 +152,7 @@ class DriverClient:
         request = self._request(Kind.UNARY, method, args, kwargs)
         return await self.channel.channel.call(request)
 
-    def streamingcall_async(self, method: str, *args: Any, **kwargs: Any) -> RemoteGenerator:
+    def streamingcall_async(self, method: str, /, *args: Any, **kwargs: Any) -> RemoteGenerator:
         """Call an exported generator and iterate over what it yields.
 
         Best used as `async with client.streamingcall_async(...) as items: async for ...`. Nothing
@@ -146,6 +185,14 @@ class DriverClient:
             await stream.aclose()
         stream.check()
 
+    @asynccontextmanager
+    async def _lend_async(self, lending: Lending) -> AsyncIterator[str]:
+        self._check_loop("resource_async")
+        request = self.channel.lending(lending.mode, lending.encoding)
+        stream = await open_stream(self.channel.channel, request)
+        async with lending.carry(stream) as handle:
+            yield handle
+
     def _request(
         self, kind: Kind, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Request:
@@ -157,7 +204,7 @@ class DriverClient:
 
     # ---------------------------------------------------------------------- for blocking code
 
-    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+    def call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """Call an exported method and give its result. The blocking form of `call_async`.
 
         There is no timeout of its own: a flash takes an hour. Set one with `timeout`. Ctrl-C
@@ -170,7 +217,7 @@ class DriverClient:
         request = self._request(Kind.UNARY, method, args, kwargs)
         return self._run_for("call", request)(self.channel.channel.call, request)
 
-    def streamingcall(self, method: str, *args: Any, **kwargs: Any) -> BlockingGenerator:
+    def streamingcall(self, method: str, /, *args: Any, **kwargs: Any) -> BlockingGenerator:
         """Call an exported generator. The blocking form of `streamingcall_async`.
 
         Returns:
@@ -201,7 +248,10 @@ class DriverClient:
             DriverError: The driver could not open it.
         """
         request = self._request(Kind.STREAM, method, args, kwargs)
-        run = self._run_for("open_stream", request, twin="stream_async")
+        return self._open_as("open_stream", "stream_async", request)
+
+    def _open_as(self, asked: str, twin: str, request: Request) -> BlockingStream:
+        run = self._run_for(asked, request, twin)
 
         async def open_it() -> BlockingStream:
             # Made in there, so that a stream which Ctrl-C keeps from its caller is collected, and
@@ -234,17 +284,25 @@ class DriverClient:
         finally:
             _deadline.reset(token)
 
+    @contextmanager
+    def _lend(self, lending: Lending) -> Iterator[str]:
+        """Lend something to the driver for the length of a block; gives the handle."""
+        request = self.channel.lending(lending.mode, lending.encoding)
+        stream = self._open_as("resource", "resource_async", request)
+        assert self.portal is not None
+        carrying = lending.carry(stream.detach())
+        with self.portal.wrap_async_context_manager(carrying) as handle:
+            yield handle
+
+    def _hold(
+        self, manager: AbstractAsyncContextManager[T], asked: str, twin: str
+    ) -> AbstractContextManager[T, bool]:
+        """Make a blocking context manager of an async one that uses the `_async` methods."""
+        return self._portal_for(asked, twin).wrap_async_context_manager(manager)
+
     def _run_for(self, asked: str, request: Request, twin: str = "") -> Run:
         """Give the way to run coroutines, or say why there is none."""
-        portal = self.portal
-        name = f"{type(self).__name__}.{asked}"
-        twin = twin or f"{asked}_async"
-        if portal is None:
-            text = f"{name} blocks, and this client was connected for Trio code"
-            raise RuntimeError(f"{text}; use {twin} instead")
-        if in_trio_thread():
-            text = f"{name} blocks, and would block the Trio loop that runs in this thread"
-            raise RuntimeError(f"{text}; use {twin} of a client for Trio code, or a worker thread")
+        portal = self._portal_for(f"{type(self).__name__}.{asked}", twin or f"{asked}_async")
 
         def run(function: Callable[..., Any], *args: Any) -> Any:
             if self.channel.channel.closed:
@@ -256,6 +314,16 @@ class DriverClient:
             return portal.call(_within, seconds, request.context, function, args)
 
         return run
+
+    def _portal_for(self, name: str, twin: str) -> BlockingPortal:
+        portal = self.portal
+        if portal is None:
+            text = f"{name} blocks, and this client was connected for Trio code"
+            raise RuntimeError(f"{text}; use {twin} instead")
+        if in_trio_thread():
+            text = f"{name} blocks, and would block the Trio loop that runs in this thread"
+            raise RuntimeError(f"{text}; use {twin} of a client for Trio code, or a worker thread")
+        return portal
 
     def close(self) -> None:
         """Close what was opened through this client and its children. Again, it does nothing.
@@ -315,7 +383,7 @@ async def _within(
     raise error
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class StubDriverClient(DriverClient):
     """Stands for a client class that cannot be had here: any use says why, its children work.
 
@@ -335,3 +403,9 @@ class StubDriverClient(DriverClient):
     ) -> NoReturn:
         del kind, method, args, kwargs
         raise ClientImportError(self.missing)
+
+
+def _listed(names: Mapping[str, object]) -> str:
+    """Give names for an error's text, and not too many."""
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return (", ".join(map(named, islice(names, _MAX_NAMES))) or "none") + more

@@ -35,6 +35,7 @@ from .._roles import ClientProtocol
 from .._signal import Signal
 from .._text import quoted
 from .._transport import transport_for
+from .._values import check_type, convert
 from .._version import __version__
 from ..errors import (
     ArgumentError,
@@ -331,6 +332,27 @@ class Channel:
     def decode(self, body: bytes) -> Any:
         """Decode a value that the exporter has sent."""
         return decode_value(body, self.limits)
+
+    def decoder(self, type_: Any, name: str) -> Callable[[bytes], Any]:
+        """Give what decodes a value as a type. In any thread.
+
+        Args:
+            type_: What the caller has asked for.
+            name: What a path into the value begins with, in messages.
+
+        Raises:
+            ArgumentError: No value that crosses the wire can be of this type.
+        """
+        check_type(type_)
+
+        def decode(body: bytes) -> Any:
+            value = self.decode(body)
+            try:
+                return convert(value, type_, name)
+            except ArgumentError as exc:
+                raise ArgumentError(f"it {exc}") from exc
+
+        return decode
 
     async def open(self, call: Call, request: Request) -> None:
         """Send a CALL, once there is a slot. A checkpoint if there is none."""

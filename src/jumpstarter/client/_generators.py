@@ -7,13 +7,23 @@ what waits is bounded by the window. However an iteration ends, the driver's gen
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Final, Self
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Generic, Self
 
 import trio
 
 from .. import _events as ev
 from ..errors import ArgumentError, DriverError
 from ._channel import Call, Channel, Request
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # for a default, which typing's own has from 3.13 on
+
+    T = TypeVar("T", default=Any)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 __all__ = ["RemoteGenerator"]
 
@@ -45,7 +55,7 @@ class _GeneratorCall(Call):
         await self._changed.wait()
 
 
-class RemoteGenerator:
+class RemoteGenerator(Generic[T]):
     """Iterates over a driver's generator. One task at a time.
 
     `async for` is enough; `async with` around it ends the driver's code at the end of the block,
@@ -57,9 +67,15 @@ class RemoteGenerator:
         value: What a plain generator returned, once the iteration is over; else None.
     """
 
-    def __init__(self, channel: Channel, request: Request) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        request: Request,
+        decode: Callable[[bytes], T] | None = None,
+    ) -> None:
         self._channel = channel
         self._request = request
+        self._decode = channel.decode if decode is None else decode
         self._call: _GeneratorCall | None = None
         self._over = False
         self._busy = False
@@ -74,7 +90,7 @@ class RemoteGenerator:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Any:
+    async def __anext__(self) -> T:
         """Give the next item. Cancelled, the generator is over.
 
         A checkpoint if it has to wait; of items that have come, one in 32 lets other tasks run.
@@ -85,7 +101,7 @@ class RemoteGenerator:
         """
         body = await self._receive()
         try:
-            return self._channel.decode(body)
+            return self._decode(body)
         except ArgumentError as exc:
             await self.aclose()
             raise DriverError(f"its item: {exc}", context=self._request.context) from exc

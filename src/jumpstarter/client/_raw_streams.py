@@ -6,13 +6,14 @@ Closing delivers what was sent; what was cut short never looks finished.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import trio
 
 from .. import _events as ev
 from .._connection import Connection
 from .._streams import SlotStream
-from ..errors import Code, DriverError
+from ..errors import ArgumentError, Code, DriverError
 from ._channel import Call, Channel, Request
 
 __all__ = ["RemoteStream", "close_together", "open_stream"]
@@ -47,6 +48,7 @@ class _StreamCall(Call):
     def __init__(self, channel: Channel, request: Request) -> None:
         super().__init__(channel, request)
         self.accepted = False
+        self.metadata: bytes = b""
         self.stream = RemoteStream(channel.connection, self)
 
     def opened(self, slot: int) -> None:
@@ -61,6 +63,7 @@ class _StreamCall(Call):
                 self.stream.wake_sender()
             case ev.AcceptReceived():
                 self.accepted = True
+                self.metadata = event.body
                 self._changed.set()
             case _:
                 super().received(event)
@@ -95,6 +98,18 @@ class RemoteStream(SlotStream):
         """True once it was closed here."""
         return self._closed
 
+    @property
+    def metadata(self) -> Any:
+        """What the exporter has said of the stream when it was opened: None for a driver's own.
+
+        Raises:
+            DriverError: It cannot be read.
+        """
+        try:
+            return self._call.channel.decode(self._call.metadata)
+        except ArgumentError as exc:
+            raise DriverError(f"its metadata: {exc}", context=self._call.context) from exc
+
     def check(self) -> None:
         """Raise what the driver's side has failed with, if it has.
 
@@ -127,6 +142,14 @@ class RemoteStream(SlotStream):
             self._cut = self._cut or not self._call.done
             await self._call.cancel()
         await trio.lowlevel.checkpoint()
+
+    async def abort(self) -> None:
+        """Close the stream at once: the driver loses what it had not taken, and sees no proper end.
+
+        A checkpoint. The driver's code has ended when this returns, or `cancel_grace` has passed.
+        """
+        self._torn = True
+        await self.aclose()
 
     async def _close_in_order(self) -> None:
         call = self._call

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, cast
 
 import trio
 
@@ -17,8 +17,16 @@ from .._portal import in_trio_thread
 from ..errors import DriverConnectionError, DriverError, EndOfStream
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # for a default, which typing's own has from 3.13 on
+
     from ._generators import RemoteGenerator
     from ._raw_streams import RemoteStream
+
+    T = TypeVar("T", default=Any)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 __all__ = ["BlockingGenerator", "BlockingStream", "Run"]
 
@@ -30,18 +38,18 @@ class Run(Protocol):
         """Run `await function(*args)` there, and block until it has ended."""
 
 
-class BlockingGenerator(Generator[Any, None, Any]):
+class BlockingGenerator(Generator[T, None, Any]):
     """Iterates over a driver's generator from blocking code, in any one thread at a time.
 
     It is a generator like any other: `yield from` it gives what the driver's generator returned,
     `close()` ends the driver's code and waits for that, and so does the end of a `with` block.
     """
 
-    def __init__(self, run: Run, remote: RemoteGenerator) -> None:
+    def __init__(self, run: Run, remote: RemoteGenerator[T]) -> None:
         self._run = run
         self._remote = remote
 
-    def __next__(self) -> Any:
+    def __next__(self) -> T:
         """Give the next item. Blocks; Ctrl-C ends the driver's generator.
 
         Raises:
@@ -49,7 +57,7 @@ class BlockingGenerator(Generator[Any, None, Any]):
             DriverError: It failed; all items from before that were given.
         """
         try:
-            return self._run(self._remote.__anext__)
+            return cast("T", self._run(self._remote.__anext__))
         except StopAsyncIteration:
             value = self._remote.value
         except KeyboardInterrupt:
@@ -58,7 +66,7 @@ class BlockingGenerator(Generator[Any, None, Any]):
             raise
         raise StopIteration(value)
 
-    def send(self, value: Any) -> Any:
+    def send(self, value: Any) -> T:
         """The same as `next`: a driver's generator takes nothing.
 
         Raises:

@@ -24,6 +24,7 @@ from .._text import named, quoted
 from ..errors import ClientImportError, HandshakeError
 from ._base import DriverClient, StubDriverClient
 from ._channel import Channel
+from ._methods import methods_of, printable
 from ._remote import Remote
 
 __all__ = ["DEFAULT_ALLOW", "build_tree"]
@@ -113,14 +114,14 @@ def _build(
         uuid = UUID(node.uuid)
     except ValueError:
         raise HandshakeError(f"the exporter's report: {who} has no valid uuid") from None
-    remote = Remote(channel, node.target, who)
+    remote = Remote(channel, node.target, who, methods_of(node), printable(node.doc))
     try:
         cls = _client_class(node.client, who, allow)
     except ClientImportError as exc:
         return StubDriverClient(
             uuid=uuid,
             labels=node.labels,
-            channel=remote,
+            channel=Remote(channel, node.target, who),  # without methods: none can be used
             children=children,
             portal=portal,
             missing=str(exc),

@@ -1,1 +1,12 @@
-"""Import paths of the published driver API; no code of its own."""
+"""What drivers and their clients are put together from.
+
+The two listeners are async context managers that call a handler with each connection; the names are
+those that existing drivers import.
+"""
+
+from __future__ import annotations
+
+from .._forward import listen_tcp as TemporaryTcpListener  # noqa: N812 - as drivers import it
+from .._forward import listen_unix as TemporaryUnixListener  # noqa: N812
+
+__all__ = ["TemporaryTcpListener", "TemporaryUnixListener"]

@@ -15,7 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+from .._transfer import MAX_BYTES
 from ..errors import ConfigurationError
+from ._http import IDLE
+from ._resources import Resource
 
 __all__ = ["Driver", "run_alone", "walk"]
 
@@ -60,6 +63,35 @@ class Driver(ABC):
 
         A string, so that the exporter need not import what only the test's machine has.
         """
+
+    def resource(
+        self, handle: str | UUID, *, max_bytes: int = MAX_BYTES, timeout: float = IDLE
+    ) -> Resource:
+        """Open what a client has lent to this driver, or a URL, for the length of a block.
+
+        In an `async` method `async with self.resource(handle) as stream` gives a Trio stream, with
+        `receive_some` and `async for`, or `send_all`. In a plain one `with self.resource(handle) as
+        file` gives a binary file. Whether it can be read or written was the client's choice. Any
+        number of bytes passes in constant memory. What was written has all been sent when the block
+        is left; leaving it by an exception tells the client that bytes are missing.
+
+        Args:
+            handle: What the client passed: what its `local_file` or `resource` block has given, to
+                be used once and within that block, or an `http://` or `https://` URL, which this
+                exporter fetches (an extra) with at most 5 redirects, and none from https to http.
+            max_bytes: How many may be read in all, expanded if they come compressed. 64 GiB:
+                larger than the cards that are flashed.
+            timeout: Seconds that the server of a URL may be silent.
+
+        Returns:
+            Both a context manager and an async one.
+
+        Raises:
+            ResourceError: (on entering) There is no such resource at this driver, it was used
+                already, was lent by another client, or a server answers with something else.
+            MissingExtra: (on entering) It takes an extra that is not installed.
+        """
+        return Resource(self.resources, handle, max_bytes=max_bytes, timeout=timeout)
 
     def extra_labels(self) -> dict[str, str]:
         """Give labels that are found out rather than configured; they win over `labels`."""

@@ -99,6 +99,11 @@ class Bridge:
         self._down = trio.CancelScope()
         self._failure: Exception | None = None
 
+    @property
+    def closed(self) -> bool:
+        """True once the client reads no more."""
+        return self._down.cancel_called
+
     def client_closed(self) -> None:
         """The client reads no more. What it has sent before is still delivered. Synchronous."""
         self._down.cancel()

@@ -2,8 +2,7 @@
 
 The table is built from the class, with `getattr_static`, once: an override that is not exported
 hides what it overrides, and no name from the wire ever reaches `getattr` on an instance, so a
-property is never evaluated because a peer named it. This file knows no connection and no other
-room.
+property is never evaluated because a peer named it. This file knows no connection.
 """
 
 from __future__ import annotations
@@ -13,36 +12,54 @@ import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, overload
 from weakref import WeakKeyDictionary
 
 import msgspec
 
 from .._messages import Kind
+from ._signature import Fit, doc_of, fit_of, signature_of, text_of
 
 __all__ = ["Exported", "export", "exports_of", "exportstream"]
 
 _MARK: Final = "__jumpstarter_export__"
+_UNBOUND: Final = (staticmethod, classmethod)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def export(function: F) -> F:
+@overload
+def export(function: F) -> F: ...
+@overload
+def export(*, strict: bool) -> Callable[[F], F]: ...
+def export(function: F | None = None, *, strict: bool = False) -> F | Callable[[F], F]:
     """Let clients call a driver's method, by its name.
 
     A plain or `async` method is called by `DriverClient.call`, one that yields (plain or `async`)
     by `DriverClient.streamingcall`. Plain methods and generators run in a worker thread, so they
-    may block; `async` ones run in a Trio task. Arguments and results are what MessagePack carries.
+    may block; `async` ones run in a Trio task.
+
+    An argument arrives as the type that its parameter is annotated with, where that is a rich one:
+    a dataclass, Struct, attrs class, pydantic model, enum, UUID, Decimal, date, time, path, tuple,
+    set, or a list, dict or union that has such parts. What does not fit is refused, and the method
+    not run. Plain annotations (`int`, `str`, `list`, ...) are not checked: drivers take today what
+    their authors did not foresee, and go on doing so.
 
     Args:
         function: The method. It comes back unchanged, with a mark on it.
+        strict: Check plain annotations too, as in `@export(strict=True)`. An annotation that cannot
+            be checked is a ConfigurationError when the driver is served.
 
     Raises:
         TypeError: It is no method that a class defines: a property, or a builtin.
     """
-    inner = inspect.unwrap(getattr(function, "raw_function", function))
-    yields = inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner)
-    return _mark(function, Kind.GENERATOR if yields else Kind.UNARY)
+
+    def mark(function: F) -> F:
+        inner = inspect.unwrap(getattr(function, "raw_function", function))
+        yields = inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner)
+        return _mark(function, _Mark(Kind.GENERATOR if yields else Kind.UNARY, strict))
+
+    return mark if function is None else mark(function)
 
 
 def exportstream(function: F) -> F:
@@ -58,24 +75,43 @@ def exportstream(function: F) -> F:
     Raises:
         TypeError: It is no method that a class defines: a property, or a builtin.
     """
-    return _mark(function, Kind.STREAM)
+    return _mark(function, _Mark(Kind.STREAM))
 
 
-def _mark(function: F, kind: Kind) -> F:
+class _Mark(msgspec.Struct, frozen=True):
+    """What a decorator says of a method."""
+
+    kind: Kind
+    strict: bool = False
+
+
+def _mark(function: F, mark: _Mark) -> F:
     if _binds(function):
         with suppress(AttributeError):  # a property takes no mark
-            setattr(function, _MARK, kind)
+            setattr(function, _MARK, mark)
             return function
     text = f"a {type(function).__name__} cannot be exported; write a method, and export that"
     raise TypeError(text)
 
 
 class Exported(msgspec.Struct, frozen=True):
-    """One exported method of a class."""
+    """One exported method of a class.
+
+    Attributes:
+        name: By which it is called.
+        kind: How it is called.
+        function: The attribute as it stands in the class: a function, or another descriptor.
+        fit: Converts arguments; None where the annotations ask for nothing.
+        signature: How to call it, as text; empty if that cannot be told.
+        doc: What it says of itself.
+    """
 
     name: str
     kind: Kind
-    function: Any  # the attribute as it stands in the class: a function, or another descriptor
+    function: Any
+    fit: Fit | None = None
+    signature: str = ""
+    doc: str = ""
 
     def bind(self, instance: object) -> Callable[..., Any]:
         """Give the method bound to a driver."""
@@ -98,18 +134,29 @@ def _build(cls: type) -> dict[str, Exported]:
     table: dict[str, Exported] = {}
     for name in sorted({name for base in cls.__mro__ for name in vars(base)}):
         attribute = inspect.getattr_static(cls, name)
-        kind = _kind_of(attribute)
-        if kind is not None:
-            table[name] = Exported(name, kind, attribute)
+        mark = _mark_of(attribute)
+        if mark is not None:
+            table[name] = _exported(cls, name, attribute, mark)
     return table
 
 
-def _kind_of(attribute: object) -> Kind | None:
+def _exported(cls: type, name: str, attribute: Any, mark: _Mark) -> Exported:
+    function = attribute.__func__ if isinstance(attribute, _UNBOUND) else attribute
+    function = getattr(function, "raw_function", function)
+    signature = signature_of(function, takes_self=not isinstance(attribute, staticmethod))
+    names = next(vars(base) for base in cls.__mro__ if name in vars(base))
+    title = f"{name!r} of {cls.__module__}.{cls.__qualname__}"
+    fit = fit_of(inspect.unwrap(function), signature, names, title, strict=mark.strict)
+    doc = doc_of(function) if callable(function) else ""  # a partialmethod has its class's
+    return Exported(name, mark.kind, attribute, fit, text_of(signature), doc)
+
+
+def _mark_of(attribute: object) -> _Mark | None:
     """Find the mark without running code of the attribute's: it can be anything."""
-    kind = inspect.getattr_static(attribute, _MARK, None)
-    if kind is None and isinstance(attribute, (staticmethod, classmethod)):
-        kind = inspect.getattr_static(attribute.__func__, _MARK, None)
-    return kind if _binds(attribute) else None
+    mark = inspect.getattr_static(attribute, _MARK, None)
+    if mark is None and isinstance(attribute, _UNBOUND):
+        mark = inspect.getattr_static(attribute.__func__, _MARK, None)
+    return mark if _binds(attribute) else None
 
 
 def _binds(attribute: object) -> bool:

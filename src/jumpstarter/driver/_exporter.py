@@ -5,14 +5,18 @@ This file knows no connection.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import trio
 
 from .._journal import Journal
 from .._limits import DEFAULT_LIMITS, Limits
 from .._messages import Node
 from ._door import Door
-from ._export import export, exports_of
+from ._export import export, exports_of, exportstream
 from ._lanes import Lanes
+from ._resources import Loan, lending
 from ._tree import DeviceTree, Target
 
 __all__ = ["Exporter"]
@@ -27,6 +31,12 @@ class _Service:
     @export
     async def report(self) -> list[Node]:
         return self._tree.nodes
+
+    @exportstream
+    @asynccontextmanager
+    async def lend(self, target: int, mode: str, encoding: str) -> AsyncIterator[Loan]:
+        with lending(self._tree.driver_at(target).resources, mode, encoding) as loan:
+            yield loan
 
 
 class Exporter:

@@ -44,8 +44,10 @@ from .._transport import transport_for
 from .._version import __version__
 from ..errors import ArgumentError, Code, HandshakeError
 from ._bridge import Bridge, device_stream
+from ._export import Exported
 from ._exporter import Exporter
 from ._lanes import NoThreadError
+from ._resources import Loan, calling
 
 __all__ = ["Session"]
 
@@ -77,7 +79,7 @@ class _Call:
         self.scope = trio.CancelScope()
         self.changed = Signal()
         self.stream = SlotStream(connection, slot) if head.kind is Kind.STREAM else None
-        self.bridge = None if self.stream is None else Bridge(self.stream)
+        self.bridge: Bridge | Loan | None = None if self.stream is None else Bridge(self.stream)
         self.late = False  # its deadline has passed
         if head.timeout_ms and head.kind is Kind.UNARY:
             self.scope.deadline = trio.current_time() + head.timeout_ms / 1000
@@ -232,6 +234,7 @@ class Session:
 
     async def _answer(self, call: _Call) -> None:
         nesting.set(Nesting.NESTED if call.head.nested else Nesting.CALLED)
+        calling.set(self)
         result: bytearray | None = None
         error: tuple[int, ErrorBody] | None = None
         try:
@@ -300,10 +303,10 @@ class Session:
 
     async def _perform(self, call: _Call) -> bytearray:
         head = call.head
-        method = self._find(head)
+        exported, method = self._find(head)
         if self._connection.full:  # do not begin what the client would not take the answer of
             await self._connection.room()
-        args, kwargs = self._arguments(head, call.take_body())
+        args, kwargs = self._arguments(head, exported, call.take_body())
         await trio.lowlevel.checkpoint_if_cancelled()  # a CANCEL came with the CALL: do not begin
         try:
             return await self._run(call, method, args, kwargs)
@@ -331,7 +334,7 @@ class Session:
             nursery.start_soon(self._watch_deadline, call)
             return await answer(call, method, args, kwargs)
 
-    def _find(self, head: CallHead) -> Callable[..., Any]:
+    def _find(self, head: CallHead) -> tuple[Exported, Callable[..., Any]]:
         targets = self._exporter.targets
         if head.target >= len(targets):
             text = f"there is no driver at address {head.target}; the tree has {len(targets) - 1}"
@@ -344,9 +347,11 @@ class Session:
             _refuse(Code.UNIMPLEMENTED, text)
         if exported.kind is not head.kind:
             _refuse(Code.UNIMPLEMENTED, f"it is {_HOW_TO_CALL[exported.kind]}")
-        return exported.bind(target.instance)
+        return exported, exported.bind(target.instance)
 
-    def _arguments(self, head: CallHead, body: bytes) -> tuple[list[Any], dict[str, Any]]:
+    def _arguments(
+        self, head: CallHead, exported: Exported, body: bytes
+    ) -> tuple[list[Any], dict[str, Any]]:
         try:
             args = decode_value(body, self._exporter.limits)
         except ArgumentError as exc:
@@ -354,6 +359,11 @@ class Session:
         kwargs = args.pop() if isinstance(args, list) and args and head.keywords else {}
         if not isinstance(args, list) or not isinstance(kwargs, dict):
             _refuse(Code.INVALID_ARGUMENT, "its arguments are no array")
+        if exported.fit is not None:
+            try:
+                exported.fit(args, kwargs)
+            except ArgumentError as exc:
+                _refuse(Code.INVALID_ARGUMENT, f"its {exc}")
         return args, kwargs
 
     def _encode(self, value: object, what: str) -> bytearray:
@@ -421,7 +431,7 @@ class Session:
     async def _stream(
         self, call: _Call, method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
     ) -> bytearray:
-        assert call.bridge is not None
+        assert isinstance(call.bridge, Bridge)
         manager = method(*args, **kwargs)
         if not isinstance(manager, AbstractAsyncContextManager):
             if inspect.iscoroutine(manager):
@@ -429,11 +439,27 @@ class Session:
             text = "an exportstream method is an asynccontextmanager"
             _refuse(Code.INTERNAL, f"{text}; this one gave {manager!r:.100}")
         async with manager as stream:
-            device = device_stream(stream)
-            self._rules.accept(call.slot, encode_value(None))
-            self._connection.flush()
-            await call.bridge.run(device)
+            if isinstance(stream, Loan):
+                await self._lend(call, stream)
+            else:
+                device = device_stream(stream)
+                self._accept(call, None)
+                await call.bridge.run(device)
         return bytearray(ROOM + NIL)
+
+    async def _lend(self, call: _Call, loan: Loan) -> None:
+        """Let a driver have the client's stream itself, until the client takes it back."""
+        assert call.stream is not None
+        loan.stream = call.stream
+        if isinstance(call.bridge, Bridge) and call.bridge.closed:
+            loan.client_closed()
+        call.bridge = loan
+        self._accept(call, str(loan.handle))
+        await loan.run()
+
+    def _accept(self, call: _Call, metadata: object) -> None:
+        self._rules.accept(call.slot, encode_value(metadata))
+        self._connection.flush()
 
 
 class _Refusal(Exception):

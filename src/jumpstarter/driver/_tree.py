@@ -14,12 +14,16 @@ from .._messages import Node, decode_nodes, encode_value
 from ..errors import ArgumentError, ConfigurationError
 from ._base import Driver, run_alone, walk
 from ._export import Exported, exports_of
+from ._signature import doc_of
 
 __all__ = ["DeviceTree", "Target"]
 
 _logger = logging.getLogger("jumpstarter.exporter")
 
 MAX_DRIVERS: Final = 65535  # an address has two bytes in a CALL, and 0 is the exporter's
+# Characters of all docstrings and signatures in a report: what a client waits for when it connects.
+MAX_TEXTS: Final = 1024 * 1024
+_ONE_TEXT: Final = 64  # what each is charged beside its length, as an empty one costs room too
 
 _CLIENT_LABEL = "jumpstarter.dev/client"
 _NAME_LABEL = "jumpstarter.dev/name"
@@ -51,6 +55,7 @@ class DeviceTree:
         self._drivers: dict[int, tuple[Driver, str]] = {}  # each once, after all of its parents
         self.targets: list[Target] = []
         self.nodes: list[Node] = []
+        self._texts = MAX_TEXTS  # that still fit the report
         addresses: dict[int, int] = {}
         for driver, parent, name in walk(root):
             address = len(self.targets) + 1
@@ -87,8 +92,34 @@ class DeviceTree:
             labels=labels,
             client=client,
             methods={export.name: int(export.kind) for export in exports.values()},
+            doc=self._text(doc_of(cls)),
+            signatures=self._of_methods({name: each.signature for name, each in exports.items()}),
+            docs=self._of_methods({name: each.doc for name, each in exports.items()}),
         )
         self.nodes.append(_readable(node, title))
+
+    def driver_at(self, target: int) -> Driver:
+        """Give the driver with this address.
+
+        Raises:
+            ValueError: There is none.
+        """
+        if target not in range(1, len(self.targets) + 1):
+            raise ValueError(f"there is no driver at address {target!r:.100}")
+        driver = self.targets[target - 1].instance
+        assert isinstance(driver, Driver)
+        return driver
+
+    def _of_methods(self, texts: dict[str, str]) -> dict[str, str]:
+        return {name: text for name in texts if (text := self._text(texts[name]))}
+
+    def _text(self, text: str) -> str:
+        """Give a text that still fits the report, or nothing."""
+        cost = len(text) + _ONE_TEXT
+        if not text or cost > self._texts:
+            return ""
+        self._texts -= cost
+        return text
 
     async def reset(self) -> None:
         """Run every driver's `reset`, parents before children. What one raises is logged."""

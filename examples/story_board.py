@@ -1,0 +1,63 @@
+"""The board of the story: a login on its serial line, and a web page on its network.
+
+It is a program of its own that knows nothing of jumpstarter, and runs as long as it has power. Its
+line is stdin and stdout; the socket that its web server listens on is the file descriptor named by
+its argument.
+"""
+
+from __future__ import annotations
+
+import http.server
+import os
+import socket
+import sys
+import threading
+
+PAGE = b"<h1>It boots</h1>\n"
+_STDIN, _STDOUT = 0, 1
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    """Shows the one page there is."""
+
+    def do_GET(self) -> None:
+        """Answer a browser."""
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(PAGE)))
+        self.end_headers()
+        self.wfile.write(PAGE)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+        """Say nothing: stderr is the exporter's."""
+
+
+def serve_page(listener: socket.socket) -> None:
+    """Serve the page for as long as there is power."""
+    address = listener.getsockname()
+    server = http.server.ThreadingHTTPServer(address, Page, bind_and_activate=False)
+    server.socket = listener
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+
+def ask(prompt: str) -> str:
+    """Prompt, and read a line."""
+    os.write(_STDOUT, prompt.encode())
+    typed = b""
+    while not typed.endswith((b"\r", b"\n")):
+        typed += os.read(_STDIN, 1)
+    return typed.decode("ascii", "replace").strip()
+
+
+def main() -> None:
+    """Boot, let somebody log in, and answer until the power goes."""
+    serve_page(socket.socket(fileno=int(sys.argv[1])))
+    os.write(_STDOUT, b"booting...\r\n")
+    while (name := ask("board login: ")) != "root":
+        os.write(_STDOUT, f"no such user: {name}\r\n".encode())
+    while True:
+        command = ask("# ")
+        os.write(_STDOUT, f"{command}: not found\r\n".encode())
+
+
+if __name__ == "__main__":
+    main()

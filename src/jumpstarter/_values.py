@@ -1,0 +1,291 @@
+"""Python's types to and from what the wire carries: the one place that converts.
+
+Outward, msgspec writes most types by itself; `to_wire` gives the nearest form of the others, and
+`fault` says what of a value has none, and where it is. Inward, a value has been decoded to plain
+types, and `convert` makes of it the type that somebody has asked for, or says what does not fit,
+and where. Which annotations of existing code ask for that is `weigh`'s decision: what they took
+as plain values before, they go on taking.
+
+pydantic is never imported: a model is known by the methods that all models have. This file knows
+no frames, drivers or clients.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import inspect
+import types
+import typing
+import uuid
+from collections import abc
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import PurePath
+from typing import Any, Final, Literal, Union
+
+import msgspec
+
+from .errors import ArgumentError
+
+__all__ = ["Weight", "check_type", "convert", "fault", "title_of", "to_wire", "weigh"]
+
+_MAX_PATH: Final = 500  # characters of a path to what cannot be sent; it is not followed further
+_MAX_TITLE: Final = 200  # characters of a type's name in a message
+
+
+# ------------------------------------------------------------------------------------- outward
+
+
+def to_wire(value: Any) -> Any:
+    """Give a form that msgspec can write, of a value that it cannot.
+
+    Raises:
+        TypeError: There is none.
+    """
+    if isinstance(value, PurePath):
+        return _path_to_wire(value)
+    if _is_model(type(value)):
+        return value.model_dump(by_alias=False, round_trip=True)
+    for plain in _PLAIN_BASES:
+        if isinstance(value, plain):  # of a class derived from it, which msgspec does not look at
+            return plain.__getnewargs__(value)[0]  # the value itself, whatever that class redefines
+    raise TypeError(f"a {title_of(type(value))} has no form on the wire")
+
+
+_PLAIN_BASES: Final[tuple[Any, ...]] = (str, int, float, bytes)
+
+
+def _path_to_wire(path: PurePath) -> str | bytes:
+    """A name that is no UTF-8 goes as bytes, which lose nothing."""
+    text = str(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode(errors="surrogateescape")
+    return text
+
+
+def fault(value: object, encode: Callable[[object], object], root: str) -> str:
+    """Say what of a value cannot be encoded, why, and where in it that is.
+
+    Args:
+        value: What `encode` refuses.
+        encode: The encoder. It is tried on ever smaller parts.
+        root: How the text names the value itself.
+    """
+    path = root
+    with suppress(Exception):  # of the value's own code, which runs when it is looked at
+        while (step := _step_to_fault(value, encode)) is not None and len(path) < _MAX_PATH:
+            path += step[0]
+            value = step[1]
+    failure = _failure(encode, value)
+    if isinstance(failure, RecursionError):
+        return f"a {title_of(type(value))} is nested too deeply, or contains itself"
+    return f"{_reason(value, failure)} - at `{path}`"
+
+
+def _step_to_fault(value: object, encode: Callable[[object], object]) -> tuple[str, object] | None:
+    """Give the first part that cannot be encoded, with the way to it; None if it is no part."""
+    for step, part in _parts(value):
+        if _failure(encode, part) is not None:
+            return step, part
+    return None
+
+
+def _failure(encode: Callable[[object], object], value: object) -> Exception | None:
+    try:
+        encode(value)
+    except Exception as exc:  # noqa: BLE001 - of the value's own code, too
+        return exc
+    return None
+
+
+def _reason(value: object, exc: Exception | None) -> str:
+    if isinstance(exc, OverflowError) and isinstance(value, int):
+        return "an integer is outside -2**63 to 2**64-1; send it as a string"
+    if isinstance(exc, UnicodeEncodeError):
+        return f"a string is not valid Unicode ({exc.reason} at {exc.start}); send bytes instead"
+    title = title_of(type(value))
+    return str(exc) if title in str(exc) else f"a {title} cannot be sent: {exc}"
+
+
+def _parts(value: Any) -> Iterator[tuple[str, object]]:
+    """Give what a value consists of, each with the step that leads to it."""
+    if isinstance(value, dict):
+        yield from ((f"[key {key!r:.50}]", key) for key in value)
+        yield from ((f"[{key!r:.50}]", part) for key, part in value.items())
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from ((f"[{index}]", part) for index, part in enumerate(value))
+    elif not isinstance(value, type):
+        names: Any = getattr(type(value), "__struct_fields__", ())
+        if dataclasses.is_dataclass(value):
+            names = [field.name for field in dataclasses.fields(value)]
+        elif hasattr(type(value), "__attrs_attrs__"):
+            names = [attribute.name for attribute in type(value).__attrs_attrs__]
+        yield from ((f".{name}", getattr(value, name)) for name in names if hasattr(value, name))
+
+
+# -------------------------------------------------------------------------------------- inward
+
+
+def convert(value: object, type_: Any, name: str) -> Any:
+    """Make a value of the type that was asked for from what the wire has carried.
+
+    It runs what such a type runs when one is made, a `__post_init__` or a validator.
+
+    Args:
+        value: As `decode_value` gave it.
+        type_: A type that `check_type` has passed.
+        name: How messages name the value, where they say the path to what is wrong in it.
+
+    Raises:
+        ArgumentError: It "does not fit", as the text begins; it goes on with the type and the path.
+    """
+    try:
+        return msgspec.convert(value, type_, builtin_types=_BYTES, dec_hook=_from_wire)
+    except Exception as exc:  # whatever the type's own code raises, the value did not fit it
+        detail = str(exc) if isinstance(exc, msgspec.ValidationError) else f"{exc!r}"
+        detail = detail.replace("`$", f"`{name}")  # msgspec's sign for the value as a whole
+        raise ArgumentError(f"does not fit {title_of(type_)}: {detail}") from exc
+
+
+# Without this a str would be taken for bytes in base64.
+_BYTES: Final = (bytes, bytearray, memoryview)
+
+
+def _from_wire(type_: Any, value: Any) -> Any:
+    """Make a value of a type that msgspec does not know."""
+    if isinstance(type_, type) and issubclass(type_, PurePath):
+        if isinstance(value, bytes):
+            value = value.decode(errors="surrogateescape")
+        return type_(value)
+    if _is_model(type_):
+        return _model(type_, value)
+    if type_ is object or (isinstance(type_, type) and isinstance(value, type_)):
+        return value
+    raise ValueError(f"nothing that crosses the wire becomes a {title_of(type_)}")
+
+
+def _model(type_: Any, value: object) -> object:
+    try:
+        return type_.model_validate(value, by_alias=True, by_name=True)
+    except ValueError as exc:
+        errors = getattr(exc, "errors", None)
+        if errors is None:
+            raise
+        faults = [(".".join(map(str, each["loc"])) or "it", each["msg"]) for each in errors()]
+        raise ValueError("; ".join(f"{where}: {what}" for where, what in faults)) from exc
+
+
+def check_type(type_: Any) -> None:
+    """See to it that `convert` can make this type.
+
+    Raises:
+        ArgumentError: It cannot: the type is none of those that cross the wire, a union that
+            cannot be told apart there, or a name in it is not defined.
+    """
+    if weigh(type_) is Weight.UNKNOWN:
+        text = f"nothing that crosses the wire becomes a {title_of(type_)}"
+        raise ArgumentError(f"{text}; it takes the types that are listed in docs/values.md")
+    try:
+        msgspec.msgpack.Decoder(type_, dec_hook=_from_wire)
+    except Exception as exc:
+        raise ArgumentError(f"no value can be made to fit {title_of(type_)}: {exc}") from exc
+
+
+# ----------------------------------------------------------------------------- what is asked for
+
+
+class Weight(enum.IntEnum):
+    """What an annotation asks of a value. Of a compound one, the greatest among its parts."""
+
+    PLAIN = 0  # nothing, or one of the types in which the wire carries values
+    RICH = 1  # a type that a value must be converted to
+    UNKNOWN = 2  # what no value from the wire can become
+
+
+_PLAIN: Final = frozenset(
+    {None, types.NoneType, bool, int, float, str, bytes, list, dict, Any, object}
+)
+_RICH: Final = (
+    uuid.UUID,
+    decimal.Decimal,
+    dt.date,
+    dt.time,
+    dt.timedelta,
+    PurePath,
+    enum.Enum,
+    msgspec.Struct,
+    tuple,
+    set,
+    frozenset,
+    bytearray,
+    memoryview,
+)
+# In what the wire has only one array and one map for; `set`'s kin must be made.
+_COMPOUND: Final[dict[Any, Weight]] = {
+    list: Weight.PLAIN,
+    dict: Weight.PLAIN,
+    abc.Collection: Weight.PLAIN,
+    abc.Sequence: Weight.PLAIN,
+    abc.MutableSequence: Weight.PLAIN,
+    abc.Mapping: Weight.PLAIN,
+    abc.MutableMapping: Weight.PLAIN,
+    Union: Weight.PLAIN,
+    types.UnionType: Weight.PLAIN,
+    tuple: Weight.RICH,
+    set: Weight.RICH,
+    frozenset: Weight.RICH,
+    abc.Set: Weight.RICH,
+    abc.MutableSet: Weight.RICH,
+}
+
+
+def weigh(annotation: Any, within: frozenset[Any] = frozenset()) -> Weight:
+    """Tell what an annotation asks for. Gives an answer for anything.
+
+    Args:
+        annotation: A type, or what typing has made of some.
+        within: The aliases that it is part of: one may be made of itself.
+    """
+    if isinstance(annotation, typing.NewType):
+        return weigh(annotation.__supertype__, within)
+    if type(annotation).__name__ == "TypeAliasType":  # of a `type` statement
+        is_known = annotation in within
+        return Weight.PLAIN if is_known else weigh(annotation.__value__, within | {annotation})
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        inner, *metadata = parts
+        constrained = any(isinstance(each, msgspec.Meta) for each in metadata)
+        return max(weigh(inner, within), Weight.RICH if constrained else Weight.PLAIN)
+    if origin is Literal or typing.is_typeddict(annotation):
+        return Weight.PLAIN
+    if origin in _COMPOUND:
+        weights = [weigh(part, within) for part in parts if part is not ...]
+        return max([_COMPOUND[origin], *weights])
+    return _weigh_class(annotation if origin is None else origin)
+
+
+def _weigh_class(cls: Any) -> Weight:
+    if not isinstance(cls, abc.Hashable):
+        return Weight.UNKNOWN
+    if cls in _PLAIN or cls in _COMPOUND:
+        return Weight.PLAIN if cls in _PLAIN else _COMPOUND[cls]
+    if not isinstance(cls, type):
+        return Weight.UNKNOWN
+    is_record = dataclasses.is_dataclass(cls) or hasattr(cls, "__attrs_attrs__")
+    return Weight.RICH if is_record or issubclass(cls, _RICH) or _is_model(cls) else Weight.UNKNOWN
+
+
+def _is_model(cls: Any) -> bool:
+    """Tell if something is a pydantic model's class."""
+    names = ("__pydantic_validator__", "model_dump", "model_validate")
+    return isinstance(cls, type) and all(hasattr(cls, name) for name in names)
+
+
+def title_of(type_: Any) -> str:
+    """Name a type for a message."""
+    return f"{inspect.formatannotation(type_):.{_MAX_TITLE}}"

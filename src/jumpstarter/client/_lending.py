@@ -1,0 +1,355 @@
+"""What a client lends to a driver: a source that the driver reads, or a sink that it writes.
+
+While the block that lends is open, a task carries the bytes between the source or sink and a raw
+stream. What its own end fails with is what the block raises, and the driver never takes bytes that
+were cut short for all of them, nor does a sink.
+
+This file knows raw streams, and nothing of portals or of client classes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from io import FileIO, RawIOBase
+from pathlib import Path
+from typing import Any, Final, Protocol
+from uuid import uuid4
+
+import trio
+
+from .._background import open_background
+from .._transfer import MAX_BYTES, PIECE, Inflow, Outflow, Pieces, pipe
+from ..errors import ArgumentError, DriverError
+from ._progress import Meter, Progress, meter_for
+from ._raw_streams import RemoteStream
+
+__all__ = ["COLLECTED", "Lending", "file_sink", "file_source", "sink_of", "source_of"]
+
+_READ: Final = 8 * PIECE  # of a file at once: the way to a worker thread costs as much as one piece
+_READ_AHEAD: Final = 1
+COLLECTED: Final = 8  # pieces that are written to a file at once
+_WRITE_AFTER: Final = 16  # pieces that may wait for one that is being written
+
+
+class Source(Protocol):
+    """Gives the next pieces, an empty list at the end."""
+
+    def __call__(self) -> Awaitable[Pieces]: ...
+
+
+class Sink(Protocol):
+    """Takes pieces."""
+
+    def __call__(self, pieces: Pieces) -> Awaitable[object]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lending:
+    """What is lent, and how.
+
+    Attributes:
+        title: How a progress bar names it.
+        source: Opens what the driver reads, and says how many bytes it has if that is known.
+        sink: Opens what the driver writes, instead.
+        collect: How many pieces a sink is given at once, unless they are the last ones.
+        compress: Let zstd make the bytes fewer on their way.
+        progress: See `Progress`.
+        max_bytes: How many a driver may write, once expanded.
+    """
+
+    title: str
+    source: AbstractAsyncContextManager[tuple[Source, int | None]] | None = None
+    sink: AbstractAsyncContextManager[Sink] | None = None
+    collect: int = 1
+    compress: bool = False
+    progress: Progress = None
+    max_bytes: int = MAX_BYTES
+
+    @property
+    def mode(self) -> str:
+        """What the driver does, as the exporter is told."""
+        return "read" if self.source is not None else "write"
+
+    @property
+    def encoding(self) -> str:
+        """How the bytes are compressed, as the exporter is told."""
+        return "zstd" if self.compress else ""
+
+    @asynccontextmanager
+    async def carry(self, stream: RemoteStream) -> AsyncIterator[str]:
+        """Carry the bytes for the length of the block.
+
+        Args:
+            stream: Was opened for it; is closed at the end.
+
+        Yields:
+            The handle.
+        """
+        try:
+            handle = stream.metadata
+            if not isinstance(handle, str):
+                raise DriverError(f"the exporter gave the handle {handle!r:.100}, which is no text")
+            if self.source is not None:
+                async with (
+                    self.source as (read, size),
+                    meter_for(self.progress, self.title, size) as meter,
+                    _Reading(stream, read, meter, self.encoding).beside(),
+                ):
+                    yield handle
+            elif self.sink is not None:
+                async with (
+                    self.sink as write,
+                    meter_for(self.progress, self.title, None) as meter,
+                    _Writing(stream, write, meter, self).beside(),
+                ):
+                    yield handle
+        finally:
+            await stream.abort()
+
+
+class _Carrying:
+    """The task that carries bytes, beside a block.
+
+    Attributes:
+        failure: What our end has failed with.
+        complete: All bytes were carried.
+        done: No more will be.
+    """
+
+    def __init__(self, stream: RemoteStream) -> None:
+        self.stream = stream
+        self.failure: Exception | None = None
+        self.complete = False
+        self.done = trio.Event()
+
+    @asynccontextmanager
+    async def beside(self) -> AsyncIterator[None]:
+        """Run it beside the block. What our own end has failed with leaves in place of all else."""
+        try:
+            async with open_background() as nursery:
+                nursery.start_soon(self._run)
+                yield
+                await self.finish()
+        except DriverError as exc:  # often only what came of it at the driver's end
+            if self.failure is not None:
+                raise self.failure from exc
+            raise
+        if self.failure is not None:
+            raise self.failure
+
+    async def _run(self) -> None:
+        try:
+            await self.carry()
+        except _Gone:
+            pass  # what that was, the stream tells
+        except Exception as exc:  # noqa: BLE001 - raised by `beside`
+            self.failure = exc
+            await self.stream.abort()  # the driver shall learn of it now
+        finally:
+            self.done.set()
+
+    async def carry(self) -> None:
+        """Carry bytes to their end."""
+        raise NotImplementedError
+
+    async def finish(self) -> None:
+        """The block was left as it should be."""
+        raise NotImplementedError
+
+
+class _Reading(_Carrying):
+    """The driver reads."""
+
+    def __init__(self, stream: RemoteStream, read: Source, meter: Meter, encoding: str) -> None:
+        super().__init__(stream)
+        self._read = read
+        self._meter = meter
+        self._flow = Outflow(partial(_remotely, stream.send_all), encoding)
+
+    async def carry(self) -> None:
+        await pipe(self._read, self._send, _READ_AHEAD)
+        await self._flow.finish()
+        await _remotely(self.stream.send_eof)
+        self.complete = True
+
+    async def _send(self, pieces: Pieces) -> None:
+        for piece in pieces:
+            await self._flow.send_all(piece)
+            self._meter.advance(len(piece))
+
+    async def finish(self) -> None:
+        """Let the driver take the rest, if all was sent; otherwise, it is taken back."""
+        if self.complete:
+            await self.stream.aclose()
+
+
+class _Writing(_Carrying):
+    """The driver writes."""
+
+    def __init__(self, stream: RemoteStream, write: Sink, meter: Meter, how: Lending) -> None:
+        super().__init__(stream)
+        receive = partial(_remotely, stream.receive_some)
+        self._flow = Inflow(receive, how.encoding, how.max_bytes)
+        self._collect = how.collect
+        self._write = write
+        self._meter = meter
+
+    async def carry(self) -> None:
+        await pipe(self._receive, self._take, _WRITE_AFTER // self._collect)
+        self.complete = True
+
+    async def _receive(self) -> list[bytes]:
+        pieces: list[bytes] = []
+        while len(pieces) < self._collect and (data := await self._flow.receive_some()):
+            pieces.append(data)
+        return pieces
+
+    async def _take(self, pieces: Pieces) -> None:
+        await self._write(pieces)
+        self._meter.advance(sum(map(len, pieces)))
+
+    async def finish(self) -> None:
+        """Wait until the driver has written all, and it is where it belongs."""
+        with suppress(_Gone):
+            await _remotely(self.stream.send_eof)
+        await self.done.wait()
+        if self.failure is None:
+            await self.stream.aclose()
+            self.stream.check()
+            if not self.complete:
+                raise DriverError("the client was closed before the driver had written all")
+
+
+class _Gone(Exception):
+    """The driver's end of the stream has gone."""
+
+
+async def _remotely(function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+    """Tell a failure of the stream to the driver from one of a stream that was lent."""
+    try:
+        return await function(*args)
+    except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+        raise _Gone from exc
+
+
+# ------------------------------------------------------------------------------------ both ends
+
+
+@asynccontextmanager
+async def file_source(path: Path) -> AsyncIterator[tuple[Source, int | None]]:
+    """Open a local file, to be read."""
+    file = await trio.to_thread.run_sync(FileIO, path)
+
+    # Memory that one thread takes and another gives back costs more than to copy it once.
+    buffers = itertools.cycle(memoryview(bytearray(_READ)) for _ in range(2 * _READ_AHEAD + 2))
+
+    def read() -> list[memoryview]:
+        buffer = next(buffers)
+        return _cut(buffer[: file.readinto(buffer)])
+
+    try:
+        status = os.fstat(file.fileno())
+        size = status.st_size if stat.S_ISREG(status.st_mode) else None
+        yield partial(trio.to_thread.run_sync, read), size
+    finally:
+        file.close()
+
+
+def _cut(data: memoryview) -> list[memoryview]:
+    return [data[start : start + PIECE] for start in range(0, len(data), PIECE)]
+
+
+@asynccontextmanager
+async def file_sink(path: Path) -> AsyncIterator[Sink]:
+    """Open a local file, to be written: it is there, under its name, once it is complete.
+
+    What is no regular file, a device for example, is written as it is.
+    """
+    file, part = await trio.to_thread.run_sync(_create, path)
+    try:
+        with file:
+            yield partial(_write_in_thread, file.write)
+        if part is not None:
+            part.replace(path)
+    except BaseException:
+        if part is not None:
+            part.unlink()
+        raise
+
+
+def _create(path: Path) -> tuple[RawIOBase, Path | None]:
+    """Open a file to write, and give the name that it has until it is complete, if it has one."""
+    if path.exists() and not path.is_file():
+        return path.open("wb", buffering=0), None
+    part = path.with_name(f".{path.name:.200}.{uuid4().hex}.part")
+    return part.open("xb", buffering=0), part
+
+
+@asynccontextmanager
+async def source_of(stream: Any, size: int | None) -> AsyncIterator[tuple[Source, int | None]]:
+    """Take what is lent for reading: a Trio stream, or a blocking binary one.
+
+    Args:
+        stream: That. A thread that waits in a blocking read when nobody wants it any more is left
+            to itself.
+        size: Bytes it will give, if that is known.
+
+    Raises:
+        ArgumentError: It is neither.
+    """
+    stream = getattr(stream, "wrapped", stream)  # of a Trio file
+    read: Callable[[], Awaitable[Any]]
+    if hasattr(stream, "receive_some"):
+        read = stream.receive_some
+    elif hasattr(stream, "read"):
+        blocking = getattr(stream, "read1", stream.read)
+        read = partial(trio.to_thread.run_sync, blocking, _READ, abandon_on_cancel=True)
+    else:
+        raise ArgumentError(f"a {type(stream).__name__} cannot be read: lend a binary stream")
+
+    async def read_pieces() -> list[memoryview]:
+        return _cut(memoryview(await read()))
+
+    yield read_pieces, size
+
+
+@asynccontextmanager
+async def sink_of(stream: Any) -> AsyncIterator[Sink]:
+    """Take what is lent for writing: a Trio stream, or a blocking binary one.
+
+    Raises:
+        ArgumentError: It is neither.
+    """
+    stream = getattr(stream, "wrapped", stream)
+    if hasattr(stream, "send_all"):
+
+        async def send(pieces: Pieces) -> None:
+            for piece in pieces:
+                await stream.send_all(piece)
+
+        yield send
+    elif hasattr(stream, "write"):
+        yield partial(_write_in_thread, stream.write)
+        if hasattr(stream, "flush"):
+            await trio.to_thread.run_sync(stream.flush)
+    else:
+        text = f"a {type(stream).__name__} cannot be written: lend a binary stream"
+        raise ArgumentError(text)
+
+
+async def _write_in_thread(write: Callable[[Any], int | None], pieces: Pieces) -> None:
+    """Write it all, however little of it an unbuffered file takes at once."""
+
+    def write_all() -> None:
+        for piece in pieces:
+            rest = memoryview(piece)
+            while rest:
+                rest = rest[write(rest) or len(rest) :]
+
+    await trio.to_thread.run_sync(write_all)

@@ -1,0 +1,179 @@
+"""What a report says of a driver's exported methods, as functions that a client has for attributes.
+
+A report is a peer's word. A name becomes an attribute only if it is an identifier without an
+underscore before it, so that no exporter can add what Python itself looks for in an object. Texts
+are shown and never evaluated: a signature is parsed for its names and kinds, and what stands there
+for a default or an annotation stays text.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+from .._messages import Kind, Node, cut
+
+__all__ = ["Method", "as_function", "described", "methods_of", "printable", "signature_from"]
+
+MAX_DOC: Final = 4096  # characters
+MAX_SIGNATURE: Final = 1024  # characters that are parsed: of a deep expression the parser recurses
+_ANYTHING: Final = inspect.Signature(
+    [
+        inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
+        inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD),
+    ]
+)
+_HOW: Final = {
+    Kind.UNARY: "Calls the driver's {name!r} and gives its result.",
+    Kind.GENERATOR: "Iterates over what the driver's {name!r} yields.",
+    Kind.STREAM: "Opens the driver's raw stream {name!r}, as a context manager.",
+}
+
+
+class Method(NamedTuple):
+    """An exported method, as it was reported.
+
+    Attributes:
+        name: An identifier.
+        kind: How it is called.
+        signature: As in its `def`, or empty.
+        doc: Its docstring, or empty.
+    """
+
+    name: str
+    kind: Kind
+    signature: str
+    doc: str
+
+
+def methods_of(node: Node) -> dict[str, Method]:
+    """Give the methods that can be attributes of a driver's client, by name."""
+    return {
+        name: Method(
+            name,
+            Kind(kind),
+            printable(node.signatures.get(name, "")),
+            printable(node.docs.get(name, "")),
+        )
+        for name, kind in node.methods.items()
+        if name.isidentifier() and not name.startswith("_") and kind in _KINDS
+    }
+
+
+def printable(text: str) -> str:
+    """Cut a text as our own exporter would, and replace what would steer a terminal."""
+    text = cut(text, MAX_DOC)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in text
+    )
+
+
+_KINDS: Final = {int(kind) for kind in Kind}
+
+
+def as_function(
+    method: Method, call: Callable[..., Any], of: str, *, suffix: str = ""
+) -> Callable[..., Any]:
+    """Make the function that calls a method.
+
+    Args:
+        method: What it calls.
+        call: Calls, iterates or opens; takes the name and the arguments.
+        of: Name of the client's class.
+        suffix: What the function's name has after the method's.
+    """
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        return call(method.name, *args, **kwargs)
+
+    function.__name__ = method.name + suffix
+    function.__qualname__ = f"{of}.{function.__name__}"
+    function.__doc__ = method.doc or _HOW[method.kind].format(name=method.name)
+    function.__signature__ = signature_from(method.signature)  # type: ignore[attr-defined]
+    return function
+
+
+def described(who: str, doc: str, methods: Mapping[str, Method], children: Iterable[str]) -> str:
+    """Write what `help` shows of a client that has no class of its own."""
+    lines = [f"The client of {who}.", ""]
+    if doc:
+        lines += [doc, ""]
+    lines += ["Each method has a twin for Trio code, with _async at the end of its name.", ""]
+    for method in methods.values():
+        lines.append(method.name + (method.signature or str(_ANYTHING)))
+        text = method.doc or _HOW[method.kind].format(name=method.name)
+        lines += [*(f"    {line}".rstrip() for line in text.splitlines()), ""]
+    lines.append(f"Children: {printable(', '.join(children)) or 'none'}")
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------------- a signature from its text
+
+
+class _Source:
+    """Text from the exporter, shown as it is."""
+
+    def __init__(self, text: str | None) -> None:
+        self.text = text or "..."
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+@functools.lru_cache(maxsize=1024)
+def signature_from(text: str) -> inspect.Signature:
+    """Read a signature's names and kinds; `(*args, **kwargs)` if the text is none."""
+    try:
+        if not 0 < len(text) <= MAX_SIGNATURE:
+            return _ANYTHING
+        source = f"def _{text}: ..."
+        [function] = ast.parse(source).body
+        if not isinstance(function, ast.FunctionDef) or len(function.body) != 1:
+            return _ANYTHING
+        return inspect.Signature(
+            _parameters(function.args, source),
+            return_annotation=_source(function.returns, source, inspect.Signature.empty),
+        )
+    except (SyntaxError, ValueError, MemoryError, RecursionError):  # as the parser says no
+        return _ANYTHING
+
+
+def _parameters(args: ast.arguments, source: str) -> list[inspect.Parameter]:
+    before = len(args.posonlyargs) + len(args.args) - len(args.defaults)
+    defaults = [*[None] * before, *args.defaults]
+    only, other = defaults[: len(args.posonlyargs)], defaults[len(args.posonlyargs) :]
+    rows: list[tuple[Any, ast.arg, ast.expr | None]] = [
+        *(
+            (inspect.Parameter.POSITIONAL_ONLY, *row)
+            for row in zip(args.posonlyargs, only, strict=True)
+        ),
+        *(
+            (inspect.Parameter.POSITIONAL_OR_KEYWORD, *row)
+            for row in zip(args.args, other, strict=True)
+        ),
+        *([(inspect.Parameter.VAR_POSITIONAL, args.vararg, None)] if args.vararg else []),
+        *(
+            (inspect.Parameter.KEYWORD_ONLY, *row)
+            for row in zip(args.kwonlyargs, args.kw_defaults, strict=True)
+        ),
+        *([(inspect.Parameter.VAR_KEYWORD, args.kwarg, None)] if args.kwarg else []),
+    ]
+    empty = inspect.Parameter.empty
+    return [
+        inspect.Parameter(
+            each.arg,
+            kind,
+            default=_source(default, source, empty),
+            annotation=_source(each.annotation, source, empty),
+        )
+        for kind, each, default in rows
+    ]
+
+
+def _source(node: ast.expr | None, source: str, otherwise: Any) -> Any:
+    return otherwise if node is None else _Source(ast.get_source_segment(source, node))

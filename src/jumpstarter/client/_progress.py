@@ -1,0 +1,125 @@
+"""How far a transfer is: told to a program, or shown to a person on a terminal.
+
+A bar is drawn by rich, on stderr, and only once a transfer has taken a second: short ones pass
+without a word. This file knows no streams.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from ..errors import MissingExtra
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+__all__ = ["Meter", "Progress", "meter_for"]
+
+# A function that is called with the bytes that have passed and with how many there will be, None
+# if nobody knows; True for a bar; False for nothing; None for a bar where a person would see it.
+Progress: TypeAlias = Callable[[int, int | None], object] | bool | None
+
+_DELAY: Final = 1.0  # seconds
+
+
+class Meter:
+    """Counts, and shows nothing.
+
+    Args:
+        total: Bytes that will pass, None if nobody knows.
+    """
+
+    def __init__(self, total: int | None) -> None:
+        self.total = total
+        self.count = 0
+
+    def advance(self, count: int) -> None:
+        """So many more bytes have passed."""
+        self.count += count
+
+    def close(self) -> None:
+        """The transfer is over."""
+
+
+class _Told(Meter):
+    def __init__(self, total: int | None, tell: Callable[[int, int | None], object]) -> None:
+        super().__init__(total)
+        self._tell = tell
+
+    def advance(self, count: int) -> None:
+        super().advance(count)
+        self._tell(self.count, self.total)
+
+
+class _Bar(Meter):
+    def __init__(self, total: int | None, bar: RichProgress, title: str) -> None:
+        super().__init__(total)
+        self._bar = bar
+        self._task = bar.add_task(title, total=total)
+        self._begin = time.monotonic() + _DELAY
+        self._shown = False
+
+    def advance(self, count: int) -> None:
+        super().advance(count)
+        self._bar.update(self._task, completed=self.count)
+        if not self._shown and time.monotonic() >= self._begin:
+            self._shown = True
+            self._bar.start()
+
+    def close(self) -> None:
+        if self._shown:
+            self._bar.stop()
+
+
+@asynccontextmanager
+async def meter_for(progress: Progress, title: str, total: int | None) -> AsyncIterator[Meter]:
+    """Give what measures a transfer, for its length.
+
+    Raises:
+        MissingExtra: A bar was asked for, and the extra `progress` is not installed.
+    """
+    meter = _meter(progress, title, total)
+    try:
+        yield meter
+    finally:
+        meter.close()
+
+
+def _meter(progress: Progress, title: str, total: int | None) -> Meter:
+    if callable(progress):
+        return _Told(total, progress)
+    if progress is False or (progress is None and not sys.stderr.isatty()):
+        return Meter(total)
+    try:
+        return _Bar(total, _rich_progress(), title)
+    except MissingExtra:
+        if progress:
+            raise
+        return Meter(total)
+
+
+def _rich_progress() -> RichProgress:
+    try:
+        from rich.console import Console  # noqa: PLC0415 - who shows nothing needs no rich
+        from rich.progress import (  # noqa: PLC0415
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+    except ImportError as exc:
+        raise MissingExtra.named("progress", "a progress bar") from exc
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )

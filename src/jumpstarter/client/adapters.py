@@ -1,0 +1,189 @@
+"""What makes other things of a driver's raw stream: a local port, a socket, a pexpect session.
+
+Each is a blocking context manager that takes the client as `client=`; those of client classes,
+`portforward` and `pexpect`, are the same. `blocking` makes one of an adapter of your own.
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    suppress,
+)
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+
+import trio
+
+from .._background import open_background
+from .._forward import forward_to, listen_tcp, listen_unix
+from ..errors import MissingExtra
+from ._base import DriverClient
+from ._raw_streams import RemoteStream
+
+if TYPE_CHECKING:
+    from pexpect.fdpexpect import fdspawn
+
+__all__ = [
+    "PexpectAdapter",
+    "TcpPortforwardAdapter",
+    "UnixPortforwardAdapter",
+    "blocking",
+    "pexpect_session",
+    "tcp_portforward",
+    "unix_portforward",
+]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_LINGER: Final = 10.0  # seconds for what a session has typed to reach the driver, at its end
+
+
+def blocking(
+    adapter: Callable[_P, AbstractAsyncContextManager[_T]],
+) -> Callable[_P, AbstractContextManager[_T, bool]]:
+    """Make a blocking context manager of an async one.
+
+    Args:
+        adapter: An `asynccontextmanager` with a keyword argument `client`, in whose loop it runs.
+
+    Returns:
+        A function with the same arguments.
+    """
+
+    @functools.wraps(adapter)
+    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> AbstractContextManager[_T, bool]:
+        client = kwargs["client"]
+        assert isinstance(client, DriverClient)
+        name = getattr(adapter, "__name__", "it")
+        return client._hold(adapter(*args, **kwargs), f"blocking {name}", name)  # noqa: SLF001
+
+    return wrapper
+
+
+@asynccontextmanager
+async def tcp_portforward(
+    *,
+    client: DriverClient,
+    method: str = "connect",
+    local_host: str = "127.0.0.1",
+    local_port: int = 0,
+) -> AsyncIterator[tuple[str, int]]:
+    """Carry the connections to a local TCP port to a driver's raw stream, each to one of its own.
+
+    Args:
+        client: Of that driver.
+        method: Name of the `exportstream` method.
+        local_host: Where to listen; by default nobody but this machine can connect.
+        local_port: By default, any that is free.
+
+    Yields:
+        The address and the port. All connections are ended when the block is left.
+
+    Raises:
+        OSError: The port cannot be listened on.
+    """
+    handler = forward_to(lambda: client.stream_async(method))
+    async with listen_tcp(handler, local_host=local_host, local_port=local_port) as address:
+        yield address
+
+
+@asynccontextmanager
+async def unix_portforward(
+    *, client: DriverClient, method: str = "connect", path: str = ""
+) -> AsyncIterator[str]:
+    """The same from a Unix socket, for its owner alone.
+
+    Args:
+        client: Of the driver.
+        method: Name of the `exportstream` method.
+        path: Where; by default in a private directory.
+
+    Yields:
+        The path.
+
+    Raises:
+        OSError: The socket cannot be made there.
+    """
+    handler = forward_to(lambda: client.stream_async(method))
+    async with listen_unix(handler, path=path) as where:
+        yield where
+
+
+@asynccontextmanager
+async def pexpect_session(
+    *, client: DriverClient, method: str = "connect", **options: Any
+) -> AsyncIterator[fdspawn[Any]]:
+    r"""Open a driver's raw stream as a pexpect session, which is for blocking code.
+
+    Args:
+        client: Of the driver.
+        method: Name of the `exportstream` method.
+        options: Of `pexpect.fdpexpect.fdspawn`: `timeout` in seconds, 30 by default; `encoding`;
+            `logfile`.
+
+    Yields:
+        An `fdspawn`: `expect`, `sendline`, `before`, and `pexpect.EOF` when the driver has ended
+        its half. It ends a line with "\n"; consoles that want "\r" take `session.linesep = "\r"`.
+        What was sent has reached the driver when the block is left, and the session is closed.
+
+    Raises:
+        MissingExtra: The extra `pexpect` is not installed.
+        DriverError: The driver could not open the stream, or has failed with it.
+    """
+    try:
+        from pexpect.fdpexpect import fdspawn  # noqa: PLC0415 - who expects nothing needs it not
+    except ImportError as exc:
+        raise MissingExtra.named("pexpect", "a pexpect session") from exc
+    async with client.stream_async(method) as stream:
+        ours, theirs = socket.socketpair()
+        async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as near:
+            options.setdefault("use_poll", True)  # with more than 1,024 files open, select is lost
+            session = fdspawn(theirs.detach(), **options)
+            try:
+                async with _joined(near, stream):
+                    yield session
+                    session.close()
+            finally:
+                session.close()
+
+
+@asynccontextmanager
+async def _joined(near: trio.SocketStream, stream: RemoteStream) -> AsyncIterator[None]:
+    """Forward in the background; at a good end let what was typed go out first."""
+    typed = trio.Event()
+
+    async def hear() -> None:
+        with _until_broken():
+            async for data in stream:
+                await near.send_all(data)
+        with _until_broken():
+            await near.send_eof()
+
+    async def type_() -> None:
+        with _until_broken():
+            async for data in near:
+                await stream.send_all(data)
+        typed.set()
+
+    async with open_background() as nursery:
+        nursery.start_soon(hear)
+        nursery.start_soon(type_)
+        yield
+        with trio.move_on_after(_LINGER):
+            await typed.wait()
+
+
+def _until_broken() -> AbstractContextManager[None]:
+    """Leave it to the driver's stream to say why it broke, when it is closed."""
+    return suppress(trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+TcpPortforwardAdapter = blocking(tcp_portforward)
+UnixPortforwardAdapter = blocking(unix_portforward)
+PexpectAdapter = blocking(pexpect_session)

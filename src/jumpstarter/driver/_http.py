@@ -1,0 +1,122 @@
+"""Resources that an exporter fetches by itself: `http://` and `https://` URLs, through httpx.
+
+Its rules: what comes is the file's own bytes, never expanded on the way; at most `MAX_REDIRECTS`
+redirects are followed, and none from https to http; a server that says a size over the cap is not
+read from; one that sends fewer bytes than it has said has failed. httpx is an extra, and is
+imported by whoever opens a URL only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from ..errors import MissingExtra, ResourceError
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["IDLE", "MAX_REDIRECTS", "is_url", "open_url"]
+
+MAX_REDIRECTS: Final = 5  # a mirror and a content network take two or three
+IDLE: Final = 30.0  # seconds that a server may be silent
+_PIECE: Final = 64 * 1024
+
+
+def is_url(handle: object) -> bool:
+    """Tell if a handle is a URL that can be fetched."""
+    return isinstance(handle, str) and handle.lower().startswith(("http://", "https://"))
+
+
+@asynccontextmanager
+async def open_url(
+    url: str, max_bytes: int, silence: float
+) -> AsyncIterator[Callable[[int | None], Awaitable[bytes]]]:
+    """Fetch a URL, for the length of the block.
+
+    Args:
+        url: What to fetch. Proxies and certificates come from the environment, as in httpx.
+        max_bytes: A server that says more than this is not read from.
+        silence: Seconds that the server may say nothing.
+
+    Yields:
+        What gives the next bytes, and `b""` at the end.
+
+    Raises:
+        MissingExtra: The extra `http` is not installed.
+        ResourceError: The server answers with anything but the file, or redirects too often.
+        ConnectionError: It cannot be reached, or has gone before the end.
+        TimeoutError: It was silent for too long.
+    """
+    try:
+        import httpx  # noqa: PLC0415 - who fetches nothing needs no httpx
+    except ImportError as exc:
+        raise MissingExtra.named("http", "a resource with a URL") from exc
+    headers = {"Accept-Encoding": "identity"}
+    async with httpx.AsyncClient(timeout=silence, headers=headers) as client:
+        with _as_ours(url):
+            response = await _follow(client, url)
+        chunks = response.aiter_raw(_PIECE)
+        try:
+            _check(response, max_bytes)
+            yield _reader(chunks, url)
+        finally:
+            await response.aclose()
+            # Where the driver did not read to the end, httpx's generators are ended here, by the
+            # closed connection, rather than by the garbage collector.
+            with suppress(httpx.HTTPError, httpx.StreamError):
+                async for _ in chunks:
+                    pass
+
+
+@contextmanager
+def _as_ours(url: str) -> Iterator[None]:
+    """Say in Python's own exceptions what has failed."""
+    import httpx  # noqa: PLC0415 - it was imported before
+
+    try:
+        yield
+    except httpx.TimeoutException as exc:
+        raise TimeoutError(f"{url}: the server was silent for too long") from exc
+    except (httpx.HTTPError, httpx.InvalidURL) as exc:
+        raise ConnectionError(f"{url}: {str(exc) or type(exc).__name__}") from exc
+
+
+async def _follow(client: httpx.AsyncClient, url: str) -> httpx.Response:
+    request = client.build_request("GET", url)
+    for _ in range(MAX_REDIRECTS + 1):
+        response = await client.send(request, stream=True)
+        following = response.next_request
+        if following is None:
+            return response
+        await response.aclose()
+        if request.url.scheme == "https" and following.url.scheme != "https":
+            raise ResourceError(f"{url} redirects from https to {following.url}, which is refused")
+        request = following
+    raise ResourceError(f"{url} redirects more than {MAX_REDIRECTS} times")
+
+
+def _check(response: httpx.Response, max_bytes: int) -> None:
+    if response.status_code != 200:
+        raise ResourceError(f"{response.url}: {response.status_code} {response.reason_phrase}")
+    coding = response.headers.get("content-encoding", "identity")
+    if coding != "identity":
+        raise ResourceError(f"{response.url}: is sent as {coding}, though that was not asked for")
+    size = response.headers.get("content-length", "0")
+    if size.isdecimal() and int(size) > max_bytes:
+        text = f"{response.url} has {int(size):,} bytes, more than the {max_bytes:,} allowed"
+        raise ResourceError(f"{text}; raise max_bytes where that is meant to be")
+
+
+def _reader(chunks: AsyncIterator[bytes], url: str) -> Callable[[int | None], Awaitable[bytes]]:
+    rest = b""
+
+    async def receive(max_bytes: int | None) -> bytes:
+        nonlocal rest
+        with _as_ours(url):
+            data = rest or await anext(chunks, b"")
+        rest = b"" if max_bytes is None else data[max_bytes:]
+        return data[: len(data) - len(rest)]
+
+    return receive

@@ -1,0 +1,209 @@
+"""What a method says of itself: which types it wants, and how a person is told to call it.
+
+Read from the function once, when a class's export table is built; no annotation, default or
+docstring can make that fail. An annotation that cannot be resolved, or that no value from the wire
+can fit, asks for nothing, unless the method was exported with `strict=True`: then it is an error,
+since the author has asked for a check that would not be made.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from .._messages import cut
+from .._values import Weight, check_type, convert, title_of, weigh
+from ..errors import ArgumentError, ConfigurationError
+
+__all__ = ["Fit", "doc_of", "fit_of", "signature_of", "text_of"]
+
+MAX_SIGNATURE: Final = 1024  # characters; one that is longer is left away, as it would not be read
+MAX_DOC: Final = 4096
+_POSITIONAL: Final = {
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+}
+_ANYTHING: Final = (Any, object, typing.Optional[Any], typing.Optional[object])  # noqa: UP045
+_NAMED: Final = {
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    inspect.Parameter.KEYWORD_ONLY,
+}
+
+
+class Fit(msgspec.Struct, frozen=True):
+    """Makes arguments fit a method's annotations. None stands for a type that asks for nothing.
+
+    Attributes:
+        positional: Name and type of each parameter that takes a positional argument.
+        more: Name and type of `*args`.
+        named: Type of each parameter that takes a keyword argument, by its name.
+        more_named: Type of each of `**kwargs`.
+    """
+
+    positional: list[tuple[str, Any]]
+    more: tuple[str, Any]
+    named: dict[str, Any]
+    more_named: Any
+
+    def __call__(self, args: list[Any], kwargs: dict[str, Any]) -> None:
+        """Convert arguments in their place.
+
+        Raises:
+            ArgumentError: One does not fit; the text names the parameter, its type and the path.
+        """
+        for index, value in enumerate(args):
+            if index < len(self.positional):
+                name, type_ = self.positional[index]
+            else:
+                name, type_ = f"{self.more[0]}[{index - len(self.positional)}]", self.more[1]
+            if type_ is not None:
+                args[index] = _converted(value, type_, name)
+        for name, value in kwargs.items():
+            type_ = self.named.get(name, self.more_named)
+            if type_ is not None:
+                kwargs[name] = _converted(value, type_, name)
+
+
+def _converted(value: object, type_: Any, name: str) -> Any:
+    try:
+        return convert(value, type_, name)
+    except ArgumentError as exc:
+        raise ArgumentError(f"argument {name!r} {exc}") from exc
+
+
+def signature_of(function: Any, *, takes_self: bool) -> inspect.Signature | None:
+    """Give a function's signature as its callers see it, None if it has none that can be told."""
+    try:
+        signature = inspect.signature(function)
+    except Exception:  # noqa: BLE001 - a decorator can have put anything there
+        return None
+    parameters = list(signature.parameters.values())
+    if takes_self and parameters and parameters[0].kind in _POSITIONAL:
+        parameters = parameters[1:]
+    return signature.replace(parameters=parameters)
+
+
+def fit_of(
+    function: Any,
+    signature: inspect.Signature | None,
+    names: Mapping[str, Any],
+    title: str,
+    *,
+    strict: bool,
+) -> Fit | None:
+    """Find out what a method's annotations ask of its arguments; None if it is nothing.
+
+    Args:
+        function: The method, undecorated.
+        signature: Without `self`; None if it has none that can be told.
+        names: Of its class: an annotation may name what is defined beside the method.
+        title: How messages name the method.
+        strict: Check arguments with plain annotations too.
+
+    Raises:
+        ConfigurationError: It is to be strict, and an annotation cannot be checked.
+    """
+    if signature is None:
+        if strict:
+            raise ConfigurationError(f"{title}: it has no signature, so strict=True checks nothing")
+        return None
+    types: dict[str, Any] = {}
+    for parameter in signature.parameters.values():
+        if parameter.annotation is parameter.empty:
+            continue
+        try:
+            annotation = _resolved(function, parameter, names)
+            weight = weigh(annotation)
+            if annotation in _ANYTHING or (weight is Weight.PLAIN and not strict):
+                continue
+            check_type(annotation)
+        except Exception as exc:
+            if not strict:
+                continue
+            text = f"{title}: its parameter {parameter.name!r} cannot be checked: {exc}"
+            raise ConfigurationError(
+                f"{text}; annotate it otherwise, or without strict=True"
+            ) from exc
+        types[parameter.name] = annotation
+    return _fit(signature, types) if types else None
+
+
+def _resolved(function: Any, parameter: inspect.Parameter, names: Mapping[str, Any]) -> Any:
+    """Evaluate an annotation that was written, or is kept, as a string. Each one by itself."""
+
+    def alone() -> None: ...
+
+    alone.__annotations__ = {parameter.name: parameter.annotation}
+    known = getattr(function, "__globals__", {})
+    hints = typing.get_type_hints(alone, known, dict(names), include_extras=True)
+    annotation = hints[parameter.name]
+    is_said = type(None) in typing.get_args(annotation)
+    if parameter.default is None and not is_said:  # as many write it, who mean `X | None`
+        return typing.Optional[annotation]  # noqa: UP045 - of any annotation, one without `|` too
+    return annotation
+
+
+def _fit(signature: inspect.Signature, types: Mapping[str, Any]) -> Fit:
+    positional, named = [], {}
+    more, more_named = ("args", None), None
+    for name, parameter in signature.parameters.items():
+        type_ = types.get(name)
+        if parameter.kind in _POSITIONAL:
+            positional.append((name, type_))
+        if parameter.kind in _NAMED:
+            named[name] = type_
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            more = name, type_
+        if parameter.kind is parameter.VAR_KEYWORD:
+            more_named = type_
+    return Fit(positional, more, named, more_named)
+
+
+class _Source:
+    """Shown in a signature as it is, without quotes."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def text_of(signature: inspect.Signature | None) -> str:
+    """Write a signature as in its `def`, with `...` for defaults that are no plain constants."""
+    if signature is None:
+        return ""
+    try:
+        shown = [
+            parameter.replace(
+                annotation=_source(parameter.annotation), default=_default(parameter.default)
+            )
+            for parameter in signature.parameters.values()
+        ]
+        text = str(inspect.Signature(shown, return_annotation=_source(signature.return_annotation)))
+    except Exception:  # noqa: BLE001 - an annotation can be an object with any code
+        return ""
+    return cut(text) if len(text) <= MAX_SIGNATURE else ""
+
+
+def _source(annotation: Any) -> Any:
+    if annotation is inspect.Signature.empty:
+        return annotation
+    return _Source(annotation if isinstance(annotation, str) else title_of(annotation))
+
+
+def _default(value: Any) -> Any:
+    is_plain = value is None or type(value) in {bool, int, float, str, bytes}
+    return value if is_plain or value is inspect.Parameter.empty else _Source("...")
+
+
+def doc_of(thing: Any) -> str:
+    """Give a docstring, cleaned up and cut; nothing for the one that a dataclass makes up."""
+    doc = thing.__doc__
+    if not isinstance(doc, str) or doc.startswith(f"{getattr(thing, '__name__', '')}("):
+        return ""
+    return cut(inspect.cleandoc(doc), MAX_DOC)

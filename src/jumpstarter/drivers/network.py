@@ -1,0 +1,85 @@
+"""A server near the exporter as a raw stream: what listens on a TCP port, or on a Unix socket.
+
+With `portforward` of the client, whatever program runs beside the test can reach it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from ..client import DriverClient
+from ..driver import Driver, export, exportstream
+from .mixins import StreamMixin
+
+__all__ = ["NetworkClient", "TcpNetwork", "UnixNetwork"]
+
+
+@dataclass(kw_only=True)
+class TcpNetwork(Driver):
+    """A TCP server, connected to anew by each client that opens the stream.
+
+    Attributes:
+        host: Its name or address, as the exporter knows it.
+        port: Its port.
+    """
+
+    host: str
+    port: int
+
+    @classmethod
+    def client(cls) -> str:
+        """Name the client class."""
+        return "jumpstarter.drivers.network.NetworkClient"
+
+    @export
+    def address(self) -> str:
+        """Say where the server is, from the exporter's point of view."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"tcp://{host}:{self.port}"
+
+    @exportstream
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[trio.abc.Stream]:
+        """Connect to the server."""
+        async with await trio.open_tcp_stream(self.host, self.port) as stream:
+            yield stream
+
+
+@dataclass(kw_only=True)
+class UnixNetwork(Driver):
+    """A server on a Unix socket.
+
+    Attributes:
+        path: Of the socket.
+    """
+
+    path: str
+
+    @classmethod
+    def client(cls) -> str:
+        """Name the client class."""
+        return "jumpstarter.drivers.network.NetworkClient"
+
+    @export
+    def address(self) -> str:
+        """Say where the server is, from the exporter's point of view."""
+        return f"unix:{self.path}"
+
+    @exportstream
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[trio.abc.Stream]:
+        """Connect to the server."""
+        async with await trio.open_unix_socket(self.path) as stream:
+            yield stream
+
+
+class NetworkClient(StreamMixin, DriverClient):
+    """What a test has of a server: `connect()` and `portforward()`."""
+
+    def address(self) -> str:
+        """Say where the server is, from the exporter's point of view."""
+        return self.call_as(str, "address")

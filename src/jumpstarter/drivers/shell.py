@@ -1,0 +1,154 @@
+"""Commands that an exporter offers: each is fixed by who has configured it, and has a name.
+
+A client says the name, and nothing else: no argument, environment or input of its own reaches the
+command, and no shell is involved. A command that is cancelled is ended, with what it has
+started: its process group gets SIGTERM, and five seconds later SIGKILL.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from ..client import DriverClient
+from ..driver import Driver, export
+from ..errors import ConfigurationError
+
+__all__ = ["Shell", "ShellClient", "ShellResult"]
+
+_TERM_GRACE: Final = 5.0  # seconds between SIGTERM and SIGKILL
+_LAST_WORDS: Final = 1.0  # seconds for output behind a command's end, where others hold its pipes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShellResult:
+    """How a command has ended.
+
+    Attributes:
+        returncode: Its exit code, or -N if signal N has ended it.
+        stdout: What it has written there.
+        stderr: What it has written there.
+        truncated: Either was longer than the driver keeps; the rest was dropped.
+    """
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+    truncated: bool
+
+
+@dataclass(kw_only=True)
+class Shell(Driver):
+    """Runs commands by their names.
+
+    Attributes:
+        commands: For each name the program and its arguments, as
+            `{"reboot": ["ssh", "board", "reboot"]}`. A single string is refused: it would take a
+            shell to split it.
+        max_output: Bytes of each of stdout and stderr that are kept.
+    """
+
+    commands: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    max_output: int = 1024 * 1024
+
+    def __post_init__(self) -> None:
+        """Check the commands."""
+        super().__post_init__()
+        for name, command in self.commands.items():
+            words = [] if isinstance(command, str) else list(command)
+            if not words or not all(isinstance(word, str) for word in words):
+                text = f"command {name!r} must be a list of the program and its arguments"
+                raise ConfigurationError(f"{text}, not {command!r}")
+
+    @classmethod
+    def client(cls) -> str:
+        """Name the client class."""
+        return "jumpstarter.drivers.shell.ShellClient"
+
+    @export
+    def names(self) -> list[str]:
+        """Say what can be run."""
+        return list(self.commands)
+
+    @export(strict=True)
+    async def run(self, name: str) -> ShellResult:
+        """Run a command to its end."""
+        if name not in self.commands:
+            raise ValueError(f"there is no command {name!r}; there are: {', '.join(self.commands)}")
+        process = await trio.lowlevel.open_process(
+            list(self.commands[name]),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        outputs = _Output(self.max_output), _Output(self.max_output)
+        try:
+            async with process.stdout, process.stderr, trio.open_nursery() as nursery:
+                nursery.start_soon(outputs[0].read, process.stdout)
+                nursery.start_soon(outputs[1].read, process.stderr)
+                await process.wait()
+                nursery.cancel_scope.deadline = trio.current_time() + _LAST_WORDS
+        finally:
+            await _end(process)
+        assert process.returncode is not None
+        return ShellResult(
+            returncode=process.returncode,
+            stdout=bytes(outputs[0].kept),
+            stderr=bytes(outputs[1].kept),
+            truncated=any(output.truncated for output in outputs),
+        )
+
+
+class _Output:
+    """What a command writes, up to a limit; the rest is read and dropped."""
+
+    def __init__(self, limit: int) -> None:
+        self.kept = bytearray()
+        self.truncated = False
+        self._limit = limit
+
+    async def read(self, stream: trio.abc.ReceiveStream) -> None:
+        async for data in stream:
+            room = self._limit - len(self.kept)
+            self.kept += data[:room]
+            self.truncated |= len(data) > room
+
+
+async def _end(process: trio.Process) -> None:
+    """See to it that a command, and all of its group, has ended."""
+    if process.returncode is not None:
+        return
+    with trio.CancelScope(shield=True), suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        with trio.move_on_after(_TERM_GRACE):
+            await process.wait()
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+
+
+class ShellClient(DriverClient):
+    """What a test has of the commands."""
+
+    def names(self) -> list[str]:
+        """Say what can be run."""
+        return self.call_as(list[str], "names")
+
+    def run(self, name: str) -> ShellResult:
+        """Run a command to its end, whatever it exits with. Bound it with `timeout`.
+
+        Raises:
+            DriverInvalidArgument: There is no such command.
+            DriverOSError: The exporter does not have its program.
+        """
+        return self.call_as(ShellResult, "run", name)

@@ -1,0 +1,265 @@
+"""Tests of `jumpstarter.client.adapters`, through the mixins and by their own names."""
+
+from __future__ import annotations
+
+import io
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import cast
+
+import pexpect
+import pytest
+import trio
+import trio.testing
+
+from drivers_for_tests import Echo, Lab
+from helpers import PATIENCE, served, timed
+from jumpstarter.client import DriverClient
+from jumpstarter.client.adapters import (
+    PexpectAdapter,
+    TcpPortforwardAdapter,
+    UnixPortforwardAdapter,
+    blocking,
+)
+from jumpstarter.driver import exportstream
+from jumpstarter.drivers.mixins import StreamMixin
+from jumpstarter.errors import DriverOSError, MissingExtra
+from jumpstarter.testing import client_for_async
+
+HOST = "127.0.0.1"
+
+
+class StreamClient(StreamMixin, DriverClient):
+    """The client of all drivers here."""
+
+
+class Console(Echo):
+    """Streams of several kinds."""
+
+    @classmethod
+    def client(cls) -> str:
+        return "test_client_adapters.StreamClient"
+
+    @exportstream
+    @asynccontextmanager
+    async def board(self) -> AsyncIterator[trio.abc.Stream]:
+        """Ask who is there, answer a line, and hang up."""
+        ours, theirs = trio.testing.memory_stream_pair()
+
+        async def talk() -> None:
+            await ours.send_all(b"board login: ")
+            name = b""
+            while not name.endswith(b"\n"):
+                name += await ours.receive_some()
+            await ours.send_all(b"hello, " + name + b"$ ")
+            await ours.send_eof()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(talk)
+            yield theirs
+            nursery.cancel_scope.cancel()
+
+    @exportstream
+    @asynccontextmanager
+    async def unplugged(self) -> AsyncIterator[trio.abc.Stream]:
+        yield await trio.open_unix_socket("/no/such/port")
+
+
+class Recording(Lab):
+    """A lab whose client has streams."""
+
+    @classmethod
+    def client(cls) -> str:
+        return "test_client_adapters.StreamClient"
+
+
+@contextmanager
+def console() -> Iterator[StreamClient]:
+    with served(Console()) as client:
+        yield cast("StreamClient", client)
+
+
+def ask(address: tuple[str, int], data: bytes) -> bytes:
+    """Send, half-close, and hear what comes."""
+    with socket.create_connection(address, timeout=PATIENCE) as connection:
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+# --------------------------------------------------------------------------------- forwarding
+
+
+def test_a_local_port_reaches_the_drivers_stream() -> None:
+    with console() as client:
+        with client.portforward() as address:
+            assert address[0] == HOST
+            assert ask(address, b"hello") == b"hello"
+            assert ask(address, bytes(300_000)) == bytes(300_000)
+        with pytest.raises(ConnectionRefusedError):
+            ask(address, b"hello")
+        with TcpPortforwardAdapter(client=client, local_host=HOST) as address:
+            assert ask(address, b"hello") == b"hello"
+
+
+def test_a_local_socket_reaches_the_drivers_stream(tmp_path: Path) -> None:
+    with console() as client:
+        for forwarding in (
+            client.portforward_unix(path=str(tmp_path / "socket")),
+            client.portforward_unix(),
+            UnixPortforwardAdapter(client=client),
+        ):
+            with forwarding as path, socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(PATIENCE)
+                connection.connect(path)
+                connection.sendall(b"hello")
+                assert connection.recv(100) == b"hello"
+            assert not Path(path).exists()
+
+
+@timed()
+async def test_the_same_for_trio_code() -> None:
+    async with client_for_async(Console()) as client:
+        streams = cast("StreamClient", client)
+        async with (
+            streams.portforward_async() as (host, port),
+            await trio.open_tcp_stream(host, port) as stream,
+        ):
+            await stream.send_all(b"hello")
+            assert await stream.receive_some() == b"hello"
+        async with (
+            streams.portforward_unix_async() as path,
+            await trio.open_unix_socket(path) as stream,
+        ):
+            await stream.send_all(b"hello")
+            assert await stream.receive_some() == b"hello"
+
+
+def test_two_hundred_connections_at_once() -> None:
+    heard: list[bytes] = []
+    with console() as client, client.portforward() as address:
+        barrier = threading.Barrier(200)
+
+        def one() -> None:
+            with socket.create_connection(address, timeout=6 * PATIENCE) as connection:
+                barrier.wait(6 * PATIENCE)
+                connection.sendall(b"hello")
+                heard.append(connection.recv(100))
+
+        threads = [threading.Thread(target=one) for _ in range(200)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert heard == [b"hello"] * 200
+
+
+def test_a_stream_that_cannot_be_opened_resets_its_connection(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with console() as client, client.portforward("unplugged") as address:
+        with pytest.raises(ConnectionResetError):
+            ask(address, b"")
+        assert "No such file" in caplog.text
+
+
+def test_the_end_of_the_block_ends_the_drivers_code() -> None:
+    lab = Recording()
+    with served(lab) as client, cast("StreamClient", client).portforward("sink") as address:
+        connection = socket.create_connection(address, timeout=PATIENCE)
+        connection.sendall(b"abc")
+        give_up = time.monotonic() + PATIENCE
+        while "took 3" not in lab.log and time.monotonic() < give_up:
+            time.sleep(0.001)
+    assert "took 3" in lab.log
+    assert lab.log[-1] == "sink ended"
+    connection.close()
+
+
+@timed()
+async def test_what_blocks_is_refused_for_trio_code() -> None:
+    async with client_for_async(Console()) as client:
+        with pytest.raises(RuntimeError, match="use tcp_portforward"):
+            cast("StreamClient", client).portforward()
+
+
+def test_an_adapter_of_ones_own_blocks_too() -> None:
+    @blocking
+    @asynccontextmanager
+    async def shout(*, client: DriverClient, text: str) -> AsyncIterator[str]:
+        yield (await client.call_async("echo_async", text)).upper()
+
+    with console() as client, shout(client=client, text="hello") as shouted:
+        assert shouted == "HELLO"
+
+
+# ------------------------------------------------------------------------------------ pexpect
+
+
+def test_a_console_is_a_pexpect_session() -> None:
+    with console() as client, client.pexpect("board", timeout=PATIENCE) as session:
+        session.expect("login: ")
+        session.sendline("root")
+        session.expect("hello, (.*)\n")
+        assert isinstance(session.match, re.Match)
+        assert session.match.group(1) == b"root"
+        session.expect(pexpect.EOF)
+        assert session.before == b"$ "
+    assert not session.isalive()
+
+
+def test_a_session_takes_the_options_of_pexpect() -> None:
+    log = io.StringIO()
+    with (
+        console() as client,
+        PexpectAdapter(client=client, method="board", encoding="utf-8", logfile=log) as session,
+    ):
+        session.expect("login: ", timeout=PATIENCE)
+        assert isinstance(session.after, str)
+        with pytest.raises(pexpect.TIMEOUT):
+            session.expect("password", timeout=0.01)
+    assert log.getvalue() == "board login: "
+
+
+def test_what_was_typed_last_reaches_the_driver() -> None:
+    lab = Recording()
+    with served(lab) as client, cast("StreamClient", client).pexpect("sink") as session:
+        session.send(b"x" * 100_000)
+    taken = [int(line.removeprefix("took ")) for line in lab.log if line.startswith("took ")]
+    assert sum(taken) == 100_000
+
+
+def test_closing_the_session_within_the_block_does_no_harm() -> None:
+    with console() as client, client.pexpect("board") as session:
+        session.close()
+
+
+def test_what_the_driver_failed_with_leaves_the_block() -> None:
+    with (  # noqa: PT012 - the end of the block is what raises
+        served(Recording()) as client,
+        pytest.raises(DriverOSError, match="the device has gone"),
+        cast("StreamClient", client).pexpect("sink") as session,
+    ):
+        session.send(b"fail")
+        session.expect(pexpect.EOF, timeout=PATIENCE)
+
+
+def test_an_exception_of_the_body_leaves_as_it_is() -> None:
+    with console() as client, pytest.raises(ZeroDivisionError), client.pexpect("board"):
+        raise ZeroDivisionError
+
+
+def test_without_pexpect_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pexpect.fdpexpect", None)
+    with (
+        console() as client,
+        pytest.raises(MissingExtra, match=r"pip install 'jumpstarter\[pexpect\]'"),
+        client.pexpect("board"),
+    ):
+        raise AssertionError

@@ -1,0 +1,71 @@
+"""Tests of `jumpstarter.drivers.power` and of `jumpstarter.drivers.composite`."""
+
+from __future__ import annotations
+
+import time
+from itertools import islice
+from typing import cast
+
+import pytest
+
+from helpers import served
+from jumpstarter.driver import Driver, export
+from jumpstarter.drivers.composite import Composite, CompositeClient
+from jumpstarter.drivers.power import MockPower, PowerClient, PowerInterface, PowerReading
+
+
+def test_a_switch_is_what_it_was_last_told() -> None:
+    driver = MockPower()
+    with served(driver) as client:
+        power = cast("PowerClient", client)
+        power.on()
+        assert driver.is_on
+        power.off()
+        power.off()
+        assert driver.log == ["on", "off", "off"]
+
+
+def test_a_cycle_is_off_and_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = MockPower()
+    waits: list[tuple[float, list[str]]] = []
+    monkeypatch.setattr(time, "sleep", lambda seconds: waits.append((seconds, list(driver.log))))
+    with served(driver) as client:
+        cast("PowerClient", client).cycle()
+    assert driver.log == ["off", "on"]
+    assert (2.0, ["off"]) in waits
+
+
+def test_readings_come_as_long_as_they_are_asked_for() -> None:
+    with served(MockPower(voltage=5.0, current=0.2)) as client:
+        power = cast("PowerClient", client)
+        power.on()
+        readings = list(islice(power.read(0), 3))
+        assert readings == [PowerReading(voltage=5.0, current=0.2)] * 3
+        assert readings[0].apparent_power == pytest.approx(1.0)
+        power.off()
+        assert next(power.read()) == PowerReading(voltage=0.0, current=0.0)
+
+
+def test_it_is_off_again_once_a_session_has_ended() -> None:
+    driver = MockPower()
+    with served(driver) as client:
+        cast("PowerClient", client).on()
+    assert not driver.is_on
+
+
+def test_an_interface_that_is_not_filled_in_cannot_be_used() -> None:
+    class Half(PowerInterface, Driver):
+        @export
+        def on(self) -> None:
+            """Do nothing."""
+
+    with pytest.raises(TypeError, match="abstract"):
+        Half()  # type: ignore[abstract]
+
+
+def test_a_composite_is_its_children() -> None:
+    power = MockPower()
+    with served(Composite(children={"board": Composite(children={"power": power})})) as client:
+        assert isinstance(client, CompositeClient)
+        client.board.power.on()
+        assert power.is_on

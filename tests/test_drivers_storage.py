@@ -1,0 +1,112 @@
+"""Tests of `jumpstarter.drivers.storage`: images that come, go, and are cut short."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final, cast
+
+import pytest
+
+from helpers import served
+from jumpstarter.drivers.storage import FileStorage, StorageClient
+from jumpstarter.errors import DriverError, DriverInvalidArgument, DriverOSError
+
+IMAGE: Final = bytes(range(256)) * 5000
+DIGEST: Final = hashlib.sha256(IMAGE).hexdigest()
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "image.img"
+    path.write_bytes(IMAGE)
+    return path
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Path:
+    directory = tmp_path / "card"
+    directory.mkdir()
+    return directory / "card.img"
+
+
+@contextmanager
+def storage(card: Path, max_bytes: int = 2**30) -> Iterator[StorageClient]:
+    with served(FileStorage(path=str(card), max_bytes=max_bytes)) as client:
+        yield cast("StorageClient", client)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_an_image_is_flashed_and_dumped(
+    image: Path, card: Path, tmp_path: Path, compress: bool
+) -> None:
+    with storage(card) as client:
+        assert client.size() == 0
+        assert client.flash(image, compress=compress) == DIGEST
+        assert card.read_bytes() == IMAGE
+        assert client.size() == len(IMAGE)
+        assert client.dump(tmp_path / "dump", compress=compress) == DIGEST
+        assert (tmp_path / "dump").read_bytes() == IMAGE
+        client.erase()
+        client.erase()
+        assert client.size() == 0
+
+
+def test_an_image_that_is_cut_short_leaves_what_was_there(image: Path, card: Path) -> None:
+    card.write_bytes(b"old")
+
+    def fail(done: int, total: int | None) -> None:
+        if done > 500_000:
+            raise ZeroDivisionError(total)
+
+    with storage(card) as client, pytest.raises(ZeroDivisionError):
+        client.flash(image, progress=fail)
+    assert card.read_bytes() == b"old"
+    assert [path.name for path in card.parent.iterdir()] == [card.name]
+
+
+def test_an_image_that_is_too_large_is_refused(image: Path, card: Path) -> None:
+    with (
+        storage(card, max_bytes=1000) as client,
+        pytest.raises(DriverInvalidArgument, match="more than the 1,000 bytes"),
+    ):
+        client.flash(image)
+    assert list(card.parent.iterdir()) == []
+
+
+def test_what_is_not_there_cannot_be_dumped(card: Path, tmp_path: Path) -> None:
+    with storage(card) as client, pytest.raises(DriverOSError, match=r"card\.img"):
+        client.dump(tmp_path / "dump")
+    assert not (tmp_path / "dump").exists()
+
+
+def test_a_device_is_written_as_it_is(image: Path) -> None:
+    with storage(Path("/dev/null")) as client, pytest.raises(DriverError, match="Invalid arg"):
+        client.flash(image)  # all was written; but what is no medium cannot be synced
+    assert Path("/dev/null").is_char_device()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+        """Say nothing."""
+
+
+def test_an_image_can_be_fetched_by_the_exporter(
+    image: Path, card: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+    handler = partial(_Quiet, directory=str(image.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        with storage(card) as client:
+            url = f"http://127.0.0.1:{server.server_address[1]}/image.img"
+            assert client.flash(url) == DIGEST
+        server.shutdown()
+        thread.join()
+    assert card.read_bytes() == IMAGE
