@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import socket
 import sys
@@ -29,7 +30,7 @@ from jumpstarter.client.adapters import (
 )
 from jumpstarter.driver import exportstream
 from jumpstarter.drivers.mixins import StreamMixin
-from jumpstarter.errors import DriverOSError, MissingExtra
+from jumpstarter.errors import DriverOSError, DriverTimeoutError, MissingExtra
 from jumpstarter.testing import client_for_async
 
 HOST = "127.0.0.1"
@@ -64,6 +65,14 @@ class Console(Echo):
             nursery.start_soon(talk)
             yield theirs
             nursery.cancel_scope.cancel()
+
+    @exportstream
+    @asynccontextmanager
+    async def deaf(self) -> AsyncIterator[trio.abc.Stream]:
+        """One that takes nothing."""
+        ours, theirs = trio.testing.lockstep_stream_pair()
+        async with ours:
+            yield theirs
 
     @exportstream
     @asynccontextmanager
@@ -263,3 +272,25 @@ def test_without_pexpect_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch
         client.pexpect("board"),
     ):
         raise AssertionError
+
+
+def test_an_option_that_is_none_leaves_no_descriptor_open() -> None:
+    with console() as client:
+        with client.pexpect("board"):
+            pass
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(TypeError, match="timout"), client.pexpect("board", timout=1):
+            raise AssertionError
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_was_typed_and_not_taken_is_not_lost_in_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("jumpstarter.client.adapters._LINGER", 0.1)
+    with (  # noqa: PT012 - the end of the block is what raises
+        console() as client,
+        pytest.raises(DriverTimeoutError, match="typed"),
+        client.pexpect("deaf") as session,
+    ):
+        session.send(b"x" * 150_000)  # more than a window, less than a socket's buffer beside it

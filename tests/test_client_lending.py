@@ -148,7 +148,27 @@ def test_what_was_there_is_replaced_only_by_what_is_complete(tmp_path: Path) -> 
         with client.local_file(path, write=True) as handle:
             client.call("write", handle, b"new", 1)
     assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert names_in(tmp_path) == ["dump"]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_what_a_link_leads_to_is_written_and_the_link_stays(tmp_path: Path, exists: bool) -> None:
+    path, link = tmp_path / "dump", tmp_path / "link"
+    link.symlink_to(path)
+    if exists:
+        path.write_bytes(b"old")
+    with blocking() as client, client.local_file(link, write=True) as handle:
+        client.call("write", handle, b"new", 1)
+    assert link.is_symlink()
+    assert path.read_bytes() == b"new"
+
+
+def test_a_new_file_may_have_as_long_a_name_as_any(tmp_path: Path) -> None:
+    path = tmp_path / ("ä" * 127)
+    with blocking() as client, client.local_file(path, write=True) as handle:
+        client.call("write", handle, b"new", 1)
+    assert path.read_bytes() == b"new"
 
 
 def test_a_new_file_has_the_permissions_of_any_other(tmp_path: Path) -> None:

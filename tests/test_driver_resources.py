@@ -329,6 +329,16 @@ async def test_a_resource_can_be_used_as_an_anyio_stream() -> None:
         assert sink.getvalue() == b"sent"
 
 
+@pytest.mark.parametrize("compress", [False, True])
+@timed()
+async def test_a_read_of_less_than_one_byte_is_a_mistake(compress: bool) -> None:
+    async with library() as (_, client):
+        for count in (0, -1):
+            async with client.resource_async(io.BytesIO(b"abc"), compress=compress) as handle:
+                with pytest.raises(DriverError, match="at least 1"):
+                    await client.call_async("read_some", handle, count)
+
+
 @timed()
 async def test_closing_the_stream_is_left_to_the_block() -> None:
     async with kinds() as client, client.resource_async(io.BytesIO(b"abc")) as handle:

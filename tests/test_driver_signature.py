@@ -358,3 +358,20 @@ def test_the_docstring_that_a_dataclass_makes_up_says_nothing() -> None:
     assert doc_of(Point) == ""
     assert doc_of(Turntable) == "Has a parameter of each kind, rich and plain."
     assert doc_of(type("Odd", (), {"__doc__": 5})) == ""
+
+
+class Shadowing(Plain):
+    """Has methods with the names of types."""
+
+    @export
+    def set(self, values: set[int]) -> None: ...
+
+    @export
+    def Path(self, where: Path) -> None: ...  # noqa: N802
+
+
+def test_a_method_does_not_hide_the_type_that_it_is_named_after() -> None:
+    for name, annotation in (("set", set[int]), ("Path", Path)):
+        fit = exports_of(Shadowing)[name].fit
+        assert fit is not None, name
+        assert fit.positional[0][1] == annotation

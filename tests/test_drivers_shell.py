@@ -118,5 +118,29 @@ def test_a_command_that_leaves_its_output_to_another_is_not_waited_for() -> None
     script = "import subprocess; subprocess.Popen(['sleep', '3']); print('started')"
     with served(Shell(commands={"it": python(script)})) as client:
         begin = time.monotonic()
-        assert cast("ShellClient", client).run("it").stdout == b"started\n"
+        result = cast("ShellClient", client).run("it")
+        assert result.stdout == b"started\n"
+        assert result.truncated, "there may have been more to come"
         assert time.monotonic() - begin < 3
+
+
+def test_what_a_command_has_started_is_killed_where_it_ignores_that_it_shall_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jumpstarter.drivers.shell._TERM_GRACE", 0.2)
+    pid = tmp_path / "pid"
+    child = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(1000)"
+    script = (
+        "import subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE)\n"
+        "child.stdout.readline()\n"  # now it ignores it
+        f"open({str(pid)!r}, 'w').write(f'{{child.pid}} ')\n"
+        "time.sleep(1000)\n"
+    )
+    with served(Shell(commands={"it": python(script)})) as client:
+        begin = time.monotonic()
+        while not pid.exists() or not pid.read_text().endswith(" "):
+            assert time.monotonic() - begin < PATIENCE
+            with pytest.raises(DriverTimeoutError), client.timeout(1):
+                cast("ShellClient", client).run("it")
+    assert _has_ended(int(pid.read_text()))

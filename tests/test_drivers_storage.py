@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import os
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,3 +112,29 @@ def test_an_image_can_be_fetched_by_the_exporter(
         server.shutdown()
         thread.join()
     assert card.read_bytes() == IMAGE
+
+
+def test_an_image_keeps_its_link_and_its_permissions(image: Path, card: Path) -> None:
+    card.write_bytes(b"old")
+    card.chmod(0o600)
+    link = card.with_name("link")
+    link.symlink_to(card)
+    with storage(link) as client:
+        client.flash(image)
+    assert link.is_symlink()
+    assert card.read_bytes() == IMAGE
+    assert stat.S_IMODE(card.stat().st_mode) == 0o600
+
+
+def test_an_image_may_have_as_long_a_name_as_any_file(image: Path, card: Path) -> None:
+    path = card.with_name("ä" * 127)
+    with storage(path) as client:
+        client.flash(image)
+    assert path.read_bytes() == IMAGE
+
+
+def test_a_device_is_not_erased(card: Path) -> None:
+    os.mkfifo(card)
+    with storage(card) as client, pytest.raises(DriverError, match="is a device"):
+        client.erase()
+    assert card.exists()

@@ -33,9 +33,12 @@ async def test_ten_lines_pass_at_once_and_then_one_a_second(
         mock_clock.jump(1)
         write(journal, 100)
     assert caplog.messages[10:] == [
-        "line 0 (and 990 lines before this one were left out)",
-        "line 0 (and 99 lines before this one were left out)",
-        "line 0 (and 99 lines before this one were left out)",
+        "990 lines were left out here",
+        "line 0",
+        "99 lines were left out here",
+        "line 0",
+        "99 lines were left out here",
+        "line 0",
     ]
 
 
@@ -84,6 +87,26 @@ async def test_a_line_that_is_dear_to_make_is_made_only_if_it_is_taken(
     assert {record.funcName for record in caplog.records} == {
         "test_a_line_that_is_dear_to_make_is_made_only_if_it_is_taken"
     }
+
+
+async def test_what_was_left_out_at_the_end_is_told_then(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    journal = Journal(burst=1, rate=0)
+    journal.close(LOGGER, "nobody")
+    write(journal, 4)
+    journal.close(LOGGER, "client of uid 1")
+    assert caplog.messages == ["line 0", "3 lines on client of uid 1 were left out"]
+
+
+async def test_a_line_passes_if_it_does_so_in_the_journal_beyond_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As for connections, each with a few lines, of which there may be any number."""
+    beyond = Journal(burst=5, rate=0)
+    for _ in range(4):
+        write(Journal(burst=2, rate=0, beyond=beyond), 3)
+    assert caplog.messages == ["line 0", "line 1"] * 2 + ["line 0"]
 
 
 class _Broken(logging.Handler):

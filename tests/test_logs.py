@@ -168,7 +168,7 @@ async def test_a_flood_of_failing_calls_writes_few_lines(
             await trio.sleep(1 / 16)
             await fail()
     assert len(caplog.messages) == 16, autojump_clock.current_time()
-    assert "(and 1005 lines before this one were left out)" in caplog.messages[10]
+    assert "1005 lines were left out here" in caplog.messages
 
 
 async def test_a_flood_of_connections_writes_few_lines(
@@ -188,7 +188,7 @@ async def test_a_flood_of_connections_writes_few_lines(
     ours, theirs = trio.testing.memory_stream_pair()
     await ours.aclose()
     await Session(exporter, theirs, "a client").run()
-    assert "lines before this one were left out)" in caplog.messages[-1]
+    assert "lines were left out here" in caplog.messages[-2]
 
 
 # ------------------------------------------------------------------------------ in the client

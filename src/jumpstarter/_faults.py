@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import traceback as tb
 from collections.abc import Callable, Mapping
+from itertools import dropwhile
 from typing import Final, TypeVar
 
 import msgspec
@@ -33,6 +34,9 @@ _OF_ONE_CALL: Final = {
     Code.CANCELLED: Code.UNKNOWN,
     Code.DEADLINE_EXCEEDED: Code.TIMED_OUT,
 }
+# Where the code is that calls a driver's, on the way from an event loop or a thread to it.
+_HERE: Final = __file__.removesuffix("_faults.py")
+_CALLERS: Final = (f"{_HERE}_", f"{_HERE}driver/", "/trio/", "/outcome/")
 _NO_TEXT: Final = "<its str() failed>"
 _TRACEBACK_NOTE: Final = "Traceback on the exporter:\n"
 _MAX_DEPTH: Final = 8  # levels of an exception group that keep their tree; deeper ones are text
@@ -97,8 +101,24 @@ def _notes(exc: BaseException) -> list[str]:
     return [note for note in notes if not note.startswith(_TRACEBACK_NOTE)]
 
 
-def _lines(exc: BaseException) -> str | None:
-    return "".join(tb.format_exception(exc))
+def _lines(exc: BaseException) -> str:
+    described = tb.TracebackException.from_exception(exc)
+    _begin_with_the_driver(described)
+    return "".join(described.format())
+
+
+def _begin_with_the_driver(described: tb.TracebackException) -> None:
+    """Leave out how the driver's code was called, of what it raised and of what led to that."""
+    rest: list[tb.TracebackException | None] = [described]
+    while rest:
+        if (each := rest.pop()) is not None:
+            frames = list(dropwhile(_is_a_callers, each.stack)) or each.stack[-1:]
+            each.stack = tb.StackSummary.from_list(frames)
+            rest += [each.__cause__, each.__context__, *(each.exceptions or ())]
+
+
+def _is_a_callers(frame: tb.FrameSummary) -> bool:
+    return any(place in frame.filename for place in _CALLERS)
 
 
 def _guarded(function: Callable[..., T], argument: object, otherwise: T) -> T:

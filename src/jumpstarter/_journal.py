@@ -1,8 +1,9 @@
 """How often something is written to the log: what a peer can bring about, it can bring about often.
 
-A journal lets a few lines pass at once and then one a second; the next line that passes says how
-many were left out. Each connection has one for what its calls raise, and each exporter one for the
-connections that it refuses or loses. Whatever a log handler does, it does not reach who writes.
+A journal lets a few lines pass at once and then some a second; before the next one that passes it
+says how many were left out. Each connection has one for what its calls raise, and the exporter one
+for all of them, so that nobody gains by connecting again; one more for the connections that it
+refuses or loses. Whatever a log handler does, it does not reach who writes.
 """
 
 from __future__ import annotations
@@ -24,15 +25,20 @@ _RATE: Final = 1.0  # lines a second: a day of them is less than 20 MB
 class Journal:
     """Lines of a log, of which too many are left out.
 
-    For tasks of one Trio loop.
+    For tasks of one Trio loop. Nothing here is a checkpoint or raises anything: a log that is
+    broken breaks nothing else.
 
     Args:
         burst: Lines that pass at once.
         rate: Lines that pass each second after that.
+        beyond: Another journal that has to let them pass too.
     """
 
-    def __init__(self, burst: float = _BURST, rate: float = _RATE) -> None:
+    def __init__(
+        self, burst: float = _BURST, rate: float = _RATE, beyond: Journal | None = None
+    ) -> None:
         self._bucket = Bucket(burst, rate)
+        self._beyond = beyond
         self._left_out = 0
 
     def log(
@@ -44,8 +50,6 @@ class Journal:
         exc: BaseException | None = None,
     ) -> None:
         """Write a line, or count it as left out.
-
-        No checkpoint. Raises nothing, so that a log which is broken breaks nothing else.
 
         Args:
             logger: Where to.
@@ -61,10 +65,13 @@ class Journal:
         """Ask if a line would be written, before it is made: then it is to be given to `write`."""
         if not logger.isEnabledFor(level):
             return False
-        if self._bucket.take(trio.current_time()):
+        if self._passes(trio.current_time()):
             return True
         self._left_out += 1
         return False
+
+    def _passes(self, now: float) -> bool:
+        return self._bucket.take(now) and (self._beyond is None or self._beyond._passes(now))
 
     def write(
         self,
@@ -76,9 +83,14 @@ class Journal:
         stacklevel: int = 2,
     ) -> None:
         """Write a line that `takes` has taken; it says where the caller is, or one further out."""
-        if self._left_out:
-            text += " (and %d lines before this one were left out)"
-            args = (*args, self._left_out)
-            self._left_out = 0
         with contextlib.suppress(Exception):
+            if self._left_out:
+                logger.log(level, "%d lines were left out here", self._left_out)
+                self._left_out = 0
             logger.log(level, text, *args, exc_info=exc, stacklevel=stacklevel)
+
+    def close(self, logger: logging.Logger, name: str) -> None:
+        """Say how many lines were left out since the last one, and of whom, if any were."""
+        if self._left_out:
+            with contextlib.suppress(Exception):
+                logger.info("%d lines on %s were left out", self._left_out, name)

@@ -18,8 +18,9 @@ from contextlib import (
     ExitStack,
     asynccontextmanager,
 )
+from functools import partial
 from types import TracebackType
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import trio
 
@@ -39,7 +40,7 @@ from ._sockets import (
 from ._text import quoted
 from .client import DriverClient
 from .client._channel import Channel, Request
-from .client._tree import DEFAULT_ALLOW, build_tree
+from .client._tree import DEFAULT_ALLOW, build_tree, check_allow
 from .driver import Driver
 from .driver._exporter import Exporter
 from .driver._lanes import DEFAULT_THREADS, Lanes
@@ -88,7 +89,8 @@ class Server:
         try:
             if not self._draining:
                 name, welcome = _name_of_peer(stream), self._is_welcome(stream)
-                session = Session(self._exporter, stream, name, welcome=welcome)
+                subject = partial(_subject_of, stream)
+                session = Session(self._exporter, stream, name, welcome=welcome, subject=subject)
                 await self._run_session(session)
         except BaseException as exc:  # noqa: BLE001 - one client's trouble never reaches the others
             self._contain(exc)
@@ -129,6 +131,8 @@ class Server:
         """
         self._draining = True
         self._accepting.cancel()
+        with trio.CancelScope(shield=True):  # so that others are refused at once, or may listen
+            await self._listeners.aclose()
         async with trio.open_nursery() as nursery:
             for session in self._sessions:
                 nursery.start_soon(session.drain, grace, "the exporter is shutting down")
@@ -145,6 +149,16 @@ def _name_of_peer(stream: trio.abc.Stream) -> str:
     except OSError:  # it has hung up before it was accepted
         return "a client that has gone"
     return f"client {host}:{port}"
+
+
+def _subject_of(stream: trio.abc.Stream) -> str:
+    """Give the name in a client's certificate, once hands were shaken; empty if there is none."""
+    if not isinstance(stream, trio.SSLStream):
+        return ""
+    certificate: Any = stream.getpeercert() or {}
+    return ", ".join(
+        f"{kind}={value}" for names in certificate.get("subject", ()) for kind, value in names
+    )
 
 
 @asynccontextmanager
@@ -219,11 +233,21 @@ def _asks_for_certificates(context: ssl.SSLContext | None) -> bool:
     return context is not None and context.verify_mode is ssl.CERT_REQUIRED
 
 
+def _check_access(token: object, context: object) -> None:
+    if not isinstance(token, str):
+        text = f"token= must be a str, not {type(token).__name__}: decode bytes, and strip a line"
+        raise ArgumentError(text)
+    if context is not None and not isinstance(context, ssl.SSLContext):
+        text = f"ssl_context= must be an ssl.SSLContext, not {type(context).__name__}"
+        raise ArgumentError(f"{text}: ssl.create_default_context() makes one")
+
+
 @asynccontextmanager
 async def _open_channel(
     address: str, limits: Limits, token: str, ssl_context: ssl.SSLContext | None
 ) -> AsyncIterator[_Opened]:
     """Connect, say HELLO, and ask for the report, all within `hello_timeout`."""
+    _check_access(token, ssl_context)
     channel: Channel | None = None
     async with open_background() as nursery:
         with trio.move_on_after(limits.hello_timeout) as patience:
@@ -250,10 +274,16 @@ async def _greet(channel: Channel, nursery: trio.Nursery) -> None:
     try:
         await nursery.start(channel.run)
     except HandshakeError as exc:
-        if not channel.name.startswith("tls:") or channel.connection.goaway is not None:
+        scheme = channel.name.partition(":")[0]
+        if scheme == "unix" or channel.connection.goaway is not None:
             raise
-        text = "if it asks clients for certificates, load one that it trusts into the ssl_context"
-        raise HandshakeError(f"{exc}; {text}, with load_cert_chain()") from exc
+        text = "does it listen with tls://?"
+        if scheme == "tls":
+            text = (
+                "if it asks clients for certificates, load one that it trusts into the "
+                "ssl_context, with load_cert_chain()"
+            )
+        raise HandshakeError(f"{exc}; {text}") from exc
 
 
 async def ask_for_report(channel: Channel) -> list[Node]:
@@ -287,8 +317,8 @@ async def connect_async(
     Args:
         address: `unix:/path`, `tcp://host:port` or `tls://host:port`.
         allow: Patterns of client class paths that the exporter may have us import: its report names
-            classes, and importing runs code. By default this library's own, and the packages
-            `jumpstarter_driver_*`; add yours as `"mylab.*"`.
+            classes, and importing runs code. This library's own are always allowed; by default the
+            packages `jumpstarter_driver_*` are too, and `["mylab.*"]` allows yours instead.
         limits: What we accept of the exporter.
         token: The secret that the exporter asks for, if it does.
         ssl_context: For `tls`; by default the system's authorities are trusted.
@@ -300,8 +330,9 @@ async def connect_async(
         HandshakeError: Nobody is there, or it is no exporter, or it refused us. A ConnectionError.
         ArgumentError: The address cannot be understood.
     """
+    allowed = check_allow(allow)
     async with _open_channel(address, limits, token, ssl_context) as (channel, nodes):
-        client = build_tree(nodes, channel, allow=allow)
+        client = build_tree(nodes, channel, allow=allowed)
         try:
             yield client
         finally:
@@ -325,7 +356,7 @@ def connect(
         A context manager of the client of the root driver.
     """
     opened = _open_channel(address, limits, token, ssl_context)
-    return _BlockingClient(lambda _: opened, allow, limits)
+    return _BlockingClient(lambda _: opened, check_allow(allow), limits)
 
 
 def serve(driver: Driver) -> AbstractContextManager[DriverClient, None]:

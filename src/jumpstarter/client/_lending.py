@@ -29,7 +29,7 @@ from ..errors import ArgumentError, DriverError
 from ._progress import Meter, Progress, meter_for
 from ._raw_streams import RemoteStream
 
-__all__ = ["COLLECTED", "Lending", "file_sink", "file_source", "sink_of", "source_of"]
+__all__ = ["COLLECTED", "Lending", "file_sink", "file_source", "part_of", "sink_of", "source_of"]
 
 _READ: Final = 8 * PIECE  # of a file at once: the way to a worker thread costs as much as one piece
 _READ_AHEAD: Final = 1
@@ -271,12 +271,13 @@ async def file_sink(path: Path) -> AsyncIterator[Sink]:
 
     What is no regular file, a device for example, is written as it is.
     """
-    file, part = await trio.to_thread.run_sync(_create, path)
+    place = Path(os.path.realpath(path))  # a link goes on leading there
+    file, part = await trio.to_thread.run_sync(_create, place)
     try:
         with file:
             yield partial(_write_in_thread, file.write)
         if part is not None:
-            part.replace(path)
+            part.replace(place)
     except BaseException:
         if part is not None:
             part.unlink()
@@ -287,8 +288,17 @@ def _create(path: Path) -> tuple[RawIOBase, Path | None]:
     """Open a file to write, and give the name that it has until it is complete, if it has one."""
     if path.exists() and not path.is_file():
         return path.open("wb", buffering=0), None
-    part = path.with_name(f".{path.name:.200}.{uuid4().hex}.part")
-    return part.open("xb", buffering=0), part
+    part = part_of(path)
+    return part.open("wb", buffering=0), part
+
+
+def part_of(path: Path) -> Path:
+    """Make an empty file beside another, which it is to replace: with its permissions, if any."""
+    part = path.with_name(f".{path.name:.50}.{uuid4().hex}.part")  # 50 take 200 bytes at most
+    part.touch()
+    with suppress(FileNotFoundError):
+        part.chmod(stat.S_IMODE(path.stat().st_mode))
+    return part
 
 
 @asynccontextmanager

@@ -21,18 +21,18 @@ from uuid import UUID
 from .._messages import Node
 from .._portal import BlockingPortal
 from .._text import named, quoted
-from ..errors import ClientImportError, HandshakeError
+from ..errors import ClientImportError, ConfigurationError, HandshakeError
 from ._base import DriverClient, StubDriverClient
 from ._channel import Channel
 from ._methods import methods_of, printable
 from ._remote import Remote
 
-__all__ = ["DEFAULT_ALLOW", "build_tree"]
+__all__ = ["DEFAULT_ALLOW", "build_tree", "check_allow"]
 
 _logger = logging.getLogger("jumpstarter.client")
 
-# This library's own classes, and the packages that follow the ecosystem's naming.
-DEFAULT_ALLOW: Final = ("jumpstarter.*", "jumpstarter_driver_*")
+_OWN: Final = "jumpstarter.*"  # whoever runs this has imported it
+DEFAULT_ALLOW: Final = ("jumpstarter_driver_*",)  # packages that follow the ecosystem's naming
 _PATH: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _MAX_PATH: Final = 200  # characters
 _MAX_LINES: Final = 10  # of the log, on classes that cannot be had
@@ -54,7 +54,8 @@ def build_tree(
         nodes: The exporter's report.
         channel: The way there.
         portal: For the blocking methods; None makes clients for Trio code.
-        allow: Patterns (as in `fnmatch`) of the class paths that may be imported; None allows all.
+        allow: Patterns (as in `fnmatch`) of the class paths that may be imported beside this
+            library's own; None allows all.
 
     Raises:
         HandshakeError: The report is no tree.
@@ -73,6 +74,21 @@ def build_tree(
     assert client is not None
     _tell(missing)
     return client
+
+
+def check_allow(allow: Sequence[str]) -> tuple[str, ...]:
+    """Give the patterns that a caller passed, once they are certainly patterns.
+
+    One text would be taken for a pattern of each of its letters, `*` among them.
+
+    Raises:
+        ConfigurationError: They are no sequence of texts.
+    """
+    if not isinstance(allow, list | tuple | set | frozenset) or not all(
+        isinstance(pattern, str) for pattern in allow
+    ):
+        raise ConfigurationError(f'allow={allow!r}: must be a list of patterns, like ["mylab.*"]')
+    return tuple(allow)
 
 
 def _tell(missing: list[str]) -> None:
@@ -132,7 +148,7 @@ def _build(
 def _client_class(path: str, who: str, allow: Sequence[str] | None) -> type[DriverClient]:
     if len(path) > _MAX_PATH or not _PATH.fullmatch(path):
         raise ClientImportError(f"{who}: {quoted(path)} is no dotted path of a client class")
-    if allow is not None and not any(fnmatchcase(path, pattern) for pattern in allow):
+    if allow is not None and not any(fnmatchcase(path, pattern) for pattern in (_OWN, *allow)):
         text = f"{who}: its client class may not be imported here"
         raise ClientImportError(f"{text}; if you trust it, connect with allow=[{path!r}]")
     module_name, _, class_name = path.rpartition(".")

@@ -21,7 +21,7 @@ import trio
 
 from .._background import open_background
 from .._forward import forward_to, listen_tcp, listen_unix
-from ..errors import MissingExtra
+from ..errors import DriverTimeoutError, MissingExtra
 from ._base import DriverClient
 from ._raw_streams import RemoteStream
 
@@ -134,7 +134,8 @@ async def pexpect_session(
 
     Raises:
         MissingExtra: The extra `pexpect` is not installed.
-        DriverError: The driver could not open the stream, or has failed with it.
+        DriverError: The driver could not open the stream, or has failed with it, or has not taken
+            what was typed within 10 s of the end.
     """
     try:
         from pexpect.fdpexpect import fdspawn  # noqa: PLC0415 - who expects nothing needs it not
@@ -144,7 +145,9 @@ async def pexpect_session(
         ours, theirs = socket.socketpair()
         async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as near:
             options.setdefault("use_poll", True)  # with more than 1,024 files open, select is lost
-            session = fdspawn(theirs.detach(), **options)
+            with theirs:
+                session = fdspawn(theirs.fileno(), **options)
+                theirs.detach()
             try:
                 async with _joined(near, stream):
                     yield session
@@ -177,6 +180,9 @@ async def _joined(near: trio.SocketStream, stream: RemoteStream) -> AsyncIterato
         yield
         with trio.move_on_after(_LINGER):
             await typed.wait()
+        if not typed.is_set():
+            text = "not all that was typed was taken by the driver"
+            raise DriverTimeoutError(f"{text} within {_LINGER:g} s of the session's end")
 
 
 def _until_broken() -> AbstractContextManager[None]:

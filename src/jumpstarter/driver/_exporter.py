@@ -52,6 +52,8 @@ class Exporter:
 
     Attributes:
         journal: Takes the lines on connections that came to nothing or to a bad end.
+        visits: Takes those on clients who were admitted, and who leave.
+        failures: Takes those on what calls have raised, beside a journal of each connection's own.
         door: Knows how many there may be.
         turnstile: Passed by one connection at a time, of those that have sent much at once.
     """
@@ -72,5 +74,7 @@ class Exporter:
         self.token = token
         self.send_tracebacks = send_tracebacks
         self.journal = Journal()
+        self.visits = Journal(burst=100, rate=10)
+        self.failures = Journal(burst=100, rate=10)
         self.turnstile = trio.Lock()
         self.door = Door(limits.max_connections, limits.max_unadmitted)

@@ -135,12 +135,15 @@ class ResourceStream(trio.abc.Stream):
         """Receive what there is, at least one byte, or `b""` at the end. A checkpoint.
 
         Raises:
+            ValueError: `max_bytes` is less than 1.
             ResourceError: It is larger than `max_bytes` of `Driver.resource`, damaged, or was lent
                 for writing.
             trio.BrokenResourceError: The client is gone, has failed, or has taken it back.
         """
         if not isinstance(self._flow, Inflow):
             raise ResourceError("this resource was lent to be written, and cannot be read")
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError(f"max_bytes must be at least 1, not {max_bytes!r}")
         return await self._flow.receive_some(max_bytes)
 
     async def receive(self, max_bytes: int = 65536) -> bytes:

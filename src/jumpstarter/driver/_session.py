@@ -64,6 +64,7 @@ _HOW_TO_CALL: Final = {
     Kind.GENERATOR: "a generator; use streamingcall() or streamingcall_async()",
     Kind.STREAM: "a raw stream; open it with stream(), open_stream() or stream_async()",
 }
+_TO_END: Final = 1.0  # seconds for a cancelled call to end before the log says that it has not
 _ITEMS_PER_TURN: Final = 32  # items that a generator may send before other tasks have their turn
 
 
@@ -121,14 +122,23 @@ class Session:
         stream: To the client.
         name: What the client is called in the log.
         welcome: False for a client who will not be admitted, whatever it shows.
+        subject: Gives the name in the certificate that the client has shown, or nothing.
     """
 
     def __init__(
-        self, exporter: Exporter, stream: trio.abc.Stream, name: str, *, welcome: bool = True
+        self,
+        exporter: Exporter,
+        stream: trio.abc.Stream,
+        name: str,
+        *,
+        welcome: bool = True,
+        subject: Callable[[], str] = str,
     ) -> None:
         self._exporter = exporter
         self._welcome = welcome
-        self._journal = Journal()
+        self._subject = subject
+        self._admitted = False
+        self._journal = Journal(beyond=exporter.failures)
         self._rules = ServerProtocol(exporter.limits)
         self._connection = Connection(
             transport_for(stream),
@@ -155,10 +165,16 @@ class Session:
                 await self._connection.run()
         finally:
             self._exporter.door.leave(self)
-        if self._rules.peer is None and self._rules.failure is None:  # else it was told already
-            self._exporter.journal.log(
-                _logger, logging.INFO, "no session came about: %s", self._connection.ended
-            )
+        self._say_goodbye()
+
+    def _say_goodbye(self) -> None:
+        exporter, ended = self._exporter, self._connection.ended
+        if self._admitted:
+            text, name = "%s has left: %s", self._connection.name
+            exporter.visits.log(_logger, logging.INFO, text, name, ended)
+        elif self._rules.failure is None:  # else it was told already
+            exporter.journal.log(_logger, logging.INFO, "no session came about: %s", ended)
+        self._journal.close(_logger, self._connection.name)
 
     async def drain(self, grace: float, text: str) -> None:
         """Take no more calls, let those that run finish, and end the connection.
@@ -183,6 +199,11 @@ class Session:
             for call in self._running:
                 call.scope.cancel(reason="the exporter is shutting down")
             with trio.CancelScope(shield=True):
+                with trio.move_on_after(_TO_END):
+                    await self._answered()
+                for call in self._running:
+                    text = "%s goes on; the exporter ends when it has returned, or by SIGKILL"
+                    _logger.warning(text, self._title(call.head))
                 await self._answered()
                 await self._connection.say_last_words()
             self._connection.end(ConnectionError("the exporter has shut down"))
@@ -199,7 +220,7 @@ class Session:
         expected = exporter.token
         code, told = Code.UNAUTHENTICATED, "not admitted"  # and nothing of the why
         if not self._welcome:
-            why = "no user who may"
+            why = "its user may not; --allow-user, or users=, lets it"
         elif expected and not hmac.compare_digest(hello.token.encode(), expected.encode()):
             why = "no valid token"
         elif not exporter.door.admit(self):
@@ -207,11 +228,18 @@ class Session:
             told = why = f"{exporter.limits.max_connections} clients are connected already"
         else:
             self._rules.admit(Hello.of(exporter.limits, agent=AGENT))
+            self._admitted = True
+            text, name = "%s has connected: %s", self._connection.name
+            exporter.visits.log(_logger, logging.INFO, text, name, self._credentials(hello))
             return
-        text = "%s was not admitted: %s"
-        exporter.journal.log(_logger, logging.WARNING, text, self._connection.name, why)
+        text, name = "%s was not admitted: %s", self._connection.name
+        exporter.journal.log(_logger, logging.WARNING, text, name, why)
         exporter.door.refuse(self)
         self._rules.refuse(code, told)
+
+    def _credentials(self, hello: Hello) -> str:
+        subject = self._subject()
+        return named(hello.agent or "?") + (f", certificate {quoted(subject)}" if subject else "")
 
     def give_way(self) -> None:
         """Hang up before anything was said: the next connection needs the place."""

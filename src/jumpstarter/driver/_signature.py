@@ -139,7 +139,9 @@ def _resolved(function: Any, parameter: inspect.Parameter, names: Mapping[str, A
 
     alone.__annotations__ = {parameter.name: parameter.annotation}
     known = getattr(function, "__globals__", {})
-    hints = typing.get_type_hints(alone, known, dict(names), include_extras=True)
+    # A method may be named as a type is, `set` or `date`, which it does not stand for here.
+    beside = {name: thing for name, thing in names.items() if not hasattr(type(thing), "__get__")}
+    hints = typing.get_type_hints(alone, known, beside, include_extras=True)
     annotation = hints[parameter.name]
     is_said = type(None) in typing.get_args(annotation)
     if parameter.default is None and not is_said:  # as many write it, who mean `X | None`

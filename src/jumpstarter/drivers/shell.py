@@ -35,7 +35,8 @@ class ShellResult:
         returncode: Its exit code, or -N if signal N has ended it.
         stdout: What it has written there.
         stderr: What it has written there.
-        truncated: Either was longer than the driver keeps; the rest was dropped.
+        truncated: Either was longer than the driver keeps, or a second behind the command's end
+            something that it has started still held it open; the rest was dropped.
     """
 
     returncode: int
@@ -105,7 +106,7 @@ class Shell(Driver):
             returncode=process.returncode,
             stdout=bytes(outputs[0].kept),
             stderr=bytes(outputs[1].kept),
-            truncated=any(output.truncated for output in outputs),
+            truncated=any(output.truncated or not output.ended for output in outputs),
         )
 
 
@@ -115,6 +116,7 @@ class _Output:
     def __init__(self, limit: int) -> None:
         self.kept = bytearray()
         self.truncated = False
+        self.ended = False
         self._limit = limit
 
     async def read(self, stream: trio.abc.ReceiveStream) -> None:
@@ -122,19 +124,22 @@ class _Output:
             room = self._limit - len(self.kept)
             self.kept += data[:room]
             self.truncated |= len(data) > room
+        self.ended = True
 
 
 async def _end(process: trio.Process) -> None:
     """See to it that a command, and all of its group, has ended."""
     if process.returncode is not None:
         return
-    with trio.CancelScope(shield=True), suppress(ProcessLookupError):
+    with trio.CancelScope(shield=True), suppress(ProcessLookupError):  # none of them is left
         os.killpg(process.pid, signal.SIGTERM)
         with trio.move_on_after(_TERM_GRACE):
             await process.wait()
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            while True:  # what it has started has no other parent who could wait for it
+                os.killpg(process.pid, 0)
+                await trio.sleep(_TERM_GRACE / 100)
+        os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
 
 
 class ShellClient(DriverClient):

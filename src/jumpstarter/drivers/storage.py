@@ -11,12 +11,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
-from uuid import uuid4
 
 import trio
 
 from .._transfer import MAX_BYTES
 from ..client import DriverClient
+from ..client._lending import part_of
 from ..client._progress import Progress
 from ..driver import Driver, export
 from .mixins import ResourceMixin
@@ -46,9 +46,9 @@ class FileStorage(Driver):
     @export
     async def write(self, source: str) -> str:
         """Write an image, which the client has lent, or which is at a URL; give its SHA-256."""
-        place = Path(self.path)
+        place = Path(os.path.realpath(self.path))  # a link goes on leading there
         is_device = await trio.to_thread.run_sync(_is_device, place)
-        part = place if is_device else place.with_name(f".{place.name}.{uuid4().hex}.part")
+        part = place if is_device else await trio.to_thread.run_sync(part_of, place)
         try:
             digest = await self._copy(source, part)
             if not is_device:
@@ -91,13 +91,19 @@ class FileStorage(Driver):
 
     @export
     def erase(self) -> None:
-        """Forget the image."""
-        Path(self.path).unlink(missing_ok=True)
+        """Forget the image, which is a file."""
+        place = Path(self.path)
+        if _is_device(place):
+            raise ValueError(f"{place} is a device, and cannot be erased: write an empty image")
+        place.unlink(missing_ok=True)
 
     @export
     def size(self) -> int:
-        """Give the image's bytes, 0 if there is none."""
+        """Give the image's bytes, 0 if there is none; those of all of a block device."""
         place = Path(self.path)
+        if place.is_block_device():
+            with place.open("rb") as device:
+                return device.seek(0, os.SEEK_END)
         return place.stat().st_size if place.exists() else 0
 
 
