@@ -70,9 +70,12 @@ types: venv
 bench: venv
 	$(BIN)/python -m benchmarks
 
+# For less than all of it: make hostile ARGS='--peer jumpstarter --seconds 0.5' (or --help)
+ARGS :=
+
 hostile: venv
 	$(BIN)/pip install --quiet --editable '.[hostile]'
-	cd tests && ../$(BIN)/python -m hostile
+	cd tests && ../$(BIN)/python -m hostile $(ARGS)
 
 clean:
 	rm -rf .venv build dist src/*.egg-info src/jumpstarter/*.so

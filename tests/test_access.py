@@ -18,6 +18,9 @@ import pytest
 import trio
 import trio.testing
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from drivers_for_tests import Echo
 from helpers import timed
@@ -98,7 +101,9 @@ async def test_who_is_named_may_connect_and_nobody_else(
         assert await call_as(server.address, 0) == "answered 1\n"
         said = await call_as(server.address, OTHER + 1)
     assert f"{server.address} refused the connection: 'not admitted'" in said
-    assert caplog.messages == [f"client of uid {OTHER + 1} was not admitted: no user who may"]
+    (message,) = caplog.messages
+    assert message.startswith(f"client of uid {OTHER + 1} was not admitted: its user may not; ")
+    assert message.endswith("--allow-user, or users=, lets it")
 
 
 @AS_ROOT
@@ -274,6 +279,34 @@ async def test_clients_with_a_certificate_get_in_and_others_are_told_what_they_l
     lines = [line for line in caplog.messages if "no session came about" in line]
     for why in ("peer did not return a certificate", "unable to get local", "expired"):
         assert any(why in line for line in lines), (why, lines)
+
+
+def revoked(authority: trustme.CA, serial: int) -> str:
+    """Give an authority's list with one certificate on it, in PEM."""
+    name = x509.load_pem_x509_certificate(authority.cert_pem.bytes()).subject
+    key = serialization.load_pem_private_key(authority.private_key_pem.bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    now = dt.datetime.now(dt.UTC)
+    entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+    crl = x509.CertificateRevocationListBuilder().issuer_name(name).add_revoked_certificate(entry)
+    crl = crl.last_update(now - dt.timedelta(days=1)).next_update(now + dt.timedelta(days=1))
+    return crl.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+@timed()
+async def test_a_context_of_ones_own_shuts_out_who_was_revoked(lab: Lab, tmp_path: Path) -> None:
+    known, lost = lab.known_client(), lab.client()
+    leaf = lab.authority.issue_cert("bob@lab.example")
+    leaf.configure_cert(lost)
+    serial = x509.load_pem_x509_certificate(leaf.cert_chain_pems[0].bytes()).serial_number
+    (tmp_path / "crl.pem").write_text(revoked(lab.authority, serial))
+    context = lab.asking_server()
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    context.load_verify_locations(tmp_path / "crl.pem")
+    async with serve_async(Echo(), ANY_TLS, ssl_context=context) as server:
+        await why_not(server.address, lost)
+        async with connect_async(server.address, ssl_context=known) as client:
+            assert await client.call_async("echo", 1) == 1
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

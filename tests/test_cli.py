@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import ssl
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
 
 import jumpstarter
 from exporter_process import PATIENCE, TESTS, exporter, wait_until_refused
 from jumpstarter.cli import main
 from jumpstarter.client import DriverClient
-from jumpstarter.errors import CallCancelled, DriverError, HandshakeError
+from jumpstarter.errors import (
+    CallCancelled,
+    DriverError,
+    DriverInvalidArgument,
+    HandshakeError,
+)
 
 LONG = "1000"  # seconds of grace: who waits for its end is killed before
 
 MODULE = '''
+from jumpstarter.client import DriverClient
 from jumpstarter.driver import Driver, export
 
 class Lamp(Driver):
@@ -53,6 +63,9 @@ class Nested:
 class Broken(Lamp):
     def __init__(self):
         raise RuntimeError("the lamp\\nis not plugged in")
+
+class LampClient(DriverClient):
+    pass
 
 text = "no driver at all"
 make_text = str
@@ -160,6 +173,24 @@ def test_tls_listens_with_the_certificate_and_the_key(tmp_path: Path) -> None:
             assert client.call("echo", 1) == 1
 
 
+def test_a_key_may_come_through_a_pipe_as_from_the_command_that_decrypts_it(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    issued.cert_chain_pems[0].write_to_path(cert)
+    os.mkfifo(key)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    options = ("--address", "tls://localhost:0", "--tls-cert", str(cert), "--tls-key", str(key))
+    with ThreadPoolExecutor() as pool:
+        pool.submit(key.write_bytes, issued.private_key_pem.bytes())
+        with (
+            exporter(tmp_path, *options) as server,
+            jumpstarter.connect(server.address, ssl_context=context) as client,
+        ):
+            assert client.call("echo", 1) == 1
+
+
 def test_tls_asks_clients_for_certificates_of_the_authorities_given(tmp_path: Path) -> None:
     authority = trustme.CA()
     both, ca = tmp_path / "both.pem", tmp_path / "ca.pem"
@@ -219,6 +250,25 @@ def test_the_log_level_decides_what_is_said_on_stderr(
     with exporter(tmp_path, "--log-level", level) as server:
         server.send(signal.SIGTERM)
         assert ("running calls have 60 s to finish" in server.rest_of_log()) is is_said
+
+
+def test_limits_are_what_is_given_and_otherwise_their_defaults(tmp_path: Path) -> None:
+    with (
+        exporter(tmp_path, "--limit", "max_depth=3", "--limit", "linger=0.5") as server,
+        jumpstarter.connect(server.address) as client,
+    ):
+        assert client.call("echo", [1]) == [1]
+        with pytest.raises(DriverInvalidArgument):
+            client.call("echo", [[[[1]]]])
+        assert client.call("echo", "x" * 100_000) == "x" * 100_000
+
+
+@pytest.mark.parametrize("options", [[], ["--send-tracebacks"]], ids=["not", "sent"])
+def test_tracebacks_are_sent_by_who_says_so(tmp_path: Path, options: list[str]) -> None:
+    with exporter(tmp_path, *options) as server, jumpstarter.connect(server.address) as client:
+        with pytest.raises(DriverError) as caught:
+            client.call("meet", "no number")
+        assert ("in meet" in (caught.value.remote_traceback or "")) is bool(options)
 
 
 # --- the log ---
@@ -377,12 +427,17 @@ def test_ctrl_c_while_the_driver_is_made_is_quiet(lamps: Path) -> None:
         (["lamps:Lamp", "--address", "127.0.0.1:80"], "must begin with unix:, tcp:// or tls://"),
         (["lamps:Lamp", "--address", "unix:/no/such/directory/socket"], "No such file"),
         (["lamps:Lamp", "--address", "tcp://0.0.0.0:0"], "insecure"),
-        (["lamps:Lamp", "--address", "tls://localhost:0"], "give --tls-cert"),
-        (["lamps:Lamp", "--tls-key", "missing.pem"], "give --tls-cert"),
-        (["lamps:Lamp", "--tls-cert", "missing.pem"], "--tls-cert missing.pem: [Errno 2] No such"),
-        (["lamps:Lamp", "--tls-client-ca", "ca.pem"], "give --tls-cert"),
         (["lamps:Lamp", "--allow-user", "0"], "told of a unix: address, on Linux, only"),
-        (["lamps:Lamp", "--tls-cert", "lamps.py"], "cannot use --tls-cert lamps.py"),
+        (["lamps:LampClient"], "'lamps:LampClient' is a client class: name its driver's class"),
+        (["lamps:Lamp", "--limit", "max_dept=1"], "--limit max_dept=1: write NAME=VALUE, of max_f"),
+        (["lamps:Lamp", "--limit", "max_calls"], "'' is no whole number"),
+        (["lamps:Lamp", "--limit", "max_calls=1.5"], "'1.5' is no whole number"),
+        (["lamps:Lamp", "--limit", "linger=long"], "--limit linger=long: 'long' is no number"),
+        (["lamps:Lamp", "--limit", "linger=nan"], "Limits(linger=nan): must be from 0"),
+        (
+            ["lamps:Lamp", "--limit", "max_message=9", "--limit", "max_frame=1024"],
+            "--limit max_message=9 max_frame=1024: Limits(max_message=9): must be from 1024 (max_f",
+        ),
         (["lamps:Lamp", "--token-file", "missing"], "cannot read --token-file missing"),
         (["lamps:Lamp", "--token-file", "empty"], "empty, which would admit everybody"),
         (["lamps:Lamp", "--token-file", "binary"], "cannot read --token-file binary"),
@@ -401,6 +456,161 @@ def test_what_cannot_be_served_is_one_line_on_stderr_and_exit_code_2(
     assert stderr.startswith("jumpstarter serve: ")
     assert said in stderr
     assert stderr.count("\n") == 1
+
+
+@pytest.fixture
+def pems(lamps: Path) -> Path:
+    """Give the directory of `lamps`, with keys and certificates in it that fit or do not."""
+    authority = trustme.CA()
+    for name in ("one", "other"):
+        issued = authority.issue_cert("localhost")
+        issued.cert_chain_pems[0].write_to_path(lamps / f"{name}.pem")
+        issued.private_key_pem.write_to_path(lamps / f"{name}-key.pem")
+    key = serialization.load_pem_private_key((lamps / "one-key.pem").read_bytes(), None)
+    locked = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"a passphrase"),
+    )
+    (lamps / "locked-key.pem").write_bytes(locked)
+    (lamps / "locked.pem").write_bytes((lamps / "one.pem").read_bytes() + locked)
+    marks = "-----{} CERTIFICATE-----\n"
+    (lamps / "broken.pem").write_text(marks.format("BEGIN") + "AAAA\n" + marks.format("END"))
+    return lamps
+
+
+@pytest.mark.parametrize(
+    ("address", "options", "said"),
+    [
+        ("tls://localhost:0", "", "tls://localhost:0: give --tls-cert"),
+        ("tls://localhost:0", "--tls-key one-key.pem", "tls://localhost:0: give --tls-cert"),
+        ("tls://localhost:0", "--tls-cert no.pem", "use --tls-cert no.pem: No such file"),
+        ("tls://localhost:0", "--tls-cert lamps.py", "use --tls-cert lamps.py: it holds no certif"),
+        ("tls://localhost:0", "--tls-cert one.pem", "one.pem holds no private key: give --tls-key"),
+        ("tls://localhost:0", "--tls-cert broken.pem --tls-key one-key.pem", "--tls-cert broken.p"),
+        (
+            "tls://localhost:0",
+            "--tls-cert one.pem --tls-key no.pem",
+            "cannot use --tls-key no.pem: No such file",
+        ),
+        (
+            "tls://localhost:0",
+            "--tls-cert one.pem --tls-key one.pem",
+            "cannot use --tls-key one.pem: it holds no private key",
+        ),
+        (
+            "tls://localhost:0",
+            "--tls-cert one.pem --tls-key other-key.pem",
+            "cannot use --tls-key other-key.pem: the key does not fit the certificate in one.pem",
+        ),
+        (
+            "tls://localhost:0",
+            "--tls-cert one.pem --tls-key locked-key.pem",
+            "cannot use --tls-key locked-key.pem: the key has a passphrase, which is not supported",
+        ),
+        ("tls://localhost:0", "--tls-cert locked.pem", "use --tls-cert locked.pem: the key has a"),
+        (
+            "tls://localhost:0",
+            "--tls-cert one.pem --tls-key one-key.pem --tls-client-ca no.pem",
+            "cannot use --tls-client-ca no.pem: No such file",
+        ),
+        (
+            "tls://localhost:0",
+            "--tls-cert one.pem --tls-key one-key.pem --tls-client-ca broken.pem",
+            "cannot use --tls-client-ca broken.pem: ",
+        ),
+        ("tls://localhost:0", "--tls-cert one.pem --insecure", "--insecure is for tcp://"),
+        ("unix:/nowhere", "--insecure", "--insecure is for tcp://"),
+        ("unix:/nowhere", "--tls-cert one.pem", "unix:/nowhere has no TLS: --tls-cert is for tls"),
+        ("unix:/nowhere", "--tls-key one.pem", "--tls-key is for tls://"),
+        ("tcp://localhost:0", "--tls-cert one.pem", "tcp://localhost:0 has no TLS: --tls-cert is"),
+        ("tcp://localhost:0", "--tls-client-ca one.pem", "--tls-client-ca is for tls://"),
+    ],
+)
+def test_what_is_wrong_with_tls_is_one_line_that_names_the_option(
+    pems: Path, address: str, options: str, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert pems == Path.cwd()
+    assert main(["serve", "lamps:Lamp", "--address", address, *options.split()]) == 2
+    _, stderr = capfd.readouterr()
+    assert said in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_nobody_is_asked_for_a_passphrase_at_the_terminal(pems: Path) -> None:
+    """It has one, where OpenSSL would ask."""
+    at_it = "import os, sys; os.login_tty(0); os.execv(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-c", at_it]
+    command += [sys.executable, "-m", "jumpstarter", "serve", "lamps:Lamp"]
+    command += ["--address", "tls://localhost:0", "--tls-cert", "locked.pem"]
+    terminal, line = os.openpty()
+    try:
+        with subprocess.Popen(command, cwd=pems, stdin=line, stdout=line, stderr=line) as process:
+            assert process.wait(PATIENCE) == 2
+        said = os.read(terminal, 4096).decode()
+    finally:
+        os.close(line)
+        os.close(terminal)
+    assert said.startswith("jumpstarter serve: cannot use --tls-cert locked.pem: the key has")
+    assert said.count("\n") == 1
+
+
+# --- what is open further than may be meant is a warning ---
+
+
+def warnings_of(directory: Path, *options: str) -> list[str]:
+    """Serve, end, and give the warnings that were logged."""
+    with exporter(directory, *options) as server:
+        server.send(signal.SIGTERM)
+        log = server.rest_of_log().splitlines()
+        assert server.wait() == 0
+    return [line.partition(" WARNING ")[2] for line in log if " WARNING " in line]
+
+
+def test_a_port_that_every_user_of_the_machine_reaches_is_warned_of(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.touch(0o600)
+    token.write_text("x" * 16)
+    (warning,) = warnings_of(tmp_path, "--address", "tcp://127.0.0.1:0")
+    assert "any user of this machine may use the drivers: give --token-file" in warning
+    asking = ("--token-file", str(token))
+    assert warnings_of(tmp_path, "--address", "tcp://127.0.0.1:0", *asking) == []
+    assert warnings_of(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("token", "mode", "expected"),
+    [
+        ("x" * 15, 0o600, ["has 15 characters, and can be guessed"]),
+        ("x" * 16, 0o640, ["can be read by other users (mode 0640): chmod 600 it"]),
+        ("x", 0o604, ["(mode 0604)", "has 1 characters"]),
+        ("x" * 16, 0o400, []),
+    ],
+)
+def test_a_token_that_is_no_secret_is_warned_of(
+    tmp_path: Path, token: str, mode: int, expected: list[str]
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"{token}\n")
+    file.chmod(mode)
+    warnings = warnings_of(tmp_path, "--token-file", str(file))
+    assert len(warnings) == len(expected)
+    assert all(text in line for text, line in zip(expected, warnings, strict=True))
+    assert all(str(file) in line and f" {token} " not in line for line in warnings)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the peer's uid")
+def test_users_who_cannot_get_to_the_socket_are_warned_of() -> None:
+    place = Path(tempfile.mkdtemp(prefix="cli-"))
+    try:
+        (place / "inner").mkdir(0o755)
+        allowing = ("--allow-user", "12345")
+        (warning,) = warnings_of(place / "inner", *allowing)
+        assert f"may let nobody in: {place.resolve()} (mode 0700) is closed to others" in warning
+        place.chmod(0o711)
+        assert warnings_of(place / "inner", *allowing) == []
+    finally:
+        shutil.rmtree(place)
 
 
 @pytest.mark.parametrize("redirection", [">&-", ">/dev/full"], ids=["closed", "full"])

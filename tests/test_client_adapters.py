@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import socket
 import sys
@@ -278,17 +277,17 @@ def test_an_option_that_is_none_leaves_no_descriptor_open() -> None:
     with console() as client:
         with client.pexpect("board"):
             pass
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(list(Path("/proc/self/fd").iterdir()))
         with pytest.raises(TypeError, match="timout"), client.pexpect("board", timout=1):
             raise AssertionError
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_what_was_typed_and_not_taken_is_not_lost_in_silence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("jumpstarter.client.adapters._LINGER", 0.1)
-    with (  # noqa: PT012 - the end of the block is what raises
+    with (
         console() as client,
         pytest.raises(DriverTimeoutError, match="typed"),
         client.pexpect("deaf") as session,

@@ -28,7 +28,8 @@ from helpers import PATIENCE, begin, scripted, served, timed
 from jumpstarter import _events as ev
 from jumpstarter import connect
 from jumpstarter._messages import encode_value
-from jumpstarter.client._lending import Lending, source_of
+from jumpstarter._transfer import Pieces, pipe
+from jumpstarter.client._lending import _READ, _READ_AHEAD, Lending, file_source, source_of
 from jumpstarter.client._remote import Remote
 from jumpstarter.errors import (
     ArgumentError,
@@ -169,6 +170,23 @@ def test_a_new_file_may_have_as_long_a_name_as_any(tmp_path: Path) -> None:
     with blocking() as client, client.local_file(path, write=True) as handle:
         client.call("write", handle, b"new", 1)
     assert path.read_bytes() == b"new"
+
+
+@timed()
+async def test_what_waits_to_be_sent_is_not_read_over(tmp_path: Path) -> None:
+    blocks = [bytes([number]) * _READ for number in range(20)]
+    (tmp_path / "image").write_bytes(b"".join(blocks))
+    taken: list[bytes] = []
+
+    async def take_slowly(pieces: Pieces) -> None:
+        await trio.sleep(0.01)  # the thread reads ahead as far as it is let
+        for piece in pieces:
+            taken.append(bytes(piece))
+            await trio.sleep(0.001)
+
+    async with file_source(tmp_path / "image") as (read, _):
+        await pipe(read, take_slowly, _READ_AHEAD)
+    assert b"".join(taken) == b"".join(blocks)
 
 
 def test_a_new_file_has_the_permissions_of_any_other(tmp_path: Path) -> None:

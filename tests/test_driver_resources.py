@@ -329,6 +329,33 @@ async def test_a_resource_can_be_used_as_an_anyio_stream() -> None:
         assert sink.getvalue() == b"sent"
 
 
+class Keeper(Plain):
+    """Goes on with a stream behind its block."""
+
+    @classmethod
+    def client(cls) -> str:
+        return "resources_for_tests.Reader"
+
+    @export
+    async def go_on(self, handle: str) -> None:
+        async with self.resource(handle) as stream:
+            pass
+        if stream.is_readable:
+            await stream.receive_some()
+        else:
+            await stream.send_all(b"late")
+
+
+@timed()
+async def test_a_stream_ends_with_the_block_that_gave_it() -> None:
+    async with client_for_async(Keeper()) as plain:
+        client = cast("Reader", plain)
+        for write in (False, True):
+            async with client.resource_async(io.BytesIO(b"abc"), write=write) as handle:
+                with pytest.raises(DriverError, match="block that has opened"):
+                    await client.call_async("go_on", handle)
+
+
 @pytest.mark.parametrize("compress", [False, True])
 @timed()
 async def test_a_read_of_less_than_one_byte_is_a_mistake(compress: bool) -> None:

@@ -783,9 +783,11 @@ async def test_what_a_driver_raises_is_in_the_exporters_log(
 ) -> None:
     caplog.set_level(logging.INFO, "jumpstarter.exporter")
     await assert_contained(lambda: KeyError("relay"), {"method": Kind.UNARY})
-    (record,) = caplog.records
+    (record,) = (each for each in caplog.records if "raised" in each.message)
     assert record.levelno == logging.INFO
-    assert "raise self.make()" in record.message  # the line at fault
+    lines = record.message.splitlines()
+    assert "raise self.make()" in lines[2]  # the line at fault comes first, and not who called it
+    assert lines[-1].endswith("KeyError: 'relay'")
 
 
 async def test_a_driver_for_another_event_loop_is_told_so() -> None:

@@ -216,7 +216,7 @@ async def test_what_a_silent_client_has_opened_is_ended_a_second_after_its_deadl
         with pytest.raises(DriverTimeoutError, match="its deadline passed, 5 s after") as caught:
             await client.answer(slot)  # without the PING's answer
         assert caught.value.code is Code.DEADLINE_EXCEEDED
-        assert autojump_clock.current_time() == 6
+        assert autojump_clock.current_time() == pytest.approx(6, abs=0.01)
         assert driver.log == ["let go"]
 
 
@@ -230,7 +230,7 @@ async def test_a_generator_outlives_its_deadline_while_its_client_is_alive(
         with trio.move_on_after(1.5):
             assert await anext(numbers) == 0
         assert [await anext(numbers) for _ in range(6)] == list(range(1, 7))
-        assert autojump_clock.current_time() == 6
+        assert autojump_clock.current_time() == pytest.approx(6, abs=0.01)
 
 
 async def test_a_stream_outlives_its_deadline_while_its_client_is_alive(
@@ -243,7 +243,7 @@ async def test_a_stream_outlives_its_deadline_while_its_client_is_alive(
             await trio.sleep(6)
             await stream.send_all(b"still here")
             assert await stream.receive_some() == b"still here"
-            assert autojump_clock.current_time() == 6
+            assert autojump_clock.current_time() == pytest.approx(6, abs=0.01)
 
 
 # --- cancellation ---
@@ -776,8 +776,9 @@ async def test_an_image_that_a_driver_works_on_is_held_once() -> None:
     class Flasher(Echo):
         @export
         async def flash(self, image: bytes) -> int:
-            calls = [call for call in gc.get_objects() if isinstance(call, _Call)]
-            assert [call.take_body() for call in calls] == [b""]
+            gc.collect()
+            (call,) = (each for each in gc.get_objects() if isinstance(each, _Call))
+            assert call.take_body() == b""
             return len(image)
 
     async with channel_to(Flasher()) as channel:

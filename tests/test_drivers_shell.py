@@ -129,7 +129,12 @@ def test_what_a_command_has_started_is_killed_where_it_ignores_that_it_shall_end
 ) -> None:
     monkeypatch.setattr("jumpstarter.drivers.shell._TERM_GRACE", 0.2)
     pid = tmp_path / "pid"
-    child = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(1000)"
+    child = (
+        "import signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print(flush=True)\n"
+        "time.sleep(1000)\n"
+    )
     script = (
         "import subprocess, sys, time\n"
         f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE)\n"

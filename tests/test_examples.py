@@ -5,6 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import shlex
+import shutil
+import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -21,6 +25,7 @@ from jumpstarter.errors import DriverOSError
 
 ROOT: Final = Path(__file__).parents[1]
 README: Final = (ROOT / "README.md").read_text()
+SECURITY: Final = (ROOT / "docs" / "security.md").read_text()
 DRIVERS: Final = (ROOT / "docs" / "drivers.md").read_text()
 TIMEOUT: Final = 60.0  # seconds for what takes one or two
 
@@ -212,12 +217,101 @@ def test_the_first_example_of_the_readme_runs_as_it_is_written(power: Path) -> N
 
 
 def test_the_readmes_way_to_connect_works_with_an_exporter_of_that_example(power: Path) -> None:
-    connecting, timing = block_with("connect("), block_with("power.timeout(")
+    connecting, timing = block_with("with connect("), block_with("power.timeout(")
     script = connecting + textwrap.indent(timing, "    ")
     with exporter(power, driver="power:Power", cwd=power) as server:
         assert "unix:/home/me/power.sock" in script
         script = script.replace("unix:/home/me/power.sock", server.address)
         run(power, "-c", script)
+
+
+def test_the_readmes_console_talks_as_it_is_shown(power: Path, line: tuple[int, str]) -> None:
+    board, path = line
+    imports = [
+        "import os, trio",
+        "from collections.abc import AsyncIterator",
+        "from contextlib import asynccontextmanager",
+        "from dataclasses import dataclass",
+        "from jumpstarter import serve",
+        "from jumpstarter.driver import Driver, exportstream",
+        "from power import Power",
+    ]
+    console, tree = block_with("class Console"), block_with("class Bench")
+    assert "/dev/ttyUSB0" in console
+    talk = textwrap.indent(block_with("bench.console.stream("), "    ")
+    script = [*imports, console.replace("/dev/ttyUSB0", path), tree, "with serve(bench) as bench:"]
+    os.write(board, b"a board")
+    assert run(power, "-c", "\n".join([*script, "    bench.power.on()", talk])) == "b'a board'\n"
+    assert os.read(board, 100) == b"uname\n"
+
+
+def shell_blocks(text: str) -> list[str]:
+    """Give a page's blocks of commands, in its order."""
+    blocks = re.findall(r"(?:^    .+\n)+", text, re.MULTILINE)
+    return [textwrap.dedent(block) for block in blocks]
+
+
+def serving(text: str, having: str) -> list[str]:
+    """Give the options of the page's one command that serves with this option."""
+    commands = "\n".join(shell_blocks(text)).replace("\\\n", "").splitlines()
+    [command] = [each for each in commands if "jumpstarter serve" in each and having in each]
+    return shlex.split(command)[shlex.split(command).index("power:Power") + 1 :]
+
+
+def make_files(directory: Path, text: str) -> None:
+    """Run all commands of openssl that a page has."""
+    for block in shell_blocks(text):
+        commands = block.partition("python -m")[0]
+        if "openssl" in commands:
+            shell = ["/bin/sh", "-ec", commands]
+            subprocess.run(shell, cwd=directory, capture_output=True, timeout=TIMEOUT, check=True)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with openssl")
+def test_the_readmes_exporter_on_a_network_is_reached_as_it_is_shown(power: Path) -> None:
+    make_files(power, README)
+    assert stat.S_IMODE((power / "token").stat().st_mode) == 0o600
+    options = serving(README, "--token-file")
+    options[options.index("tls://0.0.0.0:8443")] = "tls://localhost:0"
+    [call] = re.findall(r'`(connect\("tls://localhost:8443".*?\))`', README, re.DOTALL)
+    with exporter(power, *options, driver="power:Power", cwd=power) as server:
+        script = f"with {call.replace('tls://localhost:8443', server.address)} as power:\n"
+        imports = "import ssl\nfrom pathlib import Path\nfrom jumpstarter import connect\n"
+        run(power, "-c", f"{imports}{script}    assert power.on() == '12 V'")
+        server.send(signal.SIGTERM)
+        assert "WARNING" not in server.rest_of_log()
+
+
+# --- what to set ---
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with openssl")
+def test_the_certificates_of_the_security_page_are_made_and_asked_for(power: Path) -> None:
+    make_files(power, SECURITY)
+    options = serving(SECURITY, "--tls-client-ca")
+    options[options.index("tls://0.0.0.0:8443")] = "tls://localhost:0"
+    [client] = re.findall(r"```python\n(import ssl.*?)```", SECURITY, re.DOTALL)
+    with exporter(power, *options, driver="power:Power", cwd=power) as server:
+        client = client.replace("tls://localhost:8443", server.address)
+        run(power, "-c", client)
+        showing = "context.load_cert_chain"
+        strictly = f"context.verify_flags |= ssl.VERIFY_X509_STRICT\n{showing}"  # as from 3.13 on
+        run(power, "-c", client.replace(showing, strictly))
+        with pytest.raises(AssertionError):
+            run(power, "-c", client.replace(showing, "# without "))
+        server.send(signal.SIGTERM)
+        log = server.rest_of_log()
+        assert "commonName=alice" in log
+        assert log.count("peer did not return a certificate") == 1
+        assert "WARNING" not in log
+
+
+def test_the_limits_of_the_security_page_are_taken(power: Path) -> None:
+    options = serving(SECURITY, "--limit")
+    options[options.index("unix:$PWD/power.sock")] = f"unix:{power}/socket"
+    with exporter(power, *options, driver="power:Power", cwd=power) as server:
+        script = "import sys, jumpstarter\nwith jumpstarter.connect(sys.argv[1], allow=['power.*'])"
+        run(power, "-c", f"{script} as power: power.on()", server.address)
 
 
 def test_the_readmes_test_of_a_driver_passes(power: Path) -> None:
@@ -235,6 +329,6 @@ def test_every_make_target_of_the_readme_is_one() -> None:
     targets = set(
         " ".join(re.findall(r"(?:^    |`)make ([a-z ]+\b)", README, re.MULTILINE)).split()
     )
-    assert {"demo", "test", "bench"} <= targets
+    assert {"demo", "test", "bench", "fuzz", "sanitize", "hostile", "soak"} <= targets
     makefile = (ROOT / "Makefile").read_text()
     assert [target for target in targets if f"\n{target}:" not in makefile] == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import re
 from typing import Any
 
 import pytest
@@ -81,17 +82,17 @@ def test_a_number_of_bytes_or_calls_is_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    "limits",
+    ("limits", "other"),
     [
-        {"max_message": 1024},
-        {"max_pending": 1024},
-        {"stream_window": 2**20, "max_window": 2**19},
-        {"max_total_window": 1024},
+        ({"max_message": 1024}, "from 65536 (max_frame) to"),
+        ({"max_pending": 1024}, "from 134217728 (max_message) to"),
+        ({"stream_window": 2**20, "max_window": 2**19}, "to 524288 (max_window)"),
+        ({"max_total_window": 1024}, "from 32768 (stream_window) to"),
     ],
     ids=["a message has a frame", "one message fits", "a window grows", "one window fits"],
 )
-def test_limits_that_contradict_each_other_are_refused(limits: dict[str, int]) -> None:
-    with pytest.raises(ConfigurationError):
+def test_limits_that_contradict_each_other_are_refused(limits: dict[str, int], other: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(other)):
         changed(**limits)
 
 

@@ -285,7 +285,7 @@ CONSTANT: Final = {
     ClientProtocol: "limits peer failure late idle nudges _backlog _phase _decoder _handlers _last",
     ServerProtocol: "limits peer failure late idle nudges _backlog _phase _decoder _handlers",
     Outbox: "_closed _last",
-    Slot: "cancelled",
+    Slot: "cancelled came",
     SendWindow: "grants",
     ReceiveWindow: "_limit _budget",
     World: "limits offset",

@@ -794,3 +794,39 @@ async def test_connecting_can_be_cancelled() -> None:
             async with connect_async(address):
                 pass
         assert scope.cancelled_caught
+
+
+# --- what cannot be meant ---
+
+
+@pytest.mark.parametrize("allow", ["mylab.*", "*", None, [None], [b"mylab.*"], 5, {"mylab.*": 1}])
+async def test_what_may_be_imported_is_a_list_of_patterns_and_nothing_else(allow: Any) -> None:
+    """A text alone would be taken for a pattern of each of its letters, `*` among them."""
+    with pytest.raises(ConfigurationError, match=r'must be a list of patterns, like \["mylab'):
+        connect("unix:/nowhere", allow=allow)
+    with pytest.raises(ConfigurationError, match=r'must be a list of patterns, like \["mylab'):
+        async with connect_async("unix:/nowhere", allow=allow):
+            pass
+
+
+async def test_a_token_and_a_context_of_another_type_are_named() -> None:
+    token: Any = b"secret"
+    context: Any = "cert.pem"
+    with pytest.raises(ArgumentError, match="token= must be a str, not bytes"):
+        async with connect_async("unix:/nowhere", token=token):
+            pass
+    with pytest.raises(ArgumentError, match=r"ssl_context= must be an ssl\.SSLContext, not str"):
+        async with connect_async("tls://localhost:1", ssl_context=context):
+            pass
+
+
+async def test_a_cleartext_client_of_a_tls_port_is_asked_if_that_is_meant() -> None:
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    with trio.fail_after(PATIENCE):
+        async with serve_async(Echo(), "tls://127.0.0.1:0", ssl_context=context) as server:
+            address = server.address.replace("tls:", "tcp:")
+            with pytest.raises(HandshakeError, match=r"does it listen with tls://\?"):
+                async with connect_async(address):
+                    pass

@@ -230,3 +230,15 @@ async def test_a_failure_to_write_ends_the_reading() -> None:
 
     with pytest.raises(OSError, match="no space"):
         await pipe(read, write, 2)
+
+
+@timed()
+async def test_a_frame_whose_reader_would_have_to_remember_much_is_refused() -> None:
+    if sys.version_info >= (3, 14):
+        from compression import zstd  # noqa: PLC0415 - the module has two names
+    else:
+        from backports import zstd  # noqa: PLC0415
+    codec = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 27})
+    frame = codec.compress(bytes(100)) + codec.flush()
+    with pytest.raises(ResourceError, match="not compressed as they should be"):
+        await everything(Inflow(giving(frame), ZSTD))

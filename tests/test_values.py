@@ -380,3 +380,25 @@ class Initialised:
 def test_a_type_that_nothing_can_become_is_refused_beforehand(type_: Any, says: str) -> None:
     with pytest.raises(ArgumentError, match=says):
         check_type(type_)
+
+
+def test_a_model_that_is_wrong_everywhere_is_told_of_in_few_words() -> None:
+    class Many(pydantic.BaseModel):
+        numbers: list[int]
+        by_name: dict[str, int]
+
+    with pytest.raises(ArgumentError, match="1,000 parts of it are wrong"):
+        convert({"numbers": ["x"] * 1000, "by_name": {}}, Many, "it")
+    with pytest.raises(ArgumentError, match=r"numbers\.1: ") as info:
+        convert({"numbers": [1, "x"], "by_name": {"k" * 10_000: "x"}}, Many, "it")
+    assert len(str(info.value)) < 2000
+
+
+def test_the_keys_of_a_map_are_made_too() -> None:
+    inner = {Path("here"): 1}
+    for type_, value in (
+        (dict[Path, int], inner),
+        (dict[Path, list[dict[Path, int]]], {Path(): [inner]}),
+    ):
+        arrived = through(value, type_)
+        assert arrived == value, "a Path is equal to no str"

@@ -41,6 +41,7 @@ _logger = logging.getLogger("jumpstarter.connection")
 _LAST_WORDS: Final = 1.0  # seconds for a final GOAWAY to leave, or to be found; a courtesy
 _SIGN_OF_LIFE: Final = 1.0  # seconds for the peer to answer a PING that was not for keepalive
 _SAYING: Final = 500  # characters of what a peer gives as the reason for the end
+_SECOND_LOOK: Final = 0.001  # seconds for what has come, and was not read, to be found
 _DIRECT: Final = 1  # calls in flight up to which a frame is written by the task that made it
 
 
@@ -119,6 +120,7 @@ class Connection:
         self._wake_writer = Signal()
         self._written = trio.lowlevel.ParkingLot()  # tasks that wait for an empty outbox
         self._room = trio.lowlevel.ParkingLot()  # tasks that wait for room in it
+        self._large_room = trio.lowlevel.ParkingLot()
         self.last_read = trio.current_time()
         self._asked = -math.inf  # when `is_alive` last sent a PING
         self._scope = trio.CancelScope()
@@ -174,6 +176,7 @@ class Connection:
         self.finished.set()
         self._written.unpark_all()
         self._room.unpark_all()
+        self._large_room.unpark_all()
         self._owner.freed()
 
     async def say_last_words(self) -> None:
@@ -190,39 +193,55 @@ class Connection:
     # ----------------------------------------------------------------------------- reading
 
     async def _read_loop(self) -> None:
-        limits = self.rules.limits
-        with trio.move_on_after(limits.hello_timeout) as patience:
-            while await self._read_once():
-                if self.rules.unfinished and self.rules.peer is not None:
-                    patience.deadline = self.last_read + limits.read_stall
-                elif self.rules.peer is not None and patience.deadline != math.inf:
-                    patience.deadline = math.inf
-        if patience.cancelled_caught and self.rules.failure is None:
-            text = f"{self.name} sent no more of what it had begun for {limits.read_stall:g} s"
-            failure: Exception = RemoteProtocolError(text)
-            if self.rules.peer is None:
-                seconds = limits.hello_timeout
-                text = f"{self.name} did not say HELLO within {seconds:g} s; is it a jumpstarter?"
-                failure = HandshakeError(text)
-            self.end(failure)
-        elif self.rules.failure is not None:
+        greeting = trio.current_time() + self.rules.limits.hello_timeout
+        while self.rules.failure is None:
+            data = await self._read(greeting)
+            if not data:
+                break
+            self._handle(data)
+            while self.rules.behind:
+                async with self._turnstile:
+                    self._handle(b"")
+            self.last_read = trio.current_time()  # what waited at the turnstile was there as well
+        if self.rules.failure is not None:
+            await self.say_last_words()
             self.end(self.rules.failure)
 
-    async def _read_once(self) -> bool:
-        """Read and act on what came. False once there is nothing more to read."""
-        data = await self._transport.read()
-        if not data:
+    async def _read(self, greeting: float) -> bytes:
+        """Give what has come; nothing once there will be no more, which is settled then."""
+        data: bytes | None
+        if self.rules.peer is None:
+            data = await self._read_by(greeting)
+        elif self.rules.unfinished:
+            data = await self._read_by(self.last_read + self.rules.limits.read_stall)
+        else:
+            data = await self._transport.read()
+        if data is None:
+            self._give_up()
+        elif not data:
             self.end(self._broken or ConnectionError(f"{self.name} closed the connection"))
-            return False
-        self.last_read = trio.current_time()
-        self._handle(data)
-        while self.rules.behind:
-            async with self._turnstile:
-                self._handle(b"")
-        if self.rules.failure is None:
-            return True
-        await self.say_last_words()
-        return False
+        return data or b""
+
+    async def _read_by(self, deadline: float) -> bytes | None:
+        """Read what comes until then, or give None.
+
+        What has come while the loop was busy with something else is looked for once more: a pause
+        of ours is no silence of the peer's.
+        """
+        for patience in (deadline, max(deadline, trio.current_time()) + _SECOND_LOOK):
+            with trio.CancelScope(deadline=patience):
+                return await self._transport.read()
+        return None
+
+    def _give_up(self) -> None:
+        limits = self.rules.limits
+        if self.rules.peer is None:
+            text = f"{self.name} did not say HELLO within {limits.hello_timeout:g} s"
+            self.end(HandshakeError(f"{text}; is it a jumpstarter?"))
+        else:
+            text = f"{self.name} sent no more of what it had begun for {limits.read_stall:g} s"
+            self._dispatch(self.rules.fail(RemoteProtocolError(text)))
+            self.flush()
 
     def _handle(self, data: bytes) -> None:
         rules = self.rules
@@ -240,12 +259,15 @@ class Connection:
         self._judged = counted
         limits = self.rules.limits
         if not self._nudges.take(now, nudges):
-            what = f"PING and GOAWAY: over {limits.ping_burst} and {limits.ping_rate:g} a second"
+            what, burst, rate = "PING and GOAWAY", limits.ping_burst, limits.ping_rate
+            names = "ping_burst", "ping_rate"
         elif not self._late.take(now, late):
-            what = f"idle frames: over {limits.late_burst} and {limits.late_rate:g} a second"
+            what, burst, rate = "frames to no effect", limits.late_burst, limits.late_rate
+            names = "late_burst", "late_rate"
         else:
             return
-        self._dispatch(self.rules.fail(RemoteProtocolError(what, Code.TOO_MANY_FRAMES)))
+        text = f"more {what} than {names[0]} ({burst}) and {names[1]} ({rate:g} a second) allow"
+        self._dispatch(self.rules.fail(RemoteProtocolError(text, Code.TOO_MANY_FRAMES)))
 
     def _dispatch(self, event: ev.Event) -> None:
         match event:
@@ -288,8 +310,11 @@ class Connection:
             known = error.code is Code.VERSION
             why = "" if known else " does not speak jumpstarter's protocol"
             error.args = (f"{self.name}{why}: {error}",)
+        self._log_end(error)
+
+    def _log_end(self, reason: Exception) -> None:
         text = "connection to %s ended: %s"
-        self._journal.log(_logger, logging.WARNING, text, self.name, error)
+        self._journal.log(_logger, logging.WARNING, text, self.name, reason)
 
     # ----------------------------------------------------------------------------- writing
 
@@ -320,9 +345,11 @@ class Connection:
 
     @property
     def full(self) -> bool:
-        """True if so much waits to leave that whoever has more to say should wait for `room`."""
-        outbox = self.rules.outbox
-        return outbox.fresh >= self._max_unsent or outbox.size >= self._max_pending
+        """True if so much has not begun to leave that who has more to say should wait for `room`.
+
+        With a peer that reads it is only ever true for a moment.
+        """
+        return self.rules.outbox.fresh >= self._max_unsent
 
     async def room(self) -> None:
         """Wait until the outbox is not `full`, or the connection is over.
@@ -333,6 +360,15 @@ class Connection:
             await self._room.park()
         self._room.unpark()  # one is woken at a time, and this one may have little to say
 
+    async def large_room(self) -> None:
+        """Wait until there is room for one more large message, or the connection is over.
+
+        Unlike `room`, it waits for what is leaving as well. A checkpoint if it has to wait.
+        """
+        while self.rules.outbox.size >= self._max_pending and self.ended is None:
+            await self._large_room.park()
+        self._large_room.unpark()
+
     async def _write_loop(self) -> None:
         stall = self.rules.limits.write_stall
         while True:
@@ -340,6 +376,7 @@ class Connection:
             if not self._writing:
                 self._written.unpark_all()
                 self._room.unpark()
+                self._large_room.unpark()
                 await self._wake_writer.wait()
                 continue
             try:
@@ -350,7 +387,9 @@ class Connection:
                     await self._transport.write(self._take(), stall)
             except trio.TooSlowError:
                 text = f"{self.name} took nothing for {stall:g} s"
-                self.end(RemoteProtocolError(text, Code.WRITE_STALL))
+                stalled = RemoteProtocolError(text, Code.WRITE_STALL)
+                self._log_end(stalled)
+                self.end(stalled)
                 return
             except trio.BrokenResourceError as exc:
                 self._cannot_write(exc)
@@ -371,6 +410,8 @@ class Connection:
                 endpoint.drained()
         if self._room and not self.full:
             self._room.unpark()
+        if self._large_room and self.rules.outbox.size < self._max_pending:
+            self._large_room.unpark()
         return batch.buffers
 
     # --------------------------------------------------------------------------- keepalive
@@ -384,11 +425,19 @@ class Connection:
         since = trio.current_time()
         await trio.sleep_until(self._asked + _SIGN_OF_LIFE)
         if self._asked < since:
+            answered = self.last_read >= self._asked
             self._asked = trio.current_time()
-            self.rules.ping(b"deadline")
-            self.flush()
+            if answered:  # else that one still waits, and an answer to it will do
+                self.rules.ping(b"deadline")
+                self.flush()
         asked = self._asked
         await trio.sleep_until(asked + _SIGN_OF_LIFE)
+        return await self._has_come_since(asked)
+
+    async def _has_come_since(self, asked: float) -> bool:
+        """Tell if anything was read since; what the loop was too busy to read counts as well."""
+        if self.last_read < asked:
+            await trio.sleep(_SECOND_LOOK)
         return self.last_read >= asked
 
     async def _keepalive_loop(self) -> None:
@@ -404,8 +453,9 @@ class Connection:
             self.rules.ping(b"alive???")
             self.flush()
             await trio.sleep(timeout)
-            if self.last_read < asked:
-                silence = math.ceil(trio.current_time() - self.last_read)
-                text = f"{self.name} gave no sign of life for {silence} s"
-                self.end(ConnectionError(text))
+            if not await self._has_come_since(asked):
+                silence = round(trio.current_time() - self.last_read)
+                lost = ConnectionError(f"{self.name} gave no sign of life for {silence} s")
+                self._log_end(lost)
+                self.end(lost)
                 return

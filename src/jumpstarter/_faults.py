@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from ._messages import ErrorBody
+from ._messages import MAX_TEXT, ErrorBody, cut
 from ._text import named
 from .errors import (
     ERROR_CLASSES,
@@ -37,6 +37,7 @@ _OF_ONE_CALL: Final = {
 # Where the code is that calls a driver's, on the way from an event loop or a thread to it.
 _HERE: Final = __file__.removesuffix("_faults.py")
 _CALLERS: Final = (f"{_HERE}_", f"{_HERE}driver/", "/trio/", "/outcome/")
+_GLANCE: Final = 1000  # characters of a text that is too long to be shown
 _NO_TEXT: Final = "<its str() failed>"
 _TRACEBACK_NOTE: Final = "Traceback on the exporter:\n"
 _MAX_DEPTH: Final = 8  # levels of an exception group that keep their tree; deeper ones are text
@@ -81,7 +82,7 @@ def _describe(
         members = [_describe(member, codes, depth - 1, traceback=traceback) for member in kept]
         notes += [f"{len(rest)} more members of the group were left out"] if rest else []
     else:
-        message = _guarded(str, exc, _NO_TEXT)
+        message = cut(_guarded(str, exc, _NO_TEXT))
     return _code(exc, codes), ErrorBody(type(exc).__name__, message, notes, lines, members)
 
 
@@ -102,6 +103,9 @@ def _notes(exc: BaseException) -> list[str]:
 
 
 def _lines(exc: BaseException) -> str:
+    if len(text := str(exc)) > MAX_TEXT:  # to format that takes seconds, and a gigabyte
+        frames = [each for each in tb.extract_tb(exc.__traceback__) if not _is_a_callers(each)]
+        return "".join([*tb.format_list(frames), f"{type(exc).__name__}: {cut(text, _GLANCE)}"])
     described = tb.TracebackException.from_exception(exc)
     _begin_with_the_driver(described)
     return "".join(described.format())

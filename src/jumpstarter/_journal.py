@@ -32,13 +32,15 @@ class Journal:
         burst: Lines that pass at once.
         rate: Lines that pass each second after that.
         beyond: Another journal that has to let them pass too.
+
+    Attributes:
+        buckets: What a line has to pass.
     """
 
     def __init__(
         self, burst: float = _BURST, rate: float = _RATE, beyond: Journal | None = None
     ) -> None:
-        self._bucket = Bucket(burst, rate)
-        self._beyond = beyond
+        self.buckets: list[Bucket] = [Bucket(burst, rate), *(beyond.buckets if beyond else ())]
         self._left_out = 0
 
     def log(
@@ -65,13 +67,11 @@ class Journal:
         """Ask if a line would be written, before it is made: then it is to be given to `write`."""
         if not logger.isEnabledFor(level):
             return False
-        if self._passes(trio.current_time()):
+        now = trio.current_time()
+        if all(bucket.take(now) for bucket in self.buckets):
             return True
         self._left_out += 1
         return False
-
-    def _passes(self, now: float) -> bool:
-        return self._bucket.take(now) and (self._beyond is None or self._beyond._passes(now))
 
     def write(
         self,

@@ -54,8 +54,8 @@ class Limits:
             costs a file descriptor and about 20 KiB.
         max_unadmitted: Connections at once that have not said HELLO, or not the right one. 64, as
             there is no telling friends from strangers: the oldest gives way to the next.
-        turn: Frames of one connection that are handled before others have their turn. 16: as many
-            calls begin within about 2 ms.
+        turn: Frames of one connection that are handled before others have their turn. 32: as many
+            calls begin within about 4 ms.
         ping_burst: PINGs and GOAWAYs that a peer may send at once. 10: it has reason for two.
         ping_rate: And how many more each second. 1: no more are ever sent by this library.
         late_burst: Frames that bring nothing which a peer may send at once: late ones, answers to
@@ -88,7 +88,7 @@ class Limits:
     max_hello: int = 4 * KIB
     max_connections: int = 1024
     max_unadmitted: int = 64
-    turn: int = 16
+    turn: int = 32
     ping_burst: int = 10
     ping_rate: float = 1.0
     late_burst: int = 128 * KIB
@@ -107,16 +107,17 @@ class Limits:
             if not isinstance(value, int if field.type == "int" else int | float):
                 raise ConfigurationError(f"Limits({field.name}={value!r}): must be {field.type}")
         _check("max_frame", self.max_frame, MIN_WIRE_FRAME, MAX_WIRE_FRAME)
-        _check("max_message", self.max_message, self.max_frame, 2**31 - 1)
-        _check("max_pending", self.max_pending, self.max_message, 2**40)
+        _check("max_message", self.max_message, self.max_frame, 2**31 - 1, low_is="max_frame")
+        _check("max_pending", self.max_pending, self.max_message, 2**40, low_is="max_message")
         _check("max_unsent", self.max_unsent, 1, 2**40)
         _check("max_depth", self.max_depth, 1, 512)
         _check("max_items", self.max_items, 1, 2**31 - 1)
         _check("max_containers", self.max_containers, 1, 2**31 - 1)
         _check("max_calls", self.max_calls, 1, 65535)
-        _check("stream_window", self.stream_window, 1, self.max_window)
+        _check("stream_window", self.stream_window, 1, self.max_window, high_is="max_window")
         _check("max_window", self.max_window, 1, 2**31 - 1)
-        _check("max_total_window", self.max_total_window, self.stream_window, 2**40)
+        low = self.stream_window
+        _check("max_total_window", self.max_total_window, low, 2**40, low_is="stream_window")
         _check("max_hello", self.max_hello, 256, MIN_WIRE_FRAME * 64)
         _check("max_connections", self.max_connections, 1, 2**31 - 1)
         _check("max_unadmitted", self.max_unadmitted, 1, 2**31 - 1)
@@ -134,9 +135,14 @@ class Limits:
         _check("read_stall", self.read_stall, 0, float("inf"))
 
 
-def _check(name: str, value: float, low: float, high: float) -> None:
+def _check(
+    name: str, value: float, low: float, high: float, *, low_is: str = "", high_is: str = ""
+) -> None:
+    """Raise if a limit is out of its range, whose ends may be other limits."""
     if not low <= value <= high:
-        raise ConfigurationError(f"Limits({name}={value!r}): must be from {low} to {high}")
+        least = f"{low} ({low_is})" if low_is else f"{low}"
+        most = f"{high} ({high_is})" if high_is else f"{high}"
+        raise ConfigurationError(f"Limits({name}={value!r}): must be from {least} to {most}")
 
 
 DEFAULT_LIMITS: Final = Limits()

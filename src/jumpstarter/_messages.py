@@ -13,6 +13,7 @@ from __future__ import annotations
 import enum
 import functools
 import struct
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -243,14 +244,23 @@ def encode_value(value: object, prefix: bytes = ROOM, *, root: str = "$") -> byt
     return buffer
 
 
-def decode_value(body: bytes | bytearray, limits: Limits) -> Any:
+def decode_value(
+    body: bytes | bytearray, limits: Limits, admit: Callable[[int], None] | None = None
+) -> Any:
     """Decode one value that a peer has sent.
+
+    Args:
+        body: The value, encoded.
+        limits: Its limits.
+        admit: Is told how many values there are before any is made, and may raise.
 
     Raises:
         ArgumentError: It is malformed, or beyond the depth, item or container limits.
     """
     try:
-        scan(body, limits.max_depth, limits.max_items, limits.max_containers)
+        count = scan(body, limits.max_depth, limits.max_items, limits.max_containers)
+        if admit is not None:
+            admit(count)
         return _decoder.decode(body)
     except (FramingError, msgspec.DecodeError, UnicodeDecodeError, ValueError, TypeError) as exc:
         raise ArgumentError(f"the {len(body)} bytes cannot be decoded: {exc}") from exc

@@ -91,6 +91,7 @@ class Slot:
 
     __slots__ = (
         "allowed",
+        "came",
         "cancelled",
         "dropped",
         "held",
@@ -108,6 +109,7 @@ class Slot:
         self.allowed = 0  # what we may send
         self.kind = Kind.UNARY
         self.parts: bytearray | None = None  # a message of which MORE is to come
+        self.came = 0  # bytes of it, whether they were kept or not
         self.dropped = ""  # why that message is discarded as it comes, if it is
         self.held = 0  # (server) bytes of its CALL while it is not answered
         self.cancelled = False  # (server) a CANCEL has come
@@ -356,12 +358,14 @@ class Protocol:
             if not more:
                 return payload
             slot.parts = bytearray()
+            slot.came = 0
             self._in_parts += 1
         if not payload and more:
             raise RemoteProtocolError(f"an empty part of a message on slot {slot_id}")
         if more and len(payload) < MIN_WIRE_FRAME:
             self.idle += 1
-        if len(slot.parts) + len(payload) > self.limits.max_message:
+        slot.came += len(payload)
+        if slot.came > self.limits.max_message:
             text = f"a message of over {self.limits.max_message} bytes on slot {slot_id}"
             raise RemoteProtocolError(text, Code.FRAME_SIZE)
         if not slot.dropped and not self._has_room(len(payload)):

@@ -254,7 +254,9 @@ class ServerProtocol(Protocol):
             text = "the exporter is shutting down and takes no new calls"
             self._refuse_call(slot_id, slot, Code.REFUSED, text)
             return None
-        if not self._has_room(len(message)):
+        # Small ones are bounded by the slots, and are let in: one may switch the power off.
+        counted = len(message) if len(message) > self.limits.max_frame else 0
+        if not self._has_room(counted):
             self._refuse_call(slot_id, slot, Code.RESOURCE_EXHAUSTED, self._no_room())
             return None
         try:
@@ -263,7 +265,7 @@ class ServerProtocol(Protocol):
             self._refuse_call(slot_id, slot, Code.INVALID_ARGUMENT, str(exc))
             return None
         self._open(slot, head.kind, _TO_SERVER[head.kind], _TO_CLIENT[head.kind])
-        slot.held = len(message)
+        slot.held = counted
         self._pending += slot.held
         if head.kind is not Kind.UNARY:
             slot.sending = self._send_window()

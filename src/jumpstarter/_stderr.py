@@ -29,7 +29,8 @@ def say(text: str) -> None:
     """Write a line to stderr at once, if it can be written there. May wait for who reads it."""
     if sys.stderr is not None:  # as it is where it was closed, and its number may be another file's
         with contextlib.suppress(OSError):
-            _write(_STDERR, _encode(text))
+            for _ in _written(_STDERR, _encode(text)):
+                pass
 
 
 @contextlib.contextmanager
@@ -64,6 +65,7 @@ class _Handler(QueueHandler):
         super().__init__(self._lines)
         self._no_room = 0  # lines lost; counted under the lock that all handlers have
         self._no_way = 0  # the same; counted by the thread
+        self._torn = False  # the last line that was written broke off in its midst; of the thread
         self._fd = os.dup(_STDERR)
         self._thread = threading.Thread(target=self._run, name="log to stderr", daemon=True)
         self._thread.start()
@@ -101,12 +103,16 @@ class _Handler(QueueHandler):
         while (line := self._lines.get()) is not None:
             try:
                 if self._no_way:
-                    _write(self._fd, _lost(self._no_way))
+                    self._write(_lost(self._no_way))
                     self._no_way = 0
-                _write(self._fd, line)
+                self._write(line)
             except OSError:
                 self._no_way += 1
         os.close(self._fd)
+
+    def _write(self, line: bytes) -> None:
+        for piece in _written(self._fd, b"\n" + line if self._torn else line):
+            self._torn = not piece.endswith(b"\n")
 
 
 def _lost(count: int) -> bytes:
@@ -117,7 +123,9 @@ def _encode(line: str) -> bytes:
     return f"{line}\n".encode(errors="backslashreplace")
 
 
-def _write(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+def _written(fd: int, data: bytes) -> Iterator[bytes]:
+    """Write all of it, and give each piece that was taken."""
+    while data:
+        size = os.write(fd, data)
+        yield data[:size]
+        data = data[size:]

@@ -21,7 +21,7 @@ import trio
 __all__ = ["SocketTransport", "StreamTransport", "Transport", "transport_for"]
 
 _READ: Final = 64 * 1024  # bytes: what Trio reads at once
-_PIECE: Final = 256 * 1024  # bytes in one `send_all`: cuts no batch but a flood of answers
+_PIECE: Final = 32 * 1024  # bytes in one `send_all`: what a peer must take to show that it reads
 _MAX_BUFFERS: Final = 512  # buffers in one call; the kernel's own limit is 1,024
 
 Buffer = bytes | bytearray | memoryview

@@ -34,6 +34,7 @@ __all__ = ["Weight", "check_type", "convert", "fault", "title_of", "to_wire", "w
 
 _MAX_PATH: Final = 500  # characters of a path to what cannot be sent; it is not followed further
 _MAX_TITLE: Final = 200  # characters of a type's name in a message
+_MAX_FAULTS: Final = 100  # of a model's value that are told one by one
 
 
 # ------------------------------------------------------------------------------------- outward
@@ -82,9 +83,12 @@ def fault(value: object, encode: Callable[[object], object], root: str) -> str:
             path += step[0]
             value = step[1]
     failure = _failure(encode, value)
-    if isinstance(failure, RecursionError):
-        return f"a {title_of(type(value))} is nested too deeply, or contains itself"
-    return f"{_reason(value, failure)} - at `{path}`"
+    try:
+        if isinstance(failure, RecursionError):
+            return f"a {title_of(type(value))} is nested too deeply, or contains itself"
+        return f"{_reason(value, failure)} - at `{path}`"
+    finally:
+        del failure  # whose traceback has this frame, and with it the value
 
 
 def _step_to_fault(value: object, encode: Callable[[object], object]) -> tuple[str, object] | None:
@@ -145,15 +149,14 @@ def convert(value: object, type_: Any, name: str) -> Any:
         ArgumentError: It "does not fit", as the text begins; it goes on with the type and the path.
     """
     try:
-        return msgspec.convert(value, type_, builtin_types=_BYTES, dec_hook=_from_wire)
+        # Not msgspec.convert, which leaves a map's keys as they are where a hook is to make them.
+        return msgspec.msgpack.decode(
+            msgspec.msgpack.encode(value), type=type_, dec_hook=_from_wire
+        )
     except Exception as exc:  # whatever the type's own code raises, the value did not fit it
         detail = str(exc) if isinstance(exc, msgspec.ValidationError) else f"{exc!r}"
         detail = detail.replace("`$", f"`{name}")  # msgspec's sign for the value as a whole
         raise ArgumentError(f"does not fit {title_of(type_)}: {detail}") from exc
-
-
-# Without this a str would be taken for bytes in base64.
-_BYTES: Final = (bytes, bytearray, memoryview)
 
 
 def _from_wire(type_: Any, value: Any) -> Any:
@@ -173,11 +176,18 @@ def _model(type_: Any, value: object) -> object:
     try:
         return type_.model_validate(value, by_alias=True, by_name=True)
     except ValueError as exc:
-        errors = getattr(exc, "errors", None)
-        if errors is None:
+        if not hasattr(exc, "errors"):
             raise
-        faults = [(".".join(map(str, each["loc"])) or "it", each["msg"]) for each in errors()]
-        raise ValueError("; ".join(f"{where}: {what}" for where, what in faults)) from exc
+        raise ValueError(_faults_of(exc)) from exc
+
+
+def _faults_of(exc: Any) -> str:
+    """Say what of a model's value is wrong. A peer can make it wrong in a million places."""
+    count = exc.error_count()
+    if count > _MAX_FAULTS:
+        return f"{count:,} parts of it are wrong"
+    faults = [(".".join(map(str, each["loc"])) or "it", each["msg"]) for each in exc.errors()]
+    return "; ".join(f"{where:.{_MAX_PATH}}: {what:.{_MAX_PATH}}" for where, what in faults)
 
 
 def check_type(type_: Any) -> None:

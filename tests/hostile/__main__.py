@@ -13,13 +13,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from . import table
 from .attacks import ATTACKS, PEACE, Attack
 from .peer import Peer
 from .peers import NAMES, peer_named
 from .target import Measured, Target, prepare
+
+_AROUND: Final = 2.5  # seconds for each attack, to start the processes, warm up and end
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,13 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = "\n  ".join(attack.name for attack in ATTACKS)
         print(f"no such attack; there are\n  {names}")
         return 2
-    print(_setting(options.seconds), flush=True)
+    peers = [peer_named(name) for name in dict.fromkeys(options.peer or NAMES)]
+    print(_setting(options.seconds), _extent(attacks, peers, options.seconds), sep="\n", flush=True)
     results: dict[str, dict[str, Measured | None]] = {}
     with _many_sockets():
-        for name in options.peer or NAMES:
-            peer = peer_named(name)
+        for peer in peers:
             print(f"\n{_title(peer)}\n\n{table.HEAD}", flush=True)
-            results[name] = dict(_measured(peer, attacks, options.seconds))
+            results[peer.name] = dict(_measured(peer, attacks, options.seconds))
     print(f"\n{table.comparison(attacks, results)}")
     print(table.caveat({name: found.get(PEACE.name) for name, found in results.items()}), end="")
     if options.json is not None:
@@ -70,7 +72,7 @@ def _measured(
     peer: Peer, attacks: Sequence[Attack], seconds: float
 ) -> Iterator[tuple[str, Measured | None]]:
     for attack in attacks:
-        if attack.name not in peer.functions or attack.setting not in peer.settings:
+        if not _can_be_made(attack, peer):
             yield attack.name, None
             continue
         with tempfile.TemporaryDirectory(prefix="hostile-") as directory:
@@ -80,7 +82,22 @@ def _measured(
         print(table.line(attack, measured), flush=True)
         for failure in sorted(set(measured.failures))[:3]:
             print(f"<!-- {failure} -->", flush=True)
+        if attack is PEACE and (caveat := table.caveat({peer.name: measured})):
+            print(f"<!-- {caveat.strip()} -->", flush=True)
         yield attack.name, measured
+
+
+def _can_be_made(attack: Attack, peer: Peer) -> bool:
+    return attack.name in peer.functions and attack.setting in peer.settings
+
+
+def _extent(attacks: Sequence[Attack], peers: Sequence[Peer], seconds: float) -> str:
+    """Say how much there is to be done, and how long it will take."""
+    runs = sum(_can_be_made(attack, peer) for attack in attacks for peer in peers)
+    minutes = runs * (seconds + _AROUND) / 60
+    names = ", ".join(peer.name for peer in peers)
+    what = f"{len(attacks)} attacks x {len(peers)} peers ({names}), {runs} of which can be made"
+    return f"{what}: about {minutes:.0f} min" if minutes >= 1 else f"{what}: less than a minute"
 
 
 def _title(peer: Peer) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from hostile import table
-from hostile.__main__ import main
+from hostile.__main__ import _extent, main
 from hostile.attacker import Attacker, Cut, Over, attack
 from hostile.attacks import ATTACKS, PEACE, Attack, Setting
 from hostile.peer import Peer
@@ -270,12 +270,30 @@ def test_it_runs_what_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture
     options = ["--only", "ping flood", "--only", "decompression bomb", "--peer", "jumpstarter"]
     assert main([*options, "--seconds", seconds, "--json", str(raw)]) == 0
     shown = capsys.readouterr().out
+    extent = "2 attacks x 1 peers (jumpstarter), 1 of which can be made: less than a minute"
+    assert shown.splitlines()[1] == extent
     assert "| ping flood | A3 |" in shown
     assert "| n/a |" in shown
     (figures,) = json.loads(raw.read_text())["peers"]["jumpstarter"]
     assert figures["attack"] == "ping flood"
     assert figures["frames"] > 0
     assert figures["failures"] == []
+
+
+def test_it_says_how_long_it_will_take() -> None:
+    assert _extent([PEACE] * 30, [PEER, PEER], 3.5).endswith("60 of which can be made: about 6 min")
+
+
+def test_it_says_at_once_that_the_machine_is_too_busy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(table, "MAX_WAIT", 0.0)
+    assert main(["--only", "peace", "--peer", "jumpstarter", "--seconds", str(SECONDS)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    [place] = [number for number, line in enumerate(lines) if line.startswith("| peace | - | 0")]
+    busy = "The machine was too busy to say who was slow: jumpstarter had no peace."
+    assert lines[place + 1] == f"<!-- {busy} -->"
+    assert lines[-1] == busy
 
 
 def test_an_unknown_attack_is_answered_with_those_that_there_are(

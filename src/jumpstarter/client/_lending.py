@@ -271,8 +271,7 @@ async def file_sink(path: Path) -> AsyncIterator[Sink]:
 
     What is no regular file, a device for example, is written as it is.
     """
-    place = Path(os.path.realpath(path))  # a link goes on leading there
-    file, part = await trio.to_thread.run_sync(_create, place)
+    place, file, part = await trio.to_thread.run_sync(_create, path)
     try:
         with file:
             yield partial(_write_in_thread, file.write)
@@ -284,12 +283,13 @@ async def file_sink(path: Path) -> AsyncIterator[Sink]:
         raise
 
 
-def _create(path: Path) -> tuple[RawIOBase, Path | None]:
-    """Open a file to write, and give the name that it has until it is complete, if it has one."""
-    if path.exists() and not path.is_file():
-        return path.open("wb", buffering=0), None
-    part = part_of(path)
-    return part.open("wb", buffering=0), part
+def _create(path: Path) -> tuple[Path, RawIOBase, Path | None]:
+    """Open a file to write: give its place, and the name it has until it is complete, if any."""
+    place = path.resolve()  # a link goes on leading there
+    if place.exists() and not place.is_file():
+        return place, place.open("wb", buffering=0), None
+    part = part_of(place)
+    return place, part.open("wb", buffering=0), part
 
 
 def part_of(path: Path) -> Path:

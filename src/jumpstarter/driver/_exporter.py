@@ -52,6 +52,7 @@ class Exporter:
 
     Attributes:
         journal: Takes the lines on connections that came to nothing or to a bad end.
+        refusals: Takes those on who was not admitted, so that no noise hides one who tries tokens.
         visits: Takes those on clients who were admitted, and who leave.
         failures: Takes those on what calls have raised, beside a journal of each connection's own.
         door: Knows how many there may be.
@@ -74,7 +75,8 @@ class Exporter:
         self.token = token
         self.send_tracebacks = send_tracebacks
         self.journal = Journal()
-        self.visits = Journal(burst=100, rate=10)
-        self.failures = Journal(burst=100, rate=10)
+        self.refusals = Journal()
+        self.visits = Journal()
+        self.failures = Journal(burst=50)  # each with a traceback: 10 kB a second at the worst
         self.turnstile = trio.Lock()
         self.door = Door(limits.max_connections, limits.max_unadmitted)

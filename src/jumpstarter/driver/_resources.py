@@ -125,6 +125,15 @@ class ResourceStream(trio.abc.Stream):
 
     def __init__(self, flow: Inflow | Outflow) -> None:
         self._flow = flow
+        self._closed = False
+
+    def shut(self) -> None:
+        """The block that gave it was left: what is read behind it could look like the end."""
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("the block that has opened this resource was left")
 
     @property
     def is_readable(self) -> bool:
@@ -139,7 +148,9 @@ class ResourceStream(trio.abc.Stream):
             ResourceError: It is larger than `max_bytes` of `Driver.resource`, damaged, or was lent
                 for writing.
             trio.BrokenResourceError: The client is gone, has failed, or has taken it back.
+            trio.ClosedResourceError: The block that gave this stream was left.
         """
+        self._check_open()
         if not isinstance(self._flow, Inflow):
             raise ResourceError("this resource was lent to be written, and cannot be read")
         if max_bytes is not None and max_bytes < 1:
@@ -164,7 +175,9 @@ class ResourceStream(trio.abc.Stream):
         Raises:
             ResourceError: The resource was lent for reading.
             trio.BrokenResourceError: The client is gone, has failed, or has taken it back.
+            trio.ClosedResourceError: The block that gave this stream was left.
         """
+        self._check_open()
         if not isinstance(self._flow, Outflow):
             raise ResourceError("this resource was lent to be read, and cannot be written")
         await self._flow.send_all(data)
@@ -209,7 +222,9 @@ class Resource:
             )
         else:
             flow = await self._open.enter_async_context(self._borrow(self._find()))
-        return ResourceStream(flow)
+        stream = ResourceStream(flow)
+        self._open.callback(stream.shut)
+        return stream
 
     async def __aexit__(
         self,

@@ -15,14 +15,14 @@ import inspect
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, NoReturn
+from functools import partial
+from typing import Any, Final
 
 import trio
 
 from .. import _events as ev
 from .._background import open_background
 from .._connection import Connection
-from .._faults import describe, without_traceback
 from .._journal import Journal
 from .._messages import (
     NIL,
@@ -39,14 +39,14 @@ from .._nesting import Nesting, nesting
 from .._roles import ServerProtocol
 from .._signal import Signal
 from .._streams import SlotStream
-from .._text import indented, named, quoted
+from .._text import named, quoted
 from .._transport import transport_for
 from .._version import __version__
 from ..errors import ArgumentError, Code, HandshakeError
 from ._bridge import Bridge, device_stream
 from ._export import Exported
 from ._exporter import Exporter
-from ._lanes import NoThreadError
+from ._failures import Failures, check_fit, refuse
 from ._resources import Loan, calling
 
 __all__ = ["Session"]
@@ -54,16 +54,13 @@ __all__ = ["Session"]
 _logger = logging.getLogger("jumpstarter.exporter")
 
 AGENT: Final = f"jumpstarter/{__version__}"
-_TRIO_CODES: Final[dict[type[BaseException], Code]] = {
-    trio.TooSlowError: Code.TIMED_OUT,
-    trio.BrokenResourceError: Code.UNAVAILABLE,
-    trio.ClosedResourceError: Code.UNAVAILABLE,
-}
 _HOW_TO_CALL: Final = {
     Kind.UNARY: "a method; call it with call() or call_async()",
     Kind.GENERATOR: "a generator; use streamingcall() or streamingcall_async()",
     Kind.STREAM: "a raw stream; open it with stream(), open_stream() or stream_async()",
 }
+_LARGE: Final = 64 * 1024  # bytes of arguments that may take a millisecond to decode
+_FEW: Final = 1024  # values in a call's arguments that count for nothing: one may save the device
 _TO_END: Final = 1.0  # seconds for a cancelled call to end before the log says that it has not
 _ITEMS_PER_TURN: Final = 32  # items that a generator may send before other tasks have their turn
 
@@ -71,7 +68,7 @@ _ITEMS_PER_TURN: Final = 32  # items that a generator may send before other task
 class _Call:
     """One call being answered: the endpoint of its slot."""
 
-    __slots__ = ("_body", "bridge", "changed", "head", "late", "scope", "slot", "stream")
+    __slots__ = ("_body", "bridge", "changed", "head", "late", "scope", "slot", "stream", "values")
 
     def __init__(self, event: ev.CallReceived, connection: Connection) -> None:
         self.slot = slot = event.slot
@@ -82,6 +79,7 @@ class _Call:
         self.stream = SlotStream(connection, slot) if head.kind is Kind.STREAM else None
         self.bridge: Bridge | Loan | None = None if self.stream is None else Bridge(self.stream)
         self.late = False  # its deadline has passed
+        self.values = 0  # in its arguments, if they count
         if head.timeout_ms and head.kind is Kind.UNARY:
             self.scope.deadline = trio.current_time() + head.timeout_ms / 1000
 
@@ -138,7 +136,9 @@ class Session:
         self._welcome = welcome
         self._subject = subject
         self._admitted = False
-        self._journal = Journal(beyond=exporter.failures)
+        journal = Journal(beyond=exporter.failures)
+        self._failures = Failures(journal, send_tracebacks=exporter.send_tracebacks)
+        self._values = 0  # in the arguments of calls under way, of large ones
         self._rules = ServerProtocol(exporter.limits)
         self._connection = Connection(
             transport_for(stream),
@@ -174,7 +174,7 @@ class Session:
             exporter.visits.log(_logger, logging.INFO, text, name, ended)
         elif self._rules.failure is None:  # else it was told already
             exporter.journal.log(_logger, logging.INFO, "no session came about: %s", ended)
-        self._journal.close(_logger, self._connection.name)
+        self._failures.journal.close(_logger, self._connection.name)
 
     async def drain(self, grace: float, text: str) -> None:
         """Take no more calls, let those that run finish, and end the connection.
@@ -216,6 +216,8 @@ class Session:
 
     def greeted(self, hello: Hello) -> None:
         """Admit a client, or not."""
+        if self._connection.ended is not None:  # it gave way, or hung up, as this was read
+            return
         exporter = self._exporter
         expected = exporter.token
         code, told = Code.UNAUTHENTICATED, "not admitted"  # and nothing of the why
@@ -233,7 +235,7 @@ class Session:
             exporter.visits.log(_logger, logging.INFO, text, name, self._credentials(hello))
             return
         text, name = "%s was not admitted: %s", self._connection.name
-        exporter.journal.log(_logger, logging.WARNING, text, name, why)
+        exporter.refusals.log(_logger, logging.WARNING, text, name, why)
         exporter.door.refuse(self)
         self._rules.refuse(code, told)
 
@@ -269,9 +271,8 @@ class Session:
             with call.scope:
                 result = await self._perform(call)
         except BaseException as exc:  # noqa: BLE001 - SystemExit too stays within its call
-            failure = _without_cancelled(exc)
-            if failure is not None:
-                error = self._describe(call, failure)
+            # No name here may keep it: its traceback has this frame, and with it the arguments.
+            error = self._failures.of(exc, self._title(call.head))
         if result is None and error is None:
             error = self._cut_short(call)
         self._finish(call, result, error)
@@ -282,6 +283,7 @@ class Session:
         self, call: _Call, result: bytearray | None, error: tuple[int, ErrorBody] | None
     ) -> None:
         self._running.discard(call)
+        self._values -= call.values
         if self._connection.ended is None:
             del self._connection.endpoints[call.slot]
             if call.stream is not None:
@@ -304,26 +306,6 @@ class Session:
             return Code.DEADLINE_EXCEEDED, ErrorBody("", text)
         return Code.CANCELLED, ErrorBody("", "the call was cancelled")
 
-    def _describe(self, call: _Call, exc: BaseException) -> tuple[int, ErrorBody]:
-        if isinstance(exc, _Refusal):
-            return exc.code, ErrorBody("", str(exc))
-        if isinstance(exc, NoThreadError):
-            text = "%s was refused: %s"
-            self._journal.log(_logger, logging.ERROR, text, self._title(call.head), exc)
-            return Code.RESOURCE_EXHAUSTED, ErrorBody("", str(exc))
-        level = logging.INFO if isinstance(exc, Exception) else logging.ERROR
-        logged = self._journal.takes(_logger, level)  # to format what is left out costs too much
-        traceback = self._exporter.send_tracebacks or logged
-        code, error = describe(exc, traceback=traceback, codes=_TRIO_CODES)
-        if logged:
-            # As it was described, since to format it again would run the driver's own code again.
-            what = indented(error.traceback or error.message)
-            title, type_ = self._title(call.head), named(error.type)
-            self._journal.write(_logger, level, "%s raised %s: %s", title, type_, what)
-        if not self._exporter.send_tracebacks:
-            error = without_traceback(error)
-        return code, error
-
     def _title(self, head: CallHead) -> str:
         targets = self._exporter.targets
         title = targets[head.target].title if head.target < len(targets) else "no driver"
@@ -334,12 +316,18 @@ class Session:
         exported, method = self._find(head)
         if self._connection.full:  # do not begin what the client would not take the answer of
             await self._connection.room()
-        args, kwargs = self._arguments(head, exported, call.take_body())
+        body = call.take_body()
+        if len(body) > _LARGE:  # decoding holds the loop: one at a time, and others in between
+            async with self._exporter.turnstile:
+                args, kwargs = self._arguments(call, exported, body)
+        else:
+            args, kwargs = self._arguments(call, exported, body)
+        del body
         await trio.lowlevel.checkpoint_if_cancelled()  # a CANCEL came with the CALL: do not begin
         try:
             return await self._run(call, method, args, kwargs)
         except TypeError:
-            _check_fit(method, args, kwargs)
+            check_fit(method, args, kwargs)
             raise
 
     async def _run(
@@ -349,9 +337,7 @@ class Session:
         match head.kind:
             case Kind.UNARY:
                 value = await self._lanes.call(method, args, kwargs)
-                if self._connection.full:
-                    await self._connection.room()
-                return self._encode(value, "result")
+                return await self._encode_in_turn(value)
             case Kind.GENERATOR:
                 answer = self._generate
             case Kind.STREAM:
@@ -366,40 +352,59 @@ class Session:
         targets = self._exporter.targets
         if head.target >= len(targets):
             text = f"there is no driver at address {head.target}; the tree has {len(targets) - 1}"
-            _refuse(Code.UNIMPLEMENTED, text)
+            refuse(Code.UNIMPLEMENTED, text)
         target = targets[head.target]
         exported = target.exports.get(head.method)
         if exported is None:
             names = ", ".join(target.exports) or "nothing"
             text = f"{target.title} exports no such method; it exports: {names}"
-            _refuse(Code.UNIMPLEMENTED, text)
+            refuse(Code.UNIMPLEMENTED, text)
         if exported.kind is not head.kind:
-            _refuse(Code.UNIMPLEMENTED, f"it is {_HOW_TO_CALL[exported.kind]}")
+            refuse(Code.UNIMPLEMENTED, f"it is {_HOW_TO_CALL[exported.kind]}")
         return exported, exported.bind(target.instance)
 
     def _arguments(
-        self, head: CallHead, exported: Exported, body: bytes
+        self, call: _Call, exported: Exported, body: bytes
     ) -> tuple[list[Any], dict[str, Any]]:
         try:
-            args = decode_value(body, self._exporter.limits)
+            args = decode_value(body, self._exporter.limits, partial(self._admit_values, call))
         except ArgumentError as exc:
-            _refuse(Code.INVALID_ARGUMENT, f"its arguments cannot be read: {exc}")
-        kwargs = args.pop() if isinstance(args, list) and args and head.keywords else {}
+            refuse(Code.INVALID_ARGUMENT, f"its arguments cannot be read: {exc}")
+        kwargs = args.pop() if isinstance(args, list) and args and call.head.keywords else {}
         if not isinstance(args, list) or not isinstance(kwargs, dict):
-            _refuse(Code.INVALID_ARGUMENT, "its arguments are no array")
+            refuse(Code.INVALID_ARGUMENT, "its arguments are no array")
         if exported.fit is not None:
             try:
                 exported.fit(args, kwargs)
             except ArgumentError as exc:
-                _refuse(Code.INVALID_ARGUMENT, f"its {exc}")
+                refuse(Code.INVALID_ARGUMENT, f"its {exc}")
         return args, kwargs
+
+    def _admit_values(self, call: _Call, count: int) -> None:
+        """Let no client hold more than two of the largest messages decoded, or many small ones."""
+        most = 2 * self._exporter.limits.max_items
+        if count > _FEW:
+            if self._values + count > most:
+                text = f"it was discarded: over {most} values in the arguments of calls under way"
+                refuse(Code.RESOURCE_EXHAUSTED, text)
+            call.values = count
+            self._values += count
+
+    async def _encode_in_turn(self, value: object) -> bytearray:
+        """Encode a result once there is room for it: until then only the driver's value is held."""
+        if self._connection.full:
+            await self._connection.room()
+        buffer = self._encode(value, "result")
+        if len(buffer) > self._exporter.limits.max_frame:
+            await self._connection.large_room()
+        return buffer
 
     def _encode(self, value: object, what: str) -> bytearray:
         try:
             buffer = encode_value(value)
             self._rules.check_size(buffer)
         except ArgumentError as exc:
-            _refuse(Code.INTERNAL, f"its {what} cannot be sent: {exc}")
+            refuse(Code.INTERNAL, f"its {what} cannot be sent: {exc}")
         return buffer
 
     async def _watch_deadline(self, call: _Call) -> None:
@@ -465,7 +470,7 @@ class Session:
             if inspect.iscoroutine(manager):
                 manager.close()
             text = "an exportstream method is an asynccontextmanager"
-            _refuse(Code.INTERNAL, f"{text}; this one gave {manager!r:.100}")
+            refuse(Code.INTERNAL, f"{text}; this one gave {manager!r:.100}")
         async with manager as stream:
             if isinstance(stream, Loan):
                 await self._lend(call, stream)
@@ -488,39 +493,3 @@ class Session:
     def _accept(self, call: _Call, metadata: object) -> None:
         self._rules.accept(call.slot, encode_value(metadata))
         self._connection.flush()
-
-
-class _Refusal(Exception):
-    """The session itself answers a call with an error."""
-
-    def __init__(self, code: Code, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-
-
-def _refuse(code: Code, text: str) -> NoReturn:
-    raise _Refusal(code, text)
-
-
-def _check_fit(method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> None:
-    """Tell arguments that do not fit the method from a TypeError of the driver's own."""
-    try:
-        signature = inspect.signature(method)
-    except (TypeError, ValueError):
-        return
-    try:
-        signature.bind(*args, **kwargs)
-    except TypeError as exc:
-        _refuse(Code.INVALID_ARGUMENT, f"its arguments do not fit: {exc}; it takes {signature}")
-
-
-def _without_cancelled(exc: BaseException) -> BaseException | None:
-    """Give what a driver has raised beside a cancellation, which is nobody's failure."""
-    if isinstance(exc, trio.Cancelled):
-        return None
-    if isinstance(exc, BaseExceptionGroup):
-        try:
-            return exc.split(trio.Cancelled)[1]
-        except BaseException:  # noqa: BLE001 - a group of the driver's own making, or too deep a one
-            return exc
-    return exc

@@ -46,7 +46,7 @@ class FileStorage(Driver):
     @export
     async def write(self, source: str) -> str:
         """Write an image, which the client has lent, or which is at a URL; give its SHA-256."""
-        place = Path(os.path.realpath(self.path))  # a link goes on leading there
+        place = await trio.to_thread.run_sync(Path(self.path).resolve)  # a link stays one
         is_device = await trio.to_thread.run_sync(_is_device, place)
         part = place if is_device else await trio.to_thread.run_sync(part_of, place)
         try:

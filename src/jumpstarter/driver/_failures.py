@@ -1,0 +1,131 @@
+"""How a call has failed: what its client is told, and what the exporter's log says.
+
+What a driver raised is told as it was, with its type; what the session itself refuses is told in
+its own words and is nobody's failure. This file knows no connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import traceback as tb
+import types
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+import trio
+
+from .._faults import describe, without_traceback
+from .._journal import Journal
+from .._messages import ErrorBody
+from .._text import indented, named
+from ..errors import Code
+from ._lanes import NoThreadError
+
+__all__ = ["Failures", "Refusal", "check_fit", "refuse"]
+
+_logger = logging.getLogger("jumpstarter.exporter")
+
+_OUT_OF_THREADS: Final = (
+    "/trio/_threads.py",
+    "/trio/_core/_thread_cache.py",
+    "/outcome/_impl.py",
+)
+_TRIO_CODES: Final[dict[type[BaseException], Code]] = {
+    trio.TooSlowError: Code.TIMED_OUT,
+    trio.BrokenResourceError: Code.UNAVAILABLE,
+    trio.ClosedResourceError: Code.UNAVAILABLE,
+}
+
+
+class Failures:
+    """Describes what calls have raised, and logs it, for one client.
+
+    Args:
+        journal: Takes the lines.
+        send_tracebacks: Tell the client the driver's traceback as well.
+    """
+
+    def __init__(self, journal: Journal, *, send_tracebacks: bool) -> None:
+        self.journal = journal
+        self._send_tracebacks = send_tracebacks
+
+    def of(self, exc: BaseException, title: str) -> tuple[int, ErrorBody] | None:
+        """Give code and body of the ERROR that ends a call; None for a cancellation alone.
+
+        Args:
+            exc: What it raised, or what the session has raised in its stead.
+            title: What was called.
+        """
+        _untangle(exc)
+        failure = without_cancelled(exc)
+        if failure is None:
+            return None
+        if isinstance(failure, Refusal):
+            return failure.code, ErrorBody("", str(failure))
+        if isinstance(failure, NoThreadError):
+            self.journal.log(_logger, logging.ERROR, "%s was refused: %s", title, failure)
+            return Code.RESOURCE_EXHAUSTED, ErrorBody("", str(failure))
+        return self._of_driver(failure, title)
+
+    def _of_driver(self, exc: BaseException, title: str) -> tuple[int, ErrorBody]:
+        level = logging.INFO if isinstance(exc, Exception) else logging.ERROR
+        logged = self.journal.takes(_logger, level)  # to format what is left out costs too much
+        traceback = self._send_tracebacks or logged
+        code, error = describe(exc, traceback=traceback, codes=_TRIO_CODES)
+        if logged:
+            # As it was described, since to format it again would run the driver's own code again.
+            what = indented(error.traceback or error.message)
+            self.journal.write(_logger, level, "%s raised %s: %s", title, named(error.type), what)
+        return code, error if self._send_tracebacks else without_traceback(error)
+
+
+def _untangle(exc: BaseException) -> None:
+    """Let what a call has failed with go as soon as it is told, with the arguments in its frames.
+
+    Trio's way out of a thread has the outcome in frames that its traceback knows: a circle, which
+    would hold an image until the garbage collector comes by.
+    """
+    for frame, _ in tb.walk_tb(exc.__traceback__):
+        step: types.FrameType | None = frame
+        while step is not None and step.f_code.co_filename.endswith(_OUT_OF_THREADS):
+            with contextlib.suppress(RuntimeError):  # it still runs
+                step.clear()
+            step = step.f_back
+
+
+class Refusal(Exception):
+    """The session itself answers a call with an error."""
+
+    def __init__(self, code: Code, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def refuse(code: Code, text: str) -> NoReturn:
+    raise Refusal(code, text)
+
+
+def check_fit(method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> None:
+    """Tell arguments that do not fit the method from a TypeError of the driver's own."""
+    try:
+        signature = inspect.signature(method)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as exc:
+        refuse(Code.INVALID_ARGUMENT, f"its arguments do not fit: {exc}; it takes {signature}")
+
+
+def without_cancelled(exc: BaseException) -> BaseException | None:
+    """Give what a driver has raised beside a cancellation, which is nobody's failure."""
+    if isinstance(exc, trio.Cancelled):
+        return None
+    if isinstance(exc, BaseExceptionGroup):
+        try:
+            return exc.split(trio.Cancelled)[1]
+        except BaseException:  # noqa: BLE001 - a group of the driver's own making, or too deep a one
+            return exc
+    return exc
