@@ -246,7 +246,8 @@ class Connection:
         except OSError as exc:
             self._cannot_write(exc)
             return
-        self._tell_drained(batch.drained)
+        if batch.drained:
+            self._tell_drained(batch.drained)
         if self._rest or self.rules.outbox:
             self.flush_soon()
 

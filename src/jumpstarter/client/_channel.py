@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
@@ -71,7 +71,7 @@ class Request:
         DriverInvalidArgument: An argument cannot be encoded; nothing was sent.
     """
 
-    __slots__ = ("buffer", "context", "kind", "nested")
+    __slots__ = ("_method", "_who", "buffer", "kind", "nested")
 
     def __init__(
         self,
@@ -85,13 +85,19 @@ class Request:
     ) -> None:
         self.kind = kind
         self.nested = nesting.get() is not Nesting.NONE
-        self.context = f"method {method!r} of {who}"
+        self._method = method
+        self._who = who
         try:
             prefix = call_prefix(target, kind, method, keywords=bool(kwargs), nested=self.nested)
             self.buffer = encode_call(prefix, (*args, kwargs) if kwargs else args)
         except ArgumentError as exc:
             text = f"an argument cannot be sent: {exc}"
             raise DriverInvalidArgument(text, context=self.context) from exc
+
+    @property
+    def context(self) -> str:
+        """What messages call it; put together only where there is one."""
+        return f"method {self._method!r} of {self._who}"
 
     def set_timeout(self, milliseconds: int) -> None:
         """Say how long the driver may take. For a request that was not sent yet."""
@@ -103,7 +109,6 @@ class Call:
 
     def __init__(self, channel: Channel, request: Request) -> None:
         self.channel = channel
-        self.context = request.context
         self.slot = 0
         self.done = False
         self.failure: DriverError | None = None
@@ -111,6 +116,12 @@ class Call:
         self._changed = Signal()  # for the task that has made the call
         self._ended: trio.Event | None = None  # for all others, once there is one
         self._gave_up = False
+        self._request = request
+
+    @property
+    def context(self) -> str:
+        """What messages call it."""
+        return self._request.context
 
     def opened(self, slot: int) -> None:
         """It has a slot, and is about to be sent."""
@@ -298,7 +309,7 @@ class Channel:
 
     # ------------------------------------------------------------------------------ calls
 
-    async def call(self, request: Request) -> Any:
+    def call(self, request: Request) -> Awaitable[Any]:
         """Make a call and give its result, decoded.
 
         A checkpoint. Cancelled before it was sent, nothing is; cancelled later, the driver's code
@@ -307,7 +318,7 @@ class Channel:
         Raises:
             DriverError: See its subclasses.
         """
-        return await self.call_as(request, self.decode)
+        return self.call_as(request, self.decode)
 
     async def call_as(self, request: Request, decode: Callable[[bytes], T]) -> T:
         """The same, with a decoder of one's own, which raises ArgumentError."""
