@@ -338,6 +338,11 @@ class ServerProtocol(Protocol):
         self._own(slot_id, "abandon").allowed = mask(_T.ERROR)
         self.outbox.drop(slot_id)
 
+    @staticmethod
+    def cost(buffer: bytearray) -> int:
+        """Say what an item takes of what is `sendable`. In any thread."""
+        return len(buffer) - HEADER_SIZE + ITEM_COST
+
     def item(self, slot_id: int, buffer: bytearray) -> None:
         """Send a generator's next item; `sendable` must be above 0.
 
@@ -349,7 +354,7 @@ class ServerProtocol(Protocol):
         if window.available <= 0:
             raise LocalProtocolError(f"ITEM on slot {slot_id} without credit")
         self.check_size(buffer)
-        window.available -= len(buffer) - HEADER_SIZE + ITEM_COST
+        window.available -= self.cost(buffer)
         self.outbox.message(_T.ITEM, slot_id, buffer)
 
     def accept(self, slot_id: int, buffer: bytearray) -> None:

@@ -22,7 +22,7 @@ import trio
 from .._messages import Kind
 from .._portal import BlockingPortal, in_trio_thread
 from ..errors import CallRefused, ClientImportError, Code, DriverError, DriverTimeoutError
-from ._channel import Request
+from ._channel import Channel, Request
 from ._generators import RemoteGenerator
 from ._raw_streams import RemoteStream, close_together, open_stream
 from ._remote import Remote
@@ -239,17 +239,7 @@ class DriverClient:
         if in_trio_thread():
             text = f"{name} blocks, and would block the Trio loop that runs in this thread"
             raise RuntimeError(f"{text}; use {twin} of a client for Trio code, or a worker thread")
-
-        def run(function: Callable[..., Any], *args: Any) -> Any:
-            if self.channel.channel.closed:
-                raise CallRefused("not sent: the client was closed", context=request.context)
-            deadline = _deadline.get()
-            if deadline == math.inf:
-                return portal.call(function, *args)
-            seconds = deadline - time.monotonic()
-            return portal.call(_within, seconds, request.context, function, args)
-
-        return run
+        return _Runner(portal, request, self.channel.channel)
 
     def close(self) -> None:
         """Close what was opened through this client and its children. Again, it does nothing.
@@ -289,6 +279,30 @@ class DriverClient:
                 stream.check()
             except DriverError as exc:
                 self.logger.warning("a stream was left open, and has failed: %s", exc)
+
+
+class _Runner(Run):
+    """Runs coroutines for one request of blocking code, within that code's timeouts."""
+
+    def __init__(self, portal: BlockingPortal, request: Request, channel: Channel) -> None:
+        self._portal = portal
+        self._request = request
+        self._channel = channel
+
+    def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
+        if self._channel.closed:
+            raise CallRefused("not sent: the client was closed", context=self._request.context)
+        deadline = _deadline.get()
+        if deadline == math.inf:
+            return self._portal.call(function, *args)
+        seconds = deadline - time.monotonic()
+        return self._portal.call(_within, seconds, self._request.context, function, args)
+
+    def permits(self) -> bool:
+        if self._channel.closed:
+            return False
+        deadline = _deadline.get()
+        return deadline == math.inf or time.monotonic() < deadline
 
 
 async def _within(

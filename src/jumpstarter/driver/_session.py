@@ -13,6 +13,7 @@ from __future__ import annotations
 import hmac
 import inspect
 import logging
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, NoReturn
@@ -47,6 +48,7 @@ from ..errors import (
     ArgumentError,
     Code,
 )
+from ._ahead import Ahead
 from ._bridge import Bridge, device_stream
 from ._export import export, exports_of
 from ._lanes import Lanes
@@ -380,7 +382,22 @@ class Session:
             if sent % _ITEMS_PER_TURN == 0:
                 await trio.lowlevel.checkpoint()
 
-        value = await self._exporter.lanes.iterate(method, args, kwargs, send)
+        def room() -> int:
+            return 0 if self._connection.ended is not None else self._rules.sendable(call.slot)
+
+        def pack(item: object) -> tuple[bytearray, int]:
+            buffer = self._encode(item, "item")
+            return buffer, self._rules.cost(buffer)
+
+        def put(buffers: deque[bytearray]) -> None:
+            if self._connection.ended is not None:
+                buffers.clear()
+            while buffers:
+                self._rules.item(call.slot, buffers.popleft())
+            self._connection.flush_soon()
+
+        ahead = Ahead(room, pack, put)
+        value = await self._exporter.lanes.iterate(method, args, kwargs, send, ahead)
         return self._encode(value, "return value")
 
     async def _send_item(self, call: _Call, buffer: bytearray) -> None:
