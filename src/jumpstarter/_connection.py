@@ -96,6 +96,11 @@ class Connection:
         self.last_read = trio.current_time()
         self._scope = trio.CancelScope()
 
+    @property
+    def lent(self) -> bool:
+        """True while somebody else than this loop reads and writes."""
+        return False
+
     # -------------------------------------------------------------------------------- life
 
     async def run(self) -> None:
@@ -175,11 +180,17 @@ class Connection:
             self.end(self._broken or ConnectionError(f"{self.name} closed the connection"))
             return False
         self.last_read = trio.current_time()
-        for event in self.rules.receive(data):
+        self._act_on(self.rules.receive(data))
+        return self.rules.failure is None or await self._end_failed()
+
+    def _act_on(self, events: list[ev.Event]) -> None:
+        for event in events:
             self._dispatch(event)
         self.flush()
-        if self.rules.failure is None:
-            return True
+
+    async def _end_failed(self) -> bool:
+        """End as the rules have failed. False: there is nothing more to read."""
+        assert self.rules.failure is not None
         await self.say_last_words()
         self.end(self.rules.failure)
         return False
@@ -301,7 +312,8 @@ class Connection:
         timeout = self.rules.limits.ping_timeout
         while True:
             await trio.sleep_until(self.last_read + interval)
-            if self.rules.peer is None:  # nothing may be said before HELLO, which has its own limit
+            # Nothing may be said before HELLO, which has its own limit, and by whom it is lent.
+            if self.rules.peer is None or self.lent:
                 self.last_read = trio.current_time()
             if trio.current_time() < self.last_read + interval:
                 continue

@@ -142,14 +142,33 @@ class SocketTransport:
             else:
                 await trio.lowlevel.wait_readable(self._stream.socket)
             try:
-                data = os.read(self._fd, _READ)
-            except BlockingIOError:
-                self._may_have_more = False
-                continue
+                data = self.try_read()
             except OSError as exc:
                 raise trio.BrokenResourceError(f"read failed: {exc}") from exc
-            self._may_have_more = len(data) == _READ
-            return data
+            if data is not None:
+                return data
+
+    def try_read(self) -> bytes | None:
+        """Give what has come, `b""` at the end, None if it is nothing yet. Never waits.
+
+        Raises:
+            OSError: The stream is broken.
+        """
+        try:
+            data = os.read(self._fd, _READ)
+        except BlockingIOError:
+            self._may_have_more = False
+            return None
+        self._may_have_more = len(data) == _READ
+        return data
+
+    def stop_waiting(self) -> None:
+        """Have a `read` that waits raise ClosedResourceError. It may be called again."""
+        trio.lowlevel.notify_closing(self._stream.socket)
+
+    def fileno(self) -> int:
+        """Give the socket's descriptor, for who waits for it without Trio."""
+        return self._fd
 
     async def aclose(self) -> None:
         """See `Transport`."""

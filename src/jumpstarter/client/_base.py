@@ -10,7 +10,8 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -22,7 +23,7 @@ import trio
 from .._messages import Kind
 from .._portal import BlockingPortal, in_trio_thread
 from ..errors import CallRefused, ClientImportError, Code, DriverError, DriverTimeoutError
-from ._channel import Channel, Request
+from ._channel import Call, Channel, Request
 from ._generators import RemoteGenerator
 from ._raw_streams import RemoteStream, close_together, open_stream
 from ._remote import Remote
@@ -162,7 +163,7 @@ class DriverClient:
             RuntimeError: This thread runs a Trio loop, which would deadlock: use `call_async`.
         """
         request = self._request(Kind.UNARY, method, args, kwargs)
-        return self._run_for("call", request)(self.channel.channel.call, request)
+        return self._run_for("call", request).call()
 
     def streamingcall(self, method: str, *args: Any, **kwargs: Any) -> BlockingGenerator:
         """Call an exported generator. The blocking form of `streamingcall_async`.
@@ -228,7 +229,7 @@ class DriverClient:
         finally:
             _deadline.reset(token)
 
-    def _run_for(self, asked: str, request: Request, twin: str = "") -> Run:
+    def _run_for(self, asked: str, request: Request, twin: str = "") -> _Runner:
         """Give the way to run coroutines, or say why there is none."""
         portal = self.portal
         name = f"{type(self).__name__}.{asked}"
@@ -292,17 +293,45 @@ class _Runner(Run):
     def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
         if self._channel.closed:
             raise CallRefused("not sent: the client was closed", context=self._request.context)
-        deadline = _deadline.get()
-        if deadline == math.inf:
+        if self._channel.connection.led_from_here():
+            text = "a blocking call by a finalizer that runs in the midst of another one"
+            raise RuntimeError(f"{text} would wait for it for ever: {self._request.context}")
+        seconds = _seconds_left()
+        if seconds == math.inf:
             return self._portal.call(function, *args)
-        seconds = deadline - time.monotonic()
         return self._portal.call(_within, seconds, self._request.context, function, args)
 
     def permits(self) -> bool:
-        if self._channel.closed:
-            return False
-        deadline = _deadline.get()
-        return deadline == math.inf or time.monotonic() < deadline
+        return not self._channel.closed and _seconds_left() > 0
+
+    def call(self) -> Any:
+        """Make a plain call: from this thread if it can lead, else in the loop."""
+        channel = self._channel
+        seconds = _seconds_left()
+        if not channel.connection.lent or self._portal.closed or seconds <= 0:
+            return self(channel.call_and_offer, self._request)
+        call = Call(channel, self._request)
+        try:
+            if not channel.lead(call, self._request, seconds):
+                return self(channel.call_and_offer, self._request)
+            if not call.done or isinstance(call.failure, DriverTimeoutError):
+                return self(channel.answer, call, channel.decode)
+        except BaseException as exc:
+            self._abandon(call, exc)
+            raise
+        return call.result(channel.decode)
+
+    def _abandon(self, call: Call, exc: BaseException) -> None:
+        """Cancel a call that a signal has interrupted, and wait for its end within the grace."""
+        if call.slot and not call.done:
+            with suppress(RuntimeError, TimeoutError, CancelledError):
+                self._portal.start_task_soon(call.cancel, exc).result(self._portal.grace)
+
+
+def _seconds_left() -> float:
+    """Give the time until blocking calls of this context are to end."""
+    deadline = _deadline.get()
+    return math.inf if deadline == math.inf else deadline - time.monotonic()
 
 
 async def _within(

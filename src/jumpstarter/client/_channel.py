@@ -18,7 +18,6 @@ from typing import Any, Final, TypeVar
 import trio
 
 from .. import _events as ev
-from .._connection import Connection
 from .._faults import revive
 from .._limits import DEFAULT_LIMITS, Limits
 from .._messages import (
@@ -45,6 +44,7 @@ from ..errors import (
     DriverTimeoutError,
     HandshakeError,
 )
+from ._lead import LeadConnection
 
 __all__ = ["Call", "Channel", "Request"]
 
@@ -54,6 +54,7 @@ _logger = logging.getLogger("jumpstarter.client")
 
 AGENT: Final = f"jumpstarter/{__version__}"
 _MAX_TIMEOUT_MS: Final = 2**32 - 1
+_QUICK: Final = 0.002  # seconds: for a call that takes longer, a thread gains nothing by leading
 
 
 class Request:
@@ -225,7 +226,7 @@ class Channel:
         self.limits = limits
         self.name = name
         self._rules = ClientProtocol(limits, Hello.of(limits, agent=AGENT, token=token))
-        self.connection = Connection(transport_for(stream), self._rules, self, name)
+        self.connection = LeadConnection(transport_for(stream), self._rules, self, name)
         self._greeted = trio.Event()
         self._closing = False
         self._for_slot = trio.lowlevel.ParkingLot()
@@ -259,6 +260,7 @@ class Channel:
         """
         self._closing = True
         with trio.CancelScope(shield=True):
+            await self.connection.reclaim()
             async with trio.open_nursery() as nursery:
                 for endpoint in list(self.connection.endpoints.values()):
                     if isinstance(endpoint, Call):
@@ -324,6 +326,10 @@ class Channel:
         """The same, with a decoder of one's own, which raises ArgumentError."""
         call = Call(self, request)
         await self.open(call, request)
+        return await self.answer(call, decode)
+
+    async def answer(self, call: Call, decode: Callable[[bytes], T]) -> T:
+        """Wait for a call that was sent, and give its result."""
         try:
             await call.wait()
             if isinstance(call.failure, DriverTimeoutError):
@@ -332,6 +338,29 @@ class Channel:
             await call.cancel(exc)
             raise
         return call.result(decode)
+
+    async def call_and_offer(self, request: Request) -> Any:
+        """The same as `call` for a thread, which may make its next call by itself."""
+        began = trio.current_time()
+        value = await self.call(request)
+        if trio.current_time() < began + _QUICK:
+            await self.connection.offer()
+        return value
+
+    def lead(self, call: Call, request: Request, seconds: float) -> bool:
+        """Make a call from the thread that waits for it. See `LeadConnection.lead`.
+
+        Args:
+            call: Of this request, not opened yet.
+            request: What to call.
+            seconds: How long the driver may take.
+        """
+
+        def start() -> None:
+            self._check_sendable(request)
+            self._start(call, request, seconds)
+
+        return self.connection.lead(call, start)
 
     async def _let_deadline_pass(self, failure: DriverTimeoutError) -> None:
         """Let our own scope end a call whose deadline the exporter has seen a moment before us."""
@@ -345,16 +374,22 @@ class Channel:
     async def open(self, call: Call, request: Request) -> None:
         """Send a CALL, once there is a slot. A checkpoint if there is none."""
         await trio.lowlevel.checkpoint_if_cancelled()
+        if self.connection.lent:
+            await self.connection.reclaim()
         self._check_sendable(request)
         if self._rules.free <= self._promised:
             await self._wait_for_slot(request)
         deadline = trio.current_effective_deadline()
-        if deadline != math.inf:
-            remaining = math.ceil((deadline - trio.current_time()) * 1000)
-            request.set_timeout(max(1, min(remaining, _MAX_TIMEOUT_MS)))
+        seconds = math.inf if deadline == math.inf else deadline - trio.current_time()
+        self._start(call, request, seconds)
+        self.connection.flush()
+
+    def _start(self, call: Call, request: Request, seconds: float) -> None:
+        """Give a call its slot, and queue it."""
+        if seconds != math.inf:
+            request.set_timeout(max(1, min(math.ceil(seconds * 1000), _MAX_TIMEOUT_MS)))
         call.opened(self._rules.call(request.kind, request.buffer))
         self.connection.endpoints[call.slot] = call
-        self.connection.flush()
 
     async def _wait_for_slot(self, request: Request) -> None:
         """Wait in order: a slot that gets free is promised to whoever has waited longest."""
