@@ -177,11 +177,14 @@ class Connection:
         """Read and act on what came. False once there is nothing more to read."""
         data = await self._transport.read()
         if not data:
-            self.end(self._broken or ConnectionError(f"{self.name} closed the connection"))
+            self._end_at_last_byte()
             return False
         self.last_read = trio.current_time()
         self._act_on(self.rules.receive(data))
         return self.rules.failure is None or await self._end_failed()
+
+    def _end_at_last_byte(self) -> None:
+        self.end(self._broken or ConnectionError(f"{self.name} closed the connection"))
 
     def _act_on(self, events: list[ev.Event]) -> None:
         for event in events:

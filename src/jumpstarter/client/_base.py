@@ -315,7 +315,7 @@ class _Runner(Run):
             if not channel.lead(call, self._request, seconds):
                 return self(channel.call_and_offer, self._request)
             if not call.done or isinstance(call.failure, DriverTimeoutError):
-                return self(channel.answer, call, channel.decode)
+                return self(channel.go_on, call)
         except BaseException as exc:
             self._abandon(call, exc)
             raise
@@ -325,7 +325,8 @@ class _Runner(Run):
         """Cancel a call that a signal has interrupted, and wait for its end within the grace."""
         if call.slot and not call.done:
             with suppress(RuntimeError, TimeoutError, CancelledError):
-                self._portal.start_task_soon(call.cancel, exc).result(self._portal.grace)
+                future = self._portal.start_task_soon(self._channel.cancel, call, exc)
+                future.result(self._portal.grace)
 
 
 def _seconds_left() -> float:

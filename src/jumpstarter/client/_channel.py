@@ -362,6 +362,20 @@ class Channel:
 
         return self.connection.lead(call, start)
 
+    async def go_on(self, call: Call) -> Any:
+        """Wait for a call that a thread has led, and give its result."""
+        await self._take_over()
+        return await self.answer(call, self.decode)
+
+    async def cancel(self, call: Call, exc: BaseException) -> None:
+        """Cancel a call that a thread has led. See `Call.cancel`."""
+        await self._take_over()
+        await call.cancel(exc)
+
+    async def _take_over(self) -> None:
+        with trio.CancelScope(shield=True):  # not for long: it is on its way back
+            await self.connection.reclaim()
+
     async def _let_deadline_pass(self, failure: DriverTimeoutError) -> None:
         """Let our own scope end a call whose deadline the exporter has seen a moment before us."""
         if failure.code is Code.DEADLINE_EXCEEDED:

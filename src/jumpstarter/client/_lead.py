@@ -87,6 +87,7 @@ class LeadConnection(Connection):
         self._last_wanted = -_PAUSE
         self._left: list[ev.Event] = []  # what a thread has read, and is the loop's to act on
         self._write_error: OSError | None = None
+        self._at_end = False  # a thread has read the last byte
         self._token = trio.lowlevel.current_trio_token()
         self._poll = select.poll()
         if self._socket is not None:
@@ -120,7 +121,8 @@ class LeadConnection(Connection):
 
     async def reclaim(self) -> None:
         """Take the connection back. A checkpoint if a thread has it just now."""
-        self._last_wanted = trio.current_time()
+        if self._state is _State.FREE:
+            self._last_wanted = trio.current_time()
         while self.lent and not self._take_back():
             self._wanted = True
             if not self._take_back():  # again: the holder may have looked before the mark was there
@@ -153,7 +155,9 @@ class LeadConnection(Connection):
         except Exception as exc:
             _logger.exception("internal error on the connection to %s", self.name)
             self.end(exc)
-        if self._write_error is not None:
+        if self._at_end:
+            self._end_at_last_byte()
+        elif self._write_error is not None:
             self._cannot_write(self._write_error)
         elif self._rest or self.rules.outbox:
             self.flush_soon()
@@ -203,7 +207,7 @@ class LeadConnection(Connection):
             start: Puts the call in the rules and the endpoints; a DriverError has changed nothing.
 
         Returns:
-            False if there is nothing to lead: the call was not started.
+            False if it was not started: nothing is to be led, or the loop must look first.
 
         Raises:
             DriverError: What `start` has raised.
@@ -232,10 +236,12 @@ class LeadConnection(Connection):
                 if not whole:
                     self._fail()
                 self._let_go(keep=keep)
-        return True
+        return call.slot > 0
 
     def _make(self, call: Led, start: Callable[[], None], shelter: Shelter) -> bool:
         """Send the call, and wait for its answer. False if the loop is to go on from here."""
+        if self._poll.poll(0) and not self._receive(call):
+            return False  # what has come unasked may well be the peer's goodbye
         start()
         self._calls += 1
         if not self._send():
@@ -256,7 +262,7 @@ class LeadConnection(Connection):
         return not (self._rest or self.rules.outbox)
 
     def _receive(self, call: Led) -> bool:
-        """Read, and take the answer. False if it is not the answer alone."""
+        """Read, and take the answer. False if there is anything that is the loop's to act on."""
         assert self._socket is not None
         try:
             data = self._socket.try_read()
@@ -264,16 +270,16 @@ class LeadConnection(Connection):
             return False  # the loop will find it too
         if data is None:
             return True
-        events = self.rules.receive(data) if data else []
-        match events:
+        self._at_end = not data
+        match self.rules.receive(data):
             case [ev.ResultReceived(slot=slot) | ev.ErrorReceived(slot=slot) as event] if (
                 slot == call.slot
             ):
                 del self.endpoints[slot]
                 call.received(event)
-            case _:
+            case events:
                 self._left = events
-        return bool(data) and not (self._left or self.rules.outbox)
+        return not (self._at_end or self._left or self.rules.outbox)
 
     def _fail(self) -> None:
         """End the connection, whose state nobody can know any more."""

@@ -16,14 +16,16 @@ import _signal  # type: ignore[import-not-found]  # the C half of `signal`, of w
 import signal
 import threading
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from functools import partial
+from types import FrameType
+from typing import Any, Final, Self, TypeAlias, TypeVar
 
 __all__ = ["Interrupted", "Shelter"]
 
 T = TypeVar("T")
+_Handler: TypeAlias = Callable[[int, FrameType | None], object]
 
-_PUT_OFF: Final = tuple(
+_SIGNALS: Final = tuple(
     int(signum)
     for signum in (
         signal.SIGINT,
@@ -51,63 +53,59 @@ class Shelter:
         waiting: True while handlers may end the wait.
     """
 
-    __slots__ = ("_came", "_handlers", "waiting")
+    __slots__ = ("_came", "_put_off", "waiting")
 
     def __init__(self) -> None:
         self.waiting = False
-        self._came: list[int] = []
-        self._handlers: list[tuple[int, Any]] = []
+        self._put_off: list[tuple[int, _Handler]] = []
+        self._came: list[tuple[_Handler, int, FrameType | None]] = []
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             try:
-                self._put_off()
+                self._take()
             except BaseException:
-                self._put_back()
+                self.__exit__()
                 raise
         return self
 
-    def _put_off(self) -> None:
-        for signum in _PUT_OFF:
+    def _take(self) -> None:
+        for signum in _SIGNALS:
             handler = _get(signum)
             if callable(handler):
-                self._handlers.append((signum, handler))
-                _set(signum, self._note)
+                self._put_off.append((signum, handler))
+                _set(signum, partial(self._note, handler))
 
-    def _note(self, signum: int, _frame: object) -> None:
-        self._came.append(signum)
+    def _note(self, handler: _Handler, signum: int, frame: FrameType | None) -> None:
+        self._came.append((handler, signum, frame))
         if self.waiting:
             self.waiting = False
             raise Interrupted
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._handlers:
+    def __exit__(self, *_: object) -> None:
+        if self._put_off:
             self.waiting = False
             try:
-                self._put_back()
+                self._give_back()
             finally:
                 self._catch_up()
 
-    def _put_back(self) -> None:
-        """Put all handlers back, whatever one that is back raises meanwhile."""
+    def _give_back(self) -> None:
+        """Install the handlers again, whatever one that is there already raises meanwhile."""
         try:
-            while self._handlers:
-                _set(*self._handlers[-1])
-                self._handlers.pop()
+            while self._put_off:
+                _set(*self._put_off[-1])
+                self._put_off.pop()
         finally:
-            if self._handlers:
-                self._put_back()
+            if self._put_off:
+                self._give_back()
 
     def _catch_up(self) -> None:
         """Run the handlers of all signals that have come, whatever one of them raises."""
         try:
             while self._came:
-                signal.raise_signal(self._came.pop(0))
+                handler, signum, frame = self._came.pop(0)
+                handler(signum, frame)
         finally:
             if self._came:
                 self._catch_up()
