@@ -343,7 +343,7 @@ def test_a_goaway_that_comes_with_an_answer_is_acted_on() -> None:
         connection = be_led(client)
         drain = threading.Thread(target=exporter.drain)
         drain.start()  # which waits for our acknowledgement
-        with pytest.raises(CallRefused, match=r"shut|takes no more calls"):
+        with pytest.raises(CallRefused, match=r"shut|takes no more calls|closed"):
             call_for_ever(client)
         drain.join(PATIENCE)
         assert not drain.is_alive()

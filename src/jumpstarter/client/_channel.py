@@ -387,9 +387,9 @@ class Channel:
 
     async def open(self, call: Call, request: Request) -> None:
         """Send a CALL, once there is a slot. A checkpoint if there is none."""
-        await trio.lowlevel.checkpoint_if_cancelled()
         if self.connection.lent:
             await self.connection.reclaim()
+        await trio.lowlevel.checkpoint_if_cancelled()
         self._check_sendable(request)
         if self._rules.free <= self._promised:
             await self._wait_for_slot(request)
