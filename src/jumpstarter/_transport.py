@@ -122,13 +122,19 @@ class SocketTransport:
 
     async def write(self, buffers: Sequence[Buffer], stall: float) -> None:
         """See `Transport`."""
-        rest: Sequence[Buffer] = buffers
         try:
-            while rest := self.try_write(rest):
-                with trio.fail_after(stall):
+            rest = self.try_write(buffers)
+            if not rest:
+                return
+            with trio.CancelScope() as scope:  # one for all: each costs as much as a small write
+                while rest:
+                    scope.deadline = trio.current_time() + stall
                     await trio.lowlevel.wait_writable(self._stream.socket)
+                    rest = self.try_write(rest)
         except OSError as exc:
             raise trio.BrokenResourceError(f"write failed: {exc}") from exc
+        if scope.cancelled_caught:
+            raise trio.TooSlowError
 
     async def read(self) -> bytes:
         """See `Transport`. A checkpoint.
