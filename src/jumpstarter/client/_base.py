@@ -1,6 +1,7 @@
 """The client of one driver: what a test author holds, and client classes are derived from.
 
-The blocking methods are the `_async` ones, run through the portal: there is one implementation.
+The blocking methods are the `_async` ones, run through the portal: there is one implementation. A
+plain call may do the same without the loop, see `_lead`.
 This file knows the portal and the remote handle, and nothing of frames or sockets.
 """
 
