@@ -206,8 +206,8 @@ class Call:
 class Channel:
     """One connection to an exporter, as its client.
 
-    For the Trio loop that runs it only, but for `lead` and `decode`. Any number of tasks may call at once; more than the
-    exporter's `max_calls` wait for a slot, in order.
+    For the Trio loop that runs it only, but for `lead` and `decode`. Any number of tasks may call
+    at once; more than the exporter's `max_calls` wait for a slot, in order.
 
     Attributes:
         limits: What we accept of the exporter.
