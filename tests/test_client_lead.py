@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import signal
 import sys
 import threading
@@ -467,6 +468,9 @@ class Strike:
     @contextmanager
     def armed(self) -> Iterator[None]:
         before = sys.gettrace()
+        frame = inspect.currentframe()
+        assert frame is not None
+        frame.f_trace_opcodes = True  # Python 3.12 looks if any frame has it when tracing is set
         sys.settrace(self.trace)
         try:
             yield
