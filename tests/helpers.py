@@ -34,10 +34,12 @@ from jumpstarter.client import DriverClient, RemoteGenerator, RemoteStream
 from jumpstarter.client._channel import Channel, Request
 from jumpstarter.client._raw_streams import open_stream
 from jumpstarter.driver import Driver
+from jumpstarter.driver._exporter import Exporter
 from jumpstarter.driver._lanes import Lanes
-from jumpstarter.driver._session import Exporter, Session
+from jumpstarter.driver._session import Session
 from jumpstarter.driver._tree import DeviceTree
 from jumpstarter.errors import Code
+from transports import PairMaker, memory_pair
 from wire import Frame, frames
 
 __all__ = [
@@ -399,12 +401,13 @@ async def answered(
     expected_token: str = "",
     send_tracebacks: bool = False,
     patience: float = PATIENCE,
+    make_pair: PairMaker = memory_pair,
 ) -> AsyncIterator[ScriptedClient]:
     """Give a client of a session that serves this driver; it has not said HELLO.
 
     At the end of the block the client hangs up, and the session has to return.
     """
-    ours, theirs = trio.testing.memory_stream_pair()
+    ours, theirs = await make_pair()
     lanes = lanes or Lanes()
     tree = DeviceTree(driver)
     exporter = Exporter(

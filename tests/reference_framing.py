@@ -67,7 +67,7 @@ class ReferenceDecoder:
 
 @dataclass
 class ReferenceScan:
-    """One walk through a message, by recursion; `run` gives the number of values or raises."""
+    """One walk through a message, by recursion; `run` gives what its values count, or raises."""
 
     message: bytes
     max_depth: int
@@ -106,16 +106,21 @@ class ReferenceScan:
                 pass
             case 0xC4 | 0xC5 | 0xC6:  # bin
                 self._take(self._number(1 << (first - 0xC4)))
-            case 0xC7 | 0xC8 | 0xC9:  # ext, whose kind is one byte more
-                self._take(self._number(1 << (first - 0xC7)) + 1)
+            case 0xC7 | 0xC8 | 0xC9:  # ext
+                self._extension(self._number(1 << (first - 0xC7)))
             case 0xCA | 0xCB:  # float
                 self._take(4 if first == 0xCA else 8)
             case 0xD4 | 0xD5 | 0xD6 | 0xD7 | 0xD8:  # fixext
-                self._take((1 << (first - 0xD4)) + 1)
+                self._extension(1 << (first - 0xD4))
             case _:
                 self._container(first, depth, key=key)
         if key:
             raise MessageError(Code.INVALID_ARGUMENT)
+
+    def _extension(self, size: int) -> None:
+        if self._take(1) != b"\xff" or size not in {4, 8, 12}:  # the timestamp's
+            raise MessageError(Code.INVALID_ARGUMENT)
+        self._take(size)
 
     def _container(self, first: int, depth: int, *, key: bool) -> None:
         match first:
@@ -127,7 +132,7 @@ class ReferenceScan:
                 raise MessageError(Code.INVALID_ARGUMENT)
         if key:
             raise MessageError(Code.INVALID_ARGUMENT)
-        self.items += count * (2 if keyed else 1)
+        self.items += count * (1 + 16 if keyed else 1)
         self.containers += 1
         over = (depth >= self.max_depth, self.containers > self.max_containers)
         if any(over) or self.items > self.max_items:

@@ -24,11 +24,13 @@ SRC: Final = Path(jumpstarter.__file__).parent
 # They talk to no one: bytes and values in, bytes and values out.
 SANS_IO: Final = (
     "errors",
+    "_text",
     "_limits",
     "_framing",
     "_messages",
     "_faults",
     "_credit",
+    "_patience",
     "_outbox",
     "_events",
     "_protocol",
@@ -57,13 +59,18 @@ IO: Final = {
 KNOWS_ONLY: Final[dict[str, set[str]]] = {
     "errors": set(),
     "_version": set(),
+    "_text": set(),
     "_framing": {"errors"},
     "_nesting": set(),
+    "_patience": set(),
     "_signal": set(),
     "_background": set(),
+    "_journal": {"_patience"},
     "_transport": set(),
     "_portal": set(),
     "_sockets": {"errors"},
+    "_accept": {"_journal"},
+    "_stderr": set(),
 }
 # Where a name becomes code, each behind a check of its own.
 IMPORTS_BY_NAME: Final = {"client._tree": {"importlib", "importlib.util"}, "cli": {"pkgutil"}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import ssl
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 import trustme
 
 import jumpstarter
-from exporter_process import PATIENCE, exporter, wait_until_refused
+from exporter_process import PATIENCE, TESTS, exporter, wait_until_refused
 from jumpstarter.cli import main
 from jumpstarter.client import DriverClient
 from jumpstarter.errors import CallCancelled, DriverError, HandshakeError
@@ -159,6 +160,32 @@ def test_tls_listens_with_the_certificate_and_the_key(tmp_path: Path) -> None:
             assert client.call("echo", 1) == 1
 
 
+def test_tls_asks_clients_for_certificates_of_the_authorities_given(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    both, ca = tmp_path / "both.pem", tmp_path / "ca.pem"
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(both)
+    authority.cert_pem.write_to_path(ca)
+    stranger, known = ssl.create_default_context(), ssl.create_default_context()
+    for context in (stranger, known):
+        authority.configure_trust(context)
+    authority.issue_cert("alice@lab.example").configure_cert(known)
+    options = ("--tls-cert", str(both), "--tls-client-ca", str(ca))
+    with exporter(tmp_path, "--address", "tls://localhost:0", *options) as server:
+        with jumpstarter.connect(server.address, ssl_context=known) as client:
+            assert client.call("echo", 1) == 1
+        with pytest.raises(HandshakeError, match="if it asks clients for certificates"):
+            jumpstarter.connect(server.address, ssl_context=stranger).__enter__()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the peer's uid")
+def test_users_are_let_in_by_name_and_by_number(tmp_path: Path) -> None:
+    with exporter(tmp_path, "--allow-user", "nobody", "--allow-user", "12345") as server:
+        path = Path(server.address.removeprefix("unix:"))
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666
+        with jumpstarter.connect(server.address) as client:
+            assert client.call("echo", 1) == 1
+
+
 def test_insecure_lets_it_listen_beyond_loopback(tmp_path: Path) -> None:
     with exporter(tmp_path, "--address", "tcp://0.0.0.0:0", "--insecure") as server:
         address = server.address.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - no bind
@@ -192,6 +219,47 @@ def test_the_log_level_decides_what_is_said_on_stderr(
     with exporter(tmp_path, "--log-level", level) as server:
         server.send(signal.SIGTERM)
         assert ("running calls have 60 s to finish" in server.rest_of_log()) is is_said
+
+
+# --- the log ---
+
+CHATTY = """
+from drivers_for_tests import Echo
+from jumpstarter.driver import export
+
+class Chatty(Echo):
+    @export
+    def chat(self, lines):
+        for number in range(lines):
+            self.logger.info("line %d %s", number, "x" * 1000)
+"""
+
+
+@pytest.mark.parametrize("stderr", ["unread", "full", "closed"])
+def test_whatever_stderr_is_like_the_exporter_serves_and_ends(
+    tmp_path: Path, stderr: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """5 MB of log, from a driver and from calls that fail, go nowhere."""
+    (tmp_path / "chatty.py").write_text(CHATTY)
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    redirection = {"unread": "", "full": "2>/dev/full", "closed": "2>&-"}[stderr]
+    prefix = ("/bin/sh", "-c", f'exec "$@" {redirection}', "sh")
+    with exporter(tmp_path, driver="chatty:Chatty", cwd=tmp_path, prefix=prefix) as server:
+        with jumpstarter.connect(server.address) as client, client.timeout(PATIENCE):
+            client.call("chat", 5000)
+            for _ in range(20):
+                with pytest.raises(DriverError):
+                    client.call("echo", nothing_like=1)
+            assert client.call("echo", 1) == 1
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0
+
+
+def test_what_was_logged_last_is_on_stderr_when_the_exporter_has_ended(tmp_path: Path) -> None:
+    with exporter(tmp_path) as server:
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0
+        assert server.rest_of_log().splitlines()[-1].endswith(": closed")
 
 
 # --- the end ---
@@ -312,6 +380,8 @@ def test_ctrl_c_while_the_driver_is_made_is_quiet(lamps: Path) -> None:
         (["lamps:Lamp", "--address", "tls://localhost:0"], "give --tls-cert"),
         (["lamps:Lamp", "--tls-key", "missing.pem"], "give --tls-cert"),
         (["lamps:Lamp", "--tls-cert", "missing.pem"], "--tls-cert missing.pem: [Errno 2] No such"),
+        (["lamps:Lamp", "--tls-client-ca", "ca.pem"], "give --tls-cert"),
+        (["lamps:Lamp", "--allow-user", "0"], "told of a unix: address, on Linux, only"),
         (["lamps:Lamp", "--tls-cert", "lamps.py"], "cannot use --tls-cert lamps.py"),
         (["lamps:Lamp", "--token-file", "missing"], "cannot read --token-file missing"),
         (["lamps:Lamp", "--token-file", "empty"], "empty, which would admit everybody"),
@@ -358,6 +428,8 @@ def test_a_driver_author_gets_the_traceback_at_log_level_debug(lamps: Path) -> N
 @pytest.mark.parametrize(
     ("option", "value"),
     [
+        ("--allow-user", "no such user"),
+        ("--allow-user", "-1"),
         ("--threads", "0"),
         ("--threads", "many"),
         ("--grace", "-1"),

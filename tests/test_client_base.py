@@ -133,6 +133,16 @@ def test_children_are_attributes_and_in_a_dict() -> None:
         assert client.children["call"].call("echo", 2) == 2
 
 
+@pytest.mark.parametrize("name", ["__deepcopy__", "__wrapped__", "__array__", "__fspath__"])
+def test_a_child_does_not_answer_to_a_name_by_which_python_asks_what_an_object_can(
+    name: str,
+) -> None:
+    with served(Echo(children={name: Echo(), "__power": Echo()})) as client:
+        assert not hasattr(client, name)
+        assert client.children[name].call("echo", 1) == 1
+        assert getattr(client, "__power") is client.children["__power"]
+
+
 def test_a_name_that_is_neither_names_the_children_there_are() -> None:
     with served(Echo(children={"power": Echo(), "serial": Echo()})) as client:
         with pytest.raises(AttributeError) as caught:

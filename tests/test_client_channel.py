@@ -134,7 +134,7 @@ async def the_exporter_breaks_the_rules(_: Channel, exporter: ScriptedExporter) 
 End = Callable[[Channel, ScriptedExporter], Awaitable[None]]
 ENDS: dict[End, str] = {
     the_client_closes: "the client was closed",
-    the_exporter_says_goaway: r"the exporter takes no more calls \(down for repair\)",
+    the_exporter_says_goaway: r"the exporter takes no more calls \('down for repair'\)",
     the_exporter_hangs_up: "the exporter closed the connection",
     the_exporter_breaks_the_rules: r"RESULT on slot 9 \(never used\)",
 }
@@ -761,7 +761,7 @@ async def refuse(stream: trio.abc.Stream) -> None:
         (say_garbage_and_hang_up, "the peer does not speak jumpstarter's protocol: .*'SSH-2.0"),
         (hang_up, "the peer closed the connection"),
         (speak_another_version, "the peer: the peer speaks version 9.0 of the protocol, and this"),
-        (refuse, "the peer refused the connection: not admitted"),
+        (refuse, "the peer refused the connection: 'not admitted'"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

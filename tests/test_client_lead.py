@@ -371,7 +371,7 @@ def test_an_exception_in_the_midst_of_the_rules_ends_the_connection(
 ) -> None:
     connection = be_led(client)
 
-    def fail(_: bytes) -> None:
+    def fail(_: bytes, _turn: int) -> None:
         raise MemoryError
 
     monkeypatch.setattr(connection.rules, "receive", fail)
@@ -390,11 +390,11 @@ def test_a_finalizer_in_the_midst_of_a_call_is_refused(
     receive = connection.rules.receive
     refused: list[str] = []
 
-    def receive_and_finalize(data: bytes) -> Any:
+    def receive_and_finalize(data: bytes, turn: int) -> Any:
         with pytest.raises(RuntimeError, match="finalizer") as caught:
             client.call("echo", 1)
         refused.append(str(caught.value))
-        return receive(data)
+        return receive(data, turn)
 
     monkeypatch.setattr(connection.rules, "receive", receive_and_finalize)
     assert client.call("echo_async", 1) == 1

@@ -308,6 +308,26 @@ def test_what_cannot_be_had_is_a_stub_that_says_why(modules: Path, path: str, te
     assert text in stub_of(path, allow=None).missing
 
 
+def test_what_an_allowed_module_has_imported_itself_is_allowed_by_that_name_alone(
+    modules: Path,
+) -> None:
+    write_module(modules, "elsewhere")
+    write_module(modules, "canary", "import elsewhere\nfrom elsewhere import Client as Borrowed")
+    allow = ("canary.*",)
+    client = build(node(1, client="canary.Borrowed"), allow=allow)
+    assert (type(client).__module__, type(client).__name__) == ("elsewhere", "Client")
+    assert "may not be imported here" in stub_of("elsewhere.Client", allow=allow).missing
+    assert "cannot be imported" in stub_of("canary.elsewhere.Client", allow=allow).missing
+
+
+@pytest.mark.parametrize("name", ["__class__", "__dict__", "__loader__", "__builtins__", "Client_"])
+def test_no_attribute_of_a_module_is_a_client_class_but_a_client_class(
+    modules: Path, name: str
+) -> None:
+    write_module(modules, "canary")
+    assert stub_of(f"canary.{name}", allow=None).missing
+
+
 def test_a_stub_stands_in_its_place_in_the_tree() -> None:
     client = build(ROOT, node(2, 1, "power", "os.system"), node(3, 2, "meter"))
     assert isinstance(client.power, StubDriverClient)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import struct
@@ -18,18 +19,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from helpers import in_time, timed
+from helpers import Outcome, in_time, timed
 from jumpstarter import _events as ev
 from jumpstarter._background import open_background
 from jumpstarter._connection import Connection
-from jumpstarter._framing import FrameDecoder
+from jumpstarter._framing import HEADER_SIZE, FrameDecoder
 from jumpstarter._limits import DEFAULT_LIMITS, Limits
 from jumpstarter._messages import (
+    Flag,
     FrameType,
     Goaway,
     Hello,
     Kind,
     decode_goaway,
+    encode_cancel,
+    encode_credit,
     encode_goaway,
     encode_hello,
 )
@@ -82,7 +86,13 @@ class Endpoint:
 class Side:
     """The owner of the connection under test: admits clients, and writes down what it is told."""
 
-    def __init__(self, role: Role, stream: trio.abc.Stream, limits: Limits) -> None:
+    def __init__(
+        self,
+        role: Role,
+        stream: trio.abc.Stream,
+        limits: Limits,
+        turnstile: trio.Lock | None = None,
+    ) -> None:
         self.rules: ClientProtocol | ServerProtocol
         if role == "client":
             self.rules = ClientProtocol(limits, Hello.of(limits))
@@ -91,7 +101,7 @@ class Side:
         transport = transport_for(stream)
         # A network is what these tests are about, and memory or a Unix socket must stand for one.
         transport.keepalive = True
-        self.connection = Connection(transport, self.rules, self, "the peer")
+        self.connection = Connection(transport, self.rules, self, "the peer", turnstile=turnstile)
         self.limits = limits
         self.admitted = trio.Event()
         self.freed_times = 0
@@ -164,6 +174,13 @@ class Peer:
         self._new.clear()
         return new
 
+    async def answer_pings(self, seconds: float) -> None:
+        """Give a sign of life whenever one is asked for, for a while."""
+        with trio.move_on_after(seconds):
+            while True:
+                heard = await self.hear(FrameType.PING)
+                await self.send(frame(FrameType.PING, 0, heard.payload, Flag.ACK))
+
     async def greet(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.send, HELLO)
@@ -172,11 +189,14 @@ class Peer:
 
 @asynccontextmanager
 async def connected(
-    role: Role, make_pair: PairMaker = memory_pair, limits: Limits = DEFAULT_LIMITS
+    role: Role,
+    make_pair: PairMaker = memory_pair,
+    limits: Limits = DEFAULT_LIMITS,
+    turnstile: trio.Lock | None = None,
 ) -> AsyncIterator[tuple[Side, Peer]]:
     """Give a connection that runs, and its peer; nothing was said but a client's HELLO."""
     ours, theirs = await make_pair()
-    side = Side(role, ours, limits)
+    side = Side(role, ours, limits, turnstile)
     async with theirs, open_background() as nursery:
         nursery.start_soon(side.connection.run)
         side.connection.flush()
@@ -185,10 +205,13 @@ async def connected(
 
 @asynccontextmanager
 async def greeted(
-    role: Role, make_pair: PairMaker = memory_pair, limits: Limits = DEFAULT_LIMITS
+    role: Role,
+    make_pair: PairMaker = memory_pair,
+    limits: Limits = DEFAULT_LIMITS,
+    turnstile: trio.Lock | None = None,
 ) -> AsyncIterator[tuple[Side, Peer]]:
     """The same, once both have said HELLO."""
-    async with connected(role, make_pair, limits) as (side, peer):
+    async with connected(role, make_pair, limits, turnstile) as (side, peer):
         await peer.greet()
         await side.admitted.wait()
         yield side, peer
@@ -364,7 +387,7 @@ async def test_a_refusal_instead_of_hello_gives_the_peers_reason(role: Role) -> 
         await peer.send(goaway(Code.UNAUTHENTICATED, "not admitted"))
         reason = await reason_of(side)
     assert isinstance(reason, HandshakeError)
-    assert str(reason).startswith("the peer refused the connection: not admitted. Does it ask for")
+    assert str(reason).startswith("the peer refused the connection: 'not admitted'. Does it ask ")
 
 
 # ---------------------------------------------------------------------------------------- reading
@@ -417,7 +440,7 @@ async def test_one_that_reads_nothing_holds_up_no_other() -> None:
 @over_every_transport
 @timed()
 async def test_reading_goes_on_while_the_peer_takes_nothing(make_pair: PairMaker) -> None:
-    async with greeted("client", make_pair) as (side, peer):
+    async with greeted("client", make_pair, Limits(ping_burst=1000)) as (side, peer):
         answered, endpoint = side.call()
         side.connection.flush()
         await peer.hear(FrameType.CALL)
@@ -538,7 +561,7 @@ async def test_a_goaway_with_an_error_ends_the_connection_and_says_why(
         await peer.send(goaway(code, "you sent too much"))
         reason = await reason_of(side)
     assert isinstance(reason, RemoteProtocolError)
-    assert str(reason) == "the peer ended the connection: you sent too much"
+    assert str(reason) == "the peer ended the connection: 'you sent too much'"
     assert reason.code is known
 
 
@@ -703,7 +726,7 @@ async def test_a_failed_write_does_not_hide_what_the_peer_said_last(
         peer.stream.socket.close()
         flush(side.connection)
         reason = await reason_of(side)
-    assert str(reason) == "the peer ended the connection: you sent too much"
+    assert str(reason) == "the peer ended the connection: 'you sent too much'"
     assert endpoint.reasons == [reason]
 
 
@@ -991,3 +1014,262 @@ def test_a_connection_cancelled_at_any_moment_leaves_whole_frames_and_at_most_on
             assert peer._decoder.failure is None
 
     trio.run(run)
+
+
+# ------------------------------------------------------------------------------------- patience
+
+FEW = Limits(ping_burst=5, ping_rate=1, late_burst=20, late_rate=2)
+FLOODS = {
+    "PING": (frame(FrameType.PING, 0, bytes(8)), 5),
+    "GOAWAY": (goaway(Code.OK, "bye"), 5),
+    "pong": (frame(FrameType.PING, 0, bytes(8), Flag.ACK), 20),
+    "GOAWAY's ACK": (frame(FrameType.GOAWAY, 0, b"", Flag.ACK), 20),
+    "CANCEL once more": (frame(FrameType.CANCEL, 1, encode_cancel(1)), 21),
+    "late CREDIT": (frame(FrameType.CREDIT, 2, encode_credit(1)), 20),
+    "a small part": (frame(FrameType.CALL, 3, b"x", Flag.MORE), 20),
+}
+
+
+@pytest.mark.parametrize(("flood", "most"), FLOODS.values(), ids=FLOODS)
+@timed(3600)
+async def test_what_brings_nothing_is_borne_up_to_its_limit_and_no_further(
+    flood: bytes, most: int, autojump_clock: MockClock
+) -> None:
+    del autojump_clock
+    async with greeted("server", limits=FEW) as (side, peer):
+        assert isinstance(side.rules, ServerProtocol)
+        opened = [frame(FrameType.CALL, slot, bytes(call()[HEADER_SIZE:])) for slot in (1, 2)]
+        await peer.send(*opened)
+        await wait_all_tasks_blocked()
+        side.rules.result(2, value())
+        side.connection.flush()
+        await peer.send(flood * most)
+        await wait_all_tasks_blocked()
+        assert side.connection.ended is None
+        await trio.sleep(1)  # in which one more of the one kind comes back, and two of the other
+        await peer.send(flood)
+        await wait_all_tasks_blocked()
+        assert side.connection.ended is None
+        await peer.send(flood * 2)
+        reason = await reason_of(side)
+        assert isinstance(reason, RemoteProtocolError)
+        assert reason.code is Code.TOO_MANY_FRAMES
+        *_, last = await peer.hear_all()
+        assert said(last).code == Code.TOO_MANY_FRAMES
+
+
+@timed()
+async def test_others_have_their_turn_while_much_has_come() -> None:
+    """However many frames one read has brought, no more than a turn's are handled at a time."""
+    async with greeted("server", limits=Limits(turn=4)) as (side, peer):
+        seen = [0]
+
+        async def look() -> None:
+            while True:
+                seen.append(len(side.calls))
+                await trio.lowlevel.checkpoint()
+
+        async with open_background() as nursery:
+            nursery.start_soon(look)
+            payload = bytes(call()[HEADER_SIZE:])
+            await peer.send(*(frame(FrameType.CALL, slot, payload) for slot in range(1, 101)))
+            while len(side.calls) < 100:
+                await trio.lowlevel.checkpoint()
+        # Two turns may follow each other, the last of one pass and the first of the next.
+        assert max(after - before for before, after in itertools.pairwise(seen)) <= 2 * 4
+
+
+@timed()
+async def test_of_all_that_have_sent_much_one_has_its_turn_at_a_time() -> None:
+    """So that ten floods leave others as much of the loop as one does."""
+    turnstile = trio.Lock()
+    limits = Limits(turn=4)
+    async with contextlib.AsyncExitStack() as stack:
+        sides = []
+        for _ in range(5):
+            side, peer = await stack.enter_async_context(
+                greeted("server", limits=limits, turnstile=turnstile)
+            )
+            payload = bytes(call()[HEADER_SIZE:])
+            await peer.send(*(frame(FrameType.CALL, slot, payload) for slot in range(1, 41)))
+            sides.append(side)
+        handled = [sum(len(side.calls) for side in sides)]
+        while handled[-1] < 200:
+            await trio.lowlevel.checkpoint()
+            handled.append(sum(len(side.calls) for side in sides))
+    # What came first of each is handled at once; then it is a turn for each pass, and this loop's
+    # own may see two.
+    steps = [after - before for before, after in itertools.pairwise(handled)]
+    assert max(steps[2:]) <= 2 * 4
+
+
+@timed()
+async def test_a_breach_among_many_frames_ends_the_connection_behind_those_before_it() -> None:
+    async with greeted("server", limits=Limits(turn=2)) as (side, peer):
+        payload = bytes(call()[HEADER_SIZE:])
+        calls = [frame(FrameType.CALL, slot, payload) for slot in range(1, 8)]
+        await peer.send(*calls, frame(FrameType.HELLO), *calls)
+        assert isinstance(await reason_of(side), RemoteProtocolError)
+        assert [event.slot for event in side.calls] == list(range(1, 8))
+
+
+# ---------------------------------------------------------------------------- what never comes
+
+
+UNFINISHED = {
+    "a header": HELLO[:3],
+    "a frame": frame(FrameType.CALL, 1, bytes(100))[:50],
+    "a message": frame(FrameType.CALL, 1, bytes(2000), Flag.MORE),
+}
+
+
+@pytest.mark.parametrize("begun", UNFINISHED.values(), ids=UNFINISHED)
+@timed(3600)
+async def test_the_rest_of_what_was_begun_is_waited_for_as_long_as_something_comes(
+    begun: bytes, autojump_clock: MockClock
+) -> None:
+    del autojump_clock
+    async with greeted("server", limits=Limits(read_stall=30, ping_interval=0)) as (side, peer):
+        await trio.sleep(1000)  # nothing is unfinished
+        for piece in (begun[:1], begun[1:2], begun[2:]):
+            await peer.send(piece)
+            await trio.sleep(29)
+            assert side.connection.ended is None
+        began = trio.current_time() - 29
+        reason = await reason_of(side)
+        assert trio.current_time() == began + 30
+    assert isinstance(reason, RemoteProtocolError)
+    assert str(reason) == "the peer sent no more of what it had begun for 30 s"
+
+
+@timed(3600)
+async def test_what_was_finished_is_no_longer_waited_for(autojump_clock: MockClock) -> None:
+    del autojump_clock
+    async with greeted("server", limits=Limits(ping_interval=0)) as (side, peer):
+        whole = frame(FrameType.CALL, 1, bytes(call()[HEADER_SIZE:]))
+        await peer.send(whole[:9])
+        await trio.sleep(20)
+        await peer.send(whole[9:])
+        await trio.sleep(1000)
+        assert side.connection.ended is None
+        assert len(side.calls) == 1
+
+
+# ------------------------------------------------------------------------------------------ room
+
+
+@timed()
+async def test_who_has_more_to_say_waits_while_the_peer_does_not_read() -> None:
+    """And goes on, one after the other, as it does."""
+    limits = Limits(max_unsent=10_000)
+    async with greeted("server", lockstep_pair, limits) as (side, peer):
+        rules = side.rules
+        assert isinstance(rules, ServerProtocol)
+        payload = bytes(call()[HEADER_SIZE:])
+        await peer.send(*(frame(FrameType.CALL, slot, payload) for slot in range(1, 21)))
+        finished = []
+
+        async def answer(slot: int) -> None:
+            await side.connection.room()
+            rules.result(slot, value(bytes(6_000)))
+            side.connection.flush()
+            finished.append(slot)
+
+        async with trio.open_nursery() as nursery:
+            for slot in range(1, 21):
+                nursery.start_soon(answer, slot)
+            await wait_all_tasks_blocked()
+            # What the writer holds has left the outbox; two more are as much as may wait there.
+            assert len(finished) <= 5
+            for _ in range(20):
+                await peer.hear(FrameType.RESULT)
+        assert sorted(finished) == list(range(1, 21))
+        assert not side.connection.full
+
+
+@timed()
+async def test_who_waits_for_room_hears_of_the_connections_end() -> None:
+    async with greeted("server", lockstep_pair, Limits(max_unsent=1)) as (side, peer):
+        assert isinstance(side.rules, ServerProtocol)
+        await peer.send(frame(FrameType.CALL, 1, bytes(call()[HEADER_SIZE:])))
+        await wait_all_tasks_blocked()
+        side.connection.flush_soon()
+        side.rules.result(1, value(bytes(100_000)))
+        assert side.connection.full
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(side.connection.room)
+            await wait_all_tasks_blocked(0.01)
+            side.connection.end(ConnectionError("over"))
+
+
+@timed()
+async def test_a_broken_connection_has_no_room_until_it_has_ended() -> None:
+    """Else all who wait would make at once, and queue, what nobody will be sent."""
+    async with greeted("server", unix_pair, Limits(max_unsent=1)) as (side, peer):
+        assert isinstance(side.rules, ServerProtocol)
+        assert isinstance(peer.stream, trio.SocketStream)
+        await peer.send(*(frame(FrameType.CALL, n, bytes(call()[HEADER_SIZE:])) for n in (1, 2)))
+        await wait_all_tasks_blocked(0.01)
+        peer.stream.socket.shutdown(socket.SHUT_RD)
+        for slot in (1, 2):  # the first finds that it cannot be written, the second waits
+            side.rules.result(slot, value())
+            side.connection.flush()
+            await wait_all_tasks_blocked(0.01)
+        assert side.connection.full
+        outcome = Outcome()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outcome.of, side.connection.room)
+            await wait_all_tasks_blocked(0.01)
+            assert not outcome.ended
+            side.connection.end(ConnectionError("over"))
+        assert outcome.ended
+
+
+@timed()
+async def test_there_is_room_at_once_where_nothing_waits() -> None:
+    async with greeted("server") as (side, _):
+        assert not side.connection.full
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await side.connection.room()  # no checkpoint: nothing to wait for
+        assert not scope.cancelled_caught
+
+
+# --------------------------------------------------------------------------- a sign of life
+
+
+@timed(3600)
+async def test_however_many_ask_for_a_sign_of_life_there_is_one_ping_a_second(
+    autojump_clock: MockClock,
+) -> None:
+    del autojump_clock
+    async with greeted("server", limits=Limits(ping_interval=0)) as (side, peer):
+        answers: list[bool] = []
+
+        async def ask(after: float) -> None:
+            await trio.sleep(after)
+            answers.append(await side.connection.is_alive())
+
+        async with trio.open_nursery() as nursery:
+            for tenth in range(30):
+                nursery.start_soon(ask, tenth / 10)
+            nursery.start_soon(peer.answer_pings, 5)
+        assert answers == [True] * 30
+        assert len(peer.heard) <= 1 + 5
+
+
+@timed(3600)
+async def test_a_peer_that_is_silent_for_a_second_gives_no_sign_of_life(
+    autojump_clock: MockClock,
+) -> None:
+    del autojump_clock
+    async with greeted("server", limits=Limits(ping_interval=0)) as (side, peer):
+        await trio.sleep(1)
+        started = trio.current_time()
+        assert not await side.connection.is_alive()
+        assert trio.current_time() == started + 1
+        await peer.hear(FrameType.PING)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.answer_pings, 2)
+            assert await side.connection.is_alive()

@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from jumpstarter._credit import ITEM_COST, MAX_CREDIT, Budget, ReceiveWindow, SendWindow
+from jumpstarter._credit import (
+    GRANTS,
+    ITEM_COST,
+    MAX_CREDIT,
+    Budget,
+    ReceiveWindow,
+    SendWindow,
+)
 
 PLENTY = 10**9
 
@@ -251,3 +258,26 @@ class FlowControl(RuleBasedStateMachine):
 
 
 TestFlowControl = FlowControl.TestCase
+
+
+def test_grants_are_counted_against_the_frames_that_were_sent() -> None:
+    window = SendWindow(100)
+    for _ in range(GRANTS):
+        assert window.grant(1)
+    assert (window.grants, window.available) == (0, 100 + GRANTS)
+    window.spend(50, frames=2)
+    assert (window.grants, window.available) == (2 * GRANTS, 50 + GRANTS)
+    window.grant(1)
+    assert window.grants == 2 * GRANTS - 1
+
+
+def test_the_sum_of_what_goes_back_never_exceeds_what_the_wire_allows() -> None:
+    """The largest windows there are: a peer's credit is bounded by the window's size."""
+    receiver = ReceiveWindow(MAX_CREDIT // 2, MAX_CREDIT, Budget(2**40))
+    sender = SendWindow(MAX_CREDIT // 2)
+    for _ in range(5):
+        amount = sender.available
+        sender.spend(amount, 1)
+        receiver.receive(amount)
+        assert sender.grant(receiver.consume(amount))
+        assert 0 < sender.available == receiver.available <= MAX_CREDIT

@@ -15,8 +15,9 @@ from jumpstarter._sockets import open_listeners, parse_address
 from jumpstarter.client import DriverClient
 from jumpstarter.client._channel import Channel, Request
 from jumpstarter.driver import export
+from jumpstarter.driver._exporter import Exporter
 from jumpstarter.driver._lanes import Lanes
-from jumpstarter.driver._session import Exporter, Session
+from jumpstarter.driver._session import Session
 from jumpstarter.driver._tree import DeviceTree
 from jumpstarter.errors import CallCancelled, HandshakeError
 

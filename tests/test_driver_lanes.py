@@ -20,7 +20,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from jumpstarter._nesting import Nesting, nesting
 from jumpstarter.driver import _lanes
-from jumpstarter.driver._lanes import Lanes
+from jumpstarter.driver._lanes import Lanes, NoThreadError
 from jumpstarter.errors import DriverConnectionError
 
 DEADLINE = 10.0  # seconds for what takes milliseconds
@@ -284,6 +284,96 @@ async def test_calls_that_call_each_other_without_end_are_refused(
     with pytest.raises(DriverConnectionError, match=r"3 calls by drivers.*without end"):
         await call(lanes, method)
     assert len(depth) == 3
+
+
+# --- one client among others ---
+
+
+async def at_once() -> None:
+    """There is room."""
+
+
+@pytest.mark.parametrize(("threads", "share"), [(1, 1), (3, 3), (4, 3), (64, 48)])
+async def test_one_client_never_has_all_of_many_threads(threads: int, share: int) -> None:
+    lanes = Lanes(threads)
+    one, other = lanes.for_client(at_once), lanes.for_client(at_once)
+    gates = [Gate() for _ in range(share + 1)]
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            for gate in gates:
+                nursery.start_soon(one.call, gate.pass_through, [], {})
+            await wait_all_tasks_blocked(0.01)
+            assert lanes.limiter.borrowed_tokens == share
+            if share < threads:
+                assert await other.call(threading.get_ident, [], {}) != threading.get_ident()
+            for gate in gates:
+                gate.open.set()
+    assert all(gate.left for gate in gates)
+
+
+async def test_a_drivers_own_calls_need_no_share() -> None:
+    lanes = Lanes(1).for_client(at_once)
+    gate = Gate()
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lanes.call, gate.pass_through, [], {})
+            await gate.arrived.wait()
+            nesting.set(Nesting.NESTED)
+            assert await call(lanes, threading.get_ident) != threading.get_ident()
+            gate.open.set()
+
+
+async def test_no_thread_begins_before_there_is_room_for_its_answer() -> None:
+    room = trio.Event()
+    lanes = Lanes(4)
+    stuck, other = lanes.for_client(room.wait), lanes.for_client(at_once)
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            begun: list[int] = []
+            for number in range(5):
+                nursery.start_soon(stuck.call, begun.append, [number], {})
+            await wait_all_tasks_blocked()
+            assert begun == []
+            assert lanes.limiter.borrowed_tokens == 0
+            assert await other.call(len, [""], {}) == 0
+            room.set()
+    assert sorted(begun) == list(range(5))
+
+
+async def test_a_share_is_given_back_by_a_call_that_is_cancelled_as_it_waits() -> None:
+    room = trio.Event()
+    lanes = Lanes(1).for_client(room.wait)
+    with trio.move_on_after(0) as scope:
+        await lanes.call(len, [""], {})
+    assert scope.cancelled_caught
+    room.set()
+    with trio.fail_after(DEADLINE):
+        assert await lanes.call(len, [""], {}) == 0
+
+
+async def test_a_plain_generator_is_closed_without_room() -> None:
+    """Its client may be the one who does not read: its `finally` must not wait for that."""
+    taken, closed = [trio.Event()], threading.Event()
+
+    async def room() -> None:
+        await taken[-1].wait()
+
+    lanes = Lanes(1).for_client(room)
+
+    def count() -> Iterator[int]:
+        try:
+            yield 1
+        finally:
+            closed.set()
+
+    async def send(_item: object) -> None:
+        taken.append(trio.Event())  # which is never set: full from now on
+        raise LeftError
+
+    taken[0].set()
+    with trio.fail_after(DEADLINE), pytest.raises(LeftError):
+        await lanes.iterate(count, [], {}, send)
+    assert closed.is_set()
 
 
 # --- generators ---
@@ -753,3 +843,112 @@ async def test_the_steps_of_a_plain_generator_share_one_context(lanes: Lanes) ->
     await take_one(lanes, method)
     assert log == ["of the call", "of the call"]
     assert VARIABLE.get() == "of the call"
+
+
+# --- when the system has no more threads ---
+
+
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Let the start of a thread fail, as the system's limit does, or work again."""
+    really_start = trio._core._thread_cache.start_thread_soon
+    refused = False
+
+    def start(*args: Any, **kwargs: Any) -> None:
+        if refused:
+            raise RuntimeError("can't start new thread")
+        really_start(*args, **kwargs)
+
+    def switch(off: bool) -> None:
+        nonlocal refused
+        refused = off
+
+    monkeypatch.setattr(trio._threads, "start_thread_soon", start)
+    return switch
+
+
+async def test_what_finds_no_thread_never_begins(
+    lanes: Lanes, no_threads: Callable[[bool], None]
+) -> None:
+    begun: list[int] = []
+
+    def count() -> Generator[int, None, None]:
+        begun.append(2)
+        yield 1
+
+    no_threads(True)
+    for _ in range(5):  # more than there are tokens: none of them is lost
+        with pytest.raises(NoThreadError, match="starts no more threads"):
+            await call(lanes, begun.append, 1)
+        with pytest.raises(NoThreadError):
+            await iterate(lanes, count)
+    assert not begun
+    assert lanes.limiter.borrowed_tokens == 0
+    no_threads(False)
+    await call(lanes, begun.append, 1)
+    assert await iterate(lanes, count) == [1, None]
+    assert begun == [1, 2]
+
+
+async def test_a_method_that_starts_a_thread_in_vain_has_begun(lanes: Lanes) -> None:
+    def method() -> None:
+        raise RuntimeError("can't start new thread")
+
+    with pytest.raises(RuntimeError, match=r"^can't start new thread$"):
+        await call(lanes, method)
+
+
+async def test_a_generator_that_has_begun_waits_for_its_next_thread(
+    lanes: Lanes, no_threads: Callable[[bool], None]
+) -> None:
+    done: list[str] = []
+
+    def count() -> Generator[int, None, str]:
+        try:
+            yield 1
+            yield 2
+            return "counted"
+        finally:
+            done.append("cleaned up")
+
+    async def send(item: int) -> None:
+        assert item
+        no_threads(True)
+        nursery.start_soon(come_back)
+
+    async def come_back() -> None:
+        await trio.sleep(0.15)
+        no_threads(False)
+
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            assert await lanes.iterate(count, [], {}, send) == "counted"
+    assert done == ["cleaned up"]
+
+
+async def test_a_generator_is_closed_once_there_is_a_thread_for_it(
+    lanes: Lanes, no_threads: Callable[[bool], None]
+) -> None:
+    done: list[str] = []
+
+    def count() -> Generator[int, None, None]:
+        try:
+            yield 1
+        finally:
+            done.append("cleaned up")
+
+    async def leave_without_threads(_item: object) -> None:
+        no_threads(True)
+        nursery.start_soon(come_back)
+        raise LeftError
+
+    async def come_back() -> None:
+        await trio.sleep(0.15)
+        assert not done
+        no_threads(False)
+
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            with pytest.raises(LeftError):
+                await lanes.iterate(count, [], {}, leave_without_threads)
+    assert done == ["cleaned up"]

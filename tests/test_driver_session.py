@@ -20,7 +20,7 @@ import threading
 import types
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import pytest
@@ -157,6 +157,35 @@ async def test_no_name_but_an_exported_one_reaches_the_driver() -> None:
         assert await client.answer(await client.call("echo", 1)) == 1
 
 
+class Watched(Echo):
+    """Writes down which of its attributes are looked at."""
+
+    looked_at: ClassVar[list[str]] = []
+
+    def __getattribute__(self, name: str) -> Any:
+        type(self).looked_at.append(name)
+        return super().__getattribute__(name)
+
+    def count(self, stop: int) -> Any:  # an override that is not exported hides what it overrides
+        raise AssertionError(stop)
+
+    @property
+    def voltage(self) -> float:
+        raise AssertionError("a property was evaluated")
+
+
+async def test_a_name_that_is_not_exported_is_refused_without_a_look_at_the_driver() -> None:
+    async with answered(Watched()) as client:
+        await client.greet()
+        Watched.looked_at.clear()
+        for name in ("count", "voltage", "client", "close", "children", "looked_at", "__class__"):
+            for kind in Kind:
+                with pytest.raises(DriverMethodNotImplemented, match="exports no such method"):
+                    await client.answer(await client.call(name, 1, kind=kind))
+        assert Watched.looked_at == []
+        assert await client.answer(await client.call("echo", 1)) == 1
+
+
 async def test_the_exporter_itself_offers_its_report_and_nothing_else() -> None:
     async with channel_to(Echo(children={"bare": Plain()})) as channel:
         report = await run(channel, "report", Kind.UNARY, target=0)
@@ -277,6 +306,53 @@ async def test_arguments_that_are_none_fail_their_own_call(
         await client.send()
         with pytest.raises(DriverInvalidArgument, match=f"its arguments .*{why}"):
             await client.answer(slot)
+        assert await client.answer(await client.call("echo", 1)) == 1
+
+
+NO_VALUES = {
+    "the byte that is never used": b"\xc1",
+    "text of no UTF-8": b"\xa2\xc3\x28",
+    "text of half a surrogate pair": b"\xa3\xed\xa0\x80",
+    "text in too many bytes": b"\xa2\xc0\x80",
+    "a key of no UTF-8": b"\x81\xa1\xff\x01",
+    "a key of nil": b"\x81\xc0\x01",
+    "a key of true": b"\x81\xc3\x01",
+    "a key of NaN": b"\x81\xcb\x7f\xf8" + bytes(6) + b"\x01",
+    "a key of 1.0": b"\x81\xcb\x3f\xf0" + bytes(6) + b"\x01",
+    "a key of bytes": b"\x81\xc4\x01k\x01",
+    "a key that is a list": b"\x81\x91\x01\x01",
+    "a key that is a map": b"\x81\x80\x01",
+    "a key that is a moment": b"\x81\xd6\xff\0\0\0\0\x01",
+    "a map without its last value": b"\x81\xa1k",
+    "a list without its last value": b"\x92\x01",
+    "a short number": b"\xcf\0\0",
+    "a short text": b"\xd9\x05abc",
+    "4 GiB of text": b"\xdb\xff\xff\xff\xff",
+    "4 GiB of bytes": b"\xc6\xff\xff\xff\xff",
+    "4 Gi values": b"\xdd\xff\xff\xff\xff",
+    "4 Gi pairs": b"\xdf\xff\xff\xff\xff",
+    "4 GiB of an extension": b"\xc9\xff\xff\xff\xff\x01",
+    "an extension": b"\xd4\x05\x00",
+    "an extension of no bytes": b"\xc7\x00\x05",
+    "a pickle as an extension": b"\xc7\x0a\x2acos\nsystem",
+    "a moment of 5 bytes": b"\xc7\x05\xff" + bytes(5),
+    "a moment beyond time": b"\xc7\x0c\xff" + b"\xff" * 12,
+    "65 levels": b"\x91" * 65 + b"\x90",
+    "60,000 levels of lists": b"\x91" * 60_000 + b"\xc0",
+    "60,000 levels of maps": b"\x81\x01" * 30_000 + b"\xc0",
+}
+
+
+@pytest.mark.parametrize("hidden", [b"\x91", b"\x92\x01", b"\x91\x81\xa1k", b"\x91\x91\x91"])
+async def test_what_is_no_value_is_an_invalid_argument_wherever_it_stands(hidden: bytes) -> None:
+    async with answered(Echo()) as client:
+        await client.greet()
+        for name, body in NO_VALUES.items():
+            slot = client.rules.call(Kind.UNARY, raw_call(hidden + body))
+            await client.send()
+            with pytest.raises(DriverInvalidArgument, match="its arguments cannot be read") as e:
+                await client.answer(slot)
+            assert e.value.code is Code.INVALID_ARGUMENT, name
         assert await client.answer(await client.call("echo", 1)) == 1
 
 
@@ -697,7 +773,7 @@ async def test_what_would_end_a_program_is_logged_and_contained(
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert record.message.startswith(f"'method' of {RAISING} raised SystemExit: Traceback")
-    assert record.message.endswith("SystemExit: the end\n")
+    assert record.message.endswith("SystemExit: the end")
 
 
 async def test_what_a_driver_raises_is_in_the_exporters_log(

@@ -6,6 +6,7 @@ In each case the driver's code has ended before anybody is told that it has. Vir
 
 from __future__ import annotations
 
+import gc
 import math
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
@@ -20,11 +21,13 @@ from drivers_for_tests import Echo
 from helpers import PATIENCE, ScriptedClient, answered, ask, channel_to
 from jumpstarter import _events as ev
 from jumpstarter._framing import HEADER_SIZE
+from jumpstarter._limits import Limits
 from jumpstarter._messages import FrameType, Kind, call_prefix, encode_call, encode_cancel
 from jumpstarter.client._generators import RemoteGenerator
 from jumpstarter.client._raw_streams import open_stream
 from jumpstarter.driver import export, exportstream
 from jumpstarter.driver._lanes import Lanes
+from jumpstarter.driver._session import _Call
 from jumpstarter.errors import (
     CallCancelled,
     CallRefused,
@@ -33,6 +36,7 @@ from jumpstarter.errors import (
     DriverInvalidArgument,
     DriverTimeoutError,
 )
+from transports import lockstep_pair
 from wire import frame
 
 # What holds on until it is cancelled, by its kind.
@@ -655,3 +659,126 @@ async def test_an_error_cuts_a_generators_items_short_but_loses_none() -> None:
         with pytest.raises(DriverError, match="unplugged"):
             await client.answer(slot)
         assert client.items[slot] == [bytes(100_000)]
+
+
+# --- a client that does not read ---
+
+ANSWER: int = 30_000  # bytes: three are more than may wait
+
+
+class Answering(Echo):
+    """Writes down which of its methods were begun."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: list[int] = []
+
+    @export
+    async def answer_async(self, number: int) -> bytes:
+        self.begun.append(number)
+        return bytes(ANSWER)
+
+    @export
+    def answer(self, number: int) -> bytes:
+        self.begun.append(number)
+        return bytes(ANSWER)
+
+
+async def answers(client: ScriptedClient, slots: list[int]) -> list[str]:
+    """Wait for the end of all these calls, and say in order how each has ended."""
+    ended: dict[int, str] = {}
+    while ended.keys() != set(slots):
+        event = await client.next_event()
+        assert isinstance(event, ev.ResultReceived | ev.ErrorReceived)
+        assert event.slot not in ended
+        ended[event.slot] = "answered"
+        if isinstance(event, ev.ErrorReceived):
+            ended[event.slot] = Code(int.from_bytes(event.body[:2], "little")).name
+    return list(ended.values())
+
+
+@pytest.mark.parametrize("method", ["answer_async", "answer"])
+async def test_what_a_client_asks_for_and_does_not_read_is_not_begun(method: str) -> None:
+    """A few answers wait, and threads may be at a few more; the rest waits, and all are given."""
+    driver, lanes = Answering(), Lanes(4)
+    limits = Limits(max_unsent=2 * ANSWER)
+    async with answered(
+        driver, lanes=lanes, exporter_limits=limits, make_pair=lockstep_pair
+    ) as client:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.greet)
+        slots = [client.queue(method, number) for number in range(50)]
+        await client.send()
+        await wait_all_tasks_blocked(0.05)
+        assert 0 < len(driver.begun) < 12
+        assert await answers(client, slots) == ["answered"] * 50
+    assert sorted(driver.begun) == list(range(50))
+
+
+async def test_small_answers_need_not_wait_for_a_large_one_that_is_being_read() -> None:
+    """Room is a matter of what has not begun to leave, not of how much there is to send."""
+    limits = Limits(max_unsent=2 * ANSWER)
+    driver = Answering()
+    async with answered(driver, exporter_limits=limits, make_pair=lockstep_pair) as client:
+        await client.greet()
+        large = await client.call("echo_async", bytes(1_000_000))
+        await wait_all_tasks_blocked()
+        for number in range(3):
+            small = await client.call("answer_async", number)
+            assert await answers(client, [small]) == ["answered"]
+            assert client.rules.unfinished  # the large one still comes
+        assert await answers(client, [large]) == ["answered"]
+
+
+async def test_a_call_that_waits_for_room_can_be_cancelled() -> None:
+    driver = Answering()
+    limits = Limits(max_unsent=ANSWER)
+    async with answered(driver, exporter_limits=limits, make_pair=lockstep_pair) as client:
+        await client.greet()
+        slots = [client.queue("answer_async", number) for number in range(10)]
+        await client.send()
+        await wait_all_tasks_blocked(0.01)
+        waiting = [slot for number, slot in enumerate(slots) if number not in driver.begun]
+        for slot in waiting:
+            client.rules.cancel(slot)
+        await client.send()
+        ended = await answers(client, slots)
+    assert ended.count("CANCELLED") == len(waiting) == len(slots) - len(driver.begun)
+    assert 0 < len(waiting) < len(slots)
+
+
+async def test_a_generator_whose_client_does_not_read_stops_though_it_has_credit() -> None:
+    produced = 0
+
+    class Endless(Echo):
+        @export
+        async def endless(self) -> AsyncGenerator[bytes, None]:
+            nonlocal produced
+            while True:
+                produced += 1
+                yield bytes(1000)
+
+    generous = Limits(stream_window=2**30, max_window=2**30, max_total_window=2**30)
+    limits = Limits(max_unsent=2 * ANSWER)
+    async with answered(
+        Endless(), exporter_limits=limits, limits=generous, make_pair=lockstep_pair
+    ) as client:
+        await client.greet()
+        client.queue("endless", kind=Kind.GENERATOR)
+        await client.send()
+        await wait_all_tasks_blocked(0.01)
+        assert 2 * ANSWER < produced * 1000 < 10 * ANSWER
+
+
+async def test_an_image_that_a_driver_works_on_is_held_once() -> None:
+    """Not its encoded form beside it for as long as the call lasts."""
+
+    class Flasher(Echo):
+        @export
+        async def flash(self, image: bytes) -> int:
+            calls = [call for call in gc.get_objects() if isinstance(call, _Call)]
+            assert [call.take_body() for call in calls] == [b""]
+            return len(image)
+
+    async with channel_to(Flasher()) as channel:
+        assert await channel.call(ask("flash", bytes(100_000))) == 100_000

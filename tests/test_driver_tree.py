@@ -18,7 +18,7 @@ import trio
 import trio.testing
 
 from drivers_for_tests import Echo, Plain, Recorder
-from jumpstarter._limits import DEFAULT_LIMITS
+from jumpstarter._limits import DEFAULT_LIMITS, Limits
 from jumpstarter._messages import Kind, call_prefix, decode_nodes, encode_value
 from jumpstarter.driver import Driver, _tree
 from jumpstarter.driver._tree import DeviceTree
@@ -185,6 +185,14 @@ def test_a_tree_with_more_drivers_than_addresses_is_refused(
     assert len(tree_of(root).targets) == 3
     root.children["c"] = root.children["a"]
     with pytest.raises(ConfigurationError, match="at most 3 drivers"):
+        tree_of(root)
+
+
+def test_a_tree_that_no_client_could_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Plain(children={f"relay{number}": Plain() for number in range(200)})
+    assert len(tree_of(root).nodes) == 201
+    monkeypatch.setattr(_tree, "DEFAULT_LIMITS", Limits(max_items=2_000))
+    with pytest.raises(ConfigurationError, match="201 drivers is too large to be reported"):
         tree_of(root)
 
 

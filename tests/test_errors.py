@@ -133,7 +133,7 @@ def test_a_code_has_two_bytes_and_is_in_the_range_of_its_kind() -> None:
         "GROUP",
         "CLOSE",
     }
-    assert {code for code in Code if code in last} == set(range(32, 39))
+    assert {code for code in Code if code in last} == set(range(32, 40))
 
 
 # An ERROR with one of these codes is a plain DriverError at the client.

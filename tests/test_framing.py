@@ -31,6 +31,7 @@ from reference_framing import pack_header as reference_header
 END, MORE, ACK = 0x10, 0x20, 0x40
 MAX_FRAME = 64 * 1024
 NO_LIMITS = (512, 2**31, 2**31)
+KEY_COST = 16  # what the key of a map counts among the items
 
 # The same table is read by the decoder and written by the packers.
 FRAMES: list[tuple[Frame, bytes]] = [
@@ -185,20 +186,23 @@ def test_any_cutting_gives_the_same_frames(sent: list[Frame], data: st.DataObjec
     assert drip(FrameDecoder(MAX_FRAME), stream, cuts) == sent
 
 
-# Streams whose headers are often good and sometimes just not, and arbitrary bytes.
+# Frames that are as long as they may be, or just not, and as long as they say, or just not.
 nearly_frames = st.builds(
-    lambda length, kind, slot, payload: (
-        length.to_bytes(3, "little") + bytes([kind]) + slot.to_bytes(4, "little") + payload
+    lambda length, kind, slot, more: (
+        length.to_bytes(3, "little")
+        + bytes([kind])
+        + slot.to_bytes(4, "little")
+        + bytes(max(0, min(length, 100) + more))
     ),
-    st.integers(0, 33),
-    st.integers(0, 255) | st.integers(0, 10),
+    st.sampled_from([32, 32, 31, 33, 0, 0x2000, 0x200000]),
+    st.integers(0, 10) | st.integers(0, 10) | st.integers(0, 255),
     st.integers(0, 2**32 - 1),
-    st.binary(max_size=32),
+    st.just(0) | st.integers(-2, 2),
 )
 
 
 @given(
-    st.lists(nearly_frames | frames.map(lambda frame: pack_frame(*frame)) | st.binary()),
+    st.lists(nearly_frames | nearly_frames | frames.map(lambda f: pack_frame(*f)) | st.binary()),
     st.data(),
 )
 def test_any_bytes_give_what_the_oracle_says(pieces: list[bytes], data: st.DataObject) -> None:
@@ -400,7 +404,7 @@ message_bytes = st.lists(
 def count(value: object) -> int:
     match value:
         case dict():
-            return 1 + sum(1 + count(inner) for inner in value.values())
+            return 1 + sum(KEY_COST + count(inner) for inner in value.values())
         case list():
             return 1 + sum(count(inner) for inner in value)
         case _:
@@ -428,6 +432,27 @@ def test_any_bytes_are_judged_as_by_the_oracle(
     message: bytes, max_depth: int, max_items: int, max_containers: int
 ) -> None:
     limits = (max_depth, max_items, max_containers)
+    assert outcome(message, *limits) == reference_outcome(message, *limits)
+
+
+def depth(value: object) -> int:
+    match value:
+        case dict():
+            return 1 + max(map(depth, value.values()), default=0)
+        case list():
+            return 1 + max(map(depth, value), default=0)
+        case _:
+            return 0
+
+
+@given(values, st.tuples(*[st.integers(-1, 1)] * 3))
+def test_a_value_at_the_edge_of_its_limits_is_judged_as_by_the_oracle(
+    value: object, more: tuple[int, ...]
+) -> None:
+    message = msgspec.msgpack.encode(value)
+    oracle = ReferenceScan(message, *NO_LIMITS)
+    used = (depth(value), oracle.run(), oracle.containers)
+    limits = [max(0, size + extra) for size, extra in zip(used, more, strict=True)]
     assert outcome(message, *limits) == reference_outcome(message, *limits)
 
 
@@ -482,7 +507,10 @@ def test_a_key_is_str_or_int(key: object) -> None:
         (b"\x92\x01\xc1", "at byte 3: 0xc1 begins no value"),
         (b"\x01\x02", "at byte 1: it has ended, and more follows"),
         (b"\xdb\xff\xff\xff\xff", "at byte 5: it is cut short"),
-        (b"\xc9\xff\xff\xff\xff\x00", "at byte 5: it is cut short"),
+        (b"\xc6\xff\xff\xff\xff\x00", "at byte 5: it is cut short"),
+        (b"\xc7\x0c", "at byte 2: it is cut short"),
+        (b"\xd6\xff\x00\x00\x00", "at byte 1: it is cut short"),
+        (b"\xc9\xff\xff\xff\xff\xff", "at byte 5: an extension must be a timestamp"),
     ],
 )
 def test_a_message_that_is_none_is_refused(message: bytes, told: str) -> None:
@@ -491,7 +519,52 @@ def test_a_message_that_is_none_is_refused(message: bytes, told: str) -> None:
     assert caught.value.code is Code.INVALID_ARGUMENT
 
 
-@pytest.mark.parametrize("head", ["dd ffffffff", "df ffffffff", "dd 00000064", "de 0032"])
+@pytest.mark.parametrize(
+    "value",
+    "00 e0 c0 c3 a3616263 d901 61 da0001 61 db00000001 61 cc01 cd0001 ce00000001 cf0000000000000001"
+    " d001 d10001 d200000001 d30000000000000001 ca00000000 cb0000000000000000 c40161 c5000161"
+    " c60000000161 d6ff00000000 d7ff0000000000000000 c70cff000000000000000000000000 9100 8100c0"
+    " dc000100 dd0000000100 de00010000 df000000010000".replace(" 61", "61").split(),
+)
+def test_a_list_is_cut_short_wherever_it_is_cut(value: str) -> None:
+    """Behind a step that went too far there would be other bytes, which look like values."""
+    message = b"\x93" + bytes.fromhex(value) * 3
+    assert scan(message, *NO_LIMITS) > 3
+    for size in range(len(message)):
+        followed = memoryview(message[:size] + bytes(50))[:size]
+        with pytest.raises(FramingError, match="it is cut short") as caught:
+            scan(followed, *NO_LIMITS)
+        assert int(str(caught.value).split()[5].strip(":")) <= size
+
+
+# An extension's first byte and its length, where that is not in the first byte, by its size.
+EXTENSIONS = [
+    *(
+        (size, bytes([first]))
+        for size, first in zip((1, 2, 4, 8, 16), range(0xD4, 0xD9), strict=True)
+    ),
+    *((size, bytes([0xC7, size])) for size in range(20)),
+    *((size, bytes([0xC8, 0, size])) for size in range(20)),
+    *((size, bytes([0xC9, 0, 0, 0, size])) for size in range(20)),
+]
+
+
+@pytest.mark.parametrize(("size", "head"), EXTENSIONS)
+def test_an_extension_is_a_timestamp_or_no_value(size: int, head: bytes) -> None:
+    for kind in range(256):
+        message = head + bytes([kind]) + bytes(size)
+        if kind == 0xFF and size in {4, 8, 12}:
+            assert scan(message, *NO_LIMITS) == 1
+            assert msgspec.msgpack.decode(message) == dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+        else:
+            with pytest.raises(FramingError, match="an extension must be a timestamp") as caught:
+                scan(message, *NO_LIMITS)
+            assert caught.value.code is Code.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    "head", ["dd ffffffff", "df ffffffff", "dd 00000064", "de 0006", "86", "dc 0064"]
+)
 def test_what_a_container_promises_counts_before_it_comes(head: str) -> None:
     with pytest.raises(FramingError, match="more than 100 values") as caught:
         scan(bytes.fromhex(head), 64, 100, 10)
@@ -503,8 +576,8 @@ def test_what_a_container_promises_counts_before_it_comes(head: str) -> None:
 def test_a_message_may_nest_to_the_limit_and_not_one_level_deeper(
     opening: bytes, limit: int
 ) -> None:
-    values = len(opening)
-    assert scan(opening * limit + b"\xc0", limit, 10**6, 10**6) == values * limit + 1
+    cost = 1 if opening == b"\x91" else KEY_COST + 1
+    assert scan(opening * limit + b"\xc0", limit, 10**6, 10**6) == cost * limit + 1
     with pytest.raises(FramingError, match=f"deeper than {limit} levels") as caught:
         scan(opening * (limit + 1) + b"\xc0", limit, 10**6, 10**6)
     assert caught.value.code is Code.RESOURCE_EXHAUSTED
@@ -512,16 +585,16 @@ def test_a_message_may_nest_to_the_limit_and_not_one_level_deeper(
 
 def test_values_and_containers_may_reach_their_limits_and_not_pass_them() -> None:
     message = msgspec.msgpack.encode([[], [], {"a": 1}])
-    assert scan(message, 2, 6, 4) == 6
-    with pytest.raises(FramingError, match="more than 5 values"):
-        scan(message, 2, 5, 4)
+    assert scan(message, 2, 5 + KEY_COST, 4) == 5 + KEY_COST
+    with pytest.raises(FramingError, match="more than 20 values"):
+        scan(message, 2, 4 + KEY_COST, 4)
     with pytest.raises(FramingError, match="more than 3 lists and maps"):
-        scan(message, 2, 6, 3)
+        scan(message, 2, 5 + KEY_COST, 3)
 
 
 def test_a_container_that_ends_gives_its_level_back() -> None:
     message = msgspec.msgpack.encode([[[]], [[]], {"a": {"b": 1}}])
-    assert scan(message, 3, 100, 100) == 10
+    assert scan(message, 3, 100, 100) == 8 + 2 * KEY_COST
 
 
 @pytest.mark.parametrize("limits", [(-1, 1, 1), (513, 1, 1), (1, -1, 1), (1, 1, -1)])
@@ -543,7 +616,7 @@ def exercise() -> None:
     seal(bytearray(20), 1, 0, 1)
     with pytest.raises(ValueError, match="type 99"):
         pack_frame(99, 0, 0, bytearray(5))
-    scan(b"\x81\xa1a\x90", 2, 10, 10)
+    scan(b"\x81\xa1a\x90", 2, 20, 10)
     for message in (b"\xc1", b"\x91" * 9):
         with pytest.raises(FramingError):
             scan(bytearray(message), 2, 10, 10)

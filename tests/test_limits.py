@@ -17,6 +17,7 @@ RANGES: list[tuple[str, float, float | None]] = [
     ("max_frame", 1024, 2**20),
     ("max_message", 64 * 1024, 2**31 - 1),
     ("max_pending", 128 * 2**20, 2**40),
+    ("max_unsent", 1, 2**40),
     ("max_depth", 1, 512),
     ("max_items", 1, 2**31 - 1),
     ("max_containers", 1, 2**31 - 1),
@@ -25,12 +26,20 @@ RANGES: list[tuple[str, float, float | None]] = [
     ("max_window", 32 * 1024, 2**31 - 1),
     ("max_total_window", 32 * 1024, 2**40),
     ("max_hello", 256, 64 * 1024),
+    ("max_connections", 1, 2**31 - 1),
+    ("max_unadmitted", 1, 2**31 - 1),
+    ("turn", 1, 2**31 - 1),
+    ("ping_burst", 2, 2**31 - 1),
+    ("ping_rate", 0, None),
+    ("late_burst", 1, 2**31 - 1),
+    ("late_rate", 0, None),
     ("hello_timeout", 0, None),
     ("ping_interval", 0, 4_294_966.296),
     ("ping_timeout", 0, None),
     ("cancel_grace", 0, None),
     ("linger", 0, None),
     ("write_stall", 0, None),
+    ("read_stall", 0, None),
 ]
 NAMES = [field.name for field in dataclasses.fields(Limits)]
 

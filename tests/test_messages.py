@@ -181,15 +181,37 @@ def test_a_maps_key_is_a_str_or_an_int(key: Any, padding: str) -> None:
         through([{key: 1}, padding])
 
 
+@pytest.mark.parametrize("padding", ["", "x" * 200])
+@pytest.mark.parametrize("kind", [0, 5, 127, -128, -2])
+def test_no_extension_but_the_timestamp_is_a_value(kind: int, padding: str) -> None:
+    with pytest.raises(ArgumentError, match="an extension must be a timestamp"):
+        through([msgspec.msgpack.Ext(kind, b"1234"), padding])
+
+
+@pytest.mark.parametrize(
+    ("body", "arrives"),
+    [
+        (b"\x82\xa1a\x01\xa1a\x02", {"a": 2}),
+        (b"\x82\x01\x01\x01\x02", {1: 2}),
+        (b"\x82\x01\x01\xd3\0\0\0\0\0\0\0\x01\x02", {1: 2}),
+        (b"\x82\x01\x01\xa11\x02", {1: 1, "1": 2}),
+    ],
+    ids=["text", "number", "the same number, written longer", "a number and its text"],
+)
+def test_of_two_values_for_one_key_the_last_one_holds(body: bytes, arrives: Any) -> None:
+    assert decode_value(body, LIMITS) == arrives
+
+
 @pytest.mark.parametrize(
     ("limits", "fits", "too_much", "says"),
     [
         (Limits(), nested(64), nested(65), "deeper than 64 levels"),
         (Limits(max_depth=2), nested(2), nested(3), "deeper than 2 levels"),
         (Limits(max_items=4), [1, 2, 3], [1, 2, 3, 4], "more than 4 values"),
+        (Limits(max_items=20), {"a": 1}, {"a": 1, "b": 2}, "more than 20 values"),
         (Limits(max_containers=3), [[], []], [[], [], []], "more than 3 lists and maps"),
     ],
-    ids=["default depth", "depth", "items", "containers"],
+    ids=["default depth", "depth", "items", "keys", "containers"],
 )
 def test_a_message_beyond_a_limit_is_refused(
     limits: Limits, fits: Any, too_much: Any, says: str
@@ -399,7 +421,7 @@ def test_cut_shortens_with_a_mark_and_makes_encodable(
         (b"\x92\xa1E\xa1\xff", "cannot be read"),
         (b"\x92\xa1E\xa1m\xc0", "it has ended, and more follows"),
         (b"\x91" * 1000, "deeper than 64 levels"),
-        (b"\xdd\xff\xff\xff\xff", "more than 2097152 values"),
+        (b"\xdd\xff\xff\xff\xff", "more than 65536 values"),
     ],
 )
 def test_an_error_body_that_makes_no_sense_becomes_text(body: bytes, says: str) -> None:
@@ -437,6 +459,16 @@ hellos = st.builds(
     agent=st.text(),
     token=st.text(),
 )
+
+
+def test_an_error_of_more_values_than_any_failure_needs_is_text_that_says_so() -> None:
+    members = [[2, ["E", "m", [], None, []]]] * 8_000
+    body = msgspec.msgpack.encode(["G", "g", [], None, members])
+    assert len(decode_error(b"\x14\x00" + body, LIMITS)[1].members) == 8_000
+    body = msgspec.msgpack.encode(["G", "g", ["n"] * 65_536, None, []])
+    code, arrived = decode_error(b"\x14\x00" + body, LIMITS)
+    assert (code, arrived.type, arrived.notes) == (Code.GROUP, "", [])
+    assert "more than 65536 values" in arrived.message
 
 
 @given(hellos)

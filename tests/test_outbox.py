@@ -315,6 +315,58 @@ def test_withdrawing_the_last_of_a_lane_leaves_other_lanes_their_turns() -> None
     assert [frame.slot for frame in take_all(box)] == [2, 2, 2]
 
 
+# ------------------------------------------------------------------------------ how much waits
+
+
+def test_a_message_is_fresh_until_its_first_frame_has_left() -> None:
+    box = outbox()
+    box.message(T.RESULT, 1, buffer(LARGE), terminal=True)
+    box.message(T.RESULT, 2, buffer(bytes(BATCH)), terminal=True)
+    assert (box.size, box.fresh) == (len(LARGE) + BATCH, len(LARGE) + BATCH)
+    box.take()
+    assert box.fresh == 0
+    assert 0 < box.size < BATCH
+    take_all(box)
+    assert (box.size, box.fresh) == (0, 0)
+
+
+def test_small_frames_are_fresh_until_they_leave() -> None:
+    box = outbox()
+    box.frame(T.PING, 0, b"8 bytes.")
+    box.message(T.ITEM, 1, buffer(SMALL))
+    box.data(2, SMALL, end=True)
+    whole = 3 * HEADER_SIZE + 8 + 2 * len(SMALL)
+    assert (box.size, box.fresh) == (whole, whole)
+    box.take()
+    assert (box.size, box.fresh) == (0, 0)
+
+
+@pytest.mark.parametrize("batches", [0, 1])
+@pytest.mark.parametrize("verb", ["drop", "withdraw", "close"])
+def test_what_is_taken_back_waits_no_more(verb: str, batches: int) -> None:
+    box = outbox()
+    box.data(1, bytes(3 * BATCH), end=False)
+    box.data(1, SMALL, end=False)
+    for _ in range(batches):
+        box.take()
+    match verb:
+        case "drop":
+            box.drop(1)
+        case "withdraw":
+            assert box.withdraw(1) == 3 * BATCH - batches * BATCH + len(SMALL)
+        case _:
+            box.close(T.GOAWAY, b"")
+    assert (box.size, box.fresh) == (0, 0)
+
+
+def test_withdrawing_keeps_count_of_what_stays() -> None:
+    box = outbox()
+    box.data(1, LARGE, end=False)
+    box.message(T.CANCEL, 1, buffer(b"xx"))
+    box.withdraw(1)
+    assert (box.size, box.fresh) == (2, 2)
+
+
 # ------------------------------------------------------------------------------- any interleaving
 
 # Odd slots are generators, even ones raw streams. A payload begins with its number, to be known by.
@@ -359,6 +411,13 @@ class Run:
         assert set(batch.drained) == before - after
         self.found += taken(batch)
 
+    def check_the_books(self) -> None:
+        """What waits is what went in and has not come out, beside a header for each."""
+        queued = sum(len(payload) for each in self.queued.values() for payload in each)
+        out = sum(len(frame.payload) for frame in self.found if frame.type in (T.ITEM, T.DATA))
+        assert queued - out <= self.box.size <= queued - out + HEADER_SIZE * self.count
+        assert 0 <= self.box.fresh <= self.box.size
+
     def of_slot(self, slot: int, type_: FrameType) -> list[Frame]:
         return [frame for frame in self.found if (frame.slot, frame.type) == (slot, type_)]
 
@@ -381,6 +440,7 @@ def test_any_interleaving_keeps_each_slots_order(
     run = Run(max_frame)
     for action in actions:
         run.act(*action)
+        run.check_the_books()
     while run.box:
         run.take()
     for slot in (1, 3):

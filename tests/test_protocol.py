@@ -12,6 +12,7 @@ END and `?` is ACK.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 
 import wire
 from jumpstarter import _events as ev
-from jumpstarter._credit import ITEM_COST
+from jumpstarter._credit import GRANTS, ITEM_COST
 from jumpstarter._framing import HEADER_SIZE
 from jumpstarter._limits import MIN_WIRE_FRAME, Limits
 from jumpstarter._messages import (
@@ -41,7 +42,7 @@ from jumpstarter._messages import (
 )
 from jumpstarter._protocol import Protocol
 from jumpstarter._roles import ClientProtocol, ServerProtocol
-from jumpstarter.errors import Code, LocalProtocolError
+from jumpstarter.errors import Code, LocalProtocolError, RemoteProtocolError
 from wire import LIMITS, Frame, call, error, failure, frame, payload, value
 
 T = FrameType
@@ -308,11 +309,13 @@ def outcome(rules: Protocol, data: bytes) -> str:
     return "d" if isinstance(event, ev.DataReceived) and event.end else EVENTS[type(event)]
 
 
+FLAG_SETS: Final = [e | m | a for e in (0, END) for m in (0, MORE) for a in (0, ACK)]
+
+
 def cells(row: list[str]) -> Iterator[tuple[FrameType, int, int, str]]:
     """Give every type with every set of flags, on the connection and on slot 1, and its cell."""
     expected: dict[tuple[FrameType, int], str] = dict(zip(COLUMNS.values(), row, strict=True))
-    flag_sets = [e | m | a for e in (0, END) for m in (0, MORE) for a in (0, ACK)]
-    for type_, flags in itertools.product(FrameType, flag_sets):
+    for type_, flags in itertools.product(FrameType, FLAG_SETS):
         yield type_, flags, 0, WHEN_READY.get((type_, flags), ".")
         yield type_, flags, 1, expected.get((type_, flags), ".")
 
@@ -378,11 +381,15 @@ server: failed                       0    0     0     0       0     0     0     
     ("phase", "row"), rows(PHASE_TABLE, len(OF_THE_CONNECTION) + len(COLUMNS)).items()
 )
 def test_every_frame_in_every_phase_of_a_connection(phase: str, row: list[str]) -> None:
-    columns = {**OF_THE_CONNECTION, **COLUMNS}
-    for (name, (type_, flags)), cell in zip(columns.items(), row, strict=True):
-        slot = 0 if name in OF_THE_CONNECTION else 1
+    """The table's cells, and no other flags and no other class of id anywhere."""
+    listed = [(0, *column) for column in OF_THE_CONNECTION.values()]
+    listed += [(1, *column) for column in COLUMNS.values()]
+    expected: dict[tuple[int, int, int], str] = dict(zip(listed, row, strict=True))
+    otherwise = "0" if phase.endswith("failed") else "."
+    for slot, type_, flags in itertools.product((0, 1), FrameType, FLAG_SETS):
         got = outcome(PHASES[phase](), frame(type_, slot, PAYLOADS[type_], flags))
-        assert got == cell, name
+        cell = expected.get((slot, type_, flags), otherwise)
+        assert got == cell, f"{type_.name} with flags {flags:#x} on id {slot}"
 
 
 def test_the_table_has_every_phase() -> None:
@@ -679,7 +686,8 @@ def test_messages_cut_and_interleaved_in_any_way_arrive_whole(
     assert all(messages[slot].endswith(bodies[slot]) for slot in bodies)
     if type_ is not T.CALL:
         assert bodies == messages
-    assert rules._pending == 0
+    unanswered = sum(map(len, messages.values())) if type_ is T.CALL else 0
+    assert rules._pending == unanswered
 
 
 @pytest.mark.parametrize("type_", MESSAGES)
@@ -747,7 +755,150 @@ def test_a_call_beyond_max_pending_is_refused_and_all_others_go_on() -> None:
     for slot in (2, 3):
         (event,) = rules.receive(frame(T.CALL, slot, b"x"))
         assert isinstance(event, ev.CallReceived)
+    assert rules._pending == LIMITS.max_pending - 999 + 2  # the two, until they are answered
+
+
+def test_a_call_that_is_not_answered_counts_until_it_is() -> None:
+    rules = wire.ready_server()
+    size = LIMITS.max_pending // 2
+    for slot, expected in ((1, ev.CallReceived), (2, ev.CallReceived), (3, type(None))):
+        received = rules.receive(b"".join(parts(T.CALL, slot, of_length(T.CALL, size - 10))))
+        assert type(received[0] if received else None) is expected
+    (refused,) = wire.sent(rules)
+    assert (refused.type, refused.slot) == (T.ERROR, 3)
+    assert refused.payload.startswith(Code.RESOURCE_EXHAUSTED.to_bytes(2, "little"))
+    rules.result(1, wire.value())  # taken or not: what it was called with is let go
+    (event,) = rules.receive(b"".join(parts(T.CALL, 3, of_length(T.CALL, size - 10))))
+    assert isinstance(event, ev.CallReceived)
+    for slot in (2, 3):
+        rules.error(slot, wire.error())
     assert rules._pending == 0
+
+
+def test_a_call_in_one_frame_may_be_the_one_too_many() -> None:
+    rules = wire.ready_server()
+    fill(rules, T.CALL)
+    assert rules.receive(frame(T.CALL, 1, of_length(T.CALL, 1000))) == []
+    (refused,) = wire.sent(rules)
+    assert refused.payload.startswith(Code.RESOURCE_EXHAUSTED.to_bytes(2, "little"))
+    (event,) = rules.receive(frame(T.CALL, 1, of_length(T.CALL, 999)))
+    assert isinstance(event, ev.CallReceived)
+
+
+# --- turns: no more frames at once than the caller wants ---
+
+
+@given(most=st.integers(1, 12), cuts=st.lists(st.integers(1, 60), max_size=8))
+def test_frames_handled_in_turns_give_what_all_at_once_would(most: int, cuts: list[int]) -> None:
+    whole = b"".join(frame(T.PING, 0, bytes([n]) * 8, ACK) for n in range(20))
+    rules = wire.ready_server()
+    events: list[ev.Event] = []
+    for start, end in itertools.pairwise([0, *itertools.accumulate(cuts), len(whole)]):
+        events += rules.receive(whole[start:end], most)
+        while rules.behind:
+            turn = rules.receive(b"", most)
+            assert 0 < len(turn) <= most
+            events += turn
+    assert events == wire.ready_server().receive(whole)
+
+
+def test_more_bytes_may_come_while_frames_are_behind() -> None:
+    rules = wire.ready_server()
+    pings = [frame(T.PING, 0, bytes([n]) * 8, ACK) for n in range(5)]
+    assert rules.receive(b"".join(pings[:3]), 1) == [ev.PongReceived(bytes(8))]
+    assert rules.receive(pings[3] + pings[4], 2) == [
+        ev.PongReceived(bytes([n]) * 8) for n in (1, 2)
+    ]
+    assert rules.behind
+    assert len(rules.receive(b"")) == 2
+    assert not rules.behind
+
+
+def test_a_bad_header_is_met_when_the_frames_before_it_were_handled() -> None:
+    rules = wire.ready_server()
+    good = frame(T.PING, 0, bytes(8), ACK)
+    assert rules.receive(good * 2 + b"\xff" * 8, 1) == [ev.PongReceived(bytes(8))]
+    assert rules.failure is None
+    pong, failed = rules.receive(b"", 1)
+    assert (type(pong), type(failed)) == (ev.PongReceived, ev.ConnectionFailed)
+    assert rules.receive(b"") == []
+
+
+def test_a_breach_forgets_the_frames_that_are_behind() -> None:
+    rules = wire.ready_server()
+    bad = frame(T.DATA, 1, b"never opened")
+    assert failure(rules.receive(bad + frame(T.PING, 0, bytes(8)) * 3, 1)) is Code.PROTOCOL_ERROR
+    assert not rules.behind
+    assert rules.nudges == 0
+
+
+# --- what is counted, for whoever has a clock ---
+
+
+def test_whoever_has_a_clock_can_end_the_connection() -> None:
+    rules = wire.ready_client()
+    slot = rules.call(Kind.UNARY, wire.call())
+    event = rules.fail(RemoteProtocolError("far too many", Code.TOO_MANY_FRAMES))
+    assert event.error is rules.failure
+    (last,) = wire.sent(rules)
+    assert last.type is T.GOAWAY
+    assert rules.receive(frame(T.RESULT, slot, b"\xc0")) == []
+
+
+def test_an_unfinished_frame_or_message_is_known() -> None:
+    rules = wire.ready_server()
+    whole = frame(T.CALL, 1, of_length(T.CALL, 100), MORE)
+    unfinished = []
+    for data in (b"", whole[:1], whole[1:], frame(T.CALL, 1, b"x")):
+        rules.receive(data)
+        unfinished.append(rules.unfinished)
+    assert unfinished == [False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("sent", "nudges", "idle"),
+    [
+        (frame(T.PING, 0, bytes(8)), 1, 0),
+        (frame(T.GOAWAY, 0, bytes(6)), 1, 0),
+        (frame(T.PING, 0, bytes(8), ACK), 0, 1),
+        (frame(T.GOAWAY, 0, b"", ACK), 0, 1),
+        (frame(T.CALL, 1, bytes(1023), MORE), 0, 1),
+        (frame(T.CALL, 1, bytes(1024), MORE), 0, 0),
+        (frame(T.CALL, 1, CALL_PAYLOAD), 0, 0),
+    ],
+    ids=["PING", "GOAWAY", "pong", "GOAWAY's ACK", "a small part", "a part", "a CALL"],
+)
+def test_what_asks_for_attention_and_brings_nothing_is_counted(
+    sent: bytes, nudges: int, idle: int
+) -> None:
+    rules = wire.ready_server()
+    rules.receive(sent)
+    assert (rules.nudges, rules.idle, rules.late) == (nudges, idle, 0)
+
+
+@pytest.mark.parametrize("kind", [Kind.GENERATOR, Kind.STREAM])
+def test_credit_may_come_ten_times_for_each_frame_that_was_sent(kind: Kind) -> None:
+    rules = wire.ready_server()
+    rules.receive(frame(T.CALL, 1, wire.payload(wire.call(kind))))
+    credit = frame(T.CREDIT, 1, encode_credit(1))
+    for sent in (0, 1):
+        for _ in range(GRANTS * (sent or 1)):
+            assert rules.receive(credit) == [ev.CreditReceived(1)]
+        if not sent and kind is Kind.STREAM:
+            rules.data(1, b"x")
+        elif not sent:
+            rules.item(1, wire.value())
+    assert failure(rules.receive(credit)) is Code.TOO_MANY_FRAMES
+
+
+def test_a_large_piece_counts_as_the_frames_it_leaves_in() -> None:
+    limits = dataclasses.replace(LIMITS, stream_window=4000)
+    rules = wire.ready_server(limits)
+    rules.receive(frame(T.CALL, 1, wire.payload(wire.call(Kind.STREAM))))
+    rules.data(1, bytes(3 * LIMITS.max_frame))
+    credit = frame(T.CREDIT, 1, encode_credit(1))
+    assert len(rules.receive(credit * (GRANTS * 5))) == GRANTS * 5
+    assert failure(rules.receive(credit)) is Code.TOO_MANY_FRAMES
 
 
 def test_a_slot_whose_message_was_dropped_forgets_that() -> None:

@@ -269,29 +269,31 @@ def test_whatever_two_applications_do_the_invariants_hold() -> None:
 # `test_all_that_changes_is_saved` knows each field there is.
 
 SAVED: Final = {
-    ClientProtocol: "busy going_away outbox _budget _pending _slots _free _unused",
-    ServerProtocol: "busy going_away outbox _budget _pending _slots",
-    Outbox: "max_frame _urgent _ended _credit _pong _lanes _turns",
+    ClientProtocol: "busy going_away outbox _budget _pending _in_parts _slots _free _unused",
+    ServerProtocol: "busy going_away outbox _budget _pending _in_parts _slots",
+    Outbox: "max_frame size fresh _urgent _ended _credit _pong _lanes _turns",
     _Message: "type rest flags terminal begun",
-    Slot: "state legal allowed kind parts dropped sending receiving",
+    Slot: "state legal allowed kind parts dropped held sending receiving",
     SendWindow: "available",
     ReceiveWindow: "size available _waiting _returning",
     Budget: "left",
     World: "ends pipes calls calling serving begun sent said_goaway acked",
 }
-# The same all through a sweep, in which no connection fails and frames arrive whole; or, as `late`,
-# without consequence.
+# The same all through a sweep, in which no connection fails and frames arrive whole; or without
+# consequence, as what is counted for the sake of patience.
 CONSTANT: Final = {
-    ClientProtocol: "limits peer failure late _phase _decoder _handlers _last",
-    ServerProtocol: "limits peer failure late _phase _decoder _handlers",
+    ClientProtocol: "limits peer failure late idle nudges _backlog _phase _decoder _handlers _last",
+    ServerProtocol: "limits peer failure late idle nudges _backlog _phase _decoder _handlers",
     Outbox: "_closed _last",
+    Slot: "cancelled",
+    SendWindow: "grants",
     ReceiveWindow: "_limit _budget",
     World: "limits offset",
 }
 OVER: Final = "over"  # the outcome of a call that is of no more interest
 State = tuple[Any, ...]
 _message = attrgetter("type", "flags", "terminal", "begun")
-_slot = attrgetter("state", "legal", "allowed", "kind", "dropped")
+_slot = attrgetter("state", "legal", "allowed", "kind", "dropped", "held")
 _receiving = attrgetter("size", "available", "_waiting", "_returning")
 
 
@@ -319,7 +321,7 @@ def _save_call(call: Call) -> State | bool:
 
 def _save_rules(rules: Protocol) -> State:
     return (
-        (rules.busy, rules.going_away, rules._budget.left, rules._pending),
+        (rules.busy, rules.going_away, rules._budget.left, rules._pending, rules._in_parts),
         tuple(slot and _save_slot(slot) for slot in rules._slots),
         _save_outbox(rules.outbox),
     )
@@ -337,7 +339,7 @@ def _save_slot(slot: Slot) -> State:
 def _save_outbox(outbox: Outbox) -> State:
     lanes = sorted(outbox._lanes.items())
     return (
-        outbox.max_frame,
+        (outbox.max_frame, outbox.size, outbox.fresh),
         tuple(map(bytes, outbox._urgent)),
         tuple(outbox._ended),
         tuple(outbox._credit.items()),
@@ -383,14 +385,14 @@ def _load_call(serial: int, state: State | bool) -> Call:
 def _load_rules(rules: Protocol, plain: State, slots: State, outbox: State) -> None:
     rules._budget = Budget(0)
     rules._slots = [slot and _load_slot(slot, rules) for slot in slots]
-    rules.busy, rules.going_away, rules._budget.left, rules._pending = plain
+    rules.busy, rules.going_away, rules._budget.left, rules._pending, rules._in_parts = plain
     rules.outbox = _load_outbox(outbox)
 
 
 def _load_slot(state: State, rules: Protocol) -> Slot:
     plain, parts, sending, receiving = state
     slot = Slot()
-    slot.state, slot.legal, slot.allowed, slot.kind, slot.dropped = plain
+    slot.state, slot.legal, slot.allowed, slot.kind, slot.dropped, slot.held = plain
     slot.parts = parts if parts is None else bytearray(parts)
     if sending is not None:
         slot.sending = SendWindow(sending)
@@ -402,7 +404,8 @@ def _load_slot(state: State, rules: Protocol) -> Slot:
 
 def _load_outbox(state: State) -> Outbox:
     outbox = Outbox()
-    outbox.max_frame, urgent, ended, credit, outbox._pong, lanes, turns = state
+    plain, urgent, ended, credit, outbox._pong, lanes, turns = state
+    outbox.max_frame, outbox.size, outbox.fresh = plain
     outbox._urgent = list(urgent)
     outbox._ended = list(ended)
     outbox._credit = dict(credit)

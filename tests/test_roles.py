@@ -187,6 +187,20 @@ def test_cancelling_again_is_no_breach() -> None:
     assert carry(client, server) == [ev.CancelReceived(1, Code.CANCELLED)] * 3
 
 
+def test_a_cancel_that_says_nothing_new_is_counted() -> None:
+    client, server = called(Kind.STREAM)
+    for code, idle in ((Code.CLOSE, 0), (Code.CANCELLED, 1), (Code.CANCELLED, 2)):
+        client.cancel(1, code)
+        assert carry(client, server) == [ev.CancelReceived(1, code)]
+        assert server.idle == idle
+    server.error(1, error())
+    carry(server, client)
+    client.call(Kind.UNARY, call())
+    client.cancel(1)
+    carry(client, server)
+    assert server.idle == 2  # the next call's first
+
+
 def test_cancelling_a_call_of_which_nothing_has_left_takes_it_back() -> None:
     client, server = connected()
     client.call(Kind.STREAM, call(Kind.STREAM, LARGE))

@@ -180,7 +180,7 @@ async def test_a_client_shows_its_token_or_is_not_admitted() -> None:
         async with connect_async(server.address, token="secret") as client:  # noqa: S106
             assert await client.call_async("echo", 1) == 1
         for token in ("", "Secret", "secret\0"):
-            with pytest.raises(HandshakeError, match=r"tcp://127.* refused .*: not admitted"):
+            with pytest.raises(HandshakeError, match=r"tcp://127.* refused .*: 'not admitted'"):
                 async with connect_async(server.address, token=token):
                     pass
 
@@ -630,7 +630,7 @@ async def test_the_trouble_of_one_client_does_not_reach_the_others(
 ) -> None:
     lab = Lab()
     async with (
-        serve_async(lab, address, limits=Limits(hello_timeout=0.05)) as server,
+        serve_async(lab, address, limits=Limits(hello_timeout=0.5)) as server,
         connect_async(server.address) as before,
     ):
         async with before.stream_async() as stream:

@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 import socket
 import ssl
@@ -70,11 +71,15 @@ def dead_socket(path: str, kind: int = socket.SOCK_STREAM) -> tuple[int, int]:
 
 
 async def listen(
-    address: Address, *, ssl_context: ssl.SSLContext | None = None, insecure: bool = False
+    address: Address,
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    insecure: bool = False,
+    mode: int = 0o600,
 ) -> ListenerSet:
     """Open listeners, within the deadline."""
     with trio.fail_after(DEADLINE):
-        return await open_listeners(address, ssl_context=ssl_context, insecure=insecure)
+        return await open_listeners(address, ssl_context=ssl_context, insecure=insecure, mode=mode)
 
 
 @contextlib.asynccontextmanager
@@ -274,6 +279,16 @@ async def test_on_linux_the_file_is_born_private(
         os.umask(before)
 
 
+@pytest.mark.parametrize("umask", [0, 0o077, 0o777])
+async def test_a_unix_socket_may_be_for_all_who_are_looked_at(unix: Address, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        async with await listen(unix, mode=0o666):
+            assert stat.S_IMODE(Path(unix.path).stat().st_mode) == 0o666
+    finally:
+        os.umask(before)
+
+
 async def test_the_longest_path_works_and_one_more_byte_does_not(directory: Path) -> None:
     room = MAX_PATH - len(os.fsencode(directory)) - 1
     longest = Address("unix", path=str(directory / ("x" * room)))
@@ -466,9 +481,9 @@ async def test_a_locked_directory_is_waited_for(
     tries: list[Path] = []
     really_bind = _sockets._bind_unix
 
-    def counted(path: Path) -> tuple[socket.socket, tuple[int, ...]]:
+    def counted(path: Path, mode: int) -> tuple[socket.socket, tuple[int, ...]]:
         tries.append(path)
-        return really_bind(path)
+        return really_bind(path, mode)
 
     async def start() -> None:
         opened.append(await listen(unix))
@@ -674,6 +689,16 @@ async def test_cleartext_stays_on_this_machine(host: str) -> None:
     assert f"cannot listen at {address}" in str(info.value)
     for way_out in ("127.0.0.1", "tls://", "insecure=True"):
         assert way_out in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "exposed"),
+    [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True), ("::", True)],  # noqa: S104
+)
+async def test_it_is_known_if_other_machines_may_reach_it(host: str, exposed: bool) -> None:
+    address = Address("tcp", host=host)
+    async with await listen(address, insecure=True) as listeners:
+        assert listeners.exposed is exposed
 
 
 async def test_cleartext_beyond_loopback_if_the_network_is_trusted() -> None:
@@ -948,63 +973,6 @@ async def test_a_tls_server_needs_its_own_context(
         await open_stream(ANY_TLS, ssl_context=server_context)
 
 
-# --- accepting when descriptors run out ---
-
-ACCEPT_WITHOUT_DESCRIPTORS = """
-import logging, os, resource, socket, trio
-from jumpstarter._sockets import open_listeners, open_stream, parse_address
-import sys
-
-async def echo(stream):
-    async with stream:
-        async for data in stream:
-            await stream.send_all(data)
-
-async def main():
-    address = parse_address(sys.argv[1])
-    with trio.fail_after(20):
-        async with await open_listeners(address) as listeners, trio.open_nursery() as nursery:
-            await nursery.start(trio.serve_listeners, echo, listeners.listeners)
-            early = await open_stream(listeners.address)
-            await early.send_all(b"1")
-            assert await early.receive_some(1) == b"1"
-            late = socket.socket(socket.AF_UNIX)
-            hoard = []
-            try:
-                while True:
-                    hoard.append(os.dup(0))
-            except OSError:
-                pass
-            late.connect(address.path)
-            while not errors:
-                await trio.sleep(0)
-            await early.send_all(b"2")
-            assert await early.receive_some(1) == b"2"
-            for fd in hoard:
-                os.close(fd)
-            late = trio.SocketStream(trio.socket.from_stdlib_socket(late))
-            await late.send_all(b"3")
-            assert await late.receive_some(1) == b"3"
-            nursery.cancel_scope.cancel()
-    print("recovered")
-
-errors = []
-class Keep(logging.Handler):
-    def emit(self, record):
-        errors.append(record.getMessage())
-logging.getLogger("trio.serve_listeners").addHandler(Keep())
-resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-trio.run(main)
-"""
-
-
-async def test_accept_recovers_from_want_of_descriptors(unix: Address) -> None:
-    command = [sys.executable, "-c", ACCEPT_WITHOUT_DESCRIPTORS, str(unix)]
-    with trio.fail_after(3 * DEADLINE):
-        done = await trio.run_process(command, capture_stdout=True)
-    assert done.stdout == b"recovered\n"
-
-
 # --- private paths ---
 
 
@@ -1038,6 +1006,29 @@ def test_private_paths_differ(runtime: Path) -> None:
     with private_socket_path() as one, private_socket_path() as other:
         assert one != other
         assert len(list(runtime.iterdir())) == 2
+
+
+@pytest.mark.parametrize("kind", ["directory", "symlink", "dangling symlink", "file"])
+def test_what_is_at_a_private_path_already_is_never_used(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Somebody has guessed the name: it is tried elsewhere, and what is there stays as it is."""
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "guessed")
+    use_temporary_directory(monkeypatch, runtime.parent)
+    trap, target = runtime / "jumpstarter-guessed", runtime / "target"
+    if kind == "directory":
+        trap.mkdir()
+    elif kind == "file":
+        trap.touch()
+    else:
+        trap.symlink_to(target)
+    if kind == "symlink":
+        target.mkdir()
+    before = trap.lstat()
+    with private_socket_path() as path:
+        assert path.parent == runtime.parent / "jumpstarter-guessed"
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert trap.lstat() == before
 
 
 @pytest.mark.parametrize("inside", ["error", "removed", "left behind"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import ssl
 import struct
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any, NoReturn
 
 import pytest
 import trio
@@ -17,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from helpers import timed
+from drivers_for_tests import Lab
+from helpers import ask, begin, channel_over, timed, until
 from jumpstarter._transport import (
     Buffer,
     SocketTransport,
@@ -26,6 +29,7 @@ from jumpstarter._transport import (
     _after,
     transport_for,
 )
+from jumpstarter.errors import CallOutcomeUnknown, CallRefused
 from transports import (
     Pair,
     PairMaker,
@@ -298,6 +302,127 @@ async def test_after_closing_nothing_is_written_to_whoever_has_the_descriptor_no
         for each in (reader, writer, descriptor):
             os.close(each)
         await theirs.aclose()
+
+
+ERRORS = ("ENOBUFS", "ENOMEM", "EPIPE", "ECONNRESET", "ETIMEDOUT", "EHOSTUNREACH", "ENETDOWN")
+every_error = pytest.mark.parametrize("name", ERRORS)
+
+
+def failing(name: str) -> Callable[..., NoReturn]:
+    """Give what fails as the system does."""
+    number = getattr(errno, name)
+
+    def fail(*_: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@every_error
+@pytest.mark.parametrize("call", ["read", "writev"])
+@timed()
+async def test_any_error_of_the_system_is_one_broken_stream_that_names_it(
+    name: str, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = await unix_pair()
+    transport = transport_for(ours)
+    await theirs.send_all(b"x")
+    monkeypatch.setattr(os, call, failing(name))
+    said = os.strerror(getattr(errno, name))
+    with pytest.raises(trio.BrokenResourceError, match=f"{call[:4]}.* failed: .*{said}"):
+        await (transport.read() if call == "read" else transport.write([b"x"], STALL))
+    if call == "writev":
+        with pytest.raises(OSError, match=said):
+            transport.try_write([b"x"])
+    await transport.aclose()
+    await theirs.aclose()
+
+
+@pytest.mark.parametrize("wait", ["wait_readable", "wait_writable"])
+@timed()
+async def test_waiting_for_a_socket_can_fail_too(
+    wait: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As epoll does when the system has no memory, or the user no more watches."""
+    ours, theirs = await unix_pair()
+    transport = transport_for(ours)
+
+    async def fail(_: object) -> None:
+        await trio.lowlevel.checkpoint()
+        failing("ENOSPC")()
+
+    monkeypatch.setattr(trio.lowlevel, wait, fail)
+    read = wait == "wait_readable"
+    with pytest.raises(trio.BrokenResourceError, match=r"failed: .*No space left"):
+        await (transport.read() if read else transport.write([bytes(10_000_000)], STALL))
+    await transport.aclose()
+    await theirs.aclose()
+
+
+class Failing(trio.abc.Stream):
+    """A stream that fails as the layers below it do: with the system's error, or Trio's own."""
+
+    def __init__(self, make: Callable[[], Exception]) -> None:
+        self.make = make
+
+    async def send_all(self, data: object) -> None:
+        del data
+        await trio.lowlevel.checkpoint()
+        try:
+            raise ssl.SSLError(1, "alert certificate required")
+        except ssl.SSLError as exc:
+            raise self.make() from exc
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await self.send_all(max_bytes)
+        raise AssertionError
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("make", [trio.BrokenResourceError, lambda: OSError("no buffers")])
+@timed()
+async def test_what_lies_under_a_broken_stream_is_named(make: Callable[[], Exception]) -> None:
+    transport = transport_for(Failing(make))
+    with pytest.raises(trio.BrokenResourceError, match=r"read failed: .*certificate required"):
+        await transport.read()
+    with pytest.raises(trio.BrokenResourceError, match=r"write failed: .*certificate required"):
+        await transport.write([b"x"], STALL)
+    await transport.aclose()
+
+
+@every_error
+@pytest.mark.parametrize("call", ["read", "writev"])
+@timed()
+async def test_any_error_of_the_system_ends_each_call_once_and_says_why(
+    name: str, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = await unix_pair()
+    assert isinstance(ours, trio.SocketStream)
+    lab = Lab()
+    said = os.strerror(getattr(errno, name))
+    async with channel_over((ours, theirs), lab) as channel, trio.open_nursery() as nursery:
+        calls = [await begin(nursery, channel.call, ask("wait")) for _ in range(3)]
+        really = getattr(os, call)
+        descriptor = ours.socket.fileno()
+
+        def fail(fd: int, *args: Any) -> Any:
+            return failing(name)() if fd == descriptor else really(fd, *args)
+
+        monkeypatch.setattr(os, call, fail)
+        last = await begin(nursery, channel.call, ask("echo", 1))
+        await channel.connection.finished.wait()
+        await wait_all_tasks_blocked()
+        for outcome in (*calls, last):
+            outcome.failed(CallOutcomeUnknown, f"connection to the exporter broke: .*{said}")
+        assert isinstance(channel.ended, ConnectionError)
+        with pytest.raises(CallRefused, match=said):
+            await channel.call(ask("echo", 1))
+    await until(lambda: lab.log.count("wait ended") == 3)
 
 
 # ------------------------------------------------------------------------------ other streams

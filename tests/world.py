@@ -55,7 +55,6 @@ class Call:
         self.cancelled = False  # the client wants no more of it
         self.closed = False  # the client sends no more, and wants to know when all has arrived
         self.incomplete = False  # the client has not got an item that came
-        self.came_in_parts = False  # the CALL, at the server
         self.coming_in_parts = False  # a message, at the client, just now
         self.seen = False  # the server's application has it
         self.asked_to_end = False  # and knows that it was cancelled
@@ -261,7 +260,6 @@ class World:
         if call.slot not in self.begun:
             assert not self.acked, "a CALL has begun behind the ACK that says that none will"
             self.begun.add(call.slot)
-        call.came_in_parts |= found.flags == Flag.MORE
         if event is None:
             return  # there is more to come, or it was refused, which is judged at the client
         assert isinstance(event, ev.CallReceived)
@@ -341,7 +339,6 @@ class World:
                 assert not call.seen
                 return "refused"
             case Code.RESOURCE_EXHAUSTED:
-                assert call.came_in_parts
                 assert not call.seen
                 return "too much at once"
             case Code.CANCELLED if not call.seen:
@@ -380,8 +377,14 @@ class World:
 
     def _check_sums(self, rules: Protocol) -> None:
         slots = [slot for slot in rules._slots if slot is not None]
-        pending = sum(len(slot.parts) for slot in slots if slot.parts is not None)
+        parts = [slot.parts for slot in slots if slot.parts is not None]
+        assert rules._in_parts == len(parts)
+        pending = sum(map(len, parts)) + sum(slot.held for slot in slots)
         assert rules._pending == pending <= self.limits.max_pending
+        lanes = [message for lane in rules.outbox._lanes.values() for message in lane]
+        urgent = sum(map(len, rules.outbox._urgent))
+        assert rules.outbox.size == urgent + sum(len(m.rest) for m in lanes)
+        assert rules.outbox.fresh == urgent + sum(len(m.rest) for m in lanes if not m.begun)
         granted = sum(slot.receiving.size for slot in slots if slot.receiving is not None)
         assert rules._budget.left == self.limits.max_total_window - granted
 

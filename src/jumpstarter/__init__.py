@@ -5,20 +5,24 @@ The four verbs of everyday use are here: `serve` and `connect` for blocking code
 the ground up; each room knows only those above it:
 
     errors                    every exception, one tree, each with its wire code
+    _text                     a peer's words, made fit for a line of ours
     _limits                   every limit, with its reason
     _framing                  bytes <-> frames (Cython)
     _messages, _faults        what a frame may say; exceptions to and from their wire form
     _credit, _outbox, _events how much a peer may send, what leaves when, what came in
+    _patience                 how often a peer may do what is seldom needed
     _protocol, _roles         one connection's rules, without any I/O
     _nesting                  whether a driver's own code is calling
     _signal, _background      how tasks wait for each other, and end with each other
+    _journal                  how often something is written to the log
     _transport                byte streams as a multiplexer wants them
     _connection, _streams     one byte stream shared by many calls; raw streams on it
     _portal                   a Trio loop in a thread, and blocking calls into it
-    _sockets                  addresses and sockets
+    _sockets, _accept         addresses and sockets; who connects is taken in
     driver, client            the two sides; they never meet but over the wire
     drivers                   ready-made drivers, and mixins
     _serve                    joins both sides
+    _stderr                   the log's way out, on which nobody waits
     common, portal, testing, cli
                               doors: import paths, test helpers, the command line
 """

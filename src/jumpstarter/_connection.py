@@ -5,6 +5,11 @@ slot, synchronously, and credit bounds what that can cost. Only the writer waits
 everybody else queues whole frames and calls `flush`, which writes them on the spot where that is
 possible without waiting, so no cancellation can leave half a frame on the wire.
 
+The reader handles a few frames at a time and then lets other tasks run. What a peer has sent beyond
+that waits at a turnstile, through which one connection passes at a time, so that any number of
+floods slows the others down no more than one does. A connection whose peer sends too many frames of
+the kinds that cost attention and bring nothing is ended.
+
 A connection ends once, for one reason, which every endpoint that is still there is told. This file
 knows no drivers, no clients and no values: what comes in for a slot goes to its endpoint, what is
 about the connection goes to its owner.
@@ -20,9 +25,12 @@ from typing import Final, Protocol
 import trio
 
 from . import _events as ev
+from ._journal import Journal
 from ._messages import Hello
+from ._patience import Bucket
 from ._protocol import Protocol as Rules
 from ._signal import Signal
+from ._text import quoted
 from ._transport import Transport
 from .errors import Code, HandshakeError, RemoteProtocolError
 
@@ -31,6 +39,8 @@ __all__ = ["Connection", "Endpoint", "Owner"]
 _logger = logging.getLogger("jumpstarter.connection")
 
 _LAST_WORDS: Final = 1.0  # seconds for a final GOAWAY to leave, or to be found; a courtesy
+_SIGN_OF_LIFE: Final = 1.0  # seconds for the peer to answer a PING that was not for keepalive
+_SAYING: Final = 500  # characters of what a peer gives as the reason for the end
 _DIRECT: Final = 1  # calls in flight up to which a frame is written by the task that made it
 
 
@@ -76,9 +86,22 @@ class Connection:
         acked: Set once the peer has seen our GOAWAY, or the connection has ended.
         finished: Set once the connection has ended and all endpoints know.
         goaway: What the peer said when it said that it takes no more calls, else None.
+
+    Args:
+        journal: Takes the line on how the connection went wrong; an exporter has one for all.
+        turnstile: Held by whoever handles more frames than come first; an exporter has one for all.
     """
 
-    def __init__(self, transport: Transport, rules: Rules, owner: Owner, name: str) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        rules: Rules,
+        owner: Owner,
+        name: str,
+        *,
+        journal: Journal | None = None,
+        turnstile: trio.Lock | None = None,
+    ) -> None:
         self.rules = rules
         self.name = name
         self.endpoints: dict[int, Endpoint] = {}
@@ -88,13 +111,22 @@ class Connection:
         self.finished = trio.Event()
         self._transport = transport
         self._owner = owner
+        self._journal = journal or Journal()
+        self._turnstile = turnstile or trio.Lock()
         self._rest: list[bytes | bytearray | memoryview] = []  # taken, not written yet
         self._writing = False  # the writer is at it, or nothing can be written any more
         self._broken: Exception | None = None  # why nothing can
         self._wake_writer = Signal()
         self._written = trio.lowlevel.ParkingLot()  # tasks that wait for an empty outbox
+        self._room = trio.lowlevel.ParkingLot()  # tasks that wait for room in it
         self.last_read = trio.current_time()
+        self._asked = -math.inf  # when `is_alive` last sent a PING
         self._scope = trio.CancelScope()
+        limits = rules.limits
+        self._max_unsent, self._max_pending = limits.max_unsent, limits.max_pending
+        self._late = Bucket(limits.late_burst, limits.late_rate)
+        self._nudges = Bucket(limits.ping_burst, limits.ping_rate)
+        self._judged = (0, 0)  # late frames and nudges that these two have counted
 
     @property
     def lent(self) -> bool:
@@ -125,8 +157,9 @@ class Connection:
             await loop()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             self.end(ConnectionError(f"the connection to {self.name} broke: {exc}"))
-        except Exception as exc:
-            _logger.exception("internal error on the connection to %s", self.name)
+        except Exception as exc:  # noqa: BLE001 - it is logged, and ends this connection only
+            text = "internal error on the connection to %s"
+            self._journal.log(_logger, logging.ERROR, text, self.name, exc=exc)
             self.end(exc)
 
     def end(self, reason: Exception) -> None:
@@ -145,6 +178,7 @@ class Connection:
         self.acked.set()
         self.finished.set()
         self._written.unpark_all()
+        self._room.unpark_all()
         self._owner.freed()
 
     async def say_last_words(self) -> None:
@@ -161,17 +195,23 @@ class Connection:
     # ----------------------------------------------------------------------------- reading
 
     async def _read_loop(self) -> None:
-        with trio.move_on_after(self.rules.limits.hello_timeout) as hello_scope:
-            while self.rules.peer is None:
-                if not await self._read_once():
-                    return
-        if hello_scope.cancelled_caught and self.rules.peer is None:
-            seconds = self.rules.limits.hello_timeout
-            text = f"{self.name} did not say HELLO within {seconds:g} s; is it a jumpstarter?"
-            self.end(self.rules.failure or HandshakeError(text))
-            return
-        while await self._read_once():
-            pass
+        limits = self.rules.limits
+        with trio.move_on_after(limits.hello_timeout) as patience:
+            while await self._read_once():
+                if self.rules.unfinished and self.rules.peer is not None:
+                    patience.deadline = self.last_read + limits.read_stall
+                elif self.rules.peer is not None and patience.deadline != math.inf:
+                    patience.deadline = math.inf
+        if patience.cancelled_caught and self.rules.failure is None:
+            text = f"{self.name} sent no more of what it had begun for {limits.read_stall:g} s"
+            failure: Exception = RemoteProtocolError(text)
+            if self.rules.peer is None:
+                seconds = limits.hello_timeout
+                text = f"{self.name} did not say HELLO within {seconds:g} s; is it a jumpstarter?"
+                failure = HandshakeError(text)
+            self.end(failure)
+        elif self.rules.failure is not None:
+            self.end(self.rules.failure)
 
     async def _read_once(self) -> bool:
         """Read and act on what came. False once there is nothing more to read."""
@@ -180,23 +220,50 @@ class Connection:
             self._end_at_last_byte()
             return False
         self.last_read = trio.current_time()
-        self._act_on(self.rules.receive(data))
-        return self.rules.failure is None or await self._end_failed()
+        self._handle(data)
+        return self._is_caught_up() or await self._catch_up()
+
+    def _is_caught_up(self) -> bool:
+        return not self.rules.behind and self.rules.failure is None
+
+    async def _catch_up(self) -> bool:
+        """Act on the frames that are left, in turns with others. False if the rules have failed."""
+        while self.rules.behind:
+            async with self._turnstile:
+                self._handle(b"")
+        if self.rules.failure is None:
+            return True
+        await self.say_last_words()
+        return False
 
     def _end_at_last_byte(self) -> None:
         self.end(self._broken or ConnectionError(f"{self.name} closed the connection"))
 
+    def _handle(self, data: bytes) -> None:
+        self._act_on(self.rules.receive(data, self.rules.limits.turn))
+
     def _act_on(self, events: list[ev.Event]) -> None:
         for event in events:
             self._dispatch(event)
+        rules = self.rules
+        counted = (rules.late + rules.idle, rules.nudges)
+        if counted != self._judged and rules.failure is None:
+            self._judge(counted)
         self.flush()
 
-    async def _end_failed(self) -> bool:
-        """End as the rules have failed. False: there is nothing more to read."""
-        assert self.rules.failure is not None
-        await self.say_last_words()
-        self.end(self.rules.failure)
-        return False
+    def _judge(self, counted: tuple[int, int]) -> None:
+        """End the connection if its peer asks for attention too often and brings nothing."""
+        now = trio.current_time()
+        late, nudges = (new - old for new, old in zip(counted, self._judged, strict=True))
+        self._judged = counted
+        limits = self.rules.limits
+        if not self._nudges.take(now, nudges):
+            what = f"PING and GOAWAY: over {limits.ping_burst} and {limits.ping_rate:g} a second"
+        elif not self._late.take(now, late):
+            what = f"idle frames: over {limits.late_burst} and {limits.late_rate:g} a second"
+        else:
+            return
+        self._dispatch(self.rules.fail(RemoteProtocolError(what, Code.TOO_MANY_FRAMES)))
 
     def _dispatch(self, event: ev.Event) -> None:
         match event:
@@ -225,12 +292,12 @@ class Connection:
     def _said_goaway(self, event: ev.GoawayReceived) -> None:
         self.goaway = event
         if self.rules.peer is None:
-            text = f"{self.name} refused the connection: {event.goaway.text}"
+            text = f"{self.name} refused the connection: {quoted(event.goaway.text, _SAYING)}"
             if event.goaway.code == Code.UNAUTHENTICATED:
-                text += ". Does it ask for a token, and is it the one that was passed as token=?"
+                text += ". Does it ask for a token, is it the one in token=, and may this user in?"
             self.end(HandshakeError(text))
         elif event.goaway.code >= Code.PROTOCOL_ERROR:
-            text = f"{self.name} ended the connection: {event.goaway.text}"
+            text = f"{self.name} ended the connection: {quoted(event.goaway.text, _SAYING)}"
             self.end(RemoteProtocolError(text, Code.of(event.goaway.code, Code.PROTOCOL_ERROR)))
         self._owner.freed()
 
@@ -239,7 +306,8 @@ class Connection:
             known = error.code is Code.VERSION
             why = "" if known else " does not speak jumpstarter's protocol"
             error.args = (f"{self.name}{why}: {error}",)
-        _logger.warning("connection to %s ended: %s", self.name, error)
+        text = "connection to %s ended: %s"
+        self._journal.log(_logger, logging.WARNING, text, self.name, error)
 
     # ----------------------------------------------------------------------------- writing
 
@@ -254,14 +322,11 @@ class Connection:
         if self.rules.busy > _DIRECT:
             self.flush_soon()
             return
-        batch = self.rules.take()
         try:
-            self._rest = self._transport.try_write(batch.buffers)
+            self._rest = self._transport.try_write(self._take())
         except OSError as exc:
             self._cannot_write(exc)
             return
-        if batch.drained:
-            self._tell_drained(batch.drained)
         if self._rest or self.rules.outbox:
             self.flush_soon()
 
@@ -271,12 +336,28 @@ class Connection:
         if self._broken is None:  # else there is no way on behind what was lost
             self._wake_writer.set()
 
+    @property
+    def full(self) -> bool:
+        """True if so much waits to leave that whoever has more to say should wait for `room`."""
+        outbox = self.rules.outbox
+        return outbox.fresh >= self._max_unsent or outbox.size >= self._max_pending
+
+    async def room(self) -> None:
+        """Wait until the outbox is not `full`, or the connection is over.
+
+        A checkpoint if it has to wait; cancelling it loses nothing.
+        """
+        while self.full and self.ended is None:
+            await self._room.park()
+        self._room.unpark()  # one is woken at a time, and this one may have little to say
+
     async def _write_loop(self) -> None:
         stall = self.rules.limits.write_stall
         while True:
             self._writing = bool(self._rest or self.rules.outbox)
             if not self._writing:
                 self._written.unpark_all()
+                self._room.unpark()
                 await self._wake_writer.wait()
                 continue
             try:
@@ -284,9 +365,7 @@ class Connection:
                     await self._transport.write(self._rest, stall)
                     self._rest = []
                 if self.rules.outbox:
-                    batch = self.rules.take()
-                    self._tell_drained(batch.drained)
-                    await self._transport.write(batch.buffers, stall)
+                    await self._transport.write(self._take(), stall)
             except trio.TooSlowError:
                 text = f"{self.name} took nothing for {stall:g} s"
                 self.end(RemoteProtocolError(text, Code.WRITE_STALL))
@@ -302,13 +381,33 @@ class Connection:
         self._scope.deadline = trio.current_time() + _LAST_WORDS
         self._written.unpark_all()
 
-    def _tell_drained(self, slots: list[int]) -> None:
-        for slot in slots:
+    def _take(self) -> list[bytes | bytearray | memoryview]:
+        batch = self.rules.take()
+        for slot in batch.drained:
             endpoint = self.endpoints.get(slot)
             if endpoint is not None:
                 endpoint.drained()
+        if self._room and not self.full:
+            self._room.unpark()
+        return batch.buffers
 
     # --------------------------------------------------------------------------- keepalive
+
+    async def is_alive(self) -> bool:
+        """Ask the peer for a sign of life, and tell if one came within a second.
+
+        A checkpoint. Who asks while another asks shares its PING or waits its turn: there is one a
+        second at the most, however many calls have reached their deadline.
+        """
+        since = trio.current_time()
+        await trio.sleep_until(self._asked + _SIGN_OF_LIFE)
+        if self._asked < since:
+            self._asked = trio.current_time()
+            self.rules.ping(b"deadline")
+            self.flush()
+        asked = self._asked
+        await trio.sleep_until(asked + _SIGN_OF_LIFE)
+        return self.last_read >= asked
 
     async def _keepalive_loop(self) -> None:
         interval = self.rules.limits.ping_interval

@@ -20,9 +20,10 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["ITEM_COST", "MAX_CREDIT", "Budget", "ReceiveWindow", "SendWindow"]
+__all__ = ["GRANTS", "ITEM_COST", "MAX_CREDIT", "Budget", "ReceiveWindow", "SendWindow"]
 
 ITEM_COST: Final = 64  # bytes: about what a queued item costs in memory beside its payload
+GRANTS: Final = 10  # CREDIT frames that may come at first, and for each frame that was sent
 MAX_CREDIT: Final = 2**31 - 1  # a sum beyond it is the peer's error
 
 
@@ -43,15 +44,27 @@ class Budget:
 
 
 class SendWindow:
-    """What we may still send. Negative after an ITEM that overshot."""
+    """What we may still send.
 
-    __slots__ = ("available",)
+    Attributes:
+        available: Bytes; negative after an ITEM that overshot.
+        grants: How often the peer may still add to it; negative once it has done so too often.
+    """
+
+    __slots__ = ("available", "grants")
 
     def __init__(self, initial: int) -> None:
         self.available = initial
+        self.grants = GRANTS
+
+    def spend(self, amount: int, frames: int) -> None:
+        """Count what is sent, and in how many frames."""
+        self.available -= amount
+        self.grants += GRANTS * frames
 
     def grant(self, delta: int) -> bool:
         """Add the peer's credit. False if the sum is beyond what the wire allows."""
+        self.grants -= 1
         self.available += delta
         return self.available <= MAX_CREDIT
 

@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from ._messages import ErrorBody
+from ._text import named
 from .errors import (
     ERROR_CLASSES,
     Code,
@@ -136,17 +137,22 @@ def _single(code: int, body: ErrorBody, context: str) -> DriverError:
     return kind(
         body.message,
         code=known,
-        remote_type=body.type,
+        remote_type=_type_name(body),
         remote_traceback=body.traceback,
         context=context,
     )
+
+
+def _type_name(body: ErrorBody) -> str:
+    """Give the name that stands in the frame of the text: a word, whatever the peer has sent."""
+    return named(body.type) if body.type else ""
 
 
 def _group(body: ErrorBody, context: str) -> DriverErrorGroup:
     return DriverErrorGroup(
         body.message,
         [revive(code, member, "") for code, member in body.members],
-        remote_type=body.type,
+        remote_type=_type_name(body),
         remote_traceback=body.traceback,
         context=context,
     )

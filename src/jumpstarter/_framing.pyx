@@ -40,6 +40,8 @@ cdef enum:
     SMALL_PIECE = 4096  # shorter pieces of a payload are gathered, so that their number is bounded
     SHOWN = 16  # bytes of a stream's start that a failure quotes
     DEEPEST = 512  # what `scan` has room for
+    KEY_COST = 16  # items: a peer can choose keys that take a dict over a microsecond each
+    TIMESTAMP = 0xFF  # the type -1, as an unsigned byte
 
 HEADER_SIZE = HEADER
 
@@ -327,7 +329,7 @@ def seal(bytearray buffer not None, Py_ssize_t type, Py_ssize_t flags, long long
 # length follow, and how many bytes follow besides. The other first bytes say all by themselves.
 
 cdef const char* KINDS = (
-    b"\0\4\0\0\0\0\0\0\0\0\0\0\1\1\1\1\1\1\1\1\0\0\0\0\0\1\1\1\2\2\3\3"
+    b"\0\4\0\0\0\0\0\5\5\5\0\0\1\1\1\1\1\1\1\1\5\5\5\5\5\1\1\1\2\2\3\3"
 )
 cdef const char* LENGTH_SIZES = (
     b"\0\0\0\0\1\2\4\1\2\4\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\1\2\4\2\4\2\4"
@@ -342,11 +344,13 @@ cdef enum:
     ARRAY = 2
     MAP = 3
     NEVER_USED = 4
+    EXTENSION = 5  # a value, if it is a timestamp
 
 cdef enum Verdict:
     GOOD
     CUT_SHORT
     NO_VALUE
+    NO_TIMESTAMP
     BAD_KEY
     TRAILING
     TOO_DEEP  # this one and those below: good for a larger limit
@@ -360,7 +364,7 @@ cdef struct Level:
 cdef struct Walk:
     const uint8_t* at  # the next byte
     const uint8_t* end
-    uint64_t items  # values seen or promised
+    uint64_t items  # what the values seen or promised count
     uint64_t containers  # seen
     char kind  # of the last value read
     uint64_t count  # what it holds: elements of an array or pairs of a map, else 0
@@ -371,6 +375,15 @@ cdef inline Verdict skip(Walk* walk, uint64_t size) noexcept nogil:
         return CUT_SHORT
     walk.at += size
     return GOOD
+
+
+cdef Verdict read_extension(Walk* walk, uint64_t size) noexcept nogil:
+    """Step over a timestamp: its type, and 4, 8 or 12 bytes. Nothing else is a value."""
+    if walk.at == walk.end:
+        return CUT_SHORT
+    if walk.at[0] != TIMESTAMP or not (size == 5 or size == 9 or size == 13):
+        return NO_TIMESTAMP
+    return skip(walk, size)
 
 
 cdef Verdict read_wide(Walk* walk, int column) noexcept nogil:
@@ -387,7 +400,10 @@ cdef Verdict read_wide(Walk* walk, int column) noexcept nogil:
     if walk.kind == ARRAY or walk.kind == MAP:
         walk.count = length
         return GOOD
-    return skip(walk, length + <uint64_t>FIXED_SIZES[column])
+    length += <uint64_t>FIXED_SIZES[column]
+    if walk.kind == EXTENSION:
+        return read_extension(walk, length)
+    return skip(walk, length)
 
 
 cdef inline Verdict read_value(Walk* walk) noexcept nogil:
@@ -432,8 +448,8 @@ cdef Verdict walk_through(
         if walk.kind != ARRAY and walk.kind != MAP:
             continue
         walk.containers += 1
+        walk.items += walk.count * (1 + KEY_COST if walk.kind == MAP else 1)
         walk.count *= 2 if walk.kind == MAP else 1
-        walk.items += walk.count
         if depth == max_depth:
             return TOO_DEEP
         if walk.containers > max_containers:
@@ -457,17 +473,17 @@ def scan(
     Args:
         message: A contiguous buffer that holds one value and nothing after it.
         max_depth: Levels of lists and maps, 0 to 512. A number or a text alone has none.
-        max_items: Values, the outermost, the containers, and the keys of maps among them. Those
-            which a container promises count before they come.
+        max_items: Values, the outermost and the containers among them, where the key of a map
+            counts as 16. What a container promises counts before it comes.
         max_containers: Lists and maps.
 
     Returns:
-        How many values there are.
+        What the values count, as for `max_items`.
 
     Raises:
         FramingError: `Code.RESOURCE_EXHAUSTED` over a limit; `Code.INVALID_ARGUMENT` for what is
-            cut short, goes on after its end, or has a byte that means nothing or a map's key that
-            is neither str nor int.
+            cut short, goes on after its end, or has a byte that means nothing, an extension that is
+            no timestamp, or a map's key that is neither str nor int.
         ValueError: A limit is out of range.
     """
     cdef Py_buffer view
@@ -502,10 +518,11 @@ cdef object refusal(
     cdef str reason = {
         CUT_SHORT: "it is cut short",
         NO_VALUE: "0xc1 begins no value",
+        NO_TIMESTAMP: "an extension must be a timestamp: type -1, and 4, 8 or 12 bytes",
         BAD_KEY: "a map's key must be str or int",
         TRAILING: "it has ended, and more follows",
         TOO_DEEP: f"it nests deeper than {max_depth} levels",
-        TOO_MANY_ITEMS: f"it has more than {max_items} values",
+        TOO_MANY_ITEMS: f"it has more than {max_items} values (the key of a map counts {KEY_COST})",
         TOO_MANY_CONTAINERS: f"it has more than {max_containers} lists and maps",
     }[verdict]
     return FramingError(

@@ -29,13 +29,17 @@ class Limits:
             and short enough that another call's frame waits less than 50 µs behind it.
         max_message: Bytes of one argument list, result or generator item, reassembled. 128 MiB:
             firmware images pass, and a peer cannot make us hold more. Beyond it, use a raw stream.
-        max_pending: Bytes of unfinished messages held on one connection. 256 MiB: two of the
-            largest; one that does not fit is discarded as it arrives and its call fails, the rest
-            goes on.
+        max_pending: Bytes of unfinished messages and unanswered calls held on one connection. 256
+            MiB: two of the largest; one that does not fit is discarded as it arrives and its call
+            fails, the rest goes on. Answers that wait to leave have as much again.
+        max_unsent: Bytes of messages that wait and have not begun to leave, above which no further
+            call begins, and no further answer, item or piece of a stream is queued. 4 MiB: as much
+            as one window; a peer that reads has each begun within a millisecond.
         max_depth: Levels of nesting in a message. 64, as Cap'n Proto: msgspec recurses in C and
             would overflow a small thread's stack.
-        max_items: Values in a message. 2,097,152: what a 1e6-item list of pairs needs; the smallest
-            costs one byte on the wire and up to 60 in memory.
+        max_items: Values in a message, where the key of a map counts 16. 2,097,152: a list of two
+            million numbers, or 123,361 pairs; the smallest value costs one byte on the wire and up
+            to 60 in memory, and keys that are chosen to collide over a microsecond each.
         max_containers: Lists and maps in a message. 262,144: an empty one costs one byte on the
             wire and 72 in memory, so this many cost 19 MB and about 50 ms.
         max_calls: Calls, generators and streams at once on a connection, 1 to 65,535. 1,024: more
@@ -46,6 +50,18 @@ class Limits:
             4 MiB: fills a 1 Gbit/s path of 30 ms.
         max_total_window: Bytes up to which the windows of one connection may grow in sum.
         max_hello: Bytes of a HELLO's payload.
+        max_connections: Clients at once that an exporter admits. 1,024: more than a lab has; each
+            costs a file descriptor and about 20 KiB.
+        max_unadmitted: Connections at once that have not said HELLO, or not the right one. 64, as
+            there is no telling friends from strangers: the oldest gives way to the next.
+        turn: Frames of one connection that are handled before others have their turn. 16: as many
+            calls begin within about 2 ms.
+        ping_burst: PINGs and GOAWAYs that a peer may send at once. 10: it has reason for two.
+        ping_rate: And how many more each second. 1: no more are ever sent by this library.
+        late_burst: Frames that bring nothing which a peer may send at once: late ones, answers to
+            no question, a CANCEL once more. 131,072: a client that sends single bytes may have a
+            few windows of them under way when its stream ends.
+        late_rate: And how many more each second. 10,000: they cost a hundredth of a processor.
         hello_timeout: Seconds for the peer's HELLO, and for a client to get its device tree.
         ping_interval: Seconds of silence on TCP after which the peer is asked for a sign of life.
             0 never asks. Unix sockets are never asked: the kernel reports a dead peer at once.
@@ -55,11 +71,13 @@ class Limits:
         linger: Seconds that closing a raw stream waits for the driver to take what was sent, before
             the rest is given up. 10: a serial console at 9,600 baud takes 9 KiB in that time.
         write_stall: Seconds that a peer may take no byte from us before the connection is closed.
+        read_stall: Seconds that a peer may send no byte in the midst of a message or frame.
     """
 
     max_frame: int = 64 * KIB
     max_message: int = 128 * MIB
     max_pending: int = 256 * MIB
+    max_unsent: int = 4 * MIB
     max_depth: int = 64
     max_items: int = 2 * 1024 * 1024
     max_containers: int = 256 * 1024
@@ -68,12 +86,20 @@ class Limits:
     max_window: int = 4 * MIB
     max_total_window: int = 32 * MIB
     max_hello: int = 4 * KIB
+    max_connections: int = 1024
+    max_unadmitted: int = 64
+    turn: int = 16
+    ping_burst: int = 10
+    ping_rate: float = 1.0
+    late_burst: int = 128 * KIB
+    late_rate: float = 10_000.0
     hello_timeout: float = 5.0
     ping_interval: float = 20.0
     ping_timeout: float = 10.0
     cancel_grace: float = 1.0
     linger: float = 10.0
     write_stall: float = 30.0
+    read_stall: float = 30.0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -83,6 +109,7 @@ class Limits:
         _check("max_frame", self.max_frame, MIN_WIRE_FRAME, MAX_WIRE_FRAME)
         _check("max_message", self.max_message, self.max_frame, 2**31 - 1)
         _check("max_pending", self.max_pending, self.max_message, 2**40)
+        _check("max_unsent", self.max_unsent, 1, 2**40)
         _check("max_depth", self.max_depth, 1, 512)
         _check("max_items", self.max_items, 1, 2**31 - 1)
         _check("max_containers", self.max_containers, 1, 2**31 - 1)
@@ -91,12 +118,20 @@ class Limits:
         _check("max_window", self.max_window, 1, 2**31 - 1)
         _check("max_total_window", self.max_total_window, self.stream_window, 2**40)
         _check("max_hello", self.max_hello, 256, MIN_WIRE_FRAME * 64)
+        _check("max_connections", self.max_connections, 1, 2**31 - 1)
+        _check("max_unadmitted", self.max_unadmitted, 1, 2**31 - 1)
+        _check("turn", self.turn, 1, 2**31 - 1)
+        _check("ping_burst", self.ping_burst, 2, 2**31 - 1)
+        _check("ping_rate", self.ping_rate, 0, float("inf"))
+        _check("late_burst", self.late_burst, 1, 2**31 - 1)
+        _check("late_rate", self.late_rate, 0, float("inf"))
         _check("hello_timeout", self.hello_timeout, 0, float("inf"))
         _check("ping_interval", self.ping_interval, 0, 2**32 / 1000 - 1)
         _check("ping_timeout", self.ping_timeout, 0, float("inf"))
         _check("cancel_grace", self.cancel_grace, 0, float("inf"))
         _check("linger", self.linger, 0, float("inf"))
         _check("write_stall", self.write_stall, 0, float("inf"))
+        _check("read_stall", self.read_stall, 0, float("inf"))
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:

@@ -63,6 +63,7 @@ KEYWORDS: Final = 0x80  # bit of a CALL's kind: the last argument is a map of ke
 NESTED: Final = 0x40  # another: the call comes from within a driver's code
 ROOM: Final = bytes(HEADER_SIZE)
 NIL: Final = b"\xc0"  # MessagePack's None
+_MAX_ERROR_VALUES: Final = 65_536  # in an ERROR: a group of thousands, each with a note and more
 _MAX_GOAWAY_TEXT: Final = 1024  # bytes; of ours fewer are sent, see `encode_goaway`
 
 
@@ -342,7 +343,7 @@ def decode_error(payload: bytes, limits: Limits) -> tuple[int, ErrorBody]:
     (code,) = _CODE.unpack_from(payload)
     body = payload[_CODE.size :]
     try:
-        scan(body, limits.max_depth, limits.max_items, limits.max_containers)
+        scan(body, limits.max_depth, _MAX_ERROR_VALUES, limits.max_containers)
         return code, _error_decoder.decode(body)
     except (FramingError, msgspec.DecodeError, ValueError) as exc:
         return code, ErrorBody("", f"the exporter sent an ERROR that cannot be read: {exc}")

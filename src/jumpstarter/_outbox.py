@@ -58,10 +58,15 @@ class Outbox:
 
     Attributes:
         max_frame: Bytes of payload that the peer takes in one frame.
+        size: Bytes of all that waits.
+        fresh: Bytes of it in messages of which nothing has left. With a peer that reads, all that
+            waits has soon begun to leave.
     """
 
     def __init__(self) -> None:
         self.max_frame = MIN_WIRE_FRAME
+        self.size = 0
+        self.fresh = 0
         self._last: bytes | None = None  # the only thing that will still leave, once closed
         self._closed = False
         self._urgent: list[Buffer] = []
@@ -89,7 +94,7 @@ class Outbox:
 
     def frame(self, type_: int, slot: int, payload: bytes, flags: int = 0) -> None:
         """Queue a small frame ahead of all lanes, its own slot's too."""
-        self._urgent.append(pack_frame(type_, flags, slot, payload))
+        self._join_urgent(pack_frame(type_, flags, slot, payload))
 
     def message(self, type_: int, slot: int, buffer: bytearray, *, terminal: bool = False) -> None:
         """Queue a message; `buffer` begins with room for a header, and is ours from now on."""
@@ -97,7 +102,7 @@ class Outbox:
             self._credit.pop(slot, None)  # nothing may follow it, credit neither
         if len(buffer) - HEADER_SIZE <= min(_SMALL, self.max_frame) and slot not in self._lanes:
             seal(buffer, type_, 0, slot)
-            self._urgent.append(buffer)
+            self._join_urgent(buffer)
             if terminal:
                 self._ended.append(slot)
         else:
@@ -108,7 +113,7 @@ class Outbox:
         """Queue bytes of a raw stream, and the end of our half behind them."""
         flags = Flag.END if end else 0
         if len(chunk) <= min(_SMALL, self.max_frame) and slot not in self._lanes:
-            self._urgent.append(pack_frame(FrameType.DATA, flags, slot, chunk))
+            self._join_urgent(pack_frame(FrameType.DATA, flags, slot, chunk))
         else:
             self._join_lane(
                 slot, _Message(FrameType.DATA, memoryview(chunk), flags, terminal=False)
@@ -128,7 +133,14 @@ class Outbox:
             ack = _Message(FrameType.GOAWAY, memoryview(b""), Flag.ACK, terminal=False)
             self._join_lane(0, ack)
 
+    def _join_urgent(self, frame: Buffer) -> None:
+        self._urgent.append(frame)
+        self.size += len(frame)
+        self.fresh += len(frame)
+
     def _join_lane(self, slot: int, message: _Message) -> None:
+        self.size += len(message.rest)
+        self.fresh += len(message.rest)
         lane = self._lanes.get(slot)
         if lane is None:
             self._lanes[slot] = deque((message,))
@@ -143,6 +155,7 @@ class Outbox:
         self._urgent.clear()
         self._lanes.clear()
         self._turns.clear()
+        self.size = self.fresh = 0
 
     # ------------------------------------------------------------------------------------ out
 
@@ -158,7 +171,14 @@ class Outbox:
         if lane is None:
             return False
         self._drop_lane(slot)
+        for message in lane:
+            self._forget(message)
         return not lane[0].begun
+
+    def _forget(self, message: _Message) -> None:
+        self.size -= len(message.rest)
+        if not message.begun:
+            self.fresh -= len(message.rest)
 
     def _drop_lane(self, slot: int) -> None:
         del self._lanes[slot]
@@ -173,8 +193,11 @@ class Outbox:
         lane = self._lanes.get(slot)
         if lane is None:
             return 0
-        withdrawn = sum(len(m.rest) for m in lane if m.type == FrameType.DATA)
-        kept = deque(m for m in lane if m.type != FrameType.DATA)
+        gone = [message for message in lane if message.type == FrameType.DATA]
+        withdrawn = sum(len(message.rest) for message in gone)
+        for message in gone:
+            self._forget(message)
+        kept = deque(message for message in lane if message.type != FrameType.DATA)
         if kept:
             self._lanes[slot] = kept
         else:
@@ -186,6 +209,9 @@ class Outbox:
         if self._closed:
             last, self._last = self._last, None
             return Batch([] if last is None else [last], [], [])
+        urgent = sum(map(len, self._urgent))
+        self.size -= urgent
+        self.fresh -= urgent
         if self._credit:
             for slot, delta in self._credit.items():
                 self._urgent.append(pack_frame(FrameType.CREDIT, 0, slot, encode_credit(delta)))
@@ -208,8 +234,10 @@ class Outbox:
         lane = self._lanes[slot]
         message = lane[0]
         piece = message.rest[: self.max_frame]
+        self._forget(message)
         message.rest = message.rest[self.max_frame :]
         message.begun = True
+        self.size += len(message.rest)
         done = not message.rest
         more = 0 if message.type == FrameType.DATA else Flag.MORE
         flags = message.flags if done else more

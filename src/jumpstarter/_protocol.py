@@ -12,17 +12,20 @@ add. The specification, with the tables, is docs/protocol.md. In short:
 - A server's slot stays busy until its terminal frame has left the outbox, so a peer that does not
   read cannot make us queue more than one answer for each slot.
 - A breach ends the connection: `receive` reports `ConnectionFailed` last, and nothing after it.
+- What asks for attention and brings nothing is counted. How much of it is too much is for whoever
+  has a clock, who then says `fail`.
 - A breach by the caller of the verbs is a `LocalProtocolError`: a bug in this library.
 """
 
 from __future__ import annotations
 
 import enum
+import sys
 from collections.abc import Callable
 from typing import Final
 
 from . import _events as ev
-from ._credit import Budget, ReceiveWindow, SendWindow
+from ._credit import GRANTS, Budget, ReceiveWindow, SendWindow
 from ._framing import HEADER_SIZE, FrameDecoder
 from ._limits import MAX_WIRE_FRAME, MIN_WIRE_FRAME, Limits
 from ._messages import (
@@ -88,7 +91,18 @@ _BEFORE_READY: Final = {Phase.HELLO: mask(_T.HELLO, _T.GOAWAY), Phase.ADMISSION:
 class Slot:
     """One call's share of the connection."""
 
-    __slots__ = ("allowed", "dropped", "kind", "legal", "parts", "receiving", "sending", "state")
+    __slots__ = (
+        "allowed",
+        "cancelled",
+        "dropped",
+        "held",
+        "kind",
+        "legal",
+        "parts",
+        "receiving",
+        "sending",
+        "state",
+    )
 
     def __init__(self) -> None:
         self.state = State.FREE
@@ -97,6 +111,8 @@ class Slot:
         self.kind = Kind.UNARY
         self.parts: bytearray | None = None  # a message of which MORE is to come
         self.dropped = ""  # why that message is discarded as it comes, if it is
+        self.held = 0  # (server) bytes of its CALL while it is not answered
+        self.cancelled = False  # (server) a CANCEL has come
         self.sending: SendWindow | None = None
         self.receiving: ReceiveWindow | None = None
 
@@ -111,6 +127,8 @@ class Protocol:
         busy: Slots in use.
         going_away: True once either side has said GOAWAY: no new call will be accepted.
         late: Frames that crossed a terminal frame and were dropped, as they must be.
+        idle: Others that bring nothing by themselves: ACKs, CANCEL once more, small parts.
+        nudges: PINGs and GOAWAYs that have come.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -121,10 +139,14 @@ class Protocol:
         self.busy = 0
         self.going_away = False
         self.late = 0
+        self.idle = 0
+        self.nudges = 0
         self._phase = Phase.HELLO
         self._decoder = FrameDecoder(limits.max_hello)
         self._budget = Budget(limits.max_total_window)
-        self._pending = 0  # bytes of unfinished messages
+        self._pending = 0  # bytes of unfinished messages and unanswered calls
+        self._in_parts = 0  # messages of which a part has come
+        self._backlog: list[tuple[int, int, int, bytes]] = []  # frames to be handled
         self._slots: list[Slot | None] = []
         self._handlers = self._table()
 
@@ -144,8 +166,12 @@ class Protocol:
 
     # ------------------------------------------------------------------------------- bytes in
 
-    def receive(self, data: bytes) -> list[ev.Event]:
+    def receive(self, data: bytes, most: int = sys.maxsize) -> list[ev.Event]:
         """Take bytes as they came off the transport, in any pieces.
+
+        Args:
+            data: The next bytes; none, to go on with the frames that are `behind`.
+            most: Frames to handle now.
 
         Returns:
             What happened, in order. `ConnectionFailed` is last if it is there at all; from then on
@@ -154,8 +180,13 @@ class Protocol:
         events: list[ev.Event] = []
         if self.failure is not None:
             return events
+        frames = self._decoder.feed(data) if data else []
+        if self._backlog or len(frames) > most:
+            frames = self._backlog + frames
+            self._backlog = frames[most:]
+            frames = frames[:most]
         try:
-            for type_, flags, slot_id, payload in self._decoder.feed(data):
+            for type_, flags, slot_id, payload in frames:
                 if flags & _WRONG_FLAGS[type_] or (slot_id == 0) is not _OF_CONNECTION[type_]:
                     raise RemoteProtocolError(
                         f"{frame_name(type_)} with flags {flags:#x} on id {slot_id}"
@@ -165,19 +196,31 @@ class Protocol:
                 event = self._handlers[type_](flags, slot_id, payload)
                 if event is not None:
                     events.append(event)
-            if self._decoder.failure is not None:
+            if self._decoder.failure is not None and not self._backlog:
                 failure = self._decoder.failure
                 raise RemoteProtocolError(str(failure), failure.code)
         except RemoteProtocolError as exc:
-            events.append(self._fail(exc))
+            events.append(self.fail(exc))
         return events
+
+    @property
+    def behind(self) -> bool:
+        """True if frames have come that `receive` has not handled yet."""
+        return bool(self._backlog)
+
+    @property
+    def unfinished(self) -> bool:
+        """True if the rest of a frame or message is still to come."""
+        return self._in_parts > 0 or self._decoder.buffered > 0
 
     def _check_phase(self, type_: int) -> None:
         if not _BEFORE_READY[self._phase] >> type_ & 1:
             raise RemoteProtocolError(f"{frame_name(type_)} before the two HELLOs were exchanged")
 
-    def _fail(self, exc: RemoteProtocolError) -> ev.ConnectionFailed:
+    def fail(self, exc: RemoteProtocolError) -> ev.ConnectionFailed:
+        """End the connection for a breach: GOAWAY is the last frame to leave, and none is heard."""
         self.failure = exc
+        self._backlog = []
         self._phase = Phase.FAILED
         self.going_away = True
         self.outbox.close(_T.GOAWAY, encode_goaway(Goaway(exc.code, 0, str(exc))))
@@ -229,13 +272,17 @@ class Protocol:
         if len(payload) != 8:
             raise RemoteProtocolError(f"PING of {len(payload)} bytes, not 8")
         if flags & Flag.ACK:
+            self.idle += 1
             return ev.PongReceived(payload)
+        self.nudges += 1
         self.outbox.pong(payload)
         return None
 
     def _on_goaway(self, flags: int, _id: int, payload: bytes) -> ev.Event | None:
         if flags & Flag.ACK:
+            self.idle += 1
             return ev.GoawayAcked()
+        self.nudges += 1
         goaway = decode_goaway(payload)
         if goaway is None:
             raise RemoteProtocolError(f"malformed GOAWAY of {len(payload)} bytes")
@@ -298,6 +345,9 @@ class Protocol:
         if delta == 0 or not slot.sending.grant(delta):
             text = f"CREDIT of {delta} on slot {slot_id}: not 1 to 2**31-1 in sum"
             raise RemoteProtocolError(text, Code.FLOW_CONTROL)
+        if slot.sending.grants < 0:
+            text = f"CREDIT on slot {slot_id}: over {GRANTS} for each frame that was sent there"
+            raise RemoteProtocolError(text, Code.TOO_MANY_FRAMES)
         return ev.CreditReceived(slot_id)
 
     def _assemble(self, slot_id: int, slot: Slot, flags: int, payload: bytes) -> bytes | None:
@@ -308,18 +358,18 @@ class Protocol:
             if not more:
                 return payload
             slot.parts = bytearray()
+            self._in_parts += 1
         if not payload and more:
             raise RemoteProtocolError(f"an empty part of a message on slot {slot_id}")
+        if more and len(payload) < MIN_WIRE_FRAME:
+            self.idle += 1
         if len(slot.parts) + len(payload) > self.limits.max_message:
             text = f"a message of over {self.limits.max_message} bytes on slot {slot_id}"
             raise RemoteProtocolError(text, Code.FRAME_SIZE)
-        if not slot.dropped and self._pending + len(payload) > self.limits.max_pending:
-            self._forget_parts(slot)
+        if not slot.dropped and not self._has_room(len(payload)):
+            self._pending -= len(slot.parts)
             slot.parts = bytearray()
-            slot.dropped = (
-                f"it was discarded: over {self.limits.max_pending} bytes of unfinished messages "
-                "on this connection"
-            )
+            slot.dropped = self._no_room()
         if not slot.dropped:
             slot.parts += payload
             self._pending += len(payload)
@@ -329,14 +379,25 @@ class Protocol:
         self._forget_parts(slot)
         return message
 
+    def _has_room(self, size: int) -> bool:
+        return self._pending + size <= self.limits.max_pending
+
+    def _no_room(self) -> str:
+        return (
+            f"it was discarded: over {self.limits.max_pending} bytes of unfinished messages and "
+            "unanswered calls on this connection"
+        )
+
     def _forget_parts(self, slot: Slot) -> None:
         if slot.parts is not None:
             self._pending -= len(slot.parts)
+            self._in_parts -= 1
             slot.parts = None
 
     def _open(self, slot: Slot, kind: Kind, legal: int, allowed: int) -> None:
         slot.state = State.OPEN
         slot.kind = kind
+        slot.cancelled = False
         slot.legal = legal
         slot.allowed = allowed
 
@@ -382,10 +443,13 @@ class Protocol:
         if len(chunk) > window.available or not (chunk or end):
             text = f"DATA of {len(chunk)} bytes on slot {slot_id}, of {window.available} allowed"
             raise LocalProtocolError(text)
-        window.available -= len(chunk)
+        window.spend(len(chunk), self._frames(len(chunk)))
         if end:
             slot.allowed &= ~mask(_T.DATA)
         self.outbox.data(slot_id, chunk, end=end)
+
+    def _frames(self, size: int) -> int:
+        return 1 + size // self.outbox.max_frame
 
     def withdraw(self, slot_id: int) -> None:
         """Take back the DATA that has not left yet, and its credit: its sender was cancelled.

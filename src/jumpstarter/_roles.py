@@ -219,7 +219,7 @@ class ServerProtocol(Protocol):
     def refuse(self, code: Code, text: str) -> None:
         """Answer the client's HELLO with a GOAWAY instead: it learns this text and nothing else."""
         if self._asked("refuse"):
-            self._fail(RemoteProtocolError(text, code))
+            self.fail(RemoteProtocolError(text, code))
 
     def _asked(self, verb: str) -> bool:
         """Tell if a HELLO waits for its answer; a breach right behind it has answered it."""
@@ -257,12 +257,17 @@ class ServerProtocol(Protocol):
             text = "the exporter is shutting down and takes no new calls"
             self._refuse_call(slot_id, slot, Code.REFUSED, text)
             return None
+        if not self._has_room(len(message)):
+            self._refuse_call(slot_id, slot, Code.RESOURCE_EXHAUSTED, self._no_room())
+            return None
         try:
             head, body = decode_call(message)
         except ArgumentError as exc:
             self._refuse_call(slot_id, slot, Code.INVALID_ARGUMENT, str(exc))
             return None
         self._open(slot, head.kind, _TO_SERVER[head.kind], _TO_CLIENT[head.kind])
+        slot.held = len(message)
+        self._pending += slot.held
         if head.kind is not Kind.UNARY:
             slot.sending = self._send_window()
         if head.kind is Kind.STREAM:
@@ -286,6 +291,9 @@ class ServerProtocol(Protocol):
             self._forget_parts(slot)
             self._refuse_call(slot_id, slot, Code.CANCELLED, "cancelled before it was started")
             return None
+        if slot.cancelled:
+            self.idle += 1
+        slot.cancelled = True
         return ev.CancelReceived(slot_id, code)
 
     def _cut_result_short(self, slot_id: int, code: int) -> None:
@@ -331,6 +339,8 @@ class ServerProtocol(Protocol):
         slot = self._sender(slot_id, type_)
         slot.state = State.ENDED
         slot.legal = slot.allowed = 0
+        self._pending -= slot.held
+        slot.held = 0
         self._close_windows(slot)
 
     def abandon(self, slot_id: int) -> None:
@@ -354,7 +364,7 @@ class ServerProtocol(Protocol):
         if window.available <= 0:
             raise LocalProtocolError(f"ITEM on slot {slot_id} without credit")
         self.check_size(buffer)
-        window.available -= self.cost(buffer)
+        window.spend(self.cost(buffer), self._frames(len(buffer)))
         self.outbox.message(_T.ITEM, slot_id, buffer)
 
     def accept(self, slot_id: int, buffer: bytearray) -> None:

@@ -8,8 +8,10 @@ closed, and the sockets are gone, in this order.
 from __future__ import annotations
 
 import logging
+import os
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+import sys
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -21,6 +23,7 @@ from typing import Final, TypeAlias
 
 import trio
 
+from ._accept import accept_forever
 from ._background import open_background
 from ._limits import DEFAULT_LIMITS, Limits
 from ._messages import Kind, Node, decode_nodes
@@ -33,14 +36,16 @@ from ._sockets import (
     peer_uid,
     private_socket_path,
 )
+from ._text import quoted
 from .client import DriverClient
 from .client._channel import Channel, Request
 from .client._tree import DEFAULT_ALLOW, build_tree
 from .driver import Driver
+from .driver._exporter import Exporter
 from .driver._lanes import DEFAULT_THREADS, Lanes
-from .driver._session import Exporter, Session
+from .driver._session import Session
 from .driver._tree import DeviceTree
-from .errors import ArgumentError, DriverError, HandshakeError
+from .errors import ArgumentError, ConfigurationError, DriverError, HandshakeError
 
 __all__ = ["Server", "connect", "connect_async", "serve", "serve_async"]
 
@@ -49,6 +54,8 @@ _logger = logging.getLogger("jumpstarter.exporter")
 _Opened: TypeAlias = tuple[Channel, list[Node]]
 
 _MORE_GRACE: Final = 0.5  # seconds
+# What may end a session from within: who cancels, or asks for the program's end, means all of it.
+_LEAVES: Final = (trio.Cancelled, KeyboardInterrupt)
 END_GRACE: Final = 10.0  # seconds for one driver's last `reset`, or `close`; hardware is slow
 
 
@@ -59,10 +66,13 @@ class Server:
         address: Where clients connect, with the real port.
     """
 
-    def __init__(self, exporter: Exporter, listeners: ListenerSet) -> None:
+    def __init__(
+        self, exporter: Exporter, listeners: ListenerSet, users: Collection[int] = ()
+    ) -> None:
         self.address = str(listeners.address)
         self._exporter = exporter
         self._listeners = listeners
+        self._users = {0, os.geteuid(), *users}
         self._sessions: set[Session] = set()
         self._draining = False
 
@@ -71,19 +81,36 @@ class Server:
         async with trio.open_nursery() as sessions, trio.open_nursery() as accepting:
             self._accepting = accepting.cancel_scope
             task_status.started()
-            await trio.serve_listeners(
-                self._serve_client, list(self._listeners.listeners), handler_nursery=sessions
-            )
+            for listener in self._listeners.listeners:
+                accepting.start_soon(accept_forever, listener, self._serve_client, sessions)
 
     async def _serve_client(self, stream: trio.abc.Stream) -> None:
         try:
             if not self._draining:
-                await self._run_session(Session(self._exporter, stream, _name_of_peer(stream)))
-        except Exception:
-            # One client's trouble must never reach the others.
-            _logger.exception("internal error in a session; the exporter goes on")
+                name, welcome = _name_of_peer(stream), self._is_welcome(stream)
+                session = Session(self._exporter, stream, name, welcome=welcome)
+                await self._run_session(session)
+        except BaseException as exc:  # noqa: BLE001 - one client's trouble never reaches the others
+            self._contain(exc)
         finally:
             await trio.aclose_forcefully(stream)
+
+    def _is_welcome(self, stream: trio.abc.Stream) -> bool:
+        """Tell if a peer's user may connect, where the system says who it is."""
+        uid = peer_uid(stream)
+        return uid is None or uid in self._users
+
+    def _contain(self, exc: BaseException) -> None:
+        """Log what a session has raised, and raise again only what is not the session's."""
+        leaving: BaseException | None = exc if isinstance(exc, _LEAVES) else None
+        fault: BaseException | None = None if leaving else exc
+        if isinstance(exc, BaseExceptionGroup):
+            leaving, fault = exc.split(_LEAVES)
+        if fault is not None:
+            text = "internal error in a session; the exporter goes on"
+            self._exporter.journal.log(_logger, logging.ERROR, text, exc=fault)
+        if leaving is not None:
+            raise leaving
 
     async def _run_session(self, session: Session) -> None:
         self._sessions.add(session)
@@ -131,6 +158,7 @@ async def serve_async(
     ssl_context: ssl.SSLContext | None = None,
     insecure: bool = False,
     send_tracebacks: bool = False,
+    users: Collection[int] | None = None,
 ) -> AsyncIterator[Server]:
     """Serve a driver tree at an address, for the length of an `async with` block.
 
@@ -144,9 +172,14 @@ async def serve_async(
         limits: What a client may ask for.
         threads: Worker threads at once for plain methods, of all clients together.
         token: A secret that clients must show; empty admits whoever reaches the address.
+            A warning is logged where that is anybody on the network.
         ssl_context: For `tls`: the server's, with its certificate.
         insecure: Let `tcp` listen beyond loopback, in cleartext.
         send_tracebacks: Put drivers' tracebacks in errors; they show paths and source lines.
+        users: Uids that may connect to a Unix socket, beside root and the one this process runs as,
+            which are the only ones by default. Its mode is 0666 then, and what the system (Linux)
+            says of each peer decides. Do not name that of `nobody`: within a user namespace all
+            users have it who are unknown there.
 
     Yields:
         The server, with its real address.
@@ -155,15 +188,24 @@ async def serve_async(
         ConfigurationError: The tree or the address cannot be served.
         ArgumentError: The address cannot be understood.
     """
+    if users is not None and not (address.startswith("unix:") and sys.platform == "linux"):
+        text = f"{address}: which users may connect can be told of a unix: address, on Linux, only"
+        raise ConfigurationError(f"{text}; elsewhere ask for a token, or for certificates")
     lanes = Lanes(threads)
     tree = DeviceTree(driver)
     exporter = Exporter(tree, lanes, limits=limits, token=token, send_tracebacks=send_tracebacks)
     listeners = await open_listeners(
-        parse_address(address), ssl_context=ssl_context, insecure=insecure
+        parse_address(address),
+        ssl_context=ssl_context,
+        insecure=insecure,
+        mode=0o600 if users is None else 0o666,
     )
+    if listeners.exposed and not token and not _asks_for_certificates(ssl_context):
+        text = "whoever reaches %s may use the drivers: ask for a token, or for certificates"
+        _logger.warning(text, listeners.address)
     try:
         await tree.reset()
-        server = Server(exporter, listeners)
+        server = Server(exporter, listeners, users or ())
         async with open_background() as nursery:
             await nursery.start(server.run)
             yield server
@@ -171,6 +213,10 @@ async def serve_async(
         with trio.CancelScope(shield=True):
             await listeners.aclose()
         await tree.end(END_GRACE)
+
+
+def _asks_for_certificates(context: ssl.SSLContext | None) -> bool:
+    return context is not None and context.verify_mode is ssl.CERT_REQUIRED
 
 
 @asynccontextmanager
@@ -183,7 +229,7 @@ async def _open_channel(
         with trio.move_on_after(limits.hello_timeout) as patience:
             stream = await open_stream(parse_address(address), ssl_context=ssl_context)
             channel = Channel(stream, address, limits=limits, token=token)
-            await nursery.start(channel.run)
+            await _greet(channel, nursery)
             nodes = await ask_for_report(channel)
         if patience.cancelled_caught or channel is None:
             seconds = limits.hello_timeout
@@ -196,6 +242,20 @@ async def _open_channel(
             await channel.aclose()
 
 
+async def _greet(channel: Channel, nursery: trio.Nursery) -> None:
+    """Exchange HELLOs, and say more of an end that TLS says nothing of.
+
+    A client has done its part of the handshake before the server looks at its certificate.
+    """
+    try:
+        await nursery.start(channel.run)
+    except HandshakeError as exc:
+        if not channel.name.startswith("tls:") or channel.connection.goaway is not None:
+            raise
+        text = "if it asks clients for certificates, load one that it trusts into the ssl_context"
+        raise HandshakeError(f"{exc}; {text}, with load_cert_chain()") from exc
+
+
 async def ask_for_report(channel: Channel) -> list[Node]:
     """Ask an exporter for its device tree.
 
@@ -206,7 +266,8 @@ async def ask_for_report(channel: Channel) -> list[Node]:
     try:
         return await channel.call_as(request, lambda body: decode_nodes(body, channel.limits))
     except (ArgumentError, DriverError) as exc:
-        raise HandshakeError(f"{channel.name} gave no device tree: {exc}") from exc
+        text = f"{channel.name} gave no device tree: {quoted(str(exc))}"
+        raise HandshakeError(text) from exc
 
 
 @asynccontextmanager

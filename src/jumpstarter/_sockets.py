@@ -2,8 +2,8 @@
 
 Three kinds of address: `unix:/path`, `tcp://host:port`, `tls://host:port`. The rules kept here:
 
-- A Unix socket is for its owner alone, from before anybody can connect to it. Nothing that is in
-  its place is ever replaced but a dead socket of our own.
+- A Unix socket has its mode, 0600 if not told otherwise, from before anybody can connect to it.
+  Nothing that is in its place is ever replaced but a dead socket of our own.
 - Cleartext TCP stays on this machine unless the caller says that the network is trusted.
 - An error names the address, the system's own word, and what to do about it.
 
@@ -247,16 +247,18 @@ def _words(exc: OSError, hints: dict[int, str] | None = None) -> str:
 
 @dataclasses.dataclass(eq=False)
 class ListenerSet(trio.abc.AsyncResource):
-    """What `open_listeners` opened: give `listeners` to `trio.serve_listeners`, then close it.
+    """What `open_listeners` opened: accept from its `listeners`, then close it.
 
     Attributes:
         address: Where clients connect, with the real port.
         listeners: One for each address of the host. A `tls` one accepts without shaking hands: that
             is done when the stream is first read or written, or by its `do_handshake()`.
+        exposed: True if other machines may reach it.
     """
 
     address: Address
     listeners: Sequence[trio.abc.Listener[SocketStream]]
+    exposed: bool = False
     _identity: tuple[int, ...] = ()
 
     async def aclose(self) -> None:
@@ -275,7 +277,11 @@ class ListenerSet(trio.abc.AsyncResource):
 
 
 async def open_listeners(
-    address: Address, *, ssl_context: ssl.SSLContext | None = None, insecure: bool = False
+    address: Address,
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    insecure: bool = False,
+    mode: int = 0o600,
 ) -> ListenerSet:
     """Listen at an address.
 
@@ -284,9 +290,10 @@ async def open_listeners(
     together could take each other's socket for dead; the lock is awaited for 5 s.
 
     Args:
-        address: A Unix socket gets mode 0600. Port 0 takes any free port.
+        address: Port 0 takes any free port.
         ssl_context: For `tls` only, and required there: a server's, with its certificate.
         insecure: Lets `tcp` listen beyond loopback, in cleartext, to all who can reach the host.
+        mode: Of a Unix socket. One beyond 0600 is for who looks at the `peer_uid` of each stream.
 
     Raises:
         ConfigurationError: The address is in use, not ours or not allowed, the path too long, its
@@ -295,18 +302,17 @@ async def open_listeners(
     _check_tls(address, ssl_context, server_side=True)
     try:
         if address.scheme == "unix":
-            return await _listen_unix(address)
+            return await _listen_unix(address, mode)
         opened = await _listen_tcp(address, anywhere=insecure or address.scheme == "tls")
     except OSError as exc:
-        raise ConfigurationError(
-            f"cannot listen at {address}: {_words(exc, _LISTEN_HINTS)}"
-        ) from exc
+        text = f"cannot listen at {address}: {_words(exc, _LISTEN_HINTS)}"
+        raise ConfigurationError(text) from exc
     address = dataclasses.replace(address, port=opened[0].socket.getsockname()[1])
-    if ssl_context is None:
-        return ListenerSet(address, opened)
-    return ListenerSet(
-        address, [trio.SSLListener(each, ssl_context, https_compatible=True) for each in opened]
-    )
+    bound = (ipaddress.ip_address(each.socket.getsockname()[0]) for each in opened)
+    exposed = not all(host.is_loopback for host in bound)
+    if ssl_context is not None:
+        secure = [trio.SSLListener(each, ssl_context, https_compatible=True) for each in opened]
+    return ListenerSet(address, opened if ssl_context is None else secure, exposed)
 
 
 async def _listen_tcp(address: Address, *, anywhere: bool) -> list[trio.SocketListener]:
@@ -356,24 +362,25 @@ async def _bind_all(hosts: list[str], port: int) -> list[trio.SocketListener]:
     return opened
 
 
-async def _listen_unix(address: Address) -> ListenerSet:
+async def _listen_unix(address: Address, mode: int) -> ListenerSet:
     _check_path_length(address.path)
     with trio.move_on_after(_LOCK_PATIENCE):
         while True:
             try:
-                sock, identity = await trio.to_thread.run_sync(_bind_unix, Path(address.path))
+                path = Path(address.path)
+                sock, identity = await trio.to_thread.run_sync(_bind_unix, path, mode)
             except BlockingIOError:
                 await trio.sleep(0.02)
                 continue
             listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-            return ListenerSet(address, [listener], identity)
+            return ListenerSet(address, [listener], _identity=identity)
     raise ConfigurationError(
         f"cannot listen at {address}: another process keeps its directory locked (flock). End "
         "that, or choose another directory"
     )
 
 
-def _bind_unix(path: Path) -> tuple[socket.socket, tuple[int, ...]]:
+def _bind_unix(path: Path, mode: int) -> tuple[socket.socket, tuple[int, ...]]:
     """Make a listening socket; BlockingIOError if another process has the directory's lock."""
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -383,10 +390,10 @@ def _bind_unix(path: Path) -> tuple[socket.socket, tuple[int, ...]]:
         # Linux gives the file the mode that the socket has. Elsewhere chmod does it: nobody can
         # connect before listen(). The umask, which all threads share, stays untouched.
         with contextlib.suppress(OSError):
-            os.fchmod(sock.fileno(), 0o600)
+            os.fchmod(sock.fileno(), mode)
         sock.bind(os.fspath(path))
-        if stat.S_IMODE(path.lstat().st_mode) != 0o600:
-            path.chmod(0o600)
+        if stat.S_IMODE(path.lstat().st_mode) != mode:
+            path.chmod(mode)
         sock.listen(_BACKLOG)
         return sock, _identity(path)
     except BaseException:
@@ -472,14 +479,12 @@ def _is_ours_alone(directory: Path) -> bool:
         status = directory.lstat()
     except OSError:
         return False
-    kept = status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) == 0o700
-    return directory.is_absolute() and stat.S_ISDIR(status.st_mode) and kept
+    kept = status.st_uid == os.geteuid() and status.st_mode == stat.S_IFDIR | 0o700
+    return directory.is_absolute() and kept
 
 
 def peer_uid(stream: trio.abc.Stream) -> int | None:
-    """Give the user id of the process at the other end of a Unix socket, from the kernel.
-
-    It is that of the process which connected, or listened, at that time. No checkpoint.
+    """Give the user id of the process that connected, or listened, at the other end. No checkpoint.
 
     Returns:
         The uid on a Unix socket of Linux. None on TCP, TLS and other systems: not known.
@@ -492,5 +497,4 @@ def peer_uid(stream: trio.abc.Stream) -> int | None:
     if stream.socket.family != socket.AF_UNIX:
         return None
     credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    uid: int = _UCRED.unpack(credentials)[1]
-    return uid
+    return int(_UCRED.unpack(credentials)[1])

@@ -145,9 +145,12 @@ class SlotStream(trio.abc.HalfCloseableStream):
         while True:
             self._check_sendable()
             credit = self._rules.sendable(self.slot)
-            if credit:
+            if not credit:
+                await self._may_send.wait()
+            elif self._connection.full:
+                await self._connection.room()
+            else:
                 break
-            await self._may_send.wait()
         whole = offset == 0 and credit >= len(chunk)
         piece = chunk if whole else chunk[offset : offset + credit]
         self._torn = True

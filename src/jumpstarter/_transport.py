@@ -79,11 +79,17 @@ class StreamTransport:
         data = memoryview(b"".join(buffers))
         for start in range(0, len(data), _PIECE):
             with trio.fail_after(stall):
-                await self._stream.send_all(data[start : start + _PIECE])
+                try:
+                    await self._stream.send_all(data[start : start + _PIECE])
+                except (OSError, trio.BrokenResourceError) as exc:
+                    raise _broken("write", exc) from exc
 
     async def read(self) -> bytes:
         """See `Transport`."""
-        return bytes(await self._stream.receive_some(_READ))
+        try:
+            return bytes(await self._stream.receive_some(_READ))
+        except (OSError, trio.BrokenResourceError) as exc:
+            raise _broken("read", exc) from exc
 
     async def aclose(self) -> None:
         """See `Transport`. TLS says no goodbye to a peer that may not listen."""
@@ -113,9 +119,9 @@ class SocketTransport:
         return rest
 
     def _try_write_one(self, buffer: Buffer) -> list[Buffer]:
-        """The same for what a call alone sends; `writev` and the lists around it cost as much."""
+        """The same for what a call alone sends, without the lists around it."""
         try:
-            written = os.write(self._fd, buffer)
+            written = os.writev(self._fd, (buffer,))
         except BlockingIOError:
             return [buffer]
         return [] if written == len(buffer) else [memoryview(buffer)[written:]]
@@ -132,7 +138,7 @@ class SocketTransport:
                     await trio.lowlevel.wait_writable(self._stream.socket)
                     rest = self.try_write(rest)
         except OSError as exc:
-            raise trio.BrokenResourceError(f"write failed: {exc}") from exc
+            raise _broken("write", exc) from exc
         if scope.cancelled_caught:
             raise trio.TooSlowError
 
@@ -143,14 +149,14 @@ class SocketTransport:
         next frame is a round trip away, and to look for it at once is a system call for nothing.
         """
         while True:
-            if self._may_have_more:
-                await trio.lowlevel.checkpoint()
-            else:
-                await trio.lowlevel.wait_readable(self._stream.socket)
             try:
+                if self._may_have_more:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await trio.lowlevel.wait_readable(self._stream.socket)
                 data = self.try_read()
             except OSError as exc:
-                raise trio.BrokenResourceError(f"read failed: {exc}") from exc
+                raise _broken("read", exc) from exc
             if data is not None:
                 return data
 
@@ -193,6 +199,12 @@ def _is_remote(stream: object) -> bool:
     if not isinstance(stream, trio.SocketStream):
         return False
     return stream.socket.family in {socket.AF_INET, socket.AF_INET6}
+
+
+def _broken(verb: str, exc: Exception) -> trio.BrokenResourceError:
+    """Say what the system or TLS has said, which Trio keeps as the cause of its own error."""
+    why = exc.__cause__ or str(exc) or "the stream is broken"
+    return trio.BrokenResourceError(f"{verb} failed: {why}")
 
 
 def _after(buffers: list[Buffer], written: int) -> list[Buffer]:

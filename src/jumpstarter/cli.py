@@ -5,7 +5,7 @@
 What whoever starts an exporter can rely on:
 
 - stdout has one line, `ready: <address>`, written when clients can connect. The log, with what the
-  drivers say there, goes to stderr.
+  drivers say there, goes to stderr; where that takes no more, lines are lost and nothing waits.
 - The first SIGTERM or SIGINT drains: no more clients and calls, and those that run may finish
   within the grace. A second one cancels them. Either way they are waited for, and then the drivers
   are reset and closed. A driver's blocking method is never abandoned, so one that never returns
@@ -23,6 +23,7 @@ import contextlib
 import logging
 import math
 import pkgutil
+import pwd
 import signal
 import ssl
 import sys
@@ -33,6 +34,7 @@ from typing import Final
 import trio
 
 from ._serve import serve_async
+from ._stderr import logging_to_stderr, say
 from ._version import __version__
 from .driver import Driver
 from .driver._lanes import DEFAULT_THREADS
@@ -47,6 +49,7 @@ _EXIT_CODES: Final = (
     "Exit codes: 0 after the first signal; 128 + the number of the second, if one came; 2 if "
     "nothing could be served."
 )
+_LOG_LINE: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -67,20 +70,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: The arguments are wrong, or only ask for help.
     """
     options = _parser().parse_args(argv)
-    log_format = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(level=options.log_level.upper(), format=log_format)
     try:
-        driver = _load_driver(options.driver)
-        token = _read_token(options.token_file)
-        context = _load_tls(options.address, options.tls_cert, options.tls_key)
-        return trio.run(_serve, driver, token, context, options)
+        with logging_to_stderr(options.log_level.upper(), _LOG_LINE):
+            return _run(options)
     except (_SetupError, JumpstarterException) as exc:
-        _logger.debug("nothing can be served", exc_info=True)
-        if sys.stderr is not None:  # as it is where it was closed
-            sys.stderr.write(f"jumpstarter serve: {exc}\n")
+        say(f"jumpstarter serve: {exc}")
         return 2
     except KeyboardInterrupt:  # while the driver was made
         return 128 + signal.SIGINT
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        driver = _load_driver(options.driver)
+        token = _read_token(options.token_file)
+        context = _load_tls(options)
+        return trio.run(_serve, driver, token, context, options)
+    except (_SetupError, JumpstarterException):
+        _logger.debug("nothing can be served", exc_info=True)
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -135,11 +143,25 @@ def _add_access_options(serve: argparse.ArgumentParser) -> None:
         help="holds the secret that clients must show; as an argument, all users could read it",
     )
     serve.add_argument(
+        "--allow-user",
+        type=_user,
+        action="append",
+        metavar="USER",
+        help="a name or uid that may connect to the unix: socket, beside yours and root; can be "
+        "given several times",
+    )
+    serve.add_argument(
         "--insecure", action="store_true", help="let tcp:// listen beyond loopback, in cleartext"
     )
     serve.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificates for tls://, PEM")
     serve.add_argument(
         "--tls-key", type=Path, metavar="FILE", help="its private key, if --tls-cert holds none"
+    )
+    serve.add_argument(
+        "--tls-client-ca",
+        type=Path,
+        metavar="FILE",
+        help="authorities of which clients must show a certificate, PEM",
     )
 
 
@@ -147,6 +169,15 @@ def _threads(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 up")
     return int(text)
+
+
+def _user(text: str) -> int:
+    if text.isdecimal():
+        return int(text)
+    try:
+        return pwd.getpwnam(text).pw_uid
+    except (KeyError, ValueError):  # the latter of a NUL within
+        raise argparse.ArgumentTypeError(f"there is no user {text!r} on this machine") from None
 
 
 def _seconds(text: str) -> float:
@@ -194,16 +225,23 @@ def _read_token(path: Path | None) -> str:
     return token
 
 
-def _load_tls(address: str, cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
+def _load_tls(options: argparse.Namespace) -> ssl.SSLContext | None:
+    address, cert, key = options.address, options.tls_cert, options.tls_key
+    authorities = options.tls_client_ca
     if cert is None:
-        if key is not None or address.startswith("tls:"):
+        if key is not None or authorities is not None or address.startswith("tls:"):
             raise _SetupError(f"{address}: give --tls-cert, a file with the certificate")
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    option, file = "--tls-cert", cert
     try:
         context.load_cert_chain(cert, key)
+        if authorities is not None:
+            option, file = "--tls-client-ca", authorities
+            context.load_verify_locations(authorities)
+            context.verify_mode = ssl.CERT_REQUIRED
     except OSError as exc:  # ssl.SSLError is one
-        raise _SetupError(f"cannot use --tls-cert {cert}: {exc}") from exc
+        raise _SetupError(f"cannot use {option} {file}: {exc}") from exc
     return context
 
 
@@ -257,6 +295,7 @@ async def _serve(
         token=token,
         ssl_context=context,
         insecure=options.insecure,
+        users=options.allow_user,
     ) as server:
         _say_ready(server.address)
         await signals.first.wait()

@@ -90,6 +90,7 @@ class Code(enum.IntEnum):
     KEEPALIVE_TIMEOUT = 36
     WRITE_STALL = 37
     VERSION = 38
+    TOO_MANY_FRAMES = 39  # of kinds that ask for attention and bring nothing
 
     @classmethod
     def of(cls, number: int, otherwise: Code) -> Code:
@@ -167,7 +168,7 @@ class DriverError(JumpstarterException):
         message: The remote exception's own text, or this library's.
         code: The `Code` that came with the answer.
         remote_type: The name of the exception class which the driver raised, as data: `""` where
-            the library itself refused or ended the call.
+            the library itself refused or ended the call; cut and quoted if it is no identifier.
         remote_traceback: The driver's formatted traceback, where the exporter sends it, else None.
         context: What was called, as `"method 'on' of driver 'power' (mock.PowerDriver)"`.
     """

@@ -24,8 +24,9 @@ from .client import DriverClient
 from .client._channel import Channel
 from .client._tree import build_tree
 from .driver import Driver
+from .driver._exporter import Exporter
 from .driver._lanes import Lanes
-from .driver._session import Exporter, Session
+from .driver._session import Session
 from .driver._tree import DeviceTree
 
 __all__ = ["client_fixture", "client_for", "client_for_async"]

@@ -14,8 +14,9 @@ from jumpstarter._background import open_background
 from jumpstarter.client import DriverClient
 from jumpstarter.client._channel import Channel
 from jumpstarter.client._remote import Remote
+from jumpstarter.driver._exporter import Exporter
 from jumpstarter.driver._lanes import Lanes
-from jumpstarter.driver._session import Exporter, Session
+from jumpstarter.driver._session import Session
 from jumpstarter.driver._tree import DeviceTree
 
 __all__ = ["Ends"]

@@ -22,6 +22,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from helpers import ScriptedExporter, ask, in_time, scripted
 from jumpstarter import Limits, connect, serve, serve_async
 from jumpstarter import _events as ev
+from jumpstarter._limits import DEFAULT_LIMITS
 from jumpstarter._messages import ErrorBody, Kind, encode_error, encode_value
 from jumpstarter.client import DriverClient
 from jumpstarter.client._channel import Channel
@@ -114,10 +115,12 @@ async def test_a_connection_lives_as_long_as_it_takes(
 
 
 @asynccontextmanager
-async def scripted_over(make_pair: PairMaker) -> AsyncIterator[tuple[Channel, ScriptedExporter]]:
+async def scripted_over(
+    make_pair: PairMaker, limits: Limits = DEFAULT_LIMITS
+) -> AsyncIterator[tuple[Channel, ScriptedExporter]]:
     """Give a channel and a scripted exporter, over these streams, which are closed."""
     ours, theirs = await make_pair()
-    async with theirs, scripted(make_pair=lambda: (ours, theirs)) as ends:
+    async with theirs, scripted(limits=limits, make_pair=lambda: (ours, theirs)) as ends:
         await wait_all_tasks_blocked()  # the exporter's HELLO is out of its hands
         yield ends
 
@@ -175,7 +178,8 @@ async def test_every_ping_is_answered_and_of_a_flood_at_least_the_last(
     make_pair: PairMaker,
 ) -> None:
     pings = [number.to_bytes(8, "little") for number in range(100)]
-    async with scripted_over(make_pair) as (_, exporter):
+    patient = Limits(ping_burst=2 * len(pings))
+    async with scripted_over(make_pair, patient) as (_, exporter):
         for ping in pings:
             exporter.rules.ping(ping)
             await exporter.send()

@@ -15,7 +15,8 @@ from concurrent.futures import CancelledError
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from itertools import islice
+from typing import Any, Final, NoReturn
 from uuid import UUID
 from weakref import WeakSet
 
@@ -23,6 +24,7 @@ import trio
 
 from .._messages import Kind
 from .._portal import BlockingPortal, in_trio_thread
+from .._text import indented, named
 from ..errors import CallRefused, ClientImportError, Code, DriverError, DriverTimeoutError
 from ._channel import Call, Channel, Request
 from ._generators import RemoteGenerator
@@ -31,6 +33,8 @@ from ._remote import Remote
 from ._streams import BlockingGenerator, BlockingStream, Run
 
 __all__ = ["DriverClient", "StubDriverClient"]
+
+_MAX_NAMES: Final = 20  # of children that an error lists
 
 # True while a tree of clients is being closed, client by client.
 _in_walk: ContextVar[bool] = ContextVar("jumpstarter_closing", default=False)
@@ -75,17 +79,19 @@ class DriverClient:
 
     def __getattr__(self, name: str) -> Any:
         # Only for what is not found otherwise, so a child never hides a method. `__dict__`, since
-        # an object that is just being made has no children yet.
+        # an object that is just being made has no children yet. By names like `__wrapped__` Python
+        # asks what an object can do: what an exporter calls a child is no answer to that.
         children = self.__dict__.get("children", {})
-        try:
+        if name in children and not (name.startswith("__") and name.endswith("__")):
             return children[name]
-        except KeyError:
-            have = ", ".join(children) or "none"
-            text = (
-                f"{type(self).__name__} has no attribute {name!r}; its children: {have}. What the "
-                f"driver exports is called by name, as in call({name!r})"
-            )
-            raise AttributeError(text, name=name, obj=self) from None
+        have = ", ".join(map(named, islice(children, _MAX_NAMES))) or "none"
+        if len(children) > _MAX_NAMES:
+            have += f" and {len(children) - _MAX_NAMES} more"
+        text = (
+            f"{type(self).__name__} has no attribute {name!r}; its children: {have}. What the "
+            f"driver exports is called by name, as in call({name!r})"
+        )
+        raise AttributeError(text, name=name, obj=self)
 
     # -------------------------------------------------------------------------- for Trio code
 
@@ -280,7 +286,8 @@ class DriverClient:
             try:
                 stream.check()
             except DriverError as exc:
-                self.logger.warning("a stream was left open, and has failed: %s", exc)
+                text = "a stream was left open, and has failed: %s"
+                self.logger.warning(text, indented(str(exc)))
 
 
 class _Runner(Run):

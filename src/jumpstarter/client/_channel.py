@@ -32,6 +32,7 @@ from .._messages import (
 from .._nesting import Nesting, nesting
 from .._roles import ClientProtocol
 from .._signal import Signal
+from .._text import quoted
 from .._transport import transport_for
 from .._version import __version__
 from ..errors import (
@@ -434,7 +435,7 @@ class Channel:
             text = f"not sent: {self.connection.ended}"
         elif self._rules.going_away:
             goaway = self.connection.goaway
-            why = "" if goaway is None else f" ({goaway.goaway.text})"
+            why = "" if goaway is None else f" ({quoted(goaway.goaway.text)})"
             text = f"not sent: {self.name} takes no more calls{why}"
         else:
             return

@@ -114,6 +114,8 @@ class LeadConnection(Connection):
             or self._writing
             or self._rest
             or self.rules.outbox
+            or self.rules.unfinished
+            or self.rules.behind
             or self.rules.going_away
             or self.ended is not None
             or trio.current_time() < self._last_wanted + _PAUSE
@@ -152,8 +154,9 @@ class LeadConnection(Connection):
         left, self._left = self._left, []
         try:
             self._act_on(left)
-        except Exception as exc:
-            _logger.exception("internal error on the connection to %s", self.name)
+        except Exception as exc:  # noqa: BLE001 - it is logged, and ends this connection only
+            text = "internal error on the connection to %s"
+            self._journal.log(_logger, logging.ERROR, text, self.name, exc=exc)
             self.end(exc)
         if self._at_end:
             self._end_at_last_byte()
@@ -167,7 +170,7 @@ class LeadConnection(Connection):
             self._offered = False
             if self._is_quiet():
                 await self._stand_aside()
-                return self.rules.failure is None or await self._end_failed()
+                return self._is_caught_up() or await self._catch_up()
         try:
             return await super()._read_once()
         except trio.ClosedResourceError:
@@ -271,7 +274,7 @@ class LeadConnection(Connection):
         if data is None:
             return True
         self._at_end = not data
-        match self.rules.receive(data):
+        match self.rules.receive(data, self.rules.limits.turn):
             case [ev.ResultReceived(slot=slot) | ev.ErrorReceived(slot=slot) as event] if (
                 slot == call.slot
             ):
@@ -279,7 +282,7 @@ class LeadConnection(Connection):
                 call.received(event)
             case events:
                 self._left = events
-        return not (self._at_end or self._left or self.rules.outbox)
+        return not (self._at_end or self._left or self.rules.behind or self.rules.outbox)
 
     def _fail(self) -> None:
         """End the connection, whose state nobody can know any more."""

@@ -20,6 +20,7 @@ from uuid import UUID
 
 from .._messages import Node
 from .._portal import BlockingPortal
+from .._text import named, quoted
 from ..errors import ClientImportError, HandshakeError
 from ._base import DriverClient, StubDriverClient
 from ._channel import Channel
@@ -32,6 +33,8 @@ _logger = logging.getLogger("jumpstarter.client")
 # This library's own classes, and the packages that follow the ecosystem's naming.
 DEFAULT_ALLOW: Final = ("jumpstarter.*", "jumpstarter_driver_*")
 _PATH: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
+_MAX_PATH: Final = 200  # characters
+_MAX_LINES: Final = 10  # of the log, on classes that cannot be had
 
 
 def build_tree(
@@ -57,14 +60,25 @@ def build_tree(
     """
     _check(nodes)
     children: dict[int, dict[str, DriverClient]] = {node.target: {} for node in nodes}
+    missing: list[str] = []
     client: DriverClient | None = None
     for node in reversed(nodes):
         below = children[node.target]
         client = _build(node, channel, portal, dict(reversed(below.items())), allow)
+        if isinstance(client, StubDriverClient):
+            missing.append(client.missing)
         if node.parent is not None:
             children[node.parent][node.name] = client
     assert client is not None
+    _tell(missing)
     return client
+
+
+def _tell(missing: list[str]) -> None:
+    for text in missing[:_MAX_LINES]:
+        _logger.warning("%s", text)
+    if len(missing) > _MAX_LINES:
+        _logger.warning("%d more client classes cannot be had", len(missing) - _MAX_LINES)
 
 
 def _check(nodes: Sequence[Node]) -> None:
@@ -79,7 +93,8 @@ def _check(nodes: Sequence[Node]) -> None:
             or node.name in siblings
             or not 1 <= node.target <= 65535
         ):
-            raise HandshakeError(f"the exporter's report is no tree, at driver {node.name!r:.100}")
+            name = quoted(node.name, 100)
+            raise HandshakeError(f"the exporter's report is no tree, at driver {name}")
         siblings.add(node.name)
         seen[node.target] = set()
     if not nodes:
@@ -93,7 +108,7 @@ def _build(
     children: dict[str, DriverClient],
     allow: Sequence[str] | None,
 ) -> DriverClient:
-    who = f"driver {node.name or 'root'!r:.100} ({node.client:.200})"
+    who = f"driver {quoted(node.name or 'root', 100)} ({named(node.client)})"
     try:
         uuid = UUID(node.uuid)
     except ValueError:
@@ -102,7 +117,6 @@ def _build(
     try:
         cls = _client_class(node.client, who, allow)
     except ClientImportError as exc:
-        _logger.warning("%s", exc)
         return StubDriverClient(
             uuid=uuid,
             labels=node.labels,
@@ -115,8 +129,8 @@ def _build(
 
 
 def _client_class(path: str, who: str, allow: Sequence[str] | None) -> type[DriverClient]:
-    if not _PATH.fullmatch(path):
-        raise ClientImportError(f"{who}: {path!r:.200} is no dotted path of a client class")
+    if len(path) > _MAX_PATH or not _PATH.fullmatch(path):
+        raise ClientImportError(f"{who}: {quoted(path)} is no dotted path of a client class")
     if allow is not None and not any(fnmatchcase(path, pattern) for pattern in allow):
         text = f"{who}: its client class may not be imported here"
         raise ClientImportError(f"{text}; if you trust it, connect with allow=[{path!r}]")

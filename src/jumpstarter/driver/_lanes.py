@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -23,17 +24,23 @@ from .._nesting import Nesting, nesting
 from ..errors import DriverConnectionError
 from ._ahead import Ahead
 
-__all__ = ["DEFAULT_THREADS", "Lanes"]
+__all__ = ["DEFAULT_THREADS", "Lanes", "NoThreadError"]
 
 DEFAULT_THREADS: Final = 64  # a blocked thread costs little; a queued call looks like a dead driver
+SPARED: Final = 4  # one thread in so many is never one client's, whatever it calls
 # Threads for calls that drivers make themselves: whoever calls holds a thread already, so to wait
 # for the same supply would be to wait for oneself. Deeper recursion than this is refused.
 NESTED_THREADS: Final = 256
 # Seconds for the `finally` of an async generator that is ended at a `yield`: time to switch a relay
 # off, and an end to one that waits for ever.
 CLEANUP: Final = 5.0
+_PAUSE: Final = 0.1  # seconds between two tries to get a thread for what has begun
 
 T = TypeVar("T")
+
+
+class NoThreadError(Exception):
+    """The system starts no more threads, and what was to run in one has not begun."""
 
 
 class Lanes:
@@ -45,26 +52,36 @@ class Lanes:
 
     def __init__(self, threads: int = DEFAULT_THREADS) -> None:
         self.limiter = trio.CapacityLimiter(threads)
-        self._nested = trio.CapacityLimiter(NESTED_THREADS)
+        self.nested = trio.CapacityLimiter(NESTED_THREADS)
+
+    def for_client(self, room: Callable[[], Awaitable[None]]) -> Lanes:
+        """Give the same lanes to one client, which never has all of the threads to itself.
+
+        Args:
+            room: Returns once the client takes answers: no thread works for one that does not.
+        """
+        return _ClientLanes(self, room)
 
     async def thread(self, function: Callable[..., T], *args: Any) -> T:
         """Run blocking code in a worker thread. A checkpoint; cancelled, it waits all the same.
 
         Raises:
             DriverConnectionError: A driver has called itself through a client, too many times over.
+            NoThreadError: There is no thread to be had.
         """
-        limiter = self.limiter
-        if nesting.get() is Nesting.NESTED:
-            limiter = self._nested
-            if limiter.available_tokens < 1:
-                text = f"{NESTED_THREADS} calls by drivers are under way, and wait for each other"
-                raise DriverConnectionError(f"{text}; does this one call itself without end?")
-        return await trio.to_thread.run_sync(function, *args, limiter=limiter)
+        limiter = self._limiter()
+        if limiter is self.nested and limiter.available_tokens < 1:
+            text = f"{NESTED_THREADS} calls by drivers are under way, and wait for each other"
+            raise DriverConnectionError(f"{text}; does this one call itself without end?")
+        return await _in_thread(limiter, partial(function, *args))
+
+    def _limiter(self) -> trio.CapacityLimiter:
+        return self.nested if nesting.get() is Nesting.NESTED else self.limiter
 
     async def call(
         self, method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
     ) -> Any:
-        """Run a method to its result."""
+        """Run a method to its result. Raises NoThreadError if it never began for want of one."""
         if inspect.iscoroutinefunction(method):
             return await method(*args, **kwargs)
         _, result = await self.thread(_begin, partial(method, *args, **kwargs))
@@ -96,6 +113,7 @@ class Lanes:
         Raises:
             BaseException: What the generator or `send` has raised.
             trio.TooSlowError: The `CLEANUP` seconds did not suffice.
+            NoThreadError: It never began for want of a thread; later ones are waited for.
         """
         if inspect.isasyncgenfunction(method):
             return await _drive(method(*args, **kwargs), send)
@@ -105,7 +123,8 @@ class Lanes:
         try:
             while True:
                 room = 0 if ahead is None else ahead.room()
-                made = await self.thread(context.run, _advance, source, room, ahead)
+                step = partial(context.run, _advance, source, room, ahead)
+                made = await _at_last(partial(self.thread, step))
                 if ahead is not None:
                     ahead.check()
                 if isinstance(made, _End):
@@ -114,7 +133,58 @@ class Lanes:
         finally:
             if hasattr(source, "close"):
                 with trio.CancelScope(shield=True):  # unbounded, as all threads: never abandoned
-                    await self.thread(context.run, source.close)
+                    close = partial(context.run, source.close)
+                    await _at_last(partial(_in_thread, self._limiter(), close))
+
+
+class _ClientLanes(Lanes):
+    """The lanes as one client has them."""
+
+    def __init__(self, lanes: Lanes, room: Callable[[], Awaitable[None]]) -> None:
+        self.limiter = lanes.limiter
+        self.nested = lanes.nested
+        threads = int(lanes.limiter.total_tokens)
+        self._share = trio.CapacityLimiter(threads - threads // SPARED)
+        self._room = room
+
+    async def thread(self, function: Callable[..., T], *args: Any) -> T:
+        if self._limiter() is self.nested:
+            return await super().thread(function, *args)
+        try:
+            self._share.acquire_nowait()  # as a rule, and without the checkpoint that acquire has
+        except trio.WouldBlock:
+            await self._share.acquire()
+        try:
+            await self._room()
+            return await super().thread(function, *args)
+        finally:
+            self._share.release()
+
+
+async def _in_thread(limiter: trio.CapacityLimiter, function: Callable[[], T]) -> T:
+    """Run blocking code in a worker thread, or say that there is none."""
+    began = False
+
+    def run() -> T:
+        nonlocal began
+        began = True
+        return function()
+
+    try:
+        return await trio.to_thread.run_sync(run, limiter=limiter)
+    except (RuntimeError, MemoryError) as exc:
+        if began:
+            raise
+        text = f"the exporter's system starts no more threads ({exc}); try again later"
+        raise NoThreadError(text) from exc
+
+
+async def _at_last(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Go on with code that has begun, as soon as there is a thread for it."""
+    while True:
+        with suppress(NoThreadError):
+            return await attempt()
+        await trio.sleep(_PAUSE)
 
 
 async def _drive(source: Any, send: Callable[[Any], Awaitable[None]]) -> None:

@@ -24,7 +24,7 @@ from .. import _events as ev
 from .._background import open_background
 from .._connection import Connection
 from .._faults import describe, without_traceback
-from .._limits import DEFAULT_LIMITS, Limits
+from .._journal import Journal
 from .._messages import (
     NIL,
     ROOM,
@@ -32,8 +32,6 @@ from .._messages import (
     ErrorBody,
     Hello,
     Kind,
-    Node,
-    cut,
     decode_value,
     encode_error,
     encode_value,
@@ -42,19 +40,16 @@ from .._nesting import Nesting, nesting
 from .._roles import ServerProtocol
 from .._signal import Signal
 from .._streams import SlotStream
+from .._text import indented, named, quoted
 from .._transport import transport_for
 from .._version import __version__
-from ..errors import (
-    ArgumentError,
-    Code,
-)
+from ..errors import ArgumentError, Code, HandshakeError
 from ._ahead import Ahead
 from ._bridge import Bridge, device_stream
-from ._export import export, exports_of
-from ._lanes import Lanes
-from ._tree import DeviceTree, Target
+from ._exporter import Exporter
+from ._lanes import NoThreadError
 
-__all__ = ["Exporter", "Session"]
+__all__ = ["Session"]
 
 _logger = logging.getLogger("jumpstarter.exporter")
 
@@ -69,58 +64,19 @@ _HOW_TO_CALL: Final = {
     Kind.GENERATOR: "a generator; use streamingcall() or streamingcall_async()",
     Kind.STREAM: "a raw stream; open it with stream(), open_stream() or stream_async()",
 }
-_SIGN_OF_LIFE: Final = 1.0  # seconds for a client to answer a PING when a deadline has passed
+_AHEAD: Final = 64 * 1024  # bytes that a plain generator makes before it looks if they may leave
 _ITEMS_PER_TURN: Final = 32  # items that a generator may send before other tasks have their turn
-
-
-class _Service:
-    """Target 0: the exporter itself."""
-
-    def __init__(self, tree: DeviceTree) -> None:
-        self._tree = tree
-
-    @export
-    async def report(self) -> list[Node]:
-        return self._tree.nodes
-
-
-class Exporter:
-    """What all sessions of one exporter share.
-
-    Args:
-        tree: The drivers.
-        lanes: Where their code runs.
-        limits: What a client may ask for.
-        token: A secret which clients must show in their HELLO; empty lets everybody in.
-        send_tracebacks: Put the driver's traceback in errors. Off by default: it shows paths and
-            source lines to whoever may call.
-    """
-
-    def __init__(
-        self,
-        tree: DeviceTree,
-        lanes: Lanes,
-        *,
-        limits: Limits = DEFAULT_LIMITS,
-        token: str = "",
-        send_tracebacks: bool = False,
-    ) -> None:
-        service = Target(_Service(tree), exports_of(_Service), "the exporter's own service")
-        self.targets = [service, *tree.targets]
-        self.lanes = lanes
-        self.limits = limits
-        self.token = token
-        self.send_tracebacks = send_tracebacks
 
 
 class _Call:
     """One call being answered: the endpoint of its slot."""
 
-    __slots__ = ("bridge", "changed", "head", "late", "scope", "slot", "stream")
+    __slots__ = ("_body", "bridge", "changed", "head", "late", "scope", "slot", "stream")
 
-    def __init__(self, slot: int, head: CallHead, connection: Connection) -> None:
-        self.slot = slot
-        self.head = head
+    def __init__(self, event: ev.CallReceived, connection: Connection) -> None:
+        self.slot = slot = event.slot
+        self.head = head = event.head
+        self._body = event.body
         self.scope = trio.CancelScope()
         self.changed = Signal()
         self.stream = SlotStream(connection, slot) if head.kind is Kind.STREAM else None
@@ -128,6 +84,11 @@ class _Call:
         self.late = False  # its deadline has passed
         if head.timeout_ms and head.kind is Kind.UNARY:
             self.scope.deadline = trio.current_time() + head.timeout_ms / 1000
+
+    def take_body(self) -> bytes:
+        """Give the encoded arguments, once: they may be large, and the call may last."""
+        body, self._body = self._body, b""
+        return body
 
     def received(self, event: ev.SlotEvent) -> None:
         match event:
@@ -154,12 +115,31 @@ class _Call:
 
 
 class Session:
-    """One connection's calls, from HELLO to the last of them."""
+    """One connection's calls, from HELLO to the last of them.
 
-    def __init__(self, exporter: Exporter, stream: trio.abc.Stream, name: str) -> None:
+    Args:
+        exporter: Whose drivers are called.
+        stream: To the client.
+        name: What the client is called in the log.
+        welcome: False for a client who will not be admitted, whatever it shows.
+    """
+
+    def __init__(
+        self, exporter: Exporter, stream: trio.abc.Stream, name: str, *, welcome: bool = True
+    ) -> None:
         self._exporter = exporter
+        self._welcome = welcome
+        self._journal = Journal()
         self._rules = ServerProtocol(exporter.limits)
-        self._connection = Connection(transport_for(stream), self._rules, self, name)
+        self._connection = Connection(
+            transport_for(stream),
+            self._rules,
+            self,
+            name,
+            journal=exporter.journal,
+            turnstile=exporter.turnstile,
+        )
+        self._lanes = exporter.lanes.for_client(self._connection.room)
         self._calls: trio.Nursery | None = None
         self._running: set[_Call] = set()
         self._all_answered = trio.lowlevel.ParkingLot()
@@ -169,9 +149,17 @@ class Session:
 
         When it returns, all driver code of this session has ended.
         """
-        async with trio.open_nursery() as calls:
-            self._calls = calls
-            await self._connection.run()
+        self._exporter.door.arrive(self)
+        try:
+            async with trio.open_nursery() as calls:
+                self._calls = calls
+                await self._connection.run()
+        finally:
+            self._exporter.door.leave(self)
+        if self._rules.peer is None and self._rules.failure is None:  # else it was told already
+            self._exporter.journal.log(
+                _logger, logging.INFO, "no session came about: %s", self._connection.ended
+            )
 
     async def drain(self, grace: float, text: str) -> None:
         """Take no more calls, let those that run finish, and end the connection.
@@ -208,20 +196,36 @@ class Session:
 
     def greeted(self, hello: Hello) -> None:
         """Admit a client, or not."""
-        expected = self._exporter.token
-        if expected and not hmac.compare_digest(hello.token.encode(), expected.encode()):
-            _logger.warning("%s was not admitted: no valid token", self._connection.name)
-            self._rules.refuse(Code.UNAUTHENTICATED, "not admitted")
+        exporter = self._exporter
+        expected = exporter.token
+        code, told = Code.UNAUTHENTICATED, "not admitted"  # and nothing of the why
+        if not self._welcome:
+            why = "no user who may"
+        elif expected and not hmac.compare_digest(hello.token.encode(), expected.encode()):
+            why = "no valid token"
+        elif not exporter.door.admit(self):
+            code = Code.RESOURCE_EXHAUSTED
+            told = why = f"{exporter.limits.max_connections} clients are connected already"
         else:
-            self._rules.admit(Hello.of(self._exporter.limits, agent=AGENT))
+            self._rules.admit(Hello.of(exporter.limits, agent=AGENT))
+            return
+        text = "%s was not admitted: %s"
+        exporter.journal.log(_logger, logging.WARNING, text, self._connection.name, why)
+        exporter.door.refuse(self)
+        self._rules.refuse(code, told)
+
+    def give_way(self) -> None:
+        """Hang up before anything was said: the next connection needs the place."""
+        text = f"{self._connection.name} had not said HELLO, and gave way to others"
+        self._connection.end(HandshakeError(text))
 
     def called(self, event: ev.CallReceived) -> None:
         """Begin to answer a call."""
         assert self._calls is not None
-        call = _Call(event.slot, event.head, self._connection)
+        call = _Call(event, self._connection)
         self._connection.endpoints[event.slot] = call
         self._running.add(call)
-        self._calls.start_soon(self._answer, call, event.body)
+        self._calls.start_soon(self._answer, call)
 
     def freed(self) -> None:
         """The connection has ended: nothing is left to wait for."""
@@ -229,13 +233,13 @@ class Session:
 
     # ------------------------------------------------------------------------- one call
 
-    async def _answer(self, call: _Call, body: bytes) -> None:
+    async def _answer(self, call: _Call) -> None:
         nesting.set(Nesting.NESTED if call.head.nested else Nesting.CALLED)
         result: bytearray | None = None
         error: tuple[int, ErrorBody] | None = None
         try:
             with call.scope:
-                result = await self._perform(call, body)
+                result = await self._perform(call)
         except BaseException as exc:  # noqa: BLE001 - SystemExit too stays within its call
             failure = _without_cancelled(exc)
             if failure is not None:
@@ -275,12 +279,19 @@ class Session:
     def _describe(self, call: _Call, exc: BaseException) -> tuple[int, ErrorBody]:
         if isinstance(exc, _Refusal):
             return exc.code, ErrorBody("", str(exc))
+        if isinstance(exc, NoThreadError):
+            text = "%s was refused: %s"
+            self._journal.log(_logger, logging.ERROR, text, self._title(call.head), exc)
+            return Code.RESOURCE_EXHAUSTED, ErrorBody("", str(exc))
         level = logging.INFO if isinstance(exc, Exception) else logging.ERROR
-        traceback = self._exporter.send_tracebacks or _logger.isEnabledFor(level)
+        logged = self._journal.takes(_logger, level)  # to format what is left out costs too much
+        traceback = self._exporter.send_tracebacks or logged
         code, error = describe(exc, traceback=traceback, codes=_TRIO_CODES)
-        # As it was described, since to format it again would run the driver's own code again.
-        what = cut(error.traceback or error.message, 10_000)
-        _logger.log(level, "%s raised %s: %s", self._title(call.head), error.type, what)
+        if logged:
+            # As it was described, since to format it again would run the driver's own code again.
+            what = indented(error.traceback or error.message)
+            title, type_ = self._title(call.head), named(error.type)
+            self._journal.write(_logger, level, "%s raised %s: %s", title, type_, what)
         if not self._exporter.send_tracebacks:
             error = without_traceback(error)
         return code, error
@@ -288,12 +299,14 @@ class Session:
     def _title(self, head: CallHead) -> str:
         targets = self._exporter.targets
         title = targets[head.target].title if head.target < len(targets) else "no driver"
-        return f"{cut(head.method, 100)!r} of {title}"
+        return f"{quoted(head.method, 100)} of {title}"
 
-    async def _perform(self, call: _Call, body: bytes) -> bytearray:
+    async def _perform(self, call: _Call) -> bytearray:
         head = call.head
         method = self._find(head)
-        args, kwargs = self._arguments(head, body)
+        if self._connection.full:  # do not begin what the client would not take the answer of
+            await self._connection.room()
+        args, kwargs = self._arguments(head, call.take_body())
         await trio.lowlevel.checkpoint_if_cancelled()  # a CANCEL came with the CALL: do not begin
         try:
             return await self._run(call, method, args, kwargs)
@@ -307,7 +320,9 @@ class Session:
         head = call.head
         match head.kind:
             case Kind.UNARY:
-                value = await self._exporter.lanes.call(method, args, kwargs)
+                value = await self._lanes.call(method, args, kwargs)
+                if self._connection.full:
+                    await self._connection.room()
                 return self._encode(value, "result")
             case Kind.GENERATOR:
                 answer = self._generate
@@ -360,11 +375,7 @@ class Session:
         itself.
         """
         await trio.sleep(call.head.timeout_ms / 1000)
-        asked = trio.current_time()
-        self._rules.ping(b"deadline")
-        self._connection.flush()
-        await trio.sleep(_SIGN_OF_LIFE)
-        if self._connection.last_read < asked:
+        if not await self._connection.is_alive():
             call.late = True
             call.scope.cancel(reason="deadline passed, and the client is silent")
 
@@ -383,7 +394,9 @@ class Session:
                 await trio.lowlevel.checkpoint()
 
         def room() -> int:
-            return 0 if self._connection.ended is not None else self._rules.sendable(call.slot)
+            if self._connection.ended is not None or self._connection.full:
+                return 0
+            return min(_AHEAD, self._rules.sendable(call.slot))
 
         def pack(item: object) -> tuple[bytearray, int]:
             buffer = self._encode(item, "item")
@@ -397,12 +410,15 @@ class Session:
             self._connection.flush_soon()
 
         ahead = Ahead(room, pack, put)
-        value = await self._exporter.lanes.iterate(method, args, kwargs, send, ahead)
+        value = await self._lanes.iterate(method, args, kwargs, send, ahead)
         return self._encode(value, "return value")
 
     async def _send_item(self, call: _Call, buffer: bytearray) -> None:
         while not self._rules.sendable(call.slot):
             await self._change(call)
+        if self._connection.full:
+            await self._connection.room()
+            self._check_client()
         self._rules.item(call.slot, buffer)
         self._connection.flush_soon()
         while self._rules.outbox.has_lane(call.slot):
@@ -414,6 +430,9 @@ class Session:
         The generator may have shielded itself from the cancellation that comes with that.
         """
         await call.changed.wait()
+        self._check_client()
+
+    def _check_client(self) -> None:
         if self._connection.ended is not None:
             raise trio.BrokenResourceError("the client is gone")
 

@@ -57,6 +57,11 @@ class DeviceTree:
             above = None if parent is None else addresses[id(parent)]
             addresses[id(driver)] = address
             self._add(driver, address, above, name)
+        try:
+            decode_nodes(bytes(encode_value(self.nodes, b"")), DEFAULT_LIMITS)
+        except ArgumentError as exc:
+            text = f"a tree of {len(self.nodes):,} drivers is too large to be reported: {exc}"
+            raise ConfigurationError(text) from exc
 
     def _add(self, driver: Driver, address: int, parent: int | None, name: str) -> None:
         if address > MAX_DRIVERS:

@@ -1,0 +1,41 @@
+"""Refuses to run tests under sanitizers that are not there. `make sanitize` loads it (`-p armed`).
+
+A module that was compiled without them, or a run without their library, would find nothing and look
+as if all was well.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from jumpstarter import _framing
+
+# What the compiler calls where it found something to check: reads and writes, and arithmetic.
+CHECKS: Final = (b"__asan_report_load", b"__asan_report_store", b"__ubsan_handle_")
+READ_TOO_FAR: Final = "import ctypes; ctypes.string_at(ctypes.create_string_buffer(16), 4096)"
+
+
+def missing(module: Path) -> Iterator[str]:
+    """Say what the sanitizers lack to find anything in this extension module."""
+    code = module.read_bytes()
+    for check in CHECKS:
+        if check not in code:
+            yield f"{module} does not call {check.decode()}"
+    done = subprocess.run(
+        [sys.executable, "-c", READ_TOO_FAR], capture_output=True, text=True, check=False
+    )
+    if "heap-buffer-overflow" not in done.stderr:
+        yield "a read behind the end of a buffer goes unnoticed"
+
+
+def pytest_configure() -> None:
+    assert _framing.__file__ is not None
+    reasons = list(missing(Path(_framing.__file__)))
+    if reasons:
+        raise pytest.UsageError(f"the sanitizers are not armed: {'; '.join(reasons)}")

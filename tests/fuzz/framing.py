@@ -1,0 +1,123 @@
+"""The decoder and the scan: what they say of mutated bytes is what the oracle says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import msgspec
+
+from jumpstarter import _messages as m
+from jumpstarter._framing import FrameDecoder, scan
+from jumpstarter._limits import Limits
+from jumpstarter.errors import ArgumentError, Code, FramingError
+from reference_framing import MessageError, ReferenceDecoder, ReferenceScan
+
+from .corpus import LONGEST, TO_CLIENT, TO_SERVER, Frame
+from .mutation import Mutator
+
+MAX_FRAME: Final = LONGEST
+LARGE_FRAME: Final = 9000  # bytes: two pieces of it are too large to be gathered
+NARROW: Final = (4, 60, 8)  # depth, items, containers
+LIMITS: Final = Limits(max_items=10_000, max_containers=1000)
+
+
+def streams(mutator: Mutator) -> Iterator[list[bytes]]:
+    """Make streams of frames, cut anywhere: each one as it is, and four times with wrong bytes."""
+    while True:
+        frames = mutator.frames(mutator.random.choice((TO_SERVER, TO_CLIENT)))
+        if mutator.random.random() < 0.05:
+            size = mutator.random.choice((5000, LARGE_FRAME, LARGE_FRAME + 1))
+            frames.insert(1, Frame(6, 0, 1, mutator.random.randbytes(size)))
+        stream = b"".join(map(mutator.wire, frames))
+        yield mutator.pieces(stream)
+        for _ in range(4):
+            yield mutator.pieces(mutator.bytes_changed(stream))
+
+
+def check_stream(pieces: list[bytes]) -> int:
+    """Feed a decoder these pieces and the oracle all at once. Returns the frames there were."""
+    large = sum(map(len, pieces)) > LARGE_FRAME
+    return _check_stream(pieces, MAX_FRAME) + (_check_stream(pieces, LARGE_FRAME) if large else 0)
+
+
+def _check_stream(pieces: list[bytes], max_frame: int) -> int:
+    decoder, oracle = FrameDecoder(max_frame), ReferenceDecoder(max_frame)
+    frames = []
+    for piece in pieces:
+        if decoder.failure is not None:
+            break
+        frames += decoder.feed(piece)
+    stream = b"".join(pieces)
+    assert frames == oracle.feed(stream)
+    if oracle.breach is None:
+        assert decoder.failure is None
+        assert decoder.buffered == len(stream) - oracle.position
+    else:
+        assert decoder.failure is not None
+        assert decoder.failure.code is oracle.breach.code
+        assert f"frame at byte {oracle.breach.position} of" in str(decoder.failure)
+        assert decoder.buffered == 0
+    return len(frames) + 1
+
+
+def messages(mutator: Mutator) -> Iterator[list[bytes]]:
+    """Make batches of values: each one as it is, and four times with wrong bytes."""
+    while True:
+        message = mutator.message()
+        yield [message, *(mutator.bytes_changed(message) for _ in range(4))]
+
+
+def check_messages(batch: list[bytes]) -> int:
+    """Have each judged by `scan` and by the oracle, and read by all that reads a peer's values."""
+    wide = (LIMITS.max_depth, LIMITS.max_items, LIMITS.max_containers)
+    for message in batch:
+        assert judged(message, NARROW) == _by_oracle(message, NARROW)
+        verdict = judged(message, wide)
+        assert verdict == _by_oracle(message, wide)
+        if not isinstance(verdict, Code):
+            _check_decodes(message)
+        for read in READERS:
+            try:
+                read(message)
+            except ArgumentError as exc:
+                str(exc)
+    return len(batch)
+
+
+def judged(message: bytes, limits: tuple[int, int, int]) -> int | Code:
+    """Give what `scan` says: what a message counts, or why not."""
+    try:
+        return scan(message, *limits)
+    except FramingError as exc:
+        return exc.code
+
+
+def _by_oracle(message: bytes, limits: tuple[int, int, int]) -> int | Code:
+    try:
+        return ReferenceScan(message, *limits).run()
+    except MessageError as exc:
+        return exc.code
+
+
+def _check_decodes(message: bytes) -> None:
+    """Decode what `scan` let through: text that is no text, or a time that is none, is all left."""
+    try:
+        msgspec.msgpack.decode(message)
+    except UnicodeDecodeError:
+        pass
+    except msgspec.DecodeError as exc:
+        if "imestamp" not in str(exc):
+            raise
+
+
+# All that reads a value of a peer, and may raise ArgumentError and nothing else.
+HELLO_HEAD: Final = m.encode_hello(m.Hello.of(LIMITS))[:28]
+READERS: Final[tuple[Callable[[bytes], Any], ...]] = (
+    lambda body: m.decode_value(body, LIMITS),
+    lambda body: m.decode_error(b"\x02\x00" + body, LIMITS),
+    lambda body: m.decode_nodes(body, LIMITS),
+    lambda body: m.decode_hello(HELLO_HEAD + body),
+    m.decode_call,
+    m.decode_goaway,
+)

@@ -1,0 +1,28 @@
+"""The most memory that this process has held at once: what a bomb or a flood has cost."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+__all__ = ["measured_here", "peak_memory"]
+
+KIB: Final = 1024
+
+OWN: Final = Path("/proc/self")
+
+measured_here: Final = pytest.mark.skipif(
+    not os.access(OWN / "clear_refs", os.W_OK), reason="only Linux tells the peak, and resets it"
+)
+
+
+def peak_memory(*, reset: bool = False) -> int:
+    """Give the most bytes that this process has held at once since that was last reset."""
+    if reset:
+        (OWN / "clear_refs").write_text("5")
+    (kib,) = re.findall(r"VmHWM:\s+(\d+) kB", (OWN / "status").read_text())
+    return int(kib) * KIB
