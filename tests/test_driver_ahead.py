@@ -12,12 +12,14 @@ import trio
 import trio.testing
 
 from drivers_for_tests import Plain
-from helpers import PATIENCE, channel_to, generator, timed
+from helpers import PATIENCE, answered, channel_to, generator, timed, until
 from jumpstarter._limits import Limits
+from jumpstarter._messages import Kind
 from jumpstarter.driver import export
 from jumpstarter.driver._ahead import Ahead
 from jumpstarter.driver._lanes import Lanes
 from jumpstarter.errors import DriverError
+from transports import lockstep_pair
 
 COST = 10  # what each item takes of the room here
 
@@ -178,3 +180,20 @@ async def test_all_items_from_before_a_bad_one_arrive() -> None:
         with pytest.raises(DriverError, match="its item cannot be sent"):
             await anext(items)
         assert channel.ended is None
+
+
+@timed()
+async def test_a_client_with_endless_credit_that_reads_nothing_stops_it_all_the_same() -> None:
+    driver = Counter()
+    generous = Limits(stream_window=2**30, max_window=2**30, max_total_window=2**30)
+    limits = Limits(max_unsent=20_000)
+    async with answered(
+        driver, exporter_limits=limits, limits=generous, make_pair=lockstep_pair
+    ) as client:
+        await client.greet()
+        client.queue("endless", kind=Kind.GENERATOR)
+        await client.send()
+        await until(lambda: driver.made > 20)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        # What was sent before anybody looked, one turn of the thread, and an item at either end.
+        assert driver.made <= (20_000 + 64 * 1024) // 1000 + 2
