@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
@@ -603,6 +604,23 @@ async def test_a_lost_connection_wakes_whoever_waits_and_says_why(
         ends.client.connection.end(GONE)
         await wait_all_tasks_blocked()
         await expect_loss()
+
+
+@timed()
+async def test_who_has_no_room_to_send_in_hears_at_once_that_the_connection_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with opened(limits=replace(LIMITS, max_unsent=1)) as ends:
+        connection = ends.client.connection
+        connection.rules.ping(b"waiting.")
+        assert connection.full
+        # There is none to wait for, and `room` would say so for ever and let nothing else run.
+        monkeypatch.setattr(connection, "room", pytest.fail)
+        connection.end(GONE)  # its streams are told when its tasks have ended, a moment later
+        assert not ends.ours.over
+        with pytest.raises(trio.BrokenResourceError, match="the cable is out") as broken:
+            await ends.ours.send_all(b"x")
+        assert broken.value.__cause__ is GONE
 
 
 @every_wait
