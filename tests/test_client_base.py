@@ -412,6 +412,17 @@ def test_a_timeout_is_its_own_threads() -> None:
             client.call("echo", 1)
 
 
+@timed()
+async def test_a_timeout_of_a_client_for_trio_code_is_refused() -> None:
+    async with client_for_async(Echo()) as client:
+        with (
+            pytest.raises(RuntimeError, match=r"use trio\.fail_after\(\) or trio\.move_on_after"),
+            client.timeout(5),
+        ):
+            pytest.fail("it would not hold for what is awaited here")
+        assert await client.call_async("echo", 1) == 1
+
+
 # -------------------------------------------------------------------------- closed clients
 
 

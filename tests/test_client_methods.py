@@ -24,6 +24,7 @@ from jumpstarter._messages import Kind, Node
 from jumpstarter.client import BlockingGenerator, BlockingStream, DriverClient, StubDriverClient
 from jumpstarter.client._methods import methods_of, printable, signature_from
 from jumpstarter.driver import export, exportstream
+from jumpstarter.drivers.mixins import StreamMixin
 from jumpstarter.errors import ClientImportError
 from jumpstarter.testing import client_for_async
 from values_for_tests import Point
@@ -91,8 +92,12 @@ class Mover(Plain):
 
 
 @dataclass(kw_only=True)
-class MoverClient(DriverClient):
+class MoverClient(StreamMixin, DriverClient):
     calls: int = 0
+
+    def park(self, where: Point | None = None) -> str:
+        """Have it out of the way."""
+        return f"at {where}"
 
     def home(self) -> str:
         return "the class's"
@@ -183,6 +188,26 @@ def test_a_typing_error_is_told_what_there_is() -> None:
             _ = client.mvoe_async
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("local_file", "; ResourceMixin of jumpstarter.drivers.mixins gives it to a client class"),
+        ("resource_async", "; ResourceMixin of jumpstarter.drivers.mixins"),
+        (
+            "pexpect",
+            "; StreamMixin of jumpstarter.drivers.mixins gives it to a client class, and "
+            "jumpstarter.client.adapters to any client",
+        ),
+        ("portforward_unix_async", "; StreamMixin of jumpstarter.drivers.mixins"),
+    ],
+)
+def test_who_looks_for_what_a_mixin_has_is_told_so(name: str, told: str) -> None:
+    with served(Mover()) as client:
+        with pytest.raises(AttributeError) as caught:
+            getattr(client, name)
+        assert told in str(caught.value)
+
+
 def test_of_a_client_that_stands_for_another_nothing_is_an_attribute() -> None:
     with served(HomelessMover()) as client:
         assert isinstance(client, StubDriverClient)
@@ -240,6 +265,32 @@ def test_help_shows_what_the_driver_offers() -> None:
             assert f"    {line}\n" in text + "\n"
         assert DriverClient.__doc__ is not None
         assert DriverClient.__doc__.startswith("The client of one driver.")
+
+
+def test_help_tells_how_to_reach_what_the_client_hides() -> None:
+    with served(Mover(children={"meter": Plain()})) as client:
+        text = pydoc.render_doc(client, renderer=PLAIN)
+        assert 'reached by: call("call"), call("meter")\n' in text
+        assert "    call(" not in text
+        assert "    meter(" not in text
+
+
+def test_help_of_a_client_with_a_class_shows_that_too() -> None:
+    with served(ClassyMover(children={"probe": Plain()})) as client:
+        text = pydoc.render_doc(client, renderer=PLAIN)
+        for line in (
+            "Moves a probe over a board.",
+            "park(where: Point | None = None) -> str",
+            "Have it out of the way.",
+            "portforward_unix(method: str = 'connect', *, path: str = '') -> "
+            "AbstractContextManager[str]",
+            "steps(count: int = 2) -> Generator[int, None, str]",
+            'What the client has under a name of the driver\'s is reached by: call("call"), '
+            'call("home")',
+            "Children: probe",
+        ):
+            assert f"    {line}\n" in text + "\n"
+        assert "streamingcall(" not in text
 
 
 def test_a_client_shows_itself_in_a_line() -> None:

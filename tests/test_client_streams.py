@@ -16,14 +16,17 @@ import pytest
 import trio
 import trio.testing
 
+import jumpstarter
 from drivers_for_tests import Echo, Lab, Plain
 from helpers import PATIENCE, served, until
 from jumpstarter.client import BlockingGenerator, BlockingStream, DriverClient
 from jumpstarter.driver import export, exportstream
 from jumpstarter.errors import (
+    ArgumentError,
     CallCancelled,
     CallOutcomeUnknown,
     DriverConnectionError,
+    DriverError,
     DriverInvalidArgument,
     DriverOSError,
     DriverTimeoutError,
@@ -432,3 +435,66 @@ def test_the_classes_are_what_the_package_shows() -> None:
         assert type(client.streamingcall("count", 1)) is BlockingGenerator
         with client.stream() as stream:
             assert type(stream) is BlockingStream
+
+
+# ------------------------------------------------------------------------- items in batches
+
+
+class Meter(Plain):
+    """Counts how many items it was asked for."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.made = 0
+
+    @export
+    async def readings(self) -> AsyncGenerator[bytes, None]:
+        while True:
+            self.made += 1
+            yield bytes(1000)
+
+
+def test_items_that_were_fetched_and_not_taken_make_no_credit() -> None:
+    meter = Meter()
+    with served(meter) as client, client.streamingcall("readings") as readings:
+        next(readings)
+        portal = client.portal
+        assert portal is not None
+        portal.call(trio.testing.wait_all_tasks_blocked, 0.05)
+        window = jumpstarter.Limits().stream_window
+        assert meter.made <= window // 1000 + 2
+        for _ in range(3 * meter.made):  # and what is taken does
+            next(readings)
+
+
+def test_closing_drops_the_items_that_were_fetched() -> None:
+    with served(Meter()) as client:
+        readings = client.streamingcall("readings")
+        next(readings)
+        next(readings)
+        readings.close()
+        with pytest.raises(StopIteration):
+            next(readings)
+
+
+def test_an_item_that_cannot_be_decoded_ends_the_generator_when_its_turn_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with served(Lab()) as client:
+        items = client.streamingcall("items", 3)
+        assert next(items) == 0
+        decode = client.channel.channel.decode
+        bodies: list[bytes] = []
+
+        def fail_at_the_second(body: bytes) -> Any:
+            bodies.append(body)
+            if len(bodies) == 2:
+                raise ArgumentError("it makes no sense")
+            return decode(body)
+
+        monkeypatch.setattr(client.channel.channel, "decode", fail_at_the_second)
+        assert next(items) == 1
+        with pytest.raises(DriverError, match="its item: it makes no sense"):
+            next(items)
+        with pytest.raises(StopIteration):
+            next(items)

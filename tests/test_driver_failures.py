@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import weakref
 from typing import Any
 
@@ -135,7 +136,7 @@ class Holder(Echo):
     @export
     async def hold(self, values: list[int]) -> int:
         self.begun.set()
-        await trio.sleep_forever()
+        await trio.sleep(math.inf)
         return len(values)
 
 

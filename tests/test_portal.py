@@ -817,3 +817,10 @@ def test_interrupted_twice_before_the_cancellation_was_posted(
         portal.call(task.run)
     portal.call(trio.testing.wait_all_tasks_blocked)
     assert task.events == ["started", "cancelled", "ended"]
+
+
+def test_a_portal_tells_its_grace_and_when_it_is_closed() -> None:
+    with start_blocking_portal(grace=2.5) as portal:
+        assert portal.grace == 2.5
+        assert not portal.closed
+    assert portal.closed

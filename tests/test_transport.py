@@ -186,6 +186,61 @@ async def test_a_try_gives_back_what_did_not_fit_and_later_writes_go_on_from_the
 
 @over_sockets
 @timed()
+async def test_a_try_with_a_single_buffer_goes_on_from_where_it_did_not_fit(
+    make_pair: PairMaker,
+) -> None:
+    pair = ours, theirs = await make_pair()
+    small_buffers(pair)
+    transport = transport_for(ours)
+    data = b"".join(number.to_bytes(4, "little") for number in range(250_000))
+    rest = transport.try_write([data])
+    assert 0 < len(rest[0]) < len(data)
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(transport.write, rest, STALL)
+        assert await receive_exactly(theirs, len(data)) == data
+    await transport.aclose()
+
+
+@over_sockets
+@timed()
+async def test_a_try_reads_what_has_come_and_never_waits(make_pair: PairMaker) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    assert isinstance(transport, SocketTransport)
+    assert transport.try_read() is None
+    await theirs.send_all(b"hello")
+    await trio.lowlevel.wait_readable(transport.fileno())
+    assert transport.try_read() == b"hello"
+    assert transport.try_read() is None
+    await theirs.aclose()
+    await trio.lowlevel.wait_readable(transport.fileno())
+    assert transport.try_read() == b""
+    await transport.aclose()
+
+
+@over_sockets
+@timed()
+async def test_a_read_that_was_stopped_can_be_taken_up_again(make_pair: PairMaker) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    assert isinstance(transport, SocketTransport)
+
+    async def read() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await transport.read()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await wait_all_tasks_blocked()
+        transport.stop_waiting()
+    await theirs.send_all(b"later")
+    assert await transport.read() == b"later"
+    await theirs.aclose()
+    await transport.aclose()
+
+
+@over_sockets
+@timed()
 async def test_more_buffers_than_the_kernel_takes_in_one_call_are_written_in_several(
     make_pair: PairMaker,
 ) -> None:

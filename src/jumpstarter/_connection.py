@@ -122,6 +122,7 @@ class Connection:
         self._room = trio.lowlevel.ParkingLot()  # tasks that wait for room in it
         self._large_room = trio.lowlevel.ParkingLot()
         self.last_read = trio.current_time()
+        self._greeting = math.inf  # when the peer has to have said HELLO
         self._asked = -math.inf  # when `is_alive` last sent a PING
         self._scope = trio.CancelScope()
         limits = rules.limits
@@ -129,6 +130,11 @@ class Connection:
         self._late = Bucket(limits.late_burst, limits.late_rate)
         self._nudges = Bucket(limits.ping_burst, limits.ping_rate)
         self._judged = (0, 0)  # late frames and nudges that these two have counted
+
+    @property
+    def lent(self) -> bool:
+        """True while somebody else than this loop reads and writes."""
+        return False
 
     # -------------------------------------------------------------------------------- life
 
@@ -193,25 +199,34 @@ class Connection:
     # ----------------------------------------------------------------------------- reading
 
     async def _read_loop(self) -> None:
-        greeting = trio.current_time() + self.rules.limits.hello_timeout
-        while self.rules.failure is None:
-            data = await self._read(greeting)
-            if not data:
-                break
-            self._handle(data)
-            while self.rules.behind:
-                async with self._turnstile:
-                    self._handle(b"")
-            self.last_read = trio.current_time()  # what waited at the turnstile was there as well
+        self._greeting = trio.current_time() + self.rules.limits.hello_timeout
+        while await self._read_once():
+            pass
         if self.rules.failure is not None:
             await self.say_last_words()
             self.end(self.rules.failure)
 
-    async def _read(self, greeting: float) -> bytes:
+    async def _read_once(self) -> bool:
+        """Read and act on what came. False once there is nothing more to read."""
+        data = await self._read()
+        if not data:
+            return False
+        self._handle(data)
+        return await self._catch_up()
+
+    async def _catch_up(self) -> bool:
+        """Act on the frames that are left, in turns with others. False if the rules have failed."""
+        while self.rules.behind:
+            async with self._turnstile:
+                self._handle(b"")
+        self.last_read = trio.current_time()  # what waited at the turnstile was there as well
+        return self.rules.failure is None
+
+    async def _read(self) -> bytes:
         """Give what has come; nothing once there will be no more, which is settled then."""
         data: bytes | None
         if self.rules.peer is None:
-            data = await self._read_by(greeting)
+            data = await self._read_by(self._greeting)
         elif self.rules.unfinished:
             data = await self._read_by(self.last_read + self.rules.limits.read_stall)
         else:
@@ -219,7 +234,7 @@ class Connection:
         if data is None:
             self._give_up()
         elif not data:
-            self.end(self._broken or ConnectionError(f"{self.name} closed the connection"))
+            self._end_at_last_byte()
         return data or b""
 
     async def _read_by(self, deadline: float) -> bytes | None:
@@ -243,10 +258,16 @@ class Connection:
             self._dispatch(self.rules.fail(RemoteProtocolError(text)))
             self.flush()
 
+    def _end_at_last_byte(self) -> None:
+        self.end(self._broken or ConnectionError(f"{self.name} closed the connection"))
+
     def _handle(self, data: bytes) -> None:
-        rules = self.rules
-        for event in rules.receive(data, rules.limits.turn):
+        self._act_on(self.rules.receive(data, self.rules.limits.turn))
+
+    def _act_on(self, events: list[ev.Event]) -> None:
+        for event in events:
             self._dispatch(event)
+        rules = self.rules
         counted = (rules.late + rules.idle, rules.nudges)
         if counted != self._judged and rules.failure is None:
             self._judge(counted)
@@ -445,7 +466,8 @@ class Connection:
         timeout = self.rules.limits.ping_timeout
         while True:
             await trio.sleep_until(self.last_read + interval)
-            if self.rules.peer is None:  # nothing may be said before HELLO, which has its own limit
+            # Nothing may be said before HELLO, which has its own limit, and by whom it is lent.
+            if self.rules.peer is None or self.lent:
                 self.last_read = trio.current_time()
             if trio.current_time() < self.last_read + interval:
                 continue

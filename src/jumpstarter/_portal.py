@@ -439,6 +439,16 @@ class BlockingPortal:
         """
         self._loop.post_quietly(functools.partial(func, *args))
 
+    @property
+    def closed(self) -> bool:
+        """True once it takes nothing more: it is closed, or the parent's of this forked process."""
+        return self._loop.dead is not None
+
+    @property
+    def grace(self) -> float:
+        """Seconds that a call waits, after Ctrl-C, for its task to have ended."""
+        return self._loop.grace
+
     def in_loop_thread(self) -> bool:
         """Say whether the calling thread is the one of this portal's loop."""
         return threading.current_thread() is self._loop.thread  # an ident would be used again

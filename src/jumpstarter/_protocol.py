@@ -82,6 +82,8 @@ _FLAGS: Final = tuple(
     }.get(type_, Flag.NONE)
     for type_ in FrameType
 )
+_WRONG_FLAGS: Final = tuple(~int(flags) for flags in _FLAGS)
+_OF_CONNECTION: Final = tuple(bool(_CONNECTION >> type_ & 1) for type_ in FrameType)
 # What a peer may send before it has our HELLO, or after.
 _BEFORE_READY: Final = {Phase.HELLO: mask(_T.HELLO, _T.GOAWAY), Phase.ADMISSION: 0}
 
@@ -187,7 +189,7 @@ class Protocol:
             frames = frames[:most]
         try:
             for type_, flags, slot_id, payload in frames:
-                if flags & ~_FLAGS[type_] or (slot_id == 0) is not bool(_CONNECTION >> type_ & 1):
+                if flags & _WRONG_FLAGS[type_] or (slot_id == 0) is not _OF_CONNECTION[type_]:
                     raise RemoteProtocolError(
                         f"{frame_name(type_)} with flags {flags:#x} on id {slot_id}"
                     )

@@ -42,6 +42,9 @@ _TO_SERVER: Final = {
     Kind.GENERATOR: mask(_T.CREDIT, _T.CANCEL),
     Kind.STREAM: mask(_T.DATA, _T.CREDIT, _T.CANCEL),
 }
+_ERROR: Final = mask(_T.ERROR)
+_ANSWER: Final = {type_: mask(type_, _T.ERROR) for type_ in (_T.RESULT, _T.ERROR, _T.ITEM)}
+_OPENING: Final = mask(_T.CALL, _T.CANCEL)
 _LATE: Final = mask(_T.DATA, _T.CREDIT, _T.CANCEL)  # may cross the server's terminal frame
 
 
@@ -87,10 +90,10 @@ class ClientProtocol(Protocol):
         assert slot is not None
         if self.outbox.sending(slot_id, _T.CALL):
             raise RemoteProtocolError(f"{type_.name} on slot {slot_id} before its CALL was whole")
-        if type_ is _T.ERROR and slot.legal != mask(_T.ERROR):
+        if type_ is _T.ERROR and slot.legal != _ERROR:
             self._forget_parts(slot)  # an ERROR's first frame: what it cuts short will not go on
         # While MORE is to come, nothing else may, but for an ERROR that cuts a RESULT short.
-        slot.legal = mask(_T.ERROR, type_)
+        slot.legal = _ANSWER[type_]
         body = self._assemble(slot_id, slot, flags, payload)
         if body is None:
             return None
@@ -107,7 +110,7 @@ class ClientProtocol(Protocol):
         if slot.parts is None and slot.receiving.available <= 0:
             raise RemoteProtocolError(f"ITEM on slot {slot_id} without credit", Code.FLOW_CONTROL)
         legal = slot.legal
-        slot.legal = mask(_T.ITEM, _T.ERROR)
+        slot.legal = _ANSWER[_T.ITEM]
         body = self._assemble(slot_id, slot, flags, payload)
         if body is None:
             return None
@@ -237,7 +240,7 @@ class ServerProtocol(Protocol):
             slot = self._slots[slot_id] = Slot()
         if slot.state is State.FREE:
             slot.state = State.OPENING
-            slot.legal = mask(_T.CALL, _T.CANCEL)
+            slot.legal = _OPENING
             self.busy += 1
         elif slot.state is not State.OPENING:
             raise RemoteProtocolError(f"CALL on slot {slot_id}, which is {slot.state.name}")
@@ -347,6 +350,11 @@ class ServerProtocol(Protocol):
         self._own(slot_id, "abandon").allowed = mask(_T.ERROR)
         self.outbox.drop(slot_id)
 
+    @staticmethod
+    def cost(buffer: bytearray) -> int:
+        """Say what an item takes of what is `sendable`. In any thread."""
+        return len(buffer) - HEADER_SIZE + ITEM_COST
+
     def item(self, slot_id: int, buffer: bytearray) -> None:
         """Send a generator's next item; `sendable` must be above 0.
 
@@ -358,7 +366,7 @@ class ServerProtocol(Protocol):
         if window.available <= 0:
             raise LocalProtocolError(f"ITEM on slot {slot_id} without credit")
         self.check_size(buffer)
-        window.spend(len(buffer) - HEADER_SIZE + ITEM_COST, self._frames(len(buffer)))
+        window.spend(self.cost(buffer), self._frames(len(buffer)))
         self.outbox.message(_T.ITEM, slot_id, buffer)
 
     def accept(self, slot_id: int, buffer: bytearray) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import operator
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 import trio
@@ -127,7 +125,8 @@ class SlotStream(trio.abc.HalfCloseableStream):
             trio.BrokenResourceError: The peer or the connection is gone; `__cause__` says why.
         """
         chunk = data if type(data) is bytes else bytes(memoryview(data))
-        with self._busy_sending():
+        self._begin_sending()
+        try:
             self._check_sendable()
             await trio.lowlevel.checkpoint()
             offset = 0
@@ -139,6 +138,8 @@ class SlotStream(trio.abc.HalfCloseableStream):
                     self._rules.withdraw(self.slot)
                 raise
             self._torn = False
+        finally:
+            self._sending = False
 
     async def _send_some(self, chunk: bytes, offset: int) -> int:
         while True:
@@ -162,7 +163,8 @@ class SlotStream(trio.abc.HalfCloseableStream):
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait for credit. A checkpoint; raises as `send_all` does."""
-        with self._busy_sending():
+        self._begin_sending()
+        try:
             self._check_sendable()
             await trio.lowlevel.checkpoint()
             while True:
@@ -170,19 +172,24 @@ class SlotStream(trio.abc.HalfCloseableStream):
                 if self._rules.sendable(self.slot):
                     return
                 await self._may_send.wait()
+        finally:
+            self._sending = False
 
     async def send_eof(self) -> None:
         """End our half; the peer reads all that was sent, and then the end. A checkpoint.
 
         Calling it again does nothing. Raises as `send_all` does.
         """
-        with self._busy_sending():
+        self._begin_sending()
+        try:
             self._check_closed()
             await trio.lowlevel.checkpoint()
             if self._sent_eof:
                 return
             self._check_sendable()
             self.send_end()
+        finally:
+            self._sending = False
 
     def send_end(self) -> None:
         """Queue the end of our half behind what was sent. Synchronous."""
@@ -228,7 +235,8 @@ class SlotStream(trio.abc.HalfCloseableStream):
         """
         if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError(f"max_bytes must be at least 1, not {max_bytes!r}")
-        with self._busy_receiving():
+        self._begin_receiving()
+        try:
             self._check_closed()
             await trio.lowlevel.checkpoint()
             while not self._inbox:
@@ -242,29 +250,21 @@ class SlotStream(trio.abc.HalfCloseableStream):
                 await self._may_receive.wait()
             self._check_closed()
             piece = self._inbox.get(max_bytes)
+        finally:
+            self._receiving = False
         if not self.over and self._rules.consume(self.slot, len(piece)):
             self._connection.flush()
         return piece
 
-    @contextmanager
-    def _busy_sending(self) -> Iterator[None]:
+    def _begin_sending(self) -> None:
         if self._sending:
             raise trio.BusyResourceError("another task is sending on this stream")
         self._sending = True
-        try:
-            yield
-        finally:
-            self._sending = False
 
-    @contextmanager
-    def _busy_receiving(self) -> Iterator[None]:
+    def _begin_receiving(self) -> None:
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving on this stream")
         self._receiving = True
-        try:
-            yield
-        finally:
-            self._receiving = False
 
     # ------------------------------------------------------------------------------ closing
 

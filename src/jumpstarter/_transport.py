@@ -107,6 +107,8 @@ class SocketTransport:
 
     def try_write(self, buffers: Sequence[Buffer]) -> list[Buffer]:
         """See `Transport`."""
+        if len(buffers) == 1:
+            return self._try_write_one(buffers[0])
         rest = list(buffers)
         while rest:
             try:
@@ -116,15 +118,29 @@ class SocketTransport:
             rest = _after(rest, written)
         return rest
 
+    def _try_write_one(self, buffer: Buffer) -> list[Buffer]:
+        """The same for what a call alone sends, without the lists around it."""
+        try:
+            written = os.writev(self._fd, (buffer,))
+        except BlockingIOError:
+            return [buffer]
+        return [] if written == len(buffer) else [memoryview(buffer)[written:]]
+
     async def write(self, buffers: Sequence[Buffer], stall: float) -> None:
         """See `Transport`."""
-        rest: Sequence[Buffer] = buffers
         try:
-            while rest := self.try_write(rest):
-                with trio.fail_after(stall):
+            rest = self.try_write(buffers)
+            if not rest:
+                return
+            with trio.CancelScope() as scope:  # one for all: each costs as much as a small write
+                while rest:
+                    scope.deadline = trio.current_time() + stall
                     await trio.lowlevel.wait_writable(self._stream.socket)
+                    rest = self.try_write(rest)
         except OSError as exc:
             raise _broken("write", exc) from exc
+        if scope.cancelled_caught:
+            raise trio.TooSlowError
 
     async def read(self) -> bytes:
         """See `Transport`. A checkpoint.
@@ -138,14 +154,33 @@ class SocketTransport:
                     await trio.lowlevel.checkpoint()
                 else:
                     await trio.lowlevel.wait_readable(self._stream.socket)
-                data = os.read(self._fd, _READ)
-            except BlockingIOError:
-                self._may_have_more = False
-                continue
+                data = self.try_read()
             except OSError as exc:
                 raise _broken("read", exc) from exc
-            self._may_have_more = len(data) == _READ
-            return data
+            if data is not None:
+                return data
+
+    def try_read(self) -> bytes | None:
+        """Give what has come, `b""` at the end, None if it is nothing yet. Never waits.
+
+        Raises:
+            OSError: The stream is broken.
+        """
+        try:
+            data = os.read(self._fd, _READ)
+        except BlockingIOError:
+            self._may_have_more = False
+            return None
+        self._may_have_more = len(data) == _READ
+        return data
+
+    def stop_waiting(self) -> None:
+        """Have a `read` that waits raise ClosedResourceError. It may be called again."""
+        trio.lowlevel.notify_closing(self._stream.socket)
+
+    def fileno(self) -> int:
+        """Give the socket's descriptor, for who waits for it without Trio."""
+        return self._fd
 
     async def aclose(self) -> None:
         """See `Transport`."""

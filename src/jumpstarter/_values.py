@@ -195,8 +195,11 @@ def check_type(type_: Any) -> None:
 
     Raises:
         ArgumentError: It cannot: the type is none of those that cross the wire, a union that
-            cannot be told apart there, or a name in it is not defined.
+            cannot be told apart there, a name in it is not defined, or it is no type but a str.
     """
+    if isinstance(type_, str):
+        text = f"{type_!r:.100} is a str, where a type was expected"
+        raise ArgumentError(f"{text}: the type comes first, and then the method's name")
     if weigh(type_) is Weight.UNKNOWN:
         text = f"nothing that crosses the wire becomes a {title_of(type_)}"
         raise ArgumentError(f"{text}; it takes the types that are listed in docs/values.md")

@@ -1,6 +1,7 @@
 """The client of one driver: what a test author holds, and client classes are derived from.
 
-The blocking methods are the `_async` ones, run through the portal: there is one implementation.
+The blocking methods are the `_async` ones, run through the portal: there is one implementation. A
+plain call may do the same without the loop, see `_lead`.
 This file knows the portal and the remote handle, and nothing of frames or sockets.
 """
 
@@ -10,12 +11,14 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
     ExitStack,
     asynccontextmanager,
     contextmanager,
+    suppress,
 )
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -30,10 +33,10 @@ from .._messages import Kind
 from .._portal import BlockingPortal, in_trio_thread
 from .._text import indented, named
 from ..errors import CallRefused, ClientImportError, Code, DriverError, DriverTimeoutError
-from ._channel import Request
+from ._channel import Call, Channel, Request
 from ._generators import RemoteGenerator
 from ._lending import Lending
-from ._methods import Method, as_function, described, printable
+from ._methods import FORMS, Method, as_function, described, printable
 from ._raw_streams import RemoteStream, close_together, open_stream
 from ._remote import Remote
 from ._streams import BlockingGenerator, BlockingStream, Run
@@ -44,8 +47,11 @@ __all__ = ["DriverClient", "StubDriverClient"]
 _MAX_NAMES: Final = 20  # of children, and of methods, that an error lists
 T = TypeVar("T")
 
-_HOW: Final = {Kind.UNARY: "call", Kind.GENERATOR: "streamingcall", Kind.STREAM: "stream"}
 _TWIN: Final = "_async"
+_MIXINS: Final = {
+    "ResourceMixin": ("local_file", "resource"),
+    "StreamMixin": ("pexpect", "portforward", "portforward_unix"),
+}
 
 # True while a tree of clients is being closed, client by client.
 _in_walk: ContextVar[bool] = ContextVar("jumpstarter_closing", default=False)
@@ -90,9 +96,9 @@ class DriverClient(TypedCalls):
             super().__post_init__()  # type: ignore[misc]  # a mixin's, if there is one
         self.logger = logging.getLogger(f"client.{type(self).__name__}")
         self.logger.setLevel(self.log_level)
-        if type(self) is DriverClient and self._methods():
+        if isinstance(self.channel, Remote) and (self._methods() or self.children):
             self.__doc__ = described(
-                self.channel.who, self.channel.doc, self._methods(), self.children
+                type(self), self.channel.who, self.channel.doc, self._methods(), self.children
             )
 
     def __repr__(self) -> str:
@@ -118,11 +124,11 @@ class DriverClient(TypedCalls):
         base = name if name in methods else name.removesuffix(_TWIN)
         if base in methods:
             suffix = name.removeprefix(base)
-            call = getattr(self, _HOW[methods[base].kind] + suffix)
+            call = getattr(self, FORMS[methods[base].kind] + suffix)
             return as_function(methods[base], call, type(self).__name__, suffix=suffix)
         text = (
             f"{type(self).__name__} has no attribute {name!r}; its children: {_listed(children)}; "
-            f"its driver exports: {_listed(methods)}"
+            f"its driver exports: {_listed(methods)}{_where_to_get(name)}"
         )
         raise AttributeError(text, name=name, obj=self)
 
@@ -215,7 +221,7 @@ class DriverClient(TypedCalls):
             RuntimeError: This thread runs a Trio loop, which would deadlock: use `call_async`.
         """
         request = self._request(Kind.UNARY, method, args, kwargs)
-        return self._run_for("call", request)(self.channel.channel.call, request)
+        return self._run_for("call", request).call()
 
     def streamingcall(self, method: str, /, *args: Any, **kwargs: Any) -> BlockingGenerator:
         """Call an exported generator. The blocking form of `streamingcall_async`.
@@ -277,7 +283,13 @@ class DriverClient(TypedCalls):
 
         Raises:
             DriverTimeoutError: (from the call) It took longer. It is a TimeoutError.
+            RuntimeError: (on entering) This client is for Trio code, which has scopes for that.
         """
+        if self.portal is None:
+            text = f"{type(self).__name__}.timeout() is for blocking calls, and this client was"
+            raise RuntimeError(
+                f"{text} connected for Trio code; use trio.fail_after() or trio.move_on_after()"
+            )
         token = _deadline.set(min(_deadline.get(), time.monotonic() + seconds))
         try:
             yield
@@ -300,20 +312,10 @@ class DriverClient(TypedCalls):
         """Make a blocking context manager of an async one that uses the `_async` methods."""
         return self._portal_for(asked, twin).wrap_async_context_manager(manager)
 
-    def _run_for(self, asked: str, request: Request, twin: str = "") -> Run:
+    def _run_for(self, asked: str, request: Request, twin: str = "") -> _Runner:
         """Give the way to run coroutines, or say why there is none."""
         portal = self._portal_for(f"{type(self).__name__}.{asked}", twin or f"{asked}_async")
-
-        def run(function: Callable[..., Any], *args: Any) -> Any:
-            if self.channel.channel.closed:
-                raise CallRefused("not sent: the client was closed", context=request.context)
-            deadline = _deadline.get()
-            if deadline == math.inf:
-                return portal.call(function, *args)
-            seconds = deadline - time.monotonic()
-            return portal.call(_within, seconds, request.context, function, args)
-
-        return run
+        return _Runner(portal, request, self.channel.channel)
 
     def _portal_for(self, name: str, twin: str) -> BlockingPortal:
         portal = self.portal
@@ -366,6 +368,59 @@ class DriverClient(TypedCalls):
                 self.logger.warning(text, indented(str(exc)))
 
 
+class _Runner(Run):
+    """Runs coroutines for one request of blocking code, within that code's timeouts."""
+
+    def __init__(self, portal: BlockingPortal, request: Request, channel: Channel) -> None:
+        self._portal = portal
+        self._request = request
+        self._channel = channel
+
+    def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
+        if self._channel.closed:
+            raise CallRefused("not sent: the client was closed", context=self._request.context)
+        if self._channel.connection.led_from_here():
+            text = "a blocking call by a finalizer that runs in the midst of another one"
+            raise RuntimeError(f"{text} would wait for it for ever: {self._request.context}")
+        seconds = _seconds_left()
+        if seconds == math.inf:
+            return self._portal.call(function, *args)
+        return self._portal.call(_within, seconds, self._request.context, function, args)
+
+    def permits(self) -> bool:
+        return not self._channel.closed and _seconds_left() > 0
+
+    def call(self) -> Any:
+        """Make a plain call: from this thread if it can lead, else in the loop."""
+        channel = self._channel
+        seconds = _seconds_left()
+        if not channel.connection.lent or self._portal.closed or seconds <= 0:
+            return self(channel.call_and_offer, self._request)
+        call = Call(channel, self._request)
+        try:
+            if not channel.lead(call, self._request, seconds):
+                return self(channel.call_and_offer, self._request)
+            if not call.done or isinstance(call.failure, DriverTimeoutError):
+                return self(channel.go_on, call)
+        except BaseException as exc:
+            self._abandon(call, exc)
+            raise
+        return call.result(channel.decode)
+
+    def _abandon(self, call: Call, exc: BaseException) -> None:
+        """Cancel a call that a signal has interrupted, and wait for its end within the grace."""
+        if call.slot and not call.done:
+            with suppress(RuntimeError, TimeoutError, CancelledError):
+                future = self._portal.start_task_soon(self._channel.cancel, call, exc)
+                future.result(self._portal.grace)
+
+
+def _seconds_left() -> float:
+    """Give the time until blocking calls of this context are to end."""
+    deadline = _deadline.get()
+    return math.inf if deadline == math.inf else deadline - time.monotonic()
+
+
 async def _within(
     seconds: float, context: str, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> Any:
@@ -403,6 +458,16 @@ class StubDriverClient(DriverClient):
     ) -> NoReturn:
         del kind, method, args, kwargs
         raise ClientImportError(self.missing)
+
+
+def _where_to_get(name: str) -> str:
+    """Say which part of this library has an attribute that a plain client has not."""
+    for mixin, names in _MIXINS.items():
+        if name.removesuffix(_TWIN) in names:
+            text = f"; {mixin} of jumpstarter.drivers.mixins gives it to a client class"
+            is_stream = mixin == "StreamMixin"
+            return text + (", and jumpstarter.client.adapters to any client" if is_stream else "")
+    return ""
 
 
 def _listed(names: Mapping[str, object]) -> str:

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import trio
 
 from .. import _events as ev
-from .._connection import Connection
 from .._faults import revive
 from .._limits import DEFAULT_LIMITS, Limits
 from .._messages import (
@@ -47,6 +46,7 @@ from ..errors import (
     DriverTimeoutError,
     HandshakeError,
 )
+from ._lead import LeadConnection
 
 __all__ = ["Call", "Channel", "Request"]
 
@@ -56,6 +56,7 @@ _logger = logging.getLogger("jumpstarter.client")
 
 AGENT: Final = f"jumpstarter/{__version__}"
 _MAX_TIMEOUT_MS: Final = 2**32 - 1
+_QUICK: Final = 0.002  # seconds: for a call that takes longer, a thread gains nothing by leading
 
 
 class Request:
@@ -73,7 +74,7 @@ class Request:
         DriverInvalidArgument: An argument cannot be encoded; nothing was sent.
     """
 
-    __slots__ = ("buffer", "context", "kind", "nested")
+    __slots__ = ("_method", "_who", "buffer", "kind", "nested")
 
     def __init__(
         self,
@@ -87,13 +88,19 @@ class Request:
     ) -> None:
         self.kind = kind
         self.nested = nesting.get() is not Nesting.NONE
-        self.context = f"method {method!r} of {who}"
+        self._method = method
+        self._who = who
         try:
             prefix = call_prefix(target, kind, method, keywords=bool(kwargs), nested=self.nested)
             self.buffer = encode_call(prefix, (*args, kwargs) if kwargs else args)
         except ArgumentError as exc:
             text = f"an argument cannot be sent: {exc}"
             raise DriverInvalidArgument(text, context=self.context) from exc
+
+    @property
+    def context(self) -> str:
+        """What messages call it; put together only where there is one."""
+        return f"method {self._method!r} of {self._who}"
 
     def set_timeout(self, milliseconds: int) -> None:
         """Say how long the driver may take. For a request that was not sent yet."""
@@ -105,7 +112,6 @@ class Call:
 
     def __init__(self, channel: Channel, request: Request) -> None:
         self.channel = channel
-        self.context = request.context
         self.slot = 0
         self.done = False
         self.failure: DriverError | None = None
@@ -113,6 +119,12 @@ class Call:
         self._changed = Signal()  # for the task that has made the call
         self._ended: trio.Event | None = None  # for all others, once there is one
         self._gave_up = False
+        self._request = request
+
+    @property
+    def context(self) -> str:
+        """What messages call it."""
+        return self._request.context
 
     def opened(self, slot: int) -> None:
         """It has a slot, and is about to be sent."""
@@ -196,8 +208,8 @@ class Call:
 class Channel:
     """One connection to an exporter, as its client.
 
-    For the Trio loop that runs it only. Any number of tasks may call at once; more than the
-    exporter's `max_calls` wait for a slot, in order.
+    For the Trio loop that runs it only, but for `lead` and `decode`. Any number of tasks may call
+    at once; more than the exporter's `max_calls` wait for a slot, in order.
 
     Attributes:
         limits: What we accept of the exporter.
@@ -216,7 +228,7 @@ class Channel:
         self.limits = limits
         self.name = name
         self._rules = ClientProtocol(limits, Hello.of(limits, agent=AGENT, token=token))
-        self.connection = Connection(transport_for(stream), self._rules, self, name)
+        self.connection = LeadConnection(transport_for(stream), self._rules, self, name)
         self._greeted = trio.Event()
         self._closing = False
         self._for_slot = trio.lowlevel.ParkingLot()
@@ -250,6 +262,7 @@ class Channel:
         """
         self._closing = True
         with trio.CancelScope(shield=True):
+            await self.connection.reclaim()
             async with trio.open_nursery() as nursery:
                 for endpoint in list(self.connection.endpoints.values()):
                     if isinstance(endpoint, Call):
@@ -300,7 +313,7 @@ class Channel:
 
     # ------------------------------------------------------------------------------ calls
 
-    async def call(self, request: Request) -> Any:
+    def call(self, request: Request) -> Awaitable[Any]:
         """Make a call and give its result, decoded.
 
         A checkpoint. Cancelled before it was sent, nothing is; cancelled later, the driver's code
@@ -309,12 +322,16 @@ class Channel:
         Raises:
             DriverError: See its subclasses.
         """
-        return await self.call_as(request, self.decode)
+        return self.call_as(request, self.decode)
 
     async def call_as(self, request: Request, decode: Callable[[bytes], T]) -> T:
         """The same, with a decoder of one's own, which raises ArgumentError."""
         call = Call(self, request)
         await self.open(call, request)
+        return await self.answer(call, decode)
+
+    async def answer(self, call: Call, decode: Callable[[bytes], T]) -> T:
+        """Wait for a call that was sent, and give its result."""
         try:
             await call.wait()
             if isinstance(call.failure, DriverTimeoutError):
@@ -323,6 +340,43 @@ class Channel:
             await call.cancel(exc)
             raise
         return call.result(decode)
+
+    async def call_and_offer(self, request: Request) -> Any:
+        """The same as `call` for a thread, which may make its next call by itself."""
+        began = trio.current_time()
+        value = await self.call(request)
+        if trio.current_time() < began + _QUICK:
+            await self.connection.offer()
+        return value
+
+    def lead(self, call: Call, request: Request, seconds: float) -> bool:
+        """Make a call from the thread that waits for it. See `LeadConnection.lead`.
+
+        Args:
+            call: Of this request, not opened yet.
+            request: What to call.
+            seconds: How long the driver may take.
+        """
+
+        def start() -> None:
+            self._check_sendable(request)
+            self._start(call, request, seconds)
+
+        return self.connection.lead(call, start)
+
+    async def go_on(self, call: Call) -> Any:
+        """Wait for a call that a thread has led, and give its result."""
+        await self._take_over()
+        return await self.answer(call, self.decode)
+
+    async def cancel(self, call: Call, exc: BaseException) -> None:
+        """Cancel a call that a thread has led. See `Call.cancel`."""
+        await self._take_over()
+        await call.cancel(exc)
+
+    async def _take_over(self) -> None:
+        with trio.CancelScope(shield=True):  # not for long: it is on its way back
+            await self.connection.reclaim()
 
     async def _let_deadline_pass(self, failure: DriverTimeoutError) -> None:
         """Let our own scope end a call whose deadline the exporter has seen a moment before us."""
@@ -356,17 +410,23 @@ class Channel:
 
     async def open(self, call: Call, request: Request) -> None:
         """Send a CALL, once there is a slot. A checkpoint if there is none."""
+        if self.connection.lent:
+            await self.connection.reclaim()
         await trio.lowlevel.checkpoint_if_cancelled()
         self._check_sendable(request)
         if self._rules.free <= self._promised:
             await self._wait_for_slot(request)
         deadline = trio.current_effective_deadline()
-        if deadline != math.inf:
-            remaining = math.ceil((deadline - trio.current_time()) * 1000)
-            request.set_timeout(max(1, min(remaining, _MAX_TIMEOUT_MS)))
+        seconds = math.inf if deadline == math.inf else deadline - trio.current_time()
+        self._start(call, request, seconds)
+        self.connection.flush()
+
+    def _start(self, call: Call, request: Request, seconds: float) -> None:
+        """Give a call its slot, and queue it."""
+        if seconds != math.inf:
+            request.set_timeout(max(1, min(math.ceil(seconds * 1000), _MAX_TIMEOUT_MS)))
         call.opened(self._rules.call(request.kind, request.buffer))
         self.connection.endpoints[call.slot] = call
-        self.connection.flush()
 
     async def _wait_for_slot(self, request: Request) -> None:
         """Wait in order: a slot that gets free is promised to whoever has waited longest."""

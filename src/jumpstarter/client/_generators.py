@@ -7,7 +7,7 @@ what waits is bounded by the window. However an iteration ends, the driver's gen
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Generic, Self
 
 import trio
@@ -26,6 +26,8 @@ else:
     T = TypeVar("T")
 
 __all__ = ["RemoteGenerator"]
+
+Taken = TypeVar("Taken")
 
 _ITEMS_PER_TURN: Final = 32  # items that may be taken before other tasks have their turn
 
@@ -80,6 +82,7 @@ class RemoteGenerator(Generic[T]):
         self._over = False
         self._busy = False
         self._taken = 0
+        self._fetched = 0  # bytes of items that blocking code reads now
         self.value: Any = None
 
     @property
@@ -99,14 +102,33 @@ class RemoteGenerator(Generic[T]):
             StopAsyncIteration: The driver's generator has ended.
             DriverError: It failed; all items from before that were given.
         """
-        body = await self._receive()
+        body = await self._receive(self._take)
+        try:
+            return self.decode(body)
+        except DriverError:
+            await self.aclose()
+            raise
+
+    def decode(self, body: bytes) -> T:
+        """Decode an item. In any thread.
+
+        Raises:
+            DriverError: It cannot be decoded, and the generator is to be ended.
+        """
         try:
             return self._decode(body)
         except ArgumentError as exc:
-            await self.aclose()
             raise DriverError(f"its item: {exc}", context=self._request.context) from exc
 
-    async def _receive(self) -> bytes:
+    async def fetch(self) -> list[bytes]:
+        """Give all items that have come, still encoded: for blocking code, which is far away.
+
+        A checkpoint if it has to wait. Cancelled, the generator is over; raises as `__anext__`
+        does. Credit for these items goes back with the next call, since only then they were read.
+        """
+        return await self._receive(self._take_all)
+
+    async def _receive(self, take: Callable[[_GeneratorCall], Awaitable[Taken]]) -> Taken:
         self._check_idle()
         if self._over:
             raise StopAsyncIteration
@@ -114,10 +136,11 @@ class RemoteGenerator(Generic[T]):
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
             call = await self._start()
+            self._give_back(call)
             while not call.items and not call.done and call.failure is None:
                 await call.changed()
             if call.items:
-                return await self._take(call)
+                return await take(call)
             if call.failure is not None:
                 raise call.failure
             self._over = True
@@ -150,6 +173,18 @@ class RemoteGenerator(Generic[T]):
         if not call.done:
             self._channel.consumed(call, item.cost)
         return item.body
+
+    async def _take_all(self, call: _GeneratorCall) -> list[bytes]:
+        items = list(call.items)
+        call.items.clear()
+        self._fetched = sum(item.cost for item in items)
+        return [item.body for item in items]
+
+    def _give_back(self, call: _GeneratorCall) -> None:
+        """Give the credit back for what was fetched before."""
+        cost, self._fetched = self._fetched, 0
+        if cost and not call.done:
+            self._channel.consumed(call, cost)
 
     async def end(self, exc: BaseException | None = None) -> None:
         """The same as `aclose`, even while a task waits for an item. Not always a checkpoint."""

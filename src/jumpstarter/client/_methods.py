@@ -11,12 +11,24 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, NamedTuple
 
 from .._messages import Kind, Node, cut
 
-__all__ = ["Method", "as_function", "described", "methods_of", "printable", "signature_from"]
+__all__ = [
+    "FORMS",
+    "Method",
+    "as_function",
+    "described",
+    "methods_of",
+    "names_of",
+    "printable",
+    "signature_from",
+]
+
+# By which of a client's methods each kind is called.
+FORMS: Final = {Kind.UNARY: "call", Kind.GENERATOR: "streamingcall", Kind.STREAM: "stream"}
 
 MAX_DOC: Final = 4096  # characters
 MAX_SIGNATURE: Final = 1024  # characters that are parsed: of a deep expression the parser recurses
@@ -98,18 +110,72 @@ def as_function(
     return function
 
 
-def described(who: str, doc: str, methods: Mapping[str, Method], children: Iterable[str]) -> str:
-    """Write what `help` shows of a client that has no class of its own."""
+def described(
+    cls: type, who: str, doc: str, methods: Mapping[str, Method], children: Collection[str]
+) -> str:
+    """Write what `help` shows of a client.
+
+    Args:
+        cls: Its class. What that has itself is no attribute of the driver's.
+        who: The driver.
+        doc: What the driver says of itself.
+        methods: What the driver exports.
+        children: Names of the clients below, which are no attributes of the driver's either.
+    """
+    taken = {*names_of(cls), *children}
+    shown = [method for method in methods.values() if method.name not in taken]
+    hidden = [method for method in methods.values() if method.name in taken]
     lines = [f"The client of {who}.", ""]
     if doc:
         lines += [doc, ""]
-    lines += ["Each method has a twin for Trio code, with _async at the end of its name.", ""]
-    for method in methods.values():
-        lines.append(method.name + (method.signature or str(_ANYTHING)))
+    lines += _of_class(cls)
+    if shown:
+        lines += ["Each method has a twin for Trio code, with _async at the end of its name.", ""]
+    for method in shown:
         text = method.doc or _HOW[method.kind].format(name=method.name)
-        lines += [*(f"    {line}".rstrip() for line in text.splitlines()), ""]
+        lines += _entry(method.name + (method.signature or str(_ANYTHING)), text)
+    if hidden:
+        ways = ", ".join(f'{FORMS[method.kind]}("{method.name}")' for method in hidden)
+        lines += [f"What the client has under a name of the driver's is reached by: {ways}", ""]
     lines.append(f"Children: {printable(', '.join(children)) or 'none'}")
     return "\n".join(lines)
+
+
+def _entry(title: str, text: str) -> list[str]:
+    return [title, *(f"    {line}".rstrip() for line in text.splitlines()), ""]
+
+
+@functools.lru_cache(maxsize=128)
+def names_of(cls: type) -> frozenset[str]:
+    """Give the names of what the clients of a class have themselves."""
+    return frozenset({*dir(cls), *getattr(cls, "__dataclass_fields__", ())})
+
+
+@functools.lru_cache(maxsize=128)
+def _of_class(cls: type) -> list[str]:
+    """Describe what a client class, and its mixins, add to what all clients have."""
+    base = next(each for each in cls.__mro__ if each.__name__ == "DriverClient")
+    lines: list[str] = []
+    for name in sorted(names_of(cls) - names_of(base)):
+        function = inspect.getattr_static(cls, name, None)
+        if inspect.isfunction(function) and not name.startswith("_"):
+            lines += _entry(name + _signature_of(function), inspect.getdoc(function) or "")
+    return lines
+
+
+def _signature_of(function: Callable[..., Any]) -> str:
+    """Write the signature of a method of a client class, without `self` and quotes."""
+    signature = inspect.signature(function)
+    shown = [
+        each.replace(annotation=_unquoted(each.annotation))
+        for each in list(signature.parameters.values())[1:]
+    ]
+    returns = _unquoted(signature.return_annotation)
+    return str(signature.replace(parameters=shown, return_annotation=returns))
+
+
+def _unquoted(annotation: Any) -> Any:
+    return _Source(annotation) if isinstance(annotation, str) else annotation
 
 
 # ---------------------------------------------------------------------- a signature from its text

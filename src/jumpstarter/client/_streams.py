@@ -6,10 +6,11 @@ exporter, since a finalizer may run in any thread, the portal's own included, an
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 import trio
 
@@ -37,6 +38,9 @@ class Run(Protocol):
     def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run `await function(*args)` there, and block until it has ended."""
 
+    def permits(self) -> bool:
+        """Tell if it would run anything; else it raises, since the client or the time is over."""
+
 
 class BlockingGenerator(Generator[T, None, Any]):
     """Iterates over a driver's generator from blocking code, in any one thread at a time.
@@ -48,6 +52,7 @@ class BlockingGenerator(Generator[T, None, Any]):
     def __init__(self, run: Run, remote: RemoteGenerator[T]) -> None:
         self._run = run
         self._remote = remote
+        self._items: deque[bytes] = deque()  # fetched together, and not asked for yet
 
     def __next__(self) -> T:
         """Give the next item. Blocks; Ctrl-C ends the driver's generator.
@@ -57,14 +62,25 @@ class BlockingGenerator(Generator[T, None, Any]):
             DriverError: It failed; all items from before that were given.
         """
         try:
-            return cast("T", self._run(self._remote.__anext__))
+            if not (self._items and self._run.permits()):
+                self._items.clear()
+                self._items.extend(self._run(self._remote.fetch))
+            return self._decode(self._items.popleft())
         except StopAsyncIteration:
             value = self._remote.value
         except KeyboardInterrupt:
             # An item that had come already is lost, so nothing may follow it.
+            self._items.clear()
             self._remote.close_soon()
             raise
         raise StopIteration(value)
+
+    def _decode(self, body: bytes) -> T:
+        try:
+            return self._remote.decode(body)
+        except DriverError:
+            self.close()
+            raise
 
     def send(self, value: Any) -> T:
         """The same as `next`: a driver's generator takes nothing.
@@ -90,6 +106,7 @@ class BlockingGenerator(Generator[T, None, Any]):
         In a thread that runs a Trio loop, where a collector may call it, it only tells the
         exporter.
         """
+        self._items.clear()
         if self._remote.running and not in_trio_thread():
             self._run(self._remote.end)
         else:

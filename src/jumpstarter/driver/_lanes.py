@@ -22,6 +22,7 @@ import trio
 
 from .._nesting import Nesting, nesting
 from ..errors import DriverConnectionError
+from ._ahead import Ahead
 
 __all__ = ["DEFAULT_THREADS", "Lanes", "NoThreadError"]
 
@@ -93,6 +94,7 @@ class Lanes:
         args: list[Any],
         kwargs: dict[str, Any],
         send: Callable[[Any], Awaitable[None]],
+        ahead: Ahead | None = None,
     ) -> Any:
         """Run a generator to its end, and give what it returned.
 
@@ -105,6 +107,8 @@ class Lanes:
             kwargs: Its keyword arguments.
             send: Takes each item. It runs where the `yield` stands: a deadline or a nursery which
                 an async generator has around its `yield` cancels it.
+            ahead: Takes what a plain generator makes while there is room; what there is none for
+                goes to `send`. Without it, all does.
 
         Raises:
             BaseException: What the generator or `send` has raised.
@@ -116,11 +120,16 @@ class Lanes:
         context, source = await self.thread(_begin, partial(method, *args, **kwargs))
         if hasattr(source, "__anext__"):
             return await _drive(source, send)
-        step = partial(context.run, _step, source)
         try:
-            while not isinstance(item := await _at_last(partial(self.thread, step)), _End):
-                await send(item)
-            return item.value
+            while True:
+                room = 0 if ahead is None else ahead.room()
+                step = partial(context.run, _advance, source, room, ahead)
+                made = await _at_last(partial(self.thread, step))
+                if ahead is not None:
+                    ahead.check()
+                if isinstance(made, _End):
+                    return made.value
+                await send(made)
         finally:
             if hasattr(source, "close"):
                 with trio.CancelScope(shield=True):  # unbounded, as all threads: never abandoned
@@ -235,7 +244,7 @@ def _begin(function: Callable[[], T]) -> tuple[Context, T]:
 
 
 class _End:
-    """What `_step` gives when a generator has ended, with what it returned."""
+    """What `_advance` gives when a generator has ended, with what it returned."""
 
     __slots__ = ("value",)
 
@@ -243,9 +252,16 @@ class _End:
         self.value = value
 
 
-def _step(source: Iterator[Any]) -> Any:
-    """Advance a plain generator. StopIteration cannot leave a thread, so its end is a value."""
-    try:
-        return next(source)
-    except StopIteration as stop:
-        return _End(stop.value)
+def _advance(source: Iterator[Any], room: int, ahead: Ahead | None) -> Any:
+    """Advance a plain generator while there is room, and give the first item that finds none.
+
+    StopIteration cannot leave a thread, so the generator's end is a value.
+    """
+    while True:
+        try:
+            item = next(source)
+        except StopIteration as stop:
+            return _End(stop.value)
+        if ahead is None or room <= 0:
+            return item
+        room -= ahead.emit(item)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hmac
 import inspect
 import logging
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -43,6 +44,7 @@ from .._text import named, quoted
 from .._transport import transport_for
 from .._version import __version__
 from ..errors import ArgumentError, Code, HandshakeError
+from ._ahead import Ahead
 from ._bridge import Bridge, device_stream
 from ._export import Exported
 from ._exporter import Exporter
@@ -62,6 +64,7 @@ _HOW_TO_CALL: Final = {
 _LARGE: Final = 64 * 1024  # bytes of arguments that may take a millisecond to decode
 _FEW: Final = 1024  # values in a call's arguments that count for nothing: one may save the device
 _TO_END: Final = 1.0  # seconds for a cancelled call to end before the log says that it has not
+_AHEAD: Final = 64 * 1024  # bytes that a plain generator makes before it looks if they may leave
 _ITEMS_PER_TURN: Final = 32  # items that a generator may send before other tasks have their turn
 
 
@@ -433,7 +436,24 @@ class Session:
             if sent % _ITEMS_PER_TURN == 0:
                 await trio.lowlevel.checkpoint()
 
-        value = await self._lanes.iterate(method, args, kwargs, send)
+        def room() -> int:
+            if self._connection.ended is not None or self._connection.full:
+                return 0
+            return min(_AHEAD, self._rules.sendable(call.slot))
+
+        def pack(item: object) -> tuple[bytearray, int]:
+            buffer = self._encode(item, "item")
+            return buffer, self._rules.cost(buffer)
+
+        def put(buffers: deque[bytearray]) -> None:
+            if self._connection.ended is not None:
+                buffers.clear()
+            while buffers:
+                self._rules.item(call.slot, buffers.popleft())
+            self._connection.flush_soon()
+
+        ahead = Ahead(room, pack, put)
+        value = await self._lanes.iterate(method, args, kwargs, send, ahead)
         return self._encode(value, "return value")
 
     async def _send_item(self, call: _Call, buffer: bytearray) -> None:

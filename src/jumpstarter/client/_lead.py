@@ -1,0 +1,309 @@
+"""Lets the thread that waits for an answer fetch it: a connection that blocking calls can lead.
+
+Through the portal a call takes four switches between threads and tasks, which cost several times
+what the call does. But most often a test makes one plain call after another, and nothing else goes
+on. Then the loop steps aside: the calling thread itself writes, polls, reads and takes the answer,
+by the same rules and the same objects.
+
+At any time one side owns the connection, its rules, endpoints and transport:
+
+    state    lock    owner               what comes next
+    LOOP     free    the loop            FREE: nothing is open, and a quick call has just ended
+    FREE     free    nobody              held: a thread makes a call; LOOP: some task wants it, or
+                                         for a while no thread has made a call
+    FREE     held    the lock's holder   free: its call has ended; BACK: whatever else happens
+    BACK     free    nobody              LOOP: as soon as the loop gets round to it
+
+- The loop never waits for the lock, but at the connection's end. It marks that it wants the
+  connection, and the holder gives it back at the latest after `_PATIENCE_MS`.
+- All a thread does alone is one small call that is answered at once. An answer that takes its
+  time, another frame, a peer that is gone, a signal: it gives the connection back, and waits for
+  its call as all others do.
+- A thread that holds the lock is deaf to signals but while it polls, when all is whole. An
+  exception that finds a way in there all the same has cut the rules in two: the connection ends.
+
+Only a socket can be led: TLS must be spoken by the loop. This file knows no requests and no values.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import select
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, Protocol
+
+import trio
+
+from .. import _events as ev
+from .._connection import Connection, Owner
+from .._protocol import Protocol as Rules
+from .._signal import Signal
+from .._transport import SocketTransport, Transport
+from ..errors import DriverError
+from ._shelter import Interrupted, Shelter
+
+__all__ = ["LeadConnection", "Led"]
+
+_logger = logging.getLogger("jumpstarter.connection")
+
+_PATIENCE_MS: Final = 2  # a call that takes longer gains nothing by speed, and the loop may wait
+_IDLE: Final = 0.05  # seconds without a call until the loop takes the connection back
+_PAUSE: Final = 0.05  # seconds after a task has wanted it until threads may lead again
+
+
+class _State(enum.Enum):
+    LOOP = enum.auto()
+    FREE = enum.auto()
+    BACK = enum.auto()
+
+
+class Led(Protocol):
+    """What is led: a call of which nobody but its thread knows yet."""
+
+    slot: int
+    done: bool
+
+    def received(self, event: ev.SlotEvent) -> None:
+        """Its answer has come."""
+
+
+class LeadConnection(Connection):
+    """A connection which threads may lead while nothing else is open on it."""
+
+    def __init__(self, transport: Transport, rules: Rules, owner: Owner, name: str) -> None:
+        super().__init__(transport, rules, owner, name)
+        self._socket = transport if isinstance(transport, SocketTransport) else None
+        self._state = _State.LOOP
+        self._lock = threading.Lock()
+        self._leader = 0  # the thread that holds the lock
+        self._calls = 0  # that threads have made
+        self._wanted = False  # a task waits for the connection
+        self._offered = False  # the reader is to step aside
+        self._returned = Signal()  # for the reader
+        self._waiting = trio.lowlevel.ParkingLot()  # tasks that want it
+        self._last_wanted = -_PAUSE
+        self._left: list[ev.Event] = []  # what a thread has read, and is the loop's to act on
+        self._write_error: OSError | None = None
+        self._at_end = False  # a thread has read the last byte
+        self._token = trio.lowlevel.current_trio_token()
+        self._poll = select.poll()
+        if self._socket is not None:
+            self._poll.register(self._socket.fileno(), select.POLLIN)
+
+    # ---------------------------------------------------------------------------- in the loop
+
+    @property
+    def lent(self) -> bool:
+        """True while the connection is not the loop's."""
+        return self._state is not _State.LOOP
+
+    async def offer(self) -> None:
+        """Let threads lead, unless something else is going on. A checkpoint, never cancelled."""
+        if self._socket is not None and not self._offered and self._is_quiet():
+            self._offered = True
+            self._socket.stop_waiting()
+            # The reader steps aside before whoever waits for us can make its next call.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def _is_quiet(self) -> bool:
+        return not (
+            self.endpoints
+            or self._writing
+            or self._rest
+            or self.rules.outbox
+            or self.rules.unfinished
+            or self.rules.behind
+            or self.rules.going_away
+            or self.ended is not None
+            or trio.current_time() < self._last_wanted + _PAUSE
+        )
+
+    async def reclaim(self) -> None:
+        """Take the connection back. A checkpoint if a thread has it just now."""
+        if self._state is _State.FREE:
+            self._last_wanted = trio.current_time()
+        while self.lent and not self._take_back():
+            self._wanted = True
+            if not self._take_back():  # again: the holder may have looked before the mark was there
+                await self._waiting.park()
+
+    def _take_back(self) -> bool:
+        """Take it if no thread holds it."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        if self._state is _State.FREE:
+            self._become_ours()
+        self._lock.release()
+        return not self.lent
+
+    def _become_ours(self) -> None:
+        self._state = _State.LOOP
+        self._wanted = False
+        self.last_read = trio.current_time()
+        self._returned.set()
+        self._waiting.unpark_all()
+
+    def _given_back(self) -> None:
+        """Go on where a thread has left off, before any task does."""
+        if self._state is not _State.BACK:
+            return  # the connection has ended meanwhile
+        self._become_ours()
+        left, self._left = self._left, []
+        try:
+            self._act_on(left)
+        except Exception as exc:  # noqa: BLE001 - it is logged, and ends this connection only
+            text = "internal error on the connection to %s"
+            self._journal.log(_logger, logging.ERROR, text, self.name, exc=exc)
+            self.end(exc)
+        if self._at_end:
+            self._end_at_last_byte()
+        elif self._write_error is not None:
+            self._cannot_write(self._write_error)
+        elif self._rest or self.rules.outbox:
+            self.flush_soon()
+
+    async def _read_once(self) -> bool:
+        if self._offered:
+            self._offered = False
+            if self._is_quiet():
+                await self._stand_aside()
+                return await self._catch_up()
+        try:
+            return await super()._read_once()
+        except trio.ClosedResourceError:
+            if not self._offered:
+                raise
+            return True
+
+    async def _stand_aside(self) -> None:
+        self._state = _State.FREE
+        while self.lent:
+            calls = self._calls
+            with trio.move_on_after(_IDLE):
+                await self._returned.wait()
+            if calls == self._calls:
+                self._take_back()
+
+    def _finish(self) -> None:
+        """Wait for the thread that leads, if one does: what it uses is about to be closed."""
+        with self._lock:
+            if self._state is _State.BACK:
+                self._given_back()
+            self._state = _State.LOOP
+        self._waiting.unpark_all()
+        super()._finish()
+
+    # ---------------------------------------------------------------------------- in a thread
+
+    def led_from_here(self) -> bool:
+        """Tell if the calling thread leads: then a finalizer calls, in the midst of all that."""
+        return self._leader == threading.get_ident()
+
+    def lead(self, call: Led, start: Callable[[], None]) -> bool:
+        """Make a call from the thread that waits for it.
+
+        Args:
+            call: It is `done` if it was answered. If it has a slot and is not, the loop has it now.
+            start: Puts the call in the rules and the endpoints; a DriverError has changed nothing.
+
+        Returns:
+            False if it was not started: nothing is to be led, or the loop must look first.
+
+        Raises:
+            DriverError: What `start` has raised.
+            BaseException: What a signal's handler has raised, whatever has become of the call.
+        """
+        with Shelter() as shelter:
+            if not self._lock.acquire(blocking=False):
+                return False
+            keep = whole = False
+            try:
+                self._leader = threading.get_ident()
+                if self._state is not _State.FREE:
+                    whole = True
+                    return False
+                keep = self._make(call, start, shelter)
+                whole = True
+            except DriverError:
+                keep = whole = True
+                raise
+            except Interrupted:
+                whole = True
+            except BaseException:
+                whole = shelter.waiting
+                raise
+            finally:
+                if not whole:
+                    self._fail()
+                self._let_go(keep=keep)
+        return call.slot > 0
+
+    def _make(self, call: Led, start: Callable[[], None], shelter: Shelter) -> bool:
+        """Send the call, and wait for its answer. False if the loop is to go on from here."""
+        if self._poll.poll(0) and not self._receive(call):
+            return False  # what has come unasked may well be the peer's goodbye
+        start()
+        self._calls += 1
+        if not self._send():
+            return False
+        while not call.done:
+            ready = shelter.wait(self._poll.poll, _PATIENCE_MS)
+            if not ready or not self._receive(call):
+                return False
+        return True
+
+    def _send(self) -> bool:
+        assert self._socket is not None
+        try:
+            self._rest = self._socket.try_write(self.rules.take().buffers)
+        except OSError as exc:
+            self._write_error = exc
+            return False
+        return not (self._rest or self.rules.outbox)
+
+    def _receive(self, call: Led) -> bool:
+        """Read, and take the answer. False if there is anything that is the loop's to act on."""
+        assert self._socket is not None
+        try:
+            data = self._socket.try_read()
+        except OSError:
+            return False  # the loop will find it too
+        if data is None:
+            return True
+        self._at_end = not data
+        match self.rules.receive(data, self.rules.limits.turn):
+            case [ev.ResultReceived(slot=slot) | ev.ErrorReceived(slot=slot) as event] if (
+                slot == call.slot
+            ):
+                del self.endpoints[slot]
+                call.received(event)
+            case events:
+                self._left = events
+        return not (self._at_end or self._left or self.rules.behind or self.rules.outbox)
+
+    def _fail(self) -> None:
+        """End the connection, whose state nobody can know any more."""
+        text = f"the connection to {self.name} was cut off by an exception in the midst of a call"
+        self._left = []
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self.end, ConnectionError(text))
+
+    def _let_go(self, *, keep: bool) -> None:
+        """Give the lead up: to the next thread, or to the loop."""
+        self._leader = 0
+        if keep and not self._wanted:
+            self._lock.release()
+            if not self._is_wanted_now():
+                return
+        if self._state is _State.FREE:
+            self._state = _State.BACK
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._given_back)
+        self._lock.release()
+
+    def _is_wanted_now(self) -> bool:
+        """Tell, with the lock, if a task has wanted the connection and found the lock taken."""
+        return self._wanted and self._lock.acquire(blocking=False)

@@ -1,0 +1,124 @@
+"""Keeps signal handlers out of code that must not be cut in two.
+
+A Python signal handler runs in the main thread, between any two bytecodes, and Ctrl-C's raises
+there. Where that would leave a structure half changed, the main thread takes shelter: handlers are
+put off, and run when it leaves. While it waits, within the shelter, it can be interrupted: then the
+wait ends with `Interrupted`, and whoever waited tidies up and leaves.
+
+Only signals that have a Python handler can raise, and only those are put off, so that any other
+keeps what it does. Signals whose handlers nobody writes to raise are left alone, as each one that
+is looked at has its price.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # the C half of `signal`, of which mypy knows not
+import signal
+import threading
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
+from typing import Any, Final, Self, TypeAlias, TypeVar
+
+__all__ = ["Interrupted", "Shelter"]
+
+T = TypeVar("T")
+_Handler: TypeAlias = Callable[[int, FrameType | None], object]
+
+_SIGNALS: Final = tuple(
+    int(signum)
+    for signum in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGALRM,
+        signal.SIGHUP,
+        signal.SIGQUIT,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+    )
+)
+# What `signal` wraps: its conversions to and from enums cost ten times what these do.
+_get: Final[Callable[[int], Any]] = _signal.getsignal
+_set: Final[Callable[[int, Any], Any]] = _signal.signal
+
+
+class Interrupted(BaseException):
+    """A signal has come while the thread waited; its handler runs when the shelter is left."""
+
+
+class Shelter:
+    """A `with` block, for once, in whatever thread: in any but the main one there is no danger.
+
+    Attributes:
+        waiting: True while handlers may end the wait.
+    """
+
+    __slots__ = ("_came", "_put_off", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting = False
+        self._put_off: list[tuple[int, _Handler]] = []
+        self._came: list[tuple[_Handler, int, FrameType | None]] = []
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            try:
+                self._take()
+            except BaseException:
+                self.__exit__()
+                raise
+        return self
+
+    def _take(self) -> None:
+        for signum in _SIGNALS:
+            handler = _get(signum)
+            if callable(handler):
+                self._put_off.append((signum, handler))
+                _set(signum, partial(self._note, handler))
+
+    def _note(self, handler: _Handler, signum: int, frame: FrameType | None) -> None:
+        self._came.append((handler, signum, frame))
+        if self.waiting:
+            self.waiting = False
+            raise Interrupted
+
+    def __exit__(self, *_: object) -> None:
+        if self._put_off:
+            self.waiting = False
+            try:
+                self._give_back()
+            finally:
+                self._catch_up()
+
+    def _give_back(self) -> None:
+        """Install the handlers again, whatever one that is there already raises meanwhile."""
+        try:
+            while self._put_off:
+                _set(*self._put_off[-1])
+                self._put_off.pop()
+        finally:
+            if self._put_off:
+                self._give_back()
+
+    def _catch_up(self) -> None:
+        """Run the handlers of all signals that have come, whatever one of them raises."""
+        try:
+            while self._came:
+                handler, signum, frame = self._came.pop(0)
+                handler(signum, frame)
+        finally:
+            if self._came:
+                self._catch_up()
+
+    def wait(self, wait: Callable[[int], T], milliseconds: int) -> T:
+        """Give `wait(milliseconds)`, open to signals.
+
+        Raises:
+            Interrupted: A signal came, now or before.
+        """
+        self.waiting = True
+        if self._came:
+            raise Interrupted
+        value = wait(milliseconds)
+        self.waiting = False
+        return value
