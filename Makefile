@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml setup.py $(wildcard src/jumpstarter/*.pyx)
 
-.PHONY: venv build demo test soak lint types bench clean
+.PHONY: venv build demo test soak lint types bench bench-peers instructions clean
 
 venv: .venv/.stamp
 
@@ -36,5 +36,11 @@ types: venv
 bench: venv
 	$(BIN)/python -m benchmarks
 
+bench-peers: venv
+	$(BIN)/python -m benchmarks.peers
+
+instructions: venv
+	$(BIN)/python -m benchmarks.framing
+
 clean:
-	rm -rf .venv build dist src/*.egg-info src/jumpstarter/*.so
+	rm -rf .venv .venv-peers build dist src/*.egg-info src/jumpstarter/*.so

@@ -12,7 +12,7 @@ import trio
 from .loops import Watch, report_beside_bulk
 from .worker import ready, rounds
 
-__all__ = ["on_trio", "repeat_at_once", "repeat_beside_bulk", "stay"]
+__all__ = ["Do", "on_trio", "repeat_among", "repeat_at_once", "repeat_beside_bulk", "stay"]
 
 Do = Callable[[], Awaitable[object]]
 Download = Callable[[int], Awaitable[object]]
@@ -46,6 +46,23 @@ async def repeat_at_once(do: Do, tasks: int) -> None:
 async def _do_for_each(do: Do, turns: Iterator[int]) -> None:
     for _ in turns:
         await do()
+
+
+async def repeat_among(hold: Callable[..., Awaitable[None]], each: int) -> None:
+    """Do something through many holders at once, which share each round's operations.
+
+    Args:
+        hold: A task of its own, since a thousand scopes are not to be nested: opens something, has
+            started with what is to be done through it, and keeps it open until cancelled.
+        each: How often it is done through each.
+    """
+    for count in rounds():
+        async with trio.open_nursery() as holders:
+            opened = [await holders.start(hold) for _ in range(0, count, each)]
+            async with trio.open_nursery() as doers:
+                for do in opened:
+                    doers.start_soon(_do_for_each, do, iter(range(each)))
+            holders.cancel_scope.cancel()
 
 
 async def repeat_beside_bulk(downloads: Sequence[Download], call: Do) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 
 import trio
 
-from .ends import on_trio, repeat_beside_bulk, stay
+from .ends import Do, on_trio, repeat_among, repeat_beside_bulk, stay
 from .loops import repeat, repeat_async
 from .payloads import ANSWER, MESSAGE, PIECE, Tally, decode_order, encode_order
 from .worker import ready, rounds
@@ -36,8 +36,8 @@ __all__ = [
     "trio_connections",
     "trio_download",
     "trio_messages",
-    "trio_pipeline",
     "trio_ping_pong",
+    "trio_pipeline",
     "trio_set_up",
     "trio_upload",
 ]
@@ -248,19 +248,12 @@ async def trio_set_up(path: str) -> None:
 async def trio_connections(path: str, each: str) -> None:
     """Share the round's operations out to connections which are open at once, so many to each."""
 
-    async def work(stream: trio.SocketStream) -> None:
-        for _ in range(int(each)):
-            await _ping_pong(stream)
+    async def hold(*, task_status: trio.TaskStatus[Do]) -> None:
+        async with await trio.open_unix_socket(path) as stream:
+            task_status.started(functools.partial(_ping_pong, stream))
+            await trio.sleep_forever()
 
-    for count in rounds():
-        async with AsyncExitStack() as stack:
-            streams = [
-                await stack.enter_async_context(await trio.open_unix_socket(path))
-                for _ in range(0, count, int(each))
-            ]
-            async with trio.open_nursery() as nursery:
-                for stream in streams:
-                    nursery.start_soon(work, stream)
+    await repeat_among(hold, int(each))
 
 
 # --------------------------------------------------------------------------- blocking clients

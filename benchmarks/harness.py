@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from . import memory, peers
-from .workloads import FLOOR, OURS, Side, Workload
+from .model import FLOOR, OURS, Side, Workload
 
 __all__ = [
     "Ends",
@@ -92,7 +92,6 @@ class SideError(RuntimeError):
     def __init__(self, side: str, reason: str) -> None:
         super().__init__(f"{side}: {reason}")
         self.side = side
-        self.reason = reason
 
 
 # ------------------------------------------------------------------------------------ processes
@@ -154,7 +153,7 @@ def start(
         patience: Seconds to wait for an answer of it.
     """
     pin = ",".join(map(str, cores))
-    process = subprocess.Popen(  # noqa: S603 - our own, from our own table
+    process = subprocess.Popen(
         [python, "-m", "benchmarks.worker", pin, *end.split()],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -228,7 +227,9 @@ def _failing_as(side: str) -> Iterator[None]:
 
 
 @contextmanager
-def _all_ends(sides: Mapping[str, Side], cores: Mapping[str, Sequence[int]]) -> Iterator[list[Ends]]:
+def _all_ends(
+    sides: Mapping[str, Side], cores: Mapping[str, Sequence[int]]
+) -> Iterator[list[Ends]]:
     """Start all ends of these sides at once, and have them begin."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
@@ -276,7 +277,8 @@ def measure(workload: Workload, plan: Plan) -> Result:
         except SideError as error:
             if error.side in {OURS, FLOOR}:
                 raise
-            absent[error.side] = f"failed: {error.reason}"
+            print(f"{workload.name}: {error}; left out", file=sys.stderr, flush=True)
+            absent[error.side] = "failed"
         else:
             return Result(workload, operations, rounds, absent)
 
@@ -292,9 +294,7 @@ def _run_in_turns(
     fixed = plan.operations or workload.operations
     with _all_ends(sides, _cores(workload, plan)) as begun:
         runs = {name: ends.run for name, ends in zip(sides, begun, strict=True)}
-        operations = {
-            name: fixed or calibrate(run, plan.seconds) for name, run in runs.items()
-        }
+        operations = {name: fixed or calibrate(run, plan.seconds) for name, run in runs.items()}
         return operations, take_turns(runs, operations, plan.rounds)
 
 

@@ -12,7 +12,7 @@ import jumpstarter
 from jumpstarter import Limits
 from jumpstarter.client import DriverClient
 
-from .ends import on_trio, repeat_at_once, repeat_beside_bulk
+from .ends import Do, on_trio, repeat_among, repeat_at_once, repeat_beside_bulk
 from .idle import MANY_CALLS, IdleDriver
 from .loops import repeat, repeat_async, repeat_from_threads
 from .payloads import ANSWER, MESSAGE, PIECE, VALUE, encode_order
@@ -40,9 +40,7 @@ __all__ = [
 ]
 
 
-def _connect(
-    path: str, limits: Limits | None = None
-) -> AbstractAsyncContextManager[DriverClient]:
+def _connect(path: str, limits: Limits | None = None) -> AbstractAsyncContextManager[DriverClient]:
     limits = Limits() if limits is None else limits
     return jumpstarter.connect_async(f"unix:{path}", limits=limits)
 
@@ -86,19 +84,12 @@ async def async_set_up(path: str) -> None:
 async def async_connections(path: str, each: str) -> None:
     """Share the round's operations out to connections which are open at once, so many to each."""
 
-    async def work(client: DriverClient) -> None:
-        for _ in range(int(each)):
-            await client.call_async("echo_async", VALUE)
+    async def hold(*, task_status: trio.TaskStatus[Do]) -> None:
+        async with _connect(path) as client:
+            task_status.started(functools.partial(client.call_async, "echo_async", VALUE))
+            await trio.sleep_forever()
 
-    for count in rounds():
-        async with AsyncExitStack() as stack:
-            clients = [
-                await stack.enter_async_context(_connect(path))
-                for _ in range(0, count, int(each))
-            ]
-            async with trio.open_nursery() as nursery:
-                for client in clients:
-                    nursery.start_soon(work, client)
+    await repeat_among(hold, int(each))
 
 
 def blocking_call(path: str, method: str) -> None:
@@ -225,11 +216,13 @@ async def async_beside_bulk(path: str, streams: str) -> None:
 async def async_streams(path: str) -> None:
     """Have as many streams open at once as a round has operations."""
     async with _connect(path) as client:
-        for count in rounds():
-            async with AsyncExitStack() as stack:
-                for _ in range(count):
-                    stream = await stack.enter_async_context(client.stream_async("bytes_back"))
-                    await _ping_pong(stream)
+
+        async def hold(*, task_status: trio.TaskStatus[Do]) -> None:
+            async with client.stream_async("bytes_back") as stream:
+                task_status.started(functools.partial(_ping_pong, stream))
+                await trio.sleep_forever()
+
+        await repeat_among(hold, each=1)
 
 
 def blocking_ping_pong(path: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 import platform
 import shlex
@@ -69,7 +69,7 @@ def setting(plan: Plan, arguments: Sequence[str]) -> Setting:
     """Look around."""
     return Setting(
         command=f"python -m benchmarks {shlex.join(arguments)}".rstrip(),
-        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        date=dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         python=platform.python_version(),
         trio=version("trio"),
         system=f"{platform.system()} {platform.machine()}",

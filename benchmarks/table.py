@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from .harness import Result
-from .workloads import FLOOR, OURS, Unit, Workload
+from .model import FLOOR, OURS, Unit, Workload
 
 __all__ = ["HEAD", "Spread", "figures", "gain", "lines", "ratio"]
 

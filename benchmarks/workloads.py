@@ -7,97 +7,19 @@ meaningful. Adding a workload is adding an entry here, and its ends to the modul
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
+from .model import FLOOR, OURS, Side, Unit, Workload
 from .payloads import MESSAGE, PIECE, VALUE
 
-__all__ = ["FLOOR", "OURS", "WORKLOADS", "Side", "Unit", "Workload"]
-
-OURS: Final = "jumpstarter"
-FLOOR: Final = "floor"
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What a figure says.
-
-    Attributes:
-        name: As it stands in the table.
-        scale: What one of the measure counts in this unit.
-        is_rate: Operations per measure, the more the better; else the less the better.
-        measure: Which of a round's: "seconds", what an end reports, or of the memory of the
-            "server" or "client" its "_growth" at most, or its "_peak", in bytes.
-        each: The measure is shared out among the operations; else it is taken as it is.
-    """
-
-    name: str
-    scale: float
-    is_rate: bool = False
-    measure: str = "seconds"
-    each: bool = True
-
-    def figure(self, operations: int, measures: Mapping[str, float]) -> float:
-        """Say in this unit what a round of so many operations measured."""
-        value = measures[self.measure]
-        if self.is_rate:
-            return self.scale * operations / value
-        return self.scale * value / (operations if self.each else 1)
-
-
-@dataclass(frozen=True)
-class Side:
-    """Who does a workload: two ends, each a function's dotted name and its arguments.
-
-    Attributes:
-        server: Serves at the path that it is called with, until the end of its input. Empty if the
-            client is all there is.
-        client: Does `worker.rounds`.
-        peer: The distribution that both need from the peers' environment; empty if they live in
-            ours.
-    """
-
-    server: str
-    client: str
-    peer: str = ""
-
-
-@dataclass(frozen=True)
-class Workload:
-    """One subject of the table, with a line for each side and unit.
-
-    Attributes:
-        name: Unique.
-        units: Of its figures; the first is the one that is drawn.
-        sides: By name; they take turns in this order.
-        goals: By side. For ours, what the figure itself is to reach; for the floor, what multiple
-            of its figure; for a peer, how many times better ours is to be. At least if the unit is
-            a rate, else at most, but for a peer always at least. They hold for the first unit.
-        series: What it is a point of, if it is measured at several sizes; else empty.
-        size: Where on the series.
-        operations: In each round; by default as many as take the planned time.
-        cores: How many the ends are pinned to: one for times, two for rates.
-        afresh: Each round has new processes, since memory that was used is never small again.
-        quick: A quick run has it too.
-    """
-
-    name: str
-    units: tuple[Unit, ...]
-    sides: Mapping[str, Side]
-    goals: Mapping[str, float]
-    series: str = ""
-    size: int = 0
-    operations: int = 0
-    cores: int = 1
-    afresh: bool = False
-    quick: bool = True
-
+__all__ = ["WORKLOADS"]
 
 # -------------------------------------------------------------------------------------- units
 
 _TIME: Final = Unit("µs", 1e6)
 _RATE: Final = Unit("calls/ms", 1e-3, is_rate=True)
 _ITEMS: Final = Unit("items/ms", 1e-3, is_rate=True)
+_FRAMES: Final = Unit("frames/ms", 1e-3, is_rate=True)
 _BULK: Final = Unit("MB/s", len(PIECE) / 1e6, is_rate=True)
 _P99: Final = Unit("p99, ms", 1e3, measure="p99", each=False)
 _P50: Final = Unit("p50, ms", 1e3, measure="p50", each=False)
@@ -117,9 +39,7 @@ def _floor(server: str, client: str, name: str = FLOOR) -> dict[str, Side]:
     return {name: Side(f"benchmarks.floors.{server}", f"benchmarks.floors.{client}")}
 
 
-def _peer(
-    name: str, module: str, client: str, peer: str, server: str = "serve"
-) -> dict[str, Side]:
+def _peer(name: str, module: str, client: str, peer: str, server: str = "serve") -> dict[str, Side]:
     home = f"benchmarks.peers.{module}"
     return {name: Side(server and f"{home}.{server}", f"{home}.{client}", peer)}
 
@@ -171,8 +91,10 @@ _CONNECTIONS: Final = _floor("serve_echo", "trio_connections 1")
 
 # ---------------------------------------------------------------------------------- workloads
 
+_NO_GOALS: Final[Mapping[str, float]] = {}
 
-def _call(name: str, sides: Mapping[str, Side], **goals: float) -> Workload:
+
+def _call(name: str, sides: Mapping[str, Side], goals: Mapping[str, float] = _NO_GOALS) -> Workload:
     return Workload(f"call, {name}", (_TIME,), sides, goals)
 
 
@@ -184,7 +106,7 @@ _CALLS: Final = (
         | _grpc_aio("call")
         | _grpclib("call")
         | _published("async_call echo_async"),
-        floor=1.3,
+        {FLOOR: 1.3},
     ),
     _call(
         "async -> plain",
@@ -196,7 +118,7 @@ _CALLS: Final = (
         | _BLOCKING_ECHO
         | _peer("grpc -> aio", "grpc_blocking", "call", "grpcio", "serve_aio")
         | _published("blocking_call echo_async"),
-        floor=1.8,
+        {FLOOR: 1.8},
     ),
     _call(
         "blocking -> plain",
@@ -210,21 +132,19 @@ _CALLS: Final = (
         | _pyro5("call")
         | _grpc("call")
         | _published("blocking_call echo"),
-        RPyC=1,
-        Pyro5=1,
-        grpc=1,
+        {"RPyC": 1, "Pyro5": 1, "grpc": 1},
     ),
     _call(
         "serve(), blocking -> plain",
         _ours("blocking_serve_and_call echo", "")
         | _BLOCKING_ECHO
         | _published("blocking_serve_and_call echo", ""),
-        published=6,
+        {"published": 6},
     ),
 )
 
 
-def _at_once(tasks: int, **goals: float) -> Workload:
+def _at_once(tasks: int, goals: Mapping[str, float] = _NO_GOALS) -> Workload:
     # The floor's round trips are one at a time here too: the rest is what company saves a call.
     return Workload(
         f"{tasks} calls at once",
@@ -244,7 +164,7 @@ def _at_once(tasks: int, **goals: float) -> Workload:
 
 _COMPANY: Final = (
     *(_at_once(tasks) for tasks in (1, 8)),
-    _at_once(64, **{"grpc.aio": 20, "published": 25}),
+    _at_once(64, {"grpc.aio": 20, "published": 25}),
     _at_once(512),
     Workload(
         "calls from 8 threads",
@@ -285,7 +205,12 @@ _PAYLOADS: Final = tuple(
 
 
 def _generator(
-    name: str, unit: Unit, sides: Mapping[str, Side], *, quick: bool = True, **goals: float
+    name: str,
+    unit: Unit,
+    sides: Mapping[str, Side],
+    goals: Mapping[str, float] = _NO_GOALS,
+    *,
+    quick: bool = True,
 ) -> Workload:
     return Workload(f"generator, {name}", (unit,), sides, goals, cores=2, quick=quick)
 
@@ -300,7 +225,7 @@ _GENERATORS: Final = (
         | _grpc_aio("generator items")
         | _grpclib("generator")
         | _published("async_generator items_async"),
-        **{"grpc.aio": 10},
+        {"grpc.aio": 10},
     ),
     _generator(
         "async -> plain",
@@ -325,7 +250,7 @@ _GENERATORS: Final = (
         | _pyro5("generator")
         | _grpc("generator items")
         | _published("blocking_generator items"),
-        grpc=4,
+        {"grpc": 4},
     ),
     _generator(
         "64 KiB, async -> async",
@@ -490,6 +415,27 @@ _MEMORY: Final = (
     ),
 )
 
+
+def _framing(task: str, size: int) -> Workload:
+    def side(name: str, side: str, peer: str = "") -> dict[str, Side]:
+        return {name: Side("", f"benchmarks.framing_loops.run {side} {task} {size}", peer)}
+
+    return Workload(
+        f"framing alone, {task} {size:,} B",
+        (_FRAMES,),
+        side(OURS, "ours")
+        | side(FLOOR, "floor")
+        | side("plain Python", "plain")
+        | side("h2", "h2", "h2"),
+        {},
+        quick=size == 16,
+    )
+
+
+_FRAMING: Final = tuple(
+    _framing(task, size) for task in ("decode", "encode") for size in (16, 1024, 16 * 1024)
+)
+
 WORKLOADS: Final = (
     *_CALLS,
     *_COMPANY,
@@ -498,4 +444,5 @@ WORKLOADS: Final = (
     *_STREAMS,
     *_CONNECTING,
     *_MEMORY,
+    *_FRAMING,
 )

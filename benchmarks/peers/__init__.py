@@ -1,14 +1,16 @@
 """The peers: other libraries that do the same work, each in a form that its own users would write.
 
-They live in a virtual environment of their own, `.venv-peers`, which `python -m benchmarks.peers`
-(or `make bench-peers`) makes and fills. It has no package of ours: the published jumpstarter, which
-is one of the peers, has the same import name. A peer that is not there is left out of the table.
+They live in a virtual environment of their own, `.venv-peers`, which `make bench-peers` (that is
+`python -m benchmarks.peers`) makes and fills. It has no package of ours: the published jumpstarter,
+which is one of the peers, has the same import name. A peer that is not there has a line in the
+table that says so.
 
 A module here is named for its library, and has the servers and clients of those workloads that are
-meaningful for it, under the same names as `ours` and `floors`. What is fair is decided thus:
+meaningful for it. What is fair is decided thus:
 
-- A Unix socket, the library's fastest serializer that keeps bytes, its compiled parts if it has any.
-- No library's own limit stands in the way: gRPC's 4 MiB wall is lifted.
+- A Unix socket, the library's fastest serializer that keeps bytes, its compiled parts if there are.
+- No library's own limit stands in the way: gRPC's 4 MiB wall is lifted, and that on calls that
+  come at once.
 - gRPC and grpclib carry protobuf's own message of one `bytes` field.
 - A blocking server answers each connection in a thread, an asynchronous one each call in a task,
   as the libraries do by themselves.
@@ -58,6 +60,6 @@ def installed() -> dict[str, str]:
     if not PYTHON.exists():
         return {}
     ask = [str(PYTHON), "-c", _ASK, *PEERS]
-    answer = subprocess.run(ask, stdout=subprocess.PIPE, check=True)  # noqa: S603 - our own words
+    answer = subprocess.run(ask, stdout=subprocess.PIPE, check=True)
     found: dict[str, str] = json.loads(answer.stdout)
     return found

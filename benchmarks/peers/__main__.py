@@ -22,7 +22,7 @@ def main() -> int:
         if name not in there:
             print(f"installing {' '.join(requirements)}", flush=True)
             pip = [str(PYTHON), "-m", "pip", "install", "--quiet", *requirements]
-            subprocess.run(pip, check=False)  # noqa: S603 - our own words; pip says what is wrong
+            subprocess.run(pip, check=False)
     there = installed()
     for name in PEERS:
         print(f"{name}: {there.get(name, 'not installed')}")

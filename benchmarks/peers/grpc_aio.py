@@ -22,6 +22,11 @@ __all__ = ["NO_WALL", "method", "serve"]
 NO_WALL: Final = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 # Without this, all channels of a process share one connection.
 _OWN_CONNECTION: Final = [*NO_WALL, ("grpc.use_local_subchannel_pool", 1)]
+# Without these, a server begins to drop calls when a thousand of them come at once.
+_NO_REFUSAL: Final = [
+    ("grpc.server.max_pending_requests", 100_000),
+    ("grpc.server.max_pending_requests_hard_limit", 100_000),
+]
 _PIECE: Final = BytesValue(value=PIECE)
 
 
@@ -77,7 +82,7 @@ async def serve(path: str) -> None:
         name: make(getattr(bench, name), BytesValue.FromString, BytesValue.SerializeToString)
         for name, make in kinds.items()
     }
-    server = grpc.aio.server(options=NO_WALL)
+    server = grpc.aio.server(options=[*NO_WALL, *_NO_REFUSAL])
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("Bench", handlers)])
     server.add_insecure_port(f"unix:{path}")
     await server.start()

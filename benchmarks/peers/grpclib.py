@@ -26,7 +26,7 @@ class _Bench:
         for _ in range(decode_order(order.value)):
             await stream.send_message(BytesValue(value=VALUE))
 
-    def __mapping__(self) -> dict[str, Any]:  # noqa: PLW3201 - the library's own protocol
+    def __mapping__(self) -> dict[str, Any]:
         return {
             "/Bench/echo": Handler(self.echo, Cardinality.UNARY_UNARY, BytesValue, BytesValue),
             "/Bench/items": Handler(self.items, Cardinality.UNARY_STREAM, BytesValue, BytesValue),

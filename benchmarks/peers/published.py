@@ -14,12 +14,13 @@ from typing import Any, Final
 import anyio
 from anyio.abc import ObjectStream
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from jumpstarter.exporter import Session
+from jumpstarter_driver_network.driver import EchoNetwork
+
 from jumpstarter.client import client_from_path
 from jumpstarter.common import ExporterStatus
 from jumpstarter.common.utils import serve as serve_here
 from jumpstarter.driver import export, exportstream
-from jumpstarter.exporter import Session
-from jumpstarter_driver_network.driver import EchoNetwork
 
 from ..loops import repeat, repeat_async, repeat_from_threads
 from ..payloads import ANSWER, MESSAGE, PIECE, Tally, decode_order, encode_order

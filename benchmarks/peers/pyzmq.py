@@ -1,4 +1,4 @@
-"""pyzmq: messages, not calls. A request socket for calls, and a pair of push and pull for streams."""
+"""pyzmq: messages, not calls. Request and reply sockets for calls, push and pull for streams."""
 
 from __future__ import annotations
 
