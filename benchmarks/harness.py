@@ -9,6 +9,7 @@ knows no units and no side's code.
 from __future__ import annotations
 
 import json
+import math
 import select
 import subprocess
 import sys
@@ -38,6 +39,7 @@ __all__ = [
 PATIENCE: Final = 60.0  # seconds for any one answer of a worker; the longest round takes one or two
 _END_GRACE: Final = 10.0  # seconds for a worker to end in by itself
 _ROOT: Final = Path(__file__).parents[1]  # from where workers find this package
+_FEWER: Final = 3  # times fewer rounds of new processes: memory repeats much better than time
 _WARM: Final = 16  # operations before memory is looked at: what is loaded once is not counted
 
 Measures = Mapping[str, float]
@@ -313,7 +315,8 @@ def _run_afresh(
         return run
 
     operations = dict.fromkeys(sides, fixed)
-    return operations, take_turns({name: turn(name) for name in sides}, operations, plan.rounds)
+    rounds = math.ceil(plan.rounds / _FEWER)
+    return operations, take_turns({name: turn(name) for name in sides}, operations, rounds)
 
 
 def calibrate(run: Run, seconds: float) -> int:
