@@ -28,7 +28,7 @@ Read from the ground up; each module knows only those above it:
     memory         what a process has of it
     harness        processes, turns, rounds
     table, record  figures, and how they are shown and kept
-    plot           a picture of a run on record
+    plot, publish  a picture of a run on record, and both put into the docs
     framing        instructions for each frame
     __main__       the command line
 """

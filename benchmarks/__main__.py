@@ -24,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.show is not None:
         return _show(options.show)
+    if options.quick and "--quick" not in arguments:
+        arguments = ["--quick", *arguments]  # so that the record says so
     plan = _plan(options)
     workloads = [w for w in WORKLOADS if all(text in w.name for text in options.only)]
     if options.quick and not options.only:
@@ -44,9 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _show(path: Path) -> int:
     record = read(path)
-    print(f"{record.setting}\n\n{table.HEAD}")
-    for result in record.results:
-        print(*table.lines(result), sep="\n")
+    print(f"{record.setting}\n\n{table.whole(record.results)}")
     return 0
 
 

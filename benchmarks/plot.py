@@ -28,7 +28,7 @@ DOCS: Final = Path(__file__).parents[1] / "docs"
 _ROW: Final = 0.2  # inches
 _COLOURS: Final = (
     *("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#8c564b", "#7f7f7f"),
-    *("#bcbd22", "#9467bd", "#17becf", "#e377c2"),
+    *("#bcbd22", "#9467bd", "#000000", "#ff9896", "#17becf", "#2c3e80", "#98df8a", "#a52a2a"),
 )
 
 Colours = dict[str, str]
@@ -62,11 +62,12 @@ def draw(record: Record, into: Path) -> list[Path]:
     colours = _colours(record.results)
     # The same figures give the same file, whenever they are drawn.
     with mpl.rc_context({"svg.hashsalt": "jumpstarter", "svg.fonttype": "none", "font.size": 8}):
-        figure = Figure((14, max(6, _ROW * len(record.results) + 2)), layout="constrained")
-        left, right = figure.subfigures(1, 2, width_ratios=(3, 2))
+        height = max(5, _ROW * len(record.results) + 2)
+        figure = Figure((14 if series else 9, height), layout="constrained")
+        left, *right = figure.subfigures(1, 2 if series else 1, squeeze=False)[0]
         _draw_costs(left.subplots(), record.results, colours)
-        if series:
-            all_axes = right.subplots(len(series), squeeze=False)[:, 0]
+        if right:
+            all_axes = right[0].subplots(len(series), squeeze=False)[:, 0]
             for axes, name in zip(all_axes, series, strict=True):
                 _draw_growth(axes, name, series[name], colours)
         figure.suptitle(str(record.setting), fontsize=7)

@@ -27,7 +27,7 @@ class Setting:
         date: When, in UTC.
         python: The version.
         trio: The version.
-        system: The operating system and the kind of processor.
+        system: The operating system, and the kind and number of processors.
         load: Of the machine, as the run began: processes that wanted to run, in the last minute.
         rounds: Turns of each side.
         seconds: Of each turn, about.
@@ -72,7 +72,7 @@ def setting(plan: Plan, arguments: Sequence[str]) -> Setting:
         date=dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         python=platform.python_version(),
         trio=version("trio"),
-        system=f"{platform.system()} {platform.machine()}",
+        system=f"{platform.system()} {platform.machine()} with {os.cpu_count()} processors",
         load=os.getloadavg()[0],
         rounds=plan.rounds,
         seconds=plan.seconds,

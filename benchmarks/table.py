@@ -14,7 +14,7 @@ from typing import Final
 from .harness import Result
 from .model import FLOOR, OURS, Unit, Workload
 
-__all__ = ["HEAD", "Spread", "figures", "gain", "lines", "ratio"]
+__all__ = ["HEAD", "Spread", "figures", "gain", "lines", "ratio", "whole"]
 
 _WIDTHS: Final = (33, 18, 17, 27, 21, 22, 13)
 
@@ -90,6 +90,11 @@ def lines(result: Result) -> Iterator[str]:
                 cells = _cells(result, side, unit)
             yield _row([name, label, side, *cells])
             name = label = ""
+
+
+def whole(results: Iterable[Result]) -> str:
+    """Give the table."""
+    return "\n".join([HEAD, *(line for result in results for line in lines(result))])
 
 
 def _cells(result: Result, side: str, unit: Unit) -> list[str]:

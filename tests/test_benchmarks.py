@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 from benchmarks import __main__ as command
-from benchmarks import memory, peers, table
+from benchmarks import memory, peers, plot, publish, table
 from benchmarks.harness import Plan, Result, SideError, calibrate, measure, start, take_turns
 from benchmarks.loops import repeat, repeat_from_threads, report_beside_bulk
 from benchmarks.model import FLOOR, OURS, Side, Unit, Workload
 from benchmarks.payloads import PIECE, Tally, decode_order, encode_order
-from benchmarks.record import read
+from benchmarks.record import Record, read
 from benchmarks.workloads import WORKLOADS
 
+DOCS = Path(__file__).parents[1] / "docs"
 ONCE = Plan(rounds=1, seconds=0, operations=1)
 TIME = Unit("µs", 1e6)
 RATE = Unit("items/ms", 1e-3, is_rate=True)
@@ -133,6 +134,33 @@ def test_command_that_selects_nothing_says_what_there_is(
     said = capsys.readouterr().out
     assert "no such and workload" in said
     assert all(workload.name in said for workload in WORKLOADS)
+
+
+def test_docs_have_the_run_that_is_on_record() -> None:
+    record = read(DOCS / "performance.json")
+    assert publish.section(record) in (DOCS / "performance.md").read_text()
+    for picture in ("performance.svg", "performance.png"):
+        assert (DOCS / picture).exists()
+
+
+def test_run_is_published_between_the_marks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plot, "draw", lambda _record, _into: [])
+    file = DOCS / "performance.json"
+    page = tmp_path / "performance.md"
+    page.write_text(f"before\n{publish.section(Record(read(file).setting, []))}\nafter\n")
+    for _ in range(2):
+        publish.publish(file, tmp_path)
+        assert page.read_text() == f"before\n{publish.section(read(file))}\nafter\n"
+    assert (tmp_path / "performance.json").read_bytes() == file.read_bytes()
+
+
+def test_page_without_marks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plot, "draw", lambda _record, _into: [])
+    (tmp_path / "performance.md").write_text("no marks")
+    with pytest.raises(ValueError, match="has 0 places for a run"):
+        publish.publish(DOCS / "performance.json", tmp_path)
 
 
 # --- peers ---

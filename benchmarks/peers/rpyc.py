@@ -36,8 +36,8 @@ def _connect(path: str) -> Any:
 
 def call(path: str) -> None:
     with _connect(path) as connection:
-        bench = connection.root
-        repeat(lambda: bench.echo(VALUE))
+        echo = connection.root.echo  # to look it up is calls of its own
+        repeat(lambda: echo(VALUE))
 
 
 def generator(path: str) -> None:
