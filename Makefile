@@ -5,7 +5,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml setup.py $(wildcard src/jumpstarter/*.pyx)
 
-.PHONY: venv build demo test sanitize fuzz fuzz-coverage soak lint types bench hostile clean
+.PHONY: venv build demo test sanitize fuzz fuzz-coverage soak lint types bench bench-peers \
+	instructions hostile clean
 
 venv: .venv/.stamp
 
@@ -70,6 +71,12 @@ types: venv
 bench: venv
 	$(BIN)/python -m benchmarks
 
+bench-peers: venv
+	$(BIN)/python -m benchmarks.peers
+
+instructions: venv
+	$(BIN)/python -m benchmarks.framing
+
 # For less than all of it: make hostile ARGS='--peer jumpstarter --seconds 0.5' (or --help)
 ARGS :=
 
@@ -78,4 +85,4 @@ hostile: venv
 	cd tests && ../$(BIN)/python -m hostile $(ARGS)
 
 clean:
-	rm -rf .venv build dist src/*.egg-info src/jumpstarter/*.so
+	rm -rf .venv .venv-peers build dist src/*.egg-info src/jumpstarter/*.so

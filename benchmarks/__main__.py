@@ -3,40 +3,50 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from . import table
-from .harness import Plan, Result, measure
+from . import peers, table
+from .harness import Plan, measure
+from .record import Record, read, setting, write
 from .workloads import WORKLOADS
 
-FULL: Final = Plan(rounds=13, seconds=0.3)
-QUICK: Final = Plan(rounds=5, seconds=0.1)
+FULL: Final = Plan(rounds=9, seconds=0.3)
+QUICK: Final = Plan(rounds=3, seconds=0.05)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what is asked for and print the table, a line as soon as it is known."""
-    options = _parser().parse_args(argv)
+    """Run what is asked for and print the table, a workload as soon as it is known."""
+    arguments = sys.argv[1:] if argv is None else argv
+    options = _parser().parse_args(arguments)
+    if options.show is not None:
+        return _show(options.show)
+    if options.quick and "--quick" not in arguments:
+        arguments = ["--quick", *arguments]  # so that the record says so
     plan = _plan(options)
     workloads = [w for w in WORKLOADS if all(text in w.name for text in options.only)]
+    if options.quick and not options.only:
+        workloads = [workload for workload in workloads if workload.quick]
     if not workloads:
         names = "\n  ".join(workload.name for workload in WORKLOADS)
         print(f"no workload has {' and '.join(options.only)} in its name; there are\n  {names}")
         return 2
-    print(_setting(plan))
-    print(table.HEAD, flush=True)
-    results = []
+    record = Record(setting(plan, arguments), [])
+    print(f"{record.setting}\n\n{table.HEAD}", flush=True)
     for workload in workloads:
-        results.append(measure(workload, plan))
-        print(table.line(results[-1]), flush=True)
+        record.results.append(measure(workload, plan))
+        print(*table.lines(record.results[-1]), sep="\n", flush=True)
     if options.json is not None:
-        options.json.write_text(json.dumps(_raw(plan, results), indent=1))
+        write(record, options.json)
+    return 0
+
+
+def _show(path: Path) -> int:
+    record = read(path)
+    print(f"{record.setting}\n\n{table.whole(record.results)}")
     return 0
 
 
@@ -47,52 +57,42 @@ def _parser() -> argparse.ArgumentParser:
         "--quick",
         action="store_true",
         default=os.environ.get("QUICK", "0") not in {"", "0"},
-        help="less than a minute, and rougher; QUICK=1 in the environment does the same",
+        help="two minutes: fewer workloads, and rougher; QUICK=1 in the environment does the same",
     )
     parser.add_argument("--rounds", type=int, help="turns of each side")
     parser.add_argument("--seconds", type=float, help="of one turn, about")
+    parser.add_argument("--operations", type=int, default=0, help="of one turn, exactly")
+    parser.add_argument("--no-peers", action="store_true", help="only ours and the floors")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw figures there")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="print such a file's table again")
     pin = parser.add_mutually_exclusive_group()
-    pin.add_argument("--core", type=int, help="pin all ends to this one (by default the last)")
+    pin.add_argument(
+        "--cores", type=_numbers, metavar="N,N", help="pin ends to these (by default the last two)"
+    )
     pin.add_argument("--unpinned", action="store_true", help="let the system place the ends")
     return parser
 
 
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
+
+
 def _plan(options: argparse.Namespace) -> Plan:
     base = QUICK if options.quick else FULL
-    rounds = base.rounds if options.rounds is None else options.rounds
-    seconds = base.seconds if options.seconds is None else options.seconds
-    return Plan(rounds, seconds, None if options.unpinned else _core(options.core))
+    return Plan(
+        rounds=base.rounds if options.rounds is None else options.rounds,
+        seconds=base.seconds if options.seconds is None else options.seconds,
+        cores=() if options.unpinned else options.cores or _last_cores(),
+        installed={} if options.no_peers else peers.installed(),
+        operations=options.operations,
+    )
 
 
-def _core(asked: int | None) -> int | None:
-    """Choose a core: by default the last, since the first has most of the system's own work."""
+def _last_cores() -> tuple[int, ...]:
+    """Choose two: the last, since the first has most of the system's own work."""
     if not hasattr(os, "sched_setaffinity"):
-        return None  # not on this system; the table's head says so
-    return max(os.sched_getaffinity(0)) if asked is None else asked
-
-
-def _setting(plan: Plan) -> str:
-    where = "unpinned" if plan.core is None else f"pinned to core {plan.core}"
-    what = f"Python {platform.python_version()}, Trio {version('trio')}, {platform.system()}"
-    turns = f"{plan.rounds} rounds of {plan.seconds:g} s"
-    load = f"load {os.getloadavg()[0]:.2f} at the start"
-    return f"{what}; {where}; {turns}; median (min-max); {load}"
-
-
-def _raw(plan: Plan, results: Sequence[Result]) -> dict[str, Any]:
-    return {
-        "setting": _setting(plan),
-        "workloads": [
-            {
-                "name": result.workload.name,
-                "unit": result.workload.unit.name,
-                "operations": result.operations,
-                "seconds": result.rounds,
-            }
-            for result in results
-        ],
-    }
+        return ()  # not on this system; the table's head says so
+    return tuple(sorted(os.sched_getaffinity(0))[-2:])
 
 
 if __name__ == "__main__":

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import trio
 
-from .worker import ready
+from .loops import Watch, report_beside_bulk
+from .worker import ready, rounds
 
-__all__ = ["on_trio", "stay"]
+__all__ = ["Do", "on_trio", "repeat_among", "repeat_at_once", "repeat_beside_bulk", "stay"]
+
+Do = Callable[[], Awaitable[object]]
+Download = Callable[[int], Awaitable[object]]
 
 
 def on_trio(main: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -27,3 +32,60 @@ async def stay() -> None:
     """Serve until the harness is done with this server."""
     ready()
     await trio.lowlevel.wait_readable(sys.stdin)
+
+
+async def repeat_at_once(do: Do, tasks: int) -> None:
+    """Do it from so many tasks, which share each round's operations."""
+    for count in rounds():
+        turns = iter(range(count))
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(tasks, count)):
+                nursery.start_soon(_do_for_each, do, turns)
+
+
+async def _do_for_each(do: Do, turns: Iterator[int]) -> None:
+    for _ in turns:
+        await do()
+
+
+async def repeat_among(hold: Callable[..., Awaitable[None]], each: int) -> None:
+    """Do something through many holders at once, which share each round's operations.
+
+    Args:
+        hold: A task of its own, since a thousand scopes are not to be nested: opens something, has
+            started with what is to be done through it, and keeps it open until cancelled.
+        each: How often it is done through each.
+    """
+    for count in rounds():
+        async with trio.open_nursery() as holders:
+            opened = [await holders.start(hold) for _ in range(0, count, each)]
+            async with trio.open_nursery() as doers:
+                for do in opened:
+                    doers.start_soon(_do_for_each, do, iter(range(each)))
+            holders.cancel_scope.cancel()
+
+
+async def repeat_beside_bulk(downloads: Sequence[Download], call: Do) -> None:
+    """Run the bulk by itself, then with small calls beside it.
+
+    Args:
+        downloads: Each takes the number of pieces of a round, and is one of the bulk's streams.
+        call: The small one.
+    """
+    for count in rounds():
+        watch = Watch()
+        started = time.perf_counter()
+        await _download(downloads, count)
+        middle = time.perf_counter()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch.run, call, trio.sleep)
+            await _download(downloads, count)
+            beside = time.perf_counter() - middle
+            watch.over = True
+        report_beside_bulk(middle - started, beside, watch.latencies)
+
+
+async def _download(downloads: Sequence[Download], count: int) -> None:
+    async with trio.open_nursery() as nursery:
+        for download in downloads:
+            nursery.start_soon(download, count)

@@ -1,46 +1,70 @@
 """Runs workloads: starts the ends, lets the sides take turns, stops the ends.
 
 Every process started here has ended when the block that started it is left, however that happens:
-it is told by the end of its input, and killed if it does not listen. This file knows no units and
-no side's code.
+it is told by the end of its input, and killed if it does not listen. A peer that is not there, or
+that fails, is left out, and the result says why; our own side and the floor must work. This file
+knows no units and no side's code.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import select
 import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from .workloads import Workload
+from . import memory, peers
+from .model import FLOOR, OURS, Side, Workload
 
-__all__ = ["Plan", "Result", "Round", "Worker", "calibrate", "measure", "start", "take_turns"]
+__all__ = [
+    "Ends",
+    "Plan",
+    "Result",
+    "Round",
+    "SideError",
+    "Worker",
+    "calibrate",
+    "measure",
+    "start",
+    "take_turns",
+]
 
 PATIENCE: Final = 60.0  # seconds for any one answer of a worker; the longest round takes one or two
 _END_GRACE: Final = 10.0  # seconds for a worker to end in by itself
 _ROOT: Final = Path(__file__).parents[1]  # from where workers find this package
+_FEWER: Final = 3  # times fewer rounds of new processes: memory repeats much better than time
+_WARM: Final = 16  # operations before memory is looked at: what is loaded once is not counted
 
-Run = Callable[[int], float]
-Round = Mapping[str, float]
+Measures = Mapping[str, float]
+Run = Callable[[int], Measures]
+Round = Mapping[str, Measures]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to measure.
+    """How to measure.
 
     Attributes:
         rounds: Turns of each side.
-        seconds: About how long each turn takes.
-        core: The processor that all ends are pinned to, None for none.
+        seconds: About how long each turn takes, where a workload does not say otherwise.
+        cores: The processors that ends are pinned to, none for none: a workload on one core has the
+            last, one on two has its server on the last and its client on the first.
+        installed: The peers that are there, with their versions.
+        operations: In each turn, whatever the workloads say; 0 lets them say.
     """
 
     rounds: int
     seconds: float
-    core: int | None = None
+    cores: tuple[int, ...] = ()
+    installed: Mapping[str, str] = field(default_factory=dict)
+    operations: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,12 +74,29 @@ class Result:
     Attributes:
         workload: Which one.
         operations: In each round, by side.
-        rounds: In order, each with its seconds by side.
+        rounds: In order, each with its measures by side.
+        absent: The sides that are not in the rounds, and why.
     """
 
     workload: Workload
     operations: Mapping[str, int]
     rounds: list[Round]
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+
+class SideError(RuntimeError):
+    """An end of a side has failed, or does not answer.
+
+    Attributes:
+        side: Its name.
+    """
+
+    def __init__(self, side: str, reason: str) -> None:
+        super().__init__(f"{side}: {reason}")
+        self.side = side
+
+
+# ------------------------------------------------------------------------------------ processes
 
 
 class Worker:
@@ -82,9 +123,10 @@ class Worker:
         """Have it serve at the path, or connect there; returns when it does."""
         self._ask(path)
 
-    def run(self, operations: int) -> float:
-        """Do a round. Returns its seconds."""
-        return float(self._ask(str(operations)))
+    def run(self, operations: int) -> dict[str, float]:
+        """Do a round. Returns its measures."""
+        measures: dict[str, float] = json.loads(self._ask(str(operations)))
+        return measures
 
     def _ask(self, line: str) -> str:
         """Send one line and give the one that answers it, the only one there can be."""
@@ -102,18 +144,18 @@ class Worker:
 
 @contextmanager
 def start(
-    end: str, python: str, core: int | None = None, *, patience: float = PATIENCE
+    end: str, python: str, cores: Sequence[int] = (), *, patience: float = PATIENCE
 ) -> Iterator[Worker]:
     """Start an end; it has ended when the block is left.
 
     Args:
         end: Dotted name of a function, and its arguments.
         python: The interpreter.
-        core: To pin it to.
+        cores: To pin it to; none for none.
         patience: Seconds to wait for an answer of it.
     """
-    pin = "" if core is None else str(core)
-    process = subprocess.Popen(  # noqa: S603 - our own, from our own table
+    pin = ",".join(map(str, cores))
+    process = subprocess.Popen(
         [python, "-m", "benchmarks.worker", pin, *end.split()],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -138,38 +180,153 @@ def start(
         raise RuntimeError(f"{end} ended with code {process.returncode}")
 
 
-def measure(workload: Workload, plan: Plan) -> Result:
-    """Run one workload, all its sides.
+class Ends:
+    """The processes of one side, which has begun.
 
-    Raises:
-        RuntimeError: An end has failed, or does not answer.
+    Args:
+        name: The side's.
+        workers: By role, "server" and "client"; the client is there in any case.
     """
+
+    def __init__(self, name: str, workers: Mapping[str, Worker]) -> None:
+        self._name = name
+        self._workers = workers
+
+    def begin(self, path: str) -> None:
+        """Have the server serve at the path, then the client connect there."""
+        with _failing_as(self._name):
+            for worker in self._workers.values():
+                worker.begin(path)
+
+    def run(self, operations: int) -> dict[str, float]:
+        """Do a round. Returns its measures."""
+        with _failing_as(self._name):
+            return self._workers["client"].run(operations)
+
+    def weigh(self, operations: int) -> dict[str, float]:
+        """Do a round, and look how much memory it takes, too."""
+        self.run(min(operations, _WARM))
+        before = {}
+        for role, worker in self._workers.items():
+            memory.forget_peak(worker.process.pid)
+            before[role] = memory.resident(worker.process.pid)
+        measures = self.run(operations)
+        for role, worker in self._workers.items():
+            peak = memory.peak(worker.process.pid)
+            measures[f"{role}_peak"] = peak
+            measures[f"{role}_growth"] = max(peak - before[role], memory.PAGE)
+        return measures
+
+
+@contextmanager
+def _failing_as(side: str) -> Iterator[None]:
+    try:
+        yield
+    except SideError:
+        raise  # of another side, whose processes ended these
+    except RuntimeError as error:
+        raise SideError(side, str(error)) from error
+
+
+@contextmanager
+def _all_ends(
+    sides: Mapping[str, Side], cores: Mapping[str, Sequence[int]]
+) -> Iterator[list[Ends]]:
+    """Start all ends of these sides at once, and have them begin."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
-        ends = {
-            name: [
-                stack.enter_context(start(end, side.python, plan.core))
-                for end in (side.server, side.client)
-            ]
-            for name, side in workload.sides.items()
-        }
-        runs: dict[str, Run] = {}
-        for name, (server, client) in ends.items():
-            for worker in (server, client):
-                worker.begin(str(directory / name))
-            runs[name] = client.run
-        operations = {name: calibrate(run, plan.seconds) for name, run in runs.items()}
-        return Result(workload, operations, take_turns(runs, operations, plan.rounds))
+        begun = []
+        for name, side in sides.items():
+            stack.enter_context(_failing_as(name))
+            python = str(peers.PYTHON) if side.peer else sys.executable
+            ends = {"server": side.server, "client": side.client}
+            begun.append(
+                Ends(
+                    name,
+                    {
+                        role: stack.enter_context(start(end, python, cores[role]))
+                        for role, end in ends.items()
+                        if end
+                    },
+                )
+            )
+        for number, ends_of_side in enumerate(begun):
+            ends_of_side.begin(str(directory / str(number)))
+        yield begun
+
+
+# --------------------------------------------------------------------------------- measurements
+
+
+def measure(workload: Workload, plan: Plan) -> Result:
+    """Run one workload, all its sides that are there.
+
+    A peer that fails is left out, and the workload begun again without it.
+
+    Raises:
+        SideError: Our own side or the floor has failed, or does not answer.
+    """
+    absent = {
+        name: "not installed"
+        for name, side in workload.sides.items()
+        if side.peer and side.peer not in plan.installed
+    }
+    run = _run_afresh if workload.afresh else _run_in_turns
+    while True:
+        sides = {name: side for name, side in workload.sides.items() if name not in absent}
+        try:
+            operations, rounds = run(workload, sides, plan)
+        except SideError as error:
+            if error.side in {OURS, FLOOR}:
+                raise
+            print(f"{workload.name}: {error}; left out", file=sys.stderr, flush=True)
+            absent[error.side] = "failed"
+        else:
+            return Result(workload, operations, rounds, absent)
+
+
+def _cores(workload: Workload, plan: Plan) -> dict[str, Sequence[int]]:
+    client = plan.cores[-1:] if workload.cores == 1 else plan.cores[:1]
+    return {"server": plan.cores[-1:], "client": client}
+
+
+def _run_in_turns(
+    workload: Workload, sides: Mapping[str, Side], plan: Plan
+) -> tuple[dict[str, int], list[Round]]:
+    fixed = plan.operations or workload.operations
+    with _all_ends(sides, _cores(workload, plan)) as begun:
+        runs = {name: ends.run for name, ends in zip(sides, begun, strict=True)}
+        operations = {name: fixed or calibrate(run, plan.seconds) for name, run in runs.items()}
+        return operations, take_turns(runs, operations, plan.rounds)
+
+
+def _run_afresh(
+    workload: Workload, sides: Mapping[str, Side], plan: Plan
+) -> tuple[dict[str, int], list[Round]]:
+    """Give each turn processes of its own."""
+    fixed = plan.operations or workload.operations
+    cores = _cores(workload, plan)
+
+    def turn(name: str) -> Run:
+        def run(operations: int) -> Measures:
+            with _all_ends({name: sides[name]}, cores) as (ends,):
+                return ends.weigh(operations)
+
+        return run
+
+    operations = dict.fromkeys(sides, fixed)
+    rounds = math.ceil(plan.rounds / _FEWER)
+    return operations, take_turns({name: turn(name) for name in sides}, operations, rounds)
 
 
 def calibrate(run: Run, seconds: float) -> int:
     """Find how many operations take about so long. Warms the side up, too."""
     operations = 1
-    while (took := run(operations)) < seconds / 4:
+    while (took := run(operations)["seconds"]) < seconds / 4:
         operations *= 4
     return max(1, round(operations * seconds / took))
 
 
 def take_turns(runs: Mapping[str, Run], operations: Mapping[str, int], rounds: int) -> list[Round]:
-    """Let each side do its operations, all sides once in each round; give the seconds."""
+    """Let each side do its operations, all sides once in each round; give what they measured."""
     return [{name: run(operations[name]) for name, run in runs.items()} for _ in range(rounds)]

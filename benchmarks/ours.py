@@ -1,215 +1,131 @@
-"""The library's ends: a driver that does nothing, and clients of it, as users would write them."""
+"""The library's clients, as users would write them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
-from contextlib import asynccontextmanager
+import functools
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 import trio
 
 import jumpstarter
+from jumpstarter import Limits
 from jumpstarter.client import DriverClient
-from jumpstarter.driver import Driver, export, exportstream
 
-from .ends import on_trio, stay
-from .payloads import ANSWER, MESSAGE, PIECE, VALUE, Tally, decode_order, encode_order
+from .ends import Do, on_trio, repeat_among, repeat_at_once, repeat_beside_bulk
+from .idle import MANY_CALLS, IdleDriver
+from .loops import repeat, repeat_async, repeat_from_threads
+from .payloads import ANSWER, MESSAGE, PIECE, VALUE, encode_order
 from .worker import rounds
 
 __all__ = [
+    "async_beside_bulk",
+    "async_both_ways",
     "async_call",
     "async_calls_at_once",
+    "async_connections",
     "async_download",
     "async_generator",
+    "async_meeting",
     "async_ping_pong",
+    "async_set_up",
+    "async_streams",
     "async_upload",
     "blocking_call",
+    "blocking_calls_from_threads",
     "blocking_generator",
     "blocking_ping_pong",
-    "serve",
+    "blocking_serve_and_call",
+    "blocking_set_up",
 ]
 
 
-# ---------------------------------------------------------------------------------- the driver
+def _connect(path: str, limits: Limits | None = None) -> AbstractAsyncContextManager[DriverClient]:
+    limits = Limits() if limits is None else limits
+    return jumpstarter.connect_async(f"unix:{path}", limits=limits)
 
 
-class _Device(trio.abc.Stream):
-    """As little as can be behind a raw stream: a queue of what it has to say."""
-
-    def __init__(self) -> None:
-        self._say, self._said = trio.open_memory_channel[bytes](math.inf)
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._say.send(bytes(data))
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        del max_bytes
-        return await self._said.receive()
-
-    async def aclose(self) -> None:
-        self._say.close()
-        await trio.lowlevel.checkpoint()
-
-
-class _Sink(_Device):
-    """Takes upward transfers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._tally = Tally()
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        if self._tally.add(data):
-            await super().send_all(ANSWER)
-
-
-class _Source(_Device):
-    """Gives downward transfers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._left = 0
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if self._left == 0:
-            self._left = decode_order(await super().receive_some(max_bytes))
-        self._left -= 1
-        return PIECE
-
-
-class IdleDriver(Driver):
-    """Exports one of each kind, none of which does any work."""
-
-    @classmethod
-    def client(cls) -> str:
-        return "jumpstarter.client.DriverClient"
-
-    @export
-    def echo(self, value: bytes) -> bytes:
-        return value
-
-    @export
-    async def echo_async(self, value: bytes) -> bytes:
-        return value
-
-    @export
-    def items(self, count: int) -> Generator[bytes, None, None]:
-        for _ in range(count):
-            yield VALUE
-
-    @export
-    async def items_async(self, count: int) -> AsyncGenerator[bytes, None]:
-        for _ in range(count):
-            yield VALUE
-
-    @exportstream
-    @asynccontextmanager
-    async def bytes_back(self) -> AsyncIterator[trio.abc.Stream]:
-        yield _Device()
-
-    @exportstream
-    @asynccontextmanager
-    async def bytes_up(self) -> AsyncIterator[trio.abc.Stream]:
-        yield _Sink()
-
-    @exportstream
-    @asynccontextmanager
-    async def bytes_down(self) -> AsyncIterator[trio.abc.Stream]:
-        yield _Source()
+# -------------------------------------------------------------------------------------- calls
 
 
 @on_trio
-async def serve(path: str) -> None:
-    async with jumpstarter.serve_async(IdleDriver(), f"unix:{path}"):
-        await stay()
-
-
-# ------------------------------------------------------------------------------- Trio clients
-
-
-@on_trio
-async def async_call(path: str, method: str) -> None:
-    async with jumpstarter.connect_async(f"unix:{path}") as client:
-        for count in rounds():
-            for _ in range(count):
-                await client.call_async(method, VALUE)
+async def async_call(path: str, method: str, size: str = "16") -> None:
+    value = bytes(int(size))
+    async with _connect(path) as client:
+        await repeat_async(functools.partial(client.call_async, method, value))
 
 
 @on_trio
 async def async_calls_at_once(path: str, method: str, tasks: str) -> None:
-    async with jumpstarter.connect_async(f"unix:{path}") as client:
+    async with _connect(path) as client:
+        await repeat_at_once(functools.partial(client.call_async, method, VALUE), int(tasks))
+
+
+@on_trio
+async def async_meeting(path: str) -> None:
+    """Have all calls of a round under way at once: none returns before the last has arrived."""
+    async with _connect(path, MANY_CALLS) as client:
         for count in rounds():
-            turns = iter(range(count))
             async with trio.open_nursery() as nursery:
-                for _ in range(int(tasks)):
-                    nursery.start_soon(_call_for_each, client, method, turns)
-
-
-async def _call_for_each(client: DriverClient, method: str, turns: Iterator[int]) -> None:
-    for _ in turns:
-        await client.call_async(method, VALUE)
+                for _ in range(count):
+                    nursery.start_soon(client.call_async, "meet", count)
 
 
 @on_trio
-async def async_generator(path: str, method: str) -> None:
-    async with jumpstarter.connect_async(f"unix:{path}") as client:
-        for count in rounds():
-            async with client.streamingcall_async(method, count) as items:
-                async for _ in items:
-                    pass
+async def async_set_up(path: str) -> None:
+    async def set_up() -> None:
+        async with _connect(path) as client:
+            await client.call_async("echo_async", VALUE)
+
+    await repeat_async(set_up)
 
 
 @on_trio
-async def async_ping_pong(path: str) -> None:
-    async with (
-        jumpstarter.connect_async(f"unix:{path}") as client,
-        client.stream_async("bytes_back") as stream,
-    ):
-        for count in rounds():
-            for _ in range(count):
-                await stream.send_all(MESSAGE)
-                reply = await stream.receive_some()
-                assert len(reply) == len(MESSAGE)
+async def async_connections(path: str, each: str) -> None:
+    """Share the round's operations out to connections which are open at once, so many to each."""
 
+    async def hold(*, task_status: trio.TaskStatus[Do]) -> None:
+        async with _connect(path) as client:
+            task_status.started(functools.partial(client.call_async, "echo_async", VALUE))
+            await trio.sleep_forever()
 
-@on_trio
-async def async_upload(path: str) -> None:
-    async with (
-        jumpstarter.connect_async(f"unix:{path}") as client,
-        client.stream_async("bytes_up") as stream,
-    ):
-        for count in rounds():
-            await stream.send_all(encode_order(count))
-            for _ in range(count):
-                await stream.send_all(PIECE)
-            answer = await stream.receive_some()
-            assert answer == ANSWER
-
-
-@on_trio
-async def async_download(path: str) -> None:
-    async with (
-        jumpstarter.connect_async(f"unix:{path}") as client,
-        client.stream_async("bytes_down") as stream,
-    ):
-        for count in rounds():
-            await stream.send_all(encode_order(count))
-            left = count * len(PIECE)
-            while left:
-                left -= len(await stream.receive_some())
-
-
-# --------------------------------------------------------------------------- blocking clients
+    await repeat_among(hold, int(each))
 
 
 def blocking_call(path: str, method: str) -> None:
     with jumpstarter.connect(f"unix:{path}") as client:
+        repeat(functools.partial(client.call, method, VALUE))
+
+
+def blocking_calls_from_threads(path: str, method: str, threads: str) -> None:
+    with jumpstarter.connect(f"unix:{path}") as client:
+        repeat_from_threads(functools.partial(client.call, method, VALUE), int(threads))
+
+
+def blocking_serve_and_call(_path: str, method: str) -> None:
+    """Be both ends, as tests of drivers are."""
+    with jumpstarter.serve(IdleDriver()) as client:
+        repeat(functools.partial(client.call, method, VALUE))
+
+
+def blocking_set_up(path: str) -> None:
+    def set_up() -> None:
+        with jumpstarter.connect(f"unix:{path}") as client:
+            client.call("echo", VALUE)
+
+    repeat(set_up)
+
+
+# --------------------------------------------------------------------------------- generators
+
+
+@on_trio
+async def async_generator(path: str, method: str) -> None:
+    async with _connect(path) as client:
         for count in rounds():
-            for _ in range(count):
-                client.call(method, VALUE)
+            async with client.streamingcall_async(method, count) as items:
+                async for _ in items:
+                    pass
 
 
 def blocking_generator(path: str, method: str) -> None:
@@ -219,10 +135,102 @@ def blocking_generator(path: str, method: str) -> None:
                 pass
 
 
+# -------------------------------------------------------------------------------- raw streams
+
+
+@asynccontextmanager
+async def _stream(path: str, method: str) -> AsyncIterator[trio.abc.Stream]:
+    async with _connect(path) as client, client.stream_async(method) as stream:
+        yield stream
+
+
+async def _ping_pong(stream: trio.abc.Stream) -> None:
+    await stream.send_all(MESSAGE)
+    reply = await stream.receive_some()
+    assert len(reply) == len(MESSAGE)
+
+
+async def _take(stream: trio.abc.Stream, size: int) -> None:
+    while size:
+        size -= len(await stream.receive_some())
+
+
+async def _send_piecewise(stream: trio.abc.Stream, count: int) -> None:
+    for _ in range(count):
+        await stream.send_all(PIECE)
+
+
+async def _order(stream: trio.abc.Stream, count: int) -> None:
+    await stream.send_all(encode_order(count))
+    await _take(stream, count * len(PIECE))
+
+
+@on_trio
+async def async_ping_pong(path: str) -> None:
+    async with _stream(path, "bytes_back") as stream:
+        await repeat_async(functools.partial(_ping_pong, stream))
+
+
+@on_trio
+async def async_upload(path: str) -> None:
+    async with _stream(path, "bytes_up") as stream:
+        for count in rounds():
+            await stream.send_all(encode_order(count))
+            await _send_piecewise(stream, count)
+            answer = await stream.receive_some()
+            assert answer == ANSWER
+
+
+@on_trio
+async def async_download(path: str) -> None:
+    async with _stream(path, "bytes_down") as stream:
+        for count in rounds():
+            await _order(stream, count)
+
+
+@on_trio
+async def async_both_ways(path: str) -> None:
+    async with _stream(path, "bytes_back") as stream:
+        for count in rounds():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_take, stream, count * len(PIECE))
+                await _send_piecewise(stream, count)
+
+
+@on_trio
+async def async_beside_bulk(path: str, streams: str) -> None:
+    async with _connect(path) as client, AsyncExitStack() as stack:
+        bulk = [
+            await stack.enter_async_context(client.stream_async("bytes_down"))
+            for _ in range(int(streams))
+        ]
+        downloads = [functools.partial(_order, stream) for stream in bulk]
+
+        def call() -> Awaitable[object]:
+            return client.call_async("echo_async", VALUE)
+
+        await repeat_beside_bulk(downloads, call)
+
+
+@on_trio
+async def async_streams(path: str) -> None:
+    """Have as many streams open at once as a round has operations."""
+    async with _connect(path) as client:
+
+        async def hold(*, task_status: trio.TaskStatus[Do]) -> None:
+            async with client.stream_async("bytes_back") as stream:
+                task_status.started(functools.partial(_ping_pong, stream))
+                await trio.sleep_forever()
+
+        await repeat_among(hold, each=1)
+
+
 def blocking_ping_pong(path: str) -> None:
     with jumpstarter.connect(f"unix:{path}") as client, client.stream("bytes_back") as stream:
-        for count in rounds():
-            for _ in range(count):
-                stream.send(MESSAGE)
-                reply = stream.receive()
-                assert len(reply) == len(MESSAGE)
+
+        def ping_pong() -> None:
+            stream.send(MESSAGE)
+            reply = stream.receive()
+            assert len(reply) == len(MESSAGE)
+
+        repeat(ping_pong)

@@ -12,7 +12,7 @@ from typing import Final
 
 __all__ = ["ANSWER", "MESSAGE", "PIECE", "VALUE", "Tally", "decode_order", "encode_order"]
 
-VALUE: Final = bytes(16)  # the argument, result or item of the library's side
+VALUE: Final = bytes(16)  # the argument, result or item of the library's side, and of its peers'
 MESSAGE: Final = bytes(
     32
 )  # on the floor's side: about what VALUE has on the wire, headers included

@@ -1,21 +1,22 @@
-"""From seconds to figures, and from figures to a table.
+"""From measures to figures, and from figures to a table in Markdown.
 
-A figure is shown as the median over the rounds, with the extremes in brackets.
+A figure is shown as the median over the rounds, with the extremes in brackets. Every side's line
+says what multiple of the floor's its figure is, and how many times better ours is than it.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from .harness import Result
-from .workloads import FLOOR, OURS, Workload
+from .model import FLOOR, OURS, Unit, Workload
 
-__all__ = ["HEAD", "Spread", "figures", "line", "ratio"]
+__all__ = ["HEAD", "Spread", "figures", "gain", "lines", "ratio", "whole"]
 
-_WIDTHS: Final = (30, 9, 26, 26, 20, 6)
+_WIDTHS: Final = (33, 18, 17, 27, 21, 22, 13)
 
 
 @dataclass(frozen=True)
@@ -36,47 +37,82 @@ class Spread:
 
 
 def _short(value: float) -> str:
-    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 0.1 else 3
     return f"{value:,.{digits}f}"
 
 
-def figures(result: Result, side: str) -> list[float]:
-    """Give a side's figure of each round, in the workload's unit."""
+def figures(result: Result, side: str, unit: Unit) -> list[float]:
+    """Give a side's figure of each round."""
     operations = result.operations[side]
-    unit = result.workload.unit
-    return [unit.figure(operations, seconds[side]) for seconds in result.rounds]
+    return [unit.figure(operations, measures[side]) for measures in result.rounds]
 
 
-def ratio(result: Result, side: str, base: str) -> Spread:
+def ratio(result: Result, side: str, base: str, unit: Unit) -> Spread:
     """Compare two sides within each round."""
-    pairs = zip(figures(result, side), figures(result, base), strict=True)
-    return Spread.of([ours / theirs for ours, theirs in pairs])
+    pairs = zip(figures(result, side, unit), figures(result, base, unit), strict=True)
+    return Spread.of([figure / standard for figure, standard in pairs])
+
+
+def gain(result: Result, side: str, unit: Unit) -> Spread:
+    """Say how many times better ours is than a side."""
+    if unit.is_rate:
+        return ratio(result, OURS, side, unit)
+    return ratio(result, side, OURS, unit)
 
 
 def _row(cells: Iterable[str]) -> str:
     aligned = zip(cells, _WIDTHS, strict=True)
-    return "  ".join(cell.ljust(width) for cell, width in aligned).rstrip()
+    return f"| {' | '.join(cell.ljust(width) for cell, width in aligned)} |"
 
 
-HEAD: Final = _row(("workload: client -> driver", "unit", OURS, FLOOR, "ratio", "goal"))
+_TITLES: Final = (
+    "workload: client -> driver",
+    "unit",
+    "side",
+    "median (min-max)",
+    "of the floor's",
+    "ours better, times",
+    "goal",
+)
+HEAD: Final = f"{_row(_TITLES)}\n|{'|'.join('-' * (width + 2) for width in _WIDTHS)}|"
 
 
-def line(result: Result) -> str:
-    """Give a workload's line of the table."""
+def lines(result: Result) -> Iterator[str]:
+    """Give a workload's lines of the table."""
     workload = result.workload
-    return _row(
-        (
-            workload.name,
-            workload.unit.name,
-            str(Spread.of(figures(result, OURS))),
-            str(Spread.of(figures(result, FLOOR))),
-            str(ratio(result, OURS, FLOOR)),
-            _goal(workload),
-        )
-    )
+    name = workload.name
+    for unit in workload.units:
+        label = unit.name
+        for side in workload.sides:
+            if side in result.absent:
+                cells = [result.absent[side], "", "", ""]
+            else:
+                cells = _cells(result, side, unit)
+            yield _row([name, label, side, *cells])
+            name = label = ""
 
 
-def _goal(workload: Workload) -> str:
-    if workload.goal is None:
+def whole(results: Iterable[Result]) -> str:
+    """Give the table."""
+    return "\n".join([HEAD, *(line for result in results for line in lines(result))])
+
+
+def _cells(result: Result, side: str, unit: Unit) -> list[str]:
+    figure = str(Spread.of(figures(result, side, unit)))
+    of_floor = "" if side == FLOOR else str(ratio(result, side, FLOOR, unit))
+    better = "" if side == OURS else str(gain(result, side, unit))
+    is_first = unit == result.workload.units[0]
+    return [figure, of_floor, better, _goal(result.workload, side) if is_first else ""]
+
+
+def _goal(workload: Workload, side: str) -> str:
+    """Give what ours is to reach beside this side."""
+    if side not in workload.goals:
         return ""
-    return f"{'>=' if workload.unit.is_rate else '<='} {workload.goal:g}"
+    goal = workload.goals[side]
+    bound = ">=" if workload.units[0].is_rate else "<="
+    if side == OURS:
+        return f"{bound} {goal:g}"
+    if side == FLOOR:
+        return f"ours {bound} {goal:g} x"
+    return f">= {goal:g}"

@@ -279,7 +279,6 @@ def test_help_of_a_client_with_a_class_shows_that_too() -> None:
     with served(ClassyMover(children={"probe": Plain()})) as client:
         text = pydoc.render_doc(client, renderer=PLAIN)
         for line in (
-            "Moves a probe over a board.",
             "park(where: Point | None = None) -> str",
             "Have it out of the way.",
             "portforward_unix(method: str = 'connect', *, path: str = '') -> "
