@@ -290,6 +290,26 @@ def test_what_is_no_binary_stream_is_refused(write: bool) -> None:
         raise AssertionError
 
 
+@pytest.mark.parametrize(
+    ("stream", "write", "told"),
+    [
+        (io.StringIO("abc"), False, 'a StringIO has text, .*open the file with "rb", or lend an io.By'),
+        (io.TextIOWrapper(io.BytesIO()), True, 'has text, and .*: open the file with "wb"'),
+        (b"abc", False, r"a bytes cannot be read: lend an io.BytesIO\(\) of it"),
+        ("image.img", False, r"a str cannot be read: local_file\(\) lends a file by its path"),
+    ],
+)
+def test_what_is_nearly_a_binary_stream_is_refused_with_what_to_do(
+    stream: Any, write: bool, told: str
+) -> None:
+    with (
+        blocking() as client,
+        pytest.raises(ArgumentError, match=told),
+        client.resource(stream, write=write),
+    ):
+        raise AssertionError
+
+
 def test_leaving_the_block_does_not_wait_for_a_pipe_that_says_nothing() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs.makefile("rb") as pipe:

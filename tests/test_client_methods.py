@@ -400,3 +400,16 @@ def test_a_driver_says_much_and_the_report_stays_small() -> None:
         documented = [name for name in names if "xxx" in getattr(client, name).__doc__]
         assert 200 < len(documented) < 1000
         assert getattr(client, names[-1])() is None
+
+
+def test_an_exporter_says_what_its_clients_hide(caplog: pytest.LogCaptureFixture) -> None:
+    with served(Plain(children={"labels": Mover(), "meter": Plain()})) as client:
+        assert client.children["labels"].call("call") == "the driver's"
+    title = f"driver 'labels' ({__name__}.Mover)"
+    assert caplog.messages == [
+        f"{title} is reached by `children['labels']`: clients have an attribute of this name",
+        f"{title} exports 'call', to be reached by `call('call')`: clients have one of this name",
+    ]
+    caplog.clear()
+    with served(Plain(children={"meter": Plain()})):
+        assert caplog.messages == []

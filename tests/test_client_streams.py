@@ -481,19 +481,18 @@ def test_an_item_that_cannot_be_decoded_ends_the_generator_when_its_turn_comes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with served(Lab()) as client:
-        items = client.streamingcall("items", 3)
-        assert next(items) == 0
         decode = client.channel.channel.decode
         bodies: list[bytes] = []
 
-        def fail_at_the_second(body: bytes) -> Any:
+        def fail_at_the_third(body: bytes) -> Any:
             bodies.append(body)
-            if len(bodies) == 2:
+            if len(bodies) == 3:
                 raise ArgumentError("it makes no sense")
             return decode(body)
 
-        monkeypatch.setattr(client.channel.channel, "decode", fail_at_the_second)
-        assert next(items) == 1
+        monkeypatch.setattr(client.channel.channel, "decode", fail_at_the_third)
+        items = client.streamingcall("items", 3)
+        assert [next(items), next(items)] == [0, 1]
         with pytest.raises(DriverError, match="its item: it makes no sense"):
             next(items)
         with pytest.raises(StopIteration):

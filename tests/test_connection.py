@@ -1269,7 +1269,11 @@ async def test_a_peer_that_is_silent_for_a_second_gives_no_sign_of_life(
         started = trio.current_time()
         assert not await side.connection.is_alive()
         assert trio.current_time() == pytest.approx(started + 1, abs=0.01)
-        await peer.hear(FrameType.PING)
+        asked = await peer.hear(FrameType.PING)
+        assert not await side.connection.is_alive()  # and is not asked again: one waits already
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(peer.answer_pings, 2)
+            nursery.start_soon(peer.answer_pings, 5)
+            await peer.send(frame(FrameType.PING, 0, asked.payload, Flag.ACK))
+            await wait_all_tasks_blocked()
             assert await side.connection.is_alive()
+        assert [heard.type for heard in peer.heard].count(FrameType.PING) == 2

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, ClassVar, TypeVar, cast
 
 import pytest
@@ -13,6 +13,7 @@ from drivers_for_tests import Echo, Plain
 from jumpstarter._messages import Kind
 from jumpstarter.driver import Driver, export, exportstream
 from jumpstarter.driver._export import exports_of
+from jumpstarter.errors import ConfigurationError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -340,3 +341,67 @@ def test_a_second_name_for_an_exported_method_is_exported_too() -> None:
         again = Echo.echo
 
     assert exports_of(Aliased)["again"].bind(Aliased())(1) == 1
+
+
+# --- a decorator in the wrong place ---
+
+
+class StreamAsMethod(Plain):
+    @export
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[object]:
+        yield self
+
+
+class MethodAboveStream(Plain):
+    @asynccontextmanager  # type: ignore[arg-type]
+    @export
+    async def connect(self) -> AsyncIterator[object]:
+        yield self
+
+
+class StreamOfGenerator(Plain):
+    @exportstream
+    async def connect(self) -> AsyncIterator[object]:
+        yield self
+
+
+class StreamOfBlockingCode(Plain):
+    @exportstream
+    @contextmanager
+    def connect(self) -> Iterator[object]:
+        yield self
+
+
+class MethodOfBlockingCode(Plain):
+    @export
+    @wrapped
+    @contextmanager
+    def connect(self) -> Iterator[object]:
+        yield self
+
+
+@pytest.mark.parametrize(
+    ("cls", "told"),
+    [
+        (StreamAsMethod, "a raw stream takes @exportstream, not @export"),
+        (MethodAboveStream, "a raw stream takes @exportstream, not @export"),
+        (StreamOfGenerator, "put @asynccontextmanager below it"),
+        (StreamOfBlockingCode, "with @exportstream above @asynccontextmanager"),
+        (MethodOfBlockingCode, "with @exportstream above @asynccontextmanager"),
+    ],
+)
+def test_what_no_client_could_use_is_refused_when_it_is_served(cls: type, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told) as caught:
+        exports_of(cls)
+    assert str(caught.value).startswith(f"'connect' of {__name__}.{cls.__name__}: ")
+
+
+def test_a_mark_below_the_context_manager_is_as_good() -> None:
+    class Stream(Plain):
+        @asynccontextmanager
+        @exportstream
+        async def connect(self) -> AsyncIterator[object]:
+            yield self
+
+    assert kinds_of(Stream) == {"connect": Kind.STREAM}

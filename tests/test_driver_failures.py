@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import math
@@ -193,3 +194,16 @@ async def test_large_arguments_are_decoded_one_at_a_time_with_others_in_between(
             event: Any = await client.next_event()
             ended.append(event.slot)
         assert ended.index(small) < 3
+
+
+async def test_a_driver_that_uses_asyncio_is_told_what_it_runs_in() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        asyncio.get_running_loop()
+    described = failures().of(caught.value, "it")
+    assert described is not None
+    assert described[1].notes == [
+        "async methods of drivers run in Trio: use trio or anyio, not asyncio"
+    ]
+    other = failures().of(RuntimeError("no line"), "it")
+    assert other is not None
+    assert other[1].notes == []

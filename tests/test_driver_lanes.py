@@ -289,14 +289,25 @@ async def test_calls_that_call_each_other_without_end_are_refused(
 # --- one client among others ---
 
 
-async def at_once() -> None:
-    """There is room."""
+class Outlet:
+    """A client who reads, or one who does not until it is told to."""
+
+    def __init__(self, *, reads: bool = True) -> None:
+        self.full = not reads
+        self.emptied = trio.Event()
+
+    async def room(self) -> None:
+        await self.emptied.wait()
+
+    def read(self) -> None:
+        self.full = False
+        self.emptied.set()
 
 
 @pytest.mark.parametrize(("threads", "share"), [(1, 1), (3, 3), (4, 3), (64, 48)])
 async def test_one_client_never_has_all_of_many_threads(threads: int, share: int) -> None:
     lanes = Lanes(threads)
-    one, other = lanes.for_client(at_once), lanes.for_client(at_once)
+    one, other = lanes.for_client(Outlet()), lanes.for_client(Outlet())
     gates = [Gate() for _ in range(share + 1)]
     with trio.fail_after(DEADLINE):
         async with trio.open_nursery() as nursery:
@@ -312,7 +323,7 @@ async def test_one_client_never_has_all_of_many_threads(threads: int, share: int
 
 
 async def test_a_drivers_own_calls_need_no_share() -> None:
-    lanes = Lanes(1).for_client(at_once)
+    lanes = Lanes(1).for_client(Outlet())
     gate = Gate()
     with trio.fail_after(DEADLINE):
         async with trio.open_nursery() as nursery:
@@ -324,9 +335,9 @@ async def test_a_drivers_own_calls_need_no_share() -> None:
 
 
 async def test_no_thread_begins_before_there_is_room_for_its_answer() -> None:
-    room = trio.Event()
+    client = Outlet(reads=False)
     lanes = Lanes(4)
-    stuck, other = lanes.for_client(room.wait), lanes.for_client(at_once)
+    stuck, other = lanes.for_client(client), lanes.for_client(Outlet())
     with trio.fail_after(DEADLINE):
         async with trio.open_nursery() as nursery:
             begun: list[int] = []
@@ -336,29 +347,25 @@ async def test_no_thread_begins_before_there_is_room_for_its_answer() -> None:
             assert begun == []
             assert lanes.limiter.borrowed_tokens == 0
             assert await other.call(len, [""], {}) == 0
-            room.set()
+            client.read()
     assert sorted(begun) == list(range(5))
 
 
 async def test_a_share_is_given_back_by_a_call_that_is_cancelled_as_it_waits() -> None:
-    room = trio.Event()
-    lanes = Lanes(1).for_client(room.wait)
+    client = Outlet(reads=False)
+    lanes = Lanes(1).for_client(client)
     with trio.move_on_after(0) as scope:
         await lanes.call(len, [""], {})
     assert scope.cancelled_caught
-    room.set()
+    client.read()
     with trio.fail_after(DEADLINE):
         assert await lanes.call(len, [""], {}) == 0
 
 
-async def test_a_plain_generator_is_closed_without_room() -> None:
-    """Its client may be the one who does not read: its `finally` must not wait for that."""
-    taken, closed = [trio.Event()], threading.Event()
-
-    async def room() -> None:
-        await taken[-1].wait()
-
-    lanes = Lanes(1).for_client(room)
+async def test_a_plain_generator_is_closed_though_its_client_does_not_read() -> None:
+    """While calls wait for it to read, too: a relay must not wait for that."""
+    client, closed = Outlet(), threading.Event()
+    lanes = Lanes(1).for_client(client)
 
     def count() -> Iterator[int]:
         try:
@@ -367,13 +374,70 @@ async def test_a_plain_generator_is_closed_without_room() -> None:
             closed.set()
 
     async def send(_item: object) -> None:
-        taken.append(trio.Event())  # which is never set: full from now on
+        client.full = True
+        await wait_all_tasks_blocked()
         raise LeftError
 
-    taken[0].set()
-    with trio.fail_after(DEADLINE), pytest.raises(LeftError):
-        await lanes.iterate(count, [], {}, send)
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+
+            async def leave_it() -> None:
+                with pytest.raises(LeftError):
+                    await lanes.iterate(count, [], {}, send)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(leave_it)
+            await wait_all_tasks_blocked(0.01)
+            for _ in range(3):
+                nursery.start_soon(lanes.call, len, [""], {})
     assert closed.is_set()
+
+
+async def test_the_ends_of_generators_take_no_more_than_the_share_either() -> None:
+    lanes = Lanes(4)
+    one, other = lanes.for_client(Outlet()), lanes.for_client(Outlet())
+    gates = [Gate() for _ in range(5)]
+
+    def hold(gate: Gate) -> Iterator[int]:
+        try:
+            yield 1
+        finally:
+            gate.pass_through()
+
+    async def left(gate: Gate) -> None:
+        with pytest.raises(LeftError):
+            await one.iterate(hold, [gate], {}, leave)
+
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            for gate in gates:
+                nursery.start_soon(left, gate)
+            await wait_all_tasks_blocked(0.01)
+            assert lanes.limiter.borrowed_tokens == 3
+            assert await other.call(len, [""], {}) == 0
+            for gate in gates:
+                gate.open.set()
+    assert all(gate.left for gate in gates)
+
+
+async def test_who_says_that_its_calls_come_from_drivers_has_a_share_of_those(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_lanes, "NESTED_THREADS", 4)
+    lanes = Lanes(1)
+    liar, driver = lanes.for_client(Outlet()), lanes.for_client(Outlet())
+    gates = [Gate() for _ in range(3)]
+    nesting.set(Nesting.NESTED)
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            for gate in gates:
+                nursery.start_soon(liar.call, gate.pass_through, [], {})
+            await wait_all_tasks_blocked(0.01)
+            with pytest.raises(DriverConnectionError, match="3 calls by drivers are under way"):
+                await liar.call(len, [""], {})
+            assert await driver.call(len, [""], {}) == 0
+            for gate in gates:
+                gate.open.set()
 
 
 # --- generators ---

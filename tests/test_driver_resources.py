@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -376,6 +377,28 @@ async def test_closing_the_stream_is_left_to_the_block() -> None:
 async def test_a_plain_method_gets_a_binary_file() -> None:
     async with kinds() as client, client.resource_async(io.BytesIO(b"abcd")) as handle:
         assert await client.call_async("file", handle) == [b"ab", True, False, b"cd"]
+
+
+@timed()
+async def test_what_a_plain_method_has_written_before_it_fails_reaches_the_client() -> None:
+    sink = io.BytesIO()
+    async with library() as (_, client):
+        with pytest.raises(DriverError, match="the card has gone"):
+            async with client.resource_async(sink, write=True) as handle:
+                await client.call_async("write_in_thread_and_fail", handle)
+    assert sink.getvalue() == b"the first half"
+
+
+@timed()
+async def test_an_extra_that_the_exporter_lacks_is_said_to_be_missing_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with library() as (_, client):
+        with pytest.raises(DriverError, match=r"on the exporter a compressed .* 'jumpstarter\[zstd"):
+            async with client.resource_async(io.BytesIO(b"abc"), compress=True) as handle:
+                for module in ("backports", "backports.zstd", "compression", "compression.zstd"):
+                    monkeypatch.setitem(sys.modules, module, None)
+                await client.call_async("read", handle)
 
 
 @timed()

@@ -26,8 +26,8 @@ from jumpstarter._messages import FrameType, Kind, call_prefix, encode_call, enc
 from jumpstarter.client._generators import RemoteGenerator
 from jumpstarter.client._raw_streams import open_stream
 from jumpstarter.driver import export, exportstream
+from jumpstarter.driver._call import Call
 from jumpstarter.driver._lanes import Lanes
-from jumpstarter.driver._session import _Call
 from jumpstarter.errors import (
     CallCancelled,
     CallRefused,
@@ -777,7 +777,7 @@ async def test_an_image_that_a_driver_works_on_is_held_once() -> None:
         @export
         async def flash(self, image: bytes) -> int:
             gc.collect()
-            (call,) = (each for each in gc.get_objects() if isinstance(each, _Call))
+            (call,) = (each for each in gc.get_objects() if isinstance(each, Call))
             assert call.take_body() == b""
             return len(image)
 

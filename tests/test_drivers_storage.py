@@ -17,7 +17,7 @@ import pytest
 
 from helpers import served
 from jumpstarter.drivers.storage import FileStorage, StorageClient
-from jumpstarter.errors import DriverError, DriverInvalidArgument, DriverOSError
+from jumpstarter.errors import ArgumentError, DriverError, DriverInvalidArgument, DriverOSError
 
 IMAGE: Final = bytes(range(256)) * 5000
 DIGEST: Final = hashlib.sha256(IMAGE).hexdigest()
@@ -112,6 +112,25 @@ def test_an_image_can_be_fetched_by_the_exporter(
         server.shutdown()
         thread.join()
     assert card.read_bytes() == IMAGE
+
+
+def test_a_dump_knows_how_much_will_come(card: Path, tmp_path: Path) -> None:
+    card.write_bytes(IMAGE)
+    told: list[tuple[int, int | None]] = []
+    with storage(card) as client:
+        client.dump(tmp_path / "dump", progress=lambda *how_far: told.append(how_far))
+    assert told[-1] == (len(IMAGE), len(IMAGE))
+    assert {total for _, total in told} == {len(IMAGE)}
+
+
+@pytest.mark.parametrize("url", ["ftp://host/image.img", "s3+x://bucket/image.img"])
+def test_a_url_of_another_kind_is_refused_before_anything_is_sent(card: Path, url: str) -> None:
+    with (
+        storage(card) as client,
+        pytest.raises(ArgumentError, match=r"only http:// and https:// URLs can"),
+    ):
+        client.flash(url)
+    assert list(card.parent.iterdir()) == []
 
 
 def test_an_image_keeps_its_link_and_its_permissions(image: Path, card: Path) -> None:

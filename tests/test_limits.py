@@ -117,3 +117,10 @@ def test_the_reasons_given_for_the_defaults_hold() -> None:
 def test_every_limit_is_documented_with_its_name() -> None:
     documented = inspect.getdoc(Limits) or ""
     assert [name for name in NAMES if f"    {name}: " not in documented] == []
+
+
+def test_only_what_is_no_default_is_shown() -> None:
+    assert repr(Limits()) == "Limits()"
+    limits = Limits(turn=3, ping_rate=0.5, max_calls=1024)
+    assert repr(limits) == "Limits(turn=3, ping_rate=0.5)"
+    assert eval(repr(limits)) == limits  # noqa: S307 - it says how to make one

@@ -88,6 +88,22 @@ def test_a_tree_that_cannot_be_served_is_refused() -> None:
         raise AssertionError("unreachable")
 
 
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: Echo, r"what is to be served is the class Echo; give an instance: Echo\(\)"),
+        (
+            lambda: Plain(children={"a": Echo}),  # type: ignore[dict-item]
+            r"child 'a' of Plain is the class Echo; give an instance: Echo\(\)",
+        ),
+        (lambda: 5, "what is to be served is a int, not a Driver"),
+    ],
+)
+def test_who_gives_a_class_is_told_to_give_an_instance(make: Any, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told), client_for(make()):
+        raise AssertionError("unreachable")
+
+
 def test_limits_are_those_of_both_sides() -> None:
     limits = Limits(max_message=100_000, max_frame=10_000, max_pending=100_000)
     with client_for(Echo(), limits=limits) as client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import datetime as dt
 import decimal
 import enum
@@ -10,6 +11,7 @@ import math
 import pathlib
 import typing
 from collections import abc
+from collections.abc import Callable
 from dataclasses import InitVar, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +26,7 @@ from hypothesis import given
 
 from jumpstarter._framing import HEADER_SIZE
 from jumpstarter._limits import Limits
-from jumpstarter._messages import decode_value, encode_value
+from jumpstarter._messages import Kind, call_prefix, decode_value, encode_call, encode_value
 from jumpstarter._values import Weight, check_type, convert, title_of, weigh
 from jumpstarter.errors import ArgumentError
 from values_for_tests import Colour, Level, Model, Place, Point, Reading, Route, Size, typed_values
@@ -402,3 +404,128 @@ def test_the_keys_of_a_map_are_made_too() -> None:
     ):
         arrived = through(value, type_)
         assert arrived == value, "a Path is equal to no str"
+
+
+# --- keys that are chosen to collide ---
+
+
+@dataclasses.dataclass
+class Rack:
+    name: str
+    boards: set[UUID]
+    racks: list[Rack] = dataclasses.field(default_factory=list)
+
+
+def boards(count: int) -> list[str]:
+    """Give UUIDs whose hashes are all alike: a thousand cost as much as a million others."""
+    return [str(UUID(int=number * (2**61 - 1))) for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("type_", "value", "most"),
+    [
+        (set[UUID], boards, 2048),
+        (frozenset[UUID], boards, 2048),
+        (dict[UUID, int], lambda count: dict.fromkeys(boards(count), 1), 2048),
+        (set[tuple[int, ...]], lambda count: [[n] for n in range(count)], 2048),
+        (
+            Rack,
+            lambda count: {
+                "name": "",
+                "boards": [],
+                "racks": [{"name": "", "boards": boards(count)}],
+            },
+            2048,
+        ),
+        (set[int], lambda count: list(range(count)), 131_072),
+        (set[int | str], lambda count: list(range(count)), 131_072),
+    ],
+    ids=["set", "frozenset", "keys", "tuples", "within", "numbers", "either"],
+)
+def test_what_can_be_made_to_collide_has_a_bound(
+    type_: Any, value: Callable[[int], Any], most: int
+) -> None:
+    assert convert(value(most), type_, "rack") is not None
+    with pytest.raises(
+        ArgumentError, match=f"it has {most + 1} parts, .* {most} at most - in `rack`"
+    ):
+        convert(value(most + 1), type_, "rack")
+
+
+@pytest.mark.parametrize(
+    "type_", [set[str], dict[str, int], list[UUID], list[int], tuple[UUID, ...]]
+)
+def test_what_cannot_be_made_to_collide_has_none(type_: Any) -> None:
+    ids = [str(UUID(int=number)) for number in range(200_000)]
+    value: Any = {"set": ids, "dict": dict.fromkeys(ids, 1)}.get(type_.__name__, ids)
+    if type_ == list[int]:
+        value = list(range(200_000))
+    assert len(convert(value, type_, "x")) == 200_000
+
+
+# ------------------------------------------------------------------ what to do, in a message
+
+
+class Speed(enum.Enum):
+    SLOW = "slow"
+    FAST = "fast"
+
+
+class Gear(enum.IntEnum):
+    FIRST = 1
+    SECOND = 2
+
+
+@dataclass
+class Drive:
+    speed: Speed
+    gears: list[Gear]
+
+
+Many = enum.Enum("Many", {f"M{number}": f"m{number}" for number in range(25)})
+
+HAS_SPEEDS: Final = f"{__name__}.Speed has 'slow', 'fast'"
+
+
+@pytest.mark.parametrize(
+    ("value", "type_", "told"),
+    [
+        ("quick", Speed, f"Invalid enum value 'quick'; {HAS_SPEEDS}"),
+        ("FAST", Speed, f"'FAST'; {HAS_SPEEDS}, and 'FAST' is the name of 'fast'"),
+        ("FIRST", Gear, f"{__name__}.Gear has 1, 2, and 'FIRST' is the name of 1"),
+        (["slow", "SLOW"], list[Speed], "at `it[1]`; {HAS}, and 'SLOW' is the name of 'slow'"),
+        ({"speed": "x", "gears": []}, Drive, "at `it.speed`; {HAS}; {GEARS}"),
+        ({"speed": "slow", "gears": [1, "SECOND"]}, Drive, "'SECOND' is the name of 2"),
+        ({"SLOW": 1}, dict[Speed, int], "; {HAS}"),
+        ("m99", Many, "'m18', 'm19' and 5 more"),
+    ],
+)
+def test_a_value_that_no_enum_has_is_told_what_there_is(value: Any, type_: Any, told: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        through(value, type_)
+    gears = f"{__name__}.Gear has 1, 2"
+    assert str(caught.value).endswith(told.replace("{HAS}", HAS_SPEEDS).replace("{GEARS}", gears))
+
+
+def test_what_is_wrong_beside_an_enum_says_nothing_of_it() -> None:
+    with pytest.raises(ArgumentError, match=r"got `str` - at `it\.gears`$"):
+        through({"speed": "slow", "gears": "SLOWLY"}, Drive)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ({1.5: 2}, "a float cannot be the key of a dict; make it a str or an int - at `args[0]`"),
+        ([{"a": {None: 1}}], "a NoneType cannot be the key of a dict; .* at `args[0][0]['a']`"),
+        (Drive(Speed.SLOW, [{(1, 2): 3}]), "a tuple cannot be .* at `args[0].gears[0]`"),  # type: ignore[list-item]
+    ],
+)
+def test_a_key_that_no_peer_takes_is_found_before_anything_is_sent(value: Any, told: str) -> None:
+    prefix = call_prefix(1, Kind.UNARY, "move")
+    begin, _, end = told.partition(" .* ")
+    with pytest.raises(ArgumentError) as caught:
+        encode_call(prefix, (value,))
+    assert str(caught.value).startswith(begin)
+    assert str(caught.value).endswith(end)
+    taken = encode_call(prefix, ({UUID(int=1): [{2: {"a": 1}}]}, 1.5, None))
+    assert taken.startswith(prefix)

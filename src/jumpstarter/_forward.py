@@ -32,6 +32,7 @@ _logger = logging.getLogger("jumpstarter.forward")
 Opener: TypeAlias = Callable[[], AbstractAsyncContextManager[trio.abc.HalfCloseableStream]]
 
 _BACKLOG: Final = 1024  # connections that may wait to be accepted: a browser opens dozens at once
+_MOST: Final = 512  # connections carried at once: half of the slots that a client has by default
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER with no time to linger
 
 
@@ -67,12 +68,16 @@ async def forward(one: trio.abc.HalfCloseableStream, other: trio.abc.HalfCloseab
 
 
 def forward_to(open_stream: Opener) -> Callable[[trio.SocketStream], Awaitable[None]]:
-    """Make a handler that carries each connection to a stream opened for it."""
+    """Make a handler that carries each connection to a stream opened for it.
+
+    Of many at once some wait, so that the slots of whoever opens them are never all taken.
+    """
+    places = trio.CapacityLimiter(_MOST)
 
     async def handle(connection: trio.SocketStream) -> None:
         async with connection:
             try:
-                async with open_stream() as stream:
+                async with places, open_stream() as stream:
                     await forward(connection, stream)
             except BaseException as exc:
                 with suppress(OSError):  # it may have gone by itself

@@ -20,7 +20,7 @@ MIN_WIRE_FRAME: Final = 1 * KIB  # a HELLO that offers less than this is refused
 MAX_WIRE_FRAME: Final = 1 * MIB  # head-of-line blocking grows with it; the header could say 16 MiB
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Limits:
     """What one side of a connection accepts. Immutable; pass another one to serve or connect.
 
@@ -31,7 +31,8 @@ class Limits:
             firmware images pass, and a peer cannot make us hold more. Beyond it, use a raw stream.
         max_pending: Bytes of unfinished messages and unanswered calls held on one connection. 256
             MiB: two of the largest; one that does not fit is discarded as it arrives and its call
-            fails, the rest goes on. Answers that wait to leave have as much again.
+            fails, the rest goes on. A call of one frame is always let in. Large answers wait for
+            each other beyond as much again.
         max_unsent: Bytes of messages that wait and have not begun to leave, above which no further
             call begins, and no further answer, item or piece of a stream is queued. 4 MiB: as much
             as one window; a peer that reads has each begun within a millisecond.
@@ -39,7 +40,8 @@ class Limits:
             would overflow a small thread's stack.
         max_items: Values in a message, where the key of a map counts 16. 2,097,152: a list of two
             million numbers, or 123,361 pairs; the smallest value costs one byte on the wire and up
-            to 60 in memory, and keys that are chosen to collide over a microsecond each.
+            to 95 in memory, and keys that are chosen to collide over a microsecond each. The
+            arguments of all calls under way have twice as many at most.
         max_containers: Lists and maps in a message. 262,144: an empty one costs one byte on the
             wire and 72 in memory, so this many cost 19 MB and about 50 ms.
         max_calls: Calls, generators and streams at once on a connection, 1 to 65,535. 1,024: more
@@ -100,6 +102,15 @@ class Limits:
     linger: float = 10.0
     write_stall: float = 30.0
     read_stall: float = 30.0
+
+    def __repr__(self) -> str:
+        """Show what is not the default."""
+        values = (
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default
+        )
+        return f"Limits({', '.join(values)})"
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -13,6 +13,8 @@ from __future__ import annotations
 import enum
 import functools
 import struct
+import sys
+import types
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -215,6 +217,9 @@ _CREDIT: Final = struct.Struct("<I")
 _GOAWAY: Final = struct.Struct("<HI")
 _TIMEOUT: Final = struct.Struct("<I")
 
+_WITHOUT_KEYS: Final = frozenset({types.NoneType, bool, int, float, str, bytes})
+_DEEPEST: Final = 512  # levels, of what `scan` looks into
+
 _encoder: Final = msgspec.msgpack.Encoder(enc_hook=to_wire)
 _decoder: Final = msgspec.msgpack.Decoder()
 _hello_decoder: Final = msgspec.msgpack.Decoder(_HelloMap)
@@ -294,8 +299,36 @@ def _call_prefix(target: int, kind: Kind, method: str, keywords: bool, nested: b
 
 
 def encode_call(prefix: bytes, args: tuple[Any, ...]) -> bytearray:
-    """Encode a CALL without a timeout; `args` ends in the keyword map where the prefix says so."""
-    return encode_value(args, prefix, root="args")
+    """Encode a CALL without a timeout; `args` ends in the keyword map where the prefix says so.
+
+    Raises:
+        ArgumentError: As for `encode_value`; or a dict has a key that no peer takes.
+    """
+    buffer = encode_value(args, prefix, root="args")
+    if not _WITHOUT_KEYS.issuperset(map(type, args)):
+        try:
+            with memoryview(buffer) as view, view[len(prefix) :] as body:
+                _check_keys(body)
+        except ValueError as exc:
+            raise ArgumentError(fault(args, _encode_for_peers, "args")) from exc
+    return buffer
+
+
+def _encode_for_peers(value: object) -> None:
+    _check_keys(_encoder.encode(value))
+
+
+def _check_keys(body: bytes | memoryview) -> None:
+    """Find what our encoder writes and every peer refuses. Sizes are the peer's own business.
+
+    Raises:
+        ValueError: A map has a key that is neither str nor int.
+    """
+    try:
+        scan(body, _DEEPEST, sys.maxsize, sys.maxsize)
+    except FramingError as exc:
+        if exc.code is Code.INVALID_ARGUMENT:
+            raise ValueError(str(exc)) from exc
 
 
 def set_timeout(buffer: bytearray, timeout_ms: int) -> None:

@@ -40,6 +40,7 @@ from ._sockets import (
 from ._text import quoted
 from .client import DriverClient
 from .client._channel import Channel, Request
+from .client._methods import FORMS, names_of
 from .client._tree import DEFAULT_ALLOW, build_tree, check_allow
 from .driver import Driver
 from .driver._exporter import Exporter
@@ -207,6 +208,7 @@ async def serve_async(
         raise ConfigurationError(f"{text}; elsewhere ask for a token, or for certificates")
     lanes = Lanes(threads)
     tree = DeviceTree(driver)
+    tell_hidden(tree)
     exporter = Exporter(tree, lanes, limits=limits, token=token, send_tracebacks=send_tracebacks)
     listeners = await open_listeners(
         parse_address(address),
@@ -227,6 +229,19 @@ async def serve_async(
         with trio.CancelScope(shield=True):
             await listeners.aclose()
         await tree.end(END_GRACE)
+
+
+def tell_hidden(tree: DeviceTree) -> None:
+    """Log which names in a tree are no attributes of a client, which has them itself."""
+    for target, node in zip(tree.targets, tree.nodes, strict=True):
+        if node.name in names_of(DriverClient):
+            text = "%s is reached by `children[%r]`: clients have an attribute of this name"
+            _logger.warning(text, target.title, node.name)
+        for name in sorted(names_of(DriverClient).intersection(node.methods)):
+            if not name.startswith("_"):  # those are reached by name alone in any case
+                text = "%s exports %r, to be reached by `%s(%r)`: clients have one of this name"
+                form = FORMS[Kind(node.methods[name])]
+                _logger.warning(text, target.title, name, form, name)
 
 
 def _asks_for_certificates(context: ssl.SSLContext | None) -> bool:

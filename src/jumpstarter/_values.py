@@ -16,7 +16,10 @@ import dataclasses
 import datetime as dt
 import decimal
 import enum
+import functools
 import inspect
+import re
+import sys
 import types
 import typing
 import uuid
@@ -33,6 +36,11 @@ from .errors import ArgumentError
 __all__ = ["Weight", "check_type", "convert", "fault", "title_of", "to_wire", "weigh"]
 
 _MAX_PATH: Final = 500  # characters of a path to what cannot be sent; it is not followed further
+_MAX_VALUES: Final = 20  # of an enum that are listed in a message
+_MAX_ENUMS: Final = 3
+_PLACE: Final = re.compile(r" - at `\$([^`]*)`$")  # as msgspec says it
+_STEP: Final = re.compile(r"\.(\w+)|\[(\d+)\]")
+_NO_KEY: Final = object()
 _MAX_TITLE: Final = 200  # characters of a type's name in a message
 _MAX_FAULTS: Final = 100  # of a model's value that are told one by one
 
@@ -86,7 +94,8 @@ def fault(value: object, encode: Callable[[object], object], root: str) -> str:
     try:
         if isinstance(failure, RecursionError):
             return f"a {title_of(type(value))} is nested too deeply, or contains itself"
-        return f"{_reason(value, failure)} - at `{path}`"
+        reason = _reason_of_key(value, encode) or _reason(value, failure)
+        return f"{reason} - at `{path}`"
     finally:
         del failure  # whose traceback has this frame, and with it the value
 
@@ -114,6 +123,15 @@ def _reason(value: object, exc: Exception | None) -> str:
         return f"a string is not valid Unicode ({exc.reason} at {exc.start}); send bytes instead"
     title = title_of(type(value))
     return str(exc) if title in str(exc) else f"a {title} cannot be sent: {exc}"
+
+
+def _reason_of_key(value: object, encode: Callable[[object], object]) -> str:
+    """Say which of a dict's keys is none, though it could be sent as a value."""
+    keys = value if isinstance(value, dict) else ()
+    key = next((key for key in keys if _failure(encode, {key: None}) is not None), _NO_KEY)
+    if key is _NO_KEY:
+        return ""
+    return f"a {title_of(type(key))} cannot be the key of a dict; make it a str or an int"
 
 
 def _parts(value: Any) -> Iterator[tuple[str, object]]:
@@ -148,6 +166,7 @@ def convert(value: object, type_: Any, name: str) -> Any:
     Raises:
         ArgumentError: It "does not fit", as the text begins; it goes on with the type and the path.
     """
+    _bound(value, _most_parts(type_), name, type_)
     try:
         # Not msgspec.convert, which leaves a map's keys as they are where a hook is to make them.
         return msgspec.msgpack.decode(
@@ -155,8 +174,110 @@ def convert(value: object, type_: Any, name: str) -> Any:
         )
     except Exception as exc:  # whatever the type's own code raises, the value did not fit it
         detail = str(exc) if isinstance(exc, msgspec.ValidationError) else f"{exc!r}"
+        detail += _allowed(value, type_, detail)
         detail = detail.replace("`$", f"`{name}")  # msgspec's sign for the value as a whole
         raise ArgumentError(f"does not fit {title_of(type_)}: {detail}") from exc
+
+
+def _allowed(value: Any, type_: Any, detail: str) -> str:
+    """Say what the enum has that a value does not fit; nothing where it is not about one."""
+    at = _PLACE.search(detail)
+    with suppress(LookupError, TypeError, ValueError):  # a set, whose parts have no place
+        for name, index in _STEP.findall(at[1] if at else ""):
+            value = value[name] if name else value[int(index)]
+    text = ""
+    for each in _enums_in(type_):
+        values = [member.value for member in each]
+        named = each.__members__.get(value) if isinstance(value, str) else None
+        if value in values or not (named or detail.startswith("Invalid enum value")):
+            continue
+        more = f" and {len(values) - _MAX_VALUES} more" if len(values) > _MAX_VALUES else ""
+        listed = ", ".join(f"{value!r:.50}" for value in values[:_MAX_VALUES])
+        text += f"; {title_of(each)} has {listed}{more}"
+        if named:
+            text += f", and {value!r} is the name of {named.value!r:.50}"
+    return text
+
+
+def _enums_in(type_: Any) -> list[type[enum.Enum]]:
+    """Give the enums that a type is made of, as many as a message may name."""
+    found: dict[type[enum.Enum], None] = {}
+    rest: list[Any] = []
+    with suppress(Exception):  # of such a type none is made, either
+        rest = [msgspec.inspect.type_info(type_)]
+    seen: set[int] = set()
+    while rest and len(found) < _MAX_ENUMS:
+        info = rest.pop()
+        if isinstance(info, msgspec.inspect.EnumType):
+            found[info.cls] = None
+        elif isinstance(info, tuple):
+            rest += info
+        elif isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field) and id(info) not in seen:
+            seen.add(id(info))
+            rest += (getattr(info, name) for name in info.__struct_fields__)
+    return list(found)
+
+
+def _bound(value: object, most: int, name: str, type_: Any) -> None:
+    """Refuse what would take too long to be made into sets and maps. Without recursion."""
+    rest = [value] if most < sys.maxsize else []
+    while rest:
+        each = rest.pop()
+        if isinstance(each, list | dict):
+            if len(each) > most:
+                text = f"does not fit {title_of(type_)}: it has {len(each)} parts, and what is put"
+                raise ArgumentError(f"{text} in such sets or maps has {most} at most - in `{name}`")
+            rest += each.values() if isinstance(each, dict) else each
+
+
+@functools.lru_cache(maxsize=1024)
+def _most_parts(type_: Any) -> int:
+    """Give how many parts the containers of a value may have, for the sets and maps in its type.
+
+    The hash of a str is seeded and cannot be chosen. That of an int can, at a microsecond for each;
+    others can be all alike, which costs the square of their number.
+    """
+    most = sys.maxsize
+    try:
+        rest: list[Any] = [msgspec.inspect.type_info(type_)]
+    except Exception:  # noqa: BLE001 - of such a type none is made, either
+        return most
+    seen: set[int] = set()
+    while rest:
+        info = rest.pop()
+        if isinstance(info, tuple | list):
+            rest += info
+        elif isinstance(info, msgspec.Struct) and id(info) not in seen:
+            seen.add(id(info))
+            rest += (getattr(info, name) for name in info.__struct_fields__)
+            key = getattr(info, "key_type", getattr(info, "item_type", None))
+            if isinstance(info, _HASHING):
+                most = min(most, *map(_most_keys, getattr(key, "types", (key,))))
+    return most
+
+
+def _most_keys(key: Any) -> int:
+    if isinstance(key, _SEEDED) or issubclass(getattr(key, "cls", object), PurePath):
+        return sys.maxsize
+    return _MOST_INTS if isinstance(key, _INTS) else _MOST_OTHERS
+
+
+_HASHING: Final = (
+    msgspec.inspect.SetType,
+    msgspec.inspect.FrozenSetType,
+    msgspec.inspect.DictType,
+)
+_SEEDED: Final = (
+    msgspec.inspect.StrType,
+    msgspec.inspect.BytesType,
+    msgspec.inspect.EnumType,
+    msgspec.inspect.LiteralType,
+    msgspec.inspect.BoolType,
+    msgspec.inspect.NoneType,
+)
+_INTS: Final = (msgspec.inspect.IntType, msgspec.inspect.FloatType, msgspec.inspect.AnyType)
+_MOST_INTS: Final = 128 * 1024
+_MOST_OTHERS: Final = 2048
 
 
 def _from_wire(type_: Any, value: Any) -> Any:

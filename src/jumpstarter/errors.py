@@ -125,9 +125,10 @@ class MissingExtra(JumpstarterException, ImportError):
     """Something needs a package that is installed only where it is asked for; the text says how."""
 
     @classmethod
-    def named(cls, extra: str, what: str) -> MissingExtra:
-        """Make one for an extra of this library, saying what needs it."""
-        return cls(f"{what} needs an extra: pip install 'jumpstarter[{extra}]'")
+    def named(cls, extra: str, what: str, *, where: str = "") -> MissingExtra:
+        """Make one for an extra of this library, saying what needs it, and where."""
+        place = where and f" {where}"
+        return cls(f"{what} needs an extra{place}: pip install 'jumpstarter[{extra}]'")
 
 
 class ResourceError(JumpstarterException, ValueError):

@@ -19,7 +19,7 @@ from ._background import open_background
 from ._limits import DEFAULT_LIMITS, Limits
 from ._messages import Node
 from ._portal import start_blocking_portal
-from ._serve import ask_for_report
+from ._serve import ask_for_report, tell_hidden
 from .client import DriverClient
 from .client._channel import Channel
 from .client._tree import build_tree
@@ -83,6 +83,7 @@ async def client_for_async(
 async def _join(driver: Driver, limits: Limits) -> AsyncIterator[tuple[Channel, list[Node]]]:
     lanes = Lanes()
     tree = DeviceTree(driver)
+    tell_hidden(tree)
     exporter = Exporter(tree, lanes, limits=limits, send_tracebacks=True)
     ours, theirs = trio.testing.memory_stream_pair()
     try:

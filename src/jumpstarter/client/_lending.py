@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from io import FileIO, RawIOBase
+from io import FileIO, RawIOBase, TextIOBase
 from pathlib import Path
 from typing import Any, Final, Protocol
 from uuid import uuid4
@@ -57,6 +57,7 @@ class Lending:
         title: How a progress bar names it.
         source: Opens what the driver reads, and says how many bytes it has if that is known.
         sink: Opens what the driver writes, instead.
+        size: Bytes that a driver will write, if that is known.
         collect: How many pieces a sink is given at once, unless they are the last ones.
         compress: Let zstd make the bytes fewer on their way.
         progress: See `Progress`.
@@ -66,6 +67,7 @@ class Lending:
     title: str
     source: AbstractAsyncContextManager[tuple[Source, int | None]] | None = None
     sink: AbstractAsyncContextManager[Sink] | None = None
+    size: int | None = None
     collect: int = 1
     compress: bool = False
     progress: Progress = None
@@ -105,7 +107,7 @@ class Lending:
             elif self.sink is not None:
                 async with (
                     self.sink as write,
-                    meter_for(self.progress, self.title, None) as meter,
+                    meter_for(self.progress, self.title, self.size) as meter,
                     _Writing(stream, write, meter, self).beside(),
                 ):
                     yield handle
@@ -313,7 +315,7 @@ async def source_of(stream: Any, size: int | None) -> AsyncIterator[tuple[Source
     Raises:
         ArgumentError: It is neither.
     """
-    stream = getattr(stream, "wrapped", stream)  # of a Trio file
+    stream = _binary(stream, "rb")
     read: Callable[[], Awaitable[Any]]
     if hasattr(stream, "receive_some"):
         read = stream.receive_some
@@ -321,7 +323,7 @@ async def source_of(stream: Any, size: int | None) -> AsyncIterator[tuple[Source
         blocking = getattr(stream, "read1", stream.read)
         read = partial(trio.to_thread.run_sync, blocking, _READ, abandon_on_cancel=True)
     else:
-        raise ArgumentError(f"a {type(stream).__name__} cannot be read: lend a binary stream")
+        raise ArgumentError(f"a {type(stream).__name__} cannot be read: {_instead_of(stream)}")
 
     async def read_pieces() -> list[memoryview]:
         return _cut(memoryview(await read()))
@@ -336,7 +338,7 @@ async def sink_of(stream: Any) -> AsyncIterator[Sink]:
     Raises:
         ArgumentError: It is neither.
     """
-    stream = getattr(stream, "wrapped", stream)
+    stream = _binary(stream, "wb")
     if hasattr(stream, "send_all"):
 
         async def send(pieces: Pieces) -> None:
@@ -349,8 +351,23 @@ async def sink_of(stream: Any) -> AsyncIterator[Sink]:
         if hasattr(stream, "flush"):
             await trio.to_thread.run_sync(stream.flush)
     else:
-        text = f"a {type(stream).__name__} cannot be written: lend a binary stream"
-        raise ArgumentError(text)
+        raise ArgumentError(f"a {type(stream).__name__} cannot be written: {_instead_of(stream)}")
+
+
+def _binary(stream: Any, mode: str) -> Any:
+    """Give what a Trio file wraps, or the stream itself. A text file is refused."""
+    stream = getattr(stream, "wrapped", stream)
+    if isinstance(stream, TextIOBase):
+        text = f"a {type(stream).__name__} has text, and a driver takes and gives bytes"
+        raise ArgumentError(f'{text}: open the file with "{mode}", or lend an io.BytesIO')
+    return stream
+
+
+def _instead_of(stream: object) -> str:
+    if isinstance(stream, str | os.PathLike):
+        return "local_file() lends a file by its path"
+    is_data = isinstance(stream, bytes | bytearray | memoryview)
+    return "lend an io.BytesIO() of it" if is_data else "lend a binary stream"
 
 
 async def _write_in_thread(write: Callable[[Any], int | None], pieces: Pieces) -> None:

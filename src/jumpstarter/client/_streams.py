@@ -215,7 +215,15 @@ class BlockingStream:
             self.close()
             return
         with suppress(DriverError):  # the body's exception says it, or is the more telling one
+            self._close_for(exc_type)
+
+    def _close_for(self, exc_type: type[BaseException]) -> None:
+        """Close after an exception: after Ctrl-C without waiting for the driver to take the rest."""
+        if issubclass(exc_type, Exception) or self._remote.closed:
             self.close()
+        else:
+            self._forget(self)
+            self._run(self._remote.abort)
 
     def __del__(self) -> None:
         self._remote.close_soon()

@@ -158,8 +158,7 @@ def walk(root: Driver) -> Iterator[tuple[Driver, Driver | None, str]]:
     while stack:
         driver, parent, name, above = stack.pop()
         if not isinstance(driver, Driver):
-            text = f"child {name!r} of {type(parent).__name__} is a {type(driver).__name__}"
-            raise ConfigurationError(f"{text}, not a Driver")
+            raise ConfigurationError(_no_driver(driver, parent, name))
         if id(driver) in above:
             text = f"driver {name!r} ({type(driver).__name__}) is a child of itself"
             raise ConfigurationError(f"{text}; a device tree cannot have circles")
@@ -167,6 +166,15 @@ def walk(root: Driver) -> Iterator[tuple[Driver, Driver | None, str]]:
         yield driver, parent, name
         below = (*above, id(driver))
         stack.extend((child, driver, key, below) for key, child in reversed(children.items()))
+
+
+def _no_driver(thing: object, parent: Driver | None, name: str) -> str:
+    what = (
+        "what is to be served" if parent is None else f"child {name!r} of {type(parent).__name__}"
+    )
+    if isinstance(thing, type) and issubclass(thing, Driver):
+        return f"{what} is the class {thing.__name__}; give an instance: {thing.__name__}()"
+    return f"{what} is a {type(thing).__name__}, not a Driver"
 
 
 def _children_of(driver: Driver) -> dict[str, Driver]:

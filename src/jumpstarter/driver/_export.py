@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from types import MappingProxyType
 from typing import Any, Final, TypeVar, overload
 from weakref import WeakKeyDictionary
@@ -18,12 +18,14 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from .._messages import Kind
+from ..errors import ConfigurationError
 from ._signature import Fit, doc_of, fit_of, signature_of, text_of
 
 __all__ = ["Exported", "export", "exports_of", "exportstream"]
 
 _MARK: Final = "__jumpstarter_export__"
 _UNBOUND: Final = (staticmethod, classmethod)
+_MAX_LAYERS: Final = 100  # of decorators that are looked through
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -143,12 +145,54 @@ def _build(cls: type) -> dict[str, Exported]:
 def _exported(cls: type, name: str, attribute: Any, mark: _Mark) -> Exported:
     function = attribute.__func__ if isinstance(attribute, _UNBOUND) else attribute
     function = getattr(function, "raw_function", function)
+    title = f"{name!r} of {cls.__module__}.{cls.__qualname__}"
+    _check_kind(function, mark.kind, title)
     signature = signature_of(function, takes_self=not isinstance(attribute, staticmethod))
     names = next(vars(base) for base in cls.__mro__ if name in vars(base))
-    title = f"{name!r} of {cls.__module__}.{cls.__qualname__}"
     fit = fit_of(inspect.unwrap(function), signature, names, title, strict=mark.strict)
     doc = doc_of(function) if callable(function) else ""  # a partialmethod has its class's
     return Exported(name, mark.kind, attribute, fit, text_of(signature), doc)
+
+
+def _no_context() -> Any: ...
+
+
+# The code of what contextlib's decorators make of a function; nothing else tells it.
+_ASYNC_CONTEXT: Final = asynccontextmanager(_no_context).__code__
+_CONTEXT: Final = contextmanager(_no_context).__code__
+
+
+def _check_kind(function: Any, kind: Kind, title: str) -> None:
+    """See to it that a method was exported as what it is.
+
+    Raises:
+        ConfigurationError: It was not, and no client could use it.
+    """
+    codes = [getattr(each, "__code__", None) for each in _layers(function)]
+    is_generator = inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function)
+    text = ""
+    if _CONTEXT in codes:
+        text = "a context manager for blocking code cannot be exported; a raw stream is an "
+        text += "`async def` with @exportstream above @asynccontextmanager"
+    elif kind is Kind.STREAM and is_generator and _ASYNC_CONTEXT not in codes:
+        text = "@exportstream takes a context manager: put @asynccontextmanager below it, and "
+        text += "`yield` the stream in an `async def`; a generator takes @export"
+    elif kind is not Kind.STREAM and _ASYNC_CONTEXT in codes:
+        text = (
+            "an asynccontextmanager cannot be called; a raw stream takes @exportstream, not @export"
+        )
+    if text:
+        raise ConfigurationError(f"{title}: {text}")
+
+
+def _layers(function: Any) -> Iterator[Any]:
+    """Give a function, and what its decorators have wrapped. Those may have put anything there."""
+    yield function
+    for _ in range(_MAX_LAYERS):
+        function = getattr(function, "__wrapped__", None)
+        if function is None:
+            return
+        yield function
 
 
 def _mark_of(attribute: object) -> _Mark | None:

@@ -6,11 +6,8 @@ its own words and is nobody's failure. This file knows no connection.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import logging
-import traceback as tb
-import types
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
@@ -27,11 +24,7 @@ __all__ = ["Failures", "Refusal", "check_fit", "refuse"]
 
 _logger = logging.getLogger("jumpstarter.exporter")
 
-_OUT_OF_THREADS: Final = (
-    "/trio/_threads.py",
-    "/trio/_core/_thread_cache.py",
-    "/outcome/_impl.py",
-)
+_NO_ASYNCIO: Final = ("no running event loop",)  # as asyncio says it
 _TRIO_CODES: Final[dict[type[BaseException], Code]] = {
     trio.TooSlowError: Code.TIMED_OUT,
     trio.BrokenResourceError: Code.UNAVAILABLE,
@@ -58,10 +51,15 @@ class Failures:
             exc: What it raised, or what the session has raised in its stead.
             title: What was called.
         """
-        _untangle(exc)
         failure = without_cancelled(exc)
         if failure is None:
             return None
+        try:
+            return self._of(failure, title)
+        finally:
+            _let_go(failure)
+
+    def _of(self, failure: BaseException, title: str) -> tuple[int, ErrorBody]:
         if isinstance(failure, Refusal):
             return failure.code, ErrorBody("", str(failure))
         if isinstance(failure, NoThreadError):
@@ -70,6 +68,8 @@ class Failures:
         return self._of_driver(failure, title)
 
     def _of_driver(self, exc: BaseException, title: str) -> tuple[int, ErrorBody]:
+        if type(exc) is RuntimeError and exc.args[:1] == _NO_ASYNCIO:
+            exc.add_note("async methods of drivers run in Trio: use trio or anyio, not asyncio")
         level = logging.INFO if isinstance(exc, Exception) else logging.ERROR
         logged = self.journal.takes(_logger, level)  # to format what is left out costs too much
         traceback = self._send_tracebacks or logged
@@ -81,18 +81,18 @@ class Failures:
         return code, error if self._send_tracebacks else without_traceback(error)
 
 
-def _untangle(exc: BaseException) -> None:
-    """Let what a call has failed with go as soon as it is told, with the arguments in its frames.
+def _let_go(exc: BaseException) -> None:
+    """Take the traceback from what a call has failed with, now that it is told.
 
     Trio's way out of a thread has the outcome in frames that its traceback knows: a circle, which
-    would hold an image until the garbage collector comes by.
+    would hold the arguments, an image perhaps, until the garbage collector comes by.
     """
-    for frame, _ in tb.walk_tb(exc.__traceback__):
-        step: types.FrameType | None = frame
-        while step is not None and step.f_code.co_filename.endswith(_OUT_OF_THREADS):
-            with contextlib.suppress(RuntimeError):  # it still runs
-                step.clear()
-            step = step.f_back
+    rest: list[BaseException | None] = [exc]
+    while rest:
+        each = rest.pop()
+        if each is not None and each.__traceback__ is not None:
+            each.__traceback__ = None
+            rest += [each.__cause__, each.__context__]
 
 
 class Refusal(Exception):

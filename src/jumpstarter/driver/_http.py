@@ -52,7 +52,7 @@ async def open_url(
     try:
         import httpx  # noqa: PLC0415 - who fetches nothing needs no httpx
     except ImportError as exc:
-        raise MissingExtra.named("http", "a resource with a URL") from exc
+        raise MissingExtra.named("http", "a resource with a URL", where="on the exporter") from exc
     headers = {"Accept-Encoding": "identity"}
     async with httpx.AsyncClient(timeout=silence, headers=headers) as client:
         with _as_ours(url):

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import trio
 
@@ -43,6 +43,17 @@ class NoThreadError(Exception):
     """The system starts no more threads, and what was to run in one has not begun."""
 
 
+class Outlet(Protocol):
+    """The way back to a client, as far as lanes are concerned."""
+
+    @property
+    def full(self) -> bool:
+        """True while the client does not take what waits for it."""
+
+    async def room(self) -> None:
+        """Wait until it does."""
+
+
 class Lanes:
     """The lanes of one exporter.
 
@@ -54,13 +65,13 @@ class Lanes:
         self.limiter = trio.CapacityLimiter(threads)
         self.nested = trio.CapacityLimiter(NESTED_THREADS)
 
-    def for_client(self, room: Callable[[], Awaitable[None]]) -> Lanes:
-        """Give the same lanes to one client, which never has all of the threads to itself.
+    def for_client(self, outlet: Outlet) -> Lanes:
+        """Give the same lanes to one connection, which never has all of the threads to itself.
 
         Args:
-            room: Returns once the client takes answers: no thread works for one that does not.
+            outlet: To the client: no thread works for one that does not read.
         """
-        return _ClientLanes(self, room)
+        return _ClientLanes(self, outlet)
 
     async def thread(self, function: Callable[..., T], *args: Any) -> T:
         """Run blocking code in a worker thread. A checkpoint; cancelled, it waits all the same.
@@ -71,8 +82,7 @@ class Lanes:
         """
         limiter = self._limiter()
         if limiter is self.nested and limiter.available_tokens < 1:
-            text = f"{NESTED_THREADS} calls by drivers are under way, and wait for each other"
-            raise DriverConnectionError(f"{text}; does this one call itself without end?")
+            raise _too_many(NESTED_THREADS)
         return await _in_thread(limiter, partial(function, *args))
 
     def _limiter(self) -> trio.CapacityLimiter:
@@ -133,32 +143,67 @@ class Lanes:
         finally:
             if hasattr(source, "close"):
                 with trio.CancelScope(shield=True):  # unbounded, as all threads: never abandoned
-                    close = partial(context.run, source.close)
-                    await _at_last(partial(_in_thread, self._limiter(), close))
+                    await self._close(partial(context.run, source.close))
+
+    async def _close(self, close: Callable[[], None]) -> None:
+        """End a plain generator, whatever is in its `finally`."""
+        await _at_last(partial(_in_thread, self._limiter(), close))
 
 
 class _ClientLanes(Lanes):
-    """The lanes as one client has them."""
+    """The lanes as one connection has them."""
 
-    def __init__(self, lanes: Lanes, room: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, lanes: Lanes, outlet: Outlet) -> None:
         self.limiter = lanes.limiter
         self.nested = lanes.nested
         threads = int(lanes.limiter.total_tokens)
         self._share = trio.CapacityLimiter(threads - threads // SPARED)
-        self._room = room
+        # Whether a call comes from a driver is the client's word, so of those there is a share too.
+        self._nested_share = trio.CapacityLimiter(NESTED_THREADS - NESTED_THREADS // SPARED)
+        self._outlet = outlet
 
     async def thread(self, function: Callable[..., T], *args: Any) -> T:
         if self._limiter() is self.nested:
+            return await self._nested_thread(function, *args)
+        await self._take_share()
+        while self._outlet.full:  # not while we hold a share: a `finally` may need it
+            self._share.release()
+            await self._outlet.room()
+            await self._take_share()
+        try:
             return await super().thread(function, *args)
+        finally:
+            self._share.release()
+
+    async def _nested_thread(self, function: Callable[..., T], *args: Any) -> T:
+        try:
+            self._nested_share.acquire_nowait()
+        except trio.WouldBlock:
+            raise _too_many(int(self._nested_share.total_tokens)) from None
+        try:
+            return await super().thread(function, *args)
+        finally:
+            self._nested_share.release()
+
+    async def _close(self, close: Callable[[], None]) -> None:
+        if self._limiter() is self.nested:
+            return await super()._close(close)
+        await self._take_share()
+        try:
+            return await super()._close(close)
+        finally:
+            self._share.release()
+
+    async def _take_share(self) -> None:
         try:
             self._share.acquire_nowait()  # as a rule, and without the checkpoint that acquire has
         except trio.WouldBlock:
             await self._share.acquire()
-        try:
-            await self._room()
-            return await super().thread(function, *args)
-        finally:
-            self._share.release()
+
+
+def _too_many(threads: int) -> DriverConnectionError:
+    text = f"{threads} calls by drivers are under way, and wait for each other"
+    return DriverConnectionError(f"{text}; does this one call itself without end?")
 
 
 async def _in_thread(limiter: trio.CapacityLimiter, function: Callable[[], T]) -> T:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, BinaryIO, Final, cast
@@ -24,7 +24,7 @@ import trio
 
 from .._streams import SlotStream
 from .._transfer import ENCODINGS, MAX_BYTES, Inflow, Outflow
-from ..errors import EndOfStream, ResourceError
+from ..errors import EndOfStream, MissingExtra, ResourceError
 from ._http import IDLE, is_url, open_url
 
 __all__ = ["Loan", "Resource", "ResourceStream", "calling", "lending"]
@@ -239,8 +239,10 @@ class Resource:
         try:
             loan = self._resources.get(handle if isinstance(handle, UUID) else UUID(handle))
         except (ValueError, AttributeError, TypeError):
-            text = "a resource is named by the handle that a client was given for it, or by a URL"
-            raise ResourceError(f"{text}, and not by {handle!r:.100}") from None
+            text = "a resource is named by the handle that a client was given for it"
+            raise ResourceError(
+                f"{text}, or by an http:// or https:// URL, and not by {handle!r:.100}"
+            ) from None
         if not isinstance(loan, Loan):
             text = f"there is no resource {handle} at this driver"
             why = "it was lent to another one, or was taken back: pass it on within its block"
@@ -253,10 +255,13 @@ class Resource:
     async def _borrow(self, loan: Loan) -> AsyncIterator[Inflow | Outflow]:
         stream = loan.stream
         flow: Inflow | Outflow
-        if loan.mode == "read":
-            flow = Inflow(stream.receive_some, loan.encoding, self._max_bytes)
-        else:
-            flow = Outflow(stream.send_all, loan.encoding)
+        try:
+            if loan.mode == "read":
+                flow = Inflow(stream.receive_some, loan.encoding, self._max_bytes)
+            else:
+                flow = Outflow(stream.send_all, loan.encoding)
+        except MissingExtra as exc:
+            raise MissingExtra(f"on the exporter {exc}") from exc
         loan.take()
         failure: BaseException | None = None
         try:
@@ -289,7 +294,10 @@ class Resource:
         traceback: TracebackType | None,
     ) -> None:
         raw = cast("_File", self._file.raw)
-        raw.discards = exc is not None  # what its buffer holds still is not to look like the rest
+        if exc is not None:  # the client learns of it, and has what was written before
+            with suppress(Exception, trio.Cancelled):
+                self._file.flush()
+            raw.discards = True
         try:
             self._file.close()
         except BaseException as failure:

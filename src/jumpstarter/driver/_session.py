@@ -38,14 +38,13 @@ from .._messages import (
 )
 from .._nesting import Nesting, nesting
 from .._roles import ServerProtocol
-from .._signal import Signal
-from .._streams import SlotStream
 from .._text import named, quoted
 from .._transport import transport_for
 from .._version import __version__
 from ..errors import ArgumentError, Code, HandshakeError
 from ._ahead import Ahead
 from ._bridge import Bridge, device_stream
+from ._call import Call
 from ._export import Exported
 from ._exporter import Exporter
 from ._failures import Failures, check_fit, refuse
@@ -66,53 +65,6 @@ _FEW: Final = 1024  # values in a call's arguments that count for nothing: one m
 _TO_END: Final = 1.0  # seconds for a cancelled call to end before the log says that it has not
 _AHEAD: Final = 64 * 1024  # bytes that a plain generator makes before it looks if they may leave
 _ITEMS_PER_TURN: Final = 32  # items that a generator may send before other tasks have their turn
-
-
-class _Call:
-    """One call being answered: the endpoint of its slot."""
-
-    __slots__ = ("_body", "bridge", "changed", "head", "late", "scope", "slot", "stream", "values")
-
-    def __init__(self, event: ev.CallReceived, connection: Connection) -> None:
-        self.slot = slot = event.slot
-        self.head = head = event.head
-        self._body = event.body
-        self.scope = trio.CancelScope()
-        self.changed = Signal()
-        self.stream = SlotStream(connection, slot) if head.kind is Kind.STREAM else None
-        self.bridge: Bridge | Loan | None = None if self.stream is None else Bridge(self.stream)
-        self.late = False  # its deadline has passed
-        self.values = 0  # in its arguments, if they count
-        if head.timeout_ms and head.kind is Kind.UNARY:
-            self.scope.deadline = trio.current_time() + head.timeout_ms / 1000
-
-    def take_body(self) -> bytes:
-        """Give the encoded arguments, once: they may be large, and the call may last."""
-        body, self._body = self._body, b""
-        return body
-
-    def received(self, event: ev.SlotEvent) -> None:
-        match event:
-            case ev.DataReceived():
-                assert self.stream is not None
-                self.stream.put(event)
-            case ev.CreditReceived():
-                self.drained()
-            case ev.CancelReceived(code=Code.CLOSE) if self.bridge is not None:
-                self.bridge.client_closed()
-            case _:
-                self.scope.cancel(reason="the client cancelled the call")
-
-    def drained(self) -> None:
-        self.changed.set()
-        if self.stream is not None:
-            self.stream.wake_sender()
-
-    def lost(self, reason: Exception) -> None:
-        self.scope.cancel(reason=f"connection lost: {reason}")
-        self.changed.set()
-        if self.stream is not None:
-            self.stream.finish(reason)
 
 
 class Session:
@@ -151,9 +103,9 @@ class Session:
             journal=exporter.journal,
             turnstile=exporter.turnstile,
         )
-        self._lanes = exporter.lanes.for_client(self._connection.room)
+        self._lanes = exporter.lanes.for_client(self._connection)
         self._calls: trio.Nursery | None = None
-        self._running: set[_Call] = set()
+        self._running: set[Call] = set()
         self._all_answered = trio.lowlevel.ParkingLot()
 
     async def run(self) -> None:
@@ -254,7 +206,7 @@ class Session:
     def called(self, event: ev.CallReceived) -> None:
         """Begin to answer a call."""
         assert self._calls is not None
-        call = _Call(event, self._connection)
+        call = Call(event, self._connection)
         self._connection.endpoints[event.slot] = call
         self._running.add(call)
         self._calls.start_soon(self._answer, call)
@@ -265,7 +217,7 @@ class Session:
 
     # ------------------------------------------------------------------------- one call
 
-    async def _answer(self, call: _Call) -> None:
+    async def _answer(self, call: Call) -> None:
         nesting.set(Nesting.NESTED if call.head.nested else Nesting.CALLED)
         calling.set(self)
         result: bytearray | None = None
@@ -283,7 +235,7 @@ class Session:
         await trio.lowlevel.checkpoint_if_cancelled()
 
     def _finish(
-        self, call: _Call, result: bytearray | None, error: tuple[int, ErrorBody] | None
+        self, call: Call, result: bytearray | None, error: tuple[int, ErrorBody] | None
     ) -> None:
         self._running.discard(call)
         self._values -= call.values
@@ -302,7 +254,7 @@ class Session:
         if self._all_answered:
             self._all_answered.unpark_all()
 
-    def _cut_short(self, call: _Call) -> tuple[int, ErrorBody]:
+    def _cut_short(self, call: Call) -> tuple[int, ErrorBody]:
         if call.late or trio.current_time() >= call.scope.deadline:
             seconds = call.head.timeout_ms / 1000
             text = f"its deadline passed, {seconds:g} s after the exporter had received it"
@@ -314,7 +266,7 @@ class Session:
         title = targets[head.target].title if head.target < len(targets) else "no driver"
         return f"{quoted(head.method, 100)} of {title}"
 
-    async def _perform(self, call: _Call) -> bytearray:
+    async def _perform(self, call: Call) -> bytearray:
         head = call.head
         exported, method = self._find(head)
         if self._connection.full:  # do not begin what the client would not take the answer of
@@ -334,7 +286,7 @@ class Session:
             raise
 
     async def _run(
-        self, call: _Call, method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
+        self, call: Call, method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
     ) -> bytearray:
         head = call.head
         match head.kind:
@@ -367,7 +319,7 @@ class Session:
         return exported, exported.bind(target.instance)
 
     def _arguments(
-        self, call: _Call, exported: Exported, body: bytes
+        self, call: Call, exported: Exported, body: bytes
     ) -> tuple[list[Any], dict[str, Any]]:
         try:
             args = decode_value(body, self._exporter.limits, partial(self._admit_values, call))
@@ -383,7 +335,7 @@ class Session:
                 refuse(Code.INVALID_ARGUMENT, f"its {exc}")
         return args, kwargs
 
-    def _admit_values(self, call: _Call, count: int) -> None:
+    def _admit_values(self, call: Call, count: int) -> None:
         """Let no client hold more than two of the largest messages decoded, or many small ones."""
         most = 2 * self._exporter.limits.max_items
         if count > _FEW:
@@ -410,7 +362,7 @@ class Session:
             refuse(Code.INTERNAL, f"its {what} cannot be sent: {exc}")
         return buffer
 
-    async def _watch_deadline(self, call: _Call) -> None:
+    async def _watch_deadline(self, call: Call) -> None:
         """End a generator or stream whose client has fallen silent by the time of its deadline.
 
         Unlike a method, it may outlive the scope in which it was opened, so its deadline is final
@@ -425,7 +377,7 @@ class Session:
     # ---------------------------------------------------------------------- generators
 
     async def _generate(
-        self, call: _Call, method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
+        self, call: Call, method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
     ) -> bytearray:
         sent = 0
 
@@ -456,7 +408,7 @@ class Session:
         value = await self._lanes.iterate(method, args, kwargs, send, ahead)
         return self._encode(value, "return value")
 
-    async def _send_item(self, call: _Call, buffer: bytearray) -> None:
+    async def _send_item(self, call: Call, buffer: bytearray) -> None:
         while not self._rules.sendable(call.slot):
             await self._change(call)
         if self._connection.full:
@@ -467,7 +419,7 @@ class Session:
         while self._rules.outbox.has_lane(call.slot):
             await self._change(call)
 
-    async def _change(self, call: _Call) -> None:
+    async def _change(self, call: Call) -> None:
         """Wait for credit, or for what was sent to leave: never past the end of the connection.
 
         The generator may have shielded itself from the cancellation that comes with that.
@@ -482,7 +434,7 @@ class Session:
     # ------------------------------------------------------------------------- streams
 
     async def _stream(
-        self, call: _Call, method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
+        self, call: Call, method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
     ) -> bytearray:
         assert isinstance(call.bridge, Bridge)
         manager = method(*args, **kwargs)
@@ -500,7 +452,7 @@ class Session:
                 await call.bridge.run(device)
         return bytearray(ROOM + NIL)
 
-    async def _lend(self, call: _Call, loan: Loan) -> None:
+    async def _lend(self, call: Call, loan: Loan) -> None:
         """Let a driver have the client's stream itself, until the client takes it back."""
         assert call.stream is not None
         loan.stream = call.stream
@@ -510,6 +462,6 @@ class Session:
         self._accept(call, str(loan.handle))
         await loan.run()
 
-    def _accept(self, call: _Call, metadata: object) -> None:
+    def _accept(self, call: Call, metadata: object) -> None:
         self._rules.accept(call.slot, encode_value(metadata))
         self._connection.flush()

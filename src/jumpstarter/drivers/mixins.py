@@ -162,6 +162,7 @@ class ResourceMixin:
         path: str | os.PathLike[str],
         *,
         write: bool = False,
+        size: int | None = None,
         compress: bool = False,
         progress: Progress = None,
         max_bytes: int = MAX_BYTES,
@@ -179,6 +180,8 @@ class ResourceMixin:
             path: Of the file.
             write: The driver writes it, rather than reads. It is there, under its name and in place
                 of what was there, once it is complete and the block was left well.
+            size: How many bytes the driver will write, for the progress. Of what is read, the file
+                itself tells.
             compress: Let zstd make the bytes fewer on their way; an extra, at both ends. It pays
                 where the network is slower than about 200 MB/s.
             progress: What is called with the bytes that have passed and with how many there will be
@@ -197,7 +200,7 @@ class ResourceMixin:
             MissingExtra: It takes an extra that is not installed here.
         """
         lending = _of_file(
-            Path(path), write, compress=compress, progress=progress, max_bytes=max_bytes
+            Path(path), write, size, compress=compress, progress=progress, max_bytes=max_bytes
         )
         with self._lend(lending) as handle:
             yield handle
@@ -208,13 +211,14 @@ class ResourceMixin:
         path: str | os.PathLike[str],
         *,
         write: bool = False,
+        size: int | None = None,
         compress: bool = False,
         progress: Progress = None,
         max_bytes: int = MAX_BYTES,
     ) -> AsyncIterator[str]:
         """Do as `local_file`, for Trio code."""
         lending = _of_file(
-            Path(path), write, compress=compress, progress=progress, max_bytes=max_bytes
+            Path(path), write, size, compress=compress, progress=progress, max_bytes=max_bytes
         )
         async with self._lend_async(lending) as handle:
             yield handle
@@ -237,7 +241,7 @@ class ResourceMixin:
                 threads; or a Trio stream. It is not closed. A `read` that waits when the block is
                 left is left to itself, and what it gives is lost.
             write: The driver writes to it, rather than reads from it.
-            size: How many bytes it will give, for the progress.
+            size: How many bytes it will give, or be given, for the progress.
             compress: As for `local_file`.
             progress: As for `local_file`.
             max_bytes: As for `local_file`.
@@ -276,14 +280,15 @@ class ResourceMixin:
             yield handle
 
 
-def _of_file(path: Path, write: bool, **options: Any) -> Lending:
+def _of_file(path: Path, write: bool, size: int | None, **options: Any) -> Lending:
     if write:
-        return Lending(title=path.name, sink=file_sink(path), collect=COLLECTED, **options)
+        sink = file_sink(path)
+        return Lending(title=path.name, sink=sink, size=size, collect=COLLECTED, **options)
     return Lending(title=path.name, source=file_source(path), **options)
 
 
 def _of_stream(stream: Any, write: bool, size: int | None, **options: Any) -> Lending:
     title = str(getattr(stream, "name", "stream"))
     if write:
-        return Lending(title=title, sink=sink_of(stream), **options)
+        return Lending(title=title, sink=sink_of(stream), size=size, **options)
     return Lending(title=title, source=source_of(stream, size), **options)

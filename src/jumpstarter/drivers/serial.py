@@ -31,6 +31,8 @@ _QUEUED: Final = 2048  # bytes that may wait to be sent by a port which holds 4,
 class SerialPort(Driver):
     """A serial port, opened for each client that connects and closed behind it.
 
+    What the device says while nobody is connected is lost: open the console, and then switch on.
+
     Attributes:
         url: Path of the device, as `/dev/ttyUSB0`, or a URL of pyserial's.
         baudrate: Its speed in bits per second.
@@ -72,7 +74,7 @@ class SerialPort(Driver):
         try:
             import serial  # noqa: PLC0415 - needed where there is a port
         except ImportError as exc:
-            raise MissingExtra.named("serial", "a serial port") from exc
+            raise MissingExtra.named("serial", "a serial port", where="on the exporter") from exc
         return serial.serial_for_url(self.url, baudrate=self.baudrate, timeout=_SLICE)
 
 

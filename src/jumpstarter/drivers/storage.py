@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -19,11 +20,13 @@ from ..client import DriverClient
 from ..client._lending import part_of
 from ..client._progress import Progress
 from ..driver import Driver, export
+from ..errors import ArgumentError
 from .mixins import ResourceMixin
 
 __all__ = ["FileStorage", "StorageClient"]
 
 _PIECE: Final = 256 * 1024
+_URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 @dataclass(kw_only=True)
@@ -132,8 +135,12 @@ class StorageClient(ResourceMixin, DriverClient):
 
         Raises:
             DriverError: The storage still has what it had before.
+            ArgumentError: It is another kind of URL; nothing was sent.
         """
-        if isinstance(image, str) and image.lower().startswith(("http://", "https://")):
+        if isinstance(image, str) and (scheme := _URL.match(image)):
+            if scheme[1].lower() not in {"http", "https"}:
+                text = f"{image:.100} cannot be fetched: only http:// and https:// URLs can"
+                raise ArgumentError(f"{text}, and local files are given by their path")
             return self.call_as(str, "write", image)
         with self.local_file(image, compress=compress, progress=progress) as handle:
             return self.call_as(str, "write", handle)
@@ -145,7 +152,9 @@ class StorageClient(ResourceMixin, DriverClient):
 
         The file is there once it is complete. Arguments and errors as for `flash`.
         """
-        with self.local_file(path, write=True, compress=compress, progress=progress) as handle:
+        with self.local_file(
+            path, write=True, size=self.size(), compress=compress, progress=progress
+        ) as handle:
             return self.call_as(str, "read", handle)
 
     def erase(self) -> None:
