@@ -3,8 +3,8 @@
     python examples/story.py              # an image of 1 GiB
     python examples/story.py --mib 16     # a smaller one
 
-A board is switched on, its login prompt awaited on a serial console, an image flashed with a
-progress bar, and a page fetched from its web server through a forwarded port. The first attempt
+A console is opened, the board switched on and its login prompt awaited there, an image flashed with
+a progress bar, and a page fetched from its web server through a forwarded port. The first attempt
 fails in the middle of the flash, and leaves nothing behind; the second one goes through. All of it
 is real but the board, which is a process on a pseudo-terminal.
 """
@@ -122,13 +122,19 @@ def powered(board: DriverClient) -> Iterator[None]:
         board.power.off()
 
 
-def log_in(board: DriverClient) -> None:
-    """Wait for the prompt, and log in."""
-    with board.console.pexpect(timeout=30) as session:
+@contextmanager
+def logged_in(board: DriverClient) -> Iterator[None]:
+    """Have the board on for the length of a block, and somebody logged in.
+
+    The console is opened first: what a serial port has got before that is thrown away.
+    """
+    with board.console.pexpect(timeout=30) as session, powered(board):
+        session.expect("booting")
         session.expect("login: ")
         session.sendline("root")
         session.expect("# ")
-    print("  logged in")
+        print("  logged in")
+        yield
 
 
 def flash(board: DriverClient, image: Path, *, fails: bool) -> None:
@@ -155,8 +161,7 @@ def fetch(board: DriverClient) -> None:
 
 def attempt(board: DriverClient, image: Path, *, fails: bool) -> None:
     """Be the test."""
-    with powered(board):
-        log_in(board)
+    with logged_in(board):
         flash(board, image, fails=fails)
         fetch(board)
 

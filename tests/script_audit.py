@@ -153,6 +153,8 @@ def calls() -> Iterator[bytes]:
             yield greeting + frame(
                 FrameType.CALL, 1, payload(encode_call(call_prefix(1, kind, name), (1,)))
             )
+    counting = encode_call(call_prefix(1, Kind.GENERATOR, "count_async"), (3,))
+    yield greeting + frame(FrameType.CALL, 1, payload(counting))
     for name, kind in zip(("echo_async", "count_async", "connect"), Kind, strict=True):
         head = payload(encode_call(call_prefix(1, kind, name), ()))[:-1]
         for body in BODIES:

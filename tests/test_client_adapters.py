@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import socket
 import sys
@@ -72,6 +73,13 @@ class Console(Echo):
         ours, theirs = trio.testing.lockstep_stream_pair()
         async with ours:
             yield theirs
+
+    @exportstream
+    @asynccontextmanager
+    async def slow(self) -> AsyncIterator[trio.abc.Stream]:
+        """One that is not there before long."""
+        await trio.sleep(math.inf)
+        yield trio.testing.memory_stream_pair()[0]
 
     @exportstream
     @asynccontextmanager
@@ -293,3 +301,13 @@ def test_what_was_typed_and_not_taken_is_not_lost_in_silence(
         client.pexpect("deaf") as session,
     ):
         session.send(b"x" * 150_000)  # more than a window, less than a socket's buffer beside it
+
+
+def test_a_timeout_bounds_the_entering_of_a_block_and_not_what_is_in_it() -> None:
+    with console() as client:
+        with client.timeout(0.1), pytest.raises(DriverTimeoutError, match="longer than the surr"):
+            with PexpectAdapter(client=client, method="slow"):
+                pass
+        with client.timeout(5):
+            with PexpectAdapter(client=client, method="board") as session:
+                session.expect_exact("login: ")

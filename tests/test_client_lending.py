@@ -293,7 +293,11 @@ def test_what_is_no_binary_stream_is_refused(write: bool) -> None:
 @pytest.mark.parametrize(
     ("stream", "write", "told"),
     [
-        (io.StringIO("abc"), False, 'a StringIO has text, .*open the file with "rb", or lend an io.By'),
+        (
+            io.StringIO("abc"),
+            False,
+            'a StringIO has text, .*open the file with "rb", or lend an io.By',
+        ),
         (io.TextIOWrapper(io.BytesIO()), True, 'has text, and .*: open the file with "wb"'),
         (b"abc", False, r"a bytes cannot be read: lend an io.BytesIO\(\) of it"),
         ("image.img", False, r"a str cannot be read: local_file\(\) lends a file by its path"),

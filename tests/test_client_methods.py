@@ -195,8 +195,10 @@ def test_a_typing_error_is_told_what_there_is() -> None:
         ("resource_async", "; ResourceMixin of jumpstarter.drivers.mixins"),
         (
             "pexpect",
-            "; StreamMixin of jumpstarter.drivers.mixins gives it to a client class, and "
-            "jumpstarter.client.adapters to any client",
+            (
+                "; StreamMixin of jumpstarter.drivers.mixins gives it to a client class, and "
+                "jumpstarter.client.adapters to any client"
+            ),
         ),
         ("portforward_unix_async", "; StreamMixin of jumpstarter.drivers.mixins"),
     ],
@@ -268,9 +270,9 @@ def test_help_shows_what_the_driver_offers() -> None:
 
 
 def test_help_tells_how_to_reach_what_the_client_hides() -> None:
-    with served(Mover(children={"meter": Plain()})) as client:
+    with served(Mover(children={"meter": Plain(), "labels": Plain()})) as client:
         text = pydoc.render_doc(client, renderer=PLAIN)
-        assert 'reached by: call("call"), call("meter")\n' in text
+        assert 'reached by: call("call"), call("meter"), children["labels"]\n' in text
         assert "    call(" not in text
         assert "    meter(" not in text
 
@@ -281,11 +283,15 @@ def test_help_of_a_client_with_a_class_shows_that_too() -> None:
         for line in (
             "park(where: Point | None = None) -> str",
             "Have it out of the way.",
-            "portforward_unix(method: str = 'connect', *, path: str = '') -> "
-            "AbstractContextManager[str]",
+            (
+                "portforward_unix(method: str = 'connect', *, path: str = '') -> "
+                "AbstractContextManager[str]"
+            ),
             "steps(count: int = 2) -> Generator[int, None, str]",
-            'What the client has under a name of the driver\'s is reached by: call("call"), '
-            'call("home")',
+            (
+                'Hidden by attributes of the client\'s own, and reached by: call("call"), '
+                'call("home")'
+            ),
             "Children: probe",
         ):
             assert f"    {line}\n" in text + "\n"

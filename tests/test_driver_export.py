@@ -354,7 +354,7 @@ class StreamAsMethod(Plain):
 
 
 class MethodAboveStream(Plain):
-    @asynccontextmanager  # type: ignore[arg-type]
+    @asynccontextmanager
     @export
     async def connect(self) -> AsyncIterator[object]:
         yield self

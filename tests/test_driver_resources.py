@@ -393,12 +393,16 @@ async def test_what_a_plain_method_has_written_before_it_fails_reaches_the_clien
 async def test_an_extra_that_the_exporter_lacks_is_said_to_be_missing_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with library() as (_, client):
-        with pytest.raises(DriverError, match=r"on the exporter a compressed .* 'jumpstarter\[zstd"):
-            async with client.resource_async(io.BytesIO(b"abc"), compress=True) as handle:
-                for module in ("backports", "backports.zstd", "compression", "compression.zstd"):
-                    monkeypatch.setitem(sys.modules, module, None)
-                await client.call_async("read", handle)
+    async with (
+        library() as (_, client),
+        client.resource_async(io.BytesIO(b"abc"), compress=True) as handle,
+    ):
+        for module in ("backports", "backports.zstd", "compression", "compression.zstd"):
+            monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(
+            DriverError, match=r"on the exporter a compressed .*jumpstarter\[zstd\]"
+        ):
+            await client.call_async("read", handle)
 
 
 @timed()

@@ -301,3 +301,10 @@ def test_a_group_prints_its_members() -> None:
     lines = "".join(traceback.format_exception(group()))
     for text in ("method 'flash' of driver 'storage': FlashError: three", "value", "cancelled"):
         assert text in lines
+
+
+def test_a_missing_extra_says_where_it_is_missing() -> None:
+    here = MissingExtra.named("serial", "a serial port")
+    assert str(here) == "a serial port needs an extra: pip install 'jumpstarter[serial]'"
+    there = MissingExtra.named("serial", "a serial port", where="on the exporter")
+    assert str(there).startswith("a serial port needs an extra on the exporter: pip install ")

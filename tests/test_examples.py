@@ -113,21 +113,18 @@ def test_the_story_goes_as_it_is_told(tmp_path: Path) -> None:
     assert lines[7].startswith("fetched the page through port ")
 
 
-def test_the_card_of_the_drivers_page_can_be_flashed(tmp_path: Path) -> None:
-    [card] = re.findall(r"```python\n(class Card.*?)```", DRIVERS, re.DOTALL)
-    imports = [
-        "from jumpstarter import serve",
-        "from jumpstarter.client import DriverClient",
-        "from jumpstarter.driver import Driver, export",
-        "from jumpstarter.drivers.mixins import ResourceMixin",
-    ]
-    (tmp_path / "card.py").write_text("\n".join([*imports, card]))
-    script = [
-        "from card import Card, serve",
-        "with serve(Card()) as card:",
-        "    assert card.flash('card.py') == len(open('card.py').read())",
-    ]
-    run(tmp_path, "-W", "ignore", "-c", "\n".join(script))
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("card", "{size}\n"), ("probe", "{error}\nreading 0\nreading 1\nreading 2\n\n")],
+)
+def test_the_programs_of_the_drivers_page_run(tmp_path: Path, name: str, said: str) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", DRIVERS, re.DOTALL)
+    [program] = [block for block in blocks if f"class {name.title()}(Driver)" in block]
+    (tmp_path / f"{name}.py").write_text(program)
+    error = "method 'measure' of driver 'root' (probe.ProbeClient): OSError: the probe has slipped"
+    assert run(tmp_path, "-W", "ignore", f"{name}.py") == said.format(
+        size=len(program), error=error
+    )
 
 
 # --- the serial console ---
@@ -317,6 +314,18 @@ def test_the_limits_of_the_security_page_are_taken(power: Path) -> None:
 def test_the_readmes_test_of_a_driver_passes(power: Path) -> None:
     (power / "test_power.py").write_text(block_with("client_fixture"))
     assert "1 passed" in run(power, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+
+
+def test_the_readmes_own_fixture_and_asynchronous_test_pass(power: Path) -> None:
+    (power / "test_card.py").write_text(block_with("def card("))
+    plugins = ("-p", "no:cacheprovider", "-p", "pytest_trio.plugin", "-o", "trio_mode=true")
+    assert "2 passed" in run(power, "-m", "pytest", "-q", *plugins)
+
+
+def test_the_readmes_driver_and_tests_are_well_typed(power: Path) -> None:
+    pytest.importorskip("mypy", reason="the types are those of the extra `lint`")
+    (power / "test_card.py").write_text(block_with("def card("))
+    assert "no issues found" in run(power, "-m", "mypy", "--strict", "power.py", "test_card.py")
 
 
 def test_every_file_that_the_readme_links_to_is_there() -> None:

@@ -607,15 +607,12 @@ async def test_a_lost_connection_wakes_whoever_waits_and_says_why(
 
 
 @timed()
-async def test_who_has_no_room_to_send_in_hears_at_once_that_the_connection_has_ended(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_who_has_no_room_to_send_in_hears_that_the_connection_has_ended() -> None:
+    """And lets others run until then, those who are to tell it among them."""
     async with opened(limits=replace(LIMITS, max_unsent=1)) as ends:
         connection = ends.client.connection
         connection.rules.ping(b"waiting.")
         assert connection.full
-        # There is none to wait for, and `room` would say so for ever and let nothing else run.
-        monkeypatch.setattr(connection, "room", pytest.fail)
         connection.end(GONE)  # its streams are told when its tasks have ended, a moment later
         assert not ends.ours.over
         with pytest.raises(trio.BrokenResourceError, match="the cable is out") as broken:

@@ -482,7 +482,7 @@ class Drive:
     gears: list[Gear]
 
 
-Many = enum.Enum("Many", {f"M{number}": f"m{number}" for number in range(25)})
+Many: Any = enum.Enum("Many", [(f"M{number}", f"m{number}") for number in range(25)])  # type: ignore[misc]
 
 HAS_SPEEDS: Final = f"{__name__}.Speed has 'slow', 'fast'"
 
@@ -494,7 +494,7 @@ HAS_SPEEDS: Final = f"{__name__}.Speed has 'slow', 'fast'"
         ("FAST", Speed, f"'FAST'; {HAS_SPEEDS}, and 'FAST' is the name of 'fast'"),
         ("FIRST", Gear, f"{__name__}.Gear has 1, 2, and 'FIRST' is the name of 1"),
         (["slow", "SLOW"], list[Speed], "at `it[1]`; {HAS}, and 'SLOW' is the name of 'slow'"),
-        ({"speed": "x", "gears": []}, Drive, "at `it.speed`; {HAS}; {GEARS}"),
+        ({"speed": "x", "gears": []}, Drive, "at `it.speed`; {HAS}"),
         ({"speed": "slow", "gears": [1, "SECOND"]}, Drive, "'SECOND' is the name of 2"),
         ({"SLOW": 1}, dict[Speed, int], "; {HAS}"),
         ("m99", Many, "'m18', 'm19' and 5 more"),
@@ -503,8 +503,7 @@ HAS_SPEEDS: Final = f"{__name__}.Speed has 'slow', 'fast'"
 def test_a_value_that_no_enum_has_is_told_what_there_is(value: Any, type_: Any, told: str) -> None:
     with pytest.raises(ArgumentError) as caught:
         through(value, type_)
-    gears = f"{__name__}.Gear has 1, 2"
-    assert str(caught.value).endswith(told.replace("{HAS}", HAS_SPEEDS).replace("{GEARS}", gears))
+    assert str(caught.value).endswith(told.replace("{HAS}", HAS_SPEEDS))
 
 
 def test_what_is_wrong_beside_an_enum_says_nothing_of_it() -> None:

@@ -380,6 +380,8 @@ class Connection:
         while self.full and self.ended is None:
             await self._room.park()
         self._room.unpark()  # one is woken at a time, and this one may have little to say
+        if self.ended is not None:  # who waits in a loop is told of that a moment later
+            await trio.lowlevel.checkpoint()
 
     async def large_room(self) -> None:
         """Wait until there is room for one more large message, or the connection is over.
@@ -389,6 +391,8 @@ class Connection:
         while self.rules.outbox.size >= self._max_pending and self.ended is None:
             await self._large_room.park()
         self._large_room.unpark()
+        if self.ended is not None:
+            await trio.lowlevel.checkpoint()
 
     async def _write_loop(self) -> None:
         stall = self.rules.limits.write_stall

@@ -481,7 +481,8 @@ def decode_nodes(body: bytes, limits: Limits) -> list[Node]:
         ArgumentError: It is no report.
     """
     try:
-        scan(body, limits.max_depth, limits.max_items, limits.max_containers)
+        # Most of its keys are names of a Node's fields, which make no map.
+        scan(body, limits.max_depth, 2 * limits.max_items, limits.max_containers)
         return _nodes_decoder.decode(body)
     except (FramingError, msgspec.DecodeError, ValueError) as exc:
         raise ArgumentError(f"the exporter's report cannot be read: {exc}") from exc

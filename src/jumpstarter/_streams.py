@@ -202,10 +202,8 @@ class SlotStream(trio.abc.HalfCloseableStream):
         self._check_closed()
         if self._sent_eof:
             raise trio.ClosedResourceError("send_eof was called on this stream")
-        # A connection tells its streams a moment after its end, in which nobody may wait for room.
-        broken = self._broken or (None if self.over else self._connection.ended)
-        if broken is not None:
-            raise trio.BrokenResourceError(str(broken)) from broken
+        if self._broken is not None:
+            raise self._break() from self._broken
         if self.over:
             raise trio.BrokenResourceError("the driver has closed this stream")
 

@@ -40,7 +40,6 @@ _MAX_VALUES: Final = 20  # of an enum that are listed in a message
 _MAX_ENUMS: Final = 3
 _PLACE: Final = re.compile(r" - at `\$([^`]*)`$")  # as msgspec says it
 _STEP: Final = re.compile(r"\.(\w+)|\[(\d+)\]")
-_NO_KEY: Final = object()
 _MAX_TITLE: Final = 200  # characters of a type's name in a message
 _MAX_FAULTS: Final = 100  # of a model's value that are told one by one
 
@@ -127,11 +126,13 @@ def _reason(value: object, exc: Exception | None) -> str:
 
 def _reason_of_key(value: object, encode: Callable[[object], object]) -> str:
     """Say which of a dict's keys is none, though it could be sent as a value."""
-    keys = value if isinstance(value, dict) else ()
-    key = next((key for key in keys if _failure(encode, {key: None}) is not None), _NO_KEY)
-    if key is _NO_KEY:
-        return ""
-    return f"a {title_of(type(key))} cannot be the key of a dict; make it a str or an int"
+    with suppress(Exception):  # of the value's own code, as above
+        for key in value if isinstance(value, dict) else ():
+            if _failure(encode, key) is None and _failure(encode, {key: None}) is not None:
+                return (
+                    f"a {title_of(type(key))} cannot be the key of a dict; make it a str or an int"
+                )
+    return ""
 
 
 def _parts(value: Any) -> Iterator[tuple[str, object]]:
@@ -189,7 +190,9 @@ def _allowed(value: Any, type_: Any, detail: str) -> str:
     for each in _enums_in(type_):
         values = [member.value for member in each]
         named = each.__members__.get(value) if isinstance(value, str) else None
-        if value in values or not (named or detail.startswith("Invalid enum value")):
+        is_near = values and isinstance(value, dict | list | type(values[0]))
+        is_none = is_near and detail.startswith("Invalid enum value") and value not in values
+        if not (named or is_none):
             continue
         more = f" and {len(values) - _MAX_VALUES} more" if len(values) > _MAX_VALUES else ""
         listed = ", ".join(f"{value!r:.50}" for value in values[:_MAX_VALUES])
@@ -212,7 +215,9 @@ def _enums_in(type_: Any) -> list[type[enum.Enum]]:
             found[info.cls] = None
         elif isinstance(info, tuple):
             rest += info
-        elif isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field) and id(info) not in seen:
+        elif (
+            isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field) and id(info) not in seen
+        ):
             seen.add(id(info))
             rest += (getattr(info, name) for name in info.__struct_fields__)
     return list(found)

@@ -44,6 +44,7 @@ from ._typed import TypedCalls
 
 __all__ = ["DriverClient", "StubDriverClient"]
 
+_TOO_LONG: Final = "it took longer than the surrounding timeout() allows"
 _MAX_NAMES: Final = 20  # of children, and of methods, that an error lists
 T = TypeVar("T")
 
@@ -96,7 +97,7 @@ class DriverClient(TypedCalls):
             super().__post_init__()  # type: ignore[misc]  # a mixin's, if there is one
         self.logger = logging.getLogger(f"client.{type(self).__name__}")
         self.logger.setLevel(self.log_level)
-        if isinstance(self.channel, Remote) and (self._methods() or self.children):
+        if self._methods() or self.children:
             self.__doc__ = described(
                 type(self), self.channel.who, self.channel.doc, self._methods(), self.children
             )
@@ -302,7 +303,7 @@ class DriverClient(TypedCalls):
         request = self.channel.lending(lending.mode, lending.encoding)
         stream = self._open_as("resource", "resource_async", request)
         assert self.portal is not None
-        carrying = lending.carry(stream.detach())
+        carrying = _timed(lending.carry(stream.detach()), "lending to the driver")
         with self.portal.wrap_async_context_manager(carrying) as handle:
             yield handle
 
@@ -310,7 +311,7 @@ class DriverClient(TypedCalls):
         self, manager: AbstractAsyncContextManager[T], asked: str, twin: str
     ) -> AbstractContextManager[T, bool]:
         """Make a blocking context manager of an async one that uses the `_async` methods."""
-        return self._portal_for(asked, twin).wrap_async_context_manager(manager)
+        return self._portal_for(asked, twin).wrap_async_context_manager(_timed(manager, asked))
 
     def _run_for(self, asked: str, request: Request, twin: str = "") -> _Runner:
         """Give the way to run coroutines, or say why there is none."""
@@ -421,6 +422,27 @@ def _seconds_left() -> float:
     return math.inf if deadline == math.inf else deadline - time.monotonic()
 
 
+def _timed(manager: AbstractAsyncContextManager[T], context: str) -> AbstractAsyncContextManager[T]:
+    """Bound the entering and leaving of a block by the timeout that it is in; not what is in it."""
+    deadline = _deadline.get()
+    return manager if deadline == math.inf else _hurried(manager, deadline, context)
+
+
+@asynccontextmanager
+async def _hurried(
+    manager: AbstractAsyncContextManager[T], deadline: float, context: str
+) -> AsyncIterator[T]:
+    with trio.CancelScope(deadline=trio.current_time() + deadline - time.monotonic()) as scope:
+        async with manager as value:
+            scope.deadline = math.inf
+            try:
+                yield value
+            finally:
+                scope.deadline = trio.current_time() + deadline - time.monotonic()
+    if scope.cancelled_caught:
+        raise DriverTimeoutError(_TOO_LONG, code=Code.DEADLINE_EXCEEDED, context=context)
+
+
 async def _within(
     seconds: float, context: str, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> Any:
@@ -431,8 +453,7 @@ async def _within(
         except trio.Cancelled as exc:  # which says if the driver's code is still at it
             notes = getattr(exc, "__notes__", [])
             raise
-    text = "it took longer than the surrounding timeout() allows"
-    error = DriverTimeoutError(text, code=Code.DEADLINE_EXCEEDED, context=context)
+    error = DriverTimeoutError(_TOO_LONG, code=Code.DEADLINE_EXCEEDED, context=context)
     for note in notes:
         error.add_note(note)
     raise error

@@ -134,9 +134,13 @@ def described(
     for method in shown:
         text = method.doc or _HOW[method.kind].format(name=method.name)
         lines += _entry(method.name + (method.signature or str(_ANYTHING)), text)
-    if hidden:
-        ways = ", ".join(f'{FORMS[method.kind]}("{method.name}")' for method in hidden)
-        lines += [f"What the client has under a name of the driver's is reached by: {ways}", ""]
+    ways = [f'{FORMS[method.kind]}("{method.name}")' for method in hidden]
+    ways += [f'children["{name}"]' for name in children if name in names_of(cls)]
+    if ways:
+        lines += [
+            f"Hidden by attributes of the client's own, and reached by: {', '.join(ways)}",
+            "",
+        ]
     lines.append(f"Children: {printable(', '.join(children)) or 'none'}")
     return "\n".join(lines)
 

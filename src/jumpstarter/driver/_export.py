@@ -50,7 +50,7 @@ def export(function: F | None = None, *, strict: bool = False) -> F | Callable[[
     Args:
         function: The method. It comes back unchanged, with a mark on it.
         strict: Check plain annotations too, as in `@export(strict=True)`. An annotation that cannot
-            be checked is a ConfigurationError when the driver is served.
+            be checked is a ConfigurationError when the driver is served. Results are not checked.
 
     Raises:
         TypeError: It is no method that a class defines: a property, or a builtin.
