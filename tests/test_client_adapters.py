@@ -305,9 +305,11 @@ def test_what_was_typed_and_not_taken_is_not_lost_in_silence(
 
 def test_a_timeout_bounds_the_entering_of_a_block_and_not_what_is_in_it() -> None:
     with console() as client:
-        with client.timeout(0.1), pytest.raises(DriverTimeoutError, match="longer than the surr"):
-            with PexpectAdapter(client=client, method="slow"):
-                pass
-        with client.timeout(5):
-            with PexpectAdapter(client=client, method="board") as session:
-                session.expect_exact("login: ")
+        with (
+            client.timeout(0.1),
+            pytest.raises(DriverTimeoutError, match="longer than the surr"),
+            PexpectAdapter(client=client, method="slow"),
+        ):
+            pass
+        with client.timeout(5), PexpectAdapter(client=client, method="board") as session:
+            session.expect_exact("login: ")

@@ -218,7 +218,7 @@ class BlockingStream:
             self._close_for(exc_type)
 
     def _close_for(self, exc_type: type[BaseException]) -> None:
-        """Close after an exception: after Ctrl-C without waiting for the driver to take the rest."""
+        """Close after an exception: after Ctrl-C, the driver need not have taken what was sent."""
         if issubclass(exc_type, Exception) or self._remote.closed:
             self.close()
         else:
