@@ -220,7 +220,7 @@ def test_no_clock_that_can_be_set_is_looked_at() -> None:
         r"\btime\.(time|time_ns|localtime|gmtime)\b|\b(datetime|date)\.(now|utcnow|today)\b"
         r"|\bfrom time import"
     )
-        r"\btime\.(time|time_ns|localtime|gmtime)\b|\b(datetime|date)\.(now|utcnow|today)\b|\bfrom time import"
+    sources = list(Path(jumpstarter.__file__).parent.rglob("*.py*"))
     assert len(sources) > 30
     seen = [
         path.name
