@@ -193,7 +193,7 @@ def main() -> None:
         path = f"{directory}/socket"
         command = [sys.executable, "-m", "benchmarks.resources", "--exporter", path]
         pipe = subprocess.PIPE
-        with subprocess.Popen(command, stdin=pipe, stdout=pipe) as exporter:  # noqa: S603 - ours
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe) as exporter:
             assert exporter.stdin is not None
             assert exporter.stdout is not None
             exporter.stdout.readline()
