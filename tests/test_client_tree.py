@@ -29,8 +29,10 @@ def node(
     name: str = "",
     client: str = "jumpstarter.client.DriverClient",
     uuid: str = UUID_TEXT,
+    *,
+    doc: str = "",
 ) -> Node:
-    return Node(target, parent, name, uuid, {"board": "rpi4"}, client, {})
+    return Node(target, parent, name, uuid, {"board": "rpi4"}, client, {}, doc)
 
 
 ROOT = node(1)
@@ -177,6 +179,19 @@ def write_module(directory: Path, name: str, more: str = "") -> None:
         "class Other: pass\n"
         f"function = DriverClient\n{more}\n"
     )
+
+
+def test_a_report_with_more_documentation_than_anybody_writes_is_refused() -> None:
+    talkative = [node(number + 2, 1, f"d{number}", doc="x" * 4096) for number in range(1100)]
+    assert len(build(node(1), *talkative[:1000]).children) == 1000
+    with pytest.raises(HandshakeError, match="4505600 characters of documentation"):
+        build(node(1), *talkative)
+
+
+def test_a_client_of_many_children_is_shown_in_a_line() -> None:
+    client = build(node(1), *(node(number + 2, 1, f"d{number}") for number in range(5000)))
+    assert "d19 and 4980 more" in repr(client)
+    assert len(repr(client)) < 500
 
 
 def stub_of(client: str, *, allow: Sequence[str] | None = DEFAULT_ALLOW) -> StubDriverClient:

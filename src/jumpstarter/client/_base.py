@@ -36,7 +36,7 @@ from ..errors import CallRefused, ClientImportError, Code, DriverError, DriverTi
 from ._channel import Call, Channel, Request
 from ._generators import RemoteGenerator
 from ._lending import Lending
-from ._methods import FORMS, Method, as_function, described, printable
+from ._methods import FORMS, Method, as_function, described
 from ._raw_streams import RemoteStream, close_together, open_stream
 from ._remote import Remote
 from ._streams import BlockingGenerator, BlockingStream, Run
@@ -103,8 +103,8 @@ class DriverClient(TypedCalls):
             )
 
     def __repr__(self) -> str:
-        exports = ", ".join(self._methods()) or "nothing"
-        children = printable(", ".join(self.children)) or "none"
+        exports = _listed(self._methods()) if self._methods() else "nothing"
+        children = _listed(self.children)
         who = getattr(self.channel, "who", "no driver")
         cls = type(self).__name__
         return f"<{cls} of {who}, uuid {self.uuid}; exports: {exports}; children: {children}>"

@@ -34,6 +34,7 @@ _logger = logging.getLogger("jumpstarter.client")
 _OWN: Final = "jumpstarter.*"  # whoever runs this has imported it
 DEFAULT_ALLOW: Final = ("jumpstarter_driver_*",)  # packages that follow the ecosystem's naming
 _PATH: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
+_MAX_TEXTS: Final = 4 * 1024 * 1024  # characters of docstrings and signatures in a report
 _MAX_PATH: Final = 200  # characters
 _MAX_LINES: Final = 10  # of the log, on classes that cannot be had
 
@@ -61,6 +62,7 @@ def build_tree(
         HandshakeError: The report is no tree.
     """
     _check(nodes)
+    _check_texts(nodes)
     children: dict[int, dict[str, DriverClient]] = {node.target: {} for node in nodes}
     missing: list[str] = []
     client: DriverClient | None = None
@@ -74,6 +76,18 @@ def build_tree(
     assert client is not None
     _tell(missing)
     return client
+
+
+def _check_texts(nodes: Sequence[Node]) -> None:
+    """Refuse a report whose texts, which are kept, are more than any exporter of ours sends."""
+    texts = (
+        text
+        for node in nodes
+        for text in (node.doc, *node.docs.values(), *node.signatures.values())
+    )
+    if (size := sum(map(len, texts))) > _MAX_TEXTS:
+        text = f"the exporter's report has {size} characters of documentation"
+        raise HandshakeError(f"{text}, and {_MAX_TEXTS} are allowed")
 
 
 def check_allow(allow: Sequence[str]) -> tuple[str, ...]:
