@@ -96,7 +96,8 @@ class DriverClient(TypedCalls):
         if hasattr(super(), "__post_init__"):
             super().__post_init__()  # type: ignore[misc]  # a mixin's, if there is one
         self.logger = logging.getLogger(f"client.{type(self).__name__}")
-        self.logger.setLevel(self.log_level)
+        if self.logger.level != logging.getLevelName(self.log_level):  # to set it takes long
+            self.logger.setLevel(self.log_level)
         if self._methods() or self.children:
             self.__doc__ = described(
                 type(self), self.channel.who, self.channel.doc, self._methods(), self.children
