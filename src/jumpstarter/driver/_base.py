@@ -53,7 +53,7 @@ class Driver(ABC):
         self.logger = logging.getLogger(name)
         try:
             if self.logger.level != logging.getLevelName(self.log_level):  # to set it takes long
-            self.logger.setLevel(self.log_level)
+                self.logger.setLevel(self.log_level)
         except (ValueError, TypeError) as exc:
             raise ConfigurationError(f"{name}: log_level {self.log_level!r}: {exc}") from exc
 
