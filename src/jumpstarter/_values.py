@@ -204,23 +204,26 @@ def _allowed(value: Any, type_: Any, detail: str) -> str:
 
 def _enums_in(type_: Any) -> list[type[enum.Enum]]:
     """Give the enums that a type is made of, as many as a message may name."""
-    found: dict[type[enum.Enum], None] = {}
+    enums = (info.cls for info in _infos(type_) if isinstance(info, msgspec.inspect.EnumType))
+    return list(dict.fromkeys(enums))[:_MAX_ENUMS]
+
+
+def _infos(type_: Any) -> Iterator[msgspec.inspect.Type | msgspec.inspect.Field]:
+    """Walk through all that a type is made of, each once; nothing of one that none is made of."""
     rest: list[Any] = []
-    with suppress(Exception):  # of such a type none is made, either
+    with suppress(Exception):
         rest = [msgspec.inspect.type_info(type_)]
     seen: set[int] = set()
-    while rest and len(found) < _MAX_ENUMS:
+    while rest:
         info = rest.pop()
-        if isinstance(info, msgspec.inspect.EnumType):
-            found[info.cls] = None
-        elif isinstance(info, tuple):
+        if isinstance(info, tuple):
             rest += info
         elif (
             isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field) and id(info) not in seen
         ):
             seen.add(id(info))
+            yield info
             rest += (getattr(info, name) for name in info.__struct_fields__)
-    return list(found)
 
 
 def _bound(value: object, most: int, name: str, type_: Any) -> None:
@@ -243,21 +246,10 @@ def _most_parts(type_: Any) -> int:
     others can be all alike, which costs the square of their number.
     """
     most = sys.maxsize
-    try:
-        rest: list[Any] = [msgspec.inspect.type_info(type_)]
-    except Exception:  # noqa: BLE001 - of such a type none is made, either
-        return most
-    seen: set[int] = set()
-    while rest:
-        info = rest.pop()
-        if isinstance(info, tuple | list):
-            rest += info
-        elif isinstance(info, msgspec.Struct) and id(info) not in seen:
-            seen.add(id(info))
-            rest += (getattr(info, name) for name in info.__struct_fields__)
+    for info in _infos(type_):
+        if isinstance(info, _HASHING):
             key = getattr(info, "key_type", getattr(info, "item_type", None))
-            if isinstance(info, _HASHING):
-                most = min(most, *map(_most_keys, getattr(key, "types", (key,))))
+            most = min(most, *map(_most_keys, getattr(key, "types", (key,))))
     return most
 
 
