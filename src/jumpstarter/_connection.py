@@ -143,17 +143,20 @@ class Connection:
 
         A checkpoint. When it is cancelled the connection ends there and then.
         """
-        loops = [self._read_loop, self._write_loop]
-        if self._transport.keepalive and self.rules.limits.ping_interval:
-            loops.append(self._keepalive_loop)
+        self._greeting = trio.current_time() + self.rules.limits.hello_timeout
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    for loop in loops:
-                        nursery.start_soon(self._guard, loop)
+                    self._start_reading(nursery)
+                    nursery.start_soon(self._guard, self._write_loop)
+                    if self._transport.keepalive and self.rules.limits.ping_interval:
+                        nursery.start_soon(self._guard, self._keepalive_loop)
         finally:
             self._finish()
             await self._transport.aclose()
+
+    def _start_reading(self, nursery: trio.Nursery) -> None:
+        nursery.start_soon(self._guard, self._read_loop)
 
     async def _guard(self, loop: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -199,26 +202,25 @@ class Connection:
     # ----------------------------------------------------------------------------- reading
 
     async def _read_loop(self) -> None:
-        self._greeting = trio.current_time() + self.rules.limits.hello_timeout
         while await self._read_once():
             pass
+        await self._stop_reading()
+
+    async def _stop_reading(self) -> None:
         if self.rules.failure is not None:
             await self.say_last_words()
             self.end(self.rules.failure)
 
     async def _read_once(self) -> bool:
-        """Read and act on what came. False once there is nothing more to read."""
-        data = await self._read()
-        if not data:
-            return False
-        self._handle(data)
-        return await self._catch_up()
-
-    async def _catch_up(self) -> bool:
-        """Act on the frames that are left, in turns with others. False if the rules have failed."""
-        while self.rules.behind:
+        """Act on what is left, in turns with others, or read more. False once nothing will come."""
+        if self.rules.behind:
             async with self._turnstile:
                 self._handle(b"")
+        else:
+            data = await self._read()
+            if not data:
+                return False
+            self._handle(data)
         self.last_read = trio.current_time()  # what waited at the turnstile was there as well
         return self.rules.failure is None
 
@@ -345,10 +347,14 @@ class Connection:
         With few calls in flight the frames are written here and now, which saves a task switch;
         with many, the writer takes them together, which saves system calls.
         """
-        if self._writing or not self.rules.outbox:
-            return
-        if self.rules.busy > _DIRECT:
+        if self.rules.busy <= _DIRECT:
+            self.flush_now()
+        elif self.rules.outbox and not self._writing:
             self.flush_soon()
+
+    def flush_now(self) -> None:
+        """The same, here and now whoever else has something to say: for who has said it all."""
+        if self._writing or not self.rules.outbox:
             return
         try:
             self._rest = self._transport.try_write(self._take())

@@ -106,6 +106,7 @@ class Exported(msgspec.Struct, frozen=True):
         fit: Converts arguments; None where the annotations ask for nothing.
         signature: How to call it, as text; empty if that cannot be told.
         doc: What it says of itself.
+        may_not_wait: True for an `async` method, which runs in Trio from beginning to end.
     """
 
     name: str
@@ -114,6 +115,7 @@ class Exported(msgspec.Struct, frozen=True):
     fit: Fit | None = None
     signature: str = ""
     doc: str = ""
+    may_not_wait: bool = False
 
     def bind(self, instance: object) -> Callable[..., Any]:
         """Give the method bound to a driver."""
@@ -151,7 +153,8 @@ def _exported(cls: type, name: str, attribute: Any, mark: _Mark) -> Exported:
     names = next(vars(base) for base in cls.__mro__ if name in vars(base))
     fit = fit_of(inspect.unwrap(function), signature, names, title, strict=mark.strict)
     doc = doc_of(function) if callable(function) else ""  # a partialmethod has its class's
-    return Exported(name, mark.kind, attribute, fit, text_of(signature), doc)
+    may_not_wait = mark.kind is Kind.UNARY and inspect.iscoroutinefunction(function)
+    return Exported(name, mark.kind, attribute, fit, text_of(signature), doc, may_not_wait)
 
 
 def _no_context() -> Any: ...

@@ -23,7 +23,6 @@ import trio
 
 from .. import _events as ev
 from .._background import open_background
-from .._connection import Connection
 from .._journal import Journal
 from .._messages import (
     NIL,
@@ -45,6 +44,7 @@ from ..errors import ArgumentError, Code, HandshakeError
 from ._ahead import Ahead
 from ._bridge import Bridge, device_stream
 from ._call import Call
+from ._eager import EagerConnection
 from ._export import Exported
 from ._exporter import Exporter
 from ._failures import Failures, check_fit, refuse
@@ -62,6 +62,7 @@ _HOW_TO_CALL: Final = {
 }
 _LARGE: Final = 64 * 1024  # bytes of arguments that may take a millisecond to decode
 _FEW: Final = 1024  # values in a call's arguments that count for nothing: one may save the device
+_TINY: Final = _FEW // 16  # bytes that cannot hold so many, whatever they are
 _TO_END: Final = 1.0  # seconds for a cancelled call to end before the log says that it has not
 _AHEAD: Final = 64 * 1024  # bytes that a plain generator makes before it looks if they may leave
 _ITEMS_PER_TURN: Final = 32  # items that a generator may send before other tasks have their turn
@@ -95,16 +96,16 @@ class Session:
         self._failures = Failures(journal, send_tracebacks=exporter.send_tracebacks)
         self._values = 0  # in the arguments of calls under way, of large ones
         self._rules = ServerProtocol(exporter.limits)
-        self._connection = Connection(
+        self._connection = EagerConnection(
             transport_for(stream),
             self._rules,
             self,
             name,
+            answer=self._answer,
             journal=exporter.journal,
             turnstile=exporter.turnstile,
         )
         self._lanes = exporter.lanes.for_client(self._connection)
-        self._calls: trio.Nursery | None = None
         self._running: set[Call] = set()
         self._all_answered = trio.lowlevel.ParkingLot()
 
@@ -115,9 +116,7 @@ class Session:
         """
         self._exporter.door.arrive(self)
         try:
-            async with trio.open_nursery() as calls:
-                self._calls = calls
-                await self._connection.run()
+            await self._connection.run()
         finally:
             self._exporter.door.leave(self)
         self._say_goodbye()
@@ -205,11 +204,10 @@ class Session:
 
     def called(self, event: ev.CallReceived) -> None:
         """Begin to answer a call."""
-        assert self._calls is not None
         call = Call(event, self._connection)
         self._connection.endpoints[event.slot] = call
         self._running.add(call)
-        self._calls.start_soon(self._answer, call)
+        self._connection.begin(call, apart=not self._may_not_wait(event.head))
 
     def freed(self) -> None:
         """The connection has ended: nothing is left to wait for."""
@@ -250,7 +248,6 @@ class Session:
                 if call.scope.cancel_called:
                     self._rules.abandon(call.slot)
                 self._rules.error(call.slot, encode_error(*error))
-            self._connection.flush()
         if self._all_answered:
             self._all_answered.unpark_all()
 
@@ -267,8 +264,7 @@ class Session:
         return f"{quoted(head.method, 100)} of {title}"
 
     async def _perform(self, call: Call) -> bytearray:
-        head = call.head
-        exported, method = self._find(head)
+        exported, method = self._find(call.head)
         if self._connection.full:  # do not begin what the client would not take the answer of
             await self._connection.room()
         body = call.take_body()
@@ -280,28 +276,25 @@ class Session:
         del body
         await trio.lowlevel.checkpoint_if_cancelled()  # a CANCEL came with the CALL: do not begin
         try:
-            return await self._run(call, method, args, kwargs)
+            if exported.kind is Kind.UNARY:
+                value = await self._lanes.call(method, args, kwargs)
+                return await self._encode_in_turn(value)
+            answer = self._generate if exported.kind is Kind.GENERATOR else self._stream
+            if not call.head.timeout_ms:
+                return await answer(call, method, args, kwargs)
+            async with open_background() as nursery:
+                nursery.start_soon(self._watch_deadline, call)
+                return await answer(call, method, args, kwargs)
         except TypeError:
             check_fit(method, args, kwargs)
             raise
 
-    async def _run(
-        self, call: Call, method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
-    ) -> bytearray:
-        head = call.head
-        match head.kind:
-            case Kind.UNARY:
-                value = await self._lanes.call(method, args, kwargs)
-                return await self._encode_in_turn(value)
-            case Kind.GENERATOR:
-                answer = self._generate
-            case Kind.STREAM:
-                answer = self._stream
-        if not head.timeout_ms:
-            return await answer(call, method, args, kwargs)
-        async with open_background() as nursery:
-            nursery.start_soon(self._watch_deadline, call)
-            return await answer(call, method, args, kwargs)
+    def _may_not_wait(self, head: CallHead) -> bool:
+        targets = self._exporter.targets
+        if head.target >= len(targets):
+            return False
+        exported = targets[head.target].exports.get(head.method)
+        return exported is not None and exported.may_not_wait
 
     def _find(self, head: CallHead) -> tuple[Exported, Callable[..., Any]]:
         targets = self._exporter.targets
@@ -321,8 +314,9 @@ class Session:
     def _arguments(
         self, call: Call, exported: Exported, body: bytes
     ) -> tuple[list[Any], dict[str, Any]]:
+        admit = None if len(body) < _TINY else partial(self._admit_values, call)
         try:
-            args = decode_value(body, self._exporter.limits, partial(self._admit_values, call))
+            args = decode_value(body, self._exporter.limits, admit)
         except ArgumentError as exc:
             refuse(Code.INVALID_ARGUMENT, f"its arguments cannot be read: {exc}")
         kwargs = args.pop() if isinstance(args, list) and args and call.head.keywords else {}

@@ -1,0 +1,151 @@
+"""A connection whose reader begins what it has read: most calls need no task of their own.
+
+A task costs more than most calls of `async` methods do, and many of these never wait for anything.
+So a call begins in the task that has read it. Only where it has to wait does that task become the
+call's own, for as long as the call lasts, and another one is started, which reads on. Whichever way
+it goes, a call has a task, a cancel scope and a context to itself while it runs, and the next frame
+is read no later than if it had been started apart.
+
+What is known to wait (blocking code, generators, raw streams) is started apart at once, and so is
+all that was read together with a call that has had to wait.
+
+The tasks live in a nursery around the connection: what a call does when the connection has ended,
+its cleanup included, is waited for after the transport was closed. This file knows no drivers.
+"""
+
+from __future__ import annotations
+
+import types
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import copy_context
+from typing import Any, Final, Generic, TypeVar
+
+import trio
+
+from .._connection import Connection, Owner
+from .._journal import Journal
+from .._protocol import Protocol as Rules
+from .._transport import Transport
+
+__all__ = ["EagerConnection", "begin_here"]
+
+C = TypeVar("C")
+
+
+class EagerConnection(Connection, Generic[C]):
+    """A server's connection, with the tasks that read it and answer its calls.
+
+    Args:
+        answer: Answers a call to its end, and queues its terminal frame. Raises nothing but
+            Cancelled, and that only where the task is cancelled from outside.
+        transport, rules, owner, name, journal, turnstile: See `Connection`.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        rules: Rules,
+        owner: Owner,
+        name: str,
+        *,
+        answer: Callable[[C], Coroutine[Any, Any, None]],
+        journal: Journal,
+        turnstile: trio.Lock,
+    ) -> None:
+        super().__init__(transport, rules, owner, name, journal=journal, turnstile=turnstile)
+        self._answer: Final = answer
+        self._come: deque[C] = deque()  # calls that the reader has to begin
+        self._tasks: trio.Nursery
+        self._reading = trio.CancelScope()  # of the task that reads
+
+    async def run(self) -> None:
+        """See `Connection`. When it returns, all calls have ended."""
+        async with trio.open_nursery() as self._tasks:
+            await super().run()
+            self._begin_apart()  # they have been told of the end, and take note of it
+
+    def begin(self, call: C, *, apart: bool) -> None:
+        """Answer a call that has come, once all that came with it was taken in.
+
+        Args:
+            call: What `answer` takes.
+            apart: In a task of its own from the beginning.
+        """
+        if apart:
+            self._tasks.start_soon(self._answer_apart, call)
+        else:
+            self._come.append(call)
+
+    def _begin_apart(self) -> None:
+        while self._come:
+            self._tasks.start_soon(self._answer_apart, self._come.popleft())
+
+    async def _answer_apart(self, call: C) -> None:
+        await self._answer(call)
+        self.flush()
+
+    # ----------------------------------------------------------------------------- reading
+
+    def _start_reading(self, nursery: trio.Nursery) -> None:
+        del nursery  # what was begun while reading may outlive the connection
+        self._tasks.start_soon(self._guard, self._read_loop)
+
+    async def _read_loop(self) -> None:
+        with trio.CancelScope() as self._reading:
+            while self.ended is None and (not self._come or await self._begin_here()):
+                if not await self._read_once():
+                    await self._stop_reading()
+                    return
+
+    def _finish(self) -> None:
+        self._reading.cancel()
+        super()._finish()
+
+    async def _begin_here(self) -> bool:
+        """Begin calls one after the other. False if one had to wait, and another task reads on."""
+        while self._come:
+            if not await begin_here(self._answer(self._come.popleft()), self._hand_on):
+                self.flush()
+                return False
+        self.flush_now()
+        return True
+
+    def _hand_on(self) -> None:
+        self._begin_apart()
+        self.flush_now()
+        self._tasks.start_soon(self._guard, self._read_loop)
+
+
+@types.coroutine
+def begin_here(
+    work: Coroutine[Any, Any, None], before_waiting: Callable[[], None]
+) -> Generator[Any, Any, bool]:
+    """Run a coroutine in this task, but with a context of its own.
+
+    If it has to wait, the task is its own from then on, with that context, and is to end with it.
+
+    Args:
+        work: What to run.
+        before_waiting: Called once if it has to wait, just before it does.
+
+    Returns:
+        True if it never had to wait.
+    """
+    context = copy_context()
+    try:
+        trap = context.run(work.send, None)
+    except StopIteration:
+        return True
+    before_waiting()
+    trio.lowlevel.current_task().context = context
+    try:
+        while True:
+            try:
+                sent = yield trap
+            except BaseException as exc:  # noqa: BLE001 - whatever it is, it is the coroutine's
+                trap = work.throw(exc)
+            else:
+                trap = work.send(sent)
+    except StopIteration:
+        return False
