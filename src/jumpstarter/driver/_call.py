@@ -1,10 +1,13 @@
 """One call being answered, as the connection sees it: the endpoint of its slot.
 
 What comes in for it is handed on to whoever waits for that: its stream, the driver's code by way of
-a cancel scope, or the task that sends its items. This file runs no driver's code.
+a cancel scope, or the task that sends its items. The scope is that of the task which answers it: a
+call has none of its own before it is begun. This file runs no driver's code.
 """
 
 from __future__ import annotations
+
+import math
 
 import trio
 
@@ -23,20 +26,70 @@ __all__ = ["Call"]
 class Call:
     """One call being answered: the endpoint of its slot."""
 
-    __slots__ = ("_body", "bridge", "changed", "head", "late", "scope", "slot", "stream", "values")
+    __slots__ = (
+        "_body",
+        "_scope",
+        "_status",
+        "bridge",
+        "cancelled",
+        "changed",
+        "deadline",
+        "head",
+        "late",
+        "slot",
+        "stream",
+        "values",
+    )
 
     def __init__(self, event: ev.CallReceived, connection: Connection) -> None:
         self.slot = slot = event.slot
         self.head = head = event.head
         self._body = event.body
-        self.scope = trio.CancelScope()
+        self.cancelled = False  # it was, by whomever
+        self.deadline = math.inf
+        self._scope: trio.CancelScope | None = None
+        self._status: object = None  # of the task's cancel scopes when it has begun
         self.changed = Signal()
         self.stream = SlotStream(connection, slot) if head.kind is Kind.STREAM else None
         self.bridge: Bridge | Loan | None = None if self.stream is None else Bridge(self.stream)
         self.late = False  # its deadline has passed
         self.values = 0  # in its arguments, if they count
         if head.timeout_ms and head.kind is Kind.UNARY:
-            self.scope.deadline = trio.current_time() + head.timeout_ms / 1000
+            self.deadline = trio.current_time() + head.timeout_ms / 1000
+
+    def enter(self, scope: trio.CancelScope) -> None:
+        """Be answered in this task, within a scope that was entered last, and is the call's now."""
+        self._scope = scope
+        self._status = _status()
+        if self.deadline != math.inf:
+            scope.deadline = self.deadline
+        if self.cancelled:
+            scope.cancel()
+
+    def leave(self) -> bool:
+        """Tell if the task may answer another call in the same scope, now that this one is over."""
+        assert self._scope is not None
+        if self.deadline != math.inf:
+            self._scope.deadline = math.inf
+            if self._scope.cancel_called:
+                return False
+        return _status() is self._status
+
+    def check_scopes(self) -> None:
+        """See to it that the driver's code has left all cancel scopes that it has entered.
+
+        Raises:
+            RuntimeError: It has not. What it has left open ends with the task.
+        """
+        if _status() is not self._status:
+            text = "it has left a cancel scope or a nursery open, which ends with the call"
+            raise RuntimeError(f"{text}; open what is to last in an @exportstream method")
+
+    def cancel(self, reason: str) -> None:
+        """End the driver's code, or see that it is not begun."""
+        self.cancelled = True
+        if self._scope is not None:
+            self._scope.cancel(reason=reason)
 
     def take_body(self) -> bytes:
         """Give the encoded arguments, once: they may be large, and the call may last."""
@@ -53,7 +106,7 @@ class Call:
             case ev.CancelReceived(code=Code.CLOSE) if self.bridge is not None:
                 self.bridge.client_closed()
             case _:
-                self.scope.cancel(reason="the client cancelled the call")
+                self.cancel("the client cancelled the call")
 
     def drained(self) -> None:
         self.changed.set()
@@ -61,7 +114,12 @@ class Call:
             self.stream.wake_sender()
 
     def lost(self, reason: Exception) -> None:
-        self.scope.cancel(reason=f"connection lost: {reason}")
+        self.cancel(f"connection lost: {reason}")
         self.changed.set()
         if self.stream is not None:
             self.stream.finish(reason)
+
+
+def _status() -> object:
+    """Give what says which cancel scopes this task is in. Trio tells it nowhere else."""
+    return trio.lowlevel.current_task()._cancel_status  # noqa: SLF001

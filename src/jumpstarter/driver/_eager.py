@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
 from contextvars import copy_context
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import trio
 
@@ -30,15 +31,27 @@ from .._transport import Transport
 
 __all__ = ["EagerConnection", "begin_here"]
 
-C = TypeVar("C")
+
+class Begun(Protocol):
+    """A call, as far as the task is concerned that answers it."""
+
+    cancelled: bool
+
+    def enter(self, scope: trio.CancelScope) -> None:
+        """Be answered in this task and scope from now on."""
+
+    def leave(self) -> bool:
+        """Tell if the task may answer another call in the same scope."""
+
+
+C = TypeVar("C", bound=Begun)
 
 
 class EagerConnection(Connection, Generic[C]):
     """A server's connection, with the tasks that read it and answer its calls.
 
     Args:
-        answer: Answers a call to its end, and queues its terminal frame. Raises nothing but
-            Cancelled, and that only where the task is cancelled from outside.
+        answer: Answers a call, and queues its terminal frame. It raises nothing.
         transport, rules, owner, name, journal, turnstile: See `Connection`.
     """
 
@@ -79,10 +92,12 @@ class EagerConnection(Connection, Generic[C]):
 
     def _begin_apart(self) -> None:
         while self._come:
-            self._tasks.start_soon(self._answer_apart, self._come.popleft())
+            self.begin(self._come.popleft(), apart=True)
 
     async def _answer_apart(self, call: C) -> None:
-        await self._answer(call)
+        with _own_scope() as scope:
+            call.enter(scope)
+            await self._answer(call)
         self.flush()
 
     # ----------------------------------------------------------------------------- reading
@@ -91,22 +106,31 @@ class EagerConnection(Connection, Generic[C]):
         del nursery  # what was begun while reading may outlive the connection
         self._tasks.start_soon(self._guard, self._read_loop)
 
-    async def _read_loop(self) -> None:
-        with trio.CancelScope() as self._reading:
-            while self.ended is None and (not self._come or await self._begin_here()):
-                if not await self._read_once():
-                    await self._stop_reading()
-                    return
-
     def _finish(self) -> None:
         self._reading.cancel()
         super()._finish()
 
-    async def _begin_here(self) -> bool:
-        """Begin calls one after the other. False if one had to wait, and another task reads on."""
+    async def _read_loop(self) -> None:
+        with _own_scope() as scope:
+            self._reading = scope
+            while self.ended is None and (not self._come or await self._begin_here(scope)):
+                if not await self._read_once():
+                    await self._stop_reading()
+                    return
+
+    async def _begin_here(self, scope: trio.CancelScope) -> bool:
+        """Begin what has come. False if this task has become a call's, and another one reads on."""
         while self._come:
-            if not await begin_here(self._answer(self._come.popleft()), self._hand_on):
+            call = self._come.popleft()
+            if call.cancelled:
+                self.begin(call, apart=True)
+                continue
+            call.enter(scope)
+            if not await begin_here(self._answer(call), self._hand_on):
                 self.flush()
+                return False
+            if not call.leave():
+                self._hand_on()
                 return False
         self.flush_now()
         return True
@@ -115,6 +139,22 @@ class EagerConnection(Connection, Generic[C]):
         self._begin_apart()
         self.flush_now()
         self._tasks.start_soon(self._guard, self._read_loop)
+
+
+@contextmanager
+def _own_scope() -> Iterator[trio.CancelScope]:
+    """Enter a scope in which calls are answered, and which ends what they have left open.
+
+    Trio raises an error then; whoever has left it open was told already.
+    """
+    ended = False
+    try:
+        with trio.CancelScope() as scope:
+            yield scope
+            ended = True
+    except RuntimeError:
+        if not ended:
+            raise
 
 
 @types.coroutine

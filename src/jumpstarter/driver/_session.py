@@ -151,7 +151,7 @@ class Session:
                 await self._connection.written()
         finally:
             for call in self._running:
-                call.scope.cancel(reason="the exporter is shutting down")
+                call.cancel("the exporter is shutting down")
             with trio.CancelScope(shield=True):
                 with trio.move_on_after(_TO_END):
                     await self._answered()
@@ -221,16 +221,14 @@ class Session:
         result: bytearray | None = None
         error: tuple[int, ErrorBody] | None = None
         try:
-            with call.scope:
-                result = await self._perform(call)
+            result = await self._perform(call)
+            call.check_scopes()
         except BaseException as exc:  # noqa: BLE001 - SystemExit too stays within its call
             # No name here may keep it: its traceback has this frame, and with it the arguments.
             error = self._failures.of(exc, self._title(call.head))
         if result is None and error is None:
             error = self._cut_short(call)
         self._finish(call, result, error)
-        # A Cancelled goes on if it is of the session's making, and not if it is of the driver's.
-        await trio.lowlevel.checkpoint_if_cancelled()
 
     def _finish(
         self, call: Call, result: bytearray | None, error: tuple[int, ErrorBody] | None
@@ -245,14 +243,14 @@ class Session:
                 assert result is not None
                 self._rules.result(call.slot, result)
             else:
-                if call.scope.cancel_called:
+                if call.cancelled or trio.current_time() >= call.deadline:
                     self._rules.abandon(call.slot)
                 self._rules.error(call.slot, encode_error(*error))
         if self._all_answered:
             self._all_answered.unpark_all()
 
     def _cut_short(self, call: Call) -> tuple[int, ErrorBody]:
-        if call.late or trio.current_time() >= call.scope.deadline:
+        if call.late or trio.current_time() >= call.deadline:
             seconds = call.head.timeout_ms / 1000
             text = f"its deadline passed, {seconds:g} s after the exporter had received it"
             return Code.DEADLINE_EXCEEDED, ErrorBody("", text)
@@ -366,7 +364,7 @@ class Session:
         await trio.sleep(call.head.timeout_ms / 1000)
         if not await self._connection.is_alive():
             call.late = True
-            call.scope.cancel(reason="deadline passed, and the client is silent")
+            call.cancel("deadline passed, and the client is silent")
 
     # ---------------------------------------------------------------------- generators
 
