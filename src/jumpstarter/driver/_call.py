@@ -24,7 +24,13 @@ __all__ = ["Call"]
 
 
 class Call:
-    """One call being answered: the endpoint of its slot."""
+    """One call being answered: the endpoint of its slot.
+
+    Args:
+        event: What has come.
+        connection: What it came on.
+        now: The time, on Trio's clock: it may be made in a thread, which has none.
+    """
 
     __slots__ = (
         "_body",
@@ -35,13 +41,14 @@ class Call:
         "changed",
         "deadline",
         "head",
+        "in_thread",
         "late",
         "slot",
         "stream",
         "values",
     )
 
-    def __init__(self, event: ev.CallReceived, connection: Connection) -> None:
+    def __init__(self, event: ev.CallReceived, connection: Connection, now: float) -> None:
         self.slot = slot = event.slot
         self.head = head = event.head
         self._body = event.body
@@ -52,10 +59,11 @@ class Call:
         self.changed = Signal()
         self.stream = SlotStream(connection, slot) if head.kind is Kind.STREAM else None
         self.bridge: Bridge | Loan | None = None if self.stream is None else Bridge(self.stream)
+        self.in_thread = False  # it is answered by one, for as long as it takes
         self.late = False  # its deadline has passed
         self.values = 0  # in its arguments, if they count
         if head.timeout_ms and head.kind is Kind.UNARY:
-            self.deadline = trio.current_time() + head.timeout_ms / 1000
+            self.deadline = now + head.timeout_ms / 1000
 
     def enter(self, scope: trio.CancelScope) -> None:
         """Be answered in this task, within a scope that was entered last, and is the call's now."""

@@ -24,18 +24,26 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import trio
 
-from .._connection import Connection, Owner
+from .._connection import Connection, Endpoint, Owner
 from .._journal import Journal
 from .._protocol import Protocol as Rules
 from .._transport import Transport
 
-__all__ = ["EagerConnection", "begin_here"]
+__all__ = ["Answerer", "Begun", "EagerConnection", "begin_here", "own_scope"]
 
 
-class Begun(Protocol):
-    """A call, as far as the task is concerned that answers it."""
+class Begun(Endpoint, Protocol):
+    """A call, as far as the task is concerned that answers it.
 
+    Attributes:
+        slot: Its slot.
+        cancelled: It was, by whomever.
+        in_thread: It is answered by a thread, for as long as it takes.
+    """
+
+    slot: int
     cancelled: bool
+    in_thread: bool
 
     def enter(self, scope: trio.CancelScope) -> None:
         """Be answered in this task and scope from now on."""
@@ -45,13 +53,20 @@ class Begun(Protocol):
 
 
 C = TypeVar("C", bound=Begun)
+C_contra = TypeVar("C_contra", bound=Begun, contravariant=True)
+
+
+class Answerer(Owner, Protocol[C_contra]):
+    """What a connection needs of the side that answers its calls."""
+
+    async def answer(self, call: C_contra) -> None:
+        """Answer a call, and queue its terminal frame. Raises nothing."""
 
 
 class EagerConnection(Connection, Generic[C]):
     """A server's connection, with the tasks that read it and answer its calls.
 
     Args:
-        answer: Answers a call, and queues its terminal frame. It raises nothing.
         transport, rules, owner, name, journal, turnstile: See `Connection`.
     """
 
@@ -59,15 +74,14 @@ class EagerConnection(Connection, Generic[C]):
         self,
         transport: Transport,
         rules: Rules,
-        owner: Owner,
+        owner: Answerer[C],
         name: str,
         *,
-        answer: Callable[[C], Coroutine[Any, Any, None]],
         journal: Journal,
         turnstile: trio.Lock,
     ) -> None:
         super().__init__(transport, rules, owner, name, journal=journal, turnstile=turnstile)
-        self._answer: Final = answer
+        self._answer: Final = owner.answer
         self._come: deque[C] = deque()  # calls that the reader has to begin
         self._tasks: trio.Nursery
         self._reading = trio.CancelScope()  # of the task that reads
@@ -95,7 +109,7 @@ class EagerConnection(Connection, Generic[C]):
             self.begin(self._come.popleft(), apart=True)
 
     async def _answer_apart(self, call: C) -> None:
-        with _own_scope() as scope:
+        with own_scope() as scope:
             call.enter(scope)
             await self._answer(call)
         self.flush()
@@ -111,7 +125,7 @@ class EagerConnection(Connection, Generic[C]):
         super()._finish()
 
     async def _read_loop(self) -> None:
-        with _own_scope() as scope:
+        with own_scope() as scope:
             self._reading = scope
             while self.ended is None and (not self._come or await self._begin_here(scope)):
                 if not await self._read_once():
@@ -125,6 +139,9 @@ class EagerConnection(Connection, Generic[C]):
             if call.cancelled:
                 self.begin(call, apart=True)
                 continue
+            if call.in_thread:
+                await self._begin_in_thread(call)
+                continue
             call.enter(scope)
             if not await begin_here(self._answer(call), self._hand_on):
                 self.flush()
@@ -135,6 +152,9 @@ class EagerConnection(Connection, Generic[C]):
         self.flush_now()
         return True
 
+    async def _begin_in_thread(self, call: C) -> None:
+        self.begin(call, apart=True)
+
     def _hand_on(self) -> None:
         self._begin_apart()
         self.flush_now()
@@ -142,7 +162,7 @@ class EagerConnection(Connection, Generic[C]):
 
 
 @contextmanager
-def _own_scope() -> Iterator[trio.CancelScope]:
+def own_scope() -> Iterator[trio.CancelScope]:
     """Enter a scope in which calls are answered, and which ends what they have left open.
 
     Trio raises an error then; whoever has left it open was told already.

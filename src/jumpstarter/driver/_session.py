@@ -16,6 +16,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from contextvars import copy_context
 from functools import partial
 from typing import Any, Final
 
@@ -44,10 +45,10 @@ from ..errors import ArgumentError, Code, HandshakeError
 from ._ahead import Ahead
 from ._bridge import Bridge, device_stream
 from ._call import Call
-from ._eager import EagerConnection
 from ._export import Exported
 from ._exporter import Exporter
 from ._failures import Failures, check_fit, refuse
+from ._led import Lead, LedConnection
 from ._resources import Loan, calling
 
 __all__ = ["Session"]
@@ -96,17 +97,17 @@ class Session:
         self._failures = Failures(journal, send_tracebacks=exporter.send_tracebacks)
         self._values = 0  # in the arguments of calls under way, of large ones
         self._rules = ServerProtocol(exporter.limits)
-        self._connection = EagerConnection(
+        self._connection = LedConnection(
             transport_for(stream),
             self._rules,
             self,
             name,
-            answer=self._answer,
             journal=exporter.journal,
             turnstile=exporter.turnstile,
         )
         self._lanes = exporter.lanes.for_client(self._connection)
         self._running: set[Call] = set()
+        self._clock = trio.lowlevel.current_clock()
         self._all_answered = trio.lowlevel.ParkingLot()
 
     async def run(self) -> None:
@@ -142,6 +143,7 @@ class Session:
         if self._rules.peer is None or self._rules.failure is not None:
             self._connection.end(ConnectionError(text))
             return
+        self._connection.reclaim()
         self._rules.goaway(Code.OK, int(min(grace, 4e6) * 1000), text)
         self._connection.flush()
         try:
@@ -204,10 +206,22 @@ class Session:
 
     def called(self, event: ev.CallReceived) -> None:
         """Begin to answer a call."""
-        call = Call(event, self._connection)
+        exported = self._exported(event.head)
+        call = self._call(event)
+        call.in_thread = exported is not None and _is_plain(event, exported)
+        waits = not (exported is None or exported.may_not_wait or call.in_thread)
+        self._connection.begin(call, apart=waits)
+
+    def take(self, event: ev.CallReceived) -> Call | None:
+        """Make a call of what a thread has read, if the thread may answer it."""
+        exported = self._exported(event.head)
+        return self._call(event) if exported is not None and _is_plain(event, exported) else None
+
+    def _call(self, event: ev.CallReceived) -> Call:
+        call = Call(event, self._connection, self._clock.current_time())
         self._connection.endpoints[event.slot] = call
         self._running.add(call)
-        self._connection.begin(call, apart=not self._may_not_wait(event.head))
+        return call
 
     def freed(self) -> None:
         """The connection has ended: nothing is left to wait for."""
@@ -215,7 +229,8 @@ class Session:
 
     # ------------------------------------------------------------------------- one call
 
-    async def _answer(self, call: Call) -> None:
+    async def answer(self, call: Call) -> None:
+        """Answer a call, and queue its terminal frame. Raises nothing."""
         nesting.set(Nesting.NESTED if call.head.nested else Nesting.CALLED)
         calling.set(self)
         result: bytearray | None = None
@@ -229,6 +244,57 @@ class Session:
         if result is None and error is None:
             error = self._cut_short(call)
         self._finish(call, result, error)
+
+    async def answer_in_thread(self, lead: Lead[Call]) -> None:
+        """Have a thread lead, and answer the call that it leaves, if it leaves one."""
+        nesting.set(Nesting.CALLED)
+        calling.set(self)
+        result: bytearray | None = None
+        error: tuple[int, ErrorBody] | None = None
+        try:
+            answer = await self._lanes.thread(self._connection.lead, lead)
+            result = await self._finished(answer)
+        except BaseException as exc:
+            if lead.call is None:
+                raise  # it is no driver's
+            error = self._failures.of(exc, self._title(lead.call.head))
+        self._connection.returned(lead)
+        if lead.call is not None:
+            if result is None and error is None:
+                error = self._cut_short(lead.call)
+            self._finish(lead.call, result, error)
+
+    async def _finished(self, answer: Any) -> bytearray | None:
+        """Await what a method has given: a decorator can hide that it is `async`."""
+        if answer is None or isinstance(answer, bytearray):
+            return answer
+        return await self._encode_in_turn(await answer)
+
+    def may_lead(self) -> bool:
+        """Tell if a thread is to be had, and may wait for calls."""
+        return self._lanes.spare
+
+    def work(self, call: Call) -> object:
+        """Answer a call of a plain method. In a thread.
+
+        Returns:
+            The encoded result, or what is to be awaited for it.
+        """
+        exported, method = self._find(call.head)
+        args, kwargs = self._arguments(call, exported, call.take_body())
+        try:
+            value = copy_context().run(method, *args, **kwargs)
+        except TypeError:
+            check_fit(method, args, kwargs)
+            raise
+        return value if inspect.isawaitable(value) else self._encode(value, "result")
+
+    def answered(self, call: Call, result: bytearray) -> None:
+        """A thread has answered a call, and sends the result."""
+        self._running.discard(call)
+        self._values -= call.values
+        del self._connection.endpoints[call.slot]
+        self._rules.result(call.slot, result)
 
     def _finish(
         self, call: Call, result: bytearray | None, error: tuple[int, ErrorBody] | None
@@ -287,12 +353,13 @@ class Session:
             check_fit(method, args, kwargs)
             raise
 
-    def _may_not_wait(self, head: CallHead) -> bool:
+    def _exported(self, head: CallHead) -> Exported | None:
+        """Find what is called; None if it cannot be, for which `_find` has the reason."""
         targets = self._exporter.targets
         if head.target >= len(targets):
-            return False
+            return None
         exported = targets[head.target].exports.get(head.method)
-        return exported is not None and exported.may_not_wait
+        return exported if exported is not None and exported.kind is head.kind else None
 
     def _find(self, head: CallHead) -> tuple[Exported, Callable[..., Any]]:
         targets = self._exporter.targets
@@ -457,3 +524,13 @@ class Session:
     def _accept(self, call: Call, metadata: object) -> None:
         self._rules.accept(call.slot, encode_value(metadata))
         self._connection.flush()
+
+
+def _is_plain(event: ev.CallReceived, exported: Exported) -> bool:
+    """Tell if a call is an ordinary one of a plain method, and small."""
+    return (
+        exported.kind is Kind.UNARY
+        and not exported.may_not_wait
+        and not event.head.nested
+        and len(event.body) <= _LARGE
+    )
