@@ -213,16 +213,19 @@ class Connection:
 
     async def _read_once(self) -> bool:
         """Act on what is left, in turns with others, or read more. False once nothing will come."""
+        if self.ended is not None or self.rules.failure is not None:
+            return False
         if self.rules.behind:
             async with self._turnstile:
-                self._handle(b"")
+                if self.ended is None:
+                    self._handle(b"")
         else:
             data = await self._read()
             if not data:
                 return False
             self._handle(data)
         self.last_read = trio.current_time()  # what waited at the turnstile was there as well
-        return self.rules.failure is None
+        return True
 
     async def _read(self) -> bytes:
         """Give what has come; nothing once there will be no more, which is settled then."""

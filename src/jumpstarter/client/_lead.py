@@ -170,7 +170,7 @@ class LeadConnection(Connection):
             self._offered = False
             if self._is_quiet():
                 await self._stand_aside()
-                return self.rules.failure is None
+                return True
         try:
             return await super()._read_once()
         except trio.ClosedResourceError:

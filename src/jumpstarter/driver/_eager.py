@@ -165,7 +165,8 @@ class EagerConnection(Connection, Generic[C]):
 def own_scope() -> Iterator[trio.CancelScope]:
     """Enter a scope in which calls are answered, and which ends what they have left open.
 
-    Trio raises an error then; whoever has left it open was told already.
+    Trio has an error for that, which would leave the task and end the connection; but whoever has
+    left it open was told already. Their nurseries' tasks are cancelled, and nobody waits for them.
     """
     ended = False
     try:
@@ -175,6 +176,7 @@ def own_scope() -> Iterator[trio.CancelScope]:
     except RuntimeError:
         if not ended:
             raise
+        trio.lowlevel.current_task()._child_nurseries.clear()  # noqa: SLF001 - no other way
 
 
 @types.coroutine

@@ -41,7 +41,7 @@ from ._eager import Answerer, Begun, EagerConnection, own_scope
 
 __all__ = ["Lead", "LedConnection", "ThreadAnswerer"]
 
-_PATIENCE: Final = 0.01  # seconds that a method may take until the loop reads again
+_PATIENCE: Final = 0.002  # seconds: a method that takes so long, or twice that, is not waited for
 _STAYS: Final = 2  # times that a thread waits for the next call,
 _STAY_MS: Final = 5  # for so long: who needs the thread for something else waits no longer
 _SMALL: Final = 16 * 1024  # bytes of an answer that a thread sends by itself
@@ -163,7 +163,8 @@ class LedConnection(EagerConnection[C]):
                 self.reclaim()
         self.last_read = trio.current_time()
         left, self._left = self._left, []
-        self._act_on(left)
+        if self.ended is None:
+            self._act_on(left)
 
     def reclaim(self) -> None:
         """Take the connection back; a call that is under way goes on, as any other."""
@@ -174,10 +175,10 @@ class LedConnection(EagerConnection[C]):
         self._returned.set()
 
     async def _stay_with(self, lead: Lead[C]) -> None:
-        assert lead.call is not None
         with own_scope() as scope:
-            lead.scope = scope
-            lead.call.enter(scope)
+            lead.scope = scope  # no call's, nor under a deadline, while the thread has them all
+            if lead.call is not None and self._lead is not lead:
+                lead.call.enter(scope)
             await self._desk.answer_in_thread(lead)
         self.flush()
 
@@ -196,11 +197,12 @@ class LedConnection(EagerConnection[C]):
 
     # ---------------------------------------------------------------------------- in a thread
 
-    def lead(self, lead: Lead[C]) -> object:
+    def lead(self, lead: Lead[C]) -> tuple[object, ...]:
         """Answer the call that a thread was given, and those that follow.
 
         Returns:
-            What `work` has given for the call that the lead has still, if it has one.
+            What `work` has given for the call that the lead has still, if it has one; in a tuple,
+            since Trio lets no coroutine out of a thread.
 
         Raises:
             BaseException: What `work` has raised for it.
@@ -208,9 +210,9 @@ class LedConnection(EagerConnection[C]):
         while lead.call is not None:
             answer = self._desk.work(lead.call)
             if not self._send(lead, lead.call, answer):
-                return answer
+                return (answer,)
             self._wait_for_next(lead)
-        return None
+        return ()
 
     def _send(self, lead: Lead[C], call: C, answer: object) -> bool:
         """Send an answer, unless that is for the loop to do."""

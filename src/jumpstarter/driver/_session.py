@@ -252,8 +252,8 @@ class Session:
         result: bytearray | None = None
         error: tuple[int, ErrorBody] | None = None
         try:
-            answer = await self._lanes.thread(self._connection.lead, lead)
-            result = await self._finished(answer)
+            for answer in await self._lanes.thread(self._connection.lead, lead):
+                result = await self._finished(answer)
         except BaseException as exc:
             if lead.call is None:
                 raise  # it is no driver's
@@ -264,9 +264,9 @@ class Session:
                 error = self._cut_short(lead.call)
             self._finish(lead.call, result, error)
 
-    async def _finished(self, answer: Any) -> bytearray | None:
+    async def _finished(self, answer: Any) -> bytearray:
         """Await what a method has given: a decorator can hide that it is `async`."""
-        if answer is None or isinstance(answer, bytearray):
+        if isinstance(answer, bytearray):
             return answer
         return await self._encode_in_turn(await answer)
 
