@@ -11,62 +11,38 @@ This file knows no client code and no addresses.
 from __future__ import annotations
 
 import hmac
-import inspect
 import logging
-from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from contextvars import copy_context
-from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import trio
 
 from .. import _events as ev
-from .._background import open_background
 from .._journal import Journal
 from .._messages import (
-    NIL,
-    ROOM,
-    CallHead,
     ErrorBody,
     Hello,
-    Kind,
-    decode_value,
     encode_error,
-    encode_value,
 )
 from .._nesting import Nesting, nesting
 from .._roles import ServerProtocol
 from .._text import named, quoted
 from .._transport import transport_for
 from .._version import __version__
-from ..errors import ArgumentError, Code, HandshakeError
-from ._ahead import Ahead
-from ._bridge import Bridge, device_stream
+from ..errors import Code, HandshakeError
+from ._answers import Answers, Way
 from ._call import Call
-from ._export import Exported
 from ._exporter import Exporter
-from ._failures import Failures, check_fit, refuse
+from ._failures import Failures
 from ._led import Lead, LedConnection
-from ._resources import Loan, calling
+from ._resources import calling
 
 __all__ = ["Session"]
 
 _logger = logging.getLogger("jumpstarter.exporter")
 
 AGENT: Final = f"jumpstarter/{__version__}"
-_HOW_TO_CALL: Final = {
-    Kind.UNARY: "a method; call it with call() or call_async()",
-    Kind.GENERATOR: "a generator; use streamingcall() or streamingcall_async()",
-    Kind.STREAM: "a raw stream; open it with stream(), open_stream() or stream_async()",
-}
-_LARGE: Final = 64 * 1024  # bytes of arguments that may take a millisecond to decode
-_FEW: Final = 1024  # values in a call's arguments that count for nothing: one may save the device
-_TINY: Final = _FEW // 16  # bytes that cannot hold so many, whatever they are
 _TO_END: Final = 1.0  # seconds for a cancelled call to end before the log says that it has not
-_AHEAD: Final = 64 * 1024  # bytes that a plain generator makes before it looks if they may leave
-_ITEMS_PER_TURN: Final = 32  # items that a generator may send before other tasks have their turn
 
 
 class Session:
@@ -95,7 +71,6 @@ class Session:
         self._admitted = False
         journal = Journal(beyond=exporter.failures)
         self._failures = Failures(journal, send_tracebacks=exporter.send_tracebacks)
-        self._values = 0  # in the arguments of calls under way, of large ones
         self._rules = ServerProtocol(exporter.limits)
         self._connection = LedConnection(
             transport_for(stream),
@@ -105,7 +80,8 @@ class Session:
             journal=exporter.journal,
             turnstile=exporter.turnstile,
         )
-        self._lanes = exporter.lanes.for_client(self._connection)
+        self._answers = Answers(exporter, self._connection, self._rules)
+        self.work = self._answers.work
         self._running: set[Call] = set()
         self._clock = trio.lowlevel.current_clock()
         self._all_answered = trio.lowlevel.ParkingLot()
@@ -159,7 +135,7 @@ class Session:
                     await self._answered()
                 for call in self._running:
                     text = "%s goes on; the exporter ends when it has returned, or by SIGKILL"
-                    _logger.warning(text, self._title(call.head))
+                    _logger.warning(text, self._answers.title(call.head))
                 await self._answered()
                 await self._connection.say_last_words()
             self._connection.end(ConnectionError("the exporter has shut down"))
@@ -206,16 +182,14 @@ class Session:
 
     def called(self, event: ev.CallReceived) -> None:
         """Begin to answer a call."""
-        exported = self._exported(event.head)
+        way = self._answers.way(event)
         call = self._call(event)
-        call.in_thread = exported is not None and _is_plain(event, exported)
-        waits = not (exported is None or exported.may_not_wait or call.in_thread)
-        self._connection.begin(call, apart=waits)
+        call.in_thread = way is Way.THREAD
+        self._connection.begin(call, apart=way is Way.APART)
 
     def take(self, event: ev.CallReceived) -> Call | None:
         """Make a call of what a thread has read, if the thread may answer it."""
-        exported = self._exported(event.head)
-        return self._call(event) if exported is not None and _is_plain(event, exported) else None
+        return self._call(event) if self._answers.way(event) is Way.THREAD else None
 
     def _call(self, event: ev.CallReceived) -> Call:
         call = Call(event, self._connection, self._clock.current_time())
@@ -236,11 +210,11 @@ class Session:
         result: bytearray | None = None
         error: tuple[int, ErrorBody] | None = None
         try:
-            result = await self._perform(call)
+            result = await self._answers.perform(call)
             call.check_scopes()
         except BaseException as exc:  # noqa: BLE001 - SystemExit too stays within its call
             # No name here may keep it: its traceback has this frame, and with it the arguments.
-            error = self._failures.of(exc, self._title(call.head))
+            error = self._failures.of(exc, self._answers.title(call.head))
         if result is None and error is None:
             error = self._cut_short(call)
         self._finish(call, result, error)
@@ -252,47 +226,26 @@ class Session:
         result: bytearray | None = None
         error: tuple[int, ErrorBody] | None = None
         try:
-            for answer in await self._lanes.thread(self._connection.lead, lead):
-                result = await self._finished(answer)
+            for answer in await self._answers.lanes.thread(self._connection.lead, lead):
+                result = await self._answers.finished(answer)
         except BaseException as exc:
             if lead.call is None:
                 raise  # it is no driver's
-            error = self._failures.of(exc, self._title(lead.call.head))
+            error = self._failures.of(exc, self._answers.title(lead.call.head))
         self._connection.returned(lead)
         if lead.call is not None:
             if result is None and error is None:
                 error = self._cut_short(lead.call)
             self._finish(lead.call, result, error)
 
-    async def _finished(self, answer: Any) -> bytearray:
-        """Await what a method has given: a decorator can hide that it is `async`."""
-        if isinstance(answer, bytearray):
-            return answer
-        return await self._encode_in_turn(await answer)
-
     def may_lead(self) -> bool:
         """Tell if a thread is to be had, and may wait for calls."""
-        return self._lanes.spare
-
-    def work(self, call: Call) -> object:
-        """Answer a call of a plain method. In a thread.
-
-        Returns:
-            The encoded result, or what is to be awaited for it.
-        """
-        exported, method = self._find(call.head)
-        args, kwargs = self._arguments(call, exported, call.take_body())
-        try:
-            value = copy_context().run(method, *args, **kwargs)
-        except TypeError:
-            check_fit(method, args, kwargs)
-            raise
-        return value if inspect.isawaitable(value) else self._encode(value, "result")
+        return self._answers.lanes.spare
 
     def answered(self, call: Call, result: bytearray) -> None:
         """A thread has answered a call, and sends the result."""
         self._running.discard(call)
-        self._values -= call.values
+        self._answers.forget(call)
         del self._connection.endpoints[call.slot]
         self._rules.result(call.slot, result)
 
@@ -300,7 +253,7 @@ class Session:
         self, call: Call, result: bytearray | None, error: tuple[int, ErrorBody] | None
     ) -> None:
         self._running.discard(call)
-        self._values -= call.values
+        self._answers.forget(call)
         if self._connection.ended is None:
             del self._connection.endpoints[call.slot]
             if call.stream is not None:
@@ -321,216 +274,3 @@ class Session:
             text = f"its deadline passed, {seconds:g} s after the exporter had received it"
             return Code.DEADLINE_EXCEEDED, ErrorBody("", text)
         return Code.CANCELLED, ErrorBody("", "the call was cancelled")
-
-    def _title(self, head: CallHead) -> str:
-        targets = self._exporter.targets
-        title = targets[head.target].title if head.target < len(targets) else "no driver"
-        return f"{quoted(head.method, 100)} of {title}"
-
-    async def _perform(self, call: Call) -> bytearray:
-        exported, method = self._find(call.head)
-        if self._connection.full:  # do not begin what the client would not take the answer of
-            await self._connection.room()
-        body = call.take_body()
-        if len(body) > _LARGE:  # decoding holds the loop: one at a time, and others in between
-            async with self._exporter.turnstile:
-                args, kwargs = self._arguments(call, exported, body)
-        else:
-            args, kwargs = self._arguments(call, exported, body)
-        del body
-        await trio.lowlevel.checkpoint_if_cancelled()  # a CANCEL came with the CALL: do not begin
-        try:
-            if exported.kind is Kind.UNARY:
-                value = await self._lanes.call(method, args, kwargs)
-                return await self._encode_in_turn(value)
-            answer = self._generate if exported.kind is Kind.GENERATOR else self._stream
-            if not call.head.timeout_ms:
-                return await answer(call, method, args, kwargs)
-            async with open_background() as nursery:
-                nursery.start_soon(self._watch_deadline, call)
-                return await answer(call, method, args, kwargs)
-        except TypeError:
-            check_fit(method, args, kwargs)
-            raise
-
-    def _exported(self, head: CallHead) -> Exported | None:
-        """Find what is called; None if it cannot be, for which `_find` has the reason."""
-        targets = self._exporter.targets
-        if head.target >= len(targets):
-            return None
-        exported = targets[head.target].exports.get(head.method)
-        return exported if exported is not None and exported.kind is head.kind else None
-
-    def _find(self, head: CallHead) -> tuple[Exported, Callable[..., Any]]:
-        targets = self._exporter.targets
-        if head.target >= len(targets):
-            text = f"there is no driver at address {head.target}; the tree has {len(targets) - 1}"
-            refuse(Code.UNIMPLEMENTED, text)
-        target = targets[head.target]
-        exported = target.exports.get(head.method)
-        if exported is None:
-            names = ", ".join(target.exports) or "nothing"
-            text = f"{target.title} exports no such method; it exports: {names}"
-            refuse(Code.UNIMPLEMENTED, text)
-        if exported.kind is not head.kind:
-            refuse(Code.UNIMPLEMENTED, f"it is {_HOW_TO_CALL[exported.kind]}")
-        return exported, exported.bind(target.instance)
-
-    def _arguments(
-        self, call: Call, exported: Exported, body: bytes
-    ) -> tuple[list[Any], dict[str, Any]]:
-        admit = None if len(body) < _TINY else partial(self._admit_values, call)
-        try:
-            args = decode_value(body, self._exporter.limits, admit)
-        except ArgumentError as exc:
-            refuse(Code.INVALID_ARGUMENT, f"its arguments cannot be read: {exc}")
-        kwargs = args.pop() if isinstance(args, list) and args and call.head.keywords else {}
-        if not isinstance(args, list) or not isinstance(kwargs, dict):
-            refuse(Code.INVALID_ARGUMENT, "its arguments are no array")
-        if exported.fit is not None:
-            try:
-                exported.fit(args, kwargs)
-            except ArgumentError as exc:
-                refuse(Code.INVALID_ARGUMENT, f"its {exc}")
-        return args, kwargs
-
-    def _admit_values(self, call: Call, count: int) -> None:
-        """Let no client hold more than two of the largest messages decoded, or many small ones."""
-        most = 2 * self._exporter.limits.max_items
-        if count > _FEW:
-            if self._values + count > most:
-                text = f"it was discarded: over {most} values in the arguments of calls under way"
-                refuse(Code.RESOURCE_EXHAUSTED, text)
-            call.values = count
-            self._values += count
-
-    async def _encode_in_turn(self, value: object) -> bytearray:
-        """Encode a result once there is room for it: until then only the driver's value is held."""
-        if self._connection.full:
-            await self._connection.room()
-        buffer = self._encode(value, "result")
-        if len(buffer) > self._exporter.limits.max_frame:
-            await self._connection.large_room()
-        return buffer
-
-    def _encode(self, value: object, what: str) -> bytearray:
-        try:
-            buffer = encode_value(value)
-            self._rules.check_size(buffer)
-        except ArgumentError as exc:
-            refuse(Code.INTERNAL, f"its {what} cannot be sent: {exc}")
-        return buffer
-
-    async def _watch_deadline(self, call: Call) -> None:
-        """End a generator or stream whose client has fallen silent by the time of its deadline.
-
-        Unlike a method, it may outlive the scope in which it was opened, so its deadline is final
-        only if the client is not there to say otherwise: a living one would have sent CANCEL
-        itself.
-        """
-        await trio.sleep(call.head.timeout_ms / 1000)
-        if not await self._connection.is_alive():
-            call.late = True
-            call.cancel("deadline passed, and the client is silent")
-
-    # ---------------------------------------------------------------------- generators
-
-    async def _generate(
-        self, call: Call, method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
-    ) -> bytearray:
-        sent = 0
-
-        async def send(item: object) -> None:
-            nonlocal sent
-            await self._send_item(call, self._encode(item, "item"))
-            sent += 1
-            if sent % _ITEMS_PER_TURN == 0:
-                await trio.lowlevel.checkpoint()
-
-        def room() -> int:
-            if self._connection.ended is not None or self._connection.full:
-                return 0
-            return min(_AHEAD, self._rules.sendable(call.slot))
-
-        def pack(item: object) -> tuple[bytearray, int]:
-            buffer = self._encode(item, "item")
-            return buffer, self._rules.cost(buffer)
-
-        def put(buffers: deque[bytearray]) -> None:
-            if self._connection.ended is not None:
-                buffers.clear()
-            while buffers:
-                self._rules.item(call.slot, buffers.popleft())
-            self._connection.flush_soon()
-
-        ahead = Ahead(room, pack, put)
-        value = await self._lanes.iterate(method, args, kwargs, send, ahead)
-        return self._encode(value, "return value")
-
-    async def _send_item(self, call: Call, buffer: bytearray) -> None:
-        while not self._rules.sendable(call.slot):
-            await self._change(call)
-        if self._connection.full:
-            await self._connection.room()
-            self._check_client()
-        self._rules.item(call.slot, buffer)
-        self._connection.flush_soon()
-        while self._rules.outbox.has_lane(call.slot):
-            await self._change(call)
-
-    async def _change(self, call: Call) -> None:
-        """Wait for credit, or for what was sent to leave: never past the end of the connection.
-
-        The generator may have shielded itself from the cancellation that comes with that.
-        """
-        await call.changed.wait()
-        self._check_client()
-
-    def _check_client(self) -> None:
-        if self._connection.ended is not None:
-            raise trio.BrokenResourceError("the client is gone")
-
-    # ------------------------------------------------------------------------- streams
-
-    async def _stream(
-        self, call: Call, method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
-    ) -> bytearray:
-        assert isinstance(call.bridge, Bridge)
-        manager = method(*args, **kwargs)
-        if not isinstance(manager, AbstractAsyncContextManager):
-            if inspect.iscoroutine(manager):
-                manager.close()
-            text = "an exportstream method is an asynccontextmanager"
-            refuse(Code.INTERNAL, f"{text}; this one gave {manager!r:.100}")
-        async with manager as stream:
-            if isinstance(stream, Loan):
-                await self._lend(call, stream)
-            else:
-                device = device_stream(stream)
-                self._accept(call, None)
-                await call.bridge.run(device)
-        return bytearray(ROOM + NIL)
-
-    async def _lend(self, call: Call, loan: Loan) -> None:
-        """Let a driver have the client's stream itself, until the client takes it back."""
-        assert call.stream is not None
-        loan.stream = call.stream
-        if isinstance(call.bridge, Bridge) and call.bridge.closed:
-            loan.client_closed()
-        call.bridge = loan
-        self._accept(call, str(loan.handle))
-        await loan.run()
-
-    def _accept(self, call: Call, metadata: object) -> None:
-        self._rules.accept(call.slot, encode_value(metadata))
-        self._connection.flush()
-
-
-def _is_plain(event: ev.CallReceived, exported: Exported) -> bool:
-    """Tell if a call is an ordinary one of a plain method, and small."""
-    return (
-        exported.kind is Kind.UNARY
-        and not exported.may_not_wait
-        and not event.head.nested
-        and len(event.body) <= _LARGE
-    )
