@@ -48,6 +48,8 @@ class Call:
             case ev.DataReceived():
                 assert self.stream is not None
                 self.stream.put(event)
+                if self.bridge is not None:
+                    self.bridge.arrived()
             case ev.CreditReceived():
                 self.drained()
             case ev.CancelReceived(code=Code.CLOSE) if self.bridge is not None:
