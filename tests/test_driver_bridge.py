@@ -21,6 +21,7 @@ import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 from jumpstarter._background import open_background
+from jumpstarter._signal import Signal
 from jumpstarter._streams import SlotStream
 from jumpstarter.driver._bridge import Bridge, Device, device_stream
 
@@ -149,7 +150,7 @@ async def opened(make: Maker) -> AsyncIterator[Pair]:
 async def bridged(device: object) -> AsyncIterator[tuple[Client, Bridge]]:
     """Run a bridge to a device; give the client's end. The block ends when the bridge has."""
     client, exporter = client_pair()
-    bridge = Bridge(exporter)
+    bridge = Bridge(exporter, Signal())
     ended = trio.Event()
     failures: list[Exception] = []
 
@@ -290,7 +291,7 @@ async def test_a_device_that_never_stops_does_not_outlive_the_client(make: Maker
 
 async def test_a_client_may_close_before_the_device_is_there() -> None:
     client, exporter = client_pair()
-    bridge = Bridge(exporter)
+    bridge = Bridge(exporter, Signal())
     bridge.client_closed()
     await client.send_all(b"reboot\n")
     await client.send_eof()

@@ -25,6 +25,8 @@ _JOIN_UP_TO: Final = 64 * 1024
 class _Inbox:
     """Bytes that have come and were not read yet."""
 
+    __slots__ = ("_chunks", "_offset")
+
     def __init__(self) -> None:
         self._chunks: list[bytes | bytearray] = []  # a deque takes 760 bytes when it is empty
         self._offset = 0  # bytes of the first chunk that were read already
@@ -66,6 +68,23 @@ class SlotStream(trio.abc.HalfCloseableStream):
         slot: Its slot; meaningless once `over`.
         over: True once the slot's terminal frame has come or gone: nothing more can be sent.
     """
+
+    __slots__ = (
+        "_broken",
+        "_closed",
+        "_connection",
+        "_inbox",
+        "_may_receive",
+        "_may_send",
+        "_peer_done",
+        "_receiving",
+        "_rules",
+        "_sending",
+        "_sent_eof",
+        "_torn",
+        "over",
+        "slot",
+    )
 
     def __init__(self, connection: Connection, slot: int) -> None:
         self._connection = connection

@@ -106,14 +106,14 @@ class Bridge:
 
     __slots__ = ("_changed", "_client", "_device", "_down", "_failure", "_task", "_up", "_up_ended")
 
-    def __init__(self, client: SlotStream) -> None:
+    def __init__(self, client: SlotStream, changed: Signal) -> None:
         self._client = client
         self._device: Device  # once there is one
         self._task: trio.lowlevel.Task | None = None  # the call's own, while more may come
         self._down = trio.CancelScope()
         self._up: trio.CancelScope | None = None  # of the second task, while there is one
         self._up_ended = False  # the client's half has
-        self._changed = Signal()
+        self._changed = changed  # wakes the call's task, which looks what has
         self._failure: BaseException | None = None
 
     @property
@@ -153,6 +153,7 @@ class Bridge:
             with self._down:
                 while data := _as_bytes(await device.receive()):
                     await self._client.send_all(data)
+                    del data  # not to be held until the next one comes
                 await self._client.send_eof()
             while not self._up_ended and self._failure is None:
                 await self._changed.wait()
@@ -190,4 +191,5 @@ class Bridge:
                 self._up_ended, self._task = True, None
                 return
             await device.send(data)
+            del data
             carried += 1

@@ -32,7 +32,9 @@ class Call:
         self.scope = trio.CancelScope()
         self.changed = Signal()
         self.stream = SlotStream(connection, slot) if head.kind is Kind.STREAM else None
-        self.bridge: Bridge | Loan | None = None if self.stream is None else Bridge(self.stream)
+        self.bridge: Bridge | Loan | None = (
+            None if self.stream is None else Bridge(self.stream, self.changed)
+        )
         self.late = False  # its deadline has passed
         self.values = 0  # in its arguments, if they count
         if head.timeout_ms and head.kind is Kind.UNARY:

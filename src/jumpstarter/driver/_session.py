@@ -14,7 +14,7 @@ import hmac
 import inspect
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Final
@@ -60,6 +60,7 @@ _HOW_TO_CALL: Final = {
     Kind.GENERATOR: "a generator; use streamingcall() or streamingcall_async()",
     Kind.STREAM: "a raw stream; open it with stream(), open_stream() or stream_async()",
 }
+_CALL_TASK: Final = f"{__name__}.Session._answer"  # as Trio would put it together for each call
 _LARGE: Final = 64 * 1024  # bytes of arguments that may take a millisecond to decode
 _FEW: Final = 1024  # values in a call's arguments that count for nothing: one may save the device
 _TO_END: Final = 1.0  # seconds for a cancelled call to end before the log says that it has not
@@ -209,7 +210,7 @@ class Session:
         call = Call(event, self._connection)
         self._connection.endpoints[event.slot] = call
         self._running.add(call)
-        self._calls.start_soon(self._answer, call)
+        self._calls.start_soon(self._answer, call, name=_CALL_TASK)
 
     def freed(self) -> None:
         """The connection has ended: nothing is left to wait for."""
@@ -285,23 +286,29 @@ class Session:
             check_fit(method, args, kwargs)
             raise
 
-    async def _run(
+    def _run(
         self, call: Call, method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
-    ) -> bytearray:
-        head = call.head
-        match head.kind:
+    ) -> Awaitable[bytearray]:
+        """Begin to run it: no coroutine of its own, as each costs while a stream is at rest."""
+        match call.head.kind:
             case Kind.UNARY:
-                value = await self._lanes.call(method, args, kwargs)
-                return await self._encode_in_turn(value)
+                return self._call(method, args, kwargs)
             case Kind.GENERATOR:
-                answer = self._generate
+                answer = self._generate(call, method, args, kwargs)
             case Kind.STREAM:
-                answer = self._stream
-        if not head.timeout_ms:
-            return await answer(call, method, args, kwargs)
+                answer = self._stream(call, method, args, kwargs)
+        return self._watch(call, answer) if call.head.timeout_ms else answer
+
+    async def _call(
+        self, method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
+    ) -> bytearray:
+        value = await self._lanes.call(method, args, kwargs)
+        return await self._encode_in_turn(value)
+
+    async def _watch(self, call: Call, answer: Coroutine[Any, Any, bytearray]) -> bytearray:
         async with open_background() as nursery:
             nursery.start_soon(self._watch_deadline, call)
-            return await answer(call, method, args, kwargs)
+            return await answer
 
     def _find(self, head: CallHead) -> tuple[Exported, Callable[..., Any]]:
         targets = self._exporter.targets
