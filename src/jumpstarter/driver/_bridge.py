@@ -18,6 +18,7 @@ from .._streams import SlotStream
 
 __all__ = ["Bridge", "Device", "device_stream"]
 
+_UP_TASK: Final = f"{__name__}.Bridge._carry_up"
 _MUCH: Final = 16  # pieces from the client after which the task that carries them stays
 
 
@@ -139,7 +140,7 @@ class Bridge:
         # is: within the driver's own scopes, if there are any around its `yield`.
         self._up = trio.CancelScope(shield=True)
         assert task.parent_nursery is not None
-        task.parent_nursery.start_soon(self._carry_up, self._up)
+        task.parent_nursery.start_soon(self._carry_up, self._up, name=_UP_TASK)
 
     async def run(self, device: Device) -> None:
         """Carry bytes. A checkpoint.

@@ -38,6 +38,7 @@ from .._messages import (
 )
 from .._nesting import Nesting, nesting
 from .._roles import ServerProtocol
+from .._signal import Waiters
 from .._text import named, quoted
 from .._transport import transport_for
 from .._version import __version__
@@ -107,7 +108,7 @@ class Session:
         self._lanes = exporter.lanes.for_client(self._connection)
         self._calls: trio.Nursery | None = None
         self._running: set[Call] = set()
-        self._all_answered = trio.lowlevel.ParkingLot()
+        self._all_answered = Waiters()
 
     async def run(self) -> None:
         """Answer calls until the connection ends. Raises nothing but Cancelled.
