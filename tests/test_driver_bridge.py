@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any, cast
 
 import anyio
@@ -369,6 +370,150 @@ async def test_a_device_that_goes_away_fails_what_is_sent_to_it(make: Maker) -> 
     async with opened(make) as (near, far):
         with pytest.raises((trio.BrokenResourceError, anyio.BrokenResourceError)):
             await talk_to_nobody(near, far)
+
+
+# --- the task that carries what the client sends ---
+
+
+whose: ContextVar[str] = ContextVar("whose", default="the reader's")
+
+
+class Telling:
+    """The client's stream, which can tell if anything has come; nothing goes back through it."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = list(pieces)
+        self.bridge = Bridge(cast("SlotStream", self), Signal())
+        self._arrived = trio.Event()
+
+    @property
+    def pending(self) -> bool:
+        return bool(self.pieces)
+
+    async def receive_some(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        while not self.pieces:
+            await self._arrived.wait()
+        return self.pieces.pop(0)
+
+    async def arrive(self, *pieces: bytes) -> int:
+        """Have pieces arrive; tells how many more tasks there are once they were carried."""
+        before = living()
+        self.pieces += pieces
+        self.bridge.arrived()
+        self._arrived.set()
+        self._arrived = trio.Event()
+        await wait_all_tasks_blocked()
+        return living() - before
+
+
+def living() -> int:
+    return trio.lowlevel.current_statistics().tasks_living
+
+
+@asynccontextmanager
+async def told(device: object) -> AsyncIterator[Telling]:
+    """Run a bridge that is told when something has come."""
+    client = Telling()
+    with trio.fail_after(DEADLINE):
+        async with open_background() as nursery:
+            nursery.start_soon(client.bridge.run, device_stream(device))
+            await wait_all_tasks_blocked()
+            yield client
+
+
+async def test_a_bridge_at_rest_has_the_task_of_its_call_and_no_other() -> None:
+    device = Scripted()
+    async with told(device) as client:
+        for piece in (b"one", b"two", b"three"):
+            assert await client.arrive(piece) == 0
+    assert device.taken == b"onetwothree"
+
+
+async def test_where_the_client_sends_much_at_once_the_task_that_carries_it_stays() -> None:
+    device = Scripted()
+    async with told(device) as client:
+        assert await client.arrive(*[b"x"] * 15) == 0
+        assert await client.arrive(*[b"y"] * 16) == 1
+        assert await client.arrive(b"z") == 0
+        assert await client.arrive(b"") == -1
+        assert await client.arrive(b"never") == 0
+    assert device.taken == b"x" * 15 + b"y" * 16 + b"z"
+
+
+async def test_what_is_carried_to_the_device_has_the_context_of_the_call() -> None:
+    seen: list[str] = []
+
+    async def look(_data: bytes) -> None:
+        seen.append(whose.get())
+
+    async def call() -> None:
+        whose.set("the call's")
+        await client.bridge.run(device_stream(Scripted(send=look)))
+
+    client = Telling(b"at once")
+    async with open_background() as nursery:
+        nursery.start_soon(call)
+        await wait_all_tasks_blocked()
+        await client.arrive(b"later")
+    assert seen == ["the call's", "the call's"]
+
+
+async def test_a_scope_of_the_drivers_own_cancels_what_is_being_sent_and_waits_for_it() -> None:
+    log: list[str] = []
+
+    async def send(_data: bytes) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.lowlevel.checkpoint()
+            log.append("cleaned up")
+
+    async def cancel_once_blocked() -> None:
+        await wait_all_tasks_blocked()
+        scope.cancel()
+
+    with trio.fail_after(DEADLINE):
+        async with open_background() as nursery:
+            nursery.start_soon(cancel_once_blocked)
+            with trio.CancelScope(shield=True) as scope:
+                await Telling(b"x").bridge.run(device_stream(Scripted(send=send)))
+    assert scope.cancelled_caught
+    assert log == ["cleaned up"]
+
+
+async def test_a_device_that_is_sent_to_is_shielded_by_the_driver_as_one_that_is_read() -> None:
+    async def send(_data: bytes) -> None:
+        for _ in range(5):
+            await trio.lowlevel.checkpoint()
+        shield.cancel()
+
+    device = Scripted(send=send)
+    shield = trio.CancelScope(shield=True)
+
+    async def call() -> None:
+        with shield:
+            await client.bridge.run(device_stream(device))
+
+    client = Telling()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        client.pieces.append(b"still taken")
+        client.bridge.arrived()
+    assert device.taken == b"still taken"
+
+
+async def test_what_arrives_while_no_bridge_runs_begins_nothing() -> None:
+    client, device = Telling(), Scripted()
+    assert await client.arrive(b"early") == 0
+    client.bridge.client_closed()
+    client.pieces.append(b"")
+    await client.bridge.run(device_stream(device))
+    assert await client.arrive(b"late") == 0
+    assert device.taken == b"early"
 
 
 # --- what is a device ---
