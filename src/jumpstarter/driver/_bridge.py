@@ -101,11 +101,21 @@ class Bridge:
     """Carries the bytes of one open stream until both directions have ended, or either fails.
 
     The call's own task waits for the device. What the client sends is carried by a second one,
-    beside it in its nursery: that is there while there is something to carry, and stays where
-    there is much, so a stream at rest costs one task and no nursery.
+    beside it in its nursery: that is there while there is something to carry, so a stream at rest
+    costs one task and no nursery. Where it is begun again and again, it stays.
     """
 
-    __slots__ = ("_changed", "_client", "_device", "_down", "_failure", "_task", "_up", "_up_ended")
+    __slots__ = (
+        "_carried",
+        "_changed",
+        "_client",
+        "_device",
+        "_down",
+        "_failure",
+        "_task",
+        "_up",
+        "_up_ended",
+    )
 
     def __init__(self, client: SlotStream, changed: Signal) -> None:
         self._client = client
@@ -113,7 +123,8 @@ class Bridge:
         self._task: trio.lowlevel.Task | None = None  # the call's own, while more may come
         self._down = trio.CancelScope()
         self._up: trio.CancelScope | None = None  # of the second task, while there is one
-        self._up_ended = False  # the client's half has
+        self._carried = 0  # pieces from the client
+        self._up_ended = False  # its half has
         self._changed = changed  # wakes the call's task, which looks what has
         self._failure: BaseException | None = None
 
@@ -184,8 +195,7 @@ class Bridge:
         self._changed.set()
 
     async def _to_device(self, device: Device) -> None:
-        carried = 0
-        while carried >= _MUCH or self._client.pending:
+        while self._carried >= _MUCH or self._client.pending:
             data = await self._client.receive_some()
             if not data:
                 await device.send_eof()
@@ -193,4 +203,4 @@ class Bridge:
                 return
             await device.send(data)
             del data
-            carried += 1
+            self._carried += 1
