@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any, cast
 
 import anyio
@@ -21,6 +22,7 @@ import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 from jumpstarter._background import open_background
+from jumpstarter._signal import Signal
 from jumpstarter._streams import SlotStream
 from jumpstarter.driver._bridge import Bridge, Device, device_stream
 
@@ -121,6 +123,22 @@ class Scripted:
         self.taken += data
 
 
+class Patient:
+    """The client's stream as a bridge has it; it cannot tell whether anything has come."""
+
+    pending = True
+
+    def __init__(self, stream: Client) -> None:
+        self.send_all = stream.send_all
+        self.send_eof = stream.send_eof
+        self.receive_some = stream.receive_some
+
+
+def client_pair() -> tuple[Client, SlotStream]:
+    client, exporter = trio.testing.memory_stream_pair()
+    return client, cast("SlotStream", Patient(exporter))
+
+
 @asynccontextmanager
 async def opened(make: Maker) -> AsyncIterator[Pair]:
     """Give a device's stream and its far end, and close both."""
@@ -132,8 +150,8 @@ async def opened(make: Maker) -> AsyncIterator[Pair]:
 @asynccontextmanager
 async def bridged(device: object) -> AsyncIterator[tuple[Client, Bridge]]:
     """Run a bridge to a device; give the client's end. The block ends when the bridge has."""
-    client, exporter = trio.testing.memory_stream_pair()
-    bridge = Bridge(cast("SlotStream", exporter))
+    client, exporter = client_pair()
+    bridge = Bridge(exporter, Signal())
     ended = trio.Event()
     failures: list[Exception] = []
 
@@ -273,8 +291,8 @@ async def test_a_device_that_never_stops_does_not_outlive_the_client(make: Maker
 
 
 async def test_a_client_may_close_before_the_device_is_there() -> None:
-    client, exporter = trio.testing.memory_stream_pair()
-    bridge = Bridge(cast("SlotStream", exporter))
+    client, exporter = client_pair()
+    bridge = Bridge(exporter, Signal())
     bridge.client_closed()
     await client.send_all(b"reboot\n")
     await client.send_eof()
@@ -352,6 +370,151 @@ async def test_a_device_that_goes_away_fails_what_is_sent_to_it(make: Maker) -> 
     async with opened(make) as (near, far):
         with pytest.raises((trio.BrokenResourceError, anyio.BrokenResourceError)):
             await talk_to_nobody(near, far)
+
+
+# --- the task that carries what the client sends ---
+
+
+whose: ContextVar[str] = ContextVar("whose", default="the reader's")
+
+
+class Telling:
+    """The client's stream, which can tell if anything has come; nothing goes back through it."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = list(pieces)
+        self.bridge = Bridge(cast("SlotStream", self), Signal())
+        self._arrived = trio.Event()
+
+    @property
+    def pending(self) -> bool:
+        return bool(self.pieces)
+
+    async def receive_some(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        while not self.pieces:
+            await self._arrived.wait()
+        return self.pieces.pop(0)
+
+    async def arrive(self, *pieces: bytes) -> int:
+        """Have pieces arrive; tells how many more tasks there are once they were carried."""
+        before = living()
+        self.pieces += pieces
+        self.bridge.arrived()
+        self._arrived.set()
+        self._arrived = trio.Event()
+        await wait_all_tasks_blocked()
+        return living() - before
+
+
+def living() -> int:
+    return trio.lowlevel.current_statistics().tasks_living
+
+
+@asynccontextmanager
+async def told(device: object) -> AsyncIterator[Telling]:
+    """Run a bridge that is told when something has come."""
+    client = Telling()
+    with trio.fail_after(DEADLINE):
+        async with open_background() as nursery:
+            nursery.start_soon(client.bridge.run, device_stream(device))
+            await wait_all_tasks_blocked()
+            yield client
+
+
+async def test_a_bridge_at_rest_has_the_task_of_its_call_and_no_other() -> None:
+    device = Scripted()
+    async with told(device) as client:
+        for piece in (b"one", b"two", b"three"):
+            assert await client.arrive(piece) == 0
+    assert device.taken == b"onetwothree"
+
+
+async def test_where_the_client_sends_again_and_again_the_task_that_carries_it_stays() -> None:
+    device = Scripted()
+    async with told(device) as client:
+        for _ in range(15):
+            assert await client.arrive(b"x") == 0
+        assert await client.arrive(b"y") == 1
+        assert await client.arrive(b"z") == 0
+        assert await client.arrive(b"") == -1
+        assert await client.arrive(b"never") == 0
+    assert device.taken == b"x" * 15 + b"yz"
+
+
+async def test_what_is_carried_to_the_device_has_the_context_of_the_call() -> None:
+    seen: list[str] = []
+
+    async def look(_data: bytes) -> None:
+        seen.append(whose.get())
+
+    async def call() -> None:
+        whose.set("the call's")
+        await client.bridge.run(device_stream(Scripted(send=look)))
+
+    client = Telling(b"at once")
+    async with open_background() as nursery:
+        nursery.start_soon(call)
+        await wait_all_tasks_blocked()
+        await client.arrive(b"later")
+    assert seen == ["the call's", "the call's"]
+
+
+async def test_a_scope_of_the_drivers_own_cancels_what_is_being_sent_and_waits_for_it() -> None:
+    log: list[str] = []
+
+    async def send(_data: bytes) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.lowlevel.checkpoint()
+            log.append("cleaned up")
+
+    async def cancel_once_blocked() -> None:
+        await wait_all_tasks_blocked()
+        scope.cancel()
+
+    with trio.fail_after(DEADLINE):
+        async with open_background() as nursery:
+            nursery.start_soon(cancel_once_blocked)
+            with trio.CancelScope(shield=True) as scope:
+                await Telling(b"x").bridge.run(device_stream(Scripted(send=send)))
+    assert scope.cancelled_caught
+    assert log == ["cleaned up"]
+
+
+async def test_a_device_that_is_sent_to_is_shielded_by_the_driver_as_one_that_is_read() -> None:
+    async def send(_data: bytes) -> None:
+        for _ in range(5):
+            await trio.lowlevel.checkpoint()
+        shield.cancel()
+
+    device = Scripted(send=send)
+    shield = trio.CancelScope(shield=True)
+
+    async def call() -> None:
+        with shield:
+            await client.bridge.run(device_stream(device))
+
+    client = Telling()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        client.pieces.append(b"still taken")
+        client.bridge.arrived()
+    assert device.taken == b"still taken"
+
+
+async def test_what_arrives_while_no_bridge_runs_begins_nothing() -> None:
+    client, device = Telling(), Scripted()
+    assert await client.arrive(b"early") == 0
+    client.bridge.client_closed()
+    client.pieces.append(b"")
+    await client.bridge.run(device_stream(device))
+    assert await client.arrive(b"late") == 0
+    assert device.taken == b"early"
 
 
 # --- what is a device ---

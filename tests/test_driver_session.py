@@ -749,11 +749,8 @@ async def a_cancellation() -> trio.Cancelled:
 
 async def test_a_cancellation_that_nobody_asked_for_ends_its_own_call_alone() -> None:
     kept = await a_cancellation()
-    for place, failure in zip(PLACES, await assert_contained(lambda: kept, PLACES), strict=True):
-        if place == "stream_open":
-            assert "ended the stream without its last bytes" in str(failure)
-        else:
-            assert isinstance(failure, CallCancelled)
+    for failure in await assert_contained(lambda: kept, PLACES):
+        assert isinstance(failure, CallCancelled)
 
 
 async def test_a_failure_beside_a_cancellation_is_told() -> None:

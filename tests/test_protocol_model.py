@@ -271,7 +271,7 @@ def test_whatever_two_applications_do_the_invariants_hold() -> None:
 SAVED: Final = {
     ClientProtocol: "busy going_away outbox _budget _pending _in_parts _slots _free _unused",
     ServerProtocol: "busy going_away outbox _budget _pending _in_parts _slots",
-    Outbox: "max_frame size fresh _urgent _ended _credit _pong _lanes _turns",
+    Outbox: "max_frame size fresh _urgent _ended _credit _pong _lanes",
     _Message: "type rest flags terminal begun",
     Slot: "state legal allowed kind parts dropped held sending receiving",
     SendWindow: "available",
@@ -282,8 +282,8 @@ SAVED: Final = {
 # The same all through a sweep, in which no connection fails and frames arrive whole; or without
 # consequence, as what is counted for the sake of patience.
 CONSTANT: Final = {
-    ClientProtocol: "limits peer failure late idle nudges _backlog _phase _decoder _handlers _last",
-    ServerProtocol: "limits peer failure late idle nudges _backlog _phase _decoder _handlers",
+    ClientProtocol: "limits peer failure late idle nudges _backlog _phase _decoder _last",
+    ServerProtocol: "limits peer failure late idle nudges _backlog _phase _decoder _last",
     Outbox: "_closed _last",
     Slot: "cancelled came",
     SendWindow: "grants",
@@ -322,7 +322,7 @@ def _save_call(call: Call) -> State | bool:
 def _save_rules(rules: Protocol) -> State:
     return (
         (rules.busy, rules.going_away, rules._budget.left, rules._pending, rules._in_parts),
-        tuple(slot and _save_slot(slot) for slot in rules._slots),
+        tuple((slot_id, _save_slot(slot)) for slot_id, slot in sorted(rules._slots.items())),
         _save_outbox(rules.outbox),
     )
 
@@ -337,15 +337,16 @@ def _save_slot(slot: Slot) -> State:
 
 
 def _save_outbox(outbox: Outbox) -> State:
-    lanes = sorted(outbox._lanes.items())
     return (
         (outbox.max_frame, outbox.size, outbox.fresh),
         tuple(map(bytes, outbox._urgent)),
         tuple(outbox._ended),
         tuple(outbox._credit.items()),
         outbox._pong,
-        tuple((slot, tuple((_message(m), bytes(m.rest)) for m in lane)) for slot, lane in lanes),
-        tuple(outbox._turns),
+        tuple(
+            (slot, tuple((_message(m), bytes(m.rest)) for m in lane))
+            for slot, lane in outbox._lanes.items()
+        ),
     )
 
 
@@ -384,7 +385,7 @@ def _load_call(serial: int, state: State | bool) -> Call:
 
 def _load_rules(rules: Protocol, plain: State, slots: State, outbox: State) -> None:
     rules._budget = Budget(0)
-    rules._slots = [slot and _load_slot(slot, rules) for slot in slots]
+    rules._slots = {slot_id: _load_slot(slot, rules) for slot_id, slot in slots}
     rules.busy, rules.going_away, rules._budget.left, rules._pending, rules._in_parts = plain
     rules.outbox = _load_outbox(outbox)
 
@@ -404,13 +405,12 @@ def _load_slot(state: State, rules: Protocol) -> Slot:
 
 def _load_outbox(state: State) -> Outbox:
     outbox = Outbox()
-    plain, urgent, ended, credit, outbox._pong, lanes, turns = state
+    plain, urgent, ended, credit, outbox._pong, lanes = state
     outbox.max_frame, outbox.size, outbox.fresh = plain
     outbox._urgent = list(urgent)
     outbox._ended = list(ended)
     outbox._credit = dict(credit)
     outbox._lanes = {slot: deque(_load_message(*m) for m in lane) for slot, lane in lanes}
-    outbox._turns = deque(turns)
     return outbox
 
 

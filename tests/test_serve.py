@@ -30,7 +30,7 @@ from jumpstarter import _events as ev
 from jumpstarter._messages import FrameType
 from jumpstarter._sockets import open_listeners, open_stream, parse_address
 from jumpstarter.client import DriverClient, StubDriverClient
-from jumpstarter.driver import Driver, export
+from jumpstarter.driver import Driver, export, exportstream
 from jumpstarter.driver._session import Session
 from jumpstarter.errors import (
     ArgumentError,
@@ -239,6 +239,41 @@ async def test_several_clients_are_served_at_once(address: str) -> None:
 
 
 # --------------------------------------------------------------------- what may be imported
+
+
+class Loop(Echo):
+    """Its raw stream gives back what it is sent, with no task of its own."""
+
+    @exportstream
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[trio.abc.Stream]:
+        yield trio.StapledStream(*trio.testing.memory_stream_one_way_pair())
+
+
+@timed()
+async def test_an_idle_connection_and_an_idle_stream_cost_few_tasks(address: str) -> None:
+    async def tasks() -> int:
+        await trio.testing.wait_all_tasks_blocked()
+        return trio.lowlevel.current_statistics().tasks_living
+
+    def use(address: str) -> list[int]:
+        seen = [trio.from_thread.run(tasks)]
+        with connect(address) as client:
+            assert client.call("echo", 1) == client.call("echo_async", 1)
+            seen.append(trio.from_thread.run(tasks))
+            with client.stream() as first, client.stream() as second:
+                for stream in (first, second):
+                    stream.send(b"once")
+                    assert stream.receive() == b"once"
+                seen.append(trio.from_thread.run(tasks))
+        return seen
+
+    async with serve_async(Loop(), address) as server:
+        before, connected, streaming = await trio.to_thread.run_sync(use, server.address)
+    # The session's and the reader's; where a peer can vanish silently, one that looks after it.
+    assert connected - before == (2 if address.startswith("unix") else 3)
+    # One for each; and with two calls under way, what they say leaves through the writer.
+    assert streaming - connected == 2 + 1
 
 
 @timed()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from helpers import timed
-from jumpstarter._signal import Signal
+from jumpstarter._signal import Gate, Signal, Waiters
 
 
 class Waiter:
@@ -151,3 +152,59 @@ async def test_who_checks_waits_and_checks_again_misses_nothing() -> None:
             if number % 7 == 0:
                 await trio.lowlevel.checkpoint()
     assert taken == list(range(1000))
+
+
+# --- any number of tasks ---
+
+
+async def wait_and_tell(wait: Callable[[], Awaitable[None]], name: str, woken: list[str]) -> None:
+    await wait()
+    woken.append(name)
+
+
+@timed()
+async def test_waiters_are_woken_in_the_order_in_which_they_came() -> None:
+    waiters, woken = Waiters(), list[str]()
+    async with trio.open_nursery() as nursery:
+        for name in "abcd":
+            nursery.start_soon(wait_and_tell, waiters.park, name, woken)
+            await wait_all_tasks_blocked()
+        assert len(waiters) == 4
+        for so_far in ("a", "ab"):
+            waiters.unpark()
+            await wait_all_tasks_blocked()
+            assert "".join(woken) == so_far
+        waiters.unpark_all()
+    assert set(woken[2:]) == {"c", "d"}  # woken at once, they run in any order
+    assert not waiters
+
+
+@timed()
+async def test_waking_where_nobody_waits_is_forgotten() -> None:
+    waiters, woken = Waiters(), list[str]()
+    waiters.unpark()
+    waiters.unpark_all()
+    assert not waiters
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_and_tell, waiters.park, "a", woken)
+        await wait_all_tasks_blocked()
+        assert not woken
+        nursery.cancel_scope.cancel()
+    assert not waiters
+
+
+@timed()
+async def test_a_gate_lets_all_pass_once_it_is_open() -> None:
+    gate, woken = Gate(), list[str]()
+    async with trio.open_nursery() as nursery:
+        for name in "ab":
+            nursery.start_soon(wait_and_tell, gate.wait, name, woken)
+        await wait_all_tasks_blocked()
+        assert not woken
+        assert not gate.is_set()
+        gate.set()
+        assert gate.is_set()
+    assert sorted(woken) == ["a", "b"]
+    gate.set()
+    with assert_checkpoints():
+        await gate.wait()

@@ -370,13 +370,12 @@ class World:
         sends = call.kind is Kind.STREAM or (call.kind is Kind.GENERATOR and way == DOWN)
         assert rules.sendable(call.slot) == (max(0, call.flows[way].window) if sends else 0)
         slot = rules._slots[call.slot]
-        assert slot is not None
         if slot.receiving is not None:
             overshoot = 0 if call.kind is Kind.STREAM else self.limits.max_message + ITEM_COST
             assert slot.receiving.available >= -overshoot
 
     def _check_sums(self, rules: Protocol) -> None:
-        slots = [slot for slot in rules._slots if slot is not None]
+        slots = list(rules._slots.values())
         parts = [slot.parts for slot in slots if slot.parts is not None]
         assert rules._in_parts == len(parts)
         pending = sum(map(len, parts)) + sum(slot.held for slot in slots)
@@ -396,7 +395,7 @@ class World:
             assert not rules.outbox
             assert rules._pending == 0
             assert rules._budget.left == self.limits.max_total_window
-            for slot in filter(None, rules._slots):
+            for slot in rules._slots.values():
                 assert slot.state is State.FREE
                 assert (slot.sending, slot.receiving, slot.parts) == (None, None, None)
         assert (self.calling, self.serving, self.begun) == ({}, {}, set())

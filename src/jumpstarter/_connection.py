@@ -29,7 +29,7 @@ from ._journal import Journal
 from ._messages import Hello
 from ._patience import Bucket
 from ._protocol import Protocol as Rules
-from ._signal import Signal
+from ._signal import Gate, Signal, Waiters
 from ._text import quoted
 from ._transport import Transport
 from .errors import Code, HandshakeError, RemoteProtocolError
@@ -108,8 +108,8 @@ class Connection:
         self.endpoints: dict[int, Endpoint] = {}
         self.ended: Exception | None = None
         self.goaway: ev.GoawayReceived | None = None
-        self.acked = trio.Event()
-        self.finished = trio.Event()
+        self.acked = Gate()
+        self.finished = Gate()
         self._transport = transport
         self._owner = owner
         self._journal = journal or Journal()
@@ -118,13 +118,14 @@ class Connection:
         self._writing = False  # the writer is at it, or nothing can be written any more
         self._broken: Exception | None = None  # why nothing can
         self._wake_writer = Signal()
-        self._written = trio.lowlevel.ParkingLot()  # tasks that wait for an empty outbox
-        self._room = trio.lowlevel.ParkingLot()  # tasks that wait for room in it
-        self._large_room = trio.lowlevel.ParkingLot()
+        self._written = Waiters()  # for an empty outbox
+        self._room = Waiters()  # in it
+        self._large_room = Waiters()
         self.last_read = trio.current_time()
         self._greeting = math.inf  # when the peer has to have said HELLO
         self._asked = -math.inf  # when `is_alive` last sent a PING
-        self._scope = trio.CancelScope()
+        self._scope: trio.CancelScope | None = None  # of all loops, once they run
+        self._for_writer: trio.Nursery | None = None  # where the writer can be begun
         limits = rules.limits
         self._max_unsent, self._max_pending = limits.max_unsent, limits.max_pending
         self._late = Bucket(limits.late_burst, limits.late_rate)
@@ -145,15 +146,24 @@ class Connection:
         """
         self._greeting = trio.current_time() + self.rules.limits.hello_timeout
         try:
-            with self._scope:
-                async with trio.open_nursery() as nursery:
-                    self._start_reading(nursery)
-                    nursery.start_soon(self._guard, self._write_loop)
-                    if self._transport.keepalive and self.rules.limits.ping_interval:
-                        nursery.start_soon(self._guard, self._keepalive_loop)
+            async with trio.open_nursery() as nursery:
+                await self._begin(nursery)
         finally:
             self._finish()
             await self._transport.aclose()
+
+    async def _begin(self, nursery: trio.Nursery) -> None:
+        self._for_writer = nursery
+        self._scope = nursery.cancel_scope
+        self._start_reading(nursery)
+        if self._transport.keepalive and self.rules.limits.ping_interval:
+            nursery.start_soon(self._guard, self._keepalive_loop)
+        if self.ended is not None:
+            self._scope.cancel()
+        elif self._broken is not None:
+            self._scope.deadline = trio.current_time() + _LAST_WORDS
+        elif self._writing:
+            self.flush_soon()
 
     def _start_reading(self, nursery: trio.Nursery) -> None:
         nursery.start_soon(self._guard, self._read_loop)
@@ -172,7 +182,8 @@ class Connection:
         """End the connection now, for this reason; the first reason stands."""
         if self.ended is None:
             self.ended = reason
-        self._scope.cancel()
+        if self._scope is not None:
+            self._scope.cancel()
 
     def _finish(self) -> None:
         if self.ended is None:
@@ -202,9 +213,12 @@ class Connection:
     # ----------------------------------------------------------------------------- reading
 
     async def _read_loop(self) -> None:
-        while await self._read_once():
-            pass
-        await self._stop_reading()
+        try:
+            while await self._read_once():
+                pass
+            await self._stop_reading()
+        finally:
+            self._for_writer = None  # its nursery takes no more tasks once the last one has ended
 
     async def _stop_reading(self) -> None:
         if self.rules.failure is not None:
@@ -370,8 +384,13 @@ class Connection:
     def flush_soon(self) -> None:
         """Let the writer send what the outbox holds, together with what will come until it runs."""
         self._writing = True
-        if self._broken is None:  # else there is no way on behind what was lost
+        if self._broken is not None:  # then there is no way on behind what was lost
+            return
+        nursery, self._for_writer = self._for_writer, None
+        if nursery is None:
             self._wake_writer.set()
+        else:  # for the first time: most connections need none, since each frame leaves at once
+            nursery.start_soon(self._guard, self._write_loop)
 
     @property
     def full(self) -> bool:
@@ -433,7 +452,8 @@ class Connection:
         """Write nothing more, and let the reader find the end: the peer may have said why."""
         self._writing = True
         self._broken = ConnectionError(f"the connection to {self.name} broke: {exc}")
-        self._scope.deadline = trio.current_time() + _LAST_WORDS
+        if self._scope is not None:
+            self._scope.deadline = trio.current_time() + _LAST_WORDS
         self._written.unpark_all()
 
     def _take(self) -> list[bytes | bytearray | memoryview]:

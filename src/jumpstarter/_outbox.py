@@ -73,8 +73,7 @@ class Outbox:
         self._ended: list[int] = []  # slots whose terminal frame is among the urgent ones
         self._credit: dict[int, int] = {}
         self._pong: bytes | None = None
-        self._lanes: dict[int, deque[_Message]] = {}
-        self._turns: deque[int] = deque()
+        self._lanes: dict[int, deque[_Message]] = {}  # in the order of their turns
 
     def __bool__(self) -> bool:
         if self._closed:
@@ -144,7 +143,6 @@ class Outbox:
         lane = self._lanes.get(slot)
         if lane is None:
             self._lanes[slot] = deque((message,))
-            self._turns.append(slot)
         else:
             lane.append(message)
 
@@ -154,7 +152,6 @@ class Outbox:
         self._last = pack_frame(type_, 0, 0, payload)
         self._urgent.clear()
         self._lanes.clear()
-        self._turns.clear()
         self.size = self.fresh = 0
 
     # ------------------------------------------------------------------------------------ out
@@ -170,7 +167,7 @@ class Outbox:
         lane = self._lanes.get(slot)
         if lane is None:
             return False
-        self._drop_lane(slot)
+        del self._lanes[slot]
         for message in lane:
             self._forget(message)
         return not lane[0].begun
@@ -179,10 +176,6 @@ class Outbox:
         self.size -= len(message.rest)
         if not message.begun:
             self.fresh -= len(message.rest)
-
-    def _drop_lane(self, slot: int) -> None:
-        del self._lanes[slot]
-        self._turns.remove(slot)
 
     def withdraw(self, slot: int) -> int:
         """Forget the DATA in a slot's lane; every frame that has left was whole.
@@ -201,7 +194,7 @@ class Outbox:
         if kept:
             self._lanes[slot] = kept
         else:
-            self._drop_lane(slot)
+            del self._lanes[slot]
         return withdrawn
 
     def take(self) -> Batch:
@@ -230,8 +223,8 @@ class Outbox:
         return batch
 
     def _take_turn(self, batch: Batch) -> int:
-        slot = self._turns.popleft()
-        lane = self._lanes[slot]
+        slot = next(iter(self._lanes))
+        lane = self._lanes.pop(slot)
         message = lane[0]
         piece = message.rest[: self.max_frame]
         self._forget(message)
@@ -249,8 +242,7 @@ class Outbox:
             if message.terminal:
                 batch.ended.append(slot)
         if lane:
-            self._turns.append(slot)
+            self._lanes[slot] = lane  # behind all others
         else:
-            del self._lanes[slot]
             batch.drained.append(slot)
         return HEADER_SIZE + len(piece)

@@ -22,7 +22,7 @@ from __future__ import annotations
 import enum
 import sys
 from collections.abc import Callable
-from typing import Final
+from typing import Any, ClassVar, Final
 
 from . import _events as ev
 from ._credit import GRANTS, Budget, ReceiveWindow, SendWindow
@@ -68,6 +68,7 @@ def mask(*types: FrameType) -> int:
     return sum({1 << type_ for type_ in types})
 
 
+Handler = Callable[[Any, int, int, bytes], ev.Event | None]
 _T = FrameType
 _CONNECTION: Final = mask(_T.HELLO, _T.PING, _T.GOAWAY)  # their id is 0, all others' is a slot
 _FLAGS: Final = tuple(
@@ -133,6 +134,14 @@ class Protocol:
         nudges: PINGs and GOAWAYs that have come.
     """
 
+    # What handles a frame, by its type: the method that is called after it, where the role has one.
+    _handlers: ClassVar[tuple[Handler, ...]]
+
+    def __init_subclass__(cls) -> None:
+        cls._handlers = tuple(
+            getattr(cls, f"_on_{type_.name.lower()}", cls._on_forbidden) for type_ in FrameType
+        )
+
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.outbox = Outbox()
@@ -149,22 +158,8 @@ class Protocol:
         self._pending = 0  # bytes of unfinished messages and unanswered calls
         self._in_parts = 0  # messages of which a part has come
         self._backlog: list[tuple[int, int, int, bytes]] = []  # frames to be handled
-        self._slots: list[Slot | None] = []
-        self._handlers = self._table()
-
-    def _table(self) -> tuple[Callable[[int, int, bytes], ev.Event | None], ...]:
-        handlers: dict[FrameType, Callable[[int, int, bytes], ev.Event | None]] = {
-            _T.HELLO: self._on_hello,
-            _T.DATA: self._on_data,
-            _T.CREDIT: self._on_credit,
-            _T.PING: self._on_ping,
-            _T.GOAWAY: self._on_goaway,
-            **self._role_table(),
-        }
-        return tuple(handlers.get(type_, self._on_forbidden) for type_ in FrameType)
-
-    def _role_table(self) -> dict[FrameType, Callable[[int, int, bytes], ev.Event | None]]:
-        raise NotImplementedError
+        self._slots: dict[int, Slot] = {}  # those that were used
+        self._last = 0  # the highest there is
 
     # ------------------------------------------------------------------------------- bytes in
 
@@ -195,7 +190,7 @@ class Protocol:
                     )
                 if self._phase is not Phase.READY:
                     self._check_phase(type_)
-                event = self._handlers[type_](flags, slot_id, payload)
+                event = self._handlers[type_](self, flags, slot_id, payload)
                 if event is not None:
                     events.append(event)
             if self._decoder.failure is not None and not self._backlog:
@@ -268,7 +263,7 @@ class Protocol:
     def _ready(self, max_calls: int) -> None:
         self._phase = Phase.READY
         self._decoder.max_frame = self.limits.max_frame
-        self._slots = [None] * (max_calls + 1)
+        self._last = max_calls
 
     def _on_ping(self, flags: int, _id: int, payload: bytes) -> ev.Event | None:
         if len(payload) != 8:
@@ -310,7 +305,7 @@ class Protocol:
 
     def _slot(self, slot_id: int, type_: FrameType) -> Slot | None:
         """Find the slot of a frame that just came; None if it is late and to be dropped."""
-        slot = self._slots[slot_id] if slot_id < len(self._slots) else None
+        slot = self._slots.get(slot_id)
         if slot is not None and slot.legal >> type_ & 1:
             return slot
         if slot is not None and self._is_late(slot, type_):
@@ -422,14 +417,14 @@ class Protocol:
     # ----------------------------------------------------------- verbs that both roles have
 
     def _own(self, slot_id: int, verb: str) -> Slot:
-        slot = self._slots[slot_id]
+        slot = self._slots.get(slot_id)
         if slot is None or slot.state is not State.OPEN:
             raise LocalProtocolError(f"{verb} on slot {slot_id} ({_standing(slot)})")
         return slot
 
     def _sender(self, slot_id: int, type_: FrameType) -> Slot:
         """Find the slot on which a frame of this type is to be sent."""
-        slot = self._slots[slot_id]
+        slot = self._slots.get(slot_id)
         if slot is None or not slot.allowed >> type_ & 1:
             raise LocalProtocolError(f"{type_.name} on slot {slot_id} ({_standing(slot)})")
         return slot

@@ -7,7 +7,6 @@ written. Same ignorance as `_protocol`: no clock, socket, task, thread or log.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from . import _events as ev
@@ -55,20 +54,10 @@ class ClientProtocol(Protocol):
         super().__init__(limits)
         self._free: list[int] = []
         self._unused = 1  # the lowest slot that was never used
-        self._last = 0  # the highest there is
         self.outbox.frame(_T.HELLO, 0, encode_hello(hello))
 
-    def _role_table(self) -> dict[FrameType, Callable[[int, int, bytes], ev.Event | None]]:
-        return {
-            _T.RESULT: self._on_result,
-            _T.ERROR: self._on_error,
-            _T.ITEM: self._on_item,
-            _T.ACCEPT: self._on_accept,
-        }
-
     def _hello_done(self, hello: Hello) -> ev.Event | None:
-        self._last = min(hello.max_calls, self.limits.max_calls)
-        self._ready(self._last)
+        self._ready(min(hello.max_calls, self.limits.max_calls))
         return ev.HelloReceived(hello)
 
     def _is_late(self, slot: Slot, type_: FrameType) -> bool:
@@ -166,7 +155,7 @@ class ClientProtocol(Protocol):
         else:
             slot_id = self._unused
             self._unused += 1
-        slot = self._slots[slot_id]
+        slot = self._slots.get(slot_id)
         if slot is None:
             slot = self._slots[slot_id] = Slot()
         self._open(slot, kind, _TO_CLIENT[kind], _TO_SERVER[kind])
@@ -203,9 +192,6 @@ class ClientProtocol(Protocol):
 class ServerProtocol(Protocol):
     """The side that is called. Says nothing until the client's HELLO was admitted."""
 
-    def _role_table(self) -> dict[FrameType, Callable[[int, int, bytes], ev.Event | None]]:
-        return {_T.CALL: self._on_call, _T.CANCEL: self._on_cancel}
-
     def _hello_done(self, hello: Hello) -> ev.Event | None:
         self._phase = Phase.ADMISSION
         return ev.HelloReceived(hello)
@@ -233,9 +219,9 @@ class ServerProtocol(Protocol):
     # ------------------------------------------------------------------------------- bytes in
 
     def _on_call(self, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
-        if slot_id >= len(self._slots):
-            raise RemoteProtocolError(f"CALL on slot {slot_id} of {len(self._slots) - 1}")
-        slot = self._slots[slot_id]
+        if slot_id > self._last:
+            raise RemoteProtocolError(f"CALL on slot {slot_id} of {self._last}")
+        slot = self._slots.get(slot_id)
         if slot is None:
             slot = self._slots[slot_id] = Slot()
         if slot.state is State.FREE:
@@ -312,7 +298,6 @@ class ServerProtocol(Protocol):
         batch = self.outbox.take()
         for slot_id in batch.ended:
             slot = self._slots[slot_id]
-            assert slot is not None
             slot.state = State.FREE
             self.busy -= 1
         return batch

@@ -8,7 +8,6 @@ sides, so `aclose` is theirs; this file knows neither clients nor drivers.
 from __future__ import annotations
 
 import operator
-from collections import deque
 from typing import Final
 
 import trio
@@ -26,8 +25,10 @@ _JOIN_UP_TO: Final = 64 * 1024
 class _Inbox:
     """Bytes that have come and were not read yet."""
 
+    __slots__ = ("_chunks", "_offset")
+
     def __init__(self) -> None:
-        self._chunks: deque[bytes | bytearray] = deque()
+        self._chunks: list[bytes | bytearray] = []  # a deque takes 760 bytes when it is empty
         self._offset = 0  # bytes of the first chunk that were read already
 
     def __bool__(self) -> bool:
@@ -51,7 +52,7 @@ class _Inbox:
         piece = bytes(chunk) if whole else bytes(chunk[self._offset : end])
         self._offset = end
         if end == len(chunk):
-            self._chunks.popleft()
+            del self._chunks[0]
             self._offset = 0
         return piece
 
@@ -67,6 +68,23 @@ class SlotStream(trio.abc.HalfCloseableStream):
         slot: Its slot; meaningless once `over`.
         over: True once the slot's terminal frame has come or gone: nothing more can be sent.
     """
+
+    __slots__ = (
+        "_broken",
+        "_closed",
+        "_connection",
+        "_inbox",
+        "_may_receive",
+        "_may_send",
+        "_peer_done",
+        "_receiving",
+        "_rules",
+        "_sending",
+        "_sent_eof",
+        "_torn",
+        "over",
+        "slot",
+    )
 
     def __init__(self, connection: Connection, slot: int) -> None:
         self._connection = connection
@@ -88,6 +106,11 @@ class SlotStream(trio.abc.HalfCloseableStream):
     def complete(self) -> bool:
         """True if nothing more is to come: the peer's half has ended, or nobody reads any more."""
         return self._peer_done or self._closed
+
+    @property
+    def pending(self) -> bool:
+        """True if `receive_some` would have something to say at once."""
+        return bool(self._inbox) or self.complete or self.over or self._broken is not None
 
     # ------------------------------------------------------------------ from the connection
 

@@ -212,14 +212,14 @@ class Server(Books):
             self.end(slot)
         elif self.open[slot] is Kind.GENERATOR and rules.sendable(slot):
             rules.item(slot, wire.value(bytes(self.large if self.turn(3) else 5)))
-        elif self.open[slot] is Kind.STREAM and rules._slots[slot].allowed >> T.ACCEPT & 1:  # type: ignore[union-attr]
+        elif self.open[slot] is Kind.STREAM and rules._slots[slot].allowed >> T.ACCEPT & 1:
             rules.accept(slot, wire.value())
         elif self.open[slot] is Kind.STREAM and (size := rules.sendable(slot)):
             rules.data(slot, bytes(min(size, CHUNK)))
 
     def end(self, slot: int) -> None:
         del self.open[slot]
-        if self.rules._slots[slot].allowed >> T.RESULT & 1 and self.turn(2):  # type: ignore[union-attr]
+        if self.rules._slots[slot].allowed >> T.RESULT & 1 and self.turn(2):
             self.rules.result(slot, wire.value(bytes(self.large if self.turn(2) else 5)))
         else:
             self.rules.error(slot, wire.error())

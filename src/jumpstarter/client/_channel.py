@@ -31,7 +31,7 @@ from .._messages import (
 )
 from .._nesting import Nesting, nesting
 from .._roles import ClientProtocol
-from .._signal import Signal
+from .._signal import Gate, Signal, Waiters
 from .._text import quoted
 from .._transport import transport_for
 from .._values import check_type, convert
@@ -229,9 +229,9 @@ class Channel:
         self.name = name
         self._rules = ClientProtocol(limits, Hello.of(limits, agent=AGENT, token=token))
         self.connection = LeadConnection(transport_for(stream), self._rules, self, name)
-        self._greeted = trio.Event()
+        self._greeted = Gate()
         self._closing = False
-        self._for_slot = trio.lowlevel.ParkingLot()
+        self._for_slot = Waiters()
         self._promised = 0  # free slots that belong to tasks which were woken and have yet to run
         self._token = trio.lowlevel.current_trio_token()
 

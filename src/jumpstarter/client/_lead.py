@@ -40,7 +40,7 @@ import trio
 from .. import _events as ev
 from .._connection import Connection, Owner
 from .._protocol import Protocol as Rules
-from .._signal import Signal
+from .._signal import Signal, Waiters
 from .._transport import SocketTransport, Transport
 from ..errors import DriverError
 from ._shelter import Interrupted, Shelter
@@ -83,7 +83,7 @@ class LeadConnection(Connection):
         self._wanted = False  # a task waits for the connection
         self._offered = False  # the reader is to step aside
         self._returned = Signal()  # for the reader
-        self._waiting = trio.lowlevel.ParkingLot()  # tasks that want it
+        self._waiting = Waiters()  # who want it
         self._last_wanted = -_PAUSE
         self._left: list[ev.Event] = []  # what a thread has read, and is the loop's to act on
         self._write_error: OSError | None = None

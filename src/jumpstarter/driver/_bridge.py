@@ -8,21 +8,25 @@ imported unless the driver has imported it already.
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Awaitable
+from typing import Any, Final, Protocol
 
 import trio
 
+from .._signal import Signal
 from .._streams import SlotStream
 
 __all__ = ["Bridge", "Device", "device_stream"]
+
+_UP_TASK: Final = f"{__name__}.Bridge._carry_up"
+_MUCH: Final = 16  # pieces from the client after which the task that carries them stays
 
 
 class Device(Protocol):
     """What a bridge needs of the driver's stream."""
 
-    async def receive(self) -> bytes:
-        """Give the next bytes, `b""` at the end."""
+    def receive(self) -> Awaitable[Any]:
+        """Give the next bytes, in any buffer, an empty one at the end."""
 
     async def send(self, data: bytes) -> None:
         """Take bytes."""
@@ -37,11 +41,13 @@ def _as_bytes(data: Any) -> bytes:
 
 
 class _TrioDevice:
+    __slots__ = ("_stream",)
+
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
-    async def receive(self) -> bytes:
-        return _as_bytes(await self._stream.receive_some())
+    def receive(self) -> Awaitable[Any]:  # no coroutine of ours, which would cost while it waits
+        return self._stream.receive_some()  # type: ignore[no-any-return]  # of any driver's
 
     async def send(self, data: bytes) -> None:
         await self._stream.send_all(data)
@@ -92,12 +98,35 @@ def device_stream(stream: object) -> Device:
 
 
 class Bridge:
-    """Carries the bytes of one open stream until both directions have ended, or either fails."""
+    """Carries the bytes of one open stream until both directions have ended, or either fails.
 
-    def __init__(self, client: SlotStream) -> None:
+    The call's own task waits for the device. What the client sends is carried by a second one,
+    beside it in its nursery: that is there while there is something to carry, so a stream at rest
+    costs one task and no nursery. Where it is begun again and again, it stays.
+    """
+
+    __slots__ = (
+        "_carried",
+        "_changed",
+        "_client",
+        "_device",
+        "_down",
+        "_failure",
+        "_task",
+        "_up",
+        "_up_ended",
+    )
+
+    def __init__(self, client: SlotStream, changed: Signal) -> None:
         self._client = client
+        self._device: Device  # once there is one
+        self._task: trio.lowlevel.Task | None = None  # the call's own, while more may come
         self._down = trio.CancelScope()
-        self._failure: Exception | None = None
+        self._up: trio.CancelScope | None = None  # of the second task, while there is one
+        self._carried = 0  # pieces from the client
+        self._up_ended = False  # its half has
+        self._changed = changed  # wakes the call's task, which looks what has
+        self._failure: BaseException | None = None
 
     @property
     def closed(self) -> bool:
@@ -108,37 +137,70 @@ class Bridge:
         """The client reads no more. What it has sent before is still delivered. Synchronous."""
         self._down.cancel()
 
+    def arrived(self) -> None:
+        """Something may have come from the client. Synchronous."""
+        task = self._task
+        if self._up is None and task is not None and self._client.pending:
+            if task is trio.lowlevel.current_task():
+                self._begin_up(task)
+            else:  # with the context variables that the driver's code has
+                task.context.run(self._begin_up, task)
+
+    def _begin_up(self, task: trio.lowlevel.Task) -> None:
+        # Shielded, so that it ends when the call's task says so, which is where the driver's code
+        # is: within the driver's own scopes, if there are any around its `yield`.
+        self._up = trio.CancelScope(shield=True)
+        assert task.parent_nursery is not None
+        task.parent_nursery.start_soon(self._carry_up, self._up, name=_UP_TASK)
+
     async def run(self, device: Device) -> None:
         """Carry bytes. A checkpoint.
 
         Raises:
             Exception: What the device's stream raised, in whichever direction came first.
         """
-        async with trio.open_nursery() as nursery:
-            for direction in (self._to_device, self._to_client):
-                nursery.start_soon(self._guard, direction, device, nursery.cancel_scope)
+        self._device, self._task = device, trio.lowlevel.current_task()
+        try:
+            self.arrived()
+            with self._down:
+                while data := _as_bytes(await device.receive()):
+                    await self._client.send_all(data)
+                    del data  # not to be held until the next one comes
+                await self._client.send_eof()
+            while not self._up_ended and self._failure is None:
+                await self._changed.wait()
+        except Exception as exc:  # noqa: BLE001 - raised again below, if it came first
+            self._failure = self._failure or exc
+        finally:
+            self._task = None
+            await self._end_up()
         if self._failure is not None:
             raise self._failure
 
-    async def _guard(
-        self,
-        direction: Callable[[Device], Awaitable[None]],
-        device: Device,
-        both: trio.CancelScope,
-    ) -> None:
+    async def _end_up(self) -> None:
+        if self._up is not None:
+            self._up.cancel()
+            with trio.CancelScope(shield=True):
+                while self._up is not None:
+                    await self._changed.wait()
+
+    async def _carry_up(self, scope: trio.CancelScope) -> None:
         try:
-            await direction(device)
-        except Exception as exc:  # noqa: BLE001 - raised again by `run`, alone and not in a group
+            with scope:
+                await self._to_device(self._device)
+        except BaseException as exc:  # noqa: BLE001 - raised again by `run`, in the call's task
             self._failure = self._failure or exc
-            both.cancel()
+            self._down.cancel()
+        self._up = None
+        self._changed.set()
 
     async def _to_device(self, device: Device) -> None:
-        while data := await self._client.receive_some():
+        while self._carried >= _MUCH or self._client.pending:
+            data = await self._client.receive_some()
+            if not data:
+                await device.send_eof()
+                self._up_ended, self._task = True, None
+                return
             await device.send(data)
-        await device.send_eof()
-
-    async def _to_client(self, device: Device) -> None:
-        with self._down:
-            while data := await device.receive():
-                await self._client.send_all(data)
-            await self._client.send_eof()
+            del data
+            self._carried += 1

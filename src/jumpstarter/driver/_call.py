@@ -58,8 +58,10 @@ class Call:
         self._status: object = None  # of the task's cancel scopes when it has begun
         self.changed = Signal()
         self.stream = SlotStream(connection, slot) if head.kind is Kind.STREAM else None
-        self.bridge: Bridge | Loan | None = None if self.stream is None else Bridge(self.stream)
         self.in_thread = False  # it is answered by one, for as long as it takes
+        self.bridge: Bridge | Loan | None = (
+            None if self.stream is None else Bridge(self.stream, self.changed)
+        )
         self.late = False  # its deadline has passed
         self.values = 0  # in its arguments, if they count
         if head.timeout_ms and head.kind is Kind.UNARY:
@@ -109,6 +111,8 @@ class Call:
             case ev.DataReceived():
                 assert self.stream is not None
                 self.stream.put(event)
+                if self.bridge is not None:
+                    self.bridge.arrived()
             case ev.CreditReceived():
                 self.drained()
             case ev.CancelReceived(code=Code.CLOSE) if self.bridge is not None:

@@ -52,6 +52,8 @@ class Begun(Endpoint, Protocol):
         """Tell if the task may answer another call in the same scope."""
 
 
+_CALL_TASK: Final = f"{__name__}.a call"  # to put a name together for each costs too much
+
 C = TypeVar("C", bound=Begun)
 C_contra = TypeVar("C_contra", bound=Begun, contravariant=True)
 
@@ -100,7 +102,7 @@ class EagerConnection(Connection, Generic[C]):
             apart: In a task of its own from the beginning.
         """
         if apart:
-            self._tasks.start_soon(self._answer_apart, call)
+            self._tasks.start_soon(self._answer_apart, call, name=_CALL_TASK)
         else:
             self._come.append(call)
 
@@ -115,6 +117,13 @@ class EagerConnection(Connection, Generic[C]):
         self.flush()
 
     # ----------------------------------------------------------------------------- reading
+
+    async def _begin(self, nursery: trio.Nursery) -> None:
+        await super()._begin(nursery)
+        try:
+            await trio.sleep_forever()  # so that it stays open for the writer
+        finally:
+            self._for_writer = None
 
     def _start_reading(self, nursery: trio.Nursery) -> None:
         del nursery  # what was begun while reading may outlive the connection

@@ -15,7 +15,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from contextvars import Context, copy_context
-from functools import partial
+from functools import cached_property, partial
 from types import CodeType
 from typing import Any, Final, Protocol, TypeVar
 
@@ -170,11 +170,17 @@ class _ClientLanes(Lanes):
     def __init__(self, lanes: Lanes, outlet: Outlet) -> None:
         self.limiter = lanes.limiter
         self.nested = lanes.nested
-        threads = int(lanes.limiter.total_tokens)
-        self._share = trio.CapacityLimiter(threads - threads // SPARED)
-        # Whether a call comes from a driver is the client's word, so of those there is a share too.
-        self._nested_share = trio.CapacityLimiter(NESTED_THREADS - NESTED_THREADS // SPARED)
         self._outlet = outlet
+
+    @cached_property
+    def _share(self) -> trio.CapacityLimiter:
+        threads = int(self.limiter.total_tokens)
+        return trio.CapacityLimiter(threads - threads // SPARED)
+
+    @cached_property
+    def _nested_share(self) -> trio.CapacityLimiter:
+        # Whether a call comes from a driver is the client's word, so of those there is a share too.
+        return trio.CapacityLimiter(NESTED_THREADS - NESTED_THREADS // SPARED)
 
     async def thread(self, function: Callable[..., T], *args: Any) -> T:
         if self._limiter() is self.nested:

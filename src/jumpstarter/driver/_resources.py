@@ -80,6 +80,9 @@ class Loan:
             self.stream.finish(ConnectionError("the client has taken back what it had lent"))
         self._taken_back.set()
 
+    def arrived(self) -> None:
+        """Something has come from the client: for whoever reads the stream. Synchronous."""
+
     async def run(self) -> None:
         """Wait until the client has taken it back, and the driver is done with it. A checkpoint.
 

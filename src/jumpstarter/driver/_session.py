@@ -26,6 +26,7 @@ from .._messages import (
 )
 from .._nesting import Nesting, nesting
 from .._roles import ServerProtocol
+from .._signal import Waiters
 from .._text import named, quoted
 from .._transport import transport_for
 from .._version import __version__
@@ -84,7 +85,7 @@ class Session:
         self.work = self._answers.work
         self._running: set[Call] = set()
         self._clock = trio.lowlevel.current_clock()
-        self._all_answered = trio.lowlevel.ParkingLot()
+        self._all_answered = Waiters()
 
     async def run(self) -> None:
         """Answer calls until the connection ends. Raises nothing but Cancelled.
