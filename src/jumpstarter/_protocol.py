@@ -168,7 +168,7 @@ class Protocol:
 
     # ------------------------------------------------------------------------------- bytes in
 
-    def receive(self, data: bytes, most: int = sys.maxsize) -> list[ev.Event]:
+    def receive(self, data: bytes | memoryview, most: int = sys.maxsize) -> list[ev.Event]:
         """Take bytes as they came off the transport, in any pieces.
 
         Args:

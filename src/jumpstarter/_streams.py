@@ -21,6 +21,7 @@ __all__ = ["SlotStream"]
 
 _JOIN_BELOW: Final = 4096  # bytes: smaller pieces that queue up are joined, to cost no object each
 _JOIN_UP_TO: Final = 64 * 1024
+_AT_ONCE: Final = 256 * 1024  # bytes that are received at once, if they are there
 
 
 class _Inbox:
@@ -44,16 +45,23 @@ class _Inbox:
             self._chunks.append(data)
 
     def get(self, max_bytes: int | None) -> bytes:
-        """Take up to `max_bytes`, and never more than one chunk."""
+        """Take what is left of the first chunk, and whole ones behind it, as far as they fit."""
+        most = _AT_ONCE if max_bytes is None else max_bytes
         chunk = self._chunks[0]
-        end = len(chunk) if max_bytes is None else min(self._offset + max_bytes, len(chunk))
-        whole = self._offset == 0 and end == len(chunk)
-        piece = bytes(chunk) if whole else bytes(chunk[self._offset : end])
-        self._offset = end
-        if end == len(chunk):
-            self._chunks.popleft()
+        size = len(chunk) - self._offset
+        if size > most:
+            start, self._offset = self._offset, self._offset + most
+            return bytes(chunk[start : self._offset])
+        pieces = []
+        while size <= most:
+            pieces.append(self._chunks.popleft())
+            if not self._chunks:
+                break
+            size += len(self._chunks[0])
+        if self._offset:
+            pieces[0] = pieces[0][self._offset :]
             self._offset = 0
-        return piece
+        return bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
 
     def clear(self) -> None:
         self._chunks.clear()
@@ -222,8 +230,7 @@ class SlotStream(trio.abc.HalfCloseableStream):
         A checkpoint; cancelling it loses nothing.
 
         Args:
-            max_bytes: At most so many bytes; None takes what came in one piece, a frame at the
-            most.
+            max_bytes: At most so many bytes; None takes what there is, up to 256 KiB.
 
         Raises:
             trio.BusyResourceError: Another task is receiving.
@@ -236,15 +243,12 @@ class SlotStream(trio.abc.HalfCloseableStream):
         self._begin_receiving()
         try:
             self._check_closed()
-            await trio.lowlevel.checkpoint()
+            if self._inbox or self._peer_done or self.over:
+                await trio.lowlevel.checkpoint()
             while not self._inbox:
                 self._check_closed()
-                if self._peer_done:
-                    return b""
-                if self._broken is not None:
-                    raise self._break() from self._broken
-                if self.over:
-                    return b""
+                if self._peer_done or self.over:
+                    return self._end()
                 await self._may_receive.wait()
             self._check_closed()
             piece = self._inbox.get(max_bytes)
@@ -253,6 +257,11 @@ class SlotStream(trio.abc.HalfCloseableStream):
         if not self.over and self._rules.consume(self.slot, len(piece)):
             self._connection.flush()
         return piece
+
+    def _end(self) -> bytes:
+        if self._broken is not None and not self._peer_done:
+            raise self._break() from self._broken
+        return b""
 
     def _begin_sending(self) -> None:
         if self._sending:
