@@ -8,64 +8,18 @@ sides, so `aclose` is theirs; this file knows neither clients nor drivers.
 from __future__ import annotations
 
 import operator
-from collections import deque
 from typing import Final
 
 import trio
 
 from . import _events as ev
 from ._connection import Connection
+from ._pieces import Pieces
 from ._signal import Signal
 
 __all__ = ["SlotStream"]
 
-_JOIN_BELOW: Final = 4096  # bytes: smaller pieces that queue up are joined, to cost no object each
-_JOIN_UP_TO: Final = 64 * 1024
 _AT_ONCE: Final = 256 * 1024  # bytes that are received at once, if they are there
-
-
-class _Inbox:
-    """Bytes that have come and were not read yet."""
-
-    def __init__(self) -> None:
-        self._chunks: deque[bytes | bytearray] = deque()
-        self._offset = 0  # bytes of the first chunk that were read already
-
-    def __bool__(self) -> bool:
-        return bool(self._chunks)
-
-    def put(self, data: bytes) -> None:
-        if self._chunks and len(data) < _JOIN_BELOW:
-            last = self._chunks[-1]
-            if isinstance(last, bytearray) and len(last) < _JOIN_UP_TO:
-                last += data
-                return
-            self._chunks.append(bytearray(data))
-        else:
-            self._chunks.append(data)
-
-    def get(self, max_bytes: int | None) -> bytes:
-        """Take what is left of the first chunk, and whole ones behind it, as far as they fit."""
-        most = _AT_ONCE if max_bytes is None else max_bytes
-        chunk = self._chunks[0]
-        size = len(chunk) - self._offset
-        if size > most:
-            start, self._offset = self._offset, self._offset + most
-            return bytes(chunk[start : self._offset])
-        pieces = []
-        while size <= most:
-            pieces.append(self._chunks.popleft())
-            if not self._chunks:
-                break
-            size += len(self._chunks[0])
-        if self._offset:
-            pieces[0] = pieces[0][self._offset :]
-            self._offset = 0
-        return bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
-
-    def clear(self) -> None:
-        self._chunks.clear()
-        self._offset = 0
 
 
 class SlotStream(trio.abc.HalfCloseableStream):
@@ -81,7 +35,7 @@ class SlotStream(trio.abc.HalfCloseableStream):
         self._rules = connection.rules
         self.slot = slot
         self.over = False
-        self._inbox = _Inbox()
+        self._inbox = Pieces()  # what has come and was not received yet
         self._peer_done = False  # the peer's half has ended, properly
         self._broken: Exception | None = None  # why bytes are missing, if any are
         self._sent_eof = False
@@ -207,13 +161,16 @@ class SlotStream(trio.abc.HalfCloseableStream):
             self._connection.flush()
 
     def _check_sendable(self) -> None:
+        if self._closed or self._sent_eof or self.over:
+            self._refuse_to_send()
+
+    def _refuse_to_send(self) -> None:
         self._check_closed()
         if self._sent_eof:
             raise trio.ClosedResourceError("send_eof was called on this stream")
         if self._broken is not None:
             raise self._break() from self._broken
-        if self.over:
-            raise trio.BrokenResourceError("the driver has closed this stream")
+        raise trio.BrokenResourceError("the driver has closed this stream")
 
     def _check_closed(self) -> None:
         if self._closed:
@@ -251,7 +208,7 @@ class SlotStream(trio.abc.HalfCloseableStream):
                     return self._end()
                 await self._may_receive.wait()
             self._check_closed()
-            piece = self._inbox.get(max_bytes)
+            piece = self._inbox.get(_AT_ONCE if max_bytes is None else max_bytes)
         finally:
             self._receiving = False
         if not self.over and self._rules.consume(self.slot, len(piece)):

@@ -23,7 +23,7 @@ __all__ = ["SocketTransport", "StreamTransport", "Transport", "transport_for"]
 
 _READ: Final = 64 * 1024  # bytes: what Trio reads at once
 _BULK: Final = 256 * 1024  # bytes: more than a Unix socket queues by default
-_KEPT: Final = 1024 * 1024  # bytes: see `_keep_memory`; what is made of two reads, at the most
+_KEPT: Final = 2 * 1024 * 1024  # bytes: see `_keep_memory`
 _PIECE: Final = 32 * 1024  # bytes in one `send_all`: what a peer must take to show that it reads
 _MAX_BUFFERS: Final = 512  # buffers in one call; the kernel's own limit is 1,024
 
@@ -126,7 +126,9 @@ class SocketTransport:
         rest = list(buffers)
         while rest:
             try:
-                written = os.writev(self._fd, rest[:_MAX_BUFFERS])
+                written = os.writev(
+                    self._fd, rest if len(rest) <= _MAX_BUFFERS else rest[:_MAX_BUFFERS]
+                )
             except BlockingIOError:
                 break
             rest = _after(rest, written)
@@ -249,6 +251,8 @@ def _broken(verb: str, exc: Exception) -> trio.BrokenResourceError:
 
 def _after(buffers: list[Buffer], written: int) -> list[Buffer]:
     """Cut what was written off the front."""
+    if written == sum(map(len, buffers)):
+        return []
     for index, buffer in enumerate(buffers):
         if written < len(buffer):
             return [memoryview(buffer)[written:], *buffers[index + 1 :]]
