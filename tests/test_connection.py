@@ -1116,6 +1116,20 @@ async def test_a_breach_among_many_frames_ends_the_connection_behind_those_befor
 # ---------------------------------------------------------------------------- what never comes
 
 
+@timed(3600)
+async def test_who_stops_in_the_midst_of_much_is_not_waited_for_any_longer(
+    autojump_clock: MockClock,
+) -> None:
+    """Much is read in larger steps, behind each of which the next is looked for at once."""
+    del autojump_clock
+    limits = Limits(read_stall=30, ping_interval=0)
+    async with greeted("server", unix_pair, limits=limits) as (side, peer):
+        await peer.send(frame(FrameType.CALL, 1, bytes(64 * 1024), Flag.MORE))
+        began = trio.current_time()
+        await reason_of(side)
+        assert trio.current_time() == pytest.approx(began + 30, abs=0.01)
+
+
 UNFINISHED = {
     "a header": HELLO[:3],
     "a frame": frame(FrameType.CALL, 1, bytes(100))[:50],

@@ -55,6 +55,7 @@ from jumpstarter._credit import Budget, ReceiveWindow, SendWindow
 from jumpstarter._limits import Limits
 from jumpstarter._messages import Kind
 from jumpstarter._outbox import Outbox, _Message
+from jumpstarter._pieces import Pieces
 from jumpstarter._protocol import Protocol, Slot
 from jumpstarter._roles import ClientProtocol, ServerProtocol
 from wire import LIMITS
@@ -330,7 +331,7 @@ def _save_rules(rules: Protocol) -> State:
 def _save_slot(slot: Slot) -> State:
     return (
         _slot(slot),
-        slot.parts if slot.parts is None else bytes(slot.parts),
+        None if slot.parts is None else b"".join(slot.parts._pieces),
         slot.sending and slot.sending.available,
         slot.receiving and _receiving(slot.receiving),
     )
@@ -394,7 +395,10 @@ def _load_slot(state: State, rules: Protocol) -> Slot:
     plain, parts, sending, receiving = state
     slot = Slot()
     slot.state, slot.legal, slot.allowed, slot.kind, slot.dropped, slot.held = plain
-    slot.parts = parts if parts is None else bytearray(parts)
+    if parts is not None:
+        slot.parts = Pieces()
+        if parts:
+            slot.parts.put(parts)
     if sending is not None:
         slot.sending = SendWindow(sending)
     if receiving is not None:

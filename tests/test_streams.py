@@ -21,7 +21,7 @@ from jumpstarter._connection import Connection
 from jumpstarter._limits import Limits
 from jumpstarter._messages import FrameType, Hello, Kind
 from jumpstarter._roles import ClientProtocol, ServerProtocol
-from jumpstarter._streams import SlotStream, _Inbox
+from jumpstarter._streams import SlotStream
 from jumpstarter._transport import transport_for
 from jumpstarter.errors import DriverError
 from transports import Pair, PairMaker, lockstep_pair, memory_pair, over_every_transport
@@ -182,51 +182,6 @@ async def receive_exactly(stream: trio.abc.ReceiveStream, size: int) -> bytes:
     return received
 
 
-# --------------------------------------------------------------------------------- what has come
-
-
-@given(st.lists(st.one_of(st.binary(min_size=1, max_size=9000), st.integers(1, 9000), st.none())))
-def test_an_inbox_gives_back_what_was_put_in(steps: list[bytes | int | None]) -> None:
-    inbox = _Inbox()
-    expected = b""
-    for step in steps:
-        if isinstance(step, bytes):
-            inbox.put(step)
-            expected += step
-        elif inbox:
-            piece = inbox.get(step)
-            assert piece
-            assert type(piece) is bytes
-            assert step is None or len(piece) <= step
-            assert expected.startswith(piece)
-            expected = expected[len(piece) :]
-        assert bool(inbox) is bool(expected)
-    while inbox:
-        piece = inbox.get(None)
-        assert expected.startswith(piece)
-        expected = expected[len(piece) :]
-    assert expected == b""
-
-
-def test_small_pieces_are_joined_as_they_wait_and_large_ones_are_not_copied() -> None:
-    inbox = _Inbox()
-    for _ in range(100_000):
-        inbox.put(b"x")
-    assert len(inbox._chunks) <= 3
-    assert sum(len(piece) for piece in take_all(inbox)) == 100_000
-    large = bytes(100_000)
-    inbox.put(large)
-    assert inbox.get(None) is large
-
-
-def take_all(inbox: _Inbox) -> list[bytes]:
-    pieces = []
-    while inbox:
-        pieces.append(inbox.get(None))
-        assert len(pieces[-1]) <= 128 * 1024
-    return pieces
-
-
 # --------------------------------------------------------------------------- sending, receiving
 
 
@@ -336,6 +291,43 @@ async def test_receiving_gives_no_more_than_asked_for_and_then_the_rest() -> Non
         assert await ends.theirs.receive_some(3) == b"one"
         with assert_checkpoints():
             assert await ends.theirs.receive_some(100) == b" two"
+
+
+@timed()
+async def test_all_that_is_there_is_received_at_once_up_to_a_limit() -> None:
+    sent = [letter * 60_000 for letter in (b"a", b"b", b"c")]
+    async with opened(limits=WIDE) as ends:
+        for piece in sent:
+            await ends.ours.send_all(piece)
+        await wait_all_tasks_blocked()
+        assert await ends.theirs.receive_some(130_000) == sent[0] + sent[1]
+        assert await ends.theirs.receive_some() == sent[2]
+    limits = replace(WIDE, stream_window=2**20, max_window=2**20)
+    async with opened(limits=limits) as ends:
+        await ends.ours.send_all(bytes(300_000))
+        await wait_all_tasks_blocked()
+        assert len(await ends.theirs.receive_some()) <= 256 * 1024
+        assert len(await ends.theirs.receive_some()) > 0
+
+
+@timed()
+async def test_who_waits_for_bytes_waits_once_and_who_is_cancelled_receives_none() -> None:
+    async with opened() as ends:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await ends.theirs.receive_some()
+        assert scope.cancelled_caught
+        await ends.ours.send_all(b"here")
+        await wait_all_tasks_blocked()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await ends.theirs.receive_some()
+        assert scope.cancelled_caught
+        assert await ends.theirs.receive_some() == b"here"
+        await ends.ours.send_eof()
+        await wait_all_tasks_blocked()
+        with assert_checkpoints():
+            assert await ends.theirs.receive_some() == b""
 
 
 @timed()

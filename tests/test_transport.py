@@ -220,6 +220,74 @@ async def test_a_try_reads_what_has_come_and_never_waits(make_pair: PairMaker) -
 
 @over_sockets
 @timed()
+async def test_behind_a_full_read_more_is_read_at_once_and_without_waiting(
+    make_pair: PairMaker,
+) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    assert isinstance(transport, SocketTransport)
+    data = b"".join(number.to_bytes(4, "little") for number in range(100_000))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(theirs.send_all, data)
+        received = bytearray()
+        while len(received) < 64 * 1024:
+            received += await transport.read()
+            while (more := await transport.read_on()) is not None:
+                assert len(more) <= 256 * 1024
+                received += more
+        while len(received) < len(data):
+            received += await transport.read()
+    assert received == data
+    assert await transport.read_on() is None
+    assert transport._bulk is None  # an idle connection keeps nothing of that
+    await theirs.aclose()
+    assert await transport.read() == b""
+    await transport.aclose()
+
+
+@timed()
+async def test_what_was_read_behind_a_full_read_is_there_until_the_next_one() -> None:
+    ours, theirs = await unix_pair()
+    transport = transport_for(ours)
+    assert isinstance(transport, SocketTransport)
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(theirs.send_all, bytes(64 * 1024) + b"rest")
+        await wait_all_tasks_blocked()
+        assert len(await transport.read()) == 64 * 1024
+        more = await transport.read_on()
+        assert more == b"rest"
+        assert await transport.read_on() is None
+        assert more == b"rest"
+    await transport.aclose()
+
+
+@over_every_transport
+@timed()
+async def test_nothing_more_is_looked_for_where_little_has_come(make_pair: PairMaker) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    assert await transport.read_on() is None
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(theirs.send_all, b"ab")
+        assert (await transport.read())[:1] == b"a"
+        assert await transport.read_on() is None
+    await transport.aclose()
+
+
+@timed()
+async def test_the_end_is_found_behind_a_full_read_too() -> None:
+    ours, theirs = await unix_pair()
+    transport = transport_for(ours)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(theirs.send_all, bytes(64 * 1024))
+        await transport.read()
+    await theirs.aclose()
+    assert await transport.read_on() == b""
+    await transport.aclose()
+
+
+@over_sockets
+@timed()
 async def test_a_read_that_was_stopped_can_be_taken_up_again(make_pair: PairMaker) -> None:
     ours, theirs = await make_pair()
     transport = transport_for(ours)
@@ -336,6 +404,22 @@ async def test_any_error_of_the_system_is_one_broken_stream_that_names_it(
             transport.try_write([b"x"])
     await transport.aclose()
     await theirs.aclose()
+
+
+@every_error
+@timed()
+async def test_an_error_behind_a_full_read_is_a_broken_stream_too(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = await unix_pair()
+    transport = transport_for(ours)
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(theirs.send_all, bytes(64 * 1024))
+        await transport.read()
+    monkeypatch.setattr(os, "readv", failing(name))
+    with pytest.raises(trio.BrokenResourceError, match="read failed: "):
+        await transport.read_on()
+    await transport.aclose()
 
 
 @pytest.mark.parametrize("wait", ["wait_readable", "wait_writable"])

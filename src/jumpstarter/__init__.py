@@ -11,7 +11,7 @@ the ground up; each room knows only those above it:
     _values                   Python's types <-> what the wire carries
     _messages, _faults        what a frame may say; exceptions to and from their wire form
     _credit, _outbox, _events how much a peer may send, what leaves when, what came in
-    _patience                 how often a peer may do what is seldom needed
+    _pieces, _patience        bytes that wait; how often a peer may do what is seldom needed
     _protocol, _roles         one connection's rules, without any I/O
     _nesting                  whether a driver's own code is calling
     _signal, _background      how tasks wait for each other, and end with each other

@@ -31,7 +31,7 @@ from ._patience import Bucket
 from ._protocol import Protocol as Rules
 from ._signal import Gate, Signal, Waiters
 from ._text import quoted
-from ._transport import Transport
+from ._transport import Received, Transport
 from .errors import Code, HandshakeError, RemoteProtocolError
 
 __all__ = ["Connection", "Endpoint", "Owner"]
@@ -241,22 +241,23 @@ class Connection:
         self.last_read = trio.current_time()  # what waited at the turnstile was there as well
         return True
 
-    async def _read(self) -> bytes:
+    async def _read(self) -> Received:
         """Give what has come; nothing once there will be no more, which is settled then."""
-        data: bytes | None
         if self.rules.peer is None:
             data = await self._read_by(self._greeting)
-        elif self.rules.unfinished:
-            data = await self._read_by(self.last_read + self.rules.limits.read_stall)
         else:
-            data = await self._transport.read()
+            data = await self._transport.read_on()  # most of a bulk's pieces need no deadline then
+            if data is None and self.rules.unfinished:
+                data = await self._read_by(self.last_read + self.rules.limits.read_stall)
+            elif data is None:
+                data = await self._transport.read()
         if data is None:
             self._give_up()
         elif not data:
             self._end_at_last_byte()
         return data or b""
 
-    async def _read_by(self, deadline: float) -> bytes | None:
+    async def _read_by(self, deadline: float) -> Received | None:
         """Read what comes until then, or give None.
 
         What has come while the loop was busy with something else is looked for once more: a pause
@@ -280,7 +281,7 @@ class Connection:
     def _end_at_last_byte(self) -> None:
         self.end(self._broken or ConnectionError(f"{self.name} closed the connection"))
 
-    def _handle(self, data: bytes) -> None:
+    def _handle(self, data: Received) -> None:
         self._act_on(self.rules.receive(data, self.rules.limits.turn))
 
     def _act_on(self, events: list[ev.Event]) -> None:

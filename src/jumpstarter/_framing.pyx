@@ -15,7 +15,7 @@ Rules:
 - A decoder that met a bad header stays broken: there is no mark to find the next frame by.
 - Arithmetic is `noexcept nogil`, what may fail is `except -1`, and no pointer outlives the object
   it points into. Nothing here runs a caller's code but the buffer protocol, and that before any
-  state is touched.
+  state is touched, or after all of it.
 
 This file does not know what a type means, which side we are, or where the bytes come from.
 """
@@ -57,10 +57,20 @@ cdef inline uint32_t read_u32(const uint8_t* at) noexcept nogil:
     return read_u24(at) | <uint32_t>at[3] << 24
 
 
-cdef inline bytes cut(bytes data, Py_ssize_t start, Py_ssize_t stop):
-    if start == 0 and stop == PyBytes_GET_SIZE(data):
-        return data
-    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + start, stop - start)
+cdef struct Chunk:
+    const char* data  # of what was received
+    Py_ssize_t size
+    Py_ssize_t position  # of the first byte that was not taken yet
+
+
+cdef inline const char* step(Chunk* chunk, Py_ssize_t size) noexcept nogil:
+    """Take the next bytes."""
+    chunk.position += size
+    return chunk.data + chunk.position - size
+
+
+cdef inline const char* start_of(object piece):
+    return PyBytes_AS_STRING(piece) if type(piece) is bytes else PyByteArray_AS_STRING(piece)
 
 
 @cython.final
@@ -84,7 +94,6 @@ cdef class FrameDecoder:
     cdef list _pieces  # of the present payload, in order: bytes as they came, bytearrays gathered
     cdef bytearray _gathered  # the last of _pieces while it may grow, else None
     cdef Py_ssize_t _held  # bytes in _pieces
-    cdef Py_ssize_t _position  # in the chunk that is being read
 
     def __cinit__(self, Py_ssize_t max_frame):
         self._failure = None
@@ -93,7 +102,6 @@ cdef class FrameDecoder:
         self._pieces = []
         self._gathered = None
         self._held = 0
-        self._position = 0
         self.max_frame = max_frame
 
     @property
@@ -124,8 +132,8 @@ cdef class FrameDecoder:
         `failure` is set, and the bytes from there on are dropped.
 
         Args:
-            data: What was received, of any length, cut anywhere. `bytes` from the midst of one
-                frame wait for its rest without a copy; any other buffer is copied first.
+            data: What was received, of any length, cut anywhere. It is the caller's again
+                afterwards. `bytes` from the midst of one frame wait for its rest without a copy.
 
         Returns:
             A list of `(type, flags, slot, payload)`: flags as their bits in the header's fourth
@@ -134,24 +142,36 @@ cdef class FrameDecoder:
         Raises:
             FramingError: The decoder was broken before this call; always the same `failure`.
         """
-        cdef bytes chunk = data if type(data) is bytes else bytes(memoryview(data))
+        cdef Py_buffer view
+        cdef Chunk chunk
+        chunk.position = 0
+        if type(data) is bytes:
+            chunk.data, chunk.size = PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)
+            return self._take(&chunk, data)
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            chunk.data, chunk.size = <const char*>view.buf, view.len
+            return self._take(&chunk, None)
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef list _take(self, Chunk* chunk, bytes whole):
+        """Cut a chunk into frames; `whole` is the object that has exactly its bytes, if one has."""
         cdef list frames = []
         if self._failure is not None:
             raise self._failure.with_traceback(None)
-        self._position = 0
-        while self._take_header(chunk) and self._take_payload(chunk, frames):
+        while self._take_header(chunk) and self._take_payload(chunk, whole, frames):
             pass
         return frames
 
-    cdef int _take_header(self, bytes chunk) except -1:
+    cdef int _take_header(self, Chunk* chunk) except -1:
         """Say whether the header is complete and good, after taking what it lacked."""
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(chunk) - self._position
+        cdef Py_ssize_t size
         if self._header_size == HEADER:
             return 1
-        size = min(size, HEADER - self._header_size)
-        memcpy(&self._header[self._header_size], PyBytes_AS_STRING(chunk) + self._position, size)
+        size = min(chunk.size - chunk.position, HEADER - self._header_size)
+        memcpy(&self._header[self._header_size], step(chunk, size), size)
         self._header_size += size
-        self._position += size
         if self._header_size < JUDGED:
             return 0
         if read_u24(self._header) > self._max_frame:
@@ -166,21 +186,22 @@ cdef class FrameDecoder:
             )
         return self._header_size == HEADER
 
-    cdef int _take_payload(self, bytes chunk, list frames) except -1:
+    cdef int _take_payload(self, Chunk* chunk, bytes whole, list frames) except -1:
         """Say whether the frame is complete, after taking what its payload lacked."""
         cdef Py_ssize_t length = <Py_ssize_t>read_u24(self._header)
-        cdef Py_ssize_t start = self._position
-        cdef Py_ssize_t size = min(length - self._held, PyBytes_GET_SIZE(chunk) - start)
+        cdef Py_ssize_t size = min(length - self._held, chunk.size - chunk.position)
+        cdef const char* data = step(chunk, size)
         cdef bytes payload
-        self._position += size
         if self._held + size < length:
             if size:
-                self._hold(chunk, start, size)
+                self._hold(data, size, whole if size == chunk.size else None)
             return 0
-        payload = cut(chunk, start, start + size)
         if self._held:
-            self._pieces.append(payload)
-            payload = b"".join(self._pieces)
+            payload = self._join(data, size)
+        elif size == chunk.size and whole is not None:
+            payload = whole
+        else:
+            payload = PyBytes_FromStringAndSize(data, size)
         frames.append((
             self._header[3] & TYPE_BITS,
             self._header[3] & FLAG_BITS,
@@ -191,18 +212,30 @@ cdef class FrameDecoder:
         self._forget()
         return 1
 
-    cdef int _hold(self, bytes chunk, Py_ssize_t start, Py_ssize_t size) except -1:
-        """Keep a piece of an unfinished payload, once, to be joined when the last one has come."""
+    cdef int _hold(self, const char* data, Py_ssize_t size, bytes whole) except -1:
+        """Keep a piece of an unfinished payload, to be joined when the last one has come."""
         if size >= SMALL_PIECE:
-            self._pieces.append(cut(chunk, start, start + size))
+            self._pieces.append(PyBytes_FromStringAndSize(data, size) if whole is None else whole)
             self._gathered = None
         else:
             if self._gathered is None:
                 self._gathered = bytearray()
                 self._pieces.append(self._gathered)
-            self._gathered += cut(chunk, start, start + size)
+            self._gathered += data[:size]
         self._held += size
         return 0
+
+    cdef bytes _join(self, const char* data, Py_ssize_t size):
+        """Make a payload of the pieces held and of the last one, which is copied only here."""
+        cdef bytes payload = PyBytes_FromStringAndSize(NULL, self._held + size)
+        cdef char* at = PyBytes_AS_STRING(payload)
+        cdef Py_ssize_t length
+        for piece in self._pieces:
+            length = len(piece)
+            memcpy(at, start_of(piece), length)
+            at += length
+        memcpy(at, data, size)
+        return payload
 
     cdef int _forget(self) except -1:
         self._header_size = 0
@@ -212,15 +245,17 @@ cdef class FrameDecoder:
             self._held = 0
         return 0
 
-    cdef int _fail(self, str reason, object code, bytes chunk) except -1:
+    cdef int _fail(self, str reason, object code, Chunk* chunk) except -1:
         """Break for good. Returns 0: no more frames."""
         cdef bytes start = PyBytes_FromStringAndSize(<char*>self._header, self._header_size)
+        cdef Py_ssize_t size
         cdef str text = (
             f"frame at byte {self._offset} of the stream, which declares {read_u24(self._header)} "
             f"bytes of payload where {self._max_frame} are allowed: {reason}"
         )
         if self._offset == 0:
-            start += chunk[self._position : self._position + SHOWN - HEADER]
+            size = min(chunk.size - chunk.position, SHOWN - HEADER)
+            start += chunk.data[chunk.position : chunk.position + size]
             text += f". The peer may not speak this protocol: its stream begins with {start!r}"
         self._failure = FramingError(text, code)
         self._forget()

@@ -216,8 +216,7 @@ class Outbox:
         self._urgent = []
         self._ended = []
         if self._lanes:
-            size = sum(map(len, batch.buffers))
-            size += self._take_turn(batch)
+            size = urgent + self._take_turn(batch)
             while size < BATCH and self._lanes:
                 size += self._take_turn(batch)
         return batch
@@ -227,11 +226,13 @@ class Outbox:
         lane = self._lanes.pop(slot)
         message = lane[0]
         piece = message.rest[: self.max_frame]
-        self._forget(message)
-        message.rest = message.rest[self.max_frame :]
-        message.begun = True
-        self.size += len(message.rest)
-        done = not message.rest
+        self.size -= len(piece)
+        if not message.begun:
+            self.fresh -= len(message.rest)
+            message.begun = True
+        done = len(piece) == len(message.rest)
+        if not done:
+            message.rest = message.rest[self.max_frame :]
         more = 0 if message.type == FrameType.DATA else Flag.MORE
         flags = message.flags if done else more
         batch.buffers.append(pack_header(message.type, flags, slot, len(piece)))

@@ -41,6 +41,7 @@ from ._messages import (
     encode_goaway,
 )
 from ._outbox import Batch, Outbox
+from ._pieces import Pieces
 from .errors import ArgumentError, Code, LocalProtocolError, RemoteProtocolError
 
 __all__ = ["Phase", "Protocol", "Slot", "State", "mask"]
@@ -111,7 +112,7 @@ class Slot:
         self.legal = 0  # what may come
         self.allowed = 0  # what we may send
         self.kind = Kind.UNARY
-        self.parts: bytearray | None = None  # a message of which MORE is to come
+        self.parts: Pieces | None = None  # a message of which MORE is to come
         self.came = 0  # bytes of it, whether they were kept or not
         self.dropped = ""  # why that message is discarded as it comes, if it is
         self.held = 0  # (server) bytes of its CALL while it is not answered
@@ -163,7 +164,7 @@ class Protocol:
 
     # ------------------------------------------------------------------------------- bytes in
 
-    def receive(self, data: bytes, most: int = sys.maxsize) -> list[ev.Event]:
+    def receive(self, data: bytes | memoryview, most: int = sys.maxsize) -> list[ev.Event]:
         """Take bytes as they came off the transport, in any pieces.
 
         Args:
@@ -354,7 +355,7 @@ class Protocol:
             slot.dropped = ""
             if not more:
                 return payload
-            slot.parts = bytearray()
+            slot.parts = Pieces()
             slot.came = 0
             self._in_parts += 1
         if not payload and more:
@@ -367,16 +368,16 @@ class Protocol:
             raise RemoteProtocolError(text, Code.FRAME_SIZE)
         if not slot.dropped and not self._has_room(len(payload)):
             self._pending -= len(slot.parts)
-            slot.parts = bytearray()
+            slot.parts.clear()
             slot.dropped = self._no_room()
-        if not slot.dropped:
-            slot.parts += payload
+        if payload and not slot.dropped:
+            slot.parts.put(payload)
             self._pending += len(payload)
         if more:
             return None
-        message = bytes(slot.parts)
+        parts = slot.parts
         self._forget_parts(slot)
-        return message
+        return parts.get(len(parts)) if parts else b""
 
     def _has_room(self, size: int) -> bool:
         return self._pending + size <= self.limits.max_pending

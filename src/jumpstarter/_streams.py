@@ -14,51 +14,12 @@ import trio
 
 from . import _events as ev
 from ._connection import Connection
+from ._pieces import Pieces
 from ._signal import Signal
 
 __all__ = ["SlotStream"]
 
-_JOIN_BELOW: Final = 4096  # bytes: smaller pieces that queue up are joined, to cost no object each
-_JOIN_UP_TO: Final = 64 * 1024
-
-
-class _Inbox:
-    """Bytes that have come and were not read yet."""
-
-    __slots__ = ("_chunks", "_offset")
-
-    def __init__(self) -> None:
-        self._chunks: list[bytes | bytearray] = []  # a deque takes 760 bytes when it is empty
-        self._offset = 0  # bytes of the first chunk that were read already
-
-    def __bool__(self) -> bool:
-        return bool(self._chunks)
-
-    def put(self, data: bytes) -> None:
-        if self._chunks and len(data) < _JOIN_BELOW:
-            last = self._chunks[-1]
-            if isinstance(last, bytearray) and len(last) < _JOIN_UP_TO:
-                last += data
-                return
-            self._chunks.append(bytearray(data))
-        else:
-            self._chunks.append(data)
-
-    def get(self, max_bytes: int | None) -> bytes:
-        """Take up to `max_bytes`, and never more than one chunk."""
-        chunk = self._chunks[0]
-        end = len(chunk) if max_bytes is None else min(self._offset + max_bytes, len(chunk))
-        whole = self._offset == 0 and end == len(chunk)
-        piece = bytes(chunk) if whole else bytes(chunk[self._offset : end])
-        self._offset = end
-        if end == len(chunk):
-            del self._chunks[0]
-            self._offset = 0
-        return piece
-
-    def clear(self) -> None:
-        self._chunks.clear()
-        self._offset = 0
+_AT_ONCE: Final = 256 * 1024  # bytes that are received at once, if they are there
 
 
 class SlotStream(trio.abc.HalfCloseableStream):
@@ -91,7 +52,7 @@ class SlotStream(trio.abc.HalfCloseableStream):
         self._rules = connection.rules
         self.slot = slot
         self.over = False
-        self._inbox = _Inbox()
+        self._inbox = Pieces()  # what has come and was not received yet
         self._peer_done = False  # the peer's half has ended, properly
         self._broken: Exception | None = None  # why bytes are missing, if any are
         self._sent_eof = False
@@ -222,13 +183,16 @@ class SlotStream(trio.abc.HalfCloseableStream):
             self._connection.flush()
 
     def _check_sendable(self) -> None:
+        if self._closed or self._sent_eof or self.over:
+            self._refuse_to_send()
+
+    def _refuse_to_send(self) -> None:
         self._check_closed()
         if self._sent_eof:
             raise trio.ClosedResourceError("send_eof was called on this stream")
         if self._broken is not None:
             raise self._break() from self._broken
-        if self.over:
-            raise trio.BrokenResourceError("the driver has closed this stream")
+        raise trio.BrokenResourceError("the driver has closed this stream")
 
     def _check_closed(self) -> None:
         if self._closed:
@@ -245,8 +209,7 @@ class SlotStream(trio.abc.HalfCloseableStream):
         A checkpoint; cancelling it loses nothing.
 
         Args:
-            max_bytes: At most so many bytes; None takes what came in one piece, a frame at the
-            most.
+            max_bytes: At most so many bytes; None takes what there is, up to 256 KiB.
 
         Raises:
             trio.BusyResourceError: Another task is receiving.
@@ -259,23 +222,25 @@ class SlotStream(trio.abc.HalfCloseableStream):
         self._begin_receiving()
         try:
             self._check_closed()
-            await trio.lowlevel.checkpoint()
+            if self._inbox or self._peer_done or self.over:
+                await trio.lowlevel.checkpoint()
             while not self._inbox:
                 self._check_closed()
-                if self._peer_done:
-                    return b""
-                if self._broken is not None:
-                    raise self._break() from self._broken
-                if self.over:
-                    return b""
+                if self._peer_done or self.over:
+                    return self._end()
                 await self._may_receive.wait()
             self._check_closed()
-            piece = self._inbox.get(max_bytes)
+            piece = self._inbox.get(_AT_ONCE if max_bytes is None else max_bytes)
         finally:
             self._receiving = False
         if not self.over and self._rules.consume(self.slot, len(piece)):
             self._connection.flush()
         return piece
+
+    def _end(self) -> bytes:
+        if self._broken is not None and not self._peer_done:
+            raise self._break() from self._broken
+        return b""
 
     def _begin_sending(self) -> None:
         if self._sending:

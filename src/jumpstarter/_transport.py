@@ -11,6 +11,7 @@ and a failed or cancelled write ends the connection. This file knows nothing of 
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 from collections.abc import Sequence
@@ -21,10 +22,13 @@ import trio
 __all__ = ["SocketTransport", "StreamTransport", "Transport", "transport_for"]
 
 _READ: Final = 64 * 1024  # bytes: what Trio reads at once
+_BULK: Final = 256 * 1024  # bytes: more than a Unix socket queues by default
+_KEPT: Final = 2 * 1024 * 1024  # bytes: see `_keep_memory`
 _PIECE: Final = 32 * 1024  # bytes in one `send_all`: what a peer must take to show that it reads
 _MAX_BUFFERS: Final = 512  # buffers in one call; the kernel's own limit is 1,024
 
 Buffer = bytes | bytearray | memoryview
+Received = bytes | memoryview
 
 
 class Transport(Protocol):
@@ -51,11 +55,17 @@ class Transport(Protocol):
             trio.TooSlowError: For `stall` seconds the peer took nothing.
         """
 
-    async def read(self) -> bytes:
-        """Give the next bytes, `b""` at the end.
+    async def read(self) -> Received:
+        """Give the next bytes, none at the end. They are there until the next read.
 
         Raises:
             trio.BrokenResourceError: The stream is broken.
+        """
+
+    async def read_on(self) -> Received | None:
+        """Do as `read` does, if more is likely to be there already; else, or if not, give None.
+
+        A checkpoint if it looks.
         """
 
     async def aclose(self) -> None:
@@ -91,6 +101,10 @@ class StreamTransport:
         except (OSError, trio.BrokenResourceError) as exc:
             raise _broken("read", exc) from exc
 
+    async def read_on(self) -> Received | None:
+        """See `Transport`. Nothing is known of what is there."""
+        return None
+
     async def aclose(self) -> None:
         """See `Transport`. TLS says no goodbye to a peer that may not listen."""
         await trio.aclose_forcefully(self._stream)
@@ -102,7 +116,7 @@ class SocketTransport:
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._fd = stream.socket.fileno()
-        self._may_have_more = False  # the last read took as much as it could
+        self._bulk: bytearray | None = None  # to be read into, while much comes
         self.keepalive = _is_remote(stream)
 
     def try_write(self, buffers: Sequence[Buffer]) -> list[Buffer]:
@@ -112,7 +126,9 @@ class SocketTransport:
         rest = list(buffers)
         while rest:
             try:
-                written = os.writev(self._fd, rest[:_MAX_BUFFERS])
+                written = os.writev(
+                    self._fd, rest if len(rest) <= _MAX_BUFFERS else rest[:_MAX_BUFFERS]
+                )
             except BlockingIOError:
                 break
             rest = _after(rest, written)
@@ -142,36 +158,51 @@ class SocketTransport:
         if scope.cancelled_caught:
             raise trio.TooSlowError
 
-    async def read(self) -> bytes:
+    async def read(self) -> Received:
         """See `Transport`. A checkpoint.
 
-        It waits first and reads then, unless the last read left something behind: most often the
-        next frame is a round trip away, and to look for it at once is a system call for nothing.
+        It waits first and reads then: most often the next frame is a round trip away, and to look
+        for it at once is a system call for nothing.
         """
         while True:
             try:
-                if self._may_have_more:
-                    await trio.lowlevel.checkpoint()
-                else:
-                    await trio.lowlevel.wait_readable(self._stream.socket)
+                await trio.lowlevel.wait_readable(self._stream.socket)
                 data = self.try_read()
             except OSError as exc:
                 raise _broken("read", exc) from exc
             if data is not None:
                 return data
 
-    def try_read(self) -> bytes | None:
-        """Give what has come, `b""` at the end, None if it is nothing yet. Never waits.
+    async def read_on(self) -> Received | None:
+        """See `Transport`. Behind much, more is likely: its sender goes on as we make room."""
+        if self._bulk is None:
+            return None
+        await trio.lowlevel.checkpoint()
+        try:
+            return self.try_read()
+        except OSError as exc:
+            raise _broken("read", exc) from exc
+
+    def try_read(self) -> Received | None:
+        """Give what has come, nothing at the end, None if it is nothing yet. Never waits.
 
         Raises:
             OSError: The stream is broken.
         """
         try:
-            data = os.read(self._fd, _READ)
+            if self._bulk is None:
+                data: Received = os.read(self._fd, _READ)
+            else:
+                size = os.readv(self._fd, (self._bulk,))
+                data = memoryview(self._bulk)[:size]
         except BlockingIOError:
-            self._may_have_more = False
+            self._bulk = None
             return None
-        self._may_have_more = len(data) == _READ
+        if len(data) < _READ:
+            self._bulk = None
+        elif self._bulk is None:
+            _keep_memory()
+            self._bulk = bytearray(_BULK)
         return data
 
     def stop_waiting(self) -> None:
@@ -195,6 +226,17 @@ def transport_for(stream: trio.abc.Stream) -> Transport:
     return StreamTransport(stream)
 
 
+@functools.cache
+def _keep_memory() -> None:
+    """Have the C library keep what a bulk transfer frees, for its next piece. Once is enough.
+
+    glibc gives the end of its heap back as soon as 128 KiB are free there, and every page of the
+    next piece is a page fault then: half the cost of receiving it. But whoever has freed a larger
+    block is left with twice as much from then on. This one is never touched, so it costs nothing.
+    """
+    bytes(_KEPT)
+
+
 def _is_remote(stream: object) -> bool:
     if not isinstance(stream, trio.SocketStream):
         return False
@@ -209,6 +251,8 @@ def _broken(verb: str, exc: Exception) -> trio.BrokenResourceError:
 
 def _after(buffers: list[Buffer], written: int) -> list[Buffer]:
     """Cut what was written off the front."""
+    if written == sum(map(len, buffers)):
+        return []
     for index, buffer in enumerate(buffers):
         if written < len(buffer):
             return [memoryview(buffer)[written:], *buffers[index + 1 :]]
