@@ -29,7 +29,7 @@ __all__ = ["SocketTransport", "StreamTransport", "Transport", "transport_for"]
 
 _READ: Final = 64 * 1024  # bytes: what Trio reads at once
 _BULK: Final = 256 * 1024  # bytes: more than a Unix socket queues by default
-_KEPT: Final = 2 * 1024 * 1024  # bytes: see `_keep_memory`
+_KEPT: Final = 4 * 1024 * 1024  # bytes: half of what is kept, enough for an echo of 1 MiB
 _PIECE: Final = 32 * 1024  # bytes in one `send_all`: what a peer must take to show that it reads
 _MAX_BUFFERS: Final = 512  # buffers in one call; the kernel's own limit is 1,024
 
@@ -249,7 +249,7 @@ def _read_much(fd: int) -> memoryview:
 
 @functools.cache
 def _keep_memory() -> None:
-    """Have the C library keep what a bulk transfer frees, for its next piece. Once is enough.
+    """Have the C library keep up to 8 MiB that bulk frees, for the next piece. Once is enough.
 
     glibc gives the end of its heap back as soon as 128 KiB are free there, and every page of the
     next piece is a page fault then: half the cost of receiving it. But whoever has freed a larger
