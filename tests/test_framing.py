@@ -186,6 +186,21 @@ def test_any_cutting_gives_the_same_frames(sent: list[Frame], data: st.DataObjec
     assert drip(FrameDecoder(MAX_FRAME), stream, cuts) == sent
 
 
+@given(st.lists(frames), st.data())
+def test_a_buffer_that_is_read_into_again_gives_the_same_frames(
+    sent: list[Frame], data: st.DataObject
+) -> None:
+    stream = b"".join(pack_frame(*frame) for frame in sent)
+    buffer = bytearray(len(stream))
+    decoder = FrameDecoder(MAX_FRAME)
+    received: list[Frame] = []
+    edges = [0, *sorted(data.draw(st.lists(st.integers(0, len(stream))))), len(stream)]
+    for start, stop in itertools.pairwise(edges):
+        buffer[: stop - start] = stream[start:stop]
+        received += decoder.feed(memoryview(buffer)[: stop - start])
+    assert received == sent
+
+
 # Frames that are as long as they may be, or just not, and as long as they say, or just not.
 nearly_frames = st.builds(
     lambda length, kind, slot, more: (

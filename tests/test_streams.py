@@ -24,7 +24,7 @@ from jumpstarter._roles import ClientProtocol, ServerProtocol
 from jumpstarter._streams import SlotStream
 from jumpstarter._transport import transport_for
 from jumpstarter.errors import DriverError
-from transports import Pair, PairMaker, lockstep_pair, memory_pair, over_every_transport
+from transports import Pair, PairMaker, lockstep_pair, memory_pair, over_every_transport, unix_pair
 from wire import Frame, call, error, frames, value
 
 WINDOW = 1000  # bytes
@@ -308,6 +308,19 @@ async def test_all_that_is_there_is_received_at_once_up_to_a_limit() -> None:
         await wait_all_tasks_blocked()
         assert len(await ends.theirs.receive_some()) <= 256 * 1024
         assert len(await ends.theirs.receive_some()) > 0
+
+
+@timed()
+async def test_connections_that_share_a_thread_do_not_mix_up_what_they_read_in_bulk() -> None:
+    async def carry(letter: bytes) -> None:
+        sent = b"".join(letter + bytes([number % 251]) * 9_999 for number in range(200))
+        async with opened(unix_pair, Limits()) as ends, trio.open_nursery() as nursery:
+            nursery.start_soon(ends.ours.send_all, sent)
+            assert await receive_exactly(ends.theirs, len(sent)) == sent
+
+    async with trio.open_nursery() as nursery:
+        for letter in (b"a", b"b", b"c"):
+            nursery.start_soon(carry, letter)
 
 
 @timed()

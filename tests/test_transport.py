@@ -239,7 +239,6 @@ async def test_behind_a_full_read_more_is_read_at_once_and_without_waiting(
             received += await transport.read()
     assert received == data
     assert await transport.read_on() is None
-    assert transport._bulk is None  # an idle connection keeps nothing of that
     await theirs.aclose()
     assert await transport.read() == b""
     await transport.aclose()

@@ -6,7 +6,12 @@ can do both; any other stream (TLS, memory) is written through its `send_all`, n
 waiting.
 
 A write that is cancelled leaves half a frame on the wire, so only a connection's one writer writes,
-and a failed or cancelled write ends the connection. This file knows nothing of frames.
+and a failed or cancelled write ends the connection.
+
+Bulk is read by the queueful. Most reads are small and wait; but behind a full one the next is tried
+before it waits, and takes all that the kernel has, into a buffer that a thread's connections share.
+
+This file knows nothing of frames.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from __future__ import annotations
 import functools
 import os
 import socket
+import threading
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -23,7 +29,7 @@ __all__ = ["SocketTransport", "StreamTransport", "Transport", "transport_for"]
 
 _READ: Final = 64 * 1024  # bytes: what Trio reads at once
 _BULK: Final = 256 * 1024  # bytes: more than a Unix socket queues by default
-_KEPT: Final = 2 * 1024 * 1024  # bytes: see `_keep_memory`
+_KEPT: Final = 4 * 1024 * 1024  # bytes: half of what is kept, enough for an echo of 1 MiB
 _PIECE: Final = 32 * 1024  # bytes in one `send_all`: what a peer must take to show that it reads
 _MAX_BUFFERS: Final = 512  # buffers in one call; the kernel's own limit is 1,024
 
@@ -56,7 +62,7 @@ class Transport(Protocol):
         """
 
     async def read(self) -> Received:
-        """Give the next bytes, none at the end. They are there until the next read.
+        """Give the next bytes, none at the end. They are there until the next checkpoint.
 
         Raises:
             trio.BrokenResourceError: The stream is broken.
@@ -116,7 +122,7 @@ class SocketTransport:
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._fd = stream.socket.fileno()
-        self._bulk: bytearray | None = None  # to be read into, while much comes
+        self._much = False  # the last read was a full one, or more
         self.keepalive = _is_remote(stream)
 
     def try_write(self, buffers: Sequence[Buffer]) -> list[Buffer]:
@@ -126,9 +132,7 @@ class SocketTransport:
         rest = list(buffers)
         while rest:
             try:
-                written = os.writev(
-                    self._fd, rest if len(rest) <= _MAX_BUFFERS else rest[:_MAX_BUFFERS]
-                )
+                written = os.writev(self._fd, rest[:_MAX_BUFFERS])
             except BlockingIOError:
                 break
             rest = _after(rest, written)
@@ -175,34 +179,33 @@ class SocketTransport:
 
     async def read_on(self) -> Received | None:
         """See `Transport`. Behind much, more is likely: its sender goes on as we make room."""
-        if self._bulk is None:
+        if not self._much:
             return None
         await trio.lowlevel.checkpoint()
         try:
-            return self.try_read()
+            data = _read_much(self._fd)
+        except BlockingIOError:
+            self._much = False
+            return None
         except OSError as exc:
             raise _broken("read", exc) from exc
+        self._much = len(data) >= _READ
+        return data
 
-    def try_read(self) -> Received | None:
+    def try_read(self) -> bytes | None:
         """Give what has come, nothing at the end, None if it is nothing yet. Never waits.
+
+        The bytes are an object of their own, so any thread may call it, in the midst of anything.
 
         Raises:
             OSError: The stream is broken.
         """
         try:
-            if self._bulk is None:
-                data: Received = os.read(self._fd, _READ)
-            else:
-                size = os.readv(self._fd, (self._bulk,))
-                data = memoryview(self._bulk)[:size]
+            data = os.read(self._fd, _READ)
         except BlockingIOError:
-            self._bulk = None
+            self._much = False
             return None
-        if len(data) < _READ:
-            self._bulk = None
-        elif self._bulk is None:
-            _keep_memory()
-            self._bulk = bytearray(_BULK)
+        self._much = len(data) >= _READ
         return data
 
     def stop_waiting(self) -> None:
@@ -226,9 +229,27 @@ def transport_for(stream: trio.abc.Stream) -> Transport:
     return StreamTransport(stream)
 
 
+class _Bulk(threading.local):
+    """What a thread reads bulk into: none until it does."""
+
+    buffer: bytearray | None = None
+
+
+_bulk: Final = _Bulk()
+
+
+def _read_much(fd: int) -> memoryview:
+    """Read what there is. Only for the loop's own tasks, which cannot interrupt each other."""
+    if _bulk.buffer is None:
+        _keep_memory()
+        _bulk.buffer = bytearray(_BULK)
+    size = os.readv(fd, (_bulk.buffer,))
+    return memoryview(_bulk.buffer)[:size]
+
+
 @functools.cache
 def _keep_memory() -> None:
-    """Have the C library keep what a bulk transfer frees, for its next piece. Once is enough.
+    """Have the C library keep up to 8 MiB that bulk frees, for the next piece. Once is enough.
 
     glibc gives the end of its heap back as soon as 128 KiB are free there, and every page of the
     next piece is a page fault then: half the cost of receiving it. But whoever has freed a larger

@@ -147,7 +147,7 @@ class BlockingStream:
         """Receive what there is, at least one byte; blocks until there is some.
 
         Args:
-            max_bytes: At most so many; None takes what came in one piece.
+            max_bytes: At most so many; None takes what there is, up to 256 KiB.
 
         Raises:
             EndOfStream: The driver has ended its half; nothing is missing.
