@@ -204,7 +204,7 @@ async def channel_over(
     async with open_background() as nursery:
         nursery.start_soon(Session(exporter, theirs, "the test").run)
         channel = Channel(ours, "the exporter", limits=limits)
-        await nursery.start(channel.run)
+        await channel.begin(nursery)
         try:
             yield channel
         finally:
@@ -294,7 +294,7 @@ async def scripted(
     async with in_time(), open_background() as nursery:
         nursery.start_soon(exporter.greet)
         channel = Channel(ours, "the exporter", limits=limits)
-        await nursery.start(channel.run)
+        await channel.begin(nursery)
         yield channel, exporter
 
 

@@ -230,7 +230,7 @@ async def to_a_client(answer: bytes, report: bytes, greeting: bytes) -> None:
         nursery.start_soon(exporter)
         channel = Channel(ours, "hostile", limits=LIMITS)
         try:
-            await nursery.start(channel.run)
+            await channel.begin(nursery)
             client = build_tree(await ask_for_report(channel), channel)
             await use(client, answer)
         except (JumpstarterException, trio.BrokenResourceError) as exc:

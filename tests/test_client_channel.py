@@ -773,7 +773,7 @@ async def test_a_peer_that_is_no_exporter_of_ours_fails_the_handshake(
         nursery.start_soon(answer, theirs)
         channel = Channel(ours, "the peer")
         with pytest.raises(HandshakeError, match=text):
-            await nursery.start(channel.run)
+            await channel.begin(nursery)
         with pytest.raises(CallRefused):
             await channel.call(ask("on"))
     assert autojump_clock.current_time() <= 7  # the HELLO's timeout, and the last words

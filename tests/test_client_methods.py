@@ -419,3 +419,16 @@ def test_an_exporter_says_what_its_clients_hide(caplog: pytest.LogCaptureFixture
     caplog.clear()
     with served(Plain(children={"meter": Plain()})):
         assert caplog.messages == []
+
+
+def test_what_was_made_of_a_driver_is_shared_by_its_clients() -> None:
+    first, second = (methods_of(node({"on": 0}, docs={"on": "Switch it on."})) for _ in range(2))
+    assert first is second
+    other = methods_of(node({"on": 0}, docs={"on": "Switch it off."}))
+    assert other["on"].doc == "Switch it off."
+
+
+def test_what_was_made_of_long_texts_is_not_kept() -> None:
+    first, second = (methods_of(node({"on": 0}, docs={"on": "x" * 20_000})) for _ in range(2))
+    assert first is not second
+    assert first == second

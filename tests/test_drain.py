@@ -56,7 +56,7 @@ async def test_an_answer_leaves_before_the_end_however_slowly_the_client_takes_i
     with trio.fail_after(100):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session.run)
-            await nursery.start(channel.run)
+            await channel.begin(nursery)
             theirs.send_stream.send_all_hook = take_a_second  # for each batch, and there are 16
             nursery.start_soon(call)
             await trio.testing.wait_all_tasks_blocked()

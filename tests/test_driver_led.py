@@ -132,7 +132,7 @@ async def led(
         session = Session(exporter, theirs, "the test")
         nursery.start_soon(session.run)
         channel = Channel(ours, "the exporter", limits=limits)
-        await nursery.start(channel.run)
+        await channel.begin(nursery)
         try:
             yield Led(channel, session._connection, session, driver)
         finally:

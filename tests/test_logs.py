@@ -183,7 +183,7 @@ async def test_connecting_again_makes_no_room_for_more_lines(
         async with open_background() as nursery:
             nursery.start_soon(Session(exporter, theirs, "a client").run)
             channel = Channel(ours, "the exporter")
-            await nursery.start(channel.run)
+            await channel.begin(nursery)
             for _ in range(10):
                 with pytest.raises(DriverError):
                     await channel.call(ask("refuse"))
@@ -271,7 +271,7 @@ async def test_why_an_exporter_refuses_is_quoted(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(refuse)
             with pytest.raises(HandshakeError) as caught:
-                await nursery.start(Channel(ours, "the exporter").run)
+                await Channel(ours, "the exporter").begin(nursery)
     assert_harmless(str(caught.value))
     assert quoted(text) in str(caught.value)
     assert_log_harmless(caplog, at_least=0)

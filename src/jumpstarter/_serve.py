@@ -38,6 +38,7 @@ from ._sockets import (
     private_socket_path,
 )
 from ._text import quoted
+from ._transport import close_at_once
 from .client import DriverClient
 from .client._channel import Channel, Request
 from .client._methods import FORMS, names_of
@@ -96,7 +97,7 @@ class Server:
         except BaseException as exc:  # noqa: BLE001 - one client's trouble never reaches the others
             self._contain(exc)
         finally:
-            await trio.aclose_forcefully(stream)
+            await close_at_once(stream)
 
     def _is_welcome(self, stream: trio.abc.Stream) -> bool:
         """Tell if a peer's user may connect, where the system says who it is."""
@@ -287,7 +288,7 @@ async def _greet(channel: Channel, nursery: trio.Nursery) -> None:
     A client has done its part of the handshake before the server looks at its certificate.
     """
     try:
-        await nursery.start(channel.run)
+        await channel.begin(nursery)
     except HandshakeError as exc:
         scheme = channel.name.partition(":")[0]
         if scheme == "unix" or channel.connection.goaway is not None:

@@ -91,7 +91,7 @@ async def _join(driver: Driver, limits: Limits) -> AsyncIterator[tuple[Channel, 
         async with open_background() as nursery:
             nursery.start_soon(Session(exporter, theirs, "the test").run)
             channel = Channel(ours, "the driver under test", limits=limits)
-            await nursery.start(channel.run)
+            await channel.begin(nursery)
             nodes = await ask_for_report(channel)
             try:
                 yield channel, nodes

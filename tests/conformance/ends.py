@@ -46,7 +46,7 @@ class Ends:
         """Run both ends for the length of the block."""
         async with open_background() as nursery:
             nursery.start_soon(self.session.run)
-            await nursery.start(self.channel.run)
+            await self.channel.begin(nursery)
             try:
                 yield self.client
             finally:

@@ -137,7 +137,7 @@ async def run_over(cable: Cable, case: Case) -> BaseException | None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ends.session.run)
             try:
-                await nursery.start(ends.channel.run)
+                await ends.channel.begin(nursery)
                 await case.run(ends.client, scale)
             except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001 - the caller judges it
                 failure = exc

@@ -237,19 +237,18 @@ class Channel:
 
     # -------------------------------------------------------------------------------- life
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run the connection until it ends; it has started once both HELLOs were exchanged.
+    async def begin(self, nursery: trio.Nursery) -> None:
+        """Have the connection run in a nursery; returns once both HELLOs were exchanged.
+
+        A checkpoint. The task that runs the connection raises nothing.
 
         Raises:
             HandshakeError: The peer is no jumpstarter, refused us, said nothing, or has gone.
         """
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.connection.run)
-            self.connection.flush()
-            await self._greeted.wait()
-            failure = self.connection.ended
-            if failure is None:
-                task_status.started()
+        nursery.start_soon(self.connection.run)
+        self.connection.flush()
+        await self._greeted.wait()
+        failure = self.connection.ended
         if isinstance(failure, HandshakeError):
             raise failure
         if failure is not None:
@@ -263,12 +262,16 @@ class Channel:
         self._closing = True
         with trio.CancelScope(shield=True):
             await self.connection.reclaim()
-            async with trio.open_nursery() as nursery:
-                for endpoint in list(self.connection.endpoints.values()):
-                    if isinstance(endpoint, Call):
-                        nursery.start_soon(endpoint.cancel)
+            if self.connection.endpoints:
+                await self._cancel_all()
             self.connection.end(ConnectionError("the client was closed"))
             await self.connection.finished.wait()
+
+    async def _cancel_all(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for endpoint in list(self.connection.endpoints.values()):
+                if isinstance(endpoint, Call):
+                    nursery.start_soon(endpoint.cancel)
 
     @property
     def ended(self) -> Exception | None:

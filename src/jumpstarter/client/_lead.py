@@ -73,6 +73,26 @@ class Led(Protocol):
 class LeadConnection(Connection):
     """A connection which threads may lead while nothing else is open on it."""
 
+    # Beside the attributes of a `Connection`: more of them than Python shares the names of between
+    # objects (30) would cost each a dict of its own.
+    __slots__ = (
+        "_at_end",
+        "_calls",
+        "_last_wanted",
+        "_leader",
+        "_left",
+        "_lock",
+        "_offered",
+        "_poll",
+        "_returned",
+        "_socket",
+        "_state",
+        "_token",
+        "_waiting",
+        "_wanted",
+        "_write_error",
+    )
+
     def __init__(self, transport: Transport, rules: Rules, owner: Owner, name: str) -> None:
         super().__init__(transport, rules, owner, name)
         self._socket = transport if isinstance(transport, SocketTransport) else None

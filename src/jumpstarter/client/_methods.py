@@ -4,6 +4,9 @@ A report is a peer's word. A name becomes an attribute only if it is an identifi
 underscore before it, so that no exporter can add what Python itself looks for in an object. Texts
 are shown and never evaluated: a signature is parsed for its names and kinds, and what stands there
 for a default or an annotation stays text.
+
+What was made of a driver is kept for the next client of the same one, since tests connect again and
+again; so it is never changed. Of a driver with long texts nothing is kept: they are a peer's.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ __all__ = [
 FORMS: Final = {Kind.UNARY: "call", Kind.GENERATOR: "streamingcall", Kind.STREAM: "stream"}
 
 MAX_DOC: Final = 4096  # characters
+_KEPT: Final = 32  # drivers of which is kept what was made of them
+_KEPT_SIZE: Final = 16 * 1024  # characters of text that each of them may have
 MAX_SIGNATURE: Final = 1024  # characters that are parsed: of a deep expression the parser recurses
 _ANYTHING: Final = inspect.Signature(
     [
@@ -61,16 +66,26 @@ class Method(NamedTuple):
     doc: str
 
 
-def methods_of(node: Node) -> dict[str, Method]:
+def methods_of(node: Node) -> Mapping[str, Method]:
     """Give the methods that can be attributes of a driver's client, by name."""
+    signatures = tuple(node.signatures.get(name, "") for name in node.methods)
+    docs = tuple(node.docs.get(name, "") for name in node.methods)
+    small = _is_small(node.methods, signatures, docs)
+    make = _methods_of if small else _methods_of.__wrapped__
+    return make(tuple(node.methods.items()), signatures, docs)
+
+
+def _is_small(*texts: Collection[str]) -> bool:
+    return sum(len(text) for some in texts for text in some) <= _KEPT_SIZE
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _methods_of(
+    kinds: tuple[tuple[str, int], ...], signatures: tuple[str, ...], docs: tuple[str, ...]
+) -> Mapping[str, Method]:
     return {
-        name: Method(
-            name,
-            Kind(kind),
-            printable(node.signatures.get(name, "")),
-            printable(node.docs.get(name, "")),
-        )
-        for name, kind in node.methods.items()
+        name: Method(name, Kind(kind), printable(signature), printable(doc))
+        for (name, kind), signature, doc in zip(kinds, signatures, docs, strict=True)
         if name.isidentifier() and not name.startswith("_") and kind in _KINDS
     }
 
@@ -122,9 +137,19 @@ def described(
         methods: What the driver exports.
         children: Names of the clients below, which are no attributes of the driver's either.
     """
+    made = tuple(methods.values())
+    small = _is_small((who, doc), methods, children, *((each.signature, each.doc) for each in made))
+    describe = _described if small else _described.__wrapped__
+    return describe(cls, who, doc, made, tuple(children))
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _described(
+    cls: type, who: str, doc: str, methods: tuple[Method, ...], children: tuple[str, ...]
+) -> str:
     taken = {*names_of(cls), *children}
-    shown = [method for method in methods.values() if method.name not in taken]
-    hidden = [method for method in methods.values() if method.name in taken]
+    shown = [method for method in methods if method.name not in taken]
+    hidden = [method for method in methods if method.name in taken]
     lines = [f"The client of {who}.", ""]
     if doc:
         lines += [doc, ""]
