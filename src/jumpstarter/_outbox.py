@@ -12,7 +12,9 @@ hold is bounded by the slots it has. This file knows no rules of who may send wh
 from __future__ import annotations
 
 from collections import deque
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from ._framing import HEADER_SIZE, pack_frame, pack_header, seal
 from ._limits import MIN_WIRE_FRAME
@@ -26,7 +28,7 @@ _SMALL: Final = 16 * 1024  # bytes of payload up to which a message may skip the
 Buffer = bytes | bytearray | memoryview
 
 
-class Batch(NamedTuple):
+class Batch(msgspec.Struct):
     """Frames to be written next, whole and in order.
 
     Attributes:
@@ -57,14 +59,14 @@ class Outbox:
     """The queue in front of one connection's writer.
 
     Attributes:
-        max_frame: Bytes of payload that the peer takes in one frame.
         size: Bytes of all that waits.
         fresh: Bytes of it in messages of which nothing has left. With a peer that reads, all that
             waits has soon begun to leave.
     """
 
     def __init__(self) -> None:
-        self.max_frame = MIN_WIRE_FRAME
+        self._max_frame = MIN_WIRE_FRAME
+        self._small = MIN_WIRE_FRAME + HEADER_SIZE  # bytes of a frame that may skip the lanes
         self.size = 0
         self.fresh = 0
         self._last: bytes | None = None  # the only thing that will still leave, once closed
@@ -75,6 +77,16 @@ class Outbox:
         self._pong: bytes | None = None
         self._lanes: dict[int, deque[_Message]] = {}
         self._turns: deque[int] = deque()
+
+    @property
+    def max_frame(self) -> int:
+        """Bytes of payload that the peer takes in one frame."""
+        return self._max_frame
+
+    @max_frame.setter
+    def max_frame(self, size: int) -> None:
+        self._max_frame = size
+        self._small = min(_SMALL, size) + HEADER_SIZE
 
     def __bool__(self) -> bool:
         if self._closed:
@@ -100,9 +112,12 @@ class Outbox:
         """Queue a message; `buffer` begins with room for a header, and is ours from now on."""
         if terminal:
             self._credit.pop(slot, None)  # nothing may follow it, credit neither
-        if len(buffer) - HEADER_SIZE <= min(_SMALL, self.max_frame) and slot not in self._lanes:
+        size = len(buffer)
+        if size <= self._small and slot not in self._lanes:
             seal(buffer, type_, 0, slot)
-            self._join_urgent(buffer)
+            self._urgent.append(buffer)
+            self.size += size
+            self.fresh += size
             if terminal:
                 self._ended.append(slot)
         else:
@@ -112,7 +127,7 @@ class Outbox:
     def data(self, slot: int, chunk: bytes, *, end: bool) -> None:
         """Queue bytes of a raw stream, and the end of our half behind them."""
         flags = Flag.END if end else 0
-        if len(chunk) <= min(_SMALL, self.max_frame) and slot not in self._lanes:
+        if len(chunk) + HEADER_SIZE <= self._small and slot not in self._lanes:
             self._join_urgent(pack_frame(FrameType.DATA, flags, slot, chunk))
         else:
             self._join_lane(
@@ -209,17 +224,18 @@ class Outbox:
         if self._closed:
             last, self._last = self._last, None
             return Batch([] if last is None else [last], [], [])
-        urgent = sum(map(len, self._urgent))
-        self.size -= urgent
-        self.fresh -= urgent
+        urgent = self._urgent
+        size = len(urgent[0]) if len(urgent) == 1 else sum(map(len, urgent))
+        self.size -= size
+        self.fresh -= size
         if self._credit:
             for slot, delta in self._credit.items():
-                self._urgent.append(pack_frame(FrameType.CREDIT, 0, slot, encode_credit(delta)))
+                urgent.append(pack_frame(FrameType.CREDIT, 0, slot, encode_credit(delta)))
             self._credit.clear()
         if self._pong is not None:
-            self._urgent.append(pack_frame(FrameType.PING, Flag.ACK, 0, self._pong))
+            urgent.append(pack_frame(FrameType.PING, Flag.ACK, 0, self._pong))
             self._pong = None
-        batch = Batch(self._urgent, [], self._ended)
+        batch = Batch(urgent, [], self._ended)
         self._urgent = []
         self._ended = []
         if self._lanes:
@@ -233,9 +249,9 @@ class Outbox:
         slot = self._turns.popleft()
         lane = self._lanes[slot]
         message = lane[0]
-        piece = message.rest[: self.max_frame]
+        piece = message.rest[: self._max_frame]
         self._forget(message)
-        message.rest = message.rest[self.max_frame :]
+        message.rest = message.rest[self._max_frame :]
         message.begun = True
         self.size += len(message.rest)
         done = not message.rest

@@ -84,6 +84,10 @@ _FLAGS: Final = tuple(
 )
 _WRONG_FLAGS: Final = tuple(~int(flags) for flags in _FLAGS)
 _OF_CONNECTION: Final = tuple(bool(_CONNECTION >> type_ & 1) for type_ in FrameType)
+# Constants, since to look a member up in its enum takes as long as handling it.
+_READY: Final = Phase.READY
+_OPEN: Final = State.OPEN
+_MORE: Final = Flag.MORE
 # What a peer may send before it has our HELLO, or after.
 _BEFORE_READY: Final = {Phase.HELLO: mask(_T.HELLO, _T.GOAWAY), Phase.ADMISSION: 0}
 
@@ -146,6 +150,7 @@ class Protocol:
         self._phase = Phase.HELLO
         self._decoder = FrameDecoder(limits.max_hello)
         self._budget = Budget(limits.max_total_window)
+        self._largest = 0  # bytes of a message that the peer takes, with room for a header
         self._pending = 0  # bytes of unfinished messages and unanswered calls
         self._in_parts = 0  # messages of which a part has come
         self._backlog: list[tuple[int, int, int, bytes]] = []  # frames to be handled
@@ -193,7 +198,7 @@ class Protocol:
                     raise RemoteProtocolError(
                         f"{frame_name(type_)} with flags {flags:#x} on id {slot_id}"
                     )
-                if self._phase is not Phase.READY:
+                if self._phase is not _READY:
                     self._check_phase(type_)
                 event = self._handlers[type_](flags, slot_id, payload)
                 if event is not None:
@@ -260,6 +265,7 @@ class Protocol:
             raise RemoteProtocolError(text)
         self.peer = hello
         self.outbox.max_frame = hello.max_frame
+        self._largest = hello.max_message + HEADER_SIZE
         return self._hello_done(hello)
 
     def _hello_done(self, hello: Hello) -> ev.Event | None:
@@ -354,7 +360,7 @@ class Protocol:
 
     def _assemble(self, slot_id: int, slot: Slot, flags: int, payload: bytes) -> bytes | None:
         """Join a message's frames. None while MORE is to come; `dropped` says if it was lost."""
-        more = flags == Flag.MORE
+        more = flags == _MORE
         if slot.parts is None:
             slot.dropped = ""
             if not more:
@@ -399,7 +405,7 @@ class Protocol:
             slot.parts = None
 
     def _open(self, slot: Slot, kind: Kind, legal: int, allowed: int) -> None:
-        slot.state = State.OPEN
+        slot.state = _OPEN
         slot.kind = kind
         slot.cancelled = False
         slot.legal = legal
@@ -423,7 +429,7 @@ class Protocol:
 
     def _own(self, slot_id: int, verb: str) -> Slot:
         slot = self._slots[slot_id]
-        if slot is None or slot.state is not State.OPEN:
+        if slot is None or slot.state is not _OPEN:
             raise LocalProtocolError(f"{verb} on slot {slot_id} ({_standing(slot)})")
         return slot
 
@@ -484,11 +490,10 @@ class Protocol:
         Raises:
             ArgumentError: It does not.
         """
-        assert self.peer is not None
-        size = len(buffer) - HEADER_SIZE
-        if size > self.peer.max_message:
+        if len(buffer) > self._largest:
+            size, most = len(buffer) - HEADER_SIZE, self._largest - HEADER_SIZE
             raise ArgumentError(
-                f"the message has {size} bytes and the peer takes {self.peer.max_message}; "
+                f"the message has {size} bytes and the peer takes {most}; "
                 "send it in parts, or through a raw stream or a resource"
             )
 
