@@ -244,9 +244,10 @@ def test_the_loop_takes_an_idle_connection_back(client: DriverClient) -> None:
 @pytest.mark.usefixtures("unhurried")
 def test_trio_code_gets_the_connection_between_two_calls(client: DriverClient) -> None:
     connection = be_led(client)
+    before = led_calls(client)
     assert portal_of(client).call(client.call_async, "echo_async", "trio") == "trio"
-    assert not connection.lent
-    be_led(client)
+    assert led_calls(client) == before + 1
+    assert connection.lent
     assert list(client.streamingcall("count", 3)) == [0, 1, 2]
     be_led(client)
     with client.stream() as stream:

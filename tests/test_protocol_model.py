@@ -282,9 +282,9 @@ SAVED: Final = {
 # The same all through a sweep, in which no connection fails and frames arrive whole; or without
 # consequence, as what is counted for the sake of patience.
 CONSTANT: Final = {
-    ClientProtocol: "limits peer failure late idle nudges _backlog _phase _decoder _handlers _last "
+    ClientProtocol: "limits peer failure late idle nudges behind _phase _decoder _handlers _last "
     "_largest",
-    ServerProtocol: "limits peer failure late idle nudges _backlog _phase _decoder _handlers "
+    ServerProtocol: "limits peer failure late idle nudges behind _phase _decoder _handlers "
     "_largest",
     Outbox: "_closed _last",
     Slot: "cancelled came",

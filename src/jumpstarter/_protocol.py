@@ -135,6 +135,7 @@ class Protocol:
         late: Frames that crossed a terminal frame and were dropped, as they must be.
         idle: Others that bring nothing by themselves: ACKs, CANCEL once more, small parts.
         nudges: PINGs and GOAWAYs that have come.
+        behind: Frames that have come and that `receive` has not handled yet.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -153,7 +154,7 @@ class Protocol:
         self._largest = 0  # bytes of a message that the peer takes, with room for a header
         self._pending = 0  # bytes of unfinished messages and unanswered calls
         self._in_parts = 0  # messages of which a part has come
-        self._backlog: list[tuple[int, int, int, bytes]] = []  # frames to be handled
+        self.behind: list[tuple[int, int, int, bytes]] = []
         self._slots: list[Slot | None] = []
         self._handlers = self._table()
 
@@ -188,9 +189,9 @@ class Protocol:
         if self.failure is not None:
             return events
         frames = self._decoder.feed(data) if data else []
-        if self._backlog or len(frames) > most:
-            frames = self._backlog + frames
-            self._backlog = frames[most:]
+        if self.behind or len(frames) > most:
+            frames = self.behind + frames
+            self.behind = frames[most:]
             frames = frames[:most]
         try:
             for type_, flags, slot_id, payload in frames:
@@ -203,17 +204,12 @@ class Protocol:
                 event = self._handlers[type_](flags, slot_id, payload)
                 if event is not None:
                     events.append(event)
-            if self._decoder.failure is not None and not self._backlog:
+            if self._decoder.failure is not None and not self.behind:
                 failure = self._decoder.failure
                 raise RemoteProtocolError(str(failure), failure.code)
         except RemoteProtocolError as exc:
             events.append(self.fail(exc))
         return events
-
-    @property
-    def behind(self) -> bool:
-        """True if frames have come that `receive` has not handled yet."""
-        return bool(self._backlog)
 
     @property
     def unfinished(self) -> bool:
@@ -227,7 +223,7 @@ class Protocol:
     def fail(self, exc: RemoteProtocolError) -> ev.ConnectionFailed:
         """End the connection for a breach: GOAWAY is the last frame to leave, and none is heard."""
         self.failure = exc
-        self._backlog = []
+        self.behind = []
         self._phase = Phase.FAILED
         self.going_away = True
         self.outbox.close(_T.GOAWAY, encode_goaway(Goaway(exc.code, 0, str(exc))))
