@@ -97,7 +97,8 @@ class ClientProtocol(Protocol):
     ) -> ev.Event | None:
         slot = self._slot(slot_id, type_)
         assert slot is not None
-        if self.outbox.sending(slot_id, _CALL):
+        waits = self.outbox.has_lane(slot_id)
+        if waits and self.outbox.sending(slot_id, _CALL):
             raise RemoteProtocolError(f"{type_.name} on slot {slot_id} before its CALL was whole")
         dropped = ""
         if flags or slot.parts is not None:  # most often a message is one frame
@@ -109,6 +110,8 @@ class ClientProtocol(Protocol):
             if body is None:
                 return None
             payload, dropped = body, slot.dropped
+        if waits or slot.kind is not _UNARY:  # which has no credit to give
+            self.outbox.drop(slot_id)
         self._end(slot_id, slot)
         if dropped:
             return ev.MessageDropped(slot_id, dropped, terminal=True)
@@ -145,7 +148,6 @@ class ClientProtocol(Protocol):
             self._forget_parts(slot)
         if slot.receiving is not None:
             self._close_windows(slot)
-        self.outbox.drop(slot_id)
         self.busy -= 1
         self._free.append(slot_id)
 

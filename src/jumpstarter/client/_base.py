@@ -209,7 +209,9 @@ class DriverClient(TypedCalls):
         return self.channel.request(kind, method, args, kwargs)
 
     def _check_loop(self, asked: str) -> None:
-        self.channel.channel.check_loop(f"{type(self).__name__}.{asked}")
+        channel = self.channel.channel
+        if trio.lowlevel.current_trio_token() is not channel.token:
+            channel.check_loop(f"{type(self).__name__}.{asked}")
 
     # ---------------------------------------------------------------------- for blocking code
 

@@ -170,11 +170,11 @@ class Call:
         while not self.done:
             await self._change()
 
-    async def _change(self) -> None:
+    def _change(self) -> Awaitable[None]:
         """Wait for `_wake`. For the task that has made the call."""
         if self._waiter is None:
             self._waiter = Signal()
-        await self._waiter.wait()
+        return self._waiter.wait()
 
     def _wake(self) -> None:
         if self._waiter is not None:
@@ -229,6 +229,7 @@ class Channel:
         limits: What we accept of the exporter.
         name: What the exporter is called in errors and logs.
         connection: What it runs on, for the streams on it.
+        token: Of the loop that runs it.
     """
 
     def __init__(
@@ -247,7 +248,7 @@ class Channel:
         self._closing = False
         self._for_slot = trio.lowlevel.ParkingLot()
         self._promised = 0  # free slots that belong to tasks which were woken and have yet to run
-        self._token = trio.lowlevel.current_trio_token()
+        self.token = trio.lowlevel.current_trio_token()
 
     # -------------------------------------------------------------------------------- life
 
@@ -300,7 +301,7 @@ class Channel:
         Raises:
             RuntimeError: It is another one.
         """
-        if trio.lowlevel.current_trio_token() is not self._token:
+        if trio.lowlevel.current_trio_token() is not self.token:
             text = f"{asked}: this client belongs to another Trio loop"
             raise RuntimeError(f"{text}; use its blocking methods from here, in a worker thread")
 
@@ -341,10 +342,14 @@ class Channel:
     async def call_as(self, request: Request, decode: Callable[[bytes], T]) -> T:
         """The same, with a decoder of one's own, which raises ArgumentError."""
         call = Call(self, request)
-        alone = not self.connection.endpoints
-        if alone and self.connection.lent and await self._lead_here(call):
+        if self.connection.endpoints:
+            await self.open(call, request)
             return await self.answer(call, decode)
-        began = trio.current_time() if alone else -math.inf
+        if self.connection.lent and await self._lead_here(call):
+            if call.done and call.failure is None:
+                return call.result(decode)
+            return await self.answer(call, decode)
+        began = trio.current_time()
         await self.open(call, request)
         value = await self.answer(call, decode)
         if trio.current_time() < began + _QUICK:
@@ -435,7 +440,8 @@ class Channel:
         if seconds == -math.inf:
             await trio.lowlevel.checkpoint_if_cancelled()
         if self._rules.free <= self._promised:
-            self._check_sendable(request)
+            self._check_open(request)
+            self._check_size(request)
             await self._wait_for_slot(request)
             seconds = self._seconds_left()
         self._start(call, seconds)
@@ -454,10 +460,13 @@ class Channel:
             DriverError: Nothing has changed.
         """
         request = call.request
-        self._check_sendable(request)
+        self._check_open(request)
         if seconds != math.inf:
             request.set_timeout(math.ceil(min(max(1, seconds * 1000), _MAX_TIMEOUT_MS)))
-        call.opened(self._rules.call(request.kind, request.buffer))
+        try:
+            call.opened(self._rules.call(request.kind, request.buffer))
+        except ArgumentError as exc:
+            raise DriverInvalidArgument(str(exc), context=request.context) from exc
         self.connection.endpoints[call.slot] = call
 
     async def _wait_for_slot(self, request: Request) -> None:
@@ -474,9 +483,11 @@ class Channel:
             raise
         self._promised -= 1
 
-    def _check_sendable(self, request: Request) -> None:
+    def _check_open(self, request: Request) -> None:
         if self._closing or self._rules.going_away or self.connection.ended is not None:
             raise CallRefused(f"not sent: {self._why_not()}", context=request.context)
+
+    def _check_size(self, request: Request) -> None:
         try:
             self._rules.check_size(request.buffer)
         except ArgumentError as exc:
@@ -516,4 +527,4 @@ class Channel:
                 self.ask_to_end(call, Code.CANCELLED)
 
         with suppress(trio.RunFinishedError):  # the loop is gone, and the connection with it
-            self._token.run_sync_soon(ask)
+            self.token.run_sync_soon(ask)

@@ -107,8 +107,9 @@ class LeadConnection(Connection):
         self._at_end = False  # the last byte was read in the lead
         self._token = trio.lowlevel.current_trio_token()
         self._poll = select.poll()
+        self._fd = -1 if self._socket is None else self._socket.fileno()
         if self._socket is not None:
-            self._poll.register(self._socket.fileno(), select.POLLIN)
+            self._poll.register(self._fd, select.POLLIN)
 
     # ---------------------------------------------------------------------------- in the loop
 
@@ -240,9 +241,12 @@ class LeadConnection(Connection):
             keep = self._send()
             while keep and not call.done:
                 whole = True
-                keep = await self._readable()
+                with suppress(trio.ClosedResourceError):
+                    await trio.lowlevel.wait_readable(self._fd)
+                if self._state is not _TASK:
+                    break  # it is not the task's to read any more
                 whole = False
-                keep = keep and self._receive(call)
+                keep = self._receive(call)
             whole = True
         except DriverError:
             keep = whole = True
@@ -260,13 +264,6 @@ class LeadConnection(Connection):
         if self._state is _FREE:
             self._state = _TASK
         self._lock.release()
-        return self._state is _TASK
-
-    async def _readable(self) -> bool:
-        """Wait until something has come. False if it is not the task's to read."""
-        assert self._socket is not None
-        with suppress(trio.ClosedResourceError):
-            await trio.lowlevel.wait_readable(self._socket.fileno())
         return self._state is _TASK
 
     def _leave(self, *, keep: bool) -> None:
