@@ -47,12 +47,14 @@ __all__ = [
     "Outcome",
     "ScriptedClient",
     "ScriptedExporter",
+    "Steps",
     "answered",
     "ask",
     "begin",
     "cancelled_scope",
     "channel_over",
     "channel_to",
+    "counted",
     "generator",
     "in_time",
     "scripted",
@@ -167,6 +169,31 @@ def generator(channel: Channel, method: str, *args: Any) -> RemoteGenerator:
 async def stream(channel: Channel, method: str, *args: Any) -> RemoteStream:
     """Open a raw stream of the root driver."""
     return await open_stream(channel, ask(method, *args, kind=Kind.STREAM))
+
+
+class Steps(trio.abc.Instrument):
+    """Counts the steps of all tasks, and does something before one of them."""
+
+    def __init__(self, at: int, act: Callable[[], None]) -> None:
+        self.taken = 0
+        self._at = at
+        self._act = act
+
+    def before_task_step(self, _task: trio.lowlevel.Task) -> None:
+        self.taken += 1
+        if self.taken == self._at:
+            self._act()
+
+
+@contextmanager
+def counted(at: int, act: Callable[[], None]) -> Iterator[Steps]:
+    """Do something before the step with this number, within the block."""
+    steps = Steps(at, act)
+    trio.lowlevel.add_instrument(steps)
+    try:
+        yield steps
+    finally:
+        trio.lowlevel.remove_instrument(steps)
 
 
 def cancelled_scope() -> trio.CancelScope:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Self
@@ -19,17 +20,35 @@ import trio
 
 import jumpstarter
 from drivers_for_tests import Lab
-from helpers import PATIENCE, served
+from helpers import (
+    PATIENCE,
+    ScriptedExporter,
+    ask,
+    begin,
+    channel_over,
+    counted,
+    generator,
+    in_time,
+    scripted,
+    served,
+    stream,
+    until,
+)
+from jumpstarter import _events as ev
 from jumpstarter._portal import BlockingPortal
 from jumpstarter.client import DriverClient, _lead
+from jumpstarter.client._channel import Channel
 from jumpstarter.client._lead import LeadConnection
 from jumpstarter.driver import Driver
 from jumpstarter.errors import (
+    CallOutcomeUnknown,
     CallRefused,
+    Code,
     DriverError,
     DriverInvalidArgument,
     DriverTimeoutError,
 )
+from transports import unix_pair
 
 MEGABYTE: Final = bytes(1024 * 1024)
 
@@ -244,9 +263,10 @@ def test_the_loop_takes_an_idle_connection_back(client: DriverClient) -> None:
 @pytest.mark.usefixtures("unhurried")
 def test_trio_code_gets_the_connection_between_two_calls(client: DriverClient) -> None:
     connection = be_led(client)
+    before = led_calls(client)
     assert portal_of(client).call(client.call_async, "echo_async", "trio") == "trio"
-    assert not connection.lent
-    be_led(client)
+    assert led_calls(client) == before + 1
+    assert connection.lent
     assert list(client.streamingcall("count", 3)) == [0, 1, 2]
     be_led(client)
     with client.stream() as stream:
@@ -401,6 +421,228 @@ def test_a_finalizer_in_the_midst_of_a_call_is_refused(
     assert refused
     monkeypatch.undo()
     assert client.call("echo_async", 2) == 2
+
+
+# ------------------------------------------------------------------------------ led by a task
+
+
+@asynccontextmanager
+async def led_by_tasks(driver: Driver) -> AsyncIterator[Channel]:
+    """Give a channel over a socket whose reader has stepped aside."""
+    async with in_time(), channel_over(await unix_pair(), driver) as channel:
+        await be_led_by_tasks(channel)
+        yield channel
+
+
+async def be_led_by_tasks(channel: Channel) -> None:
+    while not channel.connection.lent:
+        assert await channel.call(ask("echo_async", 1)) == 1
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_one_call_after_another_is_led_by_its_task() -> None:
+    async with led_by_tasks(Lab()) as channel:
+        before = channel.connection._calls
+        for number in range(10):
+            assert await channel.call(ask("echo_async", [number])) == [number]
+        with pytest.raises(DriverTimeoutError, match="the device is slow"):
+            await channel.call(ask("fail"))
+        assert channel.connection._calls == before + 11
+        assert channel.connection.lent
+        assert not channel.connection.endpoints
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_a_call_that_cannot_be_sent_leaves_the_lead_to_the_next() -> None:
+    limits = jumpstarter.Limits(max_message=64 * 1024)
+    async with (
+        in_time(),
+        channel_over(await unix_pair(), Lab(), exporter_limits=limits) as channel,
+    ):
+        await be_led_by_tasks(channel)
+        with pytest.raises(DriverInvalidArgument, match="the message has"):
+            await channel.call(ask("echo", MEGABYTE))
+        assert channel.connection.lent
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_a_cancelled_task_sends_nothing_and_leads_nothing() -> None:
+    async with led_by_tasks(Lab()) as channel:
+        before = channel.connection._calls
+        with trio.CancelScope(deadline=-math.inf):
+            await channel.call(ask("wait"))
+        assert channel.connection._calls == before
+        assert await channel.call(ask("echo_async", 1)) == 1
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_other_tasks_call_while_one_leads() -> None:
+    lab = Lab()
+    async with led_by_tasks(lab) as channel, trio.open_nursery() as nursery:
+        slow = await begin(nursery, channel.call, ask("wait"))
+        assert not channel.connection.lent
+        assert await channel.call(ask("echo_async", "beside it")) == "beside it"
+        assert [item async for item in generator(channel, "count", 3)] == [0, 1, 2]
+        assert not slow.ended
+        lab.let_go.set()
+    assert slow.value == "wait"
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_a_stream_gets_the_connection_between_two_calls() -> None:
+    async with led_by_tasks(Lab()) as channel:
+        opened = await stream(channel, "connect")
+        assert not channel.connection.lent
+        await opened.send_all(b"bytes")
+        assert await opened.receive_some() == b"bytes"
+        assert await channel.call(ask("echo_async", "beside it")) == "beside it"
+        await opened.aclose()
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_a_large_answer_is_read_by_the_reader() -> None:
+    async with led_by_tasks(Lab()) as channel:
+        assert await channel.call(ask("echo", MEGABYTE)) == MEGABYTE
+
+
+async def test_the_reader_takes_a_call_over_that_takes_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lab = Lab()
+    async with in_time(), channel_over(await unix_pair(), lab) as channel:
+        monkeypatch.setattr(_lead, "_IDLE", 0.001)
+        connection = channel.connection
+        async with trio.open_nursery() as nursery:
+            while not lab.log:  # until it is led, and not idle for longer than that
+                await be_led_by_tasks(channel)
+                before = connection._calls
+                slow = await begin(nursery, channel.call, ask("wait"))
+                await until(lambda: bool(lab.log))
+            assert connection._calls == before + 1
+            await until(lambda: connection._state is _lead._LOOP)
+            assert await channel.call(ask("echo_async", "beside it")) == "beside it"
+            lab.let_go.set()
+        assert slow.value == "wait"
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_a_led_call_that_is_cancelled_has_ended_and_the_reader_goes_on() -> None:
+    lab = Lab()
+    async with led_by_tasks(lab) as channel:
+        with trio.move_on_after(0.05) as scope:
+            await channel.call(ask("wait", "wait", 0.01))
+        assert scope.cancelled_caught
+        assert lab.log == ["wait started", "wait ended"]
+        assert await channel.call(ask("echo_async", 1)) == 1
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_a_led_call_cancelled_at_any_step_leaves_all_whole() -> None:
+    """Before each step that any task takes in its course."""
+    async with led_by_tasks(Lab()) as channel:
+        channel.connection._last_wanted = -math.inf
+        for at in range(1, 100):
+            channel.connection._last_wanted = -math.inf
+            await be_led_by_tasks(channel)
+            scope = trio.CancelScope()
+            with counted(at, scope.cancel) as steps, scope:
+                assert await channel.call(ask("echo_async", at)) == at
+            assert not channel.connection.endpoints, at
+            assert await channel.call(ask("echo_async", "usable")) == "usable"
+            if steps.taken < at:
+                break
+        assert 2 < at < 99  # the caller has to wait once, and the exporter not at all
+
+
+async def test_the_client_is_closed_while_a_task_leads() -> None:
+    lab = Lab()
+    async with led_by_tasks(lab) as channel, trio.open_nursery() as nursery:
+        slow = await begin(nursery, channel.call, ask("wait"))
+        await until(lambda: bool(lab.log))
+        await channel.aclose()
+    assert isinstance(slow.error, DriverError)
+    assert lab.log == ["wait started", "wait ended"]
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_a_goodbye_is_seen_before_anything_is_sent_behind_it() -> None:
+    async with scripted_and_led() as (channel, exporter):
+        await exporter.goaway("down for repair")
+        with pytest.raises(CallRefused, match="down for repair"):
+            await channel.call(ask("on"))
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_a_hangup_is_seen_before_anything_is_sent_behind_it() -> None:
+    async with scripted_and_led() as (channel, exporter):
+        await exporter.stream.aclose()
+        with pytest.raises(CallRefused, match="closed the connection"):
+            await channel.call(ask("on"))
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_an_exporter_that_is_gone_leaves_a_led_call_unknown() -> None:
+    async with scripted_and_led() as (channel, exporter), trio.open_nursery() as nursery:
+        led = await begin(nursery, channel.call, ask("on"))
+        await exporter.event(ev.CallReceived)
+        await exporter.stream.aclose()
+        await until(lambda: led.ended)
+        led.failed(CallOutcomeUnknown, "closed the connection")
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_what_comes_with_the_answer_is_acted_on() -> None:
+    async with scripted_and_led() as (channel, exporter), trio.open_nursery() as nursery:
+        led = await begin(nursery, channel.call, ask("on"))
+        slot = (await exporter.event(ev.CallReceived)).slot
+        exporter.rules.goaway(Code.OK, 0, "down for repair")
+        await exporter.result(slot, "on")
+        await until(lambda: led.ended)
+        assert led.value == "on"
+        await exporter.event(ev.GoawayAcked)
+        with pytest.raises(CallRefused, match="down for repair"):
+            await channel.call(ask("on"))
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_an_exception_in_the_rules_ends_the_connection_that_a_task_leads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with led_by_tasks(Lab()) as channel:
+
+        def fail(_: bytes, _turn: int) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(channel.connection.rules, "receive", fail)
+        with pytest.raises(MemoryError):
+            await channel.call(ask("echo_async", 1))
+        await until(lambda: channel.ended is not None)
+        with pytest.raises(CallRefused, match="cut off by an exception in the midst of a call"):
+            await channel.call(ask("echo_async", 1))
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_a_thread_calls_while_a_task_leads(client: DriverClient, lab: Lab) -> None:
+    connection = be_led(client)
+    slow = portal_of(client).start_task_soon(client.call_async, "wait")
+    wait_until(lambda: bool(lab.log))
+    assert not connection.lent
+    assert client.call("echo_async", "beside it") == "beside it"
+    portal_of(client).call(lab.let_go.set)
+    assert slow.result(PATIENCE) == "wait"
+
+
+@asynccontextmanager
+async def scripted_and_led() -> AsyncIterator[tuple[Channel, ScriptedExporter]]:
+    """Give a channel whose reader has stepped aside, and the exporter at its other end."""
+    pair = await unix_pair()
+    async with scripted(make_pair=lambda: pair) as (channel, exporter):
+        while not channel.connection.lent:
+            async with trio.open_nursery() as nursery:
+                await begin(nursery, channel.call, ask("echo", 1))
+                await exporter.result((await exporter.event(ev.CallReceived)).slot)
+        async with exporter.stream:
+            yield channel, exporter
 
 
 # ------------------------------------------------------------------------------------- Ctrl-C

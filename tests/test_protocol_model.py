@@ -272,7 +272,7 @@ def test_whatever_two_applications_do_the_invariants_hold() -> None:
 SAVED: Final = {
     ClientProtocol: "busy going_away outbox _budget _pending _in_parts _slots _free _unused",
     ServerProtocol: "busy going_away outbox _budget _pending _in_parts _slots",
-    Outbox: "max_frame size fresh _urgent _ended _credit _pong _lanes",
+    Outbox: "_max_frame _small size fresh _urgent _ended _credit _pong _lanes",
     _Message: "type rest flags terminal begun",
     Slot: "state legal allowed kind parts dropped held sending receiving",
     SendWindow: "available",
@@ -283,8 +283,8 @@ SAVED: Final = {
 # The same all through a sweep, in which no connection fails and frames arrive whole; or without
 # consequence, as what is counted for the sake of patience.
 CONSTANT: Final = {
-    ClientProtocol: "limits peer failure late idle nudges _backlog _phase _decoder _last",
-    ServerProtocol: "limits peer failure late idle nudges _backlog _phase _decoder _last",
+    ClientProtocol: "limits peer failure late idle nudges behind _phase _decoder _last _largest",
+    ServerProtocol: "limits peer failure late idle nudges behind _phase _decoder _last _largest",
     Outbox: "_closed _last",
     Slot: "cancelled came",
     SendWindow: "grants",

@@ -12,7 +12,9 @@ hold is bounded by the slots it has. This file knows no rules of who may send wh
 from __future__ import annotations
 
 from collections import deque
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from ._framing import HEADER_SIZE, pack_frame, pack_header, seal
 from ._limits import MIN_WIRE_FRAME
@@ -26,7 +28,7 @@ _SMALL: Final = 16 * 1024  # bytes of payload up to which a message may skip the
 Buffer = bytes | bytearray | memoryview
 
 
-class Batch(NamedTuple):
+class Batch(msgspec.Struct):
     """Frames to be written next, whole and in order.
 
     Attributes:
@@ -57,14 +59,14 @@ class Outbox:
     """The queue in front of one connection's writer.
 
     Attributes:
-        max_frame: Bytes of payload that the peer takes in one frame.
         size: Bytes of all that waits.
         fresh: Bytes of it in messages of which nothing has left. With a peer that reads, all that
             waits has soon begun to leave.
     """
 
     def __init__(self) -> None:
-        self.max_frame = MIN_WIRE_FRAME
+        self._max_frame = MIN_WIRE_FRAME
+        self._small = MIN_WIRE_FRAME + HEADER_SIZE  # bytes of a frame that may skip the lanes
         self.size = 0
         self.fresh = 0
         self._last: bytes | None = None  # the only thing that will still leave, once closed
@@ -74,6 +76,16 @@ class Outbox:
         self._credit: dict[int, int] = {}
         self._pong: bytes | None = None
         self._lanes: dict[int, deque[_Message]] = {}  # in the order of their turns
+
+    @property
+    def max_frame(self) -> int:
+        """Bytes of payload that the peer takes in one frame."""
+        return self._max_frame
+
+    @max_frame.setter
+    def max_frame(self, size: int) -> None:
+        self._max_frame = size
+        self._small = min(_SMALL, size) + HEADER_SIZE
 
     def __bool__(self) -> bool:
         if self._closed:
@@ -99,9 +111,12 @@ class Outbox:
         """Queue a message; `buffer` begins with room for a header, and is ours from now on."""
         if terminal:
             self._credit.pop(slot, None)  # nothing may follow it, credit neither
-        if len(buffer) - HEADER_SIZE <= min(_SMALL, self.max_frame) and slot not in self._lanes:
+        size = len(buffer)
+        if size <= self._small and slot not in self._lanes:
             seal(buffer, type_, 0, slot)
-            self._join_urgent(buffer)
+            self._urgent.append(buffer)
+            self.size += size
+            self.fresh += size
             if terminal:
                 self._ended.append(slot)
         else:
@@ -111,7 +126,7 @@ class Outbox:
     def data(self, slot: int, chunk: bytes, *, end: bool) -> None:
         """Queue bytes of a raw stream, and the end of our half behind them."""
         flags = Flag.END if end else 0
-        if len(chunk) <= min(_SMALL, self.max_frame) and slot not in self._lanes:
+        if len(chunk) + HEADER_SIZE <= self._small and slot not in self._lanes:
             self._join_urgent(pack_frame(FrameType.DATA, flags, slot, chunk))
         else:
             self._join_lane(
@@ -202,21 +217,22 @@ class Outbox:
         if self._closed:
             last, self._last = self._last, None
             return Batch([] if last is None else [last], [], [])
-        urgent = sum(map(len, self._urgent))
-        self.size -= urgent
-        self.fresh -= urgent
+        urgent = self._urgent
+        size = len(urgent[0]) if len(urgent) == 1 else sum(map(len, urgent))
+        self.size -= size
+        self.fresh -= size
         if self._credit:
             for slot, delta in self._credit.items():
-                self._urgent.append(pack_frame(FrameType.CREDIT, 0, slot, encode_credit(delta)))
+                urgent.append(pack_frame(FrameType.CREDIT, 0, slot, encode_credit(delta)))
             self._credit.clear()
         if self._pong is not None:
-            self._urgent.append(pack_frame(FrameType.PING, Flag.ACK, 0, self._pong))
+            urgent.append(pack_frame(FrameType.PING, Flag.ACK, 0, self._pong))
             self._pong = None
-        batch = Batch(self._urgent, [], self._ended)
+        batch = Batch(urgent, [], self._ended)
         self._urgent = []
         self._ended = []
         if self._lanes:
-            size = urgent + self._take_turn(batch)
+            size += self._take_turn(batch)
             while size < BATCH and self._lanes:
                 size += self._take_turn(batch)
         return batch
@@ -225,14 +241,14 @@ class Outbox:
         slot = next(iter(self._lanes))
         lane = self._lanes.pop(slot)
         message = lane[0]
-        piece = message.rest[: self.max_frame]
+        piece = message.rest[: self._max_frame]
         self.size -= len(piece)
         if not message.begun:
             self.fresh -= len(message.rest)
             message.begun = True
         done = len(piece) == len(message.rest)
         if not done:
-            message.rest = message.rest[self.max_frame :]
+            message.rest = message.rest[self._max_frame :]
         more = 0 if message.type == FrameType.DATA else Flag.MORE
         flags = message.flags if done else more
         batch.buffers.append(pack_header(message.type, flags, slot, len(piece)))

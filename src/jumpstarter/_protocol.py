@@ -86,6 +86,10 @@ _FLAGS: Final = tuple(
 )
 _WRONG_FLAGS: Final = tuple(~int(flags) for flags in _FLAGS)
 _OF_CONNECTION: Final = tuple(bool(_CONNECTION >> type_ & 1) for type_ in FrameType)
+# Constants, since to look a member up in its enum takes as long as handling it.
+_READY: Final = Phase.READY
+_OPEN: Final = State.OPEN
+_MORE: Final = Flag.MORE
 # What a peer may send before it has our HELLO, or after.
 _BEFORE_READY: Final = {Phase.HELLO: mask(_T.HELLO, _T.GOAWAY), Phase.ADMISSION: 0}
 
@@ -133,6 +137,7 @@ class Protocol:
         late: Frames that crossed a terminal frame and were dropped, as they must be.
         idle: Others that bring nothing by themselves: ACKs, CANCEL once more, small parts.
         nudges: PINGs and GOAWAYs that have come.
+        behind: Frames that have come and that `receive` has not handled yet.
     """
 
     # What handles a frame, by its type: the method that is called after it, where the role has one.
@@ -156,9 +161,10 @@ class Protocol:
         self._phase = Phase.HELLO
         self._decoder = FrameDecoder(limits.max_hello)
         self._budget = Budget(limits.max_total_window)
+        self._largest = 0  # bytes of a message that the peer takes, with room for a header
         self._pending = 0  # bytes of unfinished messages and unanswered calls
         self._in_parts = 0  # messages of which a part has come
-        self._backlog: list[tuple[int, int, int, bytes]] = []  # frames to be handled
+        self.behind: list[tuple[int, int, int, bytes]] = []
         self._slots: dict[int, Slot] = {}  # those that were used
         self._last = 0  # the highest there is
 
@@ -179,9 +185,9 @@ class Protocol:
         if self.failure is not None:
             return events
         frames = self._decoder.feed(data) if data else []
-        if self._backlog or len(frames) > most:
-            frames = self._backlog + frames
-            self._backlog = frames[most:]
+        if self.behind or len(frames) > most:
+            frames = self.behind + frames
+            self.behind = frames[most:]
             frames = frames[:most]
         try:
             for type_, flags, slot_id, payload in frames:
@@ -189,22 +195,17 @@ class Protocol:
                     raise RemoteProtocolError(
                         f"{frame_name(type_)} with flags {flags:#x} on id {slot_id}"
                     )
-                if self._phase is not Phase.READY:
+                if self._phase is not _READY:
                     self._check_phase(type_)
                 event = self._handlers[type_](self, flags, slot_id, payload)
                 if event is not None:
                     events.append(event)
-            if self._decoder.failure is not None and not self._backlog:
+            if self._decoder.failure is not None and not self.behind:
                 failure = self._decoder.failure
                 raise RemoteProtocolError(str(failure), failure.code)
         except RemoteProtocolError as exc:
             events.append(self.fail(exc))
         return events
-
-    @property
-    def behind(self) -> bool:
-        """True if frames have come that `receive` has not handled yet."""
-        return bool(self._backlog)
 
     @property
     def unfinished(self) -> bool:
@@ -218,7 +219,7 @@ class Protocol:
     def fail(self, exc: RemoteProtocolError) -> ev.ConnectionFailed:
         """End the connection for a breach: GOAWAY is the last frame to leave, and none is heard."""
         self.failure = exc
-        self._backlog = []
+        self.behind = []
         self._phase = Phase.FAILED
         self.going_away = True
         self.outbox.close(_T.GOAWAY, encode_goaway(Goaway(exc.code, 0, str(exc))))
@@ -256,6 +257,7 @@ class Protocol:
             raise RemoteProtocolError(text)
         self.peer = hello
         self.outbox.max_frame = hello.max_frame
+        self._largest = hello.max_message + HEADER_SIZE
         return self._hello_done(hello)
 
     def _hello_done(self, hello: Hello) -> ev.Event | None:
@@ -350,7 +352,7 @@ class Protocol:
 
     def _assemble(self, slot_id: int, slot: Slot, flags: int, payload: bytes) -> bytes | None:
         """Join a message's frames. None while MORE is to come; `dropped` says if it was lost."""
-        more = flags == Flag.MORE
+        more = flags == _MORE
         if slot.parts is None:
             slot.dropped = ""
             if not more:
@@ -395,7 +397,7 @@ class Protocol:
             slot.parts = None
 
     def _open(self, slot: Slot, kind: Kind, legal: int, allowed: int) -> None:
-        slot.state = State.OPEN
+        slot.state = _OPEN
         slot.kind = kind
         slot.cancelled = False
         slot.legal = legal
@@ -419,7 +421,7 @@ class Protocol:
 
     def _own(self, slot_id: int, verb: str) -> Slot:
         slot = self._slots.get(slot_id)
-        if slot is None or slot.state is not State.OPEN:
+        if slot is None or slot.state is not _OPEN:
             raise LocalProtocolError(f"{verb} on slot {slot_id} ({_standing(slot)})")
         return slot
 
@@ -480,11 +482,10 @@ class Protocol:
         Raises:
             ArgumentError: It does not.
         """
-        assert self.peer is not None
-        size = len(buffer) - HEADER_SIZE
-        if size > self.peer.max_message:
+        if len(buffer) > self._largest:
+            size, most = len(buffer) - HEADER_SIZE, self._largest - HEADER_SIZE
             raise ArgumentError(
-                f"the message has {size} bytes and the peer takes {self.peer.max_message}; "
+                f"the message has {size} bytes and the peer takes {most}; "
                 "send it in parts, or through a raw stream or a resource"
             )
 

@@ -41,10 +41,19 @@ _TO_SERVER: Final = {
     Kind.GENERATOR: mask(_T.CREDIT, _T.CANCEL),
     Kind.STREAM: mask(_T.DATA, _T.CREDIT, _T.CANCEL),
 }
-_ERROR: Final = mask(_T.ERROR)
+_ERROR_ALONE: Final = mask(_T.ERROR)
 _ANSWER: Final = {type_: mask(type_, _T.ERROR) for type_ in (_T.RESULT, _T.ERROR, _T.ITEM)}
 _OPENING: Final = mask(_T.CALL, _T.CANCEL)
 _LATE: Final = mask(_T.DATA, _T.CREDIT, _T.CANCEL)  # may cross the server's terminal frame
+# Constants, since to look a member up in its enum takes as long as handling it.
+_CALL: Final = _T.CALL
+_RESULT: Final = _T.RESULT
+_ERROR: Final = _T.ERROR
+_FREE: Final = State.FREE
+_OPENING_STATE: Final = State.OPENING
+_ENDED: Final = State.ENDED
+_UNARY: Final = Kind.UNARY
+_STREAM: Final = Kind.STREAM
 
 
 class ClientProtocol(Protocol):
@@ -67,30 +76,35 @@ class ClientProtocol(Protocol):
     # ------------------------------------------------------------------------------- bytes in
 
     def _on_result(self, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
-        return self._on_terminal(_T.RESULT, flags, slot_id, payload)
+        return self._on_terminal(_RESULT, flags, slot_id, payload)
 
     def _on_error(self, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
-        return self._on_terminal(_T.ERROR, flags, slot_id, payload)
+        return self._on_terminal(_ERROR, flags, slot_id, payload)
 
     def _on_terminal(
         self, type_: FrameType, flags: int, slot_id: int, payload: bytes
     ) -> ev.Event | None:
         slot = self._slot(slot_id, type_)
         assert slot is not None
-        if self.outbox.sending(slot_id, _T.CALL):
+        waits = self.outbox.has_lane(slot_id)
+        if waits and self.outbox.sending(slot_id, _CALL):
             raise RemoteProtocolError(f"{type_.name} on slot {slot_id} before its CALL was whole")
-        if type_ is _T.ERROR and slot.legal != _ERROR:
-            self._forget_parts(slot)  # an ERROR's first frame: what it cuts short will not go on
-        # While MORE is to come, nothing else may, but for an ERROR that cuts a RESULT short.
-        slot.legal = _ANSWER[type_]
-        body = self._assemble(slot_id, slot, flags, payload)
-        if body is None:
-            return None
-        dropped = slot.dropped
+        dropped = ""
+        if flags or slot.parts is not None:  # most often a message is one frame
+            if type_ is _ERROR and slot.legal != _ERROR_ALONE:
+                self._forget_parts(slot)  # its first frame: what it cuts short will not go on
+            # While MORE is to come, nothing else may, but for an ERROR that cuts a RESULT short.
+            slot.legal = _ANSWER[type_]
+            body = self._assemble(slot_id, slot, flags, payload)
+            if body is None:
+                return None
+            payload, dropped = body, slot.dropped
+        if waits or slot.kind is not _UNARY:  # which has no credit to give
+            self.outbox.drop(slot_id)
         self._end(slot_id, slot)
         if dropped:
             return ev.MessageDropped(slot_id, dropped, terminal=True)
-        return (ev.ResultReceived if type_ is _T.RESULT else ev.ErrorReceived)(slot_id, body)
+        return (ev.ResultReceived if type_ is _RESULT else ev.ErrorReceived)(slot_id, payload)
 
     def _on_item(self, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
         slot = self._slot(slot_id, _T.ITEM)
@@ -117,11 +131,12 @@ class ClientProtocol(Protocol):
         return ev.AcceptReceived(slot_id, payload)
 
     def _end(self, slot_id: int, slot: Slot) -> None:
-        slot.state = State.FREE
+        slot.state = _FREE
         slot.legal = slot.allowed = 0
-        self._forget_parts(slot)
-        self._close_windows(slot)
-        self.outbox.drop(slot_id)
+        if slot.parts is not None:
+            self._forget_parts(slot)
+        if slot.receiving is not None:
+            self._close_windows(slot)
         self.busy -= 1
         self._free.append(slot_id)
 
@@ -147,7 +162,7 @@ class ClientProtocol(Protocol):
             ArgumentError: It is larger than the peer takes; nothing was sent.
             LocalProtocolError: There is no free slot, or no peer.
         """
-        if not self.can_call:
+        if self.going_away or self.busy >= self._last:
             raise LocalProtocolError("CALL without a free slot, or after GOAWAY")
         self.check_size(buffer)
         if self._free:
@@ -159,12 +174,12 @@ class ClientProtocol(Protocol):
         if slot is None:
             slot = self._slots[slot_id] = Slot()
         self._open(slot, kind, _TO_CLIENT[kind], _TO_SERVER[kind])
-        if kind is not Kind.UNARY:
+        if kind is not _UNARY:
             slot.receiving = self._receive_window()
-        if kind is Kind.STREAM:
+        if kind is _STREAM:
             slot.sending = self._send_window()
         self.busy += 1
-        self.outbox.message(_T.CALL, slot_id, buffer)
+        self.outbox.message(_CALL, slot_id, buffer)
         return slot_id
 
     def cancel(self, slot_id: int, code: Code = Code.CANCELLED) -> bool:
@@ -224,11 +239,11 @@ class ServerProtocol(Protocol):
         slot = self._slots.get(slot_id)
         if slot is None:
             slot = self._slots[slot_id] = Slot()
-        if slot.state is State.FREE:
-            slot.state = State.OPENING
+        if slot.state is _FREE:
+            slot.state = _OPENING_STATE
             slot.legal = _OPENING
             self.busy += 1
-        elif slot.state is not State.OPENING:
+        elif slot.state is not _OPENING_STATE:
             raise RemoteProtocolError(f"CALL on slot {slot_id}, which is {slot.state.name}")
         message = self._assemble(slot_id, slot, flags, payload)
         if message is None:
@@ -256,9 +271,9 @@ class ServerProtocol(Protocol):
         self._open(slot, head.kind, _TO_SERVER[head.kind], _TO_CLIENT[head.kind])
         slot.held = counted
         self._pending += slot.held
-        if head.kind is not Kind.UNARY:
+        if head.kind is not _UNARY:
             slot.sending = self._send_window()
-        if head.kind is Kind.STREAM:
+        if head.kind is _STREAM:
             slot.receiving = self._receive_window()
         return ev.CallReceived(slot_id, head, body)
 
@@ -298,7 +313,7 @@ class ServerProtocol(Protocol):
         batch = self.outbox.take()
         for slot_id in batch.ended:
             slot = self._slots[slot_id]
-            slot.state = State.FREE
+            slot.state = _FREE
             self.busy -= 1
         return batch
 
@@ -309,8 +324,8 @@ class ServerProtocol(Protocol):
             ArgumentError: It is larger than the client takes; the call is still open.
         """
         self.check_size(buffer)
-        self._terminate(slot_id, _T.RESULT)
-        self.outbox.message(_T.RESULT, slot_id, buffer, terminal=True)
+        self._terminate(slot_id, _RESULT)
+        self.outbox.message(_RESULT, slot_id, buffer, terminal=True)
 
     def error(self, slot_id: int, buffer: bytearray) -> None:
         """End a call badly, with what `encode_error` made; of what is too large, the code alone."""
@@ -319,16 +334,17 @@ class ServerProtocol(Protocol):
         except ArgumentError as exc:
             code = int.from_bytes(buffer[HEADER_SIZE : HEADER_SIZE + 2], "little")
             buffer = encode_error(code, ErrorBody("", f"what it failed with cannot be sent: {exc}"))
-        self._terminate(slot_id, _T.ERROR)
-        self.outbox.message(_T.ERROR, slot_id, buffer, terminal=True)
+        self._terminate(slot_id, _ERROR)
+        self.outbox.message(_ERROR, slot_id, buffer, terminal=True)
 
     def _terminate(self, slot_id: int, type_: FrameType) -> None:
         slot = self._sender(slot_id, type_)
-        slot.state = State.ENDED
+        slot.state = _ENDED
         slot.legal = slot.allowed = 0
         self._pending -= slot.held
         slot.held = 0
-        self._close_windows(slot)
+        if slot.sending is not None:
+            self._close_windows(slot)
 
     def abandon(self, slot_id: int) -> None:
         """Forget what a slot has still to send: its call was cancelled and an ERROR follows."""

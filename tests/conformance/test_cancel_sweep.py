@@ -7,8 +7,6 @@ so that what one leaves behind is in the way of the next.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Final
 
 import pytest
@@ -18,7 +16,7 @@ from ends import Ends
 from scales import SWEPT
 from trio.testing import wait_all_tasks_blocked
 
-from helpers import in_time
+from helpers import counted, in_time
 from jumpstarter.client import DriverClient
 from leaks import leaked_since, look
 from transports import memory_pair
@@ -27,30 +25,6 @@ PATIENCE: Final = 120.0  # seconds for a sweep; most take one
 LEAST: Final = 2_000  # points in all; a sweep that has less has lost its steps
 
 _swept: Final[dict[str, int]] = {}
-
-
-class Steps(trio.abc.Instrument):
-    """Counts the steps of all tasks, and does something before one of them."""
-
-    def __init__(self, at: int, act: Callable[[], None]) -> None:
-        self.taken = 0
-        self._at = at
-        self._act = act
-
-    def before_task_step(self, _task: trio.lowlevel.Task) -> None:
-        self.taken += 1
-        if self.taken == self._at:
-            self._act()
-
-
-@contextmanager
-def counted(at: int, act: Callable[[], None]) -> Iterator[Steps]:
-    steps = Steps(at, act)
-    trio.lowlevel.add_instrument(steps)
-    try:
-        yield steps
-    finally:
-        trio.lowlevel.remove_instrument(steps)
 
 
 async def run_once(case: Case, client: DriverClient, at: int) -> tuple[int, bool]:

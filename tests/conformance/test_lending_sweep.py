@@ -12,10 +12,9 @@ from typing import Final, cast
 import pytest
 import trio
 import trio.testing
-from test_cancel_sweep import counted
 from trio.testing import wait_all_tasks_blocked
 
-from helpers import in_time
+from helpers import counted, in_time
 from jumpstarter.testing import client_for_async
 from leaks import leaked_since, look
 from resources_for_tests import Library, Reader

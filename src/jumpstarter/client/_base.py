@@ -48,6 +48,7 @@ _TOO_LONG: Final = "it took longer than the surrounding timeout() allows"
 _MAX_NAMES: Final = 20  # of children, and of methods, that an error lists
 T = TypeVar("T")
 
+_UNARY: Final = Kind.UNARY
 _TWIN: Final = "_async"
 _MIXINS: Final = {
     "ResourceMixin": ("local_file", "resource"),
@@ -157,7 +158,7 @@ class DriverClient(TypedCalls):
             DriverError: The call failed; see the subclasses in `jumpstarter.errors`.
         """
         self._check_loop("call_async")
-        request = self._request(Kind.UNARY, method, args, kwargs)
+        request = self._request(_UNARY, method, args, kwargs)
         return await self.channel.channel.call(request)
 
     def streamingcall_async(self, method: str, /, *args: Any, **kwargs: Any) -> RemoteGenerator:
@@ -208,7 +209,9 @@ class DriverClient(TypedCalls):
         return self.channel.request(kind, method, args, kwargs)
 
     def _check_loop(self, asked: str) -> None:
-        self.channel.channel.check_loop(f"{type(self).__name__}.{asked}")
+        channel = self.channel.channel
+        if trio.lowlevel.current_trio_token() is not channel.token:
+            channel.check_loop(f"{type(self).__name__}.{asked}")
 
     # ---------------------------------------------------------------------- for blocking code
 
@@ -222,7 +225,7 @@ class DriverClient(TypedCalls):
             DriverError: The call failed; see the subclasses in `jumpstarter.errors`.
             RuntimeError: This thread runs a Trio loop, which would deadlock: use `call_async`.
         """
-        request = self._request(Kind.UNARY, method, args, kwargs)
+        request = self._request(_UNARY, method, args, kwargs)
         return self._run_for("call", request).call()
 
     def streamingcall(self, method: str, /, *args: Any, **kwargs: Any) -> BlockingGenerator:
@@ -316,7 +319,9 @@ class DriverClient(TypedCalls):
 
     def _run_for(self, asked: str, request: Request, twin: str = "") -> _Runner:
         """Give the way to run coroutines, or say why there is none."""
-        portal = self._portal_for(f"{type(self).__name__}.{asked}", twin or f"{asked}_async")
+        portal = self.portal
+        if portal is None or in_trio_thread():
+            portal = self._portal_for(f"{type(self).__name__}.{asked}", twin or f"{asked}_async")
         return _Runner(portal, request, self.channel.channel)
 
     def _portal_for(self, name: str, twin: str) -> BlockingPortal:
@@ -396,12 +401,12 @@ class _Runner(Run):
         """Make a plain call: from this thread if it can lead, else in the loop."""
         channel = self._channel
         seconds = _seconds_left()
-        if not channel.connection.lent or self._portal.closed or seconds <= 0:
-            return self(channel.call_and_offer, self._request)
+        if self._portal.closed or seconds <= 0:
+            return self(channel.call, self._request)
         call = Call(channel, self._request)
         try:
-            if not channel.lead(call, self._request, seconds):
-                return self(channel.call_and_offer, self._request)
+            if not channel.lead(call, seconds):
+                return self(channel.call, self._request)
             if not call.done or isinstance(call.failure, DriverTimeoutError):
                 return self(channel.go_on, call)
         except BaseException as exc:

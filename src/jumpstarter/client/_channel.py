@@ -56,7 +56,8 @@ _logger = logging.getLogger("jumpstarter.client")
 
 AGENT: Final = f"jumpstarter/{__version__}"
 _MAX_TIMEOUT_MS: Final = 2**32 - 1
-_QUICK: Final = 0.002  # seconds: for a call that takes longer, a thread gains nothing by leading
+_QUICK: Final = 0.002  # seconds: by leading a call that takes longer, nobody gains anything
+_NOT_NESTED: Final = Nesting.NONE
 
 
 class Request:
@@ -87,7 +88,7 @@ class Request:
         who: str,
     ) -> None:
         self.kind = kind
-        self.nested = nesting.get() is not Nesting.NONE
+        self.nested = nesting.get() is not _NOT_NESTED
         self._method = method
         self._who = who
         try:
@@ -110,21 +111,23 @@ class Request:
 class Call:
     """A call under way: the endpoint of its slot, until its answer or the connection's end."""
 
+    # What most calls never change is the class's: there are many calls, and most are short.
+    slot = 0
+    done = False
+    failure: DriverError | None = None
+    value: bytes = b""
+    _waiter: Signal | None = None  # for the task that has made the call, once it waits
+    _ended: trio.Event | None = None  # for all others, once there is one
+    _gave_up = False
+
     def __init__(self, channel: Channel, request: Request) -> None:
         self.channel = channel
-        self.slot = 0
-        self.done = False
-        self.failure: DriverError | None = None
-        self.value: bytes = b""
-        self._changed = Signal()  # for the task that has made the call
-        self._ended: trio.Event | None = None  # for all others, once there is one
-        self._gave_up = False
-        self._request = request
+        self.request = request
 
     @property
     def context(self) -> str:
         """What messages call it."""
-        return self._request.context
+        return self.request.context
 
     def opened(self, slot: int) -> None:
         """It has a slot, and is about to be sent."""
@@ -153,7 +156,8 @@ class Call:
         self.failure = failure
         if self._gave_up:
             _logger.info("%s has ended on the exporter at last", self.context)
-        self._changed.set()
+        if self._waiter is not None:
+            self._waiter.set()
         if self._ended is not None:
             self._ended.set()
 
@@ -164,7 +168,17 @@ class Call:
     async def wait(self) -> None:
         """Wait until it is over, however it ends. For the task that has made the call."""
         while not self.done:
-            await self._changed.wait()
+            await self._change()
+
+    def _change(self) -> Awaitable[None]:
+        """Wait for `_wake`. For the task that has made the call."""
+        if self._waiter is None:
+            self._waiter = Signal()
+        return self._waiter.wait()
+
+    def _wake(self) -> None:
+        if self._waiter is not None:
+            self._waiter.set()
 
     async def join(self) -> None:
         """The same for any number of tasks: whoever closes the client waits beside the caller."""
@@ -215,6 +229,7 @@ class Channel:
         limits: What we accept of the exporter.
         name: What the exporter is called in errors and logs.
         connection: What it runs on, for the streams on it.
+        token: Of the loop that runs it.
     """
 
     def __init__(
@@ -233,7 +248,7 @@ class Channel:
         self._closing = False
         self._for_slot = Waiters()
         self._promised = 0  # free slots that belong to tasks which were woken and have yet to run
-        self._token = trio.lowlevel.current_trio_token()
+        self.token = trio.lowlevel.current_trio_token()
 
     # -------------------------------------------------------------------------------- life
 
@@ -289,7 +304,7 @@ class Channel:
         Raises:
             RuntimeError: It is another one.
         """
-        if trio.lowlevel.current_trio_token() is not self._token:
+        if trio.lowlevel.current_trio_token() is not self.token:
             text = f"{asked}: this client belongs to another Trio loop"
             raise RuntimeError(f"{text}; use its blocking methods from here, in a worker thread")
 
@@ -330,8 +345,19 @@ class Channel:
     async def call_as(self, request: Request, decode: Callable[[bytes], T]) -> T:
         """The same, with a decoder of one's own, which raises ArgumentError."""
         call = Call(self, request)
+        if self.connection.endpoints:
+            await self.open(call, request)
+            return await self.answer(call, decode)
+        if self.connection.lent and await self._lead_here(call):
+            if call.done and call.failure is None:
+                return call.result(decode)
+            return await self.answer(call, decode)
+        began = trio.current_time()
         await self.open(call, request)
-        return await self.answer(call, decode)
+        value = await self.answer(call, decode)
+        if trio.current_time() < began + _QUICK:
+            await self.connection.offer()
+        return value
 
     async def answer(self, call: Call, decode: Callable[[bytes], T]) -> T:
         """Wait for a call that was sent, and give its result."""
@@ -344,28 +370,26 @@ class Channel:
             raise
         return call.result(decode)
 
-    async def call_and_offer(self, request: Request) -> Any:
-        """The same as `call` for a thread, which may make its next call by itself."""
-        began = trio.current_time()
-        value = await self.call(request)
-        if trio.current_time() < began + _QUICK:
-            await self.connection.offer()
-        return value
+    async def _lead_here(self, call: Call) -> bool:
+        """Make a call from the task that waits for it. See `LeadConnection.lead_here`."""
+        seconds = self._seconds_left()
+        if seconds == -math.inf:
+            return False
+        try:
+            return await self.connection.lead_here(call, self._start, seconds)
+        except BaseException as exc:
+            if call.slot:
+                await call.cancel(exc)
+            raise
 
-    def lead(self, call: Call, request: Request, seconds: float) -> bool:
+    def lead(self, call: Call, seconds: float) -> bool:
         """Make a call from the thread that waits for it. See `LeadConnection.lead`.
 
         Args:
-            call: Of this request, not opened yet.
-            request: What to call.
+            call: Not opened yet.
             seconds: How long the driver may take.
         """
-
-        def start() -> None:
-            self._check_sendable(request)
-            self._start(call, request, seconds)
-
-        return self.connection.lead(call, start)
+        return self.connection.lead(call, self._start, seconds)
 
     async def go_on(self, call: Call) -> Any:
         """Wait for a call that a thread has led, and give its result."""
@@ -415,20 +439,37 @@ class Channel:
         """Send a CALL, once there is a slot. A checkpoint if there is none."""
         if self.connection.lent:
             await self.connection.reclaim()
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._check_sendable(request)
+        seconds = self._seconds_left()
+        if seconds == -math.inf:
+            await trio.lowlevel.checkpoint_if_cancelled()
         if self._rules.free <= self._promised:
+            self._check_open(request)
+            self._check_size(request)
             await self._wait_for_slot(request)
-        deadline = trio.current_effective_deadline()
-        seconds = math.inf if deadline == math.inf else deadline - trio.current_time()
-        self._start(call, request, seconds)
+            seconds = self._seconds_left()
+        self._start(call, seconds)
         self.connection.flush()
 
-    def _start(self, call: Call, request: Request, seconds: float) -> None:
-        """Give a call its slot, and queue it."""
+    @staticmethod
+    def _seconds_left() -> float:
+        """Give the time until the deadline of the task's scopes; -inf if it is cancelled."""
+        deadline = trio.current_effective_deadline()
+        return deadline if math.isinf(deadline) else deadline - trio.current_time()
+
+    def _start(self, call: Call, seconds: float) -> None:
+        """Give a call its slot, and queue it.
+
+        Raises:
+            DriverError: Nothing has changed.
+        """
+        request = call.request
+        self._check_open(request)
         if seconds != math.inf:
-            request.set_timeout(max(1, min(math.ceil(seconds * 1000), _MAX_TIMEOUT_MS)))
-        call.opened(self._rules.call(request.kind, request.buffer))
+            request.set_timeout(math.ceil(min(max(1, seconds * 1000), _MAX_TIMEOUT_MS)))
+        try:
+            call.opened(self._rules.call(request.kind, request.buffer))
+        except ArgumentError as exc:
+            raise DriverInvalidArgument(str(exc), context=request.context) from exc
         self.connection.endpoints[call.slot] = call
 
     async def _wait_for_slot(self, request: Request) -> None:
@@ -444,27 +485,25 @@ class Channel:
             self.freed()
             raise
         self._promised -= 1
-        self._check_open(request)
 
-    def _check_sendable(self, request: Request) -> None:
-        self._check_open(request)
+    def _check_open(self, request: Request) -> None:
+        if self._closing or self._rules.going_away or self.connection.ended is not None:
+            raise CallRefused(f"not sent: {self._why_not()}", context=request.context)
+
+    def _check_size(self, request: Request) -> None:
         try:
             self._rules.check_size(request.buffer)
         except ArgumentError as exc:
             raise DriverInvalidArgument(str(exc), context=request.context) from exc
 
-    def _check_open(self, request: Request) -> None:
+    def _why_not(self) -> str:
         if self._closing:
-            text = "not sent: the client was closed"
-        elif self.connection.ended is not None:
-            text = f"not sent: {self.connection.ended}"
-        elif self._rules.going_away:
-            goaway = self.connection.goaway
-            why = "" if goaway is None else f" ({quoted(goaway.goaway.text)})"
-            text = f"not sent: {self.name} takes no more calls{why}"
-        else:
-            return
-        raise CallRefused(text, context=request.context)
+            return "the client was closed"
+        if self.connection.ended is not None:
+            return str(self.connection.ended)
+        goaway = self.connection.goaway
+        why = "" if goaway is None else f" ({quoted(goaway.goaway.text)})"
+        return f"{self.name} takes no more calls{why}"
 
     def ask_to_end(self, call: Call, code: Code) -> bool:
         """Send CANCEL. False if there is nothing to wait for: nothing had been sent."""
@@ -491,4 +530,4 @@ class Channel:
                 self.ask_to_end(call, Code.CANCELLED)
 
         with suppress(trio.RunFinishedError):  # the loop is gone, and the connection with it
-            self._token.run_sync_soon(ask)
+            self.token.run_sync_soon(ask)

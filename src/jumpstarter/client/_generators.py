@@ -44,17 +44,17 @@ class _GeneratorCall(Call):
             case ev.ItemReceived():
                 if self.failure is None:  # nothing may follow a gap
                     self.items.append(event)
-                    self._changed.set()
+                    self._wake()
             case ev.MessageDropped(terminal=False):
                 self.failure = DriverError(event.reason, context=self.context)
-                self._changed.set()
+                self._wake()
             case _:
                 dropped = self.failure
                 super().received(event)
                 self.failure = dropped or self.failure
 
     async def changed(self) -> None:
-        await self._changed.wait()
+        await self._change()
 
 
 class RemoteGenerator(Generic[T]):

@@ -1,24 +1,28 @@
-"""Lets the thread that waits for an answer fetch it: a connection that blocking calls can lead.
+"""Lets whoever waits for an answer fetch it: a connection that calls can lead.
 
 Through the portal a call takes four switches between threads and tasks, which cost several times
-what the call does. But most often a test makes one plain call after another, and nothing else goes
-on. Then the loop steps aside: the calling thread itself writes, polls, reads and takes the answer,
-by the same rules and the same objects.
+what the call does; in the loop, the reader's turn and the caller's cost as much as the call. But
+most often one plain call is made after another, and nothing else goes on. Then the reader steps
+aside: the calling thread, or task, itself writes, waits, reads and takes the answer, by the same
+rules and the same objects.
 
 At any time one side owns the connection, its rules, endpoints and transport:
 
     state    lock    owner               what comes next
     LOOP     free    the loop            FREE: nothing is open, and a quick call has just ended
-    FREE     free    nobody              held: a thread makes a call; LOOP: some task wants it, or
-                                         for a while no thread has made a call
+    FREE     free    nobody              held: a thread makes a call; TASK: a task does; LOOP: some
+                                         task wants more than that, or for a while none has called
     FREE     held    the lock's holder   free: its call has ended; BACK: whatever else happens
+    TASK     free    the loop; a task    FREE: its call has ended, and nothing else is open; BACK:
+                     of it reads         whatever else happens; LOOP: it takes its time
     BACK     free    nobody              LOOP: as soon as the loop gets round to it
 
 - The loop never waits for the lock, but at the connection's end. It marks that it wants the
   connection, and the holder gives it back at the latest after `_PATIENCE_MS`.
-- All a thread does alone is one small call that is answered at once. An answer that takes its
-  time, another frame, a peer that is gone, a signal: it gives the connection back, and waits for
-  its call as all others do.
+- All that a thread or task does alone is one small call that is answered at once. An answer that
+  takes its time, another frame, a peer that is gone, a signal, a cancellation: it gives the
+  connection back, and waits for its call as all others do.
+- While a task reads, other tasks may open and write what they like, as they may beside the reader.
 - A thread that holds the lock is deaf to signals but while it polls, when all is whole. An
   exception that finds a way in there all the same has cut the rules in two: the connection ends.
 
@@ -33,7 +37,8 @@ import select
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, Protocol
+from threading import get_ident
+from typing import Final, Protocol, TypeVar
 
 import trio
 
@@ -57,11 +62,20 @@ _PAUSE: Final = 0.05  # seconds after a task has wanted it until threads may lea
 class _State(enum.Enum):
     LOOP = enum.auto()
     FREE = enum.auto()
+    TASK = enum.auto()
     BACK = enum.auto()
 
 
+# Constants, since to look a member up in its enum takes as long as a small system call.
+_LOOP: Final = _State.LOOP
+_FREE: Final = _State.FREE
+_TASK: Final = _State.TASK
+_BACK: Final = _State.BACK
+_ANSWERS: Final = (ev.ResultReceived, ev.ErrorReceived)
+
+
 class Led(Protocol):
-    """What is led: a call of which nobody but its thread knows yet."""
+    """What is led: a call of which nobody but its caller knows yet."""
 
     slot: int
     done: bool
@@ -70,8 +84,11 @@ class Led(Protocol):
         """Its answer has come."""
 
 
+LedT = TypeVar("LedT", bound=Led)
+
+
 class LeadConnection(Connection):
-    """A connection which threads may lead while nothing else is open on it."""
+    """A connection which callers may lead while nothing else is open on it."""
 
     # Beside the attributes of a `Connection`: more of them than Python shares the names of between
     # objects (30) would cost each a dict of its own.
@@ -96,32 +113,33 @@ class LeadConnection(Connection):
     def __init__(self, transport: Transport, rules: Rules, owner: Owner, name: str) -> None:
         super().__init__(transport, rules, owner, name)
         self._socket = transport if isinstance(transport, SocketTransport) else None
-        self._state = _State.LOOP
+        self._state = _LOOP
         self._lock = threading.Lock()
         self._leader = 0  # the thread that holds the lock
-        self._calls = 0  # that threads have made
+        self._calls = 0  # that were led
         self._wanted = False  # a task waits for the connection
         self._offered = False  # the reader is to step aside
         self._returned = Signal()  # for the reader
         self._waiting = Waiters()  # who want it
         self._last_wanted = -_PAUSE
-        self._left: list[ev.Event] = []  # what a thread has read, and is the loop's to act on
+        self._left: list[ev.Event] = []  # what was read in the lead, and is the loop's to act on
         self._write_error: OSError | None = None
-        self._at_end = False  # a thread has read the last byte
+        self._at_end = False  # the last byte was read in the lead
         self._token = trio.lowlevel.current_trio_token()
         self._poll = select.poll()
+        self._fd = -1 if self._socket is None else self._socket.fileno()
         if self._socket is not None:
-            self._poll.register(self._socket.fileno(), select.POLLIN)
+            self._poll.register(self._fd, select.POLLIN)
 
     # ---------------------------------------------------------------------------- in the loop
 
     @property
     def lent(self) -> bool:
         """True while the connection is not the loop's."""
-        return self._state is not _State.LOOP
+        return self._state is _FREE or self._state is _BACK
 
     async def offer(self) -> None:
-        """Let threads lead, unless something else is going on. A checkpoint, never cancelled."""
+        """Let callers lead, unless something else goes on. A checkpoint then, never cancelled."""
         if self._socket is not None and not self._offered and self._is_quiet():
             self._offered = True
             self._socket.stop_waiting()
@@ -143,7 +161,7 @@ class LeadConnection(Connection):
 
     async def reclaim(self) -> None:
         """Take the connection back. A checkpoint if a thread has it just now."""
-        if self._state is _State.FREE:
+        if self._state is _FREE:
             self._last_wanted = trio.current_time()
         while self.lent and not self._take_back():
             self._wanted = True
@@ -154,21 +172,21 @@ class LeadConnection(Connection):
         """Take it if no thread holds it."""
         if not self._lock.acquire(blocking=False):
             return False
-        if self._state is _State.FREE:
+        if self._state is _FREE:
             self._become_ours()
         self._lock.release()
         return not self.lent
 
     def _become_ours(self) -> None:
-        self._state = _State.LOOP
+        self._state = _LOOP
         self._wanted = False
         self.last_read = trio.current_time()
         self._returned.set()
         self._waiting.unpark_all()
 
     def _given_back(self) -> None:
-        """Go on where a thread has left off, before any task does."""
-        if self._state is not _State.BACK:
+        """Go on where the lead was left off, before any task does."""
+        if self._state is not _BACK:
             return  # the connection has ended meanwhile
         self._become_ours()
         left, self._left = self._left, []
@@ -199,35 +217,98 @@ class LeadConnection(Connection):
             return True
 
     async def _stand_aside(self) -> None:
-        self._state = _State.FREE
-        while self.lent:
+        assert self._socket is not None
+        self._state = _FREE
+        while self._state is not _LOOP:
             calls = self._calls
             with trio.move_on_after(_IDLE):
                 await self._returned.wait()
-            if calls == self._calls:
+            if calls != self._calls:
+                continue
+            if self._state is _TASK:
+                self._become_ours()
+                self._socket.stop_waiting()  # its task, which waits for its call from now on
+            else:
                 self._take_back()
 
     def _finish(self) -> None:
         """Wait for the thread that leads, if one does: what it uses is about to be closed."""
         with self._lock:
-            if self._state is _State.BACK:
+            if self._state is _BACK:
                 self._given_back()
-            self._state = _State.LOOP
+            self._state = _LOOP
         self._waiting.unpark_all()
         super()._finish()
+
+    # ------------------------------------------------------------------------------ in a task
+
+    async def lead_here(
+        self, call: LedT, start: Callable[[LedT, float], None], seconds: float
+    ) -> bool:
+        """Make a call from the task that waits for it. See `lead`.
+
+        A checkpoint if it was started. Cancelled, the loop has the call.
+        """
+        if not self._enter():
+            return False
+        keep = whole = False
+        try:
+            if self._poll.poll(0) and not self._receive(call):
+                whole = True
+                return False
+            start(call, seconds)
+            self._calls += 1
+            keep = self._send()
+            while keep and not call.done:
+                whole = True
+                with suppress(trio.ClosedResourceError):
+                    await trio.lowlevel.wait_readable(self._fd)
+                if self._state is not _TASK:
+                    break  # it is not the task's to read any more
+                whole = False
+                keep = self._receive(call)
+            whole = True
+        except DriverError:
+            keep = whole = True
+            raise
+        finally:
+            if not whole:
+                self._fail()
+            self._leave(keep=keep)
+        return call.slot > 0
+
+    def _enter(self) -> bool:
+        """Have the calling task read in the reader's stead, if no thread leads."""
+        if self._state is not _FREE or not self._lock.acquire(blocking=False):
+            return False
+        if self._state is _FREE:
+            self._state = _TASK
+        self._lock.release()
+        return self._state is _TASK
+
+    def _leave(self, *, keep: bool) -> None:
+        if self._state is not _TASK:
+            return  # the reader goes on already, or the connection has ended
+        if keep and not self.endpoints and not self._writing:
+            self._state = _FREE
+            return
+        self._last_wanted = trio.current_time()
+        self._state = _BACK
+        self._given_back()
 
     # ---------------------------------------------------------------------------- in a thread
 
     def led_from_here(self) -> bool:
         """Tell if the calling thread leads: then a finalizer calls, in the midst of all that."""
-        return self._leader == threading.get_ident()
+        return self._leader == get_ident()
 
-    def lead(self, call: Led, start: Callable[[], None]) -> bool:
+    def lead(self, call: LedT, start: Callable[[LedT, float], None], seconds: float) -> bool:
         """Make a call from the thread that waits for it.
 
         Args:
             call: It is `done` if it was answered. If it has a slot and is not, the loop has it now.
             start: Puts the call in the rules and the endpoints; a DriverError has changed nothing.
+            seconds: What `start` is to be told.
 
         Returns:
             False if it was not started: nothing is to be led, or the loop must look first.
@@ -241,11 +322,11 @@ class LeadConnection(Connection):
                 return False
             keep = whole = False
             try:
-                self._leader = threading.get_ident()
-                if self._state is not _State.FREE:
+                self._leader = get_ident()
+                if self._state is not _FREE:
                     whole = True
                     return False
-                keep = self._make(call, start, shelter)
+                keep = self._make(call, start, seconds, shelter)
                 whole = True
             except DriverError:
                 keep = whole = True
@@ -261,11 +342,17 @@ class LeadConnection(Connection):
                 self._let_go(keep=keep)
         return call.slot > 0
 
-    def _make(self, call: Led, start: Callable[[], None], shelter: Shelter) -> bool:
+    def _make(
+        self,
+        call: LedT,
+        start: Callable[[LedT, float], None],
+        seconds: float,
+        shelter: Shelter,
+    ) -> bool:
         """Send the call, and wait for its answer. False if the loop is to go on from here."""
         if self._poll.poll(0) and not self._receive(call):
             return False  # what has come unasked may well be the peer's goodbye
-        start()
+        start(call, seconds)
         self._calls += 1
         if not self._send():
             return False
@@ -287,22 +374,22 @@ class LeadConnection(Connection):
     def _receive(self, call: Led) -> bool:
         """Read, and take the answer. False if there is anything that is the loop's to act on."""
         assert self._socket is not None
+        rules = self.rules
         try:
             data = self._socket.try_read()
         except OSError:
             return False  # the loop will find it too
-        if data is None:
-            return True
-        self._at_end = not data
-        match self.rules.receive(data, self.rules.limits.turn):
-            case [ev.ResultReceived(slot=slot) | ev.ErrorReceived(slot=slot) as event] if (
-                slot == call.slot
-            ):
-                del self.endpoints[slot]
-                call.received(event)
-            case events:
-                self._left = events
-        return not (self._at_end or self._left or self.rules.behind or self.rules.outbox)
+        if not data:
+            self._at_end = data is not None
+            return not self._at_end
+        events = rules.receive(data, rules.limits.turn)
+        event = events[0] if len(events) == 1 else None
+        if isinstance(event, _ANSWERS) and event.slot == call.slot:
+            del self.endpoints[event.slot]
+            call.received(event)
+            events = []
+        self._left = events
+        return not (events or rules.behind or rules.outbox)
 
     def _fail(self) -> None:
         """End the connection, whose state nobody can know any more."""
@@ -318,8 +405,8 @@ class LeadConnection(Connection):
             self._lock.release()
             if not self._is_wanted_now():
                 return
-        if self._state is _State.FREE:
-            self._state = _State.BACK
+        if self._state is _FREE:
+            self._state = _BACK
             with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._given_back)
         self._lock.release()

@@ -64,7 +64,7 @@ class _StreamCall(Call):
             case ev.AcceptReceived():
                 self.accepted = True
                 self.metadata = event.body
-                self._changed.set()
+                self._wake()
             case _:
                 super().received(event)
 
@@ -80,7 +80,7 @@ class _StreamCall(Call):
 
     async def wait_accepted(self) -> None:
         while not self.accepted and not self.done:
-            await self._changed.wait()
+            await self._change()
         if not self.accepted and self.failure is not None:
             raise self.failure
 

@@ -13,10 +13,13 @@ is looked at has its price.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # the C half of `signal`, of which mypy knows not
+import os
 import signal
 import threading
 from collections.abc import Callable
 from functools import partial
+from itertools import compress
+from threading import get_ident
 from types import FrameType
 from typing import Any, Final, Self, TypeAlias, TypeVar
 
@@ -41,6 +44,16 @@ _SIGNALS: Final = tuple(
 _get: Final[Callable[[int], Any]] = _signal.getsignal
 _set: Final[Callable[[int, Any], Any]] = _signal.signal
 
+_main = threading.main_thread().ident  # handlers run in this thread, and in no other
+
+
+def _forked() -> None:
+    global _main  # noqa: PLW0603
+    _main = get_ident()
+
+
+os.register_at_fork(after_in_child=_forked)
+
 
 class Interrupted(BaseException):
     """A signal has come while the thread waited; its handler runs when the shelter is left."""
@@ -53,15 +66,13 @@ class Shelter:
         waiting: True while handlers may end the wait.
     """
 
-    __slots__ = ("_came", "_put_off", "waiting")
-
-    def __init__(self) -> None:
-        self.waiting = False
-        self._put_off: list[tuple[int, _Handler]] = []
-        self._came: list[tuple[_Handler, int, FrameType | None]] = []
+    # The class's until the main thread takes shelter: all other threads need nothing of their own.
+    waiting = False
+    _put_off: list[tuple[int, _Handler]] | tuple[()] = ()
+    _came: list[tuple[_Handler, int, FrameType | None]] | tuple[()] = ()
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
+        if get_ident() == _main:
             try:
                 self._take()
             except BaseException:
@@ -70,45 +81,37 @@ class Shelter:
         return self
 
     def _take(self) -> None:
-        for signum in _SIGNALS:
-            handler = _get(signum)
-            if callable(handler):
-                self._put_off.append((signum, handler))
-                _set(signum, partial(self._note, handler))
+        put_off: list[tuple[int, _Handler]] = []
+        self._put_off = put_off
+        handlers = [*map(_get, _SIGNALS)]
+        for signum, handler in compress(
+            zip(_SIGNALS, handlers, strict=True), map(callable, handlers)
+        ):
+            put_off.append((signum, handler))
+            _set(signum, partial(self._note, handler))
 
     def _note(self, handler: _Handler, signum: int, frame: FrameType | None) -> None:
-        self._came.append((handler, signum, frame))
+        self._came = [*self._came, (handler, signum, frame)]
         if self.waiting:
             self.waiting = False
             raise Interrupted
 
     def __exit__(self, *_: object) -> None:
-        if self._put_off:
-            self.waiting = False
-            try:
-                self._give_back()
-            finally:
-                self._catch_up()
+        """Install the handlers again, and run those of all signals that have come.
 
-    def _give_back(self) -> None:
-        """Install the handlers again, whatever one that is there already raises meanwhile."""
+        Whatever one of them raises meanwhile, none is left out.
+        """
+        self.waiting = False
         try:
             while self._put_off:
                 _set(*self._put_off[-1])
                 self._put_off.pop()
-        finally:
-            if self._put_off:
-                self._give_back()
-
-    def _catch_up(self) -> None:
-        """Run the handlers of all signals that have come, whatever one of them raises."""
-        try:
             while self._came:
                 handler, signum, frame = self._came.pop(0)
                 handler(signum, frame)
         finally:
-            if self._came:
-                self._catch_up()
+            if self._put_off or self._came:
+                self.__exit__()
 
     def wait(self, wait: Callable[[int], T], milliseconds: int) -> T:
         """Give `wait(milliseconds)`, open to signals.
