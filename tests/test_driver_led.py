@@ -18,7 +18,6 @@ from helpers import PATIENCE, ask, generator, in_time, stream, until
 from jumpstarter._background import open_background
 from jumpstarter._limits import DEFAULT_LIMITS, Limits
 from jumpstarter._messages import FrameType
-from jumpstarter._transport import SocketTransport
 from jumpstarter.client._channel import Channel
 from jumpstarter.driver import _led, export
 from jumpstarter.driver._exporter import Exporter
@@ -444,12 +443,14 @@ async def test_a_breach_that_a_thread_has_read_ends_the_connection_with_a_word()
 
 
 @contextmanager
-def _failing(monkeypatch: pytest.MonkeyPatch, name: str, exc: Exception) -> Iterator[None]:
+def _failing(monkeypatch: pytest.MonkeyPatch, it: Led, name: str, exc: Exception) -> Iterator[None]:
+    """Have the exporter's socket fail; the client's works."""
+
     def fail(*_: object) -> Any:
         raise exc
 
     with monkeypatch.context() as patch:
-        patch.setattr(SocketTransport, name, fail)
+        patch.setattr(it.connection._socket, name, fail)
         yield
 
 
@@ -466,7 +467,7 @@ async def test_a_thread_that_cannot_write_leaves_the_end_to_the_loop(
     async with led() as it, trio.open_nursery() as nursery:
         nursery.start_soon(_answered_then, it, it.connection.finished.is_set)
         await until(it.driver.begun.is_set)
-        with _failing(monkeypatch, "try_write", BrokenPipeError("pulled")):
+        with _failing(monkeypatch, it, "try_write", BrokenPipeError("pulled")):
             it.driver.let_go.set()
             await it.connection.finished.wait()
     assert "pulled" in str(it.connection.ended)
@@ -478,7 +479,7 @@ async def test_a_fault_of_ours_in_a_thread_ends_this_connection_and_is_logged(
 ) -> None:
     async with led() as it:
         await it.call("plain")
-        with _failing(monkeypatch, "try_read", ZeroDivisionError("our own")):
+        with _failing(monkeypatch, it, "try_read", ZeroDivisionError("our own")):
             with pytest.raises(CallOutcomeUnknown):
                 await it.call("plain")
             await it.connection.finished.wait()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import inspect
+import types
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -67,6 +68,8 @@ class Answers:
     Attributes:
         lanes: Where the drivers' code runs.
     """
+
+    __slots__ = ("_connection", "_exporter", "_rules", "_values", "lanes")
 
     def __init__(self, exporter: Exporter, connection: Connection, rules: ServerProtocol) -> None:
         self._exporter = exporter
@@ -143,7 +146,7 @@ class Answers:
         except TypeError:
             check_fit(method, args, kwargs)
             raise
-        return value if inspect.isawaitable(value) else self._encode(value, "result")
+        return value if _is_awaitable(value) else self._encode(value, "result")
 
     async def finished(self, answer: Any) -> bytearray:
         """Await what a method has given: a decorator can hide that it is `async`."""
@@ -314,3 +317,9 @@ class Answers:
     def _accept(self, call: Call, metadata: object) -> None:
         self._rules.accept(call.slot, encode_value(metadata))
         self._connection.flush()
+
+
+def _is_awaitable(value: object) -> bool:
+    """Tell if a result is to be awaited. As `inspect` does, but most are not, and that is seen."""
+    may_be = hasattr(type(value), "__await__") or isinstance(value, types.GeneratorType)
+    return may_be and inspect.isawaitable(value)

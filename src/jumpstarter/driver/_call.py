@@ -29,7 +29,7 @@ class Call:
     Args:
         event: What has come.
         connection: What it came on.
-        now: The time, on Trio's clock: it may be made in a thread, which has none.
+        clock: Trio's: it may be made in a thread, which knows none.
     """
 
     __slots__ = (
@@ -48,7 +48,9 @@ class Call:
         "values",
     )
 
-    def __init__(self, event: ev.CallReceived, connection: Connection, now: float) -> None:
+    def __init__(
+        self, event: ev.CallReceived, connection: Connection, clock: trio.abc.Clock
+    ) -> None:
         self.slot = slot = event.slot
         self.head = head = event.head
         self._body = event.body
@@ -65,7 +67,7 @@ class Call:
         self.late = False  # its deadline has passed
         self.values = 0  # in its arguments, if they count
         if head.timeout_ms and head.kind is Kind.UNARY:
-            self.deadline = now + head.timeout_ms / 1000
+            self.deadline = clock.current_time() + head.timeout_ms / 1000
 
     def enter(self, scope: trio.CancelScope) -> None:
         """Be answered in this task, within a scope that was entered last, and is the call's now."""

@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import copy_context
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -29,7 +28,7 @@ from .._journal import Journal
 from .._protocol import Protocol as Rules
 from .._transport import Transport
 
-__all__ = ["Answerer", "Begun", "EagerConnection", "begin_here", "own_scope"]
+__all__ = ["Answerer", "Begun", "EagerConnection", "OwnScope", "begin_here"]
 
 
 class Begun(Endpoint, Protocol):
@@ -111,7 +110,7 @@ class EagerConnection(Connection, Generic[C]):
             self.begin(self._come.popleft(), apart=True)
 
     async def _answer_apart(self, call: C) -> None:
-        with own_scope() as scope:
+        with OwnScope() as scope:
             call.enter(scope)
             await self._answer(call)
         self.flush()
@@ -134,7 +133,7 @@ class EagerConnection(Connection, Generic[C]):
         super()._finish()
 
     async def _read_loop(self) -> None:
-        with own_scope() as scope:
+        with OwnScope() as scope:
             self._reading = scope
             while self.ended is None and (not self._come or await self._begin_here(scope)):
                 if not await self._read_once():
@@ -170,22 +169,34 @@ class EagerConnection(Connection, Generic[C]):
         self._tasks.start_soon(self._guard, self._read_loop)
 
 
-@contextmanager
-def own_scope() -> Iterator[trio.CancelScope]:
-    """Enter a scope in which calls are answered, and which ends what they have left open.
+class OwnScope:
+    """A cancel scope in which calls are answered, and which ends what they have left open.
 
     Trio has an error for that, which would leave the task and end the connection; but whoever has
     left it open was told already. Their nurseries' tasks are cancelled, and nobody waits for them.
     """
-    ended = False
-    try:
-        with trio.CancelScope() as scope:
-            yield scope
-            ended = True
-    except RuntimeError:
-        if not ended:
-            raise
-        trio.lowlevel.current_task()._child_nurseries.clear()  # noqa: SLF001 - no other way
+
+    __slots__ = ("_scope",)
+
+    def __init__(self) -> None:
+        self._scope = trio.CancelScope()
+
+    def __enter__(self) -> trio.CancelScope:
+        return self._scope.__enter__()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> bool:
+        try:
+            return self._scope.__exit__(exc_type, exc, traceback)
+        except RuntimeError:
+            if exc is not None:
+                raise
+            trio.lowlevel.current_task()._child_nurseries.clear()  # noqa: SLF001 - no other way
+            return True
 
 
 @types.coroutine

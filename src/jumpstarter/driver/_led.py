@@ -37,7 +37,7 @@ from .._journal import Journal
 from .._protocol import Protocol as Rules
 from .._signal import Signal
 from .._transport import SocketTransport, Transport
-from ._eager import Answerer, Begun, EagerConnection, own_scope
+from ._eager import Answerer, Begun, EagerConnection, OwnScope
 
 __all__ = ["Lead", "LedConnection", "ThreadAnswerer"]
 
@@ -175,7 +175,7 @@ class LedConnection(EagerConnection[C]):
         self._returned.set()
 
     async def _stay_with(self, lead: Lead[C]) -> None:
-        with own_scope() as scope:
+        with OwnScope() as scope:
             lead.scope = scope  # no call's, nor under a deadline, while the thread has them all
             if lead.call is not None and self._lead is not lead:
                 lead.call.enter(scope)

@@ -82,7 +82,6 @@ class Session:
             turnstile=exporter.turnstile,
         )
         self._answers = Answers(exporter, self._connection, self._rules)
-        self.work = self._answers.work
         self._running: set[Call] = set()
         self._clock = trio.lowlevel.current_clock()
         self._all_answered = Waiters()
@@ -92,6 +91,8 @@ class Session:
 
         When it returns, all driver code of this session has ended.
         """
+        nesting.set(Nesting.CALLED)  # in all tasks and contexts that begin in there
+        calling.set(self)
         self._exporter.door.arrive(self)
         try:
             await self._connection.run()
@@ -193,7 +194,7 @@ class Session:
         return self._call(event) if self._answers.way(event) is Way.THREAD else None
 
     def _call(self, event: ev.CallReceived) -> Call:
-        call = Call(event, self._connection, self._clock.current_time())
+        call = Call(event, self._connection, self._clock)
         self._connection.endpoints[event.slot] = call
         self._running.add(call)
         return call
@@ -206,8 +207,8 @@ class Session:
 
     async def answer(self, call: Call) -> None:
         """Answer a call, and queue its terminal frame. Raises nothing."""
-        nesting.set(Nesting.NESTED if call.head.nested else Nesting.CALLED)
-        calling.set(self)
+        if call.head.nested:
+            nesting.set(Nesting.NESTED)
         result: bytearray | None = None
         error: tuple[int, ErrorBody] | None = None
         try:
@@ -222,8 +223,6 @@ class Session:
 
     async def answer_in_thread(self, lead: Lead[Call]) -> None:
         """Have a thread lead, and answer the call that it leaves, if it leaves one."""
-        nesting.set(Nesting.CALLED)
-        calling.set(self)
         result: bytearray | None = None
         error: tuple[int, ErrorBody] | None = None
         try:
@@ -242,6 +241,10 @@ class Session:
     def may_lead(self) -> bool:
         """Tell if a thread is to be had, and may wait for calls."""
         return self._answers.lanes.spare
+
+    def work(self, call: Call) -> object:
+        """Answer a call of a plain method. In a thread."""
+        return self._answers.work(call)
 
     def answered(self, call: Call, result: bytearray) -> None:
         """A thread has answered a call, and sends the result."""
