@@ -1,7 +1,7 @@
 """Bytes between a client's stream and a driver's, of either library, each direction apart.
 
 The client's side is a memory stream here, since a bridge asks no more of it than Trio's interface;
-raw streams through a whole connection are in `test_driver_session`.
+raw streams through a whole connection are in `test_driver_answers`.
 """
 
 from __future__ import annotations
