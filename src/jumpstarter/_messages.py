@@ -212,6 +212,7 @@ class _HelloMap(msgspec.Struct, frozen=True):
 
 _HELLO: Final = struct.Struct("<4sBBHIIIII")
 _CALL: Final = struct.Struct("<IHBB")
+_CONSTANT: Final = struct.Struct("<HBB")  # of a CALL: the same without the timeout
 _CODE: Final = struct.Struct("<H")
 _CREDIT: Final = struct.Struct("<I")
 _GOAWAY: Final = struct.Struct("<HI")
@@ -343,16 +344,25 @@ def decode_call(payload: bytes) -> tuple[CallHead, bytes]:
         ArgumentError: The head is cut short, of an unknown kind, or its name no UTF-8.
     """
     try:
-        timeout_ms, target, flags, name_length = _CALL.unpack_from(payload)
+        timeout_ms, _target, _flags, name_length = _CALL.unpack_from(payload)
         end = _CALL.size + name_length
         if name_length == 0 or end > len(payload):
             raise ValueError(f"a name of {name_length} bytes in a payload of {len(payload)}")
-        method = payload[_CALL.size : end].decode()
-        kind = _KINDS[flags & ~(KEYWORDS | NESTED)]
+        head = _head(payload[_TIMEOUT.size : end])
     except (struct.error, ValueError, KeyError) as exc:
         raise ArgumentError(f"malformed CALL: {exc}") from exc
-    keywords, nested = bool(flags & KEYWORDS), bool(flags & NESTED)
-    return CallHead(timeout_ms, target, kind, keywords, nested, method), payload[end:]
+    if timeout_ms:
+        head = msgspec.structs.replace(head, timeout_ms=timeout_ms)
+    return head, payload[end:]
+
+
+@functools.lru_cache(maxsize=256)  # a client calls the same few methods over and over
+def _head(constant: bytes) -> CallHead:
+    """Read what is the same in all calls of a method: a CALL's head but for the timeout."""
+    target, flags, _name_length = _CONSTANT.unpack_from(constant)
+    kind = _KINDS[flags & ~(KEYWORDS | NESTED)]
+    method = constant[_CONSTANT.size :].decode()
+    return CallHead(0, target, kind, bool(flags & KEYWORDS), bool(flags & NESTED), method)
 
 
 _KINDS: Final = {int(kind): kind for kind in Kind}

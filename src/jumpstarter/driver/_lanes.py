@@ -85,7 +85,7 @@ class Lanes:
     @property
     def spare(self) -> bool:
         """True while at least half of the threads have nothing to do. In any thread."""
-        return 2 * self.limiter.available_tokens >= self.limiter.total_tokens
+        return 2 * self.limiter.borrowed_tokens <= self.limiter.total_tokens
 
     async def thread(self, function: Callable[..., T], *args: Any) -> T:
         """Run blocking code in a worker thread. A checkpoint; cancelled, it waits all the same.
