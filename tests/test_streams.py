@@ -311,6 +311,22 @@ async def test_all_that_is_there_is_received_at_once_up_to_a_limit() -> None:
 
 
 @timed()
+async def test_who_takes_all_that_there_is_once_is_not_taken_for_one_who_keeps_up() -> None:
+    limits = Limits(stream_window=32 * 1024)
+    async with opened(limits=limits) as ends:
+        for _ in range(8):
+            await ends.ours.send_all(bytes(4 * 1024))
+        await wait_all_tasks_blocked()
+        assert len(await ends.theirs.receive_some()) == 12 * 1024
+        await wait_all_tasks_blocked()
+        with trio.move_on_after(0), pytest.raises(trio.Cancelled):
+            await ends.ours.send_all(b"x")
+        assert len(await ends.theirs.receive_some()) == 12 * 1024
+        with trio.fail_after(1):
+            await ends.ours.send_all(b"x")
+
+
+@timed()
 async def test_connections_that_share_a_thread_do_not_mix_up_what_they_read_in_bulk() -> None:
     async def carry(letter: bytes) -> None:
         sent = b"".join(letter + bytes([number % 251]) * 9_999 for number in range(200))

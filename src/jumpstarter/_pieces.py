@@ -29,6 +29,11 @@ class Pieces:
     def __len__(self) -> int:
         return self._size
 
+    @property
+    def first(self) -> int:
+        """Bytes that are left of the first piece. There must be one."""
+        return len(self._pieces[0]) - self._offset
+
     def put(self, data: bytes) -> None:
         """Add bytes, at least one."""
         self._size += len(data)

@@ -476,6 +476,12 @@ class Protocol:
             self.outbox.credit(slot_id, delta)
         return delta > 0
 
+    def less_than_half(self, slot_id: int) -> int:
+        """Bytes of a raw stream that can be read without credit for them going back."""
+        window = self._own(slot_id, "less_than_half").receiving
+        assert window is not None
+        return (window.size - 1) // 2
+
     def check_size(self, buffer: bytearray) -> None:
         """Check that the peer takes a message of this size.
 

@@ -209,7 +209,8 @@ class SlotStream(trio.abc.HalfCloseableStream):
         A checkpoint; cancelling it loses nothing.
 
         Args:
-            max_bytes: At most so many bytes; None takes what there is, up to 256 KiB.
+            max_bytes: At most so many bytes; None takes what there is, up to 256 KiB, or as much as
+                leaves a small window as it is.
 
         Raises:
             trio.BusyResourceError: Another task is receiving.
@@ -230,12 +231,21 @@ class SlotStream(trio.abc.HalfCloseableStream):
                     return self._end()
                 await self._may_receive.wait()
             self._check_closed()
-            piece = self._inbox.get(_AT_ONCE if max_bytes is None else max_bytes)
+            piece = self._inbox.get(self._at_once() if max_bytes is None else max_bytes)
         finally:
             self._receiving = False
         if not self.over and self._rules.consume(self.slot, len(piece)):
             self._connection.flush()
         return piece
+
+    def _at_once(self) -> int:
+        """Say how much is given to who takes what there is: a piece, and more of a large window.
+
+        Who takes half a window or more is taken for one who keeps up, and given a larger one; but
+        one who takes all that there is may have to wait with it for long.
+        """
+        most = _AT_ONCE if self.over else min(_AT_ONCE, self._rules.less_than_half(self.slot))
+        return max(most, self._inbox.first)
 
     def _end(self) -> bytes:
         if self._broken is not None and not self._peer_done:
