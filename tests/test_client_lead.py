@@ -22,6 +22,7 @@ import jumpstarter
 from drivers_for_tests import Lab
 from helpers import (
     PATIENCE,
+    Outcome,
     ScriptedExporter,
     ask,
     begin,
@@ -552,6 +553,46 @@ async def test_a_led_call_cancelled_at_any_step_leaves_all_whole() -> None:
             if steps.taken < at:
                 break
         assert 2 < at < 99  # the caller has to wait once, and the exporter not at all
+
+
+async def test_a_writer_that_waits_goes_on_when_the_reader_takes_over_from_a_task() -> None:
+    lab = Lab()
+    async with led_by_tasks(lab) as channel, trio.open_nursery() as nursery:
+        slow = await begin(nursery, channel.call, ask("wait"))
+        assert channel.connection._state is _lead._State.TASK
+        large = Outcome()
+        nursery.start_soon(large.of, channel.call, ask("echo_async", bytes(20_000_000)))
+        await until(lambda: channel.connection._state is _lead._State.LOOP)
+        await until(lambda: large.ended)
+        assert large.value == bytes(20_000_000)
+        lab.let_go.set()
+        await until(lambda: slow.ended)
+        assert slow.value == "wait"
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_what_a_task_does_to_the_rules_is_protected_from_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    protected: list[bool] = []
+
+    def note(name: str) -> None:
+        original = getattr(LeadConnection, name)
+
+        def noting(self: LeadConnection, *args: Any, **kwargs: Any) -> Any:
+            protected.append(trio.lowlevel.currently_ki_protected())
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(LeadConnection, name, noting)
+
+    async with led_by_tasks(Lab()) as channel:
+        for name in ("_send", "_receive", "_become_ours"):
+            note(name)
+        for number in range(3):
+            assert await channel.call(ask("echo_async", number)) == number
+        await channel.connection.reclaim()
+    assert len(protected) >= 7
+    assert all(protected)
 
 
 async def test_the_client_is_closed_while_a_task_leads() -> None:

@@ -155,7 +155,11 @@ class SocketTransport:
             with trio.CancelScope() as scope:  # one for all: each costs as much as a small write
                 while rest:
                     scope.deadline = trio.current_time() + stall
-                    await trio.lowlevel.wait_writable(self._stream.socket)
+                    try:
+                        await trio.lowlevel.wait_writable(self._stream.socket)
+                    except trio.ClosedResourceError:
+                        if self._fd < 0:
+                            raise  # else it was for a reader that is to `stop_waiting`
                     rest = self.try_write(rest)
         except OSError as exc:
             raise _broken("write", exc) from exc
@@ -209,7 +213,10 @@ class SocketTransport:
         return data
 
     def stop_waiting(self) -> None:
-        """Have a `read` that waits raise ClosedResourceError. It may be called again."""
+        """Have a `read` that waits raise ClosedResourceError. It may be called again.
+
+        A `write` that waits looks again, and goes on.
+        """
         trio.lowlevel.notify_closing(self._stream.socket)
 
     def fileno(self) -> int:

@@ -389,6 +389,9 @@ class _Runner(Run):
         if self._channel.connection.led_from_here():
             text = "a blocking call by a finalizer that runs in the midst of another one"
             raise RuntimeError(f"{text} would wait for it for ever: {self._request.context}")
+        return self._in_time(function, *args)
+
+    def _in_time(self, function: Callable[..., Any], *args: Any) -> Any:
         seconds = _seconds_left()
         if seconds == math.inf:
             return self._portal.call(function, *args)
@@ -408,11 +411,20 @@ class _Runner(Run):
             if not channel.lead(call, seconds):
                 return self(channel.call, self._request)
             if not call.done or isinstance(call.failure, DriverTimeoutError):
-                return self(channel.go_on, call)
+                return self._go_on(call)
         except BaseException as exc:
             self._abandon(call, exc)
             raise
         return call.result(channel.decode)
+
+    def _go_on(self, call: Call) -> Any:
+        """Wait in the loop for a call that was sent; who closes the client ends it as others."""
+        try:
+            return self._in_time(self._channel.go_on, call)
+        except RuntimeError:
+            if not (self._portal.closed and call.done):
+                raise
+        return call.result(self._channel.decode)
 
     def _abandon(self, call: Call, exc: BaseException) -> None:
         """Cancel a call that a signal has interrupted, and wait for its end within the grace."""

@@ -372,9 +372,8 @@ class Channel:
 
     async def _lead_here(self, call: Call) -> bool:
         """Make a call from the task that waits for it. See `LeadConnection.lead_here`."""
+        await trio.lowlevel.checkpoint_if_cancelled()  # Ctrl-C that waits to be raised, too
         seconds = self._seconds_left()
-        if seconds == -math.inf:
-            return False
         try:
             return await self.connection.lead_here(call, self._start, seconds)
         except BaseException as exc:
@@ -439,9 +438,8 @@ class Channel:
         """Send a CALL, once there is a slot. A checkpoint if there is none."""
         if self.connection.lent:
             await self.connection.reclaim()
+        await trio.lowlevel.checkpoint_if_cancelled()
         seconds = self._seconds_left()
-        if seconds == -math.inf:
-            await trio.lowlevel.checkpoint_if_cancelled()
         if self._rules.free <= self._promised:
             self._check_open(request)
             self._check_size(request)
@@ -479,6 +477,8 @@ class Channel:
             raise CallRefused(text, context=request.context)
         await self._for_slot.park()
         try:
+            if self.connection.lent:  # it was quiet for a moment, between two who waited
+                await self.connection.reclaim()
             await trio.lowlevel.checkpoint_if_cancelled()  # as it may have been since it was woken
         except BaseException:
             self._promised -= 1

@@ -23,8 +23,9 @@ At any time one side owns the connection, its rules, endpoints and transport:
   takes its time, another frame, a peer that is gone, a signal, a cancellation: it gives the
   connection back, and waits for its call as all others do.
 - While a task reads, other tasks may open and write what they like, as they may beside the reader.
-- A thread that holds the lock is deaf to signals but while it polls, when all is whole. An
-  exception that finds a way in there all the same has cut the rules in two: the connection ends.
+- A thread that holds the lock is deaf to signals but while it polls, when all is whole, and what a
+  task does with the connection is protected from Ctrl-C by Trio. An exception that finds a way in
+  all the same has cut the rules in two: the connection ends.
 
 Only a socket can be led: TLS must be spoken by the loop. This file knows no requests and no values.
 """
@@ -168,6 +169,7 @@ class LeadConnection(Connection):
             if not self._take_back():  # again: the holder may have looked before the mark was there
                 await self._waiting.park()
 
+    @trio.lowlevel.enable_ki_protection
     def _take_back(self) -> bool:
         """Take it if no thread holds it."""
         if not self._lock.acquire(blocking=False):
@@ -184,6 +186,7 @@ class LeadConnection(Connection):
         self._returned.set()
         self._waiting.unpark_all()
 
+    @trio.lowlevel.enable_ki_protection
     def _given_back(self) -> None:
         """Go on where the lead was left off, before any task does."""
         if self._state is not _BACK:
@@ -196,7 +199,9 @@ class LeadConnection(Connection):
             text = "internal error on the connection to %s"
             self._journal.log(_logger, logging.ERROR, text, self.name, exc=exc)
             self.end(exc)
-        if self._at_end:
+        if self.rules.failure is not None and not self._writing:
+            self.end(self.rules.failure)  # as the reader does, but before the task goes on
+        elif self._at_end:
             self._end_at_last_byte()
         elif self._write_error is not None:
             self._cannot_write(self._write_error)
@@ -216,6 +221,7 @@ class LeadConnection(Connection):
                 raise
             return True
 
+    @trio.lowlevel.enable_ki_protection
     async def _stand_aside(self) -> None:
         assert self._socket is not None
         self._state = _FREE
@@ -231,6 +237,7 @@ class LeadConnection(Connection):
             else:
                 self._take_back()
 
+    @trio.lowlevel.enable_ki_protection
     def _finish(self) -> None:
         """Wait for the thread that leads, if one does: what it uses is about to be closed."""
         with self._lock:
@@ -242,6 +249,7 @@ class LeadConnection(Connection):
 
     # ------------------------------------------------------------------------------ in a task
 
+    @trio.lowlevel.enable_ki_protection
     async def lead_here(
         self, call: LedT, start: Callable[[LedT, float], None], seconds: float
     ) -> bool:
@@ -273,23 +281,26 @@ class LeadConnection(Connection):
             raise
         finally:
             if not whole:
-                self._fail()
+                self._left = []
+                self.end(self._cut_off())
             self._leave(keep=keep)
         return call.slot > 0
 
+    @trio.lowlevel.enable_ki_protection
     def _enter(self) -> bool:
         """Have the calling task read in the reader's stead, if no thread leads."""
-        if self._state is not _FREE or not self._lock.acquire(blocking=False):
+        if self._state is not _FREE or self._wanted or not self._lock.acquire(blocking=False):
             return False
         if self._state is _FREE:
             self._state = _TASK
         self._lock.release()
         return self._state is _TASK
 
+    @trio.lowlevel.enable_ki_protection
     def _leave(self, *, keep: bool) -> None:
         if self._state is not _TASK:
             return  # the reader goes on already, or the connection has ended
-        if keep and not self.endpoints and not self._writing:
+        if keep and not (self.endpoints or self._writing or self._wanted):
             self._state = _FREE
             return
         self._last_wanted = trio.current_time()
@@ -393,10 +404,13 @@ class LeadConnection(Connection):
 
     def _fail(self) -> None:
         """End the connection, whose state nobody can know any more."""
-        text = f"the connection to {self.name} was cut off by an exception in the midst of a call"
         self._left = []
         with suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self.end, ConnectionError(text))
+            self._token.run_sync_soon(self.end, self._cut_off())
+
+    def _cut_off(self) -> ConnectionError:
+        text = f"the connection to {self.name} was cut off by an exception in the midst of a call"
+        return ConnectionError(text)
 
     def _let_go(self, *, keep: bool) -> None:
         """Give the lead up: to the next thread, or to the loop."""
