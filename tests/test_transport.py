@@ -308,6 +308,29 @@ async def test_a_read_that_was_stopped_can_be_taken_up_again(make_pair: PairMake
 
 @over_sockets
 @timed()
+async def test_a_writer_that_waits_goes_on_when_a_reader_is_to_stop(make_pair: PairMaker) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    assert isinstance(transport, SocketTransport)
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(transport.write, [bytes(8_000_000)], 60)
+        await wait_all_tasks_blocked()
+        transport.stop_waiting()
+        await wait_all_tasks_blocked()
+        assert await receive_exactly(theirs, 8_000_000) == bytes(8_000_000)
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(_write_in_vain, transport)
+        await wait_all_tasks_blocked()
+        await transport.aclose()
+
+
+async def _write_in_vain(transport: SocketTransport) -> None:
+    with pytest.raises((trio.BrokenResourceError, trio.ClosedResourceError)):
+        await transport.write([bytes(8_000_000)], 60)
+
+
+@over_sockets
+@timed()
 async def test_more_buffers_than_the_kernel_takes_in_one_call_are_written_in_several(
     make_pair: PairMaker,
 ) -> None:
