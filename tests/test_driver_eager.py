@@ -13,11 +13,13 @@ import trio
 import trio.testing
 
 from drivers_for_tests import Plain
-from helpers import ask, begin, channel_to
+from helpers import ask, begin, channel_over, channel_to, in_time
+from jumpstarter._limits import Limits
 from jumpstarter.client._channel import Channel
 from jumpstarter.driver import Driver, export
 from jumpstarter.driver._eager import begin_here
 from jumpstarter.errors import CallCancelled, DriverError, DriverTimeoutError
+from transports import PairMaker, memory_pair, unix_pair
 
 _said: Final[ContextVar[str]] = ContextVar("said", default="nothing")
 
@@ -38,6 +40,10 @@ class Tasks(Plain):
     async def quick(self, value: Any = None) -> Any:
         self._sign()
         return value
+
+    @export
+    async def sized(self, size: int) -> bytes:
+        return bytes(size)
 
     @export
     async def slow(self) -> str:
@@ -225,6 +231,25 @@ async def test_scopes_of_a_drivers_own_are_its_own_business() -> None:
         with pytest.raises(CallCancelled):
             await channel.call(ask("raise_cancelled"))
         assert await channel.call(ask("quick", 1)) == 1
+
+
+@pytest.mark.parametrize("make_pair", [unix_pair, memory_pair])
+async def test_a_call_that_waits_for_room_is_not_woken_before_it_waits(
+    make_pair: PairMaker,
+) -> None:
+    """What was answered before it, in the same read, makes room as it leaves."""
+    limits = Limits(max_unsent=64 * 1024)
+    for _ in range(20):
+        driver = Tasks()
+        async with (
+            in_time(),
+            channel_over(await make_pair(), driver, exporter_limits=limits) as channel,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(channel.call, ask("sized", 1_000_000))
+            with trio.move_on_after(0.002):
+                await channel.call(ask("quick", 1))
+            assert await channel.call(ask("quick", 2)) == 2
 
 
 async def test_the_end_of_a_connection_ends_calls_in_whatever_task_they_are() -> None:

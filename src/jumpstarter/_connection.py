@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from contextvars import Context, copy_context
 from typing import Final, Protocol
 
 import trio
@@ -125,6 +126,7 @@ class Connection:
         self._greeting = math.inf  # when the peer has to have said HELLO
         self._asked = -math.inf  # when `is_alive` last sent a PING
         self._scope: trio.CancelScope | None = None  # of all loops, once they run
+        self._context: Context
         self._for_writer: trio.Nursery | None = None  # where the writer can be begun
         limits = rules.limits
         self._max_unsent, self._max_pending = limits.max_unsent, limits.max_pending
@@ -154,6 +156,7 @@ class Connection:
 
     async def _begin(self, nursery: trio.Nursery) -> None:
         self._for_writer = nursery
+        self._context = copy_context()  # not that of whoever makes the writer begin
         self._scope = nursery.cancel_scope
         self._start_reading(nursery)
         if self._transport.keepalive and self.rules.limits.ping_interval:
@@ -391,7 +394,7 @@ class Connection:
         if nursery is None:
             self._wake_writer.set()
         else:  # for the first time: most connections need none, since each frame leaves at once
-            nursery.start_soon(self._guard, self._write_loop)
+            self._context.run(nursery.start_soon, self._guard, self._write_loop)
 
     @property
     def full(self) -> bool:

@@ -8,6 +8,7 @@ call has none of its own before it is begun. This file runs no driver's code.
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import trio
 
@@ -20,7 +21,12 @@ from ..errors import Code
 from ._bridge import Bridge
 from ._resources import Loan
 
-__all__ = ["Call"]
+__all__ = ["LEFT_OPEN", "Call", "cancel_status"]
+
+LEFT_OPEN: Final = (
+    "it has left a cancel scope or a nursery open, which ends with the call; "
+    "open what is to last in an @exportstream method"
+)
 
 
 class Call:
@@ -72,7 +78,7 @@ class Call:
     def enter(self, scope: trio.CancelScope) -> None:
         """Be answered in this task, within a scope that was entered last, and is the call's now."""
         self._scope = scope
-        self._status = _status()
+        self._status = cancel_status()
         if self.deadline != math.inf:
             scope.deadline = self.deadline
         if self.cancelled:
@@ -80,12 +86,13 @@ class Call:
 
     def leave(self) -> bool:
         """Tell if the task may answer another call in the same scope, now that this one is over."""
-        assert self._scope is not None
+        scope, self._scope = self._scope, None
+        assert scope is not None
         if self.deadline != math.inf:
-            self._scope.deadline = math.inf
-            if self._scope.cancel_called:
+            scope.deadline = math.inf
+            if scope.cancel_called:
                 return False
-        return _status() is self._status
+        return cancel_status() is self._status
 
     def check_scopes(self) -> None:
         """See to it that the driver's code has left all cancel scopes that it has entered.
@@ -93,9 +100,8 @@ class Call:
         Raises:
             RuntimeError: It has not. What it has left open ends with the task.
         """
-        if _status() is not self._status:
-            text = "it has left a cancel scope or a nursery open, which ends with the call"
-            raise RuntimeError(f"{text}; open what is to last in an @exportstream method")
+        if cancel_status() is not self._status:
+            raise RuntimeError(LEFT_OPEN)
 
     def cancel(self, reason: str) -> None:
         """End the driver's code, or see that it is not begun."""
@@ -134,6 +140,6 @@ class Call:
             self.stream.finish(reason)
 
 
-def _status() -> object:
+def cancel_status() -> object:
     """Give what says which cancel scopes this task is in. Trio tells it nowhere else."""
     return trio.lowlevel.current_task()._cancel_status  # noqa: SLF001

@@ -3,8 +3,9 @@
 A task costs more than most calls of `async` methods do, and many of these never wait for anything.
 So a call begins in the task that has read it. Only where it has to wait does that task become the
 call's own, for as long as the call lasts, and another one is started, which reads on. Whichever way
-it goes, a call has a task, a cancel scope and a context to itself while it runs, and the next frame
-is read no later than if it had been started apart.
+it goes, a call has a task and a cancel scope to itself while it runs, and a context of its own, and
+the next frame is read no later than if it had been started apart. Only who asks Trio which task it
+is, as Trio's locks do, sees one for many calls that do not wait.
 
 What is known to wait (blocking code, generators, raw streams) is started apart at once, and so is
 all that was read together with a call that has had to wait.
@@ -165,7 +166,9 @@ class EagerConnection(Connection, Generic[C]):
 
     def _hand_on(self) -> None:
         self._begin_apart()
-        self.flush_now()
+        # Not now: that makes room, and this task may be about to wait for it.
+        if self.rules.outbox and not self._writing:
+            self.flush_soon()
         self._tasks.start_soon(self._guard, self._read_loop)
 
 
@@ -209,7 +212,8 @@ def begin_here(
 
     Args:
         work: What to run.
-        before_waiting: Called once if it has to wait, just before it does.
+        before_waiting: Called once if it has to wait, just before it does. It must not wake this
+            task, which stands where it waits already, and has not told Trio yet.
 
     Returns:
         True if it never had to wait.

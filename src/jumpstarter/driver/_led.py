@@ -119,7 +119,7 @@ class LedConnection(EagerConnection[C]):
         self._lead: Lead[C] | None = None  # who owns the connection, None for the loop
         self._returned = Signal()  # for the reader
         self._left: list[ev.Event] = []  # what a thread has read, and is the loop's to act on
-        self._write_error: OSError | None = None
+        self._write_error: OSError | None = None  # or what reading has found
 
     # ---------------------------------------------------------------------------- in the loop
 
@@ -159,19 +159,30 @@ class LedConnection(EagerConnection[C]):
             number = lead.number
             with trio.move_on_after(_PATIENCE):
                 await self._returned.wait()
-            if lead.call is not None and lead.number == number:
-                self.reclaim()
+            if lead.number == number:
+                self.reclaim(number)
         self.last_read = trio.current_time()
         left, self._left = self._left, []
         if self.ended is None:
             self._act_on(left)
 
-    def reclaim(self) -> None:
-        """Take the connection back; a call that is under way goes on, as any other."""
+    def reclaim(self, number: int = 0) -> None:
+        """Take the connection back; a call that is under way goes on, as any other.
+
+        Args:
+            number: Only while the thread is at this one of its calls; 0 for at any, or at none.
+        """
         with self._lock:
-            lead, self._lead = self._lead, None
-        if lead is not None and lead.call is not None and lead.scope is not None:
+            lead = self._lead
+            if lead is None or (number and (lead.number != number or lead.call is None)):
+                return
+            self._lead = None
+        if lead.call is not None and lead.scope is not None:
             lead.call.enter(lead.scope)
+        if self._write_error is not None:
+            self._cannot_write(self._write_error)
+        elif self._rest:
+            self.flush_soon()
         self._returned.set()
 
     async def _stay_with(self, lead: Lead[C]) -> None:
@@ -180,16 +191,13 @@ class LedConnection(EagerConnection[C]):
             if lead.call is not None and self._lead is not lead:
                 lead.call.enter(scope)
             await self._desk.answer_in_thread(lead)
-        self.flush()
+        if lead.call is not None:  # else another thread may lead by now
+            self.flush()
 
     def returned(self, lead: Lead[C]) -> None:
         """The thread is back."""
         if self._lead is lead:
             self.reclaim()
-        if self._write_error is not None:
-            self._cannot_write(self._write_error)
-        elif self._rest:
-            self.flush_soon()
 
     def _finish(self) -> None:
         self.reclaim()
@@ -248,8 +256,9 @@ class LedConnection(EagerConnection[C]):
         assert self._socket is not None
         try:
             data = self._socket.try_read()
-        except OSError:
-            return  # the loop will find it too, and the last byte as well
+        except OSError as exc:
+            self._write_error = exc  # the system says it once, and the loop will find an end
+            return
         match self.rules.receive(data, self.rules.limits.turn) if data else []:
             case [ev.CallReceived() as event] if self._is_quiet():
                 lead.call = self._desk.take(event)

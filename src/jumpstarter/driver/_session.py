@@ -1,4 +1,4 @@
-"""Answers one connection's calls from a device tree: a task with its own cancel scope for each.
+"""Answers one connection's calls from a device tree, and says how each has ended.
 
 Every call gets exactly one terminal frame, and only after the driver's code for it has ended. A
 call ends for one of four reasons: the driver returned or raised, its deadline passed, the client
@@ -32,7 +32,7 @@ from .._transport import transport_for
 from .._version import __version__
 from ..errors import Code, HandshakeError
 from ._answers import Answers, Way
-from ._call import Call
+from ._call import LEFT_OPEN, Call, cancel_status
 from ._exporter import Exporter
 from ._failures import Failures
 from ._led import Lead, LedConnection
@@ -225,9 +225,12 @@ class Session:
         """Have a thread lead, and answer the call that it leaves, if it leaves one."""
         result: bytearray | None = None
         error: tuple[int, ErrorBody] | None = None
+        status = cancel_status()
         try:
             for answer in await self._answers.lanes.thread(self._connection.lead, lead):
                 result = await self._answers.finished(answer)
+            if cancel_status() is not status:
+                raise RuntimeError(LEFT_OPEN)
         except BaseException as exc:
             if lead.call is None:
                 raise  # it is no driver's
