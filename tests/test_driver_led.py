@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ from helpers import PATIENCE, ask, generator, in_time, stream, until
 from jumpstarter._background import open_background
 from jumpstarter._limits import DEFAULT_LIMITS, Limits
 from jumpstarter._messages import FrameType
+from jumpstarter._transport import Buffer
 from jumpstarter.client._channel import Channel
 from jumpstarter.driver import _led, export
 from jumpstarter.driver._exporter import Exporter
@@ -27,6 +28,7 @@ from jumpstarter.driver._session import Session
 from jumpstarter.driver._tree import DeviceTree
 from jumpstarter.errors import (
     CallOutcomeUnknown,
+    Code,
     DriverError,
     DriverInvalidArgument,
     DriverTimeoutError,
@@ -389,6 +391,32 @@ async def test_an_exporter_drains_a_led_call_to_its_end() -> None:
         await until(lambda: it.channel.connection.goaway is not None)
         it.driver.let_go.set()
     assert results == ["in time"]
+
+
+@pytest.mark.usefixtures("lasting")
+async def test_what_a_thread_has_half_written_leaves_before_anything_else() -> None:
+    async with led() as it:
+        await it.call("plain")
+        assert it.connection.lent
+        socket, token = it.connection._socket, trio.lowlevel.current_trio_token()
+        assert socket is not None
+        write = socket.try_write
+
+        def go_away() -> None:  # as a drain does, before the thread is back
+            it.connection.reclaim()
+            it.session._rules.goaway(Code.OK, 0, "shutting down")
+            it.connection.flush()
+
+        def half(buffers: Sequence[Buffer]) -> list[Buffer]:
+            socket.try_write = write  # type: ignore[method-assign]
+            frame = b"".join(buffers)
+            assert write([frame[:5]]) == []
+            token.run_sync_soon(go_away)
+            return [memoryview(frame)[5:]]
+
+        socket.try_write = half  # type: ignore[method-assign]
+        assert await it.call("plain", "whole") == "whole"
+        await until(lambda: it.channel.connection.goaway is not None)
 
 
 # --------------------------------------------------------------------- threads are for others

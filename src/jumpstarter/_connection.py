@@ -207,6 +207,20 @@ class Connection:
         with trio.move_on_after(_LAST_WORDS):
             await self.written()
 
+    @property
+    def still(self) -> bool:
+        """True if nothing is on its way on the connection, in either direction, and it goes on."""
+        rules = self.rules
+        return not (
+            self._writing
+            or self._rest
+            or rules.outbox
+            or rules.unfinished
+            or rules.behind
+            or rules.going_away
+            or self.ended is not None
+        )
+
     async def written(self) -> None:
         """Wait until all that is queued has left. A checkpoint if something has not."""
         self.flush()

@@ -346,14 +346,14 @@ class Channel:
         """The same, with a decoder of one's own, which raises ArgumentError."""
         call = Call(self, request)
         if self.connection.endpoints:
-            await self.open(call, request)
+            await self.open(call)
             return await self.answer(call, decode)
         if self.connection.lent and await self._lead_here(call):
             if call.done and call.failure is None:
                 return call.result(decode)
             return await self.answer(call, decode)
         began = trio.current_time()
-        await self.open(call, request)
+        await self.open(call)
         value = await self.answer(call, decode)
         if trio.current_time() < began + _QUICK:
             await self.connection.offer()
@@ -434,16 +434,16 @@ class Channel:
 
         return decode
 
-    async def open(self, call: Call, request: Request) -> None:
+    async def open(self, call: Call) -> None:
         """Send a CALL, once there is a slot. A checkpoint if there is none."""
         if self.connection.lent:
             await self.connection.reclaim()
         await trio.lowlevel.checkpoint_if_cancelled()
         seconds = self._seconds_left()
         if self._rules.free <= self._promised:
-            self._check_open(request)
-            self._check_size(request)
-            await self._wait_for_slot(request)
+            self._check_open(call.request)
+            self._check_size(call.request)
+            await self._wait_for_slot(call.request)
             seconds = self._seconds_left()
         self._start(call, seconds)
         self.connection.flush()

@@ -159,7 +159,7 @@ class RemoteGenerator(Generic[T]):
     async def _start(self) -> _GeneratorCall:
         if self._call is None:
             call = _GeneratorCall(self._channel, self._request)
-            await self._channel.open(call, self._request)
+            await self._channel.open(call)
             self._call = call
             if self._over:  # ended by another task while this one waited for a slot
                 await call.cancel()

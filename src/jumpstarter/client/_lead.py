@@ -96,6 +96,7 @@ class LeadConnection(Connection):
     __slots__ = (
         "_at_end",
         "_calls",
+        "_fd",
         "_last_wanted",
         "_leader",
         "_left",
@@ -148,17 +149,9 @@ class LeadConnection(Connection):
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _is_quiet(self) -> bool:
-        return not (
-            self.endpoints
-            or self._writing
-            or self._rest
-            or self.rules.outbox
-            or self.rules.unfinished
-            or self.rules.behind
-            or self.rules.going_away
-            or self.ended is not None
-            or trio.current_time() < self._last_wanted + _PAUSE
-        )
+        if self.endpoints or not self.still:
+            return False
+        return trio.current_time() >= self._last_wanted + _PAUSE
 
     async def reclaim(self) -> None:
         """Take the connection back. A checkpoint if a thread has it just now."""

@@ -26,7 +26,7 @@ async def open_stream(channel: Channel, request: Request) -> RemoteStream:
         DriverError: The driver could not open it.
     """
     opening = _StreamCall(channel, request)
-    await channel.open(opening, request)
+    await channel.open(opening)
     try:
         await opening.wait_accepted()
     except BaseException as exc:

@@ -21,9 +21,9 @@ from ..errors import Code
 from ._bridge import Bridge
 from ._resources import Loan
 
-__all__ = ["LEFT_OPEN", "Call", "cancel_status"]
+__all__ = ["Call", "cancel_status", "check_scopes"]
 
-LEFT_OPEN: Final = (
+_LEFT_OPEN: Final = (
     "it has left a cancel scope or a nursery open, which ends with the call; "
     "open what is to last in an @exportstream method"
 )
@@ -41,7 +41,6 @@ class Call:
     __slots__ = (
         "_body",
         "_scope",
-        "_status",
         "bridge",
         "cancelled",
         "changed",
@@ -50,6 +49,7 @@ class Call:
         "in_thread",
         "late",
         "slot",
+        "status",
         "stream",
         "values",
     )
@@ -63,7 +63,7 @@ class Call:
         self.cancelled = False  # it was, by whomever
         self.deadline = math.inf
         self._scope: trio.CancelScope | None = None
-        self._status: object = None  # of the task's cancel scopes when it has begun
+        self.status: object = None  # of the task's cancel scopes when it has begun
         self.changed = Signal()
         self.stream = SlotStream(connection, slot) if head.kind is Kind.STREAM else None
         self.in_thread = False  # it is answered by one, for as long as it takes
@@ -78,7 +78,7 @@ class Call:
     def enter(self, scope: trio.CancelScope) -> None:
         """Be answered in this task, within a scope that was entered last, and is the call's now."""
         self._scope = scope
-        self._status = cancel_status()
+        self.status = cancel_status()
         if self.deadline != math.inf:
             scope.deadline = self.deadline
         if self.cancelled:
@@ -92,16 +92,7 @@ class Call:
             scope.deadline = math.inf
             if scope.cancel_called:
                 return False
-        return cancel_status() is self._status
-
-    def check_scopes(self) -> None:
-        """See to it that the driver's code has left all cancel scopes that it has entered.
-
-        Raises:
-            RuntimeError: It has not. What it has left open ends with the task.
-        """
-        if cancel_status() is not self._status:
-            raise RuntimeError(LEFT_OPEN)
+        return cancel_status() is self.status
 
     def cancel(self, reason: str) -> None:
         """End the driver's code, or see that it is not begun."""
@@ -143,3 +134,16 @@ class Call:
 def cancel_status() -> object:
     """Give what says which cancel scopes this task is in. Trio tells it nowhere else."""
     return trio.lowlevel.current_task()._cancel_status  # noqa: SLF001
+
+
+def check_scopes(before: object) -> None:
+    """See to it that a driver's code has left all cancel scopes that it has entered.
+
+    Args:
+        before: The `cancel_status` of the task when it began.
+
+    Raises:
+        RuntimeError: It has not. What it has left open ends with the task.
+    """
+    if cancel_status() is not before:
+        raise RuntimeError(_LEFT_OPEN)

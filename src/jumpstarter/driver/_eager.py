@@ -72,6 +72,9 @@ class EagerConnection(Connection, Generic[C]):
         transport, rules, owner, name, journal, turnstile: See `Connection`.
     """
 
+    # Beside the attributes of a `Connection`, which are as many as Python shares the names of.
+    __slots__ = ("_answer", "_come", "_reading", "_tasks")
+
     def __init__(
         self,
         transport: Transport,

@@ -102,6 +102,8 @@ class LedConnection(EagerConnection[C]):
         transport, rules, owner, name, journal, turnstile: See `Connection`.
     """
 
+    __slots__ = ("_desk", "_lead", "_left", "_lock", "_returned", "_socket", "_write_error")
+
     def __init__(
         self,
         transport: Transport,
@@ -140,18 +142,9 @@ class LedConnection(EagerConnection[C]):
     def _is_quiet(self) -> bool:
         """Tell if nothing goes on but one call that has come."""
         rules = self.rules
-        return not (
-            rules.busy > 1
-            or self._socket is None
-            or self._writing
-            or self._rest
-            or rules.outbox
-            or rules.unfinished
-            or rules.behind
-            or rules.going_away
-            or self.ended is not None
-            or self._judged != (rules.late + rules.idle, rules.nudges)
-        )
+        if rules.busy > 1 or self._socket is None or not self.still:
+            return False
+        return self._judged == (rules.late + rules.idle, rules.nudges)
 
     async def _stand_aside(self, lead: Lead[C]) -> None:
         """Wait while a thread leads, and take the connection back if a method takes its time."""

@@ -32,7 +32,7 @@ from .._transport import transport_for
 from .._version import __version__
 from ..errors import Code, HandshakeError
 from ._answers import Answers, Way
-from ._call import LEFT_OPEN, Call, cancel_status
+from ._call import Call, cancel_status, check_scopes
 from ._exporter import Exporter
 from ._failures import Failures
 from ._led import Lead, LedConnection
@@ -213,12 +213,10 @@ class Session:
         error: tuple[int, ErrorBody] | None = None
         try:
             result = await self._answers.perform(call)
-            call.check_scopes()
+            check_scopes(call.status)
         except BaseException as exc:  # noqa: BLE001 - SystemExit too stays within its call
             # No name here may keep it: its traceback has this frame, and with it the arguments.
             error = self._failures.of(exc, self._answers.title(call.head))
-        if result is None and error is None:
-            error = self._cut_short(call)
         self._finish(call, result, error)
 
     async def answer_in_thread(self, lead: Lead[Call]) -> None:
@@ -229,16 +227,13 @@ class Session:
         try:
             for answer in await self._answers.lanes.thread(self._connection.lead, lead):
                 result = await self._answers.finished(answer)
-            if cancel_status() is not status:
-                raise RuntimeError(LEFT_OPEN)
+            check_scopes(status)
         except BaseException as exc:
             if lead.call is None:
                 raise  # it is no driver's
             error = self._failures.of(exc, self._answers.title(lead.call.head))
         self._connection.returned(lead)
         if lead.call is not None:
-            if result is None and error is None:
-                error = self._cut_short(lead.call)
             self._finish(lead.call, result, error)
 
     def may_lead(self) -> bool:
@@ -251,24 +246,27 @@ class Session:
 
     def answered(self, call: Call, result: bytearray) -> None:
         """A thread has answered a call, and sends the result."""
-        self._running.discard(call)
-        self._answers.forget(call)
+        self._forget(call)
         del self._connection.endpoints[call.slot]
         self._rules.result(call.slot, result)
+
+    def _forget(self, call: Call) -> None:
+        self._running.discard(call)
+        self._answers.forget(call)
 
     def _finish(
         self, call: Call, result: bytearray | None, error: tuple[int, ErrorBody] | None
     ) -> None:
-        self._running.discard(call)
-        self._answers.forget(call)
+        """Queue what a call has ended with; with neither, it was cut short."""
+        self._forget(call)
         if self._connection.ended is None:
             del self._connection.endpoints[call.slot]
             if call.stream is not None:
                 call.stream.finish(None)
-            if error is None:
-                assert result is not None
+            if error is None and result is not None:
                 self._rules.result(call.slot, result)
             else:
+                error = error or self._cut_short(call)
                 if call.cancelled or trio.current_time() >= call.deadline:
                     self._rules.abandon(call.slot)
                 self._rules.error(call.slot, encode_error(*error))
