@@ -23,6 +23,7 @@ SRC: Final = Path(jumpstarter.__file__).parent
 
 # They talk to no one: bytes and values in, bytes and values out.
 SANS_IO: Final = (
+    "_installed",
     "errors",
     "_text",
     "_limits",
@@ -59,7 +60,8 @@ IO: Final = {
 }
 # What these say of themselves: they know nothing else of the house.
 KNOWS_ONLY: Final[dict[str, set[str]]] = {
-    "errors": set(),
+    "_installed": set(),
+    "errors": {"_installed"},
     "_version": set(),
     "_text": set(),
     "_framing": {"errors"},

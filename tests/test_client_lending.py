@@ -399,7 +399,7 @@ def test_compression_without_the_extra_says_what_to_install(
         monkeypatch.setitem(sys.modules, module, None)
     with (
         blocking() as client,
-        pytest.raises(MissingExtra, match=r"jumpstarter\[zstd\]"),
+        pytest.raises(MissingExtra, match=r"pip install .*\[zstd\]"),
         client.local_file(image, compress=True),
     ):
         raise AssertionError

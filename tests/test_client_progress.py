@@ -137,7 +137,7 @@ def test_without_rich_there_is_no_bar_and_one_that_is_asked_for_says_what_to_ins
         monkeypatch.setitem(sys.modules, name, cast("Any", None))
     transfer(None)
     assert terminal.getvalue() == ""
-    with pytest.raises(MissingExtra, match=r"pip install 'jumpstarter\[progress\]'"):
+    with pytest.raises(MissingExtra, match=r"the extra 'progress'.*pip install .*\[progress\]"):
         transfer(True)
 
 

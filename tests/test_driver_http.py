@@ -219,7 +219,7 @@ def test_without_httpx_the_driver_says_what_to_install(
     client: DriverClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "httpx", None)
-    with pytest.raises(DriverError, match=r"pip install 'jumpstarter\[http\]'"):
+    with pytest.raises(DriverError, match=r"the extra 'http'.*pip install .*\[http\]"):
         client.call("read", "http://127.0.0.1:1/file")
 
 

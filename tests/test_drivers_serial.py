@@ -131,6 +131,6 @@ def test_without_pyserial_it_says_what_to_install(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "serial", None)
     with (
         served(SerialPort(url="loop://")) as client,
-        pytest.raises(DriverError, match=r"pip install 'jumpstarter\[serial\]'"),
+        pytest.raises(DriverError, match=r"the extra 'serial'.*pip install .*\[serial\]"),
     ):
         client.open_stream()

@@ -12,6 +12,7 @@ from typing import Any, Final
 import pytest
 
 from jumpstarter import errors
+from jumpstarter._installed import command_for
 from jumpstarter.errors import (
     ERROR_CLASSES,
     ArgumentError,
@@ -305,6 +306,7 @@ def test_a_group_prints_its_members() -> None:
 
 def test_a_missing_extra_says_where_it_is_missing() -> None:
     here = MissingExtra.named("serial", "a serial port")
-    assert str(here) == "a serial port needs an extra: pip install 'jumpstarter[serial]'"
+    assert str(here) == f"a serial port needs the extra 'serial': {command_for('serial')}"
     there = MissingExtra.named("serial", "a serial port", where="on the exporter")
-    assert str(there).startswith("a serial port needs an extra on the exporter: pip install ")
+    text = "a serial port needs the extra 'serial' on the exporter: pip install "
+    assert str(there).startswith(text)

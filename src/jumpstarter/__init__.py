@@ -4,6 +4,7 @@ The four verbs of everyday use are here: `serve` and `connect` for blocking code
 `connect_async` for Trio code. `Limits` is for who must change one. The rest of the house, read from
 the ground up; each room knows only those above it:
 
+    _installed                how to add an extra to this installation
     errors                    every exception, one tree, each with its wire code
     _text                     a peer's words, made fit for a line of ours
     _limits                   every limit, with its reason

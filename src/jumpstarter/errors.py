@@ -26,7 +26,7 @@
 Rules: a class says what the caller can do about it, the code says what crossed the wire, and the
 text says what was asked, of whom, and what went wrong. Only the classes of `ERROR_CLASSES` are
 ever made from a peer's bytes: the remote type's name is data, never looked up.
-This file knows nothing else of the library.
+Of the library this file knows only how it was installed.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from typing import Final, Self
+
+from ._installed import command_for
 
 __all__ = [
     "ArgumentError",
@@ -128,7 +130,7 @@ class MissingExtra(JumpstarterException, ImportError):
     def named(cls, extra: str, what: str, *, where: str = "") -> MissingExtra:
         """Make one for an extra of this library, saying what needs it, and where."""
         place = where and f" {where}"
-        return cls(f"{what} needs an extra{place}: pip install 'jumpstarter[{extra}]'")
+        return cls(f"{what} needs the extra {extra!r}{place}: {command_for(extra)}")
 
 
 class ResourceError(JumpstarterException, ValueError):

@@ -1,0 +1,115 @@
+"""Commands that add an extra, for each way in which this library may have been installed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import jumpstarter
+from jumpstarter._installed import command_for
+
+ROOT = Path(__file__).parent.parent
+
+
+def installed(
+    place: Path, monkeypatch: pytest.MonkeyPatch, record: dict[str, Any] | str | None
+) -> None:
+    """Have only this installation of the library be found: its real metadata, one record."""
+    info = place / "jumpstarter-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: jumpstarter\nVersion: 0.1.0\n")
+    if record is not None:
+        text = record if isinstance(record, str) else json.dumps(record)
+        (info / "direct_url.json").write_text(text)
+    monkeypatch.setattr("sys.path", [str(place)])
+
+
+def test_a_checkout_is_named_with_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(tmp_path, monkeypatch, {"url": tmp_path.as_uri(), "dir_info": {}})
+    assert command_for("zstd") == f"pip install '{tmp_path}[zstd]'"
+
+
+def test_an_editable_one_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = {"url": tmp_path.as_uri(), "dir_info": {"editable": True}}
+    installed(tmp_path, monkeypatch, record)
+    assert command_for("serial,pexpect") == f"pip install -e '{tmp_path}[serial,pexpect]'"
+
+
+def test_a_path_with_blanks_and_quotes_is_for_the_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "a lab's ünit"
+    place.mkdir()
+    installed(tmp_path, monkeypatch, {"url": place.as_uri(), "dir_info": {}})
+    quoted = str(place).replace("'", "'\"'\"'")
+    assert command_for("http") == f"pip install '{quoted}[http]'"
+
+
+def test_a_wheel_is_named_as_the_file_that_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = tmp_path / "jumpstarter-0.1.0-cp311-linux.whl"
+    wheel.touch()
+    installed(tmp_path, monkeypatch, {"url": wheel.as_uri(), "archive_info": {}})
+    assert command_for("http") == f"pip install '{wheel}[http]'"
+
+
+@pytest.mark.parametrize(
+    ("record", "command"),
+    [
+        (
+            {"url": "https://x.example/j.git", "vcs_info": {"vcs": "git", "commit_id": "1234abcd"}},
+            "pip install 'jumpstarter[zstd] @ git+https://x.example/j.git@1234abcd'",
+        ),
+        (
+            {"url": "https://x.example/j-0.1.0.whl", "archive_info": {}},
+            "pip install 'jumpstarter[zstd] @ https://x.example/j-0.1.0.whl'",
+        ),
+        # From an index: pinned, or another project of this name would satisfy it.
+        (None, "pip install 'jumpstarter[zstd]==0.1.0'"),
+        (
+            {"url": "file:///no/such/checkout", "dir_info": {}},
+            "pip install '.[zstd]', in the checkout of this project, which was /no/such/checkout",
+        ),
+        ("damaged", "pip install '.[zstd]', in the checkout of this project"),
+        ({"no": "url"}, "pip install '.[zstd]', in the checkout of this project"),
+        ("[1]", "pip install '.[zstd]', in the checkout of this project"),
+    ],
+)
+def test_other_sources(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record: dict[str, Any] | str | None,
+    command: str,
+) -> None:
+    installed(tmp_path, monkeypatch, record)
+    assert command_for("zstd") == command
+
+
+def test_without_metadata_it_is_the_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    assert command_for("zstd") == "pip install '.[zstd]', in the checkout of this project"
+
+
+def test_the_real_metadata_has_the_extra_that_a_command_names() -> None:
+    extras = importlib.metadata.metadata("jumpstarter").get_all("Provides-Extra")
+    assert extras is not None
+    assert {"zstd", "progress", "http", "pexpect", "serial", "all"} <= set(extras)
+    assert importlib.metadata.version("jumpstarter") == jumpstarter.__version__
+
+
+def test_no_text_tells_to_install_another_project_of_our_name() -> None:
+    sources = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    for folder in ("src", "examples", "tests", "benchmarks"):
+        sources += ROOT.joinpath(folder).rglob("*.py")
+    wrong = re.compile(r"pip install[^\n]*(?<![./\w])jumpstarter\[")
+    here = {Path(__file__), ROOT / "src/jumpstarter/_installed.py", ROOT / "docs/install.md"}
+    told = [str(path) for path in sources if path not in here and wrong.search(path.read_text())]
+    assert told == []
