@@ -90,6 +90,6 @@ def read(path: Path) -> Record:
     """Read what `write` has written.
 
     Raises:
-        msgspec.DecodeError: It is something else.
+        msgspec.MsgspecError: It is something else.
     """
     return msgspec.json.decode(path.read_bytes(), type=Record)

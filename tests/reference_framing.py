@@ -15,6 +15,10 @@ from jumpstarter.errors import Code
 Frame = tuple[int, int, int, bytes]
 
 
+# What a datetime can be, in seconds since 1970: from the year 1 to 9999.
+FIRST_SECOND, LAST_SECOND = -62_135_596_800, 253_402_300_799
+
+
 class Breach(NamedTuple):
     code: Code
     position: int  # bytes into the stream, where the bad frame begins; or into the message
@@ -67,7 +71,11 @@ class ReferenceDecoder:
 
 @dataclass
 class ReferenceScan:
-    """One walk through a message, by recursion; `run` gives what its values count, or raises."""
+    """One walk through a message, by recursion; `run` gives what its values count, or raises.
+
+    Afterwards `readable` says whether there is such a text and such a time: what a scan does not
+    look at, and a decoder must refuse.
+    """
 
     message: bytes
     max_depth: int
@@ -76,6 +84,7 @@ class ReferenceScan:
     position: int = 0
     items: int = 1
     containers: int = 0
+    readable: bool = field(default=True, init=False)
 
     def run(self) -> int:
         self._value(depth=0)
@@ -100,7 +109,7 @@ class ReferenceScan:
                 self._take(1 << (first & 3) if 0xCC <= first <= 0xD3 else 0)
                 return
             case _ if 0xA0 <= first < 0xC0 or 0xD9 <= first <= 0xDB:  # str
-                self._take(first & 0x1F if first < 0xC0 else self._number(1 << (first - 0xD9)))
+                self._text(first & 0x1F if first < 0xC0 else self._number(1 << (first - 0xD9)))
                 return
             case 0xC0 | 0xC2 | 0xC3:  # nil, bool
                 pass
@@ -120,7 +129,19 @@ class ReferenceScan:
     def _extension(self, size: int) -> None:
         if self._take(1) != b"\xff" or size not in {4, 8, 12}:  # the timestamp's
             raise MessageError(Code.INVALID_ARGUMENT)
-        self._take(size)
+        number = self._number(size)
+        nanoseconds, seconds = divmod(number, 2**34 if size == 8 else 2**64)
+        if seconds >= 2**63:
+            seconds -= 2**64
+        last = seconds == LAST_SECOND and nanoseconds >= 999_999_500  # is rounded to the next
+        if nanoseconds >= 10**9 or not FIRST_SECOND <= seconds <= LAST_SECOND or last:
+            self.readable = False
+
+    def _text(self, size: int) -> None:
+        try:
+            self._take(size).decode()
+        except UnicodeDecodeError:
+            self.readable = False
 
     def _container(self, first: int, depth: int, *, key: bool) -> None:
         match first:

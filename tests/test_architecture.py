@@ -29,6 +29,7 @@ SANS_IO: Final = (
     "_limits",
     "_framing",
     "_values",
+    "_decoding",
     "_messages",
     "_faults",
     "_credit",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import gc
 import itertools
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fuzz.framing import decodes
 from jumpstarter._framing import (
     HEADER_SIZE,
     FrameDecoder,
@@ -486,12 +486,37 @@ def test_a_message_with_wrong_bytes_is_judged_as_by_the_oracle(
 def test_what_is_let_through_can_be_decoded(message: bytes) -> None:
     if type(outcome(message, 64, 10_000, 1000)) is Code:
         return
-    # What is no UTF-8 or no time is for whoever decodes it, and nothing else may be left.
-    with contextlib.suppress(UnicodeDecodeError):
-        try:
-            msgspec.msgpack.decode(message)
-        except msgspec.DecodeError as exc:
-            assert "timestamp" in str(exc)  # noqa: PT017
+    # Text that is not UTF-8 and times out of range are the decoder's to refuse, and nothing else.
+    oracle = ReferenceScan(message, 64, 10_000, 1000)
+    oracle.run()
+    assert decodes(message) is oracle.readable
+
+
+NEVER = {  # what a scan lets through and a decoder refuses
+    "text": b"\xa1\xff",
+    "text cut": b"\xa2a\xc3",
+    "surrogate": b"\xa3\xed\xa0\x80",
+    "key": b"\x81\xa1\xff\xc0",
+    "deep": b"\x91\x81\x00\x91\xd9\x01\x80",
+    "time of too many nanoseconds": b"\xd7\xff\xee\x6b\x28\x00" + bytes(4),
+    "time before the year 1": b"\xc7\x0c\xff" + bytes(4) + b"\x80" + bytes(7),
+    "time after the year 9999": b"\xc7\x0c\xff" + bytes(4) + b"\x7f" + bytes(7),
+}
+
+
+@pytest.mark.parametrize("message", NEVER.values(), ids=NEVER)
+def test_the_oracle_knows_what_is_left_for_a_decoder_to_refuse(message: bytes) -> None:
+    oracle = ReferenceScan(message, *NO_LIMITS)
+    assert scan(message, *NO_LIMITS) == oracle.run()
+    assert not oracle.readable
+    assert not decodes(message)
+
+
+@given(st.datetimes(timezones=st.just(dt.UTC)) | st.text())
+def test_the_oracle_knows_what_can_be_read(value: object) -> None:
+    oracle = ReferenceScan(msgspec.msgpack.encode(value), *NO_LIMITS)
+    oracle.run()
+    assert oracle.readable
 
 
 @pytest.mark.parametrize("first", range(256))

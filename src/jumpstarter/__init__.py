@@ -10,6 +10,7 @@ the ground up; each room knows only those above it:
     _limits                   every limit, with its reason
     _framing                  bytes <-> frames (Cython)
     _values                   Python's types <-> what the wire carries
+    _decoding                 what a decoder refuses, as one error
     _messages, _faults        what a frame may say; exceptions to and from their wire form
     _credit, _outbox, _events how much a peer may send, what leaves when, what came in
     _pieces, _patience        bytes that wait; how often a peer may do what is seldom needed

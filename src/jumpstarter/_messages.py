@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
+from ._decoding import read, refuse
 from ._framing import HEADER_SIZE, scan
 from ._limits import MIN_WIRE_FRAME, Limits
 from ._values import fault, to_wire
@@ -265,13 +266,14 @@ def decode_value(
     """
     try:
         count = scan(body, limits.max_depth, limits.max_items, limits.max_containers)
-        if admit is not None:
-            admit(count)
-        return _decoder.decode(body)
-    except (FramingError, msgspec.DecodeError, UnicodeDecodeError, ValueError, TypeError) as exc:
+    except FramingError as exc:
         raise ArgumentError(f"the {len(body)} bytes cannot be decoded: {exc}") from exc
-    except RecursionError as exc:
-        raise ArgumentError(f"the {len(body)} bytes are nested too deeply") from exc
+    if admit is not None:
+        admit(count)
+    try:
+        return _decoder.decode(body)
+    except Exception as exc:  # noqa: BLE001 - whichever it is, it is raised again or chained
+        refuse(exc, f"the {len(body)} bytes cannot be decoded")
 
 
 # ----------------------------------------------------------------------------------------- CALL
@@ -398,12 +400,12 @@ def decode_error(payload: bytes, limits: Limits) -> tuple[int, ErrorBody]:
     if len(payload) < _CODE.size:
         return Code.UNKNOWN, ErrorBody("", "the exporter sent an ERROR without a code")
     (code,) = _CODE.unpack_from(payload)
-    body = payload[_CODE.size :]
+    limit = (limits.max_depth, _MAX_ERROR_VALUES, limits.max_containers)
+    said = "the exporter sent an ERROR that cannot be read"
     try:
-        scan(body, limits.max_depth, _MAX_ERROR_VALUES, limits.max_containers)
-        return code, _error_decoder.decode(body)
-    except (FramingError, msgspec.DecodeError, ValueError) as exc:
-        return code, ErrorBody("", f"the exporter sent an ERROR that cannot be read: {exc}")
+        return code, read(_error_decoder, payload[_CODE.size :], limit, said)
+    except ArgumentError as exc:
+        return code, ErrorBody("", str(exc))
 
 
 # ------------------------------------------------------------------------------- the small ones
@@ -430,14 +432,14 @@ def decode_hello(payload: bytes) -> Hello:
     Raises:
         ArgumentError: It is no HELLO of this protocol.
     """
+    said = "malformed HELLO"
+    if not payload.startswith(MAGIC):
+        raise ArgumentError(f"{said}: it begins with {payload[:4]!r}, not {MAGIC!r}")
     try:
-        if not payload.startswith(MAGIC):
-            raise ValueError(f"it begins with {payload[:4]!r}, not {MAGIC!r}")
         _, major, minor, _, frame, message, calls, window, ping = _HELLO.unpack_from(payload)
-        scan(payload[_HELLO.size :], 8, 256, 32)
-        more = _hello_decoder.decode(payload[_HELLO.size :])
-    except (struct.error, FramingError, msgspec.DecodeError, ValueError) as exc:
-        raise ArgumentError(f"malformed HELLO: {exc}") from exc
+    except struct.error as exc:
+        raise ArgumentError(f"{said}: {exc}") from exc
+    more = read(_hello_decoder, payload[_HELLO.size :], (8, 256, 32), said)
     return Hello(
         version=(major, minor),
         max_frame=frame,
@@ -490,9 +492,6 @@ def decode_nodes(body: bytes, limits: Limits) -> list[Node]:
     Raises:
         ArgumentError: It is no report.
     """
-    try:
-        # Most of its keys are names of a Node's fields, which make no map.
-        scan(body, limits.max_depth, 2 * limits.max_items, limits.max_containers)
-        return _nodes_decoder.decode(body)
-    except (FramingError, msgspec.DecodeError, ValueError) as exc:
-        raise ArgumentError(f"the exporter's report cannot be read: {exc}") from exc
+    # Most of its keys are names of a Node's fields, which make no map.
+    limit = (limits.max_depth, 2 * limits.max_items, limits.max_containers)
+    return read(_nodes_decoder, body, limit, "the exporter's report cannot be read")

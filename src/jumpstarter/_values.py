@@ -116,12 +116,20 @@ def _failure(encode: Callable[[object], object], value: object) -> Exception | N
 
 
 def _reason(value: object, exc: Exception | None) -> str:
-    if isinstance(exc, OverflowError) and isinstance(value, int):
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
         return "an integer is outside -2**63 to 2**64-1; send it as a string"
-    if isinstance(exc, UnicodeEncodeError):
-        return f"a string is not valid Unicode ({exc.reason} at {exc.start}); send bytes instead"
+    if isinstance(value, str) and (bad := _first_surrogate(value)) is not None:
+        return f"a string is not valid Unicode ({bad.reason} at {bad.start}); send bytes instead"
     title = title_of(type(value))
     return str(exc) if title in str(exc) else f"a {title} cannot be sent: {exc}"
+
+
+def _first_surrogate(text: str) -> UnicodeEncodeError | None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        return exc
+    return None
 
 
 def _reason_of_key(value: object, encode: Callable[[object], object]) -> str:
@@ -174,7 +182,7 @@ def convert(value: object, type_: Any, name: str) -> Any:
             msgspec.msgpack.encode(value), type=type_, dec_hook=_from_wire
         )
     except Exception as exc:  # whatever the type's own code raises, the value did not fit it
-        detail = str(exc) if isinstance(exc, msgspec.ValidationError) else f"{exc!r}"
+        detail = str(exc) if isinstance(exc, msgspec.MsgspecError) else f"{exc!r}"
         detail += _allowed(value, type_, detail)
         detail = detail.replace("`$", f"`{name}")  # msgspec's sign for the value as a whole
         raise ArgumentError(f"does not fit {title_of(type_)}: {detail}") from exc
