@@ -1,4 +1,4 @@
-"""Tests of `jumpstarter._serve`: both sides joined over real sockets, and how all of it ends."""
+"""Tests of `_serve` and `_server`: both sides joined over real sockets, and how all of it ends."""
 
 from __future__ import annotations
 

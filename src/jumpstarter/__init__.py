@@ -25,7 +25,7 @@ the ground up; each room knows only those above it:
     _sockets, _accept         addresses and sockets; who connects is taken in
     driver, client            the two sides; they never meet but over the wire
     drivers                   ready-made drivers, and mixins
-    _serve                    joins both sides
+    _server, _serve           a driver tree behind an address; clients from one, and both joined
     _stderr                   the log's way out, on which nobody waits
     common, portal, testing, cli
                               doors: import paths, test helpers, the command line
@@ -34,7 +34,8 @@ the ground up; each room knows only those above it:
 from __future__ import annotations
 
 from ._limits import Limits
-from ._serve import Server, connect, connect_async, serve, serve_async
+from ._serve import connect, connect_async, serve
+from ._server import Server, serve_async
 from ._version import __version__
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Joins both sides: a driver tree behind an address, and a tree of clients from one.
+"""A tree of clients from an address, and both sides joined in one program.
 
 The blocking forms run the async ones in a portal of their own. Whatever happens inside a `with`
 block of this file, at its end the calls have been cancelled and joined, the drivers are reset and
@@ -7,246 +7,37 @@ closed, and the sockets are gone, in this order.
 
 from __future__ import annotations
 
-import logging
-import os
 import ssl
-import sys
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
     ExitStack,
     asynccontextmanager,
 )
-from functools import partial
 from types import TracebackType
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import trio
 
-from ._accept import accept_forever
 from ._background import open_background
 from ._limits import DEFAULT_LIMITS, Limits
 from ._messages import Kind, Node, decode_nodes
 from ._portal import in_trio_thread, start_blocking_portal
-from ._sockets import (
-    ListenerSet,
-    open_listeners,
-    open_stream,
-    parse_address,
-    peer_uid,
-    private_socket_path,
-)
+from ._server import serve_async
+from ._sockets import open_stream, parse_address, private_socket_path
 from ._text import quoted
-from ._transport import close_at_once
 from .client import DriverClient
 from .client._channel import Channel, Request
-from .client._methods import FORMS, names_of
 from .client._tree import DEFAULT_ALLOW, build_tree, check_allow
 from .driver import Driver
-from .driver._exporter import Exporter
-from .driver._lanes import DEFAULT_THREADS, Lanes
-from .driver._session import Session
-from .driver._tree import DeviceTree
-from .errors import ArgumentError, ConfigurationError, DriverError, HandshakeError
+from .errors import ArgumentError, DriverError, HandshakeError
 
-__all__ = ["Server", "connect", "connect_async", "serve", "serve_async"]
-
-_logger = logging.getLogger("jumpstarter.exporter")
+__all__ = ["ask_for_report", "connect", "connect_async", "serve"]
 
 _Opened: TypeAlias = tuple[Channel, list[Node]]
 
 _MORE_GRACE: Final = 0.5  # seconds
-# What may end a session from within: who cancels, or asks for the program's end, means all of it.
-_LEAVES: Final = (trio.Cancelled, KeyboardInterrupt)
-END_GRACE: Final = 10.0  # seconds for one driver's last `reset`, or `close`; hardware is slow
-
-
-class Server:
-    """A driver tree being served. Made by `serve_async`.
-
-    Attributes:
-        address: Where clients connect, with the real port.
-    """
-
-    def __init__(
-        self, exporter: Exporter, listeners: ListenerSet, users: Collection[int] = ()
-    ) -> None:
-        self.address = str(listeners.address)
-        self._exporter = exporter
-        self._listeners = listeners
-        self._users = {0, os.geteuid(), *users}
-        self._sessions: set[Session] = set()
-        self._draining = False
-
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Accept clients until cancelled, or drained."""
-        async with trio.open_nursery() as sessions, trio.open_nursery() as accepting:
-            self._accepting = accepting.cancel_scope
-            task_status.started()
-            for listener in self._listeners.listeners:
-                accepting.start_soon(accept_forever, listener, self._serve_client, sessions)
-
-    async def _serve_client(self, stream: trio.abc.Stream) -> None:
-        try:
-            if not self._draining:
-                name, welcome = _name_of_peer(stream), self._is_welcome(stream)
-                subject = partial(_subject_of, stream)
-                session = Session(self._exporter, stream, name, welcome=welcome, subject=subject)
-                await self._run_session(session)
-        except BaseException as exc:  # noqa: BLE001 - one client's trouble never reaches the others
-            self._contain(exc)
-        finally:
-            await close_at_once(stream)
-
-    def _is_welcome(self, stream: trio.abc.Stream) -> bool:
-        """Tell if a peer's user may connect, where the system says who it is."""
-        uid = peer_uid(stream)
-        return uid is None or uid in self._users
-
-    def _contain(self, exc: BaseException) -> None:
-        """Log what a session has raised, and raise again only what is not the session's."""
-        leaving: BaseException | None = exc if isinstance(exc, _LEAVES) else None
-        fault: BaseException | None = None if leaving else exc
-        if isinstance(exc, BaseExceptionGroup):
-            leaving, fault = exc.split(_LEAVES)
-        if fault is not None:
-            text = "internal error in a session; the exporter goes on"
-            self._exporter.journal.log(_logger, logging.ERROR, text, exc=fault)
-        if leaving is not None:
-            raise leaving
-
-    async def _run_session(self, session: Session) -> None:
-        self._sessions.add(session)
-        try:
-            await session.run()
-        finally:
-            self._sessions.discard(session)
-
-    async def drain(self, grace: float) -> None:
-        """Accept no more clients and calls, let what runs finish, and disconnect everybody.
-
-        A checkpoint. Cancelling it ends the calls at once.
-
-        Args:
-            grace: Seconds after which the calls that still run are cancelled.
-        """
-        self._draining = True
-        self._accepting.cancel()
-        with trio.CancelScope(shield=True):  # so that others are refused at once, or may listen
-            await self._listeners.aclose()
-        async with trio.open_nursery() as nursery:
-            for session in self._sessions:
-                nursery.start_soon(session.drain, grace, "the exporter is shutting down")
-
-
-def _name_of_peer(stream: trio.abc.Stream) -> str:
-    inner = getattr(stream, "transport_stream", stream)
-    if not isinstance(inner, trio.SocketStream):
-        return "a client"
-    if inner.socket.family == trio.socket.AF_UNIX:
-        return f"client of uid {peer_uid(inner)}"
-    try:
-        host, port, *_ = inner.socket.getpeername()
-    except OSError:  # it has hung up before it was accepted
-        return "a client that has gone"
-    return f"client {host}:{port}"
-
-
-def _subject_of(stream: trio.abc.Stream) -> str:
-    """Give the name in a client's certificate, once hands were shaken; empty if there is none."""
-    if not isinstance(stream, trio.SSLStream):
-        return ""
-    certificate: Any = stream.getpeercert() or {}
-    return ", ".join(
-        f"{kind}={value}" for names in certificate.get("subject", ()) for kind, value in names
-    )
-
-
-@asynccontextmanager
-async def serve_async(
-    driver: Driver,
-    address: str,
-    *,
-    limits: Limits = DEFAULT_LIMITS,
-    threads: int = DEFAULT_THREADS,
-    token: str = "",
-    ssl_context: ssl.SSLContext | None = None,
-    insecure: bool = False,
-    send_tracebacks: bool = False,
-    users: Collection[int] | None = None,
-) -> AsyncIterator[Server]:
-    """Serve a driver tree at an address, for the length of an `async with` block.
-
-    `reset()` runs through the tree first. At the end of the block no client is admitted any more,
-    all calls are cancelled and joined, and then `reset()` and `close()` run through the tree,
-    parents before children; what one of them raises is logged, and the others have their turn.
-
-    Args:
-        driver: The root of the tree.
-        address: `unix:/path`, `tcp://host:port` (port 0 takes a free one) or `tls://host:port`.
-        limits: What a client may ask for.
-        threads: Worker threads at once for plain methods, of all clients together.
-        token: A secret that clients must show; empty admits whoever reaches the address.
-            A warning is logged where that is anybody on the network.
-        ssl_context: For `tls`: the server's, with its certificate.
-        insecure: Let `tcp` listen beyond loopback, in cleartext.
-        send_tracebacks: Put drivers' tracebacks in errors; they show paths and source lines.
-        users: Uids that may connect to a Unix socket, beside root and the one this process runs as,
-            which are the only ones by default. Its mode is 0666 then, and what the system (Linux)
-            says of each peer decides. Do not name that of `nobody`: within a user namespace all
-            users have it who are unknown there.
-
-    Yields:
-        The server, with its real address.
-
-    Raises:
-        ConfigurationError: The tree or the address cannot be served.
-        ArgumentError: The address cannot be understood.
-    """
-    if users is not None and not (address.startswith("unix:") and sys.platform == "linux"):
-        text = f"{address}: which users may connect can be told of a unix: address, on Linux, only"
-        raise ConfigurationError(f"{text}; elsewhere ask for a token, or for certificates")
-    lanes = Lanes(threads)
-    tree = DeviceTree(driver)
-    tell_hidden(tree)
-    exporter = Exporter(tree, lanes, limits=limits, token=token, send_tracebacks=send_tracebacks)
-    listeners = await open_listeners(
-        parse_address(address),
-        ssl_context=ssl_context,
-        insecure=insecure,
-        mode=0o600 if users is None else 0o666,
-    )
-    if listeners.exposed and not token and not _asks_for_certificates(ssl_context):
-        text = "whoever reaches %s may use the drivers: ask for a token, or for certificates"
-        _logger.warning(text, listeners.address)
-    try:
-        await tree.reset()
-        server = Server(exporter, listeners, users or ())
-        async with open_background() as nursery:
-            await nursery.start(server.run)
-            yield server
-    finally:
-        with trio.CancelScope(shield=True):
-            await listeners.aclose()
-        await tree.end(END_GRACE)
-
-
-def tell_hidden(tree: DeviceTree) -> None:
-    """Log which names in a tree are no attributes of a client, which has them itself."""
-    for target, node in zip(tree.targets, tree.nodes, strict=True):
-        if node.name in names_of(DriverClient):
-            text = "%s is reached by `children[%r]`: clients have an attribute of this name"
-            _logger.warning(text, target.title, node.name)
-        for name in sorted(names_of(DriverClient).intersection(node.methods)):
-            if not name.startswith("_"):  # those are reached by name alone in any case
-                text = "%s exports %r, to be reached by `%s(%r)`: clients have one of this name"
-                form = FORMS[Kind(node.methods[name])]
-                _logger.warning(text, target.title, name, form, name)
-
-
-def _asks_for_certificates(context: ssl.SSLContext | None) -> bool:
-    return context is not None and context.verify_mode is ssl.CERT_REQUIRED
 
 
 def _check_access(token: object, context: object) -> None:

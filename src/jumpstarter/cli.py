@@ -37,7 +37,7 @@ from typing import Any, Final, NoReturn
 import trio
 
 from ._limits import Limits
-from ._serve import serve_async
+from ._server import serve_async
 from ._sockets import Address, parse_address
 from ._stderr import logging_to_stderr, say
 from ._version import __version__

@@ -19,7 +19,8 @@ from ._background import open_background
 from ._limits import DEFAULT_LIMITS, Limits
 from ._messages import Node
 from ._portal import start_blocking_portal
-from ._serve import ask_for_report, tell_hidden
+from ._serve import ask_for_report
+from ._server import tell_hidden
 from .client import DriverClient
 from .client._channel import Channel
 from .client._tree import build_tree
