@@ -80,9 +80,10 @@ KNOWS_ONLY: Final[dict[str, set[str]]] = {
     "_sockets": {"errors"},
     "_accept": {"_journal"},
     "_stderr": set(),
+    "_process": set(),
 }
 # Where a name becomes code, each behind a check of its own.
-IMPORTS_BY_NAME: Final = {"client._tree": {"importlib", "importlib.util"}, "cli": {"pkgutil"}}
+IMPORTS_BY_NAME: Final = {"client._tree": {"importlib", "importlib.util"}, "_offer": {"pkgutil"}}
 
 
 def the_map() -> list[str]:
