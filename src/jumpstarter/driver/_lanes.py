@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from contextvars import Context, copy_context
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from types import CodeType
 from typing import Any, Final, Protocol, TypeVar
 
@@ -229,6 +230,8 @@ def _too_many(threads: int) -> DriverConnectionError:
 async def _in_thread(limiter: trio.CapacityLimiter, function: Callable[[], T]) -> T:
     """Run blocking code in a worker thread, or say that there is none."""
     began = False
+    if "anyio" in sys.modules:
+        function = _in_anyio_thread(function)
 
     def run() -> T:
         nonlocal began
@@ -242,6 +245,41 @@ async def _in_thread(limiter: trio.CapacityLimiter, function: Callable[[], T]) -
             raise
         text = f"the exporter's system starts no more threads ({exc}); try again later"
         raise NoThreadError(text) from exc
+
+
+def _in_anyio_thread(function: Callable[[], T]) -> Callable[[], T]:
+    """Make `anyio.from_thread` work in a thread of ours. In the loop.
+
+    Trio tells its own `from_thread` which loop a thread belongs to; anyio asks its own notes.
+    """
+    claim = _anyio_claim()
+    if claim is None:
+        return function
+    token = trio.lowlevel.current_trio_token()
+
+    def run() -> T:
+        with claim(token):
+            return function()
+
+    return run
+
+
+@cache
+def _anyio_claim() -> Callable[[object], AbstractContextManager[None]] | None:
+    """Give the function by which anyio notes that a thread is a worker of a Trio loop.
+
+    The function is not public: an anyio without it, or one that does not work with this Trio,
+    raises in `anyio.from_thread` as in any foreign thread, and no call fails of it.
+    """
+    try:
+        from anyio._core._eventloop import (  # noqa: PLC0415 - only where anyio is in use
+            claim_worker_thread,
+            get_async_backend,
+        )
+
+        return partial(claim_worker_thread, get_async_backend("trio"))
+    except (ImportError, AttributeError, LookupError, TypeError):
+        return None
 
 
 async def _at_last(attempt: Callable[[], Awaitable[T]]) -> T:
