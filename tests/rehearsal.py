@@ -76,6 +76,8 @@ def fields_of_hello(hello: Hello) -> Fields:
     fields = msgspec.structs.asdict(hello)
     major, minor = fields.pop("version")
     about = {name: fields.pop(name) for name in ("agent", "token")}
+    if name := fields.pop("name"):
+        about["name"] = name
     return {"major": major, "minor": minor, **fields, "about": about}
 
 
@@ -159,7 +161,9 @@ def decoded(message: Message) -> Fields:
     fields = {name: value_of(value) for name, value in message.fields.items()}
     match message.type:
         case "HELLO":
-            fields["about"] = {key: fields["about"].get(key, "") for key in ("agent", "token")}
+            about = fields["about"]
+            known = {key: about.get(key, "") for key in ("agent", "token")}
+            fields["about"] = known | {key: about[key] for key in ("name",) if key in about}
         case "ERROR":
             fields["error"] = msgspec.convert(fields["error"], ErrorBody)
         case "DATA" | "PING":

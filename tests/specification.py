@@ -89,12 +89,14 @@ def value_of(notation: Any) -> Any:
             return notation
 
 
-def table(heading: str) -> list[dict[str, str]]:
-    """Read the first table of a section of docs/protocol.md; code marks are left away."""
+def table(heading: str, number: int = 0) -> list[dict[str, str]]:
+    """Read a table, the first one, of a section of docs/protocol.md; code marks are left away."""
     section = re.split(rf"^#+ {re.escape(heading)}$", TEXT, flags=re.MULTILINE)
     assert len(section) == 2, f"{heading!r} is the heading of {len(section) - 1} sections"
-    lines = dropwhile(lambda line: not line.startswith("|"), section[1].splitlines())
-    table_lines = takewhile(lambda line: line.startswith("|"), lines)
+    lines = iter(section[1].splitlines())
+    for _ in range(number + 1):
+        rest = dropwhile(lambda line: not line.startswith("|"), lines)
+        table_lines = list(takewhile(lambda line: line.startswith("|"), rest))
     rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in table_lines]
     return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
 

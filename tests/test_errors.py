@@ -237,6 +237,9 @@ def samples() -> list[BaseException]:
     made: list[BaseException] = [JumpstarterException("text"), *(kind("text") for kind in simple)]
     made += [kind("text", Code.FRAME_SIZE) for kind in with_code]
     made += [kind("text", code=Code.INTERNAL, **DETAILS) for kind in DRIVER_ERRORS]
+    for exc in made:
+        if isinstance(exc, OSError) and isinstance(exc, DriverError):
+            exc.errno, exc.strerror, exc.filename, exc.filename2 = 2, "No such file", "a", b"b"
     member = DriverInvalidArgument("inner", **DETAILS)
     made.append(DriverErrorGroup("text", [member, ValueError("x")], **DETAILS))
     assert {type(exc) for exc in made} == set(CLASSES) - {ProtocolError}
@@ -254,6 +257,12 @@ def test_a_copy_says_all_that_the_original_says(
     assert str(copied) == str(exc)
     assert repr(copied) == repr(exc)
     assert vars(copied) == vars(exc)
+    if isinstance(exc, DriverError) and isinstance(exc, OSError):
+        assert of_oserror(copied) == of_oserror(exc) == [2, "No such file", "a", b"b"]
+
+
+def of_oserror(exc: BaseException) -> list[Any]:
+    return [getattr(exc, name) for name in ("errno", "strerror", "filename", "filename2")]
 
 
 def test_a_copied_group_has_copies_of_its_members() -> None:

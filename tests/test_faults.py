@@ -13,19 +13,22 @@ from hypothesis import strategies as st
 from jumpstarter._faults import describe, revive
 from jumpstarter._framing import HEADER_SIZE
 from jumpstarter._limits import Limits
-from jumpstarter._messages import ErrorBody, decode_error, encode_error
+from jumpstarter._messages import ErrorBody, SystemFault, decode_error, encode_error
 from jumpstarter.errors import (
     ERROR_CLASSES,
+    SYSTEM_ERROR_CLASSES,
     CallCancelled,
     CallOutcomeUnknown,
     CallRefused,
     Code,
     DriverConnectionError,
+    DriverConnectionRefusedError,
     DriverError,
     DriverErrorGroup,
     DriverInvalidArgument,
     DriverMethodNotImplemented,
     DriverOSError,
+    DriverPermissionError,
     DriverTimeoutError,
 )
 
@@ -62,9 +65,9 @@ def notes_of(exc: BaseException) -> list[str]:
         (UnicodeError("m"), DriverInvalidArgument, Code.INVALID_ARGUMENT),
         (TimeoutError("m"), DriverTimeoutError, Code.TIMED_OUT),
         (ConnectionError("m"), DriverConnectionError, Code.UNAVAILABLE),
-        (ConnectionRefusedError("m"), DriverConnectionError, Code.UNAVAILABLE),
+        (ConnectionRefusedError("m"), DriverConnectionRefusedError, Code.UNAVAILABLE),
         (OSError("m"), DriverOSError, Code.OS_ERROR),
-        (PermissionError("m"), DriverOSError, Code.OS_ERROR),
+        (PermissionError("m"), DriverPermissionError, Code.OS_ERROR),
         (RuntimeError("m"), DriverError, Code.UNKNOWN),
         (AssertionError("m"), DriverError, Code.UNKNOWN),
         (SystemExit("m"), DriverError, Code.UNKNOWN),
@@ -82,7 +85,7 @@ def test_an_exception_arrives_as_the_class_that_mirrors_it(
     assert error.message == "m"
     assert str(error) == f"{CONTEXT}: {type(exc).__name__}: m"
     assert error.remote_traceback is None
-    mirrored = [base for base in type(error).__bases__ if base is not DriverError]
+    mirrored = [base for base in type(error).__mro__ if base.__module__ == "builtins"]
     assert all(isinstance(exc, base) for base in mirrored if kind is not DriverError)
 
 
@@ -313,19 +316,40 @@ def test_members_make_a_group_whatever_the_code() -> None:
     assert [type(member) for member in error.exceptions] == [DriverOSError]
 
 
+NAMES_OF_FILES: Final = st.none() | st.text() | st.binary() | st.integers() | st.lists(st.text())
+faults = st.builds(
+    SystemFault,
+    st.sampled_from(["FileNotFoundError", "OSError", "SystemExit"]) | st.text(),
+    st.none() | st.integers(),
+    st.sampled_from(["ENOENT", "errno"]) | st.text(),
+    st.none() | st.text(),
+    NAMES_OF_FILES,
+    NAMES_OF_FILES,
+)
 claims = st.recursive(
     st.builds(
-        ErrorBody, st.text(), st.text(), st.lists(st.text(), max_size=3), st.none() | st.text()
+        ErrorBody,
+        st.text(),
+        st.text(),
+        st.lists(st.text(), max_size=3),
+        st.none() | st.text(),
+        system=st.none() | faults,
     ),
     lambda inner: st.builds(
         ErrorBody,
         st.text(),
         st.text(),
         members=st.lists(st.tuples(st.integers(), inner), max_size=3),
+        cause=st.none() | st.tuples(st.integers(), inner),
     ),
     max_leaves=6,
 )
-ALLOWED: Final = {*ERROR_CLASSES.values(), DriverError, DriverErrorGroup}
+ALLOWED: Final = {
+    *ERROR_CLASSES.values(),
+    *SYSTEM_ERROR_CLASSES.values(),
+    DriverError,
+    DriverErrorGroup,
+}
 
 
 @given(st.integers(0, 65535), claims)

@@ -441,7 +441,7 @@ def test_an_error_without_a_code_becomes_text(payload: bytes) -> None:
 
 def test_an_error_may_leave_out_what_is_empty_and_say_more_than_is_known() -> None:
     short = msgspec.msgpack.encode(["E", "m"])
-    long = msgspec.msgpack.encode(["E", "m", [], None, [], "of version 1.7"])
+    long = msgspec.msgpack.encode(["E", "m", [], None, [], None, None, "of version 1.7"])
     assert decode_error(b"\x02\x00" + short, LIMITS) == (2, ErrorBody("E", "m"))
     assert decode_error(b"\x02\x00" + long, LIMITS) == (2, ErrorBody("E", "m"))
 
@@ -482,7 +482,7 @@ def test_a_hello_says_what_limits_allow() -> None:
     assert (hello.max_frame, hello.max_message) == (1024, limits.max_message)
     assert (hello.max_calls, hello.stream_window, hello.ping_ms) == (7, 9, 1500)
     assert (hello.agent, hello.token) == ("agent/1", "open sesame")
-    assert hello.version == (1, 0)
+    assert hello.version == (1, 1)
 
 
 FIXED: Final = encode_hello(Hello.of(LIMITS))[:28]

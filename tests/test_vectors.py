@@ -12,7 +12,7 @@ from jumpstarter import _events as ev
 from jumpstarter._framing import HEADER_SIZE, FrameDecoder, pack_frame
 from jumpstarter._limits import MAX_WIRE_FRAME
 from jumpstarter._messages import KEYWORDS, NESTED, Flag, FrameType, Kind, Node, decode_goaway
-from jumpstarter.errors import Code
+from jumpstarter.errors import ERROR_CLASSES, SYSTEM_ERROR_CLASSES, Code
 from rehearsal import (
     DECODERS,
     ENCODERS,
@@ -284,3 +284,12 @@ def test_an_example_in_the_text_is_the_vector_of_its_name(name: str, lines: list
 
 def test_the_text_shows_examples() -> None:
     assert len(examples()) == TEXT.count("```vector ") > 0
+
+
+def test_the_table_of_kinds_has_every_class_that_is_narrower_than_its_code() -> None:
+    listed = {
+        (ERROR_CLASSES[Code[row["with code"]]], kind.partition(" ")[0])
+        for row in table("ERROR", 1)
+        for kind in row["kinds"].split(", ")
+    }
+    assert listed == set(SYSTEM_ERROR_CLASSES)

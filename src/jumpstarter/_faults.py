@@ -7,6 +7,7 @@ its tree. Knows no connection.
 
 from __future__ import annotations
 
+import errno
 import traceback as tb
 from collections.abc import Callable, Mapping
 from itertools import dropwhile
@@ -14,10 +15,11 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from ._messages import MAX_TEXT, ErrorBody, cut
+from ._messages import MAX_TEXT, ErrorBody, SystemFault, cut
 from ._text import named
 from .errors import (
     ERROR_CLASSES,
+    SYSTEM_ERROR_CLASSES,
     Code,
     DriverError,
     DriverErrorGroup,
@@ -42,6 +44,12 @@ _NO_TEXT: Final = "<its str() failed>"
 _TRACEBACK_NOTE: Final = "Traceback on the exporter:\n"
 _MAX_DEPTH: Final = 8  # levels of an exception group that keep their tree; deeper ones are text
 _MAX_MEMBERS: Final = 64  # of one group; the others are counted in a note
+_NUMBERS: Final = {symbol: number for number, symbol in errno.errorcode.items()}
+_INT32: Final = range(-(2**31), 2**31)
+# What a code alone says of an OSError.
+_OF_PYTHON: Final = ("builtins", "io")
+_OWN_NUMBERS: Final = ("socket", "ssl")  # of name services, and of OpenSSL
+_TOLD_BY_CODE: Final = tuple(SystemFault(k) for k in ("OSError", "ConnectionError", "TimeoutError"))
 
 T = TypeVar("T")
 
@@ -83,7 +91,39 @@ def _describe(
         notes += [f"{len(rest)} more members of the group were left out"] if rest else []
     else:
         message = cut(_guarded(str, exc, _NO_TEXT))
-    return _code(exc, codes), ErrorBody(type(exc).__name__, message, notes, lines, members)
+    system = _guarded(_system_fault, exc, None) if isinstance(exc, OSError) else None
+    origin = _guarded(_origin, exc, None) if depth else None
+    # Without its traceback, which is in ours.
+    cause = None if origin is None else _describe(origin, codes, depth - 1, traceback=False)
+    body = ErrorBody(type(exc).__name__, message, notes, lines, members, system, cause)
+    return _code(exc, codes), body
+
+
+def _origin(exc: BaseException) -> BaseException | None:
+    """Give what an exception was raised `from`."""
+    cause = exc.__cause__
+    return cause if isinstance(cause, BaseException) and cause is not exc else None
+
+
+def _system_fault(exc: OSError) -> SystemFault | None:
+    """Give what an OSError says beyond its text and code, if it says more."""
+    classes = type(exc).__mro__
+    kinds = (kind.__name__ for kind in classes if kind.__module__ in _OF_PYTHON)
+    number = exc.errno if isinstance(exc.errno, int) and exc.errno in _INT32 else None
+    text = exc.strerror if isinstance(exc.strerror, str) else None
+    own_table = any(kind.__module__ in _OWN_NUMBERS for kind in classes)
+    symbol = "" if own_table or number is None else errno.errorcode.get(number, "")
+    names = _file_name(exc.filename), _file_name(exc.filename2)
+    fault = SystemFault(next(kinds), number, symbol, text, *names)
+    return None if fault in _TOLD_BY_CODE else fault
+
+
+def _file_name(name: object) -> str | bytes | int | None:
+    if hasattr(name, "__fspath__"):
+        name = name.__fspath__()
+    if isinstance(name, int):
+        return int(name) if name in _INT32 else None
+    return name if isinstance(name, str | bytes) else None
 
 
 def _code(exc: BaseException, codes: Mapping[type[BaseException], Code]) -> Code:
@@ -148,6 +188,8 @@ def revive(code: int, body: ErrorBody, context: str) -> DriverError:
         context: What was called, for the text.
     """
     error = _group(body, context) if body.members else _single(code, body, context)
+    if body.cause is not None:
+        error.__cause__ = revive(*body.cause, "")
     for note in body.notes:
         error.add_note(note)
     if body.traceback:
@@ -158,13 +200,25 @@ def revive(code: int, body: ErrorBody, context: str) -> DriverError:
 def _single(code: int, body: ErrorBody, context: str) -> DriverError:
     kind = ERROR_CLASSES.get(code, DriverError)
     known = Code.of(code, Code.UNKNOWN)
-    return kind(
+    if body.system is not None:
+        kind = SYSTEM_ERROR_CLASSES.get((kind, body.system.kind), kind)
+    error = kind(
         body.message,
         code=known,
         remote_type=_type_name(body),
         remote_traceback=body.traceback,
         context=context,
     )
+    if body.system is not None and isinstance(error, OSError):
+        _put_fault(error, body.system)
+    return error
+
+
+def _put_fault(error: OSError, fault: SystemFault) -> None:
+    error.errno = _NUMBERS.get(fault.symbol, fault.errno)
+    error.strerror = fault.strerror
+    error.filename = _file_name(fault.filename)
+    error.filename2 = _file_name(fault.filename2)
 
 
 def _type_name(body: ErrorBody) -> str:

@@ -41,6 +41,7 @@ __all__ = [
     "Hello",
     "Kind",
     "Node",
+    "SystemFault",
     "call_prefix",
     "cut",
     "decode_call",
@@ -61,9 +62,13 @@ __all__ = [
 ]
 
 MAGIC: Final = b"JMPS"
-VERSION: Final = (1, 0)  # a peer with another major is refused; a higher minor may add to the map
+VERSION: Final = (
+    1,
+    1,
+)  # a peer with another major is refused; a higher minor adds to maps and arrays
 MAX_METHOD_NAME: Final = 255  # bytes of UTF-8: its length crosses the wire in one byte
 MAX_TEXT: Final = 1024 * 1024  # characters of an error's text, notes and traceback, each
+MAX_PATH: Final = 4096  # characters of a file's name in an error: Linux has no longer path
 KEYWORDS: Final = 0x80  # bit of a CALL's kind: the last argument is a map of keyword arguments
 NESTED: Final = 0x40  # another: the call comes from within a driver's code
 ROOM: Final = bytes(HEADER_SIZE)
@@ -114,6 +119,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
         ping_ms: How often, in milliseconds, the sender will ask for a sign of life; 0 never.
         agent: Name and version of the software, for logs.
         token: A shared secret, or empty.
+        name: What a client calls itself, or empty. Since version 1.1.
     """
 
     version: tuple[int, int] = VERSION
@@ -124,9 +130,10 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     ping_ms: int
     agent: str = ""
     token: str = ""
+    name: str = ""
 
     @classmethod
-    def of(cls, limits: Limits, agent: str = "", token: str = "") -> Hello:
+    def of(cls, limits: Limits, agent: str = "", token: str = "", name: str = "") -> Hello:
         """Say what `limits` allow."""
         return cls(
             max_frame=limits.max_frame,
@@ -136,6 +143,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
             ping_ms=int(limits.ping_interval * 1000),
             agent=agent,
             token=token,
+            name=name,
         )
 
 
@@ -150,6 +158,27 @@ class CallHead(msgspec.Struct, frozen=True, gc=False):
     method: str
 
 
+class SystemFault(msgspec.Struct, frozen=True, array_like=True):
+    """What an ERROR says of an OSError, since version 1.1.
+
+    Attributes:
+        kind: Name of the built-in class that is nearest to it, as `"FileNotFoundError"`.
+        errno: The number that it has on the sender's system.
+        symbol: The number's name, as `"ENOENT"`, where the error is the system's: numbers differ
+            between systems. Else empty.
+        strerror: The system's text.
+        filename, filename2: The files that it is about: text, bytes or a descriptor's number. From
+            a peer, any value.
+    """
+
+    kind: str
+    errno: int | None = None
+    symbol: str = ""
+    strerror: str | None = None
+    filename: Any = None
+    filename2: Any = None
+
+
 class ErrorBody(msgspec.Struct, frozen=True, array_like=True):
     """What an ERROR says beside its code.
 
@@ -159,6 +188,8 @@ class ErrorBody(msgspec.Struct, frozen=True, array_like=True):
         notes: Its `__notes__`.
         traceback: Its formatted traceback, where the exporter was asked to send it.
         members: Code and body of each member, for an exception group.
+        system: What an OSError says beyond its text. Since version 1.1.
+        cause: Code and body of what it was raised `from`. Since version 1.1.
     """
 
     type: str
@@ -166,6 +197,8 @@ class ErrorBody(msgspec.Struct, frozen=True, array_like=True):
     notes: list[str] = []
     traceback: str | None = None
     members: list[tuple[int, ErrorBody]] = []
+    system: SystemFault | None = None
+    cause: tuple[int, ErrorBody] | None = None
 
 
 class Node(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -211,6 +244,10 @@ class _HelloMap(msgspec.Struct, frozen=True):
     token: str = ""
 
 
+class _NamedHelloMap(_HelloMap, frozen=True):
+    name: str = ""
+
+
 _HELLO: Final = struct.Struct("<4sBBHIIIII")
 _CALL: Final = struct.Struct("<IHBB")
 _CONSTANT: Final = struct.Struct("<HBB")  # of a CALL: the same without the timeout
@@ -224,7 +261,7 @@ _DEEPEST: Final = 512  # levels, of what `scan` looks into
 
 _encoder: Final = msgspec.msgpack.Encoder(enc_hook=to_wire)
 _decoder: Final = msgspec.msgpack.Decoder()
-_hello_decoder: Final = msgspec.msgpack.Decoder(_HelloMap)
+_hello_decoder: Final = msgspec.msgpack.Decoder(_NamedHelloMap)
 _error_decoder: Final = msgspec.msgpack.Decoder(ErrorBody)
 _nodes_decoder: Final = msgspec.msgpack.Decoder(list[Node])
 
@@ -378,14 +415,36 @@ def encode_error(code: int, body: ErrorBody) -> bytearray:
     return encode_value(_clean(body), ROOM + _CODE.pack(code))
 
 
-def _clean(body: ErrorBody) -> ErrorBody:
-    return ErrorBody(
+def _clean(body: ErrorBody) -> list[Any]:
+    cleaned: list[Any] = [
         cut(body.type, MAX_METHOD_NAME),
         cut(body.message),
         [cut(note) for note in body.notes[:64]],
         None if body.traceback is None else cut(body.traceback),
         [(code, _clean(member)) for code, member in body.members],
+    ]
+    if body.system is not None or body.cause is not None:  # few errors have more than 1.0 knows
+        cleaned.append(None if body.system is None else _clean_fault(body.system))
+    if body.cause is not None:
+        cleaned.append((body.cause[0], _clean(body.cause[1])))
+    return cleaned
+
+
+def _clean_fault(fault: SystemFault) -> SystemFault:
+    return msgspec.structs.replace(
+        fault,
+        kind=cut(fault.kind, MAX_METHOD_NAME),
+        symbol=cut(fault.symbol, MAX_METHOD_NAME),
+        strerror=None if fault.strerror is None else cut(fault.strerror),
+        filename=_clean_name(fault.filename),
+        filename2=_clean_name(fault.filename2),
     )
+
+
+def _clean_name(name: Any) -> Any:
+    if isinstance(name, bytes):
+        return name[:MAX_PATH]
+    return cut(name, MAX_PATH) if isinstance(name, str) else name
 
 
 def cut(text: str, length: int = MAX_TEXT) -> str:
@@ -423,7 +482,10 @@ def encode_hello(hello: Hello) -> bytes:
         hello.stream_window,
         hello.ping_ms,
     )
-    return bytes(encode_value(_HelloMap(hello.agent, hello.token), fixed))
+    about = _HelloMap(hello.agent, hello.token)
+    if hello.name:  # which no server has
+        about = _NamedHelloMap(hello.agent, hello.token, cut(hello.name, MAX_METHOD_NAME))
+    return bytes(encode_value(about, fixed))
 
 
 def decode_hello(payload: bytes) -> Hello:
@@ -449,6 +511,7 @@ def decode_hello(payload: bytes) -> Hello:
         ping_ms=ping,
         agent=more.agent,
         token=more.token,
+        name=more.name,
     )
 
 

@@ -15,25 +15,41 @@
     └── DriverError                     a call failed; says how sure we are that it ran
         ├── DriverMethodNotImplemented  (NotImplementedError)
         ├── DriverInvalidArgument       (ValueError)
+        │   └── DriverUnsupportedOperation (UnsupportedOperation)
         ├── DriverTimeoutError          (TimeoutError)
         ├── DriverConnectionError       (ConnectionError)
+        │   ├── DriverBrokenPipeError (BrokenPipeError)
+        │   ├── DriverConnectionAbortedError (ConnectionAbortedError)
+        │   ├── DriverConnectionRefusedError (ConnectionRefusedError)
+        │   └── DriverConnectionResetError (ConnectionResetError)
         ├── DriverOSError               (OSError)
+        │   ├── DriverBlockingIOError (BlockingIOError)
+        │   ├── DriverChildProcessError (ChildProcessError)
+        │   ├── DriverFileExistsError (FileExistsError)
+        │   ├── DriverFileNotFoundError (FileNotFoundError)
+        │   ├── DriverInterruptedError (InterruptedError)
+        │   ├── DriverIsADirectoryError (IsADirectoryError)
+        │   ├── DriverNotADirectoryError (NotADirectoryError)
+        │   ├── DriverPermissionError (PermissionError)
+        │   └── DriverProcessLookupError (ProcessLookupError)
         ├── DriverErrorGroup            (ExceptionGroup) the driver raised a group; keeps its tree
         ├── CallCancelled               the exporter ended the call
         ├── CallRefused                 (ConnectionError) certainly never started: safe to try again
         └── CallOutcomeUnknown          (ConnectionError) sent, and no answer came
 
 Rules: a class says what the caller can do about it, the code says what crossed the wire, and the
-text says what was asked, of whom, and what went wrong. Only the classes of `ERROR_CLASSES` are
-ever made from a peer's bytes: the remote type's name is data, never looked up.
+text says what was asked, of whom, and what went wrong. Only the classes of `ERROR_CLASSES` and
+`SYSTEM_ERROR_CLASSES` are ever made from a peer's bytes: the remote type's name is data, never
+looked up.
 Of the library this file knows only how it was installed.
 """
 
 from __future__ import annotations
 
 import enum
+import io
 from collections.abc import Sequence
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from ._installed import command_for
 
@@ -45,13 +61,27 @@ __all__ = [
     "ClientImportError",
     "Code",
     "ConfigurationError",
+    "DriverBlockingIOError",
+    "DriverBrokenPipeError",
+    "DriverChildProcessError",
+    "DriverConnectionAbortedError",
     "DriverConnectionError",
+    "DriverConnectionRefusedError",
+    "DriverConnectionResetError",
     "DriverError",
     "DriverErrorGroup",
+    "DriverFileExistsError",
+    "DriverFileNotFoundError",
+    "DriverInterruptedError",
     "DriverInvalidArgument",
+    "DriverIsADirectoryError",
     "DriverMethodNotImplemented",
+    "DriverNotADirectoryError",
     "DriverOSError",
+    "DriverPermissionError",
+    "DriverProcessLookupError",
     "DriverTimeoutError",
+    "DriverUnsupportedOperation",
     "EndOfStream",
     "FramingError",
     "HandshakeError",
@@ -63,6 +93,9 @@ __all__ = [
     "ResourceError",
     "code_for",
 ]
+
+
+_OF_OSERROR: Final = ("errno", "strerror", "filename", "filename2")
 
 
 class Code(enum.IntEnum):
@@ -191,6 +224,11 @@ class DriverError(JumpstarterException):
             the library itself refused or ended the call; cut and quoted if it is no identifier.
         remote_traceback: The driver's formatted traceback, where the exporter sends it, else None.
         context: What was called, as `"method 'on' of driver 'power' (mock.PowerDriver)"`.
+
+    One that is an OSError too has `errno`, `strerror`, `filename` and `filename2` as the driver's
+    exception had them (from exporters before version 1.1 of the protocol: None). `errno` is this
+    system's number for the error, where the exporter's system has another. `__cause__` is a
+    DriverError for what the driver's exception was raised `from`, if it was.
     """
 
     code: Code = Code.UNKNOWN
@@ -216,6 +254,13 @@ class DriverError(JumpstarterException):
         kind = f"{self.remote_type}: " if self.remote_type else ""
         where = f"{self.context}: " if self.context else ""
         return f"{where}{kind}{self.message}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle it with what OSError keeps apart from an exception's attributes."""
+        state = dict(self.__dict__)
+        if isinstance(self, OSError):
+            state |= {name: getattr(self, name) for name in _OF_OSERROR}
+        return type(self), self.args, state
 
 
 class DriverMethodNotImplemented(DriverError, NotImplementedError):
@@ -246,6 +291,62 @@ class DriverOSError(DriverError, OSError):
     """The driver raised OSError."""
 
     code = Code.OS_ERROR
+
+
+class DriverUnsupportedOperation(DriverInvalidArgument, io.UnsupportedOperation):
+    """The driver raised `io.UnsupportedOperation`."""
+
+
+class DriverBrokenPipeError(DriverConnectionError, BrokenPipeError):
+    """The driver raised BrokenPipeError: EPIPE or ESHUTDOWN."""
+
+
+class DriverConnectionAbortedError(DriverConnectionError, ConnectionAbortedError):
+    """The driver raised ConnectionAbortedError: ECONNABORTED."""
+
+
+class DriverConnectionRefusedError(DriverConnectionError, ConnectionRefusedError):
+    """The driver raised ConnectionRefusedError: ECONNREFUSED."""
+
+
+class DriverConnectionResetError(DriverConnectionError, ConnectionResetError):
+    """The driver raised ConnectionResetError: ECONNRESET."""
+
+
+class DriverBlockingIOError(DriverOSError, BlockingIOError):
+    """The driver raised BlockingIOError: EAGAIN, or a like one."""
+
+
+class DriverChildProcessError(DriverOSError, ChildProcessError):
+    """The driver raised ChildProcessError: ECHILD."""
+
+
+class DriverFileExistsError(DriverOSError, FileExistsError):
+    """The driver raised FileExistsError: EEXIST."""
+
+
+class DriverFileNotFoundError(DriverOSError, FileNotFoundError):
+    """The driver raised FileNotFoundError: ENOENT."""
+
+
+class DriverInterruptedError(DriverOSError, InterruptedError):
+    """The driver raised InterruptedError: EINTR."""
+
+
+class DriverIsADirectoryError(DriverOSError, IsADirectoryError):
+    """The driver raised IsADirectoryError: EISDIR."""
+
+
+class DriverNotADirectoryError(DriverOSError, NotADirectoryError):
+    """The driver raised NotADirectoryError: ENOTDIR."""
+
+
+class DriverPermissionError(DriverOSError, PermissionError):
+    """The driver raised PermissionError: EACCES or EPERM."""
+
+
+class DriverProcessLookupError(DriverOSError, ProcessLookupError):
+    """The driver raised ProcessLookupError: ESRCH."""
 
 
 class DriverErrorGroup(DriverError, ExceptionGroup[Exception]):
@@ -323,6 +424,30 @@ ERROR_CLASSES: Final[dict[int, type[DriverError]]] = {
     Code.RESOURCE_EXHAUSTED: CallRefused,
     Code.TIMED_OUT: DriverTimeoutError,
     Code.OS_ERROR: DriverOSError,
+}
+
+# What such a class becomes where the ERROR names a built-in class that is narrower.
+SYSTEM_ERROR_CLASSES: Final[dict[tuple[type[DriverError], str], type[DriverError]]] = {
+    (kind, builtin.__name__): mirror
+    for kind, builtin, mirror in (
+        (mirror.__bases__[0], mirror.__bases__[1], mirror)
+        for mirror in (
+            DriverUnsupportedOperation,
+            DriverBrokenPipeError,
+            DriverConnectionAbortedError,
+            DriverConnectionRefusedError,
+            DriverConnectionResetError,
+            DriverBlockingIOError,
+            DriverChildProcessError,
+            DriverFileExistsError,
+            DriverFileNotFoundError,
+            DriverInterruptedError,
+            DriverIsADirectoryError,
+            DriverNotADirectoryError,
+            DriverPermissionError,
+            DriverProcessLookupError,
+        )
+    )
 }
 
 # What a driver's exception becomes on the wire, first match wins: TimeoutError and
