@@ -73,6 +73,7 @@ KNOWS_ONLY: Final[dict[str, set[str]]] = {
     "_signal": set(),
     "_background": set(),
     "_journal": {"_patience"},
+    "_writes": set(),
     "_transfer": {"_background", "errors"},
     "_forward": {"_background"},
     "_transport": set(),

@@ -18,6 +18,7 @@ the ground up; each room knows only those above it:
     _nesting                  whether a driver's own code is calling
     _signal, _background      how tasks wait for each other, and end with each other
     _journal                  how often something is written to the log
+    _writes                   a write is complete, or an error that says of what
     _transfer, _forward       long transfers; connections carried on somewhere else
     _transport                byte streams as a multiplexer wants them
     _connection, _streams     one byte stream shared by many calls; raw streams on it

@@ -9,6 +9,7 @@ through again; what the program does goes on as if nothing were. Lines are writt
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -127,5 +128,7 @@ def _written(fd: int, data: bytes) -> Iterator[bytes]:
     """Write all of it, and give each piece that was taken."""
     while data:
         size = os.write(fd, data)
+        if not size:  # as a device may say; to try again may go on for ever
+            raise OSError(errno.EIO, "stderr took none of a line")
         yield data[:size]
         data = data[size:]

@@ -9,6 +9,7 @@ This file knows raw streams, and nothing of portals or of client classes.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import stat
@@ -25,6 +26,7 @@ import trio
 
 from .._background import open_background
 from .._transfer import MAX_BYTES, PIECE, Inflow, Outflow, Pieces, pipe
+from .._writes import check_sent, naming, write_all
 from ..errors import ArgumentError, DriverError
 from ._progress import Meter, Progress, meter_for
 from ._raw_streams import RemoteStream
@@ -276,7 +278,7 @@ async def file_sink(path: Path) -> AsyncIterator[Sink]:
     place, file, part = await trio.to_thread.run_sync(_create, path)
     try:
         with file:
-            yield partial(_write_in_thread, file.write)
+            yield partial(_write_in_file, file, place)
         if part is not None:
             part.replace(place)
     except BaseException:
@@ -325,10 +327,7 @@ async def source_of(stream: Any, size: int | None) -> AsyncIterator[tuple[Source
     else:
         raise ArgumentError(f"a {type(stream).__name__} cannot be read: {_instead_of(stream)}")
 
-    async def read_pieces() -> list[memoryview]:
-        return _cut(memoryview(await read()))
-
-    yield read_pieces, size
+    yield partial(_read_pieces, read, f"reading from a {type(stream).__name__}"), size
 
 
 @asynccontextmanager
@@ -340,14 +339,15 @@ async def sink_of(stream: Any) -> AsyncIterator[Sink]:
     """
     stream = _binary(stream, "wb")
     if hasattr(stream, "send_all"):
+        what = f"{type(stream).__name__}.send_all()"
 
         async def send(pieces: Pieces) -> None:
             for piece in pieces:
-                await stream.send_all(piece)
+                check_sent(await stream.send_all(piece), len(piece), what)
 
         yield send
     elif hasattr(stream, "write"):
-        yield partial(_write_in_thread, stream.write)
+        yield partial(_write_in_thread, stream)
         if hasattr(stream, "flush"):
             await trio.to_thread.run_sync(stream.flush)
     else:
@@ -370,13 +370,29 @@ def _instead_of(stream: object) -> str:
     return "lend an io.BytesIO() of it" if is_data else "lend a binary stream"
 
 
-async def _write_in_thread(write: Callable[[Any], int | None], pieces: Pieces) -> None:
-    """Write it all, however little of it an unbuffered file takes at once."""
+async def _write_in_file(file: RawIOBase, place: Path, pieces: Pieces) -> None:
+    with naming(str(place)):  # ENOSPC, for one, comes without it
+        await _write_in_thread(file, pieces)
 
-    def write_all() -> None:
+
+async def _write_in_thread(stream: Any, pieces: Pieces) -> None:
+    """Write it all, however little of it an unbuffered file takes in one call."""
+
+    def write_pieces() -> None:
         for piece in pieces:
-            rest = memoryview(piece)
-            while rest:
-                rest = rest[write(rest) or len(rest) :]
+            write_all(stream, piece)
 
-    await trio.to_thread.run_sync(write_all)
+    await trio.to_thread.run_sync(write_pieces)
+
+
+async def _read_pieces(read: Callable[[], Awaitable[Any]], what: str) -> list[memoryview]:
+    """Read what there is. Only bytes are: None, for one, is neither bytes nor the end."""
+    data = await read()
+    if data is None:
+        text = f"{what} gave None: it does not block, and has nothing now"
+        raise BlockingIOError(errno.EAGAIN, f"{text}; lend one that blocks")
+    try:
+        return _cut(memoryview(data).cast("B"))
+    except TypeError:
+        text = f"{what} gave {type(data).__name__}, where bytes are expected"
+        raise ArgumentError(f"{text}: lend a binary stream") from None

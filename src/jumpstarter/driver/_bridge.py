@@ -15,6 +15,7 @@ import trio
 
 from .._signal import Signal
 from .._streams import SlotStream
+from .._writes import check_sent
 
 __all__ = ["Bridge", "Device", "device_stream"]
 
@@ -37,7 +38,18 @@ class Device(Protocol):
 
 def _as_bytes(data: Any) -> bytes:
     """Copy any buffer; `bytes` alone would make zeros of a number, and take a list."""
-    return data if type(data) is bytes else bytes(memoryview(data))
+    if type(data) is bytes:
+        return data
+    try:
+        return bytes(memoryview(data))
+    except TypeError:
+        text = f"a driver's stream must give a bytes-like object, and gave {type(data).__name__}"
+        raise TypeError(text) from None
+
+
+def _check_sent(answer: object, data: bytes, stream: object, method: str) -> None:
+    """A stream that says how much it took, as a socket's `send` does, may have taken less."""
+    check_sent(answer, len(data), f"{type(stream).__name__}.{method}() of the driver's stream")
 
 
 class _TrioDevice:
@@ -50,7 +62,9 @@ class _TrioDevice:
         return self._stream.receive_some()  # type: ignore[no-any-return]  # of any driver's
 
     async def send(self, data: bytes) -> None:
-        await self._stream.send_all(data)
+        answer = await self._stream.send_all(data)
+        if answer is not None:
+            _check_sent(answer, data, self._stream, "send_all")
 
     async def send_eof(self) -> None:
         if hasattr(self._stream, "send_eof"):
@@ -74,7 +88,9 @@ class _AnyioDevice:
         return data
 
     async def send(self, data: bytes) -> None:
-        await self._stream.send(data)
+        answer = await self._stream.send(data)
+        if answer is not None:
+            _check_sent(answer, data, self._stream, "send")
 
     async def send_eof(self) -> None:
         if hasattr(self._stream, "send_eof"):

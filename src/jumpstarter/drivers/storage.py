@@ -16,6 +16,7 @@ from typing import BinaryIO, Final
 import trio
 
 from .._transfer import MAX_BYTES
+from .._writes import naming
 from ..client import DriverClient
 from ..client._lending import part_of
 from ..client._progress import Progress
@@ -69,11 +70,13 @@ class FileStorage(Driver):
 
                 def take(data: bytes | bytearray) -> None:
                     digest.update(data)
-                    file.write(data)
+                    with naming(self.path):  # ENOSPC, for one, comes without it
+                        file.write(data)
 
                 async for data in stream:
                     await trio.to_thread.run_sync(take, data)
-                await trio.to_thread.run_sync(_sync, file)
+                with naming(self.path):
+                    await trio.to_thread.run_sync(_sync, file)
         return digest.hexdigest()
 
     @export
@@ -84,7 +87,8 @@ class FileStorage(Driver):
             with await trio.to_thread.run_sync(Path(self.path).open, "rb") as file:
 
                 def give() -> bytes:
-                    data = file.read(_PIECE)
+                    with naming(self.path):
+                        data = file.read(_PIECE)
                     digest.update(data)
                     return data
 
