@@ -131,6 +131,7 @@ async def pexpect_session(
         An `fdspawn`: `expect`, `sendline`, `before`, and `pexpect.EOF` when the driver has ended
         its half. It ends a line with "\n"; consoles that want "\r" take `session.linesep = "\r"`.
         What was sent has reached the driver when the block is left, and the session is closed.
+        `send` and its kin send everything, and wait for as long as the driver takes nothing.
 
     Raises:
         MissingExtra: The extra `pexpect` is not installed.
@@ -138,20 +139,26 @@ async def pexpect_session(
             what was typed within 10 s of the end.
     """
     try:
-        from pexpect.fdpexpect import fdspawn  # noqa: PLC0415 - who expects nothing needs it not
+        import pexpect.fdpexpect  # noqa: F401, PLC0415 - who expects nothing needs it not
     except ImportError as exc:
         raise MissingExtra.named("pexpect", "a pexpect session") from exc
+    from ._expect import Session, SessionBroken  # noqa: PLC0415 - as above
+
     async with client.stream_async(method) as stream:
         ours, theirs = socket.socketpair()
+        theirs.setblocking(True)  # whatever socket.setdefaulttimeout() was told
         async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as near:
             options.setdefault("use_poll", True)  # with more than 1,024 files open, select is lost
             with theirs:
-                session = fdspawn(theirs.fileno(), **options)
+                session = Session(theirs.fileno(), **options)
                 theirs.detach()
             try:
                 async with _joined(near, stream):
                     yield session
                     session.close()
+            except SessionBroken:
+                stream.check()  # raises what the driver has failed with, which says more
+                raise
             finally:
                 session.close()
 
@@ -172,6 +179,9 @@ async def _joined(near: trio.SocketStream, stream: RemoteStream) -> AsyncIterato
         with _until_broken():
             async for data in near:
                 await stream.send_all(data)
+        # Whoever still types is told, rather than left to wait for a reader.
+        with suppress(OSError):  # closed already
+            near.socket.shutdown(socket.SHUT_RD)
         typed.set()
 
     async with open_background() as nursery:

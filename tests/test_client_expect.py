@@ -1,0 +1,200 @@
+"""What a pexpect session sends arrives, or is an error: signals, timeouts and ends in its midst."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import pytest
+import trio
+
+from helpers import PATIENCE, served
+from jumpstarter.client.adapters import PexpectAdapter
+from jumpstarter.driver import Driver, exportstream
+from jumpstarter.errors import DriverOSError
+
+MUCH = 3_000_000  # bytes: more than all the buffers and windows on the way
+
+
+class Slow(trio.abc.Stream):
+    """A board that takes what it is given after a while."""
+
+    def __init__(self, patience: float, failing_at: int | None) -> None:
+        self.got = 0
+        self._patience = patience
+        self._failing_at = failing_at
+        self._end = trio.Event()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if not self.got:
+            await trio.sleep(self._patience)
+        self.got += len(data)
+        if self._failing_at is not None and self.got >= self._failing_at:
+            raise OSError("the board has gone")
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        del max_bytes
+        await self._end.wait()
+        return b""
+
+    async def aclose(self) -> None:
+        self._end.set()
+
+
+@dataclass(kw_only=True)
+class Board(Driver):
+    patience: float = 0.3
+    failing_at: int | None = None
+    streams: list[Slow] = field(default_factory=list)
+
+    @classmethod
+    def client(cls) -> str:
+        return "jumpstarter.client.DriverClient"
+
+    @exportstream
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[Slow]:
+        stream = Slow(self.patience, self.failing_at)
+        self.streams.append(stream)
+        yield stream
+
+
+@contextmanager
+def handling(
+    number: signal.Signals, handler: Callable[[int, FrameType | None], Any]
+) -> Iterator[None]:
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.fixture(autouse=True)
+def _deadline() -> Iterator[None]:
+    """End what hangs: an alarm interrupts the write that waits."""
+
+    def fail(_number: int, _frame: FrameType | None) -> None:
+        raise TimeoutError("the test hangs")
+
+    with handling(signal.SIGALRM, fail):
+        signal.setitimer(signal.ITIMER_REAL, 3 * PATIENCE)
+        yield
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@contextmanager
+def session(board: Board, **options: Any) -> Iterator[Any]:
+    with served(board) as client, PexpectAdapter(client=client, timeout=PATIENCE, **options) as it:
+        yield it
+
+
+@contextmanager
+def signals_meanwhile() -> Iterator[list[int]]:
+    """Have a signal come every few milliseconds, whose handler does nothing of note."""
+    caught: list[int] = []
+    done = threading.Event()
+
+    def pester() -> None:
+        while not done.wait(0.02):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    thread = threading.Thread(target=pester)
+    with handling(signal.SIGUSR1, lambda number, _frame: caught.append(number)):
+        thread.start()
+        try:
+            yield caught
+        finally:
+            done.set()
+            thread.join()
+
+
+@pytest.fixture
+def default_timeout() -> Iterator[None]:
+    socket.setdefaulttimeout(0.05)
+    yield
+    socket.setdefaulttimeout(None)
+
+
+WAYS = {
+    "send": lambda it, data: it.send(data),
+    "sendline": lambda it, data: it.sendline(data[:-1]),
+    "write": lambda it, data: it.write(data),
+    "writelines": lambda it, data: it.writelines([data[:-1000], data[-1000:]]),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_all_is_sent_whatever_signals_come(way: str) -> None:
+    board = Board()
+    with signals_meanwhile() as caught, session(board) as it:
+        count = WAYS[way](it, b"x" * MUCH)
+    assert len(caught) > 3
+    assert count in (None, MUCH)
+    assert board.streams[0].got == MUCH
+
+
+@pytest.mark.usefixtures("default_timeout")
+@pytest.mark.parametrize("way", WAYS)
+def test_all_is_sent_whatever_timeout_new_sockets_have(way: str) -> None:
+    board = Board()
+    with session(board) as it:
+        WAYS[way](it, b"x" * MUCH)
+    assert board.streams[0].got == MUCH
+
+
+def test_all_is_sent_where_the_descriptor_does_not_block() -> None:
+    board = Board()
+    with session(board) as it:
+        os.set_blocking(it.child_fd, False)  # as expect(async_=True) does
+        assert it.send(b"x" * MUCH) == MUCH
+    assert board.streams[0].got == MUCH
+
+
+def test_text_is_counted_in_bytes_and_sent_whole() -> None:
+    board = Board()
+    with session(board, encoding="utf-8") as it:
+        assert it.send("ü" * MUCH) == 2 * MUCH
+    assert board.streams[0].got == 2 * MUCH
+
+
+@pytest.mark.parametrize("failing_at", [1, 1_000_000])
+def test_a_driver_that_fails_in_the_midst_ends_the_send_with_what_it_failed_with(
+    failing_at: int,
+) -> None:
+    board = Board(failing_at=failing_at)
+    with pytest.raises(DriverOSError, match="the board has gone") as caught, session(board) as it:
+        it.send(b"x" * MUCH)
+    assert "the driver's stream has ended" in str(caught.value.__context__)
+
+
+def test_one_who_catches_the_broken_send_still_learns_why() -> None:
+    board = Board(failing_at=1)
+    with pytest.raises(DriverOSError, match="the board has gone"), session(board) as it:  # noqa: PT012
+        with pytest.raises(BrokenPipeError, match=rf"of {MUCH} bytes"):
+            it.send(b"x" * MUCH)
+        it.close()
+
+
+def test_ctrl_c_ends_a_send_that_waits() -> None:
+    board = Board(patience=2 * PATIENCE)
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt), session(board) as it:
+        it.send(b"x" * MUCH)
+
+
+def test_what_is_sent_to_a_closed_session_is_an_error() -> None:
+    with session(Board()) as it:
+        it.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            it.send(b"x")
