@@ -75,7 +75,7 @@ make_text = str
 @pytest.fixture(autouse=True)
 def _handlers_of_signals() -> Iterator[None]:
     """Put the handlers back that `main` leaves behind, since its process ends with it."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield
     for number, handler in zip(numbers, before, strict=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import ssl
 import sys
 from collections.abc import AsyncIterator, Collection
@@ -199,6 +200,11 @@ async def serve_async(
     if listeners.exposed and not token and not _asks_for_certificates(ssl_context):
         text = "whoever reaches %s may use the drivers: ask for a token, or for certificates"
         _logger.warning(text, listeners.address)
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        text = (
+            "SIGCHLD is ignored in this process, so programs that drivers run seem to exit with 0"
+        )
+        _logger.warning("%s: call signal.signal(signal.SIGCHLD, signal.SIG_DFL) before", text)
     try:
         await tree.reset()
         server = Server(exporter, listeners, users or ())

@@ -6,10 +6,13 @@ What whoever starts an exporter can rely on:
 
 - stdout has one line, `ready: <address>`, written when clients can connect. The log, with what the
   drivers say there, goes to stderr; where that takes no more, lines are lost and nothing waits.
-- The first SIGTERM or SIGINT drains: no more clients and calls, and those that run may finish
-  within the grace, after which they are cancelled. A second one cancels them at once. Either way
+- The first SIGTERM, SIGINT or SIGHUP drains: no more clients and calls, and those that run may
+  finish within the grace, after which they are cancelled. SIGHUP does nothing if it was ignored at
+  the start, as by `nohup`. A second SIGTERM or SIGINT cancels the calls immediately. Either way
   they are waited for, and then the drivers are reset and closed. No signal but SIGKILL ends a plain
   method that does not return: a thread cannot be killed, and is never abandoned.
+- Programs that drivers run start with an empty signal mask and default dispositions, whatever the
+  exporter was started with, except for what `nohup` and `&` ignore; their exit codes are true.
 - What is served all the same, but reaches further than may be meant, is a warning in the log.
 - The exit code is 0 after a drain; 128 + the signal's number (130 for SIGINT, 143 for SIGTERM) if a
   second one came; and 2, with one line on stderr, if nothing could be served.
@@ -41,7 +44,7 @@ from ._offer import (
     load_tls,
     read_token,
 )
-from ._process import Signals
+from ._process import Signals, own_signals
 from ._server import serve_async
 from ._sockets import parse_address
 from ._stderr import logging_to_stderr, say
@@ -55,8 +58,8 @@ _logger = logging.getLogger("jumpstarter.cli")
 
 _DEFAULT_GRACE: Final = 60.0  # seconds; systemd kills after 90, and the drivers need some to close
 _EXIT_CODES: Final = (
-    "Exit codes: 0 after the first signal; 128 + the number of the second, if one came; 2 if "
-    "nothing could be served."
+    "Exit codes: 0 after the first signal; 128 + the number of the second, if a SIGTERM or SIGINT "
+    "came as such; 2 if nothing could be served."
 )
 _LOG_LINE: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _LEVELS: Final = ("debug", "info", "warning", "error")
@@ -75,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: The arguments are wrong, or only ask for help.
     """
     options = _parser().parse_args(argv)
+    own_signals()
     try:
         with logging_to_stderr(options.log_level.upper(), _LOG_LINE):
             return _run(options)
@@ -106,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jumpstarter", description="Drive hardware under test.")
     parser.add_argument("--version", action="version", version=f"jumpstarter {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    text = "serve a driver tree until SIGTERM or SIGINT"
+    text = "serve a driver tree until SIGTERM, SIGINT or SIGHUP"
     serve = commands.add_parser(
         "serve", help=text, description=text[0].upper() + text[1:] + ".", epilog=_EXIT_CODES
     )

@@ -3,13 +3,15 @@
 A client says the name, and nothing else: no argument, environment or input of its own reaches the
 command, and no shell is involved. A command that is cancelled is ended, with what it has
 started: its process group gets SIGTERM, and five seconds later SIGKILL.
+
+A command starts with default signal dispositions and an empty signal mask, whatever the process
+that serves ignores or blocks. Its exit code is the real one, or running it is an error.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ import trio
 from ..client import DriverClient
 from ..driver import Driver, export
 from ..errors import ConfigurationError
+from ._spawn import Program, spawn
 
 __all__ = ["Shell", "ShellClient", "ShellResult"]
 
@@ -80,30 +83,29 @@ class Shell(Driver):
 
     @export(strict=True)
     async def run(self, name: str) -> ShellResult:
-        """Run a command to its end."""
+        """Run a command to its end.
+
+        Raises:
+            ValueError: There is no such command.
+            OSError: It cannot be started, or its exit code is lost.
+        """
         if name not in self.commands:
             raise ValueError(f"there is no command {name!r}; there are: {', '.join(self.commands)}")
-        process = await trio.lowlevel.open_process(
-            list(self.commands[name]),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        assert process.stdout is not None
-        assert process.stderr is not None
+        program = await spawn(list(self.commands[name]))
         outputs = _Output(self.max_output), _Output(self.max_output)
         try:
-            async with process.stdout, process.stderr, trio.open_nursery() as nursery:
-                nursery.start_soon(outputs[0].read, process.stdout)
-                nursery.start_soon(outputs[1].read, process.stderr)
-                await process.wait()
+            async with program.stdout, program.stderr, trio.open_nursery() as nursery:
+                nursery.start_soon(outputs[0].read, program.stdout)
+                nursery.start_soon(outputs[1].read, program.stderr)
+                returncode = await program.wait()
                 nursery.cancel_scope.deadline = trio.current_time() + _LAST_WORDS
         finally:
-            await _end(process)
-        assert process.returncode is not None
+            try:
+                await _end(program)
+            finally:
+                program.close()
         return ShellResult(
-            returncode=process.returncode,
+            returncode=returncode,
             stdout=bytes(outputs[0].kept),
             stderr=bytes(outputs[1].kept),
             truncated=any(output.truncated or not output.ended for output in outputs),
@@ -127,19 +129,24 @@ class _Output:
         self.ended = True
 
 
-async def _end(process: trio.Process) -> None:
+async def _end(program: Program) -> None:
     """See to it that a command, and all of its group, has ended."""
-    if process.returncode is not None:
+    if program.ended:
         return
     with trio.CancelScope(shield=True), suppress(ProcessLookupError):  # none of them is left
-        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(program.pid, signal.SIGTERM)
         with trio.move_on_after(_TERM_GRACE):
-            await process.wait()
+            await _reap(program)
             while True:  # what it has started has no other parent who could wait for it
-                os.killpg(process.pid, 0)
+                os.killpg(program.pid, 0)
                 await trio.sleep(_TERM_GRACE / 100)
-        os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        os.killpg(program.pid, signal.SIGKILL)
+        await _reap(program)
+
+
+async def _reap(program: Program) -> None:
+    with suppress(ChildProcessError):  # of one that was cancelled nobody asks for the exit code
+        await program.wait()
 
 
 class ShellClient(DriverClient):
@@ -154,6 +161,7 @@ class ShellClient(DriverClient):
 
         Raises:
             DriverInvalidArgument: There is no such command.
-            DriverOSError: The exporter does not have its program.
+            DriverOSError: The exporter does not have its program, or cannot learn its exit code,
+                since the process that serves ignores SIGCHLD or waits for all children elsewhere.
         """
         return self.call_as(ShellResult, "run", name)
