@@ -185,7 +185,7 @@ def test_a_command_in_a_program_of_somebody_elses_starts_clean(lab: Path, parent
 def test_where_sigchld_is_ignored_a_command_is_not_run(lab: Path, moment: str) -> None:
     told, _, log = run_in_process(lab, **{moment: PARENTS["SIGCHLD ignored"]})
     for text in told.values():
-        assert text.startswith("DriverOSError: ")
+        assert text.startswith("DriverChildProcessError: ")
         assert "it was not started: SIGCHLD is ignored" in text
         assert "signal.signal(signal.SIGCHLD, signal.SIG_DFL)" in text
     assert ("programs that drivers run seem to exit with 0" in log) is (moment == "before")

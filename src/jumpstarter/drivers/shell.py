@@ -161,7 +161,8 @@ class ShellClient(DriverClient):
 
         Raises:
             DriverInvalidArgument: There is no such command.
-            DriverOSError: The exporter does not have its program, or cannot learn its exit code,
-                since the process that serves ignores SIGCHLD or waits for all children elsewhere.
+            DriverOSError: The exporter does not have its program.
+            DriverChildProcessError: The exporter cannot learn its exit code, since the process that
+                serves ignores SIGCHLD, or waits for all children elsewhere.
         """
         return self.call_as(ShellResult, "run", name)
