@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jumpstarter._connection import Connection
+from jumpstarter._files import held_threads
 
 __all__ = ["Look", "leaked_since", "look", "nothing_leaks", "register_connections"]
 
@@ -34,7 +35,8 @@ class Look:
 
     Attributes:
         files: File descriptors, and what each is of.
-        threads: Threads but for worker threads that are idle.
+        threads: Threads, but for worker threads that are idle, and for those that the operating
+            system holds in an operation on a file: the exception that docs/guarantees.md states.
     """
 
     files: frozenset[tuple[str, str]]
@@ -43,8 +45,8 @@ class Look:
 
 def look() -> Look:
     """See what is open now."""
-    threads = (thread for thread in threading.enumerate() if not thread.name.startswith(_IDLE))
-    return Look(frozenset(_files()), frozenset(threads))
+    threads = {thread for thread in threading.enumerate() if not thread.name.startswith(_IDLE)}
+    return Look(frozenset(_files()), frozenset(threads - held_threads))
 
 
 def _files() -> Iterator[tuple[str, str]]:

@@ -74,6 +74,7 @@ KNOWS_ONLY: Final[dict[str, set[str]]] = {
     "_background": set(),
     "_journal": {"_patience"},
     "_writes": set(),
+    "_files": {"_writes"},
     "_transfer": {"_background", "errors"},
     "_forward": {"_background"},
     "_transport": set(),

@@ -12,26 +12,25 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from io import FileIO, RawIOBase, TextIOBase
+from io import TextIOBase
 from pathlib import Path
 from typing import Any, Final, Protocol
-from uuid import uuid4
 
 import trio
 
 from .._background import open_background
+from .._files import Steps, Unchanged, to_read, to_write
 from .._transfer import MAX_BYTES, PIECE, Inflow, Outflow, Pieces, pipe
-from .._writes import check_sent, naming, write_all
+from .._writes import check_sent, write_all
 from ..errors import ArgumentError, DriverError
 from ._progress import Meter, Progress, meter_for
 from ._raw_streams import RemoteStream
 
-__all__ = ["COLLECTED", "Lending", "file_sink", "file_source", "part_of", "sink_of", "source_of"]
+__all__ = ["COLLECTED", "Lending", "file_sink", "file_source", "sink_of", "source_of"]
 
 _READ: Final = 8 * PIECE  # of a file at once: the way to a worker thread costs as much as one piece
 _READ_AHEAD: Final = 1
@@ -247,22 +246,17 @@ async def _remotely(function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
 
 @asynccontextmanager
 async def file_source(path: Path) -> AsyncIterator[tuple[Source, int | None]]:
-    """Open a local file, to be read."""
-    file = await trio.to_thread.run_sync(FileIO, path)
-
+    """Open a local file, to be read. One that changes meanwhile is an error."""
     # Memory that one thread takes and another gives back costs more than to copy it once.
     buffers = itertools.cycle(memoryview(bytearray(_READ)) for _ in range(2 * _READ_AHEAD + 2))
+    steps = Steps(str(path))
+    async with to_read(path, steps) as file:
 
-    def read() -> list[memoryview]:
-        buffer = next(buffers)
-        return _cut(buffer[: file.readinto(buffer)])
+        def read() -> list[memoryview]:
+            buffer = next(buffers)
+            return _cut(buffer[: file.readinto(buffer)])
 
-    try:
-        status = os.fstat(file.fileno())
-        size = status.st_size if stat.S_ISREG(status.st_mode) else None
-        yield partial(trio.to_thread.run_sync, read), size
-    finally:
-        file.close()
+        yield partial(steps.run, read), file.size
 
 
 def _cut(data: memoryview) -> list[memoryview]:
@@ -275,34 +269,9 @@ async def file_sink(path: Path) -> AsyncIterator[Sink]:
 
     What is no regular file, a device for example, is written as it is.
     """
-    place, file, part = await trio.to_thread.run_sync(_create, path)
-    try:
-        with file:
-            yield partial(_write_in_file, file, place)
-        if part is not None:
-            part.replace(place)
-    except BaseException:
-        if part is not None:
-            part.unlink()
-        raise
-
-
-def _create(path: Path) -> tuple[Path, RawIOBase, Path | None]:
-    """Open a file to write: give its place, and the name it has until it is complete, if any."""
-    place = path.resolve()  # a link goes on leading there
-    if place.exists() and not place.is_file():
-        return place, place.open("wb", buffering=0), None
-    part = part_of(place)
-    return place, part.open("wb", buffering=0), part
-
-
-def part_of(path: Path) -> Path:
-    """Make an empty file beside another, which it is to replace: with its permissions, if any."""
-    part = path.with_name(f".{path.name:.50}.{uuid4().hex}.part")  # 50 take 200 bytes at most
-    part.touch()
-    with suppress(FileNotFoundError):
-        part.chmod(stat.S_IMODE(path.stat().st_mode))
-    return part
+    steps = Steps(str(path))
+    async with to_write(path, steps) as file:
+        yield partial(steps.run, file.write)
 
 
 @asynccontextmanager
@@ -311,7 +280,8 @@ async def source_of(stream: Any, size: int | None) -> AsyncIterator[tuple[Source
 
     Args:
         stream: That. A thread that waits in a blocking read when nobody wants it any more is left
-            to itself.
+            to itself, see `_files`. One with the descriptor of a regular file is an error if that
+            changes meanwhile.
         size: Bytes it will give, if that is known.
 
     Raises:
@@ -323,7 +293,7 @@ async def source_of(stream: Any, size: int | None) -> AsyncIterator[tuple[Source
         read = stream.receive_some
     elif hasattr(stream, "read"):
         blocking = getattr(stream, "read1", stream.read)
-        read = partial(trio.to_thread.run_sync, blocking, _READ, abandon_on_cancel=True)
+        read = partial(Steps(_name_of(stream)).run, _read_from, blocking, _unchanged(stream))
     else:
         raise ArgumentError(f"a {type(stream).__name__} cannot be read: {_instead_of(stream)}")
 
@@ -347,9 +317,10 @@ async def sink_of(stream: Any) -> AsyncIterator[Sink]:
 
         yield send
     elif hasattr(stream, "write"):
-        yield partial(_write_in_thread, stream)
+        steps = Steps(_name_of(stream))
+        yield partial(steps.run, _write_to, stream)
         if hasattr(stream, "flush"):
-            await trio.to_thread.run_sync(stream.flush)
+            await steps.run(stream.flush)
     else:
         raise ArgumentError(f"a {type(stream).__name__} cannot be written: {_instead_of(stream)}")
 
@@ -370,21 +341,6 @@ def _instead_of(stream: object) -> str:
     return "lend an io.BytesIO() of it" if is_data else "lend a binary stream"
 
 
-async def _write_in_file(file: RawIOBase, place: Path, pieces: Pieces) -> None:
-    with naming(str(place)):  # ENOSPC, for one, comes without it
-        await _write_in_thread(file, pieces)
-
-
-async def _write_in_thread(stream: Any, pieces: Pieces) -> None:
-    """Write it all, however little of it an unbuffered file takes in one call."""
-
-    def write_pieces() -> None:
-        for piece in pieces:
-            write_all(stream, piece)
-
-    await trio.to_thread.run_sync(write_pieces)
-
-
 async def _read_pieces(read: Callable[[], Awaitable[Any]], what: str) -> list[memoryview]:
     """Read what there is. Only bytes are: None, for one, is neither bytes nor the end."""
     data = await read()
@@ -396,3 +352,29 @@ async def _read_pieces(read: Callable[[], Awaitable[Any]], what: str) -> list[me
     except TypeError:
         text = f"{what} gave {type(data).__name__}, where bytes are expected"
         raise ArgumentError(f"{text}: lend a binary stream") from None
+
+
+def _name_of(stream: object) -> str:
+    return str(getattr(stream, "name", f"a {type(stream).__name__}"))
+
+
+def _unchanged(stream: Any) -> Unchanged | None:
+    """Look at the file that a stream reads, if it says which and that is a file."""
+    try:
+        descriptor = stream.fileno()
+        return Unchanged(descriptor, _name_of(stream)) if isinstance(descriptor, int) else None
+    except (AttributeError, OSError, ValueError):  # it has none; `io` says so in each of these ways
+        return None
+
+
+def _read_from(read: Callable[[int], Any], unchanged: Unchanged | None) -> Any:
+    """Read some bytes from a blocking stream, and look at its file at the end. In a thread."""
+    data = read(_READ)
+    if unchanged is not None and data is not None and not data:
+        unchanged.check()
+    return data
+
+
+def _write_to(stream: Any, pieces: Pieces) -> None:
+    for piece in pieces:
+        write_all(stream, piece)

@@ -1,24 +1,28 @@
 """Storage that is a file on the exporter: a disk image for an emulator, or a card in a reader.
 
-An image is written beside its place and moved there when it is whole, so that one which was cut
-short leaves what was there before; a device is written as it is.
+An image is written beside its place and moved there when it is complete, so that one which was cut
+short, or changed while it was read, leaves what was there before. A device has no place beside it:
+it is written where it is, and a failure after the first byte says that its content is lost.
+
+Any operation can hang, on a network file system for example. Its call still ends in time, see
+`_files`, and until the system has let the thread go further calls are refused.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
-import trio
-
+from .._files import SinkFile, Steps, to_read, to_write
 from .._transfer import MAX_BYTES
-from .._writes import naming
 from ..client import DriverClient
-from ..client._lending import part_of
 from ..client._progress import Progress
 from ..driver import Driver, export
 from ..errors import ArgumentError
@@ -41,6 +45,7 @@ class FileStorage(Driver):
 
     path: str
     max_bytes: int = MAX_BYTES
+    _hung: list[Steps] = field(default_factory=list, init=False, repr=False)
 
     @classmethod
     def client(cls) -> str:
@@ -50,78 +55,91 @@ class FileStorage(Driver):
     @export
     async def write(self, source: str) -> str:
         """Write an image, which the client has lent, or which is at a URL; give its SHA-256."""
-        place = await trio.to_thread.run_sync(Path(self.path).resolve)  # a link stays one
-        is_device = await trio.to_thread.run_sync(_is_device, place)
-        part = place if is_device else await trio.to_thread.run_sync(part_of, place)
-        try:
-            digest = await self._copy(source, part)
-            if not is_device:
-                await trio.to_thread.run_sync(part.replace, place)
-        except BaseException:
-            if not is_device:
-                part.unlink(missing_ok=True)
-            raise
-        return digest
-
-    async def _copy(self, source: str, place: Path) -> str:
         digest = hashlib.sha256()
-        async with self.resource(source, max_bytes=self.max_bytes) as stream:
-            with await trio.to_thread.run_sync(place.open, "wb") as file:
+        with self._steps() as steps:
+            async with to_write(Path(self.path), steps, medium=True) as file:
 
-                def take(data: bytes | bytearray) -> None:
+                def take(data: bytes) -> None:
                     digest.update(data)
-                    with naming(self.path):  # ENOSPC, for one, comes without it
-                        file.write(data)
+                    file.write([data])
 
-                async for data in stream:
-                    await trio.to_thread.run_sync(take, data)
-                with naming(self.path):
-                    await trio.to_thread.run_sync(_sync, file)
+                try:
+                    async with self.resource(source, max_bytes=self.max_bytes) as stream:
+                        async for data in stream:
+                            await steps.run(take, data)
+                except Exception as exc:
+                    _tell_of_device(exc, file)
+                    raise
         return digest.hexdigest()
 
     @export
     async def read(self, target: str) -> str:
         """Write what there is to a resource of the client's; give its SHA-256."""
         digest = hashlib.sha256()
-        async with self.resource(target) as stream:
-            with await trio.to_thread.run_sync(Path(self.path).open, "rb") as file:
+        buffer = memoryview(bytearray(_PIECE))
+        with self._steps() as steps:
+            async with to_read(Path(self.path), steps) as file:
 
-                def give() -> bytes:
-                    with naming(self.path):
-                        data = file.read(_PIECE)
+                def give() -> memoryview:
+                    data = buffer[: file.readinto(buffer)]
                     digest.update(data)
                     return data
 
-                while data := await trio.to_thread.run_sync(give):
-                    await stream.send_all(data)
+                async with self.resource(target) as stream:
+                    while data := await steps.run(give):
+                        await stream.send_all(data)
         return digest.hexdigest()
 
     @export
-    def erase(self) -> None:
+    async def erase(self) -> None:
         """Forget the image, which is a file."""
-        place = Path(self.path)
-        if _is_device(place):
-            raise ValueError(f"{place} is a device, and cannot be erased: write an empty image")
-        place.unlink(missing_ok=True)
+        with self._steps() as steps:
+            await steps.run(_erase, Path(self.path))
 
     @export
-    def size(self) -> int:
+    async def size(self) -> int:
         """Give the image's bytes, 0 if there is none; those of all of a block device."""
-        place = Path(self.path)
-        if place.is_block_device():
-            with place.open("rb") as device:
-                return device.seek(0, os.SEEK_END)
-        return place.stat().st_size if place.exists() else 0
+        with self._steps() as steps:
+            return await steps.run(_size, Path(self.path))
+
+    @contextmanager
+    def _steps(self) -> Iterator[Steps]:
+        """Give the steps of one call; none while a thread of an earlier call has not returned.
+
+        Else every call to a file system that hangs would cost one more thread, up to all of them.
+        """
+        self._hung = [steps for steps in self._hung if steps.held]
+        if self._hung:
+            text = "an earlier operation hangs in the exporter's system; try again once it is back"
+            raise OSError(errno.EBUSY, text, self.path)
+        steps = Steps(self.path)
+        try:
+            yield steps
+        finally:
+            if steps.held:
+                self._hung.append(steps)
 
 
-def _is_device(place: Path) -> bool:
-    return place.exists() and not place.is_file()
+def _erase(place: Path) -> None:
+    if place.exists() and not place.is_file():
+        raise ValueError(f"{place} is a device, and cannot be erased: write an empty image")
+    place.unlink(missing_ok=True)
 
 
-def _sync(file: BinaryIO) -> None:
-    """Have it on the medium before anybody boots from it."""
-    file.flush()
-    os.fsync(file.fileno())
+def _size(place: Path) -> int:
+    if place.is_block_device():
+        with place.open("rb") as device:
+            return device.seek(0, os.SEEK_END)
+    return place.stat().st_size if place.exists() else 0
+
+
+def _tell_of_device(exc: Exception, file: SinkFile) -> None:
+    """Note on a failure what it has left on a device, which has no other content to go back to."""
+    if file.in_place and file.count:
+        exc.add_note(
+            f"{file.name} is a device: its first {file.count:,} bytes were overwritten, and what"
+            " was there is lost; write a complete image before it is used"
+        )
 
 
 class StorageClient(ResourceMixin, DriverClient):
@@ -138,7 +156,9 @@ class StorageClient(ResourceMixin, DriverClient):
             progress: As for `ResourceMixin.local_file`.
 
         Raises:
-            DriverError: The storage still has what it had before.
+            OSError: The image cannot be read, or changed while it was read.
+            DriverError: The driver could not write it. After either, a file has what it had
+                before, and a note says if a device has not.
             ArgumentError: It is another kind of URL; nothing was sent.
         """
         if isinstance(image, str) and (scheme := _URL.match(image)):
