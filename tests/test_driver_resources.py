@@ -400,7 +400,7 @@ async def test_an_extra_that_the_exporter_lacks_is_said_to_be_missing_there(
         for module in ("backports", "backports.zstd", "compression", "compression.zstd"):
             monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(
-            DriverError, match=r"on the exporter a compressed .*jumpstarter\[zstd\]"
+            DriverError, match=r"on the exporter a compressed .*pip install .*\[zstd\]"
         ):
             await client.call_async("read", handle)
 
