@@ -16,6 +16,8 @@ from jumpstarter._installed import command_for
 from jumpstarter.errors import (
     ERROR_CLASSES,
     ArgumentError,
+    ArgumentTypeError,
+    ArgumentValueError,
     CallCancelled,
     CallOutcomeUnknown,
     CallRefused,
@@ -104,6 +106,8 @@ def test_protocol_error_is_only_there_to_be_caught() -> None:
 @pytest.mark.parametrize(
     ("kind", "builtin"),
     [
+        (ArgumentTypeError, TypeError),
+        (ArgumentValueError, ValueError),
         (ClientImportError, ImportError),
         (EndOfStream, EOFError),
         (HandshakeError, ConnectionError),
@@ -227,6 +231,8 @@ def samples() -> list[BaseException]:
     simple: list[type[JumpstarterException]] = [
         ConfigurationError,
         ArgumentError,
+        ArgumentTypeError,
+        ArgumentValueError,
         ClientImportError,
         MissingExtra,
         ResourceError,

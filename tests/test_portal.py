@@ -669,7 +669,7 @@ def test_a_portal_opened_and_closed_many_times_leaves_nothing() -> None:
 @pytest.mark.parametrize("grace", [-1.0, float("nan")])
 def test_a_grace_that_is_no_duration_is_refused(grace: float) -> None:
     with (
-        pytest.raises(ValueError, match="grace must be seconds"),
+        pytest.raises(ValueError, match="grace must be a number of seconds"),
         start_blocking_portal(grace=grace),
     ):
         pytest.fail("it was started")

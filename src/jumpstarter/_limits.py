@@ -115,8 +115,10 @@ class Limits:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, int if field.type == "int" else int | float):
-                raise ConfigurationError(f"Limits({field.name}={value!r}): must be {field.type}")
+            kind = int if field.type == "int" else int | float
+            if isinstance(value, bool) or not isinstance(value, kind):
+                text = f"Limits({field.name}={value!r:.100}): must be {field.type}"
+                raise ConfigurationError(f"{text}, not {type(value).__name__}")
         _check("max_frame", self.max_frame, MIN_WIRE_FRAME, MAX_WIRE_FRAME)
         _check("max_message", self.max_message, self.max_frame, 2**31 - 1, low_is="max_frame")
         _check("max_pending", self.max_pending, self.max_message, 2**40, low_is="max_message")

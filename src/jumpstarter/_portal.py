@@ -32,6 +32,8 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, TypeVarTuple, fi
 
 import trio
 
+from ._checks import a_text, refuse_type, seconds
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
@@ -47,6 +49,8 @@ Ts = TypeVarTuple("Ts")
 # measured from 3.11 to 3.13), until it wakes up: so a thread that waits for long does so, briefly.
 _SIGNAL_POLL: Final = 1.0
 _EXIT_GRACE: Final = 1.0  # seconds for all open portals together when the interpreter exits
+
+_FUNCTION: Final = "a function, plain or async, which is passed with its arguments, not called"
 
 _logger = logging.getLogger("jumpstarter.portal")
 _loops: weakref.WeakSet[_Loop] = weakref.WeakSet()  # for the two hooks at the end of this file
@@ -380,6 +384,8 @@ class BlockingPortal:
             BaseException: What `func` has raised, with its traceback, in no group of ours.
         """
         _refuse_in_trio(func)
+        if not callable(func):
+            refuse_type("func", func, _FUNCTION)
         job = _Job(self._loop, func, args)
         self._loop.wait(job, job.start, job.done)
         return job.result()
@@ -410,6 +416,8 @@ class BlockingPortal:
         Raises:
             RuntimeError: The portal is closed, or the parent's of this forked process.
         """
+        if not callable(func):
+            refuse_type("func", func, _FUNCTION)
         future: Future[T] = Future()
         job = _Job(self._loop, func, args, name, functools.partial(_settle, future))
 
@@ -430,7 +438,12 @@ class BlockingPortal:
         exception of the body is raised in that task, which may suppress or replace it. Entering and
         leaving block and raise as `call` does; they may happen in different threads. Leaving does
         nothing once the portal has closed, which cancels the task, or in a forked child.
+
+        Raises:
+            ArgumentError: It is no async context manager.
         """
+        if not hasattr(type(cm), "__aenter__"):
+            refuse_type("cm", cm, "an async context manager")
         return _BlockingContext(self._loop, cm)
 
     def run_sync_soon(self, func: Callable[[Unpack[Ts]], object], *args: *Ts) -> None:
@@ -440,6 +453,8 @@ class BlockingPortal:
         in a Trio task: does nothing if the portal is closed, or is the parent's of this forked
         process. What `func` raises is logged.
         """
+        if not callable(func):
+            refuse_type("func", func, _FUNCTION)
         self._loop.post_quietly(functools.partial(func, *args))
 
     @property
@@ -484,11 +499,9 @@ def start_blocking_portal(
             cleanup over a network fits in, and nobody hits Ctrl-C again before.
 
     Raises:
-        ValueError: `grace` is negative.
+        ArgumentError: `grace` is no number of seconds, or `name` is no text.
     """
-    if not grace >= 0:
-        raise ValueError(f"grace must be seconds, 0 or more, not {grace}")
-    return _Loop(name, min(grace, threading.TIMEOUT_MAX))
+    return _Loop(a_text("name", name), min(seconds("grace", grace), threading.TIMEOUT_MAX))
 
 
 def _stop_at_exit() -> None:

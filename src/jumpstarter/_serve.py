@@ -8,7 +8,7 @@ closed, and the sockets are gone, in this order.
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -16,7 +16,7 @@ from contextlib import (
     asynccontextmanager,
 )
 from types import TracebackType
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
 import trio
 
@@ -24,14 +24,16 @@ from ._background import open_background
 from ._limits import DEFAULT_LIMITS, Limits
 from ._messages import Kind, Node, decode_nodes
 from ._portal import in_trio_thread, start_blocking_portal
-from ._server import serve_async
+from ._server import check_access, serve_async
 from ._sockets import open_stream, parse_address, private_socket_path
 from ._text import quoted
 from .client import DriverClient
 from .client._channel import Channel, Request
-from .client._tree import DEFAULT_ALLOW, build_tree, check_allow
+from .client._tree import DEFAULT_ALLOW, Wanted, check_allow
 from .driver import Driver
 from .errors import ArgumentError, DriverError, HandshakeError
+
+C = TypeVar("C", bound=DriverClient)
 
 __all__ = ["ask_for_report", "connect", "connect_async", "serve"]
 
@@ -40,26 +42,17 @@ _Opened: TypeAlias = tuple[Channel, list[Node]]
 _MORE_GRACE: Final = 0.5  # seconds
 
 
-def _check_access(token: object, context: object) -> None:
-    if not isinstance(token, str):
-        text = f"token= must be a str, not {type(token).__name__}: decode bytes, and strip a line"
-        raise ArgumentError(text)
-    if context is not None and not isinstance(context, ssl.SSLContext):
-        text = f"ssl_context= must be an ssl.SSLContext, not {type(context).__name__}"
-        raise ArgumentError(f"{text}: ssl.create_default_context() makes one")
-
-
 @asynccontextmanager
 async def _open_channel(
-    address: str, limits: Limits, token: str, ssl_context: ssl.SSLContext | None
+    address: str, limits: Limits, token: str | None, ssl_context: ssl.SSLContext | None
 ) -> AsyncIterator[_Opened]:
     """Connect, say HELLO, and ask for the report, all within `hello_timeout`."""
-    _check_access(token, ssl_context)
+    secret = check_access(limits, token, ssl_context)
     channel: Channel | None = None
     async with open_background() as nursery:
         with trio.move_on_after(limits.hello_timeout) as patience:
             stream = await open_stream(parse_address(address), ssl_context=ssl_context)
-            channel = Channel(stream, address, limits=limits, token=token)
+            channel = Channel(stream, address, limits=limits, token=secret)
             await _greet(channel, nursery)
             nodes = await ask_for_report(channel)
         if patience.cancelled_caught or channel is None:
@@ -107,15 +100,32 @@ async def ask_for_report(channel: Channel) -> list[Node]:
         raise HandshakeError(text) from exc
 
 
-@asynccontextmanager
-async def connect_async(
+class _Options(TypedDict, total=False):
+    """What `connect` and `connect_async` take beside `client`, for type checkers."""
+
+    allow: Sequence[str]
+    limits: Limits
+    token: str | None
+    ssl_context: ssl.SSLContext | None
+
+
+@overload
+def connect_async(
+    address: str, *, client: None = None, **options: Unpack[_Options]
+) -> AbstractAsyncContextManager[DriverClient, None]: ...
+@overload
+def connect_async(
+    address: str, *, client: type[C], **options: Unpack[_Options]
+) -> AbstractAsyncContextManager[C, None]: ...
+def connect_async(
     address: str,
     *,
     allow: Sequence[str] = DEFAULT_ALLOW,
+    client: type[Any] | None = None,
     limits: Limits = DEFAULT_LIMITS,
-    token: str = "",
+    token: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
-) -> AsyncIterator[DriverClient]:
+) -> AbstractAsyncContextManager[Any, Any]:
     """Connect to an exporter from Trio code, for the length of an `async with` block.
 
     At its end what is still under way is cancelled, and its end on the exporter awaited for at most
@@ -126,34 +136,57 @@ async def connect_async(
         allow: Patterns of client class paths that the exporter may have us import: its report names
             classes, and importing runs code. This library's own are always allowed; by default the
             packages `jumpstarter_driver_*` are too, and `["mylab.*"]` allows yours instead.
+        client: The class of the root driver's client. It is checked, and a type checker knows it;
+            it is allowed to be imported, its children's classes are not by that.
         limits: What we accept of the exporter.
         token: The secret that the exporter asks for, if it does.
         ssl_context: For `tls`; by default the system's authorities are trusted.
 
-    Yields:
-        The client of the root driver.
+    Returns:
+        An async context manager of the client of the root driver.
 
     Raises:
-        HandshakeError: Nobody is there, or it is no exporter, or it refused us. A ConnectionError.
-        ArgumentError: The address cannot be understood.
+        HandshakeError: (on entering) Nobody is there, or it is no exporter, or it refused us. A
+            ConnectionError.
+        ArgumentError: The address cannot be understood, or another argument cannot be used.
+        ClientImportError: (on entering) The root's client is not of the class `client`, or cannot
+            be had.
     """
-    allowed = check_allow(allow)
-    async with _open_channel(address, limits, token, ssl_context) as (channel, nodes):
-        client = build_tree(nodes, channel, allow=allowed)
+    parse_address(address)  # a mistake in an argument is told where the argument is
+    check_access(limits, token, ssl_context)
+    wanted = Wanted(client, check_allow(allow))
+    return _build(_open_channel(address, limits, token, ssl_context), wanted)
+
+
+@asynccontextmanager
+async def _build(
+    opened: AbstractAsyncContextManager[_Opened], wanted: Wanted[C]
+) -> AsyncGenerator[C, None]:
+    async with opened as (channel, nodes):
+        root = wanted.build(nodes, channel)
         try:
-            yield client
+            yield root
         finally:
-            client.close()
+            root.close()
 
 
+@overload
+def connect(
+    address: str, *, client: None = None, **options: Unpack[_Options]
+) -> AbstractContextManager[DriverClient, None]: ...
+@overload
+def connect(
+    address: str, *, client: type[C], **options: Unpack[_Options]
+) -> AbstractContextManager[C, None]: ...
 def connect(
     address: str,
     *,
     allow: Sequence[str] = DEFAULT_ALLOW,
+    client: type[Any] | None = None,
     limits: Limits = DEFAULT_LIMITS,
-    token: str = "",
+    token: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
-) -> AbstractContextManager[DriverClient, None]:
+) -> AbstractContextManager[Any, None]:
     """Connect to an exporter from blocking code, for the length of a `with` block.
 
     The blocking form of `connect_async`, with the same arguments and errors. The connection lives
@@ -162,11 +195,18 @@ def connect(
     Returns:
         A context manager of the client of the root driver.
     """
+    parse_address(address)  # a mistake in an argument is told where the argument is
+    check_access(limits, token, ssl_context)
+    wanted = Wanted(client, check_allow(allow))
     opened = _open_channel(address, limits, token, ssl_context)
-    return _BlockingClient(lambda _: opened, check_allow(allow), limits)
+    return _BlockingClient(lambda _: opened, wanted, limits)
 
 
-def serve(driver: Driver) -> AbstractContextManager[DriverClient, None]:
+@overload
+def serve(driver: Driver, *, client: None = None) -> AbstractContextManager[DriverClient, None]: ...
+@overload
+def serve(driver: Driver, *, client: type[C]) -> AbstractContextManager[C, None]: ...
+def serve(driver: Driver, *, client: type[Any] | None = None) -> AbstractContextManager[Any, None]:
     """Serve a driver tree to this program itself, for the length of a `with` block.
 
     Over a Unix socket in a private directory, through the whole of the protocol: what works here
@@ -176,30 +216,32 @@ def serve(driver: Driver) -> AbstractContextManager[DriverClient, None]:
 
     Args:
         driver: The root of the tree.
+        client: The class of the root driver's client, which is checked, and a type checker knows.
 
     Returns:
         A context manager of the client of the root driver; its children are its attributes.
 
     Raises:
-        ConfigurationError: The tree cannot be served.
+        ConfigurationError: (on entering) The tree cannot be served.
+        ClientImportError: (on entering) The client is not of the class `client`.
     """
 
     def open_it(stack: ExitStack) -> AbstractAsyncContextManager[_Opened]:
         return _serve_locally(driver, f"unix:{stack.enter_context(private_socket_path())}")
 
-    return _BlockingClient(open_it, allow=None)
+    return _BlockingClient(open_it, Wanted(client, None))
 
 
 @asynccontextmanager
 async def _serve_locally(driver: Driver, address: str) -> AsyncIterator[_Opened]:
     async with (
         serve_async(driver, address, send_tracebacks=True),
-        _open_channel(address, DEFAULT_LIMITS, "", None) as opened,
+        _open_channel(address, DEFAULT_LIMITS, None, None) as opened,
     ):
         yield opened
 
 
-class _BlockingClient(AbstractContextManager[DriverClient, None]):
+class _BlockingClient(AbstractContextManager[C, None]):
     """The `with` block of `connect` and `serve`.
 
     A class and not a generator, which the garbage collector would leave as well, in whatever
@@ -210,14 +252,14 @@ class _BlockingClient(AbstractContextManager[DriverClient, None]):
     def __init__(
         self,
         open_it: Callable[[ExitStack], AbstractAsyncContextManager[_Opened]],
-        allow: Sequence[str] | None,
+        wanted: Wanted[C],
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._open = open_it
-        self._allow = allow
+        self._wanted = wanted
         self._grace = limits.cancel_grace
 
-    def __enter__(self) -> DriverClient:
+    def __enter__(self) -> C:
         if in_trio_thread():
             text = "serve() and connect() block, and a Trio loop runs in this thread"
             raise RuntimeError(f"{text}: use `async with connect_async(...)`, or serve_async(...)")
@@ -227,7 +269,7 @@ class _BlockingClient(AbstractContextManager[DriverClient, None]):
             portal = stack.enter_context(start_blocking_portal(grace=self._grace + _MORE_GRACE))
             channel, nodes = stack.enter_context(portal.wrap_async_context_manager(opening))
             # In this thread, not the portal's: it may be importing what a client class is in.
-            client = build_tree(nodes, channel, portal=portal, allow=self._allow)
+            client = self._wanted.build(nodes, channel, portal)
             stack.callback(client.close)
             self._left = stack.pop_all()
         return client

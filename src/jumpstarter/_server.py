@@ -20,9 +20,10 @@ import trio
 
 from ._accept import accept_forever
 from ._background import open_background
+from ._checks import a_flag, a_kind, a_secret, a_whole_number, refuse_type, seconds
 from ._limits import DEFAULT_LIMITS, Limits
 from ._messages import Kind
-from ._sockets import ListenerSet, open_listeners, parse_address, peer_uid
+from ._sockets import Address, ListenerSet, open_listeners, parse_address, peer_uid
 from ._transport import close_at_once
 from .client import DriverClient
 from .client._methods import FORMS, names_of
@@ -33,7 +34,7 @@ from .driver._session import Session
 from .driver._tree import DeviceTree
 from .errors import ConfigurationError
 
-__all__ = ["Server", "serve_async", "tell_hidden"]
+__all__ = ["Server", "check_access", "serve_async", "tell_hidden"]
 
 _logger = logging.getLogger("jumpstarter.exporter")
 
@@ -109,8 +110,13 @@ class Server:
         A checkpoint. Cancelling it ends the calls at once.
 
         Args:
-            grace: Seconds after which the calls that still run are cancelled.
+            grace: Seconds after which the calls that still run are cancelled; `math.inf` waits for
+            them without end.
+
+        Raises:
+            ArgumentError: `grace` is no number of seconds.
         """
+        grace = seconds("grace", grace)
         self._draining = True
         self._accepting.cancel()
         with trio.CancelScope(shield=True):  # so that others are refused at once, or may listen
@@ -150,7 +156,7 @@ async def serve_async(
     *,
     limits: Limits = DEFAULT_LIMITS,
     threads: int = DEFAULT_THREADS,
-    token: str = "",
+    token: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
     insecure: bool = False,
     send_tracebacks: bool = False,
@@ -167,7 +173,7 @@ async def serve_async(
         address: `unix:/path`, `tcp://host:port` (port 0 takes a free one) or `tls://host:port`.
         limits: What a client may ask for.
         threads: Worker threads at once for plain methods, of all clients together.
-        token: A secret that clients must show; empty admits whoever reaches the address.
+        token: A secret that clients must show; None admits whoever reaches the address.
             A warning is logged where that is anybody on the network.
         ssl_context: For `tls`: the server's, with its certificate.
         insecure: Let `tcp` listen beyond loopback, in cleartext.
@@ -182,22 +188,24 @@ async def serve_async(
 
     Raises:
         ConfigurationError: The tree or the address cannot be served.
-        ArgumentError: The address cannot be understood.
+        ArgumentError: The address cannot be understood, or another argument cannot be used.
     """
-    if users is not None and not (address.startswith("unix:") and sys.platform == "linux"):
-        text = f"{address}: which users may connect can be told of a unix: address, on Linux, only"
-        raise ConfigurationError(f"{text}; elsewhere ask for a token, or for certificates")
-    lanes = Lanes(threads)
+    where = parse_address(address)
+    secret = check_access(limits, token, ssl_context)
+    allowed = _check_users(users, where)
+    a_flag("insecure", insecure)
+    a_flag("send_tracebacks", send_tracebacks)
+    lanes = Lanes(a_whole_number("threads", threads, 1))
     tree = DeviceTree(driver)
     tell_hidden(tree)
-    exporter = Exporter(tree, lanes, limits=limits, token=token, send_tracebacks=send_tracebacks)
+    exporter = Exporter(tree, lanes, limits=limits, token=secret, send_tracebacks=send_tracebacks)
     listeners = await open_listeners(
-        parse_address(address),
+        where,
         ssl_context=ssl_context,
         insecure=insecure,
-        mode=0o600 if users is None else 0o666,
+        mode=0o600 if allowed is None else 0o666,
     )
-    if listeners.exposed and not token and not _asks_for_certificates(ssl_context):
+    if listeners.exposed and not secret and not _asks_for_certificates(ssl_context):
         text = "whoever reaches %s may use the drivers: ask for a token, or for certificates"
         _logger.warning(text, listeners.address)
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
@@ -207,7 +215,7 @@ async def serve_async(
         _logger.warning("%s: call signal.signal(signal.SIGCHLD, signal.SIG_DFL) before", text)
     try:
         await tree.reset()
-        server = Server(exporter, listeners, users or ())
+        server = Server(exporter, listeners, allowed or ())
         async with open_background() as nursery:
             await nursery.start(server.run)
             yield server
@@ -215,6 +223,28 @@ async def serve_async(
         with trio.CancelScope(shield=True):
             await listeners.aclose()
         await tree.end(END_GRACE)
+
+
+def check_access(limits: object, token: object, context: object) -> str:
+    """Check the arguments that both sides take, and give the secret; an empty one is none."""
+    a_kind("limits", limits, Limits, "a jumpstarter.Limits")
+    if context is not None:
+        accepted = "an ssl.SSLContext, as ssl.create_default_context() makes one, or None"
+        a_kind("ssl_context", context, ssl.SSLContext, accepted)
+    return a_secret("token", token, "a str (decode bytes, and strip a line), or None")
+
+
+def _check_users(users: object, address: Address) -> frozenset[int] | None:
+    if users is None:
+        return None
+    accepted = "a collection of uids, or None"
+    if isinstance(users, str | bytes) or not isinstance(users, Collection):
+        refuse_type("users", users, accepted)
+    allowed = frozenset(a_whole_number("each of users", uid, 0) for uid in users)
+    if address.scheme != "unix" or sys.platform != "linux":
+        text = f"{address}: which users may connect can be told of a unix: address, on Linux, only"
+        raise ConfigurationError(f"{text}; elsewhere ask for a token, or for certificates")
+    return allowed
 
 
 def tell_hidden(tree: DeviceTree) -> None:

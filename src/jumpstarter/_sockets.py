@@ -33,6 +33,7 @@ from typing import Final, Literal, TypeAlias
 
 import trio
 
+from ._checks import a_text
 from .errors import ArgumentError, ConfigurationError, HandshakeError
 
 __all__ = [
@@ -99,6 +100,7 @@ def parse_address(text: str) -> Address:
     Raises:
         ArgumentError: It is none of these; says what is wrong and shows one of each.
     """
+    a_text("the address", text, "a str like unix:/run/exporter/socket or tcp://127.0.0.1:8080")
     scheme, _, rest = text.partition(":")
     if scheme == "unix":
         path = rest.removeprefix("//") if rest.startswith("///") else rest

@@ -7,12 +7,12 @@ sides, so `aclose` is theirs; this file knows neither clients nor drivers.
 
 from __future__ import annotations
 
-import operator
 from typing import Final
 
 import trio
 
 from . import _events as ev
+from ._checks import bytes_of, check_max_bytes
 from ._connection import Connection
 from ._pieces import Pieces
 from ._signal import Signal
@@ -108,7 +108,7 @@ class SlotStream(trio.abc.HalfCloseableStream):
             trio.ClosedResourceError: This stream, or our half of it, was closed here.
             trio.BrokenResourceError: The peer or the connection is gone; `__cause__` says why.
         """
-        chunk = data if type(data) is bytes else bytes(memoryview(data))
+        chunk = data if type(data) is bytes else bytes_of(data)
         self._begin_sending()
         try:
             self._check_sendable()
@@ -218,8 +218,7 @@ class SlotStream(trio.abc.HalfCloseableStream):
             trio.BrokenResourceError: Bytes are missing: the driver failed, or the connection is
                 gone. `__cause__` says why. All that had come before was received.
         """
-        if max_bytes is not None and operator.index(max_bytes) < 1:
-            raise ValueError(f"max_bytes must be at least 1, not {max_bytes!r}")
+        check_max_bytes(max_bytes)
         self._begin_receiving()
         try:
             self._check_closed()

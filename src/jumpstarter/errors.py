@@ -3,6 +3,8 @@
     JumpstarterException
     ├── ConfigurationError              a driver or a server was set up wrongly
     ├── ArgumentError                   a caller passed something that cannot be
+    │   ├── ArgumentTypeError           (TypeError) something of a type that is not accepted
+    │   └── ArgumentValueError          (ValueError) something that is out of range
     ├── ClientImportError               (ImportError) a client class is missing or not allowed
     ├── MissingExtra                    (ImportError) an optional dependency is not installed
     ├── ResourceError                   (ValueError) what was lent cannot be used, or not like this
@@ -55,6 +57,8 @@ from ._installed import command_for
 
 __all__ = [
     "ArgumentError",
+    "ArgumentTypeError",
+    "ArgumentValueError",
     "CallCancelled",
     "CallOutcomeUnknown",
     "CallRefused",
@@ -150,6 +154,14 @@ class ConfigurationError(JumpstarterException):
 
 class ArgumentError(JumpstarterException):
     """A caller passed an argument that cannot be used."""
+
+
+class ArgumentTypeError(ArgumentError, TypeError):
+    """An argument has a type that is not accepted; the text says which are."""
+
+
+class ArgumentValueError(ArgumentError, ValueError):
+    """An argument is out of range; the text says what is accepted."""
 
 
 class ClientImportError(JumpstarterException, ImportError):

@@ -9,32 +9,53 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Literal
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
+from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
 
 import trio
 import trio.testing
 
 from ._background import open_background
+from ._checks import a_function, refuse_value
 from ._limits import DEFAULT_LIMITS, Limits
 from ._messages import Node
 from ._portal import start_blocking_portal
 from ._serve import ask_for_report
-from ._server import tell_hidden
+from ._server import check_access, tell_hidden
 from .client import DriverClient
 from .client._channel import Channel
-from .client._tree import build_tree
+from .client._tree import Wanted
 from .driver import Driver
 from .driver._exporter import Exporter
 from .driver._lanes import Lanes
 from .driver._session import Session
 from .driver._tree import DeviceTree
+from .errors import ArgumentTypeError
+
+C = TypeVar("C", bound=DriverClient)
+_Joined: TypeAlias = tuple[Channel, list[Node]]
+
+_SCOPES: Final = ("function", "class", "module", "package", "session")
 
 __all__ = ["client_fixture", "client_for", "client_for_async"]
 
 
-@contextmanager
-def client_for(driver: Driver, *, limits: Limits = DEFAULT_LIMITS) -> Iterator[DriverClient]:
+@overload
+def client_for(
+    driver: Driver, *, client: None = None, limits: Limits = ...
+) -> AbstractContextManager[DriverClient, None]: ...
+@overload
+def client_for(
+    driver: Driver, *, client: type[C], limits: Limits = ...
+) -> AbstractContextManager[C, None]: ...
+def client_for(
+    driver: Driver, *, client: type[Any] | None = None, limits: Limits = DEFAULT_LIMITS
+) -> AbstractContextManager[Any, Any]:
     """Give the client of a driver, for the length of a `with` block in blocking code.
 
     `reset()` runs through the tree first. At the end calls are cancelled and joined, and then
@@ -42,46 +63,75 @@ def client_for(driver: Driver, *, limits: Limits = DEFAULT_LIMITS) -> Iterator[D
 
     Args:
         driver: The root of a tree, which has no other client meanwhile.
+        client: The class of its client, which is checked, and a type checker knows.
         limits: Of both sides.
 
-    Yields:
-        The client, of the class that the driver names; its children are its attributes.
+    Returns:
+        A context manager of the client, of the class that the driver names; its children are its
+        attributes.
 
     Raises:
-        ConfigurationError: The tree cannot be served.
+        ConfigurationError: (on entering) The tree cannot be served.
+        ClientImportError: (on entering) The client is not of the class `client`.
+        ArgumentError: Another argument cannot be used.
     """
-    with start_blocking_portal() as portal:
-        joined = _join(driver, limits)
-        with portal.wrap_async_context_manager(joined) as (channel, nodes):
-            client = build_tree(nodes, channel, portal=portal, allow=None)
-            try:
-                yield client
-            finally:
-                client.close()
+    return _client_for(_join(driver, limits), Wanted(client, None))
 
 
-@asynccontextmanager
-async def client_for_async(
-    driver: Driver, *, limits: Limits = DEFAULT_LIMITS
-) -> AsyncIterator[DriverClient]:
+@contextmanager
+def _client_for(joined: AbstractAsyncContextManager[_Joined], wanted: Wanted[C]) -> Iterator[C]:
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(joined) as (channel, nodes),
+    ):
+        root = wanted.build(nodes, channel, portal)
+        try:
+            yield root
+        finally:
+            root.close()
+
+
+@overload
+def client_for_async(
+    driver: Driver, *, client: None = None, limits: Limits = ...
+) -> AbstractAsyncContextManager[DriverClient, None]: ...
+@overload
+def client_for_async(
+    driver: Driver, *, client: type[C], limits: Limits = ...
+) -> AbstractAsyncContextManager[C, None]: ...
+def client_for_async(
+    driver: Driver, *, client: type[Any] | None = None, limits: Limits = DEFAULT_LIMITS
+) -> AbstractAsyncContextManager[Any, Any]:
     """Give the client of a driver, for the length of an `async with` block in a Trio task.
 
     The same for the client's `_async` methods. Driver and client run in the caller's own loop, with
     its clock: under `trio.testing.MockClock` a driver that sleeps for an hour does so at once.
     Plain methods of drivers run in threads, which no clock waits for.
 
-    Args, Yields and Raises: as `client_for`.
+    Args, Returns and Raises: as `client_for`.
     """
-    async with _join(driver, limits) as (channel, nodes):
-        client = build_tree(nodes, channel, allow=None)
-        try:
-            yield client
-        finally:
-            client.close()
+    return _client_for_async(_join(driver, limits), Wanted(client, None))
 
 
 @asynccontextmanager
-async def _join(driver: Driver, limits: Limits) -> AsyncIterator[tuple[Channel, list[Node]]]:
+async def _client_for_async(
+    joined: AbstractAsyncContextManager[_Joined], wanted: Wanted[C]
+) -> AsyncIterator[C]:
+    async with joined as (channel, nodes):
+        root = wanted.build(nodes, channel)
+        try:
+            yield root
+        finally:
+            root.close()
+
+
+def _join(driver: Driver, limits: Limits) -> AbstractAsyncContextManager[_Joined]:
+    check_access(limits, None, None)
+    return _joined(driver, limits)
+
+
+@asynccontextmanager
+async def _joined(driver: Driver, limits: Limits) -> AsyncIterator[_Joined]:
     lanes = Lanes()
     tree = DeviceTree(driver)
     tell_hidden(tree)
@@ -105,6 +155,7 @@ async def _join(driver: Driver, limits: Limits) -> AsyncIterator[tuple[Channel, 
 def client_fixture(
     make: Callable[[], Driver],
     *,
+    client: type[DriverClient] | None = None,
     scope: Literal["function", "class", "module", "package", "session"] = "function",
 ) -> Any:
     """Make a pytest fixture that gives the client of a driver.
@@ -119,16 +170,28 @@ def client_fixture(
 
     Args:
         make: Gives a new driver: its class, or a function without arguments.
+        client: The class of its client, which is checked.
         scope: How long pytest keeps one; each test has its own by default.
 
     Returns:
         The fixture, whose name is that of the variable it is assigned to.
+
+    Raises:
+        ArgumentError: `make` or another argument cannot be used.
     """
+    maker: object = make
+    if isinstance(maker, Driver):
+        text = f"make must give a new driver for each test: pass the class {type(maker).__name__}"
+        raise ArgumentTypeError(f"{text}, or a function, not an instance")
+    a_function("make", make, "a driver's class, or a function that makes a driver")
+    if scope not in _SCOPES:
+        refuse_value("scope", scope, f"one of {', '.join(_SCOPES)}")
+    Wanted(client, None)  # a mistake in an argument is told where the argument is
     import pytest  # noqa: PLC0415 - who has no tests needs no pytest
 
     @pytest.fixture(scope=scope)
-    def client() -> Iterator[DriverClient]:
-        with client_for(make()) as client:
-            yield client
+    def fixture() -> Iterator[DriverClient]:
+        with client_for(make(), client=client) as root:
+            yield root
 
-    return client
+    return fixture

@@ -29,6 +29,7 @@ from weakref import WeakSet
 
 import trio
 
+from .._checks import seconds as a_duration
 from .._messages import Kind
 from .._portal import BlockingPortal, in_trio_thread
 from .._text import indented, named
@@ -289,13 +290,15 @@ class DriverClient(TypedCalls):
         Raises:
             DriverTimeoutError: (from the call) It took longer. It is a TimeoutError.
             RuntimeError: (on entering) This client is for Trio code, which has scopes for that.
+            ArgumentError: (on entering) It is no number of seconds: NaN, None, a text.
         """
         if self.portal is None:
             text = f"{type(self).__name__}.timeout() is for blocking calls, and this client was"
             raise RuntimeError(
                 f"{text} connected for Trio code; use trio.fail_after() or trio.move_on_after()"
             )
-        token = _deadline.set(min(_deadline.get(), time.monotonic() + seconds))
+        until = time.monotonic() + a_duration("seconds", seconds)
+        token = _deadline.set(min(_deadline.get(), until))
         try:
             yield
         finally:

@@ -23,6 +23,7 @@ from typing import Any, Final, Protocol
 import trio
 
 from .._background import open_background
+from .._checks import a_flag, a_function, a_whole_number
 from .._files import Steps, Unchanged, to_read, to_write
 from .._transfer import MAX_BYTES, PIECE, Inflow, Outflow, Pieces, pipe
 from .._writes import check_sent, write_all
@@ -73,6 +74,13 @@ class Lending:
     compress: bool = False
     progress: Progress = None
     max_bytes: int = MAX_BYTES
+
+    def __post_init__(self) -> None:
+        """Check what the caller has passed."""
+        a_whole_number("max_bytes", self.max_bytes, 0)
+        a_flag("compress", self.compress)
+        if self.progress is not None and not isinstance(self.progress, bool):
+            a_function("progress", self.progress, "a function, True, False or None")
 
     @property
     def mode(self) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 import trio
 
+from .._checks import check_max_bytes
 from .._portal import in_trio_thread
 from ..errors import DriverConnectionError, DriverError, EndOfStream
 
@@ -154,6 +155,7 @@ class BlockingStream:
             DriverError: The driver has failed, or the connection is gone: bytes may be missing.
             trio.ClosedResourceError: The stream was closed here.
         """
+        check_max_bytes(max_bytes)
         if self._received is None:
             self._call(self._receive, max_bytes)
         data = self._received or b""

@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Final, Generic, TypeVar, cast
 from uuid import UUID
 
+from .._checks import refuse_type
 from .._messages import Node
 from .._portal import BlockingPortal
 from .._text import named, quoted
@@ -27,7 +28,9 @@ from ._channel import Channel
 from ._methods import methods_of, printable
 from ._remote import Remote
 
-__all__ = ["DEFAULT_ALLOW", "build_tree", "check_allow"]
+__all__ = ["DEFAULT_ALLOW", "Wanted", "build_tree", "check_allow"]
+
+C = TypeVar("C", bound=DriverClient)
 
 _logger = logging.getLogger("jumpstarter.client")
 
@@ -76,6 +79,50 @@ def build_tree(
     assert client is not None
     _tell(missing)
     return client
+
+
+class Wanted(Generic[C]):
+    """Which client the caller asks for: of what class, and which classes may be imported for it.
+
+    Args:
+        kind: The class of the root; None takes any.
+        allow: As for `build_tree`.
+
+    Raises:
+        ArgumentError: `kind` is no client class.
+    """
+
+    def __init__(self, kind: type[C] | None, allow: Sequence[str] | None) -> None:
+        given: object = kind
+        if given is not None and not (isinstance(given, type) and issubclass(given, DriverClient)):
+            refuse_type("client", given, "a subclass of DriverClient, or None")
+        self._kind = kind
+        self._allow = allow
+
+    def build(
+        self, nodes: Sequence[Node], channel: Channel, portal: BlockingPortal | None = None
+    ) -> C:
+        """Build the client objects, and give the root.
+
+        Raises:
+            HandshakeError: The report is no tree.
+            ClientImportError: The root is not of the class.
+        """
+        kind, allow = self._kind, self._allow
+        if kind is not None and allow is not None:
+            allow = (*allow, _path_of(kind))
+        root = build_tree(nodes, channel, portal=portal, allow=allow)
+        if kind is not None and not isinstance(root, kind):
+            if isinstance(root, StubDriverClient):
+                raise ClientImportError(root.missing)
+            wanted, given = _path_of(kind), _path_of(type(root))
+            text = f"{channel.name} gives a {given} for its root driver, not the {wanted}"
+            raise ClientImportError(f"{text} that client= asks for; is it the right exporter?")
+        return cast("C", root)
+
+
+def _path_of(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _check_texts(nodes: Sequence[Node]) -> None:

@@ -20,6 +20,15 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 import trio
 
 from .._background import open_background
+from .._checks import (
+    a_function,
+    a_path,
+    a_text,
+    a_whole_number,
+    refuse_type,
+    refuse_value,
+    seconds,
+)
 from .._forward import forward_to, listen_tcp, listen_unix
 from ..errors import DriverTimeoutError, MissingExtra
 from ._base import DriverClient
@@ -41,6 +50,7 @@ __all__ = [
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
+_HOST: Final = "a str, the name or address of an interface of this machine"
 _LINGER: Final = 10.0  # seconds for what a session has typed to reach the driver, at its end
 
 
@@ -54,12 +64,17 @@ def blocking(
 
     Returns:
         A function with the same arguments.
+
+    Raises:
+        ArgumentError: It is no function; or, from that function, `client` is no client.
     """
+    a_function("adapter", adapter, "an asynccontextmanager")
 
     @functools.wraps(adapter)
     def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> AbstractContextManager[_T, bool]:
-        client = kwargs["client"]
-        assert isinstance(client, DriverClient)
+        client = kwargs.get("client")
+        if not isinstance(client, DriverClient):
+            refuse_type("client=", client, "the client of the driver")
         name = getattr(adapter, "__name__", "it")
         return client._hold(adapter(*args, **kwargs), f"blocking {name}", name)  # noqa: SLF001
 
@@ -87,7 +102,12 @@ async def tcp_portforward(
 
     Raises:
         OSError: The port cannot be listened on.
+        ArgumentError: An argument cannot be used.
     """
+    a_text("method", method)
+    if not a_text("local_host", local_host, _HOST):
+        refuse_value("local_host", local_host, _HOST)
+    a_whole_number("local_port", local_port, 0, 65535)
     handler = forward_to(lambda: client.stream_async(method))
     async with listen_tcp(handler, local_host=local_host, local_port=local_port) as address:
         yield address
@@ -109,7 +129,10 @@ async def unix_portforward(
 
     Raises:
         OSError: The socket cannot be made there.
+        ArgumentError: An argument cannot be used.
     """
+    a_text("method", method)
+    path = a_path("path", path) if path != "" else ""
     handler = forward_to(lambda: client.stream_async(method))
     async with listen_unix(handler, path=path) as where:
         yield where
@@ -137,7 +160,12 @@ async def pexpect_session(
         MissingExtra: The extra `pexpect` is not installed.
         DriverError: The driver could not open the stream, or has failed with it, or has not taken
             what was typed within 10 s of the end.
+        ArgumentError: An option cannot be used.
     """
+    if options.get("timeout") is not None and options["timeout"] != -1:  # pexpect's own default
+        seconds("timeout", options["timeout"])
+    if options.get("encoding") is not None:
+        a_text("encoding", options["encoding"], "the name of an encoding, or None")
     try:
         import pexpect.fdpexpect  # noqa: F401, PLC0415 - who expects nothing needs it not
     except ImportError as exc:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+from .._checks import a_kind, refuse_type, refuse_value
 from .._transfer import MAX_BYTES
 from ..errors import ConfigurationError
 from ._http import IDLE
@@ -49,6 +50,7 @@ class Driver(ABC):
     def __post_init__(self) -> None:
         if hasattr(super(), "__post_init__"):
             super().__post_init__()  # type: ignore[misc]  # a mixin's, if there is one
+        self._check_fields()
         name = f"driver.{type(self).__name__}.{str(self.uuid)[:8]}"
         self.logger = logging.getLogger(name)
         try:
@@ -56,6 +58,22 @@ class Driver(ABC):
                 self.logger.setLevel(self.log_level)
         except (ValueError, TypeError) as exc:
             raise ConfigurationError(f"{name}: log_level {self.log_level!r}: {exc}") from exc
+
+    def _check_fields(self) -> None:
+        of = f" of {type(self).__name__}"
+        given: object = self.uuid
+        if isinstance(given, str):
+            try:
+                self.uuid = UUID(given)
+            except ValueError:
+                refuse_value(f"uuid{of}", given, "a UUID", ConfigurationError)
+        else:
+            a_kind(f"uuid{of}", given, UUID, "a UUID", ConfigurationError)
+        a_kind(f"labels{of}", self.labels, dict, "a dict of texts", ConfigurationError)
+        a_kind(f"children{of}", self.children, dict, "a dict of drivers", ConfigurationError)
+        level: object = self.log_level
+        if isinstance(level, bool):
+            refuse_type(f"log_level{of}", level, "a level's name", ConfigurationError)
 
     @classmethod
     @abstractmethod

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
+from .._checks import a_flag
 from .._messages import Kind
 from ..errors import ConfigurationError
 from ._signature import Fit, doc_of, fit_of, signature_of, text_of
@@ -55,6 +56,7 @@ def export(function: F | None = None, *, strict: bool = False) -> F | Callable[[
     Raises:
         TypeError: It is no method that a class defines: a property, or a builtin.
     """
+    a_flag("strict", strict)
 
     def mark(function: F) -> F:
         inner = inspect.unwrap(getattr(function, "raw_function", function))

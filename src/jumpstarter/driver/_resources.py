@@ -22,6 +22,7 @@ from uuid import UUID, uuid4
 
 import trio
 
+from .._checks import a_whole_number, check_max_bytes, seconds
 from .._streams import SlotStream
 from .._transfer import ENCODINGS, MAX_BYTES, Inflow, Outflow
 from ..errors import EndOfStream, MissingExtra, ResourceError
@@ -156,8 +157,7 @@ class ResourceStream(trio.abc.Stream):
         self._check_open()
         if not isinstance(self._flow, Inflow):
             raise ResourceError("this resource was lent to be written, and cannot be read")
-        if max_bytes is not None and max_bytes < 1:
-            raise ValueError(f"max_bytes must be at least 1, not {max_bytes!r}")
+        check_max_bytes(max_bytes)
         return await self._flow.receive_some(max_bytes)
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
@@ -212,8 +212,8 @@ class Resource:
     ) -> None:
         self._resources = resources
         self._handle = handle
-        self._max_bytes = max_bytes
-        self._timeout = timeout
+        self._max_bytes = a_whole_number("max_bytes", max_bytes, 0)
+        self._timeout = seconds("timeout", timeout)
         self._open = AsyncExitStack()
         self._file: io.BufferedReader | io.BufferedWriter
 

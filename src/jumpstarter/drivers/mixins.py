@@ -18,9 +18,17 @@ from contextlib import (
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from .._checks import a_flag, a_path, a_size
 from .._transfer import MAX_BYTES
 from ..client import BlockingStream, DriverClient
-from ..client._lending import COLLECTED, Lending, file_sink, file_source, sink_of, source_of
+from ..client._lending import (
+    COLLECTED,
+    Lending,
+    file_sink,
+    file_source,
+    sink_of,
+    source_of,
+)
 from ..client._progress import Progress
 from ..client.adapters import (
     PexpectAdapter,
@@ -194,13 +202,14 @@ class ResourceMixin:
             The handle. It can be used once, by a call of this client to its driver.
 
         Raises:
+            ArgumentError: An argument cannot be used.
             OSError: The file cannot be read or written. If that happens meanwhile, the driver is
                 told, and this is what leaves the block.
             DriverError: (on leaving) The driver has not written the whole file.
             MissingExtra: It takes an extra that is not installed here.
         """
         lending = _of_file(
-            Path(path), write, size, compress=compress, progress=progress, max_bytes=max_bytes
+            path, write, size, compress=compress, progress=progress, max_bytes=max_bytes
         )
         with self._lend(lending) as handle:
             yield handle
@@ -218,7 +227,7 @@ class ResourceMixin:
     ) -> AsyncIterator[str]:
         """Do as `local_file`, for Trio code."""
         lending = _of_file(
-            Path(path), write, size, compress=compress, progress=progress, max_bytes=max_bytes
+            path, write, size, compress=compress, progress=progress, max_bytes=max_bytes
         )
         async with self._lend_async(lending) as handle:
             yield handle
@@ -280,15 +289,20 @@ class ResourceMixin:
             yield handle
 
 
-def _of_file(path: Path, write: bool, size: int | None, **options: Any) -> Lending:
-    if write:
+def _of_file(
+    path: str | os.PathLike[str], write: bool, size: int | None, **options: Any
+) -> Lending:
+    path = Path(a_path("path", path))
+    a_size("size", size)
+    if a_flag("write", write):
         sink = file_sink(path)
         return Lending(title=path.name, sink=sink, size=size, collect=COLLECTED, **options)
     return Lending(title=path.name, source=file_source(path), **options)
 
 
 def _of_stream(stream: Any, write: bool, size: int | None, **options: Any) -> Lending:
+    a_size("size", size)
     title = str(getattr(stream, "name", "stream"))
-    if write:
+    if a_flag("write", write):
         return Lending(title=title, sink=sink_of(stream), size=size, **options)
     return Lending(title=title, source=source_of(stream, size), **options)

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import trio
 
+from .._checks import a_path, a_text, a_whole_number
 from ..client import DriverClient
 from ..driver import Driver, export, exportstream
+from ..errors import ConfigurationError
 from .mixins import StreamMixin
 
 __all__ = ["NetworkClient", "TcpNetwork", "UnixNetwork"]
@@ -29,6 +31,12 @@ class TcpNetwork(Driver):
 
     host: str
     port: int
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        super().__post_init__()
+        a_text("host of TcpNetwork", self.host, "a name or address, as a str", ConfigurationError)
+        a_whole_number("port of TcpNetwork", self.port, 1, 65535, error=ConfigurationError)
 
     @classmethod
     def client(cls) -> str:
@@ -58,6 +66,11 @@ class UnixNetwork(Driver):
     """
 
     path: str
+
+    def __post_init__(self) -> None:
+        """Check the field."""
+        super().__post_init__()
+        self.path = a_path("path of UnixNetwork", self.path, ConfigurationError)
 
     @classmethod
     def client(cls) -> str:

@@ -13,14 +13,18 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import trio
 
+from .._checks import a_number, seconds
 from ..client import DriverClient
 from ..driver import Driver, export
+from ..errors import ConfigurationError
 
 __all__ = ["MockPower", "PowerClient", "PowerInterface", "PowerReading"]
+
+_LONGEST_WAIT: Final = 7 * 24 * 3600  # seconds without power: the sleep of a thread has an end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +82,12 @@ class MockPower(PowerInterface, Driver):
     is_on: bool = field(init=False, default=False)
     log: list[str] = field(init=False, repr=False, default_factory=list)
 
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        super().__post_init__()
+        a_number("voltage of MockPower", self.voltage, error=ConfigurationError)
+        a_number("current of MockPower", self.current, error=ConfigurationError)
+
     @export
     async def on(self) -> None:
         """Switch on."""
@@ -122,12 +132,17 @@ class PowerClient(DriverClient):
 
         Args:
             wait: Seconds without power. 2: time for the capacitors of a board to drain.
+
+        Raises:
+            ArgumentError: `wait` is no such number; nothing was switched.
         """
+        wait = a_number("wait", wait, 0, _LONGEST_WAIT)
         self.off()
         time.sleep(wait)
         self.on()
 
     def read(self, interval: float = 1.0) -> Generator[PowerReading, None, None]:
         """Give a reading every so many seconds, the first one at once, as long as it is asked."""
+        interval = seconds("interval", interval)
         with self.streamingcall_as(PowerReading, "read", interval) as readings:
             yield from readings

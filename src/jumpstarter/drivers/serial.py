@@ -15,9 +15,10 @@ from typing import Any, Final
 
 import trio
 
+from .._checks import a_text, a_whole_number
 from ..client import DriverClient
 from ..driver import Driver, export, exportstream
-from ..errors import MissingExtra
+from ..errors import ConfigurationError, MissingExtra
 from .mixins import StreamMixin
 
 __all__ = ["SerialClient", "SerialPort"]
@@ -41,6 +42,14 @@ class SerialPort(Driver):
     url: str
     baudrate: int = 115200
     _in_use: bool = field(init=False, repr=False, default=False)
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        super().__post_init__()
+        a_text("url of SerialPort", self.url, "a path or URL, as a str", ConfigurationError)
+        bits = "a whole number of bits per second, 1 or more"
+        name = "baudrate of SerialPort"
+        a_whole_number(name, self.baudrate, 1, accepted=bits, error=ConfigurationError)
 
     @classmethod
     def client(cls) -> str:

@@ -19,6 +19,7 @@ from typing import Final
 
 import trio
 
+from .._checks import a_whole_number, refuse_type
 from ..client import DriverClient
 from ..driver import Driver, export
 from ..errors import ConfigurationError
@@ -65,8 +66,15 @@ class Shell(Driver):
     def __post_init__(self) -> None:
         """Check the commands."""
         super().__post_init__()
+        given: object = self.commands
+        if not isinstance(given, Mapping):
+            refuse_type("commands of Shell", given, "a dict of lists", ConfigurationError)
+        name = "max_output of Shell"
+        a_whole_number(name, self.max_output, 0, error=ConfigurationError)
         for name, command in self.commands.items():
-            words = [] if isinstance(command, str) else list(command)
+            listed: object = command
+            is_list = isinstance(listed, Sequence) and not isinstance(listed, str | bytes)
+            words = list(command) if is_list else []
             if not words or not all(isinstance(word, str) for word in words):
                 text = f"command {name!r} must be a list of the program and its arguments"
                 raise ConfigurationError(f"{text}, not {command!r}")

@@ -20,12 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from .._checks import a_path, a_whole_number
 from .._files import SinkFile, Steps, to_read, to_write
 from .._transfer import MAX_BYTES
 from ..client import DriverClient
 from ..client._progress import Progress
 from ..driver import Driver, export
-from ..errors import ArgumentError
+from ..errors import ArgumentError, ConfigurationError
 from .mixins import ResourceMixin
 
 __all__ = ["FileStorage", "StorageClient"]
@@ -46,6 +47,13 @@ class FileStorage(Driver):
     path: str
     max_bytes: int = MAX_BYTES
     _hung: list[Steps] = field(default_factory=list, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        super().__post_init__()
+        self.path = a_path("path of FileStorage", self.path, ConfigurationError)
+        name = "max_bytes of FileStorage"
+        a_whole_number(name, self.max_bytes, 0, error=ConfigurationError)
 
     @classmethod
     def client(cls) -> str:
@@ -166,6 +174,7 @@ class StorageClient(ResourceMixin, DriverClient):
                 text = f"{image:.100} cannot be fetched: only http:// and https:// URLs can"
                 raise ArgumentError(f"{text}, and local files are given by their path")
             return self.call_as(str, "write", image)
+        image = a_path("image", image)
         with self.local_file(image, compress=compress, progress=progress) as handle:
             return self.call_as(str, "write", handle)
 
@@ -176,6 +185,7 @@ class StorageClient(ResourceMixin, DriverClient):
 
         The file is there once it is complete. Arguments and errors as for `flash`.
         """
+        path = a_path("path", path)
         with self.local_file(
             path, write=True, size=self.size(), compress=compress, progress=progress
         ) as handle:
