@@ -71,6 +71,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(200, BODY, content_length=str(2 * len(BODY)))
         self.close_connection = True
 
+    def answer_endless(self, _: str) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(BODY)
+        self.close_connection = True
+
+    def answer_cut(self, _: str) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(BODY), BODY))
+        self.close_connection = True
+
     def answer_unsized(self, _: str) -> None:
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")

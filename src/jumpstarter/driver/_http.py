@@ -2,8 +2,8 @@
 
 Its rules: what comes is the file's own bytes, never expanded on the way; at most `MAX_REDIRECTS`
 redirects are followed, and none from https to http; a server that says a size over the cap is not
-read from; one that sends fewer bytes than it has said has failed. httpx is an extra, and is
-imported by whoever opens a URL only.
+read from; one that sends fewer bytes than it has said has failed; one that neither says how many
+nor sends chunks is not read from. httpx is an extra, and is imported when a URL is opened.
 """
 
 from __future__ import annotations
@@ -103,7 +103,10 @@ def _check(response: httpx.Response, max_bytes: int) -> None:
     coding = response.headers.get("content-encoding", "identity")
     if coding != "identity":
         raise ResourceError(f"{response.url}: is sent as {coding}, though that was not asked for")
-    size = response.headers.get("content-length", "0")
+    size = response.headers.get("content-length", "")
+    if not size and response.headers.get("transfer-encoding", "").lower() != "chunked":
+        text = f"{response.url}: the server does not say where the file ends, so that one cut short"
+        raise ResourceError(f"{text} looks complete; have it send Content-Length or a chunked body")
     if size.isdecimal() and int(size) > max_bytes:
         text = f"{response.url} has {int(size):,} bytes, more than the {max_bytes:,} allowed"
         raise ResourceError(f"{text}; raise max_bytes where that is meant to be")
