@@ -1,23 +1,45 @@
 # Each target is one visible command. All of them make the virtual environment first, and make it
-# again when what it is built from has changed.
+# again when what it is built from has changed. What is in it is locked, with hashes; `make lock`
+# takes what is newest today.
 
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+LOCK ?= locks/dev.txt
+BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard src/jumpstarter/*.pyx)
+INSTALL := pip install --quiet --disable-pip-version-check
 
-.PHONY: venv build demo test sanitize fuzz fuzz-coverage soak lint types bench bench-peers \
-	instructions hostile clean
+.PHONY: venv lock build demo test check test-lowest test-latest test-all sanitize fuzz \
+	fuzz-coverage soak lint types bench bench-peers instructions hostile clean
+.NOTPARALLEL: # one extension module is built in one place
 
-venv: .venv/.stamp
+venv: $(VENV)/.stamp
 
-.venv/.stamp: $(SOURCES)
-	@echo "making .venv: a minute or two, the first time"
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[dev]'
+# The build requirements are locked too: nothing is fetched to build.
+$(VENV)/.stamp: $(SOURCES) $(VENV)/.locked
+	$(BIN)/$(INSTALL) --no-deps --no-index --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.locked: $(LOCK)
+	@echo "making $(VENV) from $(LOCK): a minute or two, the first time"
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/$(INSTALL) --require-hashes --requirement $(LOCK)
+	touch $@
+
+# For all platforms and Pythons that are supported. To keep what is not forced to change:
+# make lock UPGRADE=
+UPGRADE := --upgrade
+
+lock: .venv-lock/.stamp
+	PYTHON=.venv-lock/bin/python .ci/lock $(UPGRADE)
+
+.venv-lock/.stamp:
+	$(PYTHON) -m venv --clear .venv-lock
+	.venv-lock/bin/$(INSTALL) uv
 	touch $@
 
 build: venv
-	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir dist .
 
 demo: venv
 	$(BIN)/python examples/demo.py
@@ -31,7 +53,8 @@ SANITIZED := build/sanitized
 SANITIZERS = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-name=libubsan.so)
 
 sanitize: venv
-	JUMPSTARTER_SANITIZE=1 $(BIN)/pip install --quiet --upgrade --no-deps --target $(SANITIZED) .
+	JUMPSTARTER_SANITIZE=1 $(BIN)/$(INSTALL) --upgrade --no-deps --no-index --no-build-isolation \
+	--target $(SANITIZED) .
 	LD_PRELOAD=$(SANITIZERS) PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED):tests \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	$(BIN)/python -m pytest -p armed tests/test_framing.py tests/test_messages.py \
@@ -52,7 +75,7 @@ PURELIB = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("
 
 fuzz-coverage: venv
 	CC=$(CLANG) LDSHARED='$(CLANG) -shared' CFLAGS=-fsanitize=fuzzer-no-link JUMPSTARTER_SANITIZE=1 \
-	$(BIN)/pip install --quiet --upgrade --no-deps --target $(COVERED) .
+	$(BIN)/$(INSTALL) --upgrade --no-deps --no-index --no-build-isolation --target $(COVERED) .
 	$(CLANG) -fsanitize=address,undefined,fuzzer -o $(COVERED)/fuzz tests/fuzz/coverage.c $(EMBEDDED)
 	PYTHONPATH=tests $(BIN)/python -m fuzz.covered $(COVERED)/corpus
 	PYTHONMALLOC=malloc PYTHONPATH=$(COVERED):tests:$(PURELIB) ASAN_OPTIONS=detect_leaks=0 \
@@ -81,8 +104,8 @@ instructions: venv
 ARGS :=
 
 hostile: venv
-	$(BIN)/pip install --quiet --editable '.[hostile]'
+	$(BIN)/$(INSTALL) --require-hashes --requirement locks/hostile.txt
 	cd tests && ../$(BIN)/python -m hostile $(ARGS)
 
 clean:
-	rm -rf .venv .venv-peers build dist src/*.egg-info src/jumpstarter/*.so
+	rm -rf .venv .venv-* build dist src/*.egg-info src/jumpstarter/*.so

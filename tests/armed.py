@@ -28,7 +28,11 @@ def missing(module: Path) -> Iterator[str]:
         if check not in code:
             yield f"{module} does not call {check.decode()}"
     done = subprocess.run(
-        [sys.executable, "-c", READ_TOO_FAR], capture_output=True, text=True, check=False
+        [sys.executable, "-c", READ_TOO_FAR],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     if "heap-buffer-overflow" not in done.stderr:
         yield "a read behind the end of a buffer goes unnoticed"

@@ -1,8 +1,14 @@
 """What the configuration of pytest cannot say: hypothesis' profiles, and what no test may do.
 
 The default profile is for every day. `pytest --hypothesis-profile=long` tries ten times as many.
-No test leaks; and a Trio test that a stray `Cancelled` has ended fails, where pytest-trio alone
-would take it for one that has passed.
+No test leaks; a Trio test that a stray `Cancelled` has ended fails, where pytest-trio alone would
+take it for one that has passed; and no test depends on the signals that this process was started
+with.
+
+Every test has a deadline of `timeout` seconds (in pyproject.toml, by pytest-timeout): it then
+fails, with the stacks of all threads, and the next one runs. One that does not let itself be ended
+is ended with the whole run after `faulthandler_timeout`. Both are far beyond what a test takes on a
+busy machine. `--timeout=0 -o faulthandler_timeout=0` is for a debugger and for longer tests.
 """
 
 from __future__ import annotations
@@ -16,9 +22,12 @@ import hypothesis
 import pytest
 import trio
 
+import inherited
 from leaks import nothing_leaks, register_connections
 
 pytest_plugins = ["pytester"]
+
+inherited.restore()
 
 # A deadline per example measures the machine, not the code.
 hypothesis.settings.register_profile("default", deadline=None)

@@ -23,6 +23,7 @@ from drivers_for_tests import Echo
 from jumpstarter.client import DriverClient
 from jumpstarter.driver import export, exportstream
 from jumpstarter.errors import CallRefused
+from processes import running
 
 TESTS = Path(__file__).parent
 PATIENCE = 120.0  # seconds for what takes a few; the exporter is killed when they are over
@@ -64,7 +65,7 @@ class ExporterProcess:
 
     def wait(self) -> int:
         """Wait for its end, and give its exit code (-N if signal N has ended it)."""
-        return self._process.wait()
+        return self._process.wait(PATIENCE)
 
     def rest_of_log(self) -> str:
         """Wait for its end, and give what of its log was not read."""
@@ -96,14 +97,8 @@ def exporter(
         options = ("--address", f"unix:{directory}/socket", *options)
     command = [*prefix, sys.executable, "-m", "jumpstarter", "serve", driver, *options]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=cwd, stdout=pipe, stderr=pipe, text=True) as process:
-        watchdog = threading.Timer(PATIENCE, process.kill)
-        watchdog.start()
-        try:
-            yield ExporterProcess(process)
-        finally:
-            watchdog.cancel()
-            process.kill()
+    with running(command, seconds=PATIENCE, cwd=cwd, stdout=pipe, stderr=pipe) as process:
+        yield ExporterProcess(process)
 
 
 def wait_until_refused(client: DriverClient) -> None:

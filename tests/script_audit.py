@@ -281,7 +281,7 @@ def misdeeds() -> None:
     pickle.loads(b"cos\ngetpid\n.")  # noqa: S301
     marshal.loads(marshal.dumps(1))  # noqa: S302
     os.system("true")  # noqa: S605, S607
-    subprocess.run([sys.executable, "-c", ""], check=True)
+    subprocess.run([sys.executable, "-c", ""], timeout=60, check=True)
 
 
 async def main(side: str) -> dict[str, Any]:

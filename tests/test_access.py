@@ -32,6 +32,7 @@ from jumpstarter.driver._lanes import Lanes
 from jumpstarter.driver._session import Session
 from jumpstarter.driver._tree import DeviceTree
 from jumpstarter.errors import Code, ConfigurationError, HandshakeError
+from processes import PATIENCE
 from wire import frame, frames
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -69,7 +70,8 @@ def directory() -> Iterator[Path]:
 
 async def call_as(address: str, uid: int) -> str:
     command = [sys.executable, "-c", CALL_AS, address, str(uid)]
-    return (await trio.run_process(command, capture_stdout=True)).stdout.decode()
+    with trio.fail_after(PATIENCE):
+        return (await trio.run_process(command, capture_stdout=True)).stdout.decode()
 
 
 def mode_of(path: Path) -> int:

@@ -22,6 +22,8 @@ from benchmarks.payloads import PIECE, Tally, decode_order, encode_order
 from benchmarks.record import Record, read
 from benchmarks.workloads import WORKLOADS
 
+from processes import PATIENCE
+
 DOCS = Path(__file__).parents[1] / "docs"
 ONCE = Plan(rounds=1, seconds=0, operations=1)
 TIME = Unit("µs", 1e6)
@@ -120,7 +122,7 @@ def test_record_is_drawn(tmp_path: Path) -> None:
     draw = [sys.executable, "-m", "benchmarks.plot", str(path), "--into", str(tmp_path)]
     drawings = []
     for _ in range(2):
-        subprocess.run(draw, check=True, cwd=Path(__file__).parents[1])
+        subprocess.run(draw, timeout=PATIENCE, check=True, cwd=Path(__file__).parents[1])
         drawings.append((tmp_path / "performance.svg").read_bytes())
     assert b"64 calls at once" in drawings[0]
     assert (tmp_path / "performance.png").read_bytes().startswith(b"\x89PNG")

@@ -28,6 +28,7 @@ from jumpstarter.errors import (
     DriverInvalidArgument,
     HandshakeError,
 )
+from processes import running
 
 LONG = "1000"  # seconds of grace: who waits for its end is killed before
 
@@ -545,7 +546,7 @@ def test_nobody_is_asked_for_a_passphrase_at_the_terminal(pems: Path) -> None:
     command += ["--address", "tls://localhost:0", "--tls-cert", "locked.pem"]
     terminal, line = os.openpty()
     try:
-        with subprocess.Popen(command, cwd=pems, stdin=line, stdout=line, stderr=line) as process:
+        with running(command, cwd=pems, stdin=line, stdout=line, stderr=line) as process:
             assert process.wait(PATIENCE) == 2
         said = os.read(terminal, 4096).decode()
     finally:

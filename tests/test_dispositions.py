@@ -20,6 +20,7 @@ import pytest
 import jumpstarter
 from exporter_process import PATIENCE, exporter, wait_until_refused
 from jumpstarter.errors import CallCancelled
+from processes import running
 
 LONG = "1000"  # seconds of grace: a test that waits for its end is killed before
 
@@ -270,8 +271,8 @@ def test_a_terminal_that_goes_away_drains_and_closes_the_drivers(lab: Path) -> N
     command = [sys.executable, "-c", at_it, sys.executable, "-m", "jumpstarter", "serve"]
     command += ["closing:Closing", "--address", f"unix:{lab}/socket"]
     environment = {**os.environ, "PYTHONPATH": f"{lab}:{Path(__file__).parent}"}
-    process = subprocess.Popen(command, stdin=line, stdout=line, stderr=line, env=environment)
-    try:
+    pipes = {"stdin": line, "stdout": line, "stderr": line}
+    with running(command, **pipes, env=environment) as process:
         os.close(line)
         said, end = b"", time.monotonic() + PATIENCE
         while b"ready: " not in said:
@@ -279,8 +280,5 @@ def test_a_terminal_that_goes_away_drains_and_closes_the_drivers(lab: Path) -> N
             said += os.read(terminal, 4096)
         os.close(terminal)
         assert process.wait(PATIENCE) == 0
-    finally:
-        process.kill()
-        process.wait(PATIENCE)
     assert (lab / "closed").exists()
     assert not (lab / "socket").exists()

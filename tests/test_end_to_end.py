@@ -25,6 +25,7 @@ from exporter_process import PATIENCE, TESTS, ExporterProcess, exporter, wait_un
 from jumpstarter import connect, connect_async
 from jumpstarter.client import BlockingStream, DriverClient
 from jumpstarter.errors import CallOutcomeUnknown, CallRefused, DriverError, EndOfStream
+from processes import running
 
 EXAMPLES: Final = TESTS.parent / "examples"
 LONG: Final = "1000"  # seconds of grace: who waits for its end is killed before
@@ -207,12 +208,11 @@ def web_server(tmp_path: Path) -> Iterator[int]:
     """Run a web server that has the files of a directory; give its port."""
     command = [sys.executable, "-u", "-m", "http.server", "0"]
     command += ["--bind", "127.0.0.1", "--protocol", "HTTP/1.1"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    with running(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
         assert process.stdout is not None
         yield int(process.stdout.readline().split()[5])
-        process.kill()
 
 
 def test_a_web_server_that_only_the_exporter_reaches(

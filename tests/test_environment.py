@@ -32,6 +32,7 @@ from jumpstarter import connect_async, serve_async
 from jumpstarter._sockets import open_stream, parse_address
 from jumpstarter.driver._session import Session
 from jumpstarter.errors import CallRefused, Code
+from processes import running
 
 ANY_TCP = "tcp://127.0.0.1:0"
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="root has no limit, and can give it up")
@@ -51,14 +52,8 @@ def launched(script: str, *options: str) -> Iterator[ExporterProcess]:
     """Run an exporter by a script of the test's own."""
     pipe = subprocess.PIPE
     command = [sys.executable, "-c", script, "serve", *options]
-    with subprocess.Popen(command, cwd=TESTS, stdout=pipe, stderr=pipe, text=True) as process:
-        watchdog = threading.Timer(PATIENCE, process.kill)
-        watchdog.start()
-        try:
-            yield ExporterProcess(process)
-        finally:
-            watchdog.cancel()
-            process.kill()
+    with running(command, seconds=PATIENCE, cwd=TESTS, stdout=pipe, stderr=pipe) as process:
+        yield ExporterProcess(process)
 
 
 # ------------------------------------------------------------------------------ descriptors

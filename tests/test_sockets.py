@@ -573,7 +573,8 @@ async def test_another_user_may_not_connect(
     directory.chmod(directory_mode)
     async with serving(await listen(unix)) as accepted:
         command = [sys.executable, "-c", CONNECT_AS_NOBODY, str(unix)]
-        done = await trio.run_process(command, capture_stdout=True)
+        with trio.fail_after(DEADLINE):
+            done = await trio.run_process(command, capture_stdout=True)
         assert b"Permission denied" in done.stdout
         assert str(unix).encode() in done.stdout
         assert not accepted

@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import IO
 
 import pytest
 
-PATIENCE = 60.0  # seconds for a Python process that does next to nothing
+from processes import PATIENCE, running
 
 # Logs some lines, each of about a kilobyte, and says on stdout when it has; then it may end.
 SCRIPT = """
@@ -29,10 +30,10 @@ print("done", flush=True)
 
 def start(
     script: str, *arguments: str, stderr: int | IO[bytes] = subprocess.PIPE
-) -> subprocess.Popen[bytes]:
+) -> AbstractContextManager[subprocess.Popen[bytes]]:
     command = [sys.executable, "-c", script, *arguments]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr)
+    return running(command, text=False, stdin=pipe, stdout=pipe, stderr=stderr)
 
 
 def test_all_lines_arrive_in_order_where_somebody_reads() -> None:

@@ -24,20 +24,25 @@ from jumpstarter.client import DriverClient
 from jumpstarter.driver import export
 
 
+def say(line: object) -> None:
+    """Write a line in one piece: the driver's thread writes lines too."""
+    os.write(1, f"{line}\n".encode())
+
+
 class Slow(Echo):
     """Takes for ever, or a while, and says on stdout when it has ended."""
 
     @export
     async def sleep(self) -> None:
-        print("started", flush=True)
+        say("started")
         try:
             await trio.sleep_forever()
         finally:
-            print("ended", flush=True)
+            say("ended")
 
     @export
     def block(self) -> None:
-        print("started", flush=True)
+        say("started")
         time.sleep(60)
 
     @export
@@ -46,7 +51,7 @@ class Slow(Echo):
             for number in range(1_000_000):
                 yield number
         finally:
-            print("ended", flush=True)
+            say("ended")
 
 
 KEPT: list[object] = []  # so that nothing is collected before the exit
@@ -85,11 +90,11 @@ def fork(client: DriverClient) -> None:
         try:
             client.call("echo", 1)
         except RuntimeError as exc:
-            print(f"child: {exc}", flush=True)
+            say(f"child: {exc}")
             os._exit(0)
         os._exit(1)
     status = os.waitpid(child, 0)[1]
-    print(f"child exit {status}, parent {client.call('echo', 'still there')}", flush=True)
+    say(f"child exit {status}, parent {client.call('echo', 'still there')}")
 
 
 def interrupted(client: DriverClient) -> None:
@@ -97,8 +102,8 @@ def interrupted(client: DriverClient) -> None:
     try:
         client.call("sleep")
     except KeyboardInterrupt:
-        print("interrupted", flush=True)
-    print(client.call("echo", "and on"), flush=True)
+        say("interrupted")
+    say(client.call("echo", "and on"))
 
 
 def collected(client: DriverClient) -> None:
@@ -110,7 +115,7 @@ def collected(client: DriverClient) -> None:
     del items
     start = time.monotonic()
     gc.collect()
-    print(f"collected in {time.monotonic() - start:.3f} s", flush=True)
+    say(f"collected in {time.monotonic() - start:.3f} s")
     time.sleep(1)
 
 
@@ -124,7 +129,7 @@ def main(what: str, how: str = "") -> None:
         return
     if what.endswith("call"):
         time.sleep(0.3)  # for the driver to have started; nothing else tells this process
-    print(f"exiting {time.monotonic()}", flush=True)
+    say(f"exiting {time.monotonic()}")
     if how == "exit":
         raise SystemExit(7)
     if how == "error":

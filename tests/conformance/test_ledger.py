@@ -27,6 +27,7 @@ import trio
 from jumpstarter import connect_async
 from jumpstarter.client import DriverClient
 from jumpstarter.errors import CallCancelled, CallOutcomeUnknown, CallRefused, HandshakeError
+from processes import running
 
 ROUNDS = int(os.environ.get("LEDGER_ROUNDS", "200"))
 SEED = int(os.environ.get("LEDGER_SEED", str(random.SystemRandom().randrange(10**6))))
@@ -63,12 +64,13 @@ class Exporters:
 @pytest.fixture
 def exporters() -> Iterator[Exporters]:
     command = [sys.executable, str(SCRIPT)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    seconds = 60.0 + ROUNDS * PATIENCE
+    pipe = subprocess.PIPE
+    with running(command, seconds=seconds, stdin=pipe, stdout=pipe) as process:
         yield Exporters(process)
         assert process.stdin is not None
         process.stdin.close()
+        process.wait(PATIENCE)
 
 
 async def call(client: DriverClient, story: Story, operation: str) -> None:

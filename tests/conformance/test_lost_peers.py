@@ -23,6 +23,7 @@ from exporter_process import ExporterProcess, exporter
 from jumpstarter import Limits, connect_async
 from jumpstarter.client import DriverClient
 from jumpstarter.errors import CallOutcomeUnknown, CallRefused
+from processes import running
 
 HERE = Path(__file__).parent
 PATIENCE = 20.0  # seconds for a test; each takes one or two
@@ -40,15 +41,10 @@ def holding_exporter(directory: Path, *options: str) -> Iterator[ExporterProcess
 @contextlib.contextmanager
 def client_process(address: str, what: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, str(HERE / "script_client.py"), address, what]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "connected\n"
-            yield process
-        finally:
-            process.kill()
+    with running(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "connected\n"
+        yield process
 
 
 async def use(client: DriverClient, what: str) -> None:
@@ -183,7 +179,7 @@ def cable() -> Iterator[tuple[str, str]]:
 
 def ip(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [shutil.which("ip") or "ip", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 async def test_a_cable_that_is_pulled_is_found_by_keepalive(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from processes import running
+
 SCRIPT = Path(__file__).with_name("script_exit.py")
 PATIENCE = 30  # seconds for a process; it takes two
 EXIT = 1.5  # seconds that the promise allows from the last line of the program to its end
@@ -62,20 +64,15 @@ def test_a_fork_gives_the_child_an_error_and_leaves_the_parent_alone() -> None:
 
 def test_ctrl_c_in_a_call_ends_the_driver_and_is_raised_once() -> None:
     command = [sys.executable, "-X", "dev", "-W", "error", str(SCRIPT), "interrupted"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with running(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        try:
-            assert process.stdout.readline() == "started\n"
-            process.send_signal(signal.SIGINT)
-            # The driver has ended before the caller knows.
-            assert process.stdout.read().splitlines() == ["ended", "interrupted", "and on"]
-            assert process.stderr.read() == ""
-            assert process.wait(PATIENCE) == 0
-        finally:
-            process.kill()
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(signal.SIGINT)
+        # The driver has ended before the caller knows.
+        assert process.stdout.read().splitlines() == ["ended", "interrupted", "and on"]
+        assert process.stderr.read() == ""
+        assert process.wait(PATIENCE) == 0
 
 
 def test_a_generator_that_only_the_collector_finds_is_ended_without_waiting() -> None:

@@ -9,6 +9,8 @@ import traceback
 from contextlib import ExitStack
 from typing import Final
 
+import inherited
+
 from . import framing, live, rules
 from .campaign import Report, Target, failure, run
 
@@ -47,6 +49,7 @@ def told(target: Target, report: Report, seed: str) -> bool:
 
 def main() -> int:
     options = arguments()
+    inherited.restore()
     with ExitStack() as stack:
         exporter = stack.enter_context(live.Exporter())
         targets = [*TARGETS, Target("live", "connections", live.batches, exporter.check)]

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Self
@@ -47,7 +48,7 @@ class Exporter:
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.communicate()
+            self._process.communicate(timeout=PATIENCE)
         self._stack.close()
 
     def _start(self) -> None:
@@ -60,7 +61,13 @@ class Exporter:
             text=True,
         )
         assert self._process.stdout is not None
-        assert self._process.stdout.readline().startswith("ready: "), self.log()
+        watchdog = threading.Timer(PATIENCE, self._process.kill)
+        watchdog.start()
+        try:
+            assert self._process.stdout.readline().startswith("ready: "), self.log()
+        finally:
+            watchdog.cancel()
+            watchdog.join()
 
     def log(self) -> str:
         """Give the end of the exporter's log."""

@@ -15,6 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+import inherited
+
 from . import table
 from .attacks import ATTACKS, PEACE, Attack
 from .peer import Peer
@@ -27,6 +29,7 @@ _AROUND: Final = 2.5  # seconds for each attack, to start the processes, warm up
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is asked for, and print a line as soon as it is known."""
     options = _parser().parse_args(argv)
+    inherited.restore()
     attacks = [a for a in ATTACKS if not options.only or a.name in options.only]
     if not attacks:
         names = "\n  ".join(attack.name for attack in ATTACKS)

@@ -252,7 +252,10 @@ def _in_anyio_thread(function: Callable[[], T]) -> Callable[[], T]:
 
     Trio tells its own `from_thread` which loop a thread belongs to; anyio asks its own notes.
     """
-    claim = _anyio_claim()
+    try:
+        claim = _anyio_claim()
+    except OSError:  # no descriptor is left to import with; the next call tries again
+        claim = None
     if claim is None:
         return function
     token = trio.lowlevel.current_trio_token()
