@@ -77,6 +77,7 @@ KNOWS_ONLY: Final[dict[str, set[str]]] = {
     "_journal": {"_patience"},
     "_writes": set(),
     "_files": {"_writes"},
+    "_watchdog": set(),
     "_transfer": {"_background", "errors"},
     "_forward": {"_background"},
     "_transport": set(),

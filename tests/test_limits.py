@@ -41,6 +41,7 @@ RANGES: list[tuple[str, float, float | None]] = [
     ("linger", 0, None),
     ("write_stall", 0, None),
     ("read_stall", 0, None),
+    ("loop_hold", 0.01, None),
 ]
 NAMES = [field.name for field in dataclasses.fields(Limits)]
 

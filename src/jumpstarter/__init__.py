@@ -21,6 +21,7 @@ the ground up; each room knows only those above it:
     _journal                  how often something is written to the log
     _writes                   a write is complete, or an error that says of what
     _files                    files, and threads that the system does not let go
+    _watchdog                 code that holds an event loop
     _transfer, _forward       long transfers; connections carried on somewhere else
     _transport                byte streams as a multiplexer wants them
     _connection, _streams     one byte stream shared by many calls; raw streams on it

@@ -74,6 +74,8 @@ class Limits:
             the rest is given up. 10: a serial console at 9,600 baud takes 9 KiB in that time.
         write_stall: Seconds that a peer may take no byte from us before the connection is closed.
         read_stall: Seconds that a peer may send no byte in the midst of a message or frame.
+        loop_hold: Seconds that code may hold the event loop before the log names it. 0.5: a person
+            notices, and no step of a well-behaved task takes a tenth of it. `inf` looks at nothing.
     """
 
     max_frame: int = 64 * KIB
@@ -102,6 +104,7 @@ class Limits:
     linger: float = 10.0
     write_stall: float = 30.0
     read_stall: float = 30.0
+    loop_hold: float = 0.5
 
     def __repr__(self) -> str:
         """Show what is not the default."""
@@ -146,6 +149,7 @@ class Limits:
         _check("linger", self.linger, 0, float("inf"))
         _check("write_stall", self.write_stall, 0, float("inf"))
         _check("read_stall", self.read_stall, 0, float("inf"))
+        _check("loop_hold", self.loop_hold, 0.01, float("inf"))
 
 
 def _check(

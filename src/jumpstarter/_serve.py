@@ -27,6 +27,7 @@ from ._portal import in_trio_thread, start_blocking_portal
 from ._server import check_access, serve_async
 from ._sockets import open_stream, parse_address, private_socket_path
 from ._text import quoted
+from ._watchdog import watched
 from .client import DriverClient
 from .client._channel import Channel, Request
 from .client._tree import DEFAULT_ALLOW, Wanted, check_allow
@@ -198,15 +199,31 @@ def connect(
     parse_address(address)  # a mistake in an argument is told where the argument is
     check_access(limits, token, ssl_context)
     wanted = Wanted(client, check_allow(allow))
-    opened = _open_channel(address, limits, token, ssl_context)
+    opened = _watching(_open_channel(address, limits, token, ssl_context), limits)
     return _BlockingClient(lambda _: opened, wanted, limits)
 
 
+@asynccontextmanager
+async def _watching(
+    opening: AbstractAsyncContextManager[_Opened], limits: Limits
+) -> AsyncIterator[_Opened]:
+    """Log what holds the portal's loop: only this library's code should run there for long."""
+    with watched(limits.loop_hold):
+        async with opening as opened:
+            yield opened
+
+
 @overload
-def serve(driver: Driver, *, client: None = None) -> AbstractContextManager[DriverClient, None]: ...
+def serve(
+    driver: Driver, *, client: None = None, limits: Limits = DEFAULT_LIMITS
+) -> AbstractContextManager[DriverClient, None]: ...
 @overload
-def serve(driver: Driver, *, client: type[C]) -> AbstractContextManager[C, None]: ...
-def serve(driver: Driver, *, client: type[Any] | None = None) -> AbstractContextManager[Any, None]:
+def serve(
+    driver: Driver, *, client: type[C], limits: Limits = DEFAULT_LIMITS
+) -> AbstractContextManager[C, None]: ...
+def serve(
+    driver: Driver, *, client: type[Any] | None = None, limits: Limits = DEFAULT_LIMITS
+) -> AbstractContextManager[Any, None]:
     """Serve a driver tree to this program itself, for the length of a `with` block.
 
     Over a Unix socket in a private directory, through the whole of the protocol: what works here
@@ -217,6 +234,7 @@ def serve(driver: Driver, *, client: type[Any] | None = None) -> AbstractContext
     Args:
         driver: The root of the tree.
         client: The class of the root driver's client, which is checked, and a type checker knows.
+        limits: What each side accepts of the other, as for `serve_async` and `connect`.
 
     Returns:
         A context manager of the client of the root driver; its children are its attributes.
@@ -225,18 +243,20 @@ def serve(driver: Driver, *, client: type[Any] | None = None) -> AbstractContext
         ConfigurationError: (on entering) The tree cannot be served.
         ClientImportError: (on entering) The client is not of the class `client`.
     """
+    check_access(limits, None, None)
 
     def open_it(stack: ExitStack) -> AbstractAsyncContextManager[_Opened]:
-        return _serve_locally(driver, f"unix:{stack.enter_context(private_socket_path())}")
+        address = f"unix:{stack.enter_context(private_socket_path())}"
+        return _serve_locally(driver, address, limits)
 
-    return _BlockingClient(open_it, Wanted(client, None))
+    return _BlockingClient(open_it, Wanted(client, None), limits)
 
 
 @asynccontextmanager
-async def _serve_locally(driver: Driver, address: str) -> AsyncIterator[_Opened]:
+async def _serve_locally(driver: Driver, address: str, limits: Limits) -> AsyncIterator[_Opened]:
     async with (
-        serve_async(driver, address, send_tracebacks=True),
-        _open_channel(address, DEFAULT_LIMITS, None, None) as opened,
+        serve_async(driver, address, limits=limits, send_tracebacks=True),
+        _open_channel(address, limits, None, None) as opened,
     ):
         yield opened
 

@@ -25,10 +25,12 @@ from ._limits import DEFAULT_LIMITS, Limits
 from ._messages import Kind
 from ._sockets import Address, ListenerSet, open_listeners, parse_address, peer_uid
 from ._transport import close_at_once
+from ._watchdog import watched
 from .client import DriverClient
 from .client._methods import FORMS, names_of
 from .driver import Driver
 from .driver._exporter import Exporter
+from .driver._holders import holder_of
 from .driver._lanes import DEFAULT_THREADS, Lanes
 from .driver._session import Session
 from .driver._tree import DeviceTree
@@ -213,16 +215,17 @@ async def serve_async(
             "SIGCHLD is ignored in this process, so programs that drivers run seem to exit with 0"
         )
         _logger.warning("%s: call signal.signal(signal.SIGCHLD, signal.SIG_DFL) before", text)
-    try:
-        await tree.reset()
-        server = Server(exporter, listeners, allowed or ())
-        async with open_background() as nursery:
-            await nursery.start(server.run)
-            yield server
-    finally:
-        with trio.CancelScope(shield=True):
-            await listeners.aclose()
-        await tree.end(END_GRACE)
+    with watched(limits.loop_hold, holder_of):
+        try:
+            await tree.reset()
+            server = Server(exporter, listeners, allowed or ())
+            async with open_background() as nursery:
+                await nursery.start(server.run)
+                yield server
+        finally:
+            with trio.CancelScope(shield=True):
+                await listeners.aclose()
+            await tree.end(END_GRACE)
 
 
 def check_access(limits: object, token: object, context: object) -> str:

@@ -109,6 +109,10 @@ class Session:
             exporter.journal.log(_logger, logging.INFO, "no session came about: %s", ended)
         self._failures.journal.close(_logger, self._connection.name)
 
+    def title(self, call: Call) -> str:
+        """Name what a call is of, for the log. In any thread."""
+        return self._answers.title(call.head)
+
     async def drain(self, grace: float, text: str) -> None:
         """Take no more calls, let those that run finish, and end the connection.
 
