@@ -1,16 +1,17 @@
 """A serial port as a raw stream: a board's console, for one client at a time.
 
-A device is read and written as any other file descriptor of the Trio loop is. What has none, as
-pyserial's `loop://` and `rfc2217://`, is used in worker threads, a tenth of a second at a time.
+While a client has the port, other programs are kept out of it: see `_exclusive` for how, and for
+what that does not stop.
 """
 
 from __future__ import annotations
 
 import os
 import termios
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from errno import EACCES, EAGAIN, EBUSY
 from typing import Any, Final
 
 import trio
@@ -19,13 +20,14 @@ from .._checks import a_text, a_whole_number
 from ..client import DriverClient
 from ..driver import Driver, export, exportstream
 from ..errors import ConfigurationError, MissingExtra
+from ._exclusive import Claim, PortInUse
+from ._ports import SLICE, stream_of
 from .mixins import StreamMixin
 
 __all__ = ["SerialClient", "SerialPort"]
 
-_SLICE: Final = 0.1  # seconds that a thread waits for bytes: how long a cancellation may take
-_PIECE: Final = 1024  # bytes written at once
-_QUEUED: Final = 2048  # bytes that may wait to be sent by a port which holds 4,096
+_HANDOVER: Final = 1.0  # seconds in which the guard of a killed process lets go of what it held
+_LOOK: Final = 0.02  # seconds between two looks whether it has
 
 
 @dataclass(kw_only=True)
@@ -33,6 +35,10 @@ class SerialPort(Driver):
     """A serial port, opened for each client that connects and closed behind it.
 
     What the device says while nobody is connected is lost: open the console, and then switch on.
+
+    The port is held by `flock` and TIOCEXCL while a client has it, and is refused to a client while
+    another driver, exporter or program holds it by either. A program that runs as root and takes no
+    `flock` is not kept out. Both locks end with the process that has them, `kill -9` included.
 
     Attributes:
         url: Path of the device, as `/dev/ttyUSB0`, or a URL of pyserial's.
@@ -64,14 +70,18 @@ class SerialPort(Driver):
     @exportstream
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[trio.abc.Stream]:
-        """Open the port, raw: no echo, no line editing, 8 bits, no parity."""
+        """Open the port, raw: no echo, no line editing, 8 bits, no parity.
+
+        Raises:
+            OSError: Another client, driver or program has the port (EBUSY), or it cannot be opened.
+        """
         if self._in_use:
-            raise OSError(f"{self.url} is in use by another client")
+            raise PortInUse(self.url, "another client of this exporter")
         self._in_use = True
         try:
-            port = await trio.to_thread.run_sync(self._open)
+            port = await self._open()
             try:
-                async with _stream_of(port) as stream:
+                async with stream_of(port.serial) as stream:
                     yield stream
             finally:
                 with trio.CancelScope(shield=True):  # it waits until all was sent
@@ -79,12 +89,88 @@ class SerialPort(Driver):
         finally:
             self._in_use = False
 
-    def _open(self) -> Any:
+    async def _open(self) -> _Port:
+        give_up = trio.current_time() + _HANDOVER
+        while True:
+            try:
+                return await trio.to_thread.run_sync(_Port, self.url, self.baudrate)
+            except PortInUse as exc:
+                if not exc.passing or trio.current_time() > give_up:
+                    raise
+            await trio.sleep(_LOOK)
+
+
+class _Port:
+    """An open port of pyserial, and the locks on it. For worker threads.
+
+    Attributes:
+        serial: That port.
+
+    Raises:
+        PortInUse: Another program has it.
+        OSError: It cannot be opened.
+        MissingExtra: The extra `serial` is not installed.
+    """
+
+    def __init__(self, url: str, baudrate: int) -> None:
         try:
             import serial  # noqa: PLC0415 - needed where there is a port
         except ImportError as exc:
             raise MissingExtra.named("serial", "a serial port", where="on the exporter") from exc
-        return serial.serial_for_url(self.url, baudrate=self.baudrate, timeout=_SLICE)
+        port = serial.serial_for_url(url, baudrate=baudrate, timeout=SLICE, do_not_open=True)
+        path = str(port.portstr or url)
+        self.serial: Any = port
+        self._claim: Claim | None = None
+        if isinstance(port, serial.Serial):
+            port.exclusive = True  # it takes the flock before it changes any setting of the device
+        with ExitStack() as undo, _telling(path):
+            undo.callback(self.close)
+            port.open()
+            if os.isatty(descriptor := self.fileno()):
+                self._claim = Claim(descriptor, path)
+            undo.pop_all()
+
+    def fileno(self) -> int:
+        """Give the descriptor, or -1 if there is none."""
+        descriptor: int | None = getattr(self.serial, "fd", None)  # there before it is open
+        if descriptor is not None:
+            return descriptor
+        try:
+            return int(self.serial.fileno())
+        except (AttributeError, OSError):
+            return -1
+
+    def close(self) -> None:
+        """Let others have it. Waits until all was sent."""
+        try:
+            if self._claim is not None:
+                self._claim.release()
+        finally:
+            if self.serial.is_open:
+                self.serial.close()
+
+
+@contextmanager
+def _telling(path: str) -> Iterator[None]:
+    """Have an error say which port, what is wrong with it, and what to do."""
+    try:
+        yield
+    except PortInUse:
+        raise
+    except (OSError, termios.error) as exc:
+        number = exc.args[0] if exc.args else None
+        if number in {EAGAIN, EBUSY}:  # of flock, and of open() where TIOCEXCL is set
+            raise PortInUse.of(path) from exc
+        if number == EACCES:
+            text = (
+                f"{os.strerror(number)}: the exporter's user is not in the group that may open it"
+            )
+            raise OSError(number, text, path) from exc
+        if isinstance(number, int):
+            raise OSError(number, os.strerror(number), path) from exc
+        if path not in str(exc):
+            raise OSError(f"{path}: {exc}") from exc
+        raise
 
 
 class SerialClient(StreamMixin, DriverClient):
@@ -93,75 +179,3 @@ class SerialClient(StreamMixin, DriverClient):
     def port(self) -> str:
         """Say which port of the exporter it is."""
         return self.call_as(str, "port")
-
-
-def _stream_of(port: Any) -> trio.abc.Stream:
-    try:
-        descriptor = port.fileno()
-    except (AttributeError, OSError):
-        return _ThreadStream(port)
-    if os.isatty(descriptor):
-        # pyserial asks for reads that give nothing, rather than wait: to a stream, that is the end.
-        settings = termios.tcgetattr(descriptor)
-        settings[6][termios.VMIN] = 1
-        termios.tcsetattr(descriptor, termios.TCSANOW, settings)
-    return _Device(os.dup(descriptor))
-
-
-class _Device(trio.abc.Stream):
-    """A port with a file descriptor. It has no end: where others have one, it was unplugged."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._stream = trio.lowlevel.FdStream(descriptor)
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Wait for what there is."""
-        data = await self._stream.receive_some(max_bytes)
-        if not data:
-            raise trio.BrokenResourceError("the port has gone")
-        return data
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Write it, as fast as the port takes it."""
-        await self._stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        """Wait until the port takes some."""
-        await self._stream.wait_send_all_might_not_block()
-
-    async def aclose(self) -> None:
-        """Let go of the descriptor."""
-        await self._stream.aclose()
-
-
-class _ThreadStream(trio.abc.Stream):
-    """A port without a file descriptor."""
-
-    def __init__(self, port: Any) -> None:
-        self._port = port
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Wait for what there is."""
-        while True:
-            data = await trio.to_thread.run_sync(self._read, max_bytes or _PIECE)
-            if data:
-                return data
-
-    def _read(self, max_bytes: int) -> bytes:
-        return bytes(self._port.read(max(1, min(self._port.in_waiting, max_bytes))))
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Write, no faster than the port sends: a thread that waits there could not be called."""
-        view = memoryview(data)
-        for start in range(0, len(view), _PIECE):
-            while getattr(self._port, "out_waiting", 0) > _QUEUED:  # noqa: ASYNC110 - it tells nobody
-                await trio.sleep(_SLICE / 10)
-            await trio.to_thread.run_sync(self._port.write, bytes(view[start : start + _PIECE]))
-
-    async def wait_send_all_might_not_block(self) -> None:
-        """Return at once: only sending tells."""
-        await trio.lowlevel.checkpoint()
-
-    async def aclose(self) -> None:
-        """Leave the port open: whoever has opened it closes it."""
-        await trio.lowlevel.checkpoint()

@@ -1,0 +1,287 @@
+"""A serial port is for one program at a time: who is kept out, who is not, and when it is free.
+
+On pseudo-terminals, with real processes. TIOCEXCL does not hold root off, so programs run as
+another user where it matters; those tests need root, and are skipped without.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import termios
+import threading
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from helpers import PATIENCE, served
+from jumpstarter.drivers.serial import SerialPort
+from jumpstarter.errors import DriverOSError
+
+SCRIPT = Path(__file__).with_name("script_port.py")
+NOBODY = "65534"
+as_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can run a program as another user"
+)
+as_anyone = pytest.mark.parametrize("user", ["", pytest.param(NOBODY, marks=as_root)])
+
+
+@pytest.fixture
+def path() -> Iterator[str]:
+    """Give the path of a pseudo-terminal, whose both ends stay open here."""
+    board, port = os.openpty()
+    tty.setraw(port)
+    path = os.ttyname(port)
+    Path(path).chmod(0o666)
+    yield path
+    os.close(port)
+    os.close(board)
+
+
+class Program:
+    """A process that has a port, or was kept out of it.
+
+    Attributes:
+        said: `held`, or why not.
+    """
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._stdin = process.stdin
+        self.process = process
+        self.said = process.stdout.readline().strip()
+
+    def end(self) -> None:
+        """Have it close the port and end."""
+        self._stdin.write("\n")
+        self._stdin.flush()
+        assert self.process.wait(PATIENCE) == 0
+
+
+@contextmanager
+def program(how: str, path: str, user: str = "") -> Iterator[Program]:
+    """Run `script_port.py`, for the length of a block at most."""
+    command = [sys.executable, str(SCRIPT), how, path, *([user] if user else [])]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        watchdog = threading.Timer(3 * PATIENCE, process.kill)
+        watchdog.start()
+        try:
+            yield Program(process)
+        finally:
+            watchdog.cancel()
+            process.kill()
+
+
+def refusal(url: str) -> str:
+    """Say how a driver's client is refused."""
+    with (
+        served(SerialPort(url=url)) as client,
+        client.timeout(PATIENCE),
+        pytest.raises(DriverOSError, match="the port is in use by") as caught,
+    ):
+        client.open_stream()
+    assert caught.value.errno == errno.EBUSY
+    return str(caught.value)
+
+
+def opened(url: str) -> None:
+    """Open a driver's stream, and close it."""
+    with served(SerialPort(url=url)) as client, client.timeout(PATIENCE):
+        client.open_stream().close()
+
+
+def guards() -> list[str]:
+    """Give the guards that this process has."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if f"_guard.py\0{os.getpid()}\0" in each.read_text():
+                found.append(str(each))
+    return found
+
+
+# ------------------------------------------------------------------------------- who is refused
+
+
+def test_another_client_of_the_driver_is_refused(path: str) -> None:
+    with (
+        served(SerialPort(url=path)) as client,
+        client.stream(),
+        pytest.raises(DriverOSError, match=rf"in use by another client of.*{path}"),
+    ):
+        client.open_stream()
+
+
+def test_another_driver_of_the_exporter_is_refused(path: str) -> None:
+    with served(SerialPort(url=path)) as client, client.stream():
+        assert "in use by another driver of this exporter; end that" in refusal(path)
+        assert path in refusal(path)
+
+
+@as_anyone
+def test_a_driver_of_another_process_is_refused_and_told_by_which(path: str, user: str) -> None:
+    with (
+        served(SerialPort(url=path)) as client,
+        client.stream(),
+        program("driver", path, user) as it,
+    ):
+        assert it.said.startswith(f"errno {errno.EBUSY}: ")
+        assert "the port is in use by" in it.said
+        assert path in it.said
+    with program("driver", path, user) as it:
+        assert it.said == "held"
+        assert f"in use by process {it.process.pid} (python" in refusal(path)
+        it.end()
+    opened(path)
+
+
+def test_a_link_to_the_port_is_refused_too(path: str, tmp_path: Path) -> None:
+    link = tmp_path / "by-id"
+    link.symlink_to(path)
+    relative = os.path.relpath(path)
+    for one, other in ((path, str(link)), (str(link), path), (str(link), relative)):
+        with served(SerialPort(url=one)) as client, client.stream():
+            refusal(other)
+
+
+@pytest.mark.parametrize("url", ["spy://{}?file=/dev/null", "alt://{}?class=VTIMESerial"])
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # spy:// leaves it so
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_url_of_the_port_is_refused_too(path: str, url: str) -> None:
+    wrapped = url.format(path)
+    for one, other in ((path, wrapped), (wrapped, path), (wrapped, wrapped)):
+        with served(SerialPort(url=one)) as client, client.stream():
+            assert path in refusal(other)
+
+
+@pytest.mark.parametrize("how", ["flock", "excl"])
+@as_anyone
+def test_a_driver_is_refused_while_a_program_has_a_lock(path: str, how: str, user: str) -> None:
+    with program(how, path, user) as it:
+        assert it.said == "held"
+        assert f"in use by process {it.process.pid} (python" in refusal(path)
+        it.end()
+    if how == "flock" or not user:
+        opened(path)
+
+
+@as_root
+def test_a_driver_that_is_not_roots_is_refused_by_a_program_that_has_excluded_others(
+    path: str,
+) -> None:
+    with program("excl", path, NOBODY), program("driver", path, NOBODY) as it:
+        assert it.said.startswith(f"errno {errno.EBUSY}: ")
+        assert "the port is in use by" in it.said
+
+
+def test_a_program_that_locks_is_refused_while_a_driver_has_the_port(path: str) -> None:
+    with served(SerialPort(url=path)) as client:
+        with client.stream(), program("flock", path) as it:
+            assert it.said.startswith(f"errno {errno.EAGAIN}: ")
+        with program("flock", path) as it:
+            assert it.said == "held"
+
+
+@as_root
+def test_a_program_that_does_not_lock_is_refused_unless_it_is_roots(path: str) -> None:
+    with served(SerialPort(url=path)) as client:
+        with client.stream():
+            with program("open", path, NOBODY) as it:
+                assert it.said.startswith(f"errno {errno.EBUSY}: ")
+            with program("open", path) as it:
+                assert it.said == "held"  # nothing that the system has keeps it out
+        with program("open", path, NOBODY) as it:
+            assert it.said == "held"
+
+
+def test_being_refused_changes_nothing_for_the_one_who_has_the_port(path: str) -> None:
+    with served(SerialPort(url=path, baudrate=9600)) as client, client.stream():
+        line = os.open(path, os.O_RDWR | os.O_NOCTTY)
+        before = termios.tcgetattr(line)
+        with served(SerialPort(url=path, baudrate=115200)) as other, pytest.raises(DriverOSError):
+            other.open_stream()
+        assert termios.tcgetattr(line) == before
+        os.close(line)
+
+
+# ------------------------------------------------------------------------------- when it is free
+
+
+def is_free(path: str, user: str) -> bool:
+    with program("driver", path, user) as it:
+        return it.said == "held"
+
+
+@as_anyone
+def test_the_port_is_free_once_its_stream_is_closed(path: str, user: str) -> None:
+    with served(SerialPort(url=path)) as client:
+        client.open_stream().close()
+        assert is_free(path, user)
+        assert guards() == []
+
+
+@as_anyone
+@pytest.mark.parametrize("how", ["driver", "flock"])
+def test_the_port_is_free_once_its_holder_was_killed(path: str, how: str, user: str) -> None:
+    with program(how, path) as it:
+        assert it.said == "held"
+        it.process.kill()
+        it.process.wait()
+        assert is_free(path, user)
+        opened(path)
+
+
+def test_a_program_that_was_killed_and_had_excluded_others_keeps_nothing_from_root(
+    path: str, free_port: Callable[[], str]
+) -> None:
+    """The kernel forgets TIOCEXCL of a pseudo-terminal with its other end only."""
+    del path
+    name = free_port()
+    with program("excl", name) as it:
+        assert it.said == "held"
+        it.process.kill()
+        it.process.wait()
+        if os.geteuid() == 0:
+            opened(name)
+        else:
+            refusal(name)
+
+
+@pytest.fixture
+def free_port() -> Iterator[Callable[[], str]]:
+    """Give a pseudo-terminal whose port nobody has open."""
+    boards = []
+
+    def make() -> str:
+        board, port = os.openpty()
+        boards.append(board)
+        tty.setraw(port)
+        path = os.ttyname(port)
+        os.close(port)
+        return path
+
+    yield make
+    for board in boards:
+        os.close(board)
+
+
+def test_the_guard_of_a_port_ends_with_its_stream(path: str) -> None:
+    with served(SerialPort(url=path)) as client:
+        with client.stream():
+            assert len(guards()) == 1
+        assert guards() == []
+
+
+def test_what_runs_out_of_processes_is_told_and_serves_all_the_same(
+    path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    opened(path)
+    assert "no guard for it" in caplog.text
