@@ -115,7 +115,11 @@ def test_the_story_goes_as_it_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("card", "{size}\n"), ("probe", "{error}\nreading 0\nreading 1\nreading 2\n\n")],
+    [
+        ("card", "{size}\n"),
+        ("probe", "{error}\nreading 0\nreading 1\nreading 2\n\n"),
+        ("relay", "on\noff\n"),
+    ],
 )
 def test_the_programs_of_the_drivers_page_run(tmp_path: Path, name: str, said: str) -> None:
     blocks = re.findall(r"```python\n(.*?)```", DRIVERS, re.DOTALL)

@@ -38,7 +38,7 @@ from jumpstarter._sockets import (
     open_listeners,
     open_stream,
     parse_address,
-    peer_uid,
+    peer_credentials,
     private_socket_path,
 )
 from jumpstarter.errors import ArgumentError, ConfigurationError, HandshakeError
@@ -1136,12 +1136,13 @@ async def test_both_ends_of_a_unix_socket_know_the_peer(unix: Address) -> None:
         async with await listen(unix) as listeners:
             stream = await open_stream(unix)
             accepted = await listeners.listeners[0].accept()
-            assert peer_uid(stream) == peer_uid(accepted) == os.geteuid()
+            ours = (os.getpid(), os.geteuid(), os.getegid())
+            assert peer_credentials(stream) == peer_credentials(accepted) == ours
             await stream.aclose()
-            assert peer_uid(accepted) == os.geteuid()
+            assert peer_credentials(accepted) == ours
             await accepted.aclose()
     with pytest.raises(OSError, match="Bad file descriptor"):
-        peer_uid(stream)
+        peer_credentials(stream)
 
 
 @ON_LINUX
@@ -1153,7 +1154,9 @@ async def test_a_peer_of_another_user_is_known_even_when_it_has_gone(unix: Addre
             Path(unix.path).parent.chmod(0o755)
             await trio.run_process([sys.executable, "-c", CONNECT_AS_NOBODY, str(unix)])
             async with await listeners.listeners[0].accept() as stream:
-                assert peer_uid(stream) == 65534
+                credentials = peer_credentials(stream)
+                assert credentials is not None
+                assert credentials.uid == 65534
 
 
 async def test_other_peers_have_no_uid(
@@ -1161,10 +1164,10 @@ async def test_other_peers_have_no_uid(
 ) -> None:
     tcp = await listen(Address("tcp", host="127.0.0.1"))
     async with serving(tcp), await open_stream(tcp.address) as stream:
-        assert peer_uid(stream) is None
+        assert peer_credentials(stream) is None
     tls = await listen(ANY_TLS, ssl_context=server_context)
     async with (
         serving(tls),
         await open_stream(tls.address, ssl_context=client_context) as secure,
     ):
-        assert peer_uid(secure) is None
+        assert peer_credentials(secure) is None

@@ -159,8 +159,7 @@ class Connection:
         self._context = copy_context()  # not that of whoever makes the writer begin
         self._scope = nursery.cancel_scope
         self._start_reading(nursery)
-        if self._transport.keepalive and self.rules.limits.ping_interval:
-            nursery.start_soon(self._guard, self._keepalive_loop)
+        self._start_keepalive(nursery)
         if self.ended is not None:
             self._scope.cancel()
         elif self._broken is not None:
@@ -170,6 +169,10 @@ class Connection:
 
     def _start_reading(self, nursery: trio.Nursery) -> None:
         nursery.start_soon(self._guard, self._read_loop)
+
+    def _start_keepalive(self, nursery: trio.Nursery) -> None:
+        if self._transport.keepalive and self.rules.limits.ping_interval:
+            nursery.start_soon(self._guard, self._keepalive_loop)
 
     async def _guard(self, loop: Callable[[], Awaitable[None]]) -> None:
         try:

@@ -65,9 +65,13 @@ class Limits:
             few windows of them under way when its stream ends.
         late_rate: And how many more each second. 10,000: they cost a hundredth of a processor.
         hello_timeout: Seconds for the peer's HELLO, and for a client to get its device tree.
-        ping_interval: Seconds of silence on TCP after which the peer is asked for a sign of life.
-            0 never asks. Unix sockets are never asked: the kernel reports a dead peer at once.
-        ping_timeout: Seconds of further silence after which the peer counts as lost.
+        ping_interval: Seconds of silence after which the peer is asked for a sign of life. 0 never
+            asks. A client does not ask on a Unix socket, where the kernel reports a dead exporter;
+            an exporter does, since a client that was stopped (SIGSTOP, Ctrl-Z, a debugger) would
+            hold its devices.
+        ping_timeout: Seconds of further silence after which the peer counts as lost. With
+            `ping_interval` it bounds for how long a client that is stopped or cut off holds what
+            it has: 30 s.
         cancel_grace: Seconds that a cancelled call waits on the client for the exporter's word that
             its driver has ended.
         linger: Seconds that closing a raw stream waits for the driver to take what was sent, before

@@ -30,6 +30,7 @@ from ._text import quoted
 from ._watchdog import watched
 from .client import DriverClient
 from .client._channel import Channel, Request
+from .client._name import check_name, own_name
 from .client._tree import DEFAULT_ALLOW, Wanted, check_allow
 from .driver import Driver
 from .errors import ArgumentError, DriverError, HandshakeError
@@ -45,15 +46,20 @@ _MORE_GRACE: Final = 0.5  # seconds
 
 @asynccontextmanager
 async def _open_channel(
-    address: str, limits: Limits, token: str | None, ssl_context: ssl.SSLContext | None
+    address: str,
+    limits: Limits = DEFAULT_LIMITS,
+    token: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    name: str | None = None,
 ) -> AsyncIterator[_Opened]:
     """Connect, say HELLO, and ask for the report, all within `hello_timeout`."""
     secret = check_access(limits, token, ssl_context)
+    own = own_name() if name is None else name
     channel: Channel | None = None
     async with open_background() as nursery:
         with trio.move_on_after(limits.hello_timeout) as patience:
             stream = await open_stream(parse_address(address), ssl_context=ssl_context)
-            channel = Channel(stream, address, limits=limits, token=secret)
+            channel = Channel(stream, address, limits=limits, token=secret, own_name=own)
             await _greet(channel, nursery)
             nodes = await ask_for_report(channel)
         if patience.cancelled_caught or channel is None:
@@ -108,6 +114,7 @@ class _Options(TypedDict, total=False):
     limits: Limits
     token: str | None
     ssl_context: ssl.SSLContext | None
+    name: str | None
 
 
 @overload
@@ -126,6 +133,7 @@ def connect_async(
     limits: Limits = DEFAULT_LIMITS,
     token: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    name: str | None = None,
 ) -> AbstractAsyncContextManager[Any, Any]:
     """Connect to an exporter from Trio code, for the length of an `async with` block.
 
@@ -142,6 +150,9 @@ def connect_async(
         limits: What we accept of the exporter.
         token: The secret that the exporter asks for, if it does.
         ssl_context: For `tls`; by default the system's authorities are trusted.
+        name: What this client calls itself, in the exporter's log and to its drivers: by default
+            user, host and program, as `"alice@bench3: pytest"`; empty for nothing. Nobody checks
+            it. At most 255 characters.
 
     Returns:
         An async context manager of the client of the root driver.
@@ -155,8 +166,9 @@ def connect_async(
     """
     parse_address(address)  # a mistake in an argument is told where the argument is
     check_access(limits, token, ssl_context)
+    check_name(name)
     wanted = Wanted(client, check_allow(allow))
-    return _build(_open_channel(address, limits, token, ssl_context), wanted)
+    return _build(_open_channel(address, limits, token, ssl_context, name), wanted)
 
 
 @asynccontextmanager
@@ -187,6 +199,7 @@ def connect(
     limits: Limits = DEFAULT_LIMITS,
     token: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    name: str | None = None,
 ) -> AbstractContextManager[Any, None]:
     """Connect to an exporter from blocking code, for the length of a `with` block.
 
@@ -198,8 +211,9 @@ def connect(
     """
     parse_address(address)  # a mistake in an argument is told where the argument is
     check_access(limits, token, ssl_context)
+    check_name(name)
     wanted = Wanted(client, check_allow(allow))
-    opened = _watching(_open_channel(address, limits, token, ssl_context), limits)
+    opened = _watching(_open_channel(address, limits, token, ssl_context, name), limits)
     return _BlockingClient(lambda _: opened, wanted, limits)
 
 
@@ -256,7 +270,7 @@ def serve(
 async def _serve_locally(driver: Driver, address: str, limits: Limits) -> AsyncIterator[_Opened]:
     async with (
         serve_async(driver, address, limits=limits, send_tracebacks=True),
-        _open_channel(address, limits, None, None) as opened,
+        _open_channel(address, limits) as opened,
     ):
         yield opened
 

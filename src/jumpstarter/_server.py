@@ -12,7 +12,7 @@ import signal
 import ssl
 import sys
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -23,12 +23,14 @@ from ._background import open_background
 from ._checks import a_flag, a_kind, a_secret, a_whole_number, refuse_type, seconds
 from ._limits import DEFAULT_LIMITS, Limits
 from ._messages import Kind
-from ._sockets import Address, ListenerSet, open_listeners, parse_address, peer_uid
+from ._sockets import Address, ListenerSet, open_listeners, parse_address, peer_credentials
 from ._transport import close_at_once
 from ._watchdog import watched
 from .client import DriverClient
 from .client._methods import FORMS, names_of
 from .driver import Driver
+from .driver._caller import Verified
+from .driver._diary import open_session
 from .driver._exporter import Exporter
 from .driver._holders import holder_of
 from .driver._lanes import DEFAULT_THREADS, Lanes
@@ -74,8 +76,8 @@ class Server:
         try:
             if not self._draining:
                 name, welcome = _name_of_peer(stream), self._is_welcome(stream)
-                subject = partial(_subject_of, stream)
-                session = Session(self._exporter, stream, name, welcome=welcome, subject=subject)
+                verify = partial(_verify, stream)
+                session = open_session(self._exporter, stream, name, welcome=welcome, verify=verify)
                 await self._run_session(session)
         except BaseException as exc:  # noqa: BLE001 - one client's trouble never reaches the others
             self._contain(exc)
@@ -84,8 +86,8 @@ class Server:
 
     def _is_welcome(self, stream: trio.abc.Stream) -> bool:
         """Tell if a peer's user may connect, where the system says who it is."""
-        uid = peer_uid(stream)
-        return uid is None or uid in self._users
+        credentials = peer_credentials(stream)
+        return credentials is None or credentials.uid in self._users
 
     def _contain(self, exc: BaseException) -> None:
         """Log what a session has raised, and raise again only what is not the session's."""
@@ -133,7 +135,8 @@ def _name_of_peer(stream: trio.abc.Stream) -> str:
     if not isinstance(inner, trio.SocketStream):
         return "a client"
     if inner.socket.family == trio.socket.AF_UNIX:
-        return f"client of uid {peer_uid(inner)}"
+        credentials = peer_credentials(inner)
+        return "a client" if credentials is None else f"client of uid {credentials.uid}"
     try:
         host, port, *_ = inner.socket.getpeername()
     except OSError:  # it has hung up before it was accepted
@@ -141,14 +144,20 @@ def _name_of_peer(stream: trio.abc.Stream) -> str:
     return f"client {host}:{port}"
 
 
-def _subject_of(stream: trio.abc.Stream) -> str:
-    """Give the name in a client's certificate, once hands were shaken; empty if there is none."""
-    if not isinstance(stream, trio.SSLStream):
-        return ""
-    certificate: Any = stream.getpeercert() or {}
-    return ", ".join(
-        f"{kind}={value}" for names in certificate.get("subject", ()) for kind, value in names
-    )
+def _verify(stream: trio.abc.Stream) -> Verified:
+    """Give what the system and TLS say of a client, once it has said HELLO."""
+    inner = getattr(stream, "transport_stream", stream)
+    credentials = peer_credentials(inner)
+    if credentials is not None:
+        return Verified(uid=credentials.uid, gid=credentials.gid, pid=credentials.pid)
+    host, port = "", 0
+    if isinstance(inner, trio.SocketStream) and inner.socket.family != trio.socket.AF_UNIX:
+        with suppress(OSError):  # it has hung up
+            host, port, *_ = inner.socket.getpeername()
+    certificate: Any = stream.getpeercert() if isinstance(stream, trio.SSLStream) else None
+    subject = (certificate or {}).get("subject", ())
+    pairs = tuple((kind, value) for names in subject for kind, value in names)
+    return Verified(host=host, port=port, subject=pairs)
 
 
 @asynccontextmanager

@@ -29,7 +29,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import trio
 
@@ -43,7 +43,7 @@ __all__ = [
     "open_listeners",
     "open_stream",
     "parse_address",
-    "peer_uid",
+    "peer_credentials",
     "private_socket_path",
 ]
 
@@ -295,7 +295,8 @@ async def open_listeners(
         address: Port 0 takes any free port.
         ssl_context: For `tls` only, and required there: a server's, with its certificate.
         insecure: Lets `tcp` listen beyond loopback, in cleartext, to all who can reach the host.
-        mode: Of a Unix socket. One beyond 0600 is for who looks at the `peer_uid` of each stream.
+        mode: Of a Unix socket. One beyond 0600 is for who looks at the `peer_credentials` of each
+            stream.
 
     Raises:
         ConfigurationError: The address is in use, not ours or not allowed, the path too long, its
@@ -485,11 +486,19 @@ def _is_ours_alone(directory: Path) -> bool:
     return directory.is_absolute() and kept
 
 
-def peer_uid(stream: trio.abc.Stream) -> int | None:
-    """Give the user id of the process that connected, or listened, at the other end. No checkpoint.
+class Credentials(NamedTuple):
+    """What the system says of the process at the other end of a Unix socket."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+def peer_credentials(stream: trio.abc.Stream) -> Credentials | None:
+    """Tell which process has connected, or listened, at the other end. No checkpoint.
 
     Returns:
-        The uid on a Unix socket of Linux. None on TCP, TLS and other systems: not known.
+        What is known on a Unix socket of Linux. None on TCP, TLS and other systems.
 
     Raises:
         OSError: The stream is closed.
@@ -499,4 +508,4 @@ def peer_uid(stream: trio.abc.Stream) -> int | None:
     if stream.socket.family != socket.AF_UNIX:
         return None
     credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    return int(_UCRED.unpack(credentials)[1])
+    return Credentials(*_UCRED.unpack(credentials))

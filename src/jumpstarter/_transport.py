@@ -42,9 +42,11 @@ class Transport(Protocol):
 
     Attributes:
         keepalive: True if a peer can vanish without the system telling us.
+        silent: True if a peer can fall silent without the system telling us: it can be stopped.
     """
 
     keepalive: bool
+    silent: bool
 
     def try_write(self, buffers: Sequence[Buffer]) -> list[Buffer]:
         """Write what can be written at once, and give back the rest. Never waits.
@@ -84,7 +86,7 @@ class StreamTransport:
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         inner = getattr(stream, "transport_stream", stream)  # what a TLS stream runs over
-        self.keepalive = _is_remote(inner)
+        self.keepalive = self.silent = _is_remote(inner)
 
     def try_write(self, buffers: Sequence[Buffer]) -> list[Buffer]:
         """Nothing can be written without waiting."""
@@ -124,6 +126,7 @@ class SocketTransport:
         self._fd = stream.socket.fileno()
         self._much = False  # the last read was a full one, or more
         self.keepalive = _is_remote(stream)
+        self.silent = True
 
     def try_write(self, buffers: Sequence[Buffer]) -> list[Buffer]:
         """See `Transport`."""

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 import trio
 import trio.testing
 
-from jumpstarter.driver import Driver, export, exportstream
+from jumpstarter.driver import Driver, caller, export, exportstream, on_disconnect
 
 
 class Holding(Driver):
@@ -30,6 +30,15 @@ class Holding(Driver):
     @export
     async def echo(self, value: object = None) -> object:
         return value
+
+    @export
+    async def on(self) -> None:
+        """Switch on what is to be off when its user has gone."""
+        on_disconnect(self._off)
+        self.logger.info("it is on")
+
+    def _off(self) -> None:
+        self.logger.info("it is off, since %s has gone", caller().claimed.name)
 
     @export
     async def hold(self) -> None:

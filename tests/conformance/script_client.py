@@ -1,6 +1,6 @@
 """A client in a process of its own, to be killed or stopped. test_lost_peers.py runs it.
 
-python script_client.py ADDRESS call|deadline|generator|stream
+python script_client.py ADDRESS call|deadline|generator|stream|on|on_items
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from jumpstarter import connect_async
 
 
 async def main(address: str, what: str) -> None:
-    async with connect_async(address) as client:
+    async with connect_async(address, name=what) as client:
         sys.stdout.write("connected\n")
         sys.stdout.flush()
         match what:
@@ -23,6 +23,13 @@ async def main(address: str, what: str) -> None:
                 with trio.fail_after(1):
                     await client.call_async("hold")
             case "generator":
+                async for _ in client.streamingcall_async("hold_items"):
+                    pass
+            case "on":
+                await client.call_async("on")
+                await trio.sleep_forever()
+            case "on_items":
+                await client.call_async("on")
                 async for _ in client.streamingcall_async("hold_items"):
                     pass
             case "stream":

@@ -108,6 +108,46 @@ async def test_killing_a_client_ends_the_drivers_code(tmp_path: Path, what: str)
             assert await other.call_async("echo", "well") == "well"
 
 
+ASKS_SOON = ("--limit", "ping_interval=0.3", "--limit", "ping_timeout=0.3")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGSTOP, signal.SIGTERM])
+@pytest.mark.parametrize("what", ["on", "on_items"])
+@pytest.mark.parametrize("scheme", ["unix", "tcp"])
+async def test_a_device_does_not_outlive_its_user(
+    tmp_path: Path, scheme: str, what: str, number: signal.Signals
+) -> None:
+    options = ("--address", "tcp://127.0.0.1:0") if scheme == "tcp" else ()
+    with trio.fail_after(PATIENCE), holding_exporter(tmp_path, *options, *ASKS_SOON) as process:
+        with client_process(process.address, what) as client:
+            await trio.to_thread.run_sync(process.until_logged, "it is on")
+            client.send_signal(number)
+            with trio.fail_after(2 * SOON):
+                await trio.to_thread.run_sync(process.until_logged, f"it is off, since {what} has")
+        async with connect_async(process.address) as other:
+            assert await other.call_async("echo", "well") == "well"
+
+
+@pytest.mark.parametrize("scheme", ["unix", "tcp"])
+async def test_a_quiet_client_keeps_what_it_has(tmp_path: Path, scheme: str) -> None:
+    """It answers the pings by itself, and silence of its program is no sign of its end."""
+    options = ("--address", "tcp://127.0.0.1:0") if scheme == "tcp" else ()
+    with trio.fail_after(PATIENCE), holding_exporter(tmp_path, *options, *ASKS_SOON) as process:
+        async with connect_async(process.address, name="quiet") as client:
+            await client.call_async("on")
+            await trio.sleep(2)
+            assert await client.call_async("echo", 1) == 1
+        await trio.to_thread.run_sync(process.until_logged, "it is off, since quiet has gone")
+
+
+async def test_an_exporter_that_is_told_to_end_switches_off(tmp_path: Path) -> None:
+    with trio.fail_after(PATIENCE), holding_exporter(tmp_path, "--grace", "0.1") as process:
+        async with connect_async(process.address, name="user") as client:
+            await client.call_async("on")
+            process.send(signal.SIGTERM)
+            await trio.to_thread.run_sync(process.until_logged, "it is off, since user has gone")
+
+
 async def test_a_deadline_bounds_the_driver_of_a_client_that_was_stopped(tmp_path: Path) -> None:
     with (
         trio.fail_after(PATIENCE),

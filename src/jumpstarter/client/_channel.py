@@ -239,10 +239,12 @@ class Channel:
         *,
         limits: Limits = DEFAULT_LIMITS,
         token: str = "",
+        own_name: str = "",
     ) -> None:
         self.limits = limits
         self.name = name
-        self._rules = ClientProtocol(limits, Hello.of(limits, agent=AGENT, token=token))
+        hello = Hello.of(limits, agent=AGENT, token=token, name=own_name)
+        self._rules = ClientProtocol(limits, hello)
         self.connection = LeadConnection(transport_for(stream), self._rules, self, name)
         self._greeted = Gate()
         self._closing = False

@@ -1,8 +1,18 @@
-"""For driver authors: the base class and the two decorators."""
+"""For driver authors: the base class, the two decorators, and who calls."""
 
 from __future__ import annotations
 
 from ._base import Driver
+from ._caller import Caller, Claimed, Verified, caller, on_disconnect
 from ._export import export, exportstream
 
-__all__ = ["Driver", "export", "exportstream"]
+__all__ = [
+    "Caller",
+    "Claimed",
+    "Driver",
+    "Verified",
+    "caller",
+    "export",
+    "exportstream",
+    "on_disconnect",
+]

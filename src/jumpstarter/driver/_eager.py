@@ -124,13 +124,19 @@ class EagerConnection(Connection, Generic[C]):
     async def _begin(self, nursery: trio.Nursery) -> None:
         await super()._begin(nursery)
         try:
-            await trio.sleep_forever()  # so that it stays open for the writer
+            # A client that was stopped holds its devices, also where the system would tell its end.
+            if self._transport.silent and self.rules.limits.ping_interval:
+                await self._guard(self._keepalive_loop)
+            await trio.sleep_forever()  # so that the nursery stays open for the writer
         finally:
             self._for_writer = None
 
     def _start_reading(self, nursery: trio.Nursery) -> None:
         del nursery  # what was begun while reading may outlive the connection
         self._tasks.start_soon(self._guard, self._read_loop)
+
+    def _start_keepalive(self, nursery: trio.Nursery) -> None:
+        del nursery  # the task that keeps it open does that
 
     def _finish(self) -> None:
         self._reading.cancel()

@@ -5,6 +5,7 @@ This file knows no connection.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -56,6 +57,7 @@ class Exporter:
         visits: Takes those on clients who were admitted, and who leave.
         failures: Takes those on what calls have raised, beside a journal of each connection's own.
         door: Knows how many there may be.
+        connections: Numbers those of clients who were admitted.
         turnstile: Passed by one connection at a time, of those that have sent much at once.
     """
 
@@ -79,4 +81,5 @@ class Exporter:
         self.visits = Journal()
         self.failures = Journal(burst=50)  # each with a traceback: 10 kB a second at the worst
         self.turnstile = trio.Lock()
+        self.connections = itertools.count(1)
         self.door = Door(limits.max_connections, limits.max_unadmitted)

@@ -59,6 +59,14 @@ class Failures:
         finally:
             _let_go(failure)
 
+    def tell(self, exc: BaseException, title: str) -> None:
+        """Log what was raised where no client waits for an answer."""
+        _, error = describe(exc, traceback=True)
+        what = indented(error.traceback or error.message)
+        text = "%s raised %s: %s"
+        self.journal.log(_logger, logging.ERROR, text, title, named(error.type), what)
+        _let_go(exc)
+
     def _of(self, failure: BaseException, title: str) -> tuple[int, ErrorBody]:
         if isinstance(failure, Refusal):
             return failure.code, ErrorBody("", str(failure))

@@ -74,6 +74,7 @@ class Lanes:
     def __init__(self, threads: int = DEFAULT_THREADS) -> None:
         self.limiter = trio.CapacityLimiter(threads)
         self.nested = trio.CapacityLimiter(NESTED_THREADS)
+        self.farewells = trio.CapacityLimiter(threads)  # so that no call keeps one from beginning
 
     def for_client(self, outlet: Outlet) -> Lanes:
         """Give the same lanes to one connection, which never has all of the threads to itself.
@@ -112,6 +113,16 @@ class Lanes:
         _, result = await self.thread(_begin, partial(method, *args, **kwargs))
         # A decorator can hide that a method is `async`: then what came back is to be awaited.
         return await result if inspect.isawaitable(result) else result
+
+    async def farewell(self, function: Callable[[], Any]) -> None:
+        """Run what a driver does at the end of a connection, whatever else has all the threads."""
+        if is_async(function):
+            await function()
+            return
+        begin = partial(_begin, function)
+        _, result = await _at_last(partial(_in_thread, self.farewells, begin))
+        if inspect.isawaitable(result):
+            await result
 
     async def iterate(
         self,

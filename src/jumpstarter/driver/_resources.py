@@ -15,7 +15,6 @@ import io
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, BinaryIO, Final, cast
 from uuid import UUID, uuid4
@@ -26,16 +25,13 @@ from .._checks import a_whole_number, check_max_bytes, seconds
 from .._streams import SlotStream
 from .._transfer import ENCODINGS, MAX_BYTES, Inflow, Outflow
 from ..errors import EndOfStream, MissingExtra, ResourceError
+from ._caller import calling
 from ._http import IDLE, is_url, open_url
 
-__all__ = ["Loan", "Resource", "ResourceStream", "calling", "lending"]
+__all__ = ["Loan", "Resource", "ResourceStream", "lending"]
 
 MODES: Final = ("read", "write")  # what the driver does, as it is told by the client
 _BUFFER: Final = 256 * 1024  # bytes that a driver's blocking code reads or writes at once
-
-# The client whose call is being answered: a session of its own making. A context variable, so that
-# it follows the driver's code into worker threads.
-calling: Final[ContextVar[object | None]] = ContextVar("jumpstarter_calling", default=None)
 
 
 class Loan:
@@ -43,7 +39,7 @@ class Loan:
 
     Attributes:
         handle: By which the driver gets at it.
-        owner: The client.
+        owner: The client's connection.
         mode: `"read"` or `"write"`.
         encoding: How the bytes are compressed.
         stream: To the client; set before the client learns of the handle.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hmac
 import logging
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -22,27 +22,30 @@ from .._journal import Journal
 from .._messages import (
     ErrorBody,
     Hello,
+    cut,
     encode_error,
 )
 from .._nesting import Nesting, nesting
 from .._roles import ServerProtocol
 from .._signal import Waiters
-from .._text import named, quoted
+from .._text import named
 from .._transport import transport_for
 from .._version import __version__
 from ..errors import Code, HandshakeError
 from ._answers import Answers, Way
 from ._call import Call, cancel_status, check_scopes
+from ._caller import Caller, Claimed, Verified, Visit, calling
 from ._exporter import Exporter
 from ._failures import Failures
 from ._led import Lead, LedConnection
-from ._resources import calling
 
 __all__ = ["Session"]
 
 _logger = logging.getLogger("jumpstarter.exporter")
 
 AGENT: Final = f"jumpstarter/{__version__}"
+_CLAIM: Final = 255  # characters that a client may say of itself
+_FAREWELL: Final = 10.0  # seconds for what a driver does at the end of a connection
 _TO_END: Final = 1.0  # seconds for a cancelled call to end before the log says that it has not
 
 
@@ -54,7 +57,7 @@ class Session:
         stream: To the client.
         name: What the client is called in the log.
         welcome: False for a client who will not be admitted, whatever it shows.
-        subject: Gives the name in the certificate that the client has shown, or nothing.
+        verify: Gives what the system or TLS says of the client, once it has said HELLO.
     """
 
     def __init__(
@@ -64,12 +67,12 @@ class Session:
         name: str,
         *,
         welcome: bool = True,
-        subject: Callable[[], str] = str,
+        verify: Callable[[], Verified] = Verified,
     ) -> None:
         self._exporter = exporter
         self._welcome = welcome
-        self._subject = subject
-        self._admitted = False
+        self._verify = verify
+        self._visit = Visit()
         journal = Journal(beyond=exporter.failures)
         self._failures = Failures(journal, send_tracebacks=exporter.send_tracebacks)
         self._rules = ServerProtocol(exporter.limits)
@@ -92,17 +95,47 @@ class Session:
         When it returns, all driver code of this session has ended.
         """
         nesting.set(Nesting.CALLED)  # in all tasks and contexts that begin in there
-        calling.set(self)
+        calling.set(self._visit)
         self._exporter.door.arrive(self)
         try:
             await self._connection.run()
         finally:
             self._exporter.door.leave(self)
+            await self._run_hooks()
         self._say_goodbye()
+
+    async def _run_hooks(self) -> None:
+        """Run what drivers have registered for the end of this connection. Not to be cancelled."""
+        if (hook := self._visit.take()) is None:
+            return
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                while hook is not None:
+                    over, scope = trio.Event(), trio.CancelScope()
+                    nursery.start_soon(self._run_hook, hook, over, scope)
+                    with trio.move_on_after(_FAREWELL):
+                        await over.wait()
+                    if not over.is_set():
+                        text = "%s has not ended %g s after %s had left; others begin"
+                        name = self._connection.name
+                        _logger.warning(text, _hook_title(hook), _FAREWELL, name)
+                        scope.cancel()
+                    hook = self._visit.take()
+
+    async def _run_hook(
+        self, hook: Callable[[], Any], over: trio.Event, scope: trio.CancelScope
+    ) -> None:
+        try:
+            with scope:
+                await self._exporter.lanes.farewell(hook)
+        except BaseException as exc:  # noqa: BLE001 - SystemExit too stays within it, as in a call
+            self._failures.tell(exc, _hook_title(hook))
+        finally:
+            over.set()
 
     def _say_goodbye(self) -> None:
         exporter, ended = self._exporter, self._connection.ended
-        if self._admitted:
+        if self._visit.caller is not None:
             text, name = "%s has left: %s", self._connection.name
             exporter.visits.log(_logger, logging.INFO, text, name, ended)
         elif self._rules.failure is None:  # else it was told already
@@ -168,7 +201,7 @@ class Session:
             told = why = f"{exporter.limits.max_connections} clients are connected already"
         else:
             self._rules.admit(Hello.of(exporter.limits, agent=AGENT))
-            self._admitted = True
+            self._visit.caller = self._introduce(hello)
             text, name = "%s has connected: %s", self._connection.name
             exporter.visits.log(_logger, logging.INFO, text, name, self._credentials(hello))
             return
@@ -178,8 +211,13 @@ class Session:
         self._rules.refuse(code, told)
 
     def _credentials(self, hello: Hello) -> str:
-        subject = self._subject()
-        return named(hello.agent or "?") + (f", certificate {quoted(subject)}" if subject else "")
+        assert self._visit.caller is not None
+        return f"{named(hello.agent or '?')}, {self._visit.caller}"
+
+    def _introduce(self, hello: Hello) -> Caller:
+        claimed = Claimed(name=cut(hello.name, _CLAIM), agent=cut(hello.agent, _CLAIM))
+        number = next(self._exporter.connections)
+        return Caller(connection=number, verified=self._verify(), claimed=claimed)
 
     def give_way(self) -> None:
         """Hang up before anything was said: the next connection needs the place."""
@@ -283,3 +321,9 @@ class Session:
             text = f"its deadline passed, {seconds:g} s after the exporter had received it"
             return Code.DEADLINE_EXCEEDED, ErrorBody("", text)
         return Code.CANCELLED, ErrorBody("", "the call was cancelled")
+
+
+def _hook_title(hook: Callable[[], Any]) -> str:
+    """Name what a driver has registered, for the log."""
+    name = getattr(hook, "__qualname__", None) or repr(hook)
+    return f"what on_disconnect() was given ({name:.100})"

@@ -1,0 +1,188 @@
+"""Who calls, and what is to be done when their connection has ended: what a driver may ask.
+
+A session makes one `Visit`, which all code that answers its calls finds in a context variable: it
+follows that code into worker threads, generators and raw streams. What the system or TLS has
+verified of a client is kept apart from what the client says of itself.
+
+This file knows no connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from .._checks import a_function
+from .._text import quoted
+
+__all__ = ["Caller", "Claimed", "Verified", "Visit", "caller", "calling", "on_disconnect"]
+
+_MOST_HOOKS: Final = 1024  # of one connection: more than drivers have methods
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """What the system or TLS says of a client. What it does not say is None, empty or 0.
+
+    Attributes:
+        uid, gid, pid: Of the process that has connected to a Unix socket, as Linux tells them. The
+            connection may have been handed on to another process since; a pid is 0 if it is of
+            another namespace.
+        host, port: The address that a TCP or TLS connection comes from. A proxy or a NAT in between
+            has its own.
+        subject: The subject of the client's certificate, as pairs of a kind and a value, where the
+            server's `ssl_context` asks for certificates and has checked this one.
+    """
+
+    uid: int | None = None
+    gid: int | None = None
+    pid: int | None = None
+    host: str = ""
+    port: int = 0
+    subject: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def common_name(self) -> str:
+        """The subject's common name; empty if it has none, or several."""
+        names = [value for kind, value in self.subject if kind == "commonName"]
+        return names[0] if len(names) == 1 else ""
+
+    def __str__(self) -> str:
+        """Say it on one line, with a peer's own words in quotes."""
+        parts = [f"uid {self.uid}, pid {self.pid}"] if self.uid is not None else []
+        parts += [f"{self.host}:{self.port}"] if self.host else []
+        if self.subject:
+            names = ", ".join(f"{kind}={value}" for kind, value in self.subject)
+            parts.append(f"certificate {quoted(names)}")
+        return ", ".join(parts) or "a client"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claimed:
+    """What a client says of itself. Nobody has checked it: for people, and never for a decision.
+
+    Attributes:
+        name: `connect(..., name=)`, by default user, host and program. At most 300 characters.
+        agent: The client's software and its version. At most 300 characters.
+    """
+
+    name: str = ""
+    agent: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """The client whose call is being answered. Equal for all calls of one connection.
+
+    Attributes:
+        connection: Counts the connections of this exporter, from 1: no two have the same.
+        verified: What the system or TLS says of the client.
+        claimed: What the client says of itself.
+    """
+
+    connection: int
+    verified: Verified = field(default_factory=Verified)
+    claimed: Claimed = field(default_factory=Claimed)
+
+    def __str__(self) -> str:
+        """Say it on one line, with a peer's own words in quotes."""
+        name = self.claimed.name
+        return f"{self.verified}, says {quoted(name)}" if name else str(self.verified)
+
+
+class Visit:
+    """One client's connection, as drivers know it.
+
+    Attributes:
+        caller: The client, once it was admitted.
+    """
+
+    def __init__(self) -> None:
+        self.caller: Caller | None = None
+        self._hooks: list[Callable[[], Any]] = []
+        self._over = False
+
+    def add(self, hook: Callable[[], Any]) -> None:
+        """Keep what is to be run at the end; what is kept already is not kept twice."""
+        if self._over:
+            text = "on_disconnect(): the client's connection has ended, and its functions have run"
+            raise RuntimeError(text)
+        if hook in self._hooks:
+            return
+        if len(self._hooks) >= _MOST_HOOKS:
+            text = f"on_disconnect(): {_MOST_HOOKS} functions wait for this client's end already"
+            raise RuntimeError(f"{text}; give a method of the driver: it counts once")
+        self._hooks.append(hook)
+
+    def discard(self, hook: Callable[[], Any]) -> None:
+        """Keep it no longer, if it is kept."""
+        if hook in self._hooks:
+            self._hooks.remove(hook)
+
+    def take(self) -> Callable[[], Any] | None:
+        """Take the one that was added last; None if there is none, and will be none."""
+        if self._hooks:
+            return self._hooks.pop()
+        self._over = True
+        return None
+
+
+# The connection whose call is being answered.
+calling: Final[ContextVar[Visit | None]] = ContextVar("jumpstarter_calling", default=None)
+
+
+def _visit(asked: str) -> tuple[Visit, Caller]:
+    visit = calling.get()
+    if visit is None or visit.caller is None:
+        text = f"{asked}: no client's call is being answered here"
+        why = "ask in an exported method, and tell threads that the driver has started itself"
+        raise RuntimeError(f"{text}; {why}")
+    return visit, visit.caller
+
+
+def caller() -> Caller:
+    """Tell who has made the call that is being answered.
+
+    For exported methods of every kind, plain and `async`, generators and raw streams, and what they
+    call, in their own task or thread or in ones that inherit their context variables (Trio's and
+    anyio's do). No checkpoint; it may be called in any thread, and costs a dictionary's look-up.
+
+    Returns:
+        The same for all calls of one connection.
+
+    Raises:
+        RuntimeError: No call is being answered here.
+    """
+    return _visit("caller()")[1]
+
+
+def on_disconnect(function: Callable[[], Any]) -> Callable[[], None]:
+    """Run a function when the connection of the client that has made this call has ended.
+
+    However it ends: the client leaves its block, dies, is cut off or falls silent, or the exporter
+    shuts down. Only an exporter that is killed runs nothing. The calls of that connection have
+    ended by then. What was registered last runs first, one after the other: an `async` function in
+    Trio, any other in a worker thread. Each has 10 s. After that an `async` one is cancelled, and
+    the next one begins though a plain one may go on. What one raises is logged, and the others run.
+
+    It runs once for a connection, however often it was registered: give a method of the driver, not
+    a new lambda with each call. `caller()` tells in it whose connection has ended.
+
+    Args:
+        function: What to run. Without arguments.
+
+    Returns:
+        Takes it back, as when the device was switched off by a call. It may be called in any
+        thread, and again.
+
+    Raises:
+        RuntimeError: No call is being answered here, or 1,024 functions are registered already.
+        ArgumentError: It is no function. A TypeError.
+    """
+    accepted = "a function without arguments (pass self.off, and not self.off())"
+    a_function("on_disconnect's function", function, accepted)
+    visit, _ = _visit("on_disconnect()")
+    visit.add(function)
+    return lambda: visit.discard(function)

@@ -1,0 +1,76 @@
+"""A session that logs each of its calls: who has called what, how it ended, and how long it took.
+
+At debug level only, so it is a class of its own: who does not log this pays nothing for it. This
+file knows no connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, Final
+
+import trio
+
+from .. import _events as ev
+from .._messages import ErrorBody
+from .._text import named
+from ..errors import Code
+from ._call import Call
+from ._session import Session
+
+__all__ = ["open_session"]
+
+_logger: Final = logging.getLogger("jumpstarter.exporter")
+
+
+def open_session(*args: Any, **kwargs: Any) -> Session:
+    """Make a session for a client; see `Session` for the arguments.
+
+    Whether its calls are logged is settled now: a level that is set later is for those who connect
+    later.
+    """
+    kind = DiarySession if _logger.isEnabledFor(logging.DEBUG) else Session
+    return kind(*args, **kwargs)
+
+
+class DiarySession(Session):
+    """A session whose calls are logged."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._began: dict[Call, float] = {}
+
+    def _call(self, event: ev.CallReceived) -> Call:
+        call = super()._call(event)
+        self._began[call] = time.perf_counter()
+        return call
+
+    def answered(self, call: Call, result: bytearray) -> None:
+        """See `Session`."""
+        self._note(call, "returned")
+        super().answered(call, result)
+
+    def _finish(
+        self, call: Call, result: bytearray | None, error: tuple[int, ErrorBody] | None
+    ) -> None:
+        self._note(call, _outcome(call, error, returned=result is not None))
+        super()._finish(call, result, error)
+
+    def _note(self, call: Call, outcome: str) -> None:
+        took = 1000 * (time.perf_counter() - self._began.pop(call))
+        text = "%s for %s: %s after %.3f ms"
+        _logger.debug(text, self._answers.title(call.head), self._visit.caller, outcome, took)
+
+
+def _outcome(call: Call, error: tuple[int, ErrorBody] | None, *, returned: bool) -> str:
+    if error is not None:
+        code, body = error
+        if body.type:
+            return f"raised {named(body.type)}"
+        return f"refused ({Code.of(code, Code.UNKNOWN).name})"
+    if returned:
+        return "returned"
+    if call.late or trio.current_time() >= call.deadline:
+        return "its deadline passed"
+    return "cancelled"
