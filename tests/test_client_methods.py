@@ -284,8 +284,8 @@ def test_help_of_a_client_with_a_class_shows_that_too() -> None:
             "park(where: Point | None = None) -> str",
             "Have it out of the way.",
             (
-                "portforward_unix(method: str = 'connect', *, path: str = '') -> "
-                "AbstractContextManager[str]"
+                "portforward_unix(method: str = 'connect', *, path: str = '', "
+                "quiet_limit: float = 30.0) -> AbstractContextManager[str]"
             ),
             "steps(count: int = 2) -> Generator[int, None, str]",
             (

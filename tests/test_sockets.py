@@ -30,7 +30,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from jumpstarter import _sockets
+from jumpstarter import _listener, _sockets
 from jumpstarter._sockets import (
     Address,
     ListenerSet,
@@ -760,18 +760,18 @@ async def test_any_free_port_is_sought_again_if_taken_at_another_address(
     monkeypatch: pytest.MonkeyPatch, collisions: int, port: int
 ) -> None:
     trio.socket.set_custom_hostname_resolver(Resolver("127.0.0.1", "127.0.0.2"))
-    opened: list[trio.SocketListener] = []
-    really_open = trio.open_tcp_listeners
+    opened: list[_listener.SocketListener] = []
+    really_bind = _listener.bind_tcp
 
-    async def sometimes_taken(_port: int, *, host: str, backlog: int) -> list[trio.SocketListener]:
+    def sometimes_taken(host: str, _port: int, backlog: int) -> _listener.SocketListener:
         nonlocal collisions
         if host == "127.0.0.2" and collisions:
             collisions -= 1
             raise OSError(errno.EADDRINUSE, "Address already in use")
-        opened.extend(await really_open(0, host=host, backlog=backlog))
-        return opened[-1:]
+        opened.append(really_bind(host, 0, backlog))
+        return opened[-1]
 
-    monkeypatch.setattr(trio, "open_tcp_listeners", sometimes_taken)
+    monkeypatch.setattr(_listener, "bind_tcp", sometimes_taken)
     address = Address("tcp", host="both.example", port=port)
     with trio.fail_after(DEADLINE):
         if (collisions, port) == (1, 0):

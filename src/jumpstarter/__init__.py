@@ -20,13 +20,16 @@ the ground up; each room knows only those above it:
     _signal, _background      how tasks wait for each other, and end with each other
     _journal                  how often something is written to the log
     _writes                   a write is complete, or an error that says of what
+    _fork                     what a forked child must not keep
     _files                    files, and threads that the system does not let go
     _watchdog                 code that holds an event loop
-    _transfer, _forward       long transfers; connections carried on somewhere else
+    _transfer                 long transfers
     _transport                byte streams as a multiplexer wants them
     _connection, _streams     one byte stream shared by many calls; raw streams on it
     _portal                   a Trio loop in a thread, and blocking calls into it
-    _sockets, _accept         addresses and sockets; who connects is taken in
+    _listener, _sockets       listening sockets; addresses and sockets
+    _hangup, _accept          has a peer gone; who connects is taken in
+    _forward                  connections carried on somewhere else
     driver, client            the two sides; they never meet but over the wire
     drivers                   ready-made drivers, and mixins
     _server, _serve           a driver tree behind an address; clients from one, and both joined

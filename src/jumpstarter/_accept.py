@@ -7,38 +7,21 @@ there is room again. This file knows no protocol.
 
 from __future__ import annotations
 
-import errno
 import logging
-import socket
 from collections.abc import Awaitable, Callable
 from typing import Final, NoReturn
 
 import trio
 
+from ._hangup import at_end
 from ._journal import Journal
+from ._listener import GONE
 
 __all__ = ["accept_forever"]
 
 _logger = logging.getLogger("jumpstarter.exporter")
 
 _PAUSE: Final = 0.1  # seconds: what is missing comes back when others let go, and we hear of none
-# Who was about to be accepted has gone, or its network has: accept(2) says so in their name.
-_GONE: Final = frozenset(
-    number
-    for name in (
-        "ECONNABORTED",
-        "ECONNRESET",
-        "EHOSTDOWN",
-        "EHOSTUNREACH",
-        "ENETDOWN",
-        "ENETUNREACH",
-        "ENONET",
-        "EPERM",
-        "EPROTO",
-        "ETIMEDOUT",
-    )
-    if (number := getattr(errno, name, None)) is not None
-)
 
 
 async def accept_forever(
@@ -64,7 +47,7 @@ async def accept_forever(
         try:
             stream = await listener.accept()
         except (OSError, MemoryError) as exc:
-            if getattr(exc, "errno", None) not in _GONE:
+            if getattr(exc, "errno", None) not in GONE:
                 text = "cannot accept connections: %s; those that are open go on, trying again"
                 journal.log(_logger, logging.ERROR, text, str(exc) or type(exc).__name__)
                 await trio.sleep(_PAUSE)
@@ -80,13 +63,4 @@ def _has_gone(stream: trio.abc.Stream) -> bool:
     inner = getattr(stream, "transport_stream", stream)  # what a TLS stream runs over
     if not isinstance(inner, trio.SocketStream):
         return False
-    # A second object for the same descriptor, since Trio's has no way to look without waiting.
-    look = socket.socket(inner.socket.family, socket.SOCK_STREAM, 0, inner.socket.fileno())
-    try:
-        return not look.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    finally:
-        look.detach()
+    return at_end(inner.socket)

@@ -34,14 +34,18 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 import trio
 
 from ._checks import a_text
+from ._fork import close_alone, close_in_children, forks, is_child, no_fork
+from ._listener import SocketListener, bind_all
 from .errors import ArgumentError, ConfigurationError, HandshakeError
 
 __all__ = [
     "Address",
     "ListenerSet",
     "SocketStream",
+    "listen_at_host",
     "open_listeners",
     "open_stream",
+    "open_tcp_stream",
     "parse_address",
     "peer_credentials",
     "private_socket_path",
@@ -53,6 +57,7 @@ SocketStream: TypeAlias = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 _MAX_PATH: Final = (108 if sys.platform == "linux" else 104) - 1
 _BACKLOG: Final = 4096  # Linux's own cap: a thousand clients may come at once
 _LOCK_PATIENCE: Final = 5.0  # seconds; another server keeps the lock for less than a millisecond
+_FORK_TRIES: Final = 3  # to connect while no child is forked
 _PORT_TRIES: Final = 8  # to find a port that is free at each address of a host
 _UCRED: Final = struct.Struct("=iII")  # pid, uid, gid
 
@@ -154,7 +159,7 @@ async def open_stream(
             return await _open_unix_stream(address.path)
         if address.port == 0:
             raise ArgumentError(f"cannot connect to {address}: port 0 is for listeners only")
-        stream = await trio.open_tcp_stream(address.host, address.port)
+        stream = await open_tcp_stream(address.host, address.port)
     except OSError as exc:
         why = "not a socket" if _is_no_socket(address, exc) else _words(exc)
         raise HandshakeError(
@@ -166,10 +171,30 @@ async def open_stream(
     return await _start_tls(stream, address, ssl_context or ssl.create_default_context())
 
 
+async def open_tcp_stream(host: str, port: int) -> trio.SocketStream:
+    """Connect as `trio.open_tcp_stream` does, for this process and no forked child of it.
+
+    A fork can come between the system's call and ours. Then the connection is made again, unless
+    the process forks all the time.
+    """
+    tries = _FORK_TRIES
+    while True:
+        before = forks()
+        stream = await trio.open_tcp_stream(host, port)
+        close_in_children(stream.socket)
+        tries -= 1
+        if forks() == before or not tries:
+            return stream
+        stream.socket.shutdown(socket.SHUT_RDWR)  # for the child's copy too
+        stream.socket.close()
+
+
 async def _open_unix_stream(path: str) -> trio.SocketStream:
     _check_path_length(path)
     await trio.lowlevel.checkpoint()
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with no_fork():
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        close_in_children(sock)
     delay = 0.001
     try:
         sock.setblocking(False)
@@ -182,7 +207,7 @@ async def _open_unix_stream(path: str) -> trio.SocketStream:
             await trio.sleep(delay)
             delay = min(2 * delay, 0.1)
     except BaseException:
-        sock.close()
+        close_alone(sock)
         raise
 
 
@@ -197,7 +222,7 @@ async def _start_tls(
         secure = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
         await secure.do_handshake()
     except BaseException as exc:
-        stream.socket.close()
+        close_alone(stream.socket)
         if not isinstance(exc, trio.BrokenResourceError):
             raise
         why = f"no TLS handshake ({exc.__cause__ or 'hung up'}). Does it listen with tls://?"
@@ -262,13 +287,15 @@ class ListenerSet(trio.abc.AsyncResource):
     listeners: Sequence[trio.abc.Listener[SocketStream]]
     exposed: bool = False
     _identity: tuple[int, ...] = ()
+    _owner: int = dataclasses.field(default_factory=os.getpid)
 
     async def aclose(self) -> None:
         """Close the listeners, and remove the Unix socket if it is still the one we made.
 
-        A checkpoint; does all its work even when cancelled. Closing again is allowed.
+        A checkpoint; does all its work even when cancelled. Closing again is allowed. A forked
+        child leaves the Unix socket to its parent.
         """
-        if self._identity:
+        if self._identity and not is_child(self._owner):
             # While it still listens: nobody takes the path between the look and the unlink.
             _unlink_own(Path(self.address.path), self._identity)
             self._identity = ()
@@ -306,7 +333,7 @@ async def open_listeners(
     try:
         if address.scheme == "unix":
             return await _listen_unix(address, mode)
-        opened = await _listen_tcp(address, anywhere=insecure or address.scheme == "tls")
+        opened = await listen_at_host(address, anywhere=insecure or address.scheme == "tls")
     except OSError as exc:
         text = f"cannot listen at {address}: {_words(exc, _LISTEN_HINTS)}"
         raise ConfigurationError(text) from exc
@@ -318,7 +345,13 @@ async def open_listeners(
     return ListenerSet(address, opened if ssl_context is None else secure, exposed)
 
 
-async def _listen_tcp(address: Address, *, anywhere: bool) -> list[trio.SocketListener]:
+async def listen_at_host(address: Address, *, anywhere: bool) -> list[SocketListener]:
+    """Listen at every address of a host, all on one port. A checkpoint.
+
+    Raises:
+        ConfigurationError: Not `anywhere`, and other machines would reach it.
+        OSError: It cannot be listened at.
+    """
     found = await trio.socket.getaddrinfo(address.host, 0, type=socket.SOCK_STREAM)
     # The very addresses that are checked are bound: a name could resolve otherwise next time.
     hosts = list(dict.fromkeys(_numeric_host(entry[4]) for entry in found))
@@ -331,38 +364,16 @@ async def _listen_tcp(address: Address, *, anywhere: bool) -> list[trio.SocketLi
         )
     for _ in range(_PORT_TRIES - 1):
         try:
-            return await _bind_all(hosts, address.port)
+            return bind_all(hosts, address.port, _BACKLOG)
         except OSError as exc:
             if exc.errno != errno.EADDRINUSE or address.port != 0:
                 raise
-    return await _bind_all(hosts, address.port)
+    return bind_all(hosts, address.port, _BACKLOG)
 
 
 def _numeric_host(sockaddr: Sequence[object]) -> str:
     zone = sockaddr[3] if len(sockaddr) == 4 else 0  # of IPv6: host, port, flow, zone
     return f"{sockaddr[0]}%{zone}" if zone else str(sockaddr[0])
-
-
-async def _bind_all(hosts: list[str], port: int) -> list[trio.SocketListener]:
-    """Listen at every host that this machine has, all on one port."""
-    opened: list[trio.SocketListener] = []
-    missing: list[OSError] = []
-    with contextlib.ExitStack() as undo:
-        for host in hosts:
-            try:
-                opened += await trio.open_tcp_listeners(port, host=host, backlog=_BACKLOG)
-            except OSError as exc:
-                # "localhost" may be ::1 too, where there is no IPv6.
-                if exc.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                    raise
-                missing.append(exc)
-                continue
-            undo.callback(opened[-1].socket.close)
-            port = opened[-1].socket.getsockname()[1]
-        if not opened:
-            raise missing[0]
-        undo.pop_all()
-    return opened
 
 
 async def _listen_unix(address: Address, mode: int) -> ListenerSet:
@@ -375,8 +386,7 @@ async def _listen_unix(address: Address, mode: int) -> ListenerSet:
             except BlockingIOError:
                 await trio.sleep(0.02)
                 continue
-            listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-            return ListenerSet(address, [listener], _identity=identity)
+            return ListenerSet(address, [SocketListener(sock)], _identity=identity)
     raise ConfigurationError(
         f"cannot listen at {address}: another process keeps its directory locked (flock). End "
         "that, or choose another directory"
@@ -385,6 +395,11 @@ async def _listen_unix(address: Address, mode: int) -> ListenerSet:
 
 def _bind_unix(path: Path, mode: int) -> tuple[socket.socket, tuple[int, ...]]:
     """Make a listening socket; BlockingIOError if another process has the directory's lock."""
+    with no_fork():  # a child would keep the lock, and the socket
+        return _bind_unix_here(path, mode)
+
+
+def _bind_unix_here(path: Path, mode: int) -> tuple[socket.socket, tuple[int, ...]]:
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -398,6 +413,7 @@ def _bind_unix(path: Path, mode: int) -> tuple[socket.socket, tuple[int, ...]]:
         if stat.S_IMODE(path.lstat().st_mode) != mode:
             path.chmod(mode)
         sock.listen(_BACKLOG)
+        close_in_children(sock)
         return sock, _identity(path)
     except BaseException:
         sock.close()
@@ -456,7 +472,7 @@ def private_socket_path() -> Iterator[Path]:
     try:
         yield directory / "socket"
     finally:
-        if os.getpid() == owner:
+        if not is_child(owner):
             # What cannot be removed harms nobody; an error here would hide the body's own.
             shutil.rmtree(directory, ignore_errors=True)
 

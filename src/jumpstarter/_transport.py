@@ -25,6 +25,8 @@ from typing import Final, Protocol
 
 import trio
 
+from ._fork import close_alone
+
 __all__ = ["SocketTransport", "StreamTransport", "Transport", "close_at_once", "transport_for"]
 
 _READ: Final = 64 * 1024  # bytes: what Trio reads at once
@@ -238,9 +240,10 @@ async def close_at_once(stream: trio.abc.Stream) -> None:
     A socket is closed as Trio would, but for the checkpoint: to skip that takes Trio a scope and an
     exception, a tenth of what a short connection costs.
     """
-    if isinstance(stream, trio.SocketStream):
-        stream.socket.close()
-    else:
+    inner = getattr(stream, "transport_stream", stream)  # what a TLS stream runs over
+    if isinstance(inner, trio.SocketStream):
+        close_alone(inner.socket)
+    if inner is not stream or not isinstance(inner, trio.SocketStream):
         await trio.aclose_forcefully(stream)
 
 

@@ -29,7 +29,8 @@ from .._checks import (
     refuse_value,
     seconds,
 )
-from .._forward import forward_to, listen_tcp, listen_unix
+from .._fork import close_alone, close_in_children, no_fork
+from .._forward import QUIET_LIMIT, forward_to, listen_tcp, listen_unix
 from ..errors import DriverTimeoutError, MissingExtra
 from ._base import DriverClient
 from ._raw_streams import RemoteStream
@@ -88,6 +89,7 @@ async def tcp_portforward(
     method: str = "connect",
     local_host: str = "127.0.0.1",
     local_port: int = 0,
+    quiet_limit: float = QUIET_LIMIT,
 ) -> AsyncIterator[tuple[str, int]]:
     """Carry the connections to a local TCP port to a driver's raw stream, each to one of its own.
 
@@ -96,6 +98,10 @@ async def tcp_portforward(
         method: Name of the `exportstream` method.
         local_host: Where to listen; by default nobody but this machine can connect.
         local_port: By default, any that is free.
+        quiet_limit: Seconds without a byte either way until a connection is ended whose program has
+            ended its half, where nobody can tell whether the program is still there: it is on
+            another machine, or this one is not Linux. 30 by default: an answer has begun by then,
+            and the device is soon free for the next program. math.inf for no limit.
 
     Yields:
         The address and the port. All connections are ended when the block is left.
@@ -108,14 +114,18 @@ async def tcp_portforward(
     if not a_text("local_host", local_host, _HOST):
         refuse_value("local_host", local_host, _HOST)
     a_whole_number("local_port", local_port, 0, 65535)
-    handler = forward_to(lambda: client.stream_async(method))
+    handler = forward_to(lambda: client.stream_async(method), quiet_limit=quiet_limit)
     async with listen_tcp(handler, local_host=local_host, local_port=local_port) as address:
         yield address
 
 
 @asynccontextmanager
 async def unix_portforward(
-    *, client: DriverClient, method: str = "connect", path: str = ""
+    *,
+    client: DriverClient,
+    method: str = "connect",
+    path: str = "",
+    quiet_limit: float = QUIET_LIMIT,
 ) -> AsyncIterator[str]:
     """The same from a Unix socket, for its owner alone.
 
@@ -123,6 +133,7 @@ async def unix_portforward(
         client: Of the driver.
         method: Name of the `exportstream` method.
         path: Where; by default in a private directory.
+        quiet_limit: As for `tcp_portforward`.
 
     Yields:
         The path.
@@ -133,7 +144,7 @@ async def unix_portforward(
     """
     a_text("method", method)
     path = a_path("path", path) if path != "" else ""
-    handler = forward_to(lambda: client.stream_async(method))
+    handler = forward_to(lambda: client.stream_async(method), quiet_limit=quiet_limit)
     async with listen_unix(handler, path=path) as where:
         yield where
 
@@ -173,22 +184,25 @@ async def pexpect_session(
     from ._expect import Session, SessionBroken  # noqa: PLC0415 - as above
 
     async with client.stream_async(method) as stream:
-        ours, theirs = socket.socketpair()
+        with no_fork():
+            ours, theirs = socket.socketpair()
+            close_in_children(ours, theirs)
         theirs.setblocking(True)  # whatever socket.setdefaulttimeout() was told
         async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as near:
             options.setdefault("use_poll", True)  # with more than 1,024 files open, select is lost
             with theirs:
                 session = Session(theirs.fileno(), **options)
+                close_in_children(session)
                 theirs.detach()
             try:
                 async with _joined(near, stream):
                     yield session
-                    session.close()
+                    close_alone(session)
             except SessionBroken:
                 stream.check()  # raises what the driver has failed with, which says more
                 raise
             finally:
-                session.close()
+                close_alone(session)
 
 
 @asynccontextmanager

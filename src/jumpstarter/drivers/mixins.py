@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from .._checks import a_flag, a_path, a_size
+from .._forward import QUIET_LIMIT
 from .._transfer import MAX_BYTES
 from ..client import BlockingStream, DriverClient
 from ..client._lending import (
@@ -84,18 +85,28 @@ class StreamMixin:
         return self.stream(method)
 
     def portforward(
-        self, method: str = "connect", *, host: str = "127.0.0.1", port: int = 0
+        self,
+        method: str = "connect",
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        quiet_limit: float = QUIET_LIMIT,
     ) -> AbstractContextManager[tuple[str, int]]:
         """Let any program reach the driver's raw stream by a local TCP port, for a `with` block.
 
         Each connection has a raw stream of its own, hundreds at once if need be; half-close is
-        passed on. One that fails is logged, and ends in a reset. The end of the block ends them
-        all. Blocks while it is entered and left; `portforward_async` is the same for Trio code.
+        passed on. One that fails is logged, and ends in a reset. One whose program has gone is
+        ended within seconds, even if the device says nothing. The end of the block ends them all.
+        Blocks while it is entered and left; `portforward_async` is the same for Trio code.
 
         Args:
             method: Name of the `exportstream` method.
             host: Where to listen; by default nobody but this machine can connect.
             port: By default, any that is free.
+            quiet_limit: Seconds without a byte either way until a connection is ended whose program
+                has ended its half, where nobody can tell whether the program is still there: it is
+                on another machine, or this one is not Linux. 30 by default: an answer has begun by
+                then, and the device is soon free for the next program. math.inf for no limit.
 
         Returns:
             A context manager that gives the address and the port.
@@ -104,23 +115,41 @@ class StreamMixin:
             OSError: (on entering) The port cannot be listened on.
         """
         client = cast("DriverClient", self)
-        return TcpPortforwardAdapter(client=client, method=method, local_host=host, local_port=port)
+        return TcpPortforwardAdapter(
+            client=client,
+            method=method,
+            local_host=host,
+            local_port=port,
+            quiet_limit=quiet_limit,
+        )
 
     def portforward_async(
-        self, method: str = "connect", *, host: str = "127.0.0.1", port: int = 0
+        self,
+        method: str = "connect",
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        quiet_limit: float = QUIET_LIMIT,
     ) -> AbstractAsyncContextManager[tuple[str, int]]:
         """Do as `portforward`, for Trio code."""
         client = cast("DriverClient", self)
-        return tcp_portforward(client=client, method=method, local_host=host, local_port=port)
+        return tcp_portforward(
+            client=client,
+            method=method,
+            local_host=host,
+            local_port=port,
+            quiet_limit=quiet_limit,
+        )
 
     def portforward_unix(
-        self, method: str = "connect", *, path: str = ""
+        self, method: str = "connect", *, path: str = "", quiet_limit: float = QUIET_LIMIT
     ) -> AbstractContextManager[str]:
         """The same with a Unix socket, for its owner alone.
 
         Args:
             method: Name of the `exportstream` method.
             path: Where; by default in a private directory.
+            quiet_limit: As for `portforward`.
 
         Returns:
             A context manager that gives the path.
@@ -128,13 +157,17 @@ class StreamMixin:
         Raises:
             OSError: (on entering) The socket cannot be made there.
         """
-        return UnixPortforwardAdapter(client=cast("DriverClient", self), method=method, path=path)
+        client = cast("DriverClient", self)
+        return UnixPortforwardAdapter(
+            client=client, method=method, path=path, quiet_limit=quiet_limit
+        )
 
     def portforward_unix_async(
-        self, method: str = "connect", *, path: str = ""
+        self, method: str = "connect", *, path: str = "", quiet_limit: float = QUIET_LIMIT
     ) -> AbstractAsyncContextManager[str]:
         """Do as `portforward_unix`, for Trio code."""
-        return unix_portforward(client=cast("DriverClient", self), method=method, path=path)
+        client = cast("DriverClient", self)
+        return unix_portforward(client=client, method=method, path=path, quiet_limit=quiet_limit)
 
     def pexpect(
         self, method: str = "connect", **options: Any

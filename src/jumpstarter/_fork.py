@@ -1,0 +1,126 @@
+"""Keeps our descriptors out of forked children.
+
+A child gets a copy of every descriptor that its parent has open. As long as it lives, the kernel
+keeps what they stand for: the peer of a killed process does not learn of its end, an address stays
+in use, a device stays locked. So a child closes ours before its own first line runs, whether it was
+forked by `os.fork`, `os.forkpty`, `pty.fork` or `multiprocessing`. The others need nothing: a
+descriptor made by Python is closed by `exec`.
+
+The child's copies only are closed. Nothing is said to a peer, shut down or removed: all of that is
+the parent's. Each number stands for `/dev/null` from then on, so that a Python object which has it
+can be used and collected without harm to another file, and epoll, which a child shares with its
+parent, refuses it.
+
+A fork waits while a thread is within `no_fork()`: what is opened there has no moment at which a
+child could get it. A C library that forks past Python runs none of this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from typing import Any, Final, Protocol
+from weakref import WeakSet
+
+__all__ = ["close_alone", "close_in_children", "forks", "is_child", "no_fork"]
+
+
+class HasFileno(Protocol):
+    """A socket, a file, a stream: what says which descriptor it has."""
+
+    def fileno(self) -> int:
+        """Give it, or -1, or raise, once it is closed."""
+
+
+class Closable(Protocol):
+    """A socket, a file: what is closed without waiting."""
+
+    def close(self) -> object:
+        """Close it."""
+
+
+# Of one thread, again and again if need be: a finalizer or a signal handler of it may fork too.
+_lock: Final = threading.RLock()
+_held: Final[WeakSet[Any]] = WeakSet()
+_forks = 0
+
+
+def close_in_children(*resources: HasFileno) -> None:
+    """Have descriptors closed in each child that is forked from now on. Any thread; no checkpoint.
+
+    Args:
+        resources: What has them. They are asked for the number when a fork happens, so nothing
+            needs to be said when they are closed or collected.
+    """
+    with _lock:
+        _held.update(resources)
+
+
+def close_alone(resource: Closable) -> None:
+    """Close something, and leave no child with a copy of it. Any thread; no checkpoint.
+
+    A fork in the midst of `close()` would: the object has no descriptor any more, and the kernel
+    still has one.
+    """
+    with _lock:
+        resource.close()
+
+
+def no_fork() -> contextlib.AbstractContextManager[Any]:
+    """Hold up all forks of this process, for a `with` block that opens something and never waits.
+
+    The thread itself may fork within it, and the block may be nested.
+    """
+    return _lock
+
+
+def forks() -> int:
+    """Give a number that is another one after each fork, in the parent."""
+    return _forks
+
+
+def is_child(process: int) -> bool:
+    """Tell if this process was forked from one that had the given id."""
+    return os.getpid() != process
+
+
+def _in_parent() -> None:
+    global _forks  # noqa: PLW0603 - it belongs to the process
+    _forks += 1
+    _lock.release()
+
+
+def _in_child() -> None:
+    try:
+        numbers = [number for each in list(_held) if (number := _number_of(each)) >= 0]
+        if numbers:
+            _replace(numbers)
+        _held.clear()
+    finally:
+        _lock.release()
+
+
+def _number_of(resource: HasFileno) -> int:
+    try:
+        return resource.fileno()
+    except (OSError, ValueError):  # it is closed
+        return -1
+
+
+def _replace(numbers: list[int]) -> None:
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+    except (
+        OSError
+    ):  # there may be no more numbers, and nothing matters more than to be rid of these
+        for number in numbers:
+            os.close(number)
+        return
+    for number in numbers:
+        with contextlib.suppress(OSError):
+            os.dup2(null, number, inheritable=False)
+    os.close(null)
+
+
+os.register_at_fork(before=_lock.acquire, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -1,0 +1,363 @@
+"""Whatever children a process has forked, its peers learn of its end, and its addresses are free.
+
+And a child does its parent no harm. All of it happens between processes, so all peers are some.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+import trustme
+from forking import WAYS
+
+from exporter_process import ExporterProcess, exporter
+from jumpstarter import connect, connect_async
+from jumpstarter.client import DriverClient
+from jumpstarter.errors import CallOutcomeUnknown
+
+HERE = Path(__file__).parent
+PATIENCE = 30.0  # seconds for a test; each takes one or two
+SOON = 1.0 + 2.0  # seconds: the promise's, and a busy machine's share
+DRIVER = "forking:Forking"
+
+
+class Place:
+    """Where an exporter is served, and how it is reached."""
+
+    def __init__(self, directory: Path, scheme: str) -> None:
+        self.scheme = scheme
+        self.directory = directory
+        self.options: tuple[str, ...] = ()
+        self.context: ssl.SSLContext | None = None
+        self.authority = ""
+        if scheme != "unix":
+            self.options = ("--address", f"{scheme}://127.0.0.1:0")
+        if scheme == "tls":
+            self._make_certificate()
+
+    def _make_certificate(self) -> None:
+        authority = trustme.CA()
+        server = authority.issue_cert("127.0.0.1")
+        key, certificate = self.directory / "key.pem", self.directory / "cert.pem"
+        server.private_key_pem.write_to_path(key)
+        server.cert_chain_pems[0].write_to_path(certificate)
+        self.authority = str(self.directory / "authority.pem")
+        authority.cert_pem.write_to_path(self.authority)
+        self.context = ssl.create_default_context(cafile=self.authority)
+        self.options += ("--tls-key", str(key), "--tls-cert", str(certificate))
+
+    @contextlib.contextmanager
+    def exporter(self, address: str = "") -> Iterator[ExporterProcess]:
+        """Serve, at the same address as before if need be."""
+        options = ("--address", address, *self.options[2:]) if address else self.options
+        with exporter(self.directory, *options, driver=DRIVER, cwd=HERE) as process:
+            yield process
+
+    def connect(self, address: str) -> contextlib.AbstractContextManager[DriverClient]:
+        """Connect from blocking code."""
+        return connect(address, allow=["forking.*"], ssl_context=self.context)
+
+
+@pytest.fixture(params=["unix", "tcp", "tls"])
+def place(tmp_path: Path, request: pytest.FixtureRequest) -> Place:
+    return Place(tmp_path, request.param)
+
+
+@contextlib.contextmanager
+def killed_at_the_end(helper: int) -> Iterator[None]:
+    try:
+        os.kill(helper, 0)  # it is there
+        yield
+        os.kill(helper, 0)  # and still is
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(helper, signal.SIGKILL)
+
+
+# ------------------------------------------------------------------------- who was killed
+
+
+async def is_told_of_the_end(place: Place, method: str, way: str) -> None:
+    with trio.fail_after(PATIENCE), place.exporter() as first:
+        async with connect_async(
+            first.address, allow=["forking.*"], ssl_context=place.context
+        ) as client:
+            with killed_at_the_end(await client.call_async(method, way)):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(ends_unknown, client)
+                    await trio.to_thread.run_sync(first.until_logged, "hold begins")
+                    first.send(signal.SIGKILL)
+                    nursery.cancel_scope.deadline = trio.current_time() + SOON
+                assert not nursery.cancel_scope.cancelled_caught
+                with place.exporter(first.address) as second:
+                    assert second.address == first.address
+
+
+async def ends_unknown(client: DriverClient) -> None:
+    with pytest.raises(CallOutcomeUnknown):
+        await client.call_async("hold")
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_client_is_told_of_a_killed_exporter_whatever_its_children_do(
+    tmp_path: Path, way: str
+) -> None:
+    await is_told_of_the_end(Place(tmp_path, "unix"), "start", way)
+
+
+@pytest.mark.parametrize("method", ["start", "start_in_loop"])
+async def test_the_same_over_every_kind_of_socket_from_a_thread_and_from_the_loop(
+    place: Place, method: str
+) -> None:
+    await is_told_of_the_end(place, method, "multiprocessing")
+
+
+@contextlib.contextmanager
+def client_process(place: Place, address: str, way: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, str(HERE / "forking.py"), address, way, place.authority]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=HERE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+async def ends_with_killed_client(place: Place, way: str) -> None:
+    with (
+        trio.fail_after(PATIENCE),
+        place.exporter() as process,
+        client_process(place, process.address, way) as client,
+    ):
+        assert client.stdin is not None
+        assert client.stdout is not None
+        port, path = (await trio.to_thread.run_sync(client.stdout.readline)).split()
+        async with (
+            await trio.open_tcp_stream("127.0.0.1", int(port)) as tcp,
+            await trio.open_unix_socket(path) as unix,
+        ):
+            client.stdin.write("\n")
+            client.stdin.flush()
+            helper = int(await trio.to_thread.run_sync(client.stdout.readline))
+            with killed_at_the_end(helper):
+                await trio.to_thread.run_sync(process.until_logged, "hold begins")
+                client.kill()
+                with trio.fail_after(SOON):
+                    await trio.to_thread.run_sync(process.until_logged, "hold has ended")
+                    for stream in (tcp, unix):  # the programs at its ports are told as well
+                        with contextlib.suppress(trio.BrokenResourceError):
+                            assert await stream.receive_some() == b""
+                with socket.create_server(("127.0.0.1", int(port))):
+                    pass  # the port is free
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_an_exporter_and_programs_are_told_of_a_killed_client_whatever_its_children_do(
+    tmp_path: Path, way: str
+) -> None:
+    await ends_with_killed_client(Place(tmp_path, "unix"), way)
+
+
+async def test_the_same_over_every_kind_of_socket(place: Place) -> None:
+    await ends_with_killed_client(place, "os.fork")
+
+
+# --------------------------------------------------------------------------- what a child does
+
+
+def run(script: str, *args: str) -> list[str]:
+    """Run a script in this directory; give its lines. It has the deadline of a test."""
+    process = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", SCRIPT_HEAD + script, *args],
+        cwd=HERE,
+        env=os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parent}"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "Traceback" not in process.stderr, process.stderr
+    return process.stdout.splitlines()
+
+
+SCRIPT_HEAD = """
+import contextlib, os, signal, socket, stat, sys, threading, time
+from pathlib import Path
+import trio
+from forking import Forking
+from jumpstarter import connect, serve, serve_async
+from jumpstarter.portal import start_blocking_portal
+signal.alarm(25)
+
+def names():
+    # Of all sockets of this process, and of their peers; a pair has none.
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            with socket.socket(fileno=os.dup(int(number))) as one:
+                yield str(one.getsockname())
+                yield str(one.getpeername())
+        except OSError:
+            continue
+
+def in_child(function):
+    child = os.fork()
+    if child == 0:
+        try:
+            function()
+        finally:
+            sys.stdout.flush()
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_child_that_exits_leaves_files_and_connections_of_its_parent() -> None:
+    lines = run("""
+with serve(Forking()) as client, client.portforward_unix() as path, client.portforward() as port:
+    private = client.channel.channel.name.removeprefix("unix:")
+    child = os.fork()
+    if child == 0:
+        sys.exit(0)  # with all that Python does at an exit
+    assert os.waitpid(child, 0)[1] == 0
+    assert Path(path).exists() and Path(private).exists()
+    with socket.socket(socket.AF_UNIX) as one, socket.create_connection(port):
+        one.connect(path)
+    print(client.echo("well"))
+    with connect(f"unix:{private}", allow=["forking.*"]) as other:
+        print(other.echo("too"))
+""")
+    assert lines == ["well", "too"]
+
+
+def test_a_child_has_none_of_the_sockets_and_may_make_its_own() -> None:
+    lines = run("""
+def child():
+    print(set(names()) - {"", str(program.getsockname()), str(port)})
+    try:
+        client.echo(1)
+    except RuntimeError as exc:
+        print(exc)
+    with serve(Forking()) as own:
+        print(own.echo("its own"))
+
+with serve(Forking()) as client, client.portforward() as port, client.portforward_unix() as path:
+    with client.open_stream() as stream, socket.create_connection(port) as program:
+        client.echo(0)
+        assert len(set(names())) > 4
+        in_child(child)
+        print(client.echo("parent"))
+""")
+    assert lines[0] == "set()"
+    assert "belongs to the parent of this forked process" in lines[1]
+    assert lines[2:] == ["its own", "parent"]
+
+
+@pytest.mark.parametrize("address", ["unix:{}/socket", "tcp://127.0.0.1:0"])
+def test_children_that_are_forked_while_connections_come_and_go_get_none(
+    tmp_path: Path, address: str
+) -> None:
+    lines = run(
+        """
+def is_open(number):
+    one = socket.socket(fileno=number)
+    try:
+        names = one.getsockname(), one.getpeername()
+        return any(names) and one.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+    except BlockingIOError:
+        return True
+    except OSError:  # it is not connected: does it listen?
+        return bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    finally:
+        one.detach()
+
+def open_sockets():
+    numbers = []
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the list itself
+            if stat.S_ISSOCK(os.fstat(int(number)).st_mode):
+                numbers.append(int(number))
+    return [number for number in numbers if is_open(number)]
+
+def come_and_go():
+    while not done:
+        with connect(server.address, allow=["forking.*"]) as client:
+            client.echo(1)
+
+with start_blocking_portal() as portal:
+    with portal.wrap_async_context_manager(serve_async(Forking(), sys.argv[1])) as server:
+        done = False
+        threads = [threading.Thread(target=come_and_go) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        bad = 0
+        for _ in range(150):
+            child = os.fork()
+            if child == 0:
+                patience = time.monotonic() + 2  # an attempt to connect may end just now
+                while (left := open_sockets()) and time.monotonic() < patience:
+                    time.sleep(0.01)
+                os._exit(bool(left))
+            bad += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        done = True
+        for thread in threads:
+            thread.join()
+        print(bad)
+""",
+        address.format(tmp_path),
+    )
+    assert lines == ["0"]
+
+
+def test_a_child_that_is_forked_amid_calls_of_other_threads_is_told_and_does_not_wait() -> None:
+    lines = run("""
+def child():
+    signal.alarm(5)
+    try:
+        client.echo(1)
+    except RuntimeError:
+        return
+    os._exit(1)
+
+with serve(Forking()) as client:
+    done = False
+
+    def call():
+        while not done:
+            client.echo(1)
+
+    threads = [threading.Thread(target=call) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(50):
+        in_child(child)
+    done = True
+    for thread in threads:
+        thread.join()
+    print(client.echo("well"))
+""")
+    assert lines == ["well"]
+
+
+def test_what_is_typed_into_a_pexpect_session_is_not_waited_for_because_of_a_child() -> None:
+    lines = run("""
+from forking import start_helper
+with serve(Forking()) as client:
+    start = time.monotonic()
+    with client.pexpect() as session:
+        session.send("hello")
+        helper = start_helper("os.fork")
+    print("soon" if time.monotonic() - start < 5 else "late")
+    os.kill(helper, signal.SIGKILL)
+""")
+    assert lines == ["soon"]
