@@ -35,6 +35,7 @@ RANGES: list[tuple[str, float, float | None]] = [
     ("late_burst", 1, 2**31 - 1),
     ("late_rate", 0, None),
     ("hello_timeout", 0, None),
+    ("start_timeout", 0, None),
     ("ping_interval", 0, 4_294_966.296),
     ("ping_timeout", 0, None),
     ("cancel_grace", 0, None),

@@ -64,7 +64,9 @@ class Limits:
             no question, a CANCEL once more. 131,072: a client that sends single bytes may have a
             few windows of them under way when its stream ends.
         late_rate: And how many more each second. 10,000: they cost a hundredth of a processor.
-        hello_timeout: Seconds for the peer's HELLO, and for a client to get its device tree.
+        hello_timeout: Seconds for the peer's HELLO.
+        start_timeout: Seconds for a client to get the device tree. 60: an exporter that starts
+            gives it when its drivers have been reset, and a board may be off for a while in that.
         ping_interval: Seconds of silence after which the peer is asked for a sign of life. 0 never
             asks. A client does not ask on a Unix socket, where the kernel reports a dead exporter;
             an exporter does, since a client that was stopped (SIGSTOP, Ctrl-Z, a debugger) would
@@ -102,6 +104,7 @@ class Limits:
     late_burst: int = 128 * KIB
     late_rate: float = 10_000.0
     hello_timeout: float = 5.0
+    start_timeout: float = 60.0
     ping_interval: float = 20.0
     ping_timeout: float = 10.0
     cancel_grace: float = 1.0
@@ -147,6 +150,7 @@ class Limits:
         _check("late_burst", self.late_burst, 1, 2**31 - 1)
         _check("late_rate", self.late_rate, 0, float("inf"))
         _check("hello_timeout", self.hello_timeout, 0, float("inf"))
+        _check("start_timeout", self.start_timeout, 0, float("inf"))
         _check("ping_interval", self.ping_interval, 0, 2**32 / 1000 - 1)
         _check("ping_timeout", self.ping_timeout, 0, float("inf"))
         _check("cancel_grace", self.cancel_grace, 0, float("inf"))

@@ -33,9 +33,9 @@ from .client._channel import Channel, Request
 from .client._name import check_name, own_name
 from .client._tree import DEFAULT_ALLOW, Wanted, check_allow
 from .driver import Driver
-from .errors import ArgumentError, DriverError, HandshakeError
+from .errors import ArgumentError, DriverError, DriverTimeoutError, HandshakeError
 
-C = TypeVar("C", bound=DriverClient)
+_C = TypeVar("_C", bound=DriverClient)
 
 __all__ = ["ask_for_report", "connect", "connect_async", "serve"]
 
@@ -52,7 +52,7 @@ async def _open_channel(
     ssl_context: ssl.SSLContext | None = None,
     name: str | None = None,
 ) -> AsyncIterator[_Opened]:
-    """Connect, say HELLO, and ask for the report, all within `hello_timeout`."""
+    """Connect and say HELLO, within `hello_timeout`; get the report, within `start_timeout`."""
     secret = check_access(limits, token, ssl_context)
     own = own_name() if name is None else name
     channel: Channel | None = None
@@ -61,14 +61,13 @@ async def _open_channel(
             stream = await open_stream(parse_address(address), ssl_context=ssl_context)
             channel = Channel(stream, address, limits=limits, token=secret, own_name=own)
             await _greet(channel, nursery)
-            nodes = await ask_for_report(channel)
         if patience.cancelled_caught or channel is None:
             seconds = limits.hello_timeout
             raise HandshakeError(
                 f"{address} did not answer within {seconds:g} s; is a jumpstarter exporter there?"
             )
         try:
-            yield channel, nodes
+            yield channel, await _wait_for_report(channel)
         finally:
             await channel.aclose()
 
@@ -91,6 +90,22 @@ async def _greet(channel: Channel, nursery: trio.Nursery) -> None:
                 "ssl_context, with load_cert_chain()"
             )
         raise HandshakeError(f"{exc}; {text}") from exc
+
+
+async def _wait_for_report(channel: Channel) -> list[Node]:
+    seconds = channel.limits.start_timeout
+    with trio.move_on_after(seconds):
+        try:
+            return await ask_for_report(channel)
+        except HandshakeError as exc:
+            if not isinstance(exc.__cause__, DriverTimeoutError):  # the exporter saw it first
+                raise
+    text = f"the exporter at {channel.name} is still starting, or hangs: it answers, but did not"
+    raise HandshakeError(
+        f"{text} give its device tree within {seconds:g} s. It does once all of its drivers have "
+        "been reset: its log says which takes long. Connect again later, or with a longer "
+        "limits=Limits(start_timeout=...)"
+    )
 
 
 async def ask_for_report(channel: Channel) -> list[Node]:
@@ -123,8 +138,8 @@ def connect_async(
 ) -> AbstractAsyncContextManager[DriverClient, None]: ...
 @overload
 def connect_async(
-    address: str, *, client: type[C], **options: Unpack[_Options]
-) -> AbstractAsyncContextManager[C, None]: ...
+    address: str, *, client: type[_C], **options: Unpack[_Options]
+) -> AbstractAsyncContextManager[_C, None]: ...
 def connect_async(
     address: str,
     *,
@@ -173,8 +188,8 @@ def connect_async(
 
 @asynccontextmanager
 async def _build(
-    opened: AbstractAsyncContextManager[_Opened], wanted: Wanted[C]
-) -> AsyncGenerator[C, None]:
+    opened: AbstractAsyncContextManager[_Opened], wanted: Wanted[_C]
+) -> AsyncGenerator[_C, None]:
     async with opened as (channel, nodes):
         root = wanted.build(nodes, channel)
         try:
@@ -189,8 +204,8 @@ def connect(
 ) -> AbstractContextManager[DriverClient, None]: ...
 @overload
 def connect(
-    address: str, *, client: type[C], **options: Unpack[_Options]
-) -> AbstractContextManager[C, None]: ...
+    address: str, *, client: type[_C], **options: Unpack[_Options]
+) -> AbstractContextManager[_C, None]: ...
 def connect(
     address: str,
     *,
@@ -233,8 +248,8 @@ def serve(
 ) -> AbstractContextManager[DriverClient, None]: ...
 @overload
 def serve(
-    driver: Driver, *, client: type[C], limits: Limits = DEFAULT_LIMITS
-) -> AbstractContextManager[C, None]: ...
+    driver: Driver, *, client: type[_C], limits: Limits = DEFAULT_LIMITS
+) -> AbstractContextManager[_C, None]: ...
 def serve(
     driver: Driver, *, client: type[Any] | None = None, limits: Limits = DEFAULT_LIMITS
 ) -> AbstractContextManager[Any, None]:
@@ -275,7 +290,7 @@ async def _serve_locally(driver: Driver, address: str, limits: Limits) -> AsyncI
         yield opened
 
 
-class _BlockingClient(AbstractContextManager[C, None]):
+class _BlockingClient(AbstractContextManager[_C, None]):
     """The `with` block of `connect` and `serve`.
 
     A class and not a generator, which the garbage collector would leave as well, in whatever
@@ -286,14 +301,14 @@ class _BlockingClient(AbstractContextManager[C, None]):
     def __init__(
         self,
         open_it: Callable[[ExitStack], AbstractAsyncContextManager[_Opened]],
-        wanted: Wanted[C],
+        wanted: Wanted[_C],
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._open = open_it
         self._wanted = wanted
         self._grace = limits.cancel_grace
 
-    def __enter__(self) -> C:
+    def __enter__(self) -> _C:
         if in_trio_thread():
             text = "serve() and connect() block, and a Trio loop runs in this thread"
             raise RuntimeError(f"{text}: use `async with connect_async(...)`, or serve_async(...)")

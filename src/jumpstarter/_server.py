@@ -175,9 +175,11 @@ async def serve_async(
 ) -> AsyncIterator[Server]:
     """Serve a driver tree at an address, for the length of an `async with` block.
 
-    `reset()` runs through the tree first. At the end of the block no client is admitted any more,
-    all calls are cancelled and joined, and then `reset()` and `close()` run through the tree,
-    parents before children; what one of them raises is logged, and the others have their turn.
+    `reset()` runs through the tree first; clients that connect meanwhile wait for that. A driver is
+    served once at a time, and may be served again afterwards. At the end of the block no client is
+    admitted any more, all calls are cancelled and joined, and then `reset()` and `close()` run
+    through the tree, parents before children; what one of them raises is logged, and the others
+    have their turn.
 
     Args:
         driver: The root of the tree.
@@ -198,7 +200,8 @@ async def serve_async(
         The server, with its real address.
 
     Raises:
-        ConfigurationError: The tree or the address cannot be served.
+        ConfigurationError: The tree or the address cannot be served, or a driver of the tree is
+            served already.
         ArgumentError: The address cannot be understood, or another argument cannot be used.
     """
     where = parse_address(address)
@@ -209,14 +212,37 @@ async def serve_async(
     lanes = Lanes(a_whole_number("threads", threads, 1))
     tree = DeviceTree(driver)
     tell_hidden(tree)
-    exporter = Exporter(tree, lanes, limits=limits, token=secret, send_tracebacks=send_tracebacks)
-    listeners = await open_listeners(
-        where,
-        ssl_context=ssl_context,
-        insecure=insecure,
-        mode=0o600 if allowed is None else 0o666,
+    exporter = Exporter(
+        tree, lanes, limits=limits, token=secret, send_tracebacks=send_tracebacks, starting=True
     )
-    if listeners.exposed and not secret and not _asks_for_certificates(ssl_context):
+    with tree.held(f"at {where}"), watched(limits.loop_hold, holder_of):
+        mode = 0o600 if allowed is None else 0o666
+        listeners = await open_listeners(
+            where, ssl_context=ssl_context, insecure=insecure, mode=mode
+        )
+        try:
+            is_asked = bool(secret) or _asks_for_certificates(ssl_context)
+            _warn(listeners, is_asked=is_asked)
+            server = Server(exporter, listeners, allowed or ())
+            async with open_background() as nursery:
+                await nursery.start(server.run)  # who connects meanwhile waits for the drivers
+                await tree.reset_for_clients()
+                exporter.open()
+                yield server
+        finally:
+            with trio.CancelScope(shield=True):
+                await listeners.aclose()
+            await tree.end(END_GRACE)
+
+
+def _warn(listeners: ListenerSet, *, is_asked: bool) -> None:
+    """Log what may not be meant.
+
+    Args:
+        listeners: Where clients connect.
+        is_asked: They are asked for a secret, or for certificates.
+    """
+    if listeners.exposed and not is_asked:
         text = "whoever reaches %s may use the drivers: ask for a token, or for certificates"
         _logger.warning(text, listeners.address)
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
@@ -224,17 +250,6 @@ async def serve_async(
             "SIGCHLD is ignored in this process, so programs that drivers run seem to exit with 0"
         )
         _logger.warning("%s: call signal.signal(signal.SIGCHLD, signal.SIG_DFL) before", text)
-    with watched(limits.loop_hold, holder_of):
-        try:
-            await tree.reset()
-            server = Server(exporter, listeners, allowed or ())
-            async with open_background() as nursery:
-                await nursery.start(server.run)
-                yield server
-        finally:
-            with trio.CancelScope(shield=True):
-                await listeners.aclose()
-            await tree.end(END_GRACE)
 
 
 def check_access(limits: object, token: object, context: object) -> str:

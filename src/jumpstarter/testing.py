@@ -37,7 +37,7 @@ from .driver._session import Session
 from .driver._tree import DeviceTree
 from .errors import ArgumentTypeError
 
-C = TypeVar("C", bound=DriverClient)
+_C = TypeVar("_C", bound=DriverClient)
 _Joined: TypeAlias = tuple[Channel, list[Node]]
 
 _SCOPES: Final = ("function", "class", "module", "package", "session")
@@ -51,8 +51,8 @@ def client_for(
 ) -> AbstractContextManager[DriverClient, None]: ...
 @overload
 def client_for(
-    driver: Driver, *, client: type[C], limits: Limits = ...
-) -> AbstractContextManager[C, None]: ...
+    driver: Driver, *, client: type[_C], limits: Limits = ...
+) -> AbstractContextManager[_C, None]: ...
 def client_for(
     driver: Driver, *, client: type[Any] | None = None, limits: Limits = DEFAULT_LIMITS
 ) -> AbstractContextManager[Any, Any]:
@@ -62,7 +62,7 @@ def client_for(
     `reset()` and `close()` run through the tree, and are waited for however long they take.
 
     Args:
-        driver: The root of a tree, which has no other client meanwhile.
+        driver: The root of a tree, which is not served elsewhere meanwhile.
         client: The class of its client, which is checked, and a type checker knows.
         limits: Of both sides.
 
@@ -79,7 +79,7 @@ def client_for(
 
 
 @contextmanager
-def _client_for(joined: AbstractAsyncContextManager[_Joined], wanted: Wanted[C]) -> Iterator[C]:
+def _client_for(joined: AbstractAsyncContextManager[_Joined], wanted: Wanted[_C]) -> Iterator[_C]:
     with (
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(joined) as (channel, nodes),
@@ -97,8 +97,8 @@ def client_for_async(
 ) -> AbstractAsyncContextManager[DriverClient, None]: ...
 @overload
 def client_for_async(
-    driver: Driver, *, client: type[C], limits: Limits = ...
-) -> AbstractAsyncContextManager[C, None]: ...
+    driver: Driver, *, client: type[_C], limits: Limits = ...
+) -> AbstractAsyncContextManager[_C, None]: ...
 def client_for_async(
     driver: Driver, *, client: type[Any] | None = None, limits: Limits = DEFAULT_LIMITS
 ) -> AbstractAsyncContextManager[Any, Any]:
@@ -115,8 +115,8 @@ def client_for_async(
 
 @asynccontextmanager
 async def _client_for_async(
-    joined: AbstractAsyncContextManager[_Joined], wanted: Wanted[C]
-) -> AsyncIterator[C]:
+    joined: AbstractAsyncContextManager[_Joined], wanted: Wanted[_C]
+) -> AsyncIterator[_C]:
     async with joined as (channel, nodes):
         root = wanted.build(nodes, channel)
         try:
@@ -136,20 +136,21 @@ async def _joined(driver: Driver, limits: Limits) -> AsyncIterator[_Joined]:
     tree = DeviceTree(driver)
     tell_hidden(tree)
     exporter = Exporter(tree, lanes, limits=limits, send_tracebacks=True)
-    ours, theirs = trio.testing.memory_stream_pair()
-    try:
-        await tree.reset()
-        async with open_background() as nursery:
-            nursery.start_soon(Session(exporter, theirs, "the test").run)
-            channel = Channel(ours, "the driver under test", limits=limits)
-            await channel.begin(nursery)
-            nodes = await ask_for_report(channel)
-            try:
-                yield channel, nodes
-            finally:
-                await channel.aclose()
-    finally:
-        await tree.end(math.inf)
+    with tree.held("in a block of jumpstarter.testing"):
+        ours, theirs = trio.testing.memory_stream_pair()
+        try:
+            await tree.reset()
+            async with open_background() as nursery:
+                nursery.start_soon(Session(exporter, theirs, "the test").run)
+                channel = Channel(ours, "the driver under test", limits=limits)
+                await channel.begin(nursery)
+                nodes = await ask_for_report(channel)
+                try:
+                    yield channel, nodes
+                finally:
+                    await channel.aclose()
+        finally:
+            await tree.end(math.inf)
 
 
 def client_fixture(

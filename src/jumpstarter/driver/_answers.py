@@ -157,6 +157,8 @@ class Answers:
     def _find(self, head: CallHead) -> tuple[Exported, Callable[..., Any]]:
         targets = self._exporter.targets
         if head.target >= len(targets):
+            if self._exporter.starting:
+                refuse(Code.REFUSED, "the exporter is starting: its drivers are being reset")
             text = f"there is no driver at address {head.target}; the tree has {len(targets) - 1}"
             refuse(Code.UNIMPLEMENTED, text)
         target = targets[head.target]

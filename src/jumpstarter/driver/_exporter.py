@@ -28,14 +28,17 @@ class _Service:
 
     def __init__(self, tree: DeviceTree) -> None:
         self._tree = tree
+        self.ready = trio.Event()
 
     @export
     async def report(self) -> list[Node]:
+        await self.ready.wait()
         return self._tree.nodes
 
     @exportstream
     @asynccontextmanager
     async def lend(self, target: int, mode: str, encoding: str) -> AsyncIterator[Loan]:
+        await self.ready.wait()
         with lending(self._tree.driver_at(target).resources, mode, encoding) as loan:
             yield loan
 
@@ -48,6 +51,8 @@ class Exporter:
         lanes: Where their code runs.
         limits: What a client may ask for.
         token: A secret which clients must show in their HELLO; empty lets everybody in.
+        starting: The drivers are being reset: clients are admitted and wait for the report, and no
+            driver can be called before `open`.
         send_tracebacks: Put the driver's traceback in errors. Off by default: it shows paths and
             source lines to whoever may call.
 
@@ -69,9 +74,14 @@ class Exporter:
         limits: Limits = DEFAULT_LIMITS,
         token: str = "",
         send_tracebacks: bool = False,
+        starting: bool = False,
     ) -> None:
-        service = Target(_Service(tree), exports_of(_Service), "the exporter's own service")
-        self.targets = [service, *tree.targets]
+        self._tree = tree
+        self._service = _Service(tree)
+        service = Target(self._service, exports_of(_Service), "the exporter's own service")
+        self.targets = [service]
+        if not starting:
+            self.open()
         self.lanes = lanes
         self.limits = limits
         self.token = token
@@ -83,3 +93,13 @@ class Exporter:
         self.turnstile = trio.Lock()
         self.connections = itertools.count(1)
         self.door = Door(limits.max_connections, limits.max_unadmitted)
+
+    def open(self) -> None:
+        """Let clients call the drivers."""
+        self.targets.extend(self._tree.targets)
+        self._service.ready.set()
+
+    @property
+    def starting(self) -> bool:
+        """True until `open`."""
+        return not self._service.ready.is_set()

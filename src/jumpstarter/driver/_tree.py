@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Final
 
 import msgspec
 import trio
 
+from .._background import open_background
 from .._limits import DEFAULT_LIMITS
 from .._messages import Node, decode_nodes, encode_value
 from ..errors import ArgumentError, ConfigurationError
 from ._base import Driver, run_alone, walk
+from ._claims import Claims
 from ._export import Exported, exports_of
 from ._signature import doc_of
 
@@ -24,6 +27,8 @@ MAX_DRIVERS: Final = 65535  # an address has two bytes in a CALL, and 0 is the e
 # Characters of all docstrings and signatures in a report: what a client waits for when it connects.
 MAX_TEXTS: Final = 1024 * 1024
 _ONE_TEXT: Final = 64  # what each is charged beside its length, as an empty one costs room too
+
+_SLOW: Final = 5.0  # seconds after which the log says what a start waits for
 
 _CLIENT_LABEL = "jumpstarter.dev/client"
 _NAME_LABEL = "jumpstarter.dev/name"
@@ -53,6 +58,8 @@ class DeviceTree:
 
     def __init__(self, root: Driver) -> None:
         self._drivers: dict[int, tuple[Driver, str]] = {}  # each once, after all of its parents
+        self._claims: Claims | None = None
+        self._now = ""  # what runs
         self.targets: list[Target] = []
         self.nodes: list[Node] = []
         self._texts = MAX_TEXTS  # that still fit the report
@@ -121,9 +128,39 @@ class DeviceTree:
         self._texts -= cost
         return text
 
+    @contextmanager
+    def held(self, place: str) -> Iterator[None]:
+        """Claim all drivers for the length of a block: nobody else serves them.
+
+        Args:
+            place: Where they are served, for the error of whoever tries.
+
+        Raises:
+            ConfigurationError: One of them is served already.
+        """
+        self._claims = Claims(self._drivers.values(), place)
+        try:
+            yield
+        finally:
+            self._claims.release()
+
     async def reset(self) -> None:
         """Run every driver's `reset`, parents before children. What one raises is logged."""
         await self._visit("reset", grace=None)
+
+    async def reset_for_clients(self) -> None:
+        """Do so, and log which driver takes long: clients wait for it."""
+        async with open_background() as nursery:
+            nursery.start_soon(self._tell_slow)
+            await self.reset()
+
+    async def _tell_slow(self) -> None:
+        told = ""
+        while True:
+            await trio.sleep(_SLOW)
+            if self._now not in ("", told):
+                told = self._now
+                _logger.warning("clients wait for %s, which takes long", told)
 
     async def end(self, grace: float) -> None:
         """Run every driver's `reset`, then every driver's `close`. What one raises is logged.
@@ -137,17 +174,31 @@ class DeviceTree:
 
     async def _visit(self, verb: str, grace: float | None) -> None:
         for driver, title in self._drivers.values():
+            self._now = f"the {verb}() of {title}"
             with trio.move_on_after(float("inf") if grace is None else grace) as scope:
-                await trio.to_thread.run_sync(
-                    _attempt,
-                    driver,
-                    verb,
-                    title,
-                    abandon_on_cancel=grace is not None,
-                    limiter=trio.CapacityLimiter(1),  # one that hangs keeps no thread from the next
-                )
+                await self._run(driver, verb, title, abandon=grace is not None)
             if scope.cancelled_caught:
                 _logger.error("%s of %s did not end within %g s", verb, title, grace)
+
+    async def _run(self, driver: Driver, verb: str, title: str, *, abandon: bool) -> None:
+        if self._claims is not None:
+            self._claims.begin(driver)
+        await trio.to_thread.run_sync(
+            self._attempt,
+            driver,
+            verb,
+            title,
+            abandon_on_cancel=abandon,
+            limiter=trio.CapacityLimiter(1),  # one that hangs keeps no thread from the next
+        )
+
+    def _attempt(self, driver: Driver, verb: str, title: str) -> None:
+        """Run one driver's verb. Whatever it raises, SystemExit too, the others have their turn."""
+        with nullcontext() if self._claims is None else self._claims.running(driver):
+            try:
+                run_alone(driver, verb)
+            except BaseException:
+                _logger.exception("%s of %s failed", verb, title)
 
 
 def _readable(node: Node, title: str) -> Node:
@@ -157,11 +208,3 @@ def _readable(node: Node, title: str) -> Node:
     except ArgumentError as exc:
         raise ConfigurationError(f"{title} cannot be reported: {exc}") from exc
     return node
-
-
-def _attempt(driver: Driver, verb: str, title: str) -> None:
-    """Run one driver's verb. Whatever it raises, SystemExit too, the others have their turn."""
-    try:
-        run_alone(driver, verb)
-    except BaseException:
-        _logger.exception("%s of %s failed", verb, title)
