@@ -76,7 +76,7 @@ KNOWS_ONLY: Final[dict[str, set[str]]] = {
     "_background": set(),
     "_journal": {"_patience"},
     "_writes": set(),
-    "_files": {"_writes"},
+    "_files": {"_fork", "_writes"},
     "_watchdog": set(),
     "_transfer": {"_background", "errors"},
     "_transport": {"_fork"},

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
+import time
 import tty
 from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -134,3 +138,31 @@ def test_without_pyserial_it_says_what_to_install(monkeypatch: pytest.MonkeyPatc
         pytest.raises(DriverError, match=r"the extra 'serial'.*pip install .*\[serial\]"),
     ):
         client.open_stream()
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_a_forwarded_port_is_free_once_its_program_quits_though_the_board_is_silent(
+    kind: str, line: tuple[int, str]
+) -> None:
+    board, path = line
+    with served(SerialPort(url=path)) as client, ExitStack() as stack:
+        assert isinstance(client, SerialClient)
+        name: Any
+        if kind == "tcp":
+            family, name = socket.AF_INET, stack.enter_context(client.portforward())
+        else:
+            family, name = socket.AF_UNIX, stack.enter_context(client.portforward_unix())
+        with socket.socket(family) as program:
+            program.connect(name)
+            program.sendall(b"one\n")
+            assert read(board, 4) == b"one\n"
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            try:
+                with client.connect() as stream:  # refused as long as the port is in use
+                    stream.send(b"two\n")
+                    assert read(board, 4) == b"two\n"
+                    return
+            except DriverOSError:
+                time.sleep(0.05)
+        raise AssertionError("the port stays in use")

@@ -28,6 +28,7 @@ from uuid import uuid4
 
 import trio
 
+from ._fork import close_in_children
 from ._writes import naming, write_all
 
 __all__ = [
@@ -306,6 +307,7 @@ class SourceFile:
     def open(self) -> None:
         """Open it. Raises OSError."""
         self._file = FileIO(self._path)
+        close_in_children(self._file)
         self._unchanged = Unchanged(self._file.fileno(), str(self._path))
         self.size = self._unchanged.size
 
@@ -367,12 +369,14 @@ class SinkFile:
             self.in_place = True
             # Without O_CREAT: a device that goes away now is not replaced by a file of its name.
             self._file = FileIO(os.open(self._place, os.O_WRONLY | os.O_CLOEXEC), "w")
+            close_in_children(self._file)
             return
         if not self._place.exists() and _is_for_devices(self._place.parent):
             text = "there is no such device, and no file is made in its place"
             raise FileNotFoundError(errno.ENOENT, text, str(self._place))
         self._part = _part_of(self._place)
         self._file = FileIO(self._part, "w")
+        close_in_children(self._file)
 
     def write(self, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
         """Write all of these. Raises OSError."""

@@ -24,7 +24,7 @@ import trio.testing
 from jumpstarter import connect
 from jumpstarter.client import DriverClient
 from jumpstarter.driver import Driver, export, exportstream
-from jumpstarter.drivers.mixins import StreamMixin
+from jumpstarter.drivers.mixins import ResourceMixin, StreamMixin
 
 LIFE = 60  # seconds that a helper lives, unless it is killed
 SLEEP = [sys.executable, "-c", f"import time; time.sleep({LIFE})"]
@@ -58,6 +58,10 @@ def start_helper(way: str) -> int:
 class Forking(Driver):
     """Starts helpers, from a thread and from the loop's task."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.begun, self.released = trio.Event(), trio.Event()
+
     @classmethod
     def client(cls) -> str:
         return "forking.ForkingClient"
@@ -75,6 +79,24 @@ class Forking(Driver):
         return value
 
     @export
+    async def hold_resource(self, handle: str) -> None:
+        """Begin to read what was lent, and go on when told to."""
+        async with self.resource(handle) as stream:
+            await stream.receive_some()
+            self.begun.set()
+            await self.released.wait()
+            async for _ in stream:
+                pass
+
+    @export
+    async def until_begun(self) -> None:
+        await self.begun.wait()
+
+    @export
+    async def release(self) -> None:
+        self.released.set()
+
+    @export
     async def hold(self) -> None:
         self.logger.info("hold begins")
         try:
@@ -90,7 +112,7 @@ class Forking(Driver):
             yield theirs
 
 
-class ForkingClient(StreamMixin, DriverClient):
+class ForkingClient(StreamMixin, ResourceMixin, DriverClient):
     """Has the ports."""
 
 

@@ -6,12 +6,14 @@ And a child does its parent no harm. All of it happens between processes, so all
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -361,3 +363,80 @@ with serve(Forking()) as client:
     os.kill(helper, signal.SIGKILL)
 """)
     assert lines == ["soon"]
+
+
+# ------------------------------------------------------------------------- files and devices
+
+
+def test_a_child_has_no_file_that_is_lent_and_no_pipe_of_a_program(tmp_path: Path) -> None:
+    (tmp_path / "lent").write_bytes(bytes(4_000_000))
+    lines = run(
+        """
+from jumpstarter.drivers.composite import Composite
+from jumpstarter.drivers.shell import Shell
+
+def links():
+    numbers = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+    return [os.readlink(number) for number in numbers if os.path.exists(number)]
+
+def ours():
+    return [link for link in links() if link.startswith((directory, "pipe:")) and link not in mine]
+
+def lend():
+    with client.forking.local_file(f"{directory}/lent") as handle:
+        client.forking.call("hold_resource", handle)
+
+def wait():
+    client.shell.run("slow")
+
+directory = sys.argv[1]
+mine = links()
+shell = Shell(commands={"slow": ["sleep", "2"]})
+with serve(Composite(children={"forking": Forking(), "shell": shell})) as client:
+    threads = [threading.Thread(target=lend), threading.Thread(target=wait)]
+    for thread in threads:
+        thread.start()
+    client.forking.until_begun()
+    while len(ours()) < 3:
+        time.sleep(0.01)
+    print(len(ours()))
+    in_child(lambda: print(ours()))
+    client.forking.release()
+    for thread in threads:
+        thread.join()
+""",
+        str(tmp_path),
+    )
+    assert lines == ["3", "[]"]
+
+
+def test_a_port_is_free_once_its_holder_was_killed_whatever_its_children_do() -> None:
+    board, port = os.openpty()
+    script = """
+from forking import start_helper
+from jumpstarter.drivers.serial import SerialPort
+with serve(SerialPort(url=sys.argv[1])) as client, client.connect() as stream:
+    stream.send(b"x")
+    print(start_helper("multiprocessing"), flush=True)
+    time.sleep(60)
+"""
+    command = [sys.executable, "-c", SCRIPT_HEAD + script, os.ttyname(port)]
+    try:
+        with subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, text=True) as holder:
+            assert holder.stdout is not None
+            with killed_at_the_end(int(holder.stdout.readline())):
+                with pytest.raises(BlockingIOError):
+                    fcntl.flock(port, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                holder.kill()
+                deadline = time.monotonic() + SOON
+                while time.monotonic() < deadline:
+                    try:
+                        fcntl.flock(port, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        time.sleep(0.01)
+                    else:
+                        return
+                raise AssertionError("the port is still locked")
+    finally:
+        os.close(board)
+        os.close(port)

@@ -15,6 +15,7 @@ from typing import Any, Final
 import trio
 
 from .._background import open_background
+from .._fork import close_in_children, no_fork
 from .._writes import taken
 
 __all__ = ["SLICE", "stream_of"]
@@ -38,7 +39,8 @@ def stream_of(port: Any) -> trio.abc.Stream:
     settings = termios.tcgetattr(port.fileno())
     settings[6][termios.VMIN] = 1
     termios.tcsetattr(port.fileno(), termios.TCSANOW, settings)
-    return _Device(os.dup(port.fileno()))
+    with no_fork():
+        return _Device(os.dup(port.fileno()))
 
 
 class _Device(trio.abc.Stream):
@@ -46,6 +48,7 @@ class _Device(trio.abc.Stream):
 
     def __init__(self, descriptor: int) -> None:
         self._stream = trio.lowlevel.FdStream(descriptor)
+        close_in_children(self._stream)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Wait for what there is."""

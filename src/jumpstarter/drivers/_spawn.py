@@ -19,6 +19,8 @@ from typing import Final
 
 import trio
 
+from .._fork import close_in_children, no_fork
+
 __all__ = ["Program", "spawn"]
 
 _STANDARD: Final = 3  # descriptors below this are a program's stdin, stdout and stderr
@@ -39,6 +41,7 @@ class Program:
         self.pid = pid
         self.stdout = trio.lowlevel.FdStream(stdout)
         self.stderr = trio.lowlevel.FdStream(stderr)
+        close_in_children(self.stdout, self.stderr)
         self.ended = False
         self._pidfd = pidfd
         self._code: int | None = None
@@ -97,7 +100,8 @@ async def spawn(words: list[str]) -> Program:
 
 
 def _spawn(words: list[str]) -> Program:
-    with ExitStack() as ours, ExitStack() as theirs:
+    # A child forked meanwhile would keep the pipes open when the program has ended.
+    with no_fork(), ExitStack() as ours, ExitStack() as theirs:
         stdout, stdout_end = _pipe(ours, theirs)
         stderr, stderr_end = _pipe(ours, theirs)
         pid = os.posix_spawnp(
@@ -115,7 +119,7 @@ def _spawn(words: list[str]) -> Program:
             setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
         )
         ours.pop_all()
-    return Program(pid, stdout, stderr, _pidfd(pid))
+        return Program(pid, stdout, stderr, _pidfd(pid))
 
 
 def _pipe(ours: ExitStack, theirs: ExitStack) -> tuple[int, int]:

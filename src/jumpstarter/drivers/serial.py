@@ -7,6 +7,7 @@ what that does not stop.
 from __future__ import annotations
 
 import os
+import socket
 import termios
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -17,6 +18,7 @@ from typing import Any, Final
 import trio
 
 from .._checks import a_text, a_whole_number
+from .._fork import close_in_children
 from ..client import DriverClient
 from ..driver import Driver, export, exportstream
 from ..errors import ConfigurationError, MissingExtra
@@ -126,6 +128,9 @@ class _Port:
         with ExitStack() as undo, _telling(path):
             undo.callback(self.close)
             port.open()
+            close_in_children(self)
+            if isinstance(connection := getattr(port, "_socket", None), socket.socket):
+                close_in_children(connection)  # of rfc2217://, which has no descriptor to ask for
             if os.isatty(descriptor := self.fileno()):
                 self._claim = Claim(descriptor, path)
             undo.pop_all()
