@@ -7,6 +7,7 @@ the ground up; each room knows only those above it:
     _installed                how to add an extra to this installation
     errors                    every exception, one tree, each with its wire code
     _text                     a peer's words, made fit for a line of ours
+    _tracebacks               which frames an error shows
     _checks                   what an argument must be
     _limits                   every limit, with its reason
     _framing                  bytes <-> frames (Cython)
@@ -45,6 +46,8 @@ from ._limits import Limits
 from ._serve import connect, connect_async, serve
 from ._server import Server, serve_async
 from ._version import __version__
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = [
     "Limits",

@@ -17,6 +17,8 @@ from ._hangup import at_end
 from ._journal import Journal
 from ._listener import GONE
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["accept_forever"]
 
 _logger = logging.getLogger("jumpstarter.exporter")

@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 
 import trio
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["open_background"]
 
 

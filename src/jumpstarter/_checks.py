@@ -17,6 +17,8 @@ from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 from ._text import quoted
 from .errors import ArgumentTypeError, ArgumentValueError
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = [
     "a_flag",
     "a_function",

@@ -35,6 +35,8 @@ from ._text import quoted
 from ._transport import Received, Transport
 from .errors import Code, HandshakeError, RemoteProtocolError
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Connection", "Endpoint", "Owner"]
 
 _logger = logging.getLogger("jumpstarter.connection")

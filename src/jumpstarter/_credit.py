@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from typing import Final
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["GRANTS", "ITEM_COST", "MAX_CREDIT", "Budget", "ReceiveWindow", "SendWindow"]
 
 ITEM_COST: Final = 64  # bytes: about what a queued item costs in memory beside its payload

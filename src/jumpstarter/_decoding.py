@@ -13,6 +13,8 @@ import msgspec
 from ._framing import scan
 from .errors import ArgumentError, FramingError
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["read", "refuse"]
 
 T = TypeVar("T")

@@ -7,6 +7,8 @@ import msgspec
 from ._messages import CallHead, Goaway, Hello
 from .errors import RemoteProtocolError
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = [
     "AcceptReceived",
     "CallReceived",

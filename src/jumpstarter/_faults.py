@@ -26,6 +26,8 @@ from .errors import (
     code_for,
 )
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["describe", "revive", "without_traceback"]
 
 # What an exporter says of its own call, a driver may not say of a call that it has made itself: the

@@ -31,6 +31,8 @@ import trio
 from ._fork import close_in_children
 from ._writes import naming, write_all
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = [
     "GRACE",
     "SinkFile",

@@ -23,6 +23,8 @@ import threading
 from typing import Any, Final, Protocol
 from weakref import WeakSet
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["close_alone", "close_in_children", "forks", "is_child", "no_fork"]
 
 

@@ -31,6 +31,8 @@ from ._hangup import at_end, is_gone
 from ._listener import SocketListener
 from ._sockets import Address, listen_at_host, private_socket_path
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["QUIET_LIMIT", "Opener", "forward", "forward_to", "listen_tcp", "listen_unix"]
 
 _logger = logging.getLogger("jumpstarter.forward")

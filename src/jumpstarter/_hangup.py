@@ -16,6 +16,8 @@ import struct
 import sys
 from typing import Any, Final, Protocol
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["at_end", "is_gone"]
 
 _NETLINK_SOCK_DIAG: Final = 4

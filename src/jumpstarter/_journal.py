@@ -16,6 +16,8 @@ import trio
 
 from ._patience import Bucket
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Journal"]
 
 _BURST: Final = 10  # lines

@@ -11,6 +11,8 @@ from typing import Final
 
 from .errors import ConfigurationError
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["DEFAULT_LIMITS", "MAX_WIRE_FRAME", "MIN_WIRE_FRAME", "Limits"]
 
 KIB: Final = 1024

@@ -15,6 +15,8 @@ import trio
 
 from ._fork import close_alone, close_in_children, no_fork
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["GONE", "SocketListener", "bind_all", "bind_tcp"]
 
 # The peer that was about to be accepted has gone, or its network has: accept(2) reports it here.

@@ -26,6 +26,8 @@ from ._limits import MIN_WIRE_FRAME, Limits
 from ._values import fault, to_wire
 from .errors import ArgumentError, Code, FramingError
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = [
     "MAGIC",
     "MAX_METHOD_NAME",

@@ -13,6 +13,8 @@ import enum
 from contextvars import ContextVar
 from typing import Final
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Nesting", "nesting"]
 
 

@@ -23,6 +23,8 @@ from .client import DriverClient
 from .driver import Driver
 from .errors import ConfigurationError
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = [
     "Offer",
     "SetupError",

@@ -20,6 +20,8 @@ from ._framing import HEADER_SIZE, pack_frame, pack_header, seal
 from ._limits import MIN_WIRE_FRAME
 from ._messages import Flag, FrameType, encode_credit
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["BATCH", "Batch", "Outbox"]
 
 BATCH: Final = 64 * 1024  # bytes after which a batch is full; a whole frame may overshoot it

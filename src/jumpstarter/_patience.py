@@ -6,6 +6,8 @@ a ping, a late frame, a line in the log. It has no clock of its own; who asks sa
 
 from __future__ import annotations
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Bucket"]
 
 

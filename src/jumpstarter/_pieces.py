@@ -10,6 +10,8 @@ from __future__ import annotations
 from itertools import islice
 from typing import Final
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Pieces"]
 
 _SMALL: Final = 4096  # bytes: shorter pieces are gathered

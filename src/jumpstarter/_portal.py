@@ -33,12 +33,15 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, TypeVarTuple, fi
 import trio
 
 from ._checks import a_text, refuse_type, seconds
+from ._tracebacks import trimmed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
     from typing import Unpack
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["BlockingPortal", "in_trio_thread", "start_blocking_portal"]
 
@@ -171,7 +174,7 @@ class _Job(Generic[T]):
         if self.error is None:
             return self.value
         try:
-            raise self.error
+            raise trimmed(self.error)
         finally:
             self.error = None  # its traceback leads back to this job: leave no cycle
 

@@ -13,6 +13,8 @@ from typing import Final
 
 import trio
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Signals", "own_signals"]
 
 # Ignored by an operator on behalf of all that is started: by `nohup`, or by `&` in a script.

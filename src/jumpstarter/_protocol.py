@@ -44,6 +44,8 @@ from ._outbox import Batch, Outbox
 from ._pieces import Pieces
 from .errors import ArgumentError, Code, LocalProtocolError, RemoteProtocolError
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Phase", "Protocol", "Slot", "State", "mask"]
 
 

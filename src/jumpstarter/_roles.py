@@ -28,6 +28,8 @@ from ._outbox import Batch
 from ._protocol import Phase, Protocol, Slot, State, mask
 from .errors import ArgumentError, Code, LocalProtocolError, RemoteProtocolError
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["ClientProtocol", "ServerProtocol"]
 
 _T = FrameType

@@ -27,6 +27,7 @@ from ._portal import in_trio_thread, start_blocking_portal
 from ._server import check_access, serve_async
 from ._sockets import open_stream, parse_address, private_socket_path
 from ._text import quoted
+from ._tracebacks import bare, trimmed
 from ._watchdog import watched
 from .client import DriverClient
 from .client._channel import Channel, Request
@@ -36,6 +37,8 @@ from .driver import Driver
 from .errors import ArgumentError, DriverError, DriverTimeoutError, HandshakeError
 
 _C = TypeVar("_C", bound=DriverClient)
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["ask_for_report", "connect", "connect_async", "serve"]
 
@@ -89,7 +92,7 @@ async def _greet(channel: Channel, nursery: trio.Nursery) -> None:
                 "if it asks clients for certificates, load one that it trusts into the "
                 "ssl_context, with load_cert_chain()"
             )
-        raise HandshakeError(f"{exc}; {text}") from exc
+        raise HandshakeError(f"{exc}; {text}") from bare(exc)
 
 
 async def _wait_for_report(channel: Channel) -> list[Node]:
@@ -119,7 +122,7 @@ async def ask_for_report(channel: Channel) -> list[Node]:
         return await channel.call_as(request, lambda body: decode_nodes(body, channel.limits))
     except (ArgumentError, DriverError) as exc:
         text = f"{channel.name} gave no device tree: {quoted(str(exc))}"
-        raise HandshakeError(text) from exc
+        raise HandshakeError(text) from bare(exc)
 
 
 class _Options(TypedDict, total=False):
@@ -312,6 +315,13 @@ class _BlockingClient(AbstractContextManager[_C, None]):
         if in_trio_thread():
             text = "serve() and connect() block, and a Trio loop runs in this thread"
             raise RuntimeError(f"{text}: use `async with connect_async(...)`, or serve_async(...)")
+        try:
+            return self._enter()
+        except BaseException as exc:
+            trimmed(exc)
+            raise
+
+    def _enter(self) -> _C:
         with ExitStack() as stack:
             opening = self._open(stack)
             # After Ctrl-C, a cancelled call waits for its grace, and the portal a little longer.

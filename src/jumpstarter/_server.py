@@ -38,6 +38,8 @@ from .driver._session import Session
 from .driver._tree import DeviceTree
 from .errors import ConfigurationError
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Server", "check_access", "serve_async", "tell_hidden"]
 
 _logger = logging.getLogger("jumpstarter.exporter")

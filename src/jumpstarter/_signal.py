@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import trio
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Gate", "Signal", "Waiters"]
 
 

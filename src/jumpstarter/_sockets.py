@@ -36,7 +36,10 @@ import trio
 from ._checks import a_text
 from ._fork import close_alone, close_in_children, forks, is_child, no_fork
 from ._listener import SocketListener, bind_all
+from ._tracebacks import bare
 from .errors import ArgumentError, ConfigurationError, HandshakeError
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = [
     "Address",
@@ -165,7 +168,7 @@ async def open_stream(
         raise HandshakeError(
             f"cannot connect to {address}: {why}. Is the exporter running there, and reachable for "
             "this user? `python -m jumpstarter serve` starts one"
-        ) from exc
+        ) from bare(exc)
     if address.scheme == "tcp":
         return stream
     return await _start_tls(stream, address, ssl_context or ssl.create_default_context())
@@ -231,7 +234,7 @@ async def _start_tls(
                 f"{exc.__cause__.verify_message.rstrip('.')}. Connect by a name that the "
                 "certificate has, and trust its authority in the ssl_context"
             )
-        raise HandshakeError(f"cannot connect to {address}: {why}") from exc
+        raise HandshakeError(f"cannot connect to {address}: {why}") from bare(exc)
     return secure
 
 

@@ -19,6 +19,8 @@ from logging.handlers import QueueHandler
 from queue import SimpleQueue
 from typing import Final
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["logging_to_stderr", "say"]
 
 _MAX_LINES: Final = 1_000  # that wait to be written

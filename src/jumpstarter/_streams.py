@@ -17,6 +17,8 @@ from ._connection import Connection
 from ._pieces import Pieces
 from ._signal import Signal
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["SlotStream"]
 
 _AT_ONCE: Final = 256 * 1024  # bytes that are received at once, if they are there

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Final
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["indented", "named", "quoted"]
 
 _LENGTH: Final = 200  # characters of a name: enough to know it by

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     else:
         from backports.zstd import ZstdCompressor, ZstdDecompressor
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["ENCODINGS", "MAX_BYTES", "PIECE", "Inflow", "Outflow", "Pieces", "pipe"]
 
 MAX_BYTES: Final = 64 * 1024**3  # larger than the cards and images that are flashed

@@ -27,6 +27,8 @@ import trio
 
 from ._fork import close_alone
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["SocketTransport", "StreamTransport", "Transport", "close_at_once", "transport_for"]
 
 _READ: Final = 64 * 1024  # bytes: what Trio reads at once

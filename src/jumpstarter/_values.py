@@ -33,6 +33,8 @@ import msgspec
 
 from .errors import ArgumentError
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Weight", "check_type", "convert", "fault", "title_of", "to_wire", "weigh"]
 
 _MAX_PATH: Final = 500  # characters of a path to what cannot be sent; it is not followed further

@@ -32,6 +32,8 @@ from typing import Any, Final
 import trio
 from trio._core._run import GLOBAL_RUN_CONTEXT
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["FROM_A_THREAD", "Holder", "watched"]
 
 _LOOKS: Final = 4  # in each limit: a hold is told when it is a quarter longer, at the latest

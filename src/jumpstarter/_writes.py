@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from io import RawIOBase
 from typing import Any
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["check_sent", "naming", "taken", "write_all"]
 
 

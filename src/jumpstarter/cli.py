@@ -52,6 +52,8 @@ from ._version import __version__
 from .driver._lanes import DEFAULT_THREADS
 from .errors import JumpstarterException
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["main"]
 
 _logger = logging.getLogger("jumpstarter.cli")

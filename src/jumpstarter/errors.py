@@ -55,6 +55,8 @@ from typing import Any, Final, Self
 
 from ._installed import command_for
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = [
     "ArgumentError",
     "ArgumentTypeError",

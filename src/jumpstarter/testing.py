@@ -13,7 +13,6 @@ from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
     asynccontextmanager,
-    contextmanager,
 )
 from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
 
@@ -27,6 +26,7 @@ from ._messages import Node
 from ._portal import start_blocking_portal
 from ._serve import ask_for_report
 from ._server import check_access, tell_hidden
+from ._tracebacks import block
 from .client import DriverClient
 from .client._channel import Channel
 from .client._tree import Wanted
@@ -41,6 +41,8 @@ _C = TypeVar("_C", bound=DriverClient)
 _Joined: TypeAlias = tuple[Channel, list[Node]]
 
 _SCOPES: Final = ("function", "class", "module", "package", "session")
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["client_fixture", "client_for", "client_for_async"]
 
@@ -78,7 +80,7 @@ def client_for(
     return _client_for(_join(driver, limits), Wanted(client, None))
 
 
-@contextmanager
+@block
 def _client_for(joined: AbstractAsyncContextManager[_Joined], wanted: Wanted[_C]) -> Iterator[_C]:
     with (
         start_blocking_portal() as portal,

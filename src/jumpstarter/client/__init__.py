@@ -7,6 +7,8 @@ from ._generators import RemoteGenerator
 from ._raw_streams import RemoteStream
 from ._streams import BlockingGenerator, BlockingStream
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = [
     "BlockingGenerator",
     "BlockingStream",

@@ -17,7 +17,6 @@ from contextlib import (
     AbstractContextManager,
     ExitStack,
     asynccontextmanager,
-    contextmanager,
     suppress,
 )
 from contextvars import ContextVar
@@ -33,6 +32,7 @@ from .._checks import seconds as a_duration
 from .._messages import Kind
 from .._portal import BlockingPortal, in_trio_thread
 from .._text import indented, named
+from .._tracebacks import block
 from ..errors import CallRefused, ClientImportError, Code, DriverError, DriverTimeoutError
 from ._channel import Call, Channel, Request
 from ._generators import RemoteGenerator
@@ -42,6 +42,8 @@ from ._raw_streams import RemoteStream, close_together, open_stream
 from ._remote import Remote
 from ._streams import BlockingGenerator, BlockingStream, Run
 from ._typed import TypedCalls
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["DriverClient", "StubDriverClient"]
 
@@ -241,7 +243,7 @@ class DriverClient(TypedCalls):
         run = self._run_for("streamingcall", request)
         return BlockingGenerator(run, RemoteGenerator(self.channel.channel, request))
 
-    @contextmanager
+    @block
     def stream(
         self, method: str = "connect", *args: Any, **kwargs: Any
     ) -> Iterator[BlockingStream]:
@@ -275,7 +277,7 @@ class DriverClient(TypedCalls):
         self._open.add(stream)
         return stream
 
-    @contextmanager
+    @block
     def timeout(self, seconds: float) -> Iterator[None]:
         """Bound all blocking calls of this thread within the block, of any client, in sum.
 
@@ -304,7 +306,7 @@ class DriverClient(TypedCalls):
         finally:
             _deadline.reset(token)
 
-    @contextmanager
+    @block
     def _lend(self, lending: Lending) -> Iterator[str]:
         """Lend something to the driver for the length of a block; gives the handle."""
         request = self.channel.lending(lending.mode, lending.encoding)

@@ -33,6 +33,7 @@ from .._nesting import Nesting, nesting
 from .._roles import ClientProtocol
 from .._signal import Gate, Signal, Waiters
 from .._text import quoted
+from .._tracebacks import bare
 from .._transport import transport_for
 from .._values import check_type, convert
 from .._version import __version__
@@ -47,6 +48,8 @@ from ..errors import (
     HandshakeError,
 )
 from ._lead import LeadConnection
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["Call", "Channel", "Request"]
 
@@ -96,7 +99,7 @@ class Request:
             self.buffer = encode_call(prefix, (*args, kwargs) if kwargs else args)
         except ArgumentError as exc:
             text = f"an argument cannot be sent: {exc}"
-            raise DriverInvalidArgument(text, context=self.context) from exc
+            raise DriverInvalidArgument(text, context=self.context) from bare(exc)
 
     @property
     def context(self) -> str:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 else:
     Base = fdspawn
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Session", "SessionBroken"]
 
 

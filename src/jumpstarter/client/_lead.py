@@ -51,6 +51,8 @@ from .._transport import SocketTransport, Transport
 from ..errors import DriverError
 from ._shelter import Interrupted, Shelter
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["LeadConnection", "Led"]
 
 _logger = logging.getLogger("jumpstarter.connection")

@@ -31,6 +31,8 @@ from ..errors import ArgumentError, DriverError
 from ._progress import Meter, Progress, meter_for
 from ._raw_streams import RemoteStream
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["COLLECTED", "Lending", "file_sink", "file_source", "sink_of", "source_of"]
 
 _READ: Final = 8 * PIECE  # of a file at once: the way to a worker thread costs as much as one piece

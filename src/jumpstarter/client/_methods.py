@@ -19,6 +19,8 @@ from typing import Any, Final, NamedTuple
 
 from .._messages import Kind, Node, cut
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = [
     "FORMS",
     "Method",

@@ -11,6 +11,8 @@ from typing import Final
 
 from .._checks import a_text, refuse_value
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["MAX_NAME", "check_name", "own_name"]
 
 MAX_NAME: Final = 255  # characters

@@ -17,6 +17,8 @@ from ..errors import MissingExtra
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Meter", "Progress", "meter_for"]
 
 # A function that is called with the bytes that have passed and with how many there will be, None

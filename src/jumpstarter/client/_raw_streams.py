@@ -16,6 +16,8 @@ from .._streams import SlotStream
 from ..errors import ArgumentError, Code, DriverError
 from ._channel import Call, Channel, Request
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["RemoteStream", "close_together", "open_stream"]
 
 

@@ -10,6 +10,8 @@ from .._messages import Kind
 from ._channel import Channel, Request
 from ._methods import Method
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Remote"]
 
 

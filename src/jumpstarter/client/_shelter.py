@@ -23,6 +23,8 @@ from threading import get_ident
 from types import FrameType
 from typing import Any, Final, Self, TypeAlias, TypeVar
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Interrupted", "Shelter"]
 
 T = TypeVar("T")

@@ -30,6 +30,8 @@ else:
 
     T = TypeVar("T")
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["BlockingGenerator", "BlockingStream", "Run"]
 
 

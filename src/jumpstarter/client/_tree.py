@@ -28,6 +28,8 @@ from ._channel import Channel
 from ._methods import methods_of, printable
 from ._remote import Remote
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["DEFAULT_ALLOW", "Wanted", "build_tree", "check_allow"]
 
 C = TypeVar("C", bound=DriverClient)

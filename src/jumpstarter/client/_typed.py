@@ -13,6 +13,8 @@ from ._generators import RemoteGenerator
 from ._remote import Remote
 from ._streams import BlockingGenerator, Run
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["TypedCalls"]
 
 T = TypeVar("T")

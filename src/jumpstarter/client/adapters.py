@@ -38,6 +38,8 @@ from ._raw_streams import RemoteStream
 if TYPE_CHECKING:
     from pexpect.fdpexpect import fdspawn
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = [
     "PexpectAdapter",
     "TcpPortforwardAdapter",

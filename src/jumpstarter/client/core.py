@@ -4,4 +4,6 @@ from __future__ import annotations
 
 from ..errors import DriverError, DriverInvalidArgument, DriverMethodNotImplemented
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["DriverError", "DriverInvalidArgument", "DriverMethodNotImplemented"]

@@ -4,4 +4,6 @@ from __future__ import annotations
 
 from .._serve import serve
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["serve"]

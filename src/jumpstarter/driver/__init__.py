@@ -6,6 +6,8 @@ from ._base import Driver
 from ._caller import Caller, Claimed, Verified, caller, on_disconnect
 from ._export import export, exportstream
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = [
     "Caller",
     "Claimed",

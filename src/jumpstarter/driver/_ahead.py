@@ -17,6 +17,8 @@ from typing import Final
 
 import trio
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Ahead"]
 
 _ITEMS_PER_TURN: Final = 32  # items that a thread makes before others have a turn at the GIL

@@ -35,6 +35,8 @@ from ._exporter import Exporter
 from ._failures import check_fit, refuse
 from ._resources import Loan
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Answers", "Way"]
 
 _HOW_TO_CALL: Final = {

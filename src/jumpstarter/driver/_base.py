@@ -21,6 +21,8 @@ from ..errors import ConfigurationError
 from ._http import IDLE
 from ._resources import Resource
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Driver", "run_alone", "walk"]
 
 # The driver whose verb is being run for it alone: whoever goes through the tree sees to the others.

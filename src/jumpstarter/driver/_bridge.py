@@ -17,6 +17,8 @@ from .._signal import Signal
 from .._streams import SlotStream
 from .._writes import check_sent
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Bridge", "Device", "device_stream"]
 
 _UP_TASK: Final = f"{__name__}.Bridge._carry_up"

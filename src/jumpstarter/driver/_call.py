@@ -21,6 +21,8 @@ from ..errors import Code
 from ._bridge import Bridge
 from ._resources import Loan
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Call", "cancel_status", "check_scopes"]
 
 _LEFT_OPEN: Final = (

@@ -17,6 +17,8 @@ from typing import Any, Final
 from .._checks import a_function
 from .._text import quoted
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Caller", "Claimed", "Verified", "Visit", "caller", "calling", "on_disconnect"]
 
 _MOST_HOOKS: Final = 1024  # of one connection: more than drivers have methods

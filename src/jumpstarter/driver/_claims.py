@@ -15,6 +15,8 @@ from typing import Final
 from ..errors import ConfigurationError
 from ._base import Driver
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Claims"]
 
 _claimed: Final[dict[int, _Claim]] = {}  # by `id`: a driver may have no hash

@@ -19,6 +19,8 @@ from ..errors import Code
 from ._call import Call
 from ._session import Session
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["open_session"]
 
 _logger: Final = logging.getLogger("jumpstarter.exporter")

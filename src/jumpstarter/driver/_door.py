@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Door", "Guest"]
 
 

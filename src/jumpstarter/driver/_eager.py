@@ -29,6 +29,8 @@ from .._journal import Journal
 from .._protocol import Protocol as Rules
 from .._transport import Transport
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Answerer", "Begun", "EagerConnection", "OwnScope", "begin_here"]
 
 

@@ -22,6 +22,8 @@ from .._messages import Kind
 from ..errors import ConfigurationError
 from ._signature import Fit, doc_of, fit_of, signature_of, text_of
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Exported", "export", "exports_of", "exportstream"]
 
 _MARK: Final = "__jumpstarter_export__"

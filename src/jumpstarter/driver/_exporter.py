@@ -20,6 +20,8 @@ from ._lanes import Lanes
 from ._resources import Loan, lending
 from ._tree import DeviceTree, Target
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Exporter"]
 
 

@@ -20,6 +20,8 @@ from .._text import indented, named
 from ..errors import Code
 from ._lanes import NoThreadError
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Failures", "Refusal", "check_fit", "refuse"]
 
 _logger = logging.getLogger("jumpstarter.exporter")

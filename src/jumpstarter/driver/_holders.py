@@ -18,6 +18,8 @@ from ._eager import begin_here
 from ._session import Session
 from ._tree import DeviceTree
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["holder_of"]
 
 _IN_A_THREAD: Final = "or have what blocks run in a thread: await trio.to_thread.run_sync(...)"

@@ -17,6 +17,8 @@ from ..errors import MissingExtra, ResourceError
 if TYPE_CHECKING:
     import httpx
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["IDLE", "MAX_REDIRECTS", "is_url", "open_url"]
 
 MAX_REDIRECTS: Final = 5  # a mirror and a content network take two or three

@@ -26,6 +26,8 @@ from .._nesting import Nesting, nesting
 from ..errors import DriverConnectionError
 from ._ahead import Ahead
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["DEFAULT_THREADS", "Lanes", "NoThreadError"]
 
 DEFAULT_THREADS: Final = 64  # a blocked thread costs little; a queued call looks like a dead driver

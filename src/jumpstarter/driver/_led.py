@@ -39,6 +39,8 @@ from .._signal import Signal
 from .._transport import SocketTransport, Transport
 from ._eager import Answerer, Begun, EagerConnection, OwnScope
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Lead", "LedConnection", "ThreadAnswerer"]
 
 _PATIENCE: Final = 0.002  # seconds: a method that takes so long, or twice that, is not waited for

@@ -28,6 +28,8 @@ from ..errors import EndOfStream, MissingExtra, ResourceError
 from ._caller import calling
 from ._http import IDLE, is_url, open_url
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Loan", "Resource", "ResourceStream", "lending"]
 
 MODES: Final = ("read", "write")  # what the driver does, as it is told by the client

@@ -39,6 +39,8 @@ from ._exporter import Exporter
 from ._failures import Failures
 from ._led import Lead, LedConnection
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Session"]
 
 _logger = logging.getLogger("jumpstarter.exporter")

@@ -19,6 +19,8 @@ from .._messages import cut
 from .._values import Weight, check_type, convert, title_of, weigh
 from ..errors import ArgumentError, ConfigurationError
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Fit", "doc_of", "fit_of", "signature_of", "text_of"]
 
 MAX_SIGNATURE: Final = 1024  # characters; one that is longer is left away, as it would not be read

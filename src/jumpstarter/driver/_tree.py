@@ -19,6 +19,8 @@ from ._claims import Claims
 from ._export import Exported, exports_of
 from ._signature import doc_of
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["DeviceTree", "Target"]
 
 _logger = logging.getLogger("jumpstarter.exporter")

@@ -27,6 +27,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Claim", "PortInUse"]
 
 _logger = logging.getLogger("jumpstarter.serial")

@@ -16,6 +16,8 @@ import sys
 import termios
 import time
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 _POLL = 0.2  # seconds, where the kernel cannot tell of a process's end
 
 

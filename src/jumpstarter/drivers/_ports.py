@@ -18,6 +18,8 @@ from .._background import open_background
 from .._fork import close_in_children, no_fork
 from .._writes import taken
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["SLICE", "stream_of"]
 
 SLICE: Final = 0.1  # seconds that a thread waits for bytes: how long a cancellation may take

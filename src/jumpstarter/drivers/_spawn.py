@@ -21,6 +21,8 @@ import trio
 
 from .._fork import close_in_children, no_fork
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Program", "spawn"]
 
 _STANDARD: Final = 3  # descriptors below this are a program's stdin, stdout and stderr

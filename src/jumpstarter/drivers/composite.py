@@ -5,6 +5,8 @@ from __future__ import annotations
 from ..client import DriverClient
 from ..driver import Driver
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Composite", "CompositeClient"]
 
 

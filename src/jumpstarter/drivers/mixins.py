@@ -13,13 +13,13 @@ from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
     asynccontextmanager,
-    contextmanager,
 )
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from .._checks import a_flag, a_path, a_size
 from .._forward import QUIET_LIMIT
+from .._tracebacks import block
 from .._transfer import MAX_BYTES
 from ..client import BlockingStream, DriverClient
 from ..client._lending import (
@@ -41,6 +41,8 @@ from ..client.adapters import (
 
 if TYPE_CHECKING:
     from pexpect.fdpexpect import fdspawn
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["ResourceMixin", "StreamMixin"]
 
@@ -197,7 +199,7 @@ class ResourceMixin:
     The driver gets a handle, as an argument of a method, and opens it by `Driver.resource`.
     """
 
-    @contextmanager
+    @block
     def local_file(
         self: _Lender,
         path: str | os.PathLike[str],
@@ -265,7 +267,7 @@ class ResourceMixin:
         async with self._lend_async(lending) as handle:
             yield handle
 
-    @contextmanager
+    @block
     def resource(
         self: _Lender,
         stream: Any,

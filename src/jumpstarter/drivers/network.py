@@ -17,6 +17,8 @@ from ..driver import Driver, export, exportstream
 from ..errors import ConfigurationError
 from .mixins import StreamMixin
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["NetworkClient", "TcpNetwork", "UnixNetwork"]
 
 

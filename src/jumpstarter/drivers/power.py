@@ -22,6 +22,8 @@ from ..client import DriverClient
 from ..driver import Driver, export
 from ..errors import ConfigurationError
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["MockPower", "PowerClient", "PowerInterface", "PowerReading"]
 
 _LONGEST_WAIT: Final = 7 * 24 * 3600  # seconds without power: the sleep of a thread has an end

@@ -26,6 +26,8 @@ from ._exclusive import Claim, PortInUse
 from ._ports import SLICE, stream_of
 from .mixins import StreamMixin
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["SerialClient", "SerialPort"]
 
 _HANDOVER: Final = 1.0  # seconds in which the guard of a killed process lets go of what it held

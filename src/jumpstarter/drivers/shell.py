@@ -25,6 +25,8 @@ from ..driver import Driver, export
 from ..errors import ConfigurationError
 from ._spawn import Program, spawn
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Shell", "ShellClient", "ShellResult"]
 
 _TERM_GRACE: Final = 5.0  # seconds between SIGTERM and SIGKILL

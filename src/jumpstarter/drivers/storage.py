@@ -29,6 +29,8 @@ from ..driver import Driver, export
 from ..errors import ArgumentError, ConfigurationError
 from .mixins import ResourceMixin
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["FileStorage", "StorageClient"]
 
 _PIECE: Final = 256 * 1024
