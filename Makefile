@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard src/jumpstarter/*.pyx)
 INSTALL := pip install --quiet --disable-pip-version-check
 
-.PHONY: venv lock build demo test check test-lowest test-latest test-all sanitize fuzz \
+.PHONY: venv lock build demo test check test-lowest test-latest test-all lane sanitize fuzz \
 	fuzz-coverage soak lint types bench bench-peers instructions hostile clean
 .NOTPARALLEL: # one extension module is built in one place
 
@@ -24,7 +24,7 @@ $(VENV)/.locked: $(LOCK)
 	@echo "making $(VENV) from $(LOCK): a minute or two, the first time"
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/$(INSTALL) --require-hashes --requirement $(LOCK)
-	touch $@
+	echo $(LOCK) >$@
 
 # For all platforms and Pythons that are supported. To keep what is not forced to change:
 # make lock UPGRADE=
@@ -44,8 +44,48 @@ build: venv
 demo: venv
 	$(BIN)/python examples/demo.py
 
+# All tests, or those given: make test TESTS=tests/test_values.py
+TESTS :=
+MINUTES := 11
+
 test: demo
-	$(BIN)/python -m pytest
+	@echo "running all tests: about $(MINUTES) minutes on two cores (make check: one minute)"
+	$(BIN)/python -m pytest $(TESTS)
+
+# The quick answer: lint, and the tests of what everything stands on, up to whole calls.
+QUICK_TESTS := $(addprefix tests/test_,$(addsuffix .py,architecture guarantees security_table))
+
+check: lint
+	@echo "running the quick tests: about a minute"
+	$(BIN)/python -m pytest $(QUICK_TESTS)
+
+# The tests that touch what is not ours: values, messages, framing, extras, typing.
+FOREIGN_TESTS := $(addprefix tests/test_,$(addsuffix .py,values messages decoding framing fuzz \
+	drivers_* client_adapters client_progress client_lending transfer driver_http driver_bridge \
+	driver_anyio testing typing deadlines end_to_end))
+
+# With every dependency, build requirements too, at the lowest version that pyproject.toml admits.
+test-lowest:
+	$(MAKE) lane VENV=.venv-lowest LOCK=locks/lowest.txt
+
+# Without a lock: what a user gets from pip today. It gates nothing.
+test-latest:
+	PYTHON=$(PYTHON) .ci/latest $(FOREIGN_TESTS)
+
+# The whole suite on each of these, by version or by path.
+PYTHONS ?= 3.11 3.12 3.13
+
+test-all:
+	.ci/test-all $(PYTHONS)
+
+# As a user installs it, beside the editable one.
+lane: $(VENV)/.locked
+	rm -rf build/lib* build/bdist* # what an older tree has left there would be installed
+	$(BIN)/$(INSTALL) --no-deps --no-index --no-build-isolation --force-reinstall .
+	$(BIN)/pip check
+	$(BIN)/ruff check && $(BIN)/ruff format --check
+	$(BIN)/mypy --cache-dir $(VENV)/mypy
+	$(BIN)/python -m pytest $(FOREIGN_TESTS)
 
 # The extension with the address and undefined-behaviour sanitizers, in a place of its own. Python's
 # own allocator would hide from them where an object ends.
@@ -83,7 +123,8 @@ fuzz-coverage: venv
 	$(COVERED)/corpus
 
 soak: venv
-	LEDGER_ROUNDS=1000 $(BIN)/python -m pytest -s tests/conformance/test_ledger.py
+	LEDGER_ROUNDS=1000 $(BIN)/python -m pytest -s --timeout=0 -o faulthandler_timeout=0 \
+	tests/conformance/test_ledger.py
 
 lint: venv
 	$(BIN)/ruff check && $(BIN)/ruff format --check
