@@ -5,8 +5,10 @@ With `portforward` of the client, whatever program runs beside the test can reac
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import errno
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import trio
@@ -54,8 +56,14 @@ class TcpNetwork(Driver):
     @exportstream
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[trio.abc.Stream]:
-        """Connect to the server."""
-        async with await trio.open_tcp_stream(self.host, self.port) as stream:
+        """Connect to the server.
+
+        Raises:
+            OSError: It cannot be reached; `filename` is its address.
+        """
+        with _connecting(self.address()):
+            stream = await trio.open_tcp_stream(self.host, self.port)
+        async with stream:
             yield stream
 
 
@@ -87,9 +95,35 @@ class UnixNetwork(Driver):
     @exportstream
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[trio.abc.Stream]:
-        """Connect to the server."""
-        async with await trio.open_unix_socket(self.path) as stream:
+        """Connect to the server.
+
+        Raises:
+            OSError: It cannot be reached; `filename` is its address.
+        """
+        with _connecting(self.address()):
+            stream = await trio.open_unix_socket(self.path)
+        async with stream:
             yield stream
+
+
+@contextmanager
+def _connecting(address: str) -> Iterator[None]:
+    """Have a failure say where the server was looked for, and keep the system's number."""
+    try:
+        yield
+    except OSError as exc:
+        first: BaseException | None = exc.__cause__
+        while isinstance(first, BaseExceptionGroup):  # of Trio: one for each address of a name
+            first = first.exceptions[0]
+        why = first if exc.errno is None and isinstance(first, OSError) else exc
+        if why.errno is None:
+            raise OSError(f"{address}: {why}") from exc
+        text = (
+            os.strerror(why.errno) if why.errno > 0 else why.strerror
+        )  # below 0 is the resolver's
+        if why.errno in {errno.ENOENT, errno.ECONNREFUSED}:
+            text = f"{text}: no server listens there"
+        raise OSError(why.errno, text, address) from exc
 
 
 class NetworkClient(StreamMixin, DriverClient):

@@ -12,7 +12,7 @@ import termios
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from errno import EACCES, EAGAIN, EBUSY
+from errno import EACCES, EAGAIN, EBUSY, ENOTTY
 from typing import Any, Final
 
 import trio
@@ -165,7 +165,9 @@ def _telling(path: str) -> Iterator[None]:
     except PortInUse:
         raise
     except (OSError, termios.error) as exc:
-        number = exc.args[0] if exc.args else None
+        # pyserial puts what the device's settings failed with into a text.
+        cause = exc.__context__ if isinstance(exc.__context__, termios.error) else exc
+        number = cause.args[0] if cause.args else None
         if number in {EAGAIN, EBUSY}:  # of flock, and of open() where TIOCEXCL is set
             raise PortInUse.of(path) from exc
         if number == EACCES:
@@ -173,6 +175,8 @@ def _telling(path: str) -> Iterator[None]:
                 f"{os.strerror(number)}: the exporter's user is not in the group that may open it"
             )
             raise OSError(number, text, path) from exc
+        if number == ENOTTY:
+            raise OSError(number, "it is not a serial port", path) from exc
         if isinstance(number, int):
             raise OSError(number, os.strerror(number), path) from exc
         if path not in str(exc):
