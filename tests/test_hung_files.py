@@ -122,8 +122,10 @@ def test_a_lent_stream_that_hangs_in_write_ends_in_time(tmp_path: Path) -> None:
         ):
             client.call("write", handle, bytes(65536), 100)
         with path.open("rb", 0) as peer:  # lets the thread go before its file is closed
+            os.set_blocking(peer.fileno(), False)  # the thread may be done before this sees it
             while held_threads:
                 peer.read(65536)
+                time.sleep(0.001)
 
 
 def test_many_files_that_hang_keep_no_other_one_from_its_thread(tmp_path: Path) -> None:

@@ -112,8 +112,10 @@ def test_an_error_is_told_what_it_is_of_unless_it_says_so() -> None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     with pytest.raises(FileNotFoundError, match="'/other'"), naming("/dev/card"):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/other")
-    with pytest.raises(OSError, match=r"^as it is$"), naming("/dev/card"):
-        raise OSError("as it is")
+    with pytest.raises(OSError, match=r"^/dev/card: path too long$"), naming("/dev/card"):
+        raise OSError("path too long")
+    with pytest.raises(OSError, match=r"^no /dev/card$"), naming("/dev/card"):
+        raise OSError("no /dev/card")
 
 
 # ---------------------------------------------------------------------------------- what is lent

@@ -308,7 +308,7 @@ class SourceFile:
 
     def open(self) -> None:
         """Open it. Raises OSError."""
-        self._file = FileIO(self._path)
+        self._file = FileIO(str(self._path))  # as the error shows it
         close_in_children(self._file)
         self._unchanged = Unchanged(self._file.fileno(), str(self._path))
         self.size = self._unchanged.size
@@ -420,7 +420,11 @@ def _is_for_devices(directory: Path) -> bool:
 def _part_of(path: Path) -> Path:
     """Make an empty file beside another, which it is to replace: with its permissions, if any."""
     part = path.with_name(f".{path.name:.50}.{uuid4().hex}.part")  # 50 take 200 bytes at most
-    part.touch()
+    try:
+        part.touch()
+    except OSError as exc:
+        exc.filename = str(path)  # that of the part is nobody's concern
+        raise
     with suppress(FileNotFoundError):
         part.chmod(stat.S_IMODE(path.stat().st_mode))
     return part

@@ -85,7 +85,9 @@ def naming(subject: str) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        if exc.errno is not None and exc.filename is None:
+        if exc.errno is None and subject not in str(exc):
+            exc.args = (f"{subject}: {exc}",)
+        elif exc.errno is not None and exc.filename is None:
             exc.filename = subject
         raise
 

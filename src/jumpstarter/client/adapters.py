@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
+    AsyncExitStack,
     asynccontextmanager,
     suppress,
 )
@@ -31,6 +32,7 @@ from .._checks import (
 )
 from .._fork import close_alone, close_in_children, no_fork
 from .._forward import QUIET_LIMIT, forward_to, listen_tcp, listen_unix
+from .._writes import naming
 from ..errors import DriverTimeoutError, MissingExtra
 from ._base import DriverClient
 from ._raw_streams import RemoteStream
@@ -117,7 +119,10 @@ async def tcp_portforward(
         refuse_value("local_host", local_host, _HOST)
     a_whole_number("local_port", local_port, 0, 65535)
     handler = forward_to(lambda: client.stream_async(method), quiet_limit=quiet_limit)
-    async with listen_tcp(handler, local_host=local_host, local_port=local_port) as address:
+    listening = listen_tcp(handler, local_host=local_host, local_port=local_port)
+    async with AsyncExitStack() as block:
+        with naming(f"{local_host}:{local_port}"):
+            address = await block.enter_async_context(listening)
         yield address
 
 
@@ -147,7 +152,9 @@ async def unix_portforward(
     a_text("method", method)
     path = a_path("path", path) if path != "" else ""
     handler = forward_to(lambda: client.stream_async(method), quiet_limit=quiet_limit)
-    async with listen_unix(handler, path=path) as where:
+    async with AsyncExitStack() as block:
+        with naming(path or "a private directory"):
+            where = await block.enter_async_context(listen_unix(handler, path=path))
         yield where
 
 

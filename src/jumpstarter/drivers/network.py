@@ -122,7 +122,7 @@ def _connecting(address: str) -> Iterator[None]:
             os.strerror(why.errno) if why.errno > 0 else why.strerror
         )  # below 0 is the resolver's
         if why.errno in {errno.ENOENT, errno.ECONNREFUSED}:
-            text = f"{text}: no server listens there"
+            text = f"{text} (no server listens there)"
         raise OSError(why.errno, text, address) from exc
 
 
