@@ -1,0 +1,196 @@
+"""This version of the wire and the one before, each side in turn: the older peer is a real one.
+
+It is the package as it was in the last commit before the wire's version 1.1, from the history of
+this repository, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import trio
+
+from driver_of_versions import Board
+from exporter_process import exporter
+from helpers import timed
+from jumpstarter import Limits, _framing, connect, serve_async
+from jumpstarter._messages import VERSION
+from jumpstarter.client import DriverClient
+from jumpstarter.driver import Caller, caller, export, on_disconnect
+from jumpstarter.errors import (
+    DriverErrorGroup,
+    DriverFileNotFoundError,
+    DriverInvalidArgument,
+    DriverOSError,
+)
+
+TESTS: Final = Path(__file__).parent
+ROOT: Final = TESTS.parent
+COMMIT: Final = "926d1e3dcc97847be6eba35e194072ff862e8ec2"  # the last one of version 1.0
+BUILDING: Final = 300.0  # seconds
+RUNNING: Final = 60.0
+QUICK: Final = Limits(ping_interval=0.3, ping_timeout=0.3)
+
+
+@pytest.fixture(scope="module")
+def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the place of the older package, for PYTHONPATH."""
+    place = tmp_path_factory.mktemp("older")
+    paths = ("src", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+    command = ["git", "-C", str(ROOT), "archive", "--format=tar", COMMIT, *paths]
+    try:
+        archive = subprocess.run(command, capture_output=True, check=True, timeout=RUNNING).stdout
+    except (OSError, subprocess.CalledProcessError) as exc:
+        said = getattr(exc, "stderr", b"").decode().strip()
+        pytest.fail(
+            f"the version before is built from this repository's history, and commit {COMMIT[:12]} "
+            f"cannot be had: {said or exc}. In a shallow clone: git fetch --unshallow",
+            pytrace=False,
+        )
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        tar.extractall(place, filter="data")
+    package = place / "src" / "jumpstarter"
+    ours = Path(_framing.__file__)
+    if (package / "_framing.pyx").read_bytes() == (
+        ROOT / "src/jumpstarter/_framing.pyx"
+    ).read_bytes():
+        shutil.copy(ours, package / ours.name)  # of the same source: nothing to be built
+        return place / "src"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+    subprocess.run([*command, str(place / "built"), str(place)], check=True, timeout=BUILDING)
+    return place / "built"
+
+
+def run_client(package: Path, address: str) -> dict[str, Any]:
+    """Run the script with a package, and give what it has seen."""
+    result = subprocess.run(
+        [sys.executable, str(TESTS / "script_of_versions.py"), address],
+        env={**os.environ, "PYTHONPATH": str(package)},
+        capture_output=True,
+        text=True,
+        timeout=RUNNING,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    seen: dict[str, Any] = json.loads(result.stdout)
+    return seen
+
+
+def test_the_older_one_is_of_the_version_before(older: Path) -> None:
+    program = "import jumpstarter._messages as m; print(m.__file__, *m.VERSION)"
+    said = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(older)},
+        capture_output=True,
+        text=True,
+        timeout=RUNNING,
+        check=True,
+    ).stdout
+    assert said.split() == [str(older / "jumpstarter" / "_messages.py"), "1", "0"]
+    assert VERSION == (1, 1)
+
+
+# ----------------------------------------------------------------- an older exporter, our client
+
+
+def use(client: DriverClient) -> None:
+    large = b"x" * 300_000
+    assert client.call("echo", large) == large
+    assert [client.call("echo_async", number) for number in range(3)] == [0, 1, 2]
+    assert list(client.streamingcall("count", 1000)) == list(range(1000))
+    with client.stream("connect") as stream:
+        stream.send(b"through the stream")
+        stream.send_eof()
+        assert b"".join(stream) == b"through the stream"
+
+
+@pytest.mark.parametrize("scheme", ["unix", "tcp"])
+def test_our_client_uses_an_older_exporter(older: Path, tmp_path: Path, scheme: str) -> None:
+    options = ["--address", "tcp://127.0.0.1:0"] if scheme == "tcp" else []
+    prefix = ("env", f"PYTHONPATH={older}")
+    with (
+        exporter(tmp_path, *options, driver="driver_of_versions:Board", prefix=prefix) as process,
+        connect(process.address, name="ours", limits=QUICK) as client,
+        client.timeout(20),
+    ):
+        use(client)
+        with pytest.raises(DriverOSError) as missing:
+            client.call("missing")
+        with pytest.raises(DriverInvalidArgument) as caused:
+            client.call("caused")
+        with pytest.raises(DriverErrorGroup) as group:
+            client.call("group")
+    # What the older one does not say is not there; what it says is all there.
+    assert type(missing.value) is DriverOSError
+    assert (missing.value.errno, missing.value.filename) == (None, None)
+    assert "FileNotFoundError: [Errno 2] No such file or directory: '/dev/ttyUSB0'" in str(
+        missing.value
+    )
+    assert caused.value.__cause__ is None
+    assert [type(each).__name__ for each in group.value.exceptions] == [
+        "DriverConnectionError",
+        "DriverError",
+    ]
+
+
+# ----------------------------------------------------------------- an older client, our exporter
+
+
+class Asking(Board):
+    """Asks who calls, and notes who has gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Caller] = []
+        self.gone: list[int] = []
+
+    @export
+    def echo(self, value: Any = None) -> Any:
+        self.seen.append(caller())
+        on_disconnect(self._note)
+        return value
+
+    async def _note(self) -> None:
+        self.gone.append(caller().connection)
+
+
+@pytest.mark.parametrize("scheme", ["unix", "tcp"])
+@timed(RUNNING)
+async def test_an_older_client_uses_our_exporter(older: Path, tmp_path: Path, scheme: str) -> None:
+    board = Asking()
+    address = "tcp://127.0.0.1:0" if scheme == "tcp" else f"unix:{tmp_path}/socket"
+    async with serve_async(board, address, limits=QUICK) as server:
+        seen = await trio.to_thread.run_sync(run_client, older, server.address)
+    assert Path(seen["file"]).is_relative_to(older)
+    assert seen["echo"] == [1, [2], "three"]
+    assert (seen["large"], seen["count"], seen["alive"]) == (True, True, "alive")
+    assert seen["stream"] == "through the stream"
+    kind, text, mirrored, _ = seen["missing"]
+    assert (kind, mirrored) == ("DriverOSError", ["OSError"])
+    assert text.endswith("FileNotFoundError: [Errno 2] No such file or directory: '/dev/ttyUSB0'")
+    assert seen["caused"][0] == "DriverInvalidArgument"
+    assert seen["caused"][1].endswith("ValueError: no console")
+    assert seen["group"][3] == ["DriverConnectionError", "DriverError"]
+    assert {each.claimed.name for each in board.seen} == {""}
+    assert board.gone == [1]
+    assert board.seen[0].claimed.agent.startswith("jumpstarter/")
+
+
+@timed(RUNNING)
+async def test_the_same_script_sees_more_with_our_client(tmp_path: Path) -> None:
+    board = Asking()
+    async with serve_async(board, f"unix:{tmp_path}/socket", limits=QUICK) as server:
+        ours = Path(_framing.__file__).parent.parent
+        seen = await trio.to_thread.run_sync(run_client, ours, server.address)
+    assert seen["missing"][0] == DriverFileNotFoundError.__name__
+    assert seen["group"][3] == ["DriverConnectionResetError", "DriverError"]
+    assert "script_of_versions.py" in board.seen[0].claimed.name
