@@ -37,6 +37,7 @@ from jumpstarter.client._generators import RemoteGenerator
 from jumpstarter.client._raw_streams import open_stream
 from jumpstarter.driver import Driver, export, exportstream
 from jumpstarter.errors import (
+    SYSTEM_ERROR_CLASSES,
     CallCancelled,
     CallRefused,
     Code,
@@ -635,7 +636,8 @@ CODES: tuple[tuple[type[BaseException], Code, type[DriverError]], ...] = (
 
 @pytest.mark.parametrize("cls", BUILTINS, ids=lambda cls: cls.__name__)
 async def test_every_exception_of_python_is_one_error_of_its_call(cls: type[BaseException]) -> None:
-    _, code, kind = next(row for row in CODES if issubclass(cls, row[0]))
+    _, code, by_code = next(row for row in CODES if issubclass(cls, row[0]))
+    kind = SYSTEM_ERROR_CLASSES.get((by_code, cls.__name__), by_code)
     for failure in await assert_contained(lambda: cls(*UNUSUAL.get(cls, ("text",))), PLACES):
         if cls in {StopIteration, StopAsyncIteration} and failure.remote_type != cls.__name__:
             assert failure.remote_type == "RuntimeError"  # as the language has it
