@@ -60,7 +60,7 @@ WATCHED: Final = (
     ),
     *("subprocess.", "sys.addaudithook", "sys.set", "sys.unraisable", "tempfile.", "urllib."),
 )
-MUTANTS: Final = 1800
+MUTANTS: Final = 2400
 LIMITS: Final = Limits(cancel_grace=0, linger=0)
 NAMES: Final = sorted(
     {*dir(object), *dir(type), *dir(Driver), *dir(DriverClient), *dir(builtins)}
