@@ -90,6 +90,7 @@ KNOWS_ONLY: Final[dict[str, set[str]]] = {
     "_hangup": set(),
     "_forward": {"_background", "_checks", "_fork", "_hangup", "_listener", "_sockets"},
     "_stderr": set(),
+    "_stdio": {"_stderr"},
     "_process": set(),
 }
 # Where a name becomes code, each behind a check of its own.

@@ -614,20 +614,71 @@ def test_users_who_cannot_get_to_the_socket_are_warned_of() -> None:
         shutil.rmtree(place)
 
 
-@pytest.mark.parametrize("redirection", [">&-", ">/dev/full"], ids=["closed", "full"])
-def test_who_cannot_be_told_that_it_is_ready_is_told_why(lamps: Path, redirection: str) -> None:
-    serve = f"{sys.executable} -m jumpstarter serve lamps:Lamp --address unix:{lamps}/socket"
-    result = subprocess.run(
-        ["/bin/sh", "-c", f"{serve} {redirection}"],
-        cwd=lamps,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert result.returncode == 2
-    assert "cannot say on stdout that it is ready" in result.stderr
-    assert not (lamps / "socket").exists()
+FAULTY = """
+import json
+import sys
+from jumpstarter.driver import Driver
+
+class Lamp(Driver):
+    @classmethod
+    def client(cls):
+        return "jumpstarter.client.DriverClient"
+
+class Configured(Lamp):
+    def __post_init__(self):
+        super().__post_init__()
+        json.loads("{")  # in Configured
+
+def make():
+    return helper()
+
+def helper():
+    raise ValueError("no board is plugged in")  # in helper
+
+def leave():
+    sys.exit("no board")  # in leave
+
+def bad_level():
+    return Lamp(log_level="LOUD")  # in bad_level
+
+def wants(board):  # the function itself
+    return Lamp()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "line"),
+    [
+        ("make", "ValueError: no board is plugged in", "# in helper"),
+        ("Configured", "JSONDecodeError: ", "# in Configured"),
+        ("leave", "SystemExit: no board", "# in leave"),
+        ("bad_level", "ConfigurationError: ", "# in bad_level"),
+        ("wants", "TypeError: wants() missing 1 required", "# the function itself"),
+    ],
+)
+def test_what_a_factory_raises_is_told_with_its_file_and_line(
+    lamps: Path, name: str, said: str, line: str
+) -> None:
+    file = lamps / "faulty.py"
+    file.write_text(FAULTY)
+    result = run_serve(f"faulty:{name}", cwd=lamps)
+    number = next(n for n, text in enumerate(FAULTY.splitlines(), 1) if text.endswith(line))
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert said in result.stderr
+    assert f"{file}, line {number}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("x = 1\ny = (\n", 2), ("x = 1\n\nimport no_such_module\n", 3)]
+)
+def test_what_keeps_a_module_from_being_imported_is_told_with_its_file_and_line(
+    lamps: Path, text: str, line: int
+) -> None:
+    file = lamps / "faulty.py"
+    file.write_text(text)
+    result = run_serve("faulty:make", cwd=lamps)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert f"{file}, line {line}" in result.stderr
 
 
 def test_a_driver_author_gets_the_traceback_at_log_level_debug(lamps: Path) -> None:

@@ -34,7 +34,7 @@ the ground up; each room knows only those above it:
     driver, client            the two sides; they never meet but over the wire
     drivers                   ready-made drivers, and mixins
     _server, _serve           a driver tree behind an address; clients from one, and both joined
-    _stderr                   the log's way out, on which nobody waits
+    _stderr, _stdio           the log's way out, and the drivers' prints', on which nobody waits
     _offer, _process          what the command line names, loaded; the exporter's own process
     common, portal, testing, cli
                               doors: import paths, test helpers, the command line

@@ -8,11 +8,15 @@ meant. This file serves nothing.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import inspect
 import pkgutil
 import ssl
 import stat
 import sys
+import sysconfig
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -37,6 +41,11 @@ __all__ = [
 ]
 
 _SHORT_TOKEN: Final = 16  # characters; fewer can be guessed
+_NOT_TO_BLAME: Final = (Path(__file__), Path(pkgutil.__file__))
+_INSTALLED: Final = (
+    Path(__file__).parent,
+    *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+)
 _LIMITS: Final = dataclasses.fields(Limits)
 
 
@@ -63,21 +72,59 @@ def load_driver(spec: str) -> Driver:
     """
     if spec.count(":") != 1:
         raise SetupError(f"{spec!r} names no driver: write package.module:Driver")
-    # `python -m` has the current directory there already, the installed command has not.
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
+    _search_here()
+    found: Any = None
     try:
         found = pkgutil.resolve_name(spec)
         driver = found if isinstance(found, Driver) or _is_client(found) else found()
-    except Exception as exc:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:  # SystemExit too: nothing can be served
         text = f"cannot make a driver of {spec!r}: {type(exc).__name__}: {exc}"
-        raise SetupError(" ".join(text.split())) from exc
+        place = _place_of(exc, found)
+        raise SetupError(" ".join(text.split()) + (f" ({place})" if place else "")) from exc
     if _is_client(driver):
         raise SetupError(f"{spec!r} is a client class: name its driver's class, which is served")
     if not isinstance(driver, Driver):
         text = f"{spec!r} gives a {type(driver).__name__}, which is no jumpstarter.driver.Driver"
         raise SetupError(text)
     return driver
+
+
+def _search_here() -> None:
+    """Have modules of the current directory found, if there is one that still exists."""
+    # `python -m` has it there already, the installed command has not.
+    with contextlib.suppress(OSError):
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.insert(0, here)
+
+
+def _place_of(exc: BaseException, found: object) -> str:
+    """Give the file and the line where making a driver has failed; empty if no file is to blame.
+
+    The innermost frame is taken, but code of the user's rather than that of Python or of installed
+    packages, in which an error of the user's often comes up.
+    """
+    if isinstance(exc, SyntaxError) and exc.filename:
+        return f"{exc.filename}, line {exc.lineno}"
+    frames = [
+        frame
+        for frame in traceback.extract_tb(exc.__traceback__)
+        if Path(frame.filename) not in _NOT_TO_BLAME
+        and not frame.filename.startswith("<")  # code without a file
+    ]
+    frames = [frame for frame in frames if not _is_installed(frame.filename)] or frames
+    if frames:
+        return f"{frames[-1].filename}, line {frames[-1].lineno}, in {frames[-1].name}"
+    with contextlib.suppress(TypeError, OSError):  # what it was called on is known at least
+        if callable(found) and (file := inspect.getsourcefile(found)):
+            return f"{file}, line {inspect.getsourcelines(found)[1]}"
+    return ""
+
+
+def _is_installed(filename: str) -> bool:
+    path = Path(filename)
+    return any(path.is_relative_to(place) for place in _INSTALLED)
 
 
 def _is_client(found: object) -> bool:

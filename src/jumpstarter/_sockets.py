@@ -482,7 +482,9 @@ def private_socket_path() -> Iterator[Path]:
 
 def _make_private_directory() -> Path:
     runtime = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
-    bases = [Path(tempfile.gettempdir()), Path("/tmp")]  # noqa: S108 - what we make there is 0700
+    bases = [Path("/tmp")]  # noqa: S108 - what we make there is 0700
+    with contextlib.suppress(FileNotFoundError):  # there is none that can be written to
+        bases.insert(0, Path(tempfile.gettempdir()))
     problems = []
     for base in dict.fromkeys([runtime, *bases] if _is_ours_alone(runtime) else bases):
         directory = base / f"jumpstarter-{secrets.token_hex(6)}"

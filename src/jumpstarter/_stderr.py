@@ -1,43 +1,40 @@
 """The log's way to stderr, on which nobody ever waits.
 
-Whoever logs puts a line into a queue; a thread of its own writes it. Where stderr is a pipe that
-nobody reads, a full disk or closed, lines are lost, and how many is told as soon as one gets
-through again; what the program does goes on as if nothing were. Lines are written past
-`sys.stderr`, whose lock a thread that hangs in a write would keep from the interpreter's end.
+Code that logs puts a line into a queue; a thread of its own writes it. Where stderr is a pipe that
+nobody reads, a full disk, a terminal that hung up, or closed, lines are lost, and their number is
+told as soon as one gets through again; the program goes on as if nothing had happened. Lines are
+written past `sys.stderr`, whose lock a thread that hangs in a write would keep from the
+interpreter's end.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
+import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from logging.handlers import QueueHandler
 from queue import SimpleQueue
 from typing import Final
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["logging_to_stderr", "say"]
+__all__ = ["Outlet", "in_own_thread", "logging_to_stderr", "written"]
 
 _MAX_LINES: Final = 1_000  # that wait to be written
+_MAX_RAW: Final = 1024 * 1024  # bytes that wait to be written, of what is no line of the log
 _FAREWELL: Final = 1.0  # seconds that the last lines have to leave
 _STDERR: Final = 2
-
-
-def say(text: str) -> None:
-    """Write a line to stderr at once, if it can be written there. May wait for who reads it."""
-    if sys.stderr is not None:  # as it is where it was closed, and its number may be another file's
-        with contextlib.suppress(OSError):
-            for _ in _written(_STDERR, _encode(text)):
-                pass
+_FREE: Final = 3  # the first descriptor behind the standard streams
 
 
 @contextlib.contextmanager
-def logging_to_stderr(level: int | str, line: str) -> Iterator[None]:
+def logging_to_stderr(level: int | str, line: str) -> Iterator[Outlet | None]:
     """Send what is logged anywhere to stderr, for the length of a `with` block.
 
     At its end the lines that wait have a second to leave. No checkpoint; for a program's start.
@@ -45,21 +42,42 @@ def logging_to_stderr(level: int | str, line: str) -> Iterator[None]:
     Args:
         level: From which on.
         line: How a line looks, as `logging.Formatter` takes it.
+
+    Yields:
+        The way to stderr, for other text; None where stderr is closed.
     """
     root, before = logging.getLogger(), logging.getLogger().level
-    handler = _Handler() if sys.stderr is not None else logging.NullHandler()
+    # A closed one is None, and its number may be another file's.
+    outlet = Outlet() if sys.stderr is not None else None
+    handler = outlet or logging.NullHandler()
     handler.setFormatter(logging.Formatter(line))
     root.setLevel(level)
     root.addHandler(handler)
     try:
-        yield
+        yield outlet
     finally:
         root.removeHandler(handler)
         root.setLevel(before)
         handler.close()
 
 
-class _Handler(QueueHandler):
+def in_own_thread(function: Callable[[], None], name: str) -> threading.Thread:
+    """Run code that may wait for ever in a thread which keeps no process alive.
+
+    It takes no signal: none of the process's, and not the SIGTTOU by which a terminal stops a
+    program that writes to it from the background.
+    """
+
+    def run() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        function()
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+class Outlet(QueueHandler):
     """Queues lines, and counts those for which there is no room or no way out."""
 
     def __init__(self) -> None:
@@ -69,9 +87,10 @@ class _Handler(QueueHandler):
         self._no_room = 0  # lines lost; counted under the lock that all handlers have
         self._no_way = 0  # the same; counted by the thread
         self._torn = False  # the last line that was written broke off in its midst; of the thread
-        self._fd = os.dup(_STDERR)
-        self._thread = threading.Thread(target=self._run, name="log to stderr", daemon=True)
-        self._thread.start()
+        self._poured = self._drunk = 0  # bytes of other text that came, and that were written
+        self._spilled = 0  # bytes of it that were lost, since the last word on it
+        self._fd = fcntl.fcntl(_STDERR, fcntl.F_DUPFD_CLOEXEC, _FREE)
+        self._thread = in_own_thread(self._run, "log to stderr")
 
     def prepare(self, record: logging.LogRecord) -> bytes:
         """Make a line: in the thread of who logs, since its arguments may change."""
@@ -89,6 +108,22 @@ class _Handler(QueueHandler):
         """Say which line cannot be made: the stderr of `logging` itself may be waited for."""
         where = f"{record.pathname}:{record.lineno}"
         self.enqueue(_encode(f"(a line of the log at {where} does not fit its arguments)"))
+
+    def say(self, text: str) -> None:
+        """Queue a line that is no log record, whether there is room or not."""
+        self._lines.put(_encode(text))
+
+    def pour(self, data: bytes) -> None:
+        """Queue text of any shape, if there is room. For one thread at a time."""
+        if self._poured - self._drunk > _MAX_RAW:
+            self._spilled += len(data)
+            return
+        if self._spilled:
+            text = "bytes which drivers and their programs have written were lost here"
+            self._lines.put(_encode(f"({self._spilled} {text}: stderr did not take them)"))
+            self._spilled = 0
+        self._poured += len(data)
+        self._lines.put(_Raw(data))
 
     def close(self) -> None:
         """Have the lines written that wait, and end the thread, unless it hangs in a write."""
@@ -111,11 +146,19 @@ class _Handler(QueueHandler):
                 self._write(line)
             except OSError:
                 self._no_way += 1
+            if isinstance(line, _Raw):
+                self._drunk += len(line)
         os.close(self._fd)
 
     def _write(self, line: bytes) -> None:
-        for piece in _written(self._fd, b"\n" + line if self._torn else line):
-            self._torn = not piece.endswith(b"\n")
+        for piece in written(self._fd, b"\n" + line if self._torn else line):
+            self._torn = not (piece.endswith(b"\n") or isinstance(line, _Raw))
+
+
+class _Raw(bytes):
+    """Text which is no line of the log, and may be a part of one of somebody else's."""
+
+    __slots__ = ()
 
 
 def _lost(count: int) -> bytes:
@@ -126,11 +169,11 @@ def _encode(line: str) -> bytes:
     return f"{line}\n".encode(errors="backslashreplace")
 
 
-def _written(fd: int, data: bytes) -> Iterator[bytes]:
-    """Write all of it, and give each piece that was taken."""
+def written(fd: int, data: bytes) -> Iterator[bytes]:
+    """Write all of it, and give each piece that was taken. May wait for ever."""
     while data:
         size = os.write(fd, data)
         if not size:  # as a device may say; to try again may go on for ever
-            raise OSError(errno.EIO, "stderr took none of a line")
+            raise OSError(errno.EIO, "it took none of a line")
         yield data[:size]
         data = data[size:]

@@ -4,8 +4,10 @@
 
 What whoever starts an exporter can rely on:
 
-- stdout has one line, `ready: <address>`, written when clients can connect. The log, with what the
-  drivers say there, goes to stderr; where that takes no more, lines are lost and nothing waits.
+- stdout has one line, `ready: <address>`, written when clients can connect. The log goes to stderr,
+  and so does what drivers, and the programs that they run, print to stdout or stderr. Nothing ever
+  waits for either stream, or fails by it: where stderr takes no more, text is lost, and how much is
+  told later; a `ready:` that stdout does not take is a warning in the log.
 - The first SIGTERM, SIGINT or SIGHUP drains: no more clients and calls, and those that run may
   finish within the grace, after which they are cancelled. SIGHUP does nothing if it was ignored at
   the start, as by `nohup`. A second SIGTERM or SIGINT cancels the calls immediately. Either way
@@ -23,12 +25,13 @@ Nobody imports this file but `__main__`.
 from __future__ import annotations
 
 import argparse
+import atexit
 import logging
 import math
 import pwd
 import signal
-import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -47,7 +50,7 @@ from ._offer import (
 from ._process import Signals, own_signals
 from ._server import serve_async
 from ._sockets import parse_address
-from ._stderr import logging_to_stderr, say
+from ._stdio import StandardStreams, standard_streams
 from ._version import __version__
 from .driver._lanes import DEFAULT_THREADS
 from .errors import JumpstarterException
@@ -81,17 +84,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(argv)
     own_signals()
-    try:
-        with logging_to_stderr(options.log_level.upper(), _LOG_LINE):
-            return _run(options)
-    except (SetupError, JumpstarterException) as exc:
-        say(f"jumpstarter serve: {exc}")
-        return 2
-    except KeyboardInterrupt:  # while the driver was made
-        return 128 + signal.SIGINT
+    level = options.log_level.upper()
+    with ExitStack() as stack:
+        streams = stack.enter_context(standard_streams(level, _LOG_LINE, until_exit=argv is None))
+        if argv is None:  # this is the whole program, and drivers may print until its very end
+            atexit.register(stack.pop_all().close)
+        try:
+            return _run(options, streams)
+        except (SetupError, JumpstarterException) as exc:
+            streams.say(f"jumpstarter serve: {exc}")
+            return 2
+        except KeyboardInterrupt:  # while the driver was made
+            return 128 + signal.SIGINT
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, streams: StandardStreams) -> int:
     try:
         address = parse_address(options.address)
         check_options(address, options)
@@ -102,7 +109,7 @@ def _run(options: argparse.Namespace) -> int:
             context=load_tls(address, options),
             driver=load_driver(options.driver),
         )
-        return trio.run(_serve, offer, options)
+        return trio.run(_serve, offer, options, streams)
     except (SetupError, JumpstarterException):
         _logger.debug("nothing can be served", exc_info=True)
         raise
@@ -220,15 +227,7 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _say_ready(address: str) -> None:
-    try:
-        sys.stdout.write(f"ready: {address}\n")
-        sys.stdout.flush()
-    except (AttributeError, OSError) as exc:  # closed (then there is no stdout), full, or broken
-        raise SetupError(f"cannot say on stdout that it is ready: {exc}") from exc
-
-
-async def _serve(offer: Offer, options: argparse.Namespace) -> int:
+async def _serve(offer: Offer, options: argparse.Namespace, streams: StandardStreams) -> int:
     signals = Signals()
     async with serve_async(
         offer.driver,
@@ -243,7 +242,7 @@ async def _serve(offer: Offer, options: argparse.Namespace) -> int:
     ) as server:
         for doubt in doubts(offer, options):
             _logger.warning("%s", doubt)
-        _say_ready(server.address)
+        streams.announce(f"ready: {server.address}")
         await signals.first.wait()
         text = "shutting down: running calls have %g s to finish; a second signal cancels them"
         _logger.info(text, options.grace)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ..errors import MissingExtra
@@ -70,11 +70,13 @@ class _Bar(Meter):
         self._bar.update(self._task, completed=self.count)
         if not self._shown and time.monotonic() >= self._begin:
             self._shown = True
-            self._bar.start()
+            with suppress(OSError):  # a terminal that hung up ends no transfer
+                self._bar.start()
 
     def close(self) -> None:
         if self._shown:
-            self._bar.stop()
+            with suppress(OSError):
+                self._bar.stop()
 
 
 @asynccontextmanager
@@ -94,7 +96,8 @@ async def meter_for(progress: Progress, title: str, total: int | None) -> AsyncI
 def _meter(progress: Progress, title: str, total: int | None) -> Meter:
     if callable(progress):
         return _Told(total, progress)
-    if progress is False or (progress is None and not sys.stderr.isatty()):
+    # sys.stderr is None where it is closed.
+    if progress is False or (progress is None and not (sys.stderr and sys.stderr.isatty())):
         return Meter(total)
     try:
         return _Bar(total, _rich_progress(), title)
