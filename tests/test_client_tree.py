@@ -199,8 +199,8 @@ def stub_of(client: str, *, allow: Sequence[str] | None = DEFAULT_ALLOW) -> Stub
     stub = build(node(1, client=client), allow=allow)
     assert isinstance(stub, StubDriverClient)
     with pytest.raises(ClientImportError) as caught:
-        stub.call("on")
-    assert str(caught.value) == stub.missing
+        stub.on()
+    assert f"'on': {stub.missing}; without it" in str(caught.value)
     return stub
 
 

@@ -7,7 +7,7 @@ the ground up; each room knows only those above it:
     _installed                how to add an extra to this installation
     errors                    every exception, one tree, each with its wire code
     _text                     a peer's words, made fit for a line of ours
-    _tracebacks               which frames an error shows
+    _tracebacks, _copies      which frames an error shows; what can be neither copied nor pickled
     _checks                   what an argument must be
     _limits                   every limit, with its reason
     _framing                  bytes <-> frames (Cython)

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, TypeVarTuple, fi
 import trio
 
 from ._checks import a_text, refuse_type, seconds
+from ._copies import no_copies
 from ._tracebacks import trimmed
 
 if TYPE_CHECKING:
@@ -365,6 +366,8 @@ class BlockingPortal:
 
     def __init__(self, loop: _Loop) -> None:
         self._loop = loop
+
+    __reduce_ex__ = no_copies("a portal", "start another one there, by start_blocking_portal()")
 
     @overload
     def call(self, func: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T: ...

@@ -21,6 +21,7 @@ import trio
 from ._accept import accept_forever
 from ._background import open_background
 from ._checks import a_flag, a_kind, a_secret, a_whole_number, refuse_type, seconds
+from ._copies import no_copies
 from ._limits import DEFAULT_LIMITS, Limits
 from ._messages import Kind
 from ._sockets import Address, ListenerSet, open_listeners, parse_address, peer_credentials
@@ -55,6 +56,8 @@ class Server:
     Attributes:
         address: Where clients connect, with the real port.
     """
+
+    __reduce_ex__ = no_copies("a server", "pass its `address` on, and connect() to that")
 
     def __init__(
         self, exporter: Exporter, listeners: ListenerSet, users: Collection[int] = ()

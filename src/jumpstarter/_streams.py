@@ -14,6 +14,7 @@ import trio
 from . import _events as ev
 from ._checks import bytes_of, check_max_bytes
 from ._connection import Connection
+from ._copies import no_copies
 from ._pieces import Pieces
 from ._signal import Signal
 
@@ -48,6 +49,8 @@ class SlotStream(trio.abc.HalfCloseableStream):
         "over",
         "slot",
     )
+
+    __reduce_ex__ = no_copies("a stream", "open another one there, by a client of that process")
 
     def __init__(self, connection: Connection, slot: int) -> None:
         self._connection = connection

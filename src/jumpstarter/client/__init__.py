@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ._base import DriverClient, StubDriverClient
+from ._base import DriverClient
 from ._generators import RemoteGenerator
 from ._raw_streams import RemoteStream
 from ._streams import BlockingGenerator, BlockingStream
+from ._stub import StubDriverClient
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 

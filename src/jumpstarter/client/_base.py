@@ -8,46 +8,44 @@ This file knows the portal and the remote handle, and nothing of frames or socke
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from concurrent.futures import CancelledError
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
     ExitStack,
     asynccontextmanager,
-    suppress,
 )
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, TypeVar
 from uuid import UUID
 from weakref import WeakSet
 
 import trio
 
 from .._checks import seconds as a_duration
+from .._copies import no_copies
 from .._messages import Kind
 from .._portal import BlockingPortal, in_trio_thread
 from .._text import indented, named
 from .._tracebacks import block
-from ..errors import CallRefused, ClientImportError, Code, DriverError, DriverTimeoutError
-from ._channel import Call, Channel, Request
+from ..errors import DriverError
+from ._channel import Request
 from ._generators import RemoteGenerator
 from ._lending import Lending
 from ._methods import FORMS, Method, as_function, described
 from ._raw_streams import RemoteStream, close_together, open_stream
 from ._remote import Remote
-from ._streams import BlockingGenerator, BlockingStream, Run
+from ._runner import Runner, deadline, timed
+from ._streams import BlockingGenerator, BlockingStream
 from ._typed import TypedCalls
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["DriverClient", "StubDriverClient"]
+__all__ = ["DriverClient"]
 
-_TOO_LONG: Final = "it took longer than the surrounding timeout() allows"
 _MAX_NAMES: Final = 20  # of children, and of methods, that an error lists
 T = TypeVar("T")
 
@@ -60,8 +58,6 @@ _MIXINS: Final = {
 
 # True while a tree of clients is being closed, client by client.
 _in_walk: ContextVar[bool] = ContextVar("jumpstarter_closing", default=False)
-# When blocking calls of this context time out, in `time.monotonic` seconds.
-_deadline: ContextVar[float] = ContextVar("jumpstarter_deadline", default=math.inf)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -106,6 +102,12 @@ class DriverClient(TypedCalls):
             self.__doc__ = described(
                 type(self), self.channel.who, self.channel.doc, self._methods(), self.children
             )
+
+    __reduce_ex__ = no_copies(
+        "a client",
+        "connect again there, with connect() and the exporter's address; within this process, "
+        "threads share the client itself",
+    )
 
     def __repr__(self) -> str:
         exports = _listed(self._methods()) if self._methods() else "nothing"
@@ -300,11 +302,11 @@ class DriverClient(TypedCalls):
                 f"{text} connected for Trio code; use trio.fail_after() or trio.move_on_after()"
             )
         until = time.monotonic() + a_duration("seconds", seconds)
-        token = _deadline.set(min(_deadline.get(), until))
+        token = deadline.set(min(deadline.get(), until))
         try:
             yield
         finally:
-            _deadline.reset(token)
+            deadline.reset(token)
 
     @block
     def _lend(self, lending: Lending) -> Iterator[str]:
@@ -312,7 +314,7 @@ class DriverClient(TypedCalls):
         request = self.channel.lending(lending.mode, lending.encoding)
         stream = self._open_as("resource", "resource_async", request)
         assert self.portal is not None
-        carrying = _timed(lending.carry(stream.detach()), "lending to the driver")
+        carrying = timed(lending.carry(stream.detach()), "lending to the driver")
         with self.portal.wrap_async_context_manager(carrying) as handle:
             yield handle
 
@@ -320,14 +322,14 @@ class DriverClient(TypedCalls):
         self, manager: AbstractAsyncContextManager[T], asked: str, twin: str
     ) -> AbstractContextManager[T, bool]:
         """Make a blocking context manager of an async one that uses the `_async` methods."""
-        return self._portal_for(asked, twin).wrap_async_context_manager(_timed(manager, asked))
+        return self._portal_for(asked, twin).wrap_async_context_manager(timed(manager, asked))
 
-    def _run_for(self, asked: str, request: Request, twin: str = "") -> _Runner:
+    def _run_for(self, asked: str, request: Request, twin: str = "") -> Runner:
         """Give the way to run coroutines, or say why there is none."""
         portal = self.portal
         if portal is None or in_trio_thread():
             portal = self._portal_for(f"{type(self).__name__}.{asked}", twin or f"{asked}_async")
-        return _Runner(portal, request, self.channel.channel)
+        return Runner(portal, request, self.channel.channel)
 
     def _portal_for(self, name: str, twin: str) -> BlockingPortal:
         portal = self.portal
@@ -378,130 +380,6 @@ class DriverClient(TypedCalls):
             except DriverError as exc:
                 text = "a stream was left open, and has failed: %s"
                 self.logger.warning(text, indented(str(exc)))
-
-
-class _Runner(Run):
-    """Runs coroutines for one request of blocking code, within that code's timeouts."""
-
-    def __init__(self, portal: BlockingPortal, request: Request, channel: Channel) -> None:
-        self._portal = portal
-        self._request = request
-        self._channel = channel
-
-    def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
-        if self._channel.closed:
-            raise CallRefused("not sent: the client was closed", context=self._request.context)
-        if self._channel.connection.led_from_here():
-            text = "a blocking call by a finalizer that runs in the midst of another one"
-            raise RuntimeError(f"{text} would wait for it for ever: {self._request.context}")
-        return self._in_time(function, *args)
-
-    def _in_time(self, function: Callable[..., Any], *args: Any) -> Any:
-        seconds = _seconds_left()
-        if seconds == math.inf:
-            return self._portal.call(function, *args)
-        return self._portal.call(_within, seconds, self._request.context, function, args)
-
-    def permits(self) -> bool:
-        return not self._channel.closed and _seconds_left() > 0
-
-    def call(self) -> Any:
-        """Make a plain call: from this thread if it can lead, else in the loop."""
-        channel = self._channel
-        seconds = _seconds_left()
-        if self._portal.closed or seconds <= 0:
-            return self(channel.call, self._request)
-        call = Call(channel, self._request)
-        try:
-            if not channel.lead(call, seconds):
-                return self(channel.call, self._request)
-            if not call.done or isinstance(call.failure, DriverTimeoutError):
-                return self._go_on(call)
-        except BaseException as exc:
-            self._abandon(call, exc)
-            raise
-        return call.result(channel.decode)
-
-    def _go_on(self, call: Call) -> Any:
-        """Wait in the loop for a call that was sent; who closes the client ends it as others."""
-        try:
-            return self._in_time(self._channel.go_on, call)
-        except RuntimeError:
-            if not (self._portal.closed and call.done):
-                raise
-        return call.result(self._channel.decode)
-
-    def _abandon(self, call: Call, exc: BaseException) -> None:
-        """Cancel a call that a signal has interrupted, and wait for its end within the grace."""
-        if call.slot and not call.done:
-            with suppress(RuntimeError, TimeoutError, CancelledError):
-                future = self._portal.start_task_soon(self._channel.cancel, call, exc)
-                future.result(self._portal.grace)
-
-
-def _seconds_left() -> float:
-    """Give the time until blocking calls of this context are to end."""
-    deadline = _deadline.get()
-    return math.inf if deadline == math.inf else deadline - time.monotonic()
-
-
-def _timed(manager: AbstractAsyncContextManager[T], context: str) -> AbstractAsyncContextManager[T]:
-    """Bound the entering and leaving of a block by the timeout that it is in; not what is in it."""
-    deadline = _deadline.get()
-    return manager if deadline == math.inf else _hurried(manager, deadline, context)
-
-
-@asynccontextmanager
-async def _hurried(
-    manager: AbstractAsyncContextManager[T], deadline: float, context: str
-) -> AsyncIterator[T]:
-    with trio.CancelScope(deadline=trio.current_time() + deadline - time.monotonic()) as scope:
-        async with manager as value:
-            scope.deadline = math.inf
-            try:
-                yield value
-            finally:
-                scope.deadline = trio.current_time() + deadline - time.monotonic()
-    if scope.cancelled_caught:
-        raise DriverTimeoutError(_TOO_LONG, code=Code.DEADLINE_EXCEEDED, context=context)
-
-
-async def _within(
-    seconds: float, context: str, function: Callable[..., Any], args: tuple[Any, ...]
-) -> Any:
-    notes: list[str] = []
-    with trio.move_on_after(max(0, seconds)):
-        try:
-            return await function(*args)
-        except trio.Cancelled as exc:  # which says if the driver's code is still at it
-            notes = getattr(exc, "__notes__", [])
-            raise
-    error = DriverTimeoutError(_TOO_LONG, code=Code.DEADLINE_EXCEEDED, context=context)
-    for note in notes:
-        error.add_note(note)
-    raise error
-
-
-@dataclass(kw_only=True, eq=False, repr=False)
-class StubDriverClient(DriverClient):
-    """Stands for a client class that cannot be had here: any use says why, its children work.
-
-    Attributes:
-        missing: Why, and what to do.
-    """
-
-    missing: str = ""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name in self.__dict__.get("children", {}):
-            return super().__getattr__(name)
-        raise ClientImportError(self.missing)
-
-    def _request(
-        self, kind: Kind, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> NoReturn:
-        del kind, method, args, kwargs
-        raise ClientImportError(self.missing)
 
 
 def _where_to_get(name: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self
 import trio
 
 from .. import _events as ev
+from .._copies import no_copies
 from ..errors import ArgumentError, DriverError
 from ._channel import Call, Channel, Request
 
@@ -70,6 +71,8 @@ class RemoteGenerator(Generic[T]):
     Attributes:
         value: What a plain generator returned, once the iteration is over; else None.
     """
+
+    __reduce_ex__ = no_copies("a driver's generator", "pass the items on")
 
     def __init__(
         self,

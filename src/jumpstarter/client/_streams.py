@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 import trio
 
 from .._checks import check_max_bytes
+from .._copies import no_copies
 from .._portal import in_trio_thread
 from ..errors import DriverConnectionError, DriverError, EndOfStream
 
@@ -56,6 +57,8 @@ class BlockingGenerator(Generator[T, None, Any]):
         self._run = run
         self._remote = remote
         self._items: deque[bytes] = deque()  # fetched together, and not asked for yet
+
+    __reduce_ex__ = no_copies("a driver's generator", "pass the items on, as list() gives them")
 
     def __next__(self) -> T:
         """Give the next item. Blocks; Ctrl-C ends the driver's generator.
@@ -136,6 +139,8 @@ class BlockingStream:
         self._remote = remote
         self._forget = forget
         self._received: bytes | None = None  # has come, and Ctrl-C has kept it from its caller
+
+    __reduce_ex__ = no_copies("a stream", "open another one there, by a client of that process")
 
     def send(self, data: bytes | bytearray | memoryview) -> None:
         """Send bytes; blocks while the driver takes none.

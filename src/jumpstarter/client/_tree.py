@@ -23,10 +23,11 @@ from .._messages import Node
 from .._portal import BlockingPortal
 from .._text import named, quoted
 from ..errors import ClientImportError, ConfigurationError, HandshakeError
-from ._base import DriverClient, StubDriverClient
+from ._base import DriverClient
 from ._channel import Channel
 from ._methods import methods_of, printable
 from ._remote import Remote
+from ._stub import StubDriverClient
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -200,7 +201,7 @@ def _build(
         return StubDriverClient(
             uuid=uuid,
             labels=node.labels,
-            channel=Remote(channel, node.target, who),  # without methods: none can be used
+            channel=remote,
             children=children,
             portal=portal,
             missing=str(exc),
@@ -220,7 +221,8 @@ def _client_class(path: str, who: str, allow: Sequence[str] | None) -> type[Driv
     except ModuleNotFoundError as exc:
         text = f"{who}: its client class cannot be imported: {exc}"
         raise ClientImportError(
-            f"{text}; install the package that has it, or put its directory on PYTHONPATH"
+            f"{text}; install the package that has it ({path.partition('.')[0]}), or put its "
+            "directory on PYTHONPATH"
         ) from exc
     except (Exception, SystemExit) as exc:
         text = f"{who}: importing its client class failed: {type(exc).__name__}: {exc}"

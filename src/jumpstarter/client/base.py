@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ._base import DriverClient, StubDriverClient
+from ._base import DriverClient
+from ._stub import StubDriverClient
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from .._checks import a_kind, refuse_type, refuse_value
+from .._copies import no_copies
 from .._transfer import MAX_BYTES
 from ..errors import ConfigurationError
 from ._http import IDLE
@@ -60,6 +61,12 @@ class Driver(ABC):
                 self.logger.setLevel(self.log_level)
         except (ValueError, TypeError) as exc:
             raise ConfigurationError(f"{name}: log_level {self.log_level!r}: {exc}") from exc
+
+    __reduce_ex__ = no_copies(
+        "a driver",
+        "it holds its device; make another one there, of the same class with the same arguments, "
+        "or serve this one and connect() from there",
+    )
 
     def _check_fields(self) -> None:
         of = f" of {type(self).__name__}"
