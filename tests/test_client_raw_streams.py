@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import pytest
 import trio
 import trio.testing
@@ -14,6 +17,7 @@ from jumpstarter._limits import Limits
 from jumpstarter._messages import encode_value
 from jumpstarter.client import RemoteStream
 from jumpstarter.client._raw_streams import close_together
+from jumpstarter.driver import Driver, exportstream
 from jumpstarter.errors import CallOutcomeUnknown, DriverConnectionError, DriverError, DriverOSError
 
 
@@ -89,6 +93,52 @@ async def test_closing_waits_no_longer_than_the_device_may_linger(
         assert lab.log == ["sink started", "sink ended"]
         assert autojump_clock.current_time() == pytest.approx(3)
         sink.check()
+
+
+class Slow(Driver):
+    """Takes 16 KiB every 0.2 s, as a slow line does in longer."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.taken = 0
+
+    @classmethod
+    def client(cls) -> str:
+        return "jumpstarter.client.DriverClient"
+
+    @exportstream
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[trio.abc.Stream]:
+        near, far = trio.testing.lockstep_stream_pair()
+
+        async def take() -> None:
+            while True:
+                for _ in range(16):
+                    self.taken += len(await far.receive_some(1024))
+                await trio.sleep(0.2)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take)
+            yield near
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("linger", "complete"), [(1.5, True), (0.5, False)])
+async def test_closing_waits_for_a_device_that_goes_on_taking(
+    linger: float,
+    complete: bool,
+    autojump_clock: MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    del autojump_clock
+    lab = Slow()
+    async with channel_to(lab, limits=Limits(linger=linger)) as channel:
+        slow = await stream(channel, "connect")
+        await slow.send_all(bytes(600_000))
+        await slow.aclose()
+        assert (lab.taken == 600_000) is complete
+        assert ("had not taken all within 0.5 s" in caplog.text) is not complete
+        slow.check()
 
 
 async def test_closing_that_is_cancelled_cancels_the_driver(autojump_clock: MockClock) -> None:

@@ -269,7 +269,7 @@ async def test_a_device_that_talks_on_is_freed_and_hears_all(
 async def test_what_a_device_does_not_take_is_not_kept_for_a_program_that_has_gone(
     kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(_forward, "_STALL", 0.3)
+    monkeypatch.setattr(_forward, "STALL", 0.3)
     device = Device(takes=False)
     async with forwarded(device, kind) as where:
         async with await program_at(where) as program:

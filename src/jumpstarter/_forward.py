@@ -33,7 +33,7 @@ from ._sockets import Address, listen_at_host, private_socket_path
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["QUIET_LIMIT", "Opener", "forward", "forward_to", "listen_tcp", "listen_unix"]
+__all__ = ["QUIET_LIMIT", "STALL", "Opener", "forward", "forward_to", "listen_tcp", "listen_unix"]
 
 _logger = logging.getLogger("jumpstarter.forward")
 
@@ -44,12 +44,15 @@ Opener: TypeAlias = Callable[[], AbstractAsyncContextManager[trio.abc.HalfClosea
 # have an answer by then, or its first bytes; and a board is not kept from the next user for long.
 QUIET_LIMIT: Final = 30.0
 
+# Seconds in which a device may take nothing of what a program has left that has gone. We hear of
+# half a window at a time, for which a serial line at 9,600 baud may need 34 s.
+STALL: Final = 60.0
+
 _BACKLOG: Final = 1024  # connections that may wait to be accepted: a browser opens dozens at once
 _MOST: Final = 512  # connections carried at once: half of the slots that a client has by default
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER with no time to linger
 _FIRST_LOOK: Final = 0.02  # seconds until a program is looked for again; each time twice as long,
 _LAST_LOOK: Final = 1.0  # up to this
-_STALL: Final = 10.0  # seconds in which the device of a program that has gone takes nothing
 # How soon TCP finds that a program's whole machine has gone: after 10 s, and three tries each 5 s.
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
@@ -172,13 +175,13 @@ class _Program(trio.abc.HalfCloseableStream):
         """Return once its half has ended; end all if it has gone and the device takes nothing."""
         while not self._ended.is_set():
             moved, delivering = self._moved, self._delivering
-            with trio.move_on_after(_STALL):
+            with trio.move_on_after(STALL):
                 await self._ended.wait()
             if delivering and moved == self._moved and is_gone(self._connection.socket):
                 _logger.warning(
                     "a forwarded connection was ended: its program has gone, and the driver has "
                     "taken nothing of what it left for %g s",
-                    _STALL,
+                    STALL,
                 )
                 self.all.cancel()
 

@@ -78,8 +78,9 @@ class Limits:
             it has: 30 s.
         cancel_grace: Seconds that a cancelled call waits on the client for the exporter's word that
             its driver has ended.
-        linger: Seconds that closing a raw stream waits for the driver to take what was sent, before
-            the rest is given up. 10: a serial console at 9,600 baud takes 9 KiB in that time.
+        linger: Seconds that closing a raw stream waits for the driver to take what was sent, or a
+            half window of it, before the rest is given up, which is logged. 10: a serial console at
+            9,600 baud takes 9 KiB in that time.
         write_stall: Seconds that a peer may take no byte from us before the connection is closed.
         read_stall: Seconds that a peer may send no byte in the midst of a message or frame.
         loop_hold: Seconds that code may hold the event loop before the log names it. 0.5: a person

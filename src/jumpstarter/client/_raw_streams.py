@@ -5,6 +5,7 @@ Closing delivers what was sent; what was cut short never looks finished.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from ._channel import Call, Channel, Request
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["RemoteStream", "close_together", "open_stream"]
+
+_logger = logging.getLogger("jumpstarter.connection")
 
 
 async def open_stream(channel: Channel, request: Request) -> RemoteStream:
@@ -51,6 +54,7 @@ class _StreamCall(Call):
         super().__init__(channel, request)
         self.accepted = False
         self.metadata: bytes = b""
+        self.credits = 0  # how often the driver has taken half a window
         self.stream = RemoteStream(channel.connection, self)
 
     def opened(self, slot: int) -> None:
@@ -62,6 +66,7 @@ class _StreamCall(Call):
             case ev.DataReceived():
                 self.stream.put(event)
             case ev.CreditReceived():
+                self.credits += 1
                 self.stream.wake_sender()
             case ev.AcceptReceived():
                 self.accepted = True
@@ -93,6 +98,7 @@ class RemoteStream(SlotStream):
     def __init__(self, connection: Connection, call: _StreamCall) -> None:
         super().__init__(connection, call.slot)  # which it has once the CALL is sent
         self._call = call
+        self._linger = 0.0
         self._cut = False  # we have cancelled the driver's side, and its failure says no more
 
     @property
@@ -121,6 +127,10 @@ class RemoteStream(SlotStream):
         if self._call.failure is not None and not self._cut:
             raise self._call.failure
 
+    def linger_for(self, seconds: float) -> None:
+        """Give the device more time than `Limits.linger` when the stream is closed."""
+        self._linger = seconds
+
     def close_soon(self) -> None:
         """End the driver's code without waiting, from any thread: for finalizers."""
         if not self._closed and not self._call.done:
@@ -130,7 +140,8 @@ class RemoteStream(SlotStream):
         """Close the stream: what was sent is still delivered, what was not received is lost.
 
         A checkpoint. The driver's code has ended when this returns, which takes as long as the
-        device takes for what was sent, at most `linger` seconds. Cancelled, or while part of a
+        device takes for what was sent, as long as it takes half a window (16 KiB at first) in
+        `linger` seconds; what is lost after that is logged. Cancelled, or while part of a
         `send_all` has not been sent, the driver's code is cancelled too, and what it had not taken
         yet is lost: it never sees a proper end behind bytes that are missing.
         """
@@ -159,5 +170,13 @@ class RemoteStream(SlotStream):
             self.send_end()
             call.channel.ask_to_end(call, Code.CLOSE)
         self.shut()
-        with trio.move_on_after(call.channel.limits.linger):
-            await call.join()
+        linger = max(self._linger, call.channel.limits.linger)
+        while not call.done:
+            taken = call.credits
+            with trio.move_on_after(linger):
+                await call.join()
+            if call.credits == taken:
+                break
+        if not call.done:
+            text = "a raw stream was closed, and its driver had not taken all within %g s: %s"
+            _logger.warning(text, linger, call.context)

@@ -31,7 +31,7 @@ from .._checks import (
     seconds,
 )
 from .._fork import close_alone, close_in_children, no_fork
-from .._forward import QUIET_LIMIT, forward_to, listen_tcp, listen_unix
+from .._forward import QUIET_LIMIT, STALL, forward_to, listen_tcp, listen_unix
 from .._writes import naming
 from ..errors import DriverTimeoutError, MissingExtra
 from ._base import DriverClient
@@ -87,6 +87,14 @@ def blocking(
 
 
 @asynccontextmanager
+async def _patient(client: DriverClient, method: str) -> AsyncIterator[RemoteStream]:
+    """Open a stream that, closed, leaves a slow device time for what a program has left."""
+    async with client.stream_async(method) as stream:
+        stream.linger_for(STALL)
+        yield stream
+
+
+@asynccontextmanager
 async def tcp_portforward(
     *,
     client: DriverClient,
@@ -118,7 +126,7 @@ async def tcp_portforward(
     if not a_text("local_host", local_host, _HOST):
         refuse_value("local_host", local_host, _HOST)
     a_whole_number("local_port", local_port, 0, 65535)
-    handler = forward_to(lambda: client.stream_async(method), quiet_limit=quiet_limit)
+    handler = forward_to(lambda: _patient(client, method), quiet_limit=quiet_limit)
     listening = listen_tcp(handler, local_host=local_host, local_port=local_port)
     async with AsyncExitStack() as block:
         with naming(f"{local_host}:{local_port}"):
@@ -151,7 +159,7 @@ async def unix_portforward(
     """
     a_text("method", method)
     path = a_path("path", path) if path != "" else ""
-    handler = forward_to(lambda: client.stream_async(method), quiet_limit=quiet_limit)
+    handler = forward_to(lambda: _patient(client, method), quiet_limit=quiet_limit)
     async with AsyncExitStack() as block:
         with naming(path or "a private directory"):
             where = await block.enter_async_context(listen_unix(handler, path=path))
