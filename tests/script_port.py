@@ -17,12 +17,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from jumpstarter import serve
-from jumpstarter.drivers.serial import SerialPort
-
 
 @contextmanager
-def held_by_driver(path: str, *, forking: bool) -> Iterator[None]:
+def held_by_driver(path: str, user: str, *, forking: bool) -> Iterator[None]:
+    from jumpstarter import serve  # noqa: PLC0415 - the other programs start sooner without
+    from jumpstarter.drivers.serial import SerialPort  # noqa: PLC0415
+
+    become(user)
     with serve(SerialPort(url=path)) as client, client.stream():
         if forking and not os.fork():
             os.closerange(0, 3)
@@ -32,7 +33,8 @@ def held_by_driver(path: str, *, forking: bool) -> Iterator[None]:
 
 
 @contextmanager
-def held_by_program(path: str, how: str) -> Iterator[None]:
+def held_by_program(path: str, user: str, how: str) -> Iterator[None]:
+    become(user)
     descriptor = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
     if how == "flock":
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -42,16 +44,20 @@ def held_by_program(path: str, how: str) -> Iterator[None]:
     os.close(descriptor)
 
 
-def main(how: str, path: str, user: str = "") -> None:
+def become(user: str) -> None:
+    """Run as another user from here on: what was imported before may be root's alone."""
     if user:
         os.setgroups([])
         os.setgid(int(user))
         os.setuid(int(user))
+
+
+def main(how: str, path: str, user: str = "") -> None:
     try:
         if how in {"driver", "forking"}:
-            holding = held_by_driver(path, forking=how == "forking")
+            holding = held_by_driver(path, user, forking=how == "forking")
         else:
-            holding = held_by_program(path, how)
+            holding = held_by_program(path, user, how)
         with holding:
             print("held", flush=True)
             sys.stdin.readline()

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -228,7 +229,7 @@ def test_the_port_is_free_once_its_stream_is_closed(path: str, user: str) -> Non
 
 
 @as_anyone
-@pytest.mark.parametrize("how", ["driver", "flock"])
+@pytest.mark.parametrize("how", ["driver", "forking", "flock"])
 def test_the_port_is_free_once_its_holder_was_killed(path: str, how: str, user: str) -> None:
     with program(how, path) as it:
         assert it.said == "held"
@@ -275,6 +276,9 @@ def free_port() -> Iterator[Callable[[], str]]:
 def test_the_guard_of_a_port_ends_with_its_stream(path: str) -> None:
     with served(SerialPort(url=path)) as client:
         with client.stream():
+            give_up = time.monotonic() + PATIENCE
+            while not guards() and time.monotonic() < give_up:  # it has no name before it runs
+                time.sleep(0.001)
             assert len(guards()) == 1
         assert guards() == []
 

@@ -129,8 +129,8 @@ class _Port:
             port.exclusive = True  # it takes the flock before it changes any setting of the device
         with ExitStack() as undo, _telling(path):
             undo.callback(self.close)
+            close_in_children(self)  # a child forked while it opens does not keep it either
             port.open()
-            close_in_children(self)
             if isinstance(connection := getattr(port, "_socket", None), socket.socket):
                 close_in_children(connection)  # of rfc2217://, which has no descriptor to ask for
             if os.isatty(descriptor := self.fileno()):
