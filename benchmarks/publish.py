@@ -50,7 +50,7 @@ def publish(file: Path, docs: Path) -> None:
 
 def section(record: Record) -> str:
     """Give what stands on the page, marks included."""
-    return f"{_BEGIN}\n```\n{record.setting}\n```\n\n{table.whole(record.results)}\n{_END}"
+    return f"{_BEGIN}\n```text\n{record.setting}\n```\n\n{table.whole(record.results)}\n{_END}"
 
 
 if __name__ == "__main__":
