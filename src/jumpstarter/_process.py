@@ -8,6 +8,7 @@ the house.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from typing import Final
 
@@ -60,7 +61,10 @@ class Signals:
     `nohup`, nor handled by a driver. SIGHUP drains and never hurries, since the system and the
     shell both send one when a terminal goes away.
 
-    Its handlers stay until the process ends. Trio's `open_signal_receiver` would restore the old
+    A child that a driver has forked inherits the handlers, and takes the default effect instead, or
+    it could not be terminated.
+
+    The handlers stay until the process ends. Trio's `open_signal_receiver` would restore the old
     ones, and with them the death by a signal that comes when all but the exit is done.
 
     Attributes:
@@ -74,12 +78,18 @@ class Signals:
         self.hurry = trio.CancelScope()
         self.exit_code = 0
         self._token = trio.lowlevel.current_trio_token()
+        self._process = os.getpid()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
         if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
             signal.signal(signal.SIGHUP, self._handle)
 
     def _handle(self, number: int, _frame: object) -> None:
+        if os.getpid() != self._process:
+            ctrl_c = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if ctrl_c else signal.SIG_DFL)
+            signal.raise_signal(number)
+            return
         with contextlib.suppress(trio.RunFinishedError):
             self._token.run_sync_soon(self._count, number)
 

@@ -365,7 +365,63 @@ with serve(Forking()) as client:
     assert lines == ["soon"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_child_of_an_exporter_can_be_terminated(tmp_path: Path, number: signal.Signals) -> None:
+    place = Place(tmp_path, "unix")
+    with place.exporter() as process, place.connect(process.address) as client:
+        helper = client.call("start", "multiprocessing")
+        os.kill(helper, number)
+        deadline = time.monotonic() + SOON
+        while state_of(helper) not in {"Z", "gone"}:
+            assert time.monotonic() < deadline, f"it runs on: {state_of(helper)}"
+            time.sleep(0.01)
+        assert client.call("echo", "well") == "well"
+
+
+def state_of(process: int) -> str:
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return "gone"
+    return status.rpartition(")")[2].split()[0]
+
+
 # ------------------------------------------------------------------------- files and devices
+
+
+@pytest.mark.parametrize("family", ["tcp", "unix"])
+def test_a_child_has_no_connection_to_a_device_of_its_parent(tmp_path: Path, family: str) -> None:
+    lines = run(
+        """
+from jumpstarter.drivers.network import TcpNetwork, UnixNetwork
+path = sys.argv[2]
+tcp = sys.argv[1] == "tcp"
+with socket.socket(socket.AF_INET if tcp else socket.AF_UNIX) as device:
+    device.bind(("127.0.0.1", 0) if tcp else path)
+    device.listen()
+    driver = UnixNetwork(path=path)
+    if tcp:
+        driver = TcpNetwork(host="127.0.0.1", port=device.getsockname()[1])
+    with serve(driver) as client, client.connect() as stream:
+        end, _ = device.accept()
+        mine = {"", *map(str, (device.getsockname(), end.getsockname(), end.getpeername()))}
+        open_to = str(device.getsockname())
+        mine_alone = [socket.socket(fileno=os.dup(each.fileno())) for each in (device, end)]
+        def child():
+            device.close(), end.close()
+            for each in mine_alone:
+                each.close()
+            print(open_to in set(names()))
+        assert open_to in set(names())
+        in_child(child)
+        stream.send(b"well")
+        print(end.recv(4))
+        end.close()
+""",
+        family,
+        str(tmp_path / "device"),
+    )
+    assert lines == ["False", "b'well'"]
 
 
 def test_a_child_has_no_file_that_is_lent_and_no_pipe_of_a_program(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import trio
 
 from .._checks import a_path, a_text, a_whole_number
+from .._fork import close_in_children
+from .._sockets import open_tcp_stream
 from ..client import DriverClient
 from ..driver import Driver, export, exportstream
 from ..errors import ConfigurationError
@@ -62,7 +64,7 @@ class TcpNetwork(Driver):
             OSError: It cannot be reached; `filename` is its address.
         """
         with _connecting(self.address()):
-            stream = await trio.open_tcp_stream(self.host, self.port)
+            stream = await open_tcp_stream(self.host, self.port)
         async with stream:
             yield stream
 
@@ -102,6 +104,7 @@ class UnixNetwork(Driver):
         """
         with _connecting(self.address()):
             stream = await trio.open_unix_socket(self.path)
+            close_in_children(stream.socket)
         async with stream:
             yield stream
 

@@ -1,0 +1,89 @@
+"""Programs on another machine at a forwarded port: nobody can tell whether they have gone.
+
+The other machine is a network namespace, its cable a pair of network devices.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import pytest
+import trio
+import trio.testing
+from test_lost_peers import cable, ip
+
+from jumpstarter._forward import forward_to, listen_tcp
+
+PATIENCE = 30.0  # seconds for a test; each takes a few
+
+
+class Device:
+    """Says nothing.
+
+    Attributes:
+        opened, ended: Set when its stream is, or was.
+    """
+
+    def __init__(self) -> None:
+        self.opened, self.ended = trio.Event(), trio.Event()
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[trio.abc.HalfCloseableStream]:
+        near, _ = trio.testing.memory_stream_pair()
+        self.opened.set()
+        try:
+            yield near
+        finally:
+            self.ended.set()
+
+
+@contextmanager
+def program(namespace: str, port: int, script: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program there that is connected to the port."""
+    connected = f"import socket, time\ns = socket.create_connection(('198.18.77.1', {port}))\n"
+    command = ["ip", "netns", "exec", namespace, sys.executable, "-c", connected + script]
+    with subprocess.Popen(command) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+async def test_a_program_elsewhere_that_has_ended_its_half_has_until_the_limit() -> None:
+    device = Device()
+    with trio.fail_after(PATIENCE), cable() as (namespace, _):
+        handler = forward_to(device.connect, quiet_limit=1.5)
+        async with listen_tcp(handler, local_host="198.18.77.1") as (_, port):
+            with program(namespace, port, "s.shutdown(1); time.sleep(60)"):
+                await device.opened.wait()
+                with trio.move_on_after(1):
+                    await device.ended.wait()
+                assert not device.ended.is_set()
+                await device.ended.wait()
+
+
+async def test_a_program_elsewhere_that_has_quit_frees_the_device_by_the_limit() -> None:
+    device = Device()
+    with trio.fail_after(PATIENCE), cable() as (namespace, _):
+        handler = forward_to(device.connect, quiet_limit=1)
+        async with listen_tcp(handler, local_host="198.18.77.1") as (_, port):
+            with program(namespace, port, "s.send(b'x'); s.close()"):
+                await device.ended.wait()
+
+
+async def test_a_program_whose_cable_was_pulled_frees_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    quick = {"TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 2}
+    monkeypatch.setattr("jumpstarter._forward._KEEPALIVE", quick)
+    device = Device()
+    with trio.fail_after(PATIENCE), cable() as (namespace, outside):
+        handler = forward_to(device.connect)
+        async with listen_tcp(handler, local_host="198.18.77.1") as (_, port):
+            with program(namespace, port, "time.sleep(60)"):
+                await device.opened.wait()
+                ip("link", "set", outside, "down").check_returncode()
+                await device.ended.wait()
