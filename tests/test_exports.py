@@ -52,7 +52,7 @@ PATHS: Final = {
         "JumpstarterException",
     ],
     "jumpstarter.common.utils": ["serve"],
-    "jumpstarter.driver": ["Driver", "export", "exportstream"],
+    "jumpstarter.driver": ["Driver", "draining", "export", "exportstream", "until_draining"],
     "jumpstarter.drivers.composite": ["Composite", "CompositeClient"],
     "jumpstarter.drivers.mixins": ["ResourceMixin", "StreamMixin"],
     "jumpstarter.drivers.network": ["NetworkClient", "TcpNetwork", "UnixNetwork"],

@@ -1,9 +1,10 @@
-"""For driver authors: the base class, the two decorators, and who calls."""
+"""For driver authors: the base class, the two decorators, who calls, and the exporter's end."""
 
 from __future__ import annotations
 
 from ._base import Driver
 from ._caller import Caller, Claimed, Verified, caller, on_disconnect
+from ._drain import draining, until_draining
 from ._export import export, exportstream
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -14,7 +15,9 @@ __all__ = [
     "Driver",
     "Verified",
     "caller",
+    "draining",
     "export",
     "exportstream",
     "on_disconnect",
+    "until_draining",
 ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import inspect
+import math
 import types
 from collections import deque
 from collections.abc import Callable
@@ -97,6 +98,16 @@ class Answers:
         if exported.kind is not Kind.UNARY or head.nested or len(event.body) > _LARGE:
             return Way.APART
         return Way.THREAD
+
+    def drain_of(self, head: CallHead) -> float | None:
+        """Give how long a call may go on in a drain; None if that depends on its client."""
+        targets = self._exporter.targets
+        exported = (
+            targets[head.target].exports.get(head.method) if head.target < len(targets) else None
+        )
+        if exported is None or exported.kind is Kind.UNARY:
+            return math.inf
+        return exported.drain
 
     def forget(self, call: Call) -> None:
         """Let go of what a call, which is over, was counted with."""

@@ -151,6 +151,16 @@ class Bridge:
         """True once the client reads no more."""
         return self._down.cancel_called
 
+    @property
+    def carried(self) -> int:
+        """Pieces that the device has taken from the client."""
+        return self._carried
+
+    @property
+    def waits_for_device(self) -> bool:
+        """True while the client has sent what the device has not taken."""
+        return bool(self._client.pending)
+
     def client_closed(self) -> None:
         """The client reads no more. What it has sent before is still delivered. Synchronous."""
         self._down.cancel()

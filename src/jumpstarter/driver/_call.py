@@ -102,6 +102,21 @@ class Call:
         if self._scope is not None:
             self._scope.cancel(reason=reason)
 
+    @property
+    def sent_by_client(self) -> int:
+        """Pieces that have come into a raw stream, and were taken."""
+        return self.bridge.carried if isinstance(self.bridge, Bridge) else 0
+
+    @property
+    def is_sending(self) -> bool:
+        """True for a raw stream for which more has come."""
+        return isinstance(self.bridge, Bridge) and self.bridge.waits_for_device
+
+    @property
+    def is_loan_in_use(self) -> bool:
+        """True for one that lends what a driver reads or writes now."""
+        return isinstance(self.bridge, Loan) and self.bridge.in_use
+
     def take_body(self) -> bytes:
         """Give the encoded arguments, once: they may be large, and the call may last."""
         body, self._body = self._body, b""

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from .._checks import a_flag
+from .._checks import a_flag, seconds
 from .._messages import Kind
 from ..errors import ConfigurationError
 from ._signature import Fit, doc_of, fit_of, signature_of, text_of
@@ -36,8 +36,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 @overload
 def export(function: F) -> F: ...
 @overload
-def export(*, strict: bool) -> Callable[[F], F]: ...
-def export(function: F | None = None, *, strict: bool = False) -> F | Callable[[F], F]:
+def export(*, strict: bool = False, drain: float | None = None) -> Callable[[F], F]: ...
+def export(
+    function: F | None = None, *, strict: bool = False, drain: float | None = None
+) -> F | Callable[[F], F]:
     """Let clients call a driver's method, by its name.
 
     A plain or `async` method is called by `DriverClient.call`, one that yields (plain or `async`)
@@ -54,21 +56,37 @@ def export(function: F | None = None, *, strict: bool = False) -> F | Callable[[
         function: The method. It comes back unchanged, with a mark on it.
         strict: Check plain annotations too, as in `@export(strict=True)`. An annotation that cannot
             be checked is a ConfigurationError when the driver is served. Results are not checked.
+        drain: Of a generator: the seconds that it may go on once the exporter drains, then it is
+            cancelled. By default 5, for a client only listens to it, but without end while a lent
+            file is in use by its client's drivers. `math.inf` is for one that does work which is to
+            be finished, as flashing is. The exporter's own grace bounds all of it. A generator that
+            looks at `draining()` ends by itself. Methods have that grace in any case.
 
     Raises:
-        TypeError: It is no method that a class defines: a property, or a builtin.
+        TypeError: It is no method that a class defines: a property, or a builtin; or `drain` is
+            given for what is no generator.
+        ArgumentError: `drain` is no number of seconds from 0 up.
     """
     a_flag("strict", strict)
+    if drain is not None:
+        drain = seconds("drain", drain)
 
     def mark(function: F) -> F:
         inner = inspect.unwrap(getattr(function, "raw_function", function))
         yields = inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner)
-        return _mark(function, _Mark(Kind.GENERATOR if yields else Kind.UNARY, strict))
+        if drain is not None and not yields:
+            name = getattr(inner, "__name__", "a method")
+            raise TypeError(f"drain= is for generators, and {name} is none: a method may finish")
+        return _mark(function, _Mark(Kind.GENERATOR if yields else Kind.UNARY, strict, drain))
 
     return mark if function is None else mark(function)
 
 
-def exportstream(function: F) -> F:
+@overload
+def exportstream(function: F) -> F: ...
+@overload
+def exportstream(*, drain: float | None = None) -> Callable[[F], F]: ...
+def exportstream(function: F | None = None, *, drain: float | None = None) -> F | Callable[[F], F]:
     """Let clients open a raw byte stream, by the method's name.
 
     The method is an `asynccontextmanager` that yields a Trio stream or an anyio one. It is entered
@@ -77,11 +95,22 @@ def exportstream(function: F) -> F:
 
     Args:
         function: The method. It comes back unchanged, with a mark on it.
+        drain: The seconds that a stream may go on once the exporter drains, then it is cancelled.
+            By default a stream goes on for as long as its client sends something every 5 seconds: a
+            client that sends nothing only listens. `math.inf` leaves the end to the exporter's
+            grace, which bounds all of it.
 
     Raises:
         TypeError: It is no method that a class defines: a property, or a builtin.
+        ArgumentError: `drain` is no number of seconds from 0 up.
     """
-    return _mark(function, _Mark(Kind.STREAM))
+    if drain is not None:
+        drain = seconds("drain", drain)
+
+    def mark(function: F) -> F:
+        return _mark(function, _Mark(Kind.STREAM, drain=drain))
+
+    return mark if function is None else mark(function)
 
 
 class _Mark(msgspec.Struct, frozen=True):
@@ -89,6 +118,7 @@ class _Mark(msgspec.Struct, frozen=True):
 
     kind: Kind
     strict: bool = False
+    drain: float | None = None
 
 
 def _mark(function: F, mark: _Mark) -> F:
@@ -111,6 +141,7 @@ class Exported(msgspec.Struct, frozen=True):
         signature: How to call it, as text; empty if that cannot be told.
         doc: What it says of itself.
         may_not_wait: True for an `async` method, which runs in Trio from beginning to end.
+        drain: Seconds that it may go on in a drain; None for those that depend on the client.
     """
 
     name: str
@@ -120,6 +151,7 @@ class Exported(msgspec.Struct, frozen=True):
     signature: str = ""
     doc: str = ""
     may_not_wait: bool = False
+    drain: float | None = None
 
     def bind(self, instance: object) -> Callable[..., Any]:
         """Give the method bound to a driver."""
@@ -158,7 +190,9 @@ def _exported(cls: type, name: str, attribute: Any, mark: _Mark) -> Exported:
     fit = fit_of(inspect.unwrap(function), signature, names, title, strict=mark.strict)
     doc = doc_of(function) if callable(function) else ""  # a partialmethod has its class's
     may_not_wait = mark.kind is Kind.UNARY and inspect.iscoroutinefunction(function)
-    return Exported(name, mark.kind, attribute, fit, text_of(signature), doc, may_not_wait)
+    return Exported(
+        name, mark.kind, attribute, fit, text_of(signature), doc, may_not_wait, mark.drain
+    )
 
 
 def _no_context() -> Any: ...

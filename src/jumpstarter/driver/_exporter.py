@@ -6,6 +6,7 @@ This file knows no connection.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,6 +16,7 @@ from .._journal import Journal
 from .._limits import DEFAULT_LIMITS, Limits
 from .._messages import Node
 from ._door import Door
+from ._drain import Drain
 from ._export import export, exports_of, exportstream
 from ._lanes import Lanes
 from ._resources import Loan, lending
@@ -37,7 +39,7 @@ class _Service:
         await self.ready.wait()
         return self._tree.nodes
 
-    @exportstream
+    @exportstream(drain=math.inf)  # who uses what is lent is bounded, and lends to the end
     @asynccontextmanager
     async def lend(self, target: int, mode: str, encoding: str) -> AsyncIterator[Loan]:
         await self.ready.wait()
@@ -65,6 +67,7 @@ class Exporter:
         failures: Takes those on what calls have raised, beside a journal of each connection's own.
         door: Knows how many there may be.
         connections: Numbers those of clients who were admitted.
+        drain: Says whether it ends.
         turnstile: Passed by one connection at a time, of those that have sent much at once.
     """
 
@@ -92,6 +95,7 @@ class Exporter:
         self.refusals = Journal()
         self.visits = Journal()
         self.failures = Journal(burst=50)  # each with a traceback: 10 kB a second at the worst
+        self.drain = Drain()
         self.turnstile = trio.Lock()
         self.connections = itertools.count(1)
         self.door = Door(limits.max_connections, limits.max_unadmitted)

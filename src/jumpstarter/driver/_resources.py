@@ -68,6 +68,11 @@ class Loan:
             raise ResourceError(f"the resource {self.handle} {how}: each can be used once")
         self._taken = True
 
+    @property
+    def in_use(self) -> bool:
+        """True while the driver reads or writes it."""
+        return self._taken and not self._free.is_set()
+
     def release(self, failure: BaseException | None) -> None:
         """Say that the driver is done with it, or has failed with it."""
         self._failure = failure

@@ -18,6 +18,7 @@ from typing import Any, Final
 import trio
 
 from .. import _events as ev
+from .._background import open_background
 from .._journal import Journal
 from .._messages import (
     ErrorBody,
@@ -35,9 +36,11 @@ from ..errors import Code, HandshakeError
 from ._answers import Answers, Way
 from ._call import Call, cancel_status, check_scopes
 from ._caller import Caller, Claimed, Verified, Visit, calling
+from ._drain import drains
 from ._exporter import Exporter
 from ._failures import Failures
 from ._led import Lead, LedConnection
+from ._listening import end_listening
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -48,6 +51,7 @@ _logger = logging.getLogger("jumpstarter.exporter")
 AGENT: Final = f"jumpstarter/{__version__}"
 _CLAIM: Final = 255  # characters that a client may say of itself
 _FAREWELL: Final = 10.0  # seconds for what a driver does at the end of a connection
+_SHUTTING_DOWN: Final = "the exporter is shutting down"
 _TO_END: Final = 1.0  # seconds for a cancelled call to end before the log says that it has not
 
 
@@ -98,6 +102,7 @@ class Session:
         """
         nesting.set(Nesting.CALLED)  # in all tasks and contexts that begin in there
         calling.set(self._visit)
+        drains.set(self._exporter.drain)
         self._exporter.door.arrive(self)
         try:
             await self._connection.run()
@@ -160,17 +165,21 @@ class Session:
         if self._rules.peer is None or self._rules.failure is not None:
             self._connection.end(ConnectionError(text))
             return
+        self._exporter.drain.begin()
         self._connection.reclaim()
         self._rules.goaway(Code.OK, int(min(grace, 4e6) * 1000), text)
         self._connection.flush()
         try:
-            with trio.move_on_after(grace):
-                await self._connection.acked.wait()
-                await self._answered()
-                await self._connection.written()
+            async with open_background() as nursery:
+                limit_of = self._answers.drain_of
+                nursery.start_soon(end_listening, self._running, limit_of, _SHUTTING_DOWN)
+                with trio.move_on_after(grace):
+                    await self._connection.acked.wait()
+                    await self._answered()
+                    await self._connection.written()
         finally:
             for call in self._running:
-                call.cancel("the exporter is shutting down")
+                call.cancel(_SHUTTING_DOWN)
             with trio.CancelScope(shield=True):
                 with trio.move_on_after(_TO_END):
                     await self._answered()
@@ -322,7 +331,8 @@ class Session:
             seconds = call.head.timeout_ms / 1000
             text = f"its deadline passed, {seconds:g} s after the exporter had received it"
             return Code.DEADLINE_EXCEEDED, ErrorBody("", text)
-        return Code.CANCELLED, ErrorBody("", "the call was cancelled")
+        text = _SHUTTING_DOWN if self._exporter.drain.begun else "the call was cancelled"
+        return Code.CANCELLED, ErrorBody("", text)
 
 
 def _hook_title(hook: Callable[[], Any]) -> str:
