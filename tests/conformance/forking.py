@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pty
+import signal
 import ssl
 import subprocess
 import sys
@@ -48,6 +49,7 @@ def start_helper(way: str) -> int:
         case _:
             pid = os.fork()
     if pid == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which the end of its terminal sends
         if way == "os.exec":
             os.execv(SLEEP[0], SLEEP)  # noqa: S606 - a program that a fork becomes
         time.sleep(LIFE)
