@@ -29,11 +29,13 @@ from .._roles import ServerProtocol
 from .._text import quoted
 from ..errors import ArgumentError, Code
 from ._ahead import Ahead
+from ._base import Driver
 from ._bridge import Bridge, device_stream
 from ._call import Call
 from ._export import Exported
 from ._exporter import Exporter
 from ._failures import check_fit, refuse
+from ._mistakes import why_unsendable
 from ._resources import Loan
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -226,7 +228,8 @@ class Answers:
             buffer = encode_value(value)
             self._rules.check_size(buffer)
         except ArgumentError as exc:
-            refuse(Code.INTERNAL, f"its {what} cannot be sent: {exc}")
+            why = why_unsendable(value, Driver)
+            refuse(Code.INTERNAL, f"its {what} cannot be sent: {why or exc}")
         return buffer
 
     # ---------------------------------------------------------------------- generators

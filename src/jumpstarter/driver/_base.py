@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid4
 
 from .._checks import a_kind, refuse_type, refuse_value
@@ -20,6 +20,7 @@ from .._copies import no_copies
 from .._transfer import MAX_BYTES
 from ..errors import ConfigurationError
 from ._http import IDLE
+from ._mistakes import check_class, unmade, why_missing
 from ._resources import Resource
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -49,6 +50,16 @@ class Driver(ABC):
     log_level: str = "INFO"
     logger: logging.Logger = field(init=False, repr=False)
     resources: dict[UUID, Any] = field(init=False, repr=False, default_factory=dict)
+
+    if not TYPE_CHECKING:  # to a type checker, every name would be an attribute then
+
+        def __new__(cls, *args, **kwargs):  # noqa: ANN002, ANN003, ANN204 - as `object` has it
+            del args
+            check_class(cls, kwargs)
+            return super().__new__(cls)
+
+        def __getattr__(self, name):  # noqa: ANN001, ANN204 - never asked for what there is
+            raise AttributeError(why_missing(type(self), vars(self), name), name=name, obj=self)
 
     def __post_init__(self) -> None:
         if hasattr(super(), "__post_init__"):
@@ -187,6 +198,8 @@ def walk(root: Driver) -> Iterator[tuple[Driver, Driver | None, str]]:
         driver, parent, name, above = stack.pop()
         if not isinstance(driver, Driver):
             raise ConfigurationError(_no_driver(driver, parent, name))
+        if attribute := unmade(driver):
+            raise ConfigurationError(why_missing(type(driver), vars(driver), attribute))
         if id(driver) in above:
             text = f"driver {name!r} ({type(driver).__name__}) is a child of itself"
             raise ConfigurationError(f"{text}; a device tree cannot have circles")

@@ -20,6 +20,7 @@ import msgspec
 from .._checks import a_flag, seconds
 from .._messages import Kind
 from ..errors import ConfigurationError
+from ._mistakes import hidden_export, why_unbound
 from ._signature import Fit, doc_of, fit_of, signature_of, text_of
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -175,15 +176,24 @@ def _build(cls: type) -> dict[str, Exported]:
     for name in sorted({name for base in cls.__mro__ for name in vars(base)}):
         attribute = inspect.getattr_static(cls, name)
         mark = _mark_of(attribute)
+        for beneath, text in hidden_export(attribute) if mark is None else ():
+            if _mark_of(beneath) is not None:
+                raise ConfigurationError(f"{_title(cls, name)}: {text}")
         if mark is not None:
             table[name] = _exported(cls, name, attribute, mark)
     return table
 
 
+def _title(cls: type, name: str) -> str:
+    return f"{name!r} of {cls.__module__}.{cls.__qualname__}"
+
+
 def _exported(cls: type, name: str, attribute: Any, mark: _Mark) -> Exported:
     function = attribute.__func__ if isinstance(attribute, _UNBOUND) else attribute
     function = getattr(function, "raw_function", function)
-    title = f"{name!r} of {cls.__module__}.{cls.__qualname__}"
+    title = _title(cls, name)
+    if text := why_unbound(attribute, function):
+        raise ConfigurationError(f"{title}: {text}")
     _check_kind(function, mark.kind, title)
     signature = signature_of(function, takes_self=not isinstance(attribute, staticmethod))
     names = next(vars(base) for base in cls.__mro__ if name in vars(base))
