@@ -56,10 +56,6 @@ class ExporterProcess:
         assert line, "the log has ended"
         return line
 
-    def stdout_line(self) -> str:
-        """Read the next line that it writes to stdout, behind the first one."""
-        return self._stdout.readline()
-
     def until_logged(self, text: str) -> None:
         """Read its log up to a line that has this text."""
         seen = ""
