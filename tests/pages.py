@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from processes import running
+from processes import PATIENCE, running
 
 __all__ = ["PAGES", "ROOT", "Block", "Reader", "at_a_desk", "blocks_of", "indented"]
 
@@ -209,7 +209,7 @@ class Reader:
     @staticmethod
     def _stop(process: subprocess.Popen[str], log: Path) -> None:
         process.send_signal(signal.SIGTERM)
-        assert process.wait() == 0, log.read_text()
+        assert process.wait(PATIENCE) == 0, log.read_text()
         assert "WARNING" not in log.read_text(), log.read_text()
 
     def stop(self) -> None:

@@ -18,25 +18,30 @@ from processes import PATIENCE, running
 TESTS: Final = Path(__file__).parent
 STUCK: Final = [sys.executable, "-c", "import time; time.sleep(1000)"]
 RUN_TO_THEIR_END: Final = {"run", "call", "check_call", "check_output"}
-# They start processes for others, and have deadlines of their own.
-STARTERS: Final = {"processes.py", "hostile/target.py", "fuzz/live.py"}
 
 # ----------------------------------------------------------------------------- what is written
 
 
 def without_deadline(path: Path) -> Iterator[str]:
-    """Give the lines of a file that may wait for a process for ever."""
+    """Give the lines of a file that wait for a process without a timeout.
+
+    To read what one writes has none: `processes.running` is for that. A test that waits in some
+    other way is ended by its own deadline.
+    """
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            of, name = ast.unparse(node.func.value), node.func.attr
-            patient = any(keyword.arg in {"timeout", None} for keyword in node.keywords)
-            place = f"{path.relative_to(TESTS)}:{node.lineno}"
-            if name == "communicate" and not patient:
-                yield f"{place}: communicate() without a timeout"
-            elif of == "subprocess" and name in RUN_TO_THEIR_END and not patient:
-                yield f"{place}: subprocess.{name}() without a timeout"
-            elif of == "subprocess" and name == "Popen" and not place.startswith(tuple(STARTERS)):
-                yield f"{place}: subprocess.Popen(); processes.running() has a deadline"
+        if isinstance(node, ast.Call) and (what := _waits(node)):
+            yield f"{path.relative_to(TESTS)}:{node.lineno}: {what} without a timeout"
+
+
+def _waits(call: ast.Call) -> str:
+    if not isinstance(call.func, ast.Attribute):
+        return ""
+    of, name = ast.unparse(call.func.value), call.func.attr
+    if any(keyword.arg in {"timeout", None} for keyword in call.keywords):
+        return ""
+    if name == "communicate" or (of == "subprocess" and name in RUN_TO_THEIR_END):
+        return f"{of}.{name}()"
+    return f"{of}.wait()" if name == "wait" and "process" in of and not call.args else ""
 
 
 def test_each_wait_for_a_process_has_a_deadline() -> None:
@@ -45,15 +50,31 @@ def test_each_wait_for_a_process_has_a_deadline() -> None:
     assert [line for path in files for line in without_deadline(path)] == []
 
 
+WAITS: Final = {
+    "run": "subprocess.run(x)",
+    "output": "subprocess.check_output(x, text=True)",
+    "communicate": "process.communicate()",
+    "wait": "self._process.wait()",
+}
+IN_TIME: Final = """
+subprocess.run(x, timeout=1)
+subprocess.run(x, **options)
+process.communicate(timeout=1)
+process.wait(1)
+event.wait()
+process = subprocess.Popen(x)
+"""
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
 def test_a_wait_without_a_deadline_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait: str
 ) -> None:
     monkeypatch.setattr(sys.modules[__name__], "TESTS", tmp_path)
     script = tmp_path / "script.py"
-    script.write_text("subprocess.run(x)\nsubprocess.run(x, timeout=1)\nsubprocess.Popen(y)\n")
-    assert [line.split(":")[1] for line in without_deadline(script)] == ["1", "3"]
-    script.write_text("process.communicate()\nprocess.communicate(timeout=1)\n")
-    assert [line.split(":")[1] for line in without_deadline(script)] == ["1"]
+    script.write_text(f"{IN_TIME}{wait}\n")
+    [found] = without_deadline(script)
+    assert found.startswith("script.py:8: ")
 
 
 # --------------------------------------------------------------------------- what comes of it

@@ -234,7 +234,7 @@ def test_the_port_is_free_once_its_holder_was_killed(path: str, how: str, user: 
     with program(how, path) as it:
         assert it.said == "held"
         it.process.kill()
-        it.process.wait()
+        it.process.wait(PATIENCE)
         assert is_free(path, user)
         opened(path)
 
@@ -248,7 +248,7 @@ def test_a_program_that_was_killed_and_had_excluded_others_keeps_nothing_from_ro
     with program("excl", name) as it:
         assert it.said == "held"
         it.process.kill()
-        it.process.wait()
+        it.process.wait(PATIENCE)
         if os.geteuid() == 0:
             opened(name)
         else:

@@ -17,6 +17,7 @@ import jumpstarter
 from exporter_process import PATIENCE, TESTS, exporter
 from jumpstarter.client import DriverClient
 from jumpstarter.errors import HandshakeError
+from processes import running
 
 MODULE = """
 import atexit, os, subprocess, sys, warnings
@@ -209,7 +210,7 @@ def test_stdout_has_one_line_and_prints_go_where_the_log_goes(lab: Path) -> None
     command += ["--address", f"unix:{lab}/socket"]
     with (
         log.open("wb") as stderr,
-        subprocess.Popen(command, cwd=lab, stdout=subprocess.PIPE, stderr=stderr) as process,
+        running(command, text=False, cwd=lab, stdout=subprocess.PIPE, stderr=stderr) as process,
     ):
         try:
             assert process.stdout is not None
@@ -233,7 +234,7 @@ def test_a_ready_that_stdout_does_not_take_is_a_warning(lab: Path, redirection: 
     address = f"unix:{lab}/socket"
     serve = f"exec {sys.executable} -m jumpstarter serve exporter_process:Probe"
     command = ["/bin/sh", "-c", f"{serve} --address {address} {redirection}"]
-    with subprocess.Popen(command, cwd=lab, stderr=subprocess.PIPE, text=True) as process:
+    with running(command, cwd=lab, stderr=subprocess.PIPE) as process:
         try:
             with connected(address) as client:
                 assert client.call("echo", 1) == 1
@@ -280,8 +281,9 @@ def test_in_any_encoding_the_address_is_the_one_given_and_prints_work(
     address = f"unix:{place}/s"
     command = [sys.executable, "-m", "jumpstarter", "serve", "chatty:Chatty", "--address", address]
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH")}
-    with subprocess.Popen(
+    with running(
         command,
+        text=False,
         cwd=lab,
         env={**kept, **environment},
         stdout=subprocess.PIPE,
@@ -327,9 +329,7 @@ def test_an_exporter_serves_without_its_directories(
     if missing in ("cwd", "all"):
         command = [sys.executable, "-c", LOST, *command]
     pipe = subprocess.PIPE
-    with subprocess.Popen(
-        command, cwd=place, env=environment, stdout=pipe, stderr=pipe, text=True
-    ) as process:
+    with running(command, cwd=place, env=environment, stdout=pipe, stderr=pipe) as process:
         try:
             assert process.stdout is not None
             ready = process.stdout.readline()

@@ -26,6 +26,7 @@ from exporter_process import ExporterProcess, exporter
 from jumpstarter import connect, connect_async
 from jumpstarter.client import DriverClient
 from jumpstarter.errors import CallOutcomeUnknown
+from processes import running
 
 HERE = Path(__file__).parent
 PATIENCE = 30.0  # seconds for a test; each takes one or two
@@ -128,11 +129,8 @@ async def test_the_same_over_every_kind_of_socket_from_a_thread_and_from_the_loo
 def client_process(place: Place, address: str, way: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, str(HERE / "forking.py"), address, way, place.authority]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=HERE) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    with running(command, stdin=pipe, stdout=pipe, cwd=HERE) as process:
+        yield process
 
 
 async def ends_with_killed_client(place: Place, way: str) -> None:
@@ -478,7 +476,7 @@ with serve(SerialPort(url=sys.argv[1])) as client, client.connect() as stream:
 """
     command = [sys.executable, "-c", SCRIPT_HEAD + script, os.ttyname(port)]
     try:
-        with subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, text=True) as holder:
+        with running(command, cwd=HERE, stdout=subprocess.PIPE) as holder:
             assert holder.stdout is not None
             with killed_at_the_end(int(holder.stdout.readline())):
                 with pytest.raises(BlockingIOError):
