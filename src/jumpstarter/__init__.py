@@ -10,6 +10,7 @@ the ground up; each room knows only those above it:
     _tracebacks, _copies      which frames an error shows; what can be neither copied nor pickled
     _checks                   what an argument must be
     _limits                   every limit, with its reason
+    _shelter                  signal handlers, kept out for a while
     _framing                  bytes <-> frames (Cython)
     _values                   Python's types <-> what the wire carries
     _decoding                 what a decoder refuses, as one error

@@ -181,7 +181,8 @@ class Connection:
             await loop()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             self.end(ConnectionError(f"the connection to {self.name} broke: {exc}"))
-        except Exception as exc:  # noqa: BLE001 - it is logged, and ends this connection only
+        # In the loop. What it is, is not known: it is logged, and ends this connection only.
+        except Exception as exc:  # noqa: BLE001
             text = "internal error on the connection to %s"
             self._journal.log(_logger, logging.ERROR, text, self.name, exc=exc)
             self.end(exc)

@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from ._messages import MAX_TEXT, ErrorBody, SystemFault, cut
+from ._shelter import Undisturbed
 from ._text import named
 from .errors import (
     ERROR_CLASSES,
@@ -75,7 +76,8 @@ def describe(
         The code and body for `encode_error`. A group of one, which is what a nursery makes of any
         exception, is described as that one.
     """
-    return _describe(exc, codes or {}, _MAX_DEPTH, traceback=traceback)
+    with Undisturbed():  # as `_guarded` keeps what it gets from whoever waits for it
+        return _describe(exc, codes or {}, _MAX_DEPTH, traceback=traceback)
 
 
 def _describe(
@@ -171,7 +173,7 @@ def _guarded(function: Callable[..., T], argument: object, otherwise: T) -> T:
     """Call what may run a driver's own code: to describe a failure must not be one."""
     try:
         return function(argument)
-    except BaseException:  # noqa: BLE001 - whatever that code raises; nothing here waits
+    except BaseException:  # noqa: BLE001 - whatever that code raises; undisturbed, see `describe`
         return otherwise
 
 

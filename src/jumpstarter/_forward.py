@@ -77,7 +77,7 @@ async def forward(one: trio.abc.HalfCloseableStream, other: trio.abc.HalfCloseab
             while data := await source.receive_some():
                 await sink.send_all(data)
             await sink.send_eof()
-        except Exception as exc:  # noqa: BLE001 - raised below, alone and not in a group
+        except Exception as exc:  # noqa: BLE001 - raised below as it is, in no group
             failure = failure or exc
             scope.cancel()
 
@@ -340,5 +340,5 @@ async def _guard(
     """Keep one connection's trouble from the others."""
     try:
         await handler(connection)
-    except Exception:
+    except Exception:  # of the stream's or the driver's own code, in the loop
         _logger.exception("the handler of a local connection has failed")

@@ -85,6 +85,7 @@ class Journal:
         stacklevel: int = 2,
     ) -> None:
         """Write a line that `takes` has taken; it says where the caller is, or one further out."""
+        # In the loop. Of a handler of the logging; most of what these raise, logging catches.
         with contextlib.suppress(Exception):
             if self._left_out:
                 logger.log(level, "%d lines were left out here", self._left_out)
@@ -94,5 +95,5 @@ class Journal:
     def close(self, logger: logging.Logger, name: str) -> None:
         """Say how many lines were left out since the last one, and of whom, if any were."""
         if self._left_out:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # as in `write`
                 logger.info("%d lines on %s were left out", self._left_out, name)

@@ -23,7 +23,7 @@ import msgspec
 from ._decoding import read, refuse
 from ._framing import HEADER_SIZE, scan
 from ._limits import MIN_WIRE_FRAME, Limits
-from ._values import fault, to_wire
+from ._values import refusal, to_wire
 from .errors import ArgumentError, Code, FramingError
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -285,8 +285,8 @@ def encode_value(value: object, prefix: bytes = ROOM, *, root: str = "$") -> byt
     buffer = bytearray(prefix)
     try:
         _encoder.encode_into(value, buffer, len(prefix))
-    except Exception as exc:
-        raise ArgumentError(fault(value, _encoder.encode, root)) from exc
+    except Exception as exc:  # of the value's own code, or of a signal handler's
+        raise refusal(exc, value, _encoder.encode, root) from exc
     return buffer
 
 
@@ -352,7 +352,7 @@ def encode_call(prefix: bytes, args: tuple[Any, ...]) -> bytearray:
             with memoryview(buffer) as view, view[len(prefix) :] as body:
                 _check_keys(body)
         except ValueError as exc:
-            raise ArgumentError(fault(args, _encode_for_peers, "args")) from exc
+            raise refusal(exc, args, _encode_for_peers, "args") from exc
     return buffer
 
 

@@ -85,7 +85,7 @@ def _contained(callback: Callable[..., object], *args: object) -> None:
     """Call `callback(*args)`; an exception is logged, since the loop must survive it."""
     try:
         callback(*args)
-    except BaseException:
+    except BaseException:  # in the loop's own thread, where no signal handler runs
         _logger.exception("%s raised in the portal's loop", _name_of(callback))
 
 
@@ -284,6 +284,9 @@ class _Loop(AbstractContextManager["BlockingPortal", None]):
                 job.done.acquire(timeout=self.grace)
         except KeyboardInterrupt:  # a second one: wait no longer, but be sure of the cancellation
             self.post_quietly(job.cancel)
+        except BaseException:  # of another signal's handler; the first one is its context
+            self.post_quietly(job.cancel)
+            raise
 
     def stop(self) -> None:
         """Accept nothing more, and have all that runs cancelled. From any thread; never blocks."""

@@ -58,7 +58,10 @@ class Inflow:
         max_bytes: int = MAX_BYTES,
     ) -> None:
         self._receive = receive
-        self._codec = _decompressor() if encoding else None
+        self._codec: ZstdDecompressor | None = None
+        self._error: type[Exception] = ResourceError
+        if encoding:
+            self._codec, self._error = _decompressor()
         self._max_bytes = max_bytes
         self.count = 0  # bytes read so far
 
@@ -88,7 +91,7 @@ class Inflow:
                     raise ResourceError("the compressed bytes were cut short")
             try:
                 expanded = codec.decompress(data, size)
-            except Exception as exc:  # the codec's own class, which is not imported here
+            except self._error as exc:
                 raise ResourceError(
                     f"the bytes are not compressed as they should be: {exc}"
                 ) from exc
@@ -156,7 +159,7 @@ async def pipe(
             try:
                 while pieces := await read():
                     await send.send(pieces)
-            except Exception as exc:  # noqa: BLE001 - raised below, where nothing wraps it
+            except Exception as exc:  # noqa: BLE001 - raised below as it is, where nothing wraps it
                 failure = exc
 
     async with open_background() as nursery:
@@ -180,7 +183,8 @@ def _compressor() -> ZstdCompressor:
     return zstd.ZstdCompressor()
 
 
-def _decompressor() -> ZstdDecompressor:
+def _decompressor() -> tuple[ZstdDecompressor, type[Exception]]:
+    """Make one, and give the class of what it raises."""
     try:
         if sys.version_info >= (3, 14):
             from compression import zstd  # noqa: PLC0415 - as above
@@ -188,4 +192,5 @@ def _decompressor() -> ZstdDecompressor:
             from backports import zstd  # noqa: PLC0415
     except ImportError as exc:
         raise MissingExtra.named("zstd", "a compressed transfer") from exc
-    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG})
+    window = zstd.DecompressionParameter.window_log_max
+    return zstd.ZstdDecompressor(options={window: _WINDOW_LOG}), zstd.ZstdError

@@ -26,16 +26,18 @@ import uuid
 from collections import abc
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import PurePath
 from typing import Any, Final, Literal, Union
 
 import msgspec
 
+from ._shelter import Undisturbed
 from .errors import ArgumentError
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Weight", "check_type", "convert", "fault", "title_of", "to_wire", "weigh"]
+__all__ = ["Weight", "check_type", "convert", "refusal", "refused", "title_of", "to_wire", "weigh"]
 
 _MAX_PATH: Final = 500  # characters of a path to what cannot be sent; it is not followed further
 _MAX_VALUES: Final = 20  # of an enum that are listed in a message
@@ -44,6 +46,61 @@ _PLACE: Final = re.compile(r" - at `\$([^`]*)`$")  # as msgspec says it
 _STEP: Final = re.compile(r"\.(\w+)|\[(\d+)\]")
 _MAX_TITLE: Final = 200  # characters of a type's name in a message
 _MAX_FAULTS: Final = 100  # of a model's value that are told one by one
+
+
+# ----------------------------------------------------------------------------------- refusals
+
+
+def refused(
+    exc: Exception, attempt: Callable[[], object], text: Callable[[], str]
+) -> ArgumentError:
+    """Give the error for an attempt that has failed because of a value, or of a type.
+
+    These run code of their own, which raises anything; and a signal handler can have raised amid
+    that. So it is tried again where no handler runs. None disturbs the search for the text either,
+    which tries further, or is lost in it.
+
+    Args:
+        exc: What it failed with.
+        attempt: Does it once more.
+        text: Makes the text of the error.
+
+    Raises:
+        Exception: What a handler has raised, as it is: without it, the attempt ends otherwise.
+    """
+    with Undisturbed():
+        came = _unwrapped(exc)
+        again = _failure(attempt)
+        try:
+            if again is not None and type(_unwrapped(again)) is type(came):
+                return ArgumentError(text())
+            raise came
+        finally:
+            del again, came  # whose tracebacks have this frame
+
+
+def _unwrapped(exc: Any) -> Exception:
+    """Give what was raised amid a conversion, of what msgspec or pydantic has made of it."""
+    while isinstance(exc, msgspec.MsgspecError | _ModelError) or _is_pydantics(exc):
+        details = exc.errors() if _is_model_error(exc) else []
+        wrapped = [each.get("ctx", {}).get("error") for each in details]
+        within = [each for each in [exc.__cause__, *wrapped] if isinstance(each, Exception)]
+        if not within:
+            break
+        exc = within[0]
+    return exc  # type: ignore[no-any-return]  # it was one, and what it wraps was checked
+
+
+def _is_pydantics(exc: Exception) -> bool:
+    return type(exc).__module__.partition(".")[0] in {"pydantic", "pydantic_core"}
+
+
+def _failure(attempt: Callable[[], object]) -> Exception | None:
+    try:
+        attempt()
+    except Exception as exc:  # noqa: BLE001 - of a value's own code; callers are undisturbed
+        return exc
+    return None
 
 
 # ------------------------------------------------------------------------------------- outward
@@ -78,20 +135,30 @@ def _path_to_wire(path: PurePath) -> str | bytes:
     return text
 
 
-def fault(value: object, encode: Callable[[object], object], root: str) -> str:
-    """Say what of a value cannot be encoded, why, and where in it that is.
+def refusal(
+    exc: Exception, value: object, encode: Callable[[object], object], root: str
+) -> ArgumentError:
+    """Give the error for a value that cannot be encoded: what of it, why, and where in it that is.
 
     Args:
-        value: What `encode` refuses.
+        exc: What `encode` failed with.
+        value: What it refuses.
         encode: The encoder. It is tried on ever smaller parts.
         root: How the text names the value itself.
+
+    Raises:
+        Exception: What a signal handler has raised, see `refused`.
     """
+    return refused(exc, partial(encode, value), partial(_fault, value, encode, root))
+
+
+def _fault(value: object, encode: Callable[[object], object], root: str) -> str:
     path = root
-    with suppress(Exception):  # of the value's own code, which runs when it is looked at
+    with suppress(Exception):  # of the value's own code, when it is looked at: nothing disturbs us
         while (step := _step_to_fault(value, encode)) is not None and len(path) < _MAX_PATH:
             path += step[0]
             value = step[1]
-    failure = _failure(encode, value)
+    failure = _failure(partial(encode, value))
     try:
         if isinstance(failure, RecursionError):
             return f"a {title_of(type(value))} is nested too deeply, or contains itself"
@@ -104,16 +171,8 @@ def fault(value: object, encode: Callable[[object], object], root: str) -> str:
 def _step_to_fault(value: object, encode: Callable[[object], object]) -> tuple[str, object] | None:
     """Give the first part that cannot be encoded, with the way to it; None if it is no part."""
     for step, part in _parts(value):
-        if _failure(encode, part) is not None:
+        if _failure(partial(encode, part)) is not None:
             return step, part
-    return None
-
-
-def _failure(encode: Callable[[object], object], value: object) -> Exception | None:
-    try:
-        encode(value)
-    except Exception as exc:  # noqa: BLE001 - of the value's own code, too
-        return exc
     return None
 
 
@@ -138,7 +197,8 @@ def _reason_of_key(value: object, encode: Callable[[object], object]) -> str:
     """Say which of a dict's keys is none, though it could be sent as a value."""
     with suppress(Exception):  # of the value's own code, as above
         for key in value if isinstance(value, dict) else ():
-            if _failure(encode, key) is None and _failure(encode, {key: None}) is not None:
+            sent_alone = _failure(partial(encode, key)) is None
+            if sent_alone and _failure(partial(encode, {key: None})) is not None:
                 return (
                     f"a {title_of(type(key))} cannot be the key of a dict; make it a str or an int"
                 )
@@ -179,15 +239,28 @@ def convert(value: object, type_: Any, name: str) -> Any:
     """
     _bound(value, _most_parts(type_), name, type_)
     try:
-        # Not msgspec.convert, which leaves a map's keys as they are where a hook is to make them.
-        return msgspec.msgpack.decode(
-            msgspec.msgpack.encode(value), type=type_, dec_hook=_from_wire
-        )
+        return _made(value, type_)
     except Exception as exc:  # whatever the type's own code raises, the value did not fit it
-        detail = str(exc) if isinstance(exc, msgspec.MsgspecError) else f"{exc!r}"
-        detail += _allowed(value, type_, detail)
-        detail = detail.replace("`$", f"`{name}")  # msgspec's sign for the value as a whole
-        raise ArgumentError(f"does not fit {title_of(type_)}: {detail}") from exc
+        text = partial(_misfit, exc, value, type_, name)
+        raise refused(exc, partial(_made, value, type_), text) from exc
+
+
+def _made(value: object, type_: Any) -> Any:
+    # Not msgspec.convert, which leaves a map's keys as they are where a hook is to make them.
+    return _decoder_for(type_).decode(msgspec.msgpack.encode(value))
+
+
+@functools.lru_cache(maxsize=1024)
+def _decoder_for(type_: Any) -> msgspec.msgpack.Decoder[Any]:
+    with Undisturbed():  # msgspec swallows some of what is raised while it looks at a type
+        return msgspec.msgpack.Decoder(type_, dec_hook=_from_wire)
+
+
+def _misfit(exc: Exception, value: object, type_: Any, name: str) -> str:
+    detail = str(exc) if isinstance(exc, msgspec.MsgspecError) else f"{exc!r}"
+    detail += _allowed(value, type_, detail)
+    detail = detail.replace("`$", f"`{name}")  # msgspec's sign for the value as a whole
+    return f"does not fit {title_of(type_)}: {detail}"
 
 
 def _allowed(value: Any, type_: Any, detail: str) -> str:
@@ -221,7 +294,7 @@ def _enums_in(type_: Any) -> list[type[enum.Enum]]:
 def _infos(type_: Any) -> Iterator[msgspec.inspect.Type | msgspec.inspect.Field]:
     """Walk through all that a type is made of, each once; nothing of one that none is made of."""
     rest: list[Any] = []
-    with suppress(Exception):
+    with Undisturbed(), suppress(Exception):  # of a type's own code; what comes of it is kept
         rest = [msgspec.inspect.type_info(type_)]
     seen: set[int] = set()
     while rest:
@@ -300,13 +373,23 @@ def _from_wire(type_: Any, value: Any) -> Any:
     raise ValueError(f"nothing that crosses the wire becomes a {title_of(type_)}")
 
 
+class _ModelError(ValueError):
+    """A model's validation error, in words that are not too many."""
+
+
 def _model(type_: Any, value: object) -> object:
     try:
         return type_.model_validate(value, by_alias=True, by_name=True)
     except ValueError as exc:
-        if not hasattr(exc, "errors"):
+        if not _is_model_error(exc):
             raise
-        raise ValueError(_faults_of(exc)) from exc
+        with Undisturbed():  # pydantic swallows some of what is raised while it finds the words
+            text = _faults_of(exc)
+        raise _ModelError(text) from exc
+
+
+def _is_model_error(exc: Any) -> bool:
+    return callable(getattr(exc, "errors", None)) and callable(getattr(exc, "error_count", None))
 
 
 def _faults_of(exc: Any) -> str:
@@ -332,9 +415,10 @@ def check_type(type_: Any) -> None:
         text = f"nothing that crosses the wire becomes a {title_of(type_)}"
         raise ArgumentError(f"{text}; it takes the types that are listed in docs/values.md")
     try:
-        msgspec.msgpack.Decoder(type_, dec_hook=_from_wire)
-    except Exception as exc:
-        raise ArgumentError(f"no value can be made to fit {title_of(type_)}: {exc}") from exc
+        _decoder_for(type_)
+    except Exception as exc:  # of the type's own code, too
+        told = f"no value can be made to fit {title_of(type_)}: {exc}"
+        raise refused(exc, partial(_decoder_for, type_), lambda: told) from exc
 
 
 # ----------------------------------------------------------------------------- what is asked for

@@ -46,10 +46,10 @@ import trio
 from .. import _events as ev
 from .._connection import Connection, Owner
 from .._protocol import Protocol as Rules
+from .._shelter import Interrupted, Shelter
 from .._signal import Signal, Waiters
 from .._transport import SocketTransport, Transport
 from ..errors import DriverError
-from ._shelter import Interrupted, Shelter
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -190,7 +190,7 @@ class LeadConnection(Connection):
         left, self._left = self._left, []
         try:
             self._act_on(left)
-        except Exception as exc:  # noqa: BLE001 - it is logged, and ends this connection only
+        except Exception as exc:  # noqa: BLE001 - in the loop; logged, and ends this connection
             text = "internal error on the connection to %s"
             self._journal.log(_logger, logging.ERROR, text, self.name, exc=exc)
             self.end(exc)

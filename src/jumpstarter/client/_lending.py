@@ -161,7 +161,7 @@ class _Carrying:
             await self.carry()
         except _Gone:
             pass  # what that was, the stream tells
-        except Exception as exc:  # noqa: BLE001 - raised by `beside`
+        except Exception as exc:  # noqa: BLE001 - raised by `beside` as it is
             self.failure = exc
             await self.stream.abort()  # the driver shall learn of it now
         finally:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, NamedTuple
 
 from .._messages import Kind, Node, cut
+from .._shelter import Undisturbed
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -225,19 +226,23 @@ class _Source:
 @functools.lru_cache(maxsize=1024)
 def signature_from(text: str) -> inspect.Signature:
     """Read a signature's names and kinds; `(*args, **kwargs)` if the text is none."""
-    try:
-        if not 0 < len(text) <= MAX_SIGNATURE:
-            return _ANYTHING
-        source = f"def _{text}: ..."
-        [function] = ast.parse(source).body
-        if not isinstance(function, ast.FunctionDef) or len(function.body) != 1:
-            return _ANYTHING
-        return inspect.Signature(
-            _parameters(function.args, source),
-            return_annotation=_source(function.returns, source, inspect.Signature.empty),
-        )
-    except (SyntaxError, ValueError, MemoryError, RecursionError):  # as the parser says no
+    if not 0 < len(text) <= MAX_SIGNATURE:
         return _ANYTHING
+    with Undisturbed():  # the answer is kept
+        try:
+            return _parsed(f"def _{text}: ...")
+        except (SyntaxError, ValueError, MemoryError, RecursionError):  # as the parser says no
+            return _ANYTHING
+
+
+def _parsed(source: str) -> inspect.Signature:
+    [function] = ast.parse(source).body
+    if not isinstance(function, ast.FunctionDef) or len(function.body) != 1:
+        return _ANYTHING
+    return inspect.Signature(
+        _parameters(function.args, source),
+        return_annotation=_source(function.returns, source, inspect.Signature.empty),
+    )
 
 
 def _parameters(args: ast.arguments, source: str) -> list[inspect.Parameter]:

@@ -87,6 +87,7 @@ class Runner(Run):
     def _abandon(self, call: Call, exc: BaseException) -> None:
         """Cancel a call that a signal has interrupted, and wait for its end within the grace."""
         if call.slot and not call.done:
+            # One of a second signal's handler is lost here; `exc` of the first one is raised.
             with suppress(RuntimeError, TimeoutError, CancelledError):
                 future = self._portal.start_task_soon(self._channel.cancel, call, exc)
                 future.result(self._portal.grace)

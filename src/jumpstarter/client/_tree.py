@@ -224,7 +224,7 @@ def _client_class(path: str, who: str, allow: Sequence[str] | None) -> type[Driv
             f"{text}; install the package that has it ({path.partition('.')[0]}), or put its "
             "directory on PYTHONPATH"
         ) from exc
-    except (Exception, SystemExit) as exc:
+    except (Exception, SystemExit) as exc:  # of the module's own code, in the loop
         text = f"{who}: importing its client class failed: {type(exc).__name__}: {exc}"
         raise ClientImportError(text) from exc
     if not (isinstance(cls, type) and issubclass(cls, DriverClient)) or cls is StubDriverClient:

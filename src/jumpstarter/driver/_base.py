@@ -174,7 +174,7 @@ def _pass_on(driver: Driver, verb: str) -> None:
     for other in reversed(below.values()):
         try:
             run_alone(other, verb)
-        except Exception as exc:  # noqa: BLE001 - raised again when all have had their turn
+        except Exception as exc:  # noqa: BLE001 - raised as it is when all have had their turn
             failures.append(exc)
     if len(failures) > 1:
         raise ExceptionGroup(f"{verb} of {len(failures)} drivers failed", failures)

@@ -16,6 +16,7 @@ import trio
 from .._faults import describe, without_traceback
 from .._journal import Journal
 from .._messages import ErrorBody
+from .._shelter import Undisturbed
 from .._text import indented, named
 from ..errors import Code
 from ._lanes import NoThreadError
@@ -134,8 +135,9 @@ def without_cancelled(exc: BaseException) -> BaseException | None:
     if isinstance(exc, trio.Cancelled):
         return None
     if isinstance(exc, BaseExceptionGroup):
-        try:
-            return exc.split(trio.Cancelled)[1]
-        except BaseException:  # noqa: BLE001 - a group of the driver's own making, or too deep a one
-            return exc
+        with Undisturbed():
+            try:
+                return exc.split(trio.Cancelled)[1]
+            except BaseException:  # noqa: BLE001 - a group of the driver's making, or too deep a one
+                return exc
     return exc

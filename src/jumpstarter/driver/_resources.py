@@ -301,6 +301,7 @@ class Resource:
     ) -> None:
         raw = cast("_File", self._file.raw)
         if exc is not None:  # the client learns of it, and has what was written before
+            # In a worker thread, where no signal handler runs. `exc` tells what has failed.
             with suppress(Exception, trio.Cancelled):
                 self._file.flush()
             raw.discards = True

@@ -281,7 +281,7 @@ class Session:
             for answer in await self._answers.lanes.thread(self._connection.lead, lead):
                 result = await self._answers.finished(answer)
             check_scopes(status)
-        except BaseException as exc:
+        except BaseException as exc:  # in the loop, as in `answer`
             if lead.call is None:
                 raise  # it is no driver's
             error = self._failures.of(exc, self._answers.title(lead.call.head))

@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from .._messages import cut
+from .._shelter import Undisturbed
 from .._values import Weight, check_type, convert, title_of, weigh
 from ..errors import ArgumentError, ConfigurationError
 
@@ -79,10 +80,11 @@ def _converted(value: object, type_: Any, name: str) -> Any:
 
 def signature_of(function: Any, *, takes_self: bool) -> inspect.Signature | None:
     """Give a function's signature as its callers see it, None if it has none that can be told."""
-    try:
-        signature = inspect.signature(function)
-    except Exception:  # noqa: BLE001 - a decorator can have put anything there
-        return None
+    with Undisturbed():
+        try:
+            signature = inspect.signature(function)
+        except Exception:  # noqa: BLE001 - a decorator can have put anything there
+            return None
     parameters = list(signature.parameters.values())
     if takes_self and parameters and parameters[0].kind in _POSITIONAL:
         parameters = parameters[1:]
@@ -117,19 +119,20 @@ def fit_of(
     for parameter in signature.parameters.values():
         if parameter.annotation is parameter.empty:
             continue
-        try:
-            annotation = _resolved(function, parameter, names)
-            weight = weigh(annotation)
-            if annotation in _ANYTHING or (weight is Weight.PLAIN and not strict):
-                continue
-            check_type(annotation)
-        except Exception as exc:
-            if not strict:
-                continue
-            text = f"{title}: its parameter {parameter.name!r} cannot be checked: {exc}"
-            raise ConfigurationError(
-                f"{text}; annotate it otherwise, or without strict=True"
-            ) from exc
+        with Undisturbed():  # an annotation is any code; and what is left unchecked stays so
+            try:
+                annotation = _resolved(function, parameter, names)
+                weight = weigh(annotation)
+                if annotation in _ANYTHING or (weight is Weight.PLAIN and not strict):
+                    continue
+                check_type(annotation)
+            except Exception as exc:
+                if not strict:
+                    continue
+                text = f"{title}: its parameter {parameter.name!r} cannot be checked: {exc}"
+                raise ConfigurationError(
+                    f"{text}; annotate it otherwise, or without strict=True"
+                ) from exc
         types[parameter.name] = annotation
     return _fit(signature, types) if types else None
 
@@ -181,17 +184,22 @@ def text_of(signature: inspect.Signature | None) -> str:
     """Write a signature as in its `def`, with `...` for defaults that are no plain constants."""
     if signature is None:
         return ""
-    try:
-        shown = [
-            parameter.replace(
-                annotation=_source(parameter.annotation), default=_default(parameter.default)
-            )
-            for parameter in signature.parameters.values()
-        ]
-        text = str(inspect.Signature(shown, return_annotation=_source(signature.return_annotation)))
-    except Exception:  # noqa: BLE001 - an annotation can be an object with any code
-        return ""
+    with Undisturbed():
+        try:
+            text = _text_of(signature)
+        except Exception:  # noqa: BLE001 - an annotation can be an object with any code
+            return ""
     return cut(text) if len(text) <= MAX_SIGNATURE else ""
+
+
+def _text_of(signature: inspect.Signature) -> str:
+    shown = [
+        parameter.replace(
+            annotation=_source(parameter.annotation), default=_default(parameter.default)
+        )
+        for parameter in signature.parameters.values()
+    ]
+    return str(inspect.Signature(shown, return_annotation=_source(signature.return_annotation)))
 
 
 def _source(annotation: Any) -> Any:

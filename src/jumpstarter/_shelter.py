@@ -5,6 +5,11 @@ there. Where that would leave a structure half changed, the main thread takes sh
 put off, and run when it leaves. While it waits, within the shelter, it can be interrupted: then the
 wait ends with `Interrupted`, and whoever waited tidies up and leaves.
 
+All this is for blocking code. In a Trio loop no handler but Trio's own may raise, which is the
+program's affair: Trio itself does not survive it everywhere. And none runs in any other thread. So
+a broad `except` there takes no handler's exception for another one; in blocking code it stands in
+`Undisturbed`, or raises again what it has caught.
+
 Only signals that have a Python handler can raise, and only those are put off, so that any other
 keeps what it does. Signals whose handlers nobody writes to raise are left alone, as each one that
 is looked at has its price.
@@ -25,11 +30,14 @@ from typing import Any, Final, Self, TypeAlias, TypeVar
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Interrupted", "Shelter"]
+__all__ = ["Interrupted", "Shelter", "Undisturbed"]
 
 T = TypeVar("T")
 _Handler: TypeAlias = Callable[[int, FrameType | None], object]
 
+_CATCHABLE: Final = tuple(
+    int(signum) for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+)
 _SIGNALS: Final = tuple(
     int(signum)
     for signum in (
@@ -70,6 +78,7 @@ class Shelter:
 
     # The class's until the main thread takes shelter: all other threads need nothing of their own.
     waiting = False
+    _signals = _SIGNALS
     _put_off: list[tuple[int, _Handler]] | tuple[()] = ()
     _came: list[tuple[_Handler, int, FrameType | None]] | tuple[()] = ()
 
@@ -85,9 +94,9 @@ class Shelter:
     def _take(self) -> None:
         put_off: list[tuple[int, _Handler]] = []
         self._put_off = put_off
-        handlers = [*map(_get, _SIGNALS)]
+        handlers = [*map(_get, self._signals)]
         for signum, handler in compress(
-            zip(_SIGNALS, handlers, strict=True), map(callable, handlers)
+            zip(self._signals, handlers, strict=True), map(callable, handlers)
         ):
             put_off.append((signum, handler))
             _set(signum, partial(self._note, handler))
@@ -127,3 +136,14 @@ class Shelter:
         value = wait(milliseconds)
         self.waiting = False
         return value
+
+
+class Undisturbed(Shelter):
+    """A `with` block in which whatever is raised is its own, and no signal handler's.
+
+    For code that catches all exceptions of somebody's code, or looks for what is wrong with a
+    value. Every signal is put off, so it costs tens of microseconds in the main thread: it is for
+    failures, and for what is done once.
+    """
+
+    _signals = _CATCHABLE

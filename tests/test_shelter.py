@@ -1,4 +1,4 @@
-"""Tests of `jumpstarter.client._shelter`: no signal handler cuts anything in two."""
+"""Tests of `jumpstarter._shelter`: no signal handler cuts anything in two."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from helpers import PATIENCE
-from jumpstarter.client import _shelter
-from jumpstarter.client._shelter import Interrupted, Shelter
+from jumpstarter import _shelter
+from jumpstarter._shelter import Interrupted, Shelter
 
 
 class Handler:

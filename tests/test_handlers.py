@@ -1,0 +1,261 @@
+"""What a signal handler raises is raised as it is, wherever in the encoding or decoding it strikes.
+
+The signals are real, and come when chance says. Each must reach the code that it has interrupted:
+none is taken for a fault of the value, nor swallowed by the search for one.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from types import FrameType
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import pydantic
+import pytest
+import trio
+
+from helpers import PATIENCE, served
+from jumpstarter._limits import DEFAULT_LIMITS
+from jumpstarter._messages import Kind as CallKind
+from jumpstarter._messages import call_prefix, decode_value, encode_call, encode_value
+from jumpstarter._values import check_type, convert
+from jumpstarter.client import DriverClient, _methods
+from jumpstarter.driver import Driver, _signature, export
+from jumpstarter.errors import ArgumentError, DriverInvalidArgument
+
+SECONDS: Final = 0.3  # for each case; some hundreds of signals
+LATEST: Final = 0.0005  # seconds after which a signal comes: within the first few rounds
+
+
+class Alarm(Exception):
+    """Raised by a handler."""
+
+
+class ValueAlarm(ValueError):
+    """The same, of a class that msgspec and pydantic catch."""
+
+
+class TypeAlarm(TypeError):
+    """The same, of the class that an encoder raises."""
+
+
+class Model(pydantic.BaseModel):
+    # No path: pydantic itself swallows what a handler raises while it looks what kind one is.
+    numbers: list[int]
+
+    @pydantic.field_serializer("numbers")
+    def write(self, value: list[int]) -> list[int]:
+        return [int(number) for number in value]
+
+    @pydantic.field_validator("numbers")
+    @classmethod
+    def check(cls, value: list[int]) -> list[int]:
+        if any(number < 0 for number in value):  # no assert: pytest's swallows exceptions, too
+            raise ValueError("they are not negative")
+        return value
+
+
+@dataclass
+class Checked:
+    identity: UUID
+    path: PurePosixPath
+
+    def __post_init__(self) -> None:
+        for _ in range(20):
+            assert self.path != self.identity
+
+
+class Unsendable:
+    """Of no form on the wire."""
+
+
+MODEL: Final = Model(numbers=[1, 2])
+PATH: Final = PurePosixPath("/a/b")
+GOOD: Final = ([MODEL] * 5, {"paths": (PATH,) * 5}, Checked(uuid4(), PATH))
+BAD: Final = (*GOOD, {"deep": [MODEL, Unsendable()]})
+PREFIX: Final = call_prefix(1, CallKind.UNARY, "method")
+PLAIN: Final = [{"numbers": [1, 2]}] * 5
+ENCODED: Final = bytes(encode_value([{"numbers": list(range(50))}] * 5, b""))
+
+
+def _told(error: type[Exception], text: str, function: Callable[[], object]) -> None:
+    """Fail unless exactly this error says exactly this."""
+    told = ""
+    try:
+        function()
+    except error as exc:  # not by pytest.raises, in which a signal may strike
+        told = str(exc)
+    assert text in told
+
+
+CASES: Final[dict[str, Callable[[], object]]] = {
+    "a value that can be encoded": lambda: encode_call(PREFIX, GOOD),
+    "a value that cannot": lambda: _told(
+        ArgumentError, "at `args[3]['deep'][1]`", lambda: encode_call(PREFIX, BAD)
+    ),
+    "a key that cannot": lambda: _told(
+        ArgumentError, "cannot be the key", lambda: encode_call(PREFIX, ({None: MODEL},))
+    ),
+    "a value that is decoded": lambda: decode_value(ENCODED, DEFAULT_LIMITS),
+    "a value that is cut short": lambda: _told(
+        ArgumentError, "cannot be decoded", lambda: decode_value(ENCODED[:-1], DEFAULT_LIMITS)
+    ),
+    "a value that fits": lambda: convert(PLAIN, list[Model], "result"),
+    "a dataclass that fits": lambda: convert(
+        {"identity": str(UUID(int=1)), "path": "/a"}, Checked, "result"
+    ),
+    "a value that does not fit": lambda: _told(
+        ArgumentError,
+        "numbers",
+        lambda: convert([{"numbers": [-1]}], list[Model], "r"),
+    ),
+    "a type that no value fits": lambda: _told(
+        ArgumentError, "more than one", lambda: check_type(Checked | Other)
+    ),
+    "a type with sets": lambda: _bounded(),  # noqa: PLW0108 - it is defined below
+    "a signature that is told": lambda: _told_signature(),  # noqa: PLW0108 - as above
+}
+
+
+@dataclass
+class Other:
+    number: int
+
+
+def _bounded() -> None:
+    """See that a bound on sets is found, which is kept, however it was disturbed before."""
+    from jumpstarter import _values  # noqa: PLC0415 - beside what it is for
+
+    _values._most_parts.cache_clear()
+    assert _values._most_parts(list[set[int]]) == _values._MOST_INTS
+
+
+def _told_signature() -> None:
+    def method(self: object, path: PurePosixPath, number: int = 1) -> None: ...
+
+    signature = _signature.signature_of(method, takes_self=True)
+    text = _signature.text_of(signature)
+    assert text.startswith("(path: ")
+    assert _signature.fit_of(method, signature, {}, "method", strict=False) is not None
+    _methods.signature_from.cache_clear()
+    assert list(_methods.signature_from(text).parameters) == ["path", "number"]
+
+
+@contextmanager
+def alarms(kind: type[Exception]) -> Iterator[list[Exception]]:
+    """Have SIGALRM raise, each time another exception; gives those that were raised."""
+    raised: list[Exception] = []
+
+    def handler(_signum: int, frame: FrameType | None) -> None:
+        if _nobody_can_catch(frame):
+            signal.setitimer(signal.ITIMER_REAL, LATEST)
+            return
+        exc = kind(f"alarm {len(raised)}")
+        raised.append(exc)
+        raise exc
+
+    over = threading.Event()
+    ticking = threading.Thread(target=_tick, args=(over,))
+    ticking.start()
+    previous = signal.signal(signal.SIGALRM, handler)
+    try:
+        yield raised
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+        over.set()
+        ticking.join(PATIENCE)
+
+
+def _nobody_can_catch(frame: FrameType | None) -> bool:
+    """Tell if Python runs a finalizer, or tells of its collector: what these raise, it drops."""
+    dropped = {"__del__", "_remove", *(getattr(each, "__name__", "") for each in gc.callbacks)}
+    while frame is not None:
+        if frame.f_code.co_name in dropped:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _tick(over: threading.Event) -> None:
+    """Wake up often: CPython forgets to look at some signals until another thread wants to run."""
+    while not over.wait(0.005):
+        pass
+
+
+def strike(kind: type[Exception], latest: float, operation: Callable[[], object]) -> None:
+    """Do something over and over while signals come, and see that each one arrives as it is."""
+    deadline = time.monotonic() + SECONDS
+    with alarms(kind) as raised:
+        count = 0
+        while time.monotonic() < deadline:
+            came: Exception | None = None
+            try:
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, latest))
+                while len(raised) == count:
+                    operation()
+            except kind as exc:  # not by pytest.raises, in which it may strike too
+                came = exc
+            assert came is raised[-1], "it was swallowed, or made another one"
+            count += 1
+            assert len(raised) == count
+    print(f"{count} signals")
+    assert count > 0
+
+
+@pytest.mark.parametrize("kind", [Alarm, ValueAlarm, TypeAlarm, TimeoutError])
+@pytest.mark.parametrize("case", CASES)
+def test_what_a_handler_raises_amid_a_conversion_arrives_as_it_is(
+    case: str, kind: type[Exception]
+) -> None:
+    operation = CASES[case]
+    operation()
+    strike(kind, LATEST, operation)
+    operation()
+
+
+class Echo(Driver):
+    @classmethod
+    def client(cls) -> str:
+        return "jumpstarter.client.DriverClient"
+
+    @export
+    def echo(self, value: Any) -> Any:
+        return value
+
+    @export
+    async def hold(self) -> Any:
+        yield None
+        await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("kind", [Alarm, ValueAlarm, TypeAlarm])
+@pytest.mark.parametrize("led", [True, False])
+def test_what_a_handler_raises_amid_a_blocking_call_arrives_as_it_is(
+    kind: type[Exception], led: bool
+) -> None:
+    with served(Echo()) as client:
+        if led:
+            _strike_calls(kind, client)
+        else:
+            with client.streamingcall("hold"):
+                _strike_calls(kind, client)
+
+
+def _strike_calls(kind: type[Exception], client: DriverClient) -> None:
+    def call() -> None:
+        assert client.call_as(list[Model], "echo", [MODEL] * 5) == [MODEL] * 5
+        _told(DriverInvalidArgument, "Unsendable", lambda: client.call("echo", [Unsendable()]))
+
+    call()
+    strike(kind, 0.003, call)
+    call()
