@@ -14,9 +14,10 @@ import termios
 import threading
 import time
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -240,37 +241,28 @@ def test_the_port_is_free_once_its_holder_was_killed(path: str, how: str, user: 
 
 
 def test_a_program_that_was_killed_and_had_excluded_others_keeps_nothing_from_root(
-    path: str, free_port: Callable[[], str]
+    unopened: str,
 ) -> None:
     """The kernel forgets TIOCEXCL of a pseudo-terminal with its other end only."""
-    del path
-    name = free_port()
-    with program("excl", name) as it:
+    with program("excl", unopened) as it:
         assert it.said == "held"
         it.process.kill()
         it.process.wait(PATIENCE)
         if os.geteuid() == 0:
-            opened(name)
+            opened(unopened)
         else:
-            refusal(name)
+            refusal(unopened)
 
 
 @pytest.fixture
-def free_port() -> Iterator[Callable[[], str]]:
-    """Give a pseudo-terminal whose port nobody has open."""
-    boards = []
-
-    def make() -> str:
-        board, port = os.openpty()
-        boards.append(board)
-        tty.setraw(port)
-        path = os.ttyname(port)
-        os.close(port)
-        return path
-
-    yield make
-    for board in boards:
-        os.close(board)
+def unopened() -> Iterator[str]:
+    """Give the path of a pseudo-terminal whose port nobody has open."""
+    board, port = os.openpty()
+    tty.setraw(port)
+    path = os.ttyname(port)
+    os.close(port)
+    yield path
+    os.close(board)
 
 
 def test_the_guard_of_a_port_ends_with_its_stream(path: str) -> None:
@@ -283,9 +275,14 @@ def test_the_guard_of_a_port_ends_with_its_stream(path: str) -> None:
         assert guards() == []
 
 
-def test_what_runs_out_of_processes_is_told_and_serves_all_the_same(
-    path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("name", "value"), [("executable", "/no/such/python"), ("frozen", True)])
+def test_a_guard_that_cannot_be_is_missed_in_the_log_only(
+    path: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    value: Any,
 ) -> None:
-    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    monkeypatch.setattr(sys, name, value, raising=False)
     opened(path)
     assert "no guard for it" in caplog.text

@@ -179,6 +179,8 @@ def _start_guard(descriptor: int, path: str) -> subprocess.Popen[bytes] | None:
     command = [sys.executable, "-I", "-S", str(_GUARD), str(os.getpid()), str(descriptor)]
     null = subprocess.DEVNULL
     try:
+        if getattr(sys, "frozen", False):  # then that would be the program itself, once more
+            raise FileNotFoundError("there is no Python to run it")
         return subprocess.Popen(  # noqa: S603 - nothing of it is a client's
             command,
             stdin=null,
