@@ -1,4 +1,4 @@
-"""What a pexpect session sends arrives, or is an error: signals, timeouts and ends in its midst."""
+"""A pexpect session sends everything, or raises: amid signals, timeouts and a failing driver."""
 
 from __future__ import annotations
 

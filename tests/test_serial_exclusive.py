@@ -1,4 +1,4 @@
-"""A serial port is for one program at a time: who is kept out, who is not, and when it is free.
+"""A serial port is for one program at a time: which others it refuses, and when it is free.
 
 On pseudo-terminals, with real processes. TIOCEXCL does not hold root off, so programs run as
 another user where it matters; those tests need root, and are skipped without.
@@ -109,7 +109,7 @@ def guards() -> list[str]:
     return found
 
 
-# ------------------------------------------------------------------------------- who is refused
+# ------------------------------------------------------------------------------- refused
 
 
 def test_another_client_of_the_driver_is_refused(path: str) -> None:

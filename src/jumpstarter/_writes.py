@@ -29,10 +29,10 @@ def taken(answer: object, size: int, what: str) -> int:
         what: What was called, for the error.
 
     Returns:
-        At least one, so that whoever writes the rest in a loop makes progress.
+        At least one, so that a loop which writes the rest makes progress.
 
     Raises:
-        OSError: It took none, or the answer is no number of bytes that it can have taken.
+        OSError: It took none, or the answer cannot be the number of bytes that it took.
     """
     if answer is None:
         return size

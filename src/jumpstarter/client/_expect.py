@@ -15,7 +15,7 @@ from pexpect.fdpexpect import fdspawn
 if TYPE_CHECKING:
 
     class Base(fdspawn[Any]):
-        """What the stubs of pexpect leave out."""
+        """Adds the names that the stubs of pexpect leave out."""
 
         _encoder: Any
 
@@ -34,7 +34,7 @@ class SessionBroken(BrokenPipeError):
 
 
 class Session(Base):
-    """What `pexpect_session` yields."""
+    """The session that `pexpect_session` yields."""
 
     def send(self, s: str | bytes) -> int:
         """Send all of it. Waits for as long as the driver takes nothing; Ctrl-C ends that.

@@ -238,7 +238,7 @@ async def _joined(near: trio.SocketStream, stream: RemoteStream) -> AsyncIterato
         with _until_broken():
             async for data in near:
                 await stream.send_all(data)
-        # Whoever still types is told, rather than left to wait for a reader.
+        # A `send` that waits fails now: nothing reads its bytes any more.
         with suppress(OSError):  # closed already
             near.socket.shutdown(socket.SHUT_RD)
         typed.set()

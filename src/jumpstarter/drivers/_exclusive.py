@@ -56,7 +56,7 @@ class PortInUse(OSError):
     def of(cls, path: str) -> PortInUse:
         """Make one for a device that is locked, and find out by which process."""
         try:
-            status = os.stat(path)  # noqa: PTH116 - it may be a URL, which is no path
+            status = os.stat(path)  # noqa: PTH116 - it may be a URL rather than a path
         except (OSError, ValueError):
             return cls(path, "another program")
         lockers = _lockers_of(status)
@@ -180,7 +180,7 @@ def _start_guard(descriptor: int, path: str) -> subprocess.Popen[bytes] | None:
     null = subprocess.DEVNULL
     try:
         if getattr(sys, "frozen", False):  # then that would be the program itself, once more
-            raise FileNotFoundError("there is no Python to run it")
+            raise FileNotFoundError("this frozen program has no Python to run it")
         return subprocess.Popen(  # noqa: S603 - nothing of it is a client's
             command,
             stdin=null,

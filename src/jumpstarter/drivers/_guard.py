@@ -2,8 +2,8 @@
 
 Run as a program, with nothing of this library imported. The kernel forgets TIOCEXCL at the last
 `close()` of a serial port, but of a pseudo-terminal only when its other end, an emulator perhaps,
-has ended too. So whoever holds one and is killed would leave it closed to everybody. This process
-has no other work than to wait for that.
+has ended too. So a process that holds one and is killed would leave it closed to all others. This
+one only waits for that.
 """
 
 from __future__ import annotations

@@ -24,13 +24,13 @@ __all__ = ["SLICE", "stream_of"]
 
 SLICE: Final = 0.1  # seconds that a thread waits for bytes: how long a cancellation may take
 _PIECE: Final = 1024  # bytes written in one call
-_READ: Final = 4096  # bytes read in one call: what a port of Linux holds
+_READ: Final = 4096  # bytes read in one call: as many as a Linux port buffers
 _QUEUED: Final = 2048  # bytes that may wait to be sent by a port which holds 4,096
 
 
 def stream_of(port: Any) -> trio.abc.Stream:
     """Make a stream of an open port, which stays its owner's to close."""
-    import serial  # noqa: PLC0415 - whoever has a port has it
+    import serial  # noqa: PLC0415 - a port exists only where it is installed
 
     if not isinstance(port, serial.Serial):
         return _ThreadStream(port)
@@ -128,7 +128,7 @@ class _ThreadStream(trio.abc.Stream):
             await trio.lowlevel.wait_writable(self._descriptor)
 
     async def _write(self, piece: bytes) -> object:
-        if self._descriptor is None:  # closing the port ends what a thread may still wait for
+        if self._descriptor is None:  # a thread that still waits ends when the port is closed
             return await trio.to_thread.run_sync(self._port.write, piece, abandon_on_cancel=True)
         written = False
 
@@ -156,5 +156,5 @@ class _ThreadStream(trio.abc.Stream):
 
 
 def _bytes_of(data: Any) -> bytes:
-    """Copy what a port gave; `bytes` alone would make zeros of a number."""
+    """Copy the bytes that a port gave; `bytes` alone would make zeros of a number."""
     return b"" if data is None else bytes(memoryview(data))
