@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 import subprocess
 import sys
 import textwrap
@@ -15,6 +17,7 @@ from typing import Any
 
 import pytest
 import trio
+import trustme
 
 from helpers import PATIENCE, ScriptedClient, timed, until
 from jumpstarter import Limits, connect, connect_async, serve, serve_async
@@ -199,29 +202,56 @@ async def test_one_whose_end_hangs_waits_for_that(
 # ------------------------------------------------------------------------ a start that takes long
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
+
+
+async def until_there(address: str, context: ssl.SSLContext | None) -> None:
+    """Wait until something listens."""
+    while True:
+        try:
+            stream = await open_stream(parse_address(address), ssl_context=context)
+        except HandshakeError:
+            await trio.sleep(0.01)
+        else:
+            await stream.aclose()
+            return
+
+
+@pytest.mark.parametrize("scheme", ["unix", "tcp", "tls"])
 @timed()
-async def test_a_client_waits_for_the_reset(tmp_path: Path) -> None:
+async def test_a_client_waits_for_the_reset(scheme: str, tmp_path: Path) -> None:
     device = Device(slow=threading.Event())
-    address = f"unix:{tmp_path}/socket"
+    authority = trustme.CA()
+    ours = theirs = None
+    if scheme == "tls":
+        ours, theirs = ssl.create_default_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.configure_trust(ours)
+        authority.issue_cert("localhost").configure_cert(theirs)
+    address = f"{scheme}://localhost:{free_port()}"
+    address = f"unix:{tmp_path}/socket" if scheme == "unix" else address
     used = []
 
     async def use() -> None:
-        async with connect_async(address, limits=Limits(hello_timeout=1)) as client:
+        limits = Limits(hello_timeout=1)
+        async with connect_async(address, limits=limits, ssl_context=ours) as client:
             used.append(await client.call_async("use"))
 
     async def serve_it(*, task_status: trio.TaskStatus[None]) -> None:
-        async with serve_async(device, address):
+        async with serve_async(device, address, ssl_context=theirs):
             task_status.started()
             await trio.sleep_forever()
 
     async with trio.open_nursery() as nursery:
 
         async def go_on() -> None:
-            await until((tmp_path / "socket").exists)
+            await until_there(address, ours)
             async with trio.open_nursery() as clients:
                 clients.start_soon(use)
                 clients.start_soon(use)
-                await trio.sleep(1.5)  # longer than the clients wait for a HELLO
+                await trio.sleep(1.2)  # longer than the clients wait for a HELLO
                 assert device.log == ["reset"]
                 assert device.slow is not None
                 device.slow.set()
