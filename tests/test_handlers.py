@@ -9,12 +9,14 @@ from __future__ import annotations
 import gc
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from functools import partial
+from pathlib import Path, PurePosixPath
 from types import FrameType
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -24,6 +26,7 @@ import pytest
 import trio
 
 from helpers import PATIENCE, served
+from jumpstarter import serve
 from jumpstarter._limits import DEFAULT_LIMITS
 from jumpstarter._messages import Kind as CallKind
 from jumpstarter._messages import call_prefix, decode_value, encode_call, encode_value
@@ -259,3 +262,47 @@ def _strike_calls(kind: type[Exception], client: DriverClient) -> None:
     call()
     strike(kind, 0.003, call)
     call()
+
+
+class _Callable:
+    def __call__(self, _signum: int, _frame: object) -> None:
+        raise SystemExit(3)
+
+    def method(self, _signum: int, _frame: object) -> None:
+        raise Alarm("from a method")
+
+
+def _exit(_code: int, _signum: int, _frame: object) -> None:
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("handler", "kind"),
+    [
+        (partial(_exit, 3), SystemExit),
+        (_Callable(), SystemExit),
+        (_Callable().method, Alarm),
+    ],
+)
+def test_what_a_handler_raises_amid_the_import_of_a_client_class_is_no_import_that_failed(
+    handler: Any, kind: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "struck_client.py").write_text(
+        "import signal\n"
+        "signal.raise_signal(signal.SIGUSR1)\n"
+        "from jumpstarter.client import DriverClient as Client\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    class Struck(Echo):
+        @classmethod
+        def client(cls) -> str:
+            return "struck_client.Client"
+
+    previous = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pytest.raises(kind), serve(Struck()):
+            raise AssertionError
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    sys.modules.pop("struck_client", None)

@@ -12,6 +12,7 @@ the ground up; each room knows only those above it:
     _limits                   every limit, with its reason
     _shelter                  signal handlers, kept out for a while
     _framing                  bytes <-> frames (Cython)
+    _refusals                 whose fault it is that a value cannot be converted
     _values                   Python's types <-> what the wire carries
     _decoding                 what a decoder refuses, as one error
     _messages, _faults        what a frame may say; exceptions to and from their wire form

@@ -30,7 +30,7 @@ from typing import Any, Final, Self, TypeAlias, TypeVar
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Interrupted", "Shelter", "Undisturbed"]
+__all__ = ["Interrupted", "Shelter", "Undisturbed", "raised_by_handler"]
 
 T = TypeVar("T")
 _Handler: TypeAlias = Callable[[int, FrameType | None], object]
@@ -147,3 +147,26 @@ class Undisturbed(Shelter):
     """
 
     _signals = _CATCHABLE
+
+
+def raised_by_handler(exc: BaseException) -> bool:
+    """Tell if an installed handler has raised this: for what takes too long to be `Undisturbed`.
+
+    One that has put another one in its place before it raised is not known any more.
+    """
+    codes = {_code_of(handler) for handler in map(_get, _CATCHABLE) if callable(handler)}
+    trace = exc.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code in codes:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _code_of(handler: Any) -> object:
+    while isinstance(handler, partial):
+        handler = handler.func
+    function = getattr(handler, "__func__", handler)
+    if not hasattr(function, "__code__"):
+        function = getattr(type(handler), "__call__", None)  # noqa: B004 - its code is wanted
+    return getattr(function, "__code__", None)

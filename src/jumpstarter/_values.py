@@ -32,12 +32,13 @@ from typing import Any, Final, Literal, Union
 
 import msgspec
 
+from ._refusals import ModelError, failure_of, is_model_error, refused
 from ._shelter import Undisturbed
 from .errors import ArgumentError
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Weight", "check_type", "convert", "refusal", "refused", "title_of", "to_wire", "weigh"]
+__all__ = ["Weight", "check_type", "convert", "refusal", "title_of", "to_wire", "weigh"]
 
 _MAX_PATH: Final = 500  # characters of a path to what cannot be sent; it is not followed further
 _MAX_VALUES: Final = 20  # of an enum that are listed in a message
@@ -46,61 +47,6 @@ _PLACE: Final = re.compile(r" - at `\$([^`]*)`$")  # as msgspec says it
 _STEP: Final = re.compile(r"\.(\w+)|\[(\d+)\]")
 _MAX_TITLE: Final = 200  # characters of a type's name in a message
 _MAX_FAULTS: Final = 100  # of a model's value that are told one by one
-
-
-# ----------------------------------------------------------------------------------- refusals
-
-
-def refused(
-    exc: Exception, attempt: Callable[[], object], text: Callable[[], str]
-) -> ArgumentError:
-    """Give the error for an attempt that has failed because of a value, or of a type.
-
-    These run code of their own, which raises anything; and a signal handler can have raised amid
-    that. So it is tried again where no handler runs. None disturbs the search for the text either,
-    which tries further, or is lost in it.
-
-    Args:
-        exc: What it failed with.
-        attempt: Does it once more.
-        text: Makes the text of the error.
-
-    Raises:
-        Exception: What a handler has raised, as it is: without it, the attempt ends otherwise.
-    """
-    with Undisturbed():
-        came = _unwrapped(exc)
-        again = _failure(attempt)
-        try:
-            if again is not None and type(_unwrapped(again)) is type(came):
-                return ArgumentError(text())
-            raise came
-        finally:
-            del again, came  # whose tracebacks have this frame
-
-
-def _unwrapped(exc: Any) -> Exception:
-    """Give what was raised amid a conversion, of what msgspec or pydantic has made of it."""
-    while isinstance(exc, msgspec.MsgspecError | _ModelError) or _is_pydantics(exc):
-        details = exc.errors() if _is_model_error(exc) else []
-        wrapped = [each.get("ctx", {}).get("error") for each in details]
-        within = [each for each in [exc.__cause__, *wrapped] if isinstance(each, Exception)]
-        if not within:
-            break
-        exc = within[0]
-    return exc  # type: ignore[no-any-return]  # it was one, and what it wraps was checked
-
-
-def _is_pydantics(exc: Exception) -> bool:
-    return type(exc).__module__.partition(".")[0] in {"pydantic", "pydantic_core"}
-
-
-def _failure(attempt: Callable[[], object]) -> Exception | None:
-    try:
-        attempt()
-    except Exception as exc:  # noqa: BLE001 - of a value's own code; callers are undisturbed
-        return exc
-    return None
 
 
 # ------------------------------------------------------------------------------------- outward
@@ -158,7 +104,7 @@ def _fault(value: object, encode: Callable[[object], object], root: str) -> str:
         while (step := _step_to_fault(value, encode)) is not None and len(path) < _MAX_PATH:
             path += step[0]
             value = step[1]
-    failure = _failure(partial(encode, value))
+    failure = failure_of(partial(encode, value))
     try:
         if isinstance(failure, RecursionError):
             return f"a {title_of(type(value))} is nested too deeply, or contains itself"
@@ -171,7 +117,7 @@ def _fault(value: object, encode: Callable[[object], object], root: str) -> str:
 def _step_to_fault(value: object, encode: Callable[[object], object]) -> tuple[str, object] | None:
     """Give the first part that cannot be encoded, with the way to it; None if it is no part."""
     for step, part in _parts(value):
-        if _failure(partial(encode, part)) is not None:
+        if failure_of(partial(encode, part)) is not None:
             return step, part
     return None
 
@@ -197,8 +143,8 @@ def _reason_of_key(value: object, encode: Callable[[object], object]) -> str:
     """Say which of a dict's keys is none, though it could be sent as a value."""
     with suppress(Exception):  # of the value's own code, as above
         for key in value if isinstance(value, dict) else ():
-            sent_alone = _failure(partial(encode, key)) is None
-            if sent_alone and _failure(partial(encode, {key: None})) is not None:
+            sent_alone = failure_of(partial(encode, key)) is None
+            if sent_alone and failure_of(partial(encode, {key: None})) is not None:
                 return (
                     f"a {title_of(type(key))} cannot be the key of a dict; make it a str or an int"
                 )
@@ -373,23 +319,15 @@ def _from_wire(type_: Any, value: Any) -> Any:
     raise ValueError(f"nothing that crosses the wire becomes a {title_of(type_)}")
 
 
-class _ModelError(ValueError):
-    """A model's validation error, in words that are not too many."""
-
-
 def _model(type_: Any, value: object) -> object:
     try:
         return type_.model_validate(value, by_alias=True, by_name=True)
     except ValueError as exc:
-        if not _is_model_error(exc):
+        if not is_model_error(exc):
             raise
         with Undisturbed():  # pydantic swallows some of what is raised while it finds the words
             text = _faults_of(exc)
-        raise _ModelError(text) from exc
-
-
-def _is_model_error(exc: Any) -> bool:
-    return callable(getattr(exc, "errors", None)) and callable(getattr(exc, "error_count", None))
+        raise ModelError(text) from exc
 
 
 def _faults_of(exc: Any) -> str:

@@ -21,6 +21,7 @@ from uuid import UUID
 from .._checks import refuse_type
 from .._messages import Node
 from .._portal import BlockingPortal
+from .._shelter import raised_by_handler
 from .._text import named, quoted
 from ..errors import ClientImportError, ConfigurationError, HandshakeError
 from ._base import DriverClient
@@ -224,7 +225,9 @@ def _client_class(path: str, who: str, allow: Sequence[str] | None) -> type[Driv
             f"{text}; install the package that has it ({path.partition('.')[0]}), or put its "
             "directory on PYTHONPATH"
         ) from exc
-    except (Exception, SystemExit) as exc:  # of the module's own code, in the loop
+    except (Exception, SystemExit) as exc:  # of the module's own code
+        if raised_by_handler(exc):
+            raise
         text = f"{who}: importing its client class failed: {type(exc).__name__}: {exc}"
         raise ClientImportError(text) from exc
     if not (isinstance(cls, type) and issubclass(cls, DriverClient)) or cls is StubDriverClient:

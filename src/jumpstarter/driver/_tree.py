@@ -199,7 +199,7 @@ class DeviceTree:
         with nullcontext() if self._claims is None else self._claims.running(driver):
             try:
                 run_alone(driver, verb)
-            except BaseException:
+            except BaseException:  # in a worker thread, where no signal handler runs
                 _logger.exception("%s of %s failed", verb, title)
 
 
