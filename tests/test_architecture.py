@@ -94,8 +94,8 @@ KNOWS_ONLY: Final[dict[str, set[str]]] = {
     "_accept": {"_hangup", "_journal", "_listener"},
     "_hangup": set(),
     "_forward": {"_background", "_checks", "_fork", "_hangup", "_listener", "_sockets"},
-    "_stderr": set(),
-    "_stdio": {"_stderr"},
+    "_stderr": {"_fork"},
+    "_stdio": {"_fork", "_stderr"},
     "_process": set(),
 }
 # Where a name becomes code, each behind a check of its own.

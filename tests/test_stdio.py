@@ -16,7 +16,7 @@ import pytest
 import jumpstarter
 from exporter_process import PATIENCE, TESTS, exporter
 from jumpstarter.client import DriverClient
-from jumpstarter.errors import HandshakeError
+from jumpstarter.errors import HandshakeError, JumpstarterException
 from processes import running
 
 MODULE = """
@@ -258,6 +258,47 @@ def test_how_much_was_lost_is_told_once_somebody_reads(lab: Path) -> None:
         server.send(signal.SIGTERM)
         server.rest_of_log()
         assert server.wait() == 0
+
+
+FORKING = """
+import os, subprocess, time
+from exporter_process import Probe
+from jumpstarter.driver import export
+
+class Forking(Probe):
+    @export
+    def fork(self):
+        if not (pid := os.fork()):
+            time.sleep(1000)
+        return pid
+
+    @export
+    def start(self):
+        return subprocess.Popen(["sleep", "1000"]).pid
+"""
+
+
+@pytest.mark.parametrize("how", ["fork", "start"])
+def test_a_child_keeps_nobody_waiting_for_the_end_of_a_killed_exporters_streams(
+    lab: Path, how: str
+) -> None:
+    (lab / "forking.py").write_text(FORKING)
+    child = None
+    try:
+        with (
+            exporter(lab, driver="forking:Forking") as server,
+            contextlib.suppress(JumpstarterException),
+            jumpstarter.connect(server.address) as client,
+            client.timeout(PATIENCE),
+        ):
+            child = client.call_as(int, how)
+            server.send(signal.SIGKILL)
+            server.rest_of_log()
+            assert server.rest_of_stdout() == ""
+            os.kill(child, 0)  # it lives
+    finally:
+        if child is not None:
+            os.kill(child, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(

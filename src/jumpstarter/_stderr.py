@@ -22,9 +22,11 @@ from logging.handlers import QueueHandler
 from queue import SimpleQueue
 from typing import Final
 
+from ._fork import close_alone, close_in_children
+
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Outlet", "in_own_thread", "logging_to_stderr", "written"]
+__all__ = ["Descriptor", "Outlet", "in_own_thread", "logging_to_stderr", "written"]
 
 _MAX_LINES: Final = 1_000  # that wait to be written
 _MAX_RAW: Final = 1024 * 1024  # bytes that wait to be written, of what is no line of the log
@@ -77,19 +79,46 @@ def in_own_thread(function: Callable[[], None], name: str) -> threading.Thread:
     return thread
 
 
+class Descriptor:
+    """An open file's number that no child gets, neither by `exec` nor by a fork alone.
+
+    A child which had a copy of stdout would keep its reader waiting for the end, long after the
+    exporter has been killed.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        close_in_children(self)
+
+    @classmethod
+    def copy_of(cls, number: int) -> Descriptor:
+        """Copy a standard stream's."""
+        return cls(fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, _FREE))
+
+    def fileno(self) -> int:
+        """Give the number, or -1 once it is closed."""
+        return self._number
+
+    def close(self) -> None:
+        """Close it."""
+        number, self._number = self._number, -1
+        os.close(number)
+
+
 class Outlet(QueueHandler):
     """Queues lines, and counts those for which there is no room or no way out."""
 
     def __init__(self) -> None:
         # Not a Queue: its lock would be waited for by a signal handler that logs while it is held.
-        self._lines: SimpleQueue[bytes | None] = SimpleQueue()
+        self._lines: SimpleQueue[bytes | _Gap | None] = SimpleQueue()
         super().__init__(self._lines)
         self._no_room = 0  # lines lost; counted under the lock that all handlers have
         self._no_way = 0  # the same; counted by the thread
         self._torn = False  # the last line that was written broke off in its midst; of the thread
         self._poured = self._drunk = 0  # bytes of other text that came, and that were written
-        self._spilled = 0  # bytes of it that were lost, since the last word on it
-        self._fd = fcntl.fcntl(_STDERR, fcntl.F_DUPFD_CLOEXEC, _FREE)
+        self._spilled = self._told = 0  # bytes of it that were lost; of which that was told
+        self._gap = False  # the last that came were lost
+        self._fd = Descriptor.copy_of(_STDERR)
         self._thread = in_own_thread(self._run, "log to stderr")
 
     def prepare(self, record: logging.LogRecord) -> bytes:
@@ -117,11 +146,11 @@ class Outlet(QueueHandler):
         """Queue text of any shape, if there is room. For one thread at a time."""
         if self._poured - self._drunk > _MAX_RAW:
             self._spilled += len(data)
+            self._gap = True
             return
-        if self._spilled:
-            text = "bytes which drivers and their programs have written were lost here"
-            self._lines.put(_encode(f"({self._spilled} {text}: stderr did not take them)"))
-            self._spilled = 0
+        if self._gap:
+            self._lines.put(_Gap(self._spilled))
+            self._gap = False
         self._poured += len(data)
         self._lines.put(_Raw(data))
 
@@ -140,19 +169,43 @@ class Outlet(QueueHandler):
     def _run(self) -> None:
         while (line := self._lines.get()) is not None:
             try:
-                if self._no_way:
-                    self._write(_lost(self._no_way))
-                    self._no_way = 0
-                self._write(line)
+                self._take(line)
             except OSError:
                 self._no_way += 1
             if isinstance(line, _Raw):
                 self._drunk += len(line)
-        os.close(self._fd)
+            if self._spilled > self._told and self._lines.empty():  # nothing may follow
+                with contextlib.suppress(OSError):
+                    self._tell_spilled(self._spilled)
+        close_alone(self._fd)
+
+    def _take(self, line: bytes | _Gap) -> None:
+        if self._no_way:
+            self._write(_lost(self._no_way))
+            self._no_way = 0
+        if isinstance(line, _Gap):
+            self._tell_spilled(line.until)
+        else:
+            self._write(line)
+
+    def _tell_spilled(self, until: int) -> None:
+        if until > self._told:
+            text = "bytes which drivers and their programs have written were lost here"
+            self._write(_encode(f"({until - self._told} {text}: stderr did not take them)"))
+            self._told = until
 
     def _write(self, line: bytes) -> None:
-        for piece in written(self._fd, b"\n" + line if self._torn else line):
+        for piece in written(self._fd.fileno(), b"\n" + line if self._torn else line):
             self._torn = not (piece.endswith(b"\n") or isinstance(line, _Raw))
+
+
+class _Gap:
+    """Stands where text was lost, with the number of bytes that were until then."""
+
+    __slots__ = ("until",)
+
+    def __init__(self, until: int) -> None:
+        self.until = until
 
 
 class _Raw(bytes):

@@ -24,7 +24,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from ._stderr import Outlet, in_own_thread, logging_to_stderr, written
+from ._fork import close_alone
+from ._stderr import Descriptor, Outlet, in_own_thread, logging_to_stderr, written
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -33,23 +34,10 @@ __all__ = ["StandardStreams", "standard_streams"]
 _logger = logging.getLogger("jumpstarter.cli")
 
 _STDIN, _STDOUT, _STDERR = range(3)
-_FREE: Final = 3
 _PIECE: Final = 64 * 1024
 _PIPE: Final = 1024 * 1024  # bytes; code that holds the GIL for long may write them meanwhile
 _LAST_PIECES: Final = 32  # that are read at the end, if something goes on writing
 _FAREWELL: Final = 1.0  # seconds
-
-_readers: Final[set[int]] = set()  # a forked child keeps none, or it would wait for itself
-
-
-def _forked() -> None:
-    for number in _readers:
-        with contextlib.suppress(OSError):
-            os.close(number)
-    _readers.clear()
-
-
-os.register_at_fork(after_in_child=_forked)
 
 
 @contextlib.contextmanager
@@ -84,11 +72,11 @@ class StandardStreams:
             _occupy(number)
         self._numbers = [_STDOUT] * (sys.stdout is not None or stdout_closed)
         self._numbers += [_STDERR] * (outlet is not None)
-        self._real = {number: _dup(number) for number in self._numbers}
+        self._real = {number: Descriptor.copy_of(number) for number in self._numbers}
         self._stdout = None if stdout_closed else self._real.get(_STDOUT)
-        self._reader, writer = os.pipe()
+        reader, writer = os.pipe()
+        self._reader = Descriptor(reader)  # or a forked child would wait for itself to read
         self._wake_reader, self._wake = os.pipe()
-        _readers.add(self._reader)
         with contextlib.suppress(OSError, AttributeError):  # it stays smaller
             fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE)
         self._pump = in_own_thread(self._run, "stdout and stderr")
@@ -100,7 +88,7 @@ class StandardStreams:
         os.close(writer)
         if until_exit and faulthandler.is_enabled() and _STDERR in self._real:
             # It writes as the process dies, when the thread is gone that would hand it on.
-            faulthandler.enable(self._real[_STDERR])
+            faulthandler.enable(self._real[_STDERR].fileno())
 
     def say(self, text: str) -> None:
         """Write a line to stderr, in which nothing stands that logging adds."""
@@ -120,7 +108,7 @@ class StandardStreams:
             try:
                 if self._stdout is None:
                     raise OSError("it is closed")
-                for _ in written(self._stdout, line):
+                for _ in written(self._stdout.fileno(), line):
                     pass
             except OSError as exc:
                 _logger.warning("stdout did not take %r: %s", text, exc.strerror or exc)
@@ -142,24 +130,24 @@ class StandardStreams:
         for undo in self._undo_texts:
             undo()
         for number, real in self._real.items():
-            os.dup2(real, number)
+            os.dup2(real.fileno(), number)
             if self._announcer is None or not self._announcer.is_alive():
-                os.close(real)
-        _readers.discard(self._reader)
-        for number in (self._reader, self._wake_reader, self._wake):
+                close_alone(real)
+        close_alone(self._reader)
+        for number in (self._wake_reader, self._wake):
             os.close(number)
 
     def _run(self) -> None:
         """Empty the pipe until there is nothing more to come."""
-        poll, left = select.poll(), _LAST_PIECES
-        poll.register(self._reader, select.POLLIN)
+        poll, left, reader = select.poll(), _LAST_PIECES, self._reader.fileno()
+        poll.register(reader, select.POLLIN)
         poll.register(self._wake_reader, select.POLLIN)
         while left:
             ready = {number for number, _ in poll.poll()}
             if self._wake_reader in ready:
-                left = left - 1 if self._reader in ready else 0
-            if self._reader in ready and left:
-                data = os.read(self._reader, _PIECE)
+                left = left - 1 if reader in ready else 0
+            if reader in ready and left:
+                data = os.read(reader, _PIECE)
                 if self._outlet is not None:
                     self._outlet.pour(data)
 
@@ -180,10 +168,6 @@ def _occupy(number: int) -> None:
             os.dup2(opened, number)
             os.close(opened)
         os.set_inheritable(number, True)
-
-
-def _dup(number: int) -> int:
-    return fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, _FREE)
 
 
 def _flush() -> None:
