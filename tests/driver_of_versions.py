@@ -9,7 +9,13 @@ from typing import Any
 import trio
 import trio.testing
 
+from jumpstarter.client import DriverClient
 from jumpstarter.driver import Driver, export, exportstream
+from jumpstarter.drivers.mixins import ResourceMixin
+
+
+class BoardClient(ResourceMixin, DriverClient):
+    """Lends."""
 
 
 class Board(Driver):
@@ -17,7 +23,7 @@ class Board(Driver):
 
     @classmethod
     def client(cls) -> str:
-        return "jumpstarter.client.DriverClient"
+        return "driver_of_versions.BoardClient"
 
     @export
     def echo(self, value: Any = None) -> Any:
@@ -44,6 +50,11 @@ class Board(Driver):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(echo)
             yield theirs
+
+    @export
+    def size(self, handle: str) -> int:
+        with self.resource(handle) as file:
+            return len(file.read())
 
     @export
     def missing(self) -> None:

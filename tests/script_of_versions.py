@@ -6,6 +6,7 @@ prints what it has seen, as JSON.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import time
@@ -31,9 +32,25 @@ def _name(kind: type) -> str:
     return kind.__name__
 
 
+class Spoiled(io.RawIOBase):
+    """A source that fails."""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        del size
+        raise OSError(5, "Input/output error", "/dev/sdz")
+
+
+def lend(client: Any, source: io.RawIOBase | io.BytesIO) -> Any:
+    with client.resource(source) as handle:
+        return client.call("size", handle)
+
+
 def main(address: str) -> None:
     large = "x" * 300_000
-    with connect(address) as client, client.timeout(20):
+    with connect(address, allow=["driver_of_versions.*"]) as client, client.timeout(20):
         seen: dict[str, Any] = {
             "file": jumpstarter.__file__,
             "echo": [client.call("echo", 1), client.call("echo_async", [2]), client.echo("three")],
@@ -41,6 +58,8 @@ def main(address: str) -> None:
             "count": list(client.streamingcall("count", 1000)) == list(range(1000)),
             "missing": failure(lambda: client.call("missing")),
             "caused": failure(lambda: client.call("caused")),
+            "lent": lend(client, io.BytesIO(b"abc")),
+            "spoiled": failure(lambda: lend(client, Spoiled())),
             "group": failure(lambda: client.call("group")),
         }
         with client.stream("connect") as stream:

@@ -5,6 +5,7 @@ What is refused, and how loans end, is the exporter's side: see `test_driver_res
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import signal
@@ -12,6 +13,7 @@ import socket
 import stat
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -26,15 +28,18 @@ from drivers_for_tests import Plain
 from exporter_process import exporter
 from helpers import PATIENCE, begin, scripted, served, timed
 from jumpstarter import _events as ev
-from jumpstarter import connect
-from jumpstarter._messages import encode_value
+from jumpstarter import connect, serve_async
+from jumpstarter._messages import Kind, encode_value
 from jumpstarter._transfer import Pieces, pipe
+from jumpstarter.client._channel import Channel, Request
 from jumpstarter.client._lending import _READ, _READ_AHEAD, Lending, file_source, source_of
+from jumpstarter.client._raw_streams import open_stream
 from jumpstarter.client._remote import Remote
 from jumpstarter.errors import (
     ArgumentError,
     CallOutcomeUnknown,
     CallRefused,
+    DriverConnectionError,
     DriverError,
     DriverInvalidArgument,
     DriverOSError,
@@ -371,6 +376,68 @@ def test_a_sink_that_fails_fails_the_driver_and_leaves_the_block() -> None:
         client.resource(Failing(OSError("no space")), write=True) as handle,
     ):
         client.call("write", handle, DATA, 100)
+
+
+@in_a_task_or_a_thread
+def test_a_driver_learns_why_its_source_has_failed(suffix: str) -> None:
+    failure = OSError(errno.EIO, "Input/output error", "/dev/sdz")
+    driver = Library()
+
+    class FailingLater(Failing):
+        """Fails once the driver reads: before that, the call would find no loan."""
+
+        def read(self, size: int = -1) -> bytes:
+            while not any(loan._taken for loan in list(driver.resources.values())):
+                time.sleep(0.001)
+            return super().read(size)
+
+    with (
+        served(driver) as client,
+        pytest.raises(OSError, match="/dev/sdz") as caught,
+        cast("Reader", client).resource(FailingLater(failure)) as handle,
+    ):
+        client.call(f"read{suffix}", handle)
+    assert caught.value is failure
+    told = caught.value.__cause__  # what the driver's call has failed with
+    assert isinstance(told, DriverConnectionError)
+    assert "the client could not go on with what it has lent: OSError: [Errno 5]" in str(told)
+    why = told.__cause__
+    assert isinstance(why, DriverOSError)
+    assert (why.errno, why.filename) == (errno.EIO, "/dev/sdz")
+
+
+@in_a_task_or_a_thread
+def test_a_driver_learns_why_its_sink_has_failed(suffix: str) -> None:
+    failure = OSError(errno.ENOSPC, "No space left on device")
+    with (
+        blocking() as client,
+        pytest.raises(OSError, match="No space left") as caught,
+        client.resource(Failing(failure), write=True) as handle,
+    ):
+        client.call(f"write{suffix}", handle, DATA, 100)
+    assert caught.value is failure
+    assert "the client could not go on with what it has lent" in str(caught.value.__cause__)
+
+
+@timed()
+async def test_nobody_speaks_for_the_loan_of_another_client(tmp_path: Path) -> None:
+    path = f"{tmp_path}/socket"
+    async with serve_async(Library(), f"unix:{path}"), trio.open_nursery() as nursery:
+        one, other = [Channel(await trio.open_unix_socket(path), "the exporter") for _ in range(2)]
+        for channel in (one, other):
+            await channel.begin(nursery)
+        lend = Request(0, Kind.STREAM, "lend", (1, "read", ""), who="the exporter")
+        stream = await open_stream(one, lend)
+        for channel, handle in ((other, stream.metadata), (one, "none")):
+            claim = Request(0, Kind.UNARY, "lent_failed", (handle, b""), who="the exporter")
+            with pytest.raises(DriverError, match="no such loan of this client"):
+                await channel.call(claim)
+        reading = Request(1, Kind.UNARY, "read", (stream.metadata,), who="the driver")
+        await stream.send_eof()
+        assert await one.call(reading) == hashlib.sha256().hexdigest()
+        await stream.aclose()
+        for channel in (one, other):
+            await channel.aclose()
 
 
 def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:

@@ -47,7 +47,9 @@ async def hung_up(stream: trio.SocketStream) -> bool:
 def test_the_exporter_itself_is_target_zero() -> None:
     tree = DeviceTree(Echo(children={"left": Echo(), "right": Echo()}))
     exporter = Exporter(tree, Lanes())
-    assert [list(target.exports) for target in exporter.targets[:1]] == [["lend", "report"]]
+    assert [list(target.exports) for target in exporter.targets[:1]] == [
+        ["lend", "lent_failed", "report"]
+    ]
     assert exporter.targets[1:] == tree.targets
     assert (exporter.limits, exporter.token, exporter.send_tracebacks) == (
         DEFAULT_LIMITS,

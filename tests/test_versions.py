@@ -27,17 +27,20 @@ from jumpstarter._messages import VERSION
 from jumpstarter.client import DriverClient
 from jumpstarter.driver import Caller, caller, export, on_disconnect
 from jumpstarter.errors import (
+    DriverError,
     DriverErrorGroup,
     DriverFileNotFoundError,
     DriverInvalidArgument,
     DriverOSError,
 )
+from script_of_versions import Spoiled, lend
 
 TESTS: Final = Path(__file__).parent
 ROOT: Final = TESTS.parent
 COMMIT: Final = "926d1e3dcc97847be6eba35e194072ff862e8ec2"  # the last one of version 1.0
 BUILDING: Final = 300.0  # seconds
 RUNNING: Final = 60.0
+ALLOW: Final = ("driver_of_versions.*",)
 QUICK: Final = Limits(ping_interval=0.3, ping_timeout=0.3)
 
 
@@ -119,7 +122,7 @@ def test_our_client_uses_an_older_exporter(older: Path, tmp_path: Path, scheme: 
     prefix = ("env", f"PYTHONPATH={older}")
     with (
         exporter(tmp_path, *options, driver="driver_of_versions:Board", prefix=prefix) as process,
-        connect(process.address, name="ours", limits=QUICK) as client,
+        connect(process.address, name="ours", limits=QUICK, allow=ALLOW) as client,
         client.timeout(20),
     ):
         use(client)
@@ -127,6 +130,9 @@ def test_our_client_uses_an_older_exporter(older: Path, tmp_path: Path, scheme: 
             client.call("missing")
         with pytest.raises(DriverInvalidArgument) as caused:
             client.call("caused")
+        assert lend(client, io.BytesIO(b"abc")) == 3
+        with pytest.raises(OSError, match="/dev/sdz") as spoiled:
+            lend(client, Spoiled())
         with pytest.raises(DriverErrorGroup) as group:
             client.call("group")
     # What the older one does not say is not there; what it says is all there.
@@ -136,6 +142,7 @@ def test_our_client_uses_an_older_exporter(older: Path, tmp_path: Path, scheme: 
         missing.value
     )
     assert caused.value.__cause__ is None
+    assert isinstance(spoiled.value.__cause__, DriverError)  # of the call, which was cut short
     assert [type(each).__name__ for each in group.value.exceptions] == [
         "DriverConnectionError",
         "DriverError",
@@ -177,6 +184,8 @@ async def test_an_older_client_uses_our_exporter(older: Path, tmp_path: Path, sc
     kind, text, mirrored, _ = seen["missing"]
     assert (kind, mirrored) == ("DriverOSError", ["OSError"])
     assert text.endswith("FileNotFoundError: [Errno 2] No such file or directory: '/dev/ttyUSB0'")
+    assert (seen["lent"], seen["spoiled"][0]) == (3, "OSError")
+    assert "/dev/sdz" in seen["spoiled"][1]
     assert seen["caused"][0] == "DriverInvalidArgument"
     assert seen["caused"][1].endswith("ValueError: no console")
     assert seen["group"][3] == ["DriverConnectionError", "DriverError"]

@@ -163,6 +163,7 @@ class _Carrying:
             pass  # what that was, the stream tells
         except Exception as exc:  # noqa: BLE001 - raised by `beside` as it is
             self.failure = exc
+            await self.stream.excuse(exc)
             await self.stream.abort()  # the driver shall learn of it now
         finally:
             self.done.set()

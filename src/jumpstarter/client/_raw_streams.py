@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import trio
 
 from .. import _events as ev
 from .._connection import Connection
+from .._faults import describe
+from .._framing import HEADER_SIZE
+from .._messages import Kind, encode_error
 from .._streams import SlotStream
 from ..errors import ArgumentError, Code, DriverError
 from ._channel import Call, Channel, Request
@@ -163,6 +167,17 @@ class RemoteStream(SlotStream):
         """
         self._torn = True
         await self.aclose()
+
+    async def excuse(self, exc: Exception) -> None:
+        """Say why what was lent is about to be cut short. A checkpoint, of `cancel_grace` at most.
+
+        An exporter of the wire's version 1.0 has no ear for it, and one that has gone neither.
+        """
+        channel = self._call.channel
+        error = bytes(encode_error(*describe(exc))[HEADER_SIZE:])
+        args, who = (self.metadata, error), f"the exporter at {channel.name}"
+        with trio.move_on_after(channel.limits.cancel_grace), suppress(DriverError):
+            await channel.call(Request(0, Kind.UNARY, "lent_failed", args, who=who))
 
     async def _close_in_order(self) -> None:
         call = self._call

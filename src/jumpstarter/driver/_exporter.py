@@ -9,12 +9,16 @@ import itertools
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 import trio
 
+from .._faults import revive
 from .._journal import Journal
 from .._limits import DEFAULT_LIMITS, Limits
-from .._messages import Node
+from .._messages import Node, decode_error
+from ..errors import ResourceError
+from ._caller import calling
 from ._door import Door
 from ._drain import Drain
 from ._export import export, exports_of, exportstream
@@ -26,12 +30,16 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = ["Exporter"]
 
+_CLIENT_S: Final = "the client could not go on with what it has lent"
+
 
 class _Service:
     """Target 0: the exporter itself."""
 
-    def __init__(self, tree: DeviceTree) -> None:
+    def __init__(self, tree: DeviceTree, limits: Limits) -> None:
         self._tree = tree
+        self._limits = limits
+        self._loans: dict[str, Loan] = {}
         self.ready = trio.Event()
 
     @export
@@ -44,7 +52,19 @@ class _Service:
     async def lend(self, target: int, mode: str, encoding: str) -> AsyncIterator[Loan]:
         await self.ready.wait()
         with lending(self._tree.driver_at(target).resources, mode, encoding) as loan:
-            yield loan
+            self._loans[str(loan.handle)] = loan
+            try:
+                yield loan
+            finally:
+                del self._loans[str(loan.handle)]
+
+    @export
+    async def lent_failed(self, handle: str, error: bytes) -> None:
+        """Take note of why a client cannot go on with what it has lent, for the driver."""
+        loan = self._loans.get(handle)
+        if loan is None or loan.owner is not calling.get():
+            raise ResourceError("there is no such loan of this client")
+        loan.excuse = revive(*decode_error(error, self._limits), _CLIENT_S)
 
 
 class Exporter:
@@ -82,7 +102,7 @@ class Exporter:
         starting: bool = False,
     ) -> None:
         self._tree = tree
-        self._service = _Service(tree)
+        self._service = _Service(tree, limits)
         service = Target(self._service, exports_of(_Service), "the exporter's own service")
         self.targets = [service]
         if not starting:

@@ -45,6 +45,7 @@ class Loan:
         mode: `"read"` or `"write"`.
         encoding: How the bytes are compressed.
         stream: To the client; set before the client learns of the handle.
+        excuse: What the client has failed with, once it has said so.
     """
 
     def __init__(self, mode: str, encoding: str) -> None:
@@ -60,6 +61,7 @@ class Loan:
         self._free = trio.Event()  # the driver is done with it
         self._taken_back = trio.Event()
         self._failure: BaseException | None = None
+        self.excuse: Exception | None = None
 
     def take(self) -> None:
         """Use it, which can be done once."""
@@ -102,7 +104,8 @@ class Loan:
                 await self._free.wait()
         except BaseException:
             # Before the slot ends, which a reader would take for the end of the bytes.
-            self.stream.finish(ConnectionError("the client has taken back what it had lent"))
+            taken_back = ConnectionError("the client has taken back what it had lent")
+            self.stream.finish(self.excuse or taken_back)
             raise
         if self.mode == "read":
             return
