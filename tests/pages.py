@@ -123,7 +123,7 @@ class Reader:
         try:
             self._follow(block)
         except Exception as exc:
-            exc.add_note(f"in the block at {block.where}")
+            exc.add_note(f"in the block at {block.where}; tests/pages.py says how one is marked")
             raise
 
     def _follow(self, block: Block) -> None:
