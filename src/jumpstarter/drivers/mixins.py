@@ -238,8 +238,10 @@ class ResourceMixin:
 
         Raises:
             ArgumentError: An argument cannot be used.
-            OSError: The file cannot be read or written. If that happens meanwhile, the driver is
-                told, and this is what leaves the block.
+            OSError: The file cannot be read or written, or changed while it was read. If that
+                happens meanwhile, the driver is told, and this is what leaves the block.
+            DriverTimeoutError: A `timeout` is over. It ends the block though the file hangs in the
+                operating system, after another 0.5 s; the thread is left behind, and logged.
             DriverError: (on leaving) The driver has not written the whole file.
             MissingExtra: It takes an extra that is not installed here.
         """
@@ -282,8 +284,9 @@ class ResourceMixin:
 
         Args:
             stream: A blocking binary stream, with `read` or `write`, which are called in worker
-                threads; or a Trio stream. It is not closed. A `read` that waits when the block is
-                left is left to itself, and what it gives is lost.
+                threads; or a Trio stream. It is not closed. A `read` or `write` that waits when
+                the block is left is waited for up to 0.5 s, and then left to itself and logged.
+                A regular file that changes while it is read is an error.
             write: The driver writes to it, rather than reads from it.
             size: How many bytes it will give, or be given, for the progress.
             compress: As for `local_file`.
