@@ -53,7 +53,12 @@ test: demo
 	$(BIN)/python -m pytest $(TESTS)
 
 # The quick answer: lint, and the tests of what everything stands on, up to whole calls.
-QUICK_TESTS := $(addprefix tests/test_,$(addsuffix .py,architecture guarantees security_table))
+QUICK_TESTS := $(addprefix tests/test_,$(addsuffix .py,architecture guarantees security_table \
+	exports lock errors values messages decoding framing credit outbox pieces patience events \
+	protocol roles faults connection streams sockets portal driver_base driver_export \
+	driver_signature driver_lanes driver_eager driver_led driver_failures client_base \
+	client_channel client_generators client_streams client_raw_streams client_lead client_typed \
+	drivers_power drivers_shell drivers_storage serve testing end_to_end))
 
 check: lint
 	@echo "running the quick tests: about a minute"
