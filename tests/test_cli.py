@@ -421,7 +421,7 @@ def test_ctrl_c_while_the_driver_is_made_is_quiet(lamps: Path) -> None:
         (["lamps:Lamp:x"], "'lamps:Lamp:x' names no driver"),
         (["nowhere.at.all:Lamp"], "No module named 'nowhere'"),
         (["lamps:Bulb"], "module 'lamps' has no attribute 'Bulb'"),
-        (["lamps:Abstract"], "Can't instantiate abstract class Abstract"),
+        (["lamps:Abstract"], "TypeError: Abstract: it has no client()"),
         (["lamps:Broken"], "RuntimeError: the lamp is not plugged in"),
         (["lamps:text"], "'str' object is not callable"),
         (["lamps:make_text"], "gives a str, which is no jumpstarter.driver.Driver"),
@@ -643,6 +643,9 @@ def bad_level():
 
 def wants(board):  # the function itself
     return Lamp()
+
+class Abstract(Driver):  # the class itself
+    pass
 """
 
 
@@ -653,6 +656,7 @@ def wants(board):  # the function itself
         ("Configured", "JSONDecodeError: ", "# in Configured"),
         ("leave", "SystemExit: no board", "# in leave"),
         ("bad_level", "ConfigurationError: ", "# in bad_level"),
+        ("Abstract", "TypeError: Abstract: it has no client()", "# the class itself"),
         ("wants", "TypeError: wants() missing 1 required", "# the function itself"),
     ],
 )

@@ -41,10 +41,9 @@ __all__ = [
 ]
 
 _SHORT_TOKEN: Final = 16  # characters; fewer can be guessed
-_NOT_TO_BLAME: Final = (Path(__file__), Path(pkgutil.__file__))
-_INSTALLED: Final = (
-    Path(__file__).parent,
-    *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+_NOT_TO_BLAME: Final = (Path(__file__).parent, Path(pkgutil.__file__))
+_INSTALLED: Final = tuple(
+    Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
 _LIMITS: Final = dataclasses.fields(Limits)
 
@@ -110,10 +109,10 @@ def _place_of(exc: BaseException, found: object) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(exc.__traceback__)
-        if Path(frame.filename) not in _NOT_TO_BLAME
-        and not frame.filename.startswith("<")  # code without a file
+        # Neither our own code, nor code without a file.
+        if not (_is_below(frame.filename, _NOT_TO_BLAME) or frame.filename.startswith("<"))
     ]
-    frames = [frame for frame in frames if not _is_installed(frame.filename)] or frames
+    frames = [each for each in frames if not _is_below(each.filename, _INSTALLED)] or frames
     if frames:
         return f"{frames[-1].filename}, line {frames[-1].lineno}, in {frames[-1].name}"
     with contextlib.suppress(TypeError, OSError):  # what it was called on is known at least
@@ -122,9 +121,8 @@ def _place_of(exc: BaseException, found: object) -> str:
     return ""
 
 
-def _is_installed(filename: str) -> bool:
-    path = Path(filename)
-    return any(path.is_relative_to(place) for place in _INSTALLED)
+def _is_below(filename: str, places: Sequence[Path]) -> bool:
+    return any(Path(filename).is_relative_to(place) for place in places)
 
 
 def _is_client(found: object) -> bool:
