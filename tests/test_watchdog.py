@@ -662,3 +662,14 @@ def test_the_command_line_takes_the_limit(tmp_path: Path) -> None:
             client.call("first")
         server.until_logged("method 'first' of driver 'root' (test_watchdog.Blocking) has held")
         server.until_logged("time.sleep(seconds)")
+
+
+def test_an_exporter_that_was_held_drains_when_its_terminal_goes(tmp_path: Path) -> None:
+    """All that held it is in the log by then, though nobody has read any of it."""
+    with exporter(tmp_path, "--limit", "loop_hold=0.05", driver="test_watchdog:Blocking") as server:
+        with connect(server.address) as client, client.timeout(60):
+            for name in ("first", "later", "in_finally", "hidden", "by_a_task"):
+                client.call(name)
+        server.send(signal.SIGHUP)
+        assert server.wait() == 0
+        assert server.rest_of_log().count("of driver 'root' (test_watchdog.Blocking) has held") == 5
