@@ -306,7 +306,7 @@ def test_names_in_a_report_are_quoted_wherever_they_come_up(
     client = build_tree([root, child], channel)
     assert_log_harmless(caplog, at_least=2)
     with pytest.raises(ClientImportError) as stub:
-        client.call("on")
+        client.on()
     assert_harmless(str(stub.value))
     ours = Node(1, None, "", uuid, {}, "jumpstarter.client.DriverClient", {})
     with pytest.raises(AttributeError) as missing:
