@@ -44,7 +44,7 @@ build: venv
 demo: venv
 	$(BIN)/python examples/demo.py
 
-# All tests, or those given: make test TESTS=tests/test_values.py
+# All tests, or those given: make test TESTS=tests/protocol/test_values.py
 TESTS :=
 MINUTES := 11
 
@@ -102,8 +102,8 @@ sanitize: venv
 	--target $(SANITIZED) .
 	LD_PRELOAD=$(SANITIZERS) PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED):tests \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	$(BIN)/python -m pytest -p armed tests/test_framing.py tests/test_messages.py \
-	tests/test_protocol.py tests/test_roles.py tests/test_fuzz.py
+	$(BIN)/python -m pytest -p armed tests/test_framing.py tests/protocol/test_codec.py \
+	tests/protocol/test_protocol.py tests/protocol/test_protocol_roles.py tests/test_fuzz.py
 
 SECONDS := 60
 SEED := $(strip $(shell od -An -N4 -tu4 /dev/urandom))

@@ -203,7 +203,7 @@ class Ends:
         with _failing_as(self._name):
             return self._workers["client"].run(operations)
 
-    def weigh(self, operations: int) -> dict[str, float]:
+    def classify_annotation(self, operations: int) -> dict[str, float]:
         """Do a round, and look how much memory it takes, too."""
         self.run(min(operations, _WARM))
         before = {}
@@ -310,7 +310,7 @@ def _run_afresh(
     def turn(name: str) -> Run:
         def run(operations: int) -> Measures:
             with _all_ends({name: sides[name]}, cores) as (ends,):
-                return ends.weigh(operations)
+                return ends.classify_annotation(operations)
 
         return run
 

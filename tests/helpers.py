@@ -12,15 +12,15 @@ from typing import Any, ParamSpec, TypeVar
 import trio
 import trio.testing
 
-from jumpstarter import _events as ev
 from jumpstarter import serve
-from jumpstarter._background import open_background
-from jumpstarter._faults import revive
+from jumpstarter._exporter.context import ServerContext
+from jumpstarter._exporter.executor import DriverExecutor
+from jumpstarter._exporter.session import Session
+from jumpstarter._exporter.tree import DeviceTree
 from jumpstarter._limits import DEFAULT_LIMITS, Limits
-from jumpstarter._messages import (
-    ErrorBody,
-    Hello,
-    Kind,
+from jumpstarter._protocol import events as ev
+from jumpstarter._protocol.client import ClientProtocol
+from jumpstarter._protocol.codec import (
     call_prefix,
     decode_error,
     decode_value,
@@ -29,15 +29,14 @@ from jumpstarter._messages import (
     encode_value,
     set_timeout,
 )
-from jumpstarter._roles import ClientProtocol, ServerProtocol
+from jumpstarter._protocol.error_codec import exception_from_wire
+from jumpstarter._protocol.frames import ErrorBody, Hello, Kind
+from jumpstarter._protocol.server import ServerProtocol
+from jumpstarter._util.background import open_background
 from jumpstarter.client import DriverClient, RemoteGenerator, RemoteStream
 from jumpstarter.client._channel import Channel, Request
 from jumpstarter.client._raw_streams import open_stream
 from jumpstarter.driver import Driver
-from jumpstarter.driver._exporter import Exporter
-from jumpstarter.driver._lanes import Lanes
-from jumpstarter.driver._session import Session
-from jumpstarter.driver._tree import DeviceTree
 from jumpstarter.errors import Code
 from transports import PairMaker, memory_pair
 from wire import Frame, frames
@@ -225,8 +224,8 @@ async def channel_over(
     exporter_limits: Limits = DEFAULT_LIMITS,
 ) -> AsyncIterator[Channel]:
     """The same over these streams, the client's and the exporter's; the deadline is the test's."""
-    lanes = Lanes()
-    exporter = Exporter(DeviceTree(driver), lanes, limits=exporter_limits)
+    lanes = DriverExecutor()
+    exporter = ServerContext(DeviceTree(driver), lanes, limits=exporter_limits)
     ours, theirs = pair
     async with open_background() as nursery:
         nursery.start_soon(Session(exporter, theirs, "the test").run)
@@ -408,7 +407,7 @@ class ScriptedClient:
                 case ev.ResultReceived():
                     return decode_value(event.body, self._limits)
                 case ev.ErrorReceived():
-                    raise revive(*decode_error(event.body, self._limits), "")
+                    raise exception_from_wire(*decode_error(event.body, self._limits), "")
                 case ev.ItemReceived():
                     self.items[slot].append(decode_value(event.body, self._limits))
                 case ev.AcceptReceived() | ev.DataReceived() | ev.CreditReceived():
@@ -421,7 +420,7 @@ class ScriptedClient:
 async def answered(
     driver: Driver,
     *,
-    lanes: Lanes | None = None,
+    lanes: DriverExecutor | None = None,
     limits: Limits = DEFAULT_LIMITS,
     exporter_limits: Limits = DEFAULT_LIMITS,
     token: str = "",
@@ -435,9 +434,9 @@ async def answered(
     At the end of the block the client hangs up, and the session has to return.
     """
     ours, theirs = await make_pair()
-    lanes = lanes or Lanes()
+    lanes = lanes or DriverExecutor()
     tree = DeviceTree(driver)
-    exporter = Exporter(
+    exporter = ServerContext(
         tree,
         lanes,
         limits=exporter_limits,

@@ -18,7 +18,7 @@ from typing import Final
 import pytest
 
 from helpers import PATIENCE
-from jumpstarter._files import held_threads
+from jumpstarter._io.files import held_threads
 
 __all__ = ["HUNG", "KINDS", "hung"]
 

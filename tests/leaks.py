@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from jumpstarter._connection import Connection
-from jumpstarter._files import held_threads
+from jumpstarter._io.connection import Connection
+from jumpstarter._io.files import held_threads
 
 __all__ = ["Look", "leaked_since", "look", "nothing_leaks", "register_connections"]
 

@@ -14,10 +14,11 @@ from typing import Any, Final
 
 import trio
 
-from jumpstarter._background import open_background
 from jumpstarter._framing import FrameDecoder
 from jumpstarter._limits import DEFAULT_LIMITS
-from jumpstarter._messages import ErrorBody, FrameType, Hello, encode_error, encode_hello
+from jumpstarter._protocol.codec import encode_error, encode_hello
+from jumpstarter._protocol.frames import ErrorBody, FrameType, Hello
+from jumpstarter._util.background import open_background
 from wire import Frame, frame, payload, value
 
 __all__ = [

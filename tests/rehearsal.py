@@ -7,17 +7,11 @@ from typing import Any, Final
 
 import msgspec
 
-from jumpstarter import _events as ev
 from jumpstarter._framing import HEADER_SIZE
 from jumpstarter._limits import Limits
-from jumpstarter._messages import (
-    KEYWORDS,
-    NESTED,
-    CallHead,
-    ErrorBody,
-    Goaway,
-    Hello,
-    Kind,
+from jumpstarter._protocol import events as ev
+from jumpstarter._protocol.client import ClientProtocol
+from jumpstarter._protocol.codec import (
     call_prefix,
     decode_call,
     decode_cancel,
@@ -35,12 +29,13 @@ from jumpstarter._messages import (
     encode_value,
     set_timeout,
 )
-from jumpstarter._roles import ClientProtocol, ServerProtocol
+from jumpstarter._protocol.frames import KEYWORDS, NESTED, CallHead, ErrorBody, Goaway, Hello, Kind
+from jumpstarter._protocol.server import ServerProtocol
 from jumpstarter.errors import Code
 from specification import EXCHANGES, Exchange, Message, Step, unhex, value_of
 
 Fields = dict[str, Any]
-Rules = ClientProtocol | ServerProtocol
+BaseProtocol = ClientProtocol | ServerProtocol
 
 LIMITS: Final = Limits()
 EVENTS: Final = {
@@ -218,7 +213,7 @@ class Conversation:
             heard = [rendered(event) for event in self.feed(hearer, wire)]
             assert heard == [_as_heard(event) for event in step.hears]
 
-    def feed(self, rules: Rules, wire: bytes) -> list[ev.Event]:
+    def feed(self, rules: BaseProtocol, wire: bytes) -> list[ev.Event]:
         """Let bytes arrive in pieces, and give all that they tell."""
         piece = self.piece or len(wire)
         pieces = [wire[start : start + piece] for start in range(0, len(wire), piece)]
@@ -289,7 +284,7 @@ _SERVER: Final[dict[str, Callable[[ServerProtocol, Message], object]]] = {
     "ACCEPT": lambda rules, message: rules.accept(message.id, value_buffer(message.fields)),
     "GOAWAY": _goaway,
 }
-_BOTH: Final[dict[str, Callable[[Rules, Message], object]]] = {
+_BOTH: Final[dict[str, Callable[[BaseProtocol, Message], object]]] = {
     "DATA": lambda rules, message: rules.data(
         message.id, unhex(message.fields["data"]), end="END" in message.flags
     ),
@@ -298,7 +293,7 @@ _BOTH: Final[dict[str, Callable[[Rules, Message], object]]] = {
 }
 
 
-def _say(rules: Rules, message: Message) -> None:
+def _say(rules: BaseProtocol, message: Message) -> None:
     if message.type in _BOTH:
         _BOTH[message.type](rules, message)
     elif isinstance(rules, ClientProtocol):

@@ -28,18 +28,19 @@ import trio.testing
 
 from drivers_for_tests import Echo
 from jumpstarter import Limits
-from jumpstarter._background import open_background
+from jumpstarter._api.connecting import ask_for_report
+from jumpstarter._exporter.context import ServerContext
+from jumpstarter._exporter.executor import DriverExecutor
+from jumpstarter._exporter.session import Session
+from jumpstarter._exporter.tree import DeviceTree
 from jumpstarter._framing import HEADER_SIZE, FrameDecoder
-from jumpstarter._messages import ErrorBody, FrameType, Kind, call_prefix, encode_call
-from jumpstarter._serve import ask_for_report
+from jumpstarter._protocol.codec import call_prefix, encode_call
+from jumpstarter._protocol.frames import ErrorBody, FrameType, Kind
+from jumpstarter._util.background import open_background
 from jumpstarter.client import DriverClient
 from jumpstarter.client._channel import Channel
 from jumpstarter.client._tree import build_tree
 from jumpstarter.driver import Driver
-from jumpstarter.driver._exporter import Exporter
-from jumpstarter.driver._lanes import Lanes
-from jumpstarter.driver._session import Session
-from jumpstarter.driver._tree import DeviceTree
 from jumpstarter.errors import JumpstarterException
 from raw_exporter import error, hello, in_parts, node, result
 from specification import EXCHANGES, VECTORS, Exchange, unhex
@@ -199,7 +200,7 @@ async def count_frames(stream: trio.abc.ReceiveStream) -> None:
 
 async def to_an_exporter(inputs: Sequence[bytes]) -> None:
     """Send each input to a session of its own."""
-    exporter = Exporter(DeviceTree(Echo()), Lanes(), limits=LIMITS)
+    exporter = ServerContext(DeviceTree(Echo()), DriverExecutor(), limits=LIMITS)
     for data in inputs:
         ours, theirs = trio.testing.memory_stream_pair()
         async with trio.open_nursery() as nursery:

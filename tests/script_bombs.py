@@ -16,8 +16,7 @@ import msgspec
 from drivers_for_tests import Echo
 from helpers import PATIENCE
 from jumpstarter import Limits, serve
-from jumpstarter._messages import (
-    Hello,
+from jumpstarter._protocol.codec import (
     decode_call,
     decode_error,
     decode_hello,
@@ -25,6 +24,7 @@ from jumpstarter._messages import (
     decode_value,
     encode_hello,
 )
+from jumpstarter._protocol.frames import Hello
 from jumpstarter.errors import ArgumentError, DriverInvalidArgument
 
 STACK: Final = 256 * 1024  # bytes

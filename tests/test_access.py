@@ -25,12 +25,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from drivers_for_tests import Echo
 from helpers import timed
 from jumpstarter import connect_async, serve_async
+from jumpstarter._exporter.context import ServerContext
+from jumpstarter._exporter.executor import DriverExecutor
+from jumpstarter._exporter.session import Session
+from jumpstarter._exporter.tree import DeviceTree
 from jumpstarter._limits import DEFAULT_LIMITS, Limits
-from jumpstarter._messages import FrameType, Hello, decode_goaway, encode_hello
-from jumpstarter.driver._exporter import Exporter
-from jumpstarter.driver._lanes import Lanes
-from jumpstarter.driver._session import Session
-from jumpstarter.driver._tree import DeviceTree
+from jumpstarter._protocol.codec import decode_goaway, encode_hello
+from jumpstarter._protocol.frames import FrameType, Hello
 from jumpstarter.errors import Code, ConfigurationError, HandshakeError
 from processes import PATIENCE
 from wire import frame, frames
@@ -123,7 +124,7 @@ async def test_the_system_is_asked_even_if_the_file_lets_everybody_in(directory:
 
 @timed()
 async def test_who_is_not_welcome_learns_that_and_nothing_else() -> None:
-    exporter = Exporter(DeviceTree(Echo()), Lanes(), token="secret")  # noqa: S106 - a test's
+    exporter = ServerContext(DeviceTree(Echo()), DriverExecutor(), token="secret")  # noqa: S106 - a test's
     heard = []
     for welcome, token in ((False, "secret"), (False, ""), (True, "wrong")):
         ours, theirs = trio.testing.memory_stream_pair()

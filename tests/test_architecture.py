@@ -1,7 +1,7 @@
-"""Walks the imports of the package, and holds each room to the map in `jumpstarter/__init__.py`.
+"""Check the imports of the package against its layers.
 
-The map is the order: a room imports only those above it, and on its own line only those to its
-left. Imports under TYPE_CHECKING and inside functions count like all others.
+`LAYERS` is the whole rule: a package imports from itself and from the packages listed for it, and
+from nothing else of ours. Imports under TYPE_CHECKING and inside functions count like all others.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Final
 
@@ -21,29 +22,31 @@ from helpers import PATIENCE
 
 SRC: Final = Path(jumpstarter.__file__).parent
 
-# They talk to no one: bytes and values in, bytes and values out.
-SANS_IO: Final = (
-    "_installed",
-    "errors",
-    "_text",
-    "_tracebacks",
-    "_copies",
-    "_checks",
-    "_limits",
-    "_framing",
-    "_refusals",
-    "_values",
-    "_decoding",
-    "_messages",
-    "_faults",
-    "_credit",
-    "_pieces",
-    "_patience",
-    "_outbox",
-    "_events",
-    "_protocol",
-    "_roles",
-)
+_CORE: Final = {"errors", "_limits", "_framing", "_util"}
+_SIDES: Final = _CORE | {"_protocol", "_io", "_version"}
+_ALL: Final = _SIDES | {"client", "driver", "_exporter", "drivers", "_api"}
+# One rule per package (or module at the top level): what it may import of ours.
+LAYERS: Final[dict[str, set[str]]] = {
+    "_version": set(),
+    "_installed": set(),
+    "errors": {"_installed"},
+    "_limits": {"errors"},
+    "_framing": {"errors"},
+    "_util": {"errors"},
+    "_protocol": _CORE,
+    "_io": _CORE | {"_protocol"},
+    "client": _SIDES,
+    "driver": _SIDES,
+    "_exporter": _SIDES | {"driver"},
+    "drivers": _SIDES | {"client", "driver"},
+    "_api": _SIDES | {"client", "driver", "_exporter"},
+    "common": _ALL,
+    "portal": _ALL,
+    "testing": _ALL,
+    "cli": _ALL,
+}
+# The packages without I/O: they import nothing that could wait, measure time or reach the outside.
+SANS_IO: Final = {"errors", "_limits", "_framing", "_protocol"}
 IO: Final = {
     "asyncio",
     "concurrent",
@@ -63,54 +66,15 @@ IO: Final = {
     "time",
     "trio",
 }
-# What these say of themselves: they know nothing else of the house.
-KNOWS_ONLY: Final[dict[str, set[str]]] = {
-    "_installed": set(),
-    "errors": {"_installed"},
-    "_version": set(),
-    "_text": set(),
-    "_tracebacks": set(),
-    "_copies": set(),
-    "_checks": {"_text", "errors"},
-    "_framing": {"errors"},
-    "_shelter": set(),
-    "_refusals": {"_shelter", "errors"},
-    "_values": {"_refusals", "_shelter", "errors"},
-    "_nesting": set(),
-    "_pieces": set(),
-    "_patience": set(),
-    "_signal": set(),
-    "_background": set(),
-    "_journal": {"_patience"},
-    "_writes": set(),
-    "_files": {"_fork", "_writes"},
-    "_watchdog": set(),
-    "_transfer": {"_background", "errors"},
-    "_transport": {"_fork"},
-    "_portal": {"_copies", "_tracebacks", "_checks"},
-    "_fork": set(),
-    "_listener": {"_fork"},
-    "_sockets": {"_tracebacks", "_checks", "_fork", "_listener", "errors"},
-    "_accept": {"_hangup", "_journal", "_listener"},
-    "_hangup": set(),
-    "_forward": {"_background", "_checks", "_fork", "_hangup", "_listener", "_sockets"},
-    "_stderr": {"_fork"},
-    "_stdio": {"_fork", "_stderr"},
-    "_process": set(),
+# The modules that turn a name into code. Each checks the name first.
+IMPORTS_BY_NAME: Final = {
+    "client._tree": {"importlib", "importlib.util"},
+    "cli._options": {"pkgutil"},
 }
-# Where a name becomes code, each behind a check of its own.
-IMPORTS_BY_NAME: Final = {"client._tree": {"importlib", "importlib.util"}, "_offer": {"pkgutil"}}
-
-
-def the_map() -> list[str]:
-    """Give the rooms in the order of the map: each line of four blanks begins with some."""
-    assert jumpstarter.__doc__ is not None
-    lines = re.findall(r"^ {4}((?:\w+, )*\w+)", jumpstarter.__doc__, re.MULTILINE)
-    return [room for line in lines for room in line.split(", ")]
 
 
 def modules() -> Iterator[tuple[str, Path]]:
-    """Give each module's name within the package, and its source."""
+    """Yield each module's name within the package, and its source."""
     for path in sorted(SRC.rglob("*.py*")):
         if path.suffix in {".py", ".pyx", ".pyi"}:
             parts = path.relative_to(SRC).with_suffix("").parts
@@ -121,12 +85,12 @@ def modules() -> Iterator[tuple[str, Path]]:
 MODULES: Final = dict(modules())  # of a stub and a Cython module of one name, the latter
 
 
-def room_of(module: str) -> str:
+def package_of(module: str) -> str:
     return module.partition(".")[0]
 
 
 def imports_of(name: str, path: Path) -> set[str]:
-    """Give what a module imports, ours as `jumpstarter.<module>`."""
+    """Return the modules that a module imports, ours as `jumpstarter.<module>`."""
     package = ["jumpstarter", *name.split(".")] if name else ["jumpstarter"]
     if path.stem != "__init__":
         package = package[:-1]
@@ -162,7 +126,7 @@ IMPORTS: Final = {name: imports_of(name, path) for name, path in MODULES.items()
 
 
 def ours(module: str) -> set[str]:
-    """Give the modules of this package which a module imports."""
+    """Return the modules of this package that a module imports."""
     prefix = "jumpstarter."
     return {name.removeprefix(prefix) for name in IMPORTS[module] if name.startswith(prefix)}
 
@@ -175,24 +139,24 @@ def test_the_imports_are_found_whatever_they_look_like(tmp_path: Path) -> None:
     python.write_text(
         "import os.path\n"
         "from typing import TYPE_CHECKING\n"
-        "from .. import _events as ev\n"
+        "from .._protocol import events as ev\n"
         "from .._limits import Limits\n"
         "from ._base import Driver\n"
-        "import jumpstarter._roles\n"
+        "import jumpstarter._protocol.client\n"
         "if TYPE_CHECKING:\n"
         "    from jumpstarter.client import DriverClient\n"
         "def function():\n"
-        "    from jumpstarter import _portal\n"
+        "    from jumpstarter._io import portal\n"
     )
     assert imports_of("driver._tree", python) == {
         "os.path",
         "typing",
-        "jumpstarter._events",
+        "jumpstarter._protocol.events",
         "jumpstarter._limits",
         "jumpstarter.driver._base",
-        "jumpstarter._roles",
+        "jumpstarter._protocol.client",
         "jumpstarter.client",
-        "jumpstarter._portal",
+        "jumpstarter._io.portal",
     }
     cython = tmp_path / "module.pyx"
     cython.write_text(
@@ -204,61 +168,55 @@ def test_the_imports_are_found_whatever_they_look_like(tmp_path: Path) -> None:
     assert imports_of("_framing", cython) == {"cython", "libc.string", "jumpstarter.errors", "trio"}
 
 
-def test_the_map_has_every_room_once_and_no_other() -> None:
-    rooms = the_map()
-    assert len(rooms) == len(set(rooms))
-    there = {room_of(name) for name in MODULES} - {"", "__main__", "_version"}
-    assert set(rooms) == there
+def test_each_package_has_a_rule_and_each_rule_a_package() -> None:
+    assert {package_of(name) for name in MODULES} - {"", "__main__"} == set(LAYERS)
+
+
+def test_the_layers_have_an_order() -> None:
+    list(TopologicalSorter(LAYERS).static_order())  # raises CycleError if they have none
 
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - {"", "__main__"}))
-def test_each_room_imports_only_rooms_above_it(module: str) -> None:
-    rooms = ["_version", *the_map()]
-    room = room_of(module)
-    above = rooms[: rooms.index(room)]
-    assert {room_of(name) for name in ours(module)} - {room} <= set(above)
+def test_a_module_imports_only_from_its_own_layer_and_those_below(module: str) -> None:
+    package = package_of(module)
+    assert {package_of(name) for name in ours(module)} - {package} <= LAYERS[package]
+
+
+def test_no_imports_form_a_circle() -> None:
+    graph = {name: ours(name) - {name} for name in MODULES}
+    list(TopologicalSorter(graph).static_order())
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
-def test_no_room_goes_through_the_front_door(module: str) -> None:
-    assert "jumpstarter" not in IMPORTS[module], "import from the room itself"
+def test_no_module_imports_the_top_level_package(module: str) -> None:
+    assert "jumpstarter" not in IMPORTS[module], "import from the module itself"
 
 
-@pytest.mark.parametrize(("module", "known"), KNOWS_ONLY.items(), ids=KNOWS_ONLY)
-def test_the_rooms_that_know_little_know_no_more(module: str, known: set[str]) -> None:
-    assert ours(module) == known
+def test_only_main_imports_the_command_line() -> None:
+    importers = {name for name in MODULES if "cli" in map(package_of, ours(name))}
+    assert {name for name in importers if package_of(name) != "cli"} == {"__main__"}
 
 
-def test_drivers_and_clients_never_meet() -> None:
-    for one, other in (("driver", "client"), ("client", "driver")):
-        for module in MODULES:
-            if room_of(module) == one:
-                assert other not in {room_of(name) for name in ours(module)}
-
-
-def test_nobody_imports_the_command_line_but_its_starter() -> None:
-    assert {name for name in MODULES if "cli" in ours(name)} == {"__main__"}
-
-
-@pytest.mark.parametrize("module", SANS_IO)
-def test_the_rooms_without_io_import_none(module: str) -> None:
+@pytest.mark.parametrize("module", [name for name in MODULES if package_of(name) in SANS_IO])
+def test_a_package_without_io_imports_none(module: str) -> None:
     assert {name.partition(".")[0] for name in IMPORTS[module]} & IO == set()
 
 
-def test_the_rooms_without_io_run_where_there_is_no_trio() -> None:
+def test_the_packages_without_io_run_where_there_is_no_trio() -> None:
+    names = [name for name in MODULES if package_of(name) in SANS_IO]
     lines = [
         "import sys, types",
-        "house = sys.modules['jumpstarter'] = types.ModuleType('jumpstarter')",
-        f"house.__path__ = [{str(SRC)!r}]",  # without its front door, which opens all rooms
+        "package = sys.modules['jumpstarter'] = types.ModuleType('jumpstarter')",
+        f"package.__path__ = [{str(SRC)!r}]",  # without its __init__, which imports every layer
         "sys.modules['trio'] = sys.modules['asyncio'] = None",  # any import of them fails
-        *(f"import jumpstarter.{module}" for module in SANS_IO),
+        *(f"import jumpstarter.{name}" for name in names),
     ]
     script = "\n".join(lines)
     subprocess.run([sys.executable, "-I", "-c", script], check=True, timeout=3 * PATIENCE)
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
-def test_names_become_code_in_two_places_and_bytes_nowhere(module: str) -> None:
+def test_only_listed_modules_turn_names_into_code(module: str) -> None:
     machinery = {"importlib", "importlib.util", "pkgutil", "runpy", "imp"}
     assert IMPORTS[module] & machinery == IMPORTS_BY_NAME.get(module, set())
     assert IMPORTS[module] & {"pickle", "marshal", "shelve", "dill"} == set()

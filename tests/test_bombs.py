@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from jumpstarter._limits import Limits
-from jumpstarter._messages import decode_value
+from jumpstarter._protocol.codec import decode_value
 from jumpstarter.errors import ArgumentError
 from memory import measured_here, peak_memory
 

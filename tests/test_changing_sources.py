@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import pytest
+from test_driver_http import running
 
 from helpers import PATIENCE, served
 from jumpstarter.drivers.storage import FileStorage, StorageClient
@@ -23,7 +24,6 @@ from jumpstarter.errors import (
     DriverOSError,
 )
 from resources_for_tests import Library, Reader
-from test_driver_http import running
 
 SIZE: Final = 32 * 1024**2  # more than what is under way at any time
 LONG_AGO: Final = 1_000_000_000

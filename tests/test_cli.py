@@ -20,14 +20,9 @@ from cryptography.hazmat.primitives import serialization
 
 import jumpstarter
 from exporter_process import PATIENCE, TESTS, exporter, wait_until_refused
-from jumpstarter.cli import main
+from jumpstarter.cli._main import main
 from jumpstarter.client import DriverClient
-from jumpstarter.errors import (
-    CallCancelled,
-    DriverError,
-    DriverInvalidArgument,
-    HandshakeError,
-)
+from jumpstarter.errors import CallCancelled, DriverError, DriverInvalidArgument, HandshakeError
 from processes import running
 
 LONG = "1000"  # seconds of grace: who waits for its end is killed before

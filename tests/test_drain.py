@@ -10,15 +10,16 @@ import trio.testing
 
 from drivers_for_tests import Echo
 from jumpstarter import Limits, Server, connect_async, serve_async
-from jumpstarter._messages import Kind
-from jumpstarter._sockets import open_listeners, parse_address
+from jumpstarter._exporter.context import ServerContext
+from jumpstarter._exporter.executor import DriverExecutor
+from jumpstarter._exporter.session import Session
+from jumpstarter._exporter.tree import DeviceTree
+from jumpstarter._io.addresses import parse_address
+from jumpstarter._io.sockets import open_listeners
+from jumpstarter._protocol.frames import Kind
 from jumpstarter.client import DriverClient
 from jumpstarter.client._channel import Channel, Request
 from jumpstarter.driver import export
-from jumpstarter.driver._exporter import Exporter
-from jumpstarter.driver._lanes import Lanes
-from jumpstarter.driver._session import Session
-from jumpstarter.driver._tree import DeviceTree
 from jumpstarter.errors import CallCancelled, HandshakeError
 
 IMPATIENT = Limits(hello_timeout=0.1)
@@ -35,9 +36,9 @@ class Holding(Echo):
 async def test_an_answer_leaves_before_the_end_however_slowly_the_client_takes_it(
     autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - it is enough that it is there
 ) -> None:
-    lanes = Lanes()
+    lanes = DriverExecutor()
     ours, theirs = trio.testing.memory_stream_pair()
-    session = Session(Exporter(DeviceTree(Echo()), lanes), theirs, "a slow client")
+    session = Session(ServerContext(DeviceTree(Echo()), lanes), theirs, "a slow client")
     channel = Channel(ours, "the exporter")
     value = b"x" * 1_000_000
     answers = []
@@ -88,8 +89,8 @@ async def test_a_drain_that_is_cancelled_still_answers_every_call(tmp_path: Path
 
 
 async def test_a_drained_server_admits_nobody_and_has_ended(tmp_path: Path) -> None:
-    lanes = Lanes()
-    exporter = Exporter(DeviceTree(Echo()), lanes)
+    lanes = DriverExecutor()
+    exporter = ServerContext(DeviceTree(Echo()), lanes)
     with trio.fail_after(30):
         listeners = await open_listeners(parse_address(f"unix:{tmp_path}/socket"))
         server = Server(exporter, listeners)

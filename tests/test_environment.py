@@ -29,8 +29,9 @@ from drivers_for_tests import Echo, Lab
 from exporter_process import PATIENCE, TESTS, ExporterProcess, exporter
 from helpers import ask, begin, channel_to, timed, until
 from jumpstarter import connect_async, serve_async
-from jumpstarter._sockets import open_stream, parse_address
-from jumpstarter.driver._session import Session
+from jumpstarter._exporter.session import Session
+from jumpstarter._io.addresses import parse_address
+from jumpstarter._io.sockets import open_stream
 from jumpstarter.errors import CallRefused, Code
 from processes import running
 

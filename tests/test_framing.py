@@ -16,14 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzz.framing import decodes
-from jumpstarter._framing import (
-    HEADER_SIZE,
-    FrameDecoder,
-    pack_frame,
-    pack_header,
-    scan,
-    seal,
-)
+from jumpstarter._framing import HEADER_SIZE, FrameDecoder, pack_frame, pack_header, scan, seal
 from jumpstarter.errors import Code, FramingError
 from reference_framing import Breach, Frame, MessageError, ReferenceDecoder, ReferenceScan
 from reference_framing import pack_header as reference_header

@@ -11,7 +11,7 @@ from fuzz import framing, live, rules
 from fuzz.campaign import Target, run, smallest
 from fuzz.mutation import Mutator
 from jumpstarter._framing import scan
-from jumpstarter._outbox import Outbox
+from jumpstarter._protocol.send_queue import SendQueue
 from jumpstarter.errors import Code
 
 SHORT = 300  # cases
@@ -26,7 +26,7 @@ def test_a_few_cases_find_nothing(target: Target) -> None:
 
 
 def test_an_exporter_outlives_a_few_batches() -> None:
-    with live.Exporter() as exporter:
+    with live.ServerContext() as exporter:
         target = Target("live", "connections", live.batches, exporter.check)
         report = run(target, "short", 60, 5)
     assert report.error is None, report
@@ -79,17 +79,17 @@ def test_what_is_wrong_is_found_and_made_small() -> None:
 
 def test_a_fault_in_the_rules_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Credit that stays behind when its slot has ended: what nobody sees who sends no credit."""
-    drop = Outbox.message
+    drop = SendQueue.message
 
     def message(
-        self: Outbox, type_: int, slot: int, buffer: bytearray, *, terminal: bool = False
+        self: SendQueue, type_: int, slot: int, buffer: bytearray, *, terminal: bool = False
     ) -> None:
         credit = self._credit.get(slot)
         drop(self, type_, slot, buffer, terminal=terminal)
         if terminal and credit:
             self._credit[slot] = credit
 
-    monkeypatch.setattr(Outbox, "message", message)
+    monkeypatch.setattr(SendQueue, "message", message)
     target = fuzz.TARGETS[2]
     report = run(target, "1", 60)
     assert isinstance(report.error, AssertionError)

@@ -28,9 +28,9 @@ import trio
 from helpers import PATIENCE, served
 from jumpstarter import serve
 from jumpstarter._limits import DEFAULT_LIMITS
-from jumpstarter._messages import Kind as CallKind
-from jumpstarter._messages import call_prefix, decode_value, encode_call, encode_value
-from jumpstarter._values import check_type, convert
+from jumpstarter._protocol.codec import call_prefix, decode_value, encode_call, encode_value
+from jumpstarter._protocol.frames import Kind as CallKind
+from jumpstarter._protocol.values import check_type, convert
 from jumpstarter.client import DriverClient, _methods
 from jumpstarter.driver import Driver, _signature, export
 from jumpstarter.errors import ArgumentError, DriverInvalidArgument
@@ -136,10 +136,10 @@ class Other:
 
 def _bounded() -> None:
     """See that a bound on sets is found, which is kept, however it was disturbed before."""
-    from jumpstarter import _values  # noqa: PLC0415 - beside what it is for
+    from jumpstarter._protocol import values  # noqa: PLC0415 - beside what it is for
 
-    _values._most_parts.cache_clear()
-    assert _values._most_parts(list[set[int]]) == _values._MOST_INTS
+    values._most_parts.cache_clear()
+    assert values._most_parts(list[set[int]]) == values._MOST_INTS
 
 
 def _told_signature() -> None:
@@ -148,7 +148,7 @@ def _told_signature() -> None:
     signature = _signature.signature_of(method, takes_self=True)
     text = _signature.text_of(signature)
     assert text.startswith("(path: ")
-    assert _signature.fit_of(method, signature, {}, "method", strict=False) is not None
+    assert _signature.build_converter(method, signature, {}, "method", strict=False) is not None
     _methods.signature_from.cache_clear()
     assert list(_methods.signature_from(text).parameters) == ["path", "number"]
 

@@ -21,8 +21,9 @@ import trio.testing
 
 from helpers import PATIENCE, Outcome, timed
 from jumpstarter import Limits, connect, connect_async
-from jumpstarter._messages import NIL, ErrorBody, FrameType, encode_credit
-from jumpstarter._text import named
+from jumpstarter._protocol.codec import encode_credit
+from jumpstarter._protocol.frames import NIL, ErrorBody, FrameType
+from jumpstarter._util.text import sanitize_name
 from jumpstarter.client import DriverClient, StubDriverClient
 from jumpstarter.errors import (
     CallOutcomeUnknown,
@@ -392,7 +393,7 @@ async def test_no_name_of_an_exception_makes_that_exception() -> None:
             with pytest.raises(DriverError) as caught:
                 await client.call_async("m")
             assert type(caught.value) is DriverError
-            assert caught.value.remote_type == (named(name) if name else "")
+            assert caught.value.remote_type == (sanitize_name(name) if name else "")
 
 
 # ------------------------------------------------------------------------------------ silence

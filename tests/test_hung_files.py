@@ -17,7 +17,7 @@ import trio
 
 from helpers import PATIENCE, served, timed
 from hung import HUNG, KINDS, hung
-from jumpstarter._files import GRACE, held_threads
+from jumpstarter._io.files import GRACE, held_threads
 from jumpstarter.drivers.storage import FileStorage, StorageClient
 from jumpstarter.errors import DriverError, DriverOSError
 from jumpstarter.testing import client_for_async

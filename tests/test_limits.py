@@ -29,7 +29,7 @@ RANGES: list[tuple[str, float, float | None]] = [
     ("max_hello", 256, 64 * 1024),
     ("max_connections", 1, 2**31 - 1),
     ("max_unadmitted", 1, 2**31 - 1),
-    ("turn", 1, 2**31 - 1),
+    ("max_frames_per_turn", 1, 2**31 - 1),
     ("ping_burst", 2, 2**31 - 1),
     ("ping_rate", 0, None),
     ("late_burst", 1, 2**31 - 1),
@@ -123,6 +123,6 @@ def test_every_limit_is_documented_with_its_name() -> None:
 
 def test_only_what_is_no_default_is_shown() -> None:
     assert repr(Limits()) == "Limits()"
-    limits = Limits(turn=3, ping_rate=0.5, max_calls=1024)
-    assert repr(limits) == "Limits(turn=3, ping_rate=0.5)"
+    limits = Limits(max_frames_per_turn=3, ping_rate=0.5, max_calls=1024)
+    assert repr(limits) == "Limits(max_frames_per_turn=3, ping_rate=0.5)"
     assert eval(repr(limits)) == limits  # noqa: S307 - it says how to make one

@@ -16,26 +16,19 @@ from trio.testing import MockClock
 
 from drivers_for_tests import Echo
 from helpers import ScriptedExporter, answered, ask, begin, channel_to, scripted, timed
-from jumpstarter import _events as ev
-from jumpstarter._background import open_background
+from jumpstarter._exporter.context import ServerContext
+from jumpstarter._exporter.executor import DriverExecutor
+from jumpstarter._exporter.session import Session
+from jumpstarter._exporter.tree import DeviceTree
 from jumpstarter._limits import DEFAULT_LIMITS
-from jumpstarter._messages import (
-    ROOM,
-    ErrorBody,
-    FrameType,
-    Hello,
-    Node,
-    encode_hello,
-    encode_value,
-)
-from jumpstarter._text import quoted
+from jumpstarter._protocol import events as ev
+from jumpstarter._protocol.codec import encode_hello, encode_value
+from jumpstarter._protocol.frames import ROOM, ErrorBody, FrameType, Hello, Node
+from jumpstarter._util.background import open_background
+from jumpstarter._util.text import sanitize_text
 from jumpstarter.client._channel import Channel
 from jumpstarter.client._tree import build_tree
 from jumpstarter.driver import export
-from jumpstarter.driver._exporter import Exporter
-from jumpstarter.driver._lanes import Lanes
-from jumpstarter.driver._session import Session
-from jumpstarter.driver._tree import DeviceTree
 from jumpstarter.errors import ClientImportError, Code, DriverError, HandshakeError
 from wire import frame
 
@@ -106,7 +99,7 @@ async def test_the_name_of_a_method_stays_a_name(
         with pytest.raises(DriverError):
             await client.answer(await client.call(text))
     assert_log_harmless(caplog)
-    assert quoted(text) in caplog.text
+    assert sanitize_text(text) in caplog.text
 
 
 @nasty
@@ -177,7 +170,7 @@ async def test_connecting_again_makes_no_room_for_more_lines(
     caplog: pytest.LogCaptureFixture, mock_clock: MockClock
 ) -> None:
     """Of any number of connections, each with failing calls, one second brings a few lines."""
-    exporter = Exporter(DeviceTree(Failing()), Lanes())
+    exporter = ServerContext(DeviceTree(Failing()), DriverExecutor())
     for _ in range(30):
         ours, theirs = trio.testing.memory_stream_pair()
         async with open_background() as nursery:
@@ -197,7 +190,7 @@ async def test_connecting_again_makes_no_room_for_more_lines(
 
 
 async def test_no_noise_hides_who_tries_tokens(caplog: pytest.LogCaptureFixture) -> None:
-    exporter = Exporter(DeviceTree(Echo()), Lanes(), token="secret")  # noqa: S106
+    exporter = ServerContext(DeviceTree(Echo()), DriverExecutor(), token="secret")  # noqa: S106
     hello = frame(FrameType.HELLO, 0, encode_hello(Hello.of(DEFAULT_LIMITS)))
     for said in [b"GET / HTTP/1.1\r\n\r\n"] * 500 + [b""] * 500 + [hello] * 5:
         ours, theirs = trio.testing.memory_stream_pair()
@@ -211,7 +204,7 @@ async def test_a_flood_of_connections_writes_few_lines(
     caplog: pytest.LogCaptureFixture, mock_clock: MockClock
 ) -> None:
     """Each of another protocol, refused, silent or gone; one journal for all of them."""
-    exporter = Exporter(DeviceTree(Echo()), Lanes(), token="secret")  # noqa: S106
+    exporter = ServerContext(DeviceTree(Echo()), DriverExecutor(), token="secret")  # noqa: S106
     hello = frame(FrameType.HELLO, 0, encode_hello(Hello.of(DEFAULT_LIMITS)))
     for said in (b"GET / HTTP/1.1\r\n\r\n", hello, b"", b"\x16\x03\x01"):
         for _ in range(100):
@@ -241,7 +234,7 @@ async def test_why_an_exporter_ends_the_connection_is_quoted(text: str) -> None:
         await trio.testing.wait_all_tasks_blocked()
         for failure in (outcome.error, channel.ended):
             assert_harmless(str(failure))
-            assert quoted(text) in str(failure)
+            assert sanitize_text(text) in str(failure)
 
 
 @nasty
@@ -252,7 +245,7 @@ async def test_why_an_exporter_takes_no_more_calls_is_quoted(text: str) -> None:
         with pytest.raises(DriverError) as caught:
             await channel.call(ask("echo"))
         assert_harmless(str(caught.value))
-        assert quoted(text) in str(caught.value)
+        assert sanitize_text(text) in str(caught.value)
 
 
 @nasty
@@ -273,7 +266,7 @@ async def test_why_an_exporter_refuses_is_quoted(
             with pytest.raises(HandshakeError) as caught:
                 await Channel(ours, "the exporter").begin(nursery)
     assert_harmless(str(caught.value))
-    assert quoted(text) in str(caught.value)
+    assert sanitize_text(text) in str(caught.value)
     assert_log_harmless(caplog, at_least=0)
 
 
@@ -286,7 +279,7 @@ async def test_the_name_of_a_remote_exception_is_a_word(name: str) -> None:
         await exporter.send()
         await trio.testing.wait_all_tasks_blocked()
         assert isinstance(outcome.error, DriverError)
-        assert outcome.error.remote_type == quoted(name)
+        assert outcome.error.remote_type == sanitize_text(name)
         assert_harmless(str(outcome.error))
 
 

@@ -17,10 +17,11 @@ import trio
 
 from drivers_for_tests import Plain
 from helpers import served
-from jumpstarter._faults import describe, revive
 from jumpstarter._framing import HEADER_SIZE
 from jumpstarter._limits import Limits
-from jumpstarter._messages import ErrorBody, SystemFault, decode_error, encode_error
+from jumpstarter._protocol.codec import decode_error, encode_error
+from jumpstarter._protocol.error_codec import exception_from_wire, exception_to_wire
+from jumpstarter._protocol.frames import ErrorBody, SystemFault
 from jumpstarter.client import DriverClient
 from jumpstarter.driver import export, exportstream
 from jumpstarter.errors import (
@@ -41,8 +42,8 @@ MISSING: Final = "/nowhere/ttyUSB0"
 
 def across(exc: BaseException) -> DriverError:
     """Send an exception over the wire, and give what the client raises."""
-    payload = bytes(encode_error(*describe(exc))[HEADER_SIZE:])
-    return revive(*decode_error(payload, Limits()), "the method")
+    payload = bytes(encode_error(*exception_to_wire(exc))[HEADER_SIZE:])
+    return exception_from_wire(*decode_error(payload, Limits()), "the method")
 
 
 def said(exc: BaseException) -> list[Any]:
@@ -142,11 +143,11 @@ def test_an_error_that_cannot_be_read_is_described_all_the_same() -> None:
 
 def test_a_number_of_another_system_becomes_this_systems() -> None:
     fault = SystemFault("OSError", 9999, "EXDEV", "Cross-device link")
-    error = revive(Code.OS_ERROR, ErrorBody("OSError", "m", system=fault), "")
+    error = exception_from_wire(Code.OS_ERROR, ErrorBody("OSError", "m", system=fault), "")
     assert isinstance(error, DriverOSError)
     assert error.errno == errno.EXDEV
     fault = SystemFault("OSError", 9999, "ENOTHERE", "of another system")
-    error = revive(Code.OS_ERROR, ErrorBody("OSError", "m", system=fault), "")
+    error = exception_from_wire(Code.OS_ERROR, ErrorBody("OSError", "m", system=fault), "")
     assert isinstance(error, DriverOSError)
     assert error.errno == 9999
 
@@ -154,9 +155,9 @@ def test_a_number_of_another_system_becomes_this_systems() -> None:
 @pytest.mark.parametrize("kind", ["SystemExit", "DriverError", "", "os.system"])
 @pytest.mark.parametrize("code", [Code.OS_ERROR, Code.UNKNOWN, Code.CANCELLED, 999])
 def test_a_kind_that_is_not_in_the_table_is_what_the_code_says(kind: str, code: int) -> None:
-    plain = revive(code, ErrorBody("", "m"), "")
+    plain = exception_from_wire(code, ErrorBody("", "m"), "")
     fault = SystemFault(kind, 2, "", None)
-    assert type(revive(code, ErrorBody("", "m", system=fault), "")) is type(plain)
+    assert type(exception_from_wire(code, ErrorBody("", "m", system=fault), "")) is type(plain)
 
 
 # -------------------------------------------------------------------------- groups and causes

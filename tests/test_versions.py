@@ -23,7 +23,7 @@ from driver_of_versions import Board
 from exporter_process import exporter
 from helpers import timed
 from jumpstarter import Limits, _framing, connect, serve_async
-from jumpstarter._messages import VERSION
+from jumpstarter._protocol.frames import VERSION
 from jumpstarter.client import DriverClient
 from jumpstarter.driver import Caller, caller, export, on_disconnect
 from jumpstarter.errors import (
@@ -89,7 +89,7 @@ def run_client(package: Path, address: str) -> dict[str, Any]:
 
 
 def test_the_older_one_is_of_the_version_before(older: Path) -> None:
-    program = "import jumpstarter._messages as m; print(m.__file__, *m.VERSION)"
+    program = "import jumpstarter._protocol.codec as m; print(m.__file__, *m.VERSION)"
     said = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "PYTHONPATH": str(older)},

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from jumpstarter import _events as ev
 from jumpstarter._framing import HEADER_SIZE, FrameDecoder, pack_frame
 from jumpstarter._limits import Limits
-from jumpstarter._messages import (
-    ErrorBody,
-    FrameType,
-    Hello,
-    Kind,
+from jumpstarter._protocol import events as ev
+from jumpstarter._protocol.base import BaseProtocol
+from jumpstarter._protocol.client import ClientProtocol
+from jumpstarter._protocol.codec import (
     call_prefix,
     decode_error,
     encode_call,
@@ -22,8 +20,8 @@ from jumpstarter._messages import (
     encode_hello,
     encode_value,
 )
-from jumpstarter._protocol import Protocol
-from jumpstarter._roles import ClientProtocol, ServerProtocol
+from jumpstarter._protocol.frames import ErrorBody, FrameType, Hello, Kind
+from jumpstarter._protocol.server import ServerProtocol
 from jumpstarter.errors import Code
 
 # The smallest frames there are, so that a message of 3,000 bytes has three of them.
@@ -64,12 +62,12 @@ def frames(data: bytes) -> list[Frame]:
     return found
 
 
-def take(rules: Protocol) -> bytes:
+def take(rules: BaseProtocol) -> bytes:
     """Take one batch."""
     return b"".join(map(bytes, rules.take().buffers))
 
 
-def take_all(rules: Protocol) -> bytes:
+def take_all(rules: BaseProtocol) -> bytes:
     """Take batches until nothing waits."""
     data = b""
     while rules.outbox:
@@ -77,7 +75,7 @@ def take_all(rules: Protocol) -> bytes:
     return data
 
 
-def sent(rules: Protocol) -> list[Frame]:
+def sent(rules: BaseProtocol) -> list[Frame]:
     """Take all that waits, as frames."""
     return frames(take_all(rules))
 
@@ -140,11 +138,11 @@ def connected(limits: Limits = LIMITS) -> tuple[ClientProtocol, ServerProtocol]:
     return ready_client(limits), ready_server(limits)
 
 
-def carry(source: Protocol, target: Protocol) -> list[ev.Event]:
+def carry(source: BaseProtocol, target: BaseProtocol) -> list[ev.Event]:
     """Bring all that one side has sent to the other."""
     return target.receive(take_all(source))
 
 
-def carry_one(source: Protocol, target: Protocol) -> list[ev.Event]:
+def carry_one(source: BaseProtocol, target: BaseProtocol) -> list[ev.Event]:
     """Bring one batch to the other side."""
     return target.receive(take(source))

@@ -14,12 +14,14 @@ from typing import Final
 import msgspec
 
 import wire
-from jumpstarter import _events as ev
-from jumpstarter._credit import ITEM_COST
 from jumpstarter._limits import Limits
-from jumpstarter._messages import Flag, FrameType, Kind, decode_credit
-from jumpstarter._protocol import Protocol, State
-from jumpstarter._roles import ClientProtocol, ServerProtocol
+from jumpstarter._protocol import events as ev
+from jumpstarter._protocol.base import BaseProtocol, State
+from jumpstarter._protocol.client import ClientProtocol
+from jumpstarter._protocol.codec import decode_credit
+from jumpstarter._protocol.flow_control import ITEM_COST
+from jumpstarter._protocol.frames import Flag, FrameType, Kind
+from jumpstarter._protocol.server import ServerProtocol
 from jumpstarter.errors import Code
 from wire import Frame, payload, told, value
 
@@ -366,7 +368,7 @@ class World:
         for rules in self.ends:
             self._check_sums(rules)
 
-    def _check_windows(self, rules: Protocol, call: Call, way: int) -> None:
+    def _check_windows(self, rules: BaseProtocol, call: Call, way: int) -> None:
         sends = call.kind is Kind.STREAM or (call.kind is Kind.GENERATOR and way == DOWN)
         assert rules.sendable(call.slot) == (max(0, call.flows[way].window) if sends else 0)
         slot = rules._slots[call.slot]
@@ -374,16 +376,18 @@ class World:
             overshoot = 0 if call.kind is Kind.STREAM else self.limits.max_message + ITEM_COST
             assert slot.receiving.available >= -overshoot
 
-    def _check_sums(self, rules: Protocol) -> None:
+    def _check_sums(self, rules: BaseProtocol) -> None:
         slots = list(rules._slots.values())
         parts = [slot.parts for slot in slots if slot.parts is not None]
         assert rules._in_parts == len(parts)
-        pending = sum(map(len, parts)) + sum(slot.held for slot in slots)
+        pending = sum(map(len, parts)) + sum(slot.reserved_bytes for slot in slots)
         assert rules._pending == pending <= self.limits.max_pending
         lanes = [message for lane in rules.outbox._lanes.values() for message in lane]
         urgent = sum(map(len, rules.outbox._urgent))
         assert rules.outbox.size == urgent + sum(len(m.rest) for m in lanes)
-        assert rules.outbox.fresh == urgent + sum(len(m.rest) for m in lanes if not m.begun)
+        assert rules.outbox.unstarted_bytes == urgent + sum(
+            len(m.rest) for m in lanes if not m.begun
+        )
         granted = sum(slot.receiving.size for slot in slots if slot.receiving is not None)
         assert rules._budget.left == self.limits.max_total_window - granted
 

@@ -7,7 +7,7 @@ A frame is a header of 8 bytes, little-endian, and its payload:
     byte 3      low 4 bits the type, high 4 bits the flags: END 0x10, MORE 0x20, ACK 0x40, 0x80 zero
     byte 4..7   the slot, u32
 
-Rules:
+BaseProtocol:
 - A peer's length is compared as an unsigned number before anything is allocated for it, and memory
   grows only with the bytes that came.
 - A header is judged as soon as its first four bytes are there, so another protocol on the port is

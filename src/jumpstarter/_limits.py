@@ -58,8 +58,8 @@ class Limits:
             costs a file descriptor and about 20 KiB.
         max_unadmitted: Connections at once that have not said HELLO, or not the right one. 64, as
             there is no telling friends from strangers: the oldest gives way to the next.
-        turn: Frames of one connection that are handled before others have their turn. 32: as many
-            calls begin within about 4 ms.
+        max_frames_per_turn: Frames of one connection that are handled before other connections
+            have their turn. 32: as many calls begin within about 4 ms.
         ping_burst: PINGs and GOAWAYs that a peer may send at once. 10: it has reason for two.
         ping_rate: And how many more each second. 1: no more are ever sent by this library.
         late_burst: Frames that bring nothing which a peer may send at once: late ones, answers to
@@ -101,7 +101,7 @@ class Limits:
     max_hello: int = 4 * KIB
     max_connections: int = 1024
     max_unadmitted: int = 64
-    turn: int = 32
+    max_frames_per_turn: int = 32
     ping_burst: int = 10
     ping_rate: float = 1.0
     late_burst: int = 128 * KIB
@@ -147,7 +147,7 @@ class Limits:
         _check("max_hello", self.max_hello, 256, MIN_WIRE_FRAME * 64)
         _check("max_connections", self.max_connections, 1, 2**31 - 1)
         _check("max_unadmitted", self.max_unadmitted, 1, 2**31 - 1)
-        _check("turn", self.turn, 1, 2**31 - 1)
+        _check("max_frames_per_turn", self.max_frames_per_turn, 1, 2**31 - 1)
         _check("ping_burst", self.ping_burst, 2, 2**31 - 1)
         _check("ping_rate", self.ping_rate, 0, float("inf"))
         _check("late_burst", self.late_burst, 1, 2**31 - 1)

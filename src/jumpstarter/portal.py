@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._portal import BlockingPortal, in_trio_thread, start_blocking_portal
+from ._io.portal import BlockingPortal, in_trio_thread, start_blocking_portal
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 

@@ -19,22 +19,22 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
 import trio
 import trio.testing
 
-from ._background import open_background
-from ._checks import a_function, refuse_value
+from ._api.connecting import ask_for_report
+from ._api.serving import check_access, warn_shadowed_names
+from ._exporter.context import ServerContext
+from ._exporter.executor import DriverExecutor
+from ._exporter.session import Session
+from ._exporter.tree import DeviceTree
+from ._io.portal import start_blocking_portal
 from ._limits import DEFAULT_LIMITS, Limits
-from ._messages import Node
-from ._portal import start_blocking_portal
-from ._serve import ask_for_report
-from ._server import check_access, tell_hidden
-from ._tracebacks import block
+from ._protocol.frames import Node
+from ._util.background import open_background
+from ._util.checks import check_callable, refuse_value
+from ._util.tracebacks import block
 from .client import DriverClient
 from .client._channel import Channel
 from .client._tree import Wanted
 from .driver import Driver
-from .driver._exporter import Exporter
-from .driver._lanes import Lanes
-from .driver._session import Session
-from .driver._tree import DeviceTree
 from .errors import ArgumentTypeError
 
 _C = TypeVar("_C", bound=DriverClient)
@@ -134,11 +134,11 @@ def _join(driver: Driver, limits: Limits) -> AbstractAsyncContextManager[_Joined
 
 @asynccontextmanager
 async def _joined(driver: Driver, limits: Limits) -> AsyncIterator[_Joined]:
-    lanes = Lanes()
+    lanes = DriverExecutor()
     tree = DeviceTree(driver)
-    tell_hidden(tree)
-    exporter = Exporter(tree, lanes, limits=limits, send_tracebacks=True)
-    with tree.held("in a block of jumpstarter.testing"):
+    warn_shadowed_names(tree)
+    exporter = ServerContext(tree, lanes, limits=limits, send_tracebacks=True)
+    with tree.reserved_bytes("in a block of jumpstarter.testing"):
         ours, theirs = trio.testing.memory_stream_pair()
         try:
             await tree.reset()
@@ -186,7 +186,7 @@ def client_fixture(
     if isinstance(maker, Driver):
         text = f"make must give a new driver for each test: pass the class {type(maker).__name__}"
         raise ArgumentTypeError(f"{text}, or a function, not an instance")
-    a_function("make", make, "a driver's class, or a function that makes a driver")
+    check_callable("make", make, "a driver's class, or a function that makes a driver")
     if scope not in _SCOPES:
         refuse_value("scope", scope, f"one of {', '.join(_SCOPES)}")
     Wanted(client, None)  # a mistake in an argument is told where the argument is

@@ -18,9 +18,9 @@ import trio
 from driver_conformance import HEAD, pattern, receive_exactly, stretched
 from scales import PASSED_ON, Scale
 
-from jumpstarter._messages import Kind
+from jumpstarter._protocol.frames import Kind
 from jumpstarter.client import DriverClient
-from jumpstarter.client._remote import Remote
+from jumpstarter.client._remote import DriverRef
 from jumpstarter.errors import (
     CallOutcomeUnknown,
     CallRefused,
@@ -132,7 +132,7 @@ def nobody_at(client: DriverClient) -> DriverClient:
     """Make a client of a driver that the exporter does not have."""
     channel = client.channel.channel
     return DriverClient(
-        uuid=client.uuid, channel=Remote(channel, 999, "nobody"), portal=client.portal
+        uuid=client.uuid, channel=DriverRef(channel, 999, "nobody"), portal=client.portal
     )
 
 

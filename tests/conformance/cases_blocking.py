@@ -15,7 +15,7 @@ from cases import EXPORTED, SPECIAL_TEXT, nobody_at, ping_pongs
 from driver_conformance import pattern, stretched
 from scales import PASSED_ON, Scale
 
-from jumpstarter._messages import Kind
+from jumpstarter._protocol.frames import Kind
 from jumpstarter.client import BlockingStream, DriverClient
 from jumpstarter.errors import (
     Code,

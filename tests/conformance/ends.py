@@ -10,14 +10,14 @@ import trio
 from driver_conformance import Conformance
 
 from jumpstarter import Limits
-from jumpstarter._background import open_background
+from jumpstarter._exporter.context import ServerContext
+from jumpstarter._exporter.executor import DriverExecutor
+from jumpstarter._exporter.session import Session
+from jumpstarter._exporter.tree import DeviceTree
+from jumpstarter._util.background import open_background
 from jumpstarter.client import DriverClient
 from jumpstarter.client._channel import Channel
-from jumpstarter.client._remote import Remote
-from jumpstarter.driver._exporter import Exporter
-from jumpstarter.driver._lanes import Lanes
-from jumpstarter.driver._session import Session
-from jumpstarter.driver._tree import DeviceTree
+from jumpstarter.client._remote import DriverRef
 
 __all__ = ["Ends"]
 
@@ -35,11 +35,11 @@ class Ends:
     def __init__(self, pair: tuple[trio.abc.Stream, trio.abc.Stream], limits: Limits) -> None:
         ours, theirs = pair
         self.driver = Conformance()
-        self._lanes = Lanes()
-        exporter = Exporter(DeviceTree(self.driver), self._lanes, limits=limits)
+        self._lanes = DriverExecutor()
+        exporter = ServerContext(DeviceTree(self.driver), self._lanes, limits=limits)
         self.session = Session(exporter, theirs, "the client")
         self.channel = Channel(ours, "the exporter", limits=limits)
-        self.client = DriverClient(uuid=uuid4(), channel=Remote(self.channel, 1, "the driver"))
+        self.client = DriverClient(uuid=uuid4(), channel=DriverRef(self.channel, 1, "the driver"))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[DriverClient]:

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 from test_lost_peers import cable, ip
 
-from jumpstarter._forward import forward_to, listen_tcp
+from jumpstarter._io.forward import forward_to, listen_tcp
 
 PATIENCE = 30.0  # seconds for a test; each takes a few
 
@@ -78,7 +78,7 @@ async def test_a_program_whose_cable_was_pulled_frees_the_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     quick = {"TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 2}
-    monkeypatch.setattr("jumpstarter._forward._KEEPALIVE", quick)
+    monkeypatch.setattr("jumpstarter._io.forward._KEEPALIVE", quick)
     device = Device()
     with trio.fail_after(PATIENCE), cable() as (namespace, outside):
         handler = forward_to(device.connect)

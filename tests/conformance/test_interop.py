@@ -21,9 +21,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from helpers import ScriptedExporter, ask, in_time, scripted
 from jumpstarter import Limits, connect, serve, serve_async
-from jumpstarter import _events as ev
 from jumpstarter._limits import DEFAULT_LIMITS
-from jumpstarter._messages import ErrorBody, Kind, encode_error, encode_value
+from jumpstarter._protocol import events as ev
+from jumpstarter._protocol.codec import encode_error, encode_value
+from jumpstarter._protocol.frames import ErrorBody, Kind
 from jumpstarter.client import DriverClient
 from jumpstarter.client._channel import Channel
 from jumpstarter.client._raw_streams import open_stream

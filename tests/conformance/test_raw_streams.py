@@ -18,7 +18,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from drivers_for_tests import Plain
 from helpers import ask, channel_over, in_time
 from jumpstarter._limits import Limits
-from jumpstarter._messages import Kind
+from jumpstarter._protocol.frames import Kind
 from jumpstarter.client._channel import Channel
 from jumpstarter.client._raw_streams import RemoteStream, open_stream
 from jumpstarter.driver import export, exportstream

@@ -51,7 +51,7 @@ def main() -> int:
     options = arguments()
     inherited.restore()
     with ExitStack() as stack:
-        exporter = stack.enter_context(live.Exporter())
+        exporter = stack.enter_context(live.ServerContext())
         targets = [*TARGETS, Target("live", "connections", live.batches, exporter.check)]
         targets = [target for target in targets if options.target in (None, target.name)]
         if options.case is not None:

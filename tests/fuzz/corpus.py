@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from jumpstarter._framing import FrameDecoder
 from jumpstarter._limits import MAX_WIRE_FRAME
-from jumpstarter._messages import FrameType
+from jumpstarter._protocol.frames import FrameType
 from specification import EXCHANGES, VECTORS, Exchange, unhex
 
 LONGEST: Final = 1024  # bytes that are kept of a payload: what fits the smallest frame

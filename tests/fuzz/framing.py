@@ -7,9 +7,10 @@ from typing import Any, Final
 
 import msgspec
 
-from jumpstarter import _messages as m
 from jumpstarter._framing import FrameDecoder, scan
 from jumpstarter._limits import Limits
+from jumpstarter._protocol import codec as m
+from jumpstarter._protocol.frames import Hello
 from jumpstarter.errors import ArgumentError, Code, FramingError
 from reference_framing import MessageError, ReferenceDecoder, ReferenceScan
 
@@ -116,7 +117,7 @@ def decodes(message: bytes) -> bool:
 
 
 # All that reads a value of a peer, and may raise ArgumentError and nothing else.
-HELLO_HEAD: Final = m.encode_hello(m.Hello.of(LIMITS))[:28]
+HELLO_HEAD: Final = m.encode_hello(Hello.of(LIMITS))[:28]
 READERS: Final[tuple[Callable[[bytes], Any], ...]] = (
     lambda body: m.decode_value(body, LIMITS),
     lambda body: m.decode_error(b"\x02\x00" + body, LIMITS),

@@ -32,7 +32,7 @@ def batches(mutator: Mutator) -> Iterator[list[bytes]]:
         ]
 
 
-class Exporter:
+class ServerContext:
     """Serves `Echo` in a process, and starts another one where that has died."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from jumpstarter._messages import FrameType
+from jumpstarter._protocol.frames import FrameType
 
 from .corpus import BREACHES, FRAMES, HELLO, LONGEST, VALUE_AT, VALUES, Frame
 

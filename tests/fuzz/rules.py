@@ -18,12 +18,13 @@ from itertools import count
 from typing import Final
 
 import wire
-from jumpstarter import _events as ev
 from jumpstarter._framing import FrameDecoder
 from jumpstarter._limits import MAX_WIRE_FRAME
-from jumpstarter._messages import Flag, FrameType, Hello, Kind
-from jumpstarter._protocol import Protocol
-from jumpstarter._roles import ClientProtocol, ServerProtocol
+from jumpstarter._protocol import events as ev
+from jumpstarter._protocol.base import BaseProtocol
+from jumpstarter._protocol.client import ClientProtocol
+from jumpstarter._protocol.frames import Flag, FrameType, Hello, Kind
+from jumpstarter._protocol.server import ServerProtocol
 from jumpstarter.errors import Code
 from wire import LIMITS
 
@@ -94,7 +95,7 @@ class Books:
         open: The kind of each call that is open, by its slot.
     """
 
-    rules: Protocol
+    rules: BaseProtocol
 
     def __init__(self) -> None:
         self.open: dict[int, Kind] = {}
@@ -108,7 +109,7 @@ class Books:
         self.begin(events)
         for piece in pieces:
             events += self.rules.receive(piece, chance.choice(MOST) if chance else 2**31)
-            while self.rules.behind:
+            while self.rules.unprocessed:
                 events += self.rules.receive(b"")
         return list(map(_shown, events))
 
@@ -157,7 +158,7 @@ class Books:
         assert self.rules.peer is not None
         return min(3000, self.rules.peer.max_message - 100)
 
-    def turn(self, every: int) -> bool:
+    def max_frames_per_turn(self, every: int) -> bool:
         """Tell if it is time for what is done every so often."""
         return next(self._turns) % every == 0
 
@@ -170,7 +171,7 @@ class Server(Books):
     def __init__(self) -> None:
         super().__init__()
         self.rules = ServerProtocol(LIMITS)
-        self.came = FrameDecoder(MAX_WIRE_FRAME)
+        self.received_bytes = FrameDecoder(MAX_WIRE_FRAME)
         self.opening: set[int] = set()  # slots on which part of a CALL has come
         self.due: Counter[int] = Counter()  # terminal frames that are or were owed, by slot
         self.ended: Counter[int] = Counter()  # terminal frames that have left
@@ -180,7 +181,7 @@ class Server(Books):
             self.rules.admit(Hello.of(LIMITS))
 
     def note(self, frame: bytes) -> None:
-        for type_, flags, slot, _ in self.came.feed(frame):
+        for type_, flags, slot, _ in self.received_bytes.feed(frame):
             whole = type_ == T.CALL and flags != Flag.MORE
             if type_ == T.CALL:
                 self.opening.add(slot)
@@ -208,24 +209,26 @@ class Server(Books):
     def answer(self, slot: int) -> None:
         """Do something that is allowed now; every few times, end the call."""
         rules = self.rules
-        if self.open[slot] is Kind.UNARY or self.turn(8):
+        if self.open[slot] is Kind.UNARY or self.max_frames_per_turn(8):
             self.end(slot)
         elif self.open[slot] is Kind.GENERATOR and rules.sendable(slot):
-            rules.item(slot, wire.value(bytes(self.large if self.turn(3) else 5)))
-        elif self.open[slot] is Kind.STREAM and rules._slots[slot].allowed >> T.ACCEPT & 1:
+            rules.item(slot, wire.value(bytes(self.large if self.max_frames_per_turn(3) else 5)))
+        elif self.open[slot] is Kind.STREAM and rules._slots[slot].may_send >> T.ACCEPT & 1:
             rules.accept(slot, wire.value())
         elif self.open[slot] is Kind.STREAM and (size := rules.sendable(slot)):
             rules.data(slot, bytes(min(size, CHUNK)))
 
     def end(self, slot: int) -> None:
         del self.open[slot]
-        if self.rules._slots[slot].allowed >> T.RESULT & 1 and self.turn(2):
-            self.rules.result(slot, wire.value(bytes(self.large if self.turn(2) else 5)))
+        if self.rules._slots[slot].may_send >> T.RESULT & 1 and self.max_frames_per_turn(2):
+            self.rules.result(
+                slot, wire.value(bytes(self.large if self.max_frames_per_turn(2) else 5))
+            )
         else:
             self.rules.error(slot, wire.error())
 
     def check(self) -> None:
-        if self.turn(2):
+        if self.max_frames_per_turn(2):
             for type_, flags, slot, _ in wire.frames(wire.take(self.rules)):
                 assert slot == 0 or self.due[slot] > self.ended[slot]
                 if type_ in (T.RESULT, T.ERROR) and flags != Flag.MORE:
@@ -240,7 +243,7 @@ class Server(Books):
         while self.rules.outbox:
             self.check()
         assert self.due == self.ended
-        assert self.rules.outbox.size == self.rules.outbox.fresh == 0
+        assert self.rules.outbox.size == self.rules.outbox.unstarted_bytes == 0
         assert self.rules._budget.left == LIMITS.max_total_window
         assert self.opening or self.rules._pending == 0
 
@@ -263,7 +266,7 @@ class Client(Books):
     def call_all(self) -> None:
         while self.rules.can_call:
             kind = KINDS[(self.rules._free or [self.rules._unused])[-1]]
-            size = self.large if self.turn(7) else 0
+            size = self.large if self.max_frames_per_turn(7) else 0
             self.open[self.rules.call(kind, wire.call(kind, size))] = kind
 
     def act(self, event: ev.Event) -> None:
@@ -281,7 +284,7 @@ class Client(Books):
                 self.rules.data(slot, bytes(min(size, CHUNK)))
             case ev.AcceptReceived(slot=slot) | ev.CreditReceived(slot=slot):
                 assert self.open[slot] is Kind.STREAM
-        if self.open and self.turn(9):
+        if self.open and self.max_frames_per_turn(9):
             self.cancel(next(iter(self.open)))
 
     def cancel(self, slot: int) -> None:
@@ -291,7 +294,7 @@ class Client(Books):
     def check(self) -> None:
         assert self.rules.busy == len(self.open)
         self.call_all()
-        if self.turn(2):
+        if self.max_frames_per_turn(2):
             wire.frames(wire.take(self.rules))
         assert self.rules.busy == len(self.open)
 
@@ -309,5 +312,7 @@ class Client(Books):
         for slot in list(self.open):
             self.hear(wire.frame(T.ERROR, slot, wire.payload(wire.error())))
         assert self.open == {}
-        assert self.rules.outbox.size == self.rules.outbox.fresh == self.rules._pending == 0
+        assert (
+            self.rules.outbox.size == self.rules.outbox.unstarted_bytes == self.rules._pending == 0
+        )
         assert self.rules._budget.left == LIMITS.max_total_window

@@ -6,7 +6,7 @@ import contextlib
 import struct
 from typing import Final
 
-from jumpstarter._messages import MAGIC, FrameType, Kind
+from jumpstarter._protocol.frames import MAGIC, FrameType, Kind
 from wire import frame
 
 from . import sockets

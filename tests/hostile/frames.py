@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from jumpstarter._limits import DEFAULT_LIMITS, MIN_WIRE_FRAME
-from jumpstarter._messages import Flag, FrameType, Goaway, Kind, encode_goaway
+from jumpstarter._protocol.codec import encode_goaway
+from jumpstarter._protocol.frames import Flag, FrameType, Goaway, Kind
 from wire import frame
 
 from .attacker import Attacker, Function

@@ -7,17 +7,14 @@ from typing import Any, Final
 
 from jumpstarter._framing import FrameDecoder, seal
 from jumpstarter._limits import DEFAULT_LIMITS, Limits
-from jumpstarter._messages import (
-    Flag,
-    FrameType,
-    Hello,
-    Kind,
+from jumpstarter._protocol.codec import (
     call_prefix,
     encode_call,
     encode_cancel,
     encode_credit,
     encode_hello,
 )
+from jumpstarter._protocol.frames import Flag, FrameType, Hello, Kind
 from wire import frame
 
 from .attacker import Attacker, Line

@@ -25,19 +25,19 @@ from weakref import WeakSet
 
 import trio
 
-from .._checks import seconds as a_duration
-from .._copies import no_copies
-from .._messages import Kind
-from .._portal import BlockingPortal, in_trio_thread
-from .._text import indented, named
-from .._tracebacks import block
+from .._io.portal import BlockingPortal, in_trio_thread
+from .._protocol.frames import Kind
+from .._util.checks import check_seconds
+from .._util.no_copies import no_copies
+from .._util.text import indented, sanitize_name
+from .._util.tracebacks import block
 from ..errors import DriverError
 from ._channel import Request
 from ._generators import RemoteGenerator
 from ._lending import Lending
-from ._methods import FORMS, Method, as_function, described
+from ._methods import CALL_STYLES, Method, as_function, build_help
 from ._raw_streams import RemoteStream, close_together, open_stream
-from ._remote import Remote
+from ._remote import DriverRef
 from ._runner import Runner, deadline, timed
 from ._streams import BlockingGenerator, BlockingStream
 from ._typed import TypedCalls
@@ -83,7 +83,7 @@ class DriverClient(TypedCalls):
 
     uuid: UUID
     labels: dict[str, str] = field(default_factory=dict)
-    channel: Remote = field(repr=False)
+    channel: DriverRef = field(repr=False)
     log_level: str = "INFO"
     children: dict[str, DriverClient] = field(default_factory=dict)
     portal: BlockingPortal | None = field(default=None, repr=False)
@@ -99,7 +99,7 @@ class DriverClient(TypedCalls):
         if self.logger.level != logging.getLevelName(self.log_level):  # to set it takes long
             self.logger.setLevel(self.log_level)
         if self._methods() or self.children:
-            self.__doc__ = described(
+            self.__doc__ = build_help(
                 type(self), self.channel.who, self.channel.doc, self._methods(), self.children
             )
 
@@ -132,7 +132,7 @@ class DriverClient(TypedCalls):
         base = name if name in methods else name.removesuffix(_TWIN)
         if base in methods:
             suffix = name.removeprefix(base)
-            call = getattr(self, FORMS[methods[base].kind] + suffix)
+            call = getattr(self, CALL_STYLES[methods[base].kind] + suffix)
             return as_function(methods[base], call, type(self).__name__, suffix=suffix)
         text = (
             f"{type(self).__name__} has no attribute {name!r}; its children: {_listed(children)}; "
@@ -301,7 +301,7 @@ class DriverClient(TypedCalls):
             raise RuntimeError(
                 f"{text} connected for Trio code; use trio.fail_after() or trio.move_on_after()"
             )
-        until = time.monotonic() + a_duration("seconds", seconds)
+        until = time.monotonic() + check_seconds("seconds", seconds)
         token = deadline.set(min(deadline.get(), until))
         try:
             yield
@@ -395,4 +395,4 @@ def _where_to_get(name: str) -> str:
 def _listed(names: Mapping[str, object]) -> str:
     """Give names for an error's text, and not too many."""
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return (", ".join(map(named, islice(names, _MAX_NAMES))) or "none") + more
+    return (", ".join(map(sanitize_name, islice(names, _MAX_NAMES))) or "none") + more

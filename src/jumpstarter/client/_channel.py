@@ -17,25 +17,18 @@ from typing import Any, Final, TypeVar
 
 import trio
 
-from .. import _events as ev
-from .._faults import revive
+from .._io.transport import transport_for
 from .._limits import DEFAULT_LIMITS, Limits
-from .._messages import (
-    Hello,
-    Kind,
-    call_prefix,
-    decode_error,
-    decode_value,
-    encode_call,
-    set_timeout,
-)
-from .._nesting import Nesting, nesting
-from .._roles import ClientProtocol
-from .._signal import Gate, Signal, Waiters
-from .._text import quoted
-from .._tracebacks import bare
-from .._transport import transport_for
-from .._values import check_type, convert
+from .._protocol import events as ev
+from .._protocol.client import ClientProtocol
+from .._protocol.codec import call_prefix, decode_error, decode_value, encode_call, set_timeout
+from .._protocol.error_codec import exception_from_wire
+from .._protocol.frames import Hello, Kind
+from .._protocol.values import check_type, convert
+from .._util.reentrancy import CallOrigin, call_origin
+from .._util.text import sanitize_text
+from .._util.tracebacks import bare
+from .._util.wakeup import LazyEvent, LazyParkingLot, Wakeup
 from .._version import __version__
 from ..errors import (
     ArgumentError,
@@ -51,7 +44,7 @@ from ._lead import LeadConnection
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Call", "Channel", "Request"]
+__all__ = ["Channel", "OutgoingCall", "Request"]
 
 T = TypeVar("T")
 
@@ -60,7 +53,7 @@ _logger = logging.getLogger("jumpstarter.client")
 AGENT: Final = f"jumpstarter/{__version__}"
 _MAX_TIMEOUT_MS: Final = 2**32 - 1
 _QUICK: Final = 0.002  # seconds: by leading a call that takes longer, nobody gains anything
-_NOT_NESTED: Final = Nesting.NONE
+_NOT_NESTED: Final = CallOrigin.NONE
 
 
 class Request:
@@ -91,7 +84,7 @@ class Request:
         who: str,
     ) -> None:
         self.kind = kind
-        self.nested = nesting.get() is not _NOT_NESTED
+        self.nested = call_origin.get() is not _NOT_NESTED
         self._method = method
         self._who = who
         try:
@@ -111,7 +104,7 @@ class Request:
         set_timeout(self.buffer, milliseconds)
 
 
-class Call:
+class OutgoingCall:
     """A call under way: the endpoint of its slot, until its answer or the connection's end."""
 
     # What most calls never change is the class's: there are many calls, and most are short.
@@ -119,7 +112,7 @@ class Call:
     done = False
     failure: DriverError | None = None
     value: bytes = b""
-    _waiter: Signal | None = None  # for the task that has made the call, once it waits
+    _waiter: Wakeup | None = None  # for the task that has made the call, once it waits
     _ended: trio.Event | None = None  # for all others, once there is one
     _gave_up = False
 
@@ -143,7 +136,7 @@ class Call:
                 self._end(None)
             case ev.ErrorReceived():
                 code, body = decode_error(event.body, self.channel.limits)
-                self._end(revive(code, body, self.context))
+                self._end(exception_from_wire(code, body, self.context))
             case ev.MessageDropped():
                 self._end(DriverError(event.reason, context=self.context))
 
@@ -176,7 +169,7 @@ class Call:
     def _change(self) -> Awaitable[None]:
         """Wait for `_wake`. For the task that has made the call."""
         if self._waiter is None:
-            self._waiter = Signal()
+            self._waiter = Wakeup()
         return self._waiter.wait()
 
     def _wake(self) -> None:
@@ -249,9 +242,9 @@ class Channel:
         hello = Hello.of(limits, agent=AGENT, token=token, name=own_name)
         self._rules = ClientProtocol(limits, hello)
         self.connection = LeadConnection(transport_for(stream), self._rules, self, name)
-        self._greeted = Gate()
+        self._greeted = LazyEvent()
         self._closing = False
-        self._for_slot = Waiters()
+        self._for_slot = LazyParkingLot()
         self._promised = 0  # free slots that belong to tasks which were woken and have yet to run
         self.token = trio.lowlevel.current_trio_token()
 
@@ -290,7 +283,7 @@ class Channel:
     async def _cancel_all(self) -> None:
         async with trio.open_nursery() as nursery:
             for endpoint in list(self.connection.endpoints.values()):
-                if isinstance(endpoint, Call):
+                if isinstance(endpoint, OutgoingCall):
                     nursery.start_soon(endpoint.cancel)
 
     @property
@@ -315,16 +308,16 @@ class Channel:
 
     # ----------------------------------------------------------------- for the connection
 
-    def greeted(self, hello: Hello) -> None:
+    def on_hello(self, hello: Hello) -> None:
         """Both HELLOs were exchanged."""
         del hello
         self._greeted.set()
 
-    def called(self, event: ev.CallReceived) -> None:
+    def on_call(self, event: ev.CallReceived) -> None:
         """Cannot come: the rules let no server call."""
         raise AssertionError(event)
 
-    def freed(self) -> None:
+    def on_slot_free(self) -> None:
         """A slot may be free, or the connection has ended."""
         if self.connection.ended is not None or self._rules.going_away:
             self._greeted.set()
@@ -349,11 +342,11 @@ class Channel:
 
     async def call_as(self, request: Request, decode: Callable[[bytes], T]) -> T:
         """The same, with a decoder of one's own, which raises ArgumentError."""
-        call = Call(self, request)
+        call = OutgoingCall(self, request)
         if self.connection.endpoints:
             await self.open(call)
             return await self.answer(call, decode)
-        if self.connection.lent and await self._lead_here(call):
+        if self.connection.is_leased and await self._lead_here(call):
             if call.done and call.failure is None:
                 return call.result(decode)
             return await self.answer(call, decode)
@@ -364,7 +357,7 @@ class Channel:
             await self.connection.offer()
         return value
 
-    async def answer(self, call: Call, decode: Callable[[bytes], T]) -> T:
+    async def answer(self, call: OutgoingCall, decode: Callable[[bytes], T]) -> T:
         """Wait for a call that was sent, and give its result."""
         try:
             await call.wait()
@@ -375,7 +368,7 @@ class Channel:
             raise
         return call.result(decode)
 
-    async def _lead_here(self, call: Call) -> bool:
+    async def _lead_here(self, call: OutgoingCall) -> bool:
         """Make a call from the task that waits for it. See `LeadConnection.lead_here`."""
         await trio.lowlevel.checkpoint_if_cancelled()  # Ctrl-C that waits to be raised, too
         seconds = self._seconds_left()
@@ -386,7 +379,7 @@ class Channel:
                 await call.cancel(exc)
             raise
 
-    def lead(self, call: Call, seconds: float) -> bool:
+    def lead(self, call: OutgoingCall, seconds: float) -> bool:
         """Make a call from the thread that waits for it. See `LeadConnection.lead`.
 
         Args:
@@ -395,12 +388,12 @@ class Channel:
         """
         return self.connection.lead(call, self._start, seconds)
 
-    async def go_on(self, call: Call) -> Any:
+    async def go_on(self, call: OutgoingCall) -> Any:
         """Wait for a call that a thread has led, and give its result."""
         await self._take_over()
         return await self.answer(call, self.decode)
 
-    async def cancel(self, call: Call, exc: BaseException) -> None:
+    async def cancel(self, call: OutgoingCall, exc: BaseException) -> None:
         """Cancel a call that a thread has led. See `Call.cancel`."""
         await self._take_over()
         await call.cancel(exc)
@@ -439,9 +432,9 @@ class Channel:
 
         return decode
 
-    async def open(self, call: Call) -> None:
+    async def open(self, call: OutgoingCall) -> None:
         """Send a CALL, once there is a slot. A checkpoint if there is none."""
-        if self.connection.lent:
+        if self.connection.is_leased:
             await self.connection.reclaim()
         await trio.lowlevel.checkpoint_if_cancelled()
         seconds = self._seconds_left()
@@ -459,7 +452,7 @@ class Channel:
         deadline = trio.current_effective_deadline()
         return deadline if math.isinf(deadline) else deadline - trio.current_time()
 
-    def _start(self, call: Call, seconds: float) -> None:
+    def _start(self, call: OutgoingCall, seconds: float) -> None:
         """Give a call its slot, and queue it.
 
         Raises:
@@ -482,12 +475,12 @@ class Channel:
             raise CallRefused(text, context=request.context)
         await self._for_slot.park()
         try:
-            if self.connection.lent:  # it was quiet for a moment, between two who waited
+            if self.connection.is_leased:  # it was quiet for a moment, between two who waited
                 await self.connection.reclaim()
             await trio.lowlevel.checkpoint_if_cancelled()  # as it may have been since it was woken
         except BaseException:
             self._promised -= 1
-            self.freed()
+            self.on_slot_free()
             raise
         self._promised -= 1
 
@@ -507,10 +500,10 @@ class Channel:
         if self.connection.ended is not None:
             return str(self.connection.ended)
         goaway = self.connection.goaway
-        why = "" if goaway is None else f" ({quoted(goaway.goaway.text)})"
+        why = "" if goaway is None else f" ({sanitize_text(goaway.goaway.text)})"
         return f"{self.name} takes no more calls{why}"
 
-    def ask_to_end(self, call: Call, code: Code) -> bool:
+    def ask_to_end(self, call: OutgoingCall, code: Code) -> bool:
         """Send CANCEL. False if there is nothing to wait for: nothing had been sent."""
         if self.connection.ended is not None:
             return False
@@ -518,16 +511,16 @@ class Channel:
         if not asked:
             del self.connection.endpoints[call.slot]
             call.taken_back()
-            self.freed()
+            self.on_slot_free()
         self.connection.flush()
         return asked
 
-    def consumed(self, call: Call, cost: int) -> None:
+    def consumed(self, call: OutgoingCall, cost: int) -> None:
         """Give credit back for an item that was taken."""
         if self._rules.consume(call.slot, cost):
             self.connection.flush()
 
-    def ask_to_end_soon(self, call: Call) -> None:
+    def ask_to_end_soon(self, call: OutgoingCall) -> None:
         """The same from any thread, without waiting: for finalizers."""
 
         def ask() -> None:

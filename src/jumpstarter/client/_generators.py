@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self
 
 import trio
 
-from .. import _events as ev
-from .._copies import no_copies
+from .._protocol import events as ev
+from .._util.no_copies import no_copies
 from ..errors import ArgumentError, DriverError
-from ._channel import Call, Channel, Request
+from ._channel import Channel, OutgoingCall, Request
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar  # for a default, which typing's own has from 3.13 on
@@ -35,7 +35,7 @@ Taken = TypeVar("Taken")
 _ITEMS_PER_TURN: Final = 32  # items that may be taken before other tasks have their turn
 
 
-class _GeneratorCall(Call):
+class _GeneratorCall(OutgoingCall):
     """A generator under way; its items wait here until they are asked for."""
 
     def __init__(self, channel: Channel, request: Request) -> None:

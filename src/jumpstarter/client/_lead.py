@@ -43,12 +43,12 @@ from typing import Final, Protocol, TypeVar
 
 import trio
 
-from .. import _events as ev
-from .._connection import Connection, Owner
-from .._protocol import Protocol as Rules
-from .._shelter import Interrupted, Shelter
-from .._signal import Signal, Waiters
-from .._transport import SocketTransport, Transport
+from .._io.connection import Connection, ConnectionHandler
+from .._io.transport import SocketTransport, Transport
+from .._protocol import events as ev
+from .._protocol.base import BaseProtocol
+from .._util.shelter import Interrupted, Shelter
+from .._util.wakeup import LazyParkingLot, Wakeup
 from ..errors import DriverError
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -114,7 +114,9 @@ class LeadConnection(Connection):
         "_write_error",
     )
 
-    def __init__(self, transport: Transport, rules: Rules, owner: Owner, name: str) -> None:
+    def __init__(
+        self, transport: Transport, rules: BaseProtocol, owner: ConnectionHandler, name: str
+    ) -> None:
         super().__init__(transport, rules, owner, name)
         self._socket = transport if isinstance(transport, SocketTransport) else None
         self._state = _LOOP
@@ -123,8 +125,8 @@ class LeadConnection(Connection):
         self._calls = 0  # that were led
         self._wanted = False  # a task waits for the connection
         self._offered = False  # the reader is to step aside
-        self._returned = Signal()  # for the reader
-        self._waiting = Waiters()  # who want it
+        self._returned = Wakeup()  # for the reader
+        self._waiting = LazyParkingLot()  # who want it
         self._last_wanted = -_PAUSE
         self._left: list[ev.Event] = []  # what was read in the lead, and is the loop's to act on
         self._write_error: OSError | None = None
@@ -138,7 +140,7 @@ class LeadConnection(Connection):
     # ---------------------------------------------------------------------------- in the loop
 
     @property
-    def lent(self) -> bool:
+    def is_leased(self) -> bool:
         """True while the connection is not the loop's."""
         return self._state is _FREE or self._state is _BACK
 
@@ -151,7 +153,7 @@ class LeadConnection(Connection):
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _is_quiet(self) -> bool:
-        if self.endpoints or not self.still:
+        if self.endpoints or not self.is_quiescent:
             return False
         return trio.current_time() >= self._last_wanted + _PAUSE
 
@@ -159,7 +161,7 @@ class LeadConnection(Connection):
         """Take the connection back. A checkpoint if a thread has it just now."""
         if self._state is _FREE:
             self._last_wanted = trio.current_time()
-        while self.lent and not self._take_back():
+        while self.is_leased and not self._take_back():
             self._wanted = True
             if not self._take_back():  # again: the holder may have looked before the mark was there
                 await self._waiting.park()
@@ -172,7 +174,7 @@ class LeadConnection(Connection):
         if self._state is _FREE:
             self._become_ours()
         self._lock.release()
-        return not self.lent
+        return not self.is_leased
 
     def _become_ours(self) -> None:
         self._state = _LOOP
@@ -388,14 +390,14 @@ class LeadConnection(Connection):
         if not data:
             self._at_end = data is not None
             return not self._at_end
-        events = rules.receive(data, rules.limits.turn)
+        events = rules.receive(data, rules.limits.max_frames_per_turn)
         event = events[0] if len(events) == 1 else None
         if isinstance(event, _ANSWERS) and event.slot == call.slot:
             del self.endpoints[event.slot]
             call.received(event)
             events = []
         self._left = events
-        return not (events or rules.behind or rules.outbox)
+        return not (events or rules.unprocessed or rules.outbox)
 
     def _fail(self) -> None:
         """End the connection, whose state nobody can know any more."""

@@ -22,11 +22,18 @@ from typing import Any, Final, Protocol
 
 import trio
 
-from .._background import open_background
-from .._checks import a_flag, a_function, a_whole_number
-from .._files import Steps, Unchanged, to_read, to_write
-from .._transfer import MAX_BYTES, PIECE, Inflow, Outflow, Pieces, pipe
-from .._writes import check_sent, write_all
+from .._io.files import Steps, Unchanged, to_read, to_write
+from .._io.transfer import (
+    CHUNK_SIZE,
+    MAX_BYTES,
+    Chunks,
+    CompressingWriter,
+    DecompressingReader,
+    pipe,
+)
+from .._util.background import open_background
+from .._util.checks import check_callable, check_flag, check_int
+from .._util.writes import check_sent, write_all
 from ..errors import ArgumentError, DriverError
 from ._progress import Meter, Progress, meter_for
 from ._raw_streams import RemoteStream
@@ -35,7 +42,9 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = ["COLLECTED", "Lending", "file_sink", "file_source", "sink_of", "source_of"]
 
-_READ: Final = 8 * PIECE  # of a file at once: the way to a worker thread costs as much as one piece
+_READ: Final = (
+    8 * CHUNK_SIZE
+)  # of a file at once: the way to a worker thread costs as much as one piece
 _READ_AHEAD: Final = 1
 COLLECTED: Final = 8  # pieces that are written to a file at once
 _WRITE_AFTER: Final = 16  # pieces that may wait for one that is being written
@@ -44,13 +53,13 @@ _WRITE_AFTER: Final = 16  # pieces that may wait for one that is being written
 class Source(Protocol):
     """Gives the next pieces, an empty list at the end."""
 
-    def __call__(self) -> Awaitable[Pieces]: ...
+    def __call__(self) -> Awaitable[Chunks]: ...
 
 
 class Sink(Protocol):
     """Takes pieces."""
 
-    def __call__(self, pieces: Pieces) -> Awaitable[object]: ...
+    def __call__(self, pieces: Chunks) -> Awaitable[object]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +88,10 @@ class Lending:
 
     def __post_init__(self) -> None:
         """Check what the caller has passed."""
-        a_whole_number("max_bytes", self.max_bytes, 0)
-        a_flag("compress", self.compress)
+        check_int("max_bytes", self.max_bytes, 0)
+        check_flag("compress", self.compress)
         if self.progress is not None and not isinstance(self.progress, bool):
-            a_function("progress", self.progress, "a function, True, False or None")
+            check_callable("progress", self.progress, "a function, True, False or None")
 
     @property
     def mode(self) -> str:
@@ -126,7 +135,7 @@ class Lending:
             await stream.abort()
 
 
-class _Carrying:
+class _ResourceTransfer:
     """The task that carries bytes, beside a block.
 
     Attributes:
@@ -159,7 +168,7 @@ class _Carrying:
     async def _run(self) -> None:
         try:
             await self.carry()
-        except _Gone:
+        except _PeerClosed:
             pass  # what that was, the stream tells
         except Exception as exc:  # noqa: BLE001 - raised by `beside` as it is
             self.failure = exc
@@ -177,22 +186,22 @@ class _Carrying:
         raise NotImplementedError
 
 
-class _Reading(_Carrying):
+class _Reading(_ResourceTransfer):
     """The driver reads."""
 
     def __init__(self, stream: RemoteStream, read: Source, meter: Meter, encoding: str) -> None:
         super().__init__(stream)
         self._read = read
         self._meter = meter
-        self._flow = Outflow(partial(_remotely, stream.send_all), encoding)
+        self._flow = CompressingWriter(partial(_map_stream_errors, stream.send_all), encoding)
 
     async def carry(self) -> None:
         await pipe(self._read, self._send, _READ_AHEAD)
         await self._flow.finish()
-        await _remotely(self.stream.send_eof)
+        await _map_stream_errors(self.stream.send_eof)
         self.complete = True
 
-    async def _send(self, pieces: Pieces) -> None:
+    async def _send(self, pieces: Chunks) -> None:
         for piece in pieces:
             await self._flow.send_all(piece)
             self._meter.advance(len(piece))
@@ -203,13 +212,13 @@ class _Reading(_Carrying):
             await self.stream.aclose()
 
 
-class _Writing(_Carrying):
+class _Writing(_ResourceTransfer):
     """The driver writes."""
 
     def __init__(self, stream: RemoteStream, write: Sink, meter: Meter, how: Lending) -> None:
         super().__init__(stream)
-        receive = partial(_remotely, stream.receive_some)
-        self._flow = Inflow(receive, how.encoding, how.max_bytes)
+        receive = partial(_map_stream_errors, stream.receive_some)
+        self._flow = DecompressingReader(receive, how.encoding, how.max_bytes)
         self._collect = how.collect
         self._write = write
         self._meter = meter
@@ -224,14 +233,14 @@ class _Writing(_Carrying):
             pieces.append(data)
         return pieces
 
-    async def _take(self, pieces: Pieces) -> None:
+    async def _take(self, pieces: Chunks) -> None:
         await self._write(pieces)
         self._meter.advance(sum(map(len, pieces)))
 
     async def finish(self) -> None:
         """Wait until the driver has written all, and it is where it belongs."""
-        with suppress(_Gone):
-            await _remotely(self.stream.send_eof)
+        with suppress(_PeerClosed):
+            await _map_stream_errors(self.stream.send_eof)
         await self.done.wait()
         if self.failure is None:
             await self.stream.aclose()
@@ -240,16 +249,16 @@ class _Writing(_Carrying):
                 raise DriverError("the client was closed before the driver had written all")
 
 
-class _Gone(Exception):
+class _PeerClosed(Exception):
     """The driver's end of the stream has gone."""
 
 
-async def _remotely(function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+async def _map_stream_errors(function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
     """Tell a failure of the stream to the driver from one of a stream that was lent."""
     try:
         return await function(*args)
     except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-        raise _Gone from exc
+        raise _PeerClosed from exc
 
 
 # ------------------------------------------------------------------------------------ both ends
@@ -271,7 +280,7 @@ async def file_source(path: Path) -> AsyncIterator[tuple[Source, int | None]]:
 
 
 def _cut(data: memoryview) -> list[memoryview]:
-    return [data[start : start + PIECE] for start in range(0, len(data), PIECE)]
+    return [data[start : start + CHUNK_SIZE] for start in range(0, len(data), CHUNK_SIZE)]
 
 
 @asynccontextmanager
@@ -322,7 +331,7 @@ async def sink_of(stream: Any) -> AsyncIterator[Sink]:
     if hasattr(stream, "send_all"):
         what = f"{type(stream).__name__}.send_all()"
 
-        async def send(pieces: Pieces) -> None:
+        async def send(pieces: Chunks) -> None:
             for piece in pieces:
                 check_sent(await stream.send_all(piece), len(piece), what)
 
@@ -386,6 +395,6 @@ def _read_from(read: Callable[[int], Any], unchanged: Unchanged | None) -> Any:
     return data
 
 
-def _write_to(stream: Any, pieces: Pieces) -> None:
+def _write_to(stream: Any, pieces: Chunks) -> None:
     for piece in pieces:
         write_all(stream, piece)

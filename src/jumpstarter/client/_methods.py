@@ -17,16 +17,17 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, NamedTuple
 
-from .._messages import Kind, Node, cut
-from .._shelter import Undisturbed
+from .._protocol.codec import cut
+from .._protocol.frames import Kind, Node
+from .._util.shelter import Undisturbed
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = [
-    "FORMS",
+    "CALL_STYLES",
     "Method",
     "as_function",
-    "described",
+    "build_help",
     "methods_of",
     "names_of",
     "printable",
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 # By which of a client's methods each kind is called.
-FORMS: Final = {Kind.UNARY: "call", Kind.GENERATOR: "streamingcall", Kind.STREAM: "stream"}
+CALL_STYLES: Final = {Kind.UNARY: "call", Kind.GENERATOR: "streamingcall", Kind.STREAM: "stream"}
 
 MAX_DOC: Final = 4096  # characters
 _KEPT: Final = 32  # drivers of which is kept what was made of them
@@ -128,7 +129,7 @@ def as_function(
     return function
 
 
-def described(
+def build_help(
     cls: type, who: str, doc: str, methods: Mapping[str, Method], children: Collection[str]
 ) -> str:
     """Write what `help` shows of a client.
@@ -162,7 +163,7 @@ def _described(
     for method in shown:
         text = method.doc or _HOW[method.kind].format(name=method.name)
         lines += _entry(method.name + (method.signature or str(_ANYTHING)), text)
-    ways = [f'{FORMS[method.kind]}("{method.name}")' for method in hidden]
+    ways = [f'{CALL_STYLES[method.kind]}("{method.name}")' for method in hidden]
     ways += [f'children["{name}"]' for name in children if name in names_of(cls)]
     if ways:
         lines += [

@@ -12,14 +12,15 @@ from typing import Any
 
 import trio
 
-from .. import _events as ev
-from .._connection import Connection
-from .._faults import describe
 from .._framing import HEADER_SIZE
-from .._messages import Kind, encode_error
-from .._streams import SlotStream
+from .._io.byte_stream import SlotStream
+from .._io.connection import Connection
+from .._protocol import events as ev
+from .._protocol.codec import encode_error
+from .._protocol.error_codec import exception_to_wire
+from .._protocol.frames import Kind
 from ..errors import ArgumentError, Code, DriverError
-from ._channel import Call, Channel, Request
+from ._channel import Channel, OutgoingCall, Request
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -51,7 +52,7 @@ async def close_together(streams: Sequence[RemoteStream]) -> None:
             nursery.start_soon(stream.aclose)
 
 
-class _StreamCall(Call):
+class _StreamCall(OutgoingCall):
     """A raw stream under way."""
 
     def __init__(self, channel: Channel, request: Request) -> None:
@@ -174,7 +175,7 @@ class RemoteStream(SlotStream):
         An exporter of the wire's version 1.0 has no ear for it, and one that has gone neither.
         """
         channel = self._call.channel
-        error = bytes(encode_error(*describe(exc))[HEADER_SIZE:])
+        error = bytes(encode_error(*exception_to_wire(exc))[HEADER_SIZE:])
         args, who = (self.metadata, error), f"the exporter at {channel.name}"
         with trio.move_on_after(channel.limits.cancel_grace), suppress(DriverError):
             await channel.call(Request(0, Kind.UNARY, "lent_failed", args, who=who))

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from .._messages import Kind
+from .._protocol.frames import Kind
 from ._channel import Channel, Request
 from ._methods import Method
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Remote"]
+__all__ = ["DriverRef"]
 
 
-class Remote:
+class DriverRef:
     """A channel bound to one driver of the exporter.
 
     Attributes:

@@ -16,10 +16,10 @@ from typing import Any, Final, TypeVar
 
 import trio
 
-from .._portal import BlockingPortal
+from .._io.portal import BlockingPortal
 from ..errors import CallRefused, Code, DriverTimeoutError
-from ._channel import Call, Channel, Request
-from ._streams import Run
+from ._channel import Channel, OutgoingCall, Request
+from ._streams import BlockingRunner
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -33,7 +33,7 @@ _TOO_LONG: Final = "it took longer than the surrounding timeout() allows"
 deadline: ContextVar[float] = ContextVar("jumpstarter_deadline", default=math.inf)
 
 
-class Runner(Run):
+class Runner(BlockingRunner):
     """Runs coroutines for one request of blocking code, within that code's timeouts."""
 
     def __init__(self, portal: BlockingPortal, request: Request, channel: Channel) -> None:
@@ -64,7 +64,7 @@ class Runner(Run):
         seconds = _seconds_left()
         if self._portal.closed or seconds <= 0:
             return self(channel.call, self._request)
-        call = Call(channel, self._request)
+        call = OutgoingCall(channel, self._request)
         try:
             if not channel.lead(call, seconds):
                 return self(channel.call, self._request)
@@ -75,7 +75,7 @@ class Runner(Run):
             raise
         return call.result(channel.decode)
 
-    def _go_on(self, call: Call) -> Any:
+    def _go_on(self, call: OutgoingCall) -> Any:
         """Wait in the loop for a call that was sent; who closes the client ends it as others."""
         try:
             return self._in_time(self._channel.go_on, call)
@@ -84,7 +84,7 @@ class Runner(Run):
                 raise
         return call.result(self._channel.decode)
 
-    def _abandon(self, call: Call, exc: BaseException) -> None:
+    def _abandon(self, call: OutgoingCall, exc: BaseException) -> None:
         """Cancel a call that a signal has interrupted, and wait for its end within the grace."""
         if call.slot and not call.done:
             # One of a second signal's handler is lost here; `exc` of the first one is raised.

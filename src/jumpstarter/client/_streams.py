@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 import trio
 
-from .._checks import check_max_bytes
-from .._copies import no_copies
-from .._portal import in_trio_thread
+from .._io.portal import in_trio_thread
+from .._util.checks import check_max_bytes
+from .._util.no_copies import no_copies
 from ..errors import DriverConnectionError, DriverError, EndOfStream
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ else:
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["BlockingGenerator", "BlockingStream", "Run"]
+__all__ = ["BlockingGenerator", "BlockingRunner", "BlockingStream"]
 
 
-class Run(Protocol):
+class BlockingRunner(Protocol):
     """How blocking code runs a coroutine of the client's loop."""
 
     def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -53,7 +53,7 @@ class BlockingGenerator(Generator[T, None, Any]):
     `close()` ends the driver's code and waits for that, and so does the end of a `with` block.
     """
 
-    def __init__(self, run: Run, remote: RemoteGenerator[T]) -> None:
+    def __init__(self, run: BlockingRunner, remote: RemoteGenerator[T]) -> None:
         self._run = run
         self._remote = remote
         self._items: deque[bytes] = deque()  # fetched together, and not asked for yet
@@ -133,7 +133,7 @@ class BlockingStream:
     """
 
     def __init__(
-        self, run: Run, remote: RemoteStream, forget: Callable[[BlockingStream], None]
+        self, run: BlockingRunner, remote: RemoteStream, forget: Callable[[BlockingStream], None]
     ) -> None:
         self._run = run
         self._remote = remote

@@ -18,16 +18,16 @@ from types import ModuleType
 from typing import Final, Generic, TypeVar, cast
 from uuid import UUID
 
-from .._checks import refuse_type
-from .._messages import Node
-from .._portal import BlockingPortal
-from .._shelter import raised_by_handler
-from .._text import named, quoted
+from .._io.portal import BlockingPortal
+from .._protocol.frames import Node
+from .._util.checks import refuse_type
+from .._util.shelter import raised_by_handler
+from .._util.text import sanitize_name, sanitize_text
 from ..errors import ClientImportError, ConfigurationError, HandshakeError
 from ._base import DriverClient
 from ._channel import Channel
 from ._methods import methods_of, printable
-from ._remote import Remote
+from ._remote import DriverRef
 from ._stub import StubDriverClient
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -175,7 +175,7 @@ def _check(nodes: Sequence[Node]) -> None:
             or node.name in siblings
             or not 1 <= node.target <= 65535
         ):
-            name = quoted(node.name, 100)
+            name = sanitize_text(node.name, 100)
             raise HandshakeError(f"the exporter's report is no tree, at driver {name}")
         siblings.add(node.name)
         seen[node.target] = set()
@@ -190,12 +190,12 @@ def _build(
     children: dict[str, DriverClient],
     allow: Sequence[str] | None,
 ) -> DriverClient:
-    who = f"driver {quoted(node.name or 'root', 100)} ({named(node.client)})"
+    who = f"driver {sanitize_text(node.name or 'root', 100)} ({sanitize_name(node.client)})"
     try:
         uuid = UUID(node.uuid)
     except ValueError:
         raise HandshakeError(f"the exporter's report: {who} has no valid uuid") from None
-    remote = Remote(channel, node.target, who, methods_of(node), printable(node.doc))
+    remote = DriverRef(channel, node.target, who, methods_of(node), printable(node.doc))
     try:
         cls = _client_class(node.client, who, allow)
     except ClientImportError as exc:
@@ -212,7 +212,7 @@ def _build(
 
 def _client_class(path: str, who: str, allow: Sequence[str] | None) -> type[DriverClient]:
     if len(path) > _MAX_PATH or not _PATH.fullmatch(path):
-        raise ClientImportError(f"{who}: {quoted(path)} is no dotted path of a client class")
+        raise ClientImportError(f"{who}: {sanitize_text(path)} is no dotted path of a client class")
     if allow is not None and not any(fnmatchcase(path, pattern) for pattern in (_OWN, *allow)):
         text = f"{who}: its client class may not be imported here"
         raise ClientImportError(f"{text}; if you trust it, connect with allow=[{path!r}]")

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any, TypeVar, overload
 
-from .._messages import Kind
+from .._protocol.frames import Kind
 from ._channel import Request
 from ._generators import RemoteGenerator
-from ._remote import Remote
-from ._streams import BlockingGenerator, Run
+from ._remote import DriverRef
+from ._streams import BlockingGenerator, BlockingRunner
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 class TypedCalls:
     """The part of a DriverClient that knows types. The four forms differ as those without do."""
 
-    channel: Remote
+    channel: DriverRef
 
     @overload
     def call_as(self, type_: type[T], method: str, /, *args: Any, **kwargs: Any) -> T: ...
@@ -122,7 +122,7 @@ class TypedCalls:
     ) -> Request:
         raise NotImplementedError
 
-    def _run_for(self, asked: str, request: Request, twin: str = "") -> Run:
+    def _run_for(self, asked: str, request: Request, twin: str = "") -> BlockingRunner:
         raise NotImplementedError
 
     def _check_loop(self, asked: str) -> None:

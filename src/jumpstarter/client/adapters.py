@@ -20,19 +20,19 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import trio
 
-from .._background import open_background
-from .._checks import (
-    a_function,
-    a_path,
-    a_text,
-    a_whole_number,
+from .._io.forward import QUIET_LIMIT, STALL, forward_to, listen_tcp, listen_unix
+from .._util.background import open_background
+from .._util.checks import (
+    check_callable,
+    check_int,
+    check_path,
+    check_seconds,
+    check_text,
     refuse_type,
     refuse_value,
-    seconds,
 )
-from .._fork import close_alone, close_in_children, no_fork
-from .._forward import QUIET_LIMIT, STALL, forward_to, listen_tcp, listen_unix
-from .._writes import naming
+from .._util.fork import close_alone, close_in_children, no_fork
+from .._util.writes import naming
 from ..errors import DriverTimeoutError, MissingExtra
 from ._base import DriverClient
 from ._raw_streams import RemoteStream
@@ -73,7 +73,7 @@ def blocking(
     Raises:
         ArgumentError: It is no function; or, from that function, `client` is no client.
     """
-    a_function("adapter", adapter, "an asynccontextmanager")
+    check_callable("adapter", adapter, "an asynccontextmanager")
 
     @functools.wraps(adapter)
     def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> AbstractContextManager[_T, bool]:
@@ -122,10 +122,10 @@ async def tcp_portforward(
         OSError: The port cannot be listened on.
         ArgumentError: An argument cannot be used.
     """
-    a_text("method", method)
-    if not a_text("local_host", local_host, _HOST):
+    check_text("method", method)
+    if not check_text("local_host", local_host, _HOST):
         refuse_value("local_host", local_host, _HOST)
-    a_whole_number("local_port", local_port, 0, 65535)
+    check_int("local_port", local_port, 0, 65535)
     handler = forward_to(lambda: _patient(client, method), quiet_limit=quiet_limit)
     listening = listen_tcp(handler, local_host=local_host, local_port=local_port)
     async with AsyncExitStack() as block:
@@ -157,8 +157,8 @@ async def unix_portforward(
         OSError: The socket cannot be made there.
         ArgumentError: An argument cannot be used.
     """
-    a_text("method", method)
-    path = a_path("path", path) if path != "" else ""
+    check_text("method", method)
+    path = check_path("path", path) if path != "" else ""
     handler = forward_to(lambda: _patient(client, method), quiet_limit=quiet_limit)
     async with AsyncExitStack() as block:
         with naming(path or "a private directory"):
@@ -191,9 +191,9 @@ async def pexpect_session(
         ArgumentError: An option cannot be used.
     """
     if options.get("timeout") is not None and options["timeout"] != -1:  # pexpect's own default
-        seconds("timeout", options["timeout"])
+        check_seconds("timeout", options["timeout"])
     if options.get("encoding") is not None:
-        a_text("encoding", options["encoding"], "the name of an encoding, or None")
+        check_text("encoding", options["encoding"], "the name of an encoding, or None")
     try:
         import pexpect.fdpexpect  # noqa: F401, PLC0415 - who expects nothing needs it not
     except ImportError as exc:

@@ -6,8 +6,8 @@ those that existing drivers import.
 
 from __future__ import annotations
 
-from .._forward import listen_tcp as TemporaryTcpListener  # noqa: N812 - as drivers import it
-from .._forward import listen_unix as TemporaryUnixListener  # noqa: N812
+from .._io.forward import listen_tcp as TemporaryTcpListener  # noqa: N812 - as drivers import it
+from .._io.forward import listen_unix as TemporaryUnixListener  # noqa: N812
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid4
 
-from .._checks import a_kind, refuse_type, refuse_value
-from .._copies import no_copies
-from .._transfer import MAX_BYTES
+from .._io.transfer import MAX_BYTES
+from .._util.checks import check_instance, refuse_type, refuse_value
+from .._util.no_copies import no_copies
 from ..errors import ConfigurationError
 from ._http import IDLE
 from ._mistakes import check_class, unmade, why_missing
@@ -25,7 +25,7 @@ from ._resources import Resource
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Driver", "run_alone", "walk"]
+__all__ = ["Driver", "run_single", "walk"]
 
 # The driver whose verb is being run for it alone: whoever goes through the tree sees to the others.
 _alone: Final[ContextVar[Driver | None]] = ContextVar("_alone", default=None)
@@ -88,9 +88,11 @@ class Driver(ABC):
             except ValueError:
                 refuse_value(f"uuid{of}", given, "a UUID", ConfigurationError)
         else:
-            a_kind(f"uuid{of}", given, UUID, "a UUID", ConfigurationError)
-        a_kind(f"labels{of}", self.labels, dict, "a dict of texts", ConfigurationError)
-        a_kind(f"children{of}", self.children, dict, "a dict of drivers", ConfigurationError)
+            check_instance(f"uuid{of}", given, UUID, "a UUID", ConfigurationError)
+        check_instance(f"labels{of}", self.labels, dict, "a dict of texts", ConfigurationError)
+        check_instance(
+            f"children{of}", self.children, dict, "a dict of drivers", ConfigurationError
+        )
         level: object = self.log_level
         if isinstance(level, bool):
             refuse_type(f"log_level{of}", level, "a level's name", ConfigurationError)
@@ -142,7 +144,7 @@ class Driver(ABC):
         A server runs it for each driver of the tree, parents before children, when serving begins
         and again when it ends, in a worker thread. An override need not call this one for that.
         """
-        _pass_on(self, "reset")
+        _cascade(self, "reset")
 
     def close(self) -> None:
         """Let go of the device; the base class closes all drivers below.
@@ -151,10 +153,10 @@ class Driver(ABC):
         `reset`, when every call has ended, in a worker thread. What it raises is logged, and the
         others are still closed. An override need not call this one for that.
         """
-        _pass_on(self, "close")
+        _cascade(self, "close")
 
 
-def run_alone(driver: Driver, verb: str) -> None:
+def run_single(driver: Driver, verb: str) -> None:
     """Run one driver's `reset` or `close`, with nothing passed on to those below."""
     token = _alone.set(driver)
     try:
@@ -163,7 +165,7 @@ def run_alone(driver: Driver, verb: str) -> None:
         _alone.reset(token)
 
 
-def _pass_on(driver: Driver, verb: str) -> None:
+def _cascade(driver: Driver, verb: str) -> None:
     """Run a verb for each driver below: once, after all of its parents, whatever others raise."""
     if _alone.get() is driver:
         return
@@ -173,7 +175,7 @@ def _pass_on(driver: Driver, verb: str) -> None:
     failures: list[Exception] = []
     for other in reversed(below.values()):
         try:
-            run_alone(other, verb)
+            run_single(other, verb)
         except Exception as exc:  # noqa: BLE001 - raised as it is when all have had their turn
             failures.append(exc)
     if len(failures) > 1:
@@ -197,7 +199,7 @@ def walk(root: Driver) -> Iterator[tuple[Driver, Driver | None, str]]:
     while stack:
         driver, parent, name, above = stack.pop()
         if not isinstance(driver, Driver):
-            raise ConfigurationError(_no_driver(driver, parent, name))
+            raise ConfigurationError(_not_a_driver(driver, parent, name))
         if attribute := unmade(driver):
             raise ConfigurationError(why_missing(type(driver), vars(driver), attribute))
         if id(driver) in above:
@@ -209,7 +211,7 @@ def walk(root: Driver) -> Iterator[tuple[Driver, Driver | None, str]]:
         stack.extend((child, driver, key, below) for key, child in reversed(children.items()))
 
 
-def _no_driver(thing: object, parent: Driver | None, name: str) -> str:
+def _not_a_driver(thing: object, parent: Driver | None, name: str) -> str:
     what = (
         "what is to be served" if parent is None else f"child {name!r} of {type(parent).__name__}"
     )

@@ -14,8 +14,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from .._checks import a_function
-from .._text import quoted
+from .._util.checks import check_callable
+from .._util.text import sanitize_text
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -57,7 +57,7 @@ class Verified:
         parts += [f"{self.host}:{self.port}"] if self.host else []
         if self.subject:
             names = ", ".join(f"{kind}={value}" for kind, value in self.subject)
-            parts.append(f"certificate {quoted(names)}")
+            parts.append(f"certificate {sanitize_text(names)}")
         return ", ".join(parts) or "a client"
 
 
@@ -91,7 +91,7 @@ class Caller:
     def __str__(self) -> str:
         """Say it on one line, with a peer's own words in quotes."""
         name = self.claimed.name
-        return f"{self.verified}, says {quoted(name)}" if name else str(self.verified)
+        return f"{self.verified}, says {sanitize_text(name)}" if name else str(self.verified)
 
 
 class Visit:
@@ -184,7 +184,7 @@ def on_disconnect(function: Callable[[], Any]) -> Callable[[], None]:
         ArgumentError: It is no function. A TypeError.
     """
     accepted = "a function without arguments (pass self.off, and not self.off())"
-    a_function("on_disconnect's function", function, accepted)
+    check_callable("on_disconnect's function", function, accepted)
     visit, _ = _visit("on_disconnect()")
     visit.add(function)
     return lambda: visit.discard(function)

@@ -14,8 +14,8 @@ from typing import Final
 
 import trio
 
-from .._checks import seconds
-from .._signal import Gate
+from .._util.checks import check_seconds
+from .._util.wakeup import LazyEvent
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -30,7 +30,7 @@ class Drain:
     """Whether one exporter drains."""
 
     def __init__(self) -> None:
-        self._begun = Gate()
+        self._begun = LazyEvent()
 
     @property
     def begun(self) -> bool:
@@ -71,7 +71,7 @@ def draining(wait: float = 0) -> bool:
         RuntimeError: It would block the Trio loop.
     """
     drain = drains.get()
-    if wait != 0 and seconds("wait", wait):
+    if wait != 0 and check_seconds("wait", wait):
         if trio.lowlevel.in_trio_run():
             text = "draining(wait=...) blocks, and would block the exporter's Trio loop: use"
             raise RuntimeError(f"{text} `with trio.move_on_after(...): await until_draining()`")

@@ -17,11 +17,11 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from .._checks import a_flag, seconds
-from .._messages import Kind
+from .._protocol.frames import Kind
+from .._util.checks import check_flag, check_seconds
 from ..errors import ConfigurationError
 from ._mistakes import hidden_export, why_unbound
-from ._signature import Fit, doc_of, fit_of, signature_of, text_of
+from ._signature import ArgumentConverter, build_converter, doc_of, signature_of, text_of
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -68,9 +68,9 @@ def export(
             given for what is no generator.
         ArgumentError: `drain` is no number of seconds from 0 up.
     """
-    a_flag("strict", strict)
+    check_flag("strict", strict)
     if drain is not None:
-        drain = seconds("drain", drain)
+        drain = check_seconds("drain", drain)
 
     def mark(function: F) -> F:
         inner = inspect.unwrap(getattr(function, "raw_function", function))
@@ -106,7 +106,7 @@ def exportstream(function: F | None = None, *, drain: float | None = None) -> F 
         ArgumentError: `drain` is no number of seconds from 0 up.
     """
     if drain is not None:
-        drain = seconds("drain", drain)
+        drain = check_seconds("drain", drain)
 
     def mark(function: F) -> F:
         return _mark(function, _Mark(Kind.STREAM, drain=drain))
@@ -148,10 +148,10 @@ class Exported(msgspec.Struct, frozen=True):
     name: str
     kind: Kind
     function: Any
-    fit: Fit | None = None
+    fit: ArgumentConverter | None = None
     signature: str = ""
     doc: str = ""
-    may_not_wait: bool = False
+    is_async: bool = False
     drain: float | None = None
 
     def bind(self, instance: object) -> Callable[..., Any]:
@@ -197,12 +197,10 @@ def _exported(cls: type, name: str, attribute: Any, mark: _Mark) -> Exported:
     _check_kind(function, mark.kind, title)
     signature = signature_of(function, takes_self=not isinstance(attribute, staticmethod))
     names = next(vars(base) for base in cls.__mro__ if name in vars(base))
-    fit = fit_of(inspect.unwrap(function), signature, names, title, strict=mark.strict)
+    fit = build_converter(inspect.unwrap(function), signature, names, title, strict=mark.strict)
     doc = doc_of(function) if callable(function) else ""  # a partialmethod has its class's
-    may_not_wait = mark.kind is Kind.UNARY and inspect.iscoroutinefunction(function)
-    return Exported(
-        name, mark.kind, attribute, fit, text_of(signature), doc, may_not_wait, mark.drain
-    )
+    is_async = mark.kind is Kind.UNARY and inspect.iscoroutinefunction(function)
+    return Exported(name, mark.kind, attribute, fit, text_of(signature), doc, is_async, mark.drain)
 
 
 def _no_context() -> Any: ...

@@ -21,16 +21,16 @@ from uuid import UUID, uuid4
 
 import trio
 
-from .._checks import a_whole_number, check_max_bytes, seconds
-from .._streams import SlotStream
-from .._transfer import ENCODINGS, MAX_BYTES, Inflow, Outflow
+from .._io.byte_stream import SlotStream
+from .._io.transfer import ENCODINGS, MAX_BYTES, CompressingWriter, DecompressingReader
+from .._util.checks import check_int, check_max_bytes, check_seconds
 from ..errors import EndOfStream, MissingExtra, ResourceError
 from ._caller import calling
 from ._http import IDLE, is_url, open_url
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Loan", "Resource", "ResourceStream", "lending"]
+__all__ = ["Loan", "Resource", "ResourceStream", "loan_request"]
 
 MODES: Final = ("read", "write")  # what the driver does, as it is told by the client
 _BUFFER: Final = 256 * 1024  # bytes that a driver's blocking code reads or writes at once
@@ -117,7 +117,7 @@ class Loan:
 
 
 @contextmanager
-def lending(resources: dict[UUID, Any], mode: str, encoding: str) -> Iterator[Loan]:
+def loan_request(resources: dict[UUID, Any], mode: str, encoding: str) -> Iterator[Loan]:
     """Keep a loan among a driver's resources for the length of the block."""
     loan = Loan(mode, encoding)
     resources[loan.handle] = loan
@@ -133,7 +133,7 @@ class ResourceStream(trio.abc.Stream):
     `send` and `receive` are there for code that expects an anyio stream, `async for` gives pieces.
     """
 
-    def __init__(self, flow: Inflow | Outflow) -> None:
+    def __init__(self, flow: DecompressingReader | CompressingWriter) -> None:
         self._flow = flow
         self._closed = False
 
@@ -148,7 +148,7 @@ class ResourceStream(trio.abc.Stream):
     @property
     def is_readable(self) -> bool:
         """True if it was lent for reading, False if for writing."""
-        return isinstance(self._flow, Inflow)
+        return isinstance(self._flow, DecompressingReader)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Receive what there is, at least one byte, or `b""` at the end. A checkpoint.
@@ -161,7 +161,7 @@ class ResourceStream(trio.abc.Stream):
             trio.ClosedResourceError: The block that gave this stream was left.
         """
         self._check_open()
-        if not isinstance(self._flow, Inflow):
+        if not isinstance(self._flow, DecompressingReader):
             raise ResourceError("this resource was lent to be written, and cannot be read")
         check_max_bytes(max_bytes)
         return await self._flow.receive_some(max_bytes)
@@ -187,7 +187,7 @@ class ResourceStream(trio.abc.Stream):
             trio.ClosedResourceError: The block that gave this stream was left.
         """
         self._check_open()
-        if not isinstance(self._flow, Outflow):
+        if not isinstance(self._flow, CompressingWriter):
             raise ResourceError("this resource was lent to be read, and cannot be written")
         await self._flow.send_all(data)
 
@@ -218,15 +218,15 @@ class Resource:
     ) -> None:
         self._resources = resources
         self._handle = handle
-        self._max_bytes = a_whole_number("max_bytes", max_bytes, 0)
-        self._timeout = seconds("timeout", timeout)
+        self._max_bytes = check_int("max_bytes", max_bytes, 0)
+        self._timeout = check_seconds("timeout", timeout)
         self._open = AsyncExitStack()
         self._file: io.BufferedReader | io.BufferedWriter
 
     async def __aenter__(self) -> ResourceStream:
         if is_url(self._handle):
             opened = open_url(str(self._handle), self._max_bytes, self._timeout)
-            flow: Inflow | Outflow = Inflow(
+            flow: DecompressingReader | CompressingWriter = DecompressingReader(
                 await self._open.enter_async_context(opened), max_bytes=self._max_bytes
             )
         else:
@@ -261,21 +261,21 @@ class Resource:
         return loan
 
     @asynccontextmanager
-    async def _borrow(self, loan: Loan) -> AsyncIterator[Inflow | Outflow]:
+    async def _borrow(self, loan: Loan) -> AsyncIterator[DecompressingReader | CompressingWriter]:
         stream = loan.stream
-        flow: Inflow | Outflow
+        flow: DecompressingReader | CompressingWriter
         try:
             if loan.mode == "read":
-                flow = Inflow(stream.receive_some, loan.encoding, self._max_bytes)
+                flow = DecompressingReader(stream.receive_some, loan.encoding, self._max_bytes)
             else:
-                flow = Outflow(stream.send_all, loan.encoding)
+                flow = CompressingWriter(stream.send_all, loan.encoding)
         except MissingExtra as exc:
             raise MissingExtra(f"on the exporter {exc}") from exc
         loan.take()
         failure: BaseException | None = None
         try:
             yield flow
-            if isinstance(flow, Outflow):
+            if isinstance(flow, CompressingWriter):
                 await flow.finish()
                 await stream.send_eof()
         except BaseException as exc:

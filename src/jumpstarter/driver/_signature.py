@@ -15,14 +15,14 @@ from typing import Any, Final
 
 import msgspec
 
-from .._messages import cut
-from .._shelter import Undisturbed
-from .._values import Weight, check_type, convert, title_of, weigh
+from .._protocol.codec import cut
+from .._protocol.values import AnnotationKind, check_type, classify_annotation, convert, title_of
+from .._util.shelter import Undisturbed
 from ..errors import ArgumentError, ConfigurationError
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Fit", "doc_of", "fit_of", "signature_of", "text_of"]
+__all__ = ["ArgumentConverter", "build_converter", "doc_of", "signature_of", "text_of"]
 
 MAX_SIGNATURE: Final = 1024  # characters; one that is longer is left away, as it would not be read
 MAX_DOC: Final = 4096
@@ -37,7 +37,7 @@ _NAMED: Final = {
 }
 
 
-class Fit(msgspec.Struct, frozen=True):
+class ArgumentConverter(msgspec.Struct, frozen=True):
     """Makes arguments fit a method's annotations. None stands for a type that asks for nothing.
 
     Attributes:
@@ -91,14 +91,14 @@ def signature_of(function: Any, *, takes_self: bool) -> inspect.Signature | None
     return signature.replace(parameters=parameters)
 
 
-def fit_of(
+def build_converter(
     function: Any,
     signature: inspect.Signature | None,
     names: Mapping[str, Any],
     title: str,
     *,
     strict: bool,
-) -> Fit | None:
+) -> ArgumentConverter | None:
     """Find out what a method's annotations ask of its arguments; None if it is nothing.
 
     Args:
@@ -122,8 +122,8 @@ def fit_of(
         with Undisturbed():  # an annotation is any code; and what is left unchecked stays so
             try:
                 annotation = _resolved(function, parameter, names)
-                weight = weigh(annotation)
-                if annotation in _ANYTHING or (weight is Weight.PLAIN and not strict):
+                weight = classify_annotation(annotation)
+                if annotation in _ANYTHING or (weight is AnnotationKind.PLAIN and not strict):
                     continue
                 check_type(annotation)
             except Exception as exc:
@@ -154,7 +154,7 @@ def _resolved(function: Any, parameter: inspect.Parameter, names: Mapping[str, A
     return annotation
 
 
-def _fit(signature: inspect.Signature, types: Mapping[str, Any]) -> Fit:
+def _fit(signature: inspect.Signature, types: Mapping[str, Any]) -> ArgumentConverter:
     positional, named = [], {}
     more, more_named = ("args", None), None
     for name, parameter in signature.parameters.items():
@@ -167,7 +167,7 @@ def _fit(signature: inspect.Signature, types: Mapping[str, Any]) -> Fit:
             more = name, type_
         if parameter.kind is parameter.VAR_KEYWORD:
             more_named = type_
-    return Fit(positional, more, named, more_named)
+    return ArgumentConverter(positional, more, named, more_named)
 
 
 class _Source:

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import trio
 
-from .._background import open_background
-from .._fork import close_in_children, no_fork
-from .._writes import taken
+from .._util.background import open_background
+from .._util.fork import close_in_children, no_fork
+from .._util.writes import taken
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 

@@ -19,7 +19,7 @@ from typing import Final
 
 import trio
 
-from .._fork import close_in_children, no_fork
+from .._util.fork import close_in_children, no_fork
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 

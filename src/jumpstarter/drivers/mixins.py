@@ -17,19 +17,12 @@ from contextlib import (
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from .._checks import a_flag, a_path, a_size
-from .._forward import QUIET_LIMIT
-from .._tracebacks import block
-from .._transfer import MAX_BYTES
+from .._io.forward import QUIET_LIMIT
+from .._io.transfer import MAX_BYTES
+from .._util.checks import check_flag, check_path, check_size_hint
+from .._util.tracebacks import block
 from ..client import BlockingStream, DriverClient
-from ..client._lending import (
-    COLLECTED,
-    Lending,
-    file_sink,
-    file_source,
-    sink_of,
-    source_of,
-)
+from ..client._lending import COLLECTED, Lending, file_sink, file_source, sink_of, source_of
 from ..client._progress import Progress
 from ..client.adapters import (
     PexpectAdapter,
@@ -330,17 +323,17 @@ class ResourceMixin:
 def _of_file(
     path: str | os.PathLike[str], write: bool, size: int | None, **options: Any
 ) -> Lending:
-    path = Path(a_path("path", path))
-    a_size("size", size)
-    if a_flag("write", write):
+    path = Path(check_path("path", path))
+    check_size_hint("size", size)
+    if check_flag("write", write):
         sink = file_sink(path)
         return Lending(title=path.name, sink=sink, size=size, collect=COLLECTED, **options)
     return Lending(title=path.name, source=file_source(path), **options)
 
 
 def _of_stream(stream: Any, write: bool, size: int | None, **options: Any) -> Lending:
-    a_size("size", size)
+    check_size_hint("size", size)
     title = str(getattr(stream, "name", "stream"))
-    if a_flag("write", write):
+    if check_flag("write", write):
         return Lending(title=title, sink=sink_of(stream), size=size, **options)
     return Lending(title=title, source=source_of(stream, size), **options)

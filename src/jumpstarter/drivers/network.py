@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import trio
 
-from .._checks import a_path, a_text, a_whole_number
-from .._fork import close_in_children
-from .._sockets import open_tcp_stream
+from .._io.sockets import open_tcp_stream
+from .._util.checks import check_int, check_path, check_text
+from .._util.fork import close_in_children
 from ..client import DriverClient
 from ..driver import Driver, export, exportstream
 from ..errors import ConfigurationError
@@ -41,8 +41,10 @@ class TcpNetwork(Driver):
     def __post_init__(self) -> None:
         """Check the fields."""
         super().__post_init__()
-        a_text("host of TcpNetwork", self.host, "a name or address, as a str", ConfigurationError)
-        a_whole_number("port of TcpNetwork", self.port, 1, 65535, error=ConfigurationError)
+        check_text(
+            "host of TcpNetwork", self.host, "a name or address, as a str", ConfigurationError
+        )
+        check_int("port of TcpNetwork", self.port, 1, 65535, error=ConfigurationError)
 
     @classmethod
     def client(cls) -> str:
@@ -82,7 +84,7 @@ class UnixNetwork(Driver):
     def __post_init__(self) -> None:
         """Check the field."""
         super().__post_init__()
-        self.path = a_path("path of UnixNetwork", self.path, ConfigurationError)
+        self.path = check_path("path of UnixNetwork", self.path, ConfigurationError)
 
     @classmethod
     def client(cls) -> str:

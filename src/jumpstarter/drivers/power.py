@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import trio
 
-from .._checks import a_number, seconds
+from .._util.checks import check_number, check_seconds
 from ..client import DriverClient
 from ..driver import Driver, export
 from ..errors import ConfigurationError
@@ -87,8 +87,8 @@ class MockPower(PowerInterface, Driver):
     def __post_init__(self) -> None:
         """Check the fields."""
         super().__post_init__()
-        a_number("voltage of MockPower", self.voltage, error=ConfigurationError)
-        a_number("current of MockPower", self.current, error=ConfigurationError)
+        check_number("voltage of MockPower", self.voltage, error=ConfigurationError)
+        check_number("current of MockPower", self.current, error=ConfigurationError)
 
     @export
     async def on(self) -> None:
@@ -138,13 +138,13 @@ class PowerClient(DriverClient):
         Raises:
             ArgumentError: `wait` is no such number; nothing was switched.
         """
-        wait = a_number("wait", wait, 0, _LONGEST_WAIT)
+        wait = check_number("wait", wait, 0, _LONGEST_WAIT)
         self.off()
         time.sleep(wait)
         self.on()
 
     def read(self, interval: float = 1.0) -> Generator[PowerReading, None, None]:
         """Give a reading every so many seconds, the first one at once, as long as it is asked."""
-        interval = seconds("interval", interval)
+        interval = check_seconds("interval", interval)
         with self.streamingcall_as(PowerReading, "read", interval) as readings:
             yield from readings

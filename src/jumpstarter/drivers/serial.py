@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import trio
 
-from .._checks import a_text, a_whole_number
-from .._fork import close_in_children
+from .._util.checks import check_int, check_text
+from .._util.fork import close_in_children
 from ..client import DriverClient
 from ..driver import Driver, export, exportstream
 from ..errors import ConfigurationError, MissingExtra
@@ -56,10 +56,10 @@ class SerialPort(Driver):
     def __post_init__(self) -> None:
         """Check the fields."""
         super().__post_init__()
-        a_text("url of SerialPort", self.url, "a path or URL, as a str", ConfigurationError)
+        check_text("url of SerialPort", self.url, "a path or URL, as a str", ConfigurationError)
         bits = "a whole number of bits per second, 1 or more"
         name = "baudrate of SerialPort"
-        a_whole_number(name, self.baudrate, 1, accepted=bits, error=ConfigurationError)
+        check_int(name, self.baudrate, 1, accepted=bits, error=ConfigurationError)
 
     @classmethod
     def client(cls) -> str:

@@ -19,7 +19,7 @@ from typing import Final
 
 import trio
 
-from .._checks import a_whole_number, refuse_type
+from .._util.checks import check_int, refuse_type
 from ..client import DriverClient
 from ..driver import Driver, export
 from ..errors import ConfigurationError
@@ -72,7 +72,7 @@ class Shell(Driver):
         if not isinstance(given, Mapping):
             refuse_type("commands of Shell", given, "a dict of lists", ConfigurationError)
         name = "max_output of Shell"
-        a_whole_number(name, self.max_output, 0, error=ConfigurationError)
+        check_int(name, self.max_output, 0, error=ConfigurationError)
         for name, command in self.commands.items():
             listed: object = command
             is_list = isinstance(listed, Sequence) and not isinstance(listed, str | bytes)

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from .._checks import a_path, a_whole_number
-from .._files import SinkFile, Steps, to_read, to_write
-from .._transfer import MAX_BYTES
+from .._io.files import SinkFile, Steps, to_read, to_write
+from .._io.transfer import MAX_BYTES
+from .._util.checks import check_int, check_path
 from ..client import DriverClient
 from ..client._progress import Progress
 from ..driver import Driver, export
@@ -53,9 +53,9 @@ class FileStorage(Driver):
     def __post_init__(self) -> None:
         """Check the fields."""
         super().__post_init__()
-        self.path = a_path("path of FileStorage", self.path, ConfigurationError)
+        self.path = check_path("path of FileStorage", self.path, ConfigurationError)
         name = "max_bytes of FileStorage"
-        a_whole_number(name, self.max_bytes, 0, error=ConfigurationError)
+        check_int(name, self.max_bytes, 0, error=ConfigurationError)
 
     @classmethod
     def client(cls) -> str:
@@ -118,7 +118,7 @@ class FileStorage(Driver):
 
         Else every call to a file system that hangs would cost one more thread, up to all of them.
         """
-        self._hung = [steps for steps in self._hung if steps.held]
+        self._hung = [steps for steps in self._hung if steps.reserved_bytes]
         if self._hung:
             text = "an earlier operation hangs in the exporter's system; try again once it is back"
             raise OSError(errno.EBUSY, text, self.path)
@@ -126,7 +126,7 @@ class FileStorage(Driver):
         try:
             yield steps
         finally:
-            if steps.held:
+            if steps.reserved_bytes:
                 self._hung.append(steps)
 
 
@@ -176,7 +176,7 @@ class StorageClient(ResourceMixin, DriverClient):
                 text = f"{image:.100} cannot be fetched: only http:// and https:// URLs can"
                 raise ArgumentError(f"{text}, and local files are given by their path")
             return self.call_as(str, "write", image)
-        image = a_path("image", image)
+        image = check_path("image", image)
         with self.local_file(image, compress=compress, progress=progress) as handle:
             return self.call_as(str, "write", handle)
 
@@ -187,7 +187,7 @@ class StorageClient(ResourceMixin, DriverClient):
 
         The file is there once it is complete. Arguments and errors as for `flash`.
         """
-        path = a_path("path", path)
+        path = check_path("path", path)
         with self.local_file(
             path, write=True, size=self.size(), compress=compress, progress=progress
         ) as handle:

@@ -1,0 +1,1 @@
+"""The exporter's side: it accepts clients, runs drivers' code and answers calls."""

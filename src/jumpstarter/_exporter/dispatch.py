@@ -1,0 +1,356 @@
+"""What is done for one call: from its arguments, through the driver's code, to its result.
+
+Arguments are decoded, converted and counted late, and results encoded early, in the task or thread
+that answers the call: what is wrong with either fails this call and no other. A generator's items
+and a raw stream's bytes go out from here. How a call ends, and who is told, is the session's
+business; how code is run, that of the lanes.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import math
+import types
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from contextvars import copy_context
+from functools import partial
+from typing import Any, Final
+
+import trio
+
+from .._io.connection import Connection
+from .._protocol import events as ev
+from .._protocol.codec import decode_value, encode_value
+from .._protocol.frames import NIL, ROOM, CallHead, Kind
+from .._protocol.server import ServerProtocol
+from .._util.background import open_background
+from .._util.text import sanitize_text
+from ..driver._base import Driver
+from ..driver._export import Exported
+from ..driver._mistakes import why_unsendable
+from ..driver._resources import Loan
+from ..errors import ArgumentError, Code
+from .context import ServerContext
+from .error_reporter import check_fit, reject
+from .incoming_call import IncomingCall
+from .item_batcher import ItemBatcher
+from .stream_forwarder import StreamForwarder, device_stream
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["Dispatcher", "ExecutionMode"]
+
+_HOW_TO_CALL: Final = {
+    Kind.UNARY: "a method; call it with call() or call_async()",
+    Kind.GENERATOR: "a generator; use streamingcall() or streamingcall_async()",
+    Kind.STREAM: "a raw stream; open it with stream(), open_stream() or stream_async()",
+}
+_LARGE: Final = 64 * 1024  # bytes of arguments that may take a millisecond to decode
+_FEW: Final = 1024  # values in a call's arguments that count for nothing: one may save the device
+_TINY: Final = _FEW // 16  # bytes that cannot hold so many, whatever they are
+_AHEAD: Final = 64 * 1024  # bytes that a plain generator makes before it looks if they may leave
+_ITEMS_PER_TURN: Final = 32  # items that a generator may send before other tasks have their turn
+
+
+class ExecutionMode(enum.Enum):
+    """How a call is begun."""
+
+    HERE = enum.auto()  # by the task that has read it: it may not have to wait
+    THREAD = enum.auto()  # by a thread, which may have the connection with it
+    APART = enum.auto()  # by a task of its own
+
+
+class Dispatcher:
+    """How the calls of one connection are answered.
+
+    Args:
+        exporter: Whose drivers are called.
+        connection: What the calls came on.
+        rules: Its side of the protocol.
+
+    Attributes:
+        lanes: Where the drivers' code runs.
+    """
+
+    __slots__ = ("_connection", "_exporter", "_rules", "_values", "lanes")
+
+    def __init__(
+        self, exporter: ServerContext, connection: Connection, rules: ServerProtocol
+    ) -> None:
+        self._exporter = exporter
+        self._connection = connection
+        self._rules = rules
+        self._values = 0  # in the arguments of calls under way, of large ones
+        self.lanes = exporter.lanes.for_client(connection)
+
+    def title(self, head: CallHead) -> str:
+        """Name what is called, for the log."""
+        targets = self._exporter.targets
+        title = targets[head.target].title if head.target < len(targets) else "no driver"
+        return f"{sanitize_text(head.method, 100)} of {title}"
+
+    def execution_mode(self, event: ev.CallReceived) -> ExecutionMode:
+        """Tell how a call is to be begun. In any thread."""
+        head, targets = event.head, self._exporter.targets
+        exported = (
+            targets[head.target].exports.get(head.method) if head.target < len(targets) else None
+        )
+        if exported is None or exported.kind is not head.kind or exported.is_async:
+            return ExecutionMode.HERE
+        if exported.kind is not Kind.UNARY or head.nested or len(event.body) > _LARGE:
+            return ExecutionMode.APART
+        return ExecutionMode.THREAD
+
+    def drain_of(self, head: CallHead) -> float | None:
+        """Give how long a call may go on in a drain; None if that depends on its client."""
+        targets = self._exporter.targets
+        exported = (
+            targets[head.target].exports.get(head.method) if head.target < len(targets) else None
+        )
+        if exported is None or exported.kind is Kind.UNARY:
+            return math.inf
+        return exported.drain
+
+    def forget(self, call: IncomingCall) -> None:
+        """Let go of what a call, which is over, was counted with."""
+        self._values -= call.values
+
+    # ------------------------------------------------------------------------- methods
+
+    async def run_async(self, call: IncomingCall) -> bytearray:
+        """Run the driver's code for a call in this task, and give the encoded result.
+
+        Raises:
+            BaseException: What the driver, or the session in its stead, has raised.
+        """
+        exported, method = self._find(call.head)
+        if (
+            self._connection.write_paused
+        ):  # do not begin what the client would not take the answer of
+            await self._connection.wait_writable()
+        body = call.take_body()
+        if len(body) > _LARGE:  # decoding holds the loop: one at a time, and others in between
+            async with self._exporter.dispatch_lock:
+                args, kwargs = self._arguments(call, exported, body)
+        else:
+            args, kwargs = self._arguments(call, exported, body)
+        del body
+        await trio.lowlevel.checkpoint_if_cancelled()  # a CANCEL came with the CALL: do not begin
+        try:
+            if exported.kind is Kind.UNARY:
+                value = await self.lanes.call(method, args, kwargs)
+                return await self._encode_in_turn(value)
+            answer = self._generate if exported.kind is Kind.GENERATOR else self._stream
+            if not call.head.timeout_ms:
+                return await answer(call, method, args, kwargs)
+            async with open_background() as nursery:
+                nursery.start_soon(self._watch_deadline, call)
+                return await answer(call, method, args, kwargs)
+        except TypeError:
+            check_fit(method, args, kwargs)
+            raise
+
+    def run_sync(self, call: IncomingCall) -> object:
+        """Answer a call of a plain method. In a thread.
+
+        Returns:
+            The encoded result, or what is to be awaited for it.
+        """
+        exported, method = self._find(call.head)
+        args, kwargs = self._arguments(call, exported, call.take_body())
+        try:
+            value = copy_context().run(method, *args, **kwargs)
+        except TypeError:
+            check_fit(method, args, kwargs)
+            raise
+        return value if _is_awaitable(value) else self._encode(value, "result")
+
+    async def finished(self, answer: Any) -> bytearray:
+        """Await what a method has given: a decorator can hide that it is `async`."""
+        if isinstance(answer, bytearray):
+            return answer
+        return await self._encode_in_turn(await answer)
+
+    def _find(self, head: CallHead) -> tuple[Exported, Callable[..., Any]]:
+        targets = self._exporter.targets
+        if head.target >= len(targets):
+            if self._exporter.starting:
+                reject(Code.REFUSED, "the exporter is starting: its drivers are being reset")
+            text = f"there is no driver at address {head.target}; the tree has {len(targets) - 1}"
+            reject(Code.UNIMPLEMENTED, text)
+        target = targets[head.target]
+        exported = target.exports.get(head.method)
+        if exported is None:
+            names = ", ".join(target.exports) or "nothing"
+            text = f"{target.title} exports no such method; it exports: {names}"
+            reject(Code.UNIMPLEMENTED, text)
+        if exported.kind is not head.kind:
+            reject(Code.UNIMPLEMENTED, f"it is {_HOW_TO_CALL[exported.kind]}")
+        return exported, exported.bind(target.instance)
+
+    def _arguments(
+        self, call: IncomingCall, exported: Exported, body: bytes
+    ) -> tuple[list[Any], dict[str, Any]]:
+        admit = None if len(body) < _TINY else partial(self._admit_values, call)
+        try:
+            args = decode_value(body, self._exporter.limits, admit)
+        except ArgumentError as exc:
+            reject(Code.INVALID_ARGUMENT, f"its arguments cannot be read: {exc}")
+        kwargs = args.pop() if isinstance(args, list) and args and call.head.keywords else {}
+        if not isinstance(args, list) or not isinstance(kwargs, dict):
+            reject(Code.INVALID_ARGUMENT, "its arguments are no array")
+        if exported.fit is not None:
+            try:
+                exported.fit(args, kwargs)
+            except ArgumentError as exc:
+                reject(Code.INVALID_ARGUMENT, f"its {exc}")
+        return args, kwargs
+
+    def _admit_values(self, call: IncomingCall, count: int) -> None:
+        """Let no client hold more than two of the largest messages decoded, or many small ones."""
+        most = 2 * self._exporter.limits.max_items
+        if count > _FEW:
+            if self._values + count > most:
+                text = f"it was discarded: over {most} values in the arguments of calls under way"
+                reject(Code.RESOURCE_EXHAUSTED, text)
+            call.values = count
+            self._values += count
+
+    async def _encode_in_turn(self, value: object) -> bytearray:
+        """Encode a result once there is room for it: until then only the driver's value is held."""
+        if self._connection.write_paused:
+            await self._connection.wait_writable()
+        buffer = self._encode(value, "result")
+        if len(buffer) > self._exporter.limits.max_frame:
+            await self._connection.wait_mostly_writable()
+        return buffer
+
+    def _encode(self, value: object, what: str) -> bytearray:
+        try:
+            buffer = encode_value(value)
+            self._rules.check_size(buffer)
+        except ArgumentError as exc:
+            why = why_unsendable(value, Driver)
+            reject(Code.INTERNAL, f"its {what} cannot be sent: {why or exc}")
+        return buffer
+
+    # ---------------------------------------------------------------------- generators
+
+    async def _generate(
+        self,
+        call: IncomingCall,
+        method: Callable[..., Any],
+        args: list[Any],
+        kwargs: dict[str, Any],
+    ) -> bytearray:
+        sent = 0
+
+        async def send(item: object) -> None:
+            nonlocal sent
+            await self._send_item(call, self._encode(item, "item"))
+            sent += 1
+            if sent % _ITEMS_PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
+
+        def capacity() -> int:
+            if self._connection.ended is not None or self._connection.write_paused:
+                return 0
+            return min(_AHEAD, self._rules.sendable(call.slot))
+
+        def pack(item: object) -> tuple[bytearray, int]:
+            buffer = self._encode(item, "item")
+            return buffer, self._rules.cost(buffer)
+
+        def put(buffers: deque[bytearray]) -> None:
+            if self._connection.ended is not None:
+                buffers.clear()
+            while buffers:
+                self._rules.item(call.slot, buffers.popleft())
+            self._connection.flush_soon()
+
+        ahead = ItemBatcher(capacity, pack, put)
+        value = await self.lanes.iterate(method, args, kwargs, send, ahead)
+        return self._encode(value, "return value")
+
+    async def _send_item(self, call: IncomingCall, buffer: bytearray) -> None:
+        while not self._rules.sendable(call.slot):
+            await self._change(call)
+        if self._connection.write_paused:
+            await self._connection.wait_writable()
+            self._check_client()
+        self._rules.item(call.slot, buffer)
+        self._connection.flush_soon()
+        while self._rules.outbox.has_lane(call.slot):
+            await self._change(call)
+
+    async def _change(self, call: IncomingCall) -> None:
+        """Wait for credit, or for what was sent to leave: never past the end of the connection.
+
+        The generator may have shielded itself from the cancellation that comes with that.
+        """
+        await call.changed.wait()
+        self._check_client()
+
+    def _check_client(self) -> None:
+        if self._connection.ended is not None:
+            raise trio.BrokenResourceError("the client is gone")
+
+    async def _watch_deadline(self, call: IncomingCall) -> None:
+        """End a generator or stream whose client has fallen silent by the time of its deadline.
+
+        Unlike a method, it may outlive the scope in which it was opened, so its deadline is final
+        only if the client is not there to say otherwise: a living one would have sent CANCEL
+        itself.
+        """
+        await trio.sleep(call.head.timeout_ms / 1000)
+        if not await self._connection.is_alive():
+            call.late = True
+            call.cancel("deadline passed, and the client is silent")
+
+    # ------------------------------------------------------------------------- streams
+
+    async def _stream(
+        self,
+        call: IncomingCall,
+        method: Callable[..., Any],
+        args: list[Any],
+        kwargs: dict[str, Any],
+    ) -> bytearray:
+        assert isinstance(call.bridge, StreamForwarder)
+        manager = method(*args, **kwargs)
+        if not isinstance(manager, AbstractAsyncContextManager):
+            if inspect.iscoroutine(manager):
+                manager.close()
+            text = "an exportstream method is an asynccontextmanager"
+            reject(Code.INTERNAL, f"{text}; this one gave {manager!r:.100}")
+        async with manager as stream:
+            if isinstance(stream, Loan):
+                await self._lend(call, stream)
+            else:
+                device = device_stream(stream)
+                self._accept(call, None)
+                await call.bridge.run(device)
+        return bytearray(ROOM + NIL)
+
+    async def _lend(self, call: IncomingCall, loan: Loan) -> None:
+        """Let a driver have the client's stream itself, until the client takes it back."""
+        assert call.stream is not None
+        loan.stream = call.stream
+        if isinstance(call.bridge, StreamForwarder) and call.bridge.closed:
+            loan.client_closed()
+        call.bridge = loan
+        self._accept(call, str(loan.handle))
+        await loan.run()
+
+    def _accept(self, call: IncomingCall, metadata: object) -> None:
+        self._rules.accept(call.slot, encode_value(metadata))
+        self._connection.flush()
+
+
+def _is_awaitable(value: object) -> bool:
+    """Tell if a result is to be awaited. As `inspect` does, but most are not, and that is seen."""
+    may_be = hasattr(type(value), "__await__") or isinstance(value, types.GeneratorType)
+    return may_be and inspect.isawaitable(value)

@@ -1,0 +1,57 @@
+"""Ends what a client only listens to, in a drain that would otherwise last for its whole grace.
+
+Those are generators, except while a driver uses what this client has lent, since what takes an
+image and yields its progress does work; and raw streams into which the client sends nothing. A
+driver that knows better says `drain=` where it exports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import trio
+
+from .._protocol.frames import CallHead, Kind
+from ..driver._drain import DRAIN_GRACE
+from .incoming_call import IncomingCall
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["end_listening"]
+
+
+async def end_listening(
+    running: Collection[IncomingCall], limit_of: Callable[[CallHead], float | None], reason: str
+) -> None:
+    """Cancel calls in a drain, each when its time is over. A checkpoint; runs until cancelled.
+
+    Args:
+        running: The calls of one connection that have not ended; it may change meanwhile.
+        limit_of: Gives for how many seconds a call may go on; None where that depends on what its
+            client does, which is looked at every `DRAIN_GRACE` seconds.
+        reason: Why they are cancelled.
+    """
+    begin = trio.current_time()
+    next_look = begin + DRAIN_GRACE
+    counts = {call: call.sent_by_client for call in running}
+    while True:
+        now = trio.current_time()
+        look, times = next_look <= now, [next_look]
+        for call in list(running):
+            limit = limit_of(call.head)
+            if limit is not None and begin + limit > now:
+                times.append(begin + limit)
+            elif limit is not None or (look and _only_listens(call, running, counts)):
+                call.cancel(reason)
+        if look:
+            next_look = times[0] = now + DRAIN_GRACE
+        await trio.sleep_until(min(times))
+
+
+def _only_listens(
+    call: IncomingCall, running: Collection[IncomingCall], counts: dict[IncomingCall, int]
+) -> bool:
+    if call.head.kind is Kind.GENERATOR:
+        return not any(other.is_loan_in_use for other in running)
+    before, counts[call] = counts.get(call, 0), call.sent_by_client
+    return counts[call] == before and not call.is_sending

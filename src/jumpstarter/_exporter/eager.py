@@ -1,0 +1,250 @@
+"""A connection whose reader begins what it has read: most calls need no task of their own.
+
+A task costs more than most calls of `async` methods do, and many of these never wait for anything.
+So a call begins in the task that has read it. Only where it has to wait does that task become the
+call's own, for as long as the call lasts, and another one is started, which reads on. Whichever way
+it goes, a call has a task and a cancel scope to itself while it runs, and a context of its own, and
+the next frame is read no later than if it had been started apart. Only who asks Trio which task it
+is, as Trio's locks do, sees one for many calls that do not wait.
+
+What is known to wait (blocking code, generators, raw streams) is started apart at once, and so is
+all that was read together with a call that has had to wait.
+
+The tasks live in a nursery around the connection: what a call does when the connection has ended,
+its cleanup included, is waited for after the transport was closed. This file knows no drivers.
+"""
+
+from __future__ import annotations
+
+import types
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import copy_context
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import trio
+
+from .._io.connection import Connection, ConnectionHandler, StreamHandler
+from .._io.transport import Transport
+from .._protocol.base import BaseProtocol
+from .._util.log_limit import RateLimitedLogger
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["Answerer", "Begun", "EagerConnection", "OwnScope", "run_until_first_await"]
+
+
+class Begun(StreamHandler, Protocol):
+    """A call, as far as the task is concerned that answers it.
+
+    Attributes:
+        slot: Its slot.
+        cancelled: It was, by whomever.
+        in_thread: It is answered by a thread, for as long as it takes.
+    """
+
+    slot: int
+    cancelled: bool
+    in_thread: bool
+
+    def enter(self, scope: trio.CancelScope) -> None:
+        """Be answered in this task and scope from now on."""
+
+    def leave(self) -> bool:
+        """Tell if the task may answer another call in the same scope."""
+
+
+_CALL_TASK: Final = f"{__name__}.a call"  # to put a name together for each costs too much
+
+C = TypeVar("C", bound=Begun)
+C_contra = TypeVar("C_contra", bound=Begun, contravariant=True)
+
+
+class Answerer(ConnectionHandler, Protocol[C_contra]):
+    """What a connection needs of the side that answers its calls."""
+
+    async def answer(self, call: C_contra) -> None:
+        """Answer a call, and queue its terminal frame. Raises nothing."""
+
+
+class EagerConnection(Connection, Generic[C]):
+    """A server's connection, with the tasks that read it and answer its calls.
+
+    Args:
+        transport, rules, owner, name, journal, turnstile: See `Connection`.
+    """
+
+    # Beside the attributes of a `Connection`, which are as many as Python shares the names of.
+    __slots__ = ("_answer", "_come", "_reading", "_tasks")
+
+    def __init__(
+        self,
+        transport: Transport,
+        rules: BaseProtocol,
+        owner: Answerer[C],
+        name: str,
+        *,
+        event_log: RateLimitedLogger,
+        dispatch_lock: trio.Lock,
+    ) -> None:
+        super().__init__(
+            transport, rules, owner, name, event_log=event_log, dispatch_lock=dispatch_lock
+        )
+        self._answer: Final = owner.answer
+        self._come: deque[C] = deque()  # calls that the reader has to begin
+        self._tasks: trio.Nursery
+        self._reading = trio.CancelScope()  # of the task that reads
+
+    async def run(self) -> None:
+        """See `Connection`. When it returns, all calls have ended."""
+        async with trio.open_nursery() as self._tasks:
+            await super().run()
+            self._begin_apart()  # they have been told of the end, and take note of it
+
+    def begin(self, call: C, *, apart: bool) -> None:
+        """Answer a call that has come, once all that came with it was taken in.
+
+        Args:
+            call: What `answer` takes.
+            apart: In a task of its own from the beginning.
+        """
+        if apart:
+            self._tasks.start_soon(self._answer_apart, call, name=_CALL_TASK)
+        else:
+            self._come.append(call)
+
+    def _begin_apart(self) -> None:
+        while self._come:
+            self.begin(self._come.popleft(), apart=True)
+
+    async def _answer_apart(self, call: C) -> None:
+        with OwnScope() as scope:
+            call.enter(scope)
+            await self._answer(call)
+        self.flush()
+
+    # ----------------------------------------------------------------------------- reading
+
+    async def _begin(self, nursery: trio.Nursery) -> None:
+        await super()._begin(nursery)
+        try:
+            # A client that was stopped holds its devices, also where the system would tell its end.
+            if self._transport.silent and self.rules.limits.ping_interval:
+                await self._guard(self._keepalive_loop)
+            await trio.sleep_forever()  # so that the nursery stays open for the writer
+        finally:
+            self._for_writer = None
+
+    def _start_reading(self, nursery: trio.Nursery) -> None:
+        del nursery  # what was begun while reading may outlive the connection
+        self._tasks.start_soon(self._guard, self._read_loop)
+
+    def _start_keepalive(self, nursery: trio.Nursery) -> None:
+        del nursery  # the task that keeps it open does that
+
+    def _finish(self) -> None:
+        self._reading.cancel()
+        super()._finish()
+
+    async def _read_loop(self) -> None:
+        with OwnScope() as scope:
+            self._reading = scope
+            while self.ended is None and (not self._come or await self._begin_here(scope)):
+                if not await self._read_once():
+                    await self._stop_reading()
+                    return
+
+    async def _begin_here(self, scope: trio.CancelScope) -> bool:
+        """Begin what has come. False if this task has become a call's, and another one reads on."""
+        while self._come:
+            call = self._come.popleft()
+            if call.cancelled:
+                self.begin(call, apart=True)
+                continue
+            if call.in_thread:
+                await self._begin_in_thread(call)
+                continue
+            call.enter(scope)
+            if not await run_until_first_await(self._answer(call), self._hand_on):
+                self.flush()
+                return False
+            if not call.leave():
+                self._hand_on()
+                return False
+        self.flush_now()
+        return True
+
+    async def _begin_in_thread(self, call: C) -> None:
+        self.begin(call, apart=True)
+
+    def _hand_on(self) -> None:
+        self._begin_apart()
+        # Not now: that makes room, and this task may be about to wait for it.
+        if self.rules.outbox and not self._writing:
+            self.flush_soon()
+        self._tasks.start_soon(self._guard, self._read_loop)
+
+
+class OwnScope:
+    """A cancel scope in which calls are answered, and which ends what they have left open.
+
+    Trio has an error for that, which would leave the task and end the connection; but whoever has
+    left it open was told already. Their nurseries' tasks are cancelled, and nobody waits for them.
+    """
+
+    __slots__ = ("_scope",)
+
+    def __init__(self) -> None:
+        self._scope = trio.CancelScope()
+
+    def __enter__(self) -> trio.CancelScope:
+        return self._scope.__enter__()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> bool:
+        try:
+            return self._scope.__exit__(exc_type, exc, traceback)
+        except RuntimeError:
+            if exc is not None:
+                raise
+            trio.lowlevel.current_task()._child_nurseries.clear()  # noqa: SLF001 - no other way
+            return True
+
+
+@types.coroutine
+def run_until_first_await(
+    work: Coroutine[Any, Any, None], before_waiting: Callable[[], None]
+) -> Generator[Any, Any, bool]:
+    """Run a coroutine in this task, but with a context of its own.
+
+    If it has to wait, the task is its own from then on, with that context, and is to end with it.
+
+    Args:
+        work: What to run.
+        before_waiting: Called once if it has to wait, just before it does. It must not wake this
+            task, which stands where it waits already, and has not told Trio yet.
+
+    Returns:
+        True if it never had to wait.
+    """
+    context = copy_context()
+    try:
+        trap = context.run(work.send, None)
+    except StopIteration:
+        return True
+    before_waiting()
+    trio.lowlevel.current_task().context = context
+    try:
+        while True:
+            try:
+                sent = yield trap
+            except BaseException as exc:  # noqa: BLE001 - whatever it is, it is the coroutine's
+                trap = work.throw(exc)
+            else:
+                trap = work.send(sent)
+    except StopIteration:
+        return False

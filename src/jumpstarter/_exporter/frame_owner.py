@@ -1,0 +1,85 @@
+"""Names the driver's code that a frame belongs to, for the log: which method of which driver.
+
+The sessions' own frames know it, since the code of a call runs within them. This file is asked only
+when something seems to be wrong, by another thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import CodeType, FrameType
+from typing import Any, Final
+
+from .._io.watchdog import FROM_A_THREAD, Holder
+from .._protocol.frames import Kind
+from .eager import run_until_first_await
+from .incoming_call import IncomingCall
+from .session import Session
+from .stream_forwarder import StreamForwarder
+from .tree import DeviceTree
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["owner_of"]
+
+_IN_A_THREAD: Final = "or have what blocks run in a thread: await trio.to_thread.run_sync(...)"
+_WORDS: Final = {
+    Kind.UNARY: ("method", f"make it a plain method (def, without async), {_IN_A_THREAD}"),
+    Kind.GENERATOR: (
+        "generator",
+        f"make it a plain generator (def, without async), {_IN_A_THREAD}",
+    ),
+    Kind.STREAM: ("stream", _IN_A_THREAD.removeprefix("or ")),
+}
+
+
+def _holder(session: Session, call: IncomingCall) -> Holder:
+    word, advice = _WORDS[call.head.kind]
+    return Holder(f"{word} {session.title(call)}", advice, call)
+
+
+def _of_answer(own: Mapping[str, Any]) -> Holder:
+    return _holder(own["self"], own["call"])
+
+
+def _of_thread(own: Mapping[str, Any]) -> Holder | None:
+    call = own["lead"].call
+    return None if call is None else _holder(own["self"], call)
+
+
+def _of_begun(own: Mapping[str, Any]) -> Holder | None:
+    frame = own["work"].cr_frame
+    return None if frame is None else owner_of(frame)
+
+
+def _of_bridge(own: Mapping[str, Any]) -> Holder | None:
+    """Name the stream whose second task it is, which carries what the client sends."""
+    client = own["self"]._client  # noqa: SLF001 - as below, the frame's own
+    connection = client._connection  # noqa: SLF001
+    session, call = connection._owner, connection.endpoints.get(client.slot)  # noqa: SLF001
+    return None if call is None else _holder(session, call)
+
+
+def _of_visit(own: Mapping[str, Any]) -> Holder:
+    """Name the `reset` or `close` for which the loop waits; it runs in a thread."""
+    return Holder(f"{own['verb']} of {own['title']}", FROM_A_THREAD, own["driver"])
+
+
+_KNOWN: Final[dict[CodeType, Callable[[Mapping[str, Any]], Holder | None]]] = {
+    Session.answer.__code__: _of_answer,
+    Session.answer_in_thread.__code__: _of_thread,
+    run_until_first_await.__code__: _of_begun,
+    DeviceTree._visit.__code__: _of_visit,  # noqa: SLF001 - it is asked for nothing
+    StreamForwarder._carry_up.__code__: _of_bridge,  # noqa: SLF001
+}
+
+
+def owner_of(frame: FrameType) -> Holder | None:
+    """Name what a frame belongs to, if it is one of a session's that answers a call."""
+    ask = _KNOWN.get(frame.f_code)
+    if ask is None:
+        return None
+    try:
+        return ask(frame.f_locals)
+    except (KeyError, AttributeError):  # it has just begun, or ends
+        return None

@@ -1,0 +1,146 @@
+"""Accept connections and serve one driver tree to them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final
+
+import trio
+
+from .._io.accept import accept_forever
+from .._io.sockets import ListenerSet, peer_credentials
+from .._io.transport import close_at_once
+from .._util.checks import (
+    check_seconds,
+)
+from .._util.no_copies import no_copies
+from ..driver._caller import Verified
+from .call_log import open_session
+from .context import ServerContext
+from .session import Session
+
+__all__ = ["Server"]
+
+_logger = logging.getLogger("jumpstarter.exporter")
+
+# What may end a session from within: who cancels, or asks for the program's end, means all of it.
+_LEAVES: Final = (trio.Cancelled, KeyboardInterrupt)
+
+
+class Server:
+    """A driver tree being served. Made by `serve_async`.
+
+    Attributes:
+        address: Where clients connect, with the real port.
+    """
+
+    __reduce_ex__ = no_copies("a server", "pass its `address` on, and connect() to that")
+
+    def __init__(
+        self, exporter: ServerContext, listeners: ListenerSet, users: Collection[int] = ()
+    ) -> None:
+        self.address = str(listeners.address)
+        self._exporter = exporter
+        self._listeners = listeners
+        self._users = {0, os.geteuid(), *users}
+        self._sessions: set[Session] = set()
+        self._draining = False
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Accept clients until cancelled, or drained."""
+        async with trio.open_nursery() as sessions, trio.open_nursery() as accepting:
+            self._accepting = accepting.cancel_scope
+            task_status.started()
+            for listener in self._listeners.listeners:
+                accepting.start_soon(accept_forever, listener, self._serve_client, sessions)
+
+    async def _serve_client(self, stream: trio.abc.Stream) -> None:
+        try:
+            if not self._draining:
+                name, welcome = _name_of_peer(stream), self._is_welcome(stream)
+                verify = partial(_verify, stream)
+                session = open_session(self._exporter, stream, name, welcome=welcome, verify=verify)
+                await self._run_session(session)
+        except BaseException as exc:  # noqa: BLE001 - one client's trouble never reaches the others
+            self._contain(exc)
+        finally:
+            await close_at_once(stream)
+
+    def _is_welcome(self, stream: trio.abc.Stream) -> bool:
+        """Tell if a peer's user may connect, where the system says who it is."""
+        credentials = peer_credentials(stream)
+        return credentials is None or credentials.uid in self._users
+
+    def _contain(self, exc: BaseException) -> None:
+        """Log what a session has raised, and raise again only what is not the session's."""
+        leaving: BaseException | None = exc if isinstance(exc, _LEAVES) else None
+        fault: BaseException | None = None if leaving else exc
+        if isinstance(exc, BaseExceptionGroup):
+            leaving, fault = exc.split(_LEAVES)
+        if fault is not None:
+            text = "internal error in a session; the exporter goes on"
+            self._exporter.event_log.log(_logger, logging.ERROR, text, exc=fault)
+        if leaving is not None:
+            raise leaving
+
+    async def _run_session(self, session: Session) -> None:
+        self._sessions.add(session)
+        try:
+            await session.run()
+        finally:
+            self._sessions.discard(session)
+
+    async def drain(self, grace: float) -> None:
+        """Accept no more clients and calls, let what runs finish, and disconnect everybody.
+
+        A checkpoint. Cancelling it ends the calls at once.
+
+        Args:
+            grace: Seconds after which the calls that still run are cancelled; `math.inf` waits for
+            them without end.
+
+        Raises:
+            ArgumentError: `grace` is no number of seconds.
+        """
+        grace = check_seconds("grace", grace)
+        self._draining = True
+        self._accepting.cancel()
+        with trio.CancelScope(shield=True):  # so that others are refused at once, or may listen
+            await self._listeners.aclose()
+        async with trio.open_nursery() as nursery:
+            for session in self._sessions:
+                nursery.start_soon(session.drain, grace, "the exporter is shutting down")
+
+
+def _name_of_peer(stream: trio.abc.Stream) -> str:
+    inner = getattr(stream, "transport_stream", stream)
+    if not isinstance(inner, trio.SocketStream):
+        return "a client"
+    if inner.socket.family == trio.socket.AF_UNIX:
+        credentials = peer_credentials(inner)
+        return "a client" if credentials is None else f"client of uid {credentials.uid}"
+    try:
+        host, port, *_ = inner.socket.getpeername()
+    except OSError:  # it has hung up before it was accepted
+        return "a client that has gone"
+    return f"client {host}:{port}"
+
+
+def _verify(stream: trio.abc.Stream) -> Verified:
+    """Give what the system and TLS say of a client, once it has said HELLO."""
+    inner = getattr(stream, "transport_stream", stream)
+    credentials = peer_credentials(inner)
+    if credentials is not None:
+        return Verified(uid=credentials.uid, gid=credentials.gid, pid=credentials.pid)
+    host, port = "", 0
+    if isinstance(inner, trio.SocketStream) and inner.socket.family != trio.socket.AF_UNIX:
+        with suppress(OSError):  # it has hung up
+            host, port, *_ = inner.socket.getpeername()
+    certificate: Any = stream.getpeercert() if isinstance(stream, trio.SSLStream) else None
+    subject = (certificate or {}).get("subject", ())
+    pairs = tuple((kind, value) for names in subject for kind, value in names)
+    return Verified(host=host, port=port, subject=pairs)

@@ -1,0 +1,341 @@
+"""Answers one connection's calls from a device tree, and says how each has ended.
+
+Every call gets exactly one terminal frame, and only after the driver's code for it has ended. A
+call ends for one of four reasons: the driver returned or raised, its deadline passed, the client
+cancelled it, or the session is over; what the driver raises, whatever it is, stays within its call.
+When the connection ends, the calls are cancelled and waited for before `run` returns.
+
+This file knows no client code and no addresses.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+import trio
+
+from .._io.transport import transport_for
+from .._protocol import events as ev
+from .._protocol.codec import cut, encode_error
+from .._protocol.frames import ErrorBody, Hello
+from .._protocol.server import ServerProtocol
+from .._util.background import open_background
+from .._util.log_limit import RateLimitedLogger
+from .._util.reentrancy import CallOrigin, call_origin
+from .._util.text import sanitize_name
+from .._util.wakeup import LazyParkingLot
+from .._version import __version__
+from ..driver._caller import Caller, Claimed, Verified, Visit, calling
+from ..driver._drain import drains
+from ..errors import Code, HandshakeError
+from .context import ServerContext
+from .dispatch import Dispatcher, ExecutionMode
+from .drain import end_listening
+from .error_reporter import ErrorReporter
+from .incoming_call import IncomingCall, cancel_status, check_scopes
+from .led_connection import Lead, LedConnection
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["Session"]
+
+_logger = logging.getLogger("jumpstarter.exporter")
+
+AGENT: Final = f"jumpstarter/{__version__}"
+_CLAIM: Final = 255  # characters that a client may say of itself
+_FAREWELL: Final = 10.0  # seconds for what a driver does at the end of a connection
+_SHUTTING_DOWN: Final = "the exporter is shutting down"
+_TO_END: Final = 1.0  # seconds for a cancelled call to end before the log says that it has not
+
+
+class Session:
+    """One connection's calls, from HELLO to the last of them.
+
+    Args:
+        exporter: Whose drivers are called.
+        stream: To the client.
+        name: What the client is called in the log.
+        welcome: False for a client who will not be admitted, whatever it shows.
+        verify: Gives what the system or TLS says of the client, once it has said HELLO.
+    """
+
+    def __init__(
+        self,
+        exporter: ServerContext,
+        stream: trio.abc.Stream,
+        name: str,
+        *,
+        welcome: bool = True,
+        verify: Callable[[], Verified] = Verified,
+    ) -> None:
+        self._exporter = exporter
+        self._welcome = welcome
+        self._verify = verify
+        self._visit = Visit()
+        event_log = RateLimitedLogger(parent=exporter.failures)
+        self._failures = ErrorReporter(event_log, send_tracebacks=exporter.send_tracebacks)
+        self._rules = ServerProtocol(exporter.limits)
+        self._connection = LedConnection(
+            transport_for(stream),
+            self._rules,
+            self,
+            name,
+            event_log=exporter.event_log,
+            dispatch_lock=exporter.dispatch_lock,
+        )
+        self._answers = Dispatcher(exporter, self._connection, self._rules)
+        self._running: set[IncomingCall] = set()
+        self._clock = trio.lowlevel.current_clock()
+        self._all_answered = LazyParkingLot()
+
+    async def run(self) -> None:
+        """Answer calls until the connection ends. Raises nothing but Cancelled.
+
+        When it returns, all driver code of this session has ended.
+        """
+        call_origin.set(CallOrigin.CALLED)  # in all tasks and contexts that begin in there
+        calling.set(self._visit)
+        drains.set(self._exporter.drain)
+        self._exporter.door.arrive(self)
+        try:
+            await self._connection.run()
+        finally:
+            self._exporter.door.leave(self)
+            await self._run_hooks()
+        self._say_goodbye()
+
+    async def _run_hooks(self) -> None:
+        """Run what drivers have registered for the end of this connection. Not to be cancelled."""
+        if (hook := self._visit.take()) is None:
+            return
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                while hook is not None:
+                    over, scope = trio.Event(), trio.CancelScope()
+                    nursery.start_soon(self._run_hook, hook, over, scope)
+                    with trio.move_on_after(_FAREWELL):
+                        await over.wait()
+                    if not over.is_set():
+                        text = "%s has not ended %g s after %s had left; others begin"
+                        name = self._connection.name
+                        _logger.warning(text, _hook_title(hook), _FAREWELL, name)
+                        scope.cancel()
+                    hook = self._visit.take()
+
+    async def _run_hook(
+        self, hook: Callable[[], Any], over: trio.Event, scope: trio.CancelScope
+    ) -> None:
+        try:
+            with scope:
+                await self._exporter.lanes.farewell(hook)
+        except BaseException as exc:  # noqa: BLE001 - SystemExit too stays within it, as in a call
+            self._failures.tell(exc, _hook_title(hook))
+        finally:
+            over.set()
+
+    def _say_goodbye(self) -> None:
+        exporter, ended = self._exporter, self._connection.ended
+        if self._visit.caller is not None:
+            text, name = "%s has left: %s", self._connection.name
+            exporter.access_log.log(_logger, logging.INFO, text, name, ended)
+        elif self._rules.failure is None:  # else it was told already
+            exporter.event_log.log(_logger, logging.INFO, "no session came about: %s", ended)
+        self._failures.event_log.close(_logger, self._connection.name)
+
+    def title(self, call: IncomingCall) -> str:
+        """Name what a call is of, for the log. In any thread."""
+        return self._answers.title(call.head)
+
+    async def drain(self, grace: float, text: str) -> None:
+        """Take no more calls, let those that run finish, and end the connection.
+
+        A checkpoint. Cancelling it goes on with the next step at once.
+
+        Args:
+            grace: Seconds for calls to end and answers to leave; what still runs then is cancelled.
+            text: Told to the client.
+        """
+        if self._rules.peer is None or self._rules.failure is not None:
+            self._connection.end(ConnectionError(text))
+            return
+        self._exporter.drain.begin()
+        self._connection.reclaim()
+        self._rules.goaway(Code.OK, int(min(grace, 4e6) * 1000), text)
+        self._connection.flush()
+        try:
+            async with open_background() as nursery:
+                limit_of = self._answers.drain_of
+                nursery.start_soon(end_listening, self._running, limit_of, _SHUTTING_DOWN)
+                with trio.move_on_after(grace):
+                    await self._connection.acked.wait()
+                    await self._answered()
+                    await self._connection.written()
+        finally:
+            for call in self._running:
+                call.cancel(_SHUTTING_DOWN)
+            with trio.CancelScope(shield=True):
+                with trio.move_on_after(_TO_END):
+                    await self._answered()
+                for call in self._running:
+                    text = "%s goes on; the exporter ends when it has returned, or by SIGKILL"
+                    _logger.warning(text, self._answers.title(call.head))
+                await self._answered()
+                await self._connection.flush_goaway()
+            self._connection.end(ConnectionError("the exporter has shut down"))
+
+    async def _answered(self) -> None:
+        while self._running and self._connection.ended is None:
+            await self._all_answered.park()
+
+    # ----------------------------------------------------------------- for the connection
+
+    def on_hello(self, hello: Hello) -> None:
+        """Admit a client, or not."""
+        if self._connection.ended is not None:  # it gave way, or hung up, as this was read
+            return
+        exporter = self._exporter
+        expected = exporter.token
+        code, told = Code.UNAUTHENTICATED, "not admitted"  # and nothing of the why
+        if not self._welcome:
+            why = "its user may not; --allow-user, or users=, lets it"
+        elif expected and not hmac.compare_digest(hello.token.encode(), expected.encode()):
+            why = "no valid token"
+        elif not exporter.door.admit(self):
+            code = Code.RESOURCE_EXHAUSTED
+            told = why = f"{exporter.limits.max_connections} clients are connected already"
+        else:
+            self._rules.admit(Hello.of(exporter.limits, agent=AGENT))
+            self._visit.caller = self._introduce(hello)
+            text, name = "%s has connected: %s", self._connection.name
+            exporter.access_log.log(_logger, logging.INFO, text, name, self._credentials(hello))
+            return
+        text, name = "%s was not admitted: %s", self._connection.name
+        exporter.auth_log.log(_logger, logging.WARNING, text, name, why)
+        exporter.door.refuse(self)
+        self._rules.refuse(code, told)
+
+    def _credentials(self, hello: Hello) -> str:
+        assert self._visit.caller is not None
+        return f"{sanitize_name(hello.agent or '?')}, {self._visit.caller}"
+
+    def _introduce(self, hello: Hello) -> Caller:
+        claimed = Claimed(name=cut(hello.name, _CLAIM), agent=cut(hello.agent, _CLAIM))
+        number = next(self._exporter.connections)
+        return Caller(connection=number, verified=self._verify(), claimed=claimed)
+
+    def give_way(self) -> None:
+        """Hang up before anything was said: the next connection needs the place."""
+        text = f"{self._connection.name} had not said HELLO, and gave way to others"
+        self._connection.end(HandshakeError(text))
+
+    def on_call(self, event: ev.CallReceived) -> None:
+        """Begin to answer a call."""
+        way = self._answers.execution_mode(event)
+        call = self._call(event)
+        call.in_thread = way is ExecutionMode.THREAD
+        self._connection.begin(call, apart=way is ExecutionMode.APART)
+
+    def take(self, event: ev.CallReceived) -> IncomingCall | None:
+        """Make a call of what a thread has read, if the thread may answer it."""
+        return (
+            self._call(event)
+            if self._answers.execution_mode(event) is ExecutionMode.THREAD
+            else None
+        )
+
+    def _call(self, event: ev.CallReceived) -> IncomingCall:
+        call = IncomingCall(event, self._connection, self._clock)
+        self._connection.endpoints[event.slot] = call
+        self._running.add(call)
+        return call
+
+    def on_slot_free(self) -> None:
+        """The connection has ended: nothing is left to wait for."""
+        self._all_answered.unpark_all()
+
+    # ------------------------------------------------------------------------- one call
+
+    async def answer(self, call: IncomingCall) -> None:
+        """Answer a call, and queue its terminal frame. Raises nothing."""
+        if call.head.nested:
+            call_origin.set(CallOrigin.NESTED)
+        result: bytearray | None = None
+        error: tuple[int, ErrorBody] | None = None
+        try:
+            result = await self._answers.run_async(call)
+            check_scopes(call.status)
+        except BaseException as exc:  # noqa: BLE001 - SystemExit too stays within its call
+            # No name here may keep it: its traceback has this frame, and with it the arguments.
+            error = self._failures.of(exc, self._answers.title(call.head))
+        self._finish(call, result, error)
+
+    async def answer_in_thread(self, lead: Lead[IncomingCall]) -> None:
+        """Have a thread lead, and answer the call that it leaves, if it leaves one."""
+        result: bytearray | None = None
+        error: tuple[int, ErrorBody] | None = None
+        status = cancel_status()
+        try:
+            for answer in await self._answers.lanes.thread(self._connection.lead, lead):
+                result = await self._answers.finished(answer)
+            check_scopes(status)
+        except BaseException as exc:  # in the loop, as in `answer`
+            if lead.call is None:
+                raise  # it is no driver's
+            error = self._failures.of(exc, self._answers.title(lead.call.head))
+        self._connection.returned(lead)
+        if lead.call is not None:
+            self._finish(lead.call, result, error)
+
+    def may_lead(self) -> bool:
+        """Tell if a thread is to be had, and may wait for calls."""
+        return self._answers.lanes.has_idle_threads
+
+    def run_sync(self, call: IncomingCall) -> object:
+        """Answer a call of a plain method. In a thread."""
+        return self._answers.run_sync(call)
+
+    def answered(self, call: IncomingCall, result: bytearray) -> None:
+        """A thread has answered a call, and sends the result."""
+        self._forget(call)
+        del self._connection.endpoints[call.slot]
+        self._rules.result(call.slot, result)
+
+    def _forget(self, call: IncomingCall) -> None:
+        self._running.discard(call)
+        self._answers.forget(call)
+
+    def _finish(
+        self, call: IncomingCall, result: bytearray | None, error: tuple[int, ErrorBody] | None
+    ) -> None:
+        """Queue what a call has ended with; with neither, it was cut short."""
+        self._forget(call)
+        if self._connection.ended is None:
+            del self._connection.endpoints[call.slot]
+            if call.stream is not None:
+                call.stream.finish(None)
+            if error is None and result is not None:
+                self._rules.result(call.slot, result)
+            else:
+                error = error or self._cut_short(call)
+                if call.cancelled or trio.current_time() >= call.deadline:
+                    self._rules.abandon(call.slot)
+                self._rules.error(call.slot, encode_error(*error))
+        if self._all_answered:
+            self._all_answered.unpark_all()
+
+    def _cut_short(self, call: IncomingCall) -> tuple[int, ErrorBody]:
+        if call.late or trio.current_time() >= call.deadline:
+            seconds = call.head.timeout_ms / 1000
+            text = f"its deadline passed, {seconds:g} s after the exporter had received it"
+            return Code.DEADLINE_EXCEEDED, ErrorBody("", text)
+        text = _SHUTTING_DOWN if self._exporter.drain.begun else "the call was cancelled"
+        return Code.CANCELLED, ErrorBody("", text)
+
+
+def _hook_title(hook: Callable[[], Any]) -> str:
+    """Name what a driver has registered, for the log."""
+    name = getattr(hook, "__qualname__", None) or repr(hook)
+    return f"what on_disconnect() was given ({name:.100})"

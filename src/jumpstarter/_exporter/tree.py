@@ -1,0 +1,213 @@
+"""A device tree as an exporter serves it: each driver's address, the report, and the end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Final
+
+import msgspec
+import trio
+
+from .._limits import DEFAULT_LIMITS
+from .._protocol.codec import decode_nodes, encode_value
+from .._protocol.frames import Node
+from .._util.background import open_background
+from ..driver._base import Driver, run_single, walk
+from ..driver._export import Exported, exports_of
+from ..driver._signature import doc_of
+from ..errors import ArgumentError, ConfigurationError
+from .claims import Claims
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["DeviceTree", "Target"]
+
+_logger = logging.getLogger("jumpstarter.exporter")
+
+MAX_DRIVERS: Final = 65535  # an address has two bytes in a CALL, and 0 is the exporter's
+# Characters of all docstrings and signatures in a report: what a client waits for when it connects.
+MAX_TEXTS: Final = 1024 * 1024
+_ONE_TEXT: Final = 64  # what each is charged beside its length, as an empty one costs room too
+
+_SLOW: Final = 5.0  # seconds after which the log says what a start waits for
+
+_CLIENT_LABEL = "jumpstarter.dev/client"
+_NAME_LABEL = "jumpstarter.dev/name"
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Something that can be called: a driver, or the exporter's own service.
+
+    Attributes:
+        instance: Whose methods they are.
+        exports: What may be called of it.
+        title: How messages name it.
+    """
+
+    instance: object
+    exports: Mapping[str, Exported]
+    title: str
+
+
+class DeviceTree:
+    """The drivers of one exporter.
+
+    Attributes:
+        targets: All drivers by their address in a CALL; address 0 is left to the exporter.
+        nodes: What is reported of each, in the same order.
+    """
+
+    def __init__(self, root: Driver) -> None:
+        self._drivers: dict[int, tuple[Driver, str]] = {}  # each once, after all of its parents
+        self._claims: Claims | None = None
+        self._now = ""  # what runs
+        self.targets: list[Target] = []
+        self.nodes: list[Node] = []
+        self._texts = MAX_TEXTS  # that still fit the report
+        addresses: dict[int, int] = {}
+        for driver, parent, name in walk(root):
+            address = len(self.targets) + 1
+            above = None if parent is None else addresses[id(parent)]
+            addresses[id(driver)] = address
+            self._add(driver, address, above, name)
+        try:
+            decode_nodes(bytes(encode_value(self.nodes, b"")), DEFAULT_LIMITS)
+        except ArgumentError as exc:
+            text = f"a tree of {len(self.nodes):,} drivers is too large to be reported: {exc}"
+            raise ConfigurationError(text) from exc
+
+    def _add(self, driver: Driver, address: int, parent: int | None, name: str) -> None:
+        if address > MAX_DRIVERS:
+            raise ConfigurationError(f"a device tree has at most {MAX_DRIVERS:,} drivers")
+        client: object = driver.client()
+        if not isinstance(client, str):
+            text = f"{type(driver).__name__}.client() gave a {type(client).__name__}"
+            raise ConfigurationError(f"{text}; it must give the dotted path of the client class")
+        exports = exports_of(type(driver))
+        labels = {**driver.labels, **driver.extra_labels(), _CLIENT_LABEL: client}
+        if name:
+            labels[_NAME_LABEL] = name
+        cls = type(driver)
+        title = f"driver {name or 'root'!r} ({cls.__module__}.{cls.__qualname__})"
+        self._drivers.pop(id(driver), None)  # the last of its places is behind all of its parents
+        self._drivers[id(driver)] = driver, title
+        self.targets.append(Target(driver, exports, title))
+        node = Node(
+            target=address,
+            parent=parent,
+            name=name,
+            uuid=str(driver.uuid),
+            labels=labels,
+            client=client,
+            methods={export.name: int(export.kind) for export in exports.values()},
+            doc=self._text(doc_of(cls)),
+            signatures=self._of_methods({name: each.signature for name, each in exports.items()}),
+            docs=self._of_methods({name: each.doc for name, each in exports.items()}),
+        )
+        self.nodes.append(_readable(node, title))
+
+    def driver_at(self, target: int) -> Driver:
+        """Give the driver with this address.
+
+        Raises:
+            ValueError: There is none.
+        """
+        if target not in range(1, len(self.targets) + 1):
+            raise ValueError(f"there is no driver at address {target!r:.100}")
+        driver = self.targets[target - 1].instance
+        assert isinstance(driver, Driver)
+        return driver
+
+    def _of_methods(self, texts: dict[str, str]) -> dict[str, str]:
+        return {name: text for name in texts if (text := self._text(texts[name]))}
+
+    def _text(self, text: str) -> str:
+        """Give a text that still fits the report, or nothing."""
+        cost = len(text) + _ONE_TEXT
+        if not text or cost > self._texts:
+            return ""
+        self._texts -= cost
+        return text
+
+    @contextmanager
+    def reserved_bytes(self, place: str) -> Iterator[None]:
+        """Claim all drivers for the length of a block: nobody else serves them.
+
+        Args:
+            place: Where they are served, for the error of whoever tries.
+
+        Raises:
+            ConfigurationError: One of them is served already.
+        """
+        self._claims = Claims(self._drivers.values(), place)
+        try:
+            yield
+        finally:
+            self._claims.release()
+
+    async def reset(self) -> None:
+        """Run every driver's `reset`, parents before children. What one raises is logged."""
+        await self._visit("reset", grace=None)
+
+    async def reset_for_clients(self) -> None:
+        """Do so, and log which driver takes long: clients wait for it."""
+        async with open_background() as nursery:
+            nursery.start_soon(self._tell_slow)
+            await self.reset()
+
+    async def _tell_slow(self) -> None:
+        told = ""
+        while True:
+            await trio.sleep(_SLOW)
+            if self._now not in ("", told):
+                told = self._now
+                _logger.warning("clients wait for %s, which takes long", told)
+
+    async def end(self, grace: float) -> None:
+        """Run every driver's `reset`, then every driver's `close`. What one raises is logged.
+
+        A checkpoint that is not cancelled; one that takes longer than `grace` seconds is left to
+        its thread, logged, and the next one's turn comes.
+        """
+        with trio.CancelScope(shield=True):
+            await self._visit("reset", grace)
+            await self._visit("close", grace)
+
+    async def _visit(self, verb: str, grace: float | None) -> None:
+        for driver, title in self._drivers.values():
+            self._now = f"the {verb}() of {title}"
+            with trio.move_on_after(float("inf") if grace is None else grace) as scope:
+                await self._run(driver, verb, title, abandon=grace is not None)
+            if scope.cancelled_caught:
+                _logger.error("%s of %s did not end within %g s", verb, title, grace)
+
+    async def _run(self, driver: Driver, verb: str, title: str, *, abandon: bool) -> None:
+        if self._claims is not None:
+            self._claims.begin(driver)
+        await trio.to_thread.run_sync(
+            self._attempt,
+            driver,
+            verb,
+            title,
+            abandon_on_cancel=abandon,
+            limiter=trio.CapacityLimiter(1),  # one that hangs keeps no thread from the next
+        )
+
+    def _attempt(self, driver: Driver, verb: str, title: str) -> None:
+        """Run one driver's verb. Whatever it raises, SystemExit too, the others have their turn."""
+        with nullcontext() if self._claims is None else self._claims.running(driver):
+            try:
+                run_single(driver, verb)
+            except BaseException:  # in a worker thread, where no signal handler runs
+                _logger.exception("%s of %s failed", verb, title)
+
+
+def _readable(node: Node, title: str) -> Node:
+    """Give back a node that clients can read: labels and names come from a driver's author."""
+    try:
+        decode_nodes(bytes(encode_value([node], b"")), DEFAULT_LIMITS)
+    except ArgumentError as exc:
+        raise ConfigurationError(f"{title} cannot be reported: {exc}") from exc
+    return node

@@ -1,0 +1,281 @@
+"""A slot's raw bytes as a Trio stream: credit, buffering and half-close, for both sides.
+
+The two directions are independent. `send_all` waits for credit and for its bytes to leave the
+queue, `receive_some` gives credit back for what it hands out. How the slot ends differs between the
+sides, so `aclose` is theirs; this file knows neither clients nor drivers.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from .._protocol import events as ev
+from .._protocol.receive_buffer import ReceiveBuffer
+from .._util.checks import bytes_of, check_max_bytes
+from .._util.no_copies import no_copies
+from .._util.wakeup import Wakeup
+from .connection import Connection
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["SlotStream"]
+
+_AT_ONCE: Final = 256 * 1024  # bytes that are received at once, if they are there
+
+
+class SlotStream(trio.abc.HalfCloseableStream):
+    """One raw stream on a connection. One task may send and one receive at a time.
+
+    Attributes:
+        slot: Its slot; meaningless once `over`.
+        over: True once the slot's terminal frame has come or gone: nothing more can be sent.
+    """
+
+    __slots__ = (
+        "_broken",
+        "_closed",
+        "_connection",
+        "_inbox",
+        "_may_receive",
+        "_may_send",
+        "_peer_done",
+        "_receiving",
+        "_rules",
+        "_sending",
+        "_sent_eof",
+        "_torn",
+        "over",
+        "slot",
+    )
+
+    __reduce_ex__ = no_copies("a stream", "open another one there, by a client of that process")
+
+    def __init__(self, connection: Connection, slot: int) -> None:
+        self._connection = connection
+        self._rules = connection.rules
+        self.slot = slot
+        self.over = False
+        self._inbox = ReceiveBuffer()  # what has come and was not received yet
+        self._peer_done = False  # the peer's half has ended, properly
+        self._broken: Exception | None = None  # why bytes are missing, if any are
+        self._sent_eof = False
+        self._closed = False
+        self._torn = False  # a part, and not all, of what `send_all` was last given has been sent
+        self._sending = False
+        self._receiving = False
+        self._may_send = Wakeup()
+        self._may_receive = Wakeup()
+
+    @property
+    def complete(self) -> bool:
+        """True if nothing more is to come: the peer's half has ended, or nobody reads any more."""
+        return self._peer_done or self._closed
+
+    @property
+    def pending(self) -> bool:
+        """True if `receive_some` would have something to say at once."""
+        return bool(self._inbox) or self.complete or self.over or self._broken is not None
+
+    # ------------------------------------------------------------------ from the connection
+
+    def put(self, event: ev.DataReceived) -> None:
+        """Take what has come in."""
+        if event.data and not self._closed:
+            self._inbox.put(event.data)
+        if event.end:
+            self._peer_done = True
+        self._may_receive.set()
+
+    def wake_sender(self) -> None:
+        """Credit has come, or our last bytes have left."""
+        self._may_send.set()
+
+    def finish(self, reason: Exception | None) -> None:
+        """The slot is over: properly (None), or with bytes missing in either direction."""
+        self.over = True
+        if reason is not None and self._broken is None:
+            self._broken = reason
+        self._may_send.set()
+        self._may_receive.set()
+
+    # ------------------------------------------------------------------------------ sending
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send bytes; returns once they have left the queue, not once they were read.
+
+        A checkpoint. Cancelled, it has sent an unknown part of `data`, in whole frames; the stream
+        can still be used.
+
+        Raises:
+            trio.BusyResourceError: Another task is sending.
+            trio.ClosedResourceError: This stream, or our half of it, was closed here.
+            trio.BrokenResourceError: The peer or the connection is gone; `__cause__` says why.
+        """
+        chunk = data if type(data) is bytes else bytes_of(data)
+        self._begin_sending()
+        try:
+            self._check_sendable()
+            await trio.lowlevel.checkpoint()
+            offset = 0
+            try:
+                while offset < len(chunk):
+                    offset += await self._send_some(chunk, offset)
+            except BaseException:
+                if not self.over:
+                    self._rules.withdraw(self.slot)
+                raise
+            self._torn = False
+        finally:
+            self._sending = False
+
+    async def _send_some(self, chunk: bytes, offset: int) -> int:
+        while True:
+            self._check_sendable()
+            credit = self._rules.sendable(self.slot)
+            if not credit:
+                await self._may_send.wait()
+            elif self._connection.write_paused:
+                await self._connection.wait_writable()
+            else:
+                break
+        whole = offset == 0 and credit >= len(chunk)
+        piece = chunk if whole else chunk[offset : offset + credit]
+        self._torn = True
+        self._rules.data(self.slot, piece)
+        self._connection.flush()
+        while self._rules.outbox.has_lane(self.slot):
+            await self._may_send.wait()
+            self._check_sendable()
+        return len(piece)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait for credit. A checkpoint; raises as `send_all` does."""
+        self._begin_sending()
+        try:
+            self._check_sendable()
+            await trio.lowlevel.checkpoint()
+            while True:
+                self._check_sendable()
+                if self._rules.sendable(self.slot):
+                    return
+                await self._may_send.wait()
+        finally:
+            self._sending = False
+
+    async def send_eof(self) -> None:
+        """End our half; the peer reads all that was sent, and then the end. A checkpoint.
+
+        Calling it again does nothing. Raises as `send_all` does.
+        """
+        self._begin_sending()
+        try:
+            self._check_closed()
+            await trio.lowlevel.checkpoint()
+            if self._sent_eof:
+                return
+            self._check_sendable()
+            self.send_end()
+        finally:
+            self._sending = False
+
+    def send_end(self) -> None:
+        """Queue the end of our half behind what was sent. Synchronous."""
+        if not self._sent_eof and not self.over:
+            self._sent_eof = True
+            self._rules.data(self.slot, b"", end=True)
+            self._connection.flush()
+
+    def _check_sendable(self) -> None:
+        if self._closed or self._sent_eof or self.over:
+            self._refuse_to_send()
+
+    def _refuse_to_send(self) -> None:
+        self._check_closed()
+        if self._sent_eof:
+            raise trio.ClosedResourceError("send_eof was called on this stream")
+        if self._broken is not None:
+            raise self._break() from self._broken
+        raise trio.BrokenResourceError("the driver has closed this stream")
+
+    def _check_closed(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("this stream was closed")
+
+    def _break(self) -> trio.BrokenResourceError:
+        return trio.BrokenResourceError(str(self._broken))
+
+    # ---------------------------------------------------------------------------- receiving
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Receive what there is, at least one byte, or `b""` once the peer's half has ended.
+
+        A checkpoint; cancelling it loses nothing.
+
+        Args:
+            max_bytes: At most so many bytes; None takes what there is, up to 256 KiB, or as much as
+                leaves a small window as it is.
+
+        Raises:
+            trio.BusyResourceError: Another task is receiving.
+            trio.ClosedResourceError: This stream was closed here.
+            trio.BrokenResourceError: Bytes are missing: the driver failed, or the connection is
+                gone. `__cause__` says why. All that had come before was received.
+        """
+        check_max_bytes(max_bytes)
+        self._begin_receiving()
+        try:
+            self._check_closed()
+            if self._inbox or self._peer_done or self.over:
+                await trio.lowlevel.checkpoint()
+            while not self._inbox:
+                self._check_closed()
+                if self._peer_done or self.over:
+                    return self._end()
+                await self._may_receive.wait()
+            self._check_closed()
+            piece = self._inbox.get(self._at_once() if max_bytes is None else max_bytes)
+        finally:
+            self._receiving = False
+        if not self.over and self._rules.consume(self.slot, len(piece)):
+            self._connection.flush()
+        return piece
+
+    def _at_once(self) -> int:
+        """Say how much is given to who takes what there is: a piece, and more of a large window.
+
+        Who takes half a window or more is taken for one who keeps up, and given a larger one; but
+        one who takes all that there is may have to wait with it for long.
+        """
+        most = _AT_ONCE if self.over else min(_AT_ONCE, self._rules.less_than_half(self.slot))
+        return max(most, self._inbox.first)
+
+    def _end(self) -> bytes:
+        if self._broken is not None and not self._peer_done:
+            raise self._break() from self._broken
+        return b""
+
+    def _begin_sending(self) -> None:
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        self._sending = True
+
+    def _begin_receiving(self) -> None:
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving on this stream")
+        self._receiving = True
+
+    # ------------------------------------------------------------------------------ closing
+
+    def shut(self) -> None:
+        """Refuse further use, and wake whoever is using it. Synchronous; tells the peer nothing."""
+        self._closed = True
+        self._inbox.clear()
+        self._may_send.set()
+        self._may_receive.set()
+
+    async def aclose(self) -> None:
+        """Close this end. The two sides add what they owe the peer."""
+        self.shut()
+        await trio.lowlevel.checkpoint()

@@ -1,0 +1,456 @@
+"""Files that are read or written as a whole, and threads that the kernel may not let go.
+
+Every step with a file can block without end: a FIFO waits for its peer in `open`, a network file
+system for its server anywhere, a device for its medium. No signal and no cancellation ends such a
+thread. So each step runs in a worker thread, and a caller that is cancelled waits `GRACE` seconds
+for it and then leaves the thread behind: that is logged once, and what would have been done last
+(closing the file, removing its unfinished copy) the thread does itself when the kernel lets it go.
+
+A source that changes while it is read is an error. A file is replaced only by a complete one.
+This module knows writes, and nothing of handles or drivers.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from io import FileIO
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+from uuid import uuid4
+
+import trio
+
+from .._util.fork import close_in_children
+from .._util.writes import naming, write_all
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = [
+    "GRACE",
+    "SinkFile",
+    "SourceFile",
+    "Steps",
+    "Unchanged",
+    "held_threads",
+    "to_read",
+    "to_write",
+]
+
+# Seconds: a disk that is there answers sooner, and Ctrl-C and timeouts are late by no more.
+GRACE: Final = 0.5
+_THREADS: Final = 40  # at a time in one loop, as many as Trio's own limit; abandoned ones aside
+
+T = TypeVar("T")
+
+_logger = logging.getLogger("jumpstarter.files")
+_limiter: Final = trio.lowlevel.RunVar[trio.CapacityLimiter]("jumpstarter_files")
+
+# Threads that were abandoned and have not returned.
+held_threads: Final[set[threading.Thread]] = set()
+
+
+def _file_limiter() -> trio.CapacityLimiter:
+    try:
+        return _limiter.get()
+    except LookupError:
+        limiter = trio.CapacityLimiter(_THREADS)
+        _limiter.set(limiter)
+        return limiter
+
+
+# ----------------------------------------------------------------------- threads, and leaving them
+
+
+class _Step(Generic[T]):
+    """One function, run once in a worker thread.
+
+    Shared by the thread and the loop, under the lock: `thread`, `ended`, `left` and `then`.
+    """
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._function = function
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None  # once it runs
+        self._ended = False
+        self._left = False  # nobody waits for it any more
+        self._then: list[Callable[[], object]] = []  # for the thread to do at its end
+        self._notify: Callable[[], object] | None = None
+        self._value: T
+        self._error: BaseException | None = None
+
+    def run(self) -> T:
+        """Run it. In the thread."""
+        with self._lock:
+            if self._left:
+                raise RuntimeError("the step was cancelled before it began")
+            self._thread = threading.current_thread()
+        try:
+            self._value = self._function()
+        except BaseException as exc:  # raised again here, and by `result` if it came in the grace
+            self._error = exc
+            raise
+        finally:
+            self._end()
+        return self._value
+
+    def _end(self) -> None:
+        while True:
+            with self._lock:
+                if not self._then:
+                    self._ended = True
+                    held_threads.discard(threading.current_thread())
+                    break
+                then = self._then.pop(0)
+            try:
+                then()
+            except Exception:  # nobody waits here, and what comes next must be done all the same
+                _logger.exception("cleaning up after an abandoned thread failed")
+        if self._notify is not None:
+            with suppress(trio.RunFinishedError):
+                self._notify()
+
+    def result(self) -> T:
+        """Give or raise what the function did, once it has ended."""
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    async def ends(self, grace: float) -> bool:
+        """Tell if it ends within the grace. In the loop, with a cancellation pending."""
+        ended = trio.Event()
+        token = trio.lowlevel.current_trio_token()
+        with self._lock:
+            if self._thread is None:
+                self._left = True  # the thread that may still come finds nothing to do
+                return False
+            self._notify = partial(token.run_sync_soon, ended.set)
+            if self._ended:
+                return True
+        with trio.move_on_after(grace, shield=True):
+            await ended.wait()
+        with self._lock:
+            if not self._ended:
+                self._left = True
+                self._notify = None
+                held_threads.add(self._thread)
+        return not self._left
+
+    @property
+    def ended(self) -> bool:
+        """True once the thread has done everything."""
+        return self._ended
+
+    @property
+    def began(self) -> bool:
+        """True once its thread runs, or has run."""
+        return self._thread is not None
+
+    def afterwards(self, function: Callable[[], object]) -> bool:
+        """Have the thread call this when it is let go; False if it has returned already."""
+        with self._lock:
+            if not self._ended:
+                self._then.append(function)
+            return not self._ended
+
+
+class Steps:
+    """Steps with one file, one after the other, each in a worker thread.
+
+    Args:
+        name: How the log names the file.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._held: _Step[Any] | None = None  # the one that was abandoned
+
+    @property
+    def reserved_bytes(self) -> bool:
+        """True while the kernel holds a thread that was abandoned here."""
+        return self._held is not None and not self._held.ended
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a step. A checkpoint.
+
+        Cancelled, it waits up to `GRACE` seconds for the step, and gives its result if there is
+        one by then; else the thread is left behind, and `trio.Cancelled` is raised.
+
+        Raises:
+            BaseException: What the function has raised.
+        """
+        return await self._run(_Step(partial(function, *args)), _file_limiter(), GRACE)
+
+    async def finish(self, function: Callable[[], object]) -> None:
+        """Run the last step, in a cancelled scope too. A checkpoint.
+
+        Where a thread was left behind, that one runs it once it is let go. In a scope that is
+        cancelled already, it is waited for up to `GRACE` seconds.
+        """
+        if self._held is not None and self._held.afterwards(function):
+            return
+        step = _Step(function)
+        limiter = trio.CapacityLimiter(1)  # it waits for no other thread
+        try:
+            await self._run(step, limiter, GRACE)
+        except trio.Cancelled:
+            if not step.began:
+                with trio.move_on_after(GRACE, shield=True):
+                    await self._run(_Step(function), limiter, 0)
+            raise
+
+    async def _run(self, step: _Step[T], limiter: trio.CapacityLimiter, grace: float) -> T:
+        try:
+            return await trio.to_thread.run_sync(
+                step.run, abandon_on_cancel=True, limiter=limiter, thread_name="jumpstarter file"
+            )
+        except trio.Cancelled:
+            if await step.ends(grace):
+                return step.result()
+            if step.began:
+                self._abandon(step, limiter)
+            raise
+
+    def _abandon(self, step: _Step[Any], limiter: trio.CapacityLimiter) -> None:
+        self._held = step
+        token = trio.lowlevel.current_trio_token()
+        left = time.monotonic()
+        limiter.total_tokens += 1  # it keeps no other one from working
+
+        def returned() -> None:
+            _logger.info("%s: the thread has returned, %.1f s late", self._name, late())
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(_take_back, limiter)
+
+        def late() -> float:
+            return time.monotonic() - left
+
+        if not step.afterwards(returned):
+            _take_back(limiter)
+            return
+        _logger.warning(
+            "%s: the operating system has not returned from an operation on it %g s after the"
+            " operation was cancelled; its caller goes on, and one thread stays until the system"
+            " lets it go",
+            self._name,
+            GRACE,
+        )
+
+
+def _take_back(limiter: trio.CapacityLimiter) -> None:
+    limiter.total_tokens -= 1
+
+
+# ----------------------------------------------------------------------------- reading and writing
+
+
+class Unchanged:
+    """Tells whether a regular file changed while it was read.
+
+    The test is the size and the time of modification, before and after. The bytes that were read
+    are not counted against the size: files in /proc and /sys give more or fewer than they say.
+
+    Args:
+        descriptor: Of the open file; only asked, never used to read.
+        name: How the error names the file.
+    """
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        self._descriptor = descriptor
+        self._name = name
+        self._before = os.fstat(descriptor)
+
+    @property
+    def size(self) -> int | None:
+        """The size of a regular file when the reading began, None for anything else."""
+        return self._before.st_size if stat.S_ISREG(self._before.st_mode) else None
+
+    def check(self) -> None:
+        """Compare. Blocks.
+
+        Raises:
+            OSError: The file changed.
+        """
+        before, after = self._before, os.fstat(self._descriptor)
+        if not stat.S_ISREG(before.st_mode):
+            return
+        if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
+            return
+        change = f"it had {before.st_size:,} bytes and has {after.st_size:,} now"
+        if before.st_size == after.st_size:
+            change = "somebody wrote to it"
+        text = f"the file changed while it was read: {change}"
+        text += (
+            "; what was read is a mixture and was refused, so try again once nobody writes to it"
+        )
+        raise OSError(errno.EBUSY, text, self._name)
+
+
+class SourceFile:
+    """A file to be read as a whole. Every method blocks.
+
+    Args:
+        path: Of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: FileIO | None = None
+        self._unchanged: Unchanged
+        self.size: int | None = None  # of a regular file, once it is open
+
+    def open(self) -> None:
+        """Open it. Raises OSError."""
+        self._file = FileIO(str(self._path))  # as the error shows it
+        close_in_children(self._file)
+        self._unchanged = Unchanged(self._file.fileno(), str(self._path))
+        self.size = self._unchanged.size
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read some bytes, none at the end.
+
+        Raises:
+            OSError: It cannot be read, or has changed, which the end shows.
+        """
+        assert self._file is not None
+        with naming(str(self._path)):
+            count = self._file.readinto(buffer)
+        if count == 0:
+            self._unchanged.check()
+        if count is None:
+            raise BlockingIOError(errno.EAGAIN, "the device has nothing to read", str(self._path))
+        return count
+
+    def close(self) -> None:
+        """Close it, if it is open."""
+        if self._file is not None:
+            with suppress(OSError):  # everything was read, or there is an error to tell already
+                self._file.close()
+
+
+class SinkFile:
+    """A file to be written as a whole: beside its place, and moved there when it is complete.
+
+    What is no regular file, a device or a FIFO, is written where it is, and cannot be restored.
+    Every method blocks.
+
+    Args:
+        path: Of the file. A link to it stays.
+        medium: It must be something that keeps what is written: that is waited for, or an error.
+    """
+
+    def __init__(self, path: Path, *, medium: bool = False) -> None:
+        self._path = path
+        self._medium = medium
+        self._file: FileIO | None = None
+        self._part: Path | None = None
+        self._place = path
+        self.in_place = False  # there was nothing to replace it by: what is written is there
+        self.count = 0  # bytes written
+
+    @property
+    def name(self) -> str:
+        """The path, with all links followed once it is open."""
+        return str(self._place)
+
+    def open(self) -> None:
+        """Open it.
+
+        Raises:
+            OSError: It cannot be opened, or is a device that is not there.
+        """
+        self._place = self._path.resolve()
+        if self._place.exists() and not self._place.is_file():
+            self.in_place = True
+            # Without O_CREAT: a device that goes away now is not replaced by a file of its name.
+            self._file = FileIO(os.open(self._place, os.O_WRONLY | os.O_CLOEXEC), "w")
+            close_in_children(self._file)
+            return
+        if not self._place.exists() and _is_for_devices(self._place.parent):
+            text = "there is no such device, and no file is made in its place"
+            raise FileNotFoundError(errno.ENOENT, text, str(self._place))
+        self._part = _part_of(self._place)
+        self._file = FileIO(self._part, "w")
+        close_in_children(self._file)
+
+    def write(self, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
+        """Write all of these. Raises OSError."""
+        assert self._file is not None
+        with naming(self.name):  # ENOSPC, for one, comes without it
+            for piece in pieces:
+                write_all(self._file, piece)
+                self.count += len(piece)
+
+    def complete(self) -> None:
+        """Have it on the medium, and in its place. Raises OSError: it is not."""
+        assert self._file is not None
+        with naming(self.name):
+            mode = os.fstat(self._file.fileno()).st_mode
+            if self._medium or stat.S_ISREG(mode) or stat.S_ISBLK(mode):
+                os.fsync(self._file.fileno())  # errors of a full or failing disk come this late
+            self._file.close()
+        if self._part is not None:
+            self._part.replace(self._place)
+            self._part = None
+
+    def close(self) -> None:
+        """Close it, and remove what is not complete."""
+        with suppress(OSError):  # the error that led here is told
+            if self._file is not None:
+                self._file.close()
+        if self._part is not None:
+            with suppress(OSError):
+                self._part.unlink()
+
+
+def _is_for_devices(directory: Path) -> bool:
+    """Tell if files in a directory are devices, which those in a mount below, /dev/shm, are not."""
+    root = Path("/dev")
+    within = directory == root or root in directory.parents
+    return within and directory.exists() and directory.stat().st_dev == root.stat().st_dev
+
+
+def _part_of(path: Path) -> Path:
+    """Make an empty file beside another, which it is to replace: with its permissions, if any."""
+    part = path.with_name(f".{path.name:.50}.{uuid4().hex}.part")  # 50 take 200 bytes at most
+    try:
+        part.touch()
+    except OSError as exc:
+        exc.filename = str(path)  # that of the part is nobody's concern
+        raise
+    with suppress(FileNotFoundError):
+        part.chmod(stat.S_IMODE(path.stat().st_mode))
+    return part
+
+
+@asynccontextmanager
+async def to_read(path: Path, steps: Steps) -> AsyncIterator[SourceFile]:
+    """Open a file, to be read by `steps.run(source.readinto, buffer)`. Checkpoints."""
+    source = SourceFile(path)
+    try:
+        await steps.run(source.open)
+        yield source
+    finally:
+        await steps.finish(source.close)
+
+
+@asynccontextmanager
+async def to_write(path: Path, steps: Steps, *, medium: bool = False) -> AsyncIterator[SinkFile]:
+    """Open a file, to be written by `steps.run(sink.write, pieces)`. Checkpoints.
+
+    It is complete if the block is left well, and otherwise as if it had never been opened.
+    """
+    sink = SinkFile(path, medium=medium)
+    try:
+        await steps.run(sink.open)
+        yield sink
+        await steps.run(sink.complete)
+    finally:
+        await steps.finish(sink.close)

@@ -1,0 +1,463 @@
+"""From an address to a trio stream or to listeners, and nothing about frames or calls.
+
+Three kinds of address: `unix:/path`, `tcp://host:port`, `tls://host:port`. The rules kept here:
+
+- A Unix socket has its mode, 0600 if not told otherwise, from before anybody can connect to it.
+  Nothing that is in its place is ever replaced but a dead socket of our own.
+- Cleartext TCP stays on this machine unless the caller says that the network is trusted.
+- An error names the address, the system's own word, and what to do about it.
+
+Deadlines are the caller's business. This file knows trio and the errors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import ipaddress
+import os
+import secrets
+import shutil
+import socket
+import ssl
+import stat
+import struct
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, TypeAlias
+
+import trio
+
+from .._util.fork import close_alone, close_in_children, forks, is_child, no_fork
+from .._util.tracebacks import bare
+from ..errors import ArgumentError, ConfigurationError, HandshakeError
+from .addresses import Address
+from .listener import SocketListener, bind_all
+
+__all__ = [
+    "ListenerSet",
+    "SocketStream",
+    "listen_at_host",
+    "open_listeners",
+    "open_stream",
+    "open_tcp_stream",
+    "peer_credentials",
+    "private_socket_path",
+]
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+SocketStream: TypeAlias = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+
+# sun_path has 108 bytes on Linux and 104 on macOS and the BSDs, one of them for the closing NUL.
+_MAX_PATH: Final = (108 if sys.platform == "linux" else 104) - 1
+_BACKLOG: Final = 4096  # Linux's own cap: a thousand clients may come at once
+_LOCK_PATIENCE: Final = 5.0  # seconds; another server keeps the lock for less than a millisecond
+_FORK_TRIES: Final = 3  # to connect while no child is forked
+_PORT_TRIES: Final = 8  # to find a port that is free at each address of a host
+_UCRED: Final = struct.Struct("=iII")  # pid, uid, gid
+
+_LISTEN_HINTS: Final = {
+    errno.EACCES: ". Choose a directory that this user may write to, or a port from 1024 up",
+    errno.EADDRINUSE: ". Stop the server that is there, or choose another (port 0: any free one)",
+    errno.EADDRNOTAVAIL: ". Choose an address of this machine",
+    errno.ENOENT: ". Create the socket's directory first",
+}
+
+
+async def open_stream(
+    address: Address, *, ssl_context: ssl.SSLContext | None = None
+) -> SocketStream:
+    """Connect to a server, and over `tls` shake hands and check its certificate.
+
+    A checkpoint. Waits as long as the network, a full backlog or the peer's handshake make it: set
+    a deadline. When cancelled, the connection is closed. Any Trio task may call it.
+
+    Args:
+        address: Where the server listens; its port is not 0.
+        ssl_context: For `tls` only. None trusts the system's authorities. The server's certificate
+            must be valid for the address's host.
+
+    Raises:
+        HandshakeError: Nobody listens there, or we may not connect, or TLS failed.
+        ConfigurationError: The context does not fit the address, or the path is too long.
+        ArgumentError: The port is 0.
+    """
+    _check_tls(address, ssl_context, server_side=False)
+    try:
+        if address.scheme == "unix":
+            return await _open_unix_stream(address.path)
+        if address.port == 0:
+            raise ArgumentError(f"cannot connect to {address}: port 0 is for listeners only")
+        stream = await open_tcp_stream(address.host, address.port)
+    except OSError as exc:
+        why = "not a socket" if _is_no_socket(address, exc) else _words(exc)
+        raise HandshakeError(
+            f"cannot connect to {address}: {why}. Is the exporter running there, and reachable for "
+            "this user? `python -m jumpstarter serve` starts one"
+        ) from bare(exc)
+    if address.scheme == "tcp":
+        return stream
+    return await _start_tls(stream, address, ssl_context or ssl.create_default_context())
+
+
+async def open_tcp_stream(host: str, port: int) -> trio.SocketStream:
+    """Connect as `trio.open_tcp_stream` does, for this process and no forked child of it.
+
+    A fork can come between the system's call and ours. Then the connection is made again, unless
+    the process forks all the time.
+    """
+    tries = _FORK_TRIES
+    while True:
+        before = forks()
+        stream = await trio.open_tcp_stream(host, port)
+        close_in_children(stream.socket)
+        tries -= 1
+        if forks() == before or not tries:
+            return stream
+        stream.socket.shutdown(socket.SHUT_RDWR)  # for the child's copy too
+        stream.socket.close()
+
+
+async def _open_unix_stream(path: str) -> trio.SocketStream:
+    _check_path_length(path)
+    await trio.lowlevel.checkpoint()
+    with no_fork():
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        close_in_children(sock)
+    delay = 0.001
+    try:
+        sock.setblocking(False)
+        while True:
+            # Not trio's connect: it takes EAGAIN, a full backlog, for a connection under way and
+            # gives a socket that is not connected. No event tells of room, so we ask again.
+            with contextlib.suppress(BlockingIOError):
+                sock.connect(path)
+                return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+            await trio.sleep(delay)
+            delay = min(2 * delay, 0.1)
+    except BaseException:
+        close_alone(sock)
+        raise
+
+
+async def _start_tls(
+    stream: trio.SocketStream, address: Address, context: ssl.SSLContext
+) -> trio.SSLStream[trio.SocketStream]:
+    # https_compatible: no close_notify. The protocol above says itself when it has ended and takes
+    # any other end for a loss, so who cuts the connection gains nothing by it; and aclose() never
+    # waits for a peer that does not read or has not shaken hands.
+    host = address.host.partition("%")[0]
+    try:
+        secure = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
+        await secure.do_handshake()
+    except BaseException as exc:
+        close_alone(stream.socket)
+        if not isinstance(exc, trio.BrokenResourceError):
+            raise
+        why = f"no TLS handshake ({exc.__cause__ or 'hung up'}). Does it listen with tls://?"
+        if isinstance(exc.__cause__, ssl.SSLCertVerificationError):
+            why = (
+                f"{exc.__cause__.verify_message.rstrip('.')}. Connect by a name that the "
+                "certificate has, and trust its authority in the ssl_context"
+            )
+        raise HandshakeError(f"cannot connect to {address}: {why}") from bare(exc)
+    return secure
+
+
+def _check_tls(address: Address, context: ssl.SSLContext | None, *, server_side: bool) -> None:
+    wrong = ssl.PROTOCOL_TLS_CLIENT if server_side else ssl.PROTOCOL_TLS_SERVER
+    if address.scheme != "tls":
+        if context is not None:
+            raise ConfigurationError(f"{address} is not encrypted: an ssl_context is for tls://")
+    elif (context is None and server_side) or (context is not None and context.protocol == wrong):
+        side = "a server's, with its certificate" if server_side else "a client's"
+        purpose = "CLIENT_AUTH" if server_side else "SERVER_AUTH"
+        raise ConfigurationError(
+            f"{address} needs {side}, as ssl_context: begin one with "
+            f"ssl.create_default_context(ssl.Purpose.{purpose})"
+        )
+
+
+def _check_path_length(path: str) -> None:
+    if (size := len(os.fsencode(path))) > _MAX_PATH:
+        raise ConfigurationError(
+            f"the socket path {path!r} has {size} bytes, and this system allows {_MAX_PATH}: "
+            "choose a shorter one"
+        )
+
+
+def _is_no_socket(address: Address, exc: OSError) -> bool:
+    # Linux refuses a file that is no socket as it refuses one at which nobody listens.
+    suspect = exc.errno in (errno.ECONNREFUSED, errno.ENOTSOCK)
+    return address.scheme == "unix" and suspect and not Path(address.path).is_socket()
+
+
+def _words(exc: OSError, hints: dict[int, str] | None = None) -> str:
+    # Under an error of its own, trio groups what happened at each address of a host.
+    group = exc.__cause__
+    members = group.exceptions if isinstance(group, ExceptionGroup) else (exc,)
+    errors = [member for member in members if isinstance(member, OSError)]
+    words = "; ".join(dict.fromkeys(error.strerror or str(error) for error in errors))
+    return words + (hints or {}).get(errors[0].errno or 0, "")
+
+
+@dataclasses.dataclass(eq=False)
+class ListenerSet(trio.abc.AsyncResource):
+    """What `open_listeners` opened: accept from its `listeners`, then close it.
+
+    Attributes:
+        address: Where clients connect, with the real port.
+        listeners: One for each address of the host. A `tls` one accepts without shaking hands: that
+            is done when the stream is first read or written, or by its `do_handshake()`.
+        exposed: True if other machines may reach it.
+    """
+
+    address: Address
+    listeners: Sequence[trio.abc.Listener[SocketStream]]
+    exposed: bool = False
+    _identity: tuple[int, ...] = ()
+    _owner: int = dataclasses.field(default_factory=os.getpid)
+
+    async def aclose(self) -> None:
+        """Close the listeners, and remove the Unix socket if it is still the one we made.
+
+        A checkpoint; does all its work even when cancelled. Closing again is allowed. A forked
+        child leaves the Unix socket to its parent.
+        """
+        if self._identity and not is_child(self._owner):
+            # While it still listens: nobody takes the path between the look and the unlink.
+            _unlink_own(Path(self.address.path), self._identity)
+            self._identity = ()
+        with trio.CancelScope(shield=True):
+            for listener in self.listeners:
+                await listener.aclose()
+        await trio.lowlevel.checkpoint()
+
+
+async def open_listeners(
+    address: Address,
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    insecure: bool = False,
+    mode: int = 0o600,
+) -> ListenerSet:
+    """Listen at an address.
+
+    A checkpoint; when cancelled, nothing stays open. Any Trio task may call it. A Unix socket is
+    made in a worker thread under a lock of its directory, without which two servers that start
+    together could take each other's socket for dead; the lock is awaited for 5 s.
+
+    Args:
+        address: Port 0 takes any free port.
+        ssl_context: For `tls` only, and required there: a server's, with its certificate.
+        insecure: Lets `tcp` listen beyond loopback, in cleartext, to all who can reach the host.
+        mode: Of a Unix socket. One beyond 0600 is for who looks at the `peer_credentials` of each
+            stream.
+
+    Raises:
+        ConfigurationError: The address is in use, not ours or not allowed, the path too long, its
+            directory missing or locked, or the context does not fit the address.
+    """
+    _check_tls(address, ssl_context, server_side=True)
+    try:
+        if address.scheme == "unix":
+            return await _listen_unix(address, mode)
+        opened = await listen_at_host(address, anywhere=insecure or address.scheme == "tls")
+    except OSError as exc:
+        text = f"cannot listen at {address}: {_words(exc, _LISTEN_HINTS)}"
+        raise ConfigurationError(text) from exc
+    address = dataclasses.replace(address, port=opened[0].socket.getsockname()[1])
+    bound = (ipaddress.ip_address(each.socket.getsockname()[0]) for each in opened)
+    exposed = not all(host.is_loopback for host in bound)
+    if ssl_context is not None:
+        secure = [trio.SSLListener(each, ssl_context, https_compatible=True) for each in opened]
+    return ListenerSet(address, opened if ssl_context is None else secure, exposed)
+
+
+async def listen_at_host(address: Address, *, anywhere: bool) -> list[SocketListener]:
+    """Listen at every address of a host, all on one port. A checkpoint.
+
+    Raises:
+        ConfigurationError: Not `anywhere`, and other machines would reach it.
+        OSError: It cannot be listened at.
+    """
+    found = await trio.socket.getaddrinfo(address.host, 0, type=socket.SOCK_STREAM)
+    # The very addresses that are checked are bound: a name could resolve otherwise next time.
+    hosts = list(dict.fromkeys(_numeric_host(entry[4]) for entry in found))
+    exposed = [host for host in hosts if not ipaddress.ip_address(host).is_loopback]
+    if exposed and not anywhere:
+        raise ConfigurationError(
+            f"cannot listen at {address}: other machines reach {', '.join(exposed)}, and tcp:// "
+            "neither encrypts nor checks who is there. Listen at 127.0.0.1 or [::1], use tls:// "
+            "with a certificate, or insecure=True (--insecure) if that network is trusted"
+        )
+    for _ in range(_PORT_TRIES - 1):
+        try:
+            return bind_all(hosts, address.port, _BACKLOG)
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE or address.port != 0:
+                raise
+    return bind_all(hosts, address.port, _BACKLOG)
+
+
+def _numeric_host(sockaddr: Sequence[object]) -> str:
+    zone = sockaddr[3] if len(sockaddr) == 4 else 0  # of IPv6: host, port, flow, zone
+    return f"{sockaddr[0]}%{zone}" if zone else str(sockaddr[0])
+
+
+async def _listen_unix(address: Address, mode: int) -> ListenerSet:
+    _check_path_length(address.path)
+    with trio.move_on_after(_LOCK_PATIENCE):
+        while True:
+            try:
+                path = Path(address.path)
+                sock, identity = await trio.to_thread.run_sync(_bind_unix, path, mode)
+            except BlockingIOError:
+                await trio.sleep(0.02)
+                continue
+            return ListenerSet(address, [SocketListener(sock)], _identity=identity)
+    raise ConfigurationError(
+        f"cannot listen at {address}: another process keeps its directory locked (flock). End "
+        "that, or choose another directory"
+    )
+
+
+def _bind_unix(path: Path, mode: int) -> tuple[socket.socket, tuple[int, ...]]:
+    """Make a listening socket; BlockingIOError if another process has the directory's lock."""
+    with no_fork():  # a child would keep the lock, and the socket
+        return _bind_unix_here(path, mode)
+
+
+def _bind_unix_here(path: Path, mode: int) -> tuple[socket.socket, tuple[int, ...]]:
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _remove_dead_socket(path)
+        # Linux gives the file the mode that the socket has. Elsewhere chmod does it: nobody can
+        # connect before listen(). The umask, which all threads share, stays untouched.
+        with contextlib.suppress(OSError):
+            os.fchmod(sock.fileno(), mode)
+        sock.bind(os.fspath(path))
+        if stat.S_IMODE(path.lstat().st_mode) != mode:
+            path.chmod(mode)
+        sock.listen(_BACKLOG)
+        close_in_children(sock)
+        return sock, _identity(path)
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        os.close(directory)
+
+
+def _remove_dead_socket(path: Path) -> None:
+    """Remove a socket of ours at which nobody listens; refuse anything else that is there."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        if not stat.S_ISSOCK(status.st_mode):
+            why = "something other than a socket is there. Remove it"
+        elif status.st_uid != os.geteuid():
+            why = f"the socket there belongs to uid {status.st_uid}. Remove it as that user"
+        elif (code := probe.connect_ex(os.fspath(path))) == errno.ECONNREFUSED:
+            path.unlink()
+            return
+        elif code in (0, errno.EAGAIN):
+            why = "a server is listening there. Stop it"
+        else:
+            why = f"the socket there may be in use ({os.strerror(code)}). Remove it"
+    raise ConfigurationError(f"cannot listen at unix:{path}: {why}, or choose another path")
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    # The inode's number alone would not do: some file systems give it to the next file at once.
+    status = path.lstat()
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def _unlink_own(path: Path, identity: tuple[int, ...]) -> None:
+    with contextlib.suppress(OSError):  # what stays is dead, and the next server replaces it
+        if _identity(path) == identity:
+            path.unlink()
+
+
+@contextlib.contextmanager
+def private_socket_path() -> Iterator[Path]:
+    """Give a socket's path in a new directory that only this user can enter.
+
+    It is in `$XDG_RUNTIME_DIR` if that is ours alone, else in the temporary directory, else, where
+    that makes the path too long, in `/tmp`. On leaving it is removed with all that is in it, unless
+    by a forked child. No checkpoint; any thread may use it.
+
+    Raises:
+        ConfigurationError: No such directory can be made; says why for each place tried.
+    """
+    directory = _make_private_directory()
+    owner = os.getpid()
+    try:
+        yield directory / "socket"
+    finally:
+        if not is_child(owner):
+            # What cannot be removed harms nobody; an error here would hide the body's own.
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _make_private_directory() -> Path:
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    bases = [Path("/tmp")]  # noqa: S108 - what we make there is 0700
+    with contextlib.suppress(FileNotFoundError):  # there is none that can be written to
+        bases.insert(0, Path(tempfile.gettempdir()))
+    problems = []
+    for base in dict.fromkeys([runtime, *bases] if _is_ours_alone(runtime) else bases):
+        directory = base / f"jumpstarter-{secrets.token_hex(6)}"
+        try:
+            _check_path_length(os.fspath(directory / "socket"))
+            directory.mkdir(0o700)
+        except (ConfigurationError, OSError) as exc:
+            problems.append(str(exc))
+        else:
+            return directory
+    raise ConfigurationError(f"no place for a private socket: {'; '.join(problems)}")
+
+
+def _is_ours_alone(directory: Path) -> bool:
+    try:
+        status = directory.lstat()
+    except OSError:
+        return False
+    kept = status.st_uid == os.geteuid() and status.st_mode == stat.S_IFDIR | 0o700
+    return directory.is_absolute() and kept
+
+
+class Credentials(NamedTuple):
+    """What the system says of the process at the other end of a Unix socket."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+def peer_credentials(stream: trio.abc.Stream) -> Credentials | None:
+    """Tell which process has connected, or listened, at the other end. No checkpoint.
+
+    Returns:
+        What is known on a Unix socket of Linux. None on TCP, TLS and other systems.
+
+    Raises:
+        OSError: The stream is closed.
+    """
+    if sys.platform != "linux" or not isinstance(stream, trio.SocketStream):
+        return None
+    if stream.socket.family != socket.AF_UNIX:
+        return None
+    credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return Credentials(*_UCRED.unpack(credentials))

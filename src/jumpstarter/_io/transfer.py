@@ -1,0 +1,204 @@
+"""Long transfers of bytes, in constant memory: a cap on what is read, and zstd where it is wanted.
+
+What is read comes in pieces of at most `PIECE` bytes, however far a few compressed ones would
+expand, so neither end holds more than a few of them. The compressed form is one zstd frame; one
+that was cut short is an error, never an end. This file knows no slots, handles or files: bytes come
+from one coroutine function and go to another.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import trio
+
+from .._util.background import open_background
+from ..errors import MissingExtra, ResourceError
+
+if TYPE_CHECKING:
+    if sys.version_info >= (3, 14):
+        from compression.zstd import ZstdCompressor, ZstdDecompressor
+    else:
+        from backports.zstd import ZstdCompressor, ZstdDecompressor
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = [
+    "CHUNK_SIZE",
+    "ENCODINGS",
+    "MAX_BYTES",
+    "Chunks",
+    "CompressingWriter",
+    "DecompressingReader",
+    "pipe",
+]
+
+MAX_BYTES: Final = 64 * 1024**3  # larger than the cards and images that are flashed
+CHUNK_SIZE: Final = (
+    64 * 1024
+)  # a frame of the wire; to compress so much holds a loop for a fraction of 1 ms
+ENCODINGS: Final = ("", "zstd")  # as they are told to the exporter
+_WINDOW_LOG: Final = 23  # 8 MiB: what a frame may have its reader remember. Ours take 2 MiB
+
+
+# What is read or written at once. Whoever reads may use the memory of a piece again, later.
+Chunks: TypeAlias = list[bytes] | list[memoryview]
+
+
+class DecompressingReader:
+    """Reads bytes up to a cap, and expands them if they come compressed.
+
+    Args:
+        receive: Gives the next bytes, at most so many if it is given a number, `b""` at the end.
+        encoding: `""` or `"zstd"`.
+        max_bytes: How many may be read in all, once expanded.
+
+    Raises:
+        MissingExtra: They are compressed, and the extra `zstd` is not installed.
+    """
+
+    def __init__(
+        self,
+        receive: Callable[[int | None], Awaitable[bytes]],
+        encoding: str = "",
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self._receive = receive
+        self._codec: ZstdDecompressor | None = None
+        self._error: type[Exception] = ResourceError
+        if encoding:
+            self._codec, self._error = _decompressor()
+        self._max_bytes = max_bytes
+        self.count = 0  # bytes read so far
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Give the next bytes, `b""` at the end. A checkpoint.
+
+        Raises:
+            ResourceError: There are more than the cap allows, or they are no whole zstd frame.
+        """
+        if self._codec is None:
+            data = await self._receive(max_bytes)
+        else:
+            data = await self._expand(self._codec, min(max_bytes or CHUNK_SIZE, CHUNK_SIZE))
+        self.count += len(data)
+        if self.count > self._max_bytes:
+            text = f"there are more than the {self._max_bytes:,} bytes that may be read"
+            raise ResourceError(f"{text}; raise max_bytes where that is meant to be")
+        return data
+
+    async def _expand(self, codec: ZstdDecompressor, size: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        while not codec.eof:
+            data = b""
+            if codec.needs_input:
+                data = await self._receive(None)
+                if not data:
+                    raise ResourceError("the compressed bytes were cut short")
+            try:
+                expanded = codec.decompress(data, size)
+            except self._error as exc:
+                raise ResourceError(
+                    f"the bytes are not compressed as they should be: {exc}"
+                ) from exc
+            if expanded:
+                return expanded
+        if codec.unused_data or await self._receive(None):
+            raise ResourceError("there are bytes behind the end of the compressed ones")
+        return b""
+
+
+class CompressingWriter:
+    """Writes bytes, and compresses them if that is wanted.
+
+    Args:
+        send: Takes bytes.
+        encoding: `""` or `"zstd"`.
+
+    Raises:
+        MissingExtra: They are to be compressed, and the extra `zstd` is not installed.
+    """
+
+    def __init__(self, send: Callable[[bytes], Awaitable[object]], encoding: str = "") -> None:
+        self._send = send
+        self._codec = _compressor() if encoding else None
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Write bytes. A checkpoint; cancelled, an unknown part of them was written."""
+        if self._codec is None:
+            await self._send(data if type(data) is bytes else bytes(memoryview(data)))
+            return
+        view = memoryview(data).cast("B")
+        await trio.lowlevel.checkpoint()
+        for start in range(0, len(view), CHUNK_SIZE):
+            if compressed := self._codec.compress(view[start : start + CHUNK_SIZE]):
+                await self._send(compressed)
+
+    async def finish(self) -> None:
+        """Write what the compression has kept back. A checkpoint if there is any."""
+        if self._codec is not None:
+            await self._send(self._codec.flush())
+
+
+async def pipe(
+    read: Callable[[], Awaitable[Chunks]],
+    write: Callable[[Chunks], Awaitable[object]],
+    ahead: int,
+) -> None:
+    """Read to the end and write it all, reading on while it writes. A checkpoint.
+
+    Args:
+        read: Gives the next pieces, an empty list at the end.
+        write: Takes pieces: all that have come while it was writing the last ones.
+        ahead: Reads that may wait to be written. So many again are perhaps being written, one more
+            has begun that, and one is going on: `2 * ahead + 2` in all.
+
+    Raises:
+        Exception: What `read` or `write` has raised, as it is.
+    """
+    send, receive = trio.open_memory_channel[Chunks](ahead)
+    failure: Exception | None = None
+
+    async def read_all() -> None:
+        nonlocal failure
+        with send:
+            try:
+                while pieces := await read():
+                    await send.send(pieces)
+            except Exception as exc:  # noqa: BLE001 - raised below as it is, where nothing wraps it
+                failure = exc
+
+    async with open_background() as nursery:
+        nursery.start_soon(read_all)
+        async for pieces in receive:
+            while receive.statistics().current_buffer_used:
+                pieces.extend(receive.receive_nowait())  # type: ignore[arg-type]  # one kind
+            await write(pieces)
+    if failure is not None:
+        raise failure
+
+
+def _compressor() -> ZstdCompressor:
+    try:
+        if sys.version_info >= (3, 14):
+            from compression import zstd  # noqa: PLC0415 - who compresses nothing needs no zstd
+        else:
+            from backports import zstd  # noqa: PLC0415
+    except ImportError as exc:
+        raise MissingExtra.named("zstd", "a compressed transfer") from exc
+    return zstd.ZstdCompressor()
+
+
+def _decompressor() -> tuple[ZstdDecompressor, type[Exception]]:
+    """Make one, and give the class of what it raises."""
+    try:
+        if sys.version_info >= (3, 14):
+            from compression import zstd  # noqa: PLC0415 - as above
+        else:
+            from backports import zstd  # noqa: PLC0415
+    except ImportError as exc:
+        raise MissingExtra.named("zstd", "a compressed transfer") from exc
+    window = zstd.DecompressionParameter.window_log_max
+    return zstd.ZstdDecompressor(options={window: _WINDOW_LOG}), zstd.ZstdError

@@ -1,0 +1,387 @@
+"""What a frame may say: its payload as bytes, and as a value.
+
+Fixed fields are little-endian structs, everything of variable shape is MessagePack by msgspec.
+Payloads are written into a `bytearray` that starts with room for the frame's header, so that a
+message is built once and never copied again. User values are encoded and decoded late, by whoever
+made or asked for them: a bad argument fails its own call, never the connection.
+
+This file knows no state: which message may be sent when is `_protocol`'s business.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+import sys
+import types
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from .._framing import HEADER_SIZE, scan
+from .._limits import MIN_WIRE_FRAME, Limits
+from ..errors import ArgumentError, Code, FramingError
+from .decoding import read, refuse
+from .frames import (
+    KEYWORDS,
+    MAGIC,
+    MAX_METHOD_NAME,
+    MAX_TEXT,
+    NESTED,
+    ROOM,
+    CallHead,
+    ErrorBody,
+    Goaway,
+    Hello,
+    Kind,
+    Node,
+    SystemFault,
+)
+from .values import refusal, to_wire
+
+__all__ = [
+    "call_prefix",
+    "cut",
+    "decode_call",
+    "decode_cancel",
+    "decode_credit",
+    "decode_error",
+    "decode_goaway",
+    "decode_hello",
+    "decode_nodes",
+    "decode_value",
+    "encode_call",
+    "encode_cancel",
+    "encode_error",
+    "encode_goaway",
+    "encode_hello",
+    "encode_value",
+    "set_timeout",
+]
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+MAX_PATH: Final = 4096  # characters of a file's name in an error: Linux has no longer path
+_MAX_ERROR_VALUES: Final = 65_536  # in an ERROR: a group of thousands, each with a note and more
+_MAX_GOAWAY_TEXT: Final = 1024  # bytes; of ours fewer are sent, see `encode_goaway`
+
+
+class _HelloMap(msgspec.Struct, frozen=True):
+    agent: str = ""
+    token: str = ""
+
+
+class _NamedHelloMap(_HelloMap, frozen=True):
+    name: str = ""
+
+
+_HELLO: Final = struct.Struct("<4sBBHIIIII")
+_CALL: Final = struct.Struct("<IHBB")
+_CONSTANT: Final = struct.Struct("<HBB")  # of a CALL: the same without the timeout
+_CODE: Final = struct.Struct("<H")
+_CREDIT: Final = struct.Struct("<I")
+_GOAWAY: Final = struct.Struct("<HI")
+_TIMEOUT: Final = struct.Struct("<I")
+
+_WITHOUT_KEYS: Final = frozenset({types.NoneType, bool, int, float, str, bytes})
+_DEEPEST: Final = 512  # levels, of what `scan` looks into
+
+_encoder: Final = msgspec.msgpack.Encoder(enc_hook=to_wire)
+_decoder: Final = msgspec.msgpack.Decoder()
+_hello_decoder: Final = msgspec.msgpack.Decoder(_NamedHelloMap)
+_error_decoder: Final = msgspec.msgpack.Decoder(ErrorBody)
+_nodes_decoder: Final = msgspec.msgpack.Decoder(list[Node])
+
+
+# ---------------------------------------------------------------------------------- user values
+
+
+def encode_value(value: object, prefix: bytes = ROOM, *, root: str = "$") -> bytearray:
+    """Encode one value behind `prefix`, which starts with room for a header.
+
+    Args:
+        value: What is to be sent.
+        prefix: What is to stand before it.
+        root: How the text of an error names the value; a path into it begins there.
+
+    Raises:
+        ArgumentError: The value cannot be encoded; the text says what of it, where and why.
+    """
+    buffer = bytearray(prefix)
+    try:
+        _encoder.encode_into(value, buffer, len(prefix))
+    except Exception as exc:  # of the value's own code, or of a signal handler's
+        raise refusal(exc, value, _encoder.encode, root) from exc
+    return buffer
+
+
+def decode_value(
+    body: bytes | bytearray, limits: Limits, admit: Callable[[int], None] | None = None
+) -> Any:
+    """Decode one value that a peer has sent.
+
+    Args:
+        body: The value, encoded.
+        limits: Its limits.
+        admit: Is told how many values there are before any is made, and may raise.
+
+    Raises:
+        ArgumentError: It is malformed, or beyond the depth, item or container limits.
+    """
+    try:
+        count = scan(body, limits.max_depth, limits.max_items, limits.max_containers)
+    except FramingError as exc:
+        raise ArgumentError(f"the {len(body)} bytes cannot be decoded: {exc}") from exc
+    if admit is not None:
+        admit(count)
+    try:
+        return _decoder.decode(body)
+    except Exception as exc:  # noqa: BLE001 - whichever it is, it is raised again or chained
+        refuse(exc, f"the {len(body)} bytes cannot be decoded")
+
+
+# ----------------------------------------------------------------------------------------- CALL
+
+
+def call_prefix(
+    target: int, kind: Kind, method: str, *, keywords: bool = False, nested: bool = False
+) -> bytes:
+    """Build all of a CALL but its timeout and arguments: constant for a method, so it is kept.
+
+    Raises:
+        ArgumentError: The name is no text of 1 to 255 bytes of UTF-8.
+    """
+    if not isinstance(method, str):
+        raise ArgumentError(f"a method's name is a str, not {type(method).__name__}")
+    return _call_prefix(target, kind, method, keywords, nested)
+
+
+@functools.lru_cache(maxsize=1024)
+def _call_prefix(target: int, kind: Kind, method: str, keywords: bool, nested: bool) -> bytes:
+    name = method.encode(errors="replace")
+    if not 0 < len(name) <= MAX_METHOD_NAME:
+        raise ArgumentError(f"a method's name has 1 to {MAX_METHOD_NAME} bytes, not {len(name)}")
+    flags = kind | (KEYWORDS if keywords else 0) | (NESTED if nested else 0)
+    return ROOM + _CALL.pack(0, target, flags, len(name)) + name
+
+
+def encode_call(prefix: bytes, args: tuple[Any, ...]) -> bytearray:
+    """Encode a CALL without a timeout; `args` ends in the keyword map where the prefix says so.
+
+    Raises:
+        ArgumentError: As for `encode_value`; or a dict has a key that no peer takes.
+    """
+    buffer = encode_value(args, prefix, root="args")
+    if not _WITHOUT_KEYS.issuperset(map(type, args)):
+        try:
+            with memoryview(buffer) as view, view[len(prefix) :] as body:
+                _check_keys(body)
+        except ValueError as exc:
+            raise refusal(exc, args, _encode_for_peers, "args") from exc
+    return buffer
+
+
+def _encode_for_peers(value: object) -> None:
+    _check_keys(_encoder.encode(value))
+
+
+def _check_keys(body: bytes | memoryview) -> None:
+    """Find what our encoder writes and every peer refuses. Sizes are the peer's own business.
+
+    Raises:
+        ValueError: A map has a key that is neither str nor int.
+    """
+    try:
+        scan(body, _DEEPEST, sys.maxsize, sys.maxsize)
+    except FramingError as exc:
+        if exc.code is Code.INVALID_ARGUMENT:
+            raise ValueError(str(exc)) from exc
+
+
+def set_timeout(buffer: bytearray, timeout_ms: int) -> None:
+    """Write the timeout into a CALL made by `encode_call`; 0 is none."""
+    _TIMEOUT.pack_into(buffer, HEADER_SIZE, timeout_ms)
+
+
+def decode_call(payload: bytes) -> tuple[CallHead, bytes]:
+    """Split a CALL in its head and its encoded arguments.
+
+    Raises:
+        ArgumentError: The head is cut short, of an unknown kind, or its name no UTF-8.
+    """
+    try:
+        timeout_ms, _target, _flags, name_length = _CALL.unpack_from(payload)
+        end = _CALL.size + name_length
+        if name_length == 0 or end > len(payload):
+            raise ValueError(f"a name of {name_length} bytes in a payload of {len(payload)}")
+        head = _head(payload[_TIMEOUT.size : end])
+    except (struct.error, ValueError, KeyError) as exc:
+        raise ArgumentError(f"malformed CALL: {exc}") from exc
+    if timeout_ms:
+        head = msgspec.structs.replace(head, timeout_ms=timeout_ms)
+    return head, payload[end:]
+
+
+@functools.lru_cache(maxsize=256)  # a client calls the same few methods over and over
+def _head(constant: bytes) -> CallHead:
+    """Read what is the same in all calls of a method: a CALL's head but for the timeout."""
+    target, flags, _name_length = _CONSTANT.unpack_from(constant)
+    kind = _KINDS[flags & ~(KEYWORDS | NESTED)]
+    method = constant[_CONSTANT.size :].decode()
+    return CallHead(0, target, kind, bool(flags & KEYWORDS), bool(flags & NESTED), method)
+
+
+_KINDS: Final = {int(kind): kind for kind in Kind}
+
+
+# ---------------------------------------------------------------------------------------- ERROR
+
+
+def encode_error(code: int, body: ErrorBody) -> bytearray:
+    """Encode an ERROR. Texts that are too long are cut with a mark, broken Unicode is replaced."""
+    return encode_value(_clean(body), ROOM + _CODE.pack(code))
+
+
+def _clean(body: ErrorBody) -> list[Any]:
+    cleaned: list[Any] = [
+        cut(body.type, MAX_METHOD_NAME),
+        cut(body.message),
+        [cut(note) for note in body.notes[:64]],
+        None if body.traceback is None else cut(body.traceback),
+        [(code, _clean(member)) for code, member in body.members],
+    ]
+    if body.system is not None or body.cause is not None:  # few errors have more than 1.0 knows
+        cleaned.append(None if body.system is None else _clean_fault(body.system))
+    if body.cause is not None:
+        cleaned.append((body.cause[0], _clean(body.cause[1])))
+    return cleaned
+
+
+def _clean_fault(fault: SystemFault) -> SystemFault:
+    return msgspec.structs.replace(
+        fault,
+        kind=cut(fault.kind, MAX_METHOD_NAME),
+        symbol=cut(fault.symbol, MAX_METHOD_NAME),
+        strerror=None if fault.strerror is None else cut(fault.strerror),
+        filename=_clean_name(fault.filename),
+        filename2=_clean_name(fault.filename2),
+    )
+
+
+def _clean_name(name: Any) -> Any:
+    if isinstance(name, bytes):
+        return name[:MAX_PATH]
+    return cut(name, MAX_PATH) if isinstance(name, str) else name
+
+
+def cut(text: str, length: int = MAX_TEXT) -> str:
+    """Shorten `text` to `length` characters with a mark, and make it encodable."""
+    if len(text) > length:
+        text = f"{text[:length]}... [cut: {len(text)} characters in all]"
+    return text.encode(errors="replace").decode()
+
+
+def decode_error(payload: bytes, limits: Limits) -> tuple[int, ErrorBody]:
+    """Read an ERROR's code and body. A body that makes no sense becomes text, never a failure."""
+    if len(payload) < _CODE.size:
+        return Code.UNKNOWN, ErrorBody("", "the exporter sent an ERROR without a code")
+    (code,) = _CODE.unpack_from(payload)
+    limit = (limits.max_depth, _MAX_ERROR_VALUES, limits.max_containers)
+    said = "the exporter sent an ERROR that cannot be read"
+    try:
+        return code, read(_error_decoder, payload[_CODE.size :], limit, said)
+    except ArgumentError as exc:
+        return code, ErrorBody("", str(exc))
+
+
+# ------------------------------------------------------------------------------- the small ones
+
+
+def encode_hello(hello: Hello) -> bytes:
+    """Encode a HELLO's payload."""
+    fixed = _HELLO.pack(
+        MAGIC,
+        *hello.version,
+        0,
+        hello.max_frame,
+        hello.max_message,
+        hello.max_calls,
+        hello.stream_window,
+        hello.ping_ms,
+    )
+    about = _HelloMap(hello.agent, hello.token)
+    if hello.name:  # which no server has
+        about = _NamedHelloMap(hello.agent, hello.token, cut(hello.name, MAX_METHOD_NAME))
+    return bytes(encode_value(about, fixed))
+
+
+def decode_hello(payload: bytes) -> Hello:
+    """Read a HELLO, whatever its version.
+
+    Raises:
+        ArgumentError: It is no HELLO of this protocol.
+    """
+    said = "malformed HELLO"
+    if not payload.startswith(MAGIC):
+        raise ArgumentError(f"{said}: it begins with {payload[:4]!r}, not {MAGIC!r}")
+    try:
+        _, major, minor, _, frame, message, calls, window, ping = _HELLO.unpack_from(payload)
+    except struct.error as exc:
+        raise ArgumentError(f"{said}: {exc}") from exc
+    more = read(_hello_decoder, payload[_HELLO.size :], (8, 256, 32), said)
+    return Hello(
+        version=(major, minor),
+        max_frame=frame,
+        max_message=message,
+        max_calls=calls,
+        stream_window=window,
+        ping_ms=ping,
+        agent=more.agent,
+        token=more.token,
+        name=more.name,
+    )
+
+
+def decode_credit(payload: bytes) -> int:
+    """Read a CREDIT's delta; 0 stands for a malformed one, since a delta of 0 is as wrong."""
+    return int(_CREDIT.unpack(payload)[0]) if len(payload) == _CREDIT.size else 0
+
+
+def encode_credit(delta: int) -> bytes:
+    """Encode a CREDIT's payload."""
+    return _CREDIT.pack(delta)
+
+
+def encode_cancel(code: int) -> bytes:
+    """Encode a CANCEL's payload."""
+    return _CODE.pack(code)
+
+
+def decode_cancel(payload: bytes) -> int | None:
+    """Read a CANCEL's code, None if malformed."""
+    return int(_CODE.unpack(payload)[0]) if len(payload) == _CODE.size else None
+
+
+def encode_goaway(goaway: Goaway) -> bytes:
+    """Encode a GOAWAY's payload; the text is cut so that the smallest frame holds it."""
+    text = goaway.text.encode(errors="replace")[: MIN_WIRE_FRAME - _GOAWAY.size]
+    return _GOAWAY.pack(goaway.code, min(goaway.grace_ms, 2**32 - 1)) + text
+
+
+def decode_goaway(payload: bytes) -> Goaway | None:
+    """Read a GOAWAY, None if malformed."""
+    if not _GOAWAY.size <= len(payload) <= _GOAWAY.size + _MAX_GOAWAY_TEXT:
+        return None
+    code, grace_ms = _GOAWAY.unpack_from(payload)
+    return Goaway(code, grace_ms, payload[_GOAWAY.size :].decode(errors="replace"))
+
+
+def decode_nodes(body: bytes, limits: Limits) -> list[Node]:
+    """Read the report of target 0.
+
+    Raises:
+        ArgumentError: It is no report.
+    """
+    # Most of its keys are names of a Node's fields, which make no map.
+    limit = (limits.max_depth, 2 * limits.max_items, limits.max_containers)
+    return read(_nodes_decoder, body, limit, "the exporter's report cannot be read")

@@ -1,0 +1,205 @@
+"""Frame types, flags and the structures that frames carry, without their encoding."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Final
+
+import msgspec
+
+from .._framing import HEADER_SIZE
+from .._limits import Limits
+
+__all__ = [
+    "KEYWORDS",
+    "MAGIC",
+    "MAX_METHOD_NAME",
+    "MAX_TEXT",
+    "NESTED",
+    "NIL",
+    "ROOM",
+    "VERSION",
+    "CallHead",
+    "ErrorBody",
+    "Flag",
+    "FrameType",
+    "Goaway",
+    "Hello",
+    "Kind",
+    "Node",
+    "SystemFault",
+]
+
+MAGIC: Final = b"JMPS"
+VERSION: Final = (
+    1,
+    1,
+)  # a peer with another major is refused; a higher minor adds to maps and arrays
+MAX_METHOD_NAME: Final = 255  # bytes of UTF-8: its length crosses the wire in one byte
+MAX_TEXT: Final = 1024 * 1024  # characters of an error's text, notes and traceback, each
+KEYWORDS: Final = 0x80  # bit of a CALL's kind: the last argument is a map of keyword arguments
+NESTED: Final = 0x40  # another: the call comes from within a driver's code
+ROOM: Final = bytes(HEADER_SIZE)
+NIL: Final = b"\xc0"  # MessagePack's None
+
+
+class FrameType(enum.IntEnum):
+    """The low four bits of a header's fourth byte."""
+
+    HELLO = 0
+    CALL = 1
+    RESULT = 2
+    ERROR = 3
+    ITEM = 4
+    ACCEPT = 5
+    DATA = 6
+    CREDIT = 7
+    CANCEL = 8
+    PING = 9
+    GOAWAY = 10
+
+
+class Flag(enum.IntEnum):
+    """The high four bits of a header's fourth byte, as they stand in the byte."""
+
+    NONE = 0x00
+    END = 0x10  # DATA: the sender's half of the stream is over
+    MORE = 0x20  # CALL, RESULT, ERROR, ITEM: the message goes on in the next frame
+    ACK = 0x40  # PING, GOAWAY: the answer
+
+
+class Kind(enum.IntEnum):
+    """What a CALL opens."""
+
+    UNARY = 0
+    GENERATOR = 1
+    STREAM = 2
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True):
+    """The first frame of each side: what it accepts, and who it is.
+
+    Attributes:
+        version: (major, minor).
+        max_frame, max_message, max_calls, stream_window: See `Limits`.
+        ping_ms: How often, in milliseconds, the sender will ask for a sign of life; 0 never.
+        agent: Name and version of the software, for logs.
+        token: A shared secret, or empty.
+        name: What a client calls itself, or empty. Since version 1.1.
+    """
+
+    version: tuple[int, int] = VERSION
+    max_frame: int
+    max_message: int
+    max_calls: int
+    stream_window: int
+    ping_ms: int
+    agent: str = ""
+    token: str = ""
+    name: str = ""
+
+    @classmethod
+    def of(cls, limits: Limits, agent: str = "", token: str = "", name: str = "") -> Hello:
+        """Say what `limits` allow."""
+        return cls(
+            max_frame=limits.max_frame,
+            max_message=limits.max_message,
+            max_calls=limits.max_calls,
+            stream_window=limits.stream_window,
+            ping_ms=int(limits.ping_interval * 1000),
+            agent=agent,
+            token=token,
+            name=name,
+        )
+
+
+class CallHead(msgspec.Struct, frozen=True, gc=False):
+    """The fixed part of a CALL."""
+
+    timeout_ms: int
+    target: int
+    kind: Kind
+    keywords: bool
+    nested: bool
+    method: str
+
+
+class SystemFault(msgspec.Struct, frozen=True, array_like=True):
+    """What an ERROR says of an OSError, since version 1.1.
+
+    Attributes:
+        kind: Name of the built-in class that is nearest to it, as `"FileNotFoundError"`.
+        errno: The number that it has on the sender's system.
+        symbol: The number's name, as `"ENOENT"`, where the error is the system's: numbers differ
+            between systems. Else empty.
+        strerror: The system's text.
+        filename, filename2: The files that it is about: text, bytes or a descriptor's number. From
+            a peer, any value.
+    """
+
+    kind: str
+    errno: int | None = None
+    symbol: str = ""
+    strerror: str | None = None
+    filename: Any = None
+    filename2: Any = None
+
+
+class ErrorBody(msgspec.Struct, frozen=True, array_like=True):
+    """What an ERROR says beside its code.
+
+    Attributes:
+        type: Name of the exception's class, empty where the library itself speaks.
+        message: `str()` of the exception.
+        notes: Its `__notes__`.
+        traceback: Its formatted traceback, where the exporter was asked to send it.
+        members: Code and body of each member, for an exception group.
+        system: What an OSError says beyond its text. Since version 1.1.
+        cause: Code and body of what it was raised `from`. Since version 1.1.
+    """
+
+    type: str
+    message: str
+    notes: list[str] = []
+    traceback: str | None = None
+    members: list[tuple[int, ErrorBody]] = []
+    system: SystemFault | None = None
+    cause: tuple[int, ErrorBody] | None = None
+
+
+class Node(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One driver in the exporter's report of its device tree.
+
+    What has a default may be missing from a report: it is for people, and `Texts` bounds it.
+
+    Attributes:
+        target: Its address in a CALL, 1 to 65,535.
+        parent: Its parent's target, None for the root.
+        name: Its name among its parent's children, empty for the root.
+        uuid: In the usual hyphenated form.
+        labels: As the driver was given them.
+        client: Dotted path of its client class.
+        methods: The exported names, each with the `Kind` by which it is called.
+        doc: What the driver's class says of itself.
+        signatures: How an exported method is called, as `"(volts: float = 3.3) -> None"`.
+        docs: What an exported method says of itself.
+    """
+
+    target: int
+    parent: int | None
+    name: str
+    uuid: str
+    labels: dict[str, str]
+    client: str
+    methods: dict[str, int]
+    doc: str = ""
+    signatures: dict[str, str] = {}
+    docs: dict[str, str] = {}
+
+
+class Goaway(msgspec.Struct, frozen=True):
+    """Why, and for how long the sender will still finish what it has begun."""
+
+    code: int
+    grace_ms: int
+    text: str

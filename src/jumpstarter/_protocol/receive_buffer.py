@@ -1,0 +1,79 @@
+"""Bytes that have come and wait: as the pieces in which they came, until somebody takes them.
+
+Nothing is copied while it waits, but for small pieces, which are gathered: a peer that sends crumbs
+would otherwise have each cost an object. What is taken is joined, once. This file knows neither
+frames nor streams.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Final
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["ReceiveBuffer"]
+
+_SMALL: Final = 4096  # bytes: shorter pieces are gathered
+_GATHERED: Final = 64 * 1024  # bytes after which a new gathering is begun
+
+
+class ReceiveBuffer:
+    """A queue of bytes; its length is their number."""
+
+    __slots__ = ("_offset", "_pieces", "_size")
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes | bytearray] = []  # a deque takes 760 bytes when it is empty
+        self._offset = 0  # bytes of the first piece that were taken already
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def first(self) -> int:
+        """Bytes that are left of the first piece. There must be one."""
+        return len(self._pieces[0]) - self._offset
+
+    def put(self, data: bytes) -> None:
+        """Add bytes, at least one."""
+        self._size += len(data)
+        if self._pieces and len(data) < _SMALL:
+            last = self._pieces[-1]
+            if isinstance(last, bytearray) and len(last) < _GATHERED:
+                last += data
+                return
+            self._pieces.append(bytearray(data))
+        else:
+            self._pieces.append(data)
+
+    def get(self, most: int) -> bytes:
+        """Take what is left of the first piece, and whole ones behind it, as far as they fit.
+
+        There must be some. Of a piece that is larger than `most`, so much is taken.
+        """
+        piece = self._pieces[0]
+        size = len(piece) - self._offset
+        if size > most:
+            self._size -= most
+            start, self._offset = self._offset, self._offset + most
+            return bytes(piece[start : self._offset])
+        count = 1
+        for piece in islice(self._pieces, 1, None):
+            if size + len(piece) > most:
+                break
+            size += len(piece)
+            count += 1
+        taken = self._pieces[:count]
+        del self._pieces[:count]
+        self._size -= size
+        if self._offset:
+            taken[0] = taken[0][self._offset :]
+            self._offset = 0
+        return bytes(taken[0]) if len(taken) == 1 else b"".join(taken)
+
+    def clear(self) -> None:
+        """Forget them all."""
+        self._pieces.clear()
+        self._offset = self._size = 0

@@ -1,0 +1,186 @@
+"""What an argument must be, said in one way: the argument, what was given, and what is accepted.
+
+Each check gives the value back, or raises. Two kinds of values pass for numbers in Python and are
+refused here: a `bool`, and NaN, which compares as neither less nor more, so that a timeout of NaN
+would be none. Only plain values are shown in an error: the `repr` of another object can be long, or
+can fail. Knows no more of the library than its errors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from numbers import Integral, Real
+from pathlib import PurePath
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar
+
+from ..errors import ArgumentTypeError, ArgumentValueError
+from .text import sanitize_text
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = [
+    "bytes_of",
+    "check_callable",
+    "check_flag",
+    "check_instance",
+    "check_int",
+    "check_max_bytes",
+    "check_number",
+    "check_path",
+    "check_seconds",
+    "check_secret",
+    "check_size_hint",
+    "check_text",
+    "refuse_type",
+    "refuse_value",
+]
+
+T = TypeVar("T")
+Error: TypeAlias = type[Exception] | None
+
+_PLAIN: Final = (bool, int, float, str, bytes, PurePath)
+_LONGEST: Final = 80  # characters of a value that are shown
+
+
+def refuse_type(name: str, value: object, accepted: str, error: Error = None) -> NoReturn:
+    """Raise for a value of a type that is not accepted."""
+    raise (error or ArgumentTypeError)(f"{name} must be {accepted}, not {_shown(value)}")
+
+
+def refuse_value(name: str, value: object, accepted: str, error: Error = None) -> NoReturn:
+    """Raise for a value that is out of range, or otherwise not accepted."""
+    raise (error or ArgumentValueError)(f"{name} must be {accepted}, not {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "None"
+    kind = type(value).__name__
+    if isinstance(value, _PLAIN):
+        text = value if isinstance(value, str) else repr(value)
+        shown = sanitize_text(text, _LONGEST) if isinstance(value, str) else text[:_LONGEST]
+        return f"{shown} ({kind})"
+    return f"the class {value.__name__}" if isinstance(value, type) else f"an object of type {kind}"
+
+
+def check_instance(
+    name: str, value: object, kind: type[T], accepted: str, error: Error = None
+) -> T:
+    """Take an instance of a class."""
+    if not isinstance(value, kind):
+        refuse_type(name, value, accepted, error)
+    return value
+
+
+def check_text(name: str, value: object, accepted: str = "a str", error: Error = None) -> str:
+    """Take a text."""
+    return check_instance(name, value, str, accepted, error)
+
+
+def check_secret(name: str, value: object, accepted: str) -> str:
+    """Take a text that no error may show; None and an empty one stand for none."""
+    if value is not None and not isinstance(value, str):
+        text = f"{name} must be {accepted}, not an object of type {type(value).__name__}"
+        raise ArgumentTypeError(text)
+    return value or ""
+
+
+def check_flag(name: str, value: object, error: Error = None) -> bool:
+    """Take True or False, and no text that would pass for True, as `"no"` does."""
+    return check_instance(name, value, bool, "True or False", error)
+
+
+def check_callable(name: str, value: Any, accepted: str = "a function") -> Callable[..., Any]:
+    """Take what can be called."""
+    if not callable(value):
+        refuse_type(name, value, accepted)
+    function: Callable[..., Any] = value
+    return function
+
+
+def check_path(name: str, value: Any, error: Error = None) -> str:
+    """Take the path of a file, as a str or a Path, and give it as a str."""
+    accepted = "a path, as a str or a pathlib.Path"
+    path = value.__fspath__() if hasattr(type(value), "__fspath__") else value
+    if not isinstance(path, str):
+        refuse_type(name, value, accepted, error)
+    if not path or "\0" in path:
+        refuse_value(name, value, f"{accepted}, neither empty nor with a NUL", error)
+    return path
+
+
+def check_number(
+    name: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    accepted: str = "",
+    error: Error = None,
+) -> float:
+    """Take a number within a range; NaN is in none."""
+    accepted = accepted or _range("a number", low, high)
+    if not _is(value, Real):
+        refuse_type(name, value, accepted, error)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf if value > 0 else -math.inf
+    if not low <= number <= high:
+        refuse_value(name, value, accepted, error)
+    return number
+
+
+def check_seconds(name: str, value: object, *, error: Error = None) -> float:
+    """Take a duration; `math.inf` is one without end."""
+    accepted = "a number of seconds, 0 or more (math.inf: without end)"
+    return check_number(name, value, 0, accepted=accepted, error=error)
+
+
+def check_int(
+    name: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    accepted: str = "",
+    error: Error = None,
+) -> int:
+    """Take a whole number within a range."""
+    accepted = accepted or _range("a whole number", low, high)
+    if not _is(value, Integral):
+        refuse_type(name, value, accepted, error)
+    if not low <= value <= high:
+        refuse_value(name, value, accepted, error)
+    return int(value)
+
+
+def _is(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def check_size_hint(name: str, value: object) -> None:
+    """Take a number of bytes, or None for one that is not known."""
+    if value is not None:
+        check_int(name, value, 0, accepted="a whole number of bytes, or None")
+
+
+def bytes_of(data: Any) -> bytes:
+    """Take what is to be sent."""
+    try:
+        return bytes(memoryview(data))
+    except TypeError:
+        refuse_type("data", data, "bytes, a bytearray or a memoryview; encode a str first")
+
+
+def check_max_bytes(max_bytes: Any) -> None:
+    """See to it that something can be received, and quickly: this is done for each piece."""
+    if max_bytes is not None and (type(max_bytes) is not int or max_bytes < 1):
+        check_int("max_bytes", max_bytes, 1, accepted="a whole number, at least 1, or None")
+
+
+def _range(what: str, low: float, high: float) -> str:
+    if low == -math.inf:
+        return what if high == math.inf else f"{what}, {high} or less"
+    return f"{what}, {low} or more" if high == math.inf else f"{what} from {low} to {high}"

@@ -1,0 +1,215 @@
+"""How a call has failed: told once, logged once, and kept by nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import math
+import weakref
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from drivers_for_tests import Echo
+from helpers import answered, ask, channel_to
+from jumpstarter._exporter.error_reporter import (
+    CallRejected,
+    ErrorReporter,
+    check_fit,
+    reject,
+    without_cancelled,
+)
+from jumpstarter._exporter.executor import NoThreadError
+from jumpstarter._limits import Limits
+from jumpstarter._util.log_limit import RateLimitedLogger
+from jumpstarter.driver import export
+from jumpstarter.errors import CallRefused, Code, DriverError, DriverInvalidArgument
+
+
+async def cancelled() -> trio.Cancelled:
+    """Give a real Cancelled; no other can be made."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled as exc:
+            caught = exc
+            raise
+    return caught
+
+
+def failures(*, send_tracebacks: bool = False) -> ErrorReporter:
+    return ErrorReporter(RateLimitedLogger(), send_tracebacks=send_tracebacks)
+
+
+async def test_a_cancellation_alone_is_no_failure() -> None:
+    alone = await cancelled()
+    assert failures().of(alone, "it") is None
+    assert failures().of(BaseExceptionGroup("", [alone]), "it") is None
+    beside = BaseExceptionGroup("", [alone, KeyError("relay")])
+    build_help = failures().of(beside, "it")
+    assert build_help is not None
+    assert build_help[1].type == "KeyError"
+    assert isinstance(without_cancelled(beside), BaseExceptionGroup)
+
+
+async def test_what_the_session_refuses_is_nobodys_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(CallRejected) as caught:
+        reject(Code.UNIMPLEMENTED, "no such method")
+    build_help = failures().of(caught.value, "it")
+    assert build_help is not None
+    assert (build_help[0], build_help[1].type, build_help[1].message) == (
+        Code.UNIMPLEMENTED,
+        "",
+        "no such method",
+    )
+    assert caplog.messages == []
+
+
+async def test_want_of_a_thread_is_logged_and_refuses_the_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    build_help = failures().of(NoThreadError("no threads left"), "'on' of the relay")
+    assert build_help is not None
+    assert build_help[0] is Code.RESOURCE_EXHAUSTED
+    assert caplog.messages == ["'on' of the relay was refused: no threads left"]
+
+
+@pytest.mark.parametrize("sent", [False, True])
+async def test_a_traceback_is_told_only_if_that_is_wanted_and_logged_anyway(
+    sent: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    try:
+        raise ValueError("coil burned")
+    except ValueError as exc:
+        build_help = failures(send_tracebacks=sent).of(exc, "'on' of the relay")
+    assert build_help is not None
+    assert (build_help[1].traceback is not None) is sent
+    (message,) = caplog.messages
+    assert message.startswith("'on' of the relay raised ValueError: Traceback")
+    assert message.endswith("ValueError: coil burned")
+
+
+def test_a_driver_s_own_typeerror_is_told_from_arguments_that_do_not_fit() -> None:
+    def switch(on: bool) -> None:
+        del on
+
+    check_fit(switch, [True], {})
+    check_fit(print, [1, 2], {"sep": ""})
+    with pytest.raises(CallRejected, match=r"do not fit: .*'on'.*; it takes \(on: 'bool'\)"):
+        check_fit(switch, [], {})
+
+
+# --- what is held, and for how long ---
+
+
+class Image:
+    """Stands for what is large in an argument: it can be seen to be gone."""
+
+
+class Holder(Echo):
+    """Fails with what it was called with, which is kept in sight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[weakref.ref[Image]] = []
+        self.begun = trio.Event()
+
+    def _new(self) -> Image:
+        image = Image()
+        self.seen.append(weakref.ref(image))
+        return image
+
+    @export
+    async def fail(self) -> None:
+        raise KeyError(self._new())
+
+    @export
+    def fail_in_a_thread(self) -> None:
+        image = self._new()
+        raise ValueError(str(image))
+
+    @export
+    async def give_what_cannot_be_sent(self) -> Any:
+        return self._new()
+
+    @export
+    async def hold(self, values: list[int]) -> int:
+        self.begun.set()
+        await trio.sleep(math.inf)
+        return len(values)
+
+
+@pytest.mark.parametrize("method", ["fail", "fail_in_a_thread", "give_what_cannot_be_sent"])
+async def test_a_call_that_has_failed_keeps_nothing_alive(method: str) -> None:
+    """Not until the garbage collector runs, either: an argument may be an image of a disk."""
+    driver = Holder()
+    async with channel_to(driver) as channel:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                with pytest.raises(DriverError):
+                    await channel.call(ask(method))
+            assert len(driver.seen) == 3
+            assert [each() for each in driver.seen] == [None] * 3
+        finally:
+            gc.enable()
+
+
+async def test_arguments_under_way_have_so_many_values_in_sum_and_no_more() -> None:
+    limits = Limits(max_items=10_000)
+    async with channel_to(Holder(), exporter_limits=limits) as channel:
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(channel.call, ask("hold", [1] * 9_000))
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(CallRefused, match="over 20000 values in the arguments of calls"):
+                await channel.call(ask("hold", [1] * 9_000))
+            assert await channel.call(ask("echo", [1] * 1_000)) == [1] * 1_000
+            nursery.cancel_scope.cancel()
+        assert await channel.call(ask("echo", [1] * 9_000)) == [1] * 9_000
+
+
+async def test_arguments_that_are_refused_do_not_count() -> None:
+    limits = Limits(max_items=10_000)
+    async with channel_to(Holder(), exporter_limits=limits) as channel:
+        for _ in range(5):
+            with pytest.raises(DriverInvalidArgument):
+                await channel.call(ask("hold", [1] * 9_000, "one too many"))
+        assert await channel.call(ask("echo", [1] * 9_000)) == [1] * 9_000
+
+
+async def test_large_arguments_are_decoded_one_at_a_time_with_others_in_between() -> None:
+    """Each holds the loop for as long as it takes, and together they would for seconds."""
+    driver = Echo()
+    async with answered(driver) as client:
+        await client.greet()
+        large = [client.queue("echo_async", [1] * 100_000) for _ in range(10)]
+        small = client.queue("echo_async", "off")
+        await client.send()
+        ended: list[int] = []
+        while len(ended) < len(large) + 1:
+            event: Any = await client.next_event()
+            ended.append(event.slot)
+        assert ended.index(small) < 3
+
+
+async def test_a_driver_that_uses_asyncio_is_told_what_it_runs_in() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        asyncio.get_running_loop()
+    build_help = failures().of(caught.value, "it")
+    assert build_help is not None
+    assert build_help[1].notes == [
+        "async methods of drivers run in Trio: use trio or anyio, not asyncio"
+    ]
+    other = failures().of(RuntimeError("no line"), "it")
+    assert other is not None
+    assert other[1].notes == []

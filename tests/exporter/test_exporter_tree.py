@@ -1,0 +1,383 @@
+"""A device tree as it is served: addresses, what is reported, and the end of every driver.
+
+Drivers are reset and closed in worker threads, for which no virtual clock waits: where a grace has
+to pass, the test moves the clock by hand once the driver hangs.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from drivers_for_tests import Echo, Plain, Recorder
+from jumpstarter._exporter import tree
+from jumpstarter._exporter.tree import MAX_TEXTS, DeviceTree
+from jumpstarter._limits import DEFAULT_LIMITS, Limits
+from jumpstarter._protocol.codec import call_prefix, decode_nodes, encode_value
+from jumpstarter._protocol.frames import Kind
+from jumpstarter.driver import Driver, export
+from jumpstarter.errors import ConfigurationError
+
+DEADLINE = 10.0  # seconds for what takes milliseconds
+GRACE = 5.0
+
+
+def tree_of(root: Driver) -> DeviceTree:
+    return DeviceTree(root)
+
+
+class Hanging(Plain):
+    """Hangs in `reset` or `close`, as asked, until it is released."""
+
+    def __init__(self, verb: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.verb = verb
+        self.hangs = threading.Event()
+        self.release = threading.Event()
+
+    def reset(self) -> None:
+        self._hang("reset")
+
+    def close(self) -> None:
+        self._hang("close")
+
+    def _hang(self, verb: str) -> None:
+        if verb == self.verb:
+            self.hangs.set()
+            assert self.release.wait(DEADLINE)
+
+    @contextmanager
+    def until_the_end(self) -> Iterator[None]:
+        """Let go at the end of the block, however it ends."""
+        try:
+            yield
+        finally:
+            self.release.set()
+
+
+# --- addresses and the report ---
+
+
+def test_addresses_begin_at_one_and_name_the_parent_below_them() -> None:
+    leaf = Plain()
+    tree = tree_of(Plain(children={"a": Plain(children={"leaf": leaf}), "b": Plain()}))
+    assert [(node.target, node.parent, node.name) for node in tree.nodes] == [
+        (1, None, ""),
+        (2, 1, "a"),
+        (3, 2, "leaf"),
+        (4, 1, "b"),
+    ]
+    assert tree.targets[3 - 1].instance is leaf
+
+
+def test_a_driver_in_two_places_has_two_addresses_and_one_identity() -> None:
+    shared = Plain(children={"leaf": Plain()})
+    tree = tree_of(Plain(children={"a": Plain(children={"x": shared}), "y": shared}))
+    assert [(node.target, node.parent, node.name) for node in tree.nodes] == [
+        (1, None, ""),
+        (2, 1, "a"),
+        (3, 2, "x"),
+        (4, 3, "leaf"),
+        (5, 1, "y"),
+        (6, 5, "leaf"),
+    ]
+    assert tree.nodes[2].uuid == tree.nodes[4].uuid == str(shared.uuid)
+    assert tree.targets[2].instance is tree.targets[4].instance
+
+
+def test_a_target_is_titled_by_its_name_and_its_class() -> None:
+    tree = tree_of(Plain(children={"power": Echo()}))
+    assert [target.title for target in tree.targets] == [
+        "driver 'root' (drivers_for_tests.Plain)",
+        "driver 'power' (drivers_for_tests.Echo)",
+    ]
+
+
+def test_the_report_says_what_each_driver_offers() -> None:
+    echo = Echo()
+    node = tree_of(Plain(children={"echo": echo})).nodes[1]
+    assert node.uuid == str(echo.uuid)
+    assert node.client == "jumpstarter.client.DriverClient"
+    assert node.methods == {
+        "connect": Kind.STREAM,
+        "count": Kind.GENERATOR,
+        "count_async": Kind.GENERATOR,
+        "echo": Kind.UNARY,
+        "echo_async": Kind.UNARY,
+    }
+
+
+class Talkative(Plain):
+    """Says what it is."""
+
+    @export
+    def on(self, volts: float = 3.3) -> None:
+        """Switch it on."""
+
+    @export
+    def quiet(self, *args): ...  # type: ignore[no-untyped-def]  # noqa: ANN002, ANN201
+
+
+def test_the_report_says_what_methods_say_of_themselves() -> None:
+    [node] = tree_of(Talkative()).nodes
+    assert node.doc == "Says what it is."
+    assert node.signatures == {"on": "(volts: float = 3.3) -> None", "quiet": "(*args)"}
+    assert node.docs == {"on": "Switch it on."}
+
+
+def test_texts_that_do_not_fit_the_report_are_left_away_and_the_drivers_stay() -> None:
+    talkers: dict[str, Driver] = {str(number): Talkative() for number in range(10_000)}
+    nodes = tree_of(Plain(children=talkers)).nodes
+    assert all(node.methods == {"on": 0, "quiet": 0} for node in nodes[1:])
+    assert nodes[1].docs
+    assert not nodes[-1].docs
+    texts = [each for node in nodes for each in (node.doc, *node.signatures.values(), *node.docs)]
+    assert sum(map(len, texts)) < MAX_TEXTS
+    assert len(encode_value(nodes)) < 6 * MAX_TEXTS
+
+
+def test_labels_are_the_drivers_own_with_those_found_out_and_ours_above_them() -> None:
+    class Board(Plain):
+        def extra_labels(self) -> dict[str, str]:
+            return {"serial": "42", "slot": "from the device"}
+
+    given = {"slot": "from the file", "lab": "east", "jumpstarter.dev/client": "os.system"}
+    node = tree_of(Plain(children={"board": Board(labels=given)})).nodes[1]
+    assert node.labels == {
+        "serial": "42",
+        "slot": "from the device",
+        "lab": "east",
+        "jumpstarter.dev/client": "jumpstarter.client.DriverClient",
+        "jumpstarter.dev/name": "board",
+    }
+    assert given["slot"] == "from the file"
+
+
+def test_the_report_survives_the_wire() -> None:
+    tree = tree_of(Plain(labels={"ä": "ö"}, children={"a b": Echo(), "": Plain()}))
+    body = bytes(encode_value(tree.nodes, b""))
+    assert decode_nodes(body, DEFAULT_LIMITS) == tree.nodes
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"labels": {"slot": 3}},
+        {"labels": {3: "slot"}},
+        {"labels": {"slot": "\udc80"}},
+        {"labels": {"slot": object()}},
+        {"children": {3: Plain()}},
+        {"children": {"\udc80": Plain()}},
+    ],
+    ids=str,
+)
+def test_what_no_client_could_read_is_refused_when_the_tree_is_built(options: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"drivers_for_tests.Plain.*cannot be reported"):
+        tree_of(Plain(**options))
+
+
+@pytest.mark.parametrize("path", [None, Plain, 5])
+def test_a_client_that_is_no_path_is_refused(path: Any) -> None:
+    class Pointless(Plain):
+        @classmethod
+        def client(cls) -> str:
+            return path  # type: ignore[no-any-return]
+
+    with pytest.raises(ConfigurationError, match=r"Pointless.client\(\) gave a .*dotted path"):
+        tree_of(Pointless())
+
+
+def test_a_tree_that_is_a_circle_is_refused() -> None:
+    root = Plain()
+    root.children["self"] = root
+    with pytest.raises(ConfigurationError, match="circle"):
+        tree_of(root)
+
+
+def test_there_are_as_many_addresses_as_a_call_can_name() -> None:
+    call_prefix(tree.MAX_DRIVERS, Kind.UNARY, "on")
+    with pytest.raises(struct.error):
+        call_prefix(tree.MAX_DRIVERS + 1, Kind.UNARY, "on")
+
+
+def test_a_tree_with_more_drivers_than_addresses_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tree, "MAX_DRIVERS", 3)
+    root = Plain(children={"a": Plain(), "b": Plain()})
+    assert len(tree_of(root).targets) == 3
+    root.children["c"] = root.children["a"]
+    with pytest.raises(ConfigurationError, match="at most 3 drivers"):
+        tree_of(root)
+
+
+def test_a_tree_that_no_client_could_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Plain(children={f"relay{number}": Plain() for number in range(200)})
+    assert len(tree_of(root).nodes) == 201
+    monkeypatch.setattr(tree, "DEFAULT_LIMITS", Limits(max_items=2_000))
+    with pytest.raises(ConfigurationError, match="201 drivers is too large to be reported"):
+        tree_of(root)
+
+
+# --- reset and close ---
+
+
+def family(log: list[str], **options: Any) -> Recorder:
+    """Make a tree of four; `options` are for each of them."""
+    leaf = Recorder(name="leaf", log=log, **options)
+    left = Recorder(name="left", log=log, children={"leaf": leaf}, **options)
+    right = Recorder(name="right", log=log, **options)
+    return Recorder(name="root", log=log, children={"left": left, "right": right}, **options)
+
+
+def each(verb: str) -> list[str]:
+    return [f"{verb} {name}" for name in ("root", "left", "leaf", "right")]
+
+
+@pytest.mark.parametrize("calls_super", [True, False])
+async def test_all_are_reset_and_then_closed_once_and_parents_first(calls_super: bool) -> None:
+    log: list[str] = []
+    tree = tree_of(family(log, calls_super=calls_super))
+    with trio.fail_after(DEADLINE):
+        await tree.reset()
+        assert log == each("reset")
+        log.clear()
+        await tree.end(GRACE)
+    assert log == [*each("reset"), *each("close")]
+
+
+async def test_a_driver_in_two_places_is_ended_once_and_after_both_parents() -> None:
+    log: list[str] = []
+    shared = Recorder(name="shared", log=log)
+    left = Recorder(name="left", log=log, children={"x": shared})
+    right = Recorder(name="right", log=log, children={"y": shared})
+    with trio.fail_after(DEADLINE):
+        await tree_of(Recorder(name="root", log=log, children={"l": left, "r": right})).end(GRACE)
+    order = ["root", "left", "right", "shared"]
+    assert log == [f"{verb} {name}" for verb in ("reset", "close") for name in order]
+
+
+async def test_drivers_are_ended_in_threads_that_calls_do_not_use() -> None:
+    seen: list[tuple[bool, int]] = []
+    loop = threading.get_ident()
+
+    class Looking(Plain):
+        def close(self) -> None:
+            default = trio.from_thread.run_sync(trio.to_thread.current_default_thread_limiter)
+            seen.append((threading.get_ident() == loop, int(default.borrowed_tokens)))
+
+    with trio.fail_after(DEADLINE):
+        await DeviceTree(Looking()).end(GRACE)
+    assert seen == [(False, 0)]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        RuntimeError("stuck"),
+        ExceptionGroup("stuck", [OSError("stuck")]),
+        SystemExit("stuck"),
+        KeyboardInterrupt("stuck"),
+        StopIteration("stuck"),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+async def test_what_a_driver_raises_is_logged_and_the_others_have_their_turn(
+    failure: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    log: list[str] = []
+    tree = tree_of(family(log, failure=failure))
+    with trio.fail_after(DEADLINE):
+        await tree.reset()
+        await tree.end(GRACE)
+    assert log == [*each("reset"), *each("reset"), *each("close")]
+    records = [record for record in caplog.records if record.name == "jumpstarter.exporter"]
+    assert [record.message for record in records[-2:]] == [
+        "close of driver 'leaf' (drivers_for_tests.Recorder) failed",
+        "close of driver 'right' (drivers_for_tests.Recorder) failed",
+    ]
+    assert len(records) == 12
+    assert all(record.exc_info and record.exc_info[1] is failure for record in records)
+
+
+@pytest.mark.parametrize("verb", ["reset", "close"])
+async def test_one_that_hangs_is_left_behind_after_its_grace_and_the_others_have_their_turn(
+    verb: str, caplog: pytest.LogCaptureFixture, mock_clock: trio.testing.MockClock
+) -> None:
+    log: list[str] = []
+    hanging = Hanging(verb)
+    tree = tree_of(Plain(children={"stuck": hanging, "fine": Recorder(name="fine", log=log)}))
+
+    async def let_the_grace_pass() -> None:
+        await trio.to_thread.run_sync(hanging.hangs.wait, DEADLINE)
+        mock_clock.jump(GRACE)
+
+    with hanging.until_the_end():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(let_the_grace_pass)
+            await tree.end(GRACE)
+    assert log == ["reset fine", "close fine"]
+    assert f"{verb} of driver 'stuck' (test_exporter_tree.Hanging) did not end within 5 s" in (
+        record.message for record in caplog.records if record.levelno == logging.ERROR
+    )
+
+
+async def test_what_hung_in_reset_does_not_close_the_children_a_second_time(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    log: list[str] = []
+    reset_has_ended = threading.Event()
+
+    class Slow(Hanging):
+        def reset(self) -> None:
+            super().reset()
+            reset_has_ended.set()
+
+        def close(self) -> None:
+            self.release.set()
+            assert reset_has_ended.wait(DEADLINE)
+            Driver.close(self)
+
+    slow = Slow("reset", children={"child": Recorder(name="child", log=log)})
+
+    async def let_the_grace_pass() -> None:
+        await trio.to_thread.run_sync(slow.hangs.wait, DEADLINE)
+        mock_clock.jump(GRACE)
+
+    with slow.until_the_end():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(let_the_grace_pass)
+            await tree_of(slow).end(GRACE)
+    assert log == ["reset child", "close child"]
+
+
+async def test_the_end_of_a_tree_is_not_cut_short_by_cancellation() -> None:
+    log: list[str] = []
+    tree = tree_of(family(log))
+    with trio.fail_after(DEADLINE), trio.CancelScope() as scope:
+        scope.cancel()
+        await tree.end(GRACE)
+    assert log == [*each("reset"), *each("close")]
+
+
+async def test_the_first_reset_can_be_cancelled_between_two_drivers() -> None:
+    log: list[str] = []
+    scope = trio.CancelScope()
+
+    class Cancelling(Plain):
+        def reset(self) -> None:
+            trio.from_thread.run_sync(scope.cancel)
+
+    tree = tree_of(Cancelling(children={"next": Recorder(name="next", log=log)}))
+    with trio.fail_after(DEADLINE), scope:
+        await tree.reset()
+    assert scope.cancelled_caught
+    assert log == []

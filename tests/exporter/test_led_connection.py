@@ -1,0 +1,544 @@
+"""Tests of `_exporter.led_connection`: a thread reads a connection, and gives it back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pytest
+import trio
+import trio.testing
+
+from drivers_for_tests import Echo
+from helpers import PATIENCE, ask, generator, in_time, stream, until
+from jumpstarter._exporter import led_connection
+from jumpstarter._exporter.context import ServerContext
+from jumpstarter._exporter.executor import DriverExecutor
+from jumpstarter._exporter.led_connection import LedConnection
+from jumpstarter._exporter.session import Session
+from jumpstarter._exporter.tree import DeviceTree
+from jumpstarter._io.transport import Buffer
+from jumpstarter._limits import DEFAULT_LIMITS, Limits
+from jumpstarter._protocol.frames import FrameType
+from jumpstarter._util.background import open_background
+from jumpstarter.client._channel import Channel
+from jumpstarter.driver import export
+from jumpstarter.errors import (
+    CallOutcomeUnknown,
+    Code,
+    DriverError,
+    DriverInvalidArgument,
+    DriverTimeoutError,
+)
+from transports import PairMaker, memory_pair, tcp_pair, unix_pair
+
+_said: Final[ContextVar[str]] = ContextVar("said", default="nothing")
+
+
+@dataclass(kw_only=True)
+class Bench(Echo):
+    """Tells which thread each of its plain methods runs in; some wait to be let go."""
+
+    threads: list[int] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+    begun: threading.Event = field(default_factory=threading.Event)
+    let_go: threading.Event = field(default_factory=threading.Event)
+
+    @export
+    def plain(self, value: Any = None) -> Any:
+        self.threads.append(threading.get_ident())
+        return value
+
+    @export
+    def slow(self, value: Any = None) -> Any:
+        self.begun.set()
+        assert self.let_go.wait(PATIENCE)
+        self.log.append("slow ended")
+        return value
+
+    @export
+    def polling(self) -> None:
+        self.begun.set()
+        try:
+            while True:
+                trio.from_thread.check_cancelled()
+                trio.from_thread.run(trio.sleep, 0.001)
+        finally:
+            self.log.append("polling ended")
+
+    @export
+    def check_cancelled(self) -> str:
+        trio.from_thread.check_cancelled()
+        return "not cancelled"
+
+    @export
+    def task_name(self) -> str:
+        return trio.from_thread.run_sync(lambda: trio.lowlevel.current_task().name)
+
+    @export
+    def say(self, text: str) -> list[str]:
+        before = _said.get()
+        _said.set(text)
+        return [before, _said.get()]
+
+    @export
+    def fail(self) -> None:
+        raise ValueError("no")
+
+    @export
+    def exit(self) -> None:
+        raise SystemExit(3)
+
+    @export
+    def hidden(self) -> Any:
+        async def later() -> str:
+            await trio.lowlevel.checkpoint()
+            return "later"
+
+        return later()
+
+    @export
+    def unsendable(self) -> Any:
+        return object()
+
+    @export
+    def sized(self, size: int) -> bytes:
+        return bytes(size)
+
+
+@dataclass
+class Led:
+    """Both ends of a connection, in one loop."""
+
+    channel: Channel
+    connection: LedConnection[Any]
+    session: Session
+    driver: Bench
+
+    async def call(self, method: str, *args: Any) -> Any:
+        return await self.channel.call(ask(method, *args))
+
+
+@asynccontextmanager
+async def led(
+    *, limits: Limits = DEFAULT_LIMITS, threads: int = 64, make_pair: PairMaker = unix_pair
+) -> AsyncIterator[Led]:
+    driver = Bench()
+    exporter = ServerContext(DeviceTree(driver), DriverExecutor(threads), limits=limits)
+    ours, theirs = await make_pair()
+    async with in_time(), open_background() as nursery:
+        session = Session(exporter, theirs, "the test")
+        nursery.start_soon(session.run)
+        channel = Channel(ours, "the exporter", limits=limits)
+        await channel.begin(nursery)
+        try:
+            yield Led(channel, session._connection, session, driver)
+        finally:
+            driver.let_go.set()
+            await channel.aclose()
+
+
+@pytest.fixture
+def lasting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a thread wait for its next call, and the loop for a method, however slow the test is."""
+    monkeypatch.setattr(led_connection, "_STAYS", 1_000_000)
+    monkeypatch.setattr(led_connection, "_PATIENCE", PATIENCE)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the loop take the connection back as soon as it looks."""
+    monkeypatch.setattr(led_connection, "_PATIENCE", 0.0005)
+
+
+# ------------------------------------------------------------------------------- led calls
+
+
+@pytest.mark.usefixtures("lasting")
+@pytest.mark.parametrize("make_pair", [unix_pair, tcp_pair])
+async def test_one_plain_call_after_another_is_answered_by_one_thread(make_pair: PairMaker) -> None:
+    async with led(make_pair=make_pair) as it:
+        for number in range(20):
+            assert await it.call("plain", number) == number
+            assert it.connection.is_leased
+        assert len(set(it.driver.threads)) == 1
+        assert not it.connection.endpoints
+
+
+async def test_a_thread_that_nobody_calls_gives_the_connection_back() -> None:
+    async with led() as it:
+        assert await it.call("plain", 1) == 1
+        await until(lambda: not it.connection.is_leased)
+        assert await it.call("echo_async", 2) == 2
+        assert await it.call("plain", 3) == 3
+
+
+@pytest.mark.usefixtures("lasting")
+async def test_whatever_is_no_plain_call_goes_back_to_the_loop() -> None:
+    async with led() as it:
+        for _ in range(3):
+            assert await it.call("plain", 1) == 1
+            assert await it.call("echo_async", 2) == 2
+            assert await it.call("plain", 1) == 1
+            assert [item async for item in generator(it.channel, "count", 3)] == [0, 1, 2]
+            assert await it.call("plain", 1) == 1
+            async with await stream(it.channel, "connect") as raw:
+                await raw.send_all(b"bytes")
+                assert await raw.receive_some() == b"bytes"
+                assert await it.call("plain", 4) == 4  # beside the stream
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_many_plain_calls_at_once_have_a_thread_each() -> None:
+    async with led() as it, trio.open_nursery() as nursery:
+        assert await it.call("plain") is None
+        for _ in range(8):
+            nursery.start_soon(it.call, "slow")
+        await until(lambda: it.session._answers.lanes.limiter.borrowed_tokens >= 8)
+        it.driver.let_go.set()
+    assert it.driver.log == ["slow ended"] * 8
+
+
+@pytest.mark.usefixtures("lasting")
+@pytest.mark.parametrize(
+    ("method", "error", "text"),
+    [
+        ("fail", ValueError, "no"),
+        ("exit", DriverError, "SystemExit"),
+        ("unsendable", DriverError, "its result cannot be sent"),
+        ("no_such_method", DriverError, "no such method"),
+    ],
+)
+async def test_a_led_call_fails_as_any_other(
+    method: str, error: type[Exception], text: str
+) -> None:
+    async with led() as it:
+        for _ in range(2):
+            assert await it.call("plain", 1) == 1
+            with pytest.raises(error, match=text):
+                await it.call(method)
+        with pytest.raises(DriverInvalidArgument, match="its arguments do not fit"):
+            await it.call("plain", 1, 2)
+        assert await it.call("plain", 2) == 2
+
+
+@pytest.mark.usefixtures("lasting")
+async def test_a_method_that_hides_that_it_is_async_is_awaited() -> None:
+    async with led() as it:
+        for _ in range(2):
+            assert await it.call("plain", 1) == 1
+            assert await it.call("hidden") == "later"
+
+
+@pytest.mark.usefixtures("lasting")
+async def test_each_led_call_has_a_context_to_itself() -> None:
+    async with led() as it:
+        for text in ("one", "two"):
+            assert await it.call("say", text) == ["nothing", text]
+
+
+@pytest.mark.usefixtures("lasting")
+@pytest.mark.parametrize("size", [0, 16 * 1024, 64 * 1024, 1024 * 1024])
+async def test_an_answer_of_any_size_arrives(size: int) -> None:
+    async with led() as it:
+        for _ in range(3):
+            assert await it.call("sized", size) == bytes(size)
+            assert await it.call("plain", bytes(size)) == bytes(size)
+
+
+async def test_an_answer_that_the_client_does_not_take_is_refused() -> None:
+    async with led(limits=Limits(max_message=64 * 1024)) as it:
+        with pytest.raises(DriverError, match="the message has"):
+            await it.call("sized", 100_000)
+        assert await it.call("plain", 1) == 1
+
+
+async def test_what_is_no_socket_is_led_by_nobody() -> None:
+    async with led(make_pair=memory_pair) as it:
+        assert await it.call("plain", 1) == 1
+        assert not it.connection.is_leased
+
+
+@pytest.mark.usefixtures("lasting")
+async def test_trios_from_thread_works_in_each_led_call() -> None:
+    async with led() as it:
+        for _ in range(3):
+            assert "_guard" in await it.call("task_name")
+            assert await it.call("check_cancelled") == "not cancelled"
+
+
+# ------------------------------------------------------------------- what takes its time
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_method_that_takes_its_time_keeps_no_other_call_waiting() -> None:
+    async with led() as it, trio.open_nursery() as nursery:
+        for _ in range(2):
+            it.driver.let_go.clear()
+            results: list[Any] = []
+            nursery.start_soon(_collect, it, results, "slow", "a result")
+            await until(lambda: not it.connection.is_leased)
+            assert await it.call("echo_async", 1) == 1
+            assert await it.call("plain", 2) == 2
+            assert results == []
+            it.driver.let_go.set()
+            await until(lambda: bool(results))  # noqa: B023 - it is waited for here
+            assert results == ["a result"]
+
+
+async def _collect(it: Led, results: list[Any], method: str, *args: Any) -> None:
+    results.append(await it.call(method, *args))
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("after", [0, 3])
+async def test_a_led_call_can_be_cancelled(after: int) -> None:
+    async with led() as it:
+        for number in range(after):
+            await it.call("plain", number)
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(it.call, "polling")
+                await until(it.driver.begun.is_set)
+                scope.cancel()
+        assert it.driver.log == ["polling ended"]
+        assert await it.call("check_cancelled") == "not cancelled"
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("after", [0, 3])
+async def test_a_led_call_ends_at_its_deadline(after: int) -> None:
+    async with led() as it:
+        for number in range(after):
+            await it.call("plain", number)
+        request = ask("polling")
+        request.set_timeout(20)
+        with pytest.raises(DriverTimeoutError, match="its deadline passed"):
+            await it.channel.call(request)
+        assert it.driver.log == ["polling ended"]
+
+
+@pytest.mark.usefixtures("lasting")
+async def test_the_deadline_of_one_led_call_is_not_the_next_ones() -> None:
+    async with led() as it:
+        request = ask("plain", 1)
+        request.set_timeout(1)
+        assert await it.channel.call(request) == 1
+        await trio.sleep(0.005)
+        assert it.connection.is_leased
+        for _ in range(3):
+            assert await it.call("check_cancelled") == "not cancelled"
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_the_end_of_a_connection_is_told_to_a_led_call() -> None:
+    async with led() as it, trio.open_nursery() as nursery:
+        nursery.start_soon(_in_vain, it, "polling")
+        await until(it.driver.begun.is_set)
+        it.channel.connection.end(ConnectionError("pulled"))
+        await until(lambda: it.driver.log == ["polling ended"])
+    assert it.connection.finished.is_set()
+
+
+async def _in_vain(it: Led, method: str) -> None:
+    with pytest.raises(CallOutcomeUnknown):
+        await it.call(method)
+
+
+@pytest.mark.usefixtures("lasting")
+async def test_the_end_of_a_session_is_told_to_a_led_call() -> None:
+    async with led() as it, trio.open_nursery() as nursery:
+        await it.call("plain")
+        nursery.start_soon(_in_vain, it, "polling")
+        await until(it.driver.begun.is_set)
+        it.connection.end(ConnectionError("pulled"))
+        await until(lambda: it.driver.log == ["polling ended"])
+
+
+@pytest.mark.usefixtures("lasting")
+async def test_a_client_that_leaves_while_a_thread_waits_is_noticed() -> None:
+    async with led() as it:
+        await it.call("plain")
+        assert it.connection.is_leased
+        await it.channel.aclose()
+        await it.connection.finished.wait()
+        assert "closed the connection" in str(it.connection.ended)
+
+
+# --------------------------------------------------------------------------------- draining
+
+
+@pytest.mark.usefixtures("lasting")
+async def test_an_exporter_drains_while_a_thread_waits_for_calls() -> None:
+    async with led() as it:
+        await it.call("plain")
+        assert it.connection.is_leased
+        await it.session.drain(PATIENCE, "shutting down")
+        await it.connection.finished.wait()
+
+
+@pytest.mark.usefixtures("lasting")
+async def test_an_exporter_drains_a_led_call_to_its_end() -> None:
+    async with led() as it, trio.open_nursery() as nursery:
+        await it.call("plain")
+        results: list[Any] = []
+        nursery.start_soon(_collect, it, results, "slow", "in time")
+        await until(it.driver.begun.is_set)
+        nursery.start_soon(it.session.drain, PATIENCE, "shutting down")
+        await until(lambda: it.channel.connection.goaway is not None)
+        it.driver.let_go.set()
+    assert results == ["in time"]
+
+
+@pytest.mark.usefixtures("lasting")
+async def test_what_a_thread_has_half_written_leaves_before_anything_else() -> None:
+    async with led() as it:
+        await it.call("plain")
+        assert it.connection.is_leased
+        socket, token = it.connection._socket, trio.lowlevel.current_trio_token()
+        assert socket is not None
+        write = socket.try_write
+
+        def go_away() -> None:  # as a drain does, before the thread is back
+            it.connection.reclaim()
+            it.session._rules.goaway(Code.OK, 0, "shutting down")
+            it.connection.flush()
+
+        def half(buffers: Sequence[Buffer]) -> list[Buffer]:
+            socket.try_write = write  # type: ignore[method-assign]
+            frame = b"".join(buffers)
+            assert write([frame[:5]]) == []
+            token.run_sync_soon(go_away)
+            return [memoryview(frame)[5:]]
+
+        socket.try_write = half  # type: ignore[method-assign]
+        assert await it.call("plain", "whole") == "whole"
+        await until(lambda: it.channel.connection.goaway is not None)
+
+
+# --------------------------------------------------------------------- threads are for others
+
+
+@pytest.mark.usefixtures("lasting")
+async def test_a_thread_stays_only_while_others_are_free() -> None:
+    async with led(threads=1) as it:
+        for number in range(3):
+            assert await it.call("plain", number) == number
+            await until(lambda: not it.connection.is_leased)
+
+
+@pytest.mark.usefixtures("lasting")
+async def test_a_thread_that_others_need_does_not_wait_for_calls() -> None:
+    async with led(threads=4) as it:
+        limiter = it.session._answers.lanes.limiter
+        assert await it.call("plain", 1) == 1
+        assert it.connection.is_leased
+        for borrower in range(2):
+            limiter.acquire_on_behalf_of_nowait(borrower)
+        assert await it.call("plain", 2) == 2
+        await until(lambda: not it.connection.is_leased)
+        for borrower in range(2):
+            limiter.release_on_behalf_of(borrower)
+
+
+# ----------------------------------------------------------------------- hostile and unlucky
+
+
+@pytest.mark.usefixtures("lasting")
+async def test_what_comes_behind_a_plain_call_is_acted_on() -> None:
+    async with led() as it:
+        await it.call("plain")
+        async with trio.open_nursery() as nursery:
+            for number in range(5):  # in one piece
+                nursery.start_soon(it.call, "plain", number)
+                nursery.start_soon(it.call, "echo_async", number)
+        assert await it.call("plain", 1) == 1
+
+
+@pytest.mark.usefixtures("lasting")
+async def test_a_breach_that_a_thread_has_read_ends_the_connection_with_a_word() -> None:
+    async with led() as it:
+        await it.call("plain")
+        assert it.connection.is_leased
+        it.channel.connection.rules.outbox.frame(FrameType.RESULT, 1, b"\xc0")
+        it.channel.connection.flush_now()
+        await it.channel.connection.finished.wait()
+        assert "only the other side may send" in str(it.channel.ended)
+        await it.connection.finished.wait()
+
+
+@contextmanager
+def _failing(monkeypatch: pytest.MonkeyPatch, it: Led, name: str, exc: Exception) -> Iterator[None]:
+    """Have the exporter's socket fail; the client's works."""
+
+    def fail(*_: object) -> Any:
+        raise exc
+
+    with monkeypatch.context() as patch:
+        patch.setattr(it.connection._socket, name, fail)
+        yield
+
+
+async def _answered_then(it: Led, condition: Callable[[], bool]) -> None:
+    with pytest.raises(CallOutcomeUnknown):
+        await it.call("slow")
+    await until(condition)
+
+
+@pytest.mark.usefixtures("lasting")
+async def test_a_thread_that_cannot_write_leaves_the_end_to_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with led() as it, trio.open_nursery() as nursery:
+        nursery.start_soon(_answered_then, it, it.connection.finished.is_set)
+        await until(it.driver.begun.is_set)
+        with _failing(monkeypatch, it, "try_write", BrokenPipeError("pulled")):
+            it.driver.let_go.set()
+            await it.connection.finished.wait()
+    assert "pulled" in str(it.connection.ended)
+
+
+@pytest.mark.usefixtures("lasting")
+async def test_a_fault_of_ours_in_a_thread_ends_this_connection_and_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with led() as it:
+        await it.call("plain")
+        with _failing(monkeypatch, it, "try_read", ZeroDivisionError("our own")):
+            with pytest.raises(CallOutcomeUnknown):
+                await it.call("plain")
+            await it.connection.finished.wait()
+    assert "internal error on the connection" in caplog.text
+    assert "our own" in caplog.text
+
+
+async def test_threads_lead_and_give_back_under_a_mix_of_calls() -> None:
+    """Plain calls in a row, in company, cancelled and late, on one connection."""
+    async with led() as it:
+        it.driver.let_go.set()
+
+        async def some(count: int, method: str) -> None:
+            for number in range(count):
+                assert await it.call(method, number) == number
+
+        async def impatient() -> None:
+            for _ in range(20):
+                with trio.move_on_after(0.002):
+                    await it.call("polling")
+
+        for _ in range(5):
+            await some(20, "plain")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(some, 20, "plain")
+                nursery.start_soon(some, 20, "echo_async")
+                nursery.start_soon(some, 5, "slow")
+            await impatient()
+        assert it.driver.log.count("slow ended") == 25
+        assert await it.call("check_cancelled") == "not cancelled"
+        await until(lambda: not it.connection.is_leased)
+        assert not it.connection.endpoints
+        assert not it.session._running

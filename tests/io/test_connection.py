@@ -1,0 +1,1292 @@
+"""One byte stream shared by many calls: both roles, against a peer of which the test says all."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Literal
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from helpers import Outcome, in_time, timed
+from jumpstarter._framing import HEADER_SIZE, FrameDecoder
+from jumpstarter._io.connection import Connection
+from jumpstarter._io.transport import transport_for
+from jumpstarter._limits import DEFAULT_LIMITS, Limits
+from jumpstarter._protocol import events as ev
+from jumpstarter._protocol.client import ClientProtocol
+from jumpstarter._protocol.codec import (
+    decode_goaway,
+    encode_cancel,
+    encode_credit,
+    encode_goaway,
+    encode_hello,
+)
+from jumpstarter._protocol.frames import Flag, FrameType, Goaway, Hello, Kind
+from jumpstarter._protocol.server import ServerProtocol
+from jumpstarter._util.background import open_background
+from jumpstarter.errors import Code, HandshakeError, RemoteProtocolError
+from transports import (
+    Pair,
+    PairMaker,
+    lockstep_pair,
+    memory_pair,
+    over_every_transport,
+    tcp_pair,
+    unix_pair,
+)
+from wire import Frame, call, frame, value
+
+Role = Literal["client", "server"]
+both_roles = pytest.mark.parametrize("role", ["client", "server"])
+
+HELLO = frame(FrameType.HELLO, 0, encode_hello(Hello.of(DEFAULT_LIMITS)))
+
+
+class StreamHandler:
+    """The owner of a slot: writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[ev.SlotEvent] = []
+        self.drained_times = 0
+        self.reasons: list[Exception] = []
+        self.told = trio.lowlevel.ParkingLot()
+
+    def received(self, event: ev.SlotEvent) -> None:
+        self.events.append(event)
+        self.told.unpark_all()
+
+    def drained(self) -> None:
+        self.drained_times += 1
+        self.told.unpark_all()
+
+    def lost(self, reason: Exception) -> None:
+        self.reasons.append(reason)
+        self.told.unpark_all()
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        while not condition():
+            await self.told.park()
+
+
+class Side:
+    """The owner of the connection under test: admits clients, and writes down what it is told."""
+
+    def __init__(
+        self,
+        role: Role,
+        stream: trio.abc.Stream,
+        limits: Limits,
+        dispatch_lock: trio.Lock | None = None,
+    ) -> None:
+        self.rules: ClientProtocol | ServerProtocol
+        if role == "client":
+            self.rules = ClientProtocol(limits, Hello.of(limits))
+        else:
+            self.rules = ServerProtocol(limits)
+        transport = transport_for(stream)
+        # A network is what these tests are about, and memory or a Unix socket must stand for one.
+        transport.keepalive = True
+        self.connection = Connection(
+            transport, self.rules, self, "the peer", dispatch_lock=dispatch_lock
+        )
+        self.limits = limits
+        self.admitted = trio.Event()
+        self.freed_times = 0
+        self.calls: list[ev.CallReceived] = []
+
+    def on_hello(self, hello: Hello) -> None:
+        assert hello == self.rules.peer
+        assert not self.admitted.is_set()
+        self.admitted.set()
+        if isinstance(self.rules, ServerProtocol):
+            self.rules.admit(Hello.of(self.limits))
+
+    def on_call(self, event: ev.CallReceived) -> None:
+        self.calls.append(event)
+        self.connection.endpoints[event.slot] = StreamHandler()
+
+    def on_slot_free(self) -> None:
+        self.freed_times += 1
+
+    def call(self, kind: Kind = Kind.UNARY, size: int = 0) -> tuple[int, StreamHandler]:
+        """Queue a CALL."""
+        assert isinstance(self.rules, ClientProtocol)
+        slot = self.rules.call(kind, call(kind, size))
+        endpoint = self.connection.endpoints[slot] = StreamHandler()
+        return slot, endpoint
+
+
+class Peer:
+    """The other side: sends any bytes, and hears whole frames.
+
+    Attributes:
+        heard: Every frame so far.
+    """
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.stream = stream
+        self.heard: list[Frame] = []
+        self._decoder = FrameDecoder(2**24 - 1)
+        self._new: deque[Frame] = deque()
+
+    def feed(self, data: bytes) -> None:
+        for type_, flags, slot, payload in self._decoder.feed(data):
+            self._new.append(Frame(FrameType(type_), flags, slot, payload))
+            self.heard.append(self._new[-1])
+
+    async def send(self, *data: bytes) -> None:
+        await self.stream.send_all(b"".join(data))
+
+    async def next(self) -> Frame:
+        """Wait for the next frame."""
+        while not self._new:
+            data = bytes(await self.stream.receive_some())
+            assert data, "hung up"
+            self.feed(data)
+        return self._new.popleft()
+
+    async def hear(self, type_: FrameType) -> Frame:
+        """Wait for the next frame, which must be of this type."""
+        heard = await self.next()
+        assert heard.type is type_, heard
+        return heard
+
+    async def hear_all(self) -> list[Frame]:
+        """Wait for the end; everything must have been whole frames. Gives those not heard yet."""
+        async for data in self.stream:
+            self.feed(bytes(data))
+        assert self._decoder.failure is None
+        assert self._decoder.buffered == 0
+        new = list(self._new)
+        self._new.clear()
+        return new
+
+    async def answer_pings(self, seconds: float) -> None:
+        """Give a sign of life whenever one is asked for, for a while."""
+        with trio.move_on_after(seconds):
+            while True:
+                heard = await self.hear(FrameType.PING)
+                await self.send(frame(FrameType.PING, 0, heard.payload, Flag.ACK))
+
+    async def greet(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.send, HELLO)
+            await self.hear(FrameType.HELLO)
+
+
+@asynccontextmanager
+async def connected(
+    role: Role,
+    make_pair: PairMaker = memory_pair,
+    limits: Limits = DEFAULT_LIMITS,
+    dispatch_lock: trio.Lock | None = None,
+) -> AsyncIterator[tuple[Side, Peer]]:
+    """Give a connection that runs, and its peer; nothing was said but a client's HELLO."""
+    ours, theirs = await make_pair()
+    side = Side(role, ours, limits, dispatch_lock)
+    async with theirs, open_background() as nursery:
+        nursery.start_soon(side.connection.run)
+        side.connection.flush()
+        yield side, Peer(theirs)
+
+
+@asynccontextmanager
+async def greeted(
+    role: Role,
+    make_pair: PairMaker = memory_pair,
+    limits: Limits = DEFAULT_LIMITS,
+    dispatch_lock: trio.Lock | None = None,
+) -> AsyncIterator[tuple[Side, Peer]]:
+    """The same, once both have said HELLO."""
+    async with connected(role, make_pair, limits, dispatch_lock) as (side, peer):
+        await peer.greet()
+        await side.admitted.wait()
+        yield side, peer
+
+
+async def reason_of(side: Side) -> Exception:
+    """Wait for the end of the connection, and give the reason."""
+    await side.connection.finished.wait()
+    assert side.connection.ended is not None
+    return side.connection.ended
+
+
+def goaway(code: int, text: str) -> bytes:
+    return frame(FrameType.GOAWAY, 0, encode_goaway(Goaway(code, 0, text)))
+
+
+def said(heard: Frame) -> Goaway:
+    assert heard.type is FrameType.GOAWAY
+    decoded = decode_goaway(heard.payload)
+    assert decoded is not None
+    return decoded
+
+
+# ------------------------------------------------------------------------------------ handshake
+
+
+@over_every_transport
+@both_roles
+@timed()
+async def test_both_roles_greet_over_every_transport(role: Role, make_pair: PairMaker) -> None:
+    async with greeted(role, make_pair) as (side, peer):
+        await peer.send(frame(FrameType.PING, 0, b"12345678"))
+        await peer.hear(FrameType.PING)
+        assert side.connection.ended is None
+
+
+@both_roles
+@timed(3600)
+async def test_a_peer_that_says_nothing_is_given_up_after_the_hello_timeout(
+    role: Role, autojump_clock: MockClock
+) -> None:
+    del autojump_clock
+    started = trio.current_time()
+    async with connected(role, limits=Limits(hello_timeout=3)) as (side, _):
+        reason = await reason_of(side)
+    assert isinstance(reason, HandshakeError)
+    assert str(reason) == "the peer did not say HELLO within 3 s; is it a jumpstarter?"
+    assert trio.current_time() == pytest.approx(started + 3, abs=0.01)
+
+
+@both_roles
+@timed(3600)
+async def test_a_hello_that_dribbles_in_is_given_up_all_the_same(
+    role: Role, autojump_clock: MockClock
+) -> None:
+    del autojump_clock
+    started = trio.current_time()
+    async with connected(role, limits=Limits(hello_timeout=3)) as (side, peer):
+        for byte in HELLO[:5]:
+            await peer.send(bytes([byte]))
+            await trio.sleep(0.5)
+        assert isinstance(await reason_of(side), HandshakeError)
+    assert trio.current_time() == pytest.approx(started + 3, abs=0.01)
+
+
+@both_roles
+@timed(3600)
+async def test_nothing_is_said_before_hello_however_long_it_takes(
+    role: Role, autojump_clock: MockClock
+) -> None:
+    del autojump_clock
+    patient = Limits(hello_timeout=100, ping_interval=1, ping_timeout=50)
+    async with connected(role, limits=patient) as (side, peer):
+        await trio.sleep(10)
+        await peer.greet()  # fails if anything but HELLO is first
+        await peer.hear(FrameType.PING)
+        assert side.connection.ended is None
+
+
+# What comes, and how much of it the error shows.
+PREAMBLES = {
+    "HTTP request": (b"GET / HTTP/1.1\r\nHost: exporter\r\n\r\n", 16),
+    "HTTP answer": (b"HTTP/1.1 400 Bad Request\r\n\r\n", 16),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 16),
+    "TLS": (bytes.fromhex("16030100c8010000c40303") + bytes(200), 16),
+    "SSH": (b"SSH-2.0-OpenSSH_9.2p1\r\n", 16),
+    "SMTP": (b"220 mail.example.com ESMTP\r\n", 16),
+    "JSON": (b'{"jsonrpc": "2.0"}\n', 16),
+    "Redis": (b"*1\r\n$4\r\nPING\r\n", 14),
+    "ones": (b"\xff" * 64, 16),
+    "newlines": (b"\n" * 64, 16),
+}
+LOOK_LIKE_FRAMES = {
+    "zeros": (bytes(64), "malformed HELLO: it begins with b'', not b'JMPS'"),
+    "a HELLO of another protocol": (
+        frame(FrameType.HELLO, 0, b"NOPE" + bytes(28)),
+        "malformed HELLO: it begins with b'NOPE', not b'JMPS'",
+    ),
+    "a HELLO of three bytes": (frame(FrameType.HELLO, 0, b"JMP"), "malformed HELLO: it begins"),
+    "a call": (frame(FrameType.CALL, 1, bytes(20)), "CALL before the two HELLOs were exchanged"),
+}
+
+
+@pytest.mark.parametrize(
+    ("preamble", "text"),
+    [
+        *((sent, f"its stream begins with {sent[:size]!r}") for sent, size in PREAMBLES.values()),
+        *LOOK_LIKE_FRAMES.values(),
+    ],
+    ids=[*PREAMBLES, *LOOK_LIKE_FRAMES],
+)
+@both_roles
+@timed()
+async def test_a_peer_of_another_protocol_is_told_from_ours_and_its_bytes_are_shown(
+    role: Role, preamble: bytes, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connected(role) as (side, peer):
+        await peer.send(preamble)
+        reason = await reason_of(side)
+        assert isinstance(reason, RemoteProtocolError)
+        assert str(reason).startswith("the peer does not speak jumpstarter's protocol: ")
+        assert text in str(reason)
+        assert f"connection to the peer ended: {reason}" in caplog.text
+        *_, last = await peer.hear_all()
+        assert said(last).code == reason.code
+
+
+@timed(3600)
+async def test_a_stranger_whose_time_runs_out_as_we_tell_it_so_is_still_called_a_stranger(
+    autojump_clock: MockClock,
+) -> None:
+    del autojump_clock
+    started = trio.current_time()
+    async with connected("client", lockstep_pair, Limits(hello_timeout=3)) as (side, peer):
+        await trio.sleep(2.5)
+        await peer.send(b"220 mail.example.com ESMTP\r\n")  # and it does not read our answer
+        reason = await reason_of(side)
+    assert trio.current_time() == started + 2.5 + 1  # the second for our last words, and no more
+    assert "does not speak jumpstarter's protocol" in str(reason)
+
+
+@given(st.binary(min_size=1, max_size=100), st.sampled_from(["client", "server"]))
+def test_no_bytes_whatever_make_a_connection_of_a_stranger(data: bytes, role: Role) -> None:
+    async def connect() -> None:
+        async with in_time(), connected(role) as (side, peer):
+            await peer.send(data)
+            await peer.stream.send_stream.aclose()  # type: ignore[attr-defined]
+            assert isinstance(await reason_of(side), (RemoteProtocolError, ConnectionError))
+            assert not side.admitted.is_set()
+            await peer.hear_all()
+
+    trio.run(connect)
+
+
+@both_roles
+@timed()
+async def test_another_version_is_named(role: Role) -> None:
+    async with connected(role) as (side, peer):
+        future = Hello.of(DEFAULT_LIMITS)
+        payload = bytearray(encode_hello(future))
+        payload[4] = 9
+        await peer.send(frame(FrameType.HELLO, 0, bytes(payload)))
+        reason = await reason_of(side)
+    assert str(reason).startswith("the peer: the peer speaks version 9.1 of the protocol")
+    assert isinstance(reason, RemoteProtocolError)
+    assert reason.code is Code.VERSION
+
+
+@both_roles
+@timed()
+async def test_a_refusal_instead_of_hello_gives_the_peers_reason(role: Role) -> None:
+    async with connected(role) as (side, peer):
+        await peer.send(goaway(Code.UNAUTHENTICATED, "not admitted"))
+        reason = await reason_of(side)
+    assert isinstance(reason, HandshakeError)
+    assert str(reason).startswith("the peer refused the connection: 'not admitted'. Does it ask ")
+
+
+# ---------------------------------------------------------------------------------------- reading
+
+
+@over_every_transport
+@timed()
+async def test_a_client_hears_the_answer_to_its_call(make_pair: PairMaker) -> None:
+    async with greeted("client", make_pair) as (side, peer):
+        slot, endpoint = side.call()
+        side.connection.flush()
+        assert (await peer.hear(FrameType.CALL)).slot == slot
+        await peer.send(frame(FrameType.RESULT, slot, b"\xc0"))
+        await endpoint.until(lambda: endpoint.events)
+        assert endpoint.events == [ev.ResultReceived(slot, b"\xc0")]
+        assert slot not in side.connection.endpoints
+        assert side.freed_times == 1
+
+
+@over_every_transport
+@timed()
+async def test_a_server_hears_a_call_and_answers_it(make_pair: PairMaker) -> None:
+    async with greeted("server", make_pair) as (side, peer):
+        await peer.send(
+            frame(FrameType.CALL, 5, bytes(call()[8:])), frame(FrameType.PING, 0, bytes(8))
+        )
+        await peer.hear(FrameType.PING)
+        (event,) = side.calls
+        assert (event.slot, event.head.method) == (5, "m")
+        assert isinstance(side.rules, ServerProtocol)
+        side.rules.result(5, value("done"))
+        side.connection.flush()
+        assert (await peer.hear(FrameType.RESULT)).slot == 5
+
+
+@timed()
+async def test_one_that_reads_nothing_holds_up_no_other() -> None:
+    async with greeted("client") as (side, peer):
+        lazy, lazy_endpoint = side.call(Kind.STREAM)
+        other, other_endpoint = side.call()
+        side.connection.flush()
+        window = bytes(DEFAULT_LIMITS.stream_window)
+        await peer.send(
+            frame(FrameType.DATA, lazy, window), frame(FrameType.RESULT, other, b"\xc0")
+        )
+        await other_endpoint.until(lambda: other_endpoint.events)
+        assert lazy_endpoint.events == [ev.DataReceived(lazy, window, end=False)]
+
+
+@over_every_transport
+@timed()
+async def test_reading_goes_on_while_the_peer_takes_nothing(make_pair: PairMaker) -> None:
+    async with greeted("client", make_pair, Limits(ping_burst=1000)) as (side, peer):
+        answered, endpoint = side.call()
+        side.connection.flush()
+        await peer.hear(FrameType.CALL)
+        side.call(size=50_000_000)  # far more than any kernel holds, and none of it is read
+        side.connection.flush()
+        for _ in range(1000):  # each asks for an answer, which must wait in one piece of memory
+            await peer.send(frame(FrameType.PING, 0, bytes(8)))
+        await peer.send(frame(FrameType.RESULT, answered, b"\xc0"))
+        await endpoint.until(lambda: endpoint.events)
+        assert endpoint.events == [ev.ResultReceived(answered, b"\xc0")]
+
+
+@timed()
+async def test_what_comes_for_a_slot_without_an_owner_is_dropped() -> None:
+    async with greeted("client") as (side, peer):
+        slot, _ = side.call(Kind.STREAM)
+        side.connection.flush()
+        del side.connection.endpoints[slot]
+        await peer.hear(FrameType.CALL)
+        await peer.send(
+            frame(FrameType.DATA, slot, b"x"),
+            frame(FrameType.ERROR, slot, bytes(2)),
+            frame(FrameType.PING, 0, bytes(8)),
+        )
+        await peer.hear(FrameType.PING)
+        assert side.connection.ended is None
+
+
+@both_roles
+@timed()
+async def test_a_breach_ends_the_connection_after_what_came_before_it(
+    role: Role, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with greeted(role) as (side, peer):
+        await peer.send(
+            goaway(Code.OK, "before"),
+            frame(FrameType.DATA, 7, b"x"),
+            goaway(Code.OK, "after"),
+        )
+        reason = await reason_of(side)
+        assert isinstance(reason, RemoteProtocolError)
+        assert str(reason) == "DATA on slot 7 (never used)"
+        assert "connection to the peer ended: DATA on slot 7" in caplog.text
+        assert side.connection.goaway is not None
+        assert side.connection.goaway.goaway.text == "before"
+        *_, last = await peer.hear_all()
+    assert said(last) == Goaway(Code.PROTOCOL_ERROR, 0, "DATA on slot 7 (never used)")
+
+
+@timed(3600)
+async def test_a_breach_by_a_peer_that_takes_nothing_ends_the_connection_as_well(
+    autojump_clock: MockClock,
+) -> None:
+    del autojump_clock
+    async with greeted("client", lockstep_pair) as (side, peer):
+        side.call(size=1000)
+        side.connection.flush()
+        started = trio.current_time()
+        await peer.send(frame(FrameType.DATA, 7, b"x"))
+        assert isinstance(await reason_of(side), RemoteProtocolError)
+        assert trio.current_time() == started + 1  # what the last words are worth
+
+
+@timed()
+async def test_an_error_of_ours_ends_the_connection_and_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with greeted("client") as (side, peer):
+        slot, _ = side.call()
+        other, endpoint = side.call()
+        side.connection.flush()
+        del other
+
+        def fail(event: ev.SlotEvent) -> None:
+            raise ZeroDivisionError(event)
+
+        side.connection.endpoints[slot].received = fail  # type: ignore[method-assign]
+        await peer.send(frame(FrameType.RESULT, slot, b"\xc0"))
+        reason = await reason_of(side)
+        assert isinstance(reason, ZeroDivisionError)
+        assert endpoint.reasons == [reason]
+    assert "internal error on the connection to the peer" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+# ----------------------------------------------------------------------------------------- GOAWAY
+
+
+@both_roles
+@timed()
+async def test_a_goaway_without_an_error_lets_what_runs_go_on(role: Role) -> None:
+    async with greeted(role) as (side, peer):
+        freed = side.freed_times
+        await peer.send(goaway(Code.OK, "shutting down"), frame(FrameType.PING, 0, bytes(8)))
+        heard = {(await peer.next()).type for _ in range(2)}
+        assert heard == {FrameType.PING, FrameType.GOAWAY}  # its ACK
+        assert side.connection.ended is None
+        assert side.connection.goaway is not None
+        assert side.connection.goaway.goaway.text == "shutting down"
+        assert side.freed_times == freed + 1
+
+
+@pytest.mark.parametrize(
+    ("code", "known"),
+    [
+        (Code.PROTOCOL_ERROR, Code.PROTOCOL_ERROR),
+        (Code.FLOW_CONTROL, Code.FLOW_CONTROL),
+        (Code.WRITE_STALL, Code.WRITE_STALL),
+        (999, Code.PROTOCOL_ERROR),
+    ],
+)
+@both_roles
+@timed()
+async def test_a_goaway_with_an_error_ends_the_connection_and_says_why(
+    role: Role, code: int, known: Code
+) -> None:
+    async with greeted(role) as (side, peer):
+        await peer.send(goaway(code, "you sent too much"))
+        reason = await reason_of(side)
+    assert isinstance(reason, RemoteProtocolError)
+    assert str(reason) == "the peer ended the connection: 'you sent too much'"
+    assert reason.code is known
+
+
+@both_roles
+@timed()
+async def test_our_goaway_is_acknowledged(role: Role) -> None:
+    async with greeted(role) as (side, peer):
+        side.rules.goaway(Code.OK, 0, "bye")
+        side.connection.flush()
+        await peer.hear(FrameType.GOAWAY)
+        assert not side.connection.acked.is_set()
+        await peer.send(frame(FrameType.GOAWAY, 0, b"", 0x40))
+        await side.connection.acked.wait()
+        assert side.connection.ended is None
+
+
+# ----------------------------------------------------------------------------------------- writing
+
+
+def heard_so_far(peer: Peer) -> list[Frame]:
+    """Give what lies in the peer's socket, without a checkpoint."""
+    assert isinstance(peer.stream, trio.SocketStream)
+    with contextlib.suppress(BlockingIOError):
+        peer.feed(os.read(peer.stream.socket.fileno(), 100_000))
+    return peer.heard
+
+
+@timed()
+async def test_with_one_call_in_flight_a_frame_leaves_at_once() -> None:
+    async with greeted("client", unix_pair) as (side, peer):
+        side.call()
+        side.connection.flush()
+        assert heard_so_far(peer)[-1].type is FrameType.CALL
+
+
+@timed()
+async def test_with_many_calls_in_flight_their_frames_leave_together() -> None:
+    async with greeted("client", unix_pair) as (side, peer):
+        side.call()
+        side.connection.flush()
+        greeting = len(heard_so_far(peer))
+        for _ in range(5):
+            side.call()
+            side.connection.flush()
+        assert len(heard_so_far(peer)) == greeting
+        await wait_all_tasks_blocked()
+        assert len(heard_so_far(peer)) == greeting + 5
+
+
+@timed()
+async def test_what_is_to_leave_soon_waits_for_the_writer() -> None:
+    async with greeted("client", unix_pair) as (side, peer):
+        greeting = len(heard_so_far(peer))
+        side.call()
+        side.connection.flush_soon()
+        side.connection.flush()  # must not overtake it either
+        assert len(heard_so_far(peer)) == greeting
+        await wait_all_tasks_blocked()
+        assert len(heard_so_far(peer)) == greeting + 1
+
+
+async def narrow_pair() -> Pair:
+    """A Unix socket whose kernel queue is full after a few frames."""
+    pair = await unix_pair()
+    for stream in pair:
+        assert isinstance(stream, trio.SocketStream)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    return pair
+
+
+@given(
+    st.lists(st.sampled_from(["flush", "flush", "soon", "pause", "read"]), max_size=100),
+    st.integers(0, 3),
+)
+def test_frames_leave_in_the_order_in_which_they_were_queued(steps: list[str], calls: int) -> None:
+    async def run() -> None:
+        async with in_time(), greeted("client", narrow_pair) as (side, peer):
+            for _ in range(calls):
+                side.call()
+            expected = []
+            for number, step in enumerate(steps):
+                match step:
+                    case "pause":
+                        await trio.lowlevel.checkpoint()
+                    case "read":
+                        heard_so_far(peer)
+                    case _:
+                        expected.append(number.to_bytes(8, "big"))
+                        side.rules.ping(expected[-1])
+                        send = (
+                            side.connection.flush if step == "flush" else side.connection.flush_soon
+                        )
+                        send()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(peer.hear_all)
+                await side.connection.written()
+                side.connection.end(ConnectionError("done"))
+            heard = [f.payload for f in peer.heard if f.type is FrameType.PING]
+            assert heard == expected
+
+    trio.run(run)
+
+
+@over_every_transport
+@timed()
+async def test_a_slot_is_told_once_when_its_last_frame_is_on_its_way(make_pair: PairMaker) -> None:
+    async with greeted("client", make_pair) as (side, peer):
+        slot, endpoint = side.call(size=300_000)
+        _, small = side.call()
+        side.connection.flush()
+        assert endpoint.drained_times == 0
+        received = 0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(endpoint.until, lambda: endpoint.drained_times)
+            while received < 300_000:
+                heard = await peer.hear(FrameType.CALL)
+                received += len(heard.payload) if heard.slot == slot else 0
+        assert endpoint.drained_times == 1
+        assert small.drained_times == 0  # it never waited for its turn
+
+
+@timed()
+async def test_a_slot_whose_frame_leaves_at_once_is_told_at_once() -> None:
+    async with greeted("client", unix_pair) as (side, peer):
+        _, endpoint = side.call(size=20_000)
+        side.connection.flush()
+        assert endpoint.drained_times == 1
+        assert heard_so_far(peer)[-1].type is FrameType.CALL
+
+
+@pytest.mark.parametrize("make_pair", [unix_pair, lockstep_pair], ids=["unix", "lockstep"])
+@timed(3600)
+async def test_a_peer_that_takes_nothing_is_given_up(
+    make_pair: PairMaker, autojump_clock: MockClock
+) -> None:
+    del autojump_clock
+    limits = Limits(write_stall=15, ping_interval=0)
+    async with greeted("client", make_pair, limits) as (side, _):
+        started = trio.current_time()
+        _, endpoint = side.call(size=10_000_000)
+        side.connection.flush()
+        reason = await reason_of(side)
+    assert trio.current_time() == started + 15
+    assert isinstance(reason, RemoteProtocolError)
+    assert reason.code is Code.WRITE_STALL
+    assert str(reason) == "the peer took nothing for 15 s"
+    assert endpoint.reasons == [reason]
+
+
+@pytest.mark.parametrize("flush", [Connection.flush, Connection.flush_soon])
+@pytest.mark.parametrize("attempt", range(5))  # chance decides if the writer or the reader is first
+@timed()
+async def test_a_failed_write_does_not_hide_what_the_peer_said_last(
+    flush: Callable[[Connection], None], attempt: int
+) -> None:
+    del attempt
+    async with greeted("client", unix_pair) as (side, peer):
+        assert isinstance(peer.stream, trio.SocketStream)
+        _, endpoint = side.call()
+        # Without a checkpoint between them: the connection writes before it can read.
+        os.write(peer.stream.socket.fileno(), goaway(Code.FLOW_CONTROL, "you sent too much"))
+        peer.stream.socket.close()
+        flush(side.connection)
+        reason = await reason_of(side)
+    assert str(reason) == "the peer ended the connection: 'you sent too much'"
+    assert endpoint.reasons == [reason]
+
+
+@timed()
+async def test_behind_a_failed_write_nothing_more_is_written() -> None:
+    async with greeted("client", unix_pair) as (side, peer):
+        assert isinstance(peer.stream, trio.SocketStream)
+        peer.stream.socket.shutdown(socket.SHUT_RD)
+        side.rules.ping(b"lost....")
+        side.connection.flush()
+        for flush in (side.connection.flush, side.connection.flush_soon):
+            side.rules.ping(b"too late")
+            flush()
+        await wait_all_tasks_blocked()
+        assert side.rules.outbox  # nobody has taken it
+
+
+@timed()
+async def test_a_failed_write_ends_the_connection_of_a_peer_that_said_nothing() -> None:
+    async with greeted("client", unix_pair) as (side, peer):
+        assert isinstance(peer.stream, trio.SocketStream)
+        peer.stream.socket.close()
+        side.call()
+        side.connection.flush()
+        reason = await reason_of(side)
+    assert isinstance(reason, ConnectionError)
+    assert str(reason) == "the connection to the peer broke: [Errno 32] Broken pipe"
+
+
+@timed(3600)
+async def test_a_peer_that_only_stops_listening_is_waited_for_a_moment(
+    autojump_clock: MockClock,
+) -> None:
+    del autojump_clock
+    async with greeted("client", unix_pair) as (side, peer):
+        assert isinstance(peer.stream, trio.SocketStream)
+        peer.stream.socket.shutdown(socket.SHUT_RD)
+        started = trio.current_time()
+        side.call(size=1_000_000)
+        side.connection.flush()
+        reason = await reason_of(side)
+        assert trio.current_time() == pytest.approx(started + 1, abs=0.01)
+    assert str(reason) == "the connection to the peer broke: [Errno 32] Broken pipe"
+
+
+@over_every_transport
+@timed()
+async def test_all_that_is_queued_can_be_waited_for(make_pair: PairMaker) -> None:
+    async with greeted("client", make_pair) as (side, peer):
+        side.call(size=3_000_000)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.hear_all)
+            await side.connection.written()
+            assert not side.rules.outbox
+            side.connection.end(ConnectionError("done"))
+        assert sum(len(f.payload) for f in peer.heard) > 3_000_000
+
+
+@timed()
+async def test_who_waits_for_what_is_queued_does_not_outlive_the_connection() -> None:
+    async with greeted("client", lockstep_pair) as (side, _), trio.open_nursery() as nursery:
+        side.call()
+        nursery.start_soon(side.connection.written)
+        await wait_all_tasks_blocked()
+        side.connection.end(ConnectionError("done"))
+
+
+# --------------------------------------------------------------------------------------- keepalive
+
+KEEPALIVE = Limits(ping_interval=20, ping_timeout=10)
+
+
+@both_roles
+@timed(3600)
+async def test_after_silence_the_peer_is_asked_and_then_lost(
+    role: Role, autojump_clock: MockClock
+) -> None:
+    del autojump_clock
+    async with greeted(role, limits=KEEPALIVE) as (side, peer):
+        started = trio.current_time()
+        await peer.hear(FrameType.PING)
+        assert trio.current_time() == started + 20
+        reason = await reason_of(side)
+        assert trio.current_time() == pytest.approx(started + 30, abs=0.01)
+    assert type(reason) is ConnectionError
+    assert str(reason) == "the peer gave no sign of life for 30 s"
+
+
+@both_roles
+@timed(7200)
+async def test_a_peer_that_answers_stays(role: Role, autojump_clock: MockClock) -> None:
+    del autojump_clock
+    async with greeted(role, limits=KEEPALIVE) as (side, peer):
+        started = trio.current_time()
+        for times in range(1, 100):
+            asked = await peer.hear(FrameType.PING)
+            assert trio.current_time() == started + 20 * times
+            await peer.send(frame(FrameType.PING, 0, asked.payload, 0x40))
+        assert side.connection.ended is None
+
+
+@timed(3600)
+async def test_any_byte_is_a_sign_of_life(autojump_clock: MockClock) -> None:
+    del autojump_clock
+    async with greeted("client", limits=KEEPALIVE) as (side, peer):
+        slow_frame = frame(FrameType.PING, 0, bytes(8))
+        for byte in slow_frame[:-1]:
+            await trio.sleep(29)  # asked after 20
+            await peer.send(bytes([byte]))
+        assert side.connection.ended is None
+        for byte in slow_frame[-1:] + slow_frame[:-1]:
+            await trio.sleep(19)
+            await peer.send(bytes([byte]))
+        questions = sum(f.type is FrameType.PING and not f.flags for f in await peer_heard(peer))
+        assert questions == len(slow_frame) - 1
+
+
+async def peer_heard(peer: Peer) -> list[Frame]:
+    while True:
+        with trio.move_on_after(1) as scope:
+            peer.feed(bytes(await peer.stream.receive_some()))
+        if scope.cancelled_caught:
+            return peer.heard
+
+
+@pytest.mark.parametrize(
+    ("interval", "remote"), [(0, True), (20, False)], ids=["switched off", "no network"]
+)
+@timed(7200)
+async def test_nobody_is_asked_where_that_is_of_no_use(
+    interval: float, *, remote: bool, autojump_clock: MockClock
+) -> None:
+    del autojump_clock
+    ours, theirs = trio.testing.memory_stream_pair()
+    side = Side("client", ours, Limits(ping_interval=interval))
+    side.connection._transport.keepalive = remote
+    async with open_background() as nursery:
+        nursery.start_soon(side.connection.run)
+        peer = Peer(theirs)
+        await peer.greet()
+        await trio.sleep(3600)
+        assert side.connection.ended is None
+        assert [f.type for f in await peer_heard(peer)] == [FrameType.HELLO]
+
+
+# ------------------------------------------------------------------------------------------- end
+
+
+async def hang_up(side: Side, peer: Peer) -> None:
+    del side
+    await peer.stream.aclose()
+
+
+async def breach(side: Side, peer: Peer) -> None:
+    del side
+    await peer.send(b"\xff" * 8)
+
+
+async def end(side: Side, peer: Peer) -> None:
+    del peer
+    side.connection.end(ConnectionError("the test has ended it"))
+
+
+ENDS: dict[str, tuple[Callable[[Side, Peer], Awaitable[None]], str]] = {
+    "the peer hangs up": (hang_up, "the peer closed the connection"),
+    "the peer breaks the rules": (breach, "frame at byte"),
+    "we end it": (end, "the test has ended it"),
+}
+
+
+@pytest.mark.parametrize(("finish", "text"), ENDS.values(), ids=ENDS)
+@over_every_transport
+@timed()
+async def test_every_endpoint_is_told_once_why_it_ended(
+    make_pair: PairMaker, finish: Callable[[Side, Peer], Awaitable[None]], text: str
+) -> None:
+    async with greeted("client", make_pair) as (side, peer):
+        endpoints = [side.call()[1] for _ in range(3)]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(side.connection.written)
+            for _ in endpoints:
+                await peer.hear(FrameType.CALL)
+        await finish(side, peer)
+        reason = await reason_of(side)
+        assert str(reason).startswith(text)
+        for endpoint in endpoints:
+            assert endpoint.reasons == [reason]
+        assert not side.connection.endpoints
+        assert side.connection.acked.is_set()
+        assert side.freed_times == 1
+        side.connection.end(ConnectionError("too late"))
+        assert side.connection.ended is reason
+
+
+@over_every_transport
+@timed()
+async def test_a_cancelled_connection_tells_its_endpoints_and_closes(make_pair: PairMaker) -> None:
+    ours, theirs = await make_pair()
+    side = Side("client", ours, DEFAULT_LIMITS)
+    peer = Peer(theirs)
+    async with theirs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(side.connection.run)
+            await peer.greet()
+            _, endpoint = side.call()
+            nursery.cancel_scope.cancel()
+        (reason,) = endpoint.reasons
+        assert str(reason) == "the connection to the peer was cancelled"
+        await peer.hear_all()
+
+
+@timed()
+async def test_a_connection_that_is_reset_broke() -> None:
+    async with greeted("client", tcp_pair) as (side, peer):
+        assert isinstance(peer.stream, trio.SocketStream)
+        peer.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await trio.aclose_forcefully(peer.stream)
+        reason = await reason_of(side)
+    assert str(reason).startswith("the connection to the peer broke: ")
+    assert "reset" in str(reason)
+
+
+@timed()
+async def test_a_stream_that_is_closed_under_a_connection_ends_it() -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    side = Side("client", ours, DEFAULT_LIMITS)
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(side.connection.run)
+        await Peer(theirs).greet()
+        await ours.aclose()
+        assert str(await reason_of(side)).startswith("the connection to the peer broke")
+
+
+@timed()
+async def test_a_connection_ended_before_it_runs_does_not_run() -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    side = Side("client", ours, DEFAULT_LIMITS)
+    side.connection.end(ConnectionError("not wanted any more"))
+    await side.connection.run()
+    assert side.connection.finished.is_set()
+    assert await theirs.receive_some() == b""
+
+
+@timed()
+async def test_nothing_that_is_flushed_after_the_end_is_written() -> None:
+    async with greeted("client", unix_pair) as (side, peer):
+        side.connection.end(ConnectionError("done"))
+        await side.connection.finished.wait()
+        side.rules.ping(bytes(8))
+        side.connection.flush()
+        await side.connection.flush_goaway()
+        assert await peer.hear_all() == []
+
+
+@given(st.integers(0, 40), st.sampled_from(["client", "server"]))
+def test_a_connection_cancelled_at_any_moment_leaves_whole_frames_and_at_most_one_cut(
+    moment: int, role: Role
+) -> None:
+    async def run() -> None:
+        ours, theirs = await narrow_pair()
+        side = Side(role, ours, DEFAULT_LIMITS)
+        peer = Peer(theirs)
+
+        async def work() -> None:
+            await peer.greet()
+            if role == "client":
+                side.call(size=100_000)
+                side.call(Kind.GENERATOR, size=20_000)
+            for _ in range(20):
+                side.rules.ping(b"frame...")
+                side.connection.flush()
+                await trio.lowlevel.checkpoint()
+
+        async with in_time(), theirs:
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(side.connection.run)
+                    nursery.start_soon(work)
+                    for _ in range(moment):
+                        await trio.lowlevel.checkpoint()
+                    scope.cancel()
+            with contextlib.suppress(trio.BrokenResourceError):  # what we had sent was not read
+                async for data in theirs:
+                    peer.feed(bytes(data))
+            assert peer._decoder.failure is None
+
+    trio.run(run)
+
+
+# ------------------------------------------------------------------------------------- patience
+
+FEW = Limits(ping_burst=5, ping_rate=1, late_burst=20, late_rate=2)
+FLOODS = {
+    "PING": (frame(FrameType.PING, 0, bytes(8)), 5),
+    "GOAWAY": (goaway(Code.OK, "bye"), 5),
+    "pong": (frame(FrameType.PING, 0, bytes(8), Flag.ACK), 20),
+    "GOAWAY's ACK": (frame(FrameType.GOAWAY, 0, b"", Flag.ACK), 20),
+    "CANCEL once more": (frame(FrameType.CANCEL, 1, encode_cancel(1)), 21),
+    "late CREDIT": (frame(FrameType.CREDIT, 2, encode_credit(1)), 20),
+    "a small part": (frame(FrameType.CALL, 3, b"x", Flag.MORE), 20),
+}
+
+
+@pytest.mark.parametrize(("flood", "most"), FLOODS.values(), ids=FLOODS)
+@timed(3600)
+async def test_what_brings_nothing_is_borne_up_to_its_limit_and_no_further(
+    flood: bytes, most: int, autojump_clock: MockClock
+) -> None:
+    del autojump_clock
+    async with greeted("server", limits=FEW) as (side, peer):
+        assert isinstance(side.rules, ServerProtocol)
+        opened = [frame(FrameType.CALL, slot, bytes(call()[HEADER_SIZE:])) for slot in (1, 2)]
+        await peer.send(*opened)
+        await wait_all_tasks_blocked()
+        side.rules.result(2, value())
+        side.connection.flush()
+        await peer.send(flood * most)
+        await wait_all_tasks_blocked()
+        assert side.connection.ended is None
+        await trio.sleep(1)  # in which one more of the one kind comes back, and two of the other
+        await peer.send(flood)
+        await wait_all_tasks_blocked()
+        assert side.connection.ended is None
+        await peer.send(flood * 2)
+        reason = await reason_of(side)
+        assert isinstance(reason, RemoteProtocolError)
+        assert reason.code is Code.TOO_MANY_FRAMES
+        *_, last = await peer.hear_all()
+        assert said(last).code == Code.TOO_MANY_FRAMES
+
+
+@timed()
+async def test_others_have_their_turn_while_much_has_come() -> None:
+    """However many frames one read has brought, no more than a turn's are handled at a time."""
+    async with greeted("server", limits=Limits(max_frames_per_turn=4)) as (side, peer):
+        seen = [0]
+
+        async def look() -> None:
+            while True:
+                seen.append(len(side.calls))
+                await trio.lowlevel.checkpoint()
+
+        async with open_background() as nursery:
+            nursery.start_soon(look)
+            payload = bytes(call()[HEADER_SIZE:])
+            await peer.send(*(frame(FrameType.CALL, slot, payload) for slot in range(1, 101)))
+            while len(side.calls) < 100:
+                await trio.lowlevel.checkpoint()
+        # Two turns may follow each other, the last of one pass and the first of the next.
+        assert max(after - before for before, after in itertools.pairwise(seen)) <= 2 * 4
+
+
+@timed()
+async def test_of_all_that_have_sent_much_one_has_its_turn_at_a_time() -> None:
+    """So that ten floods leave others as much of the loop as one does."""
+    dispatch_lock = trio.Lock()
+    limits = Limits(max_frames_per_turn=4)
+    async with contextlib.AsyncExitStack() as stack:
+        sides = []
+        for _ in range(5):
+            side, peer = await stack.enter_async_context(
+                greeted("server", limits=limits, dispatch_lock=dispatch_lock)
+            )
+            payload = bytes(call()[HEADER_SIZE:])
+            await peer.send(*(frame(FrameType.CALL, slot, payload) for slot in range(1, 41)))
+            sides.append(side)
+        handled = [sum(len(side.calls) for side in sides)]
+        while handled[-1] < 200:
+            await trio.lowlevel.checkpoint()
+            handled.append(sum(len(side.calls) for side in sides))
+    # What came first of each is handled at once; then it is a turn for each pass, and this loop's
+    # own may see two.
+    steps = [after - before for before, after in itertools.pairwise(handled)]
+    assert max(steps[2:]) <= 2 * 4
+
+
+@timed()
+async def test_a_breach_among_many_frames_ends_the_connection_behind_those_before_it() -> None:
+    async with greeted("server", limits=Limits(max_frames_per_turn=2)) as (side, peer):
+        payload = bytes(call()[HEADER_SIZE:])
+        calls = [frame(FrameType.CALL, slot, payload) for slot in range(1, 8)]
+        await peer.send(*calls, frame(FrameType.HELLO), *calls)
+        assert isinstance(await reason_of(side), RemoteProtocolError)
+        assert [event.slot for event in side.calls] == list(range(1, 8))
+
+
+# ---------------------------------------------------------------------------- what never comes
+
+
+@timed(3600)
+async def test_who_stops_in_the_midst_of_much_is_not_waited_for_any_longer(
+    autojump_clock: MockClock,
+) -> None:
+    """Much is read in larger steps, behind each of which the next is looked for at once."""
+    del autojump_clock
+    limits = Limits(read_stall=30, ping_interval=0)
+    async with greeted("server", unix_pair, limits=limits) as (side, peer):
+        await peer.send(frame(FrameType.CALL, 1, bytes(64 * 1024), Flag.MORE))
+        began = trio.current_time()
+        await reason_of(side)
+        assert trio.current_time() == pytest.approx(began + 30, abs=0.01)
+
+
+UNFINISHED = {
+    "a header": HELLO[:3],
+    "a frame": frame(FrameType.CALL, 1, bytes(100))[:50],
+    "a message": frame(FrameType.CALL, 1, bytes(2000), Flag.MORE),
+}
+
+
+@pytest.mark.parametrize("begun", UNFINISHED.values(), ids=UNFINISHED)
+@timed(3600)
+async def test_the_rest_of_what_was_begun_is_waited_for_as_long_as_something_comes(
+    begun: bytes, autojump_clock: MockClock
+) -> None:
+    del autojump_clock
+    async with greeted("server", limits=Limits(read_stall=30, ping_interval=0)) as (side, peer):
+        await trio.sleep(1000)  # nothing is unfinished
+        for piece in (begun[:1], begun[1:2], begun[2:]):
+            await peer.send(piece)
+            await trio.sleep(29)
+            assert side.connection.ended is None
+        began = trio.current_time() - 29
+        reason = await reason_of(side)
+        assert trio.current_time() == pytest.approx(began + 30, abs=0.01)
+    assert isinstance(reason, RemoteProtocolError)
+    assert str(reason) == "the peer sent no more of what it had begun for 30 s"
+
+
+@timed(3600)
+async def test_what_was_finished_is_no_longer_waited_for(autojump_clock: MockClock) -> None:
+    del autojump_clock
+    async with greeted("server", limits=Limits(ping_interval=0)) as (side, peer):
+        whole = frame(FrameType.CALL, 1, bytes(call()[HEADER_SIZE:]))
+        await peer.send(whole[:9])
+        await trio.sleep(20)
+        await peer.send(whole[9:])
+        await trio.sleep(1000)
+        assert side.connection.ended is None
+        assert len(side.calls) == 1
+
+
+# ------------------------------------------------------------------------------------------ room
+
+
+@timed()
+async def test_who_has_more_to_say_waits_while_the_peer_does_not_read() -> None:
+    """And goes on, one after the other, as it does."""
+    limits = Limits(max_unsent=10_000)
+    async with greeted("server", lockstep_pair, limits) as (side, peer):
+        rules = side.rules
+        assert isinstance(rules, ServerProtocol)
+        payload = bytes(call()[HEADER_SIZE:])
+        await peer.send(*(frame(FrameType.CALL, slot, payload) for slot in range(1, 21)))
+        finished = []
+
+        async def answer(slot: int) -> None:
+            await side.connection.wait_writable()
+            rules.result(slot, value(bytes(6_000)))
+            side.connection.flush()
+            finished.append(slot)
+
+        async with trio.open_nursery() as nursery:
+            for slot in range(1, 21):
+                nursery.start_soon(answer, slot)
+            await wait_all_tasks_blocked()
+            # What the writer holds has left the outbox; two more are as much as may wait there.
+            assert len(finished) <= 5
+            for _ in range(20):
+                await peer.hear(FrameType.RESULT)
+        assert sorted(finished) == list(range(1, 21))
+        assert not side.connection.write_paused
+
+
+@timed()
+async def test_who_waits_for_room_hears_of_the_connections_end() -> None:
+    async with greeted("server", lockstep_pair, Limits(max_unsent=1)) as (side, peer):
+        assert isinstance(side.rules, ServerProtocol)
+        await peer.send(frame(FrameType.CALL, 1, bytes(call()[HEADER_SIZE:])))
+        await wait_all_tasks_blocked()
+        side.connection.flush_soon()
+        side.rules.result(1, value(bytes(100_000)))
+        assert side.connection.write_paused
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(side.connection.wait_writable)
+            await wait_all_tasks_blocked(0.01)
+            side.connection.end(ConnectionError("over"))
+
+
+@timed()
+async def test_a_broken_connection_has_no_room_until_it_has_ended() -> None:
+    """Else all who wait would make at once, and queue, what nobody will be sent."""
+    async with greeted("server", unix_pair, Limits(max_unsent=1)) as (side, peer):
+        assert isinstance(side.rules, ServerProtocol)
+        assert isinstance(peer.stream, trio.SocketStream)
+        await peer.send(*(frame(FrameType.CALL, n, bytes(call()[HEADER_SIZE:])) for n in (1, 2)))
+        await wait_all_tasks_blocked(0.01)
+        peer.stream.socket.shutdown(socket.SHUT_RD)
+        for slot in (1, 2):  # the first finds that it cannot be written, the second waits
+            side.rules.result(slot, value())
+            side.connection.flush()
+            await wait_all_tasks_blocked(0.01)
+        assert side.connection.write_paused
+        outcome = Outcome()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outcome.of, side.connection.wait_writable)
+            await wait_all_tasks_blocked(0.01)
+            assert not outcome.ended
+            side.connection.end(ConnectionError("over"))
+        assert outcome.ended
+
+
+@timed()
+async def test_there_is_room_at_once_where_nothing_waits() -> None:
+    async with greeted("server") as (side, _):
+        assert not side.connection.write_paused
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await side.connection.wait_writable()  # no checkpoint: nothing to wait for
+        assert not scope.cancelled_caught
+
+
+# --------------------------------------------------------------------------- a sign of life
+
+
+@timed(3600)
+async def test_however_many_ask_for_a_sign_of_life_there_is_one_ping_a_second(
+    autojump_clock: MockClock,
+) -> None:
+    del autojump_clock
+    async with greeted("server", limits=Limits(ping_interval=0)) as (side, peer):
+        answers: list[bool] = []
+
+        async def ask(after: float) -> None:
+            await trio.sleep(after)
+            answers.append(await side.connection.is_alive())
+
+        async with trio.open_nursery() as nursery:
+            for tenth in range(30):
+                nursery.start_soon(ask, tenth / 10)
+            nursery.start_soon(peer.answer_pings, 5)
+        assert answers == [True] * 30
+        assert len(peer.heard) <= 1 + 5
+
+
+@timed(3600)
+async def test_a_peer_that_is_silent_for_a_second_gives_no_sign_of_life(
+    autojump_clock: MockClock,
+) -> None:
+    del autojump_clock
+    async with greeted("server", limits=Limits(ping_interval=0)) as (side, peer):
+        await trio.sleep(1)
+        started = trio.current_time()
+        assert not await side.connection.is_alive()
+        assert trio.current_time() == pytest.approx(started + 1, abs=0.01)
+        asked = await peer.hear(FrameType.PING)
+        assert not await side.connection.is_alive()  # and is not asked again: one waits already
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.answer_pings, 5)
+            await peer.send(frame(FrameType.PING, 0, asked.payload, Flag.ACK))
+            await wait_all_tasks_blocked()
+            assert await side.connection.is_alive()
+        assert [heard.type for heard in peer.heard].count(FrameType.PING) == 2

@@ -1,0 +1,666 @@
+"""Byte streams as a multiplexer wants them: several buffers at once, and a try that never waits."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import ssl
+import struct
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, NoReturn
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from drivers_for_tests import Lab
+from helpers import ask, begin, channel_over, timed, until
+from jumpstarter._io.transport import (
+    Buffer,
+    SocketTransport,
+    StreamTransport,
+    Transport,
+    _after,
+    transport_for,
+)
+from jumpstarter.errors import CallOutcomeUnknown, CallRefused
+from transports import (
+    Pair,
+    PairMaker,
+    lockstep_pair,
+    memory_pair,
+    over_every_transport,
+    tcp_pair,
+    unix_pair,
+)
+
+STALL = 30.0
+over_sockets = pytest.mark.parametrize("make_pair", [unix_pair, tcp_pair], ids=["unix", "tcp"])
+
+
+def small_buffers(pair: Pair) -> None:
+    """Make the kernel queue as little as it can, so that few bytes fill it."""
+    for stream in pair:
+        assert isinstance(stream, trio.SocketStream)
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+
+
+async def receive_exactly(stream: trio.abc.ReceiveStream, size: int) -> bytes:
+    received = b""
+    while len(received) < size:
+        piece = await stream.receive_some()
+        assert piece, f"the stream has ended after {len(received)} of {size} bytes"
+        received += piece
+    assert len(received) == size
+    return received
+
+
+# -------------------------------------------------------------------------- what all of them do
+
+
+@over_every_transport
+@timed()
+async def test_what_is_written_arrives_whatever_it_is_kept_in(make_pair: PairMaker) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    buffers: list[Buffer] = [b"bytes", bytearray(b"array"), memoryview(b"view"), b"", b"end"]
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: transport.write(buffers, STALL))
+        assert await receive_exactly(theirs, 17) == b"bytesarrayviewend"
+    await transport.aclose()
+
+
+@over_every_transport
+@timed()
+async def test_reading_gives_what_came_and_nothing_at_the_end(make_pair: PairMaker) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(theirs.send_all, b"hello")
+        received = b""
+        while len(received) < 5:
+            piece = await transport.read()
+            assert type(piece) is bytes
+            received += piece
+    assert received == b"hello"
+    await theirs.aclose()
+    assert await transport.read() == b""
+    assert await transport.read() == b""
+    await transport.aclose()
+
+
+@over_every_transport
+@timed()
+async def test_far_more_than_any_buffer_holds_arrives_whole_and_in_order(
+    make_pair: PairMaker,
+) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    pieces = [number.to_bytes(4, "little") * 100 for number in range(2000)]
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(transport.write, pieces, STALL)
+        assert await receive_exactly(theirs, 800_000) == b"".join(pieces)
+    await transport.aclose()
+
+
+@over_every_transport
+@timed()
+async def test_writing_to_a_peer_that_is_gone_says_so(make_pair: PairMaker) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    await trio.aclose_forcefully(theirs)
+    with pytest.raises(trio.BrokenResourceError):
+        await write_for_ever(transport)
+    await transport.aclose()
+
+
+async def write_for_ever(transport: Transport) -> None:
+    while True:
+        await transport.write([bytes(1000)], STALL)
+
+
+@over_every_transport
+@timed()
+async def test_closing_wakes_whoever_reads(make_pair: PairMaker) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+
+    async def read() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await transport.read()
+
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await wait_all_tasks_blocked()
+        await transport.aclose()
+
+
+@over_every_transport
+@timed()
+async def test_closing_closes_even_when_cancelled(make_pair: PairMaker) -> None:
+    ours, theirs = await make_pair()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await transport_for(ours).aclose()
+    async with theirs:
+        assert await theirs.receive_some() == b""
+
+
+# --------------------------------------------------------------------------------- sockets
+
+
+@over_sockets
+@timed()
+async def test_a_try_writes_at_once(make_pair: PairMaker) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    assert transport.try_write([b"one", b"two"]) == []
+    async with theirs:
+        assert await receive_exactly(theirs, 6) == b"onetwo"
+    await transport.aclose()
+
+
+@over_sockets
+@timed()
+async def test_a_try_gives_back_what_did_not_fit_and_later_writes_go_on_from_there(
+    make_pair: PairMaker,
+) -> None:
+    pair = ours, theirs = await make_pair()
+    small_buffers(pair)
+    transport = transport_for(ours)
+    pieces = [number.to_bytes(4, "little") * 250 for number in range(1000)]
+    rest = transport.try_write(pieces)
+    assert 0 < sum(map(len, rest)) < 1_000_000
+    assert transport.try_write(rest)  # still full: nothing else is lost or written twice
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(transport.write, rest, STALL)
+        assert await receive_exactly(theirs, 1_000_000) == b"".join(pieces)
+    await transport.aclose()
+
+
+@over_sockets
+@timed()
+async def test_a_try_with_a_single_buffer_goes_on_from_where_it_did_not_fit(
+    make_pair: PairMaker,
+) -> None:
+    pair = ours, theirs = await make_pair()
+    small_buffers(pair)
+    transport = transport_for(ours)
+    data = b"".join(number.to_bytes(4, "little") for number in range(250_000))
+    rest = transport.try_write([data])
+    assert 0 < len(rest[0]) < len(data)
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(transport.write, rest, STALL)
+        assert await receive_exactly(theirs, len(data)) == data
+    await transport.aclose()
+
+
+@over_sockets
+@timed()
+async def test_a_try_reads_what_has_come_and_never_waits(make_pair: PairMaker) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    assert isinstance(transport, SocketTransport)
+    assert transport.try_read() is None
+    await theirs.send_all(b"hello")
+    await trio.lowlevel.wait_readable(transport.fileno())
+    assert transport.try_read() == b"hello"
+    assert transport.try_read() is None
+    await theirs.aclose()
+    await trio.lowlevel.wait_readable(transport.fileno())
+    assert transport.try_read() == b""
+    await transport.aclose()
+
+
+@over_sockets
+@timed()
+async def test_behind_a_full_read_more_is_read_at_once_and_without_waiting(
+    make_pair: PairMaker,
+) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    assert isinstance(transport, SocketTransport)
+    data = b"".join(number.to_bytes(4, "little") for number in range(100_000))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(theirs.send_all, data)
+        received = bytearray()
+        while len(received) < 64 * 1024:
+            received += await transport.read()
+            while (more := await transport.read_on()) is not None:
+                assert len(more) <= 256 * 1024
+                received += more
+        while len(received) < len(data):
+            received += await transport.read()
+    assert received == data
+    assert await transport.read_on() is None
+    await theirs.aclose()
+    assert await transport.read() == b""
+    await transport.aclose()
+
+
+@timed()
+async def test_what_was_read_behind_a_full_read_is_there_until_the_next_one() -> None:
+    ours, theirs = await unix_pair()
+    transport = transport_for(ours)
+    assert isinstance(transport, SocketTransport)
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(theirs.send_all, bytes(64 * 1024) + b"rest")
+        await wait_all_tasks_blocked()
+        assert len(await transport.read()) == 64 * 1024
+        more = await transport.read_on()
+        assert more == b"rest"
+        assert await transport.read_on() is None
+        assert more == b"rest"
+    await transport.aclose()
+
+
+@over_every_transport
+@timed()
+async def test_nothing_more_is_looked_for_where_little_has_come(make_pair: PairMaker) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    assert await transport.read_on() is None
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(theirs.send_all, b"ab")
+        assert (await transport.read())[:1] == b"a"
+        assert await transport.read_on() is None
+    await transport.aclose()
+
+
+@timed()
+async def test_the_end_is_found_behind_a_full_read_too() -> None:
+    ours, theirs = await unix_pair()
+    transport = transport_for(ours)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(theirs.send_all, bytes(64 * 1024))
+        await transport.read()
+    await theirs.aclose()
+    assert await transport.read_on() == b""
+    await transport.aclose()
+
+
+@over_sockets
+@timed()
+async def test_a_read_that_was_stopped_can_be_taken_up_again(make_pair: PairMaker) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    assert isinstance(transport, SocketTransport)
+
+    async def read() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await transport.read()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await wait_all_tasks_blocked()
+        transport.stop_waiting()
+    await theirs.send_all(b"later")
+    assert await transport.read() == b"later"
+    await theirs.aclose()
+    await transport.aclose()
+
+
+@over_sockets
+@timed()
+async def test_a_writer_that_waits_goes_on_when_a_reader_is_to_stop(make_pair: PairMaker) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    assert isinstance(transport, SocketTransport)
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(transport.write, [bytes(8_000_000)], 60)
+        await wait_all_tasks_blocked()
+        transport.stop_waiting()
+        await wait_all_tasks_blocked()
+        assert await receive_exactly(theirs, 8_000_000) == bytes(8_000_000)
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(_write_in_vain, transport)
+        await wait_all_tasks_blocked()
+        await transport.aclose()
+
+
+async def _write_in_vain(transport: SocketTransport) -> None:
+    with pytest.raises((trio.BrokenResourceError, trio.ClosedResourceError)):
+        await transport.write([bytes(8_000_000)], 60)
+
+
+@over_sockets
+@timed()
+async def test_more_buffers_than_the_kernel_takes_in_one_call_are_written_in_several(
+    make_pair: PairMaker,
+) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    buffers = [bytes([number % 256]) for number in range(3000)]
+    assert transport.try_write(buffers) == []
+    async with theirs:
+        assert await receive_exactly(theirs, 3000) == b"".join(buffers)
+    await transport.aclose()
+
+
+@over_sockets
+@timed()
+async def test_a_try_on_a_broken_socket_raises_the_systems_error(make_pair: PairMaker) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    assert isinstance(theirs, trio.SocketStream)
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # TCP: reset
+    await trio.aclose_forcefully(theirs)
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        transport.try_write([b"x"])
+    with pytest.raises(trio.BrokenResourceError, match="write failed: ") as broken:
+        await transport.write([b"x"], STALL)
+    assert isinstance(broken.value.__cause__, OSError)
+    await transport.aclose()
+
+
+@timed()
+async def test_reading_from_a_connection_that_was_reset_says_so() -> None:
+    ours, theirs = await tcp_pair()
+    assert isinstance(theirs, trio.SocketStream)
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await trio.aclose_forcefully(theirs)
+    transport = transport_for(ours)
+    with pytest.raises(trio.BrokenResourceError, match="reset"):
+        await transport.read()
+    await transport.aclose()
+
+
+@timed()
+async def test_after_closing_nothing_is_written_to_whoever_has_the_descriptor_now() -> None:
+    ours, theirs = await unix_pair()
+    transport = transport_for(ours)
+    assert isinstance(ours, trio.SocketStream)
+    descriptor = ours.socket.fileno()
+    reader, writer = os.pipe()
+    await transport.aclose()
+    os.dup2(writer, descriptor)
+    try:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            transport.try_write([b"not for you"])
+        with pytest.raises(trio.BrokenResourceError):
+            await transport.write([b"not for you"], STALL)
+        os.set_blocking(reader, False)
+        with pytest.raises(BlockingIOError):
+            os.read(reader, 100)
+    finally:
+        for each in (reader, writer, descriptor):
+            os.close(each)
+        await theirs.aclose()
+
+
+ERRORS = ("ENOBUFS", "ENOMEM", "EPIPE", "ECONNRESET", "ETIMEDOUT", "EHOSTUNREACH", "ENETDOWN")
+every_error = pytest.mark.parametrize("name", ERRORS)
+
+
+def failing(name: str) -> Callable[..., NoReturn]:
+    """Give what fails as the system does."""
+    number = getattr(errno, name)
+
+    def fail(*_: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@every_error
+@pytest.mark.parametrize("call", ["read", "writev"])
+@timed()
+async def test_any_error_of_the_system_is_one_broken_stream_that_names_it(
+    name: str, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = await unix_pair()
+    transport = transport_for(ours)
+    await theirs.send_all(b"x")
+    monkeypatch.setattr(os, call, failing(name))
+    said = os.strerror(getattr(errno, name))
+    with pytest.raises(trio.BrokenResourceError, match=f"{call[:4]}.* failed: .*{said}"):
+        await (transport.read() if call == "read" else transport.write([b"x"], STALL))
+    if call == "writev":
+        with pytest.raises(OSError, match=said):
+            transport.try_write([b"x"])
+    await transport.aclose()
+    await theirs.aclose()
+
+
+@every_error
+@timed()
+async def test_an_error_behind_a_full_read_is_a_broken_stream_too(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = await unix_pair()
+    transport = transport_for(ours)
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(theirs.send_all, bytes(64 * 1024))
+        await transport.read()
+    monkeypatch.setattr(os, "readv", failing(name))
+    with pytest.raises(trio.BrokenResourceError, match="read failed: "):
+        await transport.read_on()
+    await transport.aclose()
+
+
+@pytest.mark.parametrize("wait", ["wait_readable", "wait_writable"])
+@timed()
+async def test_waiting_for_a_socket_can_fail_too(
+    wait: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As epoll does when the system has no memory, or the user no more watches."""
+    ours, theirs = await unix_pair()
+    transport = transport_for(ours)
+
+    async def fail(_: object) -> None:
+        await trio.lowlevel.checkpoint()
+        failing("ENOSPC")()
+
+    monkeypatch.setattr(trio.lowlevel, wait, fail)
+    read = wait == "wait_readable"
+    with pytest.raises(trio.BrokenResourceError, match=r"failed: .*No space left"):
+        await (transport.read() if read else transport.write([bytes(10_000_000)], STALL))
+    await transport.aclose()
+    await theirs.aclose()
+
+
+class Failing(trio.abc.Stream):
+    """A stream that fails as the layers below it do: with the system's error, or Trio's own."""
+
+    def __init__(self, make: Callable[[], Exception]) -> None:
+        self.make = make
+
+    async def send_all(self, data: object) -> None:
+        del data
+        await trio.lowlevel.checkpoint()
+        try:
+            raise ssl.SSLError(1, "alert certificate required")
+        except ssl.SSLError as exc:
+            raise self.make() from exc
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await self.send_all(max_bytes)
+        raise AssertionError
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("make", [trio.BrokenResourceError, lambda: OSError("no buffers")])
+@timed()
+async def test_what_lies_under_a_broken_stream_is_named(make: Callable[[], Exception]) -> None:
+    transport = transport_for(Failing(make))
+    with pytest.raises(trio.BrokenResourceError, match=r"read failed: .*certificate required"):
+        await transport.read()
+    with pytest.raises(trio.BrokenResourceError, match=r"write failed: .*certificate required"):
+        await transport.write([b"x"], STALL)
+    await transport.aclose()
+
+
+@every_error
+@pytest.mark.parametrize("call", ["read", "writev"])
+@timed()
+async def test_any_error_of_the_system_ends_each_call_once_and_says_why(
+    name: str, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = await unix_pair()
+    assert isinstance(ours, trio.SocketStream)
+    lab = Lab()
+    said = os.strerror(getattr(errno, name))
+    async with channel_over((ours, theirs), lab) as channel, trio.open_nursery() as nursery:
+        calls = [await begin(nursery, channel.call, ask("wait")) for _ in range(3)]
+        really = getattr(os, call)
+        descriptor = ours.socket.fileno()
+
+        def fail(fd: int, *args: Any) -> Any:
+            return failing(name)() if fd == descriptor else really(fd, *args)
+
+        monkeypatch.setattr(os, call, fail)
+        last = await begin(nursery, channel.call, ask("echo", 1))
+        await channel.connection.finished.wait()
+        await wait_all_tasks_blocked()
+        for outcome in (*calls, last):
+            outcome.failed(CallOutcomeUnknown, f"connection to the exporter broke: .*{said}")
+        assert isinstance(channel.ended, ConnectionError)
+        with pytest.raises(CallRefused, match=said):
+            await channel.call(ask("echo", 1))
+    await until(lambda: lab.log.count("wait ended") == 3)
+
+
+# ------------------------------------------------------------------------------ other streams
+
+
+@timed()
+async def test_a_stream_that_is_no_socket_is_never_written_without_waiting() -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    transport = transport_for(ours)
+    assert transport.try_write([b"one", b"two"]) == [b"one", b"two"]
+    await transport.aclose()
+    assert await theirs.receive_some() == b""
+
+
+# --------------------------------------------------------------------------------- a stall
+
+
+@pytest.mark.parametrize("make_pair", [unix_pair, tcp_pair, lockstep_pair])
+@timed(3600)
+async def test_a_peer_that_takes_nothing_is_given_up_after_the_stall(
+    make_pair: PairMaker, autojump_clock: MockClock
+) -> None:
+    del autojump_clock
+    ours, theirs = await make_pair()
+    transport = transport_for(ours)
+    started = trio.current_time()
+    with pytest.raises(trio.TooSlowError):
+        await transport.write([bytes(100_000_000)], STALL)
+    assert trio.current_time() == started + STALL
+    await transport.aclose()
+    await theirs.aclose()
+
+
+@timed(3600)
+async def test_a_socket_that_takes_little_by_little_is_not_given_up(
+    autojump_clock: MockClock,
+) -> None:
+    del autojump_clock
+    pair = ours, theirs = await unix_pair()
+    small_buffers(pair)
+    transport = transport_for(ours)
+
+    async def read_slowly() -> None:
+        while True:
+            await trio.sleep(STALL - 1)
+            take_all(theirs)
+
+    started = trio.current_time()
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(read_slowly)
+        await transport.write([bytes(20_000)], STALL)
+        assert trio.current_time() > started + 2 * STALL
+        nursery.cancel_scope.cancel()
+    await transport.aclose()
+
+
+def take_all(stream: trio.abc.Stream) -> None:
+    """Empty the kernel's queue, or it would not say that there is room again."""
+    assert isinstance(stream, trio.SocketStream)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.read(stream.socket.fileno(), 65536)
+
+
+@pytest.mark.parametrize(
+    ("taken_at_once", "size", "in_time"),
+    [(1, 9, True), (1, 12, False), (64 * 1024, 20 * 64 * 1024, True)],
+)
+@timed(3600)
+async def test_any_other_stream_has_the_stall_for_each_piece_of_a_write(
+    taken_at_once: int, size: int, *, in_time: bool, autojump_clock: MockClock
+) -> None:
+    del autojump_clock
+    ours, theirs = await lockstep_pair()
+    transport = transport_for(ours)
+
+    async def read_slowly() -> None:
+        while True:
+            await trio.sleep(STALL / 10)
+            await theirs.receive_some(taken_at_once)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_slowly)
+        with contextlib.nullcontext() if in_time else pytest.raises(trio.TooSlowError):
+            await transport.write([bytes(size)], STALL)
+        nursery.cancel_scope.cancel()
+    await transport.aclose()
+    await theirs.aclose()
+
+
+# --------------------------------------------------------------------------- which one it is
+
+
+def plain(stream: trio.abc.Stream) -> trio.abc.Stream:
+    return stream
+
+
+def in_tls(stream: trio.abc.Stream) -> trio.abc.Stream:
+    return trio.SSLStream(stream, ssl.create_default_context(), server_hostname="exporter")
+
+
+@pytest.mark.parametrize(
+    ("make_pair", "wrap", "kind", "keepalive"),
+    [
+        (unix_pair, plain, SocketTransport, False),
+        (tcp_pair, plain, SocketTransport, True),
+        (memory_pair, plain, StreamTransport, False),
+        (unix_pair, in_tls, StreamTransport, False),
+        (tcp_pair, in_tls, StreamTransport, True),
+    ],
+    ids=["unix", "tcp", "memory", "TLS over unix", "TLS over tcp"],
+)
+@timed()
+async def test_sockets_are_written_directly_and_only_a_remote_peer_can_vanish(
+    make_pair: PairMaker,
+    wrap: Callable[[trio.abc.Stream], trio.abc.Stream],
+    kind: type[Transport],
+    keepalive: bool,
+) -> None:
+    ours, theirs = await make_pair()
+    transport = transport_for(wrap(ours))
+    assert type(transport) is kind
+    assert transport.keepalive is keepalive
+    await transport.aclose()
+    await theirs.aclose()
+
+
+@given(st.binary(max_size=200), st.lists(st.integers(0, 200)), st.integers(0, 200))
+def test_what_was_written_is_cut_off_the_front_and_nothing_else(
+    data: bytes, cuts: list[int], written: int
+) -> None:
+    edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    buffers = [memoryview(data)[start:stop] for start, stop in pairwise(edges)]
+    written = min(written, len(data))
+    assert b"".join(_after(list(buffers), written)) == data[written:]

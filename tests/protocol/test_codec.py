@@ -1,0 +1,635 @@
+"""What frames may say: each encoder and decoder of payloads, on good input, bad input and noise."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import enum
+import math
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jumpstarter._framing import HEADER_SIZE
+from jumpstarter._limits import Limits
+from jumpstarter._protocol.codec import (
+    call_prefix,
+    cut,
+    decode_call,
+    decode_cancel,
+    decode_credit,
+    decode_error,
+    decode_goaway,
+    decode_hello,
+    decode_nodes,
+    decode_value,
+    encode_call,
+    encode_cancel,
+    encode_credit,
+    encode_error,
+    encode_goaway,
+    encode_hello,
+    encode_value,
+    set_timeout,
+)
+from jumpstarter._protocol.frames import (
+    MAX_METHOD_NAME,
+    MAX_TEXT,
+    NIL,
+    ROOM,
+    CallHead,
+    ErrorBody,
+    Goaway,
+    Hello,
+    Kind,
+    Node,
+)
+from jumpstarter.errors import ArgumentError, Code
+
+LIMITS: Final = Limits()
+U16, U32 = st.integers(0, 2**16 - 1), st.integers(0, 2**32 - 1)
+
+integers = st.integers(-(2**63), 2**64 - 1)
+scalars = (
+    st.none() | st.booleans() | integers | st.floats(allow_nan=False) | st.text() | st.binary()
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | integers, inner),
+    max_leaves=20,
+)
+
+
+def through(value: Any, limits: Limits = LIMITS) -> Any:
+    """Send a value over the wire."""
+    return decode_value(encode_value(value)[HEADER_SIZE:], limits)
+
+
+def nested(levels: int) -> list[Any]:
+    """Make a list in a list, and so on."""
+    value: list[Any] = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
+# ---------------------------------------------------------------------------------- user values
+
+
+@given(values)
+def test_a_value_arrives_as_it_left(value: Any) -> None:
+    arrived = through(value)
+    assert arrived == value
+    assert repr(arrived) == repr(value)  # True is not 1, and 1 is not 1.0
+
+
+def test_what_json_would_lose_arrives() -> None:
+    largest = [2**53 + 1, 2**64 - 1, -(2**63), b"\xff\x00", {1: "one"}, -0.0, math.inf]
+    assert repr(through(largest)) == repr(largest)
+    assert math.isnan(through(math.nan))
+
+
+def test_a_megabyte_of_text_and_of_bytes_arrives() -> None:
+    assert through(["\N{GREEK SMALL LETTER PI}" * 2**20, bytes(2**20)]) == [
+        "\u03c0" * 2**20,
+        bytes(2**20),
+    ]
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@dataclass
+class Point:
+    x: int
+    y: int
+
+
+MOMENT: Final = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
+
+
+@pytest.mark.parametrize(
+    ("value", "arrives"),
+    [
+        ((1, (2,)), [1, [2]]),
+        (frozenset({1}), [1]),
+        (bytearray(b"ab"), b"ab"),
+        (memoryview(b"ab"), b"ab"),
+        (Colour.RED, "red"),
+        (Code.GROUP, 20),
+        (Point(1, 2), {"x": 1, "y": 2}),
+        (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (MOMENT, MOMENT),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_messagepack_has_no_type_for_arrives_as_its_nearest(value: Any, arrives: Any) -> None:
+    assert through(value) == arrives
+    assert type(through(value)) is type(arrives)
+
+
+def contains_itself() -> list[Any]:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+UNENCODABLE: Final[list[tuple[str, Any, str]]] = [
+    ("int above 64 bits", 2**64, "outside -2**63 to 2**64-1; send it as a string"),
+    ("int below 64 bits", -(2**63) - 1, "outside -2**63 to 2**64-1"),
+    ("complex", 1j, "complex"),
+    ("object", object(), "object"),
+    ("function", len, "builtin_function_or_method"),
+    ("exception", ValueError("x"), "ValueError"),
+    ("self-reference", contains_itself(), "nested too deeply, or contains itself"),
+    ("100,000 levels", nested(100_000), "a list is nested too deeply"),
+    ("lone surrogate", "ab\ud800", "not valid Unicode (surrogates not allowed at 2); send bytes"),
+    ("lone surrogate as a key", {"\udfff": 1}, "not valid Unicode"),
+]
+
+
+@pytest.mark.parametrize(
+    ("value", "says"), [case[1:] for case in UNENCODABLE], ids=[case[0] for case in UNENCODABLE]
+)
+def test_what_cannot_be_encoded_is_refused_with_the_reason(value: Any, says: str) -> None:
+    for hidden in (value, [1, {"a": value}]):
+        with pytest.raises(ArgumentError) as caught:
+            encode_value(hidden)
+        assert says in str(caught.value)
+
+
+def test_a_refused_value_leaves_the_callers_prefix_alone() -> None:
+    prefix = b"prefix"
+    with pytest.raises(ArgumentError):
+        encode_value([b"x" * 100_000, 1j], prefix)
+    assert encode_value(None, prefix) == prefix + NIL
+
+
+# A receiver's limits bind whatever the message's size: what passes when short passes when long.
+
+
+@pytest.mark.parametrize("padding", ["", "x" * 200])
+@pytest.mark.parametrize("key", [1.5, None, True, b"k", (1, 2)])
+def test_a_maps_key_is_a_str_or_an_int(key: Any, padding: str) -> None:
+    with pytest.raises(ArgumentError, match="a map's key must be str or int"):
+        through([{key: 1}, padding])
+
+
+@pytest.mark.parametrize("padding", ["", "x" * 200])
+@pytest.mark.parametrize("kind", [0, 5, 127, -128, -2])
+def test_no_extension_but_the_timestamp_is_a_value(kind: int, padding: str) -> None:
+    with pytest.raises(ArgumentError, match="an extension must be a timestamp"):
+        through([msgspec.msgpack.Ext(kind, b"1234"), padding])
+
+
+@pytest.mark.parametrize(
+    ("body", "arrives"),
+    [
+        (b"\x82\xa1a\x01\xa1a\x02", {"a": 2}),
+        (b"\x82\x01\x01\x01\x02", {1: 2}),
+        (b"\x82\x01\x01\xd3\0\0\0\0\0\0\0\x01\x02", {1: 2}),
+        (b"\x82\x01\x01\xa11\x02", {1: 1, "1": 2}),
+    ],
+    ids=["text", "number", "the same number, written longer", "a number and its text"],
+)
+def test_of_two_values_for_one_key_the_last_one_holds(body: bytes, arrives: Any) -> None:
+    assert decode_value(body, LIMITS) == arrives
+
+
+@pytest.mark.parametrize(
+    ("limits", "fits", "too_much", "says"),
+    [
+        (Limits(), nested(64), nested(65), "deeper than 64 levels"),
+        (Limits(max_depth=2), nested(2), nested(3), "deeper than 2 levels"),
+        (Limits(max_items=4), [1, 2, 3], [1, 2, 3, 4], "more than 4 values"),
+        (Limits(max_items=20), {"a": 1}, {"a": 1, "b": 2}, "more than 20 values"),
+        (Limits(max_containers=3), [[], []], [[], [], []], "more than 3 lists and maps"),
+    ],
+    ids=["default depth", "depth", "items", "keys", "containers"],
+)
+def test_a_message_beyond_a_limit_is_refused(
+    limits: Limits, fits: Any, too_much: Any, says: str
+) -> None:
+    assert through(fits, limits) == fits
+    with pytest.raises(ArgumentError, match=says):
+        through(too_much, limits)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xc1",
+        b"\xa2a",
+        b"\xa1\xff",
+        b"\xc0\xc0",
+        b"\xdd\xff\xff\xff\xff",
+        b"\xdf\xff\xff\xff\xff",
+        b"\xc6\xff\xff\xff\xff",
+        b"\xdb\xff\xff\xff\xff",
+        b"\xd6\xff\x00\x00",
+        b"\xc7\x0c\xff" + b"\xff" * 12,
+        b"\x91" * 100_000,
+    ],
+    ids=lambda body: f"{body[:6].hex()}, {len(body)} bytes",
+)
+def test_what_is_no_value_is_refused(body: bytes) -> None:
+    with pytest.raises(ArgumentError, match=f"the {len(body)} bytes cannot be decoded"):
+        decode_value(body, LIMITS)
+
+
+def test_the_deepest_message_is_decoded_in_a_small_thread() -> None:
+    deepest = nested(LIMITS.max_depth)
+    arrived: list[Any] = []
+    before = threading.stack_size(256 * 1024)
+    try:
+        thread = threading.Thread(target=lambda: arrived.append(through(deepest)))
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join(timeout=10)
+    assert arrived == [deepest]
+
+
+# ----------------------------------------------------------------------------------------- CALL
+
+
+heads = st.builds(
+    CallHead,
+    timeout_ms=U32,
+    target=U16,
+    kind=st.sampled_from(Kind),
+    keywords=st.booleans(),
+    nested=st.booleans(),
+    method=st.text(min_size=1, max_size=60),
+)
+
+
+@given(heads, st.lists(scalars).map(tuple))
+def test_a_call_arrives_as_it_left(head: CallHead, args: tuple[Any, ...]) -> None:
+    prefix = call_prefix(
+        head.target, head.kind, head.method, keywords=head.keywords, nested=head.nested
+    )
+    buffer = encode_call(prefix, args)
+    set_timeout(buffer, head.timeout_ms)
+    arrived, body = decode_call(bytes(buffer[HEADER_SIZE:]))
+    assert arrived == head
+    assert decode_value(body, LIMITS) == list(args)
+
+
+def test_a_prefix_serves_many_calls() -> None:
+    prefix = call_prefix(1, Kind.UNARY, "on")
+    first, second = encode_call(prefix, (1,)), encode_call(prefix, (2,))
+    set_timeout(first, 7)
+    assert decode_call(bytes(first[HEADER_SIZE:]))[0].timeout_ms == 7
+    assert decode_call(bytes(second[HEADER_SIZE:]))[0].timeout_ms == 0
+    assert prefix.startswith(ROOM)
+
+
+@pytest.mark.parametrize("name", ["m", "m" * MAX_METHOD_NAME, "\u00e9" * 127])
+def test_a_name_has_up_to_255_bytes(name: str) -> None:
+    payload = bytes(encode_call(call_prefix(1, Kind.UNARY, name), ())[HEADER_SIZE:])
+    assert decode_call(payload)[0].method == name
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("", "1 to 255 bytes, not 0"),
+        ("m" * 256, "1 to 255 bytes, not 256"),
+        ("\u00e9" * 128, "1 to 255 bytes, not 256"),
+        (b"on", "a str, not bytes"),
+        (None, "a str, not NoneType"),
+    ],
+)
+def test_a_name_that_does_not_fit_is_refused(name: Any, says: str) -> None:
+    with pytest.raises(ArgumentError, match=says):
+        call_prefix(1, Kind.UNARY, name)
+
+
+def test_a_name_of_broken_unicode_is_sent_as_one_that_no_driver_has() -> None:
+    payload = bytes(encode_call(call_prefix(1, Kind.UNARY, "o\ud800n"), ())[HEADER_SIZE:])
+    assert decode_call(payload)[0].method == "o?n"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "",
+        "00000000 0100 00",
+        "00000000 0100 00 00",
+        "00000000 0100 00 05 6f6e",
+        "00000000 0100 03 02 6f6e",
+        "00000000 0100 3f 02 6f6e",
+        "00000000 0100 20 02 6f6e",
+        "00000000 0100 00 02 ffff",
+    ],
+    ids=["empty", "cut", "no name", "cut name", "kind 3", "kind 63", "unknown mark", "no UTF-8"],
+)
+def test_a_malformed_call_is_refused(payload: str) -> None:
+    with pytest.raises(ArgumentError, match="malformed CALL"):
+        decode_call(bytes.fromhex(payload))
+
+
+# ---------------------------------------------------------------------------------------- ERROR
+
+bodies = st.recursive(
+    st.builds(
+        ErrorBody, st.text(max_size=30), st.text(), st.lists(st.text()), st.none() | st.text()
+    ),
+    lambda inner: st.builds(
+        ErrorBody,
+        st.text(max_size=30),
+        st.text(),
+        st.just([]),
+        st.none(),
+        st.lists(st.tuples(U16, inner), max_size=3),
+    ),
+    max_leaves=8,
+)
+
+
+def error_through(body: ErrorBody, code: int = Code.UNKNOWN) -> ErrorBody:
+    arrived_code, arrived = decode_error(bytes(encode_error(code, body)[HEADER_SIZE:]), LIMITS)
+    assert arrived_code == code
+    return arrived
+
+
+@given(U16, bodies)
+def test_an_error_arrives_as_it_left_with_the_tree_of_its_group(code: int, body: ErrorBody) -> None:
+    assert error_through(body, code) == body
+
+
+def test_a_megabyte_of_text_fits_an_error_and_more_is_cut_with_a_mark() -> None:
+    text = "x" * MAX_TEXT
+    assert error_through(ErrorBody("E", text)).message == text
+    longer = text + "y" * 1000
+    arrived = error_through(ErrorBody("E", longer, [longer], longer))
+    mark = f"{text}... [cut: {MAX_TEXT + 1000} characters in all]"
+    assert arrived == ErrorBody("E", mark, [mark], mark)
+
+
+def test_the_type_and_the_notes_of_an_error_are_bounded() -> None:
+    arrived = error_through(ErrorBody("T" * 1000, "", [str(n) for n in range(100)]))
+    assert arrived.type == "T" * 255 + "... [cut: 1000 characters in all]"
+    assert arrived.notes == [str(n) for n in range(64)]
+
+
+def test_the_members_of_a_group_are_cut_and_cleaned_too() -> None:
+    member = ErrorBody("E", "\ud800" + "x" * MAX_TEXT)
+    [(_, arrived)] = error_through(ErrorBody("G", "", [], None, [(3, member)])).members
+    assert arrived.message.startswith("?xxx")
+    assert arrived.message.endswith(f"[cut: {MAX_TEXT + 1} characters in all]")
+
+
+def test_broken_unicode_in_an_error_is_replaced() -> None:
+    broken = "a\ud800b\udfffc"
+    fixed = "a?b?c"
+    body = error_through(ErrorBody(broken, broken, [broken], broken))
+    assert body == ErrorBody(fixed, fixed, [fixed], fixed)
+
+
+@pytest.mark.parametrize(
+    ("text", "length", "expected"),
+    [
+        ("", 3, ""),
+        ("abc", 3, "abc"),
+        ("abcd", 3, "abc... [cut: 4 characters in all]"),
+        ("\u00e9\u00e9\u00e9\u00e9", 3, "\u00e9\u00e9\u00e9... [cut: 4 characters in all]"),
+        ("a\udc80", 3, "a?"),
+    ],
+)
+def test_cut_shortens_with_a_mark_and_makes_encodable(
+    text: str, length: int, expected: str
+) -> None:
+    assert cut(text, length) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "cannot be read"),
+        (b"\xc0", "cannot be read"),
+        (b"\x91\xa1E", "cannot be read"),
+        (b"\x92\x01\xa1m", "cannot be read"),
+        (b"\x92\xa1E\xa1\xff", "cannot be read"),
+        (b"\x92\xa1E\xa1m\xc0", "it has ended, and more follows"),
+        (b"\x91" * 1000, "deeper than 64 levels"),
+        (b"\xdd\xff\xff\xff\xff", "more than 65536 values"),
+    ],
+)
+def test_an_error_body_that_makes_no_sense_becomes_text(body: bytes, says: str) -> None:
+    code, arrived = decode_error(b"\x03\x00" + body, LIMITS)
+    assert code == Code.INVALID_ARGUMENT
+    assert arrived.type == ""
+    assert says in arrived.message
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x03"])
+def test_an_error_without_a_code_becomes_text(payload: bytes) -> None:
+    assert decode_error(payload, LIMITS) == (
+        Code.UNKNOWN,
+        ErrorBody("", "the exporter sent an ERROR without a code"),
+    )
+
+
+def test_an_error_may_leave_out_what_is_empty_and_say_more_than_is_known() -> None:
+    short = msgspec.msgpack.encode(["E", "m"])
+    long = msgspec.msgpack.encode(["E", "m", [], None, [], None, None, "of version 1.7"])
+    assert decode_error(b"\x02\x00" + short, LIMITS) == (2, ErrorBody("E", "m"))
+    assert decode_error(b"\x02\x00" + long, LIMITS) == (2, ErrorBody("E", "m"))
+
+
+# ----------------------------------------------------------------------------------------- HELLO
+
+hellos = st.builds(
+    Hello,
+    version=st.tuples(st.integers(0, 255), st.integers(0, 255)),
+    max_frame=U32,
+    max_message=U32,
+    max_calls=U32,
+    stream_window=U32,
+    ping_ms=U32,
+    agent=st.text(),
+    token=st.text(),
+)
+
+
+def test_an_error_of_more_values_than_any_failure_needs_is_text_that_says_so() -> None:
+    members = [[2, ["E", "m", [], None, []]]] * 8_000
+    body = msgspec.msgpack.encode(["G", "g", [], None, members])
+    assert len(decode_error(b"\x14\x00" + body, LIMITS)[1].members) == 8_000
+    body = msgspec.msgpack.encode(["G", "g", ["n"] * 65_536, None, []])
+    code, arrived = decode_error(b"\x14\x00" + body, LIMITS)
+    assert (code, arrived.type, arrived.notes) == (Code.GROUP, "", [])
+    assert "more than 65536 values" in arrived.message
+
+
+@given(hellos)
+def test_a_hello_arrives_as_it_left_whatever_its_version(hello: Hello) -> None:
+    assert decode_hello(encode_hello(hello)) == hello
+
+
+def test_a_hello_says_what_limits_allow() -> None:
+    limits = Limits(max_frame=1024, max_calls=7, stream_window=9, ping_interval=1.5)
+    hello = Hello.of(limits, "agent/1", "open sesame")
+    assert (hello.max_frame, hello.max_message) == (1024, limits.max_message)
+    assert (hello.max_calls, hello.stream_window, hello.ping_ms) == (7, 9, 1500)
+    assert (hello.agent, hello.token) == ("agent/1", "open sesame")
+    assert hello.version == (1, 1)
+
+
+FIXED: Final = encode_hello(Hello.of(LIMITS))[:28]
+
+
+def test_a_hello_may_leave_out_and_add_keys() -> None:
+    assert decode_hello(FIXED + b"\x80") == Hello.of(LIMITS)
+    more = msgspec.msgpack.encode({"agent": "a", "features": [1, {"x": 2}]})
+    assert decode_hello(FIXED + more) == Hello.of(LIMITS, "a")
+
+
+@pytest.mark.parametrize(
+    ("payload", "says"),
+    [
+        (b"", "begins with b'', not b'JMPS'"),
+        (FIXED[:27], "28 bytes"),
+        (FIXED, "cut short"),
+        (b"HTTP" + FIXED[4:] + b"\x80", "begins with b'HTTP', not b'JMPS'"),
+        (FIXED + b"\xc0", "Expected `object`"),
+        (FIXED + b"\x81\xa5agent\x01", "Expected `str`"),
+        (FIXED + b"\x80\x80", "more follows"),
+        (FIXED + b"\x81\xa1a" + b"\x91" * 8 + b"\x90", "deeper than 8 levels"),
+        (FIXED + b"\x81\xa1a\xdc\x01\x00", "more than 256 values"),
+    ],
+)
+def test_what_is_no_hello_is_refused(payload: bytes, says: str) -> None:
+    with pytest.raises(ArgumentError, match="malformed HELLO") as caught:
+        decode_hello(payload)
+    assert says in str(caught.value)
+
+
+# -------------------------------------------------------------------------------- the small ones
+
+
+@given(U32)
+def test_credit_arrives_as_it_left(delta: int) -> None:
+    assert decode_credit(encode_credit(delta)) == delta
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x01\x00\x00", b"\x01\x00\x00\x00\x00"])
+def test_a_malformed_credit_reads_as_none_at_all(payload: bytes) -> None:
+    assert decode_credit(payload) == 0
+
+
+@given(U16)
+def test_cancel_arrives_as_it_left(code: int) -> None:
+    assert decode_cancel(encode_cancel(code)) == code
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x01", b"\x01\x00\x00"])
+def test_a_malformed_cancel_reads_as_none(payload: bytes) -> None:
+    assert decode_cancel(payload) is None
+
+
+@given(U16, U32, st.text(max_size=256))
+def test_goaway_arrives_as_it_left(code: int, grace_ms: int, text: str) -> None:
+    goaway = Goaway(code, grace_ms, text)
+    assert decode_goaway(encode_goaway(goaway)) == goaway
+
+
+def test_a_goaway_too_long_for_the_wire_is_cut() -> None:
+    goaway = decode_goaway(encode_goaway(Goaway(1, 2**40, "\u00e9" * 1000 + "\ud800")))
+    assert goaway == Goaway(1, 2**32 - 1, "\u00e9" * 509)
+    odd = decode_goaway(encode_goaway(Goaway(1, 0, "x" + "\u00e9" * 1000)))
+    assert odd == Goaway(1, 0, "x" + "\u00e9" * 508 + "\N{REPLACEMENT CHARACTER}")
+
+
+@pytest.mark.parametrize("payload", [b"", bytes(5), bytes(6 + 1025)])
+def test_a_malformed_goaway_reads_as_none(payload: bytes) -> None:
+    assert decode_goaway(payload) is None
+
+
+# ------------------------------------------------------------------------------------ the report
+
+nodes = st.lists(
+    st.builds(
+        Node,
+        target=st.integers(1, 65535),
+        parent=st.none() | st.integers(1, 65535),
+        name=st.text(),
+        uuid=st.uuids().map(str),
+        labels=st.dictionaries(st.text(), st.text()),
+        client=st.text(),
+        methods=st.dictionaries(st.text(), st.sampled_from(Kind).map(int)),
+        doc=st.text(),
+        signatures=st.dictionaries(st.text(), st.text()),
+        docs=st.dictionaries(st.text(), st.text()),
+    ),
+    max_size=4,
+)
+
+
+@given(nodes)
+def test_a_report_arrives_as_it_left(report: list[Node]) -> None:
+    assert decode_nodes(bytes(encode_value(report)[HEADER_SIZE:]), LIMITS) == report
+
+
+def test_a_report_without_texts_is_one_and_so_is_one_with_more_than_we_know() -> None:
+    bare = {
+        "target": 1,
+        "parent": None,
+        "name": "",
+        "uuid": "uuid",
+        "labels": {},
+        "client": "client",
+        "methods": {"on": 0},
+    }
+    node = Node(1, None, "", "uuid", {}, "client", {"on": 0})
+    for report in ([bare], [{**bare, "icon": b"\x89PNG", "docs": {}}]):
+        assert decode_nodes(bytes(encode_value(report)[HEADER_SIZE:]), LIMITS) == [node]
+    assert decode_value(encode_value([node])[HEADER_SIZE:], LIMITS) == [bare]
+
+
+def test_a_report_is_bounded_as_any_value_is() -> None:
+    report = [Node(1, None, "", "uuid", {}, "client", {})]
+    with pytest.raises(ArgumentError, match="more than 20 values"):  # most are names of fields
+        decode_nodes(bytes(encode_value(report)[HEADER_SIZE:]), Limits(max_items=10))
+
+
+@pytest.mark.parametrize(
+    "report",
+    [None, {}, [None], [{}], [{"target": "1"}]],
+    ids=["nil", "map", "nil inside", "empty map", "wrong type"],
+)
+def test_what_is_no_report_is_refused(report: Any) -> None:
+    with pytest.raises(ArgumentError, match="the exporter's report cannot be read"):
+        decode_nodes(bytes(encode_value(report)[HEADER_SIZE:]), LIMITS)
+
+
+# ----------------------------------------------------------------------------------------- noise
+
+DECODERS: Final[list[Callable[[bytes], object]]] = [
+    decode_call,
+    decode_hello,
+    decode_credit,
+    decode_cancel,
+    decode_goaway,
+    lambda payload: decode_error(payload, LIMITS),
+    lambda payload: decode_nodes(payload, LIMITS),
+    lambda payload: decode_value(payload, LIMITS),
+]
+
+
+@given(st.binary(max_size=100) | st.binary(max_size=60).map(lambda tail: FIXED + tail))
+def test_no_decoder_fails_on_noise_but_by_refusing_it(payload: bytes) -> None:
+    for decode in DECODERS:
+        with contextlib.suppress(ArgumentError):
+            decode(payload)

@@ -1,0 +1,59 @@
+"""A decoder refuses bytes by an exception of any class: ours is the same."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from jumpstarter._protocol.decoding import read
+from jumpstarter.errors import ArgumentError
+
+NONE = (64, 100, 100)
+
+# Functions written in C, as msgspec's are: what they raise has no frame of its own.
+REFUSING: dict[str, Any] = {
+    "DecodeError": msgspec.msgpack.Decoder().decode,
+    "ValidationError": msgspec.msgpack.Decoder(int).decode,
+    "UnicodeDecodeError": bytes.decode,
+    "ValueError": int,
+    "KeyError": {}.__getitem__,
+    "TypeError": [].__getitem__,
+}
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("decode", REFUSING.values(), ids=REFUSING)
+def test_of_whichever_class_it_is_the_error_is_one_of_ours(decode: Callable[[bytes], Any]) -> None:
+    with pytest.raises(Exception) as expected:  # noqa: PT011 - of whichever class
+        decode(b"\xa1\xff")
+    with pytest.raises(ArgumentError) as caught:
+        read(SimpleNamespace(decode=decode), b"\xa1\xff", NONE, "that")  # type: ignore[arg-type]
+    assert str(caught.value).startswith("that: ")
+    assert type(caught.value.__cause__) is expected.type
+
+
+@pytest.fixture
+def _handler() -> Iterator[None]:
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.usefixtures("_handler")
+def test_what_a_signal_handler_raises_meanwhile_stays_as_it_is() -> None:
+    def decode(_: bytes) -> None:
+        signal.raise_signal(signal.SIGUSR1)
+
+    with pytest.raises(Interrupted):
+        read(SimpleNamespace(decode=decode), b"\x01", NONE, "that")  # type: ignore[arg-type]

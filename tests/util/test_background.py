@@ -1,0 +1,89 @@
+"""Tests of `jumpstarter._util.background`: tasks beside a block, whose exceptions stay its own."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from helpers import PATIENCE, timed
+from jumpstarter._util.background import open_background
+
+
+class Task:
+    """Something in the background, and how far it has come."""
+
+    state = "not started"
+
+    async def run(self) -> None:
+        self.state = "running"
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.state = "ended"
+
+
+@timed()
+async def test_tasks_run_beside_the_block_and_end_with_it() -> None:
+    task = Task()
+    async with open_background() as nursery:
+        nursery.start_soon(task.run)
+        await trio.testing.wait_all_tasks_blocked()
+        assert task.state == "running"
+    assert task.state == "ended"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError(), KeyboardInterrupt(), StopAsyncIteration(), ExceptionGroup("own", [OSError()])],
+    ids=lambda error: type(error).__name__,
+)
+@timed()
+async def test_what_the_block_raises_leaves_as_it_is_when_the_tasks_have_ended(
+    error: BaseException,
+) -> None:
+    task = Task()
+    with pytest.raises(type(error)) as caught:  # noqa: PT012
+        async with open_background() as nursery:
+            nursery.start_soon(task.run)
+            raise error
+    assert caught.value is error
+    assert caught.value.__context__ is None
+    assert task.state in {"not started", "ended"}
+
+
+@timed()
+async def test_what_the_block_raises_is_not_lost_to_a_cancellation_from_further_out() -> None:
+    error = ValueError()
+    with pytest.raises(ValueError) as caught, trio.CancelScope() as scope:  # noqa: PT011, PT012
+        async with open_background() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            scope.cancel()
+            raise error
+    assert caught.value is error
+
+
+@timed()
+async def test_a_cancellation_passes_through() -> None:
+    task = Task()
+    with trio.move_on_after(0.01) as scope:
+        async with open_background() as nursery:
+            nursery.start_soon(task.run)
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    assert task.state == "ended"
+
+
+def test_a_task_that_raises_ends_the_block_and_leaves_in_a_group() -> None:
+    async def fail() -> None:
+        raise OSError("a bug")
+
+    async def main() -> None:
+        with trio.fail_after(PATIENCE):
+            async with open_background() as nursery:
+                nursery.start_soon(fail)
+                await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        trio.run(main)
+    assert caught.group_contains(OSError, match="a bug")

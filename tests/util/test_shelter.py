@@ -1,0 +1,175 @@
+"""Tests of `jumpstarter._util.shelter`: no signal handler cuts anything in two."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from helpers import PATIENCE
+from jumpstarter._util import shelter
+from jumpstarter._util.shelter import Interrupted, Shelter
+
+
+class Handler:
+    """A signal handler that counts, and raises what it is told to."""
+
+    def __init__(self, error: type[BaseException] | None = None) -> None:
+        self.error = error
+        self.ran: list[int] = []
+
+    def __call__(self, signum: int, _frame: object) -> None:
+        self.ran.append(signum)
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture(autouse=True)
+def _same_handlers_after() -> Iterator[None]:
+    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {signum: signal.getsignal(signum) for signum in watched}
+    yield
+    for signum, handler in before.items():
+        assert signal.signal(signum, handler) == handler
+
+
+@pytest.fixture
+def on_sigterm(_same_handlers_after: None) -> Iterator[Handler]:
+    handler = Handler(SystemExit)
+    previous = signal.signal(signal.SIGTERM, handler)
+    yield handler
+    assert signal.signal(signal.SIGTERM, previous) is handler
+
+
+def never(_: int) -> None:
+    raise AssertionError("there was something to do first")
+
+
+def test_a_handler_runs_when_the_shelter_is_left() -> None:
+    reached: list[str] = []
+
+    def be_struck() -> None:
+        with Shelter():
+            signal.raise_signal(signal.SIGINT)
+            reached.append("the end")
+        reached.append("beyond")
+
+    with pytest.raises(KeyboardInterrupt):
+        be_struck()
+    assert reached == ["the end"]
+
+
+def test_a_handler_that_does_not_raise_is_run_too_and_once_for_each_signal(
+    on_sigterm: Handler,
+) -> None:
+    on_sigterm.error = None
+    with Shelter():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert not on_sigterm.ran
+    assert on_sigterm.ran == [signal.SIGTERM] * 2
+
+
+def test_a_signal_ends_a_wait_and_its_handler_runs_later(on_sigterm: Handler) -> None:
+    def be_struck() -> None:
+        with Shelter() as shelter:
+            with pytest.raises(Interrupted):
+                shelter.wait(lambda _: signal.raise_signal(signal.SIGTERM), 1)
+            assert not on_sigterm.ran
+            signal.raise_signal(signal.SIGTERM)  # the wait is over: nothing is ended any more
+
+    with pytest.raises(SystemExit):
+        be_struck()
+    assert on_sigterm.ran == [signal.SIGTERM] * 2
+
+
+def test_a_signal_from_before_ends_a_wait_that_has_not_begun() -> None:
+    def be_struck() -> None:
+        with Shelter() as shelter:
+            signal.raise_signal(signal.SIGINT)
+            shelter.wait(never, 1)
+
+    with pytest.raises(KeyboardInterrupt):
+        be_struck()
+
+
+def test_a_wait_gives_what_was_waited_for() -> None:
+    with Shelter() as shelter:
+        assert shelter.wait(lambda milliseconds: milliseconds + 1, 41) == 42
+        assert not shelter.waiting
+
+
+def test_all_handlers_run_whatever_one_of_them_raises(on_sigterm: Handler) -> None:
+    def be_struck() -> None:
+        with Shelter():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as caught:
+        be_struck()
+    assert isinstance(caught.value.__context__, KeyboardInterrupt)
+    assert on_sigterm.ran == [signal.SIGTERM]
+
+
+def test_the_bodys_exception_leaves_where_no_signal_has_come() -> None:
+    with pytest.raises(ValueError, match="the body's"), Shelter():
+        raise ValueError("the body's")
+
+
+def test_a_signal_that_raises_while_handlers_are_installed_again_leaves_none_out(
+    on_sigterm: Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install = shelter._set
+
+    def install_and_strike(signum: int, handler: Any) -> None:
+        install(signum, handler)
+        if handler is on_sigterm and not on_sigterm.ran:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit), Shelter():
+        monkeypatch.setattr(shelter, "_set", install_and_strike)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_that_raises_while_handlers_are_put_off_leaves_all_as_it_was(
+    on_sigterm: Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install = shelter._set
+
+    def install_and_strike(signum: int, handler: Any) -> None:
+        if signum == signal.SIGTERM and not on_sigterm.ran:
+            signal.raise_signal(signal.SIGTERM)
+        install(signum, handler)
+
+    monkeypatch.setattr(shelter, "_set", install_and_strike)
+    with pytest.raises(SystemExit):
+        Shelter().__enter__()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is on_sigterm
+
+
+@pytest.mark.parametrize("disposition", [signal.SIG_IGN, signal.SIG_DFL])
+def test_what_no_python_handler_is_for_is_left_alone(disposition: signal.Handlers) -> None:
+    previous = signal.signal(signal.SIGUSR1, disposition)
+    try:
+        with Shelter():
+            assert signal.getsignal(signal.SIGUSR1) is disposition
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+
+
+def test_in_other_threads_there_is_nothing_to_do() -> None:
+    seen: list[object] = []
+
+    def enter() -> None:
+        with Shelter() as shelter:
+            seen.append(signal.getsignal(signal.SIGINT))
+            seen.append(shelter.wait(abs, -1))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join(PATIENCE)
+    assert seen == [signal.default_int_handler, 1]

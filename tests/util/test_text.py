@@ -1,0 +1,74 @@
+"""A peer's words in a line of ours: whatever they are, they stay on their line and are short."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jumpstarter._util.text import indented, sanitize_name, sanitize_text
+
+NASTY = {
+    "newline": "on\nERROR jumpstarter.exporter: all is lost",
+    "return": "on\rERROR",
+    "ansi": "\x1b[2J\x1b[31mred",
+    "bell": "ding\a",
+    "nul": "a\0b",
+    "bidi": "safe\u202egnp.exe",
+    "isolate": "\u2066x\u2069",
+    "line separator": "a\u2028b\u2029c\x85d",
+    "c1": "\x9b31m",
+    "surrogate": "\ud800",
+    "zero width": "a\u200b\ufeffb",
+}
+nasty = pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
+HUGE = "x" * 10_000_000
+
+
+@nasty
+def test_nothing_that_cannot_be_printed_gets_through(text: str) -> None:
+    for made in (sanitize_text(text), sanitize_name(text), *indented(text).split("\n    | ")):
+        assert made.isprintable()
+
+
+@nasty
+def test_what_was_quoted_can_be_told_from_what_it_looks_like(text: str) -> None:
+    assert sanitize_text(text) == repr(text) != repr(sanitize_text(text))
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_one_line_or_lines_that_begin_with_a_bar(text: str) -> None:
+    assert sanitize_text(text).isprintable()
+    assert sanitize_name(text).isprintable()
+    first, *others = indented(text).split("\n")
+    assert all(line.startswith("    | ") for line in others)
+    assert all(line.isprintable() for line in (first, *others))
+
+
+def test_what_is_too_long_is_cut_and_its_length_told() -> None:
+    for made, kept in (
+        (sanitize_text(HUGE), 200),
+        (sanitize_name(HUGE), 200),
+        (indented(HUGE), 10_000),
+    ):
+        assert made.count("x") == kept
+        assert made.endswith("... [cut: 10000000 characters in all]")
+    assert sanitize_text("x" * 200) == repr("x" * 200)
+    assert sanitize_text("abcdef", 3) == "'abc'... [cut: 6 characters in all]"
+
+
+@pytest.mark.parametrize("name", ["ValueError", "pkg.module.Class", "_x1", "Größe"])
+def test_a_name_that_is_one_stays_as_it_is(name: str) -> None:
+    assert sanitize_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a..b", ".a", "1a", "a(b)", "x" * 201, "a: b"])
+def test_any_other_name_is_quoted(name: str) -> None:
+    assert sanitize_name(name) == sanitize_text(name) != name
+
+
+def test_a_traceback_can_still_be_read() -> None:
+    text = "Traceback:\n  File 'x', line 1\n    raise it\nKeyError: 'a\tb'\n"
+    assert indented(text) == (
+        "Traceback:\n    |   File 'x', line 1\n    |     raise it\n    | KeyError: 'a\\tb'"
+    )

@@ -1,0 +1,210 @@
+"""One task waits, another one wakes it: nothing is remembered, and nothing is missed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+from trio.testing import assert_checkpoints, wait_all_tasks_blocked
+
+from helpers import timed
+from jumpstarter._util.wakeup import LazyEvent, LazyParkingLot, Wakeup
+
+
+class Waiter:
+    """A task that waits for a signal; `woken` counts how often it was woken."""
+
+    def __init__(self, signal: Wakeup) -> None:
+        self.signal = signal
+        self.scope = trio.CancelScope()
+        self.woken = 0
+
+    async def run(self) -> None:
+        with self.scope:
+            while True:
+                await self.signal.wait()
+                self.woken += 1
+
+
+@timed()
+async def test_a_waiter_sleeps_until_it_is_woken() -> None:
+    waiter = Waiter(Wakeup())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(waiter.run)
+        await wait_all_tasks_blocked()
+        assert waiter.woken == 0
+        for times in (1, 2, 3):
+            waiter.signal.set()
+            await wait_all_tasks_blocked()
+            assert waiter.woken == times
+        nursery.cancel_scope.cancel()
+
+
+@timed()
+async def test_waking_nobody_is_forgotten() -> None:
+    waiter = Waiter(Wakeup())
+    waiter.signal.set()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(waiter.run)
+        await wait_all_tasks_blocked()
+        assert waiter.woken == 0
+        nursery.cancel_scope.cancel()
+
+
+@timed()
+async def test_waking_twice_before_the_waiter_runs_wakes_it_once() -> None:
+    waiter = Waiter(Wakeup())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(waiter.run)
+        await wait_all_tasks_blocked()
+        waiter.signal.set()
+        waiter.signal.set()
+        await wait_all_tasks_blocked()
+        assert waiter.woken == 1
+        nursery.cancel_scope.cancel()
+
+
+@timed()
+async def test_waiting_is_a_checkpoint() -> None:
+    signal = Wakeup()
+    async with trio.open_nursery() as nursery:
+
+        async def wake() -> None:
+            signal.set()
+
+        nursery.start_soon(wake)
+        with assert_checkpoints():
+            await signal.wait()
+
+
+@timed()
+async def test_a_cancelled_waiter_leaves_the_signal_to_the_next_one() -> None:
+    signal = Wakeup()
+    first, second = Waiter(signal), Waiter(signal)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(first.run)
+        await wait_all_tasks_blocked()
+        first.scope.cancel()
+        await wait_all_tasks_blocked()
+        assert first.scope.cancelled_caught
+        signal.set()  # wakes nobody, and nothing that has ended
+        nursery.start_soon(second.run)
+        await wait_all_tasks_blocked()
+        signal.set()
+        await wait_all_tasks_blocked()
+        assert (first.woken, second.woken) == (0, 1)
+        nursery.cancel_scope.cancel()
+
+
+@timed()
+async def test_a_waiter_that_is_woken_and_then_cancelled_was_woken() -> None:
+    waiter = Waiter(Wakeup())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(waiter.run)
+        await wait_all_tasks_blocked()
+        waiter.signal.set()
+        waiter.scope.cancel()
+    assert waiter.woken == 1
+    assert waiter.scope.cancelled_caught
+
+
+@timed()
+async def test_a_waiter_that_is_cancelled_and_then_woken_was_cancelled() -> None:
+    waiter = Waiter(Wakeup())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(waiter.run)
+        await wait_all_tasks_blocked()
+        waiter.scope.cancel()
+        waiter.signal.set()
+    assert waiter.woken == 0
+
+
+@timed()
+async def test_only_one_task_may_wait() -> None:
+    signal = Wakeup()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Waiter(signal).run)
+        await wait_all_tasks_blocked()
+        with pytest.raises(AssertionError, match="one waiter"):
+            await signal.wait()
+        nursery.cancel_scope.cancel()
+
+
+@timed()
+async def test_who_checks_waits_and_checks_again_misses_nothing() -> None:
+    signal = Wakeup()
+    queue: deque[int] = deque()
+    taken: list[int] = []
+
+    async def consume() -> None:
+        while len(taken) < 1000:
+            while not queue:
+                await signal.wait()
+            taken.append(queue.popleft())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(consume)
+        for number in range(1000):
+            queue.append(number)
+            signal.set()
+            if number % 7 == 0:
+                await trio.lowlevel.checkpoint()
+    assert taken == list(range(1000))
+
+
+# --- any number of tasks ---
+
+
+async def wait_and_tell(wait: Callable[[], Awaitable[None]], name: str, woken: list[str]) -> None:
+    await wait()
+    woken.append(name)
+
+
+@timed()
+async def test_waiters_are_woken_in_the_order_in_which_they_came() -> None:
+    waiters, woken = LazyParkingLot(), list[str]()
+    async with trio.open_nursery() as nursery:
+        for name in "abcd":
+            nursery.start_soon(wait_and_tell, waiters.park, name, woken)
+            await wait_all_tasks_blocked()
+        assert len(waiters) == 4
+        for so_far in ("a", "ab"):
+            waiters.unpark()
+            await wait_all_tasks_blocked()
+            assert "".join(woken) == so_far
+        waiters.unpark_all()
+    assert sorted(woken) == list("abcd")  # Trio runs those that are woken at once in any order
+    assert not waiters
+
+
+@timed()
+async def test_waking_where_nobody_waits_is_forgotten() -> None:
+    waiters, woken = LazyParkingLot(), list[str]()
+    waiters.unpark()
+    waiters.unpark_all()
+    assert not waiters
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_and_tell, waiters.park, "a", woken)
+        await wait_all_tasks_blocked()
+        assert not woken
+        nursery.cancel_scope.cancel()
+    assert not waiters
+
+
+@timed()
+async def test_a_gate_lets_all_pass_once_it_is_open() -> None:
+    gate, woken = LazyEvent(), list[str]()
+    async with trio.open_nursery() as nursery:
+        for name in "ab":
+            nursery.start_soon(wait_and_tell, gate.wait, name, woken)
+        await wait_all_tasks_blocked()
+        assert not woken
+        assert not gate.is_set()
+        gate.set()
+        assert gate.is_set()
+    assert sorted(woken) == ["a", "b"]
+    gate.set()
+    with assert_checkpoints():
+        await gate.wait()
