@@ -553,7 +553,8 @@ async def test_no_server_at_a_unix_path(unix: Address, kind: str, why: str) -> N
 
 CONNECT_AS_NOBODY = """
 import os, sys, trio
-from jumpstarter._io.sockets import open_stream, parse_address
+from jumpstarter._io.addresses import parse_address
+from jumpstarter._io.sockets import open_stream
 from jumpstarter.errors import HandshakeError
 os.setgid(65534)
 os.setuid(65534)

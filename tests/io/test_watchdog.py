@@ -35,7 +35,9 @@ from jumpstarter.drivers.mixins import ResourceMixin
 STRICT: Final = Limits(loop_hold=0.1)
 HOLD: Final = 0.5  # seconds: five times the limit, on a machine that has other things to do
 BLOCKS: Final = "time.sleep(seconds)", "sum(range(steps))"
-TESTS: Final = Path(__file__).parents[1]
+HERE: Final = Path(__file__).parent
+TESTS: Final = HERE.parent
+HELPERS: Final = ("env", f"PYTHONPATH={TESTS}")  # a process finds the tests' helpers
 
 
 def block(seconds: float = HOLD) -> None:
@@ -603,7 +605,8 @@ def run(script: str) -> subprocess.CompletedProcess[str]:
     """Run a script that has the drivers of this file."""
     return subprocess.run(
         [sys.executable, "-c", "from test_watchdog import *\n" + script],
-        cwd=TESTS,
+        cwd=HERE,
+        env=os.environ | {"PYTHONPATH": str(TESTS)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -657,7 +660,14 @@ def test_the_thread_keeps_no_process_alive() -> None:
 
 
 def test_the_command_line_takes_the_limit(tmp_path: Path) -> None:
-    with exporter(tmp_path, "--limit", "loop_hold=0.05", driver="test_watchdog:Blocking") as server:
+    with exporter(
+        tmp_path,
+        "--limit",
+        "loop_hold=0.05",
+        driver="test_watchdog:Blocking",
+        cwd=HERE,
+        prefix=HELPERS,
+    ) as server:
         with connect(server.address) as client:
             client.call("first")
         server.until_logged("method 'first' of driver 'root' (test_watchdog.Blocking) has held")
@@ -666,7 +676,14 @@ def test_the_command_line_takes_the_limit(tmp_path: Path) -> None:
 
 def test_an_exporter_that_was_held_drains_when_its_terminal_goes(tmp_path: Path) -> None:
     """All that held it is in the log by then, though nobody has read any of it."""
-    with exporter(tmp_path, "--limit", "loop_hold=0.05", driver="test_watchdog:Blocking") as server:
+    with exporter(
+        tmp_path,
+        "--limit",
+        "loop_hold=0.05",
+        driver="test_watchdog:Blocking",
+        cwd=HERE,
+        prefix=HELPERS,
+    ) as server:
         with connect(server.address) as client, client.timeout(60):
             for name in ("first", "later", "in_finally", "hidden", "by_a_task"):
                 client.call(name)

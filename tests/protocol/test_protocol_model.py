@@ -274,9 +274,9 @@ def test_whatever_two_applications_do_the_invariants_hold() -> None:
 SAVED: Final = {
     ClientProtocol: "busy going_away outbox _budget _pending _in_parts _slots _free _unused",
     ServerProtocol: "busy going_away outbox _budget _pending _in_parts _slots",
-    SendQueue: "_max_frame _small size fresh _urgent _ended _credit _pong _lanes",
+    SendQueue: "_max_frame _small size unstarted_bytes _urgent _ended _credit _pong _lanes",
     _Message: "type rest flags terminal begun",
-    Slot: "state legal allowed kind parts dropped held sending receiving",
+    Slot: "state may_receive may_send kind parts dropped reserved_bytes sending receiving",
     SendWindow: "available",
     ReceiveWindow: "size available _waiting _returning",
     Budget: "left",

@@ -23,6 +23,8 @@ from .call_log import open_session
 from .context import ServerContext
 from .session import Session
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Server"]
 
 _logger = logging.getLogger("jumpstarter.exporter")

@@ -10,6 +10,8 @@ from typing import Final, Literal
 from .._util.checks import check_text
 from ..errors import ArgumentError
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["Address", "parse_address"]
 
 _LABEL: Final = "[A-Za-z0-9_-]{1,63}"

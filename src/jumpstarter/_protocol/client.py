@@ -13,6 +13,8 @@ from .flow_control import ITEM_COST
 from .frames import FrameType, Hello, Kind
 from .server import _room
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["ClientProtocol"]
 
 _T = FrameType

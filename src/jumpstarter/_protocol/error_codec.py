@@ -41,8 +41,8 @@ _OF_ONE_CALL: Final = {
     Code.DEADLINE_EXCEEDED: Code.TIMED_OUT,
 }
 # Where the code is that calls a driver's, on the way from an event loop or a thread to it.
-_HERE: Final = __file__.removesuffix("_faults.py")
-_CALLERS: Final = (f"{_HERE}_", f"{_HERE}driver/", "/trio/", "/outcome/")
+_PACKAGE: Final = __file__.removesuffix("_protocol/error_codec.py")
+_CALLERS: Final = (f"{_PACKAGE}_", f"{_PACKAGE}driver/", "/trio/", "/outcome/")
 _GLANCE: Final = 1000  # characters of a text that is too long to be shown
 _NO_TEXT: Final = "<its str() failed>"
 _TRACEBACK_NOTE: Final = "Traceback on the exporter:\n"

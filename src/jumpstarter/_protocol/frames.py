@@ -10,6 +10,8 @@ import msgspec
 from .._framing import HEADER_SIZE
 from .._limits import Limits
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = [
     "KEYWORDS",
     "MAGIC",

@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 _SHORT_TOKEN: Final = 16  # characters; fewer can be guessed
-_NOT_TO_BLAME: Final = (Path(__file__).parent, Path(pkgutil.__file__))
+_NOT_TO_BLAME: Final = (Path(__file__).parents[1], Path(pkgutil.__file__))
 _INSTALLED: Final = tuple(
     Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
