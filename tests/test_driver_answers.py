@@ -192,7 +192,7 @@ async def test_the_exporter_itself_offers_its_report_and_loans_and_nothing_else(
         report = await run(channel, "report", Kind.UNARY, target=0)
         assert [node["target"] for node in report] == [1, 2]
         with pytest.raises(
-            DriverMethodNotImplemented, match=r"exporter's own.*exports: lend, report$"
+            DriverMethodNotImplemented, match=r"exporter's own.*exports: lend, lent_failed, report$"
         ):
             await run(channel, "echo", Kind.UNARY, target=0)
 
