@@ -42,7 +42,7 @@ TIMEOUT: Final = 60.0  # seconds for what takes one or two
 
 _FENCED: Final = re.compile(
     r"^(?:<!-- (?P<note>(?:file|output|not run)[^(\n]*?) -->\n)?"
-    r"```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^```$",
+    r"```(?P<language>[\w{}-]*)[^\n]*\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 _OF_A_PAGE: Final = re.compile(r"^<!-- not run \((\w+)\): \S.{10,} -->$", re.MULTILINE)
@@ -148,6 +148,8 @@ class Reader:
                 self._serve(text)
             case "", "sh":
                 self._said = self._finished("/bin/sh", "-ec", text, chatty=True)
+            case "", language if language.startswith("{"):
+                pass  # a directive of the documentation site
             case _:
                 text = "say its language (python, sh), or by a comment above what becomes of it"
                 raise AssertionError(f"nobody knows what to do with it: {text}")

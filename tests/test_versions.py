@@ -89,7 +89,7 @@ def run_client(package: Path, address: str) -> dict[str, Any]:
 
 
 def test_the_older_one_is_of_the_version_before(older: Path) -> None:
-    program = "import jumpstarter._protocol.codec as m; print(m.__file__, *m.VERSION)"
+    program = "import jumpstarter._messages as m; print(m.__file__, *m.VERSION)"
     said = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "PYTHONPATH": str(older)},

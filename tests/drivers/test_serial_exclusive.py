@@ -25,7 +25,7 @@ from helpers import PATIENCE, served
 from jumpstarter.drivers.serial import SerialPort
 from jumpstarter.errors import DriverOSError
 
-SCRIPT = Path(__file__).with_name("script_port.py")
+SCRIPT = Path(__file__).parents[1] / "script_port.py"
 NOBODY = "65534"
 as_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can run a program as another user"
