@@ -108,12 +108,86 @@ def test_outside_of_pytest_the_librarys_frames_are_there() -> None:
     assert not any("/trio/" in name or name.endswith("/contextlib.py") for name in files)
 
 
-def test_frames_are_taken_out_and_the_others_kept() -> None:
+def failed(exc: BaseException, cause: BaseException | None = None) -> BaseException:
+    """Return an exception that was raised in this file, so that it has a traceback."""
+    try:
+        raise exc from cause
+    except BaseException as caught:  # noqa: BLE001 - every kind is returned
+        return caught
+
+
+def failed_in(module: str) -> BaseException:
+    """Return an exception that was raised by code of another module."""
     with pytest.raises(ZeroDivisionError) as caught:
-        _ = 1 / 0
+        exec("1 / 0", {"__name__": module})  # noqa: S102 - it is written right here
     error = caught.value
+    assert error.__traceback__ is not None
+    error.__traceback__ = error.__traceback__.tb_next  # without this file's frame
+    return error
+
+
+def test_trimming_keeps_frames_that_are_not_plumbing() -> None:
+    error = failed(ZeroDivisionError())
     before = traceback.extract_tb(error.__traceback__)
     assert traceback.extract_tb(trimmed(error).__traceback__) == before
-    group = ExceptionGroup("all", [error])
-    error.__context__ = KeyError("x")
-    assert bare(group).exceptions[0].__traceback__ is None
+
+
+def test_baring_strips_the_exception_its_causes_and_their_members() -> None:
+    member = failed_in("trio._highlevel_open_tcp_stream")
+    group = failed(ExceptionGroup("all", [member]))  # type: ignore[type-var]
+    group.__traceback__ = None
+    error = failed(OSError("x"), group)
+    assert bare(error) is error
+    assert error.__traceback__ is None
+    assert member.__traceback__ is None
+
+
+def test_baring_leaves_the_exception_alone_that_the_user_is_handling() -> None:
+    users = failed(ZeroDivisionError())
+    error = failed(OSError("x"))
+    error.__context__ = users
+    before = users.__traceback__
+    bare(error)
+    assert users.__traceback__ is before is not None
+
+
+def test_baring_keeps_the_users_frames_of_a_cause() -> None:
+    users = failed(ZeroDivisionError())
+    error = failed(OSError("x"), users)
+    bare(error)
+    assert error.__traceback__ is None
+    assert users.__traceback__ is not None
+
+
+@pytest.mark.timeout(10)
+def test_baring_ends_where_causes_form_a_circle() -> None:
+    first, second = failed_in("trio"), failed_in("jumpstarter.client")
+    first.__cause__, second.__cause__ = second, first
+    bare(first)
+    assert first.__traceback__ is second.__traceback__ is None
+    itself = failed_in("socket")
+    itself.__cause__ = itself
+    assert bare(itself).__traceback__ is None
+
+
+class Unsendable:
+    """Its code raises an exception that is its own cause when it is encoded."""
+
+    __struct_fields__ = ()
+    __pydantic_validator__ = model_validate = None
+
+    def model_dump(self, **_: object) -> object:
+        exc = ValueError("cannot be dumped")
+        raise exc from exc
+
+
+@pytest.mark.timeout(10)
+def test_a_call_fails_whose_argument_raises_an_error_that_is_its_own_cause() -> None:
+    users = KeyError("the user's own")
+    with serve(Failing()) as client:
+        try:
+            raise users
+        except KeyError:
+            with pytest.raises(DriverInvalidArgument, match="cannot be dumped"):
+                client.call_as(int, "fail", Unsendable())
+    assert users.__traceback__ is not None

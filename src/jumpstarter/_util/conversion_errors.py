@@ -56,7 +56,11 @@ def refused(
 
 def _unwrapped(exc: Any) -> Exception:
     """Give what was raised amid a conversion, of what msgspec or pydantic has made of it."""
+    seen: set[int] = set()  # an exception may be its own cause
     while isinstance(exc, msgspec.MsgspecError | ModelError) or _is_pydantics(exc):
+        if id(exc) in seen:
+            break
+        seen.add(id(exc))
         details = exc.errors() if is_model_error(exc) else []
         wrapped = [each.get("ctx", {}).get("error") for each in details]
         within = [each for each in [exc.__cause__, *wrapped] if isinstance(each, Exception)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -24,6 +25,9 @@ T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
 
 _PLUMBING: Final = frozenset({"contextlib", "outcome", "trio"})
+_NOT_THE_USERS: Final = (
+    _PLUMBING | sys.stdlib_module_names | {__name__.partition(".")[0], "msgspec"}
+)
 
 
 def trimmed(exc: E) -> E:
@@ -42,18 +46,38 @@ def trimmed(exc: E) -> E:
 
 
 def bare(exc: E) -> E:
-    """Take all frames out of an exception, and out of what it has come from.
+    """Remove the traceback of an exception, and those of the exceptions that led to it.
 
-    For the cause of an error which says in its text what the cause was.
+    For the cause of an error whose own message already tells the cause. Follows `__cause__` and
+    the members of groups, but never `__context__`: that may be an exception which the user's code
+    is handling. For the same reason, a cause keeps its traceback if a user's frame is in it.
     """
-    each: BaseException | None = exc
-    while each is not None:
-        each.__traceback__ = None
-        if isinstance(each, BaseExceptionGroup):
-            for member in each.exceptions:
-                bare(member)
-        each = each.__cause__ or each.__context__
+    exc.__traceback__ = None
+    seen = {id(exc)}
+    rest = _causes(exc)
+    while rest:
+        each = rest.pop()
+        if id(each) in seen:  # nothing forbids `raise exc from exc`
+            continue
+        seen.add(id(each))
+        rest += _causes(each)
+        if not _has_user_frames(each.__traceback__):
+            each.__traceback__ = None
     return exc
+
+
+def _causes(exc: BaseException) -> list[BaseException]:
+    members = exc.exceptions if isinstance(exc, BaseExceptionGroup) else ()
+    return [*members, *([] if exc.__cause__ is None else [exc.__cause__])]
+
+
+def _has_user_frames(traceback: TracebackType | None) -> bool:
+    while traceback is not None:
+        module: object = traceback.tb_frame.f_globals.get("__name__")
+        if not isinstance(module, str) or module.partition(".")[0] not in _NOT_THE_USERS:
+            return True
+        traceback = traceback.tb_next
+    return False
 
 
 def block(
