@@ -105,8 +105,8 @@ def _in_child() -> None:
 
 def _number_of(resource: HasFileno) -> int:
     try:
-        return resource.fileno()
-    except (OSError, ValueError):  # it is closed
+        return int(resource.fileno())
+    except Exception:  # noqa: BLE001 - closed, or broken: close the others all the same
         return -1
 
 
