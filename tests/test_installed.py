@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import jumpstarter
+from jumpstarter import _installed
 from jumpstarter._installed import command_for
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +28,7 @@ def installed(
         text = record if isinstance(record, str) else json.dumps(record)
         (info / "direct_url.json").write_text(text)
     monkeypatch.setattr("sys.path", [str(place)])
+    monkeypatch.setattr(_installed, "_HERE", place / "jumpstarter" / "_installed.py")
 
 
 def test_a_checkout_is_named_with_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +91,59 @@ def test_other_sources(
 ) -> None:
     installed(tmp_path, monkeypatch, record)
     assert command_for("zstd") == command
+
+
+FROM_SOURCE = "pip install '.[zstd]', in the checkout of this project"
+
+
+@pytest.mark.parametrize(
+    "record", [None, {"url": "file:///", "dir_info": {}}, {"url": "https://x.example/j.whl"}]
+)
+def test_metadata_of_another_project_of_our_name_is_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: dict[str, Any] | None
+) -> None:
+    installed(tmp_path, monkeypatch, record)
+    monkeypatch.setattr(_installed, "_HERE", ROOT / "src" / "jumpstarter" / "_installed.py")
+    assert command_for("zstd") == FROM_SOURCE
+
+
+def test_another_project_in_the_same_directory_is_known_by_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(tmp_path, monkeypatch, None)
+    files = tmp_path / "jumpstarter-0.1.0.dist-info" / "RECORD"
+    files.write_text("jumpstarter/__init__.py,,\njumpstarter/common.py,,\n")
+    (tmp_path / "jumpstarter").mkdir()
+    for name in ("__init__", "common", "_installed"):
+        (tmp_path / "jumpstarter" / f"{name}.py").touch()
+    assert command_for("zstd") == FROM_SOURCE
+    files.write_text("jumpstarter/__init__.py,,\njumpstarter/_installed.py,,\n")
+    assert command_for("zstd") == "pip install 'jumpstarter[zstd]==0.1.0'"
+
+
+def test_ours_is_found_behind_another_project_of_our_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, ours = tmp_path / "other", tmp_path / "ours"
+    other.mkdir()
+    ours.mkdir()
+    installed(other, monkeypatch, None)
+    installed(ours, monkeypatch, None)
+    monkeypatch.setattr("sys.path", [str(other), str(ours)])
+    (ours / "jumpstarter-0.1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: jumpstarter\nVersion: 0.2.0\n"
+    )
+    assert command_for("zstd") == "pip install 'jumpstarter[zstd]==0.2.0'"
+
+
+def test_an_editable_install_of_another_checkout_is_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    record = {"url": elsewhere.as_uri(), "dir_info": {"editable": True}}
+    installed(tmp_path, monkeypatch, record)
+    assert command_for("zstd") == FROM_SOURCE
 
 
 def test_without_metadata_it_is_the_checkout(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 __all__ = ["command_for"]
 
 NAME: Final = "jumpstarter"
+_HERE: Final = Path(__file__)
 _IN_CHECKOUT: Final = ", in the checkout of this project"
 
 
@@ -29,13 +30,28 @@ def command_for(extra: str) -> str:
     Args:
         extra: Its name, or several with commas between them.
     """
-    try:
-        installed = distribution(NAME)
-        record = json.loads(installed.read_text("direct_url.json") or "null")
-        return _command(installed, record, extra)
-    except (PackageNotFoundError, ValueError, KeyError, TypeError, OSError):
-        # It runs from its sources, or the record is damaged.
-        return f"pip install '.[{extra}]'{_IN_CHECKOUT}"
+    for installed in distributions(name=NAME):
+        try:
+            record = json.loads(installed.read_text("direct_url.json") or "null")
+            if _owns_this_package(installed, record):
+                return _command(installed, record, extra)
+        except (ValueError, KeyError, TypeError, AttributeError, OSError):
+            continue  # the record is damaged
+    return f"pip install '.[{extra}]'{_IN_CHECKOUT}"  # this package runs from its sources
+
+
+def _owns_this_package(installed: Distribution, record: dict[str, Any] | None) -> bool:
+    """Tell if a distribution of our name contains this very file: the other project may be there.
+
+    This package may run from its sources, by PYTHONPATH, while the other project is installed.
+    """
+    if record is not None and record.get("dir_info", {}).get("editable"):
+        source = Path(url2pathname(urlsplit(record["url"]).path))
+        return source.resolve() in _HERE.resolve().parents
+    place = Path(str(installed.locate_file(NAME)))
+    files = installed.files
+    ours = files is None or any(file.name == _HERE.name for file in files)
+    return ours and place.resolve() == _HERE.resolve().parent
 
 
 def _command(installed: Distribution, record: dict[str, Any] | None, extra: str) -> str:
