@@ -119,7 +119,7 @@ def test_what_is_beside_something_unsendable_is_a_clear_error(drawn: tuple[Any, 
                 with pytest.raises(DriverInvalidArgument) as caught:
                     await client.call_async("echo", [drawn[1], {"deep": 1j}])
                 assert str(caught.value).endswith(
-                    "an argument cannot be sent: a complex has no form on the wire"
+                    "an argument cannot be sent: an object of type complex cannot be encoded"
                     " - at `args[0][1]['deep']`"
                 )
 
@@ -237,9 +237,13 @@ async def test_an_item_that_does_not_fit_ends_the_generator() -> None:
 def test_what_nothing_can_become_is_refused_before_anything_is_sent(type_: Any) -> None:
     board = Board()
     with served(board) as client:
-        with pytest.raises(ArgumentError, match=r"becomes a|be made to fit|the type comes first"):
+        with pytest.raises(
+            ArgumentError, match=r"converted to|be made to fit|the type comes first"
+        ):
             client.call_as(type_, "move", ROUTE)
-        with pytest.raises(ArgumentError, match=r"becomes a|be made to fit|the type comes first"):
+        with pytest.raises(
+            ArgumentError, match=r"converted to|be made to fit|the type comes first"
+        ):
             client.streamingcall_as(type_, "points", 1)
     assert board.given == []
 

@@ -266,7 +266,7 @@ def strict_driver(annotation: Any) -> type[Driver]:
     ("annotation", "says"),
     [
         ("Nowhere", "name 'Nowhere' is not defined"),
-        (Relay, "nothing that crosses the wire becomes a test_driver_signature.Relay"),
+        (Relay, "a value from the wire cannot be converted to test_driver_signature.Relay"),
         (Path | str, "Type unions"),
         ("1 +", "Forward reference must be an expression"),
     ],

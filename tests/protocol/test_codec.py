@@ -150,7 +150,7 @@ UNENCODABLE: Final[list[tuple[str, Any, str]]] = [
     ("function", len, "builtin_function_or_method"),
     ("exception", ValueError("x"), "ValueError"),
     ("self-reference", contains_itself(), "nested too deeply, or contains itself"),
-    ("100,000 levels", nested(100_000), "a list is nested too deeply"),
+    ("100,000 levels", nested(100_000), "an object of type list is nested too deeply"),
     ("lone surrogate", "ab\ud800", "not valid Unicode (surrogates not allowed at 2); send bytes"),
     ("lone surrogate as a key", {"\udfff": 1}, "not valid Unicode"),
 ]

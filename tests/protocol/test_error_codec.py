@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import traceback
+from pathlib import PurePosixPath
 from typing import Any, Final, NoReturn
 
+import msgspec
 import pytest
 import trio
 from hypothesis import given
@@ -100,6 +102,67 @@ def test_an_exception_keeps_its_notes() -> None:
 def test_text_that_is_no_unicode_arrives_all_the_same() -> None:
     error = across(OSError("cannot open \udcff"))
     assert error.message == "cannot open ?"
+
+
+@pytest.mark.parametrize(
+    ("filename", "filename2"),
+    [
+        ("a\udcff", None),
+        ("a", "b\udc80"),
+        ("a\udcff", "b\udc80"),
+        ("a\udcff", b"b\x80"),
+        (b"a\xff", "b"),
+        (b"a", b"b\x80"),
+    ],
+)
+def test_a_file_name_arrives_as_it_was_even_if_it_is_not_utf_8(
+    filename: str | bytes, filename2: str | bytes | None
+) -> None:
+    error = across(FileNotFoundError(2, "x", filename, None, filename2))
+    assert isinstance(error, OSError)
+    assert error.filename == filename
+    assert error.filename2 == filename2
+
+
+def test_a_path_that_is_not_utf_8_arrives_as_a_str() -> None:
+    error = across(FileNotFoundError(2, "x", PurePosixPath("a\udcff")))
+    assert isinstance(error, OSError)
+    assert error.filename == "a\udcff"
+
+
+def test_a_name_with_a_surrogate_that_stands_for_no_byte_arrives_with_a_mark() -> None:
+    error = across(FileNotFoundError(2, "x", "a\ud800"))
+    assert isinstance(error, OSError)
+    assert error.filename == "a?"
+
+
+def test_only_names_that_are_not_utf_8_take_an_element_of_their_own() -> None:
+    def fields(name: str) -> list[Any]:
+        payload = encode_error(*exception_to_wire(FileNotFoundError(2, "x", name)))
+        body: list[Any] = msgspec.msgpack.decode(payload[HEADER_SIZE + 2 :])
+        fault: list[Any] = body[5]
+        return fault
+
+    assert fields("a") == ["FileNotFoundError", 2, "ENOENT", "x", "a", None]
+    assert fields("a\udcff") == ["FileNotFoundError", 2, "ENOENT", "x", b"a\xff", None, 1]
+
+
+@pytest.mark.parametrize("mark", [1, 3, -1, 2**62 + 1])
+@pytest.mark.parametrize("name", [b"\xff", b"a", "a", 3, None, [b"a"]])
+def test_a_peer_may_mark_any_name(name: object, mark: int) -> None:
+    body = [
+        "FileNotFoundError",
+        "m",
+        [],
+        None,
+        [],
+        ["FileNotFoundError", 2, "", "", name, None, mark],
+    ]
+    payload = Code.OS_ERROR.to_bytes(2, "little") + msgspec.msgpack.encode(body)
+    error = exception_from_wire(*decode_error(payload, LIMITS), CONTEXT)
+    assert isinstance(error, OSError)
+    expected = name.decode(errors="surrogateescape") if isinstance(name, bytes) else name
+    assert error.filename == (None if isinstance(name, list) else expected)
 
 
 def test_a_key_error_says_its_key_as_python_does() -> None:

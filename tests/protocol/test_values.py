@@ -193,26 +193,29 @@ class Rude(pydantic.BaseModel):
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        (1j, "a complex has no form on the wire - at `$`"),
-        ([1, {"a": 1j}], "a complex has no form on the wire - at `$[1]['a']`"),
-        ((1, [2**64]), "outside -2**63 to 2**64-1; send it as a string - at `$[1][0]`"),
-        (Point(1, 1j), "a complex has no form on the wire - at `$.y`"),  # type: ignore[arg-type]
-        (Size(1j), "a complex has no form on the wire - at `$.width`"),  # type: ignore[arg-type]
+        (1j, "an object of type complex cannot be encoded"),
+        ([1, {"a": 1j}], "an object of type complex cannot be encoded - at `value[1]['a']`"),
+        ((1, [2**64]), "outside -2**63 to 2**64-1; send it as a string - at `value[1][0]`"),
+        (Point(1, 1j), "an object of type complex cannot be encoded - at `value.y`"),  # type: ignore[arg-type]
+        (Size(1j), "an object of type complex cannot be encoded - at `value.width`"),  # type: ignore[arg-type]
         (
             {"reading": Reading(Secret())},  # type: ignore[arg-type]
-            f"a {__name__}.Secret has no form on the wire - at `$['reading'].volts`",
+            f"an object of type {__name__}.Secret cannot be encoded - at `value['reading'].volts`",
         ),
-        ({Secret: 1}, "a type has no form on the wire - at `$[key <class '"),
-        ([range(3)], "a range has no form on the wire - at `$[0]`"),
+        ({Secret: 1}, "an object of type type cannot be encoded - at `value[key <class '"),
+        ([range(3)], "an object of type range cannot be encoded - at `value[0]`"),
         (
             [b"", "\ud800"],
             "a string is not valid Unicode (surrogates not allowed at 0); send bytes",
         ),
         (
             [memoryview(b"abcd")[::2]],
-            "memoryview: underlying buffer is not C-contiguous - at `$[0]`",
+            "memoryview: underlying buffer is not C-contiguous - at `value[0]`",
         ),
-        ([MOMENT.replace(1, 1, 1, tzinfo=EAST)], "a datetime.datetime cannot be sent: date value"),
+        (
+            [MOMENT.replace(1, 1, 1, tzinfo=EAST)],
+            "type datetime.datetime cannot be encoded: date value",
+        ),
         ([Rude()], "not today"),
     ],
     ids=repr,
@@ -236,7 +239,7 @@ def test_a_value_that_cannot_even_be_looked_at_is_no_more_than_refused() -> None
         def __repr__(self) -> str:
             raise LookupError
 
-    with pytest.raises(ArgumentError, match=r"Rough has no form on the wire - at `\$\[0\]`"):
+    with pytest.raises(ArgumentError, match=r"Rough cannot be encoded - at `value\[0\]`"):
         encode_value([{Rough(): 1}])
 
 
@@ -244,7 +247,8 @@ def test_what_contains_itself_is_said_to() -> None:
     value: dict[str, Any] = {}
     value["self"] = [value]
     with pytest.raises(
-        ArgumentError, match=r"a (list|dict) is nested too deeply, or contains itself"
+        ArgumentError,
+        match=r"an object of type (list|dict) is nested too deeply, or contains itself",
     ):
         encode_value(value)
 
@@ -408,8 +412,11 @@ class Initialised:
 @pytest.mark.parametrize(
     ("type_", "says"),
     [
-        (Plain, r"nothing that crosses the wire becomes a test_values.Plain; .* docs/values.md"),
-        (list[complex], r"becomes a list\[complex\]"),
+        (
+            Plain,
+            r"a value from the wire cannot be converted to test_values.Plain; docs/values.md",
+        ),
+        (list[complex], r"converted to list\[complex\]"),
         (Path | str, r"no value can be made to fit pathlib.*Path \| str: Type unions"),
         (UUID | str, "more than one str-like type"),
         (Point | Route, "more than one dataclass"),
@@ -554,9 +561,18 @@ def test_what_is_wrong_beside_an_enum_says_nothing_of_it() -> None:
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        ({1.5: 2}, "a float cannot be the key of a dict; make it a str or an int - at `args[0]`"),
-        ([{"a": {None: 1}}], "a NoneType cannot be the key of a dict; .* at `args[0][0]['a']`"),
-        (Drive(Speed.SLOW, [{(1, 2): 3}]), "a tuple cannot be .* at `args[0].gears[0]`"),  # type: ignore[list-item]
+        (
+            {1.5: 2},
+            "an object of type float cannot be .* use a str or an int - at `args[0]`",
+        ),
+        (
+            [{"a": {None: 1}}],
+            "an object of type NoneType cannot be the key of a dict; .* at `args[0][0]['a']`",
+        ),
+        (
+            Drive(Speed.SLOW, [{(1, 2): 3}]),  # type: ignore[list-item]
+            "an object of type tuple cannot be .* at `args[0].gears[0]`",
+        ),
     ],
 )
 def test_a_key_that_no_peer_takes_is_found_before_anything_is_sent(value: Any, told: str) -> None:

@@ -230,7 +230,7 @@ class Dispatcher:
 
     def _encode(self, value: object, what: str) -> bytearray:
         try:
-            buffer = encode_value(value)
+            buffer = encode_value(value, ROOM, "item" if what == "item" else "result")
             self._rules.check_size(buffer)
         except ArgumentError as exc:
             why = why_unsendable(value, Driver)

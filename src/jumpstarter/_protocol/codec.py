@@ -96,7 +96,7 @@ _nodes_decoder: Final = msgspec.msgpack.Decoder(list[Node])
 # ---------------------------------------------------------------------------------- user values
 
 
-def encode_value(value: object, prefix: bytes = ROOM, *, root: str = "$") -> bytearray:
+def encode_value(value: object, prefix: bytes = ROOM, root: str = "value") -> bytearray:
     """Encode one value behind `prefix`, which starts with room for a header.
 
     Args:
@@ -171,7 +171,7 @@ def encode_call(prefix: bytes, args: tuple[Any, ...]) -> bytearray:
     Raises:
         ArgumentError: As for `encode_value`; or a dict has a key that no peer takes.
     """
-    buffer = encode_value(args, prefix, root="args")
+    buffer = encode_value(args, prefix, "args")
     if not _WITHOUT_KEYS.issuperset(map(type, args)):
         try:
             with memoryview(buffer) as view, view[len(prefix) :] as body:
@@ -257,15 +257,16 @@ def _clean(body: ErrorBody) -> list[Any]:
     return cleaned
 
 
-def _clean_fault(fault: SystemFault) -> SystemFault:
-    return msgspec.structs.replace(
-        fault,
-        kind=cut(fault.kind, MAX_METHOD_NAME),
-        symbol=cut(fault.symbol, MAX_METHOD_NAME),
-        strerror=None if fault.strerror is None else cut(fault.strerror),
-        filename=_clean_name(fault.filename),
-        filename2=_clean_name(fault.filename2),
-    )
+def _clean_fault(fault: SystemFault) -> list[Any]:
+    cleaned: list[Any] = [
+        cut(fault.kind, MAX_METHOD_NAME),
+        fault.errno,
+        cut(fault.symbol, MAX_METHOD_NAME),
+        None if fault.strerror is None else cut(fault.strerror),
+        _clean_name(fault.filename),
+        _clean_name(fault.filename2),
+    ]
+    return [*cleaned, fault.undecodable] if fault.undecodable else cleaned
 
 
 def _clean_name(name: Any) -> Any:

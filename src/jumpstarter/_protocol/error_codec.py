@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import traceback as tb
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import dropwhile
 from typing import Final, TypeVar
 
@@ -41,7 +42,7 @@ _OF_ONE_CALL: Final = {
     Code.DEADLINE_EXCEEDED: Code.TIMED_OUT,
 }
 # Where the code is that calls a driver's, on the way from an event loop or a thread to it.
-_PACKAGE: Final = __file__.removesuffix("_protocol/error_codec.py")
+_PACKAGE: Final = __file__.rpartition("_protocol")[0]
 _CALLERS: Final = (f"{_PACKAGE}_", f"{_PACKAGE}driver/", "/trio/", "/outcome/")
 _GLANCE: Final = 1000  # characters of a text that is too long to be shown
 _NO_TEXT: Final = "<its str() failed>"
@@ -118,8 +119,15 @@ def _system_fault(exc: OSError) -> SystemFault | None:
     text = exc.strerror if isinstance(exc.strerror, str) else None
     own_table = any(kind.__module__ in _OWN_NUMBERS for kind in classes)
     symbol = "" if own_table or number is None else errno.errorcode.get(number, "")
-    names = _file_name(exc.filename), _file_name(exc.filename2)
-    fault = SystemFault(next(kinds), number, symbol, text, *names)
+    names: list[str | bytes | int | None] = []
+    undecodable = 0
+    for bit, value in enumerate((exc.filename, exc.filename2)):
+        name = _file_name(value)
+        if isinstance(name, str) and (encoded := _encode_undecodable(name)) is not None:
+            name = encoded
+            undecodable |= 1 << bit
+        names.append(name)
+    fault = SystemFault(next(kinds), number, symbol, text, names[0], names[1], undecodable)
     return None if fault in _TOLD_BY_CODE else fault
 
 
@@ -129,6 +137,16 @@ def _file_name(name: object) -> str | bytes | int | None:
     if isinstance(name, int):
         return int(name) if name in _INT32 else None
     return name if isinstance(name, str | bytes) else None
+
+
+def _encode_undecodable(name: str) -> bytes | None:
+    """Return the bytes of a name that is not valid UTF-8; None for any other name."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        with suppress(UnicodeEncodeError):  # it did not come from bytes, so none stand for it
+            return name.encode(errors="surrogateescape")
+    return None
 
 
 def _code(exc: BaseException, codes: Mapping[type[BaseException], Code]) -> Code:
@@ -222,8 +240,11 @@ def _single(code: int, body: ErrorBody, context: str) -> DriverError:
 def _put_fault(error: OSError, fault: SystemFault) -> None:
     error.errno = _NUMBERS.get(fault.symbol, fault.errno)
     error.strerror = fault.strerror
-    error.filename = _file_name(fault.filename)
-    error.filename2 = _file_name(fault.filename2)
+    for bit, attribute in enumerate(("filename", "filename2")):
+        name = _file_name(getattr(fault, attribute))
+        if isinstance(name, bytes) and fault.undecodable >> bit & 1:
+            name = name.decode(errors="surrogateescape")
+        setattr(error, attribute, name)
 
 
 def _type_name(body: ErrorBody) -> str:

@@ -137,6 +137,8 @@ class SystemFault(msgspec.Struct, frozen=True, array_like=True):
         strerror: The system's text.
         filename, filename2: The files that it is about: text, bytes or a descriptor's number. From
             a peer, any value.
+        undecodable: Which of the two are text that is not valid UTF-8 and is therefore sent as
+            bytes: 1 for `filename`, plus 2 for `filename2`. Sent only if it is not 0.
     """
 
     kind: str
@@ -145,6 +147,7 @@ class SystemFault(msgspec.Struct, frozen=True, array_like=True):
     strerror: str | None = None
     filename: Any = None
     filename2: Any = None
+    undecodable: int = 0
 
 
 class ErrorBody(msgspec.Struct, frozen=True, array_like=True):

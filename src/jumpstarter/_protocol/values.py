@@ -73,7 +73,7 @@ def to_wire(value: Any) -> Any:
     for plain in _PLAIN_BASES:
         if isinstance(value, plain):  # of a class derived from it, which msgspec does not look at
             return plain.__getnewargs__(value)[0]  # the value itself, whatever that class redefines
-    raise TypeError(f"a {title_of(type(value))} has no form on the wire")
+    raise TypeError(f"{_described(value)} cannot be encoded")
 
 
 _PLAIN_BASES: Final[tuple[Any, ...]] = (str, int, float, bytes)
@@ -115,9 +115,9 @@ def _fault(value: object, encode: Callable[[object], object], root: str) -> str:
     failure = failure_of(partial(encode, value))
     try:
         if isinstance(failure, RecursionError):
-            return f"a {title_of(type(value))} is nested too deeply, or contains itself"
+            return f"{_described(value)} is nested too deeply, or contains itself"
         reason = _reason_of_key(value, encode) or _reason(value, failure)
-        return f"{reason} - at `{path}`"
+        return reason if path == root else f"{reason} - at `{path}`"
     finally:
         del failure  # whose traceback has this frame, and with it the value
 
@@ -136,7 +136,11 @@ def _reason(value: object, exc: Exception | None) -> str:
     if isinstance(value, str) and (bad := _first_surrogate(value)) is not None:
         return f"a string is not valid Unicode ({bad.reason} at {bad.start}); send bytes instead"
     title = title_of(type(value))
-    return str(exc) if title in str(exc) else f"a {title} cannot be sent: {exc}"
+    return str(exc) if title in str(exc) else f"{_described(value)} cannot be encoded: {exc}"
+
+
+def _described(value: object) -> str:
+    return f"an object of type {title_of(type(value))}"
 
 
 def _first_surrogate(text: str) -> UnicodeEncodeError | None:
@@ -153,9 +157,7 @@ def _reason_of_key(value: object, encode: Callable[[object], object]) -> str:
         for key in value if isinstance(value, dict) else ():
             sent_alone = failure_of(partial(encode, key)) is None
             if sent_alone and failure_of(partial(encode, {key: None})) is not None:
-                return (
-                    f"a {title_of(type(key))} cannot be the key of a dict; make it a str or an int"
-                )
+                return f"{_described(key)} cannot be the key of a dict; use a str or an int"
     return ""
 
 
@@ -324,7 +326,7 @@ def _from_wire(type_: Any, value: Any) -> Any:
         return _model(type_, value)
     if type_ is object or (isinstance(type_, type) and isinstance(value, type_)):
         return value
-    raise ValueError(f"nothing that crosses the wire becomes a {title_of(type_)}")
+    raise ValueError(f"a value from the wire cannot be converted to {title_of(type_)}")
 
 
 def _model(type_: Any, value: object) -> object:
@@ -358,8 +360,8 @@ def check_type(type_: Any) -> None:
         text = f"{type_!r:.100} is a str, where a type was expected"
         raise ArgumentError(f"{text}: the type comes first, and then the method's name")
     if classify_annotation(type_) is AnnotationKind.UNKNOWN:
-        text = f"nothing that crosses the wire becomes a {title_of(type_)}"
-        raise ArgumentError(f"{text}; it takes the types that are listed in docs/values.md")
+        text = f"a value from the wire cannot be converted to {title_of(type_)}"
+        raise ArgumentError(f"{text}; docs/values.md lists the types that can be used")
     try:
         _decoder_for(type_)
     except Exception as exc:  # of the type's own code, too
