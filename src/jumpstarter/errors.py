@@ -203,7 +203,7 @@ class ProtocolError(JumpstarterException):
         if type(self) is ProtocolError:
             raise TypeError("raise LocalProtocolError or RemoteProtocolError")
         super().__init__(message)
-        self.code = code
+        self.code: Code = code
 
 
 class LocalProtocolError(ProtocolError):
@@ -225,7 +225,7 @@ class FramingError(JumpstarterException):
 
     def __init__(self, message: str, code: Code = Code.PROTOCOL_ERROR) -> None:
         super().__init__(message)
-        self.code = code
+        self.code: Code = code
 
 
 class DriverError(JumpstarterException):
@@ -257,10 +257,10 @@ class DriverError(JumpstarterException):
         context: str = "",
     ) -> None:
         super().__init__(message)
-        self.message = message
-        self.remote_type = remote_type
-        self.remote_traceback = remote_traceback
-        self.context = context
+        self.message: str = message
+        self.remote_type: str = remote_type
+        self.remote_traceback: str | None = remote_traceback
+        self.context: str = context
         if code is not None:
             self.code = code
 
@@ -391,9 +391,9 @@ class DriverErrorGroup(DriverError, ExceptionGroup[Exception]):
         context: str = "",
     ) -> None:
         del message, exceptions  # __new__ has them: attributes of a group are read-only
-        self.remote_type = remote_type
-        self.remote_traceback = remote_traceback
-        self.context = context
+        self.remote_type: str = remote_type
+        self.remote_traceback: str | None = remote_traceback
+        self.context: str = context
 
     def derive(self, excs: Sequence[Exception]) -> DriverErrorGroup:  # type: ignore[override]
         """Make a group of some of the members, as `except*` and `split` need it."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -41,7 +41,7 @@ class _Service:
         self._tree = tree
         self._limits = limits
         self._loans: dict[str, Loan] = {}
-        self.ready = trio.Event()
+        self.ready: trio.Event = trio.Event()
 
     @export
     async def report(self) -> list[Node]:
@@ -105,23 +105,24 @@ class ServerContext:
         self._tree = tree
         self._service = _Service(tree, limits)
         service = Target(self._service, exports_of(_Service), "the exporter's own service")
-        self.targets = [service]
+        self.targets: list[Target] = [service]
         if not starting:
             self.open()
-        self.lanes = lanes
-        self.limits = limits
-        self.token = token
-        self.send_tracebacks = send_tracebacks
-        self.event_log = RateLimitedLogger()
-        self.auth_log = RateLimitedLogger()
-        self.access_log = RateLimitedLogger()
-        self.failures = RateLimitedLogger(
-            burst=50
-        )  # each with a traceback: 10 kB a second at the worst
-        self.drain = Drain()
-        self.dispatch_lock = trio.Lock()
-        self.connections = itertools.count(1)
-        self.door = AdmissionControl(limits.max_connections, limits.max_unadmitted)
+        self.lanes: DriverExecutor = lanes
+        self.limits: Limits = limits
+        self.token: str = token
+        self.send_tracebacks: bool = send_tracebacks
+        self.event_log: RateLimitedLogger = RateLimitedLogger()
+        self.auth_log: RateLimitedLogger = RateLimitedLogger()
+        self.access_log: RateLimitedLogger = RateLimitedLogger()
+        # Each record has a traceback: 10 kB a second at worst.
+        self.failures: RateLimitedLogger = RateLimitedLogger(burst=50)
+        self.drain: Drain = Drain()
+        self.dispatch_lock: trio.Lock = trio.Lock()
+        self.connections: Iterator[int] = itertools.count(1)
+        self.door: AdmissionControl = AdmissionControl(
+            limits.max_connections, limits.max_unadmitted
+        )
 
     def open(self) -> None:
         """Let clients call the drivers."""

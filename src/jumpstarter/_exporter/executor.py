@@ -74,9 +74,10 @@ class DriverExecutor:
     """
 
     def __init__(self, threads: int = DEFAULT_THREADS) -> None:
-        self.limiter = trio.CapacityLimiter(threads)
-        self.nested = trio.CapacityLimiter(NESTED_THREADS)
-        self.farewells = trio.CapacityLimiter(threads)  # so that no call keeps one from beginning
+        self.limiter: trio.CapacityLimiter = trio.CapacityLimiter(threads)
+        self.nested: trio.CapacityLimiter = trio.CapacityLimiter(NESTED_THREADS)
+        # Separate, so that no call keeps one from starting.
+        self.farewells: trio.CapacityLimiter = trio.CapacityLimiter(threads)
 
     def for_client(self, outlet: BackpressureSource) -> DriverExecutor:
         """Give the same lanes to one connection, which never has all of the threads to itself.
@@ -182,8 +183,8 @@ class _ClientLanes(DriverExecutor):
     """The lanes as one connection has them."""
 
     def __init__(self, lanes: DriverExecutor, outlet: BackpressureSource) -> None:
-        self.limiter = lanes.limiter
-        self.nested = lanes.nested
+        self.limiter: trio.CapacityLimiter = lanes.limiter
+        self.nested: trio.CapacityLimiter = lanes.nested
         self._outlet = outlet
 
     @cached_property

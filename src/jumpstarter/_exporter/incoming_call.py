@@ -62,18 +62,20 @@ class IncomingCall:
         self.slot = slot = event.slot
         self.head = head = event.head
         self._body = event.body
-        self.cancelled = False  # it was, by whomever
-        self.deadline = math.inf
+        self.cancelled: bool = False  # it was, by whomever
+        self.deadline: float = math.inf
         self._scope: trio.CancelScope | None = None
         self.status: object = None  # of the task's cancel scopes when it has begun
-        self.changed = Wakeup()
-        self.stream = SlotStream(connection, slot) if head.kind is Kind.STREAM else None
-        self.in_thread = False  # it is answered by one, for as long as it takes
+        self.changed: Wakeup = Wakeup()
+        self.stream: SlotStream | None = (
+            SlotStream(connection, slot) if head.kind is Kind.STREAM else None
+        )
+        self.in_thread: bool = False  # it is answered by one, for as long as it takes
         self.bridge: StreamForwarder | Loan | None = (
             None if self.stream is None else StreamForwarder(self.stream, self.changed)
         )
-        self.late = False  # its deadline has passed
-        self.values = 0  # in its arguments, if they count
+        self.late: bool = False  # its deadline has passed
+        self.values: int = 0  # in its arguments, if they count
         if head.timeout_ms and head.kind is Kind.UNARY:
             self.deadline = clock.current_time() + head.timeout_ms / 1000
 

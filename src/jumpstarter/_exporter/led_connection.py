@@ -158,7 +158,7 @@ class LedConnection(EagerConnection[C]):
                 await self._returned.wait()
             if lead.number == number:
                 self.reclaim(number)
-        self.last_read = trio.current_time()
+        self.last_read: float = trio.current_time()
         left, self._left = self._left, []
         if self.ended is None:
             self._act_on(left)

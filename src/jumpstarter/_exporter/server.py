@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import trio
 
@@ -17,7 +17,7 @@ from .._io.transport import close_at_once
 from .._util.checks import (
     check_seconds,
 )
-from .._util.no_copies import no_copies
+from .._util.no_copies import ReduceEx, no_copies
 from ..driver._caller import Verified
 from .call_log import open_session
 from .context import ServerContext
@@ -40,12 +40,14 @@ class Server:
         address: Where clients connect, with the real port.
     """
 
-    __reduce_ex__ = no_copies("a server", "pass its `address` on, and connect() to that")
+    __reduce_ex__: ClassVar[ReduceEx] = no_copies(
+        "a server", "pass its `address` on, and connect() to that"
+    )
 
     def __init__(
         self, exporter: ServerContext, listeners: ListenerSet, users: Collection[int] = ()
     ) -> None:
-        self.address = str(listeners.address)
+        self.address: str = str(listeners.address)
         self._exporter = exporter
         self._listeners = listeners
         self._users = {0, os.geteuid(), *users}

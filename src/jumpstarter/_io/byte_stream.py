@@ -7,14 +7,14 @@ sides, so `aclose` is theirs; this file knows neither clients nor drivers.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import ClassVar, Final
 
 import trio
 
 from .._protocol import events as ev
 from .._protocol.receive_buffer import ReceiveBuffer
 from .._util.checks import bytes_of, check_max_bytes
-from .._util.no_copies import no_copies
+from .._util.no_copies import ReduceEx, no_copies
 from .._util.wakeup import Wakeup
 from .connection import Connection
 
@@ -50,13 +50,15 @@ class SlotStream(trio.abc.HalfCloseableStream):
         "slot",
     )
 
-    __reduce_ex__ = no_copies("a stream", "open another one there, by a client of that process")
+    __reduce_ex__: ClassVar[ReduceEx] = no_copies(
+        "a stream", "open another one there, by a client of that process"
+    )
 
     def __init__(self, connection: Connection, slot: int) -> None:
         self._connection = connection
         self._rules = connection.rules
-        self.slot = slot
-        self.over = False
+        self.slot: int = slot
+        self.over: bool = False
         self._inbox = ReceiveBuffer()  # what has come and was not received yet
         self._peer_done = False  # the peer's half has ended, properly
         self._broken: Exception | None = None  # why bytes are missing, if any are

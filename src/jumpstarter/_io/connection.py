@@ -106,13 +106,13 @@ class Connection:
         event_log: RateLimitedLogger | None = None,
         dispatch_lock: trio.Lock | None = None,
     ) -> None:
-        self.rules = rules
-        self.name = name
+        self.rules: BaseProtocol = rules
+        self.name: str = name
         self.endpoints: dict[int, StreamHandler] = {}
         self.ended: Exception | None = None
         self.goaway: ev.GoawayReceived | None = None
-        self.acked = LazyEvent()
-        self.finished = LazyEvent()
+        self.acked: LazyEvent = LazyEvent()
+        self.finished: LazyEvent = LazyEvent()
         self._transport = transport
         self._owner = owner
         self._journal = event_log or RateLimitedLogger()
@@ -124,7 +124,7 @@ class Connection:
         self._written = LazyParkingLot()  # for an empty outbox
         self._room = LazyParkingLot()  # in it
         self._large_room = LazyParkingLot()
-        self.last_read = trio.current_time()
+        self.last_read: float = trio.current_time()
         self._greeting = math.inf  # when the peer has to have said HELLO
         self._asked = -math.inf  # when `is_alive` last sent a PING
         self._scope: trio.CancelScope | None = None  # of all loops, once they run

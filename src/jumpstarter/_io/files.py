@@ -352,8 +352,8 @@ class SinkFile:
         self._file: FileIO | None = None
         self._part: Path | None = None
         self._place = path
-        self.in_place = False  # there was nothing to replace it by: what is written is there
-        self.count = 0  # bytes written
+        self.in_place: bool = False  # there was nothing to replace it by: what is written is there
+        self.count: int = 0  # bytes written
 
     @property
     def name(self) -> str:

@@ -28,12 +28,22 @@ import weakref
 from collections import deque
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, TypeVarTuple, final, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Final,
+    Generic,
+    TypeVar,
+    TypeVarTuple,
+    final,
+    overload,
+)
 
 import trio
 
 from .._util.checks import check_seconds, check_text, refuse_type
-from .._util.no_copies import no_copies
+from .._util.no_copies import ReduceEx, no_copies
 from .._util.tracebacks import trimmed
 
 if TYPE_CHECKING:
@@ -114,15 +124,18 @@ class _Job(Generic[T]):
         name: object = None,
         then: Callable[[_Job[T]], object] | None = None,
     ) -> None:
-        self.loop = loop
-        self.func = func
-        self.args = args
-        self.name = func if name is None else name
-        self.then = then  # called once in the loop's thread, when the job has ended
-        self.context = contextvars.copy_context()
-        self.scope = trio.CancelScope()
-        self.done = _held_lock()
-        self.started = self.ended = self.cancelled = False
+        self.loop: _Loop = loop
+        self.func: Callable[..., Awaitable[T] | T] = func
+        self.args: tuple[object, ...] = args
+        self.name: object = func if name is None else name
+        # Called once in the loop's thread, when the job has ended.
+        self.then: Callable[[_Job[T]], object] | None = then
+        self.context: contextvars.Context = contextvars.copy_context()
+        self.scope: trio.CancelScope = trio.CancelScope()
+        self.done: threading.Lock = _held_lock()
+        self.started: bool = False
+        self.ended: bool = False
+        self.cancelled: bool = False
         self.error: BaseException | None = None
         self.value: T
 
@@ -188,15 +201,17 @@ class _Loop(AbstractContextManager["BlockingPortal", None]):
     """
 
     def __init__(self, name: str, grace: float) -> None:
-        self.name, self.grace = name, grace
+        self.name: str = name
+        self.grace: float = grace
         self.dead: str | None = None
-        self.exiting = False  # the interpreter is, and takes daemon threads along
+        self.exiting: bool = False  # the interpreter is, and takes daemon threads along
         self.inbox: deque[Callable[[], object]] = deque()
         self.jobs: set[_Job[Any]] = set()
         self.token: trio.lowlevel.TrioToken | None = None
         self.nursery: trio.Nursery
-        self.stopping, self.ended = trio.Event(), _held_lock()
-        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.stopping: trio.Event = trio.Event()
+        self.ended: threading.Lock = _held_lock()
+        self.thread: threading.Thread = threading.Thread(target=self._run, name=name, daemon=True)
         _loops.add(self)
 
     def __enter__(self) -> BlockingPortal:
@@ -370,7 +385,9 @@ class BlockingPortal:
     def __init__(self, loop: _Loop) -> None:
         self._loop = loop
 
-    __reduce_ex__ = no_copies("a portal", "start another one there, by start_blocking_portal()")
+    __reduce_ex__: ClassVar[ReduceEx] = no_copies(
+        "a portal", "start another one there, by start_blocking_portal()"
+    )
 
     @overload
     def call(self, func: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T: ...

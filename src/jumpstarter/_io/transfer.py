@@ -71,7 +71,7 @@ class DecompressingReader:
         if encoding:
             self._codec, self._error = _decompressor()
         self._max_bytes = max_bytes
-        self.count = 0  # bytes read so far
+        self.count: int = 0  # bytes read so far
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Give the next bytes, `b""` at the end. A checkpoint.

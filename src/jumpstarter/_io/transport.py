@@ -129,8 +129,8 @@ class SocketTransport:
         self._stream = stream
         self._fd = stream.socket.fileno()
         self._much = False  # the last read was a full one, or more
-        self.keepalive = _is_remote(stream)
-        self.silent = True
+        self.keepalive: bool = _is_remote(stream)
+        self.silent: bool = True
 
     def try_write(self, buffers: Sequence[Buffer]) -> list[Buffer]:
         """See `Transport`."""

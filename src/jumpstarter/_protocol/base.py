@@ -104,15 +104,15 @@ class Slot:
     )
 
     def __init__(self) -> None:
-        self.state = State.FREE
-        self.may_receive = 0  # what may come
-        self.may_send = 0  # what we may send
-        self.kind = Kind.UNARY
+        self.state: State = State.FREE
+        self.may_receive: int = 0  # what may come
+        self.may_send: int = 0  # what we may send
+        self.kind: Kind = Kind.UNARY
         self.parts: ReceiveBuffer | None = None  # a message of which MORE is to come
-        self.received_bytes = 0  # bytes of it, whether they were kept or not
-        self.dropped = ""  # why that message is discarded as it comes, if it is
-        self.reserved_bytes = 0  # (server) bytes of its CALL while it is not answered
-        self.cancelled = False  # (server) a CANCEL has come
+        self.received_bytes: int = 0  # bytes of it, whether they were kept or not
+        self.dropped: str = ""  # why that message is discarded as it comes, if it is
+        self.reserved_bytes: int = 0  # (server) bytes of its CALL while it is not answered
+        self.cancelled: bool = False  # (server) a CANCEL has come
         self.sending: SendWindow | None = None
         self.receiving: ReceiveWindow | None = None
 
@@ -141,15 +141,15 @@ class BaseProtocol:
         )
 
     def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        self.outbox = SendQueue()
+        self.limits: Limits = limits
+        self.outbox: SendQueue = SendQueue()
         self.peer: Hello | None = None
         self.failure: RemoteProtocolError | None = None
-        self.busy = 0
-        self.going_away = False
-        self.late = 0
-        self.no_op_frames = 0
-        self.control_frames = 0
+        self.busy: int = 0
+        self.going_away: bool = False
+        self.late: int = 0
+        self.no_op_frames: int = 0
+        self.control_frames: int = 0
         self._phase = Phase.HELLO
         self._decoder = FrameDecoder(limits.max_hello)
         self._budget = Budget(limits.max_total_window)

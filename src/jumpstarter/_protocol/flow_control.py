@@ -35,7 +35,7 @@ class Budget:
     __slots__ = ("left",)
 
     def __init__(self, total: int) -> None:
-        self.left = total
+        self.left: int = total
 
     def take(self, amount: int) -> bool:
         """Reserve `amount` for growth if there is so much."""
@@ -56,8 +56,8 @@ class SendWindow:
     __slots__ = ("available", "grants")
 
     def __init__(self, initial: int) -> None:
-        self.available = initial
-        self.grants = GRANTS
+        self.available: int = initial
+        self.grants: int = GRANTS
 
     def spend(self, amount: int, frames: int) -> None:
         """Count what is sent, and in how many frames."""
@@ -77,8 +77,8 @@ class ReceiveWindow:
     __slots__ = ("_budget", "_limit", "_returning", "_waiting", "available", "size")
 
     def __init__(self, initial: int, limit: int, budget: Budget) -> None:
-        self.size = initial
-        self.available = initial
+        self.size: int = initial
+        self.available: int = initial
         self._limit = limit
         self._budget = budget
         self._waiting = 0  # received, not yet read by the application

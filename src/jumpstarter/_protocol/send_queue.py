@@ -70,8 +70,8 @@ class SendQueue:
     def __init__(self) -> None:
         self._max_frame = MIN_WIRE_FRAME
         self._small = MIN_WIRE_FRAME + HEADER_SIZE  # bytes of a frame that may skip the lanes
-        self.size = 0
-        self.unstarted_bytes = 0
+        self.size: int = 0
+        self.unstarted_bytes: int = 0
         self._last: bytes | None = None  # the only thing that will still leave, once closed
         self._closed = False
         self._urgent: list[Buffer] = []

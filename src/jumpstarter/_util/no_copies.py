@@ -8,14 +8,16 @@ fail in the midst of our internals. Knows nothing of the library.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, TypeAlias
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["no_copies"]
+__all__ = ["ReduceEx", "no_copies"]
+
+ReduceEx: TypeAlias = Callable[[Any, SupportsIndex], Any]
 
 
-def no_copies(what: str, instead: str) -> Callable[[Any, SupportsIndex], Any]:
+def no_copies(what: str, instead: str) -> ReduceEx:
     """Make a `__reduce_ex__`, by which `copy` and `pickle` ask, that refuses.
 
     A subclass that has a `__reduce__` of its own knows better, and is asked.

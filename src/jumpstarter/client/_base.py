@@ -19,7 +19,7 @@ from contextlib import (
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 from uuid import UUID
 from weakref import WeakSet
 
@@ -28,7 +28,7 @@ import trio
 from .._io.portal import BlockingPortal, in_trio_thread
 from .._protocol.frames import Kind
 from .._util.checks import check_seconds
-from .._util.no_copies import no_copies
+from .._util.no_copies import ReduceEx, no_copies
 from .._util.text import indented, sanitize_name
 from .._util.tracebacks import block
 from ..errors import DriverError
@@ -103,7 +103,7 @@ class DriverClient(TypedCalls):
                 type(self), self.channel.who, self.channel.doc, self._methods(), self.children
             )
 
-    __reduce_ex__ = no_copies(
+    __reduce_ex__: ClassVar[ReduceEx] = no_copies(
         "a client",
         "connect again there, with connect() and the exporter's address; within this process, "
         "threads share the client itself",

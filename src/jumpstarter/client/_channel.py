@@ -83,13 +83,13 @@ class Request:
         *,
         who: str,
     ) -> None:
-        self.kind = kind
-        self.nested = call_origin.get() is not _NOT_NESTED
+        self.kind: Kind = kind
+        self.nested: bool = call_origin.get() is not _NOT_NESTED
         self._method = method
         self._who = who
         try:
             prefix = call_prefix(target, kind, method, keywords=bool(kwargs), nested=self.nested)
-            self.buffer = encode_call(prefix, (*args, kwargs) if kwargs else args)
+            self.buffer: bytearray = encode_call(prefix, (*args, kwargs) if kwargs else args)
         except ArgumentError as exc:
             text = f"an argument cannot be sent: {exc}"
             raise DriverInvalidArgument(text, context=self.context) from bare(exc)
@@ -108,8 +108,8 @@ class OutgoingCall:
     """A call under way: the endpoint of its slot, until its answer or the connection's end."""
 
     # What most calls never change is the class's: there are many calls, and most are short.
-    slot = 0
-    done = False
+    slot: int = 0
+    done: bool = False
     failure: DriverError | None = None
     value: bytes = b""
     _waiter: Wakeup | None = None  # for the task that has made the call, once it waits
@@ -117,8 +117,8 @@ class OutgoingCall:
     _gave_up = False
 
     def __init__(self, channel: Channel, request: Request) -> None:
-        self.channel = channel
-        self.request = request
+        self.channel: Channel = channel
+        self.request: Request = request
 
     @property
     def context(self) -> str:
@@ -237,16 +237,18 @@ class Channel:
         token: str = "",
         own_name: str = "",
     ) -> None:
-        self.limits = limits
-        self.name = name
+        self.limits: Limits = limits
+        self.name: str = name
         hello = Hello.of(limits, agent=AGENT, token=token, name=own_name)
         self._rules = ClientProtocol(limits, hello)
-        self.connection = LeadConnection(transport_for(stream), self._rules, self, name)
+        self.connection: LeadConnection = LeadConnection(
+            transport_for(stream), self._rules, self, name
+        )
         self._greeted = LazyEvent()
         self._closing = False
         self._for_slot = LazyParkingLot()
         self._promised = 0  # free slots that belong to tasks which were woken and have yet to run
-        self.token = trio.lowlevel.current_trio_token()
+        self.token: trio.lowlevel.TrioToken = trio.lowlevel.current_trio_token()
 
     # -------------------------------------------------------------------------------- life
 

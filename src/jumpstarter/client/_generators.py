@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, Generic, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self
 
 import trio
 
 from .._protocol import events as ev
-from .._util.no_copies import no_copies
+from .._util.no_copies import ReduceEx, no_copies
 from ..errors import ArgumentError, DriverError
 from ._channel import Channel, OutgoingCall, Request
 
@@ -72,7 +72,7 @@ class RemoteGenerator(Generic[T]):
         value: What a plain generator returned, once the iteration is over; else None.
     """
 
-    __reduce_ex__ = no_copies("a driver's generator", "pass the items on")
+    __reduce_ex__: ClassVar[ReduceEx] = no_copies("a driver's generator", "pass the items on")
 
     def __init__(
         self,

@@ -179,7 +179,7 @@ class LeadConnection(Connection):
     def _become_ours(self) -> None:
         self._state = _LOOP
         self._wanted = False
-        self.last_read = trio.current_time()
+        self.last_read: float = trio.current_time()
         self._returned.set()
         self._waiting.unpark_all()
 

@@ -36,8 +36,8 @@ class Meter:
     """
 
     def __init__(self, total: int | None) -> None:
-        self.total = total
-        self.count = 0
+        self.total: int | None = total
+        self.count: int = 0
 
     def advance(self, count: int) -> None:
         """So many more bytes have passed."""

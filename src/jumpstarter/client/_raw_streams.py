@@ -57,10 +57,10 @@ class _StreamCall(OutgoingCall):
 
     def __init__(self, channel: Channel, request: Request) -> None:
         super().__init__(channel, request)
-        self.accepted = False
+        self.accepted: bool = False
         self.metadata: bytes = b""
-        self.credits = 0  # how often the driver has taken half a window
-        self.stream = RemoteStream(channel.connection, self)
+        self.credits: int = 0  # how often the driver has taken half a window
+        self.stream: RemoteStream = RemoteStream(channel.connection, self)
 
     def opened(self, slot: int) -> None:
         super().opened(slot)

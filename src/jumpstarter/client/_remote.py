@@ -35,11 +35,11 @@ class DriverRef:
         methods: Mapping[str, Method] = MappingProxyType({}),
         doc: str = "",
     ) -> None:
-        self.channel = channel
+        self.channel: Channel = channel
         self._target = target
-        self.who = who
-        self.methods = methods
-        self.doc = doc
+        self.who: str = who
+        self.methods: Mapping[str, Method] = methods
+        self.doc: str = doc
 
     def request(
         self, kind: Kind, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -10,13 +10,13 @@ from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self
 
 import trio
 
 from .._io.portal import in_trio_thread
 from .._util.checks import check_max_bytes
-from .._util.no_copies import no_copies
+from .._util.no_copies import ReduceEx, no_copies
 from ..errors import DriverConnectionError, DriverError, EndOfStream
 
 if TYPE_CHECKING:
@@ -58,7 +58,9 @@ class BlockingGenerator(Generator[T, None, Any]):
         self._remote = remote
         self._items: deque[bytes] = deque()  # fetched together, and not asked for yet
 
-    __reduce_ex__ = no_copies("a driver's generator", "pass the items on, as list() gives them")
+    __reduce_ex__: ClassVar[ReduceEx] = no_copies(
+        "a driver's generator", "pass the items on, as list() gives them"
+    )
 
     def __next__(self) -> T:
         """Give the next item. Blocks; Ctrl-C ends the driver's generator.
@@ -140,7 +142,9 @@ class BlockingStream:
         self._forget = forget
         self._received: bytes | None = None  # has come, and Ctrl-C has kept it from its caller
 
-    __reduce_ex__ = no_copies("a stream", "open another one there, by a client of that process")
+    __reduce_ex__: ClassVar[ReduceEx] = no_copies(
+        "a stream", "open another one there, by a client of that process"
+    )
 
     def send(self, data: bytes | bytearray | memoryview) -> None:
         """Send bytes; blocks while the driver takes none.

@@ -259,6 +259,6 @@ def _until_broken() -> AbstractContextManager[None]:
     return suppress(trio.BrokenResourceError, trio.ClosedResourceError)
 
 
-TcpPortforwardAdapter = blocking(tcp_portforward)
-UnixPortforwardAdapter = blocking(unix_portforward)
-PexpectAdapter = blocking(pexpect_session)
+TcpPortforwardAdapter: Final = blocking(tcp_portforward)
+UnixPortforwardAdapter: Final = blocking(unix_portforward)
+PexpectAdapter: Final = blocking(pexpect_session)

@@ -12,12 +12,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 from uuid import UUID, uuid4
 
 from .._io.transfer import MAX_BYTES
 from .._util.checks import check_instance, refuse_type, refuse_value
-from .._util.no_copies import no_copies
+from .._util.no_copies import ReduceEx, no_copies
 from ..errors import ConfigurationError
 from ._http import IDLE
 from ._mistakes import check_class, unmade, why_missing
@@ -73,7 +73,7 @@ class Driver(ABC):
         except (ValueError, TypeError) as exc:
             raise ConfigurationError(f"{name}: log_level {self.log_level!r}: {exc}") from exc
 
-    __reduce_ex__ = no_copies(
+    __reduce_ex__: ClassVar[ReduceEx] = no_copies(
         "a driver",
         "it holds its device; make another one there, of the same class with the same arguments, "
         "or serve this one and connect() from there",

@@ -52,10 +52,10 @@ class Loan:
         if mode not in MODES or encoding not in ENCODINGS:
             text = f"a loan is for {' or '.join(MODES)}, compressed by zstd or not at all"
             raise ResourceError(f"{text}, and not for {mode!r:.40} by {encoding!r:.40}")
-        self.handle = uuid4()
+        self.handle: UUID = uuid4()
         self.owner = calling.get()
-        self.mode = mode
-        self.encoding = encoding
+        self.mode: str = mode
+        self.encoding: str = encoding
         self.stream: SlotStream
         self._taken = False
         self._free = trio.Event()  # the driver is done with it
