@@ -10,7 +10,7 @@ import pytest
 
 TESTS = Path(__file__).parent
 TEXT = (TESTS.parent / "docs" / "guarantees.md").read_text()
-NAMED = sorted(set(re.findall(r"`((?:conformance/)?\w+\.py)(?:::(\w+))?`", TEXT)))
+NAMED = sorted(set(re.findall(r"`((?:\w+/)?\w+\.py)(?:::(\w+))?`", TEXT)))
 
 
 def functions(path: Path) -> set[str]:
@@ -20,7 +20,8 @@ def functions(path: Path) -> set[str]:
 
 @pytest.mark.parametrize(("file", "test"), NAMED)
 def test_a_test_that_is_named_exists(file: str, test: str) -> None:
-    path = TESTS / file
+    root = TESTS.parent if file.startswith(("tests/", "benchmarks/")) else TESTS
+    path = root / file
     assert path.is_file()
     assert not test or test in functions(path)
 
