@@ -223,6 +223,7 @@ def strike(kind: type[Exception], latest: float, operation: Callable[[], object]
             assert len(raised) == count
     print(f"{count} signals")
     assert count > 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "a handler was left out"
 
 
 @pytest.mark.parametrize("kind", [Alarm, ValueAlarm, TypeAlarm, TimeoutError])

@@ -114,15 +114,19 @@ class Shelter:
         """
         self.waiting = False
         try:
-            while self._put_off:
-                _set(*self._put_off[-1])
-                self._put_off.pop()
-            while self._came:
-                handler, signum, frame = self._came.pop(0)
-                handler(signum, frame)
+            self._leave()
         finally:
             if self._put_off or self._came:
                 self.__exit__()
+
+    def _leave(self) -> None:
+        """Loop in a frame of its own: since Python 3.12 a loop's jump may lie outside its `try`."""
+        while self._put_off:
+            _set(*self._put_off[-1])
+            self._put_off.pop()
+        while self._came:
+            handler, signum, frame = self._came.pop(0)
+            handler(signum, frame)
 
     def wait(self, wait: Callable[[int], T], milliseconds: int) -> T:
         """Give `wait(milliseconds)`, open to signals.
