@@ -53,21 +53,28 @@ test: demo
 	$(BIN)/python -m pytest $(TESTS)
 
 # The quick answer: lint, and the tests of what everything stands on, up to whole calls.
-QUICK_TESTS := $(addprefix tests/test_,$(addsuffix .py,architecture guarantees security_table \
-	exports lock errors values messages decoding framing credit outbox pieces patience events \
-	protocol roles faults connection streams sockets portal driver_base driver_export \
-	driver_signature driver_lanes driver_eager driver_led driver_failures client_base \
-	client_channel client_generators client_streams client_raw_streams client_lead client_typed \
-	drivers_power drivers_shell drivers_storage serve testing end_to_end))
+QUICK_TESTS := $(filter-out %_model.py,$(wildcard tests/protocol/test_*.py)) \
+	$(addprefix tests/test_,$(addsuffix .py,architecture end_to_end errors exports framing \
+	guarantees lock security_table testing)) \
+	$(addprefix tests/client/test_client_,$(addsuffix .py,base channel generators lead \
+	raw_streams streams typed)) \
+	$(addprefix tests/driver/test_driver_,$(addsuffix .py,base export signature)) \
+	$(addprefix tests/drivers/test_drivers_,$(addsuffix .py,power shell storage)) \
+	$(addprefix tests/exporter/test_,$(addsuffix .py,dispatch eager error_reporter executor \
+	led_connection)) \
+	$(addprefix tests/io/test_,$(addsuffix .py,connection portal sockets))
 
 check: lint
 	@echo "running the quick tests: about a minute"
 	$(BIN)/python -m pytest $(QUICK_TESTS)
 
 # The tests that touch what is not ours: values, messages, framing, extras, typing.
-FOREIGN_TESTS := $(addprefix tests/test_,$(addsuffix .py,values messages decoding framing fuzz \
-	drivers_* client_adapters client_progress client_lending transfer driver_http driver_bridge \
-	driver_anyio testing typing deadlines end_to_end))
+FOREIGN_TESTS := tests/drivers \
+	$(addprefix tests/test_,$(addsuffix .py,deadlines end_to_end framing fuzz lock testing typing)) \
+	$(addprefix tests/protocol/test_,$(addsuffix .py,codec decoding values)) \
+	$(addprefix tests/client/test_client_,$(addsuffix .py,adapters expect lending progress)) \
+	$(addprefix tests/driver/test_driver_,$(addsuffix .py,anyio http)) \
+	tests/exporter/test_stream_forwarder.py tests/io/test_transfer.py
 
 # With every dependency, build requirements too, at the lowest version that pyproject.toml admits.
 test-lowest:

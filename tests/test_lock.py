@@ -232,3 +232,19 @@ def test_ci_sets_the_switch_and_runs_each_lane() -> None:
     gates = re.findall(r"^gate (\S+)", script, re.MULTILINE)
     assert {"build", "test", "test-lowest", "sanitize", "fuzz", "lint", "types"} <= set(gates)
     assert "make test-latest || true" in script
+
+
+@pytest.mark.parametrize("target", ["check", "lane", "test-latest", "sanitize", "soak"])
+def test_a_target_names_tests_that_are_there(target: str) -> None:
+    done = subprocess.run(
+        [shutil.which("make") or "make", "--dry-run", target],
+        cwd=ROOT,
+        env={**os.environ, "MAKEFLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    named = set(re.findall(r"(?<!\S)tests/\S+", done.stdout))
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []

@@ -636,6 +636,8 @@ def test_a_forked_child_has_a_watchdog_of_its_own_and_its_parent_keeps_it() -> N
 
 def test_a_child_that_is_forked_on_the_watched_loop_can_leave_its_block() -> None:
     result = run(
+        "import warnings\n"
+        "warnings.simplefilter('ignore', DeprecationWarning)  # of forks, since Python 3.12\n"
         "async def main():\n"
         "    for _ in range(20):\n"
         "        with watched(60.0):\n"
