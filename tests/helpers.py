@@ -34,7 +34,8 @@ from jumpstarter._protocol.frames import ErrorBody, Hello, Kind
 from jumpstarter._protocol.server import ServerProtocol
 from jumpstarter._util.background import open_background
 from jumpstarter.client import DriverClient, RemoteGenerator, RemoteStream
-from jumpstarter.client._channel import Channel, Request
+from jumpstarter.client._channel import Channel
+from jumpstarter.client._outgoing_call import Request
 from jumpstarter.client._raw_streams import open_stream
 from jumpstarter.driver import Driver
 from jumpstarter.errors import Code
@@ -113,7 +114,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def ask(method: str, *args: Any, kind: Kind = Kind.UNARY) -> Request:
     """Make a request to the root driver."""
-    return Request(1, kind, method, args, who="the driver")
+    return Request(1, kind, method, args, driver="the driver")
 
 
 class Outcome:

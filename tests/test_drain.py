@@ -18,7 +18,8 @@ from jumpstarter._io.addresses import parse_address
 from jumpstarter._io.sockets import open_listeners
 from jumpstarter._protocol.frames import Kind
 from jumpstarter.client import DriverClient
-from jumpstarter.client._channel import Channel, Request
+from jumpstarter.client._channel import Channel
+from jumpstarter.client._outgoing_call import Request
 from jumpstarter.driver import export
 from jumpstarter.errors import CallCancelled, HandshakeError
 
@@ -44,7 +45,7 @@ async def test_an_answer_leaves_before_the_end_however_slowly_the_client_takes_i
     answers = []
 
     async def call() -> None:
-        request = Request(1, Kind.UNARY, "echo_async", (value,), who="the driver")
+        request = Request(1, Kind.UNARY, "echo_async", (value,), driver="the driver")
         answers.append(await channel.call(request))
 
     deliver = theirs.send_stream.send_all_hook

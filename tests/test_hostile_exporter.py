@@ -467,7 +467,7 @@ async def test_whoever_waits_for_an_answer_that_never_comes_can_stop_and_close(
     async with listening(after_the_call(silent)) as address:
         with pytest.raises(trio.TooSlowError):
             await with_deadline(address, how)
-        with pytest.raises(DriverTimeoutError, match="longer than the surrounding timeout"):
+        with pytest.raises(DriverTimeoutError, match=r"timeout\(\) of .* ran out during"):
             await trio.to_thread.run_sync(with_timeout, address, how)
 
 

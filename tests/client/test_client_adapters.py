@@ -307,7 +307,10 @@ def test_a_timeout_bounds_the_entering_of_a_block_and_not_what_is_in_it() -> Non
     with console() as client:
         with (
             client.timeout(0.1),
-            pytest.raises(DriverTimeoutError, match="longer than the surr"),
+            pytest.raises(
+                DriverTimeoutError,
+                match="ran out during the use of pexpect_session",
+            ),
             PexpectAdapter(client=client, method="slow"),
         ):
             pass

@@ -17,7 +17,7 @@ import trio.testing
 
 from drivers_for_tests import Echo, Lab, Plain
 from helpers import PATIENCE, served, timed
-from jumpstarter.client import BlockingStream, DriverClient, StubDriverClient, _base, _runner
+from jumpstarter.client import BlockingStream, DriverClient, StubDriverClient, _runner
 from jumpstarter.driver import export
 from jumpstarter.errors import (
     CallRefused,
@@ -115,8 +115,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (_base, _runner):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=clock.monotonic))
+    monkeypatch.setattr(_runner, "time", SimpleNamespace(monotonic=clock.monotonic))
     return clock
 
 
@@ -337,7 +336,7 @@ def test_a_timeout_ends_the_call_and_the_drivers_code() -> None:
         assert caught.value.code is Code.DEADLINE_EXCEEDED
         assert str(caught.value) == (
             "method 'wait' of driver 'root' (jumpstarter.client.DriverClient): "
-            "it took longer than the surrounding timeout() allows"
+            "the surrounding timeout() of 0.05 s ran out during the call"
         )
         assert lab.log == ["wait started", "wait ended"]
         assert client.call("echo", "usable") == "usable"
@@ -502,7 +501,7 @@ def test_a_stream_that_was_closed_is_forgotten() -> None:
         with client.stream():
             pass
         client.open_stream().close()
-        assert not client._open
+        assert not client._jmp_open
 
 
 def test_closing_goes_on_whatever_one_of_them_raises() -> None:

@@ -708,11 +708,11 @@ async def test_a_cancelled_call_and_closing_the_client_wait_side_by_side(
 def test_a_channel_is_for_its_own_loop() -> None:
     async def elsewhere(channel: Channel) -> None:
         with pytest.raises(RuntimeError, match="call_async: this client belongs to another"):
-            channel.check_loop("Client.call_async")
+            channel.check_loop("Client", "call_async")
 
     async def main() -> None:
         async with channel_to(Lab()) as channel:
-            channel.check_loop("Client.call_async")
+            channel.check_loop("Client", "call_async")
             await trio.to_thread.run_sync(trio.run, elsewhere, channel)
 
     trio.run(main)

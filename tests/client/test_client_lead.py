@@ -129,6 +129,32 @@ def test_one_call_after_another_is_led_by_its_thread(client: DriverClient) -> No
 
 
 @pytest.mark.usefixtures("unhurried")
+def test_a_call_with_a_result_type_is_led_by_its_thread_too(client: DriverClient) -> None:
+    be_led(client)
+    before = led_calls(client)
+    for number in range(10):
+        assert client.call_as(int, "echo_async", number) == number
+    with pytest.raises(DriverError, match="its result: "):
+        client.call_as(int, "echo_async", "seven")
+    assert led_calls(client) == before + 11
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_a_led_call_with_a_result_type_times_out_like_any_other(
+    client: DriverClient, lab: Lab
+) -> None:
+    be_led(client)
+    with (
+        pytest.raises(DriverTimeoutError, match="ran out during the call"),
+        client.timeout(0.05),
+    ):
+        client.call_as(str, "wait")
+    assert lab.log == ["wait started", "wait ended"]
+    be_led(client)
+    assert client.call_as(list[int], "echo", [1]) == [1]
+
+
+@pytest.mark.usefixtures("unhurried")
 def test_a_led_call_fails_as_any_other(client: DriverClient) -> None:
     be_led(client)
     with pytest.raises(DriverTimeoutError, match="the device is slow"):

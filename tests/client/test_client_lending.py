@@ -32,8 +32,10 @@ from jumpstarter._io.transfer import Chunks, pipe
 from jumpstarter._protocol import events as ev
 from jumpstarter._protocol.codec import encode_value
 from jumpstarter._protocol.frames import Kind
-from jumpstarter.client._channel import Channel, Request
-from jumpstarter.client._lending import _READ, _READ_AHEAD, Lending, file_source, source_of
+from jumpstarter.client._channel import Channel
+from jumpstarter.client._lending import Loan
+from jumpstarter.client._loan_ends import READ_AHEAD, READ_SIZE, file_source, source_of
+from jumpstarter.client._outgoing_call import Request
 from jumpstarter.client._raw_streams import open_stream
 from jumpstarter.client._remote import DriverRef
 from jumpstarter.errors import (
@@ -180,7 +182,7 @@ def test_a_new_file_may_have_as_long_a_name_as_any(tmp_path: Path) -> None:
 
 @timed()
 async def test_what_waits_to_be_sent_is_not_read_over(tmp_path: Path) -> None:
-    blocks = [bytes([number]) * _READ for number in range(20)]
+    blocks = [bytes([number]) * READ_SIZE for number in range(20)]
     (tmp_path / "image").write_bytes(b"".join(blocks))
     taken: list[bytes] = []
 
@@ -191,7 +193,7 @@ async def test_what_waits_to_be_sent_is_not_read_over(tmp_path: Path) -> None:
             await trio.sleep(0.001)
 
     async with file_source(tmp_path / "image") as (read, _):
-        await pipe(read, take_slowly, _READ_AHEAD)
+        await pipe(read, take_slowly, READ_AHEAD)
     assert b"".join(taken) == b"".join(blocks)
 
 
@@ -302,9 +304,9 @@ def test_what_is_no_binary_stream_is_refused(write: bool) -> None:
         (
             io.StringIO("abc"),
             False,
-            'a StringIO has text, .*open the file with "rb", or lend an io.By',
+            'a StringIO is a text stream, .*open the file with "rb", or lend an io.By',
         ),
-        (io.TextIOWrapper(io.BytesIO()), True, 'has text, and .*: open the file with "wb"'),
+        (io.TextIOWrapper(io.BytesIO()), True, 'is a text stream, and .*: open the file with "wb"'),
         (b"abc", False, r"a bytes cannot be read: lend an io.BytesIO\(\) of it"),
         ("image.img", False, r"a str cannot be read: local_file\(\) lends a file by its path"),
     ],
@@ -427,13 +429,13 @@ async def test_nobody_speaks_for_the_loan_of_another_client(tmp_path: Path) -> N
         one, other = [Channel(await trio.open_unix_socket(path), "the exporter") for _ in range(2)]
         for channel in (one, other):
             await channel.begin(nursery)
-        lend = Request(0, Kind.STREAM, "lend", (1, "read", ""), who="the exporter")
+        lend = Request(0, Kind.STREAM, "lend", (1, "read", ""), driver="the exporter")
         stream = await open_stream(one, lend)
         for channel, handle in ((other, stream.metadata), (one, "none")):
-            claim = Request(0, Kind.UNARY, "lent_failed", (handle, b""), who="the exporter")
+            claim = Request(0, Kind.UNARY, "lent_failed", (handle, b""), driver="the exporter")
             with pytest.raises(DriverError, match="no such loan of this client"):
                 await channel.call(claim)
-        reading = Request(1, Kind.UNARY, "read", (stream.metadata,), who="the driver")
+        reading = Request(1, Kind.UNARY, "read", (stream.metadata,), driver="the driver")
         await stream.send_eof()
         assert await one.call(reading) == hashlib.sha256().hexdigest()
         await stream.aclose()
@@ -490,7 +492,7 @@ async def test_an_exporter_that_gives_no_handle_is_not_trusted() -> None:
             await exporter.event(ev.CancelReceived)
             await exporter.result(slot)
             await wait_all_tasks_blocked()
-            lending.failed(DriverError, "which is no text")
+            lending.failed(DriverError, "which is not a str")
 
 
 # ------------------------------------------------------------------------------ where, and beside
@@ -596,6 +598,6 @@ def test_an_exporter_that_is_lost_in_the_middle_is_an_error(tmp_path: Path) -> N
 
 def test_a_lending_says_what_the_exporter_is_told() -> None:
     source = source_of(io.BytesIO(), None)
-    assert Lending(title="", source=source).mode == "read"
-    assert Lending(title="", sink=None).mode == "write"
-    assert Lending(title="", compress=True).encoding == "zstd"
+    assert Loan(title="", source=source).mode == "read"
+    assert Loan(title="", sink=None).mode == "write"
+    assert Loan(title="", compress=True).encoding == "zstd"

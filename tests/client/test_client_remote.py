@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -12,9 +12,10 @@ from jumpstarter._framing import HEADER_SIZE
 from jumpstarter._limits import DEFAULT_LIMITS
 from jumpstarter._protocol.codec import decode_call, decode_value
 from jumpstarter._protocol.frames import Kind
-from jumpstarter.client._channel import Channel, Request
+from jumpstarter.client._channel import Channel
+from jumpstarter.client._outgoing_call import Request
 from jumpstarter.client._remote import DriverRef
-from jumpstarter.errors import DriverInvalidArgument
+from jumpstarter.errors import ArgumentTypeError, DriverInvalidArgument
 
 # Nothing of the channel is used before a request is made of it.
 remote = DriverRef(cast("Channel", None), 7, "driver 'power' (lab.PowerClient)")
@@ -50,9 +51,16 @@ def test_errors_name_the_driver_and_the_method() -> None:
         remote.request(Kind.UNARY, "on", (object(),), {})
 
 
-@pytest.mark.parametrize("name", ["", "x" * 256, "ü" * 128, 5])
+@pytest.mark.parametrize("name", ["", "x" * 256, "ü" * 128])
 def test_a_name_that_cannot_cross_the_wire_is_refused(name: str) -> None:
     with pytest.raises(DriverInvalidArgument, match="a method's name"):
+        remote.request(Kind.UNARY, name, (), {})
+
+
+@pytest.mark.parametrize("name", [5, None, b"on", ["on"]])
+def test_a_method_name_that_is_not_a_str_is_refused(name: Any) -> None:
+    text = "method must be the name of an exported method of driver 'power' .*, as a str, not "
+    with pytest.raises(ArgumentTypeError, match=text):
         remote.request(Kind.UNARY, name, (), {})
 
 

@@ -19,7 +19,7 @@ import trio.testing
 import jumpstarter
 from drivers_for_tests import Echo, Lab, Plain
 from helpers import PATIENCE, served, until
-from jumpstarter.client import BlockingGenerator, BlockingStream, DriverClient
+from jumpstarter.client import BlockingGenerator, BlockingStream, DriverClient, _runner
 from jumpstarter.driver import export, exportstream
 from jumpstarter.errors import (
     ArgumentError,
@@ -406,7 +406,7 @@ def test_a_break_of_which_the_driver_has_said_nothing_is_a_connection_error() ->
 
     with served(Echo()) as client, client.stream() as stream:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(stream, "_run", broken)
+            patch.setattr(_runner.BlockingRunner, "run", broken)
             with pytest.raises(DriverConnectionError, match="the driver has closed this stream"):
                 stream.send(b"1")
         stream.send(b"1")

@@ -33,8 +33,9 @@ from jumpstarter._limits import Limits
 from jumpstarter._protocol import events as ev
 from jumpstarter._protocol.codec import call_prefix, encode_call
 from jumpstarter._protocol.frames import KEYWORDS, Kind
-from jumpstarter.client._channel import Channel, Request
+from jumpstarter.client._channel import Channel
 from jumpstarter.client._generators import RemoteGenerator
+from jumpstarter.client._outgoing_call import Request
 from jumpstarter.client._raw_streams import open_stream
 from jumpstarter.driver import Driver, export, exportstream
 from jumpstarter.errors import (
@@ -56,7 +57,7 @@ DRIVER = "driver 'root' (drivers_for_tests.Echo)"
 
 async def run(channel: Channel, method: str, kind: Kind, *args: Any, target: int = 1) -> Any:
     """Make a call of any kind and see it through; gives a generator's items in a list."""
-    request = Request(target, kind, method, args, who="the driver")
+    request = Request(target, kind, method, args, driver="the driver")
     if kind is Kind.UNARY:
         return await channel.call(request)
     if kind is Kind.GENERATOR:
@@ -886,7 +887,7 @@ async def test_a_generator_gives_what_it_returned() -> None:
 
 async def test_keyword_arguments_arrive() -> None:
     async with channel_to(Strict()) as channel:
-        request = Request(1, Kind.UNARY, "place", (1,), {"speed": 5}, who="the driver")
+        request = Request(1, Kind.UNARY, "place", (1,), {"speed": 5}, driver="the driver")
         assert await channel.call(request) == [1, 0, 5]
 
 

@@ -31,8 +31,9 @@ from .._util.background import open_background
 from .._util.text import sanitize_text
 from .._util.tracebacks import bare, trimmed
 from ..client import DriverClient
-from ..client._channel import Channel, Request
+from ..client._channel import Channel
 from ..client._name import check_name, own_name
+from ..client._outgoing_call import Request
 from ..client._tree import DEFAULT_ALLOW, Wanted, check_allow
 from ..driver import Driver
 from ..errors import ArgumentError, DriverError, DriverTimeoutError, HandshakeError
@@ -119,7 +120,7 @@ async def ask_for_report(channel: Channel) -> list[Node]:
     Raises:
         HandshakeError: It gave none, or what came is no report.
     """
-    request = Request(0, Kind.UNARY, "report", who=f"the exporter at {channel.name}")
+    request = Request(0, Kind.UNARY, "report", driver=f"the exporter at {channel.name}")
     try:
         return await channel.call_as(request, lambda body: decode_nodes(body, channel.limits))
     except (ArgumentError, DriverError) as exc:

@@ -8,11 +8,12 @@ can fail. Knows no more of the library than its errors.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from numbers import Integral, Real
 from pathlib import PurePath
-from typing import Any, Final, NoReturn, TypeAlias, TypeVar
+from typing import Any, Final, NoReturn, ParamSpec, TypeAlias, TypeVar
 
 from ..errors import ArgumentTypeError, ArgumentValueError
 from .text import sanitize_text
@@ -32,10 +33,12 @@ __all__ = [
     "check_secret",
     "check_size_hint",
     "check_text",
+    "refuse_timeout",
     "refuse_type",
     "refuse_value",
 ]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Error: TypeAlias = type[Exception] | None
 
@@ -51,6 +54,26 @@ def refuse_type(name: str, value: object, accepted: str, error: Error = None) ->
 def refuse_value(name: str, value: object, accepted: str, error: Error = None) -> NoReturn:
     """Raise for a value that is out of range, or otherwise not accepted."""
     raise (error or ArgumentValueError)(f"{name} must be {accepted}, not {_shown(value)}")
+
+
+def refuse_timeout(what: str, instead: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorate a function so that a `timeout=` which it does not have is refused with advice.
+
+    Args:
+        what: The function, as its callers write it.
+        instead: What to do to limit the time.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+            if kwargs and "timeout" in kwargs:
+                raise ArgumentTypeError(f"{what} has no parameter timeout: {instead}")
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    return decorate
 
 
 def _shown(value: object) -> str:

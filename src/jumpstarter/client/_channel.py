@@ -1,15 +1,19 @@
-"""The calling side of one connection, for Trio code: calls, and what generators and streams share.
+"""The calling side of one connection, for Trio code.
 
-Each has a `Call` as the endpoint of its slot, and ends in one of three ways: answered, refused
-(certainly never started) or unknown (sent, and the connection ended). Cancelling one tells the
-exporter and waits, shielded, for its word that the driver's code has ended, at most `cancel_grace`
-seconds. Nothing is ever sent twice. This file knows no clients and no device tree: targets are
-numbers.
+Each call, generator and raw stream has an `OutgoingCall` as the handler of its slot. It ends in one
+of three ways: answered, refused (it certainly never started) or unknown (it was sent, and the
+connection ended). Cancelling one tells the exporter, and waits, shielded, until the exporter says
+that the driver's code has ended, for at most `cancel_grace` seconds. Nothing is ever sent twice.
+
+Who may use the connection: the loop that runs it, except while a blocking call leads it from its
+own thread (`_lead`). Each method here that touches the connection's rules takes the connection back
+first, with `reclaim()`.
+
+This module knows neither clients nor the device tree: targets are numbers.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -21,211 +25,51 @@ from .._io.transport import transport_for
 from .._limits import DEFAULT_LIMITS, Limits
 from .._protocol import events as ev
 from .._protocol.client import ClientProtocol
-from .._protocol.codec import call_prefix, decode_error, decode_value, encode_call, set_timeout
-from .._protocol.error_codec import exception_from_wire
-from .._protocol.frames import Hello, Kind
+from .._protocol.codec import decode_value
+from .._protocol.frames import Hello
 from .._protocol.values import check_type, convert
-from .._util.reentrancy import CallOrigin, call_origin
+from .._util.event_loop import no_trio_loop
 from .._util.text import sanitize_text
-from .._util.tracebacks import bare
-from .._util.wakeup import LazyEvent, LazyParkingLot, Wakeup
+from .._util.wakeup import LazyEvent, LazyParkingLot
 from .._version import __version__
 from ..errors import (
     ArgumentError,
-    CallOutcomeUnknown,
     CallRefused,
     Code,
-    DriverError,
     DriverInvalidArgument,
     DriverTimeoutError,
     HandshakeError,
 )
 from ._lead import LeadConnection
+from ._outgoing_call import OutgoingCall, Request
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Channel", "OutgoingCall", "Request"]
+__all__ = ["Channel"]
 
 T = TypeVar("T")
 
-_logger = logging.getLogger("jumpstarter.client")
-
 AGENT: Final = f"jumpstarter/{__version__}"
 _MAX_TIMEOUT_MS: Final = 2**32 - 1
-_QUICK: Final = 0.002  # seconds: by leading a call that takes longer, nobody gains anything
-_NOT_NESTED: Final = CallOrigin.NONE
-
-
-class Request:
-    """What to call, of whom, with what: encoded once, when it is made, by whoever makes it.
-
-    Args:
-        target: Address of the driver.
-        kind: How to call it.
-        method: Name of the exported method.
-        args: Positional arguments.
-        kwargs: Keyword arguments.
-        who: How messages name the driver.
-
-    Raises:
-        DriverInvalidArgument: An argument cannot be encoded; nothing was sent.
-    """
-
-    __slots__ = ("_method", "_who", "buffer", "kind", "nested")
-
-    def __init__(
-        self,
-        target: int,
-        kind: Kind,
-        method: str,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-        *,
-        who: str,
-    ) -> None:
-        self.kind: Kind = kind
-        self.nested: bool = call_origin.get() is not _NOT_NESTED
-        self._method = method
-        self._who = who
-        try:
-            prefix = call_prefix(target, kind, method, keywords=bool(kwargs), nested=self.nested)
-            self.buffer: bytearray = encode_call(prefix, (*args, kwargs) if kwargs else args)
-        except ArgumentError as exc:
-            text = f"an argument cannot be sent: {exc}"
-            raise DriverInvalidArgument(text, context=self.context) from bare(exc)
-
-    @property
-    def context(self) -> str:
-        """What messages call it; put together only where there is one."""
-        return f"method {self._method!r} of {self._who}"
-
-    def set_timeout(self, milliseconds: int) -> None:
-        """Say how long the driver may take. For a request that was not sent yet."""
-        set_timeout(self.buffer, milliseconds)
-
-
-class OutgoingCall:
-    """A call under way: the endpoint of its slot, until its answer or the connection's end."""
-
-    # What most calls never change is the class's: there are many calls, and most are short.
-    slot: int = 0
-    done: bool = False
-    failure: DriverError | None = None
-    value: bytes = b""
-    _waiter: Wakeup | None = None  # for the task that has made the call, once it waits
-    _ended: trio.Event | None = None  # for all others, once there is one
-    _gave_up = False
-
-    def __init__(self, channel: Channel, request: Request) -> None:
-        self.channel: Channel = channel
-        self.request: Request = request
-
-    @property
-    def context(self) -> str:
-        """What messages call it."""
-        return self.request.context
-
-    def opened(self, slot: int) -> None:
-        """It has a slot, and is about to be sent."""
-        self.slot = slot
-
-    def received(self, event: ev.SlotEvent) -> None:
-        match event:
-            case ev.ResultReceived():
-                self.value = event.body
-                self._end(None)
-            case ev.ErrorReceived():
-                code, body = decode_error(event.body, self.channel.limits)
-                self._end(exception_from_wire(code, body, self.context))
-            case ev.MessageDropped():
-                self._end(DriverError(event.reason, context=self.context))
-
-    def drained(self) -> None:
-        pass
-
-    def lost(self, reason: Exception) -> None:
-        self._gave_up = False  # whether its driver has ended, nobody will tell
-        self._end(CallOutcomeUnknown(f"sent, but not answered: {reason}", context=self.context))
-
-    def _end(self, failure: DriverError | None) -> None:
-        self.done = True
-        self.failure = failure
-        if self._gave_up:
-            _logger.info("%s has ended on the exporter at last", self.context)
-        if self._waiter is not None:
-            self._waiter.set()
-        if self._ended is not None:
-            self._ended.set()
-
-    def taken_back(self) -> None:
-        """Nothing of it had been sent, and nothing will be."""
-        self._end(CallRefused("taken back before it was sent", context=self.context))
-
-    async def wait(self) -> None:
-        """Wait until it is over, however it ends. For the task that has made the call."""
-        while not self.done:
-            await self._change()
-
-    def _change(self) -> Awaitable[None]:
-        """Wait for `_wake`. For the task that has made the call."""
-        if self._waiter is None:
-            self._waiter = Wakeup()
-        return self._waiter.wait()
-
-    def _wake(self) -> None:
-        if self._waiter is not None:
-            self._waiter.set()
-
-    async def join(self) -> None:
-        """The same for any number of tasks: whoever closes the client waits beside the caller."""
-        if self.done:
-            return
-        if self._ended is None:
-            self._ended = trio.Event()
-        await self._ended.wait()
-
-    async def cancel(self, exc: BaseException | None = None) -> None:
-        """Ask the exporter to end it, and wait for the word that it has, within the grace.
-
-        A shielded checkpoint if there is anything to wait for.
-
-        Args:
-            exc: What ends it here; gets a note if the grace passes.
-        """
-        if self.done or self._gave_up or not self.channel.ask_to_end(self, Code.CANCELLED):
-            return  # whoever gave up has told, and waited, once
-        grace = self.channel.limits.cancel_grace
-        with trio.move_on_after(grace, shield=True):
-            await self.join()
-        if not self.done:
-            text = f"{self.context}: cancelled, but its driver had not ended after {grace:g} s"
-            if not self._gave_up:
-                _logger.warning("%s; its slot stays busy until it has", text)
-            self._gave_up = True
-            if exc is not None:
-                exc.add_note(text)
-
-    def result(self, decode: Callable[[bytes], T]) -> T:
-        """Give the answer, or raise the failure."""
-        if self.failure is not None:
-            raise self.failure
-        try:
-            return decode(self.value)
-        except ArgumentError as exc:
-            raise DriverError(f"its result: {exc}", context=self.context) from exc
+_QUICK: Final = 0.002  # seconds: leading the connection gains nothing for a call that takes longer
+_FROM_ASYNCIO: Final = (
+    "use a client of connect(), and call the method without _async in a thread: "
+    "await asyncio.to_thread(client.call, ...)"
+)
 
 
 class Channel:
     """One connection to an exporter, as its client.
 
-    For the Trio loop that runs it only, but for `lead` and `decode`. Any number of tasks may call
-    at once; more than the exporter's `max_calls` wait for a slot, in order.
+    Only for the Trio loop that runs it, except `lead`, `decode`, `decoder` and `ask_to_end_soon`.
+    Any number of tasks may call concurrently; those beyond the exporter's `max_calls` wait for a
+    slot, in order.
 
     Attributes:
-        limits: What we accept of the exporter.
-        name: What the exporter is called in errors and logs.
-        connection: What it runs on, for the streams on it.
-        token: Of the loop that runs it.
+        limits: What this side accepts of the exporter.
+        name: How errors and logs name the exporter.
+        connection: The connection, for the streams on it.
+        token: Of the Trio loop that runs it.
     """
 
     def __init__(
@@ -253,12 +97,12 @@ class Channel:
     # -------------------------------------------------------------------------------- life
 
     async def begin(self, nursery: trio.Nursery) -> None:
-        """Have the connection run in a nursery; returns once both HELLOs were exchanged.
+        """Run the connection in a nursery; return once both HELLOs were exchanged.
 
         A checkpoint. The task that runs the connection raises nothing.
 
         Raises:
-            HandshakeError: The peer is no jumpstarter, refused us, said nothing, or has gone.
+            HandshakeError: The peer is not a jumpstarter exporter, refused us, or disconnected.
         """
         nursery.start_soon(self.connection.run)
         self.connection.flush()
@@ -270,9 +114,9 @@ class Channel:
             raise HandshakeError(str(failure)) from failure
 
     async def aclose(self) -> None:
-        """Cancel what is still under way, wait for its end within the grace, and disconnect.
+        """Cancel the calls under way, wait for their end within the grace, and disconnect.
 
-        A checkpoint that is not cancelled. Calls made from now on are refused.
+        A checkpoint that is not cancelled. Later calls are refused.
         """
         self._closing = True
         with trio.CancelScope(shield=True):
@@ -290,37 +134,46 @@ class Channel:
 
     @property
     def ended(self) -> Exception | None:
-        """Why the connection is over, None while it is not."""
+        """Why the connection has ended; None while it has not."""
         return self.connection.ended
 
     @property
     def closed(self) -> bool:
-        """True once it was closed by us: nothing is sent any more."""
+        """True once this side has closed it, and sends nothing more."""
         return self._closing
 
-    def check_loop(self, asked: str) -> None:
-        """Refuse a Trio call from another loop than ours.
+    def check_loop(self, client: str, method: str) -> None:
+        """Refuse a call for Trio code in another loop than ours, or in a thread without one.
+
+        Args:
+            client: Name of the client's class.
+            method: Name of the method that was called.
 
         Raises:
-            RuntimeError: It is another one.
+            RuntimeError: No Trio loop runs here, or another one does.
         """
-        if trio.lowlevel.current_trio_token() is not self.token:
-            text = f"{asked}: this client belongs to another Trio loop"
+        try:
+            token = trio.lowlevel.current_trio_token()
+        except RuntimeError:
+            what = f"{client}.{method}()"
+            raise no_trio_loop(what, _FROM_ASYNCIO) from None
+        if token is not self.token:
+            text = f"{client}.{method}: this client belongs to another Trio loop"
             raise RuntimeError(f"{text}; use its blocking methods from here, in a worker thread")
 
     # ----------------------------------------------------------------- for the connection
 
     def on_hello(self, hello: Hello) -> None:
-        """Both HELLOs were exchanged."""
+        """Let `begin` return: both HELLOs were exchanged."""
         del hello
         self._greeted.set()
 
     def on_call(self, event: ev.CallReceived) -> None:
-        """Cannot come: the rules let no server call."""
+        """Fail: the protocol's rules refuse a CALL from a server before it gets here."""
         raise AssertionError(event)
 
     def on_slot_free(self) -> None:
-        """A slot may be free, or the connection has ended."""
+        """Wake the task that waits longest for a slot; all of them if the connection has ended."""
         if self.connection.ended is not None or self._rules.going_away:
             self._greeted.set()
             self._promised += len(self._for_slot)
@@ -332,18 +185,21 @@ class Channel:
     # ------------------------------------------------------------------------------ calls
 
     def call(self, request: Request) -> Awaitable[Any]:
-        """Make a call and give its result, decoded.
+        """Make a call and return its decoded result.
 
-        A checkpoint. Cancelled before it was sent, nothing is; cancelled later, the driver's code
-        has ended when this returns, or `cancel_grace` has passed.
+        A checkpoint. Cancelled before the call was sent, it sends nothing; cancelled later, the
+        driver's code has ended when this returns, or `cancel_grace` has passed.
 
         Raises:
-            DriverError: See its subclasses.
+            DriverError: The call failed; see its subclasses.
         """
         return self.call_as(request, self.decode)
 
     async def call_as(self, request: Request, decode: Callable[[bytes], T]) -> T:
-        """The same, with a decoder of one's own, which raises ArgumentError."""
+        """Make a call and return its result, decoded by `decode`, which may raise ArgumentError.
+
+        Otherwise as `call`.
+        """
         call = OutgoingCall(self, request)
         if self.connection.endpoints:
             await self.open(call)
@@ -360,7 +216,7 @@ class Channel:
         return value
 
     async def answer(self, call: OutgoingCall, decode: Callable[[bytes], T]) -> T:
-        """Wait for a call that was sent, and give its result."""
+        """Wait for a call that was sent, and return its result."""
         try:
             await call.wait()
             if isinstance(call.failure, DriverTimeoutError):
@@ -372,53 +228,58 @@ class Channel:
 
     async def _lead_here(self, call: OutgoingCall) -> bool:
         """Make a call from the task that waits for it. See `LeadConnection.lead_here`."""
-        await trio.lowlevel.checkpoint_if_cancelled()  # Ctrl-C that waits to be raised, too
+        await trio.lowlevel.checkpoint_if_cancelled()  # this also raises a pending Ctrl-C
         seconds = self._seconds_left()
         try:
             return await self.connection.lead_here(call, self._start, seconds)
         except BaseException as exc:
-            if call.slot:
-                await call.cancel(exc)
+            await call.cancel(exc)
             raise
 
     def lead(self, call: OutgoingCall, seconds: float) -> bool:
         """Make a call from the thread that waits for it. See `LeadConnection.lead`.
 
         Args:
-            call: Not opened yet.
+            call: The call, not sent yet.
             seconds: How long the driver may take.
         """
         return self.connection.lead(call, self._start, seconds)
 
-    async def go_on(self, call: OutgoingCall) -> Any:
-        """Wait for a call that a thread has led, and give its result."""
+    async def go_on(self, call: OutgoingCall, decode: Callable[[bytes], T]) -> T:
+        """Wait for a call that a thread has led, and return its result."""
         await self._take_over()
-        return await self.answer(call, self.decode)
+        return await self.answer(call, decode)
 
     async def cancel(self, call: OutgoingCall, exc: BaseException) -> None:
-        """Cancel a call that a thread has led. See `Call.cancel`."""
+        """Cancel a call that a thread has led. See `OutgoingCall.cancel`."""
         await self._take_over()
         await call.cancel(exc)
 
     async def _take_over(self) -> None:
-        with trio.CancelScope(shield=True):  # not for long: it is on its way back
+        # Shielded: the thread is giving the connection back already, so this is short.
+        with trio.CancelScope(shield=True):
             await self.connection.reclaim()
 
     async def _let_deadline_pass(self, failure: DriverTimeoutError) -> None:
-        """Let our own scope end a call whose deadline the exporter has seen a moment before us."""
+        """Wait for our own deadline, when the exporter has seen it a moment before us.
+
+        The caller then gets the exception of its own scope, whichever side is faster.
+        """
         if failure.code is Code.DEADLINE_EXCEEDED:
             await trio.sleep_until(min(trio.current_effective_deadline(), trio.current_time() + 1))
 
+    # ------------------------------------------------------------------------------ values
+
     def decode(self, body: bytes) -> Any:
-        """Decode a value that the exporter has sent."""
+        """Decode a value that the exporter has sent. In any thread."""
         return decode_value(body, self.limits)
 
     def decoder(self, type_: Any, name: str) -> Callable[[bytes], Any]:
-        """Give what decodes a value as a type. In any thread.
+        """Return a function that decodes a value as a type. In any thread.
 
         Args:
-            type_: What the caller has asked for.
-            name: What a path into the value begins with, in messages.
+            type_: The type that the caller asked for.
+            name: How messages name the value.
 
         Raises:
             ArgumentError: No value that crosses the wire can be of this type.
@@ -434,8 +295,14 @@ class Channel:
 
         return decode
 
+    # ----------------------------------------------------------------------- sending calls
+
     async def open(self, call: OutgoingCall) -> None:
-        """Send a CALL, once there is a slot. A checkpoint if there is none."""
+        """Send a call, once it has a slot. A checkpoint if it must wait for one.
+
+        Raises:
+            DriverError: It was not sent, and nothing has changed.
+        """
         if self.connection.is_leased:
             await self.connection.reclaim()
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -450,15 +317,15 @@ class Channel:
 
     @staticmethod
     def _seconds_left() -> float:
-        """Give the time until the deadline of the task's scopes; -inf if it is cancelled."""
+        """Return the time until the deadline of the task's scopes; -inf if it is cancelled."""
         deadline = trio.current_effective_deadline()
         return deadline if math.isinf(deadline) else deadline - trio.current_time()
 
     def _start(self, call: OutgoingCall, seconds: float) -> None:
-        """Give a call its slot, and queue it.
+        """Give a call its slot, and queue its frame.
 
         Raises:
-            DriverError: Nothing has changed.
+            DriverError: It was not queued, and nothing has changed.
         """
         request = call.request
         self._check_open(request)
@@ -471,16 +338,17 @@ class Channel:
         self.connection.endpoints[call.slot] = call
 
     async def _wait_for_slot(self, request: Request) -> None:
-        """Wait in order: a slot that gets free is promised to whoever has waited longest."""
+        """Wait for a slot, in order: a free one is promised to the task that has waited longest."""
         if request.nested:
             text = "not sent: no slot is free, and a driver's own call may not wait for one"
             raise CallRefused(text, context=request.context)
         await self._for_slot.park()
         try:
-            if self.connection.is_leased:  # it was quiet for a moment, between two who waited
+            if self.connection.is_leased:  # it was idle for a moment, between two waiting tasks
                 await self.connection.reclaim()
             await trio.lowlevel.checkpoint_if_cancelled()  # as it may have been since it was woken
         except BaseException:
+            # The order matters: `on_slot_free` promises the same slot to the next task.
             self._promised -= 1
             self.on_slot_free()
             raise
@@ -505,12 +373,16 @@ class Channel:
         why = "" if goaway is None else f" ({sanitize_text(goaway.goaway.text)})"
         return f"{self.name} takes no more calls{why}"
 
+    # ------------------------------------------------------------------ for calls under way
+
     def ask_to_end(self, call: OutgoingCall, code: Code) -> bool:
-        """Send CANCEL. False if there is nothing to wait for: nothing had been sent."""
+        """Send CANCEL. Return False if there is no answer to wait for: nothing had been sent."""
         if self.connection.ended is not None:
             return False
         asked = self._rules.cancel(call.slot, code)
         if not asked:
+            # The rules have removed the unsent CALL, so the slot is free now. The handler goes
+            # first: the task that gets the slot next registers its own.
             del self.connection.endpoints[call.slot]
             call.taken_back()
             self.on_slot_free()
@@ -523,7 +395,7 @@ class Channel:
             self.connection.flush()
 
     def ask_to_end_soon(self, call: OutgoingCall) -> None:
-        """The same from any thread, without waiting: for finalizers."""
+        """Have CANCEL sent, without waiting. From any thread: for finalizers."""
 
         def ask() -> None:
             if not call.done:

@@ -1,11 +1,23 @@
 """A driver's generator, as an async iterator for Trio code.
 
-Its items wait in the endpoint until they are asked for, and credit goes back as they are taken, so
-what waits is bounded by the window. However an iteration ends, the driver's generator is ended too.
+Its items wait in the slot's handler until they are asked for, and credit goes back as they are
+taken, so that the window bounds what waits. However an iteration ends, the driver's generator is
+ended too.
+
+States of a `RemoteGenerator`. The task that iterates owns it; `end` and `close_soon` may come from
+another one, or from a finalizer in any thread:
+
+    state  meaning                                  next states
+    NEW    nothing was sent                         OPEN: the first step, or `async with`
+                                                    OVER: ended before that; nothing is sent
+    OPEN   the driver's generator may run           OVER: it has ended or failed, a step was
+                                                    cancelled, or it was closed
+    OVER   no step gives an item any more           none
 """
 
 from __future__ import annotations
 
+import enum
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self
@@ -15,7 +27,8 @@ import trio
 from .._protocol import events as ev
 from .._util.no_copies import ReduceEx, no_copies
 from ..errors import ArgumentError, DriverError
-from ._channel import Channel, OutgoingCall, Request
+from ._channel import Channel
+from ._outgoing_call import OutgoingCall, Request
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar  # for a default, which typing's own has from 3.13 on
@@ -35,8 +48,23 @@ Taken = TypeVar("Taken")
 _ITEMS_PER_TURN: Final = 32  # items that may be taken before other tasks have their turn
 
 
+class _GeneratorState(enum.Enum):
+    """Where a `RemoteGenerator` is; the module's docstring has the table."""
+
+    NEW = enum.auto()
+    OPEN = enum.auto()
+    OVER = enum.auto()
+
+
+_NEW: Final = _GeneratorState.NEW
+_OPEN: Final = _GeneratorState.OPEN
+_OVER: Final = _GeneratorState.OVER
+
+
 class _GeneratorCall(OutgoingCall):
-    """A generator under way; its items wait here until they are asked for."""
+    """The call of a generator. Its items wait here until they are asked for."""
+
+    __slots__ = ("items",)
 
     def __init__(self, channel: Channel, request: Request) -> None:
         super().__init__(channel, request)
@@ -45,7 +73,7 @@ class _GeneratorCall(OutgoingCall):
     def received(self, event: ev.SlotEvent) -> None:
         match event:
             case ev.ItemReceived():
-                if self.failure is None:  # nothing may follow a gap
+                if self.failure is None:  # after a dropped item, no other may be given
                     self.items.append(event)
                     self._wake()
             case ev.MessageDropped(terminal=False):
@@ -57,16 +85,17 @@ class _GeneratorCall(OutgoingCall):
                 self.failure = dropped or self.failure
 
     async def changed(self) -> None:
+        """Wait for an item, or the end."""
         await self._change()
 
 
 class RemoteGenerator(Generic[T]):
     """Iterates over a driver's generator. One task at a time.
 
-    `async for` is enough; `async with` around it ends the driver's code at the end of the block,
-    even if the loop was left early. Left early without it, the exporter is told as soon as the
-    object is collected. An exception that leaves `__anext__`, `Cancelled` too, has ended the
-    driver's code.
+    `async for` is enough. `async with` around it ends the driver's code at the end of the block,
+    also if the loop was left early; without it, a loop that was left early ends the driver's code
+    as soon as the object is collected. An exception that leaves `__anext__`, also `Cancelled`, has
+    ended the driver's code.
 
     Attributes:
         value: What a plain generator returned, once the iteration is over; else None.
@@ -83,29 +112,29 @@ class RemoteGenerator(Generic[T]):
         self._channel = channel
         self._request = request
         self._decode = channel.decode if decode is None else decode
-        self._call: _GeneratorCall | None = None
-        self._over = False
+        self._state = _NEW
+        self._call: _GeneratorCall | None = None  # from the moment when its CALL is sent
         self._busy = False
         self._taken = 0
-        self._fetched = 0  # bytes of items that blocking code reads now
+        self._fetched = 0  # bytes of items that blocking code has, whose credit is to go back
         self.value: Any = None
 
     @property
     def running(self) -> bool:
-        """True while the driver's generator may be: it was started and has not ended."""
+        """True while the driver's generator may run: it was started and has not ended."""
         return self._call is not None and not self._call.done
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> T:
-        """Give the next item. Cancelled, the generator is over.
+        """Return the next item. Cancelled, it ends the generator.
 
-        A checkpoint if it has to wait; of items that have come, one in 32 lets other tasks run.
+        A checkpoint if it must wait. Of items that have arrived, one in 32 lets other tasks run.
 
         Raises:
             StopAsyncIteration: The driver's generator has ended.
-            DriverError: It failed; all items from before that were given.
+            DriverError: It failed, after all items from before were returned.
         """
         body = await self._receive(self._take)
         try:
@@ -118,7 +147,7 @@ class RemoteGenerator(Generic[T]):
         """Decode an item. In any thread.
 
         Raises:
-            DriverError: It cannot be decoded, and the generator is to be ended.
+            DriverError: It cannot be decoded, and the caller is to end the generator.
         """
         try:
             return self._decode(body)
@@ -126,16 +155,17 @@ class RemoteGenerator(Generic[T]):
             raise DriverError(f"its item: {exc}", context=self._request.context) from exc
 
     async def fetch(self) -> list[bytes]:
-        """Give all items that have come, still encoded: for blocking code, which is far away.
+        """Return all items that have arrived, still encoded.
 
-        A checkpoint if it has to wait. Cancelled, the generator is over; raises as `__anext__`
-        does. Credit for these items goes back with the next call, since only then they were read.
+        For blocking code: one step through the portal costs as much as many items. A checkpoint if
+        it must wait. Cancelled, it ends the generator; raises as `__anext__` does. Credit for these
+        items goes back with the next call, as only then the caller has read them.
         """
         return await self._receive(self._take_all)
 
     async def _receive(self, take: Callable[[_GeneratorCall], Awaitable[Taken]]) -> Taken:
-        self._check_idle()
-        if self._over:
+        self._check_not_busy()
+        if self._state is _OVER:
             raise StopAsyncIteration
         self._busy = True
         try:
@@ -148,7 +178,7 @@ class RemoteGenerator(Generic[T]):
                 return await take(call)
             if call.failure is not None:
                 raise call.failure
-            self._over = True
+            self._state = _OVER
             self.value = call.result(self._channel.decode)
         except BaseException as exc:
             await self.end(exc)
@@ -157,7 +187,7 @@ class RemoteGenerator(Generic[T]):
             self._busy = False
         raise StopAsyncIteration
 
-    def _check_idle(self) -> None:
+    def _check_not_busy(self) -> None:
         if self._busy:
             raise trio.BusyResourceError("another task is iterating over this generator")
 
@@ -166,7 +196,9 @@ class RemoteGenerator(Generic[T]):
             call = _GeneratorCall(self._channel, self._request)
             await self._channel.open(call)
             self._call = call
-            if self._over:  # ended by another task while this one waited for a slot
+            if self._state is _NEW:
+                self._state = _OPEN
+            else:  # another task ended it while this one waited for a slot
                 await call.cancel()
         return self._call
 
@@ -192,8 +224,14 @@ class RemoteGenerator(Generic[T]):
             self._channel.consumed(call, cost)
 
     async def end(self, exc: BaseException | None = None) -> None:
-        """The same as `aclose`, even while a task waits for an item. Not always a checkpoint."""
-        self._over = True
+        """End the driver's generator, also while a task waits for an item.
+
+        A checkpoint if there is anything to end.
+
+        Args:
+            exc: The exception that ends it. It gets a note if the driver's code runs on.
+        """
+        self._state = _OVER
         if self._call is not None:
             self._call.items.clear()
             await self._call.cancel(exc)
@@ -206,22 +244,22 @@ class RemoteGenerator(Generic[T]):
         Raises:
             trio.BusyResourceError: Another task is waiting for an item: cancel that one.
         """
-        self._check_idle()
+        self._check_not_busy()
         await self.end()
         await trio.lowlevel.checkpoint()
 
     def close_soon(self) -> None:
-        """The same without waiting, from any thread: for finalizers."""
-        self._over = True
+        """Have the driver's generator ended, without waiting. From any thread: for finalizers."""
+        self._state = _OVER
         if self._call is not None and self.running:
             self._channel.ask_to_end_soon(self._call)
 
     async def __aenter__(self) -> Self:
-        self._check_idle()
+        self._check_not_busy()
         self._busy = True
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            if not self._over:
+            if self._state is not _OVER:
                 await self._start()
         finally:
             self._busy = False

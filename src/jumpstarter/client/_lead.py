@@ -81,7 +81,10 @@ class Led(Protocol):
     """What is led: a call of which nobody but its caller knows yet."""
 
     slot: int
-    done: bool
+
+    @property
+    def done(self) -> bool:
+        """True once it has ended."""
 
     def received(self, event: ev.SlotEvent) -> None:
         """Its answer has come."""

@@ -1,6 +1,6 @@
 """A driver's raw stream, as a Trio stream for Trio code: how it is opened, and how it ends.
 
-Closing delivers what was sent; what was cut short never looks finished.
+Closing delivers what was sent. Bytes that were cut short never look like a finished stream.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from .._protocol.codec import encode_error
 from .._protocol.error_codec import exception_to_wire
 from .._protocol.frames import Kind
 from ..errors import ArgumentError, Code, DriverError
-from ._channel import Channel, OutgoingCall, Request
+from ._channel import Channel
+from ._outgoing_call import OutgoingCall, Request
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -30,7 +31,9 @@ _logger = logging.getLogger("jumpstarter.connection")
 
 
 async def open_stream(channel: Channel, request: Request) -> RemoteStream:
-    """Open a raw stream; close it with `aclose`. A checkpoint; cancelled, it is not open.
+    """Open a raw stream; the caller closes it with `aclose`. A checkpoint.
+
+    Cancelled, it is not open, and the driver's code has ended.
 
     Raises:
         DriverError: The driver could not open it.
@@ -46,14 +49,18 @@ async def open_stream(channel: Channel, request: Request) -> RemoteStream:
 
 
 async def close_together(streams: Sequence[RemoteStream]) -> None:
-    """Close streams side by side, in the time that the slowest of them takes. A checkpoint."""
+    """Close streams concurrently, in the time that the slowest of them takes. A checkpoint."""
     async with trio.open_nursery() as nursery:
         for stream in streams:
             nursery.start_soon(stream.aclose)
 
 
 class _StreamCall(OutgoingCall):
-    """A raw stream under way."""
+    """The call of a raw stream: hands its events to the stream."""
+
+    __slots__ = ("accepted", "credits", "metadata", "stream")
+
+    channel: Channel
 
     def __init__(self, channel: Channel, request: Request) -> None:
         super().__init__(channel, request)
@@ -91,6 +98,7 @@ class _StreamCall(OutgoingCall):
         self.stream.finish(failure)
 
     async def wait_accepted(self) -> None:
+        """Wait until the driver has opened the stream, or failed to."""
         while not self.accepted and not self.done:
             await self._change()
         if not self.accepted and self.failure is not None:
@@ -101,10 +109,10 @@ class RemoteStream(SlotStream):
     """A raw stream to a driver, as a Trio stream; made by `open_stream`."""
 
     def __init__(self, connection: Connection, call: _StreamCall) -> None:
-        super().__init__(connection, call.slot)  # which it has once the CALL is sent
+        super().__init__(connection, call.slot)  # 0; the slot follows when the CALL is sent
         self._call = call
         self._linger = 0.0
-        self._cut = False  # we have cancelled the driver's side, and its failure says no more
+        self._cut = False  # this side has cancelled the driver's, whose failure says only that
 
     @property
     def closed(self) -> bool:
@@ -113,7 +121,7 @@ class RemoteStream(SlotStream):
 
     @property
     def metadata(self) -> Any:
-        """What the exporter has said of the stream when it was opened: None for a driver's own.
+        """What the exporter said about the stream when it accepted it: None for a driver's stream.
 
         Raises:
             DriverError: It cannot be read.
@@ -124,34 +132,40 @@ class RemoteStream(SlotStream):
             raise DriverError(f"its metadata: {exc}", context=self._call.context) from exc
 
     def check(self) -> None:
-        """Raise what the driver's side has failed with, if it has.
+        """Raise the driver's failure, if there is one.
 
         Raises:
-            DriverError: That.
+            DriverError: The driver has failed, or the connection has ended.
         """
         if self._call.failure is not None and not self._cut:
             raise self._call.failure
+
+    async def wait_ended(self) -> None:
+        """Wait until the driver's code has ended, or the connection has. A checkpoint."""
+        await self._call.join()
 
     def linger_for(self, seconds: float) -> None:
         """Give the device more time than `Limits.linger` when the stream is closed."""
         self._linger = seconds
 
     def close_soon(self) -> None:
-        """End the driver's code without waiting, from any thread: for finalizers."""
+        """Have the driver's code ended, without waiting. From any thread: for finalizers."""
         if not self._closed and not self._call.done:
             self._call.channel.ask_to_end_soon(self._call)
 
     async def aclose(self) -> None:
         """Close the stream: what was sent is still delivered, what was not received is lost.
 
-        A checkpoint. The driver's code has ended when this returns, which takes as long as the
-        device takes for what was sent, as long as it takes half a window (16 KiB at first) in
-        `linger` seconds; what is lost after that is logged. Cancelled, or while part of a
-        `send_all` has not been sent, the driver's code is cancelled too, and what it had not taken
-        yet is lost: it never sees a proper end behind bytes that are missing.
+        A checkpoint. The driver's code has ended when this returns. That takes as long as the
+        device needs for what was sent, while it takes at least half a window (16 KiB at first)
+        every `linger` seconds; bytes that are lost after that are logged.
+
+        Cancelled, or after a `send_all` that sent only a part, it cancels the driver's code, and
+        the bytes that the driver has not taken are lost: the driver never sees a proper end after
+        missing bytes.
         """
         try:
-            # Before anything is said: what a timeout has cut short must not look finished.
+            # Before END is queued: a stream that a timeout has cut short must not look finished.
             await trio.lowlevel.checkpoint_if_cancelled()
             if not self._torn:
                 await self._close_in_order()
@@ -162,7 +176,7 @@ class RemoteStream(SlotStream):
         await trio.lowlevel.checkpoint()
 
     async def abort(self) -> None:
-        """Close the stream at once: the driver loses what it had not taken, and sees no proper end.
+        """Close the stream immediately: the driver loses what it has not taken, and sees no end.
 
         A checkpoint. The driver's code has ended when this returns, or `cancel_grace` has passed.
         """
@@ -170,15 +184,16 @@ class RemoteStream(SlotStream):
         await self.aclose()
 
     async def excuse(self, exc: Exception) -> None:
-        """Say why what was lent is about to be cut short. A checkpoint, of `cancel_grace` at most.
+        """Tell the exporter why a loan is about to be cut short.
 
-        An exporter of the wire's version 1.0 has no ear for it, and one that has gone neither.
+        A checkpoint, of `cancel_grace` seconds at most. Does nothing if the exporter has gone, or
+        speaks version 1.0 of the wire, which has no such message.
         """
         channel = self._call.channel
         error = bytes(encode_error(*exception_to_wire(exc))[HEADER_SIZE:])
-        args, who = (self.metadata, error), f"the exporter at {channel.name}"
+        args, exporter = (self.metadata, error), f"the exporter at {channel.name}"
         with trio.move_on_after(channel.limits.cancel_grace), suppress(DriverError):
-            await channel.call(Request(0, Kind.UNARY, "lent_failed", args, who=who))
+            await channel.call(Request(0, Kind.UNARY, "lent_failed", args, driver=exporter))
 
     async def _close_in_order(self) -> None:
         call = self._call

@@ -1,4 +1,4 @@
-"""One driver, as the channel's client sees it: an address, and how to speak of it."""
+"""A reference to one driver of the exporter, which a client's calls go through."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from types import MappingProxyType
 from typing import Any
 
 from .._protocol.frames import Kind
-from ._channel import Channel, Request
+from ._channel import Channel
 from ._methods import Method
+from ._outgoing_call import Request
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -19,25 +20,25 @@ class DriverRef:
     """A channel bound to one driver of the exporter.
 
     Attributes:
-        channel: The connection it shares with the rest of the tree.
-        who: How messages name the driver.
-        methods: What it exports that can be an attribute, by name.
-        doc: What it says of itself, or empty.
+        channel: The connection, shared with the other clients of the tree.
+        name: How messages name the driver.
+        methods: The exported methods that can be attributes of the client, by name.
+        doc: The driver's docstring, or empty.
     """
 
-    __slots__ = ("_target", "channel", "doc", "methods", "who")
+    __slots__ = ("_target", "channel", "doc", "methods", "name")
 
     def __init__(
         self,
         channel: Channel,
         target: int,
-        who: str,
+        name: str,
         methods: Mapping[str, Method] = MappingProxyType({}),
         doc: str = "",
     ) -> None:
         self.channel: Channel = channel
         self._target = target
-        self.who: str = who
+        self.name: str = name
         self.methods: Mapping[str, Method] = methods
         self.doc: str = doc
 
@@ -47,11 +48,12 @@ class DriverRef:
         """Encode a call of this driver. In any thread.
 
         Raises:
+            ArgumentTypeError: The method's name is not a str.
             DriverInvalidArgument: An argument cannot be encoded.
         """
-        return Request(self._target, kind, method, args, kwargs, who=self.who)
+        return Request(self._target, kind, method, args, kwargs, driver=self.name)
 
-    def lending(self, mode: str, encoding: str) -> Request:
+    def loan_request(self, mode: str, encoding: str) -> Request:
         """Encode a request to lend something to this driver. In any thread.
 
         Args:
@@ -59,4 +61,4 @@ class DriverRef:
             encoding: How it is compressed on the wire, `""` or `"zstd"`.
         """
         args = (self._target, mode, encoding)
-        return Request(0, Kind.STREAM, "lend", args, who=f"the exporter, to {self.who}")
+        return Request(0, Kind.STREAM, "lend", args, driver=f"the exporter, to {self.name}")

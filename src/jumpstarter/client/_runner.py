@@ -1,136 +1,252 @@
-"""How blocking code has its requests run, and for how long.
+"""How blocking code runs what its client does in the Trio loop, and for how long.
 
-The deadline of a `timeout` block is a context variable: it holds for what a client class calls in
-turn, and for no other thread.
+`timeout` sets a context variable, so its deadline also holds for the calls that methods of client
+classes make, and for no other thread.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from contextvars import ContextVar
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import trio
 
-from .._io.portal import BlockingPortal
+from .._io.portal import BlockingPortal, in_trio_thread
 from ..errors import CallRefused, Code, DriverTimeoutError
-from ._channel import Channel, OutgoingCall, Request
-from ._streams import BlockingRunner
+from ._channel import Channel
+from ._outgoing_call import OutgoingCall, Request
+from ._remote import DriverRef
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Runner", "deadline", "timed"]
+__all__ = ["BlockingRunner", "limited", "portal_for", "runner_for", "time_limit"]
 
 T = TypeVar("T")
 
-_TOO_LONG: Final = "it took longer than the surrounding timeout() allows"
 
-# When blocking calls of this context time out, in `time.monotonic` seconds.
-deadline: ContextVar[float] = ContextVar("jumpstarter_deadline", default=math.inf)
+class _TimeLimit(NamedTuple):
+    """The timeout of the surrounding `timeout` blocks that ends first.
+
+    Attributes:
+        until: When it ends, in `time.monotonic` seconds.
+        seconds: How long its block was given.
+    """
+
+    until: float
+    seconds: float
+
+    def left(self) -> float:
+        """Return the seconds that are left."""
+        return self.until if self.until == math.inf else self.until - time.monotonic()
+
+    def error(self, step: str, context: str) -> DriverTimeoutError:
+        """Make the error that says which step the time ran out in."""
+        text = f"the surrounding timeout() of {self.seconds:g} s ran out during {step}"
+        return DriverTimeoutError(text, code=Code.DEADLINE_EXCEEDED, context=context)
 
 
-class Runner(BlockingRunner):
-    """Runs coroutines for one request of blocking code, within that code's timeouts."""
+_NO_LIMIT: Final = _TimeLimit(math.inf, math.inf)
+_limit: ContextVar[_TimeLimit] = ContextVar("jumpstarter_time_limit", default=_NO_LIMIT)
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Limit the blocking calls of this context, within the block. Never extends an outer limit."""
+    mine = _TimeLimit(time.monotonic() + seconds, seconds)
+    token = _limit.set(min(_limit.get(), mine))
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
+class BlockingRunner:
+    """Runs the steps of one request in the client's loop, for blocking code.
+
+    Each step ends when the calling code's `timeout` does. May be used from any thread that runs no
+    Trio loop.
+    """
+
+    __slots__ = ("_channel", "_portal", "_request")
 
     def __init__(self, portal: BlockingPortal, request: Request, channel: Channel) -> None:
         self._portal = portal
         self._request = request
         self._channel = channel
 
-    def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
+    def run(self, step: str, function: Callable[..., Any], *args: Any) -> Any:
+        """Run `await function(*args)` in the loop, and block until it has ended.
+
+        Args:
+            step: What this is, for the error of a timeout: `"the call"`, for example.
+            function: An async function.
+            args: Its arguments.
+
+        Raises:
+            CallRefused: The client was closed.
+            DriverTimeoutError: The time ran out.
+            RuntimeError: This thread is in the middle of another call, or the portal is closed.
+        """
         if self._channel.closed:
             raise CallRefused("not sent: the client was closed", context=self._request.context)
         if self._channel.connection.led_from_here():
-            text = "a blocking call by a finalizer that runs in the midst of another one"
-            raise RuntimeError(f"{text} would wait for it for ever: {self._request.context}")
-        return self._in_time(function, *args)
+            text = "a finalizer made a blocking call while its thread was in the middle of another"
+            raise RuntimeError(f"{text}, which would deadlock: {self._request.context}")
+        return self._run_in_time(step, function, *args)
 
-    def _in_time(self, function: Callable[..., Any], *args: Any) -> Any:
-        seconds = _seconds_left()
-        if seconds == math.inf:
+    def _run_in_time(self, step: str, function: Callable[..., Any], *args: Any) -> Any:
+        limit = _limit.get()
+        if limit.until == math.inf:
             return self._portal.call(function, *args)
-        return self._portal.call(_within, seconds, self._request.context, function, args)
+        return self._portal.call(_within, limit, step, self._request.context, function, args)
+
+    def on_stream(self, step: str) -> str:
+        """Name a step that is done on the request's stream."""
+        return f"{step} on stream {self._request.method!r}"
 
     def permits(self) -> bool:
-        return not self._channel.closed and _seconds_left() > 0
+        """Return True if `run` would start a step; else the client or the time is over."""
+        return not self._channel.closed and _limit.get().left() > 0
 
-    def call(self) -> Any:
-        """Make a plain call: from this thread if it can lead, else in the loop."""
+    def call(self, decode: Callable[[bytes], T]) -> T:
+        """Make a plain call, and return its result.
+
+        The calling thread leads the connection if it can; otherwise the call is made in the loop.
+        """
         channel = self._channel
-        seconds = _seconds_left()
+        seconds = _limit.get().left()
         if self._portal.closed or seconds <= 0:
-            return self(channel.call, self._request)
+            return self._call_in_loop(decode)
         call = OutgoingCall(channel, self._request)
         try:
             if not channel.lead(call, seconds):
-                return self(channel.call, self._request)
+                return self._call_in_loop(decode)
             if not call.done or isinstance(call.failure, DriverTimeoutError):
-                return self._go_on(call)
+                return self._go_on(call, decode)
         except BaseException as exc:
             self._abandon(call, exc)
             raise
-        return call.result(channel.decode)
+        return call.result(decode)
 
-    def _go_on(self, call: OutgoingCall) -> Any:
-        """Wait in the loop for a call that was sent; who closes the client ends it as others."""
+    def _call_in_loop(self, decode: Callable[[bytes], T]) -> T:
+        result: T = self.run("the call", self._channel.call_as, self._request, decode)
+        return result
+
+    def _go_on(self, call: OutgoingCall, decode: Callable[[bytes], T]) -> T:
+        """Wait in the loop for a call that was sent; closing the client ends it like any other."""
         try:
-            return self._in_time(self._channel.go_on, call)
+            result: T = self._run_in_time("the call", self._channel.go_on, call, decode)
         except RuntimeError:
             if not (self._portal.closed and call.done):
                 raise
-        return call.result(self._channel.decode)
+            return call.result(decode)
+        return result
 
     def _abandon(self, call: OutgoingCall, exc: BaseException) -> None:
         """Cancel a call that a signal has interrupted, and wait for its end within the grace."""
         if call.slot and not call.done:
-            # One of a second signal's handler is lost here; `exc` of the first one is raised.
+            # A second signal's exception is lost here, as `exc` of the first one is raised.
             with suppress(RuntimeError, TimeoutError, CancelledError):
                 future = self._portal.start_task_soon(self._channel.cancel, call, exc)
                 future.result(self._portal.grace)
 
 
-def _seconds_left() -> float:
-    """Give the time until blocking calls of this context are to end."""
-    until = deadline.get()
-    return math.inf if until == math.inf else until - time.monotonic()
-
-
-def timed(manager: AbstractAsyncContextManager[T], context: str) -> AbstractAsyncContextManager[T]:
-    """Bound the entering and leaving of a block by the timeout that it is in; not what is in it."""
-    until = deadline.get()
-    return manager if until == math.inf else _hurried(manager, until, context)
+def limited(
+    manager: AbstractAsyncContextManager[T], step: str, context: str = ""
+) -> AbstractAsyncContextManager[T]:
+    """Limit entering and leaving a block by the surrounding `timeout`, but not the block's body."""
+    limit = _limit.get()
+    return manager if limit.until == math.inf else _limited(manager, limit, step, context)
 
 
 @asynccontextmanager
-async def _hurried(
-    manager: AbstractAsyncContextManager[T], until: float, context: str
+async def _limited(
+    manager: AbstractAsyncContextManager[T], limit: _TimeLimit, step: str, context: str
 ) -> AsyncIterator[T]:
-    with trio.CancelScope(deadline=trio.current_time() + until - time.monotonic()) as scope:
+    with trio.CancelScope(deadline=trio.current_time() + limit.left()) as scope:
         async with manager as value:
             scope.deadline = math.inf
             try:
                 yield value
             finally:
-                scope.deadline = trio.current_time() + until - time.monotonic()
+                scope.deadline = trio.current_time() + limit.left()
     if scope.cancelled_caught:
-        raise DriverTimeoutError(_TOO_LONG, code=Code.DEADLINE_EXCEEDED, context=context)
+        raise limit.error(step, context)
 
 
 async def _within(
-    seconds: float, context: str, function: Callable[..., Any], args: tuple[Any, ...]
+    limit: _TimeLimit,
+    step: str,
+    context: str,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
 ) -> Any:
     notes: list[str] = []
-    with trio.move_on_after(max(0, seconds)):
+    with trio.move_on_after(max(0, limit.left())):
         try:
             return await function(*args)
-        except trio.Cancelled as exc:  # which says if the driver's code is still at it
+        except trio.Cancelled as exc:
+            # A note says that the driver's code had not ended within the grace.
             notes = getattr(exc, "__notes__", [])
             raise
-    error = DriverTimeoutError(_TOO_LONG, code=Code.DEADLINE_EXCEEDED, context=context)
+    error = limit.error(step, context)
     for note in notes:
         error.add_note(note)
     raise error
+
+
+# ------------------------------------------------------------------ what a client can run on
+
+
+class _Client(Protocol):
+    """What these functions need of a client."""
+
+    channel: DriverRef
+    portal: BlockingPortal | None
+
+
+def runner_for(client: _Client, method: str, request: Request, twin: str = "") -> BlockingRunner:
+    """Return what runs a request's steps for blocking code.
+
+    Args:
+        client: The client.
+        method: Name of the client's method, for the error.
+        request: The request.
+        twin: Name of the method's form for Trio code, if it is not the name with `_async`.
+
+    Raises:
+        RuntimeError: The client is for Trio code, or this thread runs a Trio loop.
+    """
+    portal = client.portal
+    if portal is None or in_trio_thread():
+        portal = portal_for(client, f"{type(client).__name__}.{method}", twin or f"{method}_async")
+    return BlockingRunner(portal, request, client.channel.channel)
+
+
+def portal_for(client: _Client, what: str, twin: str) -> BlockingPortal:
+    """Return the client's portal, for what blocks.
+
+    Raises:
+        RuntimeError: The client is for Trio code, or this thread runs a Trio loop.
+    """
+    portal = client.portal
+    if portal is None:
+        text = f"{what} blocks, and this client was connected for Trio code"
+        raise RuntimeError(f"{text}; use {twin} instead")
+    if in_trio_thread():
+        text = f"{what} blocks, and would block the Trio loop that runs in this thread"
+        raise RuntimeError(
+            f"{text}; use {twin} of a client for Trio code, which connect_async() or, in tests, "
+            "client_for_async() gives; or call this in a worker thread"
+        )
+    return portal

@@ -1,7 +1,8 @@
-"""What blocking code holds of a generator or a raw stream: each step is a call through the portal.
+"""A driver's generator and raw stream for blocking code: each step is a call through the portal.
 
-Closing waits for the driver's code to end; collecting an object that was not closed only tells the
-exporter, since a finalizer may run in any thread, the portal's own included, and must never block.
+Closing waits until the driver's code has ended. When an object that was not closed is collected,
+the exporter is only told: a finalizer may run in any thread, also in the portal's own, and must
+never block.
 """
 
 from __future__ import annotations
@@ -10,20 +11,23 @@ from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Self
 
 import trio
 
 from .._io.portal import in_trio_thread
-from .._util.checks import check_max_bytes
+from .._util.checks import check_max_bytes, refuse_timeout
 from .._util.no_copies import ReduceEx, no_copies
 from ..errors import DriverConnectionError, DriverError, EndOfStream
+from ._channel import Channel
+from ._outgoing_call import Request
+from ._raw_streams import RemoteStream, open_stream
+from ._runner import BlockingRunner
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar  # for a default, which typing's own has from 3.13 on
 
     from ._generators import RemoteGenerator
-    from ._raw_streams import RemoteStream
 
     T = TypeVar("T", default=Any)
 else:
@@ -33,51 +37,44 @@ else:
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["BlockingGenerator", "BlockingRunner", "BlockingStream"]
+__all__ = ["BlockingGenerator", "BlockingStream", "open_blocking_stream"]
 
-
-class BlockingRunner(Protocol):
-    """How blocking code runs a coroutine of the client's loop."""
-
-    def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Run `await function(*args)` there, and block until it has ended."""
-
-    def permits(self) -> bool:
-        """Tell if it would run anything; else it raises, since the client or the time is over."""
+_USE_TIMEOUT: Final = "put it into a block: `with client.timeout(seconds):`"
 
 
 class BlockingGenerator(Generator[T, None, Any]):
-    """Iterates over a driver's generator from blocking code, in any one thread at a time.
+    """Iterates over a driver's generator, from blocking code. In one thread at a time.
 
     It is a generator like any other: `yield from` it gives what the driver's generator returned,
-    `close()` ends the driver's code and waits for that, and so does the end of a `with` block.
+    and `close()` ends the driver's code and waits for that, as does the end of a `with` block.
     """
 
-    def __init__(self, run: BlockingRunner, remote: RemoteGenerator[T]) -> None:
-        self._run = run
+    def __init__(self, runner: BlockingRunner, remote: RemoteGenerator[T]) -> None:
+        self._runner = runner
         self._remote = remote
-        self._items: deque[bytes] = deque()  # fetched together, and not asked for yet
+        self._items: deque[bytes] = deque()  # fetched in one batch, not asked for yet
 
     __reduce_ex__: ClassVar[ReduceEx] = no_copies(
         "a driver's generator", "pass the items on, as list() gives them"
     )
 
     def __next__(self) -> T:
-        """Give the next item. Blocks; Ctrl-C ends the driver's generator.
+        """Return the next item. Blocks; Ctrl-C or a timeout ends the driver's generator.
 
         Raises:
-            StopIteration: The driver's generator has ended; its `value` is what that one returned.
-            DriverError: It failed; all items from before that were given.
+            StopIteration: The driver's generator has ended; `value` is what it returned.
+            DriverError: It failed, after all items from before were returned.
+            DriverTimeoutError: The surrounding `timeout` ran out.
         """
         try:
-            if not (self._items and self._run.permits()):
+            if not (self._items and self._runner.permits()):
                 self._items.clear()
-                self._items.extend(self._run(self._remote.fetch))
+                self._items.extend(self._runner.run("the wait for an item", self._remote.fetch))
             return self._decode(self._items.popleft())
         except StopAsyncIteration:
             value = self._remote.value
         except KeyboardInterrupt:
-            # An item that had come already is lost, so nothing may follow it.
+            # An item that had arrived already is lost, so no other may follow it.
             self._items.clear()
             self._remote.close_soon()
             raise
@@ -91,7 +88,7 @@ class BlockingGenerator(Generator[T, None, Any]):
             raise
 
     def send(self, value: Any) -> T:
-        """The same as `next`: a driver's generator takes nothing.
+        """Return the next item, as `next` does: a driver's generator cannot be sent values.
 
         Raises:
             TypeError: `value` is not None.
@@ -109,14 +106,14 @@ class BlockingGenerator(Generator[T, None, Any]):
         raise exc.with_traceback(tb) if tb is not None else exc
 
     def close(self) -> None:
-        """End the driver's generator; blocks until its code has ended, or `cancel_grace` passed.
+        """End the driver's generator. Blocks until its code has ended, or `cancel_grace` passed.
 
         In a thread that runs a Trio loop, where a collector may call it, it only tells the
         exporter.
         """
         self._items.clear()
         if self._remote.running and not in_trio_thread():
-            self._run(self._remote.end)
+            self._runner.run("the end of the generator", self._remote.end)
         else:
             self._remote.close_soon()
 
@@ -130,45 +127,54 @@ class BlockingGenerator(Generator[T, None, Any]):
 class BlockingStream:
     """A raw stream to a driver, for blocking code. A context manager, and an iterator of bytes.
 
-    One thread may send while another receives. Ctrl-C interrupts both; no bytes that had come are
-    lost by it.
+    One thread may send while another receives. Ctrl-C and a `timeout` of the client interrupt
+    both, and the stream can still be used: bytes that had arrived are received by the next call,
+    but of an interrupted `send` an unknown part was sent.
     """
 
     def __init__(
-        self, run: BlockingRunner, remote: RemoteStream, forget: Callable[[BlockingStream], None]
+        self,
+        runner: BlockingRunner,
+        remote: RemoteStream,
+        forget: Callable[[BlockingStream], None],
     ) -> None:
-        self._run = run
+        self._runner = runner
         self._remote = remote
         self._forget = forget
-        self._received: bytes | None = None  # has come, and Ctrl-C has kept it from its caller
+        self._received: bytes | None = None  # arrived, but Ctrl-C kept it from its caller
 
     __reduce_ex__: ClassVar[ReduceEx] = no_copies(
         "a stream", "open another one there, by a client of that process"
     )
 
+    @refuse_timeout("send()", _USE_TIMEOUT)
     def send(self, data: bytes | bytearray | memoryview) -> None:
-        """Send bytes; blocks while the driver takes none.
+        """Send bytes. Blocks while the driver takes none.
 
         Raises:
             DriverError: The driver has failed or closed the stream, or the connection is gone.
-            trio.ClosedResourceError: The stream, or our half of it, was closed here.
+            DriverTimeoutError: The surrounding `timeout` ran out; an unknown part was sent.
+            trio.ClosedResourceError: The stream, or this half of it, was closed here.
         """
-        self._call(self._remote.send_all, data)
+        self._run("send()", self._remote.send_all, data)
 
+    @refuse_timeout("receive()", _USE_TIMEOUT)
     def receive(self, max_bytes: int | None = None) -> bytes:
-        """Receive what there is, at least one byte; blocks until there is some.
+        """Receive the bytes that are there, at least one. Blocks until there is one.
 
         Args:
-            max_bytes: At most so many; None takes what there is, up to 256 KiB.
+            max_bytes: At most so many; None takes all that is there, up to 256 KiB.
 
         Raises:
-            EndOfStream: The driver has ended its half; nothing is missing.
+            EndOfStream: The driver has ended its half; no bytes are missing.
             DriverError: The driver has failed, or the connection is gone: bytes may be missing.
+            DriverTimeoutError: The surrounding `timeout` ran out. No bytes are lost, and the
+                stream can still be used.
             trio.ClosedResourceError: The stream was closed here.
         """
         check_max_bytes(max_bytes)
         if self._received is None:
-            self._call(self._receive, max_bytes)
+            self._run("receive()", self._receive, max_bytes)
         data = self._received or b""
         rest = b"" if max_bytes is None else data[max_bytes:]
         self._received = rest or None
@@ -177,36 +183,39 @@ class BlockingStream:
         return data[: len(data) - len(rest)]
 
     async def _receive(self, max_bytes: int | None) -> None:
-        """Receive into `_received`, from where an interrupted caller's next call takes it."""
+        """Receive into `_received`, where the next call finds it if this one's caller is gone."""
         self._received = await self._remote.receive_some(max_bytes)
 
     def send_eof(self) -> None:
-        """End our half; the driver reads all that was sent, and then the end. Receiving goes on."""
-        self._call(self._remote.send_eof)
+        """End this half. The driver reads all that was sent, then the end. Receiving goes on.
+
+        Raises as `send` does.
+        """
+        self._run("send_eof()", self._remote.send_eof)
 
     def detach(self) -> RemoteStream:
-        """Give the stream to whoever closes it now."""
+        """Return the stream to a caller that closes it from now on."""
         self._forget(self)
         return self._remote
 
     def close(self) -> None:
-        """Close the stream; blocks until the driver has what was sent and its code has ended.
+        """Close the stream. Blocks until the driver has what was sent, and its code has ended.
 
-        What was not received is lost. Closing again does nothing.
+        Bytes that were not received are lost. Closing it again does nothing.
 
         Raises:
             DriverError: The driver has failed in what it did with the bytes.
         """
         self._forget(self)
         if not self._remote.closed:
-            self._run(self._remote.aclose)
+            self._runner.run(self._runner.on_stream("close()"), self._remote.aclose)
             self._remote.check()
 
-    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
+    def _run(self, step: str, function: Callable[..., Any], *args: Any) -> Any:
         try:
-            return self._run(function, *args)
+            return self._runner.run(self._runner.on_stream(step), function, *args)
         except trio.BrokenResourceError as exc:
-            # Blocking code knows no Trio: it gets the reason itself.
+            # Blocking code gets the reason itself, and no exception of Trio's.
             if isinstance(exc.__cause__, DriverError):
                 raise exc.__cause__ from None
             raise DriverConnectionError(str(exc)) from None
@@ -227,16 +236,40 @@ class BlockingStream:
         if exc_type is None:
             self.close()
             return
-        with suppress(DriverError):  # the body's exception says it, or is the more telling one
+        with suppress(DriverError):  # the body's exception is the same, or says more
             self._close_for(exc_type)
 
     def _close_for(self, exc_type: type[BaseException]) -> None:
-        """Close after an exception: after Ctrl-C, the driver need not have taken what was sent."""
+        """Close after an exception: after Ctrl-C, the driver need not take what was sent."""
         if issubclass(exc_type, Exception) or self._remote.closed:
             self.close()
         else:
             self._forget(self)
-            self._run(self._remote.abort)
+            self._runner.run(self._runner.on_stream("close()"), self._remote.abort)
 
     def __del__(self) -> None:
         self._remote.close_soon()
+
+
+def open_blocking_stream(
+    runner: BlockingRunner,
+    channel: Channel,
+    request: Request,
+    forget: Callable[[BlockingStream], None],
+) -> BlockingStream:
+    """Open a raw stream for blocking code. Blocks.
+
+    Args:
+        runner: Runs the steps.
+        channel: The connection.
+        request: The encoded call.
+        forget: Called with the stream when its owner closes or detaches it.
+    """
+
+    async def open_it() -> BlockingStream:
+        # The object is made in the loop: if Ctrl-C keeps it from its caller, it is collected, and
+        # its finalizer closes the stream.
+        return BlockingStream(runner, await open_stream(channel, request), forget)
+
+    stream: BlockingStream = runner.run("opening the stream", open_it)
+    return stream

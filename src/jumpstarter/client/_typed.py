@@ -1,17 +1,18 @@
-"""Calls whose result is asked for as a type: what comes back is of it, here and for a type checker.
+"""Calls with a result type: the result is of that type, here and for a type checker.
 
-The forms without a type are in `_base`, with whatever both have in common.
+The calls without a result type are in `_base`.
 """
 
 from __future__ import annotations
 
 from typing import Any, TypeVar, overload
 
+from .._io.portal import BlockingPortal
 from .._protocol.frames import Kind
-from ._channel import Request
 from ._generators import RemoteGenerator
 from ._remote import DriverRef
-from ._streams import BlockingGenerator, BlockingRunner
+from ._runner import runner_for
+from ._streams import BlockingGenerator
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -21,26 +22,29 @@ T = TypeVar("T")
 
 
 class TypedCalls:
-    """The part of a DriverClient that knows types. The four forms differ as those without do."""
+    """The part of a `DriverClient` that takes result types."""
 
     channel: DriverRef
+    portal: BlockingPortal | None
 
     @overload
     def call_as(self, type_: type[T], method: str, /, *args: Any, **kwargs: Any) -> T: ...
     @overload
     def call_as(self, type_: Any, method: str, /, *args: Any, **kwargs: Any) -> Any: ...
     def call_as(self, type_: Any, method: str, /, *args: Any, **kwargs: Any) -> Any:
-        """Call an exported method and give its result as the type that was asked for.
+        """Call an exported method and return its result as a type of your choice.
 
-        The blocking form of `call_as_async`.
+        The blocking form of `call_as_async`, as quick as `call`. The result is converted in the
+        calling thread.
 
         Raises:
             ArgumentError: No result can be of this type; nothing was sent.
             DriverError: The call failed, or it has ended and its result does not fit.
+            DriverTimeoutError: The surrounding `timeout` ran out.
         """
         decode = self.channel.channel.decoder(type_, "result")
-        request = self._request(Kind.UNARY, method, args, kwargs)
-        return self._run_for("call_as", request)(self.channel.channel.call_as, request, decode)
+        request = self.channel.request(Kind.UNARY, method, args, kwargs)
+        return runner_for(self, "call_as", request).call(decode)
 
     @overload
     async def call_as_async(
@@ -49,13 +53,13 @@ class TypedCalls:
     @overload
     async def call_as_async(self, type_: Any, method: str, /, *args: Any, **kwargs: Any) -> Any: ...
     async def call_as_async(self, type_: Any, method: str, /, *args: Any, **kwargs: Any) -> Any:
-        """Call an exported method and give its result as the type that was asked for.
+        """Call an exported method and return its result as a type of your choice.
 
-        As `call_async` otherwise.
+        Otherwise as `call_async`.
 
         Args:
-            type_: A dataclass, `list[UUID]`, an enum, ...: any type in docs/values.md. To a type
-                checker a union (`Point | None`) is no class, and what comes back is Any.
+            type_: A dataclass, `list[UUID]`, an enum, ...: any type in docs/values.md. A type
+                checker does not take a union (`Point | None`) for a class, so the result is Any.
             method: Name of the exported method.
             args: Its arguments.
             kwargs: Its keyword arguments.
@@ -63,11 +67,11 @@ class TypedCalls:
         Raises:
             ArgumentError: No result can be of this type; nothing was sent.
             DriverError: The call failed, or it has ended and its result does not fit; the text
-                names the type, and the path to what is wrong.
+                names the type, and the path to the value that does not fit.
         """
-        self._check_loop("call_as_async")
+        self.channel.channel.check_loop(type(self).__name__, "call_as_async")
         decode = self.channel.channel.decoder(type_, "result")
-        request = self._request(Kind.UNARY, method, args, kwargs)
+        request = self.channel.request(Kind.UNARY, method, args, kwargs)
         return await self.channel.channel.call_as(request, decode)
 
     @overload
@@ -81,7 +85,7 @@ class TypedCalls:
     def streamingcall_as(
         self, type_: Any, method: str, /, *args: Any, **kwargs: Any
     ) -> BlockingGenerator[Any]:
-        """Call an exported generator, each of whose items comes as the type that was asked for.
+        """Call an exported generator and return each item as a type of your choice.
 
         The blocking form of `streamingcall_as_async`.
 
@@ -89,9 +93,9 @@ class TypedCalls:
             ArgumentError: No item can be of this type.
         """
         decode = self.channel.channel.decoder(type_, "item")
-        request = self._request(Kind.GENERATOR, method, args, kwargs)
-        run = self._run_for("streamingcall_as", request)
-        return BlockingGenerator(run, RemoteGenerator(self.channel.channel, request, decode))
+        request = self.channel.request(Kind.GENERATOR, method, args, kwargs)
+        runner = runner_for(self, "streamingcall_as", request)
+        return BlockingGenerator(runner, RemoteGenerator(self.channel.channel, request, decode))
 
     @overload
     def streamingcall_as_async(
@@ -104,26 +108,15 @@ class TypedCalls:
     def streamingcall_as_async(
         self, type_: Any, method: str, /, *args: Any, **kwargs: Any
     ) -> RemoteGenerator[Any]:
-        """Call an exported generator, each of whose items comes as the type that was asked for.
+        """Call an exported generator and return each item as a type of your choice.
 
-        As `streamingcall_async` otherwise; types as for `call_as_async`. An item that does not fit
-        is a DriverError, and ends the generator. What it returns at its end comes as it is.
+        Otherwise as `streamingcall_async`; types as for `call_as_async`. An item that does not fit
+        raises a DriverError and ends the generator. The generator's return value is not converted.
 
         Raises:
             ArgumentError: No item can be of this type.
         """
-        self._check_loop("streamingcall_as_async")
+        self.channel.channel.check_loop(type(self).__name__, "streamingcall_as_async")
         decode = self.channel.channel.decoder(type_, "item")
-        request = self._request(Kind.GENERATOR, method, args, kwargs)
+        request = self.channel.request(Kind.GENERATOR, method, args, kwargs)
         return RemoteGenerator(self.channel.channel, request, decode)
-
-    def _request(
-        self, kind: Kind, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Request:
-        raise NotImplementedError
-
-    def _run_for(self, asked: str, request: Request, twin: str = "") -> BlockingRunner:
-        raise NotImplementedError
-
-    def _check_loop(self, asked: str) -> None:
-        raise NotImplementedError

@@ -36,6 +36,7 @@ from .._util.writes import naming
 from ..errors import DriverTimeoutError, MissingExtra
 from ._base import DriverClient
 from ._raw_streams import RemoteStream
+from ._runner import limited, portal_for
 
 if TYPE_CHECKING:
     from pexpect.fdpexpect import fdspawn
@@ -81,7 +82,9 @@ def blocking(
         if not isinstance(client, DriverClient):
             refuse_type("client=", client, "the client of the driver")
         name = getattr(adapter, "__name__", "it")
-        return client._hold(adapter(*args, **kwargs), f"blocking {name}", name)  # noqa: SLF001
+        portal = portal_for(client, f"blocking {name}", name)
+        manager = adapter(*args, **kwargs)
+        return portal.wrap_async_context_manager(limited(manager, f"the use of {name}"))
 
     return wrapper
 

@@ -1,8 +1,7 @@
-"""What client classes are put together from.
+"""Mixins for client classes: raw streams, and files and streams that the client lends.
 
-A mixin adds methods to a subclass of `DriverClient`, on either side of it among the bases: raw
-stream connections, or sharing what is on the client's side. It uses what every client has, and
-knows nothing of connections.
+A mixin adds methods to a subclass of `DriverClient`, before or after it among the bases. It uses
+only what every client has.
 """
 
 from __future__ import annotations
@@ -14,16 +13,14 @@ from contextlib import (
     AbstractContextManager,
     asynccontextmanager,
 )
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from .._io.forward import QUIET_LIMIT
-from .._io.transfer import MAX_BYTES
-from .._util.checks import check_flag, check_path, check_size_hint
+from .._util.checks import refuse_timeout
 from .._util.tracebacks import block
 from ..client import BlockingStream, DriverClient
-from ..client._lending import COLLECTED, Lending, file_sink, file_source, sink_of, source_of
-from ..client._progress import Progress
+from ..client import _loans as loans
+from ..client._loans import LoanOptions, lend, lend_async
 from ..client.adapters import (
     PexpectAdapter,
     TcpPortforwardAdapter,
@@ -37,47 +34,30 @@ if TYPE_CHECKING:
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["ResourceMixin", "StreamMixin"]
-
-
-class _Streaming(Protocol):
-    """What a mixin needs of the client that it is part of."""
-
-    def stream(
-        self, method: str = ..., *args: Any, **kwargs: Any
-    ) -> AbstractContextManager[BlockingStream]: ...
-
-
-class _Lender(Protocol):
-    """The same, of one that lends."""
-
-    def _lend(self, lending: Lending) -> AbstractContextManager[str]: ...
-
-    def _lend_async(self, lending: Lending) -> AbstractAsyncContextManager[str]: ...
+__all__ = ["LoanOptions", "ResourceMixin", "StreamMixin"]
 
 
 class StreamMixin:
-    """For the client of a driver that has a raw stream, as a serial console has."""
+    """For the client of a driver that has a raw stream, such as a serial console."""
 
-    def connect(
-        self: _Streaming, method: str = "connect"
-    ) -> AbstractContextManager[BlockingStream]:
-        """Open the driver's raw stream for the length of a `with` block. Blocks.
+    @refuse_timeout("connect()", "use `with client.timeout(seconds):` around it")
+    def connect(self, method: str = "connect") -> AbstractContextManager[BlockingStream]:
+        """Open the driver's raw stream, for the length of a `with` block. Blocks.
 
-        From any thread that runs no Trio loop. Leaving the block closes the stream: what was sent
-        is still delivered, and the driver's code has ended.
+        May be called in any thread that runs no Trio loop. Leaving the block closes the stream:
+        what was sent is still delivered, and the driver's code has ended.
 
         Args:
             method: Name of the `exportstream` method.
 
         Returns:
-            A context manager that gives the stream.
+            A context manager that yields the stream.
 
         Raises:
             DriverError: (on entering) The driver could not open it, or (on leaving) has failed
                 with it.
         """
-        return self.stream(method)
+        return _client(self).stream(method)
 
     def portforward(
         self,
@@ -89,29 +69,29 @@ class StreamMixin:
     ) -> AbstractContextManager[tuple[str, int]]:
         """Let any program reach the driver's raw stream by a local TCP port, for a `with` block.
 
-        Each connection has a raw stream of its own, hundreds at once if need be; half-close is
-        passed on. One that fails is logged, and ends in a reset. One whose program has gone is
-        ended within seconds, even if the device says nothing. The end of the block ends them all.
-        Blocks while it is entered and left; `portforward_async` is the same for Trio code.
+        Each connection has a raw stream of its own, and there can be hundreds; half-close is passed
+        on. A connection that fails is logged, and reset. One whose program has gone is ended within
+        seconds, even if the device sends nothing. The end of the block ends them all. Blocks while
+        it is entered and left; `portforward_async` is for Trio code.
 
         Args:
             method: Name of the `exportstream` method.
-            host: Where to listen; by default nobody but this machine can connect.
-            port: By default, any that is free.
-            quiet_limit: Seconds without a byte either way until a connection is ended whose program
-                has ended its half, where nobody can tell whether the program is still there: it is
-                on another machine, or this one is not Linux. 30 by default: an answer has begun by
-                then, and the device is soon free for the next program. math.inf for no limit.
+            host: The address to listen on; by default, only this machine can connect.
+            port: The port; by default, any free one.
+            quiet_limit: Seconds without a byte in either direction after which a half-closed
+                connection is ended. It only applies where this process cannot see whether the
+                program still exists: it is on another machine, or this one is not Linux. 30 by
+                default: an answer has begun by then, and the device is soon free for the next
+                program. math.inf for no limit.
 
         Returns:
-            A context manager that gives the address and the port.
+            A context manager that yields the address and the port.
 
         Raises:
             OSError: (on entering) The port cannot be listened on.
         """
-        client = cast("DriverClient", self)
         return TcpPortforwardAdapter(
-            client=client,
+            client=_client(self),
             method=method,
             local_host=host,
             local_port=port,
@@ -126,10 +106,9 @@ class StreamMixin:
         port: int = 0,
         quiet_limit: float = QUIET_LIMIT,
     ) -> AbstractAsyncContextManager[tuple[str, int]]:
-        """Do as `portforward`, for Trio code."""
-        client = cast("DriverClient", self)
+        """Forward a local TCP port as `portforward` does, for Trio code."""
         return tcp_portforward(
-            client=client,
+            client=_client(self),
             method=method,
             local_host=host,
             local_port=port,
@@ -139,30 +118,30 @@ class StreamMixin:
     def portforward_unix(
         self, method: str = "connect", *, path: str = "", quiet_limit: float = QUIET_LIMIT
     ) -> AbstractContextManager[str]:
-        """The same with a Unix socket, for its owner alone.
+        """Forward a local Unix socket as `portforward` does a port. Only its owner may connect.
 
         Args:
             method: Name of the `exportstream` method.
-            path: Where; by default in a private directory.
+            path: Path of the socket; by default in a private directory.
             quiet_limit: As for `portforward`.
 
         Returns:
-            A context manager that gives the path.
+            A context manager that yields the path.
 
         Raises:
-            OSError: (on entering) The socket cannot be made there.
+            OSError: (on entering) The socket cannot be created there.
         """
-        client = cast("DriverClient", self)
         return UnixPortforwardAdapter(
-            client=client, method=method, path=path, quiet_limit=quiet_limit
+            client=_client(self), method=method, path=path, quiet_limit=quiet_limit
         )
 
     def portforward_unix_async(
         self, method: str = "connect", *, path: str = "", quiet_limit: float = QUIET_LIMIT
     ) -> AbstractAsyncContextManager[str]:
-        """Do as `portforward_unix`, for Trio code."""
-        client = cast("DriverClient", self)
-        return unix_portforward(client=client, method=method, path=path, quiet_limit=quiet_limit)
+        """Forward a local Unix socket as `portforward_unix` does, for Trio code."""
+        return unix_portforward(
+            client=_client(self), method=method, path=path, quiet_limit=quiet_limit
+        )
 
     def pexpect(
         self, method: str = "connect", **options: Any
@@ -175,33 +154,27 @@ class StreamMixin:
                 `encoding`; `logfile`.
 
         Returns:
-            A context manager that gives an `fdspawn`, with `expect` and `sendline`. What was typed
-            has reached the driver when the block is left.
+            A context manager that yields an `fdspawn`, with `expect` and `sendline`. Everything
+            that was sent has reached the driver when the block is left.
 
         Raises:
             MissingExtra: (on entering) The extra `pexpect` is not installed.
             DriverError: (on entering) The driver could not open it, or (on leaving) has failed
                 with it.
         """
-        return PexpectAdapter(client=cast("DriverClient", self), method=method, **options)
+        return PexpectAdapter(client=_client(self), method=method, **options)
 
 
 class ResourceMixin:
-    """For the client of a driver that reads or writes what is on the client's side.
+    """For the client of a driver that reads or writes files and streams on the client's side.
 
-    The driver gets a handle, as an argument of a method, and opens it by `Driver.resource`.
+    The driver gets a handle, as an argument of one of its methods, and opens it by
+    `Driver.resource`.
     """
 
     @block
     def local_file(
-        self: _Lender,
-        path: str | os.PathLike[str],
-        *,
-        write: bool = False,
-        size: int | None = None,
-        compress: bool = False,
-        progress: Progress = None,
-        max_bytes: int = MAX_BYTES,
+        self, path: str | os.PathLike[str], **options: Unpack[LoanOptions]
     ) -> Iterator[str]:
         """Lend a local file to the driver, for the length of a `with` block.
 
@@ -209,22 +182,15 @@ class ResourceMixin:
                 self.call("flash", handle)
 
         Any number of bytes passes in constant memory, beside other calls. Blocks while it is
-        entered and left, from any thread that runs no Trio loop; `local_file_async` is the same for
-        Trio code.
+        entered and left, from any thread that runs no Trio loop; `local_file_async` is for Trio
+        code.
 
         Args:
             path: Of the file.
-            write: The driver writes it, rather than reads. It is there, under its name and in place
-                of what was there, once it is complete and the block was left well.
-            size: How many bytes the driver will write, for the progress. Of what is read, the file
-                itself tells.
-            compress: Let zstd make the bytes fewer on their way; an extra, at both ends. It pays
-                where the network is slower than about 200 MB/s.
-            progress: What is called with the bytes that have passed and with how many there will be
-                (None if nobody knows), in the client's own thread, so it must be quick; or True for
-                a bar on stderr, False for none. By default there is a bar if stderr is a terminal,
-                the extra `progress` is installed, and the transfer takes longer than a second.
-            max_bytes: How many the driver may write, once expanded. 64 GiB.
+            options: Keyword arguments: `write=True` lets the driver write the file rather than read
+                it; it replaces the old file once it is complete and the block was left without an
+                exception. `size=`, `compress=`, `progress=` and `max_bytes=` are those of
+                `LoanOptions`.
 
         Yields:
             The handle. It can be used once, by a call of this client to its driver.
@@ -232,108 +198,65 @@ class ResourceMixin:
         Raises:
             ArgumentError: An argument cannot be used.
             OSError: The file cannot be read or written, or changed while it was read. If that
-                happens meanwhile, the driver is told, and this is what leaves the block.
-            DriverTimeoutError: A `timeout` is over. It ends the block though the file hangs in the
-                operating system, after another 0.5 s; the thread is left behind, and logged.
+                happens during the transfer, the driver is told, and the block raises this.
+            DriverTimeoutError: The surrounding `timeout` ran out. It ends the block even if the
+                file hangs in the operating system, after another 0.5 s; the thread is abandoned,
+                and that is logged.
             DriverError: (on leaving) The driver has not written the whole file.
             MissingExtra: It takes an extra that is not installed here.
         """
-        lending = _of_file(
-            path, write, size, compress=compress, progress=progress, max_bytes=max_bytes
-        )
-        with self._lend(lending) as handle:
+        with lend(_client(self), loans.local_file(path, **options)) as handle:
             yield handle
 
     @asynccontextmanager
     async def local_file_async(
-        self: _Lender,
-        path: str | os.PathLike[str],
-        *,
-        write: bool = False,
-        size: int | None = None,
-        compress: bool = False,
-        progress: Progress = None,
-        max_bytes: int = MAX_BYTES,
+        self, path: str | os.PathLike[str], **options: Unpack[LoanOptions]
     ) -> AsyncIterator[str]:
-        """Do as `local_file`, for Trio code."""
-        lending = _of_file(
-            path, write, size, compress=compress, progress=progress, max_bytes=max_bytes
-        )
-        async with self._lend_async(lending) as handle:
+        """Lend a local file as `local_file` does, with the same arguments, for Trio code.
+
+        Entering and leaving are checkpoints. Cancelled, the loan is withdrawn: the driver's read or
+        write fails, and a file that was to be replaced stays as it was.
+        """
+        async with lend_async(_client(self), loans.local_file(path, **options)) as handle:
             yield handle
 
     @block
-    def resource(
-        self: _Lender,
-        stream: Any,
-        *,
-        write: bool = False,
-        size: int | None = None,
-        compress: bool = False,
-        progress: Progress = None,
-        max_bytes: int = MAX_BYTES,
-    ) -> Iterator[str]:
+    def resource(self, stream: Any, **options: Unpack[LoanOptions]) -> Iterator[str]:
         """Lend a stream to the driver, for the length of a `with` block.
 
         Args:
-            stream: A blocking binary stream, with `read` or `write`, which are called in worker
-                threads; or a Trio stream. It is not closed. A `read` or `write` that waits when
-                the block is left is waited for up to 0.5 s, and then left to itself and logged.
-                A regular file that changes while it is read is an error.
-            write: The driver writes to it, rather than reads from it.
-            size: How many bytes it will give, or be given, for the progress.
-            compress: As for `local_file`.
-            progress: As for `local_file`.
-            max_bytes: As for `local_file`.
+            stream: A blocking binary stream, whose `read` or `write` is called in worker threads;
+                or a Trio stream. It is not closed. A `read` or `write` that still waits when the
+                block is left gets 0.5 s, then its thread is abandoned, which is logged. If it reads
+                a regular file that changes meanwhile, that is an error.
+            options: Keyword arguments, as for `local_file`.
 
         Yields:
             The handle. It can be used once, by a call of this client to its driver.
 
         Raises:
-            ArgumentError: It is no such stream.
-            Exception: What the stream has raised.
-            DriverError: (on leaving) The driver has not written all.
+            ArgumentError: It is not such a stream, or another argument cannot be used.
+            Exception: Any exception that the stream has raised.
+            DriverTimeoutError: The surrounding `timeout` ran out.
+            DriverError: (on leaving) The driver has not written everything.
             MissingExtra: It takes an extra that is not installed here.
         """
-        lending = _of_stream(
-            stream, write, size, compress=compress, progress=progress, max_bytes=max_bytes
-        )
-        with self._lend(lending) as handle:
+        with lend(_client(self), loans.resource(stream, **options)) as handle:
             yield handle
 
     @asynccontextmanager
     async def resource_async(
-        self: _Lender,
-        stream: Any,
-        *,
-        write: bool = False,
-        size: int | None = None,
-        compress: bool = False,
-        progress: Progress = None,
-        max_bytes: int = MAX_BYTES,
+        self, stream: Any, **options: Unpack[LoanOptions]
     ) -> AsyncIterator[str]:
-        """Do as `resource`, for Trio code."""
-        lending = _of_stream(
-            stream, write, size, compress=compress, progress=progress, max_bytes=max_bytes
-        )
-        async with self._lend_async(lending) as handle:
+        """Lend a stream as `resource` does, with the same arguments, for Trio code.
+
+        Entering and leaving are checkpoints. Cancelled, the loan is withdrawn: the driver's read or
+        write fails.
+        """
+        async with lend_async(_client(self), loans.resource(stream, **options)) as handle:
             yield handle
 
 
-def _of_file(
-    path: str | os.PathLike[str], write: bool, size: int | None, **options: Any
-) -> Lending:
-    path = Path(check_path("path", path))
-    check_size_hint("size", size)
-    if check_flag("write", write):
-        sink = file_sink(path)
-        return Lending(title=path.name, sink=sink, size=size, collect=COLLECTED, **options)
-    return Lending(title=path.name, source=file_source(path), **options)
-
-
-def _of_stream(stream: Any, write: bool, size: int | None, **options: Any) -> Lending:
-    check_size_hint("size", size)
-    title = str(getattr(stream, "name", "stream"))
-    if check_flag("write", write):
-        return Lending(title=title, sink=sink_of(stream), size=size, **options)
-    return Lending(title=title, source=source_of(stream, size), **options)
+def _client(mixin: object) -> DriverClient:
+    """Return the client that a mixin is part of."""
+    return cast("DriverClient", mixin)
