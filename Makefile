@@ -9,8 +9,9 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard src/jumpstarter/*.pyx)
 INSTALL := pip install --quiet --disable-pip-version-check
 
-.PHONY: venv lock build demo test check test-lowest test-latest test-all lane sanitize fuzz \
-	fuzz-coverage soak lint types bench bench-peers instructions hostile clean
+.PHONY: venv lock build demo test coverage check test-lowest test-latest test-all lane sanitize \
+	fuzz fuzz-coverage soak lint types verify-types docs sizes bench bench-peers instructions \
+	hostile clean
 .NOTPARALLEL: # one extension module is built in one place
 
 venv: $(VENV)/.stamp
@@ -143,6 +144,14 @@ lint: venv
 
 types: venv
 	$(BIN)/mypy && $(BIN)/python -m mypy.stubtest jumpstarter._framing
+
+# pyright comes from PyPI with a node of its own, and finds the package through PATH.
+verify-types: venv
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/pyright --verifytypes jumpstarter --ignoreexternal
+
+# The documentation site, in build/docs; a warning is an error.
+docs: venv
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet docs build/docs
 
 bench: venv
 	$(BIN)/python -m benchmarks
