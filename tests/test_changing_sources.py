@@ -48,7 +48,13 @@ def shrink_and_grow(path: Path) -> None:
     os.truncate(path, SIZE)
 
 
-changing = pytest.mark.parametrize("change", [shrink, grow, rewrite, shrink_and_grow])
+def rewrite_and_restore_time(path: Path) -> None:
+    rewrite(path)
+    os.utime(path, (LONG_AGO, LONG_AGO))
+
+
+CHANGES: Final = [shrink, grow, rewrite, shrink_and_grow, rewrite_and_restore_time]
+changing = pytest.mark.parametrize("change", CHANGES)
 compressed_or_not = pytest.mark.parametrize("compress", [False, True])
 Progress = Callable[[int, int | None], None]
 

@@ -464,6 +464,186 @@ with serve(Composite(children={"forking": Forking(), "shell": shell})) as client
     assert lines == ["3", "[]"]
 
 
+FORK_WHILE_OPENING = """
+def open_links(prefix):
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            link = os.readlink(f"/proc/self/fd/{number}")
+            found += [link] if link.startswith(prefix) else []
+    return found
+
+def connections_to(address, has_ended=lambda one: False):
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(number))) as one:
+            if one.getpeername() == address and not has_ended(one):
+                found.append(number)
+    return found
+
+def has_ended(one):
+    try:
+        return one.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+@contextlib.contextmanager
+def device(family, address):
+    # In another process, so that no end of its connections is a descriptor of this one.
+    with socket.socket(family) as listener:
+        listener.bind(address)
+        listener.listen(100)
+        where = listener.getsockname()
+        child = os.fork()
+        if child == 0:
+            held = []
+            while True:
+                held = [*held[-100:], listener.accept()[0]]
+    try:
+        yield where
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+def count_children_with(look, open_and_close, number=150, patience=0.0):
+    done = False
+
+    def repeat():
+        while not done:
+            open_and_close()
+
+    threads = [threading.Thread(target=repeat) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    bad = 0
+    for _ in range(number):
+        child = os.fork()
+        if child == 0:
+            deadline = time.monotonic() + patience
+            while (left := look()) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            os._exit(bool(left))
+        bad += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    done = True
+    for thread in threads:
+        thread.join()
+    return bad
+"""
+
+
+def test_children_forked_while_a_driver_connects_have_no_connection_to_its_device(
+    tmp_path: Path,
+) -> None:
+    lines = run(
+        FORK_WHILE_OPENING
+        + """
+from jumpstarter.drivers.network import UnixNetwork
+with device(socket.AF_UNIX, sys.argv[1]) as address:
+    driver = UnixNetwork(path=address)
+
+    async def connect():
+        for _ in range(100):
+            async with driver.connect():
+                pass
+
+    def connect_once():
+        trio.run(connect)
+
+    print(count_children_with(lambda: connections_to(address), connect_once))
+""",
+        str(tmp_path / "device"),
+    )
+    assert lines == ["0"]
+
+
+def test_children_forked_while_a_port_of_the_network_opens_have_no_connection_to_it() -> None:
+    lines = run(
+        FORK_WHILE_OPENING
+        + """
+from jumpstarter.drivers.serial import _Port
+with device(socket.AF_INET, ("127.0.0.1", 0)) as address:
+    def open_once():
+        _Port(f"socket://127.0.0.1:{address[1]}", 9600).close()
+    print(count_children_with(lambda: connections_to(address, has_ended), open_once, 60, 2.0))
+"""
+    )
+    assert lines == ["0"]
+
+
+@pytest.mark.parametrize("kind", ["source", "sink", "fifo", "device"])
+def test_children_forked_while_a_file_is_opened_do_not_have_it(tmp_path: Path, kind: str) -> None:
+    lines = run(
+        FORK_WHILE_OPENING
+        + """
+from jumpstarter._io.files import SinkFile, SourceFile
+kind, directory = sys.argv[1], Path(sys.argv[2])
+path = directory / "file"
+if kind == "fifo":
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDWR)
+elif kind == "device":
+    terminal, other = os.openpty()
+    path = Path(os.ttyname(other))
+    os.close(other)
+else:
+    path.write_bytes(b"bytes")
+
+def open_once():
+    file = SourceFile(path) if kind in {"source", "device"} else SinkFile(path)
+    file.open()
+    file.close()
+
+mine = open_links(str(path))
+prefix = str(path) if kind in {"fifo", "device"} else str(directory)
+print(count_children_with(lambda: open_links(prefix) != mine, open_once))
+""",
+        kind,
+        str(tmp_path),
+    )
+    assert lines == ["0"]
+
+
+def test_children_forked_while_a_serial_port_is_opened_do_not_have_it() -> None:
+    lines = run(
+        FORK_WHILE_OPENING
+        + """
+from jumpstarter.drivers.serial import _Port
+terminal, other = os.openpty()
+path = os.ttyname(other)
+os.close(other)
+lock = threading.Lock()
+
+def open_once():
+    # A child has the device's lock from the fork until it has closed its copies.
+    with lock, contextlib.suppress(OSError):
+        _Port(path, 9600).close()
+
+print(count_children_with(lambda: open_links(path), open_once))
+"""
+    )
+    assert lines == ["0"]
+
+
+def test_a_file_that_never_opens_holds_up_no_fork(tmp_path: Path) -> None:
+    lines = run(
+        """
+from jumpstarter._io.files import SourceFile
+os.mkfifo(sys.argv[1])
+source = SourceFile(Path(sys.argv[1]))
+thread = threading.Thread(target=source.open)
+thread.start()
+time.sleep(0.1)
+in_child(lambda: print("forked"))
+os.close(os.open(sys.argv[1], os.O_WRONLY))
+thread.join()
+""",
+        str(tmp_path / "fifo"),
+    )
+    assert lines == ["forked"]
+
+
 def test_a_port_is_free_once_its_holder_was_killed_whatever_its_children_do() -> None:
     board, port = os.openpty()
     script = """

@@ -1171,3 +1171,37 @@ async def test_other_peers_have_no_uid(
         await open_stream(tls.address, ssl_context=client_context) as secure,
     ):
         assert peer_credentials(secure) is None
+
+
+async def test_a_connection_that_is_made_again_after_a_fork_may_have_been_reset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with trio.fail_after(DEADLINE), socket.create_server(("127.0.0.1", 0)) as server:
+        connect, made = trio.open_tcp_stream, 0
+
+        async def connect_and_be_reset(host: str, port: int) -> trio.SocketStream:
+            nonlocal made
+            stream = await connect(host, port)
+            made += 1
+            peer, _ = server.accept()
+            if made == 1:
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes([1, *bytes(7)]))
+                peer.close()
+                with pytest.raises(trio.BrokenResourceError):
+                    await stream.receive_some()
+                _fork_once()
+            peer.close()
+            return stream
+
+        monkeypatch.setattr(trio, "open_tcp_stream", connect_and_be_reset)
+        stream = await sockets.open_tcp_stream(*server.getsockname())
+        assert await stream.receive_some() == b""
+        assert made == 2
+        await stream.aclose()
+
+
+def _fork_once() -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)

@@ -28,7 +28,7 @@ from uuid import uuid4
 
 import trio
 
-from .._util.fork import close_in_children
+from .._util.fork import close_in_children, close_path_in_children
 from .._util.writes import naming, write_all
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -254,8 +254,8 @@ def _take_back(limiter: trio.CapacityLimiter) -> None:
 class Unchanged:
     """Tells whether a regular file changed while it was read.
 
-    The test is the size and the time of modification, before and after. The bytes that were read
-    are not counted against the size: files in /proc and /sys give more or fewer than they say.
+    Compares the size and the times of modification and of change, before and after. What was read
+    is not counted against the size: files in /proc and /sys give more or fewer bytes than they say.
 
     Args:
         descriptor: Of the open file; only asked, never used to read.
@@ -281,7 +281,7 @@ class Unchanged:
         before, after = self._before, os.fstat(self._descriptor)
         if not stat.S_ISREG(before.st_mode):
             return
-        if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
+        if _version_of(before) == _version_of(after):
             return
         change = f"it had {before.st_size:,} bytes and has {after.st_size:,} now"
         if before.st_size == after.st_size:
@@ -291,6 +291,11 @@ class Unchanged:
             "; what was read is a mixture and was refused, so try again once nobody writes to it"
         )
         raise OSError(errno.EBUSY, text, self._name)
+
+
+def _version_of(status: os.stat_result) -> tuple[int, int, int]:
+    # A program can set the time of modification back, but not that of the last change.
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 class SourceFile:
@@ -308,8 +313,9 @@ class SourceFile:
 
     def open(self) -> None:
         """Open it. Raises OSError."""
-        self._file = FileIO(str(self._path))  # as the error shows it
-        close_in_children(self._file)
+        with close_path_in_children(os.O_RDONLY, self._path):
+            self._file = FileIO(str(self._path))  # as the error shows it
+            close_in_children(self._file)
         self._unchanged = Unchanged(self._file.fileno(), str(self._path))
         self.size = self._unchanged.size
 
@@ -331,7 +337,8 @@ class SourceFile:
     def close(self) -> None:
         """Close it, if it is open."""
         if self._file is not None:
-            with suppress(OSError):  # everything was read, or there is an error to tell already
+            # Everything was read, or the error that led here is reported.
+            with suppress(OSError), close_path_in_children(os.O_RDONLY, self._path):
                 self._file.close()
 
 
@@ -370,15 +377,19 @@ class SinkFile:
         if self._place.exists() and not self._place.is_file():
             self.in_place = True
             # Without O_CREAT: a device that goes away now is not replaced by a file of its name.
-            self._file = FileIO(os.open(self._place, os.O_WRONLY | os.O_CLOEXEC), "w")
-            close_in_children(self._file)
+            with close_path_in_children(os.O_WRONLY, self._place):
+                self._file = FileIO(os.open(self._place, os.O_WRONLY | os.O_CLOEXEC), "w")
+                close_in_children(self._file)
             return
         if not self._place.exists() and _is_for_devices(self._place.parent):
             text = "there is no such device, and no file is made in its place"
             raise FileNotFoundError(errno.ENOENT, text, str(self._place))
-        self._part = _part_of(self._place)
-        self._file = FileIO(self._part, "w")
-        close_in_children(self._file)
+        part = self._place.with_name(f".{self._place.name:.50}.{uuid4().hex}.part")  # 200 bytes
+        with close_path_in_children(os.O_WRONLY, part):
+            _create_beside(part, self._place)
+            self._part = part
+            self._file = FileIO(part, "w")
+            close_in_children(self._file)
 
     def write(self, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
         """Write all of these. Raises OSError."""
@@ -395,19 +406,23 @@ class SinkFile:
             mode = os.fstat(self._file.fileno()).st_mode
             if self._medium or stat.S_ISREG(mode) or stat.S_ISBLK(mode):
                 os.fsync(self._file.fileno())  # errors of a full or failing disk come this late
-            self._file.close()
+            self._close()
         if self._part is not None:
             self._part.replace(self._place)
             self._part = None
 
     def close(self) -> None:
         """Close it, and remove what is not complete."""
-        with suppress(OSError):  # the error that led here is told
-            if self._file is not None:
-                self._file.close()
+        with suppress(OSError):  # the error that led here is reported
+            self._close()
         if self._part is not None:
             with suppress(OSError):
                 self._part.unlink()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            with close_path_in_children(os.O_WRONLY, self._part or self._place, self._place):
+                self._file.close()
 
 
 def _is_for_devices(directory: Path) -> bool:
@@ -417,9 +432,8 @@ def _is_for_devices(directory: Path) -> bool:
     return within and directory.exists() and directory.stat().st_dev == root.stat().st_dev
 
 
-def _part_of(path: Path) -> Path:
-    """Make an empty file beside another, which it is to replace: with its permissions, if any."""
-    part = path.with_name(f".{path.name:.50}.{uuid4().hex}.part")  # 50 take 200 bytes at most
+def _create_beside(part: Path, path: Path) -> None:
+    """Create an empty file that is to replace another, with the permissions of that, if any."""
     try:
         part.touch()
     except OSError as exc:
@@ -427,7 +441,6 @@ def _part_of(path: Path) -> Path:
         raise
     with suppress(FileNotFoundError):
         part.chmod(stat.S_IMODE(path.stat().st_mode))
-    return part
 
 
 @asynccontextmanager

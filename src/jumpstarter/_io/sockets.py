@@ -45,6 +45,7 @@ __all__ = [
     "open_listeners",
     "open_stream",
     "open_tcp_stream",
+    "open_unix_stream",
     "peer_credentials",
     "private_socket_path",
 ]
@@ -90,7 +91,8 @@ async def open_stream(
     _check_tls(address, ssl_context, server_side=False)
     try:
         if address.scheme == "unix":
-            return await _open_unix_stream(address.path)
+            _check_path_length(address.path)
+            return await open_unix_stream(address.path)
         if address.port == 0:
             raise ArgumentError(f"cannot connect to {address}: port 0 is for listeners only")
         stream = await open_tcp_stream(address.host, address.port)
@@ -119,12 +121,21 @@ async def open_tcp_stream(host: str, port: int) -> trio.SocketStream:
         tries -= 1
         if forks() == before or not tries:
             return stream
-        stream.socket.shutdown(socket.SHUT_RDWR)  # for the child's copy too
-        stream.socket.close()
+        # Ends the connection for the child's copy as well, which `close` alone would not.
+        with contextlib.suppress(OSError):  # ENOTCONN: the peer has reset it already
+            stream.socket.shutdown(socket.SHUT_RDWR)
+        close_alone(stream.socket)
 
 
-async def _open_unix_stream(path: str) -> trio.SocketStream:
-    _check_path_length(path)
+async def open_unix_stream(path: str) -> trio.SocketStream:
+    """Connect to a Unix socket, for this process and none of its forked children.
+
+    A checkpoint. Waits while the server's queue of pending connections is full. Cancelled, it
+    leaves nothing open.
+
+    Raises:
+        OSError: The connection failed.
+    """
     await trio.lowlevel.checkpoint()
     with no_fork():
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

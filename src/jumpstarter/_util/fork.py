@@ -12,20 +12,33 @@ can be used and collected without harm to another file, and epoll, which a child
 parent, refuses it.
 
 A fork waits while a thread is within `no_fork()`: what is opened there has no moment at which a
-child could get it. A C library that forks past Python runs none of this.
+child could get it. Opening or closing a file may block without end, and would then hold up all
+forks, so that is done within `close_path_in_children()`: a child that is forked there finds the
+descriptor by its path.
+A C library that forks past Python runs none of this.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import threading
-from typing import Any, Final, Protocol
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
 from weakref import WeakSet
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["close_alone", "close_in_children", "forks", "is_child", "no_fork"]
+__all__ = [
+    "close_alone",
+    "close_in_children",
+    "close_path_in_children",
+    "forks",
+    "is_child",
+    "no_fork",
+]
 
 
 class HasFileno(Protocol):
@@ -46,6 +59,24 @@ class Closable(Protocol):
 _lock: Final = threading.RLock()
 _held: Final[WeakSet[Any]] = WeakSet()
 _forks = 0
+_FDS: Final = Path("/proc/self/fd")  # exists on Linux only
+
+
+class _Transit(NamedTuple):
+    """A file that a thread is opening or closing.
+
+    Attributes:
+        paths: Its path, with all links resolved, in each form that the kernel may report it in.
+        mode: Its access mode.
+        others: The descriptors of other code that stood for this path before.
+    """
+
+    paths: frozenset[str]
+    mode: int
+    others: frozenset[int]
+
+
+_transits: Final[list[_Transit]] = []
 
 
 def close_in_children(*resources: HasFileno) -> None:
@@ -77,6 +108,53 @@ def no_fork() -> contextlib.AbstractContextManager[Any]:
     return _lock
 
 
+@contextlib.contextmanager
+def close_path_in_children(mode: int, *paths: str | os.PathLike[str]) -> Iterator[None]:
+    """Have a file closed in children that are forked while the block opens or closes it.
+
+    Between the return of `open(2)` and `close_in_children`, and between the first step of a Python
+    object's `close` and the return of `close(2)`, only the kernel knows the descriptor. A child
+    that is forked in between finds it by the file's path. Other systems than Linux do not report
+    the path: there, a child forked at such a moment keeps its copy.
+
+    Any thread; blocks as long as resolving the path does. Holds up no fork.
+
+    Args:
+        mode: `os.O_RDONLY`, `os.O_WRONLY` or `os.O_RDWR`.
+        paths: The file that the block opens or closes, and where the file may be moved soon: a
+            child looks for it a moment after the fork.
+    """
+    names = [os.path.realpath(path) for path in paths]
+    real = frozenset([*names, *(f"{name} (deleted)" for name in names)])
+    with _lock:
+        # Ours are no others': the number of one that is closed meanwhile may be given to this file.
+        ours = {_number_of(each) for each in list(_held)}
+        others = frozenset(_descriptors_of(real, mode)) - ours
+        for transit in _transits:
+            if transit[:2] == (real, mode):  # those that other threads open now are ours as well
+                others &= transit.others
+        entry = _Transit(real, mode, others)
+        _transits.append(entry)
+    try:
+        yield
+    finally:
+        with _lock, contextlib.suppress(ValueError):  # a child has forgotten all of them
+            _transits.remove(entry)
+
+
+def _descriptors_of(paths: frozenset[str], mode: int) -> Iterator[int]:
+    try:
+        links = list(_FDS.iterdir())
+    except OSError:
+        return
+    for link in links:
+        number = int(link.name)
+        with contextlib.suppress(OSError):  # of the listing itself, or closed meanwhile
+            opened = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE
+            if opened == mode and str(link.readlink()) in paths:
+                yield number
+
+
 def forks() -> int:
     """Give a number that is another one after each fork, in the parent."""
     return _forks
@@ -96,9 +174,12 @@ def _in_parent() -> None:
 def _in_child() -> None:
     try:
         numbers = [number for each in list(_held) if (number := _number_of(each)) >= 0]
+        for paths, mode, others in _transits:
+            numbers += (each for each in _descriptors_of(paths, mode) if each not in others)
         if numbers:
             _replace(numbers)
         _held.clear()
+        _transits.clear()
     finally:
         _lock.release()
 
@@ -113,9 +194,7 @@ def _number_of(resource: HasFileno) -> int:
 def _replace(numbers: list[int]) -> None:
     try:
         null = os.open(os.devnull, os.O_RDWR)
-    except (
-        OSError
-    ):  # there may be no more numbers, and nothing matters more than to be rid of these
+    except OSError:  # The table is full. To be rid of the descriptors matters more.
         for number in numbers:
             os.close(number)
         return

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import trio
 
-from .._io.sockets import open_tcp_stream
+from .._io.sockets import open_tcp_stream, open_unix_stream
 from .._util.checks import check_int, check_path, check_text
-from .._util.fork import close_in_children
+from .._util.fork import close_alone
 from ..client import DriverClient
 from ..driver import Driver, export, exportstream
 from ..errors import ConfigurationError
@@ -67,8 +67,10 @@ class TcpNetwork(Driver):
         """
         with _connecting(self.address()):
             stream = await open_tcp_stream(self.host, self.port)
-        async with stream:
+        try:
             yield stream
+        finally:
+            close_alone(stream.socket)
 
 
 @dataclass(kw_only=True)
@@ -105,10 +107,11 @@ class UnixNetwork(Driver):
             OSError: It cannot be reached; `filename` is its address.
         """
         with _connecting(self.address()):
-            stream = await trio.open_unix_socket(self.path)
-            close_in_children(stream.socket)
-        async with stream:
+            stream = await open_unix_stream(self.path)
+        try:
             yield stream
+        finally:
+            close_alone(stream.socket)
 
 
 @contextmanager

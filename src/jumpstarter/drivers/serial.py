@@ -10,7 +10,7 @@ import os
 import socket
 import termios
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from errno import EACCES, EAGAIN, EBUSY, ENOTTY
 from typing import Any, Final
@@ -18,7 +18,7 @@ from typing import Any, Final
 import trio
 
 from .._util.checks import check_int, check_text
-from .._util.fork import close_in_children
+from .._util.fork import close_in_children, close_path_in_children, forks
 from ..client import DriverClient
 from ..driver import Driver, export, exportstream
 from ..errors import ConfigurationError, MissingExtra
@@ -31,6 +31,7 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 __all__ = ["SerialClient", "SerialPort"]
 
 _HANDOVER: Final = 1.0  # seconds in which the guard of a killed process lets go of what it held
+_FORK_TRIES: Final = 3  # to connect to a port of the network while no child is forked
 _LOOK: Final = 0.02  # seconds between two looks whether it has
 
 
@@ -122,17 +123,16 @@ class _Port:
         except ImportError as exc:
             raise MissingExtra.named("serial", "a serial port", where="on the exporter") from exc
         port = serial.serial_for_url(url, baudrate=baudrate, timeout=SLICE, do_not_open=True)
-        path = str(port.portstr or url)
+        self._path = path = str(port.portstr or url)
         self.serial: Any = port
         self._claim: Claim | None = None
         if isinstance(port, serial.Serial):
             port.exclusive = True  # it takes the flock before it changes any setting of the device
         with ExitStack() as undo, _telling(path):
             undo.callback(self.close)
-            close_in_children(self)  # a child forked while it opens does not keep it either
-            port.open()
-            if isinstance(connection := getattr(port, "_socket", None), socket.socket):
-                close_in_children(connection)  # of rfc2217://, which has no descriptor to ask for
+            close_in_children(self)
+            with close_path_in_children(os.O_RDWR, path):  # until pyserial knows the descriptor
+                _open(port)
             if os.isatty(descriptor := self.fileno()):
                 self._claim = Claim(descriptor, path)
             undo.pop_all()
@@ -144,7 +144,7 @@ class _Port:
             return descriptor
         try:
             return int(self.serial.fileno())
-        except (AttributeError, OSError):
+        except (AttributeError, OSError, TypeError):  # TypeError: it was closed just now
             return -1
 
     def close(self) -> None:
@@ -154,7 +154,29 @@ class _Port:
                 self._claim.release()
         finally:
             if self.serial.is_open:
-                self.serial.close()
+                with close_path_in_children(os.O_RDWR, self._path):
+                    self.serial.close()
+
+
+def _open(port: Any) -> None:
+    """Open a port of pyserial. One with a connection connects again if a child got a copy of it.
+
+    pyserial waits for the connection, so a fork cannot be held up meanwhile.
+    """
+    tries = _FORK_TRIES
+    while True:
+        before = forks()
+        port.open()
+        connection = getattr(port, "_socket", None)  # of socket:// and rfc2217://
+        if not isinstance(connection, socket.socket):
+            return
+        close_in_children(connection)
+        tries -= 1
+        if forks() == before or not tries:
+            return
+        with suppress(OSError):  # ends it for the child's copy too
+            connection.shutdown(socket.SHUT_RDWR)
+        port.close()
 
 
 @contextmanager
