@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import pytest
-from test_driver_http import running
 
 from helpers import PATIENCE, served
+from http_server import running
 from jumpstarter.drivers.storage import FileStorage, StorageClient
 from jumpstarter.errors import (
     DriverConnectionError,
