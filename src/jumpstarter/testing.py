@@ -138,7 +138,7 @@ async def _joined(driver: Driver, limits: Limits) -> AsyncIterator[_Joined]:
     tree = DeviceTree(driver)
     warn_shadowed_names(tree)
     exporter = ServerContext(tree, lanes, limits=limits, send_tracebacks=True)
-    with tree.reserved_bytes("in a block of jumpstarter.testing"):
+    with tree.claimed("in a block of jumpstarter.testing"):
         ours, theirs = trio.testing.memory_stream_pair()
         try:
             await tree.reset()

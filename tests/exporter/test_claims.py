@@ -23,6 +23,7 @@ from helpers import PATIENCE, ScriptedClient, timed, until
 from jumpstarter import Limits, connect, connect_async, serve, serve_async
 from jumpstarter._api import serving as server_module
 from jumpstarter._exporter import claims
+from jumpstarter._exporter.tree import DeviceTree
 from jumpstarter._io.addresses import parse_address
 from jumpstarter._io.sockets import open_stream
 from jumpstarter._limits import DEFAULT_LIMITS
@@ -130,7 +131,7 @@ async def test_a_child_of_two_trees_is_served_in_the_first(tmp_path: Path) -> No
             assert await client.children["a"].call_async("use") == 2
     async with serve_async(second, f"unix:{tmp_path}/second"):
         pass
-    assert claims._claimed == {}
+    assert claims._claims == {}
 
 
 def test_what_hangs_twice_in_one_tree_is_served() -> None:
@@ -160,7 +161,7 @@ def test_what_could_not_be_served_can_be_served_elsewhere(tmp_path: Path) -> Non
         with pytest.raises(ConfigurationError, match=SERVED):
             enter(serve(Composite(children={"a": device, "b": other})))
         assert enter(serve(device)) == 2
-    assert claims._claimed == {}
+    assert claims._claims == {}
 
 
 def test_of_many_threads_one_serves_it() -> None:
@@ -196,9 +197,91 @@ async def test_one_whose_end_hangs_waits_for_that(
             pass
     assert device.hung is not None
     device.hung.set()
-    await until(lambda: not claims._claimed)
+    await until(lambda: not claims._claims)
     async with client_for_async(device) as client:
         assert await client.call_async("use") == 5
+
+
+@timed()
+async def test_a_reset_that_is_cancelled_before_it_begins_leaves_no_claim() -> None:
+    device = Device()
+    tree = DeviceTree(device)
+    with tree.claimed("here"), trio.CancelScope() as scope:
+        scope.cancel()
+        await tree.reset()
+    assert scope.cancelled_caught
+    assert device.log == []
+    assert claims._claims == {}
+
+
+@timed()
+async def test_a_tree_whose_start_was_cancelled_can_be_served_again(tmp_path: Path) -> None:
+    slow, other = Device(slow=threading.Event()), Device()
+    tree = Composite(children={"slow": slow, "other": other})
+
+    async def serve_it(scope: trio.CancelScope) -> None:
+        with scope:
+            async with serve_async(tree, f"unix:{tmp_path}/socket"):
+                pass
+
+    assert slow.slow is not None
+    async with trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+        nursery.start_soon(serve_it, scope)
+        await until(lambda: slow.log == ["reset"])
+        scope.cancel()
+        slow.slow.set()
+    assert claims._claims == {}
+    async with (
+        serve_async(tree, f"unix:{tmp_path}/socket") as server,
+        connect_async(server.address) as client,
+    ):
+        await client.children["other"].call_async("use")
+
+
+def test_a_thread_that_begins_after_its_claim_was_withdrawn_does_nothing() -> None:
+    device = Device()
+    claim = claims.Claims([(device, "it")], "here")
+    late, early = claim.for_thread(device), claim.for_thread(device)
+    late.withdraw()
+    with late.running() as runs:
+        assert not runs
+    with early.running() as runs:
+        early.withdraw()
+        assert runs
+        claim.release()
+        assert claims._claims != {}
+    assert claims._claims == {}
+
+
+FORKING = """
+    import os, sys, threading
+    from jumpstarter import serve
+    from jumpstarter._exporter import claims
+    from jumpstarter.driver import Driver, export
+    class Device(Driver):
+        @classmethod
+        def client(cls): return "jumpstarter.client.DriverClient"
+        @export
+        def use(self): return os.getpid()
+    device = Device()
+    with serve(device) as client:
+        assert client.call("use") == os.getpid()
+        with claims._claims[id(device)].lock:  # as another thread may hold it in a fork
+            child = os.fork()
+        if child == 0:
+            with serve(device) as own:
+                os._exit(0 if own.call("use") == os.getpid() else 3)
+        _, status = os.waitpid(child, 0)
+        assert client.call("use") == os.getpid()
+    assert claims._claims == {}
+    sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_forked_child_can_serve_what_its_parent_serves() -> None:
+    script = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(FORKING)]
+    subprocess.run(script, timeout=60, check=True)
 
 
 # ------------------------------------------------------------------------ a start that takes long

@@ -102,7 +102,7 @@ async def serve_async(
     exporter = ServerContext(
         tree, lanes, limits=limits, token=secret, send_tracebacks=send_tracebacks, starting=True
     )
-    with tree.reserved_bytes(f"at {where}"), watched(limits.loop_hold, owner_of):
+    with tree.claimed(f"at {where}"), watched(limits.loop_hold, owner_of):
         mode = 0o600 if allowed is None else 0o666
         listeners = await open_listeners(
             where, ssl_context=ssl_context, insecure=insecure, mode=mode

@@ -18,7 +18,7 @@ from ..driver._base import Driver, run_single, walk
 from ..driver._export import Exported, exports_of
 from ..driver._signature import doc_of
 from ..errors import ArgumentError, ConfigurationError
-from .claims import Claims
+from .claims import Claims, ThreadClaim
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -132,7 +132,7 @@ class DeviceTree:
         return text
 
     @contextmanager
-    def reserved_bytes(self, place: str) -> Iterator[None]:
+    def claimed(self, place: str) -> Iterator[None]:
         """Claim all drivers for the length of a block: nobody else serves them.
 
         Args:
@@ -184,22 +184,28 @@ class DeviceTree:
                 _logger.error("%s of %s did not end within %g s", verb, title, grace)
 
     async def _run(self, driver: Driver, verb: str, title: str, *, abandon: bool) -> None:
-        if self._claims is not None:
-            self._claims.begin(driver)
-        await trio.to_thread.run_sync(
-            self._attempt,
-            driver,
-            verb,
-            title,
-            abandon_on_cancel=abandon,
-            limiter=trio.CapacityLimiter(1),  # one that hangs keeps no thread from the next
-        )
+        claim = None if self._claims is None else self._claims.for_thread(driver)
+        try:
+            await trio.to_thread.run_sync(
+                self._attempt,
+                claim,
+                driver,
+                verb,
+                title,
+                abandon_on_cancel=abandon,
+                limiter=trio.CapacityLimiter(1),  # one that hangs keeps no thread from the next
+            )
+        except BaseException:
+            if claim is not None:  # cancelled, or out of threads, before a thread began
+                claim.withdraw()
+            raise
 
-    def _attempt(self, driver: Driver, verb: str, title: str) -> None:
-        """Run one driver's verb. Whatever it raises, SystemExit too, the others have their turn."""
-        with nullcontext() if self._claims is None else self._claims.running(driver):
+    def _attempt(self, claim: ThreadClaim | None, driver: Driver, verb: str, title: str) -> None:
+        """Run one driver's verb. Log what it raises, SystemExit too, so that the others follow."""
+        with nullcontext(True) if claim is None else claim.running() as runs:
             try:
-                run_single(driver, verb)
+                if runs:
+                    run_single(driver, verb)
             except BaseException:  # in a worker thread, where no signal handler runs
                 _logger.exception("%s of %s failed", verb, title)
 
