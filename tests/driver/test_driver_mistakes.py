@@ -57,7 +57,8 @@ def test_fields_of_a_class_without_a_decorator_are_told() -> None:
 
 def test_a_field_that_nobody_has_set_is_told_where_it_is_read() -> None:
     with client_for(Undecorated()) as client:
-        text = "no attribute 'port', which Undecorated declares: it is no dataclass.*Put @dataclass"
+        text = "no attribute 'port', which Undecorated declares: it is no dataclass.*"
+        text += "Put @dataclass.kw_only=True. "
         with pytest.raises(DriverError, match=text):
             client.call("read")
 
@@ -179,6 +180,42 @@ def test_other_attributes_that_are_missing_are_as_ever() -> None:
         driver.nothing  # type: ignore[attr-defined]  # noqa: B018 - it is looked up
     assert not hasattr(driver, "__nothing__")
     assert getattr(driver, "nothing", 7) == 7
+
+
+def test_a_property_that_raises_attributeerror_keeps_its_error() -> None:
+    class Modem(Base):
+        runs = 0
+
+        @property
+        def line(self) -> int:
+            self.runs += 1
+            return int(self.wire.number)  # type: ignore[attr-defined]
+
+        @functools.cached_property
+        def number(self) -> int:
+            return int(self.line.real)
+
+    driver = Modem()
+    for name in ("line", "number"):
+        with pytest.raises(AttributeError, match=r"'Modem' object has no attribute 'wire'$"):
+            getattr(driver, name)
+    assert driver.runs == 2
+
+
+def test_annotations_that_cannot_be_evaluated_are_no_mistake(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From Python 3.14 on they are evaluated when they are read."""
+
+    def fail(_: object) -> Any:
+        raise NameError("name 'Relay' is not defined")
+
+    monkeypatch.setattr("inspect.get_annotations", fail)
+
+    class Lazy(Base):
+        relay: int
+
+    assert not hasattr(Lazy(), "relay")
 
 
 # ------------------------------------------------------------------------------ what is exported

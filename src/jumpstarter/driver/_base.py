@@ -20,7 +20,7 @@ from .._util.checks import check_instance, refuse_type, refuse_value
 from .._util.no_copies import ReduceEx, no_copies
 from ..errors import ConfigurationError
 from ._http import IDLE
-from ._mistakes import check_class, unmade, why_missing
+from ._mistakes import check_class, explain_missing_attributes, unmade, why_missing
 from ._resources import Resource
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -57,9 +57,6 @@ class Driver(ABC):
             del args
             check_class(cls, kwargs)
             return super().__new__(cls)
-
-        def __getattr__(self, name):  # noqa: ANN001, ANN204 - never asked for what there is
-            raise AttributeError(why_missing(type(self), vars(self), name), name=name, obj=self)
 
     def __post_init__(self) -> None:
         if hasattr(super(), "__post_init__"):
@@ -154,6 +151,9 @@ class Driver(ABC):
         others are still closed. An override need not call this one for that.
         """
         _cascade(self, "close")
+
+
+explain_missing_attributes(Driver)
 
 
 def run_single(driver: Driver, verb: str) -> None:

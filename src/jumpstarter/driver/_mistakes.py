@@ -13,11 +13,19 @@ import functools
 import inspect
 import types
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["check_class", "hidden_export", "unmade", "why_missing", "why_unbound", "why_unsendable"]
+__all__ = [
+    "check_class",
+    "explain_missing_attributes",
+    "hidden_export",
+    "unmade",
+    "why_missing",
+    "why_unbound",
+    "why_unsendable",
+]
 
 _MADE_BY_INIT: Final = ("uuid", "labels", "children", "resources")
 _MADE_BY_POST_INIT: Final = ("logger",)
@@ -48,6 +56,34 @@ def check_class(cls: type, arguments: Mapping[str, object]) -> None:
         if is_field or (name in arguments and _is_generated(cls)):
             text = f"{owner.__name__} declares the field {name!r} and is no dataclass"
             raise TypeError(f"{text}: {_FIX} {owner.__name__}")
+        if inspect.getattr_static(cls, name, None) is None:
+            setattr(owner, name, _MissingAttribute(name))
+
+
+class _MissingAttribute:
+    """Stands in a class for an attribute that its instances should have set, and explains why not.
+
+    An attribute of the instance hides it, since it has no `__set__`. A `__getattr__` of the class
+    could explain the same, but Python also asks that one when a property raises AttributeError, and
+    forgets the property's error.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type) -> NoReturn:
+        name = self._name
+        if instance is None:
+            text = f"type object {owner.__name__!r} has no attribute {name!r}"
+            raise AttributeError(text, name=name, obj=owner)
+        text = why_missing(type(instance), vars(instance), name)
+        raise AttributeError(text, name=name, obj=instance)
+
+
+def explain_missing_attributes(base: type) -> None:
+    """Make the class of all drivers explain why one of its own attributes is missing."""
+    for name in (*_MADE_BY_INIT, *_MADE_BY_POST_INIT):
+        setattr(base, name, _MissingAttribute(name))
 
 
 def why_missing(cls: type, made: Mapping[str, object], name: str) -> str:
@@ -71,7 +107,9 @@ def why_missing(cls: type, made: Mapping[str, object], name: str) -> str:
     owner_class = _undeclared(cls).get(name)
     if owner_class is not None:
         text = f"{text}, which {owner_class.__name__} declares: it is no dataclass, so that no"
-        return f"{text} field is made of it. {_FIX.capitalize()}, or set it in __post_init__"
+        return (
+            f"{text} field is made of it. {_FIX[0].upper()}{_FIX[1:]}, or set it in __post_init__"
+        )
     return text
 
 
@@ -79,7 +117,7 @@ def unmade(driver: object) -> str:
     """Give the first attribute that a driver should have and has not, or nothing."""
     made, cls = vars(driver), type(driver)
     for name in (*_MADE_BY_INIT, *_MADE_BY_POST_INIT):
-        if name not in made and inspect.getattr_static(cls, name, None) is None:
+        if name not in made and isinstance(inspect.getattr_static(cls, name), _MissingAttribute):
             return name
     return ""
 
@@ -101,10 +139,18 @@ def _undeclared(cls: type) -> dict[str, type]:
     for base in cls.__mro__:
         if "__dataclass_fields__" in vars(base) or not hasattr(base, "__dataclass_fields__"):
             continue  # its own annotations are fields; or it is a mixin, which may be anything
-        for name, annotation in inspect.get_annotations(base).items():
+        for name, annotation in _annotations_of(base).items():
             if name not in fields and "ClassVar" not in str(annotation):
                 found.setdefault(name, base)
     return found
+
+
+def _annotations_of(cls: type) -> Mapping[str, object]:
+    """Give a class's own annotations. From Python 3.14 on, to read them runs the author's code."""
+    try:
+        return inspect.get_annotations(cls)
+    except Exception:  # noqa: BLE001 - a name that is imported for type checkers only, for one
+        return {}
 
 
 # ------------------------------------------------------------------------------- what is exported
