@@ -132,6 +132,50 @@ def test_an_anyio_without_what_it_takes_fails_no_call(monkeypatch: pytest.Monkey
         executor._anyio_claim.cache_clear()
 
 
+tried: list[str] = []
+
+
+def takes_more(backend: object, token: object, name: str) -> Any:
+    raise AssertionError(backend, token, name)
+
+
+class FailsToEnter:
+    def __init__(self, *_: object) -> None:
+        tried.append("enter")
+
+    def __enter__(self) -> None:
+        raise LookupError("no such loop")
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class FailsToLeave(FailsToEnter):
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        raise LookupError("no such loop")
+
+
+@pytest.mark.parametrize("other", [takes_more, FailsToEnter, FailsToLeave])
+def test_an_anyio_whose_private_function_has_changed_fails_no_call(
+    other: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried.clear()
+    monkeypatch.setattr("anyio._core._eventloop.claim_worker_thread", other)
+    monkeypatch.setattr(executor, "_no_anyio", [])
+    executor._anyio_claim.cache_clear()
+    try:
+        with mixed(led=True) as (_, client):
+            for _ in range(3):
+                assert client.call("ask", "trio run") == "asked by trio run"
+            with pytest.raises(DriverError, match=r"(?i)anyio worker thread"):
+                client.call("ask", "anyio run")
+    finally:
+        executor._anyio_claim.cache_clear()
+    assert len(tried) <= 1
+    assert caplog.text.count("anyio.from_thread does not work in drivers' threads") == 1
+
+
 def test_where_nobody_has_imported_anyio_no_call_does() -> None:
     script = """
 import sys

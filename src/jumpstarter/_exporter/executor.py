@@ -11,6 +11,7 @@ Whoever calls here sees coroutines, and never which lane it was.
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -18,7 +19,7 @@ from contextlib import AbstractContextManager, suppress
 from contextvars import Context, copy_context
 from functools import cache, cached_property, partial
 from types import CodeType
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import trio
 
@@ -29,6 +30,8 @@ from .item_batcher import ItemBatcher
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["DEFAULT_THREADS", "DriverExecutor", "NoThreadError"]
+
+_logger: Final = logging.getLogger("jumpstarter.exporter")
 
 DEFAULT_THREADS: Final = 64  # a blocked thread costs little; a queued call looks like a dead driver
 SPARED: Final = 4  # one thread in so many is never one client's, whatever it calls
@@ -41,6 +44,9 @@ CLEANUP: Final = 5.0
 _PAUSE: Final = 0.1  # seconds between two tries to get a thread for what has begun
 
 T = TypeVar("T")
+_AnyioClaim: TypeAlias = Callable[[object], AbstractContextManager[None]]
+
+_no_anyio: Final[list[Exception]] = []  # with what anyio's private function has failed, if it has
 
 
 def is_async(method: Callable[..., Any]) -> bool:
@@ -262,9 +268,10 @@ async def _in_thread(limiter: trio.CapacityLimiter, function: Callable[[], T]) -
 
 
 def _in_anyio_thread(function: Callable[[], T]) -> Callable[[], T]:
-    """Make `anyio.from_thread` work in a thread of ours. In the loop.
+    """Make `anyio.from_thread` work in a worker thread of Trio. In the loop.
 
-    Trio tells its own `from_thread` which loop a thread belongs to; anyio asks its own notes.
+    Trio's `from_thread` finds the loop through Trio's own thread-local data, and anyio's through
+    that of anyio.
     """
     try:
         claim = _anyio_claim()
@@ -275,19 +282,47 @@ def _in_anyio_thread(function: Callable[[], T]) -> Callable[[], T]:
     token = trio.lowlevel.current_trio_token()
 
     def run() -> T:
-        with claim(token):
+        leave = _enter(claim, token)
+        try:
             return function()
+        finally:
+            leave()
 
     return run
 
 
+def _enter(claim: _AnyioClaim, token: object) -> Callable[[], None]:
+    """Enter anyio's context manager, and give what leaves it. The call runs even if it fails."""
+    try:
+        manager = claim(token)
+        manager.__enter__()
+    except Exception as exc:  # noqa: BLE001 - a private function: another release may change it
+        _give_up_anyio(exc)
+        return _nothing
+
+    def leave() -> None:
+        try:
+            manager.__exit__(None, None, None)
+        except Exception as exc:  # noqa: BLE001 - the same
+            _give_up_anyio(exc)
+
+    return leave
+
+
+def _nothing() -> None:
+    """Leave nothing."""
+
+
 @cache
-def _anyio_claim() -> Callable[[object], AbstractContextManager[None]] | None:
+def _anyio_claim() -> _AnyioClaim | None:
     """Give the function by which anyio notes that a thread is a worker of a Trio loop.
 
-    The function is not public: an anyio without it, or one that does not work with this Trio,
-    raises in `anyio.from_thread` as in any foreign thread, and no call fails of it.
+    The function is private to anyio. With an anyio that lacks it, or whose function takes other
+    arguments, `anyio.from_thread` raises in drivers' threads as it does in any foreign thread, and
+    calls go on without it.
     """
+    if _no_anyio:
+        return None
     try:
         from anyio._core._eventloop import (  # noqa: PLC0415 - only where anyio is in use
             claim_worker_thread,
@@ -295,8 +330,19 @@ def _anyio_claim() -> Callable[[object], AbstractContextManager[None]] | None:
         )
 
         return partial(claim_worker_thread, get_async_backend("trio"))
-    except (ImportError, AttributeError, LookupError, TypeError):
+    except OSError:
+        raise
+    except Exception:  # noqa: BLE001 - a private module: another release may change anything in it
         return None
+
+
+def _give_up_anyio(exc: Exception) -> None:
+    """Use anyio's private function no more in this process."""
+    if not _no_anyio:
+        _no_anyio.append(exc)
+        text = "anyio.from_thread does not work in drivers' threads with this anyio: %s: %s"
+        _logger.warning(text, type(exc).__name__, exc)
+    _anyio_claim.cache_clear()
 
 
 async def _at_last(attempt: Callable[[], Awaitable[T]]) -> T:
