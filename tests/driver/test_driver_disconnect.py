@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import math
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -203,7 +204,7 @@ async def test_the_last_runs_first_and_what_one_raises_stops_no_other(
     await register_and_leave(Registering(*hooks))
     assert log == ["last", "leave", "fail", "first"]
     assert "raised OSError" in caplog.text
-    assert "what on_disconnect() was given (" in caplog.text
+    assert "the function given to on_disconnect() (" in caplog.text
     assert "fail) raised" in caplog.text
     assert "raised SystemExit" in caplog.text
 
@@ -217,6 +218,107 @@ async def test_one_may_register_another() -> None:
 
     await register_and_leave(Registering(first))
     assert log == ["first", "second"]
+
+
+@timed()
+async def test_one_that_registers_itself_or_others_each_time_comes_to_an_end() -> None:
+    log: list[str] = []
+
+    def itself() -> None:
+        log.append("itself")
+        on_disconnect(itself)
+
+    async def another() -> None:
+        log.append("another")
+        on_disconnect(partial(another))
+
+    await register_and_leave(Registering(itself, another))
+    assert log.count("itself") == 1
+    assert log.count("another") == 1023
+
+
+def hangs_in_thread(release: threading.Event, *_: object) -> None:
+    release.wait(20)
+
+
+async def _drained(
+    driver: Driver, hurry_after: float = math.inf, *, client_stays: bool = True
+) -> float:
+    """Let a client register functions, then drain its session; give the seconds that it took."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    session = Session(ServerContext(DeviceTree(driver), DriverExecutor()), theirs, "the client")
+    channel = Channel(ours, "the exporter")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(session.run)
+        async with trio.open_nursery() as client:
+            await channel.begin(client)
+            await channel.call(ask("register"))
+            if not client_stays:
+                await channel.aclose()
+                await trio.testing.wait_all_tasks_blocked()
+            start = trio.current_time()
+            with trio.move_on_after(hurry_after):
+                await session.drain(60, "the end")
+            took = trio.current_time() - start
+            await channel.aclose()
+    return took
+
+
+@pytest.mark.parametrize("client_stays", [True, False])
+async def test_all_of_a_connection_share_one_timeout_in_a_drain(
+    client_stays: bool, autojump_clock: MockClock
+) -> None:
+    log: list[str] = []
+
+    async def hang(name: int) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            log.append(f"{name} was cancelled")
+
+    async def off() -> None:
+        log.append("off")
+
+    hooks = [off, *(partial(hang, number) for number in range(100))]
+    took = await _drained(Registering(*hooks), client_stays=client_stays)
+    assert took == pytest.approx(11), autojump_clock  # 10 s for them all, 1 s for those behind
+    assert "off" in log
+    assert len(log) == 101
+
+
+async def test_an_operator_who_hurries_ends_them(autojump_clock: MockClock) -> None:
+    log: list[str] = []
+
+    async def hang() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            log.append("cancelled")
+
+    async def off() -> None:
+        log.append("off")
+
+    took = await _drained(Registering(off, hang), hurry_after=3)
+    assert took == pytest.approx(4), autojump_clock
+    assert sorted(log) == ["cancelled", "off"]
+
+
+@timed(30)
+async def test_one_in_a_thread_that_hangs_is_named_when_the_exporter_ends(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("jumpstarter._exporter.disconnect_hooks.LAST_MOMENT", 0.05)
+    release = threading.Event()
+    driver = Registering(partial(hangs_in_thread, release))
+
+    async def let_go() -> None:
+        await until(lambda: "hangs_in_thread" in caplog.text)
+        release.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(let_go)
+        await _drained(driver, hurry_after=0.1)
+    assert "goes on for the client; the exporter ends when it has returned, or by" in caplog.text
 
 
 async def test_one_that_hangs_is_ended_and_the_next_one_runs(
@@ -254,7 +356,7 @@ async def _session(driver: Driver, stream: trio.abc.Stream) -> AsyncIterator[Non
 async def test_one_in_a_thread_that_hangs_keeps_no_other_from_running(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jumpstarter._exporter.session._FAREWELL", 0.1)
+    monkeypatch.setattr("jumpstarter._exporter.disconnect_hooks.HOOK_TIMEOUT", 0.1)
     release, ran = threading.Event(), threading.Event()
     driver = Registering(ran.set, partial(release.wait, 20))
     async with serve_async(driver, f"unix:{tmp_path}/socket") as server:
@@ -306,7 +408,7 @@ async def test_there_may_be_so_many_and_no_more() -> None:
     log: list[int] = []
     hooks = [partial(log.append, number) for number in range(1025)]
     async with channel_to(Registering(*hooks)) as channel:
-        with pytest.raises(DriverError, match=r"1024 functions wait .* it counts once"):
+        with pytest.raises(DriverError, match=r"1024 functions are registered .* it counts once"):
             await channel.call(ask("register"))
         await channel.aclose()
     assert log == list(range(1023, -1, -1))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -28,6 +30,7 @@ from jumpstarter.client._tree import build_tree
 from jumpstarter.driver import Driver, draining, export, exportstream, until_draining
 from jumpstarter.drivers.mixins import ResourceMixin
 from jumpstarter.errors import ArgumentError, CallCancelled, JumpstarterException
+from processes import running
 
 GRACE = 60.0
 
@@ -341,6 +344,138 @@ def test_generators_that_know_nothing_of_it_keep_no_exporter_for_its_grace(told:
         log = server.rest_of_log()
     assert "a plain generator was closed" in log
     assert "an async generator was closed" in log
+
+
+# ----------------------------------------------------------------------------------- the log
+
+
+def test_the_log_of_a_drain_names_the_signal_and_what_it_ends_for_whom(told: Path) -> None:
+    with (
+        exporter(told, "--grace", "1000", driver="told:Untold") as server,
+        jumpstarter.connect(server.address, name="the bench") as client,
+        client.timeout(PATIENCE),
+        ThreadPoolExecutor() as pool,
+    ):
+        loop = client.streamingcall("in_loop")
+        assert next(loop) == "begun"
+        rest = pool.submit(list, loop)
+        server.send(signal.SIGTERM)
+        assert "shutting down" in str(rest.exception(PATIENCE))
+        assert server.wait() == 0
+        log = server.rest_of_log()
+    lines = [
+        "received SIGTERM: shutting down",
+        "draining: 1 calls of 1 clients have 1000 s to finish",
+        "generators, and raw streams into which no client sends, end after 5 s",
+        "1 calls of uid ",
+    ]
+    positions = [log.index(line) for line in lines]
+    assert positions == sorted(positions)
+    assert "says 'the bench' are cancelled, since the exporter shuts down: 'in_loop' of" in log
+
+
+def test_the_log_of_a_drain_without_calls_says_nothing_of_the_grace(told: Path) -> None:
+    with exporter(told, "--grace", "1000", driver="told:Told") as server:
+        server.send(signal.SIGINT)
+        assert server.wait() == 0
+        log = server.rest_of_log()
+    assert "received SIGINT: shutting down" in log
+    assert "1000 s" not in log
+
+
+def test_the_log_of_a_second_signal_names_what_it_cancels(told: Path) -> None:
+    with (
+        exporter(told, "--grace", "1000", driver="exporter_process:Probe") as server,
+        jumpstarter.connect(server.address) as client,
+        ThreadPoolExecutor() as pool,
+    ):
+        held = pool.submit(client.call, "hold")
+        client.call("until_held", 1)
+        server.send(signal.SIGTERM)
+        server.until_logged("draining: 1 calls")
+        server.send(signal.SIGTERM)
+        assert isinstance(held.exception(PATIENCE), CallCancelled)
+        assert server.wait() == 128 + signal.SIGTERM
+        log = server.rest_of_log()
+    assert log.index("received SIGTERM again: cancelling what still runs") < log.index(
+        "are cancelled, since the exporter shuts down: 'hold' of driver 'root'"
+    )
+
+
+STARTING = """
+from jumpstarter.driver import Driver
+class Slow(Driver):
+    @classmethod
+    def client(cls): return "jumpstarter.client.DriverClient"
+    def reset(self):
+        self.logger.warning("resetting")
+        input()
+"""
+
+
+def test_a_signal_while_the_drivers_start_is_logged_and_nothing_becomes_ready(
+    told: Path,
+) -> None:
+    (told / "starting.py").write_text(STARTING)
+    command = [sys.executable, "-m", "jumpstarter", "serve", "starting:Slow"]
+    pipe = subprocess.PIPE
+    with running(
+        [*command, "--address", f"unix:{told}/socket"],
+        seconds=PATIENCE,
+        cwd=told,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        for text in ("resetting", "received SIGTERM: shutting down when the drivers' reset()"):
+            while text not in (line := process.stderr.readline()):
+                assert line
+            if text == "resetting":
+                process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate("on\n" * 2, timeout=PATIENCE)
+    assert output == ""
+    assert process.returncode == 0
+
+
+HUNG = """
+import threading
+import trio
+from jumpstarter.driver import Driver, export, on_disconnect
+class Hung(Driver):
+    @classmethod
+    def client(cls): return "jumpstarter.client.DriverClient"
+    @export
+    def register(self, name):
+        on_disconnect(getattr(self, name))
+    async def in_loop(self):
+        self.logger.warning("it hangs")
+        await trio.sleep_forever()
+    def in_thread(self):
+        self.logger.warning("it hangs")
+        threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize("name", ["in_loop", "in_thread"])
+def test_a_second_signal_reaches_what_hangs_at_the_end_of_a_connection(
+    name: str, told: Path
+) -> None:
+    (told / "hanging.py").write_text(HUNG)
+    with (
+        exporter(told, "--grace", "1000", driver="hanging:Hung") as server,
+        jumpstarter.connect(server.address) as client,
+        client.timeout(PATIENCE),
+    ):
+        client.call("register", name)
+        server.send(signal.SIGTERM)
+        server.until_logged("it hangs")
+        server.send(signal.SIGTERM)
+        if name == "in_loop":
+            assert server.wait() == 128 + signal.SIGTERM
+        else:
+            server.until_logged("in_thread) goes on for client of uid")
 
 
 async def test_outside_of_a_call_nothing_drains(autojump_clock: MockClock) -> None:

@@ -541,4 +541,4 @@ async def test_threads_lead_and_give_back_under_a_mix_of_calls() -> None:
         assert await it.call("check_cancelled") == "not cancelled"
         await until(lambda: not it.connection.is_leased)
         assert not it.connection.endpoints
-        assert not it.session._running
+        assert not it.session.running

@@ -18,7 +18,7 @@ from .._protocol.codec import decode_error
 from .._protocol.error_codec import exception_from_wire
 from .._protocol.frames import Node
 from .._util.log_limit import RateLimitedLogger
-from ..driver._caller import calling
+from ..driver._caller import current_connection
 from ..driver._drain import Drain
 from ..driver._export import export, exports_of, exportstream
 from ..driver._resources import Loan, loan_request
@@ -63,7 +63,7 @@ class _Service:
     async def lent_failed(self, handle: str, error: bytes) -> None:
         """Take note of why a client cannot go on with what it has lent, for the driver."""
         loan = self._loans.get(handle)
-        if loan is None or loan.owner is not calling.get():
+        if loan is None or loan.owner is not current_connection.get():
             raise ResourceError("there is no such loan of this client")
         loan.excuse = exception_from_wire(*decode_error(error, self._limits), _CLIENT_S)
 

@@ -7,7 +7,7 @@ driver that knows better says `drain=` where it exports.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import trio
 
@@ -21,7 +21,9 @@ __all__ = ["end_listening"]
 
 
 async def end_listening(
-    running: Collection[IncomingCall], limit_of: Callable[[CallHead], float | None], reason: str
+    running: Collection[IncomingCall],
+    limit_of: Callable[[CallHead], float | None],
+    end_calls: Callable[[Sequence[IncomingCall]], None],
 ) -> None:
     """Cancel calls in a drain, each when its time is over. A checkpoint; runs until cancelled.
 
@@ -29,7 +31,7 @@ async def end_listening(
         running: The calls of one connection that have not ended; it may change meanwhile.
         limit_of: Gives for how many seconds a call may go on; None where that depends on what its
             client does, which is looked at every `DRAIN_GRACE` seconds.
-        reason: Why they are cancelled.
+        end_calls: Cancels calls.
     """
     begin = trio.current_time()
     next_look = begin + DRAIN_GRACE
@@ -37,12 +39,14 @@ async def end_listening(
     while True:
         now = trio.current_time()
         look, times = next_look <= now, [next_look]
-        for call in list(running):
+        over = []
+        for call in running:
             limit = limit_of(call.head)
             if limit is not None and begin + limit > now:
                 times.append(begin + limit)
             elif limit is not None or (look and _only_listens(call, running, counts)):
-                call.cancel(reason)
+                over.append(call)
+        end_calls(over)
         if look:
             next_look = times[0] = now + DRAIN_GRACE
         await trio.sleep_until(min(times))

@@ -62,7 +62,7 @@ class ErrorReporter:
         finally:
             _let_go(failure)
 
-    def tell(self, exc: BaseException, title: str) -> None:
+    def log(self, exc: BaseException, title: str) -> None:
         """Log what was raised where no client waits for an answer."""
         _, error = exception_to_wire(exc, traceback=True)
         what = indented(error.traceback or error.message)

@@ -82,8 +82,8 @@ class DriverExecutor:
     def __init__(self, threads: int = DEFAULT_THREADS) -> None:
         self.limiter: trio.CapacityLimiter = trio.CapacityLimiter(threads)
         self.nested: trio.CapacityLimiter = trio.CapacityLimiter(NESTED_THREADS)
-        # Separate, so that no call keeps one from starting.
-        self.farewells: trio.CapacityLimiter = trio.CapacityLimiter(threads)
+        # Separate, so that calls that occupy all threads do not delay the hooks.
+        self.hook_limiter: trio.CapacityLimiter = trio.CapacityLimiter(threads)
 
     def for_client(self, outlet: BackpressureSource) -> DriverExecutor:
         """Give the same lanes to one connection, which never has all of the threads to itself.
@@ -123,13 +123,13 @@ class DriverExecutor:
         # A decorator can hide that a method is `async`: then what came back is to be awaited.
         return await result if inspect.isawaitable(result) else result
 
-    async def farewell(self, function: Callable[[], Any]) -> None:
-        """Run what a driver does at the end of a connection, whatever else has all the threads."""
+    async def run_hook(self, function: Callable[[], Any]) -> None:
+        """Run a function at the end of a connection, even if calls occupy all the threads."""
         if is_async(function):
             await function()
             return
         begin = partial(_begin, function)
-        _, result = await _at_last(partial(_in_thread, self.farewells, begin))
+        _, result = await _at_last(partial(_in_thread, self.hook_limiter, begin))
         if inspect.isawaitable(result):
             await result
 

@@ -14,11 +14,13 @@ import trio
 from .._io.accept import accept_forever
 from .._io.sockets import ListenerSet, peer_credentials
 from .._io.transport import close_at_once
+from .._protocol.frames import Kind
 from .._util.checks import (
     check_seconds,
 )
 from .._util.no_copies import ReduceEx, no_copies
 from ..driver._caller import Verified
+from ..driver._drain import DRAIN_GRACE
 from .call_log import open_session
 from .context import ServerContext
 from .session import Session
@@ -115,9 +117,22 @@ class Server:
         self._accepting.cancel()
         with trio.CancelScope(shield=True):  # so that others are refused at once, or may listen
             await self._listeners.aclose()
+        self._log_drain(grace)
         async with trio.open_nursery() as nursery:
             for session in self._sessions:
                 nursery.start_soon(session.drain, grace, "the exporter is shutting down")
+
+    def _log_drain(self, grace: float) -> None:
+        """Log what a drain waits for, and for how long."""
+        calls = [call for session in self._sessions for call in session.running]
+        if not calls:
+            return
+        clients = sum(1 for session in self._sessions if session.running)
+        text = "draining: %d calls of %d clients have %g s to finish"
+        _logger.info(text, len(calls), clients, grace)
+        if any(call.head.kind is not Kind.UNARY for call in calls):
+            text = "generators, and raw streams into which no client sends, end after %g s, or as"
+            _logger.info("%s their driver's drain= says", text % DRAIN_GRACE)
 
 
 def _name_of_peer(stream: trio.abc.Stream) -> str:

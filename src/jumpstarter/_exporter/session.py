@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import trio
 
@@ -26,12 +26,13 @@ from .._util.background import open_background
 from .._util.log_limit import RateLimitedLogger
 from .._util.reentrancy import CallOrigin, call_origin
 from .._util.text import sanitize_name
-from .._util.wakeup import LazyParkingLot
+from .._util.wakeup import LazyEvent, LazyParkingLot
 from .._version import __version__
-from ..driver._caller import Caller, Claimed, Verified, Visit, calling
+from ..driver._caller import Caller, Claimed, ConnectionContext, Verified, current_connection
 from ..driver._drain import drains
 from ..errors import Code, HandshakeError
 from .context import ServerContext
+from .disconnect_hooks import DisconnectHooks
 from .dispatch import Dispatcher, ExecutionMode
 from .drain import end_listening
 from .error_reporter import ErrorReporter
@@ -46,8 +47,8 @@ _logger = logging.getLogger("jumpstarter.exporter")
 
 AGENT: Final = f"jumpstarter/{__version__}"
 _CLAIM: Final = 255  # characters that a client may say of itself
-_FAREWELL: Final = 10.0  # seconds for what a driver does at the end of a connection
 _SHUTTING_DOWN: Final = "the exporter is shutting down"
+_SHOWN_CALLS: Final = 8  # calls that one line of the log names
 _TO_END: Final = 1.0  # seconds for a cancelled call to end before the log says that it has not
 
 
@@ -60,6 +61,9 @@ class Session:
         name: What the client is called in the log.
         welcome: False for a client who will not be admitted, whatever it shows.
         verify: Gives what the system or TLS says of the client, once it has said HELLO.
+
+    Attributes:
+        running: The calls that have not ended.
     """
 
     def __init__(
@@ -74,7 +78,7 @@ class Session:
         self._exporter = exporter
         self._welcome = welcome
         self._verify = verify
-        self._visit = Visit()
+        self._context = ConnectionContext()
         event_log = RateLimitedLogger(parent=exporter.failures)
         self._failures = ErrorReporter(event_log, send_tracebacks=exporter.send_tracebacks)
         self._rules = ServerProtocol(exporter.limits)
@@ -87,9 +91,11 @@ class Session:
             dispatch_lock=exporter.dispatch_lock,
         )
         self._answers = Dispatcher(exporter, self._connection, self._rules)
-        self._running: set[IncomingCall] = set()
+        self.running: set[IncomingCall] = set()
         self._clock = trio.lowlevel.current_clock()
         self._all_answered = LazyParkingLot()
+        self._over = LazyEvent()  # all of its code has ended
+        self._hooks = DisconnectHooks(self._context, exporter.lanes, self._failures, name)
 
     async def run(self) -> None:
         """Answer calls until the connection ends. Raises nothing but Cancelled.
@@ -97,48 +103,22 @@ class Session:
         When it returns, all driver code of this session has ended.
         """
         call_origin.set(CallOrigin.CALLED)  # in all tasks and contexts that begin in there
-        calling.set(self._visit)
+        current_connection.set(self._context)
         drains.set(self._exporter.drain)
         self._exporter.door.arrive(self)
         try:
             await self._connection.run()
         finally:
             self._exporter.door.leave(self)
-            await self._run_hooks()
-        self._say_goodbye()
+            try:
+                await self._hooks.run()
+            finally:
+                self._over.set()
+        self._log_end()
 
-    async def _run_hooks(self) -> None:
-        """Run what drivers have registered for the end of this connection. Not to be cancelled."""
-        if (hook := self._visit.take()) is None:
-            return
-        with trio.CancelScope(shield=True):
-            async with trio.open_nursery() as nursery:
-                while hook is not None:
-                    over, scope = trio.Event(), trio.CancelScope()
-                    nursery.start_soon(self._run_hook, hook, over, scope)
-                    with trio.move_on_after(_FAREWELL):
-                        await over.wait()
-                    if not over.is_set():
-                        text = "%s has not ended %g s after %s had left; others begin"
-                        name = self._connection.name
-                        _logger.warning(text, _hook_title(hook), _FAREWELL, name)
-                        scope.cancel()
-                    hook = self._visit.take()
-
-    async def _run_hook(
-        self, hook: Callable[[], Any], over: trio.Event, scope: trio.CancelScope
-    ) -> None:
-        try:
-            with scope:
-                await self._exporter.lanes.farewell(hook)
-        except BaseException as exc:  # noqa: BLE001 - SystemExit too stays within it, as in a call
-            self._failures.tell(exc, _hook_title(hook))
-        finally:
-            over.set()
-
-    def _say_goodbye(self) -> None:
+    def _log_end(self) -> None:
         exporter, ended = self._exporter, self._connection.ended
-        if self._visit.caller is not None:
+        if self._context.caller is not None:
             text, name = "%s has left: %s", self._connection.name
             exporter.access_log.log(_logger, logging.INFO, text, name, ended)
         elif self._rules.failure is None:  # else it was told already
@@ -161,6 +141,18 @@ class Session:
         if self._rules.peer is None or self._rules.failure is not None:
             self._connection.end(ConnectionError(text))
             return
+        self._hooks.drain()
+        if self._connection.ended is None:
+            await self._drain_calls(grace, text)
+        try:
+            await self._over.wait()
+        finally:  # cancelled, since the operator has asked again
+            if not self._over.is_set():
+                self._hooks.hurry()
+                with trio.CancelScope(shield=True):
+                    await self._over.wait()
+
+    async def _drain_calls(self, grace: float, text: str) -> None:
         self._exporter.drain.begin()
         self._connection.reclaim()
         self._rules.goaway(Code.OK, int(min(grace, 4e6) * 1000), text)
@@ -168,26 +160,36 @@ class Session:
         try:
             async with open_background() as nursery:
                 limit_of = self._answers.drain_of
-                nursery.start_soon(end_listening, self._running, limit_of, _SHUTTING_DOWN)
+                nursery.start_soon(end_listening, self.running, limit_of, self._end_calls)
                 with trio.move_on_after(grace):
                     await self._connection.acked.wait()
                     await self._answered()
                     await self._connection.written()
         finally:
-            for call in self._running:
-                call.cancel(_SHUTTING_DOWN)
+            self._end_calls(list(self.running))
             with trio.CancelScope(shield=True):
                 with trio.move_on_after(_TO_END):
                     await self._answered()
-                for call in self._running:
+                for call in self.running:
                     text = "%s goes on; the exporter ends when it has returned, or by SIGKILL"
                     _logger.warning(text, self._answers.title(call.head))
                 await self._answered()
                 await self._connection.flush_goaway()
             self._connection.end(ConnectionError("the exporter has shut down"))
 
+    def _end_calls(self, calls: Sequence[IncomingCall]) -> None:
+        """Cancel calls because the exporter ends, and log it."""
+        titles = [self._answers.title(call.head) for call in calls if not call.cancelled]
+        if titles:
+            shown = ", ".join(titles[:_SHOWN_CALLS])
+            more = f", and {len(titles) - _SHOWN_CALLS} more" if len(titles) > _SHOWN_CALLS else ""
+            text = "%d calls of %s are cancelled, since the exporter shuts down: %s%s"
+            _logger.info(text, len(titles), self._context.caller, shown, more)
+        for call in calls:
+            call.cancel(_SHUTTING_DOWN)
+
     async def _answered(self) -> None:
-        while self._running and self._connection.ended is None:
+        while self.running and self._connection.ended is None:
             await self._all_answered.park()
 
     # ----------------------------------------------------------------- for the connection
@@ -208,7 +210,7 @@ class Session:
             told = why = f"{exporter.limits.max_connections} clients are connected already"
         else:
             self._rules.admit(Hello.of(exporter.limits, agent=AGENT))
-            self._visit.caller = self._introduce(hello)
+            self._context.caller = self._introduce(hello)
             text, name = "%s has connected: %s", self._connection.name
             exporter.access_log.log(_logger, logging.INFO, text, name, self._credentials(hello))
             return
@@ -218,8 +220,8 @@ class Session:
         self._rules.refuse(code, told)
 
     def _credentials(self, hello: Hello) -> str:
-        assert self._visit.caller is not None
-        return f"{sanitize_name(hello.agent or '?')}, {self._visit.caller}"
+        assert self._context.caller is not None
+        return f"{sanitize_name(hello.agent or '?')}, {self._context.caller}"
 
     def _introduce(self, hello: Hello) -> Caller:
         claimed = Claimed(name=cut(hello.name, _CLAIM), agent=cut(hello.agent, _CLAIM))
@@ -249,7 +251,7 @@ class Session:
     def _call(self, event: ev.CallReceived) -> IncomingCall:
         call = IncomingCall(event, self._connection, self._clock)
         self._connection.endpoints[event.slot] = call
-        self._running.add(call)
+        self.running.add(call)
         return call
 
     def on_slot_free(self) -> None:
@@ -304,7 +306,7 @@ class Session:
         self._rules.result(call.slot, result)
 
     def _forget(self, call: IncomingCall) -> None:
-        self._running.discard(call)
+        self.running.discard(call)
         self._answers.forget(call)
 
     def _finish(
@@ -333,9 +335,3 @@ class Session:
             return Code.DEADLINE_EXCEEDED, ErrorBody("", text)
         text = _SHUTTING_DOWN if self._exporter.drain.begun else "the call was cancelled"
         return Code.CANCELLED, ErrorBody("", text)
-
-
-def _hook_title(hook: Callable[[], Any]) -> str:
-    """Name what a driver has registered, for the log."""
-    name = getattr(hook, "__qualname__", None) or repr(hook)
-    return f"what on_disconnect() was given ({name:.100})"

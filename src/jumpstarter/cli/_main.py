@@ -240,12 +240,12 @@ async def _serve(offer: ServeConfig, options: argparse.Namespace, streams: Stand
         send_tracebacks=options.send_tracebacks,
         users=options.allow_user,
     ) as server:
-        for doubt in startup_warnings(offer, options):
-            _logger.warning("%s", doubt)
-        streams.announce(f"ready: {server.address}")
+        signals.is_starting = False
+        if not signals.first.is_set():
+            for doubt in startup_warnings(offer, options):
+                _logger.warning("%s", doubt)
+            streams.announce(f"ready: {server.address}")
         await signals.first.wait()
-        text = "shutting down: running calls have %g s to finish; a second signal cancels them"
-        _logger.info(text, options.grace)
         with signals.hurry:
             await server.drain(options.grace)
     return signals.exit_code

@@ -8,6 +8,7 @@ the house.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 from typing import Final
@@ -17,6 +18,8 @@ import trio
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["Signals", "own_signals"]
+
+_logger: Final = logging.getLogger("jumpstarter.cli")
 
 # Ignored by an operator on behalf of all that is started: by `nohup`, or by `&` in a script.
 _OPERATORS: Final = {
@@ -71,12 +74,14 @@ class Signals:
         first: Set when the first has come.
         hurry: Cancelled when the second has.
         exit_code: Of the process.
+        is_starting: True while the drivers are being reset, for the log.
     """
 
     def __init__(self) -> None:
         self.first = trio.Event()
         self.hurry = trio.CancelScope()
         self.exit_code = 0
+        self.is_starting = True
         self._token = trio.lowlevel.current_trio_token()
         self._process = os.getpid()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -94,7 +99,12 @@ class Signals:
             self._token.run_sync_soon(self._count, number)
 
     def _count(self, number: int) -> None:
-        if self.first.is_set() and number != signal.SIGHUP:
+        name = signal.Signals(number).name
+        if not self.first.is_set():
+            when = "when the drivers' reset() has returned; nothing is served" * self.is_starting
+            _logger.info("received %s: shutting down %s", name, when or "after running calls")
+        elif number != signal.SIGHUP:
+            _logger.info("received %s again: cancelling what still runs", name)
             self.exit_code = self.exit_code or 128 + number
             self.hurry.cancel()
         self.first.set()

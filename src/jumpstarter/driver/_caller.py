@@ -19,9 +19,17 @@ from .._util.text import sanitize_text
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Caller", "Claimed", "Verified", "Visit", "caller", "calling", "on_disconnect"]
+__all__ = [
+    "Caller",
+    "Claimed",
+    "ConnectionContext",
+    "Verified",
+    "caller",
+    "current_connection",
+    "on_disconnect",
+]
 
-_MOST_HOOKS: Final = 1024  # of one connection: more than drivers have methods
+_MAX_HOOKS: Final = 1024  # of one connection: more than drivers have methods
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +102,10 @@ class Caller:
         return f"{self.verified}, says {sanitize_text(name)}" if name else str(self.verified)
 
 
-class Visit:
-    """One client's connection, as drivers know it.
+class ConnectionContext:
+    """One client's connection, as far as drivers see it.
+
+    The session makes one. All code that answers its calls finds it in `current_connection`.
 
     Attributes:
         caller: The client, once it was admitted.
@@ -104,44 +114,55 @@ class Visit:
     def __init__(self) -> None:
         self.caller: Caller | None = None
         self._hooks: list[Callable[[], Any]] = []
-        self._over = False
+        self._taken: list[Callable[[], Any]] = []
+        self._is_over = False
 
-    def add(self, hook: Callable[[], Any]) -> None:
-        """Keep what is to be run at the end; what is kept already is not kept twice."""
-        if self._over:
+    def add_hook(self, hook: Callable[[], Any]) -> None:
+        """Register a function for the end of the connection, unless it is registered or has run.
+
+        Raises:
+            RuntimeError: The connection is over, or too many functions were registered.
+        """
+        if self._is_over:
             text = "on_disconnect(): the client's connection has ended, and its functions have run"
             raise RuntimeError(text)
-        if hook in self._hooks:
+        if hook in self._hooks or hook in self._taken:
             return
-        if len(self._hooks) >= _MOST_HOOKS:
-            text = f"on_disconnect(): {_MOST_HOOKS} functions wait for this client's end already"
-            raise RuntimeError(f"{text}; give a method of the driver: it counts once")
+        if len(self._hooks) + len(self._taken) >= _MAX_HOOKS:
+            text = f"on_disconnect(): {_MAX_HOOKS:d} functions are registered for this client's end"
+            raise RuntimeError(f"{text} already; give a method of the driver: it counts once")
         self._hooks.append(hook)
 
-    def discard(self, hook: Callable[[], Any]) -> None:
-        """Keep it no longer, if it is kept."""
+    def discard_hook(self, hook: Callable[[], Any]) -> None:
+        """Remove a function, if it is registered."""
         if hook in self._hooks:
             self._hooks.remove(hook)
 
-    def take(self) -> Callable[[], Any] | None:
-        """Take the one that was added last; None if there is none, and will be none."""
+    def take_hook(self) -> Callable[[], Any] | None:
+        """Take the function that was registered last; None if there is none, and will be none."""
         if self._hooks:
-            return self._hooks.pop()
-        self._over = True
+            # Kept, and counted, as long as others run: one that registers itself, or a new one,
+            # each time it runs would never come to an end.
+            self._taken.append(hook := self._hooks.pop())
+            return hook
+        self._is_over = True
+        self._taken.clear()
         return None
 
 
 # The connection whose call is being answered.
-calling: Final[ContextVar[Visit | None]] = ContextVar("jumpstarter_calling", default=None)
+current_connection: Final[ContextVar[ConnectionContext | None]] = ContextVar(
+    "jumpstarter_connection", default=None
+)
 
 
-def _visit(asked: str) -> tuple[Visit, Caller]:
-    visit = calling.get()
-    if visit is None or visit.caller is None:
+def _current(asked: str) -> tuple[ConnectionContext, Caller]:
+    connection = current_connection.get()
+    if connection is None or connection.caller is None:
         text = f"{asked}: no client's call is being answered here"
-        why = "ask in an exported method, and tell threads that the driver has started itself"
+        why = "ask in an exported method, and pass the answer to threads that the driver starts"
         raise RuntimeError(f"{text}; {why}")
-    return visit, visit.caller
+    return connection, connection.caller
 
 
 def caller() -> Caller:
@@ -157,7 +178,7 @@ def caller() -> Caller:
     Raises:
         RuntimeError: No call is being answered here.
     """
-    return _visit("caller()")[1]
+    return _current("caller()")[1]
 
 
 def on_disconnect(function: Callable[[], Any]) -> Callable[[], None]:
@@ -185,6 +206,6 @@ def on_disconnect(function: Callable[[], Any]) -> Callable[[], None]:
     """
     accepted = "a function without arguments (pass self.off, and not self.off())"
     check_callable("on_disconnect's function", function, accepted)
-    visit, _ = _visit("on_disconnect()")
-    visit.add(function)
-    return lambda: visit.discard(function)
+    connection, _ = _current("on_disconnect()")
+    connection.add_hook(function)
+    return lambda: connection.discard_hook(function)

@@ -25,7 +25,7 @@ from .._io.byte_stream import SlotStream
 from .._io.transfer import ENCODINGS, MAX_BYTES, CompressingWriter, DecompressingReader
 from .._util.checks import check_int, check_max_bytes, check_seconds
 from ..errors import EndOfStream, MissingExtra, ResourceError
-from ._caller import calling
+from ._caller import current_connection
 from ._http import IDLE, is_url, open_url
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -53,7 +53,7 @@ class Loan:
             text = f"a loan is for {' or '.join(MODES)}, compressed by zstd or not at all"
             raise ResourceError(f"{text}, and not for {mode!r:.40} by {encoding!r:.40}")
         self.handle: UUID = uuid4()
-        self.owner = calling.get()
+        self.owner = current_connection.get()
         self.mode: str = mode
         self.encoding: str = encoding
         self.stream: SlotStream
@@ -256,7 +256,7 @@ class Resource:
             text = f"there is no resource {handle} at this driver"
             why = "it was lent to another one, or was taken back: pass it on within its block"
             raise ResourceError(f"{text}; {why}")
-        if loan.owner is not calling.get():
+        if loan.owner is not current_connection.get():
             raise ResourceError(f"the resource {handle} was lent by another client")
         return loan
 
