@@ -26,7 +26,7 @@ from jumpstarter._exporter.executor import NoThreadError
 from jumpstarter._limits import Limits
 from jumpstarter._util.log_limit import RateLimitedLogger
 from jumpstarter.driver import export
-from jumpstarter.errors import CallRefused, Code, DriverError, DriverInvalidArgument
+from jumpstarter.errors import ArgumentError, CallRefused, Code, DriverError, DriverInvalidArgument
 
 
 async def cancelled() -> trio.Cancelled:
@@ -47,12 +47,12 @@ def failures(*, send_tracebacks: bool = False) -> ErrorReporter:
 
 async def test_a_cancellation_alone_is_no_failure() -> None:
     alone = await cancelled()
-    assert failures().of(alone, "it") is None
-    assert failures().of(BaseExceptionGroup("", [alone]), "it") is None
+    assert failures().report(alone, "it") is None
+    assert failures().report(BaseExceptionGroup("", [alone]), "it") is None
     beside = BaseExceptionGroup("", [alone, KeyError("relay")])
-    build_help = failures().of(beside, "it")
-    assert build_help is not None
-    assert build_help[1].type == "KeyError"
+    report = failures().report(beside, "it")
+    assert report is not None
+    assert report[1].type == "KeyError"
     assert isinstance(without_cancelled(beside), BaseExceptionGroup)
 
 
@@ -62,9 +62,9 @@ async def test_what_the_session_refuses_is_nobodys_failure(
     caplog.set_level(logging.DEBUG)
     with pytest.raises(CallRejected) as caught:
         reject(Code.UNIMPLEMENTED, "no such method")
-    build_help = failures().of(caught.value, "it")
-    assert build_help is not None
-    assert (build_help[0], build_help[1].type, build_help[1].message) == (
+    report = failures().report(caught.value, "it")
+    assert report is not None
+    assert (report[0], report[1].type, report[1].message) == (
         Code.UNIMPLEMENTED,
         "",
         "no such method",
@@ -75,9 +75,9 @@ async def test_what_the_session_refuses_is_nobodys_failure(
 async def test_want_of_a_thread_is_logged_and_refuses_the_call(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    build_help = failures().of(NoThreadError("no threads left"), "'on' of the relay")
-    assert build_help is not None
-    assert build_help[0] is Code.RESOURCE_EXHAUSTED
+    report = failures().report(NoThreadError("no threads left"), "'on' of the relay")
+    assert report is not None
+    assert report[0] is Code.RESOURCE_EXHAUSTED
     assert caplog.messages == ["'on' of the relay was refused: no threads left"]
 
 
@@ -89,12 +89,34 @@ async def test_a_traceback_is_told_only_if_that_is_wanted_and_logged_anyway(
     try:
         raise ValueError("coil burned")
     except ValueError as exc:
-        build_help = failures(send_tracebacks=sent).of(exc, "'on' of the relay")
-    assert build_help is not None
-    assert (build_help[1].traceback is not None) is sent
+        report = failures(send_tracebacks=sent).report(exc, "'on' of the relay")
+    assert report is not None
+    assert (report[1].traceback is not None) is sent
     (message,) = caplog.messages
     assert message.startswith("'on' of the relay raised ValueError: Traceback")
     assert message.endswith("ValueError: coil burned")
+
+
+@pytest.mark.parametrize("exc", [PermissionError(13, "in use"), ArgumentError("no such line")])
+@pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG])
+async def test_an_expected_refusal_is_one_line_of_the_log_and_has_a_traceback_at_debug(
+    exc: Exception, level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(level)
+    try:
+        raise exc
+    except Exception as raised:  # noqa: BLE001 - the very one
+        report = failures(send_tracebacks=True).report(raised, "'on' of the relay")
+    assert report is not None
+    assert report[1].traceback is not None
+    (record,) = caplog.records
+    assert record.levelno == logging.INFO
+    start = f"'on' of the relay raised {type(exc).__name__}: "
+    if level == logging.INFO:
+        assert record.message == f"{start}{str(exc)!r}"
+    else:
+        assert record.message.startswith(f"{start}Traceback")
+        assert record.message.endswith(f"Error: {exc}")
 
 
 def test_a_driver_s_own_typeerror_is_told_from_arguments_that_do_not_fit() -> None:
@@ -205,11 +227,11 @@ async def test_large_arguments_are_decoded_one_at_a_time_with_others_in_between(
 async def test_a_driver_that_uses_asyncio_is_told_what_it_runs_in() -> None:
     with pytest.raises(RuntimeError) as caught:
         asyncio.get_running_loop()
-    build_help = failures().of(caught.value, "it")
-    assert build_help is not None
-    assert build_help[1].notes == [
+    report = failures().report(caught.value, "it")
+    assert report is not None
+    assert report[1].notes == [
         "async methods of drivers run in Trio: use trio or anyio, not asyncio"
     ]
-    other = failures().of(RuntimeError("no line"), "it")
+    other = failures().report(RuntimeError("no line"), "it")
     assert other is not None
     assert other[1].notes == []

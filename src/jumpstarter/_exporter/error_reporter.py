@@ -1,7 +1,11 @@
-"""How a call has failed: what its client is told, and what the exporter's log says.
+"""Turn what a call has raised into the error for its client, and into a line of the log.
 
-What a driver raised is told as it was, with its type; what the session itself refuses is told in
-its own words and is nobody's failure. This file knows no connection.
+An exception of the driver keeps its type and text. A call that the session itself rejects gets the
+session's own text, and is not logged, since nothing has failed.
+
+The log has the traceback of what a driver raised, except of an expected refusal, which has one line
+at level INFO: an OSError (a port in use, a device that is gone) or an exception of this library (an
+argument that does not fit). At level DEBUG these have their traceback too.
 """
 
 from __future__ import annotations
@@ -17,8 +21,8 @@ from .._protocol.error_codec import exception_to_wire, without_traceback
 from .._protocol.frames import ErrorBody
 from .._util.log_limit import RateLimitedLogger
 from .._util.shelter import Undisturbed
-from .._util.text import indented, sanitize_name
-from ..errors import Code
+from .._util.text import indented, sanitize_name, sanitize_text
+from ..errors import Code, JumpstarterException
 from .executor import NoThreadError
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -28,6 +32,7 @@ __all__ = ["CallRejected", "ErrorReporter", "check_fit", "reject"]
 _logger = logging.getLogger("jumpstarter.exporter")
 
 _NO_ASYNCIO: Final = ("no running event loop",)  # as asyncio says it
+_EXPECTED: Final = (OSError, JumpstarterException)  # their text says what an operator needs
 _TRIO_CODES: Final[dict[type[BaseException], Code]] = {
     trio.TooSlowError: Code.TIMED_OUT,
     trio.BrokenResourceError: Code.UNAVAILABLE,
@@ -36,69 +41,75 @@ _TRIO_CODES: Final[dict[type[BaseException], Code]] = {
 
 
 class ErrorReporter:
-    """Describes what calls have raised, and logs it, for one client.
+    """Report what the calls of one client have raised, to the client and to the log.
 
     Args:
-        journal: Takes the lines.
-        send_tracebacks: Tell the client the driver's traceback as well.
+        event_log: Writes the lines.
+        send_tracebacks: Send the driver's traceback to the client as well.
     """
 
     def __init__(self, event_log: RateLimitedLogger, *, send_tracebacks: bool) -> None:
-        self.event_log = event_log
+        self.event_log: RateLimitedLogger = event_log
         self._send_tracebacks = send_tracebacks
 
-    def of(self, exc: BaseException, title: str) -> tuple[int, ErrorBody] | None:
-        """Give code and body of the ERROR that ends a call; None for a cancellation alone.
+    def report(self, exc: BaseException, title: str) -> tuple[int, ErrorBody] | None:
+        """Log an exception, and give code and body of the ERROR that ends the call.
 
         Args:
-            exc: What it raised, or what the session has raised in its stead.
-            title: What was called.
+            exc: What the call has raised.
+            title: The method, for the log.
+
+        Returns:
+            None for a cancellation alone, which is not logged.
         """
         failure = without_cancelled(exc)
         if failure is None:
             return None
         try:
-            return self._of(failure, title)
+            return self._report_failure(failure, title)
         finally:
-            _let_go(failure)
+            _drop_tracebacks(failure)
 
     def log(self, exc: BaseException, title: str) -> None:
-        """Log what was raised where no client waits for an answer."""
+        """Log an exception of code whose end no client waits for."""
         _, error = exception_to_wire(exc, traceback=True)
-        what = indented(error.traceback or error.message)
-        text = "%s raised %s: %s"
-        self.event_log.log(_logger, logging.ERROR, text, title, sanitize_name(error.type), what)
-        _let_go(exc)
+        self._write(logging.ERROR, error, title)
+        _drop_tracebacks(exc)
 
-    def _of(self, failure: BaseException, title: str) -> tuple[int, ErrorBody]:
+    def _report_failure(self, failure: BaseException, title: str) -> tuple[int, ErrorBody]:
         if isinstance(failure, CallRejected):
             return failure.code, ErrorBody("", str(failure))
         if isinstance(failure, NoThreadError):
             self.event_log.log(_logger, logging.ERROR, "%s was refused: %s", title, failure)
             return Code.RESOURCE_EXHAUSTED, ErrorBody("", str(failure))
-        return self._of_driver(failure, title)
+        return self._report_driver(failure, title)
 
-    def _of_driver(self, exc: BaseException, title: str) -> tuple[int, ErrorBody]:
+    def _report_driver(self, exc: BaseException, title: str) -> tuple[int, ErrorBody]:
         if type(exc) is RuntimeError and exc.args[:1] == _NO_ASYNCIO:
             exc.add_note("async methods of drivers run in Trio: use trio or anyio, not asyncio")
         level = logging.INFO if isinstance(exc, Exception) else logging.ERROR
-        logged = self.event_log.allows(_logger, level)  # to format what is left out costs too much
-        traceback = self._send_tracebacks or logged
+        is_logged = self.event_log.allows(
+            _logger, level
+        )  # formatting costs too much to do it first
+        is_short = isinstance(exc, _EXPECTED) and not _logger.isEnabledFor(logging.DEBUG)
+        traceback = self._send_tracebacks or (is_logged and not is_short)
         code, error = exception_to_wire(exc, traceback=traceback, codes=_TRIO_CODES)
-        if logged:
+        if is_logged:
             # As it was described, since to format it again would run the driver's own code again.
-            what = indented(error.traceback or error.message)
-            self.event_log.write(
-                _logger, level, "%s raised %s: %s", title, sanitize_name(error.type), what
-            )
+            self._write(level, without_traceback(error) if is_short else error, title)
         return code, error if self._send_tracebacks else without_traceback(error)
 
+    def _write(self, level: int, error: ErrorBody, title: str) -> None:
+        what = indented(error.traceback) if error.traceback else sanitize_text(error.message)
+        name = sanitize_name(error.type)
+        self.event_log.write(_logger, level, "%s raised %s: %s", title, name, what)
 
-def _let_go(exc: BaseException) -> None:
-    """Take the traceback from what a call has failed with, now that it is told.
 
-    Trio's way out of a thread has the outcome in frames that its traceback knows: a circle, which
-    would hold the arguments, an image perhaps, until the garbage collector comes by.
+def _drop_tracebacks(exc: BaseException) -> None:
+    """Take the tracebacks from an exception that was reported, and from what led to it.
+
+    Trio keeps the outcome of a thread in frames that its traceback refers to: a cycle, which would
+    keep the arguments alive, perhaps an image, until the garbage collector runs.
     """
     rest: list[BaseException | None] = [exc]
     while rest:
@@ -109,7 +120,7 @@ def _let_go(exc: BaseException) -> None:
 
 
 class CallRejected(Exception):
-    """The session itself answers a call with an error."""
+    """Raised where the session itself answers a call with an error."""
 
     def __init__(self, code: Code, text: str) -> None:
         super().__init__(text)
@@ -117,11 +128,20 @@ class CallRejected(Exception):
 
 
 def reject(code: Code, text: str) -> NoReturn:
+    """End a call with an error of the session's own.
+
+    Raises:
+        CallRejected: Always.
+    """
     raise CallRejected(code, text)
 
 
 def check_fit(method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> None:
-    """Tell arguments that do not fit the method from a TypeError of the driver's own."""
+    """Check if arguments fit a method, after it has raised a TypeError.
+
+    Raises:
+        CallRejected: They do not. Otherwise the TypeError is the driver's own.
+    """
     try:
         signature = inspect.signature(method)
     except (TypeError, ValueError):
@@ -133,13 +153,13 @@ def check_fit(method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any
 
 
 def without_cancelled(exc: BaseException) -> BaseException | None:
-    """Give what a driver has raised beside a cancellation, which is nobody's failure."""
+    """Leave cancellations out of what a call has raised; None if nothing else is left."""
     if isinstance(exc, trio.Cancelled):
         return None
     if isinstance(exc, BaseExceptionGroup):
         with Undisturbed():
             try:
                 return exc.split(trio.Cancelled)[1]
-            except BaseException:  # noqa: BLE001 - a group of the driver's making, or too deep a one
+            except BaseException:  # noqa: BLE001 - a driver's own class of groups, or too deep a one
                 return exc
     return exc

@@ -271,7 +271,7 @@ class Session:
             check_scopes(call.status)
         except BaseException as exc:  # noqa: BLE001 - SystemExit too stays within its call
             # No name here may keep it: its traceback has this frame, and with it the arguments.
-            error = self._failures.of(exc, self._answers.title(call.head))
+            error = self._failures.report(exc, self._answers.title(call.head))
         self._finish(call, result, error)
 
     async def answer_in_thread(self, lead: Lead[IncomingCall]) -> None:
@@ -286,7 +286,7 @@ class Session:
         except BaseException as exc:  # in the loop, as in `answer`
             if lead.call is None:
                 raise  # it is no driver's
-            error = self._failures.of(exc, self._answers.title(lead.call.head))
+            error = self._failures.report(exc, self._answers.title(lead.call.head))
         self._connection.returned(lead)
         if lead.call is not None:
             self._finish(lead.call, result, error)
