@@ -245,7 +245,7 @@ def test_the_log_level_decides_what_is_said_on_stderr(
 ) -> None:
     with exporter(tmp_path, "--log-level", level) as server:
         server.send(signal.SIGTERM)
-        assert ("running calls have 60 s to finish" in server.rest_of_log()) is is_said
+        assert ("received SIGTERM: shutting down" in server.rest_of_log()) is is_said
 
 
 def test_limits_are_what_is_given_and_otherwise_their_defaults(tmp_path: Path) -> None:

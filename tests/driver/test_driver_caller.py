@@ -235,7 +235,7 @@ async def test_a_thread_that_the_driver_has_started_is_not_answering(tmp_path: P
         serve_async(Nosy(), f"unix:{tmp_path}/socket") as server,
         connect_async(server.address) as client,
     ):
-        with pytest.raises(DriverError, match="tell threads that the driver has started"):
+        with pytest.raises(DriverError, match="pass the answer to threads that the driver starts"):
             await client.call_async("in_a_thread_of_its_own")
 
 
