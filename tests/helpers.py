@@ -282,8 +282,8 @@ class ScriptedExporter:
 
     async def send(self) -> None:
         """Send what the rules have queued."""
-        while self.rules.outbox:
-            await self.stream.send_all(b"".join(self.rules.take().buffers))
+        while self.rules.send_queue:
+            await self.stream.send_all(b"".join(self.rules.next_batch().buffers))
 
     async def result(self, slot: int, value: Any = None) -> None:
         """End a call well."""
@@ -352,8 +352,8 @@ class ScriptedClient:
 
     async def send(self) -> None:
         """Send what the rules have queued."""
-        while self.rules.outbox:
-            await self.stream.send_all(b"".join(self.rules.take().buffers))
+        while self.rules.send_queue:
+            await self.stream.send_all(b"".join(self.rules.next_batch().buffers))
 
     async def event(self, kind: type[E]) -> E:
         """Wait for the next thing that the exporter does, which must be of this kind."""

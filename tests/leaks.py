@@ -81,7 +81,7 @@ def _unfinished() -> list[str]:
     """Describe connections with calls that nobody will end."""
     found = []
     for connection in _connections:
-        busy = connection.rules.busy
+        busy = connection.rules.busy_slots
         if connection.ended is None and busy:
             found.append(f"the connection to {connection.name} is open, with {busy} slots in use")
         elif connection.ended is not None and connection.endpoints:

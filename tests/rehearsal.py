@@ -204,7 +204,7 @@ class Conversation:
             rules = self.client if step.side == "client" else self.server
             for message in step.says:
                 _say(rules, message)
-            assert b"".join(rules.take().buffers).hex(" ") == expected.hex(" ")
+            assert b"".join(rules.next_batch().buffers).hex(" ") == expected.hex(" ")
         return expected
 
     def _deliver(self, step: Step, wire: bytes) -> None:

@@ -158,7 +158,7 @@ async def test_the_servers_options_reach_where_they_belong() -> None:
         connect_async(server.address) as client,
     ):
         assert server._exporter.lanes.limiter.total_tokens == 3
-        assert client.channel.channel._rules.free == 7
+        assert client.channel.channel._rules.free_slots == 7
         with pytest.raises(DriverError) as caught:
             await client.call_async("fail")
         assert "Traceback on the exporter" in "".join(caught.value.__notes__)
@@ -212,7 +212,7 @@ async def test_the_limits_of_a_client_are_its_own() -> None:
         serve_async(Echo(), ANY_TCP) as server,
         connect_async(server.address, limits=limits) as client,
     ):
-        assert client.channel.channel._rules.free == 5
+        assert client.channel.channel._rules.free_slots == 5
 
 
 @timed()
@@ -581,7 +581,7 @@ def test_a_blocking_body_goes_on_when_the_server_goes() -> None:
             assert client.call("echo", 1) == 1
             waiting = pool.submit(client.call, "wait")
             assert client.portal is not None
-            client.portal.call(until, lambda: bool(client.channel.channel._rules.busy))
+            client.portal.call(until, lambda: bool(client.channel.channel._rules.busy_slots))
             server_stack.close()
             assert isinstance(waiting.exception(PATIENCE), CallOutcomeUnknown | CallCancelled)
             with pytest.raises(CallRefused, match="not sent"):
@@ -643,7 +643,7 @@ async def breaks_the_rules_within_a_call(address: str) -> None:
         nursery.start_soon(call_and_keep, client, outcome)
         await client.call_async("echo")
         connection = client.channel.channel.connection
-        connection.rules.outbox.frame(FrameType.RESULT, 1, b"")
+        connection.rules.send_queue.add_frame(FrameType.RESULT, 1, b"")
         connection.flush()
         await until(lambda: bool(outcome))
         assert isinstance(outcome[0], CallOutcomeUnknown)

@@ -79,17 +79,17 @@ def test_what_is_wrong_is_found_and_made_small() -> None:
 
 def test_a_fault_in_the_rules_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Credit that stays behind when its slot has ended: what nobody sees who sends no credit."""
-    drop = SendQueue.message
+    add_message = SendQueue.add_message
 
-    def message(
+    def keep_credit(
         self: SendQueue, type_: int, slot: int, buffer: bytearray, *, terminal: bool = False
     ) -> None:
         credit = self._credit.get(slot)
-        drop(self, type_, slot, buffer, terminal=terminal)
+        add_message(self, type_, slot, buffer, terminal=terminal)
         if terminal and credit:
             self._credit[slot] = credit
 
-    monkeypatch.setattr(SendQueue, "message", message)
+    monkeypatch.setattr(SendQueue, "add_message", keep_credit)
     target = fuzz.TARGETS[2]
     report = run(target, "1", 60)
     assert isinstance(report.error, AssertionError)

@@ -48,8 +48,8 @@ def test_a_path_with_blanks_and_quotes_is_for_the_shell(
     place = tmp_path / "a lab's ünit"
     place.mkdir()
     installed(tmp_path, monkeypatch, {"url": place.as_uri(), "dir_info": {}})
-    sanitize_text = str(place).replace("'", "'\"'\"'")
-    assert command_for("http") == f"pip install '{sanitize_text}[http]'"
+    quoted = str(place).replace("'", "'\"'\"'")
+    assert command_for("http") == f"pip install '{quoted}[http]'"
 
 
 def test_a_wheel_is_named_as_the_file_that_it_is(

@@ -23,7 +23,7 @@ from jumpstarter._exporter.tree import DeviceTree
 from jumpstarter._limits import DEFAULT_LIMITS
 from jumpstarter._protocol import events as ev
 from jumpstarter._protocol.codec import encode_hello, encode_value
-from jumpstarter._protocol.frames import ROOM, ErrorBody, FrameType, Hello, Node
+from jumpstarter._protocol.frames import HEADER_SPACE, ErrorBody, FrameType, Hello, Node
 from jumpstarter._util.background import open_background
 from jumpstarter._util.text import sanitize_text
 from jumpstarter.client._channel import Channel
@@ -285,7 +285,7 @@ async def test_the_name_of_a_remote_exception_is_a_word(name: str) -> None:
 
 def error_of_type(name: str) -> bytearray:
     """Encode what this library's own exporter would have cut."""
-    return encode_value(ErrorBody(name, "text"), ROOM + b"\x02\x00")
+    return encode_value(ErrorBody(name, "text"), HEADER_SPACE + b"\x02\x00")
 
 
 @pytest.mark.parametrize("text", [*NASTY.values(), HUGE], ids=[*NASTY, "huge"])

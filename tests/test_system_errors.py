@@ -21,7 +21,7 @@ from jumpstarter._framing import HEADER_SIZE
 from jumpstarter._limits import Limits
 from jumpstarter._protocol.codec import decode_error, encode_error
 from jumpstarter._protocol.error_codec import exception_from_wire, exception_to_wire
-from jumpstarter._protocol.frames import ErrorBody, SystemFault
+from jumpstarter._protocol.frames import ErrorBody, OSErrorDetails
 from jumpstarter.client import DriverClient
 from jumpstarter.driver import export, exportstream
 from jumpstarter.errors import (
@@ -142,11 +142,11 @@ def test_an_error_that_cannot_be_read_is_described_all_the_same() -> None:
 
 
 def test_a_number_of_another_system_becomes_this_systems() -> None:
-    fault = SystemFault("OSError", 9999, "EXDEV", "Cross-device link")
+    fault = OSErrorDetails("OSError", 9999, "EXDEV", "Cross-device link")
     error = exception_from_wire(Code.OS_ERROR, ErrorBody("OSError", "m", system=fault), "")
     assert isinstance(error, DriverOSError)
     assert error.errno == errno.EXDEV
-    fault = SystemFault("OSError", 9999, "ENOTHERE", "of another system")
+    fault = OSErrorDetails("OSError", 9999, "ENOTHERE", "of another system")
     error = exception_from_wire(Code.OS_ERROR, ErrorBody("OSError", "m", system=fault), "")
     assert isinstance(error, DriverOSError)
     assert error.errno == 9999
@@ -156,7 +156,7 @@ def test_a_number_of_another_system_becomes_this_systems() -> None:
 @pytest.mark.parametrize("code", [Code.OS_ERROR, Code.UNKNOWN, Code.CANCELLED, 999])
 def test_a_kind_that_is_not_in_the_table_is_what_the_code_says(kind: str, code: int) -> None:
     plain = exception_from_wire(code, ErrorBody("", "m"), "")
-    fault = SystemFault(kind, 2, "", None)
+    fault = OSErrorDetails(kind, 2, "", None)
     assert type(exception_from_wire(code, ErrorBody("", "m", system=fault), "")) is type(plain)
 
 

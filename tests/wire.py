@@ -64,13 +64,13 @@ def frames(data: bytes) -> list[Frame]:
 
 def take(rules: BaseProtocol) -> bytes:
     """Take one batch."""
-    return b"".join(map(bytes, rules.take().buffers))
+    return b"".join(map(bytes, rules.next_batch().buffers))
 
 
 def take_all(rules: BaseProtocol) -> bytes:
     """Take batches until nothing waits."""
     data = b""
-    while rules.outbox:
+    while rules.send_queue:
         data += take(rules)
     return data
 

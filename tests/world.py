@@ -16,7 +16,7 @@ import msgspec
 import wire
 from jumpstarter._limits import Limits
 from jumpstarter._protocol import events as ev
-from jumpstarter._protocol.base import BaseProtocol, State
+from jumpstarter._protocol.base import BaseProtocol, SlotState
 from jumpstarter._protocol.client import ClientProtocol
 from jumpstarter._protocol.codec import decode_credit
 from jumpstarter._protocol.flow_control import ITEM_COST
@@ -359,8 +359,8 @@ class World:
         """Check what must hold at any time."""
         client, server = self.ends
         assert (client.failure, server.failure) == (None, None)
-        assert client.busy == len(self.calling) <= self.limits.max_calls
-        assert server.busy == len(self.begun) <= self.limits.max_calls
+        assert client.busy_slots == len(self.calling) <= self.limits.max_calls
+        assert server.busy_slots == len(self.begun) <= self.limits.max_calls
         for call in self.calling.values():
             self._check_windows(client, call, UP)
         for call in self.serving.values():
@@ -382,11 +382,11 @@ class World:
         assert rules._in_parts == len(parts)
         pending = sum(map(len, parts)) + sum(slot.reserved_bytes for slot in slots)
         assert rules._pending == pending <= self.limits.max_pending
-        lanes = [message for lane in rules.outbox._lanes.values() for message in lane]
-        urgent = sum(map(len, rules.outbox._urgent))
-        assert rules.outbox.size == urgent + sum(len(m.rest) for m in lanes)
-        assert rules.outbox.unstarted_bytes == urgent + sum(
-            len(m.rest) for m in lanes if not m.begun
+        lanes = [message for lane in rules.send_queue._slot_queues.values() for message in lane]
+        urgent = sum(map(len, rules.send_queue._urgent))
+        assert rules.send_queue.queued_bytes == urgent + sum(len(m.rest) for m in lanes)
+        assert rules.send_queue.unstarted_bytes == urgent + sum(
+            len(m.rest) for m in lanes if not m.started
         )
         granted = sum(slot.receiving.size for slot in slots if slot.receiving is not None)
         assert rules._budget.left == self.limits.max_total_window - granted
@@ -396,12 +396,12 @@ class World:
         self.check()
         assert not any(self.pipes)
         for rules in self.ends:
-            assert not rules.outbox
+            assert not rules.send_queue
             assert rules._pending == 0
             assert rules._budget.left == self.limits.max_total_window
             for slot in rules._slots.values():
-                assert slot.state is State.FREE
+                assert slot.state is SlotState.FREE
                 assert (slot.sending, slot.receiving, slot.parts) == (None, None, None)
         assert (self.calling, self.serving, self.begun) == ({}, {}, set())
-        assert self.ends[UP].free == self.limits.max_calls
+        assert self.ends[UP].free_slots == self.limits.max_calls
         assert all(call.outcome for call in self.calls)

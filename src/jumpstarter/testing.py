@@ -29,8 +29,8 @@ from ._io.portal import start_blocking_portal
 from ._limits import DEFAULT_LIMITS, Limits
 from ._protocol.frames import Node
 from ._util.background import open_background
-from ._util.checks import check_callable, refuse_value
-from ._util.tracebacks import block
+from ._util.checks import check_callable, raise_value_error
+from ._util.tracebacks import hidden_contextmanager
 from .client import DriverClient
 from .client._channel import Channel
 from .client._tree import Wanted
@@ -80,7 +80,7 @@ def client_for(
     return _client_for(_join(driver, limits), Wanted(client, None))
 
 
-@block
+@hidden_contextmanager
 def _client_for(joined: AbstractAsyncContextManager[_Joined], wanted: Wanted[_C]) -> Iterator[_C]:
     with (
         start_blocking_portal() as portal,
@@ -188,7 +188,7 @@ def client_fixture(
         raise ArgumentTypeError(f"{text}, or a function, not an instance")
     check_callable("make", make, "a driver's class, or a function that makes a driver")
     if scope not in _SCOPES:
-        refuse_value("scope", scope, f"one of {', '.join(_SCOPES)}")
+        raise_value_error("scope", scope, f"one of {', '.join(_SCOPES)}")
     Wanted(client, None)  # a mistake in an argument is told where the argument is
     import pytest  # noqa: PLC0415 - who has no tests needs no pytest
 

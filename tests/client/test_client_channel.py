@@ -440,7 +440,7 @@ async def test_a_large_call_cancelled_as_it_is_sent_leaves_a_usable_connection()
         await wait_all_tasks_blocked()
         await large.cancel()
         assert not large.ended
-        while not exporter.rules.outbox:  # until the rules have seen CANCEL
+        while not exporter.rules.send_queue:  # until the rules have seen CANCEL
             await exporter.read()
         await exporter.send()
         await wait_all_tasks_blocked()

@@ -56,8 +56,8 @@ class Ends:
     def busy(self) -> dict[str, int]:
         """Whatever is in use on either side, by its name."""
         in_use = {
-            "slots of the client": self.channel._rules.busy,
-            "slots of the exporter": self.session._rules.busy,
+            "slots of the client": self.channel._rules.busy_slots,
+            "slots of the exporter": self.session._rules.busy_slots,
             "threads of drivers": self._lanes.limiter.borrowed_tokens,
             "code of the driver": len(self.driver.running),
         }

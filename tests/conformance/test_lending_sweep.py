@@ -91,7 +91,7 @@ async def test_lending_can_be_cancelled_at_every_step(
 
         async def settled() -> tuple[int, int]:
             await wait_all_tasks_blocked()
-            return rules.busy, trio.lowlevel.current_statistics().tasks_living
+            return rules.busy_slots, trio.lowlevel.current_statistics().tasks_living
 
         total, _ = await run_once(0)
         baseline = await settled()

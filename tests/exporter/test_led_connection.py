@@ -464,7 +464,7 @@ async def test_a_breach_that_a_thread_has_read_ends_the_connection_with_a_word()
     async with led() as it:
         await it.call("plain")
         assert it.connection.is_leased
-        it.channel.connection.rules.outbox.frame(FrameType.RESULT, 1, b"\xc0")
+        it.channel.connection.rules.send_queue.add_frame(FrameType.RESULT, 1, b"\xc0")
         it.channel.connection.flush_now()
         await it.channel.connection.finished.wait()
         assert "only the other side may send" in str(it.channel.ended)

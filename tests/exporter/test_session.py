@@ -469,7 +469,7 @@ async def test_calls_that_come_with_a_hello_that_is_not_admitted_are_not_acted_o
     driver = Holding()
     call = encode_call(call_prefix(1, Kind.UNARY, "method_async"), ())[HEADER_SIZE:]
     async with answered(driver, expected_token=EXPECTED) as client:
-        hello = b"".join(map(bytes, client.rules.take().buffers))
+        hello = b"".join(map(bytes, client.rules.next_batch().buffers))
         await client.stream.send_all(hello + frame(FrameType.CALL, 1, bytes(call)))
         await client.event(ev.GoawayReceived)
         assert await client.stream.receive_some() == b""

@@ -233,17 +233,17 @@ class Server(Books):
                 assert slot == 0 or self.due[slot] > self.ended[slot]
                 if type_ in (T.RESULT, T.ERROR) and flags != Flag.MORE:
                     self.ended[slot] += 1
-        assert self.rules.busy == len(self.opening) + (self.due - self.ended).total()
+        assert self.rules.busy_slots == len(self.opening) + (self.due - self.ended).total()
 
     def finish(self) -> None:
         if self.rules.failure is not None:
             return
         for slot in list(self.open):
             self.end(slot)
-        while self.rules.outbox:
+        while self.rules.send_queue:
             self.check()
         assert self.due == self.ended
-        assert self.rules.outbox.size == self.rules.outbox.unstarted_bytes == 0
+        assert self.rules.send_queue.queued_bytes == self.rules.send_queue.unstarted_bytes == 0
         assert self.rules._budget.left == LIMITS.max_total_window
         assert self.opening or self.rules._pending == 0
 
@@ -292,11 +292,11 @@ class Client(Books):
             del self.open[slot]
 
     def check(self) -> None:
-        assert self.rules.busy == len(self.open)
+        assert self.rules.busy_slots == len(self.open)
         self.call_all()
         if self.max_frames_per_turn(2):
             wire.frames(wire.take(self.rules))
-        assert self.rules.busy == len(self.open)
+        assert self.rules.busy_slots == len(self.open)
 
     def finish(self) -> None:
         """End every call as a server would."""
@@ -313,6 +313,9 @@ class Client(Books):
             self.hear(wire.frame(T.ERROR, slot, wire.payload(wire.error())))
         assert self.open == {}
         assert (
-            self.rules.outbox.size == self.rules.outbox.unstarted_bytes == self.rules._pending == 0
+            self.rules.send_queue.queued_bytes
+            == self.rules.send_queue.unstarted_bytes
+            == self.rules._pending
+            == 0
         )
         assert self.rules._budget.left == LIMITS.max_total_window

@@ -735,7 +735,7 @@ async def test_a_send_whose_bytes_cannot_leave_any_more_fails() -> None:
 
             nursery.start_soon(expect_failure)
             await wait_all_tasks_blocked()
-            assert ends.client.rules.outbox.has_lane(ends.ours.slot)
+            assert ends.client.rules.send_queue.has_slot_queue(ends.ours.slot)
             ends.end(error(), well=False)
 
 

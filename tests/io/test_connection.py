@@ -740,7 +740,7 @@ async def test_behind_a_failed_write_nothing_more_is_written() -> None:
             side.rules.ping(b"too late")
             flush()
         await wait_all_tasks_blocked()
-        assert side.rules.outbox  # nobody has taken it
+        assert side.rules.send_queue  # nobody has taken it
 
 
 @timed()
@@ -779,7 +779,7 @@ async def test_all_that_is_queued_can_be_waited_for(make_pair: PairMaker) -> Non
         async with trio.open_nursery() as nursery:
             nursery.start_soon(peer.hear_all)
             await side.connection.written()
-            assert not side.rules.outbox
+            assert not side.rules.send_queue
             side.connection.end(ConnectionError("done"))
         assert sum(len(f.payload) for f in peer.heard) > 3_000_000
 
@@ -1192,7 +1192,7 @@ async def test_who_has_more_to_say_waits_while_the_peer_does_not_read() -> None:
             for slot in range(1, 21):
                 nursery.start_soon(answer, slot)
             await wait_all_tasks_blocked()
-            # What the writer holds has left the outbox; two more are as much as may wait there.
+            # What the writer holds has left the send_queue; two more are as much as may wait there.
             assert len(finished) <= 5
             for _ in range(20):
                 await peer.hear(FrameType.RESULT)

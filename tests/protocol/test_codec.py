@@ -21,7 +21,6 @@ from jumpstarter._framing import HEADER_SIZE
 from jumpstarter._limits import Limits
 from jumpstarter._protocol.codec import (
     call_prefix,
-    cut,
     decode_call,
     decode_cancel,
     decode_credit,
@@ -38,12 +37,13 @@ from jumpstarter._protocol.codec import (
     encode_hello,
     encode_value,
     set_timeout,
+    truncate,
 )
 from jumpstarter._protocol.frames import (
+    HEADER_SPACE,
     MAX_METHOD_NAME,
     MAX_TEXT,
     NIL,
-    ROOM,
     CallHead,
     ErrorBody,
     Goaway,
@@ -291,7 +291,7 @@ def test_a_prefix_serves_many_calls() -> None:
     set_timeout(first, 7)
     assert decode_call(bytes(first[HEADER_SIZE:]))[0].timeout_ms == 7
     assert decode_call(bytes(second[HEADER_SIZE:]))[0].timeout_ms == 0
-    assert prefix.startswith(ROOM)
+    assert prefix.startswith(HEADER_SPACE)
 
 
 @pytest.mark.parametrize("name", ["m", "m" * MAX_METHOD_NAME, "\u00e9" * 127])
@@ -410,7 +410,7 @@ def test_broken_unicode_in_an_error_is_replaced() -> None:
 def test_cut_shortens_with_a_mark_and_makes_encodable(
     text: str, length: int, expected: str
 ) -> None:
-    assert cut(text, length) == expected
+    assert truncate(text, length) == expected
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from jumpstarter._protocol.decoding import read
+from jumpstarter._protocol.decoding import decode_checked
 from jumpstarter.errors import ArgumentError
 
 NONE = (64, 100, 100)
@@ -35,7 +35,7 @@ def test_of_whichever_class_it_is_the_error_is_one_of_ours(decode: Callable[[byt
     with pytest.raises(Exception) as expected:  # noqa: PT011 - of whichever class
         decode(b"\xa1\xff")
     with pytest.raises(ArgumentError) as caught:
-        read(SimpleNamespace(decode=decode), b"\xa1\xff", NONE, "that")  # type: ignore[arg-type]
+        decode_checked(SimpleNamespace(decode=decode), b"\xa1\xff", NONE, "that")  # type: ignore[arg-type]
     assert str(caught.value).startswith("that: ")
     assert type(caught.value.__cause__) is expected.type
 
@@ -56,4 +56,4 @@ def test_what_a_signal_handler_raises_meanwhile_stays_as_it_is() -> None:
         signal.raise_signal(signal.SIGUSR1)
 
     with pytest.raises(Interrupted):
-        read(SimpleNamespace(decode=decode), b"\x01", NONE, "that")  # type: ignore[arg-type]
+        decode_checked(SimpleNamespace(decode=decode), b"\x01", NONE, "that")  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from jumpstarter._framing import HEADER_SIZE
 from jumpstarter._limits import Limits
 from jumpstarter._protocol.codec import decode_error, encode_error
 from jumpstarter._protocol.error_codec import exception_from_wire, exception_to_wire
-from jumpstarter._protocol.frames import ErrorBody, SystemFault
+from jumpstarter._protocol.frames import ErrorBody, OSErrorDetails
 from jumpstarter.errors import (
     ERROR_CLASSES,
     SYSTEM_ERROR_CLASSES,
@@ -382,7 +382,7 @@ def test_members_make_a_group_whatever_the_code() -> None:
 
 NAMES_OF_FILES: Final = st.none() | st.text() | st.binary() | st.integers() | st.lists(st.text())
 faults = st.builds(
-    SystemFault,
+    OSErrorDetails,
     st.sampled_from(["FileNotFoundError", "OSError", "SystemExit"]) | st.text(),
     st.none() | st.integers(),
     st.sampled_from(["ENOENT", "errno"]) | st.text(),

@@ -118,8 +118,8 @@ def test_the_first_windows_are_promised_and_may_overdraw_the_budget() -> None:
 
 def test_a_budget_gives_what_it_has_and_no_more() -> None:
     budget = Budget(10)
-    assert budget.take(10)
-    assert not budget.take(1)
+    assert budget.reserve(10)
+    assert not budget.reserve(1)
     assert budget.left == 0
 
 

@@ -102,7 +102,7 @@ BREACHES: Final = {Code.PROTOCOL_ERROR: ".", Code.FLOW_CONTROL: "F", Code.FRAME_
 @pytest.fixture
 def one_frame_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `take` give all that is urgent and one frame of a large message, not 64 KiB of them."""
-    monkeypatch.setattr("jumpstarter._protocol.send_queue.BATCH", 1)
+    monkeypatch.setattr("jumpstarter._protocol.send_queue.BATCH_SIZE", 1)
 
 
 # ----------------------------------------------------------------------- every state of a slot
@@ -285,12 +285,12 @@ def rows(table: str, columns: int) -> dict[str, list[str]]:
 
 def outcome(rules: BaseProtocol, data: bytes) -> str:
     """Give the symbol for what these bytes did."""
-    was_late, had_failed = rules.late, rules.failure is not None
+    was_late, had_failed = rules.late_frames, rules.failure is not None
     events = rules.receive(data)
     if had_failed:
         return "" if events else "0"
     if not events:
-        if rules.late > was_late:
+        if rules.late_frames > was_late:
             return "~"
         answers = [(answer.type, answer.flags) for answer in wire.sent(rules)]
         return "!" if (T.ERROR, NONE) in answers else "p" if (T.PING, ACK) in answers else "-"
@@ -393,9 +393,9 @@ def test_the_table_has_every_phase() -> None:
 def test_client_says_hello_at_once_and_server_only_when_it_admits() -> None:
     client = ClientProtocol(LIMITS, Hello.of(LIMITS, agent="client"))
     server = ServerProtocol(LIMITS)
-    assert not server.outbox
+    assert not server.send_queue
     assert wire.carry(client, server) == [ev.HelloReceived(Hello.of(LIMITS, agent="client"))]
-    assert not server.outbox
+    assert not server.send_queue
     server.admit(Hello.of(LIMITS, agent="server"))
     assert wire.carry(server, client) == [ev.HelloReceived(Hello.of(LIMITS, agent="server"))]
     assert client.can_call
@@ -535,7 +535,7 @@ def test_a_flood_of_pings_is_answered_once_with_the_latest(
     for n in range(1000):
         assert rules.receive(frame(T.PING, 0, n.to_bytes(8, "big"))) == []
     assert wire.sent(rules) == [Frame(T.PING, ACK, 0, (999).to_bytes(8, "big"))]
-    assert not rules.outbox
+    assert not rules.send_queue
 
 
 @BOTH_READY
@@ -561,14 +561,14 @@ def test_a_flood_of_goaways_is_acked_once(ready: Callable[[], BaseProtocol]) -> 
         assert events == [ev.GoawayReceived(Goaway(Code.OK, 0, "bye"))]
     assert rules.going_away
     assert wire.sent(rules) == [Frame(T.GOAWAY, ACK, 0, b"")]
-    assert not rules.outbox
+    assert not rules.send_queue
 
 
 def test_a_goaway_instead_of_a_hello_is_not_acked() -> None:
     for rules in (ClientProtocol(LIMITS, Hello.of(LIMITS)), ServerProtocol(LIMITS)):
         wire.take_all(rules)
         rules.receive(frame(T.GOAWAY, 0, GOAWAY_PAYLOAD))
-        assert not rules.outbox
+        assert not rules.send_queue
 
 
 @BOTH_READY
@@ -729,7 +729,7 @@ def test_a_message_beyond_max_pending_is_dropped_and_all_others_go_on(type_: Fra
     assert isinstance(event, ev.MessageDropped)
     assert (event.slot, event.terminal) == (1, type_ is not T.ITEM)
     assert f"{LIMITS.max_pending} bytes" in event.reason
-    assert rules.busy == (3 if type_ is T.ITEM else 2)
+    assert rules.busy_slots == (3 if type_ is T.ITEM else 2)
     for slot in (2, 3):
         (event,) = rules.receive(frame(type_, slot, b"x"))
         assert body_of(event).endswith(b"x")
@@ -741,7 +741,7 @@ def test_a_call_beyond_max_pending_is_refused_and_all_others_go_on() -> None:
     fill(rules, T.CALL)
     *first, last = parts(T.CALL, 1, of_length(T.CALL, 2000), 500)
     assert rules.receive(b"".join(first)) == []
-    assert not rules.outbox  # the answer waits for the last part: nothing may cross it
+    assert not rules.send_queue  # the answer waits for the last part: nothing may cross it
     assert rules.receive(last) == []
     (answer,) = wire.sent(rules)
     assert (answer.type, answer.slot) == (T.ERROR, 1)
@@ -875,7 +875,7 @@ def test_what_asks_for_attention_and_brings_nothing_is_counted(
 ) -> None:
     rules = wire.ready_server()
     rules.receive(sent)
-    assert (rules.control_frames, rules.no_op_frames, rules.late) == (
+    assert (rules.control_frames, rules.no_op_frames, rules.late_frames) == (
         control_frames,
         no_op_frames,
         0,
@@ -940,7 +940,7 @@ def test_an_error_cuts_short_what_is_half_come(cut: FrameType, pieces: int, full
     assert rules.receive(b"".join(first)) == []
     assert rules.receive(last) == [ev.ErrorReceived(1, told)]
     assert rules._pending == pending
-    assert rules.busy == 2
+    assert rules.busy_slots == 2
 
 
 @pytest.mark.parametrize("type_", MESSAGES, ids=lambda type_: type_.name)
@@ -1024,7 +1024,7 @@ def test_credit_is_given_back_by_half_windows_as_the_application_reads(role: str
     rules = stream_receiver(role)
     rules.receive(frame(T.DATA, 1, bytes(1000)))
     assert not rules.consume(1, 499)
-    assert not rules.outbox
+    assert not rules.send_queue
     assert rules.consume(1, 1)
     assert wire.sent(rules) == [Frame(T.CREDIT, NONE, 1, encode_credit(500))]
     (event,) = rules.receive(frame(T.DATA, 1, bytes(500)))
@@ -1123,7 +1123,7 @@ def test_calls_may_still_be_answered_after_a_breach_but_goaway_is_the_last_frame
     rules.item(1, value())  # its task does not know yet
     rules.result(1, value())
     assert [sent.type for sent in wire.sent(rules)] == [T.GOAWAY]
-    assert not rules.outbox
+    assert not rules.send_queue
 
 
 def test_no_call_can_be_made_after_a_breach() -> None:
@@ -1183,10 +1183,10 @@ def feed(rules: BaseProtocol, pieces: list[bytes], *, writes: bool) -> list[ev.E
         if writes:
             wire.take_all(rules)
         events += now
-        assert 0 <= rules.busy <= LIMITS.max_calls
+        assert 0 <= rules.busy_slots <= LIMITS.max_calls
         assert 0 <= rules._pending <= LIMITS.max_pending
         # What we hold for a peer is bounded by its slots: three frames each, a HELLO, a GOAWAY.
-        assert len(rules.outbox._urgent) <= 3 * LIMITS.max_calls + 2
+        assert len(rules.send_queue._urgent) <= 3 * LIMITS.max_calls + 2
     failed = [isinstance(event, ev.ConnectionFailed) for event in events]
     assert not any(failed[:-1])
     assert any(failed) is (rules.failure is not None and not had_failed)
@@ -1284,7 +1284,12 @@ def transcript() -> dict[str, list[bytes]]:
     client.cancel(2)
     exchange()
     exchange()
-    assert (client.failure, server.failure, client.busy, server.busy) == (None, None, 0, 0)
+    assert (client.failure, server.failure, client.busy_slots, server.busy_slots) == (
+        None,
+        None,
+        0,
+        0,
+    )
     return received
 
 

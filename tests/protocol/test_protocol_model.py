@@ -68,7 +68,7 @@ WAYS: Final = st.sampled_from([UP, DOWN])
 @pytest.fixture(autouse=True)
 def one_frame_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `take` give all that is urgent and one frame of a large message, not 64 KiB of them."""
-    monkeypatch.setattr("jumpstarter._protocol.send_queue.BATCH", 1)
+    monkeypatch.setattr("jumpstarter._protocol.send_queue.BATCH_SIZE", 1)
 
 
 # --------------------------------------------------------------------------------------- at random
@@ -212,10 +212,10 @@ class TwoEnds(RuleBasedStateMachine):
 
     # The wire
 
-    @precondition(lambda self: any(end.outbox for end in self.world.ends))
+    @precondition(lambda self: any(end.send_queue for end in self.world.ends))
     @rule(way=WAYS)
     def take(self, way: int) -> None:
-        if self.world.ends[way].outbox:
+        if self.world.ends[way].send_queue:
             self.world.take(way)
 
     @precondition(lambda self: any(self.world.pipes))
@@ -234,7 +234,7 @@ class TwoEnds(RuleBasedStateMachine):
         """Take and deliver all there is. False if there was nothing."""
         busy = False
         for way in (UP, DOWN):
-            while self.world.ends[way].outbox:
+            while self.world.ends[way].send_queue:
                 self.world.take(way)
                 busy = True
             while self.world.pipes[way]:
@@ -272,11 +272,15 @@ def test_whatever_two_applications_do_the_invariants_hold() -> None:
 # `test_all_that_changes_is_saved` knows each field there is.
 
 SAVED: Final = {
-    ClientProtocol: "busy going_away outbox _budget _pending _in_parts _slots _free _unused",
-    ServerProtocol: "busy going_away outbox _budget _pending _in_parts _slots",
-    SendQueue: "_max_frame _small size unstarted_bytes _urgent _ended _credit _pong _lanes",
-    _Message: "type rest flags terminal begun",
-    Slot: "state may_receive may_send kind parts dropped reserved_bytes sending receiving",
+    ClientProtocol: (
+        "busy_slots going_away send_queue _budget _pending _in_parts _slots _free _unused"
+    ),
+    ServerProtocol: "busy_slots going_away send_queue _budget _pending _in_parts _slots",
+    SendQueue: (
+        "_max_frame _small queued_bytes unstarted_bytes _urgent _ended _credit _pong _slot_queues"
+    ),
+    _Message: "type rest flags terminal started",
+    Slot: "state may_receive may_send kind parts drop_reason reserved_bytes sending receiving",
     SendWindow: "available",
     ReceiveWindow: "size available _waiting _returning",
     Budget: "left",
@@ -285,7 +289,7 @@ SAVED: Final = {
 # The same all through a sweep, in which no connection fails and frames arrive whole; or without
 # consequence, as what is counted for the sake of patience.
 _RULES: Final = (
-    "limits peer failure late no_op_frames control_frames unprocessed "
+    "limits peer failure late_frames no_op_frames control_frames unprocessed "
     "_phase _decoder _last _largest"
 )
 CONSTANT: Final = {
@@ -299,8 +303,8 @@ CONSTANT: Final = {
 }
 OVER: Final = "over"  # the outcome of a call that is of no more interest
 State = tuple[Any, ...]
-_message = attrgetter("type", "flags", "terminal", "begun")
-_slot = attrgetter("state", "may_receive", "may_send", "kind", "dropped", "reserved_bytes")
+_message = attrgetter("type", "flags", "terminal", "started")
+_slot = attrgetter("state", "may_receive", "may_send", "kind", "drop_reason", "reserved_bytes")
 _receiving = attrgetter("size", "available", "_waiting", "_returning")
 
 
@@ -328,9 +332,9 @@ def _save_call(call: Call) -> State | bool:
 
 def _save_rules(rules: BaseProtocol) -> State:
     return (
-        (rules.busy, rules.going_away, rules._budget.left, rules._pending, rules._in_parts),
+        (rules.busy_slots, rules.going_away, rules._budget.left, rules._pending, rules._in_parts),
         tuple((slot_id, _save_slot(slot)) for slot_id, slot in sorted(rules._slots.items())),
-        _save_outbox(rules.outbox),
+        _save_send_queue(rules.send_queue),
     )
 
 
@@ -343,16 +347,16 @@ def _save_slot(slot: Slot) -> State:
     )
 
 
-def _save_outbox(outbox: SendQueue) -> State:
+def _save_send_queue(send_queue: SendQueue) -> State:
     return (
-        (outbox.max_frame, outbox.size, outbox.unstarted_bytes),
-        tuple(map(bytes, outbox._urgent)),
-        tuple(outbox._ended),
-        tuple(outbox._credit.items()),
-        outbox._pong,
+        (send_queue.max_frame, send_queue.queued_bytes, send_queue.unstarted_bytes),
+        tuple(map(bytes, send_queue._urgent)),
+        tuple(send_queue._ended),
+        tuple(send_queue._credit.items()),
+        send_queue._pong,
         tuple(
             (slot, tuple((_message(m), bytes(m.rest)) for m in lane))
-            for slot, lane in outbox._lanes.items()
+            for slot, lane in send_queue._slot_queues.items()
         ),
     )
 
@@ -390,23 +394,28 @@ def _load_call(serial: int, state: State | bool) -> Call:
     return call
 
 
-def _load_rules(rules: BaseProtocol, plain: State, slots: State, outbox: State) -> None:
+def _load_rules(rules: BaseProtocol, plain: State, slots: State, send_queue: State) -> None:
     rules._budget = Budget(0)
     rules._slots = {slot_id: _load_slot(slot, rules) for slot_id, slot in slots}
-    rules.busy, rules.going_away, rules._budget.left, rules._pending, rules._in_parts = plain
-    rules.outbox = _load_outbox(outbox)
+    rules.busy_slots, rules.going_away, rules._budget.left, rules._pending, rules._in_parts = plain
+    rules.send_queue = _load_send_queue(send_queue)
 
 
 def _load_slot(state: State, rules: BaseProtocol) -> Slot:
     plain, parts, sending, receiving = state
     slot = Slot()
-    slot.state, slot.may_receive, slot.may_send, slot.kind, slot.dropped, slot.reserved_bytes = (
-        plain
-    )
+    (
+        slot.state,
+        slot.may_receive,
+        slot.may_send,
+        slot.kind,
+        slot.drop_reason,
+        slot.reserved_bytes,
+    ) = plain
     if parts is not None:
         slot.parts = ReceiveBuffer()
         if parts:
-            slot.parts.put(parts)
+            slot.parts.append(parts)
     if sending is not None:
         slot.sending = SendWindow(sending)
     if receiving is not None:
@@ -415,21 +424,21 @@ def _load_slot(state: State, rules: BaseProtocol) -> Slot:
     return slot
 
 
-def _load_outbox(state: State) -> SendQueue:
-    outbox = SendQueue()
-    plain, urgent, ended, credit, outbox._pong, lanes = state
-    outbox.max_frame, outbox.size, outbox.unstarted_bytes = plain
-    outbox._urgent = list(urgent)
-    outbox._ended = list(ended)
-    outbox._credit = dict(credit)
-    outbox._lanes = {slot: deque(_load_message(*m) for m in lane) for slot, lane in lanes}
-    return outbox
+def _load_send_queue(state: State) -> SendQueue:
+    send_queue = SendQueue()
+    plain, urgent, ended, credit, send_queue._pong, lanes = state
+    send_queue.max_frame, send_queue.queued_bytes, send_queue.unstarted_bytes = plain
+    send_queue._urgent = list(urgent)
+    send_queue._ended = list(ended)
+    send_queue._credit = dict(credit)
+    send_queue._slot_queues = {slot: deque(_load_message(*m) for m in lane) for slot, lane in lanes}
+    return send_queue
 
 
 def _load_message(plain: State, rest: bytes) -> _Message:
     type_, flags, terminal, begun = plain
     message = _Message(type_, memoryview(rest), flags, terminal=terminal)
-    message.begun = begun
+    message.started = begun
     return message
 
 
@@ -534,15 +543,15 @@ def make(world: World, move: Move) -> None:
         args[0] = world.calls[args[0]]
     getattr(world, name)(*args)
     for way in (UP, DOWN):
-        if not world.pipes[way] and world.ends[way].outbox:
+        if not world.pipes[way] and world.ends[way].send_queue:
             world.take(way)
 
 
 def small_world(script: Script) -> World:
     """Make a world where a few bytes are more than a frame, and a few more than a window."""
     world = World(Limits(max_calls=script.max_calls, stream_window=16, max_window=16))
-    world.ends[UP].outbox.max_frame = 14
-    world.ends[DOWN].outbox.max_frame = 80
+    world.ends[UP].send_queue.max_frame = 14
+    world.ends[DOWN].send_queue.max_frame = 80
     return world
 
 
@@ -666,7 +675,7 @@ def test_all_that_changes_is_saved() -> None:
     window = ReceiveWindow(1, 1, Budget(1))
     message = _Message(0, memoryview(b""), 0, terminal=False)
     world = World(LIMITS)
-    parts = (client.outbox, message, Slot(), SendWindow(1), window, Budget(1))
+    parts = (client.send_queue, message, Slot(), SendWindow(1), window, Budget(1))
     for known in (client, server, world, *parts):
         kind = type(known)
         assert fields(known) == set(f"{SAVED[kind]} {CONSTANT.get(kind, '')}".split())

@@ -45,7 +45,7 @@ ONE_FRAME_AT_A_TIME: Final = pytest.mark.usefixtures("one_frame_at_a_time")
 @pytest.fixture
 def one_frame_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `take` give all that is urgent and one frame of a large message, not 64 KiB of them."""
-    monkeypatch.setattr("jumpstarter._protocol.send_queue.BATCH", 1)
+    monkeypatch.setattr("jumpstarter._protocol.send_queue.BATCH_SIZE", 1)
 
 
 def called(kind: Kind = Kind.UNARY, size: int = 0) -> tuple[ClientProtocol, ServerProtocol]:
@@ -66,7 +66,7 @@ def test_a_call_arrives_and_its_result_comes_back() -> None:
     assert carry(client, server) == [ev.CallReceived(slot, HEAD, payload(value([b""])))]
     server.result(slot, value("done"))
     assert carry(server, client) == [ev.ResultReceived(slot, payload(value("done")))]
-    assert (client.busy, server.busy) == (0, 0)
+    assert (client.busy_slots, server.busy_slots) == (0, 0)
 
 
 def test_a_call_may_fail() -> None:
@@ -74,7 +74,7 @@ def test_a_call_may_fail() -> None:
     server.error(1, error(Code.OS_ERROR, "no such device"))
     (event,) = carry(server, client)
     assert told(event) == (Code.OS_ERROR, "no such device")
-    assert (client.busy, server.busy) == (0, 0)
+    assert (client.busy_slots, server.busy_slots) == (0, 0)
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(3, 5), (5, 3), (1, 65535)])
@@ -95,10 +95,10 @@ def test_a_slot_is_used_again_only_after_its_terminal_frame_has_come() -> None:
     carry(client, server)
     client.cancel(2)
     carry(client, server)
-    assert client.free == 0
+    assert client.free_slots == 0
     server.error(2, error())
     carry(server, client)
-    assert client.free == 1
+    assert client.free_slots == 1
     assert client.call(Kind.UNARY, call()) == 2
     assert [type(event) for event in carry(client, server)] == [ev.CallReceived]
 
@@ -118,7 +118,7 @@ def test_what_crossed_the_end_of_a_call_is_not_taken_for_the_next_ones() -> None
     assert client.call(Kind.STREAM, call(Kind.STREAM)) == 1
     (event,) = server.receive(late + wire.take_all(client))
     assert isinstance(event, ev.CallReceived)
-    assert server.late == 3
+    assert server.late_frames == 3
     server.data(1, b"y" * 1000)
     client.data(1, b"z" * 1000)
     assert carry(server, client) == [ev.DataReceived(1, b"y" * 1000, end=False)]
@@ -129,8 +129,8 @@ def test_a_call_that_is_too_large_takes_no_slot() -> None:
     client = wire.ready_client()
     with pytest.raises(ArgumentError, match="4096"):
         client.call(Kind.UNARY, call(size=LIMITS.max_message))
-    assert (client.busy, client.can_call) == (0, True)
-    assert not client.outbox
+    assert (client.busy_slots, client.can_call) == (0, True)
+    assert not client.send_queue
     assert client.call(Kind.UNARY, call()) == 1
 
 
@@ -153,11 +153,11 @@ def test_a_cancelled_call_is_busy_until_the_server_says_that_it_has_ended() -> N
     client, server = called()
     assert client.cancel(1)
     assert carry(client, server) == [ev.CancelReceived(1, Code.CANCELLED)]
-    assert (client.busy, server.busy) == (1, 1)
+    assert (client.busy_slots, server.busy_slots) == (1, 1)
     server.error(1, error(Code.CANCELLED))
     (event,) = carry(server, client)
     assert told(event)[0] == Code.CANCELLED
-    assert (client.busy, server.busy) == (0, 0)
+    assert (client.busy_slots, server.busy_slots) == (0, 0)
 
 
 def test_a_result_may_win_the_race_against_a_cancel() -> None:
@@ -167,7 +167,7 @@ def test_a_result_may_win_the_race_against_a_cancel() -> None:
     answer = wire.take_all(server)
     assert carry(client, server) == []
     assert client.receive(answer) == [ev.ResultReceived(1, payload(value()))]
-    assert (server.late, server.busy, client.busy) == (1, 0, 0)
+    assert (server.late_frames, server.busy_slots, client.busy_slots) == (1, 0, 0)
 
 
 def test_cancelling_again_is_no_breach() -> None:
@@ -196,9 +196,9 @@ def test_cancelling_a_call_of_which_nothing_has_left_takes_it_back() -> None:
     client.call(Kind.STREAM, call(Kind.STREAM, LARGE))
     client.data(1, b"x")
     assert not client.cancel(1)
-    assert (client.busy, client.can_call) == (0, True)
+    assert (client.busy_slots, client.can_call) == (0, True)
     assert client._budget.left == LIMITS.max_total_window
-    assert not client.outbox
+    assert not client.send_queue
     assert client.call(Kind.UNARY, call()) == 1
     assert [type(event) for event in carry(client, server)] == [ev.CallReceived]
 
@@ -219,10 +219,10 @@ def test_cancelling_a_half_sent_call_cuts_it_short_and_it_never_starts() -> None
     assert carry_one(client, server) == []
     assert client.cancel(1)
     assert carry(client, server) == []
-    assert (client.busy, server.busy, server._pending) == (1, 1, 0)
+    assert (client.busy_slots, server.busy_slots, server._pending) == (1, 1, 0)
     (event,) = carry(server, client)
     assert told(event) == (Code.CANCELLED, "cancelled before it was started")
-    assert (client.busy, server.busy) == (0, 0)
+    assert (client.busy_slots, server.busy_slots) == (0, 0)
     client.call(Kind.UNARY, call(size=LARGE))
     assert [type(event) for event in carry(client, server)] == [ev.CallReceived]
 
@@ -236,7 +236,7 @@ def test_cancel_overtakes_what_waits_and_forgets_it(frames_left: int) -> None:
     for _ in range(frames_left):
         wire.take(client)
     assert client.cancel(1)
-    assert client.busy == 1
+    assert client.busy_slots == 1
     (cancel,) = wire.sent(client)
     assert cancel == Frame(T.CANCEL, 0, 1, encode_cancel(Code.CANCELLED))
 
@@ -263,7 +263,7 @@ def test_a_terminal_frame_makes_the_client_forget_what_it_had_still_to_send() ->
     client.consume(1, 600)
     server.result(1, value())
     carry(server, client)
-    assert not client.outbox
+    assert not client.send_queue
 
 
 # ------------------------------------------------------------------------------ server: answering
@@ -272,9 +272,9 @@ def test_a_terminal_frame_makes_the_client_forget_what_it_had_still_to_send() ->
 def test_a_slot_is_busy_until_its_terminal_frame_was_taken() -> None:
     _, server = called()
     server.result(1, value())
-    assert server.busy == 1
+    assert server.busy_slots == 1
     wire.take(server)
-    assert server.busy == 0
+    assert server.busy_slots == 0
     (event,) = server.receive(frame(T.CALL, 1, payload(call())))
     assert isinstance(event, ev.CallReceived)
 
@@ -288,9 +288,9 @@ def test_a_slot_is_busy_until_the_last_frame_of_its_answer_was_taken(answer: str
     else:
         server.error(1, error(text="x" * LARGE))
     busy = []
-    while server.outbox:
+    while server.send_queue:
         wire.take(server)
-        busy.append(server.busy)
+        busy.append(server.busy_slots)
     assert busy == [1, 1, 0]
 
 
@@ -302,7 +302,7 @@ def test_a_client_that_does_not_read_gets_one_answer_for_each_slot_and_no_more()
     for _ in range(1000):
         for type_, content in ((T.DATA, b"x"), (T.CANCEL, encode_cancel(1))):
             assert server.receive(frame(type_, 2, content)) == []
-    assert server.late == 2000
+    assert server.late_frames == 2000
     assert [found.type for found in wire.sent(server)] == [T.RESULT] * 3
 
 
@@ -340,7 +340,7 @@ def test_a_call_that_makes_no_sense_fails_alone() -> None:
     assert [answer.slot for answer in answers] == [1, 2, 3]
     for answer in answers:
         assert told(ev.ErrorReceived(answer.slot, answer.payload))[0] == Code.INVALID_ARGUMENT
-    assert (server.failure, server.busy) == (None, 0)
+    assert (server.failure, server.busy_slots) == (None, 0)
 
 
 @pytest.mark.parametrize("slot", [4, 5, 2**32 - 1])
@@ -378,7 +378,7 @@ def test_a_large_result_that_nobody_wants_any_more_is_cut_short(frames_left: int
     carry(client, server)
     (event,) = carry(server, client)
     assert told(event) == (Code.CANCELLED, "cancelled as its result was sent")
-    assert (client.busy, server.busy, client._pending) == (0, 0, 0)
+    assert (client.busy_slots, server.busy_slots, client._pending) == (0, 0, 0)
 
 
 @ONE_FRAME_AT_A_TIME
@@ -417,7 +417,7 @@ def test_an_item_that_is_too_large_costs_nothing() -> None:
     with pytest.raises(ArgumentError, match="4096"):
         server.item(1, value(bytes(LIMITS.max_message)))
     assert server.sendable(1) == LIMITS.stream_window
-    assert not server.outbox
+    assert not server.send_queue
 
 
 @ONE_FRAME_AT_A_TIME
@@ -468,7 +468,7 @@ def test_a_streams_metadata_fits_the_smallest_frame() -> None:
     client, server = called(Kind.STREAM)
     with pytest.raises(ArgumentError, match=str(MIN_WIRE_FRAME)):
         server.accept(1, value(bytes(MIN_WIRE_FRAME)))
-    assert not server.outbox
+    assert not server.send_queue
     most = value(bytes(MIN_WIRE_FRAME - 3))
     assert len(payload(most)) == MIN_WIRE_FRAME
     server.accept(1, bytearray(most))
@@ -509,7 +509,7 @@ def test_an_end_is_withdrawn_with_the_bytes_before_it_and_never_sent() -> None:
     client.receive(frame(T.CREDIT, 1, encode_credit(4000)))
     client.data(1, bytes(LARGE), end=True)
     client.withdraw(1)
-    assert not client.outbox
+    assert not client.send_queue
     with pytest.raises(LocalProtocolError):
         client.data(1, b"", end=True)
 
@@ -623,7 +623,7 @@ def test_every_verb_in_every_state_of_a_slot(state: str) -> None:
             VERBS[verb](rules)
         except LocalProtocolError:
             refused.append(verb)
-            assert not rules.outbox
+            assert not rules.send_queue
     assert [verb for verb in verbs if verb not in refused] == sorted(
         may.split(), key=verbs.index
     ), refused
@@ -656,7 +656,7 @@ def test_a_hello_is_answered_once_and_only_if_there_is_one() -> None:
         with pytest.raises(LocalProtocolError):
             server.refuse(Code.UNAUTHENTICATED, "not you")
         assert server.failure is None
-        assert not server.outbox
+        assert not server.send_queue
 
 
 def test_no_call_is_made_before_the_hello_has_come() -> None:

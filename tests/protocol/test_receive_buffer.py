@@ -16,10 +16,10 @@ def test_what_was_put_in_is_given_back_in_order(steps: list[bytes | int]) -> Non
     expected = b""
     for step in steps:
         if isinstance(step, bytes):
-            pieces.put(step)
+            pieces.append(step)
             expected += step
         elif pieces:
-            piece = pieces.get(step)
+            piece = pieces.read(step)
             assert piece
             assert type(piece) is bytes
             assert len(piece) <= step
@@ -27,46 +27,46 @@ def test_what_was_put_in_is_given_back_in_order(steps: list[bytes | int]) -> Non
             expected = expected[len(piece) :]
         assert len(pieces) == len(expected)
     if expected:
-        assert pieces.get(ALL) == expected
+        assert pieces.read(ALL) == expected
     assert not pieces
 
 
 def test_small_pieces_are_gathered_as_they_wait_and_large_ones_are_not_copied() -> None:
     pieces = ReceiveBuffer()
     for _ in range(100_000):
-        pieces.put(b"x")
+        pieces.append(b"x")
     assert len(pieces._pieces) <= 3
-    assert pieces.get(ALL) == b"x" * 100_000
+    assert pieces.read(ALL) == b"x" * 100_000
     large = bytes(100_000)
-    pieces.put(large)
-    assert pieces.get(ALL) is large
+    pieces.append(large)
+    assert pieces.read(ALL) is large
 
 
 def test_as_many_whole_pieces_are_given_as_fit() -> None:
     pieces = ReceiveBuffer()
     for letter in (b"a", b"b", b"c"):
-        pieces.put(letter * 5000)
-    assert pieces.get(14_999) == b"a" * 5000 + b"b" * 5000
-    assert pieces.get(4999) == b"c" * 4999
-    pieces.put(b"d" * 5000)
-    assert pieces.get(5001) == b"c" + b"d" * 5000
+        pieces.append(letter * 5000)
+    assert pieces.read(14_999) == b"a" * 5000 + b"b" * 5000
+    assert pieces.read(4999) == b"c" * 4999
+    pieces.append(b"d" * 5000)
+    assert pieces.read(5001) == b"c" + b"d" * 5000
 
 
 def test_of_a_piece_that_is_too_large_as_much_is_given_as_fits() -> None:
     pieces = ReceiveBuffer()
-    pieces.put(b"abcdef")
-    pieces.put(b"g" * 5000)
-    assert pieces.get(3) == b"abc"
-    assert pieces.get(2) == b"de"
-    assert pieces.get(5000) == b"f"
-    assert pieces.get(ALL) == b"g" * 5000
+    pieces.append(b"abcdef")
+    pieces.append(b"g" * 5000)
+    assert pieces.read(3) == b"abc"
+    assert pieces.read(2) == b"de"
+    assert pieces.read(5000) == b"f"
+    assert pieces.read(ALL) == b"g" * 5000
 
 
 def test_they_can_be_forgotten() -> None:
     pieces = ReceiveBuffer()
-    pieces.put(b"abc")
-    pieces.get(1)
+    pieces.append(b"abc")
+    pieces.read(1)
     pieces.clear()
     assert len(pieces) == 0
-    pieces.put(b"def")
-    assert pieces.get(ALL) == b"def"
+    pieces.append(b"def")
+    assert pieces.read(ALL) == b"def"

@@ -13,7 +13,7 @@ from jumpstarter._framing import HEADER_SIZE
 from jumpstarter._limits import MIN_WIRE_FRAME
 from jumpstarter._protocol.codec import decode_credit
 from jumpstarter._protocol.frames import Flag, FrameType
-from jumpstarter._protocol.send_queue import BATCH, Batch, SendQueue
+from jumpstarter._protocol.send_queue import BATCH_SIZE, SendQueue, WriteBatch
 from wire import Frame, frames
 
 T = FrameType
@@ -22,7 +22,7 @@ SMALL: Final = b"small"
 LARGE: Final = bytes(3 * MAX_FRAME)  # three frames
 
 
-def outbox(max_frame: int = MAX_FRAME) -> SendQueue:
+def send_queue(max_frame: int = MAX_FRAME) -> SendQueue:
     made = SendQueue()
     made.max_frame = max_frame
     return made
@@ -33,16 +33,16 @@ def buffer(payload: bytes) -> bytearray:
     return bytearray(HEADER_SIZE) + payload
 
 
-def taken(batch: Batch) -> list[Frame]:
+def taken(batch: WriteBatch) -> list[Frame]:
     """Give the frames of a batch; all of them are whole."""
     return frames(b"".join(batch.buffers))
 
 
-def take_all(box: SendQueue) -> list[Frame]:
+def take_all(queue: SendQueue) -> list[Frame]:
     """Take batches until nothing waits."""
     found: list[Frame] = []
-    while box:
-        found += taken(box.take())
+    while queue:
+        found += taken(queue.next_batch())
     return found
 
 
@@ -55,18 +55,18 @@ def shape(found: list[Frame]) -> list[tuple[FrameType, int, int]]:
 
 
 def test_an_empty_outbox_is_false_and_gives_an_empty_batch() -> None:
-    box = outbox()
-    assert not box
-    assert box.take() == Batch([], [], [])
+    queue = send_queue()
+    assert not queue
+    assert queue.next_batch() == WriteBatch([], [], [])
 
 
 def test_small_frames_leave_in_the_order_in_which_they_came() -> None:
-    box = outbox()
-    box.message(T.ITEM, 2, buffer(b"item"))
-    box.data(1, b"data", end=False)
-    box.frame(T.PING, 0, b"8 bytes.")
-    box.message(T.RESULT, 2, buffer(b""), terminal=True)
-    batch = box.take()
+    queue = send_queue()
+    queue.add_message(T.ITEM, 2, buffer(b"item"))
+    queue.add_data(1, b"data", end=False)
+    queue.add_frame(T.PING, 0, b"8 bytes.")
+    queue.add_message(T.RESULT, 2, buffer(b""), terminal=True)
+    batch = queue.next_batch()
     assert taken(batch) == [
         Frame(T.ITEM, 0, 2, b"item"),
         Frame(T.DATA, 0, 1, b"data"),
@@ -75,20 +75,20 @@ def test_small_frames_leave_in_the_order_in_which_they_came() -> None:
     ]
     assert batch.ended == [2]
     assert batch.drained == []
-    assert not box
+    assert not queue
 
 
 def test_a_small_message_is_sent_as_the_buffer_it_came_in() -> None:
-    box, message = outbox(), buffer(SMALL)
-    box.message(T.RESULT, 1, message, terminal=True)
-    [sent] = box.take().buffers
+    queue, message = send_queue(), buffer(SMALL)
+    queue.add_message(T.RESULT, 1, message, terminal=True)
+    [sent] = queue.next_batch().buffers
     assert sent is message
 
 
 def test_before_the_peers_hello_frames_have_the_smallest_size_there_is() -> None:
-    box = SendQueue()
-    box.message(T.ITEM, 1, buffer(bytes(MIN_WIRE_FRAME + 1)))
-    assert [len(frame.payload) for frame in take_all(box)] == [MIN_WIRE_FRAME, 1]
+    queue = SendQueue()
+    queue.add_message(T.ITEM, 1, buffer(bytes(MIN_WIRE_FRAME + 1)))
+    assert [len(frame.payload) for frame in take_all(queue)] == [MIN_WIRE_FRAME, 1]
 
 
 # ----------------------------------------------------------------------------------------- lanes
@@ -108,25 +108,25 @@ def test_before_the_peers_hello_frames_have_the_smallest_size_there_is() -> None
 def test_a_message_is_cut_at_the_peers_max_frame(
     size: int, max_frame: int, lengths: list[int]
 ) -> None:
-    box = outbox(max_frame)
-    box.message(T.RESULT, 1, buffer(bytes(size)), terminal=True)
-    found = take_all(box)
+    queue = send_queue(max_frame)
+    queue.add_message(T.RESULT, 1, buffer(bytes(size)), terminal=True)
+    found = take_all(queue)
     assert [len(frame.payload) for frame in found] == lengths
     assert [frame.flags for frame in found] == [Flag.MORE] * (len(lengths) - 1) + [Flag.NONE]
 
 
 def test_data_is_cut_without_a_mark_and_only_its_last_piece_ends_the_half() -> None:
-    box = outbox()
-    box.data(1, LARGE, end=True)
-    assert shape(take_all(box)) == [(T.DATA, 1, 0), (T.DATA, 1, 0), (T.DATA, 1, Flag.END)]
+    queue = send_queue()
+    queue.add_data(1, LARGE, end=True)
+    assert shape(take_all(queue)) == [(T.DATA, 1, 0), (T.DATA, 1, 0), (T.DATA, 1, Flag.END)]
 
 
 def test_an_end_alone_is_an_empty_frame_behind_what_waits() -> None:
-    box = outbox()
-    box.data(1, b"", end=True)
-    box.data(2, LARGE, end=False)
-    box.data(2, b"", end=True)
-    assert shape(take_all(box)) == [
+    queue = send_queue()
+    queue.add_data(1, b"", end=True)
+    queue.add_data(2, LARGE, end=False)
+    queue.add_data(2, b"", end=True)
+    assert shape(take_all(queue)) == [
         (T.DATA, 1, Flag.END),
         *[(T.DATA, 2, 0)] * 3,
         (T.DATA, 2, Flag.END),
@@ -134,11 +134,11 @@ def test_an_end_alone_is_an_empty_frame_behind_what_waits() -> None:
 
 
 def test_a_slot_that_has_a_lane_keeps_its_order() -> None:
-    box = outbox()
-    box.message(T.ITEM, 1, buffer(LARGE))
-    box.message(T.ITEM, 1, buffer(SMALL))
-    box.message(T.RESULT, 1, buffer(b"end"), terminal=True)
-    assert shape(take_all(box)) == [
+    queue = send_queue()
+    queue.add_message(T.ITEM, 1, buffer(LARGE))
+    queue.add_message(T.ITEM, 1, buffer(SMALL))
+    queue.add_message(T.RESULT, 1, buffer(b"end"), terminal=True)
+    assert shape(take_all(queue)) == [
         (T.ITEM, 1, Flag.MORE),
         (T.ITEM, 1, Flag.MORE),
         (T.ITEM, 1, 0),
@@ -148,111 +148,111 @@ def test_a_slot_that_has_a_lane_keeps_its_order() -> None:
 
 
 def test_small_frames_of_other_slots_pass_a_large_message() -> None:
-    box = outbox()
-    box.message(T.ITEM, 1, buffer(bytes(10 * BATCH)))
-    box.take()
-    box.message(T.RESULT, 2, buffer(SMALL), terminal=True)
-    assert shape(taken(box.take()))[0] == (T.RESULT, 2, 0)
+    queue = send_queue()
+    queue.add_message(T.ITEM, 1, buffer(bytes(10 * BATCH_SIZE)))
+    queue.next_batch()
+    queue.add_message(T.RESULT, 2, buffer(SMALL), terminal=True)
+    assert shape(taken(queue.next_batch()))[0] == (T.RESULT, 2, 0)
 
 
 def test_a_cancel_passes_even_its_own_slots_lane() -> None:
-    box = outbox()
-    box.data(1, LARGE, end=False)
-    box.frame(T.CANCEL, 1, b"\x01\x00")
-    assert shape(take_all(box))[0] == (T.CANCEL, 1, 0)
+    queue = send_queue()
+    queue.add_data(1, LARGE, end=False)
+    queue.add_frame(T.CANCEL, 1, b"\x01\x00")
+    assert shape(take_all(queue))[0] == (T.CANCEL, 1, 0)
 
 
 def test_lanes_take_turns_one_frame_each() -> None:
-    box = outbox()
+    queue = send_queue()
     for slot in (1, 2, 3):
-        box.message(T.ITEM, slot, buffer(bytes(slot * MAX_FRAME)))
-    turns = [frame.slot for frame in take_all(box)]
+        queue.add_message(T.ITEM, slot, buffer(bytes(slot * MAX_FRAME)))
+    turns = [frame.slot for frame in take_all(queue)]
     assert turns == [1, 2, 3, 2, 3, 3]
 
 
 def test_a_batch_is_full_at_64_kib() -> None:
-    box = outbox()
-    box.data(1, bytes(10 * BATCH), end=False)
-    size = len(b"".join(box.take().buffers))
-    assert BATCH <= size < BATCH + MAX_FRAME + HEADER_SIZE
+    queue = send_queue()
+    queue.add_data(1, bytes(10 * BATCH_SIZE), end=False)
+    size = len(b"".join(queue.next_batch().buffers))
+    assert BATCH_SIZE <= size < BATCH_SIZE + MAX_FRAME + HEADER_SIZE
 
 
 def test_small_frames_cannot_starve_the_lanes() -> None:
-    box = outbox()
-    box.data(1, LARGE, end=False)
+    queue = send_queue()
+    queue.add_data(1, LARGE, end=False)
     for _ in range(3):
-        for _ in range(BATCH // MAX_FRAME + 1):
-            box.message(T.ITEM, 2, buffer(bytes(MAX_FRAME)))
-        assert shape(taken(box.take()))[-1] == (T.DATA, 1, 0)
-    assert not box
+        for _ in range(BATCH_SIZE // MAX_FRAME + 1):
+            queue.add_message(T.ITEM, 2, buffer(bytes(MAX_FRAME)))
+        assert shape(taken(queue.next_batch()))[-1] == (T.DATA, 1, 0)
+    assert not queue
 
 
 def test_a_slot_drains_with_its_last_frame_and_ends_with_its_terminal_one() -> None:
-    box = outbox(max_frame=64 * 1024)
-    box.data(1, bytes(100_000), end=False)
-    box.message(T.RESULT, 2, buffer(bytes(100_000)), terminal=True)
-    seen = [box.take() for _ in range(3)]
+    queue = send_queue(max_frame=64 * 1024)
+    queue.add_data(1, bytes(100_000), end=False)
+    queue.add_message(T.RESULT, 2, buffer(bytes(100_000)), terminal=True)
+    seen = [queue.next_batch() for _ in range(3)]
     assert [batch.drained for batch in seen] == [[], [], [1, 2]]
     assert [batch.ended for batch in seen] == [[], [], [2]]
-    assert not box
+    assert not queue
 
 
 def test_the_outbox_knows_what_a_slot_is_sending() -> None:
-    box = outbox()
-    assert not box.has_lane(1)
-    assert not box.sending(1, T.ITEM)
-    box.message(T.ITEM, 1, buffer(LARGE))
-    box.message(T.RESULT, 1, buffer(SMALL), terminal=True)
-    assert box.has_lane(1)
-    assert box.sending(1, T.ITEM)
-    assert not box.sending(1, T.RESULT)
+    queue = send_queue()
+    assert not queue.has_slot_queue(1)
+    assert not queue.is_sending(1, T.ITEM)
+    queue.add_message(T.ITEM, 1, buffer(LARGE))
+    queue.add_message(T.RESULT, 1, buffer(SMALL), terminal=True)
+    assert queue.has_slot_queue(1)
+    assert queue.is_sending(1, T.ITEM)
+    assert not queue.is_sending(1, T.RESULT)
 
 
 # ------------------------------------------------------------------------- what does not queue up
 
 
 def test_credit_is_one_sum_for_each_slot() -> None:
-    box = outbox()
+    queue = send_queue()
     for _ in range(100):
-        box.credit(1, 5)
-        box.credit(2, 7)
-    assert box
-    found = take_all(box)
+        queue.add_credit(1, 5)
+        queue.add_credit(2, 7)
+    assert queue
+    found = take_all(queue)
     assert [(frame.slot, decode_credit(frame.payload)) for frame in found] == [(1, 500), (2, 700)]
 
 
 def test_credit_leaves_before_any_lane() -> None:
-    box = outbox()
-    box.data(1, LARGE, end=False)
-    box.credit(1, 5)
-    assert shape(take_all(box))[0] == (T.CREDIT, 1, 0)
+    queue = send_queue()
+    queue.add_data(1, LARGE, end=False)
+    queue.add_credit(1, 5)
+    assert shape(take_all(queue))[0] == (T.CREDIT, 1, 0)
 
 
 @pytest.mark.parametrize("size", [0, 3 * MAX_FRAME])
 def test_no_credit_follows_a_terminal_frame(size: int) -> None:
-    box = outbox()
-    box.credit(1, 5)
-    box.credit(2, 7)
-    box.message(T.RESULT, 1, buffer(bytes(size)), terminal=True)
-    assert {frame.slot for frame in take_all(box) if frame.type is T.CREDIT} == {2}
+    queue = send_queue()
+    queue.add_credit(1, 5)
+    queue.add_credit(2, 7)
+    queue.add_message(T.RESULT, 1, buffer(bytes(size)), terminal=True)
+    assert {frame.slot for frame in take_all(queue) if frame.type is T.CREDIT} == {2}
 
 
 def test_only_the_latest_ping_is_answered() -> None:
-    box = outbox()
+    queue = send_queue()
     for number in range(100):
-        box.pong(b"ping %03d" % number)
-    assert box
-    assert take_all(box) == [Frame(T.PING, Flag.ACK, 0, b"ping 099")]
+        queue.add_pong(b"ping %03d" % number)
+    assert queue
+    assert take_all(queue) == [Frame(T.PING, Flag.ACK, 0, b"ping 099")]
 
 
 def test_goaway_is_answered_once_and_behind_the_first_frame_of_what_waits() -> None:
-    box = outbox()
+    queue = send_queue()
     for slot in (1, 2):
-        box.message(T.CALL, slot, buffer(LARGE))
-    box.goaway_ack()
-    box.goaway_ack()
-    assert box
-    first, second, ack, *rest = shape(take_all(box))
+        queue.add_message(T.CALL, slot, buffer(LARGE))
+    queue.add_goaway_ack()
+    queue.add_goaway_ack()
+    assert queue
+    first, second, ack, *rest = shape(take_all(queue))
     assert (first, second) == ((T.CALL, 1, Flag.MORE), (T.CALL, 2, Flag.MORE))
     assert ack == (T.GOAWAY, 0, Flag.ACK)
     assert [type_ for type_, _, _ in rest] == [T.CALL] * 4
@@ -262,110 +262,113 @@ def test_goaway_is_answered_once_and_behind_the_first_frame_of_what_waits() -> N
 
 
 def test_a_dropped_slot_sends_nothing_more() -> None:
-    box = outbox()
-    box.message(T.CALL, 1, buffer(LARGE))
-    box.data(1, SMALL, end=True)
-    box.credit(1, 5)
-    assert box.drop(1)
-    assert not box
-    assert not box.has_lane(1)
+    queue = send_queue()
+    queue.add_message(T.CALL, 1, buffer(LARGE))
+    queue.add_data(1, SMALL, end=True)
+    queue.add_credit(1, 5)
+    assert queue.discard(1)
+    assert not queue
+    assert not queue.has_slot_queue(1)
 
 
 def test_drop_tells_whether_anything_had_left() -> None:
-    box = outbox()
-    assert not box.drop(1), "there is no lane"
-    box.message(T.CALL, 1, buffer(bytes(BATCH * 2)))
-    box.take()
-    assert not box.drop(1), "a part has left"
-    box.message(T.CALL, 1, buffer(LARGE))
-    assert box.drop(1), "nothing has left"
+    queue = send_queue()
+    assert not queue.discard(1), "there is no lane"
+    queue.add_message(T.CALL, 1, buffer(bytes(BATCH_SIZE * 2)))
+    queue.next_batch()
+    assert not queue.discard(1), "a part has left"
+    queue.add_message(T.CALL, 1, buffer(LARGE))
+    assert queue.discard(1), "nothing has left"
 
 
 def test_dropping_leaves_other_lanes_their_turns() -> None:
-    box = outbox()
+    queue = send_queue()
     for slot in (1, 2, 3):
-        box.message(T.ITEM, slot, buffer(bytes(2 * MAX_FRAME)))
-    box.drop(2)
-    assert [frame.slot for frame in take_all(box)] == [1, 3, 1, 3]
+        queue.add_message(T.ITEM, slot, buffer(bytes(2 * MAX_FRAME)))
+    queue.discard(2)
+    assert [frame.slot for frame in take_all(queue)] == [1, 3, 1, 3]
 
 
 def test_withdrawing_gives_the_bytes_back_that_have_not_left() -> None:
-    box = outbox()
-    box.data(1, bytes(BATCH * 2), end=False)
-    box.data(1, SMALL, end=True)
-    left = sum(len(frame.payload) for frame in taken(box.take()))
-    assert box.withdraw(1) == BATCH * 2 + len(SMALL) - left
-    assert not box
-    assert box.withdraw(1) == 0
+    queue = send_queue()
+    queue.add_data(1, bytes(BATCH_SIZE * 2), end=False)
+    queue.add_data(1, SMALL, end=True)
+    left = sum(len(frame.payload) for frame in taken(queue.next_batch()))
+    assert queue.withdraw_data(1) == BATCH_SIZE * 2 + len(SMALL) - left
+    assert not queue
+    assert queue.withdraw_data(1) == 0
 
 
 def test_withdrawing_takes_nothing_but_data() -> None:
-    box = outbox()
-    box.message(T.CALL, 1, buffer(LARGE))
-    box.data(1, SMALL, end=False)
-    box.message(T.CANCEL, 1, buffer(b"\x15\x00"))
-    assert box.withdraw(1) == len(SMALL)
-    assert [frame.type for frame in take_all(box)] == [T.CALL, T.CALL, T.CALL, T.CANCEL]
+    queue = send_queue()
+    queue.add_message(T.CALL, 1, buffer(LARGE))
+    queue.add_data(1, SMALL, end=False)
+    queue.add_message(T.CANCEL, 1, buffer(b"\x15\x00"))
+    assert queue.withdraw_data(1) == len(SMALL)
+    assert [frame.type for frame in take_all(queue)] == [T.CALL, T.CALL, T.CALL, T.CANCEL]
 
 
 def test_withdrawing_the_last_of_a_lane_leaves_other_lanes_their_turns() -> None:
-    box = outbox()
-    box.data(1, LARGE, end=False)
-    box.data(2, LARGE, end=False)
-    assert box.withdraw(1) == len(LARGE)
-    assert [frame.slot for frame in take_all(box)] == [2, 2, 2]
+    queue = send_queue()
+    queue.add_data(1, LARGE, end=False)
+    queue.add_data(2, LARGE, end=False)
+    assert queue.withdraw_data(1) == len(LARGE)
+    assert [frame.slot for frame in take_all(queue)] == [2, 2, 2]
 
 
 # ------------------------------------------------------------------------------ how much waits
 
 
 def test_a_message_is_fresh_until_its_first_frame_has_left() -> None:
-    box = outbox()
-    box.message(T.RESULT, 1, buffer(LARGE), terminal=True)
-    box.message(T.RESULT, 2, buffer(bytes(BATCH)), terminal=True)
-    assert (box.size, box.unstarted_bytes) == (len(LARGE) + BATCH, len(LARGE) + BATCH)
-    box.take()
-    assert box.unstarted_bytes == 0
-    assert 0 < box.size < BATCH
-    take_all(box)
-    assert (box.size, box.unstarted_bytes) == (0, 0)
+    queue = send_queue()
+    queue.add_message(T.RESULT, 1, buffer(LARGE), terminal=True)
+    queue.add_message(T.RESULT, 2, buffer(bytes(BATCH_SIZE)), terminal=True)
+    assert (queue.queued_bytes, queue.unstarted_bytes) == (
+        len(LARGE) + BATCH_SIZE,
+        len(LARGE) + BATCH_SIZE,
+    )
+    queue.next_batch()
+    assert queue.unstarted_bytes == 0
+    assert 0 < queue.queued_bytes < BATCH_SIZE
+    take_all(queue)
+    assert (queue.queued_bytes, queue.unstarted_bytes) == (0, 0)
 
 
 def test_small_frames_are_fresh_until_they_leave() -> None:
-    box = outbox()
-    box.frame(T.PING, 0, b"8 bytes.")
-    box.message(T.ITEM, 1, buffer(SMALL))
-    box.data(2, SMALL, end=True)
+    queue = send_queue()
+    queue.add_frame(T.PING, 0, b"8 bytes.")
+    queue.add_message(T.ITEM, 1, buffer(SMALL))
+    queue.add_data(2, SMALL, end=True)
     whole = 3 * HEADER_SIZE + 8 + 2 * len(SMALL)
-    assert (box.size, box.unstarted_bytes) == (whole, whole)
-    box.take()
-    assert (box.size, box.unstarted_bytes) == (0, 0)
+    assert (queue.queued_bytes, queue.unstarted_bytes) == (whole, whole)
+    queue.next_batch()
+    assert (queue.queued_bytes, queue.unstarted_bytes) == (0, 0)
 
 
 @pytest.mark.parametrize("batches", [0, 1])
 @pytest.mark.parametrize("verb", ["drop", "withdraw", "close"])
 def test_what_is_taken_back_waits_no_more(verb: str, batches: int) -> None:
-    box = outbox()
-    box.data(1, bytes(3 * BATCH), end=False)
-    box.data(1, SMALL, end=False)
+    queue = send_queue()
+    queue.add_data(1, bytes(3 * BATCH_SIZE), end=False)
+    queue.add_data(1, SMALL, end=False)
     for _ in range(batches):
-        box.take()
+        queue.next_batch()
     match verb:
         case "drop":
-            box.drop(1)
+            queue.discard(1)
         case "withdraw":
-            assert box.withdraw(1) == 3 * BATCH - batches * BATCH + len(SMALL)
+            assert queue.withdraw_data(1) == 3 * BATCH_SIZE - batches * BATCH_SIZE + len(SMALL)
         case _:
-            box.close(T.GOAWAY, b"")
-    assert (box.size, box.unstarted_bytes) == (0, 0)
+            queue.close(T.GOAWAY, b"")
+    assert (queue.queued_bytes, queue.unstarted_bytes) == (0, 0)
 
 
 def test_withdrawing_keeps_count_of_what_stays() -> None:
-    box = outbox()
-    box.data(1, LARGE, end=False)
-    box.message(T.CANCEL, 1, buffer(b"xx"))
-    box.withdraw(1)
-    assert (box.size, box.unstarted_bytes) == (2, 2)
+    queue = send_queue()
+    queue.add_data(1, LARGE, end=False)
+    queue.add_message(T.CANCEL, 1, buffer(b"xx"))
+    queue.withdraw_data(1)
+    assert (queue.queued_bytes, queue.unstarted_bytes) == (2, 2)
 
 
 # ------------------------------------------------------------------------------- any interleaving
@@ -380,10 +383,10 @@ ACTIONS: Final = st.one_of(
 
 
 class Run:
-    """An outbox, and what went in and came out of it."""
+    """An send_queue, and what went in and came out of it."""
 
     def __init__(self, max_frame: int) -> None:
-        self.box = outbox(max_frame)
+        self.queue = send_queue(max_frame)
         self.queued: defaultdict[int, list[bytes]] = defaultdict(list)
         self.credit: defaultdict[int, int] = defaultdict(int)
         self.found: list[Frame] = []
@@ -394,21 +397,21 @@ class Run:
         payload = b"%04d" % self.count + bytes(amount)
         match action:
             case "item":
-                self.box.message(T.ITEM, slot, buffer(payload))
+                self.queue.add_message(T.ITEM, slot, buffer(payload))
                 self.queued[slot].append(payload)
             case "data":
-                self.box.data(slot, payload, end=False)
+                self.queue.add_data(slot, payload, end=False)
                 self.queued[slot].append(payload)
             case "credit":
-                self.box.credit(slot, amount)
+                self.queue.add_credit(slot, amount)
                 self.credit[slot] += amount
             case _:
                 self.take()
 
     def take(self) -> None:
-        before = {slot for slot in self.queued if self.box.has_lane(slot)}
-        batch = self.box.take()
-        after = {slot for slot in self.queued if self.box.has_lane(slot)}
+        before = {slot for slot in self.queued if self.queue.has_slot_queue(slot)}
+        batch = self.queue.next_batch()
+        after = {slot for slot in self.queued if self.queue.has_slot_queue(slot)}
         assert set(batch.drained) == before - after
         self.found += taken(batch)
 
@@ -416,8 +419,8 @@ class Run:
         """What waits is what went in and has not come out, beside a header for each."""
         queued = sum(len(payload) for each in self.queued.values() for payload in each)
         out = sum(len(frame.payload) for frame in self.found if frame.type in (T.ITEM, T.DATA))
-        assert queued - out <= self.box.size <= queued - out + HEADER_SIZE * self.count
-        assert 0 <= self.box.unstarted_bytes <= self.box.size
+        assert queued - out <= self.queue.queued_bytes <= queued - out + HEADER_SIZE * self.count
+        assert 0 <= self.queue.unstarted_bytes <= self.queue.queued_bytes
 
     def of_slot(self, slot: int, type_: FrameType) -> list[Frame]:
         return [frame for frame in self.found if (frame.slot, frame.type) == (slot, type_)]
@@ -442,7 +445,7 @@ def test_any_interleaving_keeps_each_slots_order(
     for action in actions:
         run.act(*action)
         run.check_the_books()
-    while run.box:
+    while run.queue:
         run.take()
     for slot in (1, 3):
         assert run.items(slot) == run.queued[slot]

@@ -33,7 +33,7 @@ from jumpstarter._protocol.values import (
     check_type,
     classify_annotation,
     convert,
-    title_of,
+    type_name,
 )
 from jumpstarter.errors import ArgumentError
 from values_for_tests import Colour, Level, Model, Place, Point, Reading, Route, Size, typed_values
@@ -289,7 +289,7 @@ def test_a_key_that_is_neither_text_nor_a_number_is_refused_where_it_arrives(key
 def test_what_does_not_fit_is_said_with_type_and_path(value: Any, type_: Any, says: str) -> None:
     with pytest.raises(ArgumentError) as caught:
         convert(value, type_, "it")
-    assert str(caught.value).startswith(f"does not fit {title_of(type_)}: ")
+    assert str(caught.value).startswith(f"does not fit {type_name(type_)}: ")
     assert says in str(caught.value) or says == "- at"
     assert "$" not in str(caught.value)
 
@@ -382,7 +382,7 @@ class Box(typing.Generic[T]):
         ),
         *((each, AnnotationKind.UNKNOWN) for each in (collections.deque, "a name", 5, [int], ...)),
     ],
-    ids=lambda each: each.name if isinstance(each, AnnotationKind) else title_of(each)[:60],
+    ids=lambda each: each.name if isinstance(each, AnnotationKind) else type_name(each)[:60],
 )
 def test_what_an_annotation_asks_for(annotation: Any, weight: AnnotationKind) -> None:
     assert classify_annotation(annotation) is weight
@@ -424,7 +424,7 @@ class Initialised:
         (Forward, "Forward: name 'Nowhere' is not defined"),
         (Initialised, "InitVar"),
     ],
-    ids=lambda each: None if isinstance(each, str) else title_of(each),
+    ids=lambda each: None if isinstance(each, str) else type_name(each),
 )
 def test_a_type_that_nothing_can_become_is_refused_beforehand(type_: Any, says: str) -> None:
     with pytest.raises(ArgumentError, match=says):

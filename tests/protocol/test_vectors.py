@@ -159,7 +159,7 @@ def test_each_breach_ends_the_connection_with_its_code(breach: Breach, piece: in
     rules: BaseProtocol = conversation.client if breach.to == "client" else conversation.server
     *_, last = conversation.feed(rules, unhex(breach.bytes))
     assert rendered(last) == {"event": "failed", "code": breach.code}
-    sent = FrameDecoder(MAX_WIRE_FRAME).feed(b"".join(rules.take().buffers))
+    sent = FrameDecoder(MAX_WIRE_FRAME).feed(b"".join(rules.next_batch().buffers))
     [payload] = [rest for *header, rest in sent if header == [FrameType.GOAWAY, 0, 0]]
     goaway = decode_goaway(payload)
     assert goaway is not None
@@ -241,7 +241,7 @@ def cells(role: str, slots: dict[str, str]) -> list[tuple[str, str, str]]:
 
 def outcome(rules: BaseProtocol, wire: bytes) -> str:
     """Say in the state tables' words what a frame has done."""
-    late = rules.late
+    late = rules.late_frames
     match rules.receive(wire):
         case [ev.ConnectionFailed()]:
             return "breach"
@@ -253,7 +253,9 @@ def outcome(rules: BaseProtocol, wire: bytes) -> str:
             return EVENTS[type(event)]
         case rest:
             assert not rest
-            return "late" if rules.late > late else "refused" if rules.outbox else "nothing"
+            return (
+                "late" if rules.late_frames > late else "refused" if rules.send_queue else "nothing"
+            )
 
 
 def frame_of(name: str) -> bytes:

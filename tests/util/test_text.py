@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jumpstarter._util.text import indented, sanitize_name, sanitize_text
+from jumpstarter._util.text import indent_text, sanitize_name, sanitize_text
 
 NASTY = {
     "newline": "on\nERROR jumpstarter.exporter: all is lost",
@@ -27,7 +27,7 @@ HUGE = "x" * 10_000_000
 
 @nasty
 def test_nothing_that_cannot_be_printed_gets_through(text: str) -> None:
-    for made in (sanitize_text(text), sanitize_name(text), *indented(text).split("\n    | ")):
+    for made in (sanitize_text(text), sanitize_name(text), *indent_text(text).split("\n    | ")):
         assert made.isprintable()
 
 
@@ -40,7 +40,7 @@ def test_what_was_quoted_can_be_told_from_what_it_looks_like(text: str) -> None:
 def test_any_text_is_one_line_or_lines_that_begin_with_a_bar(text: str) -> None:
     assert sanitize_text(text).isprintable()
     assert sanitize_name(text).isprintable()
-    first, *others = indented(text).split("\n")
+    first, *others = indent_text(text).split("\n")
     assert all(line.startswith("    | ") for line in others)
     assert all(line.isprintable() for line in (first, *others))
 
@@ -49,7 +49,7 @@ def test_what_is_too_long_is_cut_and_its_length_told() -> None:
     for made, kept in (
         (sanitize_text(HUGE), 200),
         (sanitize_name(HUGE), 200),
-        (indented(HUGE), 10_000),
+        (indent_text(HUGE), 10_000),
     ):
         assert made.count("x") == kept
         assert made.endswith("... [cut: 10000000 characters in all]")
@@ -69,6 +69,6 @@ def test_any_other_name_is_quoted(name: str) -> None:
 
 def test_a_traceback_can_still_be_read() -> None:
     text = "Traceback:\n  File 'x', line 1\n    raise it\nKeyError: 'a\tb'\n"
-    assert indented(text) == (
+    assert indent_text(text) == (
         "Traceback:\n    |   File 'x', line 1\n    |     raise it\n    | KeyError: 'a\\tb'"
     )

@@ -13,7 +13,7 @@ import pytest
 import jumpstarter
 from helpers import PATIENCE
 from jumpstarter import serve
-from jumpstarter._util.tracebacks import bare, trimmed
+from jumpstarter._util.tracebacks import strip_tracebacks, trim_traceback
 from jumpstarter.driver import Driver, export
 from jumpstarter.errors import DriverInvalidArgument
 
@@ -129,7 +129,7 @@ def failed_in(module: str) -> BaseException:
 def test_trimming_keeps_frames_that_are_not_plumbing() -> None:
     error = failed(ZeroDivisionError())
     before = traceback.extract_tb(error.__traceback__)
-    assert traceback.extract_tb(trimmed(error).__traceback__) == before
+    assert traceback.extract_tb(trim_traceback(error).__traceback__) == before
 
 
 def test_baring_strips_the_exception_its_causes_and_their_members() -> None:
@@ -137,7 +137,7 @@ def test_baring_strips_the_exception_its_causes_and_their_members() -> None:
     group = failed(ExceptionGroup("all", [member]))  # type: ignore[type-var]
     group.__traceback__ = None
     error = failed(OSError("x"), group)
-    assert bare(error) is error
+    assert strip_tracebacks(error) is error
     assert error.__traceback__ is None
     assert member.__traceback__ is None
 
@@ -147,14 +147,14 @@ def test_baring_leaves_the_exception_alone_that_the_user_is_handling() -> None:
     error = failed(OSError("x"))
     error.__context__ = users
     before = users.__traceback__
-    bare(error)
+    strip_tracebacks(error)
     assert users.__traceback__ is before is not None
 
 
 def test_baring_keeps_the_users_frames_of_a_cause() -> None:
     users = failed(ZeroDivisionError())
     error = failed(OSError("x"), users)
-    bare(error)
+    strip_tracebacks(error)
     assert error.__traceback__ is None
     assert users.__traceback__ is not None
 
@@ -163,11 +163,11 @@ def test_baring_keeps_the_users_frames_of_a_cause() -> None:
 def test_baring_ends_where_causes_form_a_circle() -> None:
     first, second = failed_in("trio"), failed_in("jumpstarter.client")
     first.__cause__, second.__cause__ = second, first
-    bare(first)
+    strip_tracebacks(first)
     assert first.__traceback__ is second.__traceback__ is None
     itself = failed_in("socket")
     itself.__cause__ = itself
-    assert bare(itself).__traceback__ is None
+    assert strip_tracebacks(itself).__traceback__ is None
 
 
 class Unsendable:

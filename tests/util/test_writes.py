@@ -19,7 +19,7 @@ import pytest
 import trio
 
 from helpers import PATIENCE, served, timed
-from jumpstarter._util.writes import check_sent, naming, taken, write_all
+from jumpstarter._util.writes import check_sent, check_write_count, name_os_errors, write_all
 from jumpstarter.client import DriverClient
 from jumpstarter.driver import Driver, exportstream
 from jumpstarter.drivers.storage import FileStorage, StorageClient
@@ -65,15 +65,15 @@ class Full(io.RawIOBase):
 
 
 def test_none_stands_for_all_and_a_number_for_so_many() -> None:
-    assert taken(None, 7, "write()") == 7
-    assert taken(7, 7, "write()") == 7
-    assert taken(1, 7, "write()") == 1
+    assert check_write_count(None, 7, "write()") == 7
+    assert check_write_count(7, 7, "write()") == 7
+    assert check_write_count(1, 7, "write()") == 1
 
 
 @pytest.mark.parametrize("answer", WRONG)
 def test_an_answer_that_cannot_be_is_an_error_that_names_it(answer: object) -> None:
     with pytest.raises(OSError, match=r"a port's write\(\).*5000 bytes") as caught:
-        taken(answer, len(DATA), "a port's write()")
+        check_write_count(answer, len(DATA), "a port's write()")
     assert caught.value.errno == errno.EIO
 
 
@@ -108,13 +108,13 @@ def test_a_stream_that_is_to_send_all_may_not_take_less() -> None:
 
 
 def test_an_error_is_told_what_it_is_of_unless_it_says_so() -> None:
-    with pytest.raises(FileNotFoundError, match="'/dev/card'"), naming("/dev/card"):
+    with pytest.raises(FileNotFoundError, match="'/dev/card'"), name_os_errors("/dev/card"):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    with pytest.raises(FileNotFoundError, match="'/other'"), naming("/dev/card"):
+    with pytest.raises(FileNotFoundError, match="'/other'"), name_os_errors("/dev/card"):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/other")
-    with pytest.raises(OSError, match=r"^/dev/card: path too long$"), naming("/dev/card"):
+    with pytest.raises(OSError, match=r"^/dev/card: path too long$"), name_os_errors("/dev/card"):
         raise OSError("path too long")
-    with pytest.raises(OSError, match=r"^no /dev/card$"), naming("/dev/card"):
+    with pytest.raises(OSError, match=r"^no /dev/card$"), name_os_errors("/dev/card"):
         raise OSError("no /dev/card")
 
 

@@ -29,7 +29,7 @@ from .._protocol.codec import decode_nodes
 from .._protocol.frames import Kind, Node
 from .._util.background import open_background
 from .._util.text import sanitize_text
-from .._util.tracebacks import bare, trimmed
+from .._util.tracebacks import strip_tracebacks, trim_traceback
 from ..client import DriverClient
 from ..client._channel import Channel
 from ..client._name import check_name, own_name
@@ -95,7 +95,7 @@ async def _greet(channel: Channel, nursery: trio.Nursery) -> None:
                 "if it asks clients for certificates, load one that it trusts into the "
                 "ssl_context, with load_cert_chain()"
             )
-        raise HandshakeError(f"{exc}; {text}") from bare(exc)
+        raise HandshakeError(f"{exc}; {text}") from strip_tracebacks(exc)
 
 
 async def _wait_for_report(channel: Channel) -> list[Node]:
@@ -125,7 +125,7 @@ async def ask_for_report(channel: Channel) -> list[Node]:
         return await channel.call_as(request, lambda body: decode_nodes(body, channel.limits))
     except (ArgumentError, DriverError) as exc:
         text = f"{channel.name} gave no device tree: {sanitize_text(str(exc))}"
-        raise HandshakeError(text) from bare(exc)
+        raise HandshakeError(text) from strip_tracebacks(exc)
 
 
 class _Options(TypedDict, total=False):
@@ -321,7 +321,7 @@ class _BlockingClient(AbstractContextManager[_C, None]):
         try:
             return self._enter()
         except BaseException as exc:
-            trimmed(exc)
+            trim_traceback(exc)
             raise
 
     def _enter(self) -> _C:

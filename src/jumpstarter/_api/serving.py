@@ -32,7 +32,7 @@ from .._util.checks import (
     check_instance,
     check_int,
     check_secret,
-    refuse_type,
+    raise_type_error,
 )
 from ..client import DriverClient
 from ..client._methods import CALL_STYLES, names_of
@@ -153,7 +153,7 @@ def _check_users(users: object, address: Address) -> frozenset[int] | None:
         return None
     accepted = "a collection of uids, or None"
     if isinstance(users, str | bytes) or not isinstance(users, Collection):
-        refuse_type("users", users, accepted)
+        raise_type_error("users", users, accepted)
     allowed = frozenset(check_int("each of users", uid, 0) for uid in users)
     if address.scheme != "unix" or sys.platform != "linux":
         text = f"{address}: which users may connect can be told of a unix: address, on Linux, only"

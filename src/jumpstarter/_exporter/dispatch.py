@@ -24,7 +24,7 @@ import trio
 from .._io.connection import Connection
 from .._protocol import events as ev
 from .._protocol.codec import decode_value, encode_value
-from .._protocol.frames import NIL, ROOM, CallHead, Kind
+from .._protocol.frames import HEADER_SPACE, NIL, CallHead, Kind
 from .._protocol.server import ServerProtocol
 from .._util.background import open_background
 from .._util.text import sanitize_text
@@ -230,7 +230,7 @@ class Dispatcher:
 
     def _encode(self, value: object, what: str) -> bytearray:
         try:
-            buffer = encode_value(value, ROOM, "item" if what == "item" else "result")
+            buffer = encode_value(value, HEADER_SPACE, "item" if what == "item" else "result")
             self._rules.check_size(buffer)
         except ArgumentError as exc:
             why = why_unsendable(value, Driver)
@@ -262,7 +262,7 @@ class Dispatcher:
 
         def pack(item: object) -> tuple[bytearray, int]:
             buffer = self._encode(item, "item")
-            return buffer, self._rules.cost(buffer)
+            return buffer, self._rules.item_cost(buffer)
 
         def put(buffers: deque[bytearray]) -> None:
             if self._connection.ended is not None:
@@ -283,7 +283,7 @@ class Dispatcher:
             self._check_client()
         self._rules.item(call.slot, buffer)
         self._connection.flush_soon()
-        while self._rules.outbox.has_lane(call.slot):
+        while self._rules.send_queue.has_slot_queue(call.slot):
             await self._change(call)
 
     async def _change(self, call: IncomingCall) -> None:
@@ -333,7 +333,7 @@ class Dispatcher:
                 device = device_stream(stream)
                 self._accept(call, None)
                 await call.bridge.run(device)
-        return bytearray(ROOM + NIL)
+        return bytearray(HEADER_SPACE + NIL)
 
     async def _lend(self, call: IncomingCall, loan: Loan) -> None:
         """Let a driver have the client's stream itself, until the client takes it back."""

@@ -180,7 +180,7 @@ class EagerConnection(Connection, Generic[C]):
     def _hand_on(self) -> None:
         self._begin_apart()
         # Not now: that makes room, and this task may be about to wait for it.
-        if self.rules.outbox and not self._writing:
+        if self.rules.send_queue and not self._writing:
             self.flush_soon()
         self._tasks.start_soon(self._guard, self._read_loop)
 

@@ -19,9 +19,9 @@ import trio
 
 from .._protocol.error_codec import exception_to_wire, without_traceback
 from .._protocol.frames import ErrorBody
+from .._util.deferred_signals import DeferAllSignals
 from .._util.log_limit import RateLimitedLogger
-from .._util.shelter import Undisturbed
-from .._util.text import indented, sanitize_name, sanitize_text
+from .._util.text import indent_text, sanitize_name, sanitize_text
 from ..errors import Code, JumpstarterException
 from .executor import NoThreadError
 
@@ -100,7 +100,7 @@ class ErrorReporter:
         return code, error if self._send_tracebacks else without_traceback(error)
 
     def _write(self, level: int, error: ErrorBody, title: str) -> None:
-        what = indented(error.traceback) if error.traceback else sanitize_text(error.message)
+        what = indent_text(error.traceback) if error.traceback else sanitize_text(error.message)
         name = sanitize_name(error.type)
         self.event_log.write(_logger, level, "%s raised %s: %s", title, name, what)
 
@@ -157,7 +157,7 @@ def without_cancelled(exc: BaseException) -> BaseException | None:
     if isinstance(exc, trio.Cancelled):
         return None
     if isinstance(exc, BaseExceptionGroup):
-        with Undisturbed():
+        with DeferAllSignals():
             try:
                 return exc.split(trio.Cancelled)[1]
             except BaseException:  # noqa: BLE001 - a driver's own class of groups, or too deep a one

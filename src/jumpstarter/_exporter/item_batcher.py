@@ -25,7 +25,7 @@ _ITEMS_PER_TURN: Final = 32  # items that a thread makes before others have a tu
 
 
 class ItemBatcher:
-    """The way of one generator's items from its thread to the outbox.
+    """The way of one generator's items from its thread to the send_queue.
 
     Made in the loop. Whoever waits there for the thread finds that everything emitted was put:
     Trio runs what a thread asks of it in order.

@@ -146,9 +146,9 @@ class LedConnection(EagerConnection[C]):
     def _is_quiet(self) -> bool:
         """Tell if nothing goes on but one call that has come."""
         rules = self.rules
-        if rules.busy > 1 or self._socket is None or not self.is_quiescent:
+        if rules.busy_slots > 1 or self._socket is None or not self.is_quiescent:
             return False
-        return self._judged == (rules.late + rules.no_op_frames, rules.control_frames)
+        return self._judged == (rules.late_frames + rules.no_op_frames, rules.control_frames)
 
     async def _stand_aside(self, lead: Lead[C]) -> None:
         """Wait while a thread leads, and take the connection back if a method takes its time."""
@@ -230,7 +230,7 @@ class LedConnection(EagerConnection[C]):
             self._desk.answered(call, answer)
             lead.call = None
             try:
-                self._rest = self._socket.try_write(self.rules.take().buffers)
+                self._rest = self._socket.try_write(self.rules.next_batch().buffers)
             except OSError as exc:
                 self._write_error = exc
         return True

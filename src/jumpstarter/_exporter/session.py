@@ -19,7 +19,7 @@ import trio
 
 from .._io.transport import transport_for
 from .._protocol import events as ev
-from .._protocol.codec import cut, encode_error
+from .._protocol.codec import encode_error, truncate
 from .._protocol.frames import ErrorBody, Hello
 from .._protocol.server import ServerProtocol
 from .._util.background import open_background
@@ -224,7 +224,7 @@ class Session:
         return f"{sanitize_name(hello.agent or '?')}, {self._context.caller}"
 
     def _introduce(self, hello: Hello) -> Caller:
-        claimed = Claimed(name=cut(hello.name, _CLAIM), agent=cut(hello.agent, _CLAIM))
+        claimed = Claimed(name=truncate(hello.name, _CLAIM), agent=truncate(hello.agent, _CLAIM))
         number = next(self._exporter.connections)
         return Caller(connection=number, verified=self._verify(), claimed=claimed)
 

@@ -13,7 +13,7 @@ import trio
 
 from .._protocol import events as ev
 from .._protocol.receive_buffer import ReceiveBuffer
-from .._util.checks import bytes_of, check_max_bytes
+from .._util.checks import as_bytes, check_max_bytes
 from .._util.no_copies import ReduceEx, no_copies
 from .._util.wakeup import Wakeup
 from .connection import Connection
@@ -85,7 +85,7 @@ class SlotStream(trio.abc.HalfCloseableStream):
     def put(self, event: ev.DataReceived) -> None:
         """Take what has come in."""
         if event.data and not self._closed:
-            self._inbox.put(event.data)
+            self._inbox.append(event.data)
         if event.end:
             self._peer_done = True
         self._may_receive.set()
@@ -115,7 +115,7 @@ class SlotStream(trio.abc.HalfCloseableStream):
             trio.ClosedResourceError: This stream, or our half of it, was closed here.
             trio.BrokenResourceError: The peer or the connection is gone; `__cause__` says why.
         """
-        chunk = data if type(data) is bytes else bytes_of(data)
+        chunk = data if type(data) is bytes else as_bytes(data)
         self._begin_sending()
         try:
             self._check_sendable()
@@ -147,7 +147,7 @@ class SlotStream(trio.abc.HalfCloseableStream):
         self._torn = True
         self._rules.data(self.slot, piece)
         self._connection.flush()
-        while self._rules.outbox.has_lane(self.slot):
+        while self._rules.send_queue.has_slot_queue(self.slot):
             await self._may_send.wait()
             self._check_sendable()
         return len(piece)
@@ -237,7 +237,7 @@ class SlotStream(trio.abc.HalfCloseableStream):
                     return self._end()
                 await self._may_receive.wait()
             self._check_closed()
-            piece = self._inbox.get(self._at_once() if max_bytes is None else max_bytes)
+            piece = self._inbox.read(self._at_once() if max_bytes is None else max_bytes)
         finally:
             self._receiving = False
         if not self.over and self._rules.consume(self.slot, len(piece)):
@@ -250,8 +250,10 @@ class SlotStream(trio.abc.HalfCloseableStream):
         Who takes half a window or more is taken for one who keeps up, and given a larger one; but
         one who takes all that there is may have to wait with it for long.
         """
-        most = _AT_ONCE if self.over else min(_AT_ONCE, self._rules.less_than_half(self.slot))
-        return max(most, self._inbox.first)
+        most = (
+            _AT_ONCE if self.over else min(_AT_ONCE, self._rules.readable_without_credit(self.slot))
+        )
+        return max(most, self._inbox.first_size)
 
     def _end(self) -> bytes:
         if self._broken is not None and not self._peer_done:

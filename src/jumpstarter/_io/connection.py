@@ -121,7 +121,7 @@ class Connection:
         self._writing = False  # the writer is at it, or nothing can be written any more
         self._broken: Exception | None = None  # why nothing can
         self._wake_writer = Wakeup()
-        self._written = LazyParkingLot()  # for an empty outbox
+        self._written = LazyParkingLot()  # for an empty send_queue
         self._room = LazyParkingLot()  # in it
         self._large_room = LazyParkingLot()
         self.last_read: float = trio.current_time()
@@ -220,7 +220,7 @@ class Connection:
         return not (
             self._writing
             or self._rest
-            or rules.outbox
+            or rules.send_queue
             or rules.unfinished
             or rules.unprocessed
             or rules.going_away
@@ -311,7 +311,7 @@ class Connection:
         for event in events:
             self._dispatch(event)
         rules = self.rules
-        counted = (rules.late + rules.no_op_frames, rules.control_frames)
+        counted = (rules.late_frames + rules.no_op_frames, rules.control_frames)
         if counted != self._judged and rules.failure is None:
             self._enforce_rate_limits(counted)
         self.flush()
@@ -322,10 +322,10 @@ class Connection:
         late, nudges = (new - old for new, old in zip(counted, self._judged, strict=True))
         self._judged = counted
         limits = self.rules.limits
-        if not self._nudges.take(now, nudges):
+        if not self._nudges.try_acquire(now, nudges):
             what, burst, rate = "PING and GOAWAY", limits.ping_burst, limits.ping_rate
             names = "ping_burst", "ping_rate"
-        elif not self._late.take(now, late):
+        elif not self._late.try_acquire(now, late):
             what, burst, rate = "frames to no effect", limits.late_burst, limits.late_rate
             names = "late_burst", "late_rate"
         else:
@@ -385,30 +385,30 @@ class Connection:
     # ----------------------------------------------------------------------------- writing
 
     def flush(self) -> None:
-        """Send what the outbox holds on its way. Synchronous, so nothing can cut a frame in two.
+        """Send the queued frames. Synchronous, so nothing can cut a frame in two.
 
         With few calls in flight the frames are written here and now, which saves a task switch;
         with many, the writer takes them together, which saves system calls.
         """
-        if self.rules.busy <= _DIRECT:
+        if self.rules.busy_slots <= _DIRECT:
             self.flush_now()
-        elif self.rules.outbox and not self._writing:
+        elif self.rules.send_queue and not self._writing:
             self.flush_soon()
 
     def flush_now(self) -> None:
         """The same, here and now whoever else has something to say: for who has said it all."""
-        if self._writing or not self.rules.outbox:
+        if self._writing or not self.rules.send_queue:
             return
         try:
             self._rest = self._transport.try_write(self._take())
         except OSError as exc:
             self._cannot_write(exc)
             return
-        if self._rest or self.rules.outbox:
+        if self._rest or self.rules.send_queue:
             self.flush_soon()
 
     def flush_soon(self) -> None:
-        """Let the writer send what the outbox holds, together with what will come until it runs."""
+        """Let the writer send the queued frames, and those that are queued until it runs."""
         self._writing = True
         if self._broken is not None:  # then there is no way on behind what was lost
             return
@@ -424,10 +424,10 @@ class Connection:
 
         With a peer that reads it is only ever true for a moment.
         """
-        return self.rules.outbox.unstarted_bytes >= self._max_unsent
+        return self.rules.send_queue.unstarted_bytes >= self._max_unsent
 
     async def wait_writable(self) -> None:
-        """Wait until the outbox is not `full`, or the connection is over.
+        """Wait until the send_queue is not `full`, or the connection is over.
 
         A checkpoint if it has to wait; cancelling it loses nothing.
         """
@@ -442,7 +442,7 @@ class Connection:
 
         Unlike `room`, it waits for what is leaving as well. A checkpoint if it has to wait.
         """
-        while self.rules.outbox.size >= self._max_pending and self.ended is None:
+        while self.rules.send_queue.queued_bytes >= self._max_pending and self.ended is None:
             await self._large_room.park()
         self._large_room.unpark()
         if self.ended is not None:
@@ -451,7 +451,7 @@ class Connection:
     async def _write_loop(self) -> None:
         stall = self.rules.limits.write_stall
         while True:
-            self._writing = bool(self._rest or self.rules.outbox)
+            self._writing = bool(self._rest or self.rules.send_queue)
             if not self._writing:
                 self._written.unpark_all()
                 self._room.unpark()
@@ -462,7 +462,7 @@ class Connection:
                 if self._rest:
                     await self._transport.write(self._rest, stall)
                     self._rest = []
-                if self.rules.outbox:
+                if self.rules.send_queue:
                     await self._transport.write(self._take(), stall)
             except trio.TooSlowError:
                 text = f"{self.name} took nothing for {stall:g} s"
@@ -483,14 +483,14 @@ class Connection:
         self._written.unpark_all()
 
     def _take(self) -> list[bytes | bytearray | memoryview]:
-        batch = self.rules.take()
+        batch = self.rules.next_batch()
         for slot in batch.drained:
             endpoint = self.endpoints.get(slot)
             if endpoint is not None:
                 endpoint.drained()
         if self._room and not self.write_paused:
             self._room.unpark()
-        if self._large_room and self.rules.outbox.size < self._max_pending:
+        if self._large_room and self.rules.send_queue.queued_bytes < self._max_pending:
             self._large_room.unpark()
         return batch.buffers
 

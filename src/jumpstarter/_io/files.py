@@ -29,7 +29,7 @@ from uuid import uuid4
 import trio
 
 from .._util.fork import close_in_children, close_path_in_children
-from .._util.writes import naming, write_all
+from .._util.writes import name_os_errors, write_all
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -326,7 +326,7 @@ class SourceFile:
             OSError: It cannot be read, or has changed, which the end shows.
         """
         assert self._file is not None
-        with naming(str(self._path)):
+        with name_os_errors(str(self._path)):
             count = self._file.readinto(buffer)
         if count == 0:
             self._unchanged.check()
@@ -394,7 +394,7 @@ class SinkFile:
     def write(self, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
         """Write all of these. Raises OSError."""
         assert self._file is not None
-        with naming(self.name):  # ENOSPC, for one, comes without it
+        with name_os_errors(self.name):  # ENOSPC, for one, comes without it
             for piece in pieces:
                 write_all(self._file, piece)
                 self.count += len(piece)
@@ -402,7 +402,7 @@ class SinkFile:
     def complete(self) -> None:
         """Have it on the medium, and in its place. Raises OSError: it is not."""
         assert self._file is not None
-        with naming(self.name):
+        with name_os_errors(self.name):
             mode = os.fstat(self._file.fileno()).st_mode
             if self._medium or stat.S_ISREG(mode) or stat.S_ISBLK(mode):
                 os.fsync(self._file.fileno())  # errors of a full or failing disk come this late

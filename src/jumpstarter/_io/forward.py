@@ -26,7 +26,7 @@ import trio
 
 from .._util.background import open_background
 from .._util.checks import check_seconds
-from .._util.fork import close_alone, is_child, no_fork
+from .._util.fork import close_without_fork, is_child, no_fork
 from .addresses import Address
 from .hangup import at_end, is_gone
 from .listener import SocketListener
@@ -233,7 +233,7 @@ def forward_to(
                 raise
             _logger.warning("a forwarded connection has failed: %s", exc)
         finally:
-            close_alone(connection.socket)
+            close_without_fork(connection.socket)
 
     return handle
 
@@ -332,7 +332,7 @@ async def _serving(
             yield
     finally:
         for listener in listeners:
-            close_alone(listener.socket)
+            close_without_fork(listener.socket)
 
 
 async def _guard(

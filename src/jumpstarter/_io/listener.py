@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from .._util.fork import close_alone, close_in_children, no_fork
+from .._util.fork import close_in_children, close_without_fork, no_fork
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -78,7 +78,7 @@ class SocketListener(trio.abc.Listener[trio.SocketStream]):
 
     async def aclose(self) -> None:
         """Close it. A checkpoint. Closing it again is allowed."""
-        close_alone(self.socket)
+        close_without_fork(self.socket)
         await trio.lowlevel.checkpoint()
 
 
@@ -129,7 +129,7 @@ def bind_all(hosts: Sequence[str], port: int, backlog: int) -> list[SocketListen
                     raise
                 missing.append(exc)
                 continue
-            undo.callback(close_alone, opened[-1].socket)
+            undo.callback(close_without_fork, opened[-1].socket)
             port = opened[-1].socket.getsockname()[1]
         if not opened:
             raise missing[0]

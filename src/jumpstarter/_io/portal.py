@@ -42,9 +42,9 @@ from typing import (
 
 import trio
 
-from .._util.checks import check_seconds, check_text, refuse_type
+from .._util.checks import check_seconds, check_text, raise_type_error
 from .._util.no_copies import ReduceEx, no_copies
-from .._util.tracebacks import trimmed
+from .._util.tracebacks import trim_traceback
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -188,7 +188,7 @@ class _Job(Generic[T]):
         if self.error is None:
             return self.value
         try:
-            raise trimmed(self.error)
+            raise trim_traceback(self.error)
         finally:
             self.error = None  # its traceback leads back to this job: leave no cycle
 
@@ -411,7 +411,7 @@ class BlockingPortal:
         """
         _refuse_in_trio(func)
         if not callable(func):
-            refuse_type("func", func, _FUNCTION)
+            raise_type_error("func", func, _FUNCTION)
         job = _Job(self._loop, func, args)
         self._loop.wait(job, job.start, job.done)
         return job.result()
@@ -443,7 +443,7 @@ class BlockingPortal:
             RuntimeError: The portal is closed, or the parent's of this forked process.
         """
         if not callable(func):
-            refuse_type("func", func, _FUNCTION)
+            raise_type_error("func", func, _FUNCTION)
         future: Future[T] = Future()
         job = _Job(self._loop, func, args, name, functools.partial(_settle, future))
 
@@ -469,7 +469,7 @@ class BlockingPortal:
             ArgumentError: It is no async context manager.
         """
         if not hasattr(type(cm), "__aenter__"):
-            refuse_type("cm", cm, "an async context manager")
+            raise_type_error("cm", cm, "an async context manager")
         return _BlockingContext(self._loop, cm)
 
     def run_sync_soon(self, func: Callable[[Unpack[Ts]], object], *args: *Ts) -> None:
@@ -480,7 +480,7 @@ class BlockingPortal:
         process. What `func` raises is logged.
         """
         if not callable(func):
-            refuse_type("func", func, _FUNCTION)
+            raise_type_error("func", func, _FUNCTION)
         self._loop.post_quietly(functools.partial(func, *args))
 
     @property

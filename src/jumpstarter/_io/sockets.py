@@ -32,8 +32,8 @@ from typing import Final, NamedTuple, TypeAlias
 
 import trio
 
-from .._util.fork import close_alone, close_in_children, forks, is_child, no_fork
-from .._util.tracebacks import bare
+from .._util.fork import close_in_children, close_without_fork, fork_count, is_child, no_fork
+from .._util.tracebacks import strip_tracebacks
 from ..errors import ArgumentError, ConfigurationError, HandshakeError
 from .addresses import Address
 from .listener import SocketListener, bind_all
@@ -101,7 +101,7 @@ async def open_stream(
         raise HandshakeError(
             f"cannot connect to {address}: {why}. Is the exporter running there, and reachable for "
             "this user? `python -m jumpstarter serve` starts one"
-        ) from bare(exc)
+        ) from strip_tracebacks(exc)
     if address.scheme == "tcp":
         return stream
     return await _start_tls(stream, address, ssl_context or ssl.create_default_context())
@@ -115,16 +115,16 @@ async def open_tcp_stream(host: str, port: int) -> trio.SocketStream:
     """
     tries = _FORK_TRIES
     while True:
-        before = forks()
+        before = fork_count()
         stream = await trio.open_tcp_stream(host, port)
         close_in_children(stream.socket)
         tries -= 1
-        if forks() == before or not tries:
+        if fork_count() == before or not tries:
             return stream
         # Ends the connection for the child's copy as well, which `close` alone would not.
         with contextlib.suppress(OSError):  # ENOTCONN: the peer has reset it already
             stream.socket.shutdown(socket.SHUT_RDWR)
-        close_alone(stream.socket)
+        close_without_fork(stream.socket)
 
 
 async def open_unix_stream(path: str) -> trio.SocketStream:
@@ -152,7 +152,7 @@ async def open_unix_stream(path: str) -> trio.SocketStream:
             await trio.sleep(delay)
             delay = min(2 * delay, 0.1)
     except BaseException:
-        close_alone(sock)
+        close_without_fork(sock)
         raise
 
 
@@ -167,7 +167,7 @@ async def _start_tls(
         secure = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
         await secure.do_handshake()
     except BaseException as exc:
-        close_alone(stream.socket)
+        close_without_fork(stream.socket)
         if not isinstance(exc, trio.BrokenResourceError):
             raise
         why = f"no TLS handshake ({exc.__cause__ or 'hung up'}). Does it listen with tls://?"
@@ -176,7 +176,7 @@ async def _start_tls(
                 f"{exc.__cause__.verify_message.rstrip('.')}. Connect by a name that the "
                 "certificate has, and trust its authority in the ssl_context"
             )
-        raise HandshakeError(f"cannot connect to {address}: {why}") from bare(exc)
+        raise HandshakeError(f"cannot connect to {address}: {why}") from strip_tracebacks(exc)
     return secure
 
 

@@ -25,7 +25,7 @@ from typing import Final, Protocol
 
 import trio
 
-from .._util.fork import close_alone
+from .._util.fork import close_without_fork
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -244,7 +244,7 @@ async def close_at_once(stream: trio.abc.Stream) -> None:
     """
     inner = getattr(stream, "transport_stream", stream)  # what a TLS stream runs over
     if isinstance(inner, trio.SocketStream):
-        close_alone(inner.socket)
+        close_without_fork(inner.socket)
     if inner is not stream or not isinstance(inner, trio.SocketStream):
         await trio.aclose_forcefully(stream)
 

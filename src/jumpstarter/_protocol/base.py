@@ -1,15 +1,16 @@
 """One connection's rules: bytes in -> events, verbs in -> bytes out.
 
-Knows slots, their states and their credit; no clock, socket, task, thread or log. The caller feeds
-`receive` what it has read and acts on the events, and after each verb or `receive` writes what
-`outbox` holds. This file has the rules that both sides share, `_roles` what a client and a server
-add. The specification, with the tables, is docs/protocol.md. In short:
+Knows slots, their states and their credit, and nothing about clocks, sockets, tasks, threads or
+logs. The caller feeds `receive` with the bytes it has read and acts on the events. After each verb
+or `receive` it writes the batches that `send_queue` holds. This module has the rules that both
+sides share; `client` and `server` add their own. The specification, with the tables, is
+docs/protocol.md. In short:
 
 - A slot is busy from its CALL to its terminal frame (RESULT or ERROR), and then free for reuse: the
   transport keeps order, so no late frame can be taken for the next call's.
 - What may come on a slot, and what we may send on it, are bit masks of frame types, set where its
   state changes and nowhere else.
-- A server's slot stays busy until its terminal frame has left the outbox, so a peer that does not
+- A server's slot stays busy until its terminal frame has left the queue, so a peer that does not
   read cannot make us queue more than one answer for each slot.
 - A breach ends the connection: `receive` reports `ConnectionFailed` last, and nothing after it.
 - What asks for attention and brings nothing is counted. How much of it is too much is for whoever
@@ -32,11 +33,11 @@ from .codec import decode_credit, decode_goaway, decode_hello, encode_goaway
 from .flow_control import GRANTS, Budget, ReceiveWindow, SendWindow
 from .frames import VERSION, Flag, FrameType, Goaway, Hello, Kind
 from .receive_buffer import ReceiveBuffer
-from .send_queue import Batch, SendQueue
+from .send_queue import SendQueue, WriteBatch
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["BaseProtocol", "Phase", "Slot", "State", "mask"]
+__all__ = ["BaseProtocol", "Phase", "Slot", "SlotState", "mask"]
 
 
 class Phase(enum.Enum):
@@ -48,12 +49,12 @@ class Phase(enum.Enum):
     FAILED = enum.auto()
 
 
-class State(enum.Enum):
+class SlotState(enum.Enum):
     """Where a slot stands. A slot that was never used has no state at all."""
 
     OPENING = enum.auto()  # (server) part of its CALL is still to come
     OPEN = enum.auto()
-    ENDED = enum.auto()  # (server) its terminal frame waits in the outbox
+    ENDED = enum.auto()  # (server) its terminal frame waits in the send_queue
     FREE = enum.auto()
 
 
@@ -80,7 +81,7 @@ _WRONG_FLAGS: Final = tuple(~int(flags) for flags in _FLAGS)
 _OF_CONNECTION: Final = tuple(bool(_CONNECTION >> type_ & 1) for type_ in FrameType)
 # Constants, since to look a member up in its enum takes as long as handling it.
 _READY: Final = Phase.READY
-_OPEN: Final = State.OPEN
+_OPEN: Final = SlotState.OPEN
 _MORE: Final = Flag.MORE
 # What a peer may send before it has our HELLO, or after.
 _BEFORE_READY: Final = {Phase.HELLO: mask(_T.HELLO, _T.GOAWAY), Phase.ADMISSION: 0}
@@ -91,7 +92,7 @@ class Slot:
 
     __slots__ = (
         "cancelled",
-        "dropped",
+        "drop_reason",
         "kind",
         "may_receive",
         "may_send",
@@ -104,13 +105,13 @@ class Slot:
     )
 
     def __init__(self) -> None:
-        self.state: State = State.FREE
+        self.state: SlotState = SlotState.FREE
         self.may_receive: int = 0  # what may come
         self.may_send: int = 0  # what we may send
         self.kind: Kind = Kind.UNARY
         self.parts: ReceiveBuffer | None = None  # a message of which MORE is to come
         self.received_bytes: int = 0  # bytes of it, whether they were kept or not
-        self.dropped: str = ""  # why that message is discarded as it comes, if it is
+        self.drop_reason: str = ""  # why that message is discarded as it comes, if it is
         self.reserved_bytes: int = 0  # (server) bytes of its CALL while it is not answered
         self.cancelled: bool = False  # (server) a CANCEL has come
         self.sending: SendWindow | None = None
@@ -121,7 +122,7 @@ class BaseProtocol:
     """What both roles share. Construct one of the two subclasses.
 
     Attributes:
-        outbox: What waits to be written; the connection takes its batches through `take`.
+        send_queue: What waits to be written; the connection takes its batches through `take`.
         peer: The peer's HELLO, None until it has come.
         failure: The breach at which the connection ended, None while all is well.
         busy: Slots in use.
@@ -142,12 +143,12 @@ class BaseProtocol:
 
     def __init__(self, limits: Limits) -> None:
         self.limits: Limits = limits
-        self.outbox: SendQueue = SendQueue()
+        self.send_queue: SendQueue = SendQueue()
         self.peer: Hello | None = None
         self.failure: RemoteProtocolError | None = None
-        self.busy: int = 0
+        self.busy_slots: int = 0
         self.going_away: bool = False
-        self.late: int = 0
+        self.late_frames: int = 0
         self.no_op_frames: int = 0
         self.control_frames: int = 0
         self._phase = Phase.HELLO
@@ -214,12 +215,12 @@ class BaseProtocol:
         self.unprocessed = []
         self._phase = Phase.FAILED
         self.going_away = True
-        self.outbox.close(_T.GOAWAY, encode_goaway(Goaway(exc.code, 0, str(exc))))
+        self.send_queue.close(_T.GOAWAY, encode_goaway(Goaway(exc.code, 0, str(exc))))
         return ev.ConnectionFailed(exc)
 
-    def take(self) -> Batch:
+    def next_batch(self) -> WriteBatch:
         """Take the next frames to write. Written or lost, they are never taken again."""
-        return self.outbox.take()
+        return self.send_queue.next_batch()
 
     # ---------------------------------------------------------------- frames of the connection
 
@@ -248,7 +249,7 @@ class BaseProtocol:
             )
             raise RemoteProtocolError(text)
         self.peer = hello
-        self.outbox.max_frame = hello.max_frame
+        self.send_queue.max_frame = hello.max_frame
         self._largest = hello.max_message + HEADER_SIZE
         return self._hello_done(hello)
 
@@ -267,7 +268,7 @@ class BaseProtocol:
             self.no_op_frames += 1
             return ev.PongReceived(payload)
         self.control_frames += 1
-        self.outbox.pong(payload)
+        self.send_queue.add_pong(payload)
         return None
 
     def _on_goaway(self, flags: int, _id: int, payload: bytes) -> ev.Event | None:
@@ -280,7 +281,7 @@ class BaseProtocol:
             raise RemoteProtocolError(f"malformed GOAWAY of {len(payload)} bytes")
         self.going_away = True
         if self._phase is Phase.READY:
-            self.outbox.goaway_ack()
+            self.send_queue.add_goaway_ack()
         return ev.GoawayReceived(goaway)
 
     def _on_forbidden(self, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
@@ -289,12 +290,12 @@ class BaseProtocol:
 
     def ping(self, payload: bytes) -> None:
         """Ask the peer for a sign of life; 8 bytes of our choice come back."""
-        self.outbox.frame(_T.PING, 0, payload)
+        self.send_queue.add_frame(_T.PING, 0, payload)
 
     def goaway(self, code: Code, grace_ms: int, text: str) -> None:
         """Say that we accept no new calls, and for how long we finish those we have."""
         self.going_away = True
-        self.outbox.frame(_T.GOAWAY, 0, encode_goaway(Goaway(code, grace_ms, text)))
+        self.send_queue.add_frame(_T.GOAWAY, 0, encode_goaway(Goaway(code, grace_ms, text)))
 
     # ----------------------------------------------------------------------- frames of a slot
 
@@ -304,7 +305,7 @@ class BaseProtocol:
         if slot is not None and slot.may_receive >> type_ & 1:
             return slot
         if slot is not None and self._is_late(slot, type_):
-            self.late += 1
+            self.late_frames += 1
             return None
         raise RemoteProtocolError(f"{type_.name} on slot {slot_id} ({_standing(slot)})")
 
@@ -346,7 +347,7 @@ class BaseProtocol:
         """Join a message's frames. None while MORE is to come; `dropped` says if it was lost."""
         more = flags == _MORE
         if slot.parts is None:
-            slot.dropped = ""
+            slot.drop_reason = ""
             if not more:
                 return payload
             slot.parts = ReceiveBuffer()
@@ -360,18 +361,18 @@ class BaseProtocol:
         if slot.received_bytes > self.limits.max_message:
             text = f"a message of over {self.limits.max_message} bytes on slot {slot_id}"
             raise RemoteProtocolError(text, Code.FRAME_SIZE)
-        if not slot.dropped and not self._has_room(len(payload)):
+        if not slot.drop_reason and not self._has_room(len(payload)):
             self._pending -= len(slot.parts)
             slot.parts.clear()
-            slot.dropped = self._no_room()
-        if payload and not slot.dropped:
-            slot.parts.put(payload)
+            slot.drop_reason = self._no_room()
+        if payload and not slot.drop_reason:
+            slot.parts.append(payload)
             self._pending += len(payload)
         if more:
             return None
         parts = slot.parts
         self._forget_parts(slot)
-        return parts.get(len(parts)) if parts else b""
+        return parts.read(len(parts)) if parts else b""
 
     def _has_room(self, size: int) -> bool:
         return self._pending + size <= self.limits.max_pending
@@ -429,7 +430,7 @@ class BaseProtocol:
         window = self._own(slot_id, "sendable").sending
         return 0 if window is None else max(0, window.available)
 
-    def data(self, slot_id: int, chunk: bytes, *, end: bool = False) -> None:
+    def data(self, slot_id: int, chunk: bytes, end: bool = False) -> None:
         """Send bytes of a raw stream, not more than `sendable`, and perhaps the end of our half."""
         slot = self._sender(slot_id, _T.DATA)
         window = slot.sending
@@ -440,10 +441,10 @@ class BaseProtocol:
         window.spend(len(chunk), self._frames(len(chunk)))
         if end:
             slot.may_send &= ~mask(_T.DATA)
-        self.outbox.data(slot_id, chunk, end=end)
+        self.send_queue.add_data(slot_id, chunk, end=end)
 
     def _frames(self, size: int) -> int:
-        return 1 + size // self.outbox.max_frame
+        return 1 + size // self.send_queue.max_frame
 
     def withdraw(self, slot_id: int) -> None:
         """Take back the DATA that has not left yet, and its credit: its sender was cancelled.
@@ -453,7 +454,7 @@ class BaseProtocol:
         window = self._own(slot_id, "withdraw").sending
         if window is None:
             raise LocalProtocolError(f"withdraw on slot {slot_id}, which has no DATA to send")
-        window.available += self.outbox.withdraw(slot_id)
+        window.available += self.send_queue.withdraw_data(slot_id)
 
     def consume(self, slot_id: int, amount: int) -> bool:
         """Count what the application has read of a slot that is still open.
@@ -465,12 +466,12 @@ class BaseProtocol:
         assert window is not None
         delta = window.consume(amount)
         if delta:
-            self.outbox.credit(slot_id, delta)
+            self.send_queue.add_credit(slot_id, delta)
         return delta > 0
 
-    def less_than_half(self, slot_id: int) -> int:
+    def readable_without_credit(self, slot_id: int) -> int:
         """Bytes of a raw stream that can be read without credit for them going back."""
-        window = self._own(slot_id, "less_than_half").receiving
+        window = self._own(slot_id, "readable_without_credit").receiving
         assert window is not None
         return (window.size - 1) // 2
 

@@ -7,7 +7,7 @@ from typing import Final
 from .._limits import Limits
 from ..errors import Code, LocalProtocolError, RemoteProtocolError
 from . import events as ev
-from .base import BaseProtocol, Slot, State, mask
+from .base import BaseProtocol, Slot, SlotState, mask
 from .codec import encode_cancel, encode_hello
 from .flow_control import ITEM_COST
 from .frames import FrameType, Hello, Kind
@@ -34,7 +34,7 @@ _ANSWER: Final = {type_: mask(type_, _T.ERROR) for type_ in (_T.RESULT, _T.ERROR
 _CALL: Final = _T.CALL
 _RESULT: Final = _T.RESULT
 _ERROR: Final = _T.ERROR
-_FREE: Final = State.FREE
+_FREE: Final = SlotState.FREE
 _UNARY: Final = Kind.UNARY
 _STREAM: Final = Kind.STREAM
 
@@ -46,7 +46,7 @@ class ClientProtocol(BaseProtocol):
         super().__init__(limits)
         self._free: list[int] = []
         self._unused = 1  # the lowest slot that was never used
-        self.outbox.frame(_T.HELLO, 0, encode_hello(hello))
+        self.send_queue.add_frame(_T.HELLO, 0, encode_hello(hello))
 
     def _hello_done(self, hello: Hello) -> ev.Event | None:
         self._ready(min(hello.max_calls, self.limits.max_calls))
@@ -69,8 +69,8 @@ class ClientProtocol(BaseProtocol):
     ) -> ev.Event | None:
         slot = self._slot(slot_id, type_)
         assert slot is not None
-        waits = self.outbox.has_lane(slot_id)
-        if waits and self.outbox.sending(slot_id, _CALL):
+        waits = self.send_queue.has_slot_queue(slot_id)
+        if waits and self.send_queue.is_sending(slot_id, _CALL):
             raise RemoteProtocolError(f"{type_.name} on slot {slot_id} before its CALL was whole")
         dropped = ""
         if flags or slot.parts is not None:  # most often a message is one frame
@@ -81,9 +81,9 @@ class ClientProtocol(BaseProtocol):
             body = self._assemble(slot_id, slot, flags, payload)
             if body is None:
                 return None
-            payload, dropped = body, slot.dropped
+            payload, dropped = body, slot.drop_reason
         if waits or slot.kind is not _UNARY:  # which has no credit to give
-            self.outbox.drop(slot_id)
+            self.send_queue.discard(slot_id)
         self._end(slot_id, slot)
         if dropped:
             return ev.MessageDropped(slot_id, dropped, terminal=True)
@@ -101,8 +101,8 @@ class ClientProtocol(BaseProtocol):
         if body is None:
             return None
         slot.may_receive = legal | mask(_T.RESULT)
-        if slot.dropped:
-            return ev.MessageDropped(slot_id, slot.dropped, terminal=False)
+        if slot.drop_reason:
+            return ev.MessageDropped(slot_id, slot.drop_reason, terminal=False)
         cost = len(body) + ITEM_COST
         slot.receiving.receive(cost)
         return ev.ItemReceived(slot_id, body, cost)
@@ -120,20 +120,20 @@ class ClientProtocol(BaseProtocol):
             self._forget_parts(slot)
         if slot.receiving is not None:
             self._close_windows(slot)
-        self.busy -= 1
+        self.busy_slots -= 1
         self._free.append(slot_id)
 
     # ---------------------------------------------------------------------------------- verbs
 
     @property
-    def free(self) -> int:
+    def free_slots(self) -> int:
         """Slots that are free."""
-        return self._last - self.busy
+        return self._last - self.busy_slots
 
     @property
     def can_call(self) -> bool:
         """True if a slot is free and no GOAWAY was said."""
-        return not self.going_away and self.free > 0
+        return not self.going_away and self.free_slots > 0
 
     def call(self, kind: Kind, buffer: bytearray) -> int:
         """Send a CALL, made by `encode_call`.
@@ -145,7 +145,7 @@ class ClientProtocol(BaseProtocol):
             ArgumentError: It is larger than the peer takes; nothing was sent.
             LocalProtocolError: There is no free slot, or no peer.
         """
-        if self.going_away or self.busy >= self._last:
+        if self.going_away or self.busy_slots >= self._last:
             raise LocalProtocolError("CALL without a free slot, or after GOAWAY")
         self.check_size(buffer)
         if self._free:
@@ -161,8 +161,8 @@ class ClientProtocol(BaseProtocol):
             slot.receiving = self._receive_window()
         if kind is _STREAM:
             slot.sending = self._send_window()
-        self.busy += 1
-        self.outbox.message(_CALL, slot_id, buffer)
+        self.busy_slots += 1
+        self.send_queue.add_message(_CALL, slot_id, buffer)
         return slot_id
 
     def cancel(self, slot_id: int, code: Code = Code.CANCELLED) -> bool:
@@ -177,11 +177,11 @@ class ClientProtocol(BaseProtocol):
         """
         slot = self._sender(slot_id, _T.CANCEL)
         if code is Code.CLOSE:
-            self.outbox.message(_T.CANCEL, slot_id, _room(encode_cancel(code)))
+            self.send_queue.add_message(_T.CANCEL, slot_id, _room(encode_cancel(code)))
             return True
-        call_waits = self.outbox.sending(slot_id, _T.CALL)
-        if self.outbox.drop(slot_id) and call_waits:
+        call_waits = self.send_queue.is_sending(slot_id, _T.CALL)
+        if self.send_queue.discard(slot_id) and call_waits:
             self._end(slot_id, slot)
             return False
-        self.outbox.frame(_T.CANCEL, slot_id, encode_cancel(code))
+        self.send_queue.add_frame(_T.CANCEL, slot_id, encode_cancel(code))
         return True

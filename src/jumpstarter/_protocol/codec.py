@@ -22,27 +22,26 @@ import msgspec
 from .._framing import HEADER_SIZE, scan
 from .._limits import MIN_WIRE_FRAME, Limits
 from ..errors import ArgumentError, Code, FramingError
-from .decoding import read, refuse
+from .decoding import decode_checked, raise_decode_error
 from .frames import (
+    HEADER_SPACE,
     KEYWORDS,
     MAGIC,
     MAX_METHOD_NAME,
     MAX_TEXT,
     NESTED,
-    ROOM,
     CallHead,
     ErrorBody,
     Goaway,
     Hello,
     Kind,
     Node,
-    SystemFault,
+    OSErrorDetails,
 )
-from .values import refusal, to_wire
+from .values import explain_encode_error, to_wire
 
 __all__ = [
     "call_prefix",
-    "cut",
     "decode_call",
     "decode_cancel",
     "decode_credit",
@@ -58,6 +57,7 @@ __all__ = [
     "encode_hello",
     "encode_value",
     "set_timeout",
+    "truncate",
 ]
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -96,7 +96,7 @@ _nodes_decoder: Final = msgspec.msgpack.Decoder(list[Node])
 # ---------------------------------------------------------------------------------- user values
 
 
-def encode_value(value: object, prefix: bytes = ROOM, root: str = "value") -> bytearray:
+def encode_value(value: object, prefix: bytes = HEADER_SPACE, root: str = "value") -> bytearray:
     """Encode one value behind `prefix`, which starts with room for a header.
 
     Args:
@@ -111,7 +111,7 @@ def encode_value(value: object, prefix: bytes = ROOM, root: str = "value") -> by
     try:
         _encoder.encode_into(value, buffer, len(prefix))
     except Exception as exc:  # of the value's own code, or of a signal handler's
-        raise refusal(exc, value, _encoder.encode, root) from exc
+        raise explain_encode_error(exc, value, _encoder.encode, root) from exc
     return buffer
 
 
@@ -137,14 +137,14 @@ def decode_value(
     try:
         return _decoder.decode(body)
     except Exception as exc:  # noqa: BLE001 - whichever it is, it is raised again or chained
-        refuse(exc, f"the {len(body)} bytes cannot be decoded")
+        raise_decode_error(exc, f"the {len(body)} bytes cannot be decoded")
 
 
 # ----------------------------------------------------------------------------------------- CALL
 
 
 def call_prefix(
-    target: int, kind: Kind, method: str, *, keywords: bool = False, nested: bool = False
+    target: int, kind: Kind, method: str, keywords: bool = False, nested: bool = False
 ) -> bytes:
     """Build all of a CALL but its timeout and arguments: constant for a method, so it is kept.
 
@@ -162,7 +162,7 @@ def _call_prefix(target: int, kind: Kind, method: str, keywords: bool, nested: b
     if not 0 < len(name) <= MAX_METHOD_NAME:
         raise ArgumentError(f"a method's name has 1 to {MAX_METHOD_NAME} bytes, not {len(name)}")
     flags = kind | (KEYWORDS if keywords else 0) | (NESTED if nested else 0)
-    return ROOM + _CALL.pack(0, target, flags, len(name)) + name
+    return HEADER_SPACE + _CALL.pack(0, target, flags, len(name)) + name
 
 
 def encode_call(prefix: bytes, args: tuple[Any, ...]) -> bytearray:
@@ -177,7 +177,7 @@ def encode_call(prefix: bytes, args: tuple[Any, ...]) -> bytearray:
             with memoryview(buffer) as view, view[len(prefix) :] as body:
                 _check_keys(body)
         except ValueError as exc:
-            raise refusal(exc, args, _encode_for_peers, "args") from exc
+            raise explain_encode_error(exc, args, _encode_for_peers, "args") from exc
     return buffer
 
 
@@ -239,15 +239,15 @@ _KINDS: Final = {int(kind): kind for kind in Kind}
 
 def encode_error(code: int, body: ErrorBody) -> bytearray:
     """Encode an ERROR. Texts that are too long are cut with a mark, broken Unicode is replaced."""
-    return encode_value(_clean(body), ROOM + _CODE.pack(code))
+    return encode_value(_clean(body), HEADER_SPACE + _CODE.pack(code))
 
 
 def _clean(body: ErrorBody) -> list[Any]:
     cleaned: list[Any] = [
-        cut(body.type, MAX_METHOD_NAME),
-        cut(body.message),
-        [cut(note) for note in body.notes[:64]],
-        None if body.traceback is None else cut(body.traceback),
+        truncate(body.type, MAX_METHOD_NAME),
+        truncate(body.message),
+        [truncate(note) for note in body.notes[:64]],
+        None if body.traceback is None else truncate(body.traceback),
         [(code, _clean(member)) for code, member in body.members],
     ]
     if body.system is not None or body.cause is not None:  # few errors have more than 1.0 knows
@@ -257,12 +257,12 @@ def _clean(body: ErrorBody) -> list[Any]:
     return cleaned
 
 
-def _clean_fault(fault: SystemFault) -> list[Any]:
+def _clean_fault(fault: OSErrorDetails) -> list[Any]:
     cleaned: list[Any] = [
-        cut(fault.kind, MAX_METHOD_NAME),
+        truncate(fault.kind, MAX_METHOD_NAME),
         fault.errno,
-        cut(fault.symbol, MAX_METHOD_NAME),
-        None if fault.strerror is None else cut(fault.strerror),
+        truncate(fault.symbol, MAX_METHOD_NAME),
+        None if fault.strerror is None else truncate(fault.strerror),
         _clean_name(fault.filename),
         _clean_name(fault.filename2),
     ]
@@ -272,10 +272,10 @@ def _clean_fault(fault: SystemFault) -> list[Any]:
 def _clean_name(name: Any) -> Any:
     if isinstance(name, bytes):
         return name[:MAX_PATH]
-    return cut(name, MAX_PATH) if isinstance(name, str) else name
+    return truncate(name, MAX_PATH) if isinstance(name, str) else name
 
 
-def cut(text: str, length: int = MAX_TEXT) -> str:
+def truncate(text: str, length: int = MAX_TEXT) -> str:
     """Shorten `text` to `length` characters with a mark, and make it encodable."""
     if len(text) > length:
         text = f"{text[:length]}... [cut: {len(text)} characters in all]"
@@ -290,7 +290,7 @@ def decode_error(payload: bytes, limits: Limits) -> tuple[int, ErrorBody]:
     limit = (limits.max_depth, _MAX_ERROR_VALUES, limits.max_containers)
     said = "the exporter sent an ERROR that cannot be read"
     try:
-        return code, read(_error_decoder, payload[_CODE.size :], limit, said)
+        return code, decode_checked(_error_decoder, payload[_CODE.size :], limit, said)
     except ArgumentError as exc:
         return code, ErrorBody("", str(exc))
 
@@ -312,7 +312,7 @@ def encode_hello(hello: Hello) -> bytes:
     )
     about = _HelloMap(hello.agent, hello.token)
     if hello.name:  # which no server has
-        about = _NamedHelloMap(hello.agent, hello.token, cut(hello.name, MAX_METHOD_NAME))
+        about = _NamedHelloMap(hello.agent, hello.token, truncate(hello.name, MAX_METHOD_NAME))
     return bytes(encode_value(about, fixed))
 
 
@@ -329,7 +329,7 @@ def decode_hello(payload: bytes) -> Hello:
         _, major, minor, _, frame, message, calls, window, ping = _HELLO.unpack_from(payload)
     except struct.error as exc:
         raise ArgumentError(f"{said}: {exc}") from exc
-    more = read(_hello_decoder, payload[_HELLO.size :], (8, 256, 32), said)
+    more = decode_checked(_hello_decoder, payload[_HELLO.size :], (8, 256, 32), said)
     return Hello(
         version=(major, minor),
         max_frame=frame,
@@ -385,4 +385,4 @@ def decode_nodes(body: bytes, limits: Limits) -> list[Node]:
     """
     # Most of its keys are names of a Node's fields, which make no map.
     limit = (limits.max_depth, 2 * limits.max_items, limits.max_containers)
-    return read(_nodes_decoder, body, limit, "the exporter's report cannot be read")
+    return decode_checked(_nodes_decoder, body, limit, "the exporter's report cannot be read")

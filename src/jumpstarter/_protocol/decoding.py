@@ -15,12 +15,12 @@ from ..errors import ArgumentError, FramingError
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["read", "refuse"]
+__all__ = ["decode_checked", "raise_decode_error"]
 
 T = TypeVar("T")
 
 
-def read(
+def decode_checked(
     decoder: msgspec.msgpack.Decoder[T], body: bytes, limits: tuple[int, int, int], said: str
 ) -> T:
     """Decode a value of the protocol's own.
@@ -41,10 +41,10 @@ def read(
     try:
         return decoder.decode(body)
     except Exception as exc:  # noqa: BLE001 - whichever it is, it is raised again or chained
-        refuse(exc, said)
+        raise_decode_error(exc, said)
 
 
-def refuse(exc: Exception, said: str) -> NoReturn:
+def raise_decode_error(exc: Exception, said: str) -> NoReturn:
     """Raise ArgumentError for what a decoder has raised: its class depends on msgspec's version.
 
     A decoder runs no Python code: an exception with a frame of its own is a signal handler's.

@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from .._util.shelter import Undisturbed
+from .._util.deferred_signals import DeferAllSignals
 from .._util.text import sanitize_name
 from ..errors import (
     ERROR_CLASSES,
@@ -26,8 +26,8 @@ from ..errors import (
     DriverErrorGroup,
     code_for,
 )
-from .codec import cut
-from .frames import MAX_TEXT, ErrorBody, SystemFault
+from .codec import truncate
+from .frames import MAX_TEXT, ErrorBody, OSErrorDetails
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -54,7 +54,9 @@ _INT32: Final = range(-(2**31), 2**31)
 # What a code alone says of an OSError.
 _OF_PYTHON: Final = ("builtins", "io")
 _OWN_NUMBERS: Final = ("socket", "ssl")  # of name services, and of OpenSSL
-_TOLD_BY_CODE: Final = tuple(SystemFault(k) for k in ("OSError", "ConnectionError", "TimeoutError"))
+_TOLD_BY_CODE: Final = tuple(
+    OSErrorDetails(k) for k in ("OSError", "ConnectionError", "TimeoutError")
+)
 
 T = TypeVar("T")
 
@@ -78,7 +80,7 @@ def exception_to_wire(
         The code and body for `encode_error`. A group of one, which is what a nursery makes of any
         exception, is described as that one.
     """
-    with Undisturbed():  # as `_guarded` keeps what it gets from whoever waits for it
+    with DeferAllSignals():  # as `_guarded` keeps what it gets from whoever waits for it
         return _describe(exc, codes or {}, _MAX_DEPTH, traceback=traceback)
 
 
@@ -96,7 +98,7 @@ def _describe(
         members = [_describe(member, codes, depth - 1, traceback=traceback) for member in kept]
         notes += [f"{len(rest)} more members of the group were left out"] if rest else []
     else:
-        message = cut(_guarded(str, exc, _NO_TEXT))
+        message = truncate(_guarded(str, exc, _NO_TEXT))
     system = _guarded(_system_fault, exc, None) if isinstance(exc, OSError) else None
     origin = _guarded(_origin, exc, None) if depth else None
     # Without its traceback, which is in ours.
@@ -111,7 +113,7 @@ def _origin(exc: BaseException) -> BaseException | None:
     return cause if isinstance(cause, BaseException) and cause is not exc else None
 
 
-def _system_fault(exc: OSError) -> SystemFault | None:
+def _system_fault(exc: OSError) -> OSErrorDetails | None:
     """Give what an OSError says beyond its text and code, if it says more."""
     classes = type(exc).__mro__
     kinds = (kind.__name__ for kind in classes if kind.__module__ in _OF_PYTHON)
@@ -127,7 +129,7 @@ def _system_fault(exc: OSError) -> SystemFault | None:
             name = encoded
             undecodable |= 1 << bit
         names.append(name)
-    fault = SystemFault(next(kinds), number, symbol, text, names[0], names[1], undecodable)
+    fault = OSErrorDetails(next(kinds), number, symbol, text, names[0], names[1], undecodable)
     return None if fault in _TOLD_BY_CODE else fault
 
 
@@ -168,15 +170,17 @@ def _notes(exc: BaseException) -> list[str]:
 def _lines(exc: BaseException) -> str:
     if len(text := str(exc)) > MAX_TEXT:  # to format that takes seconds, and a gigabyte
         frames = [each for each in tb.extract_tb(exc.__traceback__) if not _is_a_callers(each)]
-        return "".join([*tb.format_list(frames), f"{type(exc).__name__}: {cut(text, _GLANCE)}"])
-    build_help = tb.TracebackException.from_exception(exc)
-    _begin_with_the_driver(build_help)
-    return "".join(build_help.format())
+        return "".join(
+            [*tb.format_list(frames), f"{type(exc).__name__}: {truncate(text, _GLANCE)}"]
+        )
+    exception = tb.TracebackException.from_exception(exc)
+    _begin_with_the_driver(exception)
+    return "".join(exception.format())
 
 
-def _begin_with_the_driver(build_help: tb.TracebackException) -> None:
+def _begin_with_the_driver(exception: tb.TracebackException) -> None:
     """Leave out how the driver's code was called, of what it raised and of what led to that."""
-    rest: list[tb.TracebackException | None] = [build_help]
+    rest: list[tb.TracebackException | None] = [exception]
     while rest:
         if (each := rest.pop()) is not None:
             frames = list(dropwhile(_is_a_callers, each.stack)) or each.stack[-1:]
@@ -237,7 +241,7 @@ def _single(code: int, body: ErrorBody, context: str) -> DriverError:
     return error
 
 
-def _put_fault(error: OSError, fault: SystemFault) -> None:
+def _put_fault(error: OSError, fault: OSErrorDetails) -> None:
     error.errno = _NUMBERS.get(fault.symbol, fault.errno)
     error.strerror = fault.strerror
     for bit, attribute in enumerate(("filename", "filename2")):

@@ -37,7 +37,7 @@ class Budget:
     def __init__(self, total: int) -> None:
         self.left: int = total
 
-    def take(self, amount: int) -> bool:
+    def reserve(self, amount: int) -> bool:
         """Reserve `amount` for growth if there is so much."""
         if amount > self.left:
             return False
@@ -108,7 +108,7 @@ class ReceiveWindow:
 
     def _grow(self) -> int:
         step = min(self.size, self._limit - self.size)
-        if not self._budget.take(step):
+        if not self._budget.reserve(step):
             return 0
         self.size += step
         return step

@@ -13,13 +13,13 @@ from .._limits import Limits
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = [
+    "HEADER_SPACE",
     "KEYWORDS",
     "MAGIC",
     "MAX_METHOD_NAME",
     "MAX_TEXT",
     "NESTED",
     "NIL",
-    "ROOM",
     "VERSION",
     "CallHead",
     "ErrorBody",
@@ -29,7 +29,7 @@ __all__ = [
     "Hello",
     "Kind",
     "Node",
-    "SystemFault",
+    "OSErrorDetails",
 ]
 
 MAGIC: Final = b"JMPS"
@@ -41,7 +41,7 @@ MAX_METHOD_NAME: Final = 255  # bytes of UTF-8: its length crosses the wire in o
 MAX_TEXT: Final = 1024 * 1024  # characters of an error's text, notes and traceback, each
 KEYWORDS: Final = 0x80  # bit of a CALL's kind: the last argument is a map of keyword arguments
 NESTED: Final = 0x40  # another: the call comes from within a driver's code
-ROOM: Final = bytes(HEADER_SIZE)
+HEADER_SPACE: Final = bytes(HEADER_SIZE)
 NIL: Final = b"\xc0"  # MessagePack's None
 
 
@@ -126,7 +126,7 @@ class CallHead(msgspec.Struct, frozen=True, gc=False):
     method: str
 
 
-class SystemFault(msgspec.Struct, frozen=True, array_like=True):
+class OSErrorDetails(msgspec.Struct, frozen=True, array_like=True):
     """What an ERROR says of an OSError, since version 1.1.
 
     Attributes:
@@ -168,7 +168,7 @@ class ErrorBody(msgspec.Struct, frozen=True, array_like=True):
     notes: list[str] = []
     traceback: str | None = None
     members: list[tuple[int, ErrorBody]] = []
-    system: SystemFault | None = None
+    system: OSErrorDetails | None = None
     cause: tuple[int, ErrorBody] | None = None
 
 

@@ -32,11 +32,11 @@ class ReceiveBuffer:
         return self._size
 
     @property
-    def first(self) -> int:
+    def first_size(self) -> int:
         """Bytes that are left of the first piece. There must be one."""
         return len(self._pieces[0]) - self._offset
 
-    def put(self, data: bytes) -> None:
+    def append(self, data: bytes) -> None:
         """Add bytes, at least one."""
         self._size += len(data)
         if self._pieces and len(data) < _SMALL:
@@ -48,20 +48,20 @@ class ReceiveBuffer:
         else:
             self._pieces.append(data)
 
-    def get(self, most: int) -> bytes:
+    def read(self, max_bytes: int) -> bytes:
         """Take what is left of the first piece, and whole ones behind it, as far as they fit.
 
-        There must be some. Of a piece that is larger than `most`, so much is taken.
+        There must be some. Of a piece that is larger than `max_bytes`, so much is taken.
         """
         piece = self._pieces[0]
         size = len(piece) - self._offset
-        if size > most:
-            self._size -= most
-            start, self._offset = self._offset, self._offset + most
+        if size > max_bytes:
+            self._size -= max_bytes
+            start, self._offset = self._offset, self._offset + max_bytes
             return bytes(piece[start : self._offset])
         count = 1
         for piece in islice(self._pieces, 1, None):
-            if size + len(piece) > most:
+            if size + len(piece) > max_bytes:
                 break
             size += len(piece)
             count += 1

@@ -1,12 +1,13 @@
-"""What waits to be written, and in which order it leaves.
+"""Queue the frames of one connection, and decide the order in which they are written.
 
-Small frames go first, in the order in which they came: results, errors, small calls, credit,
-pings. Large messages and bulk data wait in one *lane* per slot, and the lanes take turns, one frame
-each, so neither a 50 MB result nor a saturated stream delays another call by more than a frame.
-Within a slot the order is kept: once a slot has a lane, all its frames join it.
+Small frames leave first, in order of arrival: results, errors, small calls, credit, pings. Large
+messages and bulk data wait in one queue per slot. These slot queues take turns, one frame each, so
+neither a 50 MB result nor a saturated stream delays another call by more than one frame. Within a
+slot the order is kept: once a slot has a queue, all its messages and data join it.
 
-Credit is a sum per slot and a ping's answer the latest one, never a queue: what a peer can make us
-hold is bounded by the slots it has. This file knows no rules of who may send what.
+Credit is kept as one sum per slot, and only the latest PING is answered. So the memory that a peer
+can make us hold is bounded by the number of its slots. This module does not check who may send
+what.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ from .frames import Flag, FrameType
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["BATCH", "Batch", "SendQueue"]
+__all__ = ["BATCH_SIZE", "SendQueue", "WriteBatch"]
 
-BATCH: Final = 64 * 1024  # bytes after which a batch is full; a whole frame may overshoot it
+BATCH_SIZE: Final = 64 * 1024  # bytes after which a batch is full; a whole frame may overshoot it
 _SMALL: Final = 16 * 1024  # bytes of payload up to which a message may skip the lanes
 
 Buffer = bytes | bytearray | memoryview
 
 
-class Batch(msgspec.Struct):
+class WriteBatch(msgspec.Struct):
     """Frames to be written next, whole and in order.
 
     Attributes:
         buffers: To be written one after the other.
-        drained: Slots of which nothing waits in a lane any more.
+        drained: Slots of which nothing waits in a queue any more.
         ended: Slots whose terminal frame is in this batch.
     """
 
@@ -46,16 +47,16 @@ class Batch(msgspec.Struct):
 
 
 class _Message:
-    """A message in a lane, part of which may have left already."""
+    """A message in a queue, part of which may have left already."""
 
-    __slots__ = ("begun", "flags", "rest", "terminal", "type")
+    __slots__ = ("flags", "rest", "started", "terminal", "type")
 
-    def __init__(self, type_: int, rest: memoryview, flags: int, *, terminal: bool) -> None:
+    def __init__(self, type_: int, rest: memoryview, flags: int, terminal: bool) -> None:
         self.type = type_
         self.rest = rest
         self.flags = flags
         self.terminal = terminal
-        self.begun = False
+        self.started = False
 
 
 class SendQueue:
@@ -64,13 +65,13 @@ class SendQueue:
     Attributes:
         size: Bytes of all that waits.
         fresh: Bytes of it in messages of which nothing has left. With a peer that reads, all that
-            waits has soon begun to leave.
+            waits has soon started to leave.
     """
 
     def __init__(self) -> None:
         self._max_frame = MIN_WIRE_FRAME
         self._small = MIN_WIRE_FRAME + HEADER_SIZE  # bytes of a frame that may skip the lanes
-        self.size: int = 0
+        self.queued_bytes: int = 0
         self.unstarted_bytes: int = 0
         self._last: bytes | None = None  # the only thing that will still leave, once closed
         self._closed = False
@@ -78,7 +79,7 @@ class SendQueue:
         self._ended: list[int] = []  # slots whose terminal frame is among the urgent ones
         self._credit: dict[int, int] = {}
         self._pong: bytes | None = None
-        self._lanes: dict[int, deque[_Message]] = {}  # in the order of their turns
+        self._slot_queues: dict[int, deque[_Message]] = {}  # in the order of their turns
 
     @property
     def max_frame(self) -> int:
@@ -93,136 +94,135 @@ class SendQueue:
     def __bool__(self) -> bool:
         if self._closed:
             return self._last is not None
-        return bool(self._urgent or self._lanes or self._credit or self._pong is not None)
+        return bool(self._urgent or self._slot_queues or self._credit or self._pong is not None)
 
-    def has_lane(self, slot: int) -> bool:
+    def has_slot_queue(self, slot: int) -> bool:
         """Tell if something of this slot waits behind its turn."""
-        return slot in self._lanes
+        return slot in self._slot_queues
 
-    def sending(self, slot: int, type_: int) -> bool:
-        """Tell if the next thing to leave a slot's lane is (a part of) a message of this type."""
-        lane = self._lanes.get(slot)
-        return lane is not None and lane[0].type == type_
+    def is_sending(self, slot: int, type_: int) -> bool:
+        """Tell if the next thing to leave a slot's queue is (a part of) a message of this type."""
+        queue = self._slot_queues.get(slot)
+        return queue is not None and queue[0].type == type_
 
     # ------------------------------------------------------------------------------------ in
 
-    def frame(self, type_: int, slot: int, payload: bytes, flags: int = 0) -> None:
+    def add_frame(self, type_: int, slot: int, payload: bytes, flags: int = 0) -> None:
         """Queue a small frame ahead of all lanes, its own slot's too."""
-        self._join_urgent(pack_frame(type_, flags, slot, payload))
+        self._append_urgent(pack_frame(type_, flags, slot, payload))
 
-    def message(self, type_: int, slot: int, buffer: bytearray, *, terminal: bool = False) -> None:
+    def add_message(self, type_: int, slot: int, buffer: bytearray, terminal: bool = False) -> None:
         """Queue a message; `buffer` begins with room for a header, and is ours from now on."""
         if terminal:
             self._credit.pop(slot, None)  # nothing may follow it, credit neither
         size = len(buffer)
-        if size <= self._small and slot not in self._lanes:
+        if size <= self._small and slot not in self._slot_queues:
             seal(buffer, type_, 0, slot)
             self._urgent.append(buffer)
-            self.size += size
+            self.queued_bytes += size
             self.unstarted_bytes += size
             if terminal:
                 self._ended.append(slot)
         else:
             rest = memoryview(buffer)[HEADER_SIZE:]
-            self._join_lane(slot, _Message(type_, rest, 0, terminal=terminal))
+            self._append_to_slot(slot, _Message(type_, rest, 0, terminal=terminal))
 
-    def data(self, slot: int, chunk: bytes, *, end: bool) -> None:
+    def add_data(self, slot: int, chunk: bytes, end: bool) -> None:
         """Queue bytes of a raw stream, and the end of our half behind them."""
         flags = Flag.END if end else 0
-        if len(chunk) + HEADER_SIZE <= self._small and slot not in self._lanes:
-            self._join_urgent(pack_frame(FrameType.DATA, flags, slot, chunk))
+        if len(chunk) + HEADER_SIZE <= self._small and slot not in self._slot_queues:
+            self._append_urgent(pack_frame(FrameType.DATA, flags, slot, chunk))
         else:
-            self._join_lane(
+            self._append_to_slot(
                 slot, _Message(FrameType.DATA, memoryview(chunk), flags, terminal=False)
             )
 
-    def credit(self, slot: int, delta: int) -> None:
+    def add_credit(self, slot: int, delta: int) -> None:
         """Add to the credit that goes out with the next batch."""
         self._credit[slot] = self._credit.get(slot, 0) + delta
 
-    def pong(self, payload: bytes) -> None:
+    def add_pong(self, payload: bytes) -> None:
         """Answer the latest PING; an older one that still waits is answered by it too."""
         self._pong = payload
 
-    def goaway_ack(self) -> None:
-        """Answer GOAWAY, once, when the first frame of every CALL that waits has left."""
-        if 0 not in self._lanes:
+    def add_goaway_ack(self) -> None:
+        """Answer GOAWAY, once, when the first frame of each queued CALL has left."""
+        if 0 not in self._slot_queues:
             ack = _Message(FrameType.GOAWAY, memoryview(b""), Flag.ACK, terminal=False)
-            self._join_lane(0, ack)
+            self._append_to_slot(0, ack)
 
-    def _join_urgent(self, frame: Buffer) -> None:
+    def _append_urgent(self, frame: Buffer) -> None:
         self._urgent.append(frame)
-        self.size += len(frame)
+        self.queued_bytes += len(frame)
         self.unstarted_bytes += len(frame)
 
-    def _join_lane(self, slot: int, message: _Message) -> None:
-        self.size += len(message.rest)
+    def _append_to_slot(self, slot: int, message: _Message) -> None:
+        self.queued_bytes += len(message.rest)
         self.unstarted_bytes += len(message.rest)
-        lane = self._lanes.get(slot)
-        if lane is None:
-            self._lanes[slot] = deque((message,))
+        queue = self._slot_queues.get(slot)
+        if queue is None:
+            self._slot_queues[slot] = deque((message,))
         else:
-            lane.append(message)
+            queue.append(message)
 
     def close(self, type_: int, payload: bytes) -> None:
         """Forget all that waits and will ever be queued, but for one last frame."""
         self._closed = True
         self._last = pack_frame(type_, 0, 0, payload)
         self._urgent.clear()
-        self._lanes.clear()
-        self.size = self.unstarted_bytes = 0
+        self._slot_queues.clear()
+        self.queued_bytes = self.unstarted_bytes = 0
 
     # ------------------------------------------------------------------------------------ out
 
-    def drop(self, slot: int) -> bool:
-        """Forget what waits in a slot's lane, and its credit.
+    def discard(self, slot: int) -> bool:
+        """Forget what waits in a slot's queue, and its credit.
 
         Returns:
-            True if the first message of the lane had not begun to leave, False if part of it had,
-            or there was no lane.
+            True if the slot's first message was removed before any of it had left.
         """
         self._credit.pop(slot, None)
-        lane = self._lanes.get(slot)
-        if lane is None:
+        queue = self._slot_queues.get(slot)
+        if queue is None:
             return False
-        del self._lanes[slot]
-        for message in lane:
+        del self._slot_queues[slot]
+        for message in queue:
             self._forget(message)
-        return not lane[0].begun
+        return not queue[0].started
 
     def _forget(self, message: _Message) -> None:
-        self.size -= len(message.rest)
-        if not message.begun:
+        self.queued_bytes -= len(message.rest)
+        if not message.started:
             self.unstarted_bytes -= len(message.rest)
 
-    def withdraw(self, slot: int) -> int:
-        """Forget the DATA in a slot's lane; every frame that has left was whole.
+    def withdraw_data(self, slot: int) -> int:
+        """Forget the DATA in a slot's queue; every frame that has left was whole.
 
         Returns:
             The bytes of it, for which credit was spent.
         """
-        lane = self._lanes.get(slot)
-        if lane is None:
+        queue = self._slot_queues.get(slot)
+        if queue is None:
             return 0
-        gone = [message for message in lane if message.type == FrameType.DATA]
+        gone = [message for message in queue if message.type == FrameType.DATA]
         withdrawn = sum(len(message.rest) for message in gone)
         for message in gone:
             self._forget(message)
-        kept = deque(message for message in lane if message.type != FrameType.DATA)
+        kept = deque(message for message in queue if message.type != FrameType.DATA)
         if kept:
-            self._lanes[slot] = kept
+            self._slot_queues[slot] = kept
         else:
-            del self._lanes[slot]
+            del self._slot_queues[slot]
         return withdrawn
 
-    def take(self) -> Batch:
-        """Take the next batch: all that is urgent, and as many turns of the lanes as fit."""
+    def next_batch(self) -> WriteBatch:
+        """Remove and return the next batch: all urgent frames, and what fits of the others."""
         if self._closed:
             last, self._last = self._last, None
-            return Batch([] if last is None else [last], [], [])
+            return WriteBatch([] if last is None else [last], [], [])
         urgent = self._urgent
         size = len(urgent[0]) if len(urgent) == 1 else sum(map(len, urgent))
-        self.size -= size
+        self.queued_bytes -= size
         self.unstarted_bytes -= size
         if self._credit:
             for slot, delta in self._credit.items():
@@ -231,24 +231,24 @@ class SendQueue:
         if self._pong is not None:
             urgent.append(pack_frame(FrameType.PING, Flag.ACK, 0, self._pong))
             self._pong = None
-        batch = Batch(urgent, [], self._ended)
+        batch = WriteBatch(urgent, [], self._ended)
         self._urgent = []
         self._ended = []
-        if self._lanes:
+        if self._slot_queues:
             size += self._take_turn(batch)
-            while size < BATCH and self._lanes:
+            while size < BATCH_SIZE and self._slot_queues:
                 size += self._take_turn(batch)
         return batch
 
-    def _take_turn(self, batch: Batch) -> int:
-        slot = next(iter(self._lanes))
-        lane = self._lanes.pop(slot)
-        message = lane[0]
+    def _take_turn(self, batch: WriteBatch) -> int:
+        slot = next(iter(self._slot_queues))
+        queue = self._slot_queues.pop(slot)
+        message = queue[0]
         piece = message.rest[: self._max_frame]
-        self.size -= len(piece)
-        if not message.begun:
+        self.queued_bytes -= len(piece)
+        if not message.started:
             self.unstarted_bytes -= len(message.rest)
-            message.begun = True
+            message.started = True
         done = len(piece) == len(message.rest)
         if not done:
             message.rest = message.rest[self._max_frame :]
@@ -258,11 +258,11 @@ class SendQueue:
         if piece:
             batch.buffers.append(piece)
         if done:
-            lane.popleft()
+            queue.popleft()
             if message.terminal:
                 batch.ended.append(slot)
-        if lane:
-            self._lanes[slot] = lane  # behind all others
+        if queue:
+            self._slot_queues[slot] = queue  # behind all others
         else:
             batch.drained.append(slot)
         return HEADER_SIZE + len(piece)

@@ -13,11 +13,11 @@ from .._framing import HEADER_SIZE
 from .._limits import MIN_WIRE_FRAME
 from ..errors import ArgumentError, Code, LocalProtocolError, RemoteProtocolError
 from . import events as ev
-from .base import BaseProtocol, Phase, Slot, State, mask
+from .base import BaseProtocol, Phase, Slot, SlotState, mask
 from .codec import decode_call, decode_cancel, encode_error, encode_hello
 from .flow_control import ITEM_COST
 from .frames import ErrorBody, FrameType, Hello, Kind
-from .send_queue import Batch
+from .send_queue import WriteBatch
 
 __all__ = ["ServerProtocol", "_room"]
 
@@ -38,9 +38,9 @@ _OPENING: Final = mask(_T.CALL, _T.CANCEL)
 _LATE: Final = mask(_T.DATA, _T.CREDIT, _T.CANCEL)  # may cross the server's terminal frame
 _RESULT: Final = _T.RESULT
 _ERROR: Final = _T.ERROR
-_FREE: Final = State.FREE
-_OPENING_STATE: Final = State.OPENING
-_ENDED: Final = State.ENDED
+_FREE: Final = SlotState.FREE
+_OPENING_STATE: Final = SlotState.OPENING
+_ENDED: Final = SlotState.ENDED
 _UNARY: Final = Kind.UNARY
 _STREAM: Final = Kind.STREAM
 
@@ -55,7 +55,7 @@ class ServerProtocol(BaseProtocol):
     def admit(self, hello: Hello) -> None:
         """Answer the client's HELLO with ours: calls may come."""
         if self._asked("admit"):
-            self.outbox.frame(_T.HELLO, 0, encode_hello(hello))
+            self.send_queue.add_frame(_T.HELLO, 0, encode_hello(hello))
             self._ready(hello.max_calls)
 
     def refuse(self, code: Code, text: str) -> None:
@@ -70,7 +70,7 @@ class ServerProtocol(BaseProtocol):
         return self._phase is Phase.ADMISSION
 
     def _is_late(self, slot: Slot, type_: FrameType) -> bool:
-        return slot.state in (State.ENDED, State.FREE) and bool(_LATE >> type_ & 1)
+        return slot.state in (SlotState.ENDED, SlotState.FREE) and bool(_LATE >> type_ & 1)
 
     # ------------------------------------------------------------------------------- bytes in
 
@@ -83,7 +83,7 @@ class ServerProtocol(BaseProtocol):
         if slot.state is _FREE:
             slot.state = _OPENING_STATE
             slot.may_receive = _OPENING
-            self.busy += 1
+            self.busy_slots += 1
         elif slot.state is not _OPENING_STATE:
             raise RemoteProtocolError(f"CALL on slot {slot_id}, which is {slot.state.name}")
         message = self._assemble(slot_id, slot, flags, payload)
@@ -92,8 +92,8 @@ class ServerProtocol(BaseProtocol):
         return self._called(slot_id, slot, message)
 
     def _called(self, slot_id: int, slot: Slot, message: bytes) -> ev.Event | None:
-        if slot.dropped:
-            self._refuse_call(slot_id, slot, Code.RESOURCE_EXHAUSTED, slot.dropped)
+        if slot.drop_reason:
+            self._refuse_call(slot_id, slot, Code.RESOURCE_EXHAUSTED, slot.drop_reason)
             return None
         if self.going_away:
             text = "the exporter is shutting down and takes no new calls"
@@ -119,7 +119,7 @@ class ServerProtocol(BaseProtocol):
         return ev.CallReceived(slot_id, head, body)
 
     def _refuse_call(self, slot_id: int, slot: Slot, code: Code, text: str) -> None:
-        slot.state = State.OPEN
+        slot.state = SlotState.OPEN
         slot.may_send = mask(_T.ERROR)
         self.error(slot_id, encode_error(code, ErrorBody("", text)))
 
@@ -131,7 +131,7 @@ class ServerProtocol(BaseProtocol):
         if slot is None:
             self._cut_result_short(slot_id, code)
             return None
-        if slot.state is State.OPENING:
+        if slot.state is SlotState.OPENING:
             self._forget_parts(slot)
             self._refuse_call(slot_id, slot, Code.CANCELLED, "cancelled before it was started")
             return None
@@ -142,20 +142,20 @@ class ServerProtocol(BaseProtocol):
 
     def _cut_result_short(self, slot_id: int, code: int) -> None:
         """A large result is on its way and nobody wants it: end the call with an ERROR instead."""
-        if code != Code.CLOSE and self.outbox.sending(slot_id, _T.RESULT):
-            self.outbox.drop(slot_id)
+        if code != Code.CLOSE and self.send_queue.is_sending(slot_id, _T.RESULT):
+            self.send_queue.discard(slot_id)
             body = encode_error(Code.CANCELLED, ErrorBody("", "cancelled as its result was sent"))
-            self.outbox.message(_T.ERROR, slot_id, body, terminal=True)
+            self.send_queue.add_message(_T.ERROR, slot_id, body, terminal=True)
 
     # ---------------------------------------------------------------------------------- verbs
 
-    def take(self) -> Batch:
+    def next_batch(self) -> WriteBatch:
         """Take the next frames to write; the slots whose terminal frame is among them are free."""
-        batch = self.outbox.take()
+        batch = self.send_queue.next_batch()
         for slot_id in batch.ended:
             slot = self._slots[slot_id]
             slot.state = _FREE
-            self.busy -= 1
+            self.busy_slots -= 1
         return batch
 
     def result(self, slot_id: int, buffer: bytearray) -> None:
@@ -166,7 +166,7 @@ class ServerProtocol(BaseProtocol):
         """
         self.check_size(buffer)
         self._terminate(slot_id, _RESULT)
-        self.outbox.message(_RESULT, slot_id, buffer, terminal=True)
+        self.send_queue.add_message(_RESULT, slot_id, buffer, terminal=True)
 
     def error(self, slot_id: int, buffer: bytearray) -> None:
         """End a call badly, with what `encode_error` made; of what is too large, the code alone."""
@@ -176,7 +176,7 @@ class ServerProtocol(BaseProtocol):
             code = int.from_bytes(buffer[HEADER_SIZE : HEADER_SIZE + 2], "little")
             buffer = encode_error(code, ErrorBody("", f"what it failed with cannot be sent: {exc}"))
         self._terminate(slot_id, _ERROR)
-        self.outbox.message(_ERROR, slot_id, buffer, terminal=True)
+        self.send_queue.add_message(_ERROR, slot_id, buffer, terminal=True)
 
     def _terminate(self, slot_id: int, type_: FrameType) -> None:
         slot = self._sender(slot_id, type_)
@@ -190,10 +190,10 @@ class ServerProtocol(BaseProtocol):
     def abandon(self, slot_id: int) -> None:
         """Forget what a slot has still to send: its call was cancelled and an ERROR follows."""
         self._own(slot_id, "abandon").may_send = mask(_T.ERROR)
-        self.outbox.drop(slot_id)
+        self.send_queue.discard(slot_id)
 
     @staticmethod
-    def cost(buffer: bytearray) -> int:
+    def item_cost(buffer: bytearray) -> int:
         """Say what an item takes of what is `sendable`. In any thread."""
         return len(buffer) - HEADER_SIZE + ITEM_COST
 
@@ -208,8 +208,8 @@ class ServerProtocol(BaseProtocol):
         if window.available <= 0:
             raise LocalProtocolError(f"ITEM on slot {slot_id} without credit")
         self.check_size(buffer)
-        window.spend(self.cost(buffer), self._frames(len(buffer)))
-        self.outbox.message(_T.ITEM, slot_id, buffer)
+        window.spend(self.item_cost(buffer), self._frames(len(buffer)))
+        self.send_queue.add_message(_T.ITEM, slot_id, buffer)
 
     def accept(self, slot_id: int, buffer: bytearray) -> None:
         """Say that a raw stream is open; `buffer` is encoded metadata of at most a small frame.
@@ -221,7 +221,7 @@ class ServerProtocol(BaseProtocol):
         if len(buffer) - HEADER_SIZE > MIN_WIRE_FRAME:
             raise ArgumentError(f"a stream's metadata must fit {MIN_WIRE_FRAME} bytes encoded")
         slot.may_send &= ~mask(_T.ACCEPT)
-        self.outbox.message(_T.ACCEPT, slot_id, buffer)
+        self.send_queue.add_message(_T.ACCEPT, slot_id, buffer)
 
 
 def _room(payload: bytes) -> bytearray:

@@ -32,8 +32,8 @@ from typing import Any, Final, Literal, Union
 
 import msgspec
 
-from .._util.conversion_errors import ModelError, failure_of, is_model_error, refused
-from .._util.shelter import Undisturbed
+from .._util.conversion_errors import ModelError, as_argument_error, exception_from, is_model_error
+from .._util.deferred_signals import DeferAllSignals
 from ..errors import ArgumentError
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -43,9 +43,9 @@ __all__ = [
     "check_type",
     "classify_annotation",
     "convert",
-    "refusal",
-    "title_of",
+    "explain_encode_error",
     "to_wire",
+    "type_name",
 ]
 
 _MAX_PATH: Final = 500  # characters of a path to what cannot be sent; it is not followed further
@@ -89,7 +89,7 @@ def _path_to_wire(path: PurePath) -> str | bytes:
     return text
 
 
-def refusal(
+def explain_encode_error(
     exc: Exception, value: object, encode: Callable[[object], object], root: str
 ) -> ArgumentError:
     """Give the error for a value that cannot be encoded: what of it, why, and where in it that is.
@@ -103,7 +103,7 @@ def refusal(
     Raises:
         Exception: What a signal handler has raised, see `refused`.
     """
-    return refused(exc, partial(encode, value), partial(_fault, value, encode, root))
+    return as_argument_error(exc, partial(encode, value), partial(_fault, value, encode, root))
 
 
 def _fault(value: object, encode: Callable[[object], object], root: str) -> str:
@@ -112,7 +112,7 @@ def _fault(value: object, encode: Callable[[object], object], root: str) -> str:
         while (step := _step_to_fault(value, encode)) is not None and len(path) < _MAX_PATH:
             path += step[0]
             value = step[1]
-    failure = failure_of(partial(encode, value))
+    failure = exception_from(partial(encode, value))
     try:
         if isinstance(failure, RecursionError):
             return f"{_described(value)} is nested too deeply, or contains itself"
@@ -125,7 +125,7 @@ def _fault(value: object, encode: Callable[[object], object], root: str) -> str:
 def _step_to_fault(value: object, encode: Callable[[object], object]) -> tuple[str, object] | None:
     """Give the first part that cannot be encoded, with the way to it; None if it is no part."""
     for step, part in _parts(value):
-        if failure_of(partial(encode, part)) is not None:
+        if exception_from(partial(encode, part)) is not None:
             return step, part
     return None
 
@@ -135,12 +135,12 @@ def _reason(value: object, exc: Exception | None) -> str:
         return "an integer is outside -2**63 to 2**64-1; send it as a string"
     if isinstance(value, str) and (bad := _first_surrogate(value)) is not None:
         return f"a string is not valid Unicode ({bad.reason} at {bad.start}); send bytes instead"
-    title = title_of(type(value))
+    title = type_name(type(value))
     return str(exc) if title in str(exc) else f"{_described(value)} cannot be encoded: {exc}"
 
 
 def _described(value: object) -> str:
-    return f"an object of type {title_of(type(value))}"
+    return f"an object of type {type_name(type(value))}"
 
 
 def _first_surrogate(text: str) -> UnicodeEncodeError | None:
@@ -155,8 +155,8 @@ def _reason_of_key(value: object, encode: Callable[[object], object]) -> str:
     """Say which of a dict's keys is none, though it could be sent as a value."""
     with suppress(Exception):  # of the value's own code, as above
         for key in value if isinstance(value, dict) else ():
-            sent_alone = failure_of(partial(encode, key)) is None
-            if sent_alone and failure_of(partial(encode, {key: None})) is not None:
+            sent_alone = exception_from(partial(encode, key)) is None
+            if sent_alone and exception_from(partial(encode, {key: None})) is not None:
                 return f"{_described(key)} cannot be the key of a dict; use a str or an int"
     return ""
 
@@ -198,7 +198,7 @@ def convert(value: object, type_: Any, name: str) -> Any:
         return _made(value, type_)
     except Exception as exc:  # whatever the type's own code raises, the value did not fit it
         text = partial(_misfit, exc, value, type_, name)
-        raise refused(exc, partial(_made, value, type_), text) from exc
+        raise as_argument_error(exc, partial(_made, value, type_), text) from exc
 
 
 def _made(value: object, type_: Any) -> Any:
@@ -208,7 +208,7 @@ def _made(value: object, type_: Any) -> Any:
 
 @functools.lru_cache(maxsize=1024)
 def _decoder_for(type_: Any) -> msgspec.msgpack.Decoder[Any]:
-    with Undisturbed():  # msgspec swallows some of what is raised while it looks at a type
+    with DeferAllSignals():  # msgspec swallows some of what is raised while it looks at a type
         return msgspec.msgpack.Decoder(type_, dec_hook=_from_wire)
 
 
@@ -216,7 +216,7 @@ def _misfit(exc: Exception, value: object, type_: Any, name: str) -> str:
     detail = str(exc) if isinstance(exc, msgspec.MsgspecError) else f"{exc!r}"
     detail += _allowed(value, type_, detail)
     detail = detail.replace("`$", f"`{name}")  # msgspec's sign for the value as a whole
-    return f"does not fit {title_of(type_)}: {detail}"
+    return f"does not fit {type_name(type_)}: {detail}"
 
 
 def _allowed(value: Any, type_: Any, detail: str) -> str:
@@ -235,7 +235,7 @@ def _allowed(value: Any, type_: Any, detail: str) -> str:
             continue
         more = f" and {len(values) - _MAX_VALUES} more" if len(values) > _MAX_VALUES else ""
         listed = ", ".join(f"{value!r:.50}" for value in values[:_MAX_VALUES])
-        text += f"; {title_of(each)} has {listed}{more}"
+        text += f"; {type_name(each)} has {listed}{more}"
         if named:
             text += f", and {value!r} is the name of {named.value!r:.50}"
     return text
@@ -250,7 +250,7 @@ def _enums_in(type_: Any) -> list[type[enum.Enum]]:
 def _infos(type_: Any) -> Iterator[msgspec.inspect.Type | msgspec.inspect.Field]:
     """Walk through all that a type is made of, each once; nothing of one that none is made of."""
     rest: list[Any] = []
-    with Undisturbed(), suppress(Exception):  # of a type's own code; what comes of it is kept
+    with DeferAllSignals(), suppress(Exception):  # of a type's own code; what comes of it is kept
         rest = [msgspec.inspect.type_info(type_)]
     seen: set[int] = set()
     while rest:
@@ -272,7 +272,7 @@ def _bound(value: object, most: int, name: str, type_: Any) -> None:
         each = rest.pop()
         if isinstance(each, list | dict):
             if len(each) > most:
-                text = f"does not fit {title_of(type_)}: it has {len(each)} parts, and what is put"
+                text = f"does not fit {type_name(type_)}: it has {len(each)} parts, and what is put"
                 raise ArgumentError(f"{text} in such sets or maps has {most} at most - in `{name}`")
             rest += each.values() if isinstance(each, dict) else each
 
@@ -326,7 +326,7 @@ def _from_wire(type_: Any, value: Any) -> Any:
         return _model(type_, value)
     if type_ is object or (isinstance(type_, type) and isinstance(value, type_)):
         return value
-    raise ValueError(f"a value from the wire cannot be converted to {title_of(type_)}")
+    raise ValueError(f"a value from the wire cannot be converted to {type_name(type_)}")
 
 
 def _model(type_: Any, value: object) -> object:
@@ -335,7 +335,7 @@ def _model(type_: Any, value: object) -> object:
     except ValueError as exc:
         if not is_model_error(exc):
             raise
-        with Undisturbed():  # pydantic swallows some of what is raised while it finds the words
+        with DeferAllSignals():  # pydantic swallows some of what is raised while it finds the words
             text = _faults_of(exc)
         raise ModelError(text) from exc
 
@@ -360,13 +360,13 @@ def check_type(type_: Any) -> None:
         text = f"{type_!r:.100} is a str, where a type was expected"
         raise ArgumentError(f"{text}: the type comes first, and then the method's name")
     if classify_annotation(type_) is AnnotationKind.UNKNOWN:
-        text = f"a value from the wire cannot be converted to {title_of(type_)}"
+        text = f"a value from the wire cannot be converted to {type_name(type_)}"
         raise ArgumentError(f"{text}; docs/values.md lists the types that can be used")
     try:
         _decoder_for(type_)
     except Exception as exc:  # of the type's own code, too
-        told = f"no value can be made to fit {title_of(type_)}: {exc}"
-        raise refused(exc, partial(_decoder_for, type_), lambda: told) from exc
+        told = f"no value can be made to fit {type_name(type_)}: {exc}"
+        raise as_argument_error(exc, partial(_decoder_for, type_), lambda: told) from exc
 
 
 # ----------------------------------------------------------------------------- what is asked for
@@ -470,6 +470,6 @@ def _is_model(cls: Any) -> bool:
     return isinstance(cls, type) and all(hasattr(cls, name) for name in names)
 
 
-def title_of(type_: Any) -> str:
+def type_name(type_: Any) -> str:
     """Name a type for a message."""
     return f"{inspect.formatannotation(type_):.{_MAX_TITLE}}"

@@ -21,7 +21,7 @@ from .text import sanitize_text
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = [
-    "bytes_of",
+    "as_bytes",
     "check_callable",
     "check_flag",
     "check_instance",
@@ -33,9 +33,9 @@ __all__ = [
     "check_secret",
     "check_size_hint",
     "check_text",
+    "raise_type_error",
+    "raise_value_error",
     "refuse_timeout",
-    "refuse_type",
-    "refuse_value",
 ]
 
 P = ParamSpec("P")
@@ -46,12 +46,12 @@ _PLAIN: Final = (bool, int, float, str, bytes, PurePath)
 _LONGEST: Final = 80  # characters of a value that are shown
 
 
-def refuse_type(name: str, value: object, accepted: str, error: Error = None) -> NoReturn:
+def raise_type_error(name: str, value: object, accepted: str, error: Error = None) -> NoReturn:
     """Raise for a value of a type that is not accepted."""
     raise (error or ArgumentTypeError)(f"{name} must be {accepted}, not {_shown(value)}")
 
 
-def refuse_value(name: str, value: object, accepted: str, error: Error = None) -> NoReturn:
+def raise_value_error(name: str, value: object, accepted: str, error: Error = None) -> NoReturn:
     """Raise for a value that is out of range, or otherwise not accepted."""
     raise (error or ArgumentValueError)(f"{name} must be {accepted}, not {_shown(value)}")
 
@@ -92,7 +92,7 @@ def check_instance(
 ) -> T:
     """Take an instance of a class."""
     if not isinstance(value, kind):
-        refuse_type(name, value, accepted, error)
+        raise_type_error(name, value, accepted, error)
     return value
 
 
@@ -117,7 +117,7 @@ def check_flag(name: str, value: object, error: Error = None) -> bool:
 def check_callable(name: str, value: Any, accepted: str = "a function") -> Callable[..., Any]:
     """Take what can be called."""
     if not callable(value):
-        refuse_type(name, value, accepted)
+        raise_type_error(name, value, accepted)
     function: Callable[..., Any] = value
     return function
 
@@ -127,9 +127,9 @@ def check_path(name: str, value: Any, error: Error = None) -> str:
     accepted = "a path, as a str or a pathlib.Path"
     path = value.__fspath__() if hasattr(type(value), "__fspath__") else value
     if not isinstance(path, str):
-        refuse_type(name, value, accepted, error)
+        raise_type_error(name, value, accepted, error)
     if not path or "\0" in path:
-        refuse_value(name, value, f"{accepted}, neither empty nor with a NUL", error)
+        raise_value_error(name, value, f"{accepted}, neither empty nor with a NUL", error)
     return path
 
 
@@ -145,13 +145,13 @@ def check_number(
     """Take a number within a range; NaN is in none."""
     accepted = accepted or _range("a number", low, high)
     if not _is(value, Real):
-        refuse_type(name, value, accepted, error)
+        raise_type_error(name, value, accepted, error)
     try:
         number = float(value)
     except OverflowError:
         number = math.inf if value > 0 else -math.inf
     if not low <= number <= high:
-        refuse_value(name, value, accepted, error)
+        raise_value_error(name, value, accepted, error)
     return number
 
 
@@ -173,9 +173,9 @@ def check_int(
     """Take a whole number within a range."""
     accepted = accepted or _range("a whole number", low, high)
     if not _is(value, Integral):
-        refuse_type(name, value, accepted, error)
+        raise_type_error(name, value, accepted, error)
     if not low <= value <= high:
-        refuse_value(name, value, accepted, error)
+        raise_value_error(name, value, accepted, error)
     return int(value)
 
 
@@ -189,12 +189,12 @@ def check_size_hint(name: str, value: object) -> None:
         check_int(name, value, 0, accepted="a whole number of bytes, or None")
 
 
-def bytes_of(data: Any) -> bytes:
+def as_bytes(data: Any) -> bytes:
     """Take what is to be sent."""
     try:
         return bytes(memoryview(data))
     except TypeError:
-        refuse_type("data", data, "bytes, a bytearray or a memoryview; encode a str first")
+        raise_type_error("data", data, "bytes, a bytearray or a memoryview; encode a str first")
 
 
 def check_max_bytes(max_bytes: Any) -> None:

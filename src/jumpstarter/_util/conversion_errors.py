@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 
 from ..errors import ArgumentError
-from .shelter import Undisturbed
+from .deferred_signals import DeferAllSignals
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["ModelError", "failure_of", "is_model_error", "refused"]
+__all__ = ["ModelError", "as_argument_error", "exception_from", "is_model_error"]
 
 
 class ModelError(ValueError):
@@ -26,7 +26,7 @@ def is_model_error(exc: Any) -> bool:
     return callable(getattr(exc, "errors", None)) and callable(getattr(exc, "error_count", None))
 
 
-def refused(
+def as_argument_error(
     exc: Exception, attempt: Callable[[], object], text: Callable[[], str]
 ) -> ArgumentError:
     """Give the error for an attempt that has failed because of a value, or of a type.
@@ -43,9 +43,9 @@ def refused(
     Raises:
         Exception: What a handler has raised, as it is: without it, the attempt ends otherwise.
     """
-    with Undisturbed():
+    with DeferAllSignals():
         came = _unwrapped(exc)
-        again = failure_of(attempt)
+        again = exception_from(attempt)
         try:
             if again is not None and type(_unwrapped(again)) is type(came):
                 return ArgumentError(text())
@@ -74,7 +74,7 @@ def _is_pydantics(exc: Exception) -> bool:
     return type(exc).__module__.partition(".")[0] in {"pydantic", "pydantic_core"}
 
 
-def failure_of(attempt: Callable[[], object]) -> Exception | None:
+def exception_from(attempt: Callable[[], object]) -> Exception | None:
     try:
         attempt()
     except Exception as exc:  # noqa: BLE001 - of a value's own code; callers are undisturbed

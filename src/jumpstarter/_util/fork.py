@@ -32,10 +32,10 @@ from weakref import WeakSet
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = [
-    "close_alone",
     "close_in_children",
     "close_path_in_children",
-    "forks",
+    "close_without_fork",
+    "fork_count",
     "is_child",
     "no_fork",
 ]
@@ -90,7 +90,7 @@ def close_in_children(*resources: HasFileno) -> None:
         _held.update(resources)
 
 
-def close_alone(resource: Closable) -> None:
+def close_without_fork(resource: Closable) -> None:
     """Close something, and leave no child with a copy of it. Any thread; no checkpoint.
 
     A fork in the midst of `close()` would: the object has no descriptor any more, and the kernel
@@ -155,7 +155,7 @@ def _descriptors_of(paths: frozenset[str], mode: int) -> Iterator[int]:
                 yield number
 
 
-def forks() -> int:
+def fork_count() -> int:
     """Give a number that is another one after each fork, in the parent."""
     return _forks
 

@@ -73,7 +73,7 @@ class RateLimitedLogger:
         if not logger.isEnabledFor(level):
             return False
         now = trio.current_time()
-        if all(bucket.take(now) for bucket in self.buckets):
+        if all(bucket.try_acquire(now) for bucket in self.buckets):
             return True
         self._left_out += 1
         return False

@@ -27,7 +27,7 @@ class TokenBucket:
         self._left = burst
         self._at: float | None = None  # when `_left` was right
 
-    def take(self, now: float, amount: float = 1) -> bool:
+    def try_acquire(self, now: float, amount: float = 1) -> bool:
         """Take so many tokens, or none.
 
         Args:

@@ -22,11 +22,17 @@ from logging.handlers import QueueHandler
 from queue import SimpleQueue
 from typing import Final
 
-from .fork import close_alone, close_in_children
+from .fork import close_in_children, close_without_fork
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["BackpressureSource", "Descriptor", "in_own_thread", "logging_to_stderr", "written"]
+__all__ = [
+    "Descriptor",
+    "StderrHandler",
+    "logging_to_stderr",
+    "start_daemon_thread",
+    "write_pieces",
+]
 
 _MAX_LINES: Final = 1_000  # that wait to be written
 _MAX_RAW: Final = 1024 * 1024  # bytes that wait to be written, of what is no line of the log
@@ -36,7 +42,7 @@ _FREE: Final = 3  # the first descriptor behind the standard streams
 
 
 @contextlib.contextmanager
-def logging_to_stderr(level: int | str, line: str) -> Iterator[BackpressureSource | None]:
+def logging_to_stderr(level: int | str, line: str) -> Iterator[StderrHandler | None]:
     """Send what is logged anywhere to stderr, for the length of a `with` block.
 
     At its end the lines that wait have a second to leave. No checkpoint; for a program's start.
@@ -50,7 +56,7 @@ def logging_to_stderr(level: int | str, line: str) -> Iterator[BackpressureSourc
     """
     root, before = logging.getLogger(), logging.getLogger().level
     # A closed one is None, and its number may be another file's.
-    outlet = BackpressureSource() if sys.stderr is not None else None
+    outlet = StderrHandler() if sys.stderr is not None else None
     handler = outlet or logging.NullHandler()
     handler.setFormatter(logging.Formatter(line))
     root.setLevel(level)
@@ -63,7 +69,7 @@ def logging_to_stderr(level: int | str, line: str) -> Iterator[BackpressureSourc
         handler.close()
 
 
-def in_own_thread(function: Callable[[], None], name: str) -> threading.Thread:
+def start_daemon_thread(function: Callable[[], None], name: str) -> threading.Thread:
     """Run code that may wait for ever in a thread which keeps no process alive.
 
     It takes no signal: none of the process's, and not the SIGTTOU by which a terminal stops a
@@ -105,7 +111,7 @@ class Descriptor:
         os.close(number)
 
 
-class BackpressureSource(QueueHandler):
+class StderrHandler(QueueHandler):
     """Queues lines, and counts those for which there is no room or no way out."""
 
     def __init__(self) -> None:
@@ -119,7 +125,7 @@ class BackpressureSource(QueueHandler):
         self._spilled = self._told = 0  # bytes of it that were lost; of which that was told
         self._gap = False  # the last that came were lost
         self._fd = Descriptor.copy_of(_STDERR)
-        self._thread = in_own_thread(self._run, "log to stderr")
+        self._thread = start_daemon_thread(self._run, "log to stderr")
 
     def prepare(self, record: logging.LogRecord) -> bytes:
         """Make a line: in the thread of who logs, since its arguments may change."""
@@ -177,7 +183,7 @@ class BackpressureSource(QueueHandler):
             if self._spilled > self._told and self._lines.empty():  # nothing may follow
                 with contextlib.suppress(OSError):
                     self._tell_spilled(self._spilled)
-        close_alone(self._fd)
+        close_without_fork(self._fd)
 
     def _take(self, line: bytes | _Gap) -> None:
         if self._no_way:
@@ -195,7 +201,7 @@ class BackpressureSource(QueueHandler):
             self._told = until
 
     def _write(self, line: bytes) -> None:
-        for piece in written(self._fd.fileno(), b"\n" + line if self._torn else line):
+        for piece in write_pieces(self._fd.fileno(), b"\n" + line if self._torn else line):
             self._torn = not (piece.endswith(b"\n") or isinstance(line, _Raw))
 
 
@@ -222,7 +228,7 @@ def _encode(line: str) -> bytes:
     return f"{line}\n".encode(errors="backslashreplace")
 
 
-def written(fd: int, data: bytes) -> Iterator[bytes]:
+def write_pieces(fd: int, data: bytes) -> Iterator[bytes]:
     """Write all of it, and give each piece that was taken. May wait for ever."""
     while data:
         size = os.write(fd, data)

@@ -24,8 +24,14 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from .fork import close_alone
-from .stderr_log import BackpressureSource, Descriptor, in_own_thread, logging_to_stderr, written
+from .fork import close_without_fork
+from .stderr_log import (
+    Descriptor,
+    StderrHandler,
+    logging_to_stderr,
+    start_daemon_thread,
+    write_pieces,
+)
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -63,7 +69,7 @@ def standard_streams(level: int | str, line: str, *, until_exit: bool) -> Iterat
 class StandardStreams:
     """Stands in for stdout and stderr until it is closed."""
 
-    def __init__(self, outlet: BackpressureSource | None, *, until_exit: bool) -> None:
+    def __init__(self, outlet: StderrHandler | None, *, until_exit: bool) -> None:
         self._outlet = outlet
         self._until_exit = until_exit
         self._announcer: threading.Thread | None = None
@@ -79,7 +85,7 @@ class StandardStreams:
         self._wake_reader, self._wake = os.pipe()
         with contextlib.suppress(OSError, AttributeError):  # it stays smaller
             fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE)
-        self._pump = in_own_thread(self._run, "stdout and stderr")
+        self._pump = start_daemon_thread(self._run, "stdout and stderr")
         _flush()
         for number in self._numbers:
             os.dup2(writer, number)
@@ -108,12 +114,12 @@ class StandardStreams:
             try:
                 if self._stdout is None:
                     raise OSError("it is closed")
-                for _ in written(self._stdout.fileno(), line):
+                for _ in write_pieces(self._stdout.fileno(), line):
                     pass
             except OSError as exc:
                 _logger.warning("stdout did not take %r: %s", text, exc.strerror or exc)
 
-        self._announcer = in_own_thread(write, "announcement")
+        self._announcer = start_daemon_thread(write, "announcement")
 
     def close(self) -> None:
         """Hand on what was written until now, and give stdout and stderr back, or away."""
@@ -132,8 +138,8 @@ class StandardStreams:
         for number, real in self._real.items():
             os.dup2(real.fileno(), number)
             if self._announcer is None or not self._announcer.is_alive():
-                close_alone(real)
-        close_alone(self._reader)
+                close_without_fork(real)
+        close_without_fork(self._reader)
         for number in (self._wake_reader, self._wake):
             os.close(number)
 

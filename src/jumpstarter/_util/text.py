@@ -12,7 +12,7 @@ from typing import Final
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["indented", "sanitize_name", "sanitize_text"]
+__all__ = ["indent_text", "sanitize_name", "sanitize_text"]
 
 _LENGTH: Final = 200  # characters of a name: enough to know it by
 _BLOCK: Final = 10_000  # characters of a traceback: some hundred lines
@@ -37,7 +37,7 @@ def sanitize_name(name: str) -> str:
     return sanitize_text(name)
 
 
-def indented(text: str, length: int = _BLOCK) -> str:
+def indent_text(text: str, length: int = _BLOCK) -> str:
     """Give a text of several lines, none of which can be taken for a line of the log itself.
 
     All but the first begin with blanks and a bar; in each, what cannot be printed is escaped.

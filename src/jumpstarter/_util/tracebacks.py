@@ -18,7 +18,7 @@ from typing import Final, ParamSpec, TypeVar
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["bare", "block", "trimmed"]
+__all__ = ["hidden_contextmanager", "strip_tracebacks", "trim_traceback"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,7 +30,7 @@ _NOT_THE_USERS: Final = (
 )
 
 
-def trimmed(exc: E) -> E:
+def trim_traceback(exc: E) -> E:
     """Take the frames of the plumbing out of an exception's traceback."""
     frames = []
     traceback = exc.__traceback__
@@ -45,7 +45,7 @@ def trimmed(exc: E) -> E:
     return exc
 
 
-def bare(exc: E) -> E:
+def strip_tracebacks(exc: E) -> E:
     """Remove the traceback of an exception, and those of the exceptions that led to it.
 
     For the cause of an error whose own message already tells the cause. Follows `__cause__` and
@@ -80,7 +80,7 @@ def _has_user_frames(traceback: TracebackType | None) -> bool:
     return False
 
 
-def block(
+def hidden_contextmanager(
     function: Callable[P, Iterator[T]],
 ) -> Callable[P, AbstractContextManager[T, bool | None]]:
     """Make a `contextlib.contextmanager`, whose own frames no error shows."""
@@ -101,7 +101,7 @@ class _Block(AbstractContextManager[T, "bool | None"]):
         try:
             return self._managed.__enter__()
         except BaseException as exc:
-            trimmed(exc)
+            trim_traceback(exc)
             raise
 
     def __exit__(
@@ -113,5 +113,5 @@ class _Block(AbstractContextManager[T, "bool | None"]):
         try:
             return self._managed.__exit__(exc_type, exc, traceback)
         except BaseException as raised:
-            trimmed(raised)
+            trim_traceback(raised)
             raise

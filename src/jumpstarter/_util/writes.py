@@ -16,10 +16,10 @@ from typing import Any
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["check_sent", "naming", "taken", "write_all"]
+__all__ = ["check_sent", "check_write_count", "name_os_errors", "write_all"]
 
 
-def taken(answer: object, size: int, what: str) -> int:
+def check_write_count(answer: object, size: int, what: str) -> int:
     """Tell how many bytes a write took, by what it returned.
 
     Args:
@@ -55,7 +55,7 @@ def check_sent(answer: object, size: int, what: str) -> None:
     Raises:
         OSError: It says that it took fewer, or returned what cannot be.
     """
-    if answer is not None and (count := taken(answer, size, what)) < size:
+    if answer is not None and (count := check_write_count(answer, size, what)) < size:
         raise OSError(errno.EIO, f"{what} took {count} of {size} bytes; it must take all, or raise")
 
 
@@ -72,11 +72,11 @@ def write_all(stream: Any, data: bytes | bytearray | memoryview) -> None:
         if answer is None and isinstance(stream, RawIOBase):
             text = f"{_named(stream)} takes no more now, and does not block; lend one that blocks"
             raise BlockingIOError(errno.EAGAIN, text)
-        rest = rest[taken(answer, len(rest), f"{_named(stream)}.write()") :]
+        rest = rest[check_write_count(answer, len(rest), f"{_named(stream)}.write()") :]
 
 
 @contextmanager
-def naming(subject: str) -> Iterator[None]:
+def name_os_errors(subject: str) -> Iterator[None]:
     """Have an error of the system say what it is of, where it does not.
 
     Args:

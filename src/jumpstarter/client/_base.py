@@ -23,8 +23,8 @@ from .._io.portal import BlockingPortal
 from .._protocol.frames import Kind
 from .._util.checks import check_seconds
 from .._util.no_copies import ReduceEx, no_copies
-from .._util.text import indented, sanitize_name
-from .._util.tracebacks import block
+from .._util.text import indent_text, sanitize_name
+from .._util.tracebacks import hidden_contextmanager
 from ..errors import DriverError
 from ._generators import RemoteGenerator
 from ._methods import CALL_STYLES, Method, as_function, build_help
@@ -239,7 +239,7 @@ class DriverClient(TypedCalls):
         runner = runner_for(self, "streamingcall", request)
         return BlockingGenerator(runner, RemoteGenerator(self.channel.channel, request))
 
-    @block
+    @hidden_contextmanager
     def stream(
         self, method: str = "connect", *args: Any, **kwargs: Any
     ) -> Iterator[BlockingStream]:
@@ -266,7 +266,7 @@ class DriverClient(TypedCalls):
         """
         return _open(self, "open_stream", self.channel.request(Kind.STREAM, method, args, kwargs))
 
-    @block
+    @hidden_contextmanager
     def timeout(self, seconds: float) -> Iterator[None]:
         """Limit the sum of all blocking calls of this thread within the block, of any client.
 
@@ -345,7 +345,7 @@ def _close_left_open(root: DriverClient, clients: list[DriverClient]) -> None:
             stream.check()
         except DriverError as exc:
             text = "a stream was left open, and has failed: %s"
-            root.logger.warning(text, indented(str(exc)))
+            root.logger.warning(text, indent_text(str(exc)))
 
 
 def _where_to_get(name: str) -> str:

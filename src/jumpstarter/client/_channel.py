@@ -307,7 +307,7 @@ class Channel:
             await self.connection.reclaim()
         await trio.lowlevel.checkpoint_if_cancelled()
         seconds = self._seconds_left()
-        if self._rules.free <= self._promised:
+        if self._rules.free_slots <= self._promised:
             self._check_open(call.request)
             self._check_size(call.request)
             await self._wait_for_slot(call.request)

@@ -47,7 +47,7 @@ from .._io.connection import Connection, ConnectionHandler
 from .._io.transport import SocketTransport, Transport
 from .._protocol import events as ev
 from .._protocol.base import BaseProtocol
-from .._util.shelter import Interrupted, Shelter
+from .._util.deferred_signals import DeferSignals, Interrupted
 from .._util.wakeup import LazyParkingLot, Wakeup
 from ..errors import DriverError
 
@@ -205,7 +205,7 @@ class LeadConnection(Connection):
             self._end_at_last_byte()
         elif self._write_error is not None:
             self._cannot_write(self._write_error)
-        elif self._rest or self.rules.outbox:
+        elif self._rest or self.rules.send_queue:
             self.flush_soon()
 
     async def _read_once(self) -> bool:
@@ -328,7 +328,7 @@ class LeadConnection(Connection):
             DriverError: What `start` has raised.
             BaseException: What a signal's handler has raised, whatever has become of the call.
         """
-        with Shelter() as shelter:
+        with DeferSignals() as shelter:
             if not self._lock.acquire(blocking=False):
                 return False
             keep = whole = False
@@ -358,7 +358,7 @@ class LeadConnection(Connection):
         call: LedT,
         start: Callable[[LedT, float], None],
         seconds: float,
-        shelter: Shelter,
+        shelter: DeferSignals,
     ) -> bool:
         """Send the call, and wait for its answer. False if the loop is to go on from here."""
         if self._poll.poll(0) and not self._receive(call):
@@ -376,11 +376,11 @@ class LeadConnection(Connection):
     def _send(self) -> bool:
         assert self._socket is not None
         try:
-            self._rest = self._socket.try_write(self.rules.take().buffers)
+            self._rest = self._socket.try_write(self.rules.next_batch().buffers)
         except OSError as exc:
             self._write_error = exc
             return False
-        return not (self._rest or self.rules.outbox)
+        return not (self._rest or self.rules.send_queue)
 
     def _receive(self, call: Led) -> bool:
         """Read, and take the answer. False if there is anything that is the loop's to act on."""
@@ -400,7 +400,7 @@ class LeadConnection(Connection):
             call.received(event)
             events = []
         self._left = events
-        return not (events or rules.unprocessed or rules.outbox)
+        return not (events or rules.unprocessed or rules.send_queue)
 
     def _fail(self) -> None:
         """End the connection, whose state nobody can know any more."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 from .._util.checks import check_flag, check_path, check_size_hint
-from .._util.tracebacks import block
+from .._util.tracebacks import hidden_contextmanager
 from ..errors import ArgumentTypeError
 from ._lending import Loan
 from ._loan_ends import file_sink, file_source, sink_of, source_of
@@ -99,7 +99,7 @@ def _split(method: str, options: LoanOptions) -> tuple[bool, int | None, dict[st
     return write, size, others
 
 
-@block
+@hidden_contextmanager
 def lend(client: DriverClient, loan: Loan) -> Iterator[str]:
     """Lend something to the client's driver, for the length of a `with` block; yields the handle.
 

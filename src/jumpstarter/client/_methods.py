@@ -17,9 +17,9 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, NamedTuple
 
-from .._protocol.codec import cut
+from .._protocol.codec import truncate
 from .._protocol.frames import Kind, Node
-from .._util.shelter import Undisturbed
+from .._util.deferred_signals import DeferAllSignals
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -96,7 +96,7 @@ def _methods_of(
 
 def printable(text: str) -> str:
     """Cut a text as our own exporter would, and replace what would steer a terminal."""
-    text = cut(text, MAX_DOC)
+    text = truncate(text, MAX_DOC)
     if text.isascii() and text.isprintable():
         return text
     return "".join(
@@ -229,7 +229,7 @@ def signature_from(text: str) -> inspect.Signature:
     """Read a signature's names and kinds; `(*args, **kwargs)` if the text is none."""
     if not 0 < len(text) <= MAX_SIGNATURE:
         return _ANYTHING
-    with Undisturbed():  # the answer is kept
+    with DeferAllSignals():  # the answer is kept
         try:
             return _parsed(f"def _{text}: ...")
         except (SyntaxError, ValueError, MemoryError, RecursionError):  # as the parser says no

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from .._util.checks import check_text, refuse_value
+from .._util.checks import check_text, raise_value_error
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -38,4 +38,4 @@ def check_name(name: object) -> None:
         ArgumentError: It is no text, or too long.
     """
     if name is not None and len(check_text("name", name, _ACCEPTED)) > MAX_NAME:
-        refuse_value("name", name, _ACCEPTED)
+        raise_value_error("name", name, _ACCEPTED)

@@ -30,7 +30,7 @@ from .._protocol.error_codec import exception_from_wire
 from .._protocol.frames import Kind
 from .._util.checks import check_text
 from .._util.reentrancy import CallOrigin, call_origin
-from .._util.tracebacks import bare
+from .._util.tracebacks import strip_tracebacks
 from .._util.wakeup import Wakeup
 from ..errors import (
     ArgumentError,
@@ -99,7 +99,7 @@ class Request:
             self.buffer: bytearray = encode_call(prefix, (*args, kwargs) if kwargs else args)
         except ArgumentError as exc:
             text = f"an argument cannot be sent: {exc}"
-            raise DriverInvalidArgument(text, context=self.context) from bare(exc)
+            raise DriverInvalidArgument(text, context=self.context) from strip_tracebacks(exc)
 
     @property
     def context(self) -> str:

@@ -20,8 +20,8 @@ from uuid import UUID
 
 from .._io.portal import BlockingPortal
 from .._protocol.frames import Node
-from .._util.checks import refuse_type
-from .._util.shelter import raised_by_handler
+from .._util.checks import raise_type_error
+from .._util.deferred_signals import raised_by_signal_handler
 from .._util.text import sanitize_name, sanitize_text
 from ..errors import ClientImportError, ConfigurationError, HandshakeError
 from ._base import DriverClient
@@ -99,7 +99,7 @@ class Wanted(Generic[C]):
     def __init__(self, kind: type[C] | None, allow: Sequence[str] | None) -> None:
         given: object = kind
         if given is not None and not (isinstance(given, type) and issubclass(given, DriverClient)):
-            refuse_type("client", given, "a subclass of DriverClient, or None")
+            raise_type_error("client", given, "a subclass of DriverClient, or None")
         self._kind = kind
         self._allow = allow
 
@@ -226,7 +226,7 @@ def _client_class(path: str, who: str, allow: Sequence[str] | None) -> type[Driv
             "directory on PYTHONPATH"
         ) from exc
     except (Exception, SystemExit) as exc:  # of the module's own code
-        if raised_by_handler(exc):
+        if raised_by_signal_handler(exc):
             raise
         text = f"{who}: importing its client class failed: {type(exc).__name__}: {exc}"
         raise ClientImportError(text) from exc

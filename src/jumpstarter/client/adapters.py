@@ -28,11 +28,11 @@ from .._util.checks import (
     check_path,
     check_seconds,
     check_text,
-    refuse_type,
-    refuse_value,
+    raise_type_error,
+    raise_value_error,
 )
-from .._util.fork import close_alone, close_in_children, no_fork
-from .._util.writes import naming
+from .._util.fork import close_in_children, close_without_fork, no_fork
+from .._util.writes import name_os_errors
 from ..errors import DriverTimeoutError, MissingExtra
 from ._base import DriverClient
 from ._raw_streams import RemoteStream
@@ -80,7 +80,7 @@ def blocking(
     def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> AbstractContextManager[_T, bool]:
         client = kwargs.get("client")
         if not isinstance(client, DriverClient):
-            refuse_type("client=", client, "the client of the driver")
+            raise_type_error("client=", client, "the client of the driver")
         name = getattr(adapter, "__name__", "it")
         portal = portal_for(client, f"blocking {name}", name)
         manager = adapter(*args, **kwargs)
@@ -127,12 +127,12 @@ async def tcp_portforward(
     """
     check_text("method", method)
     if not check_text("local_host", local_host, _HOST):
-        refuse_value("local_host", local_host, _HOST)
+        raise_value_error("local_host", local_host, _HOST)
     check_int("local_port", local_port, 0, 65535)
     handler = forward_to(lambda: _patient(client, method), quiet_limit=quiet_limit)
     listening = listen_tcp(handler, local_host=local_host, local_port=local_port)
     async with AsyncExitStack() as block:
-        with naming(f"{local_host}:{local_port}"):
+        with name_os_errors(f"{local_host}:{local_port}"):
             address = await block.enter_async_context(listening)
         yield address
 
@@ -164,7 +164,7 @@ async def unix_portforward(
     path = check_path("path", path) if path != "" else ""
     handler = forward_to(lambda: _patient(client, method), quiet_limit=quiet_limit)
     async with AsyncExitStack() as block:
-        with naming(path or "a private directory"):
+        with name_os_errors(path or "a private directory"):
             where = await block.enter_async_context(listen_unix(handler, path=path))
         yield where
 
@@ -217,12 +217,12 @@ async def pexpect_session(
             try:
                 async with _joined(near, stream):
                     yield session
-                    close_alone(session)
+                    close_without_fork(session)
             except SessionBroken:
                 stream.check()  # raises what the driver has failed with, which says more
                 raise
             finally:
-                close_alone(session)
+                close_without_fork(session)
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from uuid import UUID, uuid4
 
 from .._io.transfer import MAX_BYTES
-from .._util.checks import check_instance, refuse_type, refuse_value
+from .._util.checks import check_instance, raise_type_error, raise_value_error
 from .._util.no_copies import ReduceEx, no_copies
 from ..errors import ConfigurationError
 from ._http import IDLE
@@ -83,7 +83,7 @@ class Driver(ABC):
             try:
                 self.uuid = UUID(given)
             except ValueError:
-                refuse_value(f"uuid{of}", given, "a UUID", ConfigurationError)
+                raise_value_error(f"uuid{of}", given, "a UUID", ConfigurationError)
         else:
             check_instance(f"uuid{of}", given, UUID, "a UUID", ConfigurationError)
         check_instance(f"labels{of}", self.labels, dict, "a dict of texts", ConfigurationError)
@@ -92,7 +92,7 @@ class Driver(ABC):
         )
         level: object = self.log_level
         if isinstance(level, bool):
-            refuse_type(f"log_level{of}", level, "a level's name", ConfigurationError)
+            raise_type_error(f"log_level{of}", level, "a level's name", ConfigurationError)
 
     @classmethod
     @abstractmethod

@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import msgspec
 
-from .._protocol.codec import cut
-from .._protocol.values import AnnotationKind, check_type, classify_annotation, convert, title_of
-from .._util.shelter import Undisturbed
+from .._protocol.codec import truncate
+from .._protocol.values import AnnotationKind, check_type, classify_annotation, convert, type_name
+from .._util.deferred_signals import DeferAllSignals
 from ..errors import ArgumentError, ConfigurationError
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -80,7 +80,7 @@ def _converted(value: object, type_: Any, name: str) -> Any:
 
 def signature_of(function: Any, *, takes_self: bool) -> inspect.Signature | None:
     """Give a function's signature as its callers see it, None if it has none that can be told."""
-    with Undisturbed():
+    with DeferAllSignals():
         try:
             signature = inspect.signature(function)
         except Exception:  # noqa: BLE001 - a decorator can have put anything there
@@ -119,7 +119,7 @@ def build_converter(
     for parameter in signature.parameters.values():
         if parameter.annotation is parameter.empty:
             continue
-        with Undisturbed():  # an annotation is any code; and what is left unchecked stays so
+        with DeferAllSignals():  # an annotation is any code; and what is left unchecked stays so
             try:
                 annotation = _resolved(function, parameter, names)
                 weight = classify_annotation(annotation)
@@ -184,12 +184,12 @@ def text_of(signature: inspect.Signature | None) -> str:
     """Write a signature as in its `def`, with `...` for defaults that are no plain constants."""
     if signature is None:
         return ""
-    with Undisturbed():
+    with DeferAllSignals():
         try:
             text = _text_of(signature)
         except Exception:  # noqa: BLE001 - an annotation can be an object with any code
             return ""
-    return cut(text) if len(text) <= MAX_SIGNATURE else ""
+    return truncate(text) if len(text) <= MAX_SIGNATURE else ""
 
 
 def _text_of(signature: inspect.Signature) -> str:
@@ -205,7 +205,7 @@ def _text_of(signature: inspect.Signature) -> str:
 def _source(annotation: Any) -> Any:
     if annotation is inspect.Signature.empty:
         return annotation
-    return _Source(annotation if isinstance(annotation, str) else title_of(annotation))
+    return _Source(annotation if isinstance(annotation, str) else type_name(annotation))
 
 
 def _default(value: Any) -> Any:
@@ -218,4 +218,4 @@ def doc_of(thing: Any) -> str:
     doc = thing.__doc__
     if not isinstance(doc, str) or doc.startswith(f"{getattr(thing, '__name__', '')}("):
         return ""
-    return cut(inspect.cleandoc(doc), MAX_DOC)
+    return truncate(inspect.cleandoc(doc), MAX_DOC)

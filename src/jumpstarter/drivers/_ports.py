@@ -16,7 +16,7 @@ import trio
 
 from .._util.background import open_background
 from .._util.fork import close_in_children, no_fork
-from .._util.writes import taken
+from .._util.writes import check_write_count
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -119,7 +119,7 @@ class _ThreadStream(trio.abc.Stream):
                 answer = await self._write(piece)
             except OSError as exc:
                 raise trio.BrokenResourceError(f"the port takes no more: {exc}") from exc
-            rest = rest[taken(answer, len(piece), what) :]
+            rest = rest[check_write_count(answer, len(piece), what) :]
 
     async def _wait_for_room(self) -> None:
         while getattr(self._port, "out_waiting", 0) > _QUEUED:  # noqa: ASYNC110 - it tells nobody

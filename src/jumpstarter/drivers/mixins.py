@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from .._io.forward import QUIET_LIMIT
 from .._util.checks import refuse_timeout
-from .._util.tracebacks import block
+from .._util.tracebacks import hidden_contextmanager
 from ..client import BlockingStream, DriverClient
 from ..client import _loans as loans
 from ..client._loans import LoanOptions, lend, lend_async
@@ -172,7 +172,7 @@ class ResourceMixin:
     `Driver.resource`.
     """
 
-    @block
+    @hidden_contextmanager
     def local_file(
         self, path: str | os.PathLike[str], **options: Unpack[LoanOptions]
     ) -> Iterator[str]:
@@ -220,7 +220,7 @@ class ResourceMixin:
         async with lend_async(_client(self), loans.local_file(path, **options)) as handle:
             yield handle
 
-    @block
+    @hidden_contextmanager
     def resource(self, stream: Any, **options: Unpack[LoanOptions]) -> Iterator[str]:
         """Lend a stream to the driver, for the length of a `with` block.
 

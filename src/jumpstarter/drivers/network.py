@@ -15,7 +15,7 @@ import trio
 
 from .._io.sockets import open_tcp_stream, open_unix_stream
 from .._util.checks import check_int, check_path, check_text
-from .._util.fork import close_alone
+from .._util.fork import close_without_fork
 from ..client import DriverClient
 from ..driver import Driver, export, exportstream
 from ..errors import ConfigurationError
@@ -70,7 +70,7 @@ class TcpNetwork(Driver):
         try:
             yield stream
         finally:
-            close_alone(stream.socket)
+            close_without_fork(stream.socket)
 
 
 @dataclass(kw_only=True)
@@ -111,7 +111,7 @@ class UnixNetwork(Driver):
         try:
             yield stream
         finally:
-            close_alone(stream.socket)
+            close_without_fork(stream.socket)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import Any, Final
 import trio
 
 from .._util.checks import check_int, check_text
-from .._util.fork import close_in_children, close_path_in_children, forks
+from .._util.fork import close_in_children, close_path_in_children, fork_count
 from ..client import DriverClient
 from ..driver import Driver, export, exportstream
 from ..errors import ConfigurationError, MissingExtra
@@ -165,14 +165,14 @@ def _open(port: Any) -> None:
     """
     tries = _FORK_TRIES
     while True:
-        before = forks()
+        before = fork_count()
         port.open()
         connection = getattr(port, "_socket", None)  # of socket:// and rfc2217://
         if not isinstance(connection, socket.socket):
             return
         close_in_children(connection)
         tries -= 1
-        if forks() == before or not tries:
+        if fork_count() == before or not tries:
             return
         with suppress(OSError):  # ends it for the child's copy too
             connection.shutdown(socket.SHUT_RDWR)

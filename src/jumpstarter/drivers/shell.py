@@ -19,7 +19,7 @@ from typing import Final
 
 import trio
 
-from .._util.checks import check_int, refuse_type
+from .._util.checks import check_int, raise_type_error
 from ..client import DriverClient
 from ..driver import Driver, export
 from ..errors import ConfigurationError
@@ -70,7 +70,7 @@ class Shell(Driver):
         super().__post_init__()
         given: object = self.commands
         if not isinstance(given, Mapping):
-            refuse_type("commands of Shell", given, "a dict of lists", ConfigurationError)
+            raise_type_error("commands of Shell", given, "a dict of lists", ConfigurationError)
         name = "max_output of Shell"
         check_int(name, self.max_output, 0, error=ConfigurationError)
         for name, command in self.commands.items():

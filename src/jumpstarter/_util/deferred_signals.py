@@ -8,7 +8,7 @@ wait ends with `Interrupted`, and whoever waited tidies up and leaves.
 All this is for blocking code. In a Trio loop no handler but Trio's own may raise, which is the
 program's affair: Trio itself does not survive it everywhere. And none runs in any other thread. So
 a broad `except` there takes no handler's exception for another one; in blocking code it stands in
-`Undisturbed`, or raises again what it has caught.
+`DeferAllSignals`, or raises again what it has caught.
 
 Only signals that have a Python handler can raise, and only those are put off, so that any other
 keeps what it does. Signals whose handlers nobody writes to raise are left alone, as each one that
@@ -30,7 +30,7 @@ from typing import Any, Final, Self, TypeAlias, TypeVar
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Interrupted", "Shelter", "Undisturbed", "raised_by_handler"]
+__all__ = ["DeferAllSignals", "DeferSignals", "Interrupted", "raised_by_signal_handler"]
 
 T = TypeVar("T")
 _Handler: TypeAlias = Callable[[int, FrameType | None], object]
@@ -69,7 +69,7 @@ class Interrupted(BaseException):
     """A signal has come while the thread waited; its handler runs when the shelter is left."""
 
 
-class Shelter:
+class DeferSignals:
     """A `with` block, for once, in whatever thread: in any but the main one there is no danger.
 
     Attributes:
@@ -142,7 +142,7 @@ class Shelter:
         return value
 
 
-class Undisturbed(Shelter):
+class DeferAllSignals(DeferSignals):
     """A `with` block in which whatever is raised is its own, and no signal handler's.
 
     For code that catches all exceptions of somebody's code, or looks for what is wrong with a
@@ -153,8 +153,8 @@ class Undisturbed(Shelter):
     _signals = _CATCHABLE
 
 
-def raised_by_handler(exc: BaseException) -> bool:
-    """Tell if an installed handler has raised this: for what takes too long to be `Undisturbed`.
+def raised_by_signal_handler(exc: BaseException) -> bool:
+    """Tell if an installed handler raised this: for code too slow for `DeferAllSignals`.
 
     One that has put another one in its place before it raised is not known any more.
     """

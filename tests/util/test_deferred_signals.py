@@ -1,4 +1,4 @@
-"""Tests of `jumpstarter._util.shelter`: no signal handler cuts anything in two."""
+"""Tests of `jumpstarter._util.deferred_signals`: no signal handler cuts anything in two."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from helpers import PATIENCE
-from jumpstarter._util import shelter
-from jumpstarter._util.shelter import Interrupted, Shelter
+from jumpstarter._util import deferred_signals
+from jumpstarter._util.deferred_signals import DeferSignals, Interrupted
 
 
 class Handler:
@@ -52,7 +52,7 @@ def test_a_handler_runs_when_the_shelter_is_left() -> None:
     reached: list[str] = []
 
     def be_struck() -> None:
-        with Shelter():
+        with DeferSignals():
             signal.raise_signal(signal.SIGINT)
             reached.append("the end")
         reached.append("beyond")
@@ -66,7 +66,7 @@ def test_a_handler_that_does_not_raise_is_run_too_and_once_for_each_signal(
     on_sigterm: Handler,
 ) -> None:
     on_sigterm.error = None
-    with Shelter():
+    with DeferSignals():
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
         assert not on_sigterm.ran
@@ -75,7 +75,7 @@ def test_a_handler_that_does_not_raise_is_run_too_and_once_for_each_signal(
 
 def test_a_signal_ends_a_wait_and_its_handler_runs_later(on_sigterm: Handler) -> None:
     def be_struck() -> None:
-        with Shelter() as shelter:
+        with DeferSignals() as shelter:
             with pytest.raises(Interrupted):
                 shelter.wait(lambda _: signal.raise_signal(signal.SIGTERM), 1)
             assert not on_sigterm.ran
@@ -88,7 +88,7 @@ def test_a_signal_ends_a_wait_and_its_handler_runs_later(on_sigterm: Handler) ->
 
 def test_a_signal_from_before_ends_a_wait_that_has_not_begun() -> None:
     def be_struck() -> None:
-        with Shelter() as shelter:
+        with DeferSignals() as shelter:
             signal.raise_signal(signal.SIGINT)
             shelter.wait(never, 1)
 
@@ -97,14 +97,14 @@ def test_a_signal_from_before_ends_a_wait_that_has_not_begun() -> None:
 
 
 def test_a_wait_gives_what_was_waited_for() -> None:
-    with Shelter() as shelter:
+    with DeferSignals() as shelter:
         assert shelter.wait(lambda milliseconds: milliseconds + 1, 41) == 42
         assert not shelter.waiting
 
 
 def test_all_handlers_run_whatever_one_of_them_raises(on_sigterm: Handler) -> None:
     def be_struck() -> None:
-        with Shelter():
+        with DeferSignals():
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGTERM)
 
@@ -115,38 +115,38 @@ def test_all_handlers_run_whatever_one_of_them_raises(on_sigterm: Handler) -> No
 
 
 def test_the_bodys_exception_leaves_where_no_signal_has_come() -> None:
-    with pytest.raises(ValueError, match="the body's"), Shelter():
+    with pytest.raises(ValueError, match="the body's"), DeferSignals():
         raise ValueError("the body's")
 
 
 def test_a_signal_that_raises_while_handlers_are_installed_again_leaves_none_out(
     on_sigterm: Handler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install = shelter._set
+    install = deferred_signals._set
 
     def install_and_strike(signum: int, handler: Any) -> None:
         install(signum, handler)
         if handler is on_sigterm and not on_sigterm.ran:
             signal.raise_signal(signal.SIGTERM)
 
-    with pytest.raises(SystemExit), Shelter():
-        monkeypatch.setattr(shelter, "_set", install_and_strike)
+    with pytest.raises(SystemExit), DeferSignals():
+        monkeypatch.setattr(deferred_signals, "_set", install_and_strike)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_signal_that_raises_while_handlers_are_put_off_leaves_all_as_it_was(
     on_sigterm: Handler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install = shelter._set
+    install = deferred_signals._set
 
     def install_and_strike(signum: int, handler: Any) -> None:
         if signum == signal.SIGTERM and not on_sigterm.ran:
             signal.raise_signal(signal.SIGTERM)
         install(signum, handler)
 
-    monkeypatch.setattr(shelter, "_set", install_and_strike)
+    monkeypatch.setattr(deferred_signals, "_set", install_and_strike)
     with pytest.raises(SystemExit):
-        Shelter().__enter__()
+        DeferSignals().__enter__()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.getsignal(signal.SIGTERM) is on_sigterm
 
@@ -155,7 +155,7 @@ def test_a_signal_that_raises_while_handlers_are_put_off_leaves_all_as_it_was(
 def test_what_no_python_handler_is_for_is_left_alone(disposition: signal.Handlers) -> None:
     previous = signal.signal(signal.SIGUSR1, disposition)
     try:
-        with Shelter():
+        with DeferSignals():
             assert signal.getsignal(signal.SIGUSR1) is disposition
     finally:
         signal.signal(signal.SIGUSR1, previous)
@@ -165,7 +165,7 @@ def test_in_other_threads_there_is_nothing_to_do() -> None:
     seen: list[object] = []
 
     def enter() -> None:
-        with Shelter() as shelter:
+        with DeferSignals() as shelter:
             seen.append(signal.getsignal(signal.SIGINT))
             seen.append(shelter.wait(abs, -1))
 
