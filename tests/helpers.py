@@ -225,8 +225,8 @@ async def channel_over(
     exporter_limits: Limits = DEFAULT_LIMITS,
 ) -> AsyncIterator[Channel]:
     """The same over these streams, the client's and the exporter's; the deadline is the test's."""
-    lanes = DriverExecutor()
-    exporter = ServerContext(DeviceTree(driver), lanes, limits=exporter_limits)
+    executor = DriverExecutor()
+    exporter = ServerContext(DeviceTree(driver), executor, limits=exporter_limits)
     ours, theirs = pair
     async with open_background() as nursery:
         nursery.start_soon(Session(exporter, theirs, "the test").run)
@@ -421,7 +421,7 @@ class ScriptedClient:
 async def answered(
     driver: Driver,
     *,
-    lanes: DriverExecutor | None = None,
+    executor: DriverExecutor | None = None,
     limits: Limits = DEFAULT_LIMITS,
     exporter_limits: Limits = DEFAULT_LIMITS,
     token: str = "",
@@ -435,11 +435,11 @@ async def answered(
     At the end of the block the client hangs up, and the session has to return.
     """
     ours, theirs = await make_pair()
-    lanes = lanes or DriverExecutor()
+    executor = executor or DriverExecutor()
     tree = DeviceTree(driver)
     exporter = ServerContext(
         tree,
-        lanes,
+        executor,
         limits=exporter_limits,
         token=expected_token,
         send_tracebacks=send_tracebacks,

@@ -157,7 +157,7 @@ async def test_the_servers_options_reach_where_they_belong() -> None:
         serve_async(Lab(), ANY_TCP, limits=limits, threads=3, send_tracebacks=True) as server,
         connect_async(server.address) as client,
     ):
-        assert server._exporter.lanes.limiter.total_tokens == 3
+        assert server._exporter.executor.limiter.total_tokens == 3
         assert client.channel.channel._rules.free_slots == 7
         with pytest.raises(DriverError) as caught:
             await client.call_async("fail")

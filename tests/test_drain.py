@@ -37,9 +37,9 @@ class Holding(Echo):
 async def test_an_answer_leaves_before_the_end_however_slowly_the_client_takes_it(
     autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - it is enough that it is there
 ) -> None:
-    lanes = DriverExecutor()
+    executor = DriverExecutor()
     ours, theirs = trio.testing.memory_stream_pair()
-    session = Session(ServerContext(DeviceTree(Echo()), lanes), theirs, "a slow client")
+    session = Session(ServerContext(DeviceTree(Echo()), executor), theirs, "a slow client")
     channel = Channel(ours, "the exporter")
     value = b"x" * 1_000_000
     answers = []
@@ -90,8 +90,8 @@ async def test_a_drain_that_is_cancelled_still_answers_every_call(tmp_path: Path
 
 
 async def test_a_drained_server_admits_nobody_and_has_ended(tmp_path: Path) -> None:
-    lanes = DriverExecutor()
-    exporter = ServerContext(DeviceTree(Echo()), lanes)
+    executor = DriverExecutor()
+    exporter = ServerContext(DeviceTree(Echo()), executor)
     with trio.fail_after(30):
         listeners = await open_listeners(parse_address(f"unix:{tmp_path}/socket"))
         server = Server(exporter, listeners)

@@ -134,10 +134,10 @@ def _join(driver: Driver, limits: Limits) -> AbstractAsyncContextManager[_Joined
 
 @asynccontextmanager
 async def _joined(driver: Driver, limits: Limits) -> AsyncIterator[_Joined]:
-    lanes = DriverExecutor()
+    executor = DriverExecutor()
     tree = DeviceTree(driver)
     warn_shadowed_names(tree)
-    exporter = ServerContext(tree, lanes, limits=limits, send_tracebacks=True)
+    exporter = ServerContext(tree, executor, limits=limits, send_tracebacks=True)
     with tree.claimed("in a block of jumpstarter.testing"):
         ours, theirs = trio.testing.memory_stream_pair()
         try:

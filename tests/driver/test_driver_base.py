@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -19,6 +19,7 @@ from jumpstarter.driver import Driver, export
 from jumpstarter.driver._base import walk
 from jumpstarter.driver._export import exports_of
 from jumpstarter.errors import ConfigurationError
+from jumpstarter.testing import client_for
 
 VERBS = ["reset", "close"]
 
@@ -329,3 +330,19 @@ def test_the_fields_are_what_a_report_and_a_subclass_expect() -> None:
         ("logger", False),
         ("resources", False),
     ]
+
+
+def test_a_subclass_may_use_any_private_name() -> None:
+    private = [name for base in Driver.__mro__ for name in vars(base) if name[:1] == "_"]
+    private = [name for name in private if not name.endswith("__") and name != "_abc_impl"]
+    made = [name for name in vars(Echo()) if name.startswith("_")]
+    assert (private, made) == ([], [])
+
+
+def test_a_subclass_with_private_fields_of_common_names_is_served() -> None:
+    names = ("_methods", "_check_fields", "_state", "_lock", "_close", "_reset", "_name", "_logger")
+    fields = [(name, str, field(default=name)) for name in names]
+    made = make_dataclass("Taken", fields, bases=(Echo,), kw_only=True)
+    with client_for(made()) as client:
+        assert client.call("echo", "named") == "named"
+    assert [getattr(made(), name) for name in names] == list(names)

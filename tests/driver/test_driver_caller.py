@@ -28,7 +28,14 @@ from jumpstarter import connect, connect_async, serve_async
 from jumpstarter._limits import DEFAULT_LIMITS
 from jumpstarter._protocol.codec import encode_hello
 from jumpstarter._protocol.frames import FrameType, Hello
-from jumpstarter.driver import Caller, Claimed, Verified, caller, export, exportstream
+from jumpstarter.driver import (
+    Caller,
+    ClaimedIdentity,
+    VerifiedIdentity,
+    caller,
+    export,
+    exportstream,
+)
 from jumpstarter.errors import ArgumentError, DriverError
 from wire import frame
 
@@ -201,7 +208,7 @@ async def test_a_certificate_s_subject_is_what_it_is(
 
 
 def test_a_subject_with_two_common_names_has_none() -> None:
-    assert Verified(subject=(("commonName", "a"), ("commonName", "b"))).common_name == ""
+    assert VerifiedIdentity(subject=(("commonName", "a"), ("commonName", "b"))).common_name == ""
 
 
 @timed()
@@ -240,8 +247,10 @@ async def test_a_thread_that_the_driver_has_started_is_not_answering(tmp_path: P
 
 
 def test_callers_are_values() -> None:
-    one = Caller(connection=1, verified=Verified(uid=1), claimed=Claimed(name="a"))
-    assert one == Caller(connection=1, verified=Verified(uid=1), claimed=Claimed(name="a"))
+    one = Caller(connection=1, verified=VerifiedIdentity(uid=1), claimed=ClaimedIdentity(name="a"))
+    assert one == Caller(
+        connection=1, verified=VerifiedIdentity(uid=1), claimed=ClaimedIdentity(name="a")
+    )
     assert len({one, Caller(connection=2)}) == 2
     with pytest.raises(AttributeError):
         one.connection = 2  # type: ignore[misc]  # it is frozen

@@ -75,7 +75,7 @@ class Turntable(Plain):
 
 
 def build_converter(name: str, cls: type[Driver] = Turntable) -> ArgumentConverter | None:
-    return exports_of(cls)[name].fit
+    return exports_of(cls)[name].converter
 
 
 def fitted(name: str, *args: Any, cls: type[Driver] = Turntable, **kwargs: Any) -> Any:
@@ -195,7 +195,7 @@ def test_of_a_partial_method_nothing_is_known() -> None:
         high = export(functools.partialmethod(set_level, Level.HIGH))  # type: ignore[call-overload]
 
     exported = exports_of(Presets)["high"]
-    assert (exported.fit, exported.signature, exported.doc) == (None, "", "")
+    assert (exported.converter, exported.signature, exported.doc) == (None, "", "")
 
 
 def test_a_default_of_none_is_an_argument_too() -> None:
@@ -284,7 +284,10 @@ def test_strict_without_a_signature_is_no_promise_either() -> None:
     def method(self: Any, a: int) -> None: ...
 
     method.__signature__ = "none"  # type: ignore[attr-defined]  # as some decorators leave it
-    assert exports_of(type("Lenient", (Plain,), {"method": export(method)}))["method"].fit is None
+    assert (
+        exports_of(type("Lenient", (Plain,), {"method": export(method)}))["method"].converter
+        is None
+    )
     strict = type("Strict", (Plain,), {"method": export(strict=True)(method)})
     with pytest.raises(ConfigurationError, match=r"'method' of .*Strict: it has no signature"):
         exports_of(strict)
@@ -380,6 +383,6 @@ class Shadowing(Plain):
 
 def test_a_method_does_not_hide_the_type_that_it_is_named_after() -> None:
     for name, annotation in (("set", set[int]), ("Path", Path)):
-        fit = exports_of(Shadowing)[name].fit
+        fit = exports_of(Shadowing)[name].converter
         assert fit is not None, name
         assert fit.positional[0][1] == annotation

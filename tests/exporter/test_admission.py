@@ -12,10 +12,10 @@ class Someone:
     """A connection that hangs up when it is asked to."""
 
     def __init__(self, door: AdmissionControl) -> None:
-        self.door = door
+        self.admission = door
         self.gave_way = False
 
-    def give_way(self) -> None:
+    def evict(self) -> None:
         self.gave_way = True
 
 

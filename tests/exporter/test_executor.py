@@ -18,7 +18,7 @@ import trio
 import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
-from jumpstarter._exporter import executor
+from jumpstarter._exporter import executor as executor_module
 from jumpstarter._exporter.executor import DriverExecutor, NoThreadError
 from jumpstarter._util.reentrancy import CallOrigin, call_origin
 from jumpstarter.errors import DriverConnectionError
@@ -27,7 +27,7 @@ DEADLINE = 10.0  # seconds for what takes milliseconds
 
 
 @pytest.fixture
-def lanes() -> DriverExecutor:
+def executor() -> DriverExecutor:
     return DriverExecutor(2)
 
 
@@ -43,12 +43,14 @@ async def the_default_threads_are_left_alone() -> AsyncIterator[None]:
         default.release_on_behalf_of(holder)
 
 
-async def call(lanes: DriverExecutor, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+async def call(
+    executor: DriverExecutor, method: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
     with trio.fail_after(DEADLINE):
-        return await lanes.call(method, list(args), kwargs)
+        return await executor.call(method, list(args), kwargs)
 
 
-async def iterate(lanes: DriverExecutor, method: Callable[..., Any], *args: Any) -> list[Any]:
+async def iterate(executor: DriverExecutor, method: Callable[..., Any], *args: Any) -> list[Any]:
     """Run a generator to its end; what it returned is last."""
     items: list[Any] = []
 
@@ -56,7 +58,7 @@ async def iterate(lanes: DriverExecutor, method: Callable[..., Any], *args: Any)
         items.append(item)
 
     with trio.fail_after(DEADLINE):
-        returned = await lanes.iterate(method, list(args), {}, send)
+        returned = await executor.iterate(method, list(args), {}, send)
     return [*items, returned]
 
 
@@ -69,10 +71,10 @@ async def leave(_item: object) -> None:
     raise LeftError
 
 
-async def take_one(lanes: DriverExecutor, method: Callable[..., Any]) -> None:
+async def take_one(executor: DriverExecutor, method: Callable[..., Any]) -> None:
     """Run a generator up to its first item, and leave it there."""
     with trio.fail_after(DEADLINE), pytest.raises(LeftError):
-        await lanes.iterate(method, [], {}, leave)
+        await executor.iterate(method, [], {}, leave)
 
 
 def undisguised(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -110,31 +112,31 @@ class LazyEvent:
 
 
 async def test_a_plain_method_runs_in_a_thread_of_the_exporters_own_supply(
-    lanes: DriverExecutor,
+    executor: DriverExecutor,
 ) -> None:
     def method(one: int, *, other: int) -> tuple[int, int, int, float]:
-        return one, other, threading.get_ident(), lanes.limiter.borrowed_tokens
+        return one, other, threading.get_ident(), executor.limiter.borrowed_tokens
 
-    one, other, thread, borrowed = await call(lanes, method, 1, other=2)
+    one, other, thread, borrowed = await call(executor, method, 1, other=2)
     assert (one, other) == (1, 2)
     assert thread != threading.get_ident()
     assert borrowed == 1
-    assert lanes.limiter.borrowed_tokens == 0
+    assert executor.limiter.borrowed_tokens == 0
 
 
 @both_disguises
 async def test_an_async_method_runs_in_the_task_of_its_call(
-    lanes: DriverExecutor, decorate: Callable[[Any], Any]
+    executor: DriverExecutor, decorate: Callable[[Any], Any]
 ) -> None:
     @decorate
     async def method(one: int, *, other: int) -> tuple[int, int, trio.lowlevel.Task]:
         await trio.lowlevel.checkpoint()
         return one, other, trio.lowlevel.current_task()
 
-    assert await call(lanes, method, 1, other=2) == (1, 2, trio.lowlevel.current_task())
+    assert await call(executor, method, 1, other=2) == (1, 2, trio.lowlevel.current_task())
 
 
-async def test_a_plain_method_may_call_back_into_the_loop(lanes: DriverExecutor) -> None:
+async def test_a_plain_method_may_call_back_into_the_loop(executor: DriverExecutor) -> None:
     def method() -> int:
         return trio.from_thread.run(asynchronous) + trio.from_thread.run_sync(lambda: 1)
 
@@ -142,46 +144,46 @@ async def test_a_plain_method_may_call_back_into_the_loop(lanes: DriverExecutor)
         await trio.lowlevel.checkpoint()
         return 1
 
-    assert await call(lanes, method) == 2
+    assert await call(executor, method) == 2
 
 
 async def test_calls_beyond_the_supply_of_threads_wait_their_turn() -> None:
-    lanes = DriverExecutor(1)
+    executor = DriverExecutor(1)
     gate = LazyEvent()
     ran: list[str] = []
     with trio.fail_after(DEADLINE):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lanes.call, gate.pass_through, [], {})
+            nursery.start_soon(executor.call, gate.pass_through, [], {})
             await gate.arrived.wait()
-            nursery.start_soon(lanes.call, ran.append, ["second"], {})
+            nursery.start_soon(executor.call, ran.append, ["second"], {})
             await wait_all_tasks_blocked()
-            assert lanes.limiter.statistics().tasks_waiting == 1
+            assert executor.limiter.statistics().tasks_waiting == 1
             assert ran == []
             gate.open.set()
     assert ran == ["second"]
 
 
 async def test_a_cancelled_call_that_waits_for_a_thread_never_starts() -> None:
-    lanes = DriverExecutor(1)
+    executor = DriverExecutor(1)
     gate = LazyEvent()
     ran: list[str] = []
     with trio.fail_after(DEADLINE):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lanes.call, gate.pass_through, [], {})
+            nursery.start_soon(executor.call, gate.pass_through, [], {})
             await gate.arrived.wait()
             async with trio.open_nursery() as waiting:
-                waiting.start_soon(lanes.call, ran.append, ["never"], {})
+                waiting.start_soon(executor.call, ran.append, ["never"], {})
                 await wait_all_tasks_blocked()
                 waiting.cancel_scope.cancel()
             gate.open.set()
     assert ran == []
 
 
-async def test_a_cancelled_call_waits_for_its_thread(lanes: DriverExecutor) -> None:
+async def test_a_cancelled_call_waits_for_its_thread(executor: DriverExecutor) -> None:
     gate = LazyEvent()
     with trio.fail_after(DEADLINE):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lanes.call, gate.pass_through, [], {})
+            nursery.start_soon(executor.call, gate.pass_through, [], {})
             await gate.arrived.wait()
             nursery.cancel_scope.cancel()
             with trio.fail_after(DEADLINE, shield=True):
@@ -191,7 +193,7 @@ async def test_a_cancelled_call_waits_for_its_thread(lanes: DriverExecutor) -> N
     assert gate.left
 
 
-async def test_a_thread_can_ask_if_its_call_was_cancelled(lanes: DriverExecutor) -> None:
+async def test_a_thread_can_ask_if_its_call_was_cancelled(executor: DriverExecutor) -> None:
     gate = LazyEvent()
     cleaned: list[str] = []
 
@@ -206,7 +208,7 @@ async def test_a_thread_can_ask_if_its_call_was_cancelled(lanes: DriverExecutor)
 
     with trio.fail_after(DEADLINE):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lanes.call, method, [], {})
+            nursery.start_soon(executor.call, method, [], {})
             await gate.arrived.wait()
             nursery.cancel_scope.cancel()
             gate.open.set()
@@ -214,7 +216,7 @@ async def test_a_thread_can_ask_if_its_call_was_cancelled(lanes: DriverExecutor)
 
 
 async def test_a_hidden_coroutine_is_awaited_even_if_its_call_was_cancelled_meanwhile(
-    lanes: DriverExecutor,
+    executor: DriverExecutor,
 ) -> None:
     gate = LazyEvent()
     ran: list[str] = []
@@ -230,7 +232,7 @@ async def test_a_hidden_coroutine_is_awaited_even_if_its_call_was_cancelled_mean
 
     with trio.fail_after(DEADLINE):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lanes.call, slow_to_begin, [], {})
+            nursery.start_soon(executor.call, slow_to_begin, [], {})
             await gate.arrived.wait()
             nursery.cancel_scope.cancel()
             gate.open.set()
@@ -241,7 +243,7 @@ async def test_a_hidden_coroutine_is_awaited_even_if_its_call_was_cancelled_mean
 @pytest.mark.parametrize("failure", [ValueError("no"), SystemExit(1), KeyboardInterrupt()])
 @both_disguises
 async def test_what_a_method_raises_is_raised(
-    lanes: DriverExecutor, failure: BaseException, decorate: Callable[[Any], Any]
+    executor: DriverExecutor, failure: BaseException, decorate: Callable[[Any], Any]
 ) -> None:
     def method() -> None:
         raise failure
@@ -252,7 +254,7 @@ async def test_what_a_method_raises_is_raised(
 
     for each in (method, async_method):
         with pytest.raises(type(failure)) as caught:
-            await call(lanes, each)
+            await call(executor, each)
         assert caught.value is failure
 
 
@@ -260,31 +262,31 @@ async def test_what_a_method_raises_is_raised(
 
 
 async def test_a_call_made_by_a_driver_needs_none_of_the_threads_that_others_hold() -> None:
-    lanes = DriverExecutor(1)
+    executor = DriverExecutor(1)
     gate = LazyEvent()
     with trio.fail_after(DEADLINE):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lanes.call, gate.pass_through, [], {})
+            nursery.start_soon(executor.call, gate.pass_through, [], {})
             await gate.arrived.wait()
             call_origin.set(CallOrigin.NESTED)
-            assert await call(lanes, threading.get_ident) != threading.get_ident()
+            assert await call(executor, threading.get_ident) != threading.get_ident()
             gate.open.set()
 
 
 async def test_calls_that_call_each_other_without_end_are_refused(
-    lanes: DriverExecutor, monkeypatch: pytest.MonkeyPatch
+    executor: DriverExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executor, "NESTED_THREADS", 3)
-    lanes = DriverExecutor(1)
+    monkeypatch.setattr(executor_module, "NESTED_THREADS", 3)
+    executor = DriverExecutor(1)
     depth: list[int] = []
 
     def method() -> None:
         depth.append(1)
-        trio.from_thread.run(lanes.call, method, [], {})
+        trio.from_thread.run(executor.call, method, [], {})
 
     call_origin.set(CallOrigin.NESTED)
     with pytest.raises(DriverConnectionError, match=r"3 calls by drivers.*without end"):
-        await call(lanes, method)
+        await call(executor, method)
     assert len(depth) == 3
 
 
@@ -308,15 +310,18 @@ class BackpressureSource:
 
 @pytest.mark.parametrize(("threads", "share"), [(1, 1), (3, 3), (4, 3), (64, 48)])
 async def test_one_client_never_has_all_of_many_threads(threads: int, share: int) -> None:
-    lanes = DriverExecutor(threads)
-    one, other = lanes.for_client(BackpressureSource()), lanes.for_client(BackpressureSource())
+    executor = DriverExecutor(threads)
+    one, other = (
+        executor.for_client(BackpressureSource()),
+        executor.for_client(BackpressureSource()),
+    )
     gates = [LazyEvent() for _ in range(share + 1)]
     with trio.fail_after(DEADLINE):
         async with trio.open_nursery() as nursery:
             for gate in gates:
                 nursery.start_soon(one.call, gate.pass_through, [], {})
             await wait_all_tasks_blocked(0.01)
-            assert lanes.limiter.borrowed_tokens == share
+            assert executor.limiter.borrowed_tokens == share
             if share < threads:
                 assert await other.call(threading.get_ident, [], {}) != threading.get_ident()
             for gate in gates:
@@ -325,21 +330,21 @@ async def test_one_client_never_has_all_of_many_threads(threads: int, share: int
 
 
 async def test_a_drivers_own_calls_need_no_share() -> None:
-    lanes = DriverExecutor(1).for_client(BackpressureSource())
+    executor = DriverExecutor(1).for_client(BackpressureSource())
     gate = LazyEvent()
     with trio.fail_after(DEADLINE):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lanes.call, gate.pass_through, [], {})
+            nursery.start_soon(executor.call, gate.pass_through, [], {})
             await gate.arrived.wait()
             call_origin.set(CallOrigin.NESTED)
-            assert await call(lanes, threading.get_ident) != threading.get_ident()
+            assert await call(executor, threading.get_ident) != threading.get_ident()
             gate.open.set()
 
 
 async def test_no_thread_begins_before_there_is_room_for_its_answer() -> None:
     client = BackpressureSource(reads=False)
-    lanes = DriverExecutor(4)
-    stuck, other = lanes.for_client(client), lanes.for_client(BackpressureSource())
+    executor = DriverExecutor(4)
+    stuck, other = executor.for_client(client), executor.for_client(BackpressureSource())
     with trio.fail_after(DEADLINE):
         async with trio.open_nursery() as nursery:
             begun: list[int] = []
@@ -347,7 +352,7 @@ async def test_no_thread_begins_before_there_is_room_for_its_answer() -> None:
                 nursery.start_soon(stuck.call, begun.append, [number], {})
             await wait_all_tasks_blocked()
             assert begun == []
-            assert lanes.limiter.borrowed_tokens == 0
+            assert executor.limiter.borrowed_tokens == 0
             assert await other.call(len, [""], {}) == 0
             client.read()
     assert sorted(begun) == list(range(5))
@@ -355,19 +360,19 @@ async def test_no_thread_begins_before_there_is_room_for_its_answer() -> None:
 
 async def test_a_share_is_given_back_by_a_call_that_is_cancelled_as_it_waits() -> None:
     client = BackpressureSource(reads=False)
-    lanes = DriverExecutor(1).for_client(client)
+    executor = DriverExecutor(1).for_client(client)
     with trio.move_on_after(0) as scope:
-        await lanes.call(len, [""], {})
+        await executor.call(len, [""], {})
     assert scope.cancelled_caught
     client.read()
     with trio.fail_after(DEADLINE):
-        assert await lanes.call(len, [""], {}) == 0
+        assert await executor.call(len, [""], {}) == 0
 
 
 async def test_a_plain_generator_is_closed_though_its_client_does_not_read() -> None:
     """While calls wait for it to read, too: a relay must not wait for that."""
     client, closed = BackpressureSource(), threading.Event()
-    lanes = DriverExecutor(1).for_client(client)
+    executor = DriverExecutor(1).for_client(client)
 
     def count() -> Iterator[int]:
         try:
@@ -385,19 +390,22 @@ async def test_a_plain_generator_is_closed_though_its_client_does_not_read() -> 
 
             async def leave_it() -> None:
                 with pytest.raises(LeftError):
-                    await lanes.iterate(count, [], {}, send)
+                    await executor.iterate(count, [], {}, send)
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(leave_it)
             await wait_all_tasks_blocked(0.01)
             for _ in range(3):
-                nursery.start_soon(lanes.call, len, [""], {})
+                nursery.start_soon(executor.call, len, [""], {})
     assert closed.is_set()
 
 
 async def test_the_ends_of_generators_take_no_more_than_the_share_either() -> None:
-    lanes = DriverExecutor(4)
-    one, other = lanes.for_client(BackpressureSource()), lanes.for_client(BackpressureSource())
+    executor = DriverExecutor(4)
+    one, other = (
+        executor.for_client(BackpressureSource()),
+        executor.for_client(BackpressureSource()),
+    )
     gates = [LazyEvent() for _ in range(5)]
 
     def hold(gate: LazyEvent) -> Iterator[int]:
@@ -415,7 +423,7 @@ async def test_the_ends_of_generators_take_no_more_than_the_share_either() -> No
             for gate in gates:
                 nursery.start_soon(left, gate)
             await wait_all_tasks_blocked(0.01)
-            assert lanes.limiter.borrowed_tokens == 3
+            assert executor.limiter.borrowed_tokens == 3
             assert await other.call(len, [""], {}) == 0
             for gate in gates:
                 gate.open.set()
@@ -425,9 +433,12 @@ async def test_the_ends_of_generators_take_no_more_than_the_share_either() -> No
 async def test_who_says_that_its_calls_come_from_drivers_has_a_share_of_those(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(executor, "NESTED_THREADS", 4)
-    lanes = DriverExecutor(1)
-    liar, driver = lanes.for_client(BackpressureSource()), lanes.for_client(BackpressureSource())
+    monkeypatch.setattr(executor_module, "NESTED_THREADS", 4)
+    executor = DriverExecutor(1)
+    liar, driver = (
+        executor.for_client(BackpressureSource()),
+        executor.for_client(BackpressureSource()),
+    )
     gates = [LazyEvent() for _ in range(3)]
     call_origin.set(CallOrigin.NESTED)
     with trio.fail_after(DEADLINE):
@@ -458,15 +469,17 @@ async def async_count(stop: int) -> AsyncGenerator[int, None]:
 
 @both_disguises
 async def test_a_generator_gives_its_items_and_then_what_it_returned(
-    lanes: DriverExecutor, decorate: Callable[[Any], Any]
+    executor: DriverExecutor, decorate: Callable[[Any], Any]
 ) -> None:
-    assert await iterate(lanes, decorate(plain_count), 3) == [0, 1, 2, "counted"]
-    assert await iterate(lanes, decorate(plain_count), 0) == ["counted"]
-    assert await iterate(lanes, decorate(async_count), 3) == [0, 1, 2, None]
-    assert await iterate(lanes, decorate(async_count), 0) == [None]
+    assert await iterate(executor, decorate(plain_count), 3) == [0, 1, 2, "counted"]
+    assert await iterate(executor, decorate(plain_count), 0) == ["counted"]
+    assert await iterate(executor, decorate(async_count), 3) == [0, 1, 2, None]
+    assert await iterate(executor, decorate(async_count), 0) == [None]
 
 
-async def test_no_line_of_a_plain_generator_runs_on_the_event_loop(lanes: DriverExecutor) -> None:
+async def test_no_line_of_a_plain_generator_runs_on_the_event_loop(
+    executor: DriverExecutor,
+) -> None:
     threads: list[int] = []
 
     def note() -> None:
@@ -485,13 +498,13 @@ async def test_no_line_of_a_plain_generator_runs_on_the_event_loop(lanes: Driver
         note()
         return method()
 
-    assert await iterate(lanes, decorated) == [1, 2, None]
-    await take_one(lanes, decorated)
+    assert await iterate(executor, decorated) == [1, 2, None]
+    await take_one(executor, decorated)
     assert len(threads) == 4 + 3
     assert threading.get_ident() not in threads
 
 
-async def test_the_loop_goes_on_while_a_plain_generator_blocks(lanes: DriverExecutor) -> None:
+async def test_the_loop_goes_on_while_a_plain_generator_blocks(executor: DriverExecutor) -> None:
     gate = LazyEvent()
 
     def method() -> Generator[int, None, None]:
@@ -504,11 +517,11 @@ async def test_the_loop_goes_on_while_a_plain_generator_blocks(lanes: DriverExec
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(open_the_gate)
-        assert await iterate(lanes, method) == [1, None]
+        assert await iterate(executor, method) == [1, None]
 
 
 async def test_an_async_generator_runs_in_one_task_from_its_start_to_its_end(
-    lanes: DriverExecutor,
+    executor: DriverExecutor,
 ) -> None:
     tasks: list[trio.lowlevel.Task] = []
 
@@ -521,12 +534,12 @@ async def test_an_async_generator_runs_in_one_task_from_its_start_to_its_end(
             await trio.lowlevel.checkpoint()
             tasks.append(trio.lowlevel.current_task())
 
-    assert await iterate(lanes, method) == [1, None]
+    assert await iterate(executor, method) == [1, None]
     assert tasks == [trio.lowlevel.current_task()] * 3
 
 
 async def test_an_async_generator_may_hold_a_nursery_and_a_deadline(
-    lanes: DriverExecutor, autojump_clock: trio.testing.MockClock
+    executor: DriverExecutor, autojump_clock: trio.testing.MockClock
 ) -> None:
     async def method() -> AsyncGenerator[str, None]:
         sender, receiver = trio.open_memory_channel[str](0)
@@ -544,7 +557,7 @@ async def test_an_async_generator_may_hold_a_nursery_and_a_deadline(
         yield "gave up"
 
     del autojump_clock
-    assert await iterate(lanes, method) == ["worked", "waiting", "gave up", None]
+    assert await iterate(executor, method) == ["worked", "waiting", "gave up", None]
 
 
 class WithNursery:
@@ -568,25 +581,25 @@ class WithNursery:
 
 
 async def test_a_nursery_around_a_yield_is_joined_when_the_consumer_leaves(
-    lanes: DriverExecutor,
+    executor: DriverExecutor,
 ) -> None:
     generator = WithNursery()
-    await take_one(lanes, generator.method)
+    await take_one(executor, generator.method)
     assert generator.ended == ["task"]
 
 
 async def test_a_nursery_around_a_yield_is_joined_when_the_call_is_cancelled(
-    lanes: DriverExecutor,
+    executor: DriverExecutor,
 ) -> None:
     generator = WithNursery()
     with trio.move_on_after(0.01) as scope:
-        await lanes.iterate(generator.method, [], {}, sleep_while_sending)
+        await executor.iterate(generator.method, [], {}, sleep_while_sending)
     assert scope.cancelled_caught
     assert generator.ended == ["task"]
 
 
 async def test_a_failure_in_a_nursery_around_a_yield_ends_the_generator(
-    lanes: DriverExecutor,
+    executor: DriverExecutor,
 ) -> None:
     async def method() -> AsyncGenerator[int, None]:
         async with trio.open_nursery() as nursery:
@@ -597,12 +610,12 @@ async def test_a_failure_in_a_nursery_around_a_yield_ends_the_generator(
         raise ValueError("in the background")
 
     with trio.fail_after(DEADLINE), pytest.raises(ExceptionGroup) as caught:
-        await lanes.iterate(method, [], {}, sleep_while_sending)
+        await executor.iterate(method, [], {}, sleep_while_sending)
     assert [str(failure) for failure in caught.value.exceptions] == ["in the background"]
 
 
 async def test_a_deadline_around_a_yield_counts_while_the_consumer_is_busy(
-    lanes: DriverExecutor, autojump_clock: trio.testing.MockClock
+    executor: DriverExecutor, autojump_clock: trio.testing.MockClock
 ) -> None:
     begun: list[str] = []
 
@@ -620,13 +633,13 @@ async def test_a_deadline_around_a_yield_counts_while_the_consumer_is_busy(
             yield "last"
 
     with pytest.raises(trio.TooSlowError):
-        await lanes.iterate(method, [], {}, send)
+        await executor.iterate(method, [], {}, send)
     assert begun == ["in time", "too late", "after", "last"]
     assert autojump_clock.current_time() == 3 + 2 + 3 + 1
 
 
 async def test_a_generator_that_outlived_its_own_deadline_can_still_be_cancelled(
-    lanes: DriverExecutor, autojump_clock: trio.testing.MockClock
+    executor: DriverExecutor, autojump_clock: trio.testing.MockClock
 ) -> None:
     async def send(_item: str) -> None:
         with trio.fail_after(DEADLINE):
@@ -638,7 +651,7 @@ async def test_a_generator_that_outlived_its_own_deadline_can_still_be_cancelled
         yield "after"
 
     with trio.move_on_after(3) as scope:
-        await lanes.iterate(method, [], {}, send)
+        await executor.iterate(method, [], {}, send)
     assert scope.cancelled_caught
     assert autojump_clock.current_time() == 3
 
@@ -678,15 +691,17 @@ both_kinds = pytest.mark.parametrize("kind", ["plain", "asynchronous"])
 
 
 @both_kinds
-async def test_a_generator_whose_consumer_fails_is_closed(lanes: DriverExecutor, kind: str) -> None:
+async def test_a_generator_whose_consumer_fails_is_closed(
+    executor: DriverExecutor, kind: str
+) -> None:
     generators = Generators()
-    await take_one(lanes, getattr(generators, kind))
+    await take_one(executor, getattr(generators, kind))
     assert generators.log == ["finally"]
 
 
 @both_kinds
 async def test_a_generator_cancelled_while_it_is_suspended_is_closed(
-    lanes: DriverExecutor, kind: str
+    executor: DriverExecutor, kind: str
 ) -> None:
     generators = Generators()
 
@@ -695,14 +710,14 @@ async def test_a_generator_cancelled_while_it_is_suspended_is_closed(
         await trio.sleep_forever()
 
     with trio.fail_after(DEADLINE), trio.CancelScope() as scope:
-        await lanes.iterate(getattr(generators, kind), [], {}, send)
+        await executor.iterate(getattr(generators, kind), [], {}, send)
     assert scope.cancelled_caught
     assert generators.log == ["finally"]
 
 
 @both_kinds
 async def test_a_generator_cancelled_while_it_runs_is_closed(
-    lanes: DriverExecutor, kind: str
+    executor: DriverExecutor, kind: str
 ) -> None:
     generators = Generators()
 
@@ -711,7 +726,7 @@ async def test_a_generator_cancelled_while_it_runs_is_closed(
 
     with trio.fail_after(DEADLINE):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lanes.iterate, getattr(generators, kind), [], {}, send)
+            nursery.start_soon(executor.iterate, getattr(generators, kind), [], {}, send)
             await generators.runs.wait()
             nursery.cancel_scope.cancel()
     assert generators.log == ["finally"]
@@ -719,19 +734,19 @@ async def test_a_generator_cancelled_while_it_runs_is_closed(
 
 @both_kinds
 async def test_a_generator_cancelled_before_its_start_runs_nothing(
-    lanes: DriverExecutor, kind: str
+    executor: DriverExecutor, kind: str
 ) -> None:
     generators = Generators()
     with trio.CancelScope() as scope:
         scope.cancel()
         await trio.lowlevel.checkpoint()
-        await lanes.iterate(getattr(generators, kind), [], {}, leave)
+        await executor.iterate(getattr(generators, kind), [], {}, leave)
     assert generators.log == []
 
 
 @pytest.mark.parametrize("failure", [ValueError("no"), SystemExit(1), GeneratorExit()])
 async def test_what_a_generator_raises_comes_after_the_items_from_before(
-    lanes: DriverExecutor, failure: BaseException
+    executor: DriverExecutor, failure: BaseException
 ) -> None:
     log: list[str] = []
 
@@ -756,14 +771,14 @@ async def test_what_a_generator_raises_comes_after_the_items_from_before(
             items.append(item)
 
         with trio.fail_after(DEADLINE), pytest.raises(type(failure)) as caught:
-            await lanes.iterate(method, [], {}, send)
+            await executor.iterate(method, [], {}, send)
         assert caught.value is failure
         assert items == [1]
     assert log == ["finally", "finally"]
 
 
 async def test_the_cleanup_of_a_plain_generator_is_waited_for_however_long(
-    lanes: DriverExecutor,
+    executor: DriverExecutor,
 ) -> None:
     gate = LazyEvent()
     sending = trio.Event()
@@ -780,7 +795,7 @@ async def test_the_cleanup_of_a_plain_generator_is_waited_for_however_long(
 
     with trio.fail_after(DEADLINE):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lanes.iterate, method, [], {}, send)
+            nursery.start_soon(executor.iterate, method, [], {}, send)
             await sending.wait()
             nursery.cancel_scope.cancel()
             with trio.fail_after(DEADLINE, shield=True):
@@ -810,31 +825,31 @@ class Slow:
 
 
 async def test_an_async_generator_ended_at_a_yield_may_await_in_its_cleanup(
-    lanes: DriverExecutor, autojump_clock: trio.testing.MockClock
+    executor: DriverExecutor, autojump_clock: trio.testing.MockClock
 ) -> None:
     slow = Slow(4)
     with trio.move_on_after(1) as scope:
-        await lanes.iterate(slow.method, [], {}, sleep_while_sending)
+        await executor.iterate(slow.method, [], {}, sleep_while_sending)
     assert scope.cancelled_caught
     with pytest.raises(LeftError):
-        await lanes.iterate(slow.method, [], {}, leave)
+        await executor.iterate(slow.method, [], {}, leave)
     assert slow.log == ["relay off", "relay off"]
     assert autojump_clock.current_time() == 1 + 4 + 4
 
 
 async def test_the_cleanup_of_an_async_generator_ends_after_five_seconds(
-    lanes: DriverExecutor, autojump_clock: trio.testing.MockClock
+    executor: DriverExecutor, autojump_clock: trio.testing.MockClock
 ) -> None:
     slow = Slow(6)
     with pytest.raises(trio.TooSlowError, match="not cleaned up in 5 s"), trio.move_on_after(1):
-        await lanes.iterate(slow.method, [], {}, sleep_while_sending)
+        await executor.iterate(slow.method, [], {}, sleep_while_sending)
     with pytest.raises(trio.TooSlowError, match="not cleaned up in 5 s"):
-        await lanes.iterate(slow.method, [], {}, leave)
+        await executor.iterate(slow.method, [], {}, leave)
     assert slow.log == ["given up", "given up"]
     assert autojump_clock.current_time() == 1 + 5 + 5
 
 
-async def test_a_generator_that_goes_on_after_its_close_fails(lanes: DriverExecutor) -> None:
+async def test_a_generator_that_goes_on_after_its_close_fails(executor: DriverExecutor) -> None:
     def plain() -> Generator[int, None, None]:
         try:
             yield 1
@@ -849,13 +864,13 @@ async def test_a_generator_that_goes_on_after_its_close_fails(lanes: DriverExecu
 
     for method in (plain, asynchronous):
         with trio.fail_after(DEADLINE), pytest.raises(RuntimeError, match="ignored GeneratorExit"):
-            await lanes.iterate(method, [], {}, leave)
+            await executor.iterate(method, [], {}, leave)
 
 
 # --- iterators that a decorator has made of a generator ---
 
 
-async def test_an_iterator_need_not_be_a_generator(lanes: DriverExecutor) -> None:
+async def test_an_iterator_need_not_be_a_generator(executor: DriverExecutor) -> None:
     class AsyncCount:
         def __init__(self) -> None:
             self.number = 0
@@ -872,18 +887,18 @@ async def test_an_iterator_need_not_be_a_generator(lanes: DriverExecutor) -> Non
     def mapped() -> Iterator[int]:
         return map(abs, range(3))
 
-    assert await iterate(lanes, mapped) == [0, 1, 2, None]
-    assert await iterate(lanes, AsyncCount) == [1, 2, None]
-    await take_one(lanes, mapped)
-    await take_one(lanes, AsyncCount)
+    assert await iterate(executor, mapped) == [0, 1, 2, None]
+    assert await iterate(executor, AsyncCount) == [1, 2, None]
+    await take_one(executor, mapped)
+    await take_one(executor, AsyncCount)
     with trio.move_on_after(0) as scope:
-        await lanes.iterate(AsyncCount, [], {}, sleep_while_sending)
+        await executor.iterate(AsyncCount, [], {}, sleep_while_sending)
     assert scope.cancelled_caught
 
 
-async def test_what_is_no_iterator_is_named(lanes: DriverExecutor) -> None:
+async def test_what_is_no_iterator_is_named(executor: DriverExecutor) -> None:
     with pytest.raises(TypeError, match="'list' object is not an iterator"):
-        await iterate(lanes, lambda: [1, 2])
+        await iterate(executor, lambda: [1, 2])
 
 
 # --- context variables ---
@@ -892,7 +907,7 @@ VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE")
 
 
 async def test_a_thread_sees_the_context_of_its_call_and_changes_none_but_its_own(
-    lanes: DriverExecutor,
+    executor: DriverExecutor,
 ) -> None:
     VARIABLE.set("of the call")
 
@@ -901,12 +916,12 @@ async def test_a_thread_sees_the_context_of_its_call_and_changes_none_but_its_ow
         VARIABLE.set("of the thread")
         return seen
 
-    assert await call(lanes, method) == "of the call"
-    assert await call(lanes, method) == "of the call"
+    assert await call(executor, method) == "of the call"
+    assert await call(executor, method) == "of the call"
     assert VARIABLE.get() == "of the call"
 
 
-async def test_the_steps_of_a_plain_generator_share_one_context(lanes: DriverExecutor) -> None:
+async def test_the_steps_of_a_plain_generator_share_one_context(executor: DriverExecutor) -> None:
     VARIABLE.set("of the call")
     log: list[str] = []
 
@@ -919,8 +934,8 @@ async def test_the_steps_of_a_plain_generator_share_one_context(lanes: DriverExe
             VARIABLE.reset(token)
             log.append(VARIABLE.get())
 
-    assert await iterate(lanes, method) == ["of the generator", "of the generator", None]
-    await take_one(lanes, method)
+    assert await iterate(executor, method) == ["of the generator", "of the generator", None]
+    await take_one(executor, method)
     assert log == ["of the call", "of the call"]
     assert VARIABLE.get() == "of the call"
 
@@ -948,7 +963,7 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
 
 
 async def test_what_finds_no_thread_never_begins(
-    lanes: DriverExecutor, no_threads: Callable[[bool], None]
+    executor: DriverExecutor, no_threads: Callable[[bool], None]
 ) -> None:
     begun: list[int] = []
 
@@ -959,27 +974,27 @@ async def test_what_finds_no_thread_never_begins(
     no_threads(True)
     for _ in range(5):  # more than there are tokens: none of them is lost
         with pytest.raises(NoThreadError, match="starts no more threads"):
-            await call(lanes, begun.append, 1)
+            await call(executor, begun.append, 1)
         with pytest.raises(NoThreadError):
-            await iterate(lanes, count)
+            await iterate(executor, count)
     assert not begun
-    assert lanes.limiter.borrowed_tokens == 0
+    assert executor.limiter.borrowed_tokens == 0
     no_threads(False)
-    await call(lanes, begun.append, 1)
-    assert await iterate(lanes, count) == [1, None]
+    await call(executor, begun.append, 1)
+    assert await iterate(executor, count) == [1, None]
     assert begun == [1, 2]
 
 
-async def test_a_method_that_starts_a_thread_in_vain_has_begun(lanes: DriverExecutor) -> None:
+async def test_a_method_that_starts_a_thread_in_vain_has_begun(executor: DriverExecutor) -> None:
     def method() -> None:
         raise RuntimeError("can't start new thread")
 
     with pytest.raises(RuntimeError, match=r"^can't start new thread$"):
-        await call(lanes, method)
+        await call(executor, method)
 
 
 async def test_a_generator_that_has_begun_waits_for_its_next_thread(
-    lanes: DriverExecutor, no_threads: Callable[[bool], None]
+    executor: DriverExecutor, no_threads: Callable[[bool], None]
 ) -> None:
     done: list[str] = []
 
@@ -1002,12 +1017,12 @@ async def test_a_generator_that_has_begun_waits_for_its_next_thread(
 
     with trio.fail_after(DEADLINE):
         async with trio.open_nursery() as nursery:
-            assert await lanes.iterate(count, [], {}, send) == "counted"
+            assert await executor.iterate(count, [], {}, send) == "counted"
     assert done == ["cleaned up"]
 
 
 async def test_a_generator_is_closed_once_there_is_a_thread_for_it(
-    lanes: DriverExecutor, no_threads: Callable[[bool], None]
+    executor: DriverExecutor, no_threads: Callable[[bool], None]
 ) -> None:
     done: list[str] = []
 
@@ -1030,5 +1045,5 @@ async def test_a_generator_is_closed_once_there_is_a_thread_for_it(
     with trio.fail_after(DEADLINE):
         async with trio.open_nursery() as nursery:
             with pytest.raises(LeftError):
-                await lanes.iterate(count, [], {}, leave_without_threads)
+                await executor.iterate(count, [], {}, leave_without_threads)
     assert done == ["cleaned up"]

@@ -32,7 +32,7 @@ class Client:
         self.put_items: list[bytes] = []
         self.sent: list[int] = []
         self.received_bytes = trio.Event()
-        self.ahead = ItemBatcher(lambda: self.space, self.pack, self.put)
+        self.batcher = ItemBatcher(lambda: self.space, self.pack, self.put)
 
     def pack(self, item: object) -> tuple[bytearray, int]:
         if item == "unpackable":
@@ -54,7 +54,7 @@ class Client:
 
     async def iterate(self, method: Callable[[], Iterator[Any]]) -> Any:
         with trio.fail_after(PATIENCE):
-            return await DriverExecutor().iterate(method, [], {}, self.send, self.ahead)
+            return await DriverExecutor().iterate(method, [], {}, self.send, self.batcher)
 
 
 async def test_what_there_is_room_for_is_put_and_the_next_item_is_sent() -> None:

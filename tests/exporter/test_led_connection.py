@@ -198,7 +198,7 @@ async def test_many_plain_calls_at_once_have_a_thread_each() -> None:
         assert await it.call("plain") is None
         for _ in range(8):
             nursery.start_soon(it.call, "slow")
-        await until(lambda: it.session._answers.lanes.limiter.borrowed_tokens >= 8)
+        await until(lambda: it.session._dispatcher.executor.limiter.borrowed_tokens >= 8)
         it.driver.let_go.set()
     assert it.driver.log == ["slow ended"] * 8
 
@@ -434,7 +434,7 @@ async def test_a_thread_stays_only_while_others_are_free() -> None:
 @pytest.mark.usefixtures("lasting")
 async def test_a_thread_that_others_need_does_not_wait_for_calls() -> None:
     async with led(threads=4) as it:
-        limiter = it.session._answers.lanes.limiter
+        limiter = it.session._dispatcher.executor.limiter
         assert await it.call("plain", 1) == 1
         assert it.connection.is_leased
         for borrower in range(2):

@@ -287,7 +287,7 @@ async def test_a_call_cancelled_before_its_start_never_starts(method: str) -> No
 
 async def test_a_call_cancelled_while_it_waits_for_a_thread_never_starts() -> None:
     driver = Holding()
-    async with answered(driver, lanes=DriverExecutor(1)) as client:
+    async with answered(driver, executor=DriverExecutor(1)) as client:
         await client.greet()
         holding = await client.call("method")
         await driver.begun.wait()
@@ -599,26 +599,26 @@ async def test_a_session_returns_when_all_code_of_the_driver_has_ended(
     lose: Callable[[ScriptedClient], object],
 ) -> None:
     driver = Holding()
-    lanes = DriverExecutor()
-    async with answered(driver, lanes=lanes) as client:
+    executor = DriverExecutor()
+    async with answered(driver, executor=executor) as client:
         await begin_everything(client, driver)
         assert driver.log == []
         await lose(client)  # type: ignore[misc]
     # `answered` has waited for the session, and for nothing else
     assert driver.log == ["let go"] * 2 * (len(HOLDING) + 1)
-    assert lanes.limiter.borrowed_tokens == 0
+    assert executor.limiter.borrowed_tokens == 0
 
 
 async def test_a_session_that_is_cancelled_joins_its_calls_first() -> None:
     driver = Holding()
-    lanes = DriverExecutor()
+    executor = DriverExecutor()
     with trio.CancelScope() as scope:
-        async with answered(driver, lanes=lanes) as client:
+        async with answered(driver, executor=executor) as client:
             await begin_everything(client, driver)
             scope.cancel()
             await trio.lowlevel.checkpoint()
     assert driver.log == ["let go"] * 2 * (len(HOLDING) + 1)
-    assert lanes.limiter.borrowed_tokens == 0
+    assert executor.limiter.borrowed_tokens == 0
 
 
 async def test_a_session_waits_for_a_slow_cleanup_when_its_connection_is_lost(
@@ -632,7 +632,7 @@ async def test_a_session_waits_for_a_slow_cleanup_when_its_connection_is_lost(
 
 
 async def test_many_calls_at_once_have_one_answer_each() -> None:
-    async with answered(Echo(), lanes=DriverExecutor(8)) as client:
+    async with answered(Echo(), executor=DriverExecutor(8)) as client:
         await client.greet()
         asked: dict[int, int] = {}
         for number in range(200):
@@ -701,10 +701,10 @@ async def answers(client: ScriptedClient, slots: list[int]) -> list[str]:
 @pytest.mark.parametrize("method", ["answer_async", "answer"])
 async def test_what_a_client_asks_for_and_does_not_read_is_not_begun(method: str) -> None:
     """A few answers wait, and threads may be at a few more; the rest waits, and all are given."""
-    driver, lanes = Answering(), DriverExecutor(4)
+    driver, executor = Answering(), DriverExecutor(4)
     limits = Limits(max_unsent=2 * ANSWER)
     async with answered(
-        driver, lanes=lanes, exporter_limits=limits, make_pair=lockstep_pair
+        driver, executor=executor, exporter_limits=limits, make_pair=lockstep_pair
     ) as client:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.greet)

@@ -383,7 +383,7 @@ class Telling:
 
     def __init__(self, *pieces: bytes) -> None:
         self.pieces = list(pieces)
-        self.bridge = StreamForwarder(cast("SlotStream", self), Wakeup())
+        self.forwarder = StreamForwarder(cast("SlotStream", self), Wakeup())
         self._arrived = trio.Event()
 
     @property
@@ -400,7 +400,7 @@ class Telling:
         """Have pieces arrive; tells how many more tasks there are once they were carried."""
         before = living()
         self.pieces += pieces
-        self.bridge.arrived()
+        self.forwarder.arrived()
         self._arrived.set()
         self._arrived = trio.Event()
         await wait_all_tasks_blocked()
@@ -417,7 +417,7 @@ async def told(device: object) -> AsyncIterator[Telling]:
     client = Telling()
     with trio.fail_after(DEADLINE):
         async with open_background() as nursery:
-            nursery.start_soon(client.bridge.run, device_stream(device))
+            nursery.start_soon(client.forwarder.run, device_stream(device))
             await wait_all_tasks_blocked()
             yield client
 
@@ -450,7 +450,7 @@ async def test_what_is_carried_to_the_device_has_the_context_of_the_call() -> No
 
     async def call() -> None:
         whose.set("the call's")
-        await client.bridge.run(device_stream(Scripted(send=look)))
+        await client.forwarder.run(device_stream(Scripted(send=look)))
 
     client = Telling(b"at once")
     async with open_background() as nursery:
@@ -479,7 +479,7 @@ async def test_a_scope_of_the_drivers_own_cancels_what_is_being_sent_and_waits_f
         async with open_background() as nursery:
             nursery.start_soon(cancel_once_blocked)
             with trio.CancelScope(shield=True) as scope:
-                await Telling(b"x").bridge.run(device_stream(Scripted(send=send)))
+                await Telling(b"x").forwarder.run(device_stream(Scripted(send=send)))
     assert scope.cancelled_caught
     assert log == ["cleaned up"]
 
@@ -495,7 +495,7 @@ async def test_a_device_that_is_sent_to_is_shielded_by_the_driver_as_one_that_is
 
     async def call() -> None:
         with shield:
-            await client.bridge.run(device_stream(device))
+            await client.forwarder.run(device_stream(device))
 
     client = Telling()
     async with trio.open_nursery() as nursery:
@@ -503,16 +503,16 @@ async def test_a_device_that_is_sent_to_is_shielded_by_the_driver_as_one_that_is
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
         client.pieces.append(b"still taken")
-        client.bridge.arrived()
+        client.forwarder.arrived()
     assert device.taken == b"still taken"
 
 
 async def test_what_arrives_while_no_bridge_runs_begins_nothing() -> None:
     client, device = Telling(), Scripted()
     assert await client.arrive(b"early") == 0
-    client.bridge.client_closed()
+    client.forwarder.client_closed()
     client.pieces.append(b"")
-    await client.bridge.run(device_stream(device))
+    await client.forwarder.run(device_stream(device))
     assert await client.arrive(b"late") == 0
     assert device.taken == b"early"
 

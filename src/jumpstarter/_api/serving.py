@@ -96,11 +96,11 @@ async def serve_async(
     allowed = _check_users(users, where)
     check_flag("insecure", insecure)
     check_flag("send_tracebacks", send_tracebacks)
-    lanes = DriverExecutor(check_int("threads", threads, 1))
+    executor = DriverExecutor(check_int("threads", threads, 1))
     tree = DeviceTree(driver)
     warn_shadowed_names(tree)
     exporter = ServerContext(
-        tree, lanes, limits=limits, token=secret, send_tracebacks=send_tracebacks, starting=True
+        tree, executor, limits=limits, token=secret, send_tracebacks=send_tracebacks, starting=True
     )
     with tree.claimed(f"at {where}"), watched(limits.loop_hold, owner_of):
         mode = 0o600 if allowed is None else 0o666

@@ -19,7 +19,7 @@ __all__ = ["AdmissionControl", "PendingConnection"]
 class PendingConnection(Protocol):
     """One connection, as the door sees it."""
 
-    def give_way(self) -> None:
+    def evict(self) -> None:
         """Hang up: a newer connection needs the place. Synchronous."""
 
 
@@ -38,31 +38,31 @@ class AdmissionControl:
         self._outside: dict[PendingConnection, None] = {}  # who has waited longest is first
         self._refused: dict[PendingConnection, None] = {}
 
-    def arrive(self, guest: PendingConnection) -> None:
+    def arrive(self, connection: PendingConnection) -> None:
         """Give a place outside, if need be that of somebody else."""
         if len(self._outside) + len(self._refused) >= self._places:
-            losers = self._refused or self._outside
-            loser = next(iter(losers))
-            del losers[loser]
-            loser.give_way()
-        self._outside[guest] = None
+            candidates = self._refused or self._outside
+            evicted = next(iter(candidates))
+            del candidates[evicted]
+            evicted.evict()
+        self._outside[connection] = None
 
-    def admit(self, guest: PendingConnection) -> bool:
+    def admit(self, connection: PendingConnection) -> bool:
         """Let somebody in who waits outside; False if there is no place inside, or it gave way."""
-        if len(self._inside) >= self._most or guest not in self._outside:
+        if len(self._inside) >= self._most or connection not in self._outside:
             return False
-        del self._outside[guest]
-        self._inside.add(guest)
+        del self._outside[connection]
+        self._inside.add(connection)
         return True
 
-    def refuse(self, guest: PendingConnection) -> None:
+    def refuse(self, connection: PendingConnection) -> None:
         """Let somebody stay outside, to read why, until the place is needed."""
-        if guest in self._outside:
-            del self._outside[guest]
-            self._refused[guest] = None
+        if connection in self._outside:
+            del self._outside[connection]
+            self._refused[connection] = None
 
-    def leave(self, guest: PendingConnection) -> None:
+    def leave(self, connection: PendingConnection) -> None:
         """Take the place back, wherever it is. One who gave way has none."""
-        self._outside.pop(guest, None)
-        self._refused.pop(guest, None)
-        self._inside.discard(guest)
+        self._outside.pop(connection, None)
+        self._refused.pop(connection, None)
+        self._inside.discard(connection)

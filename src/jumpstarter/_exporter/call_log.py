@@ -62,7 +62,7 @@ class LoggedSession(Session):
     def _note(self, call: IncomingCall, outcome: str) -> None:
         took = 1000 * (time.perf_counter() - self._began.pop(call))
         text = "%s for %s: %s after %.3f ms"
-        _logger.debug(text, self._answers.title(call.head), self._context.caller, outcome, took)
+        _logger.debug(text, self._dispatcher.title(call.head), self._context.caller, outcome, took)
 
 
 def _outcome(call: IncomingCall, error: tuple[int, ErrorBody] | None, *, returned: bool) -> str:

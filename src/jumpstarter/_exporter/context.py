@@ -1,4 +1,4 @@
-"""What all sessions of one exporter share: its drivers, lanes, limits, secret and door.
+"""What all sessions of one exporter share: its drivers, executor, limits, secret and door.
 
 This file knows no connection.
 """
@@ -95,7 +95,7 @@ class ServerContext:
     def __init__(
         self,
         tree: DeviceTree,
-        lanes: DriverExecutor,
+        executor: DriverExecutor,
         *,
         limits: Limits = DEFAULT_LIMITS,
         token: str = "",
@@ -108,7 +108,7 @@ class ServerContext:
         self.targets: list[Target] = [service]
         if not starting:
             self.open()
-        self.lanes: DriverExecutor = lanes
+        self.executor: DriverExecutor = executor
         self.limits: Limits = limits
         self.token: str = token
         self.send_tracebacks: bool = send_tracebacks
@@ -116,11 +116,11 @@ class ServerContext:
         self.auth_log: RateLimitedLogger = RateLimitedLogger()
         self.access_log: RateLimitedLogger = RateLimitedLogger()
         # Each record has a traceback: 10 kB a second at worst.
-        self.failures: RateLimitedLogger = RateLimitedLogger(burst=50)
+        self.error_log: RateLimitedLogger = RateLimitedLogger(burst=50)
         self.drain: Drain = Drain()
         self.dispatch_lock: trio.Lock = trio.Lock()
         self.connections: Iterator[int] = itertools.count(1)
-        self.door: AdmissionControl = AdmissionControl(
+        self.admission: AdmissionControl = AdmissionControl(
             limits.max_connections, limits.max_unadmitted
         )
 

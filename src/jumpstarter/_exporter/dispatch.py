@@ -3,7 +3,7 @@
 Arguments are decoded, converted and counted late, and results encoded early, in the task or thread
 that answers the call: what is wrong with either fails this call and no other. A generator's items
 and a raw stream's bytes go out from here. How a call ends, and who is told, is the session's
-business; how code is run, that of the lanes.
+business; how code is run, that of the executor.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Dispatcher:
         lanes: Where the drivers' code runs.
     """
 
-    __slots__ = ("_connection", "_exporter", "_rules", "_values", "lanes")
+    __slots__ = ("_connection", "_exporter", "_rules", "_values", "executor")
 
     def __init__(
         self, exporter: ServerContext, connection: Connection, rules: ServerProtocol
@@ -84,7 +84,7 @@ class Dispatcher:
         self._connection = connection
         self._rules = rules
         self._values = 0  # in the arguments of calls under way, of large ones
-        self.lanes = exporter.lanes.for_client(connection)
+        self.executor = exporter.executor.for_client(connection)
 
     def title(self, head: CallHead) -> str:
         """Name what is called, for the log."""
@@ -141,7 +141,7 @@ class Dispatcher:
         await trio.lowlevel.checkpoint_if_cancelled()  # a CANCEL came with the CALL: do not begin
         try:
             if exported.kind is Kind.UNARY:
-                value = await self.lanes.call(method, args, kwargs)
+                value = await self.executor.call(method, args, kwargs)
                 return await self._encode_in_turn(value)
             answer = self._generate if exported.kind is Kind.GENERATOR else self._stream
             if not call.head.timeout_ms:
@@ -202,9 +202,9 @@ class Dispatcher:
         kwargs = args.pop() if isinstance(args, list) and args and call.head.keywords else {}
         if not isinstance(args, list) or not isinstance(kwargs, dict):
             reject(Code.INVALID_ARGUMENT, "its arguments are no array")
-        if exported.fit is not None:
+        if exported.converter is not None:
             try:
-                exported.fit(args, kwargs)
+                exported.converter(args, kwargs)
             except ArgumentError as exc:
                 reject(Code.INVALID_ARGUMENT, f"its {exc}")
         return args, kwargs
@@ -271,8 +271,8 @@ class Dispatcher:
                 self._rules.item(call.slot, buffers.popleft())
             self._connection.flush_soon()
 
-        ahead = ItemBatcher(capacity, pack, put)
-        value = await self.lanes.iterate(method, args, kwargs, send, ahead)
+        batcher = ItemBatcher(capacity, pack, put)
+        value = await self.executor.iterate(method, args, kwargs, send, batcher)
         return self._encode(value, "return value")
 
     async def _send_item(self, call: IncomingCall, buffer: bytearray) -> None:
@@ -319,7 +319,7 @@ class Dispatcher:
         args: list[Any],
         kwargs: dict[str, Any],
     ) -> bytearray:
-        assert isinstance(call.bridge, StreamForwarder)
+        assert isinstance(call.forwarder, StreamForwarder)
         manager = method(*args, **kwargs)
         if not isinstance(manager, AbstractAsyncContextManager):
             if inspect.iscoroutine(manager):
@@ -332,16 +332,16 @@ class Dispatcher:
             else:
                 device = device_stream(stream)
                 self._accept(call, None)
-                await call.bridge.run(device)
+                await call.forwarder.run(device)
         return bytearray(HEADER_SPACE + NIL)
 
     async def _lend(self, call: IncomingCall, loan: Loan) -> None:
         """Let a driver have the client's stream itself, until the client takes it back."""
         assert call.stream is not None
         loan.stream = call.stream
-        if isinstance(call.bridge, StreamForwarder) and call.bridge.closed:
+        if isinstance(call.forwarder, StreamForwarder) and call.forwarder.closed:
             loan.client_closed()
-        call.bridge = loan
+        call.forwarder = loan
         self._accept(call, str(loan.handle))
         await loan.run()
 

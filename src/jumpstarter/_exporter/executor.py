@@ -85,13 +85,13 @@ class DriverExecutor:
         # Separate, so that calls that occupy all threads do not delay the hooks.
         self.hook_limiter: trio.CapacityLimiter = trio.CapacityLimiter(threads)
 
-    def for_client(self, outlet: BackpressureSource) -> DriverExecutor:
+    def for_client(self, backpressure: BackpressureSource) -> DriverExecutor:
         """Give the same lanes to one connection, which never has all of the threads to itself.
 
         Args:
-            outlet: To the client: no thread works for one that does not read.
+            backpressure: To the client: no thread works for one that does not read.
         """
-        return _ClientLanes(self, outlet)
+        return _ClientExecutor(self, backpressure)
 
     @property
     def has_idle_threads(self) -> bool:
@@ -139,7 +139,7 @@ class DriverExecutor:
         args: list[Any],
         kwargs: dict[str, Any],
         send: Callable[[Any], Awaitable[None]],
-        ahead: ItemBatcher | None = None,
+        batcher: ItemBatcher | None = None,
     ) -> Any:
         """Run a generator to its end, and give what it returned.
 
@@ -152,8 +152,8 @@ class DriverExecutor:
             kwargs: Its keyword arguments.
             send: Takes each item. It runs where the `yield` stands: a deadline or a nursery which
                 an async generator has around its `yield` cancels it.
-            ahead: Takes what a plain generator makes while there is room; what there is none for
-                goes to `send`. Without it, all does.
+            batcher: Takes the items of a plain generator while the client has credit; the others
+                go to `send`. Without it, all do.
 
         Raises:
             BaseException: What the generator or `send` has raised.
@@ -167,11 +167,11 @@ class DriverExecutor:
             return await _drive(source, send)
         try:
             while True:
-                room = 0 if ahead is None else ahead.capacity()
-                step = partial(context.run, _advance, source, room, ahead)
+                capacity = 0 if batcher is None else batcher.capacity()
+                step = partial(context.run, _advance, source, capacity, batcher)
                 made = await _at_last(partial(self.thread, step))
-                if ahead is not None:
-                    ahead.check()
+                if batcher is not None:
+                    batcher.check()
                 if isinstance(made, _End):
                     return made.value
                 await send(made)
@@ -185,13 +185,13 @@ class DriverExecutor:
         await _at_last(partial(_in_thread, self._limiter(), close))
 
 
-class _ClientLanes(DriverExecutor):
+class _ClientExecutor(DriverExecutor):
     """The lanes as one connection has them."""
 
-    def __init__(self, lanes: DriverExecutor, outlet: BackpressureSource) -> None:
-        self.limiter: trio.CapacityLimiter = lanes.limiter
-        self.nested: trio.CapacityLimiter = lanes.nested
-        self._outlet = outlet
+    def __init__(self, executor: DriverExecutor, backpressure: BackpressureSource) -> None:
+        self.limiter: trio.CapacityLimiter = executor.limiter
+        self.nested: trio.CapacityLimiter = executor.nested
+        self._backpressure = backpressure
 
     @cached_property
     def _share(self) -> trio.CapacityLimiter:
@@ -207,9 +207,9 @@ class _ClientLanes(DriverExecutor):
         if self._limiter() is self.nested:
             return await self._nested_thread(function, *args)
         await self._take_share()
-        while self._outlet.write_paused:  # not while we hold a share: a `finally` may need it
+        while self._backpressure.write_paused:  # not while we hold a share: a `finally` may need it
             self._share.release()
-            await self._outlet.wait_writable()
+            await self._backpressure.wait_writable()
             await self._take_share()
         try:
             return await super().thread(function, *args)
@@ -418,8 +418,8 @@ class _End:
         self.value = value
 
 
-def _advance(source: Iterator[Any], room: int, ahead: ItemBatcher | None) -> Any:
-    """Advance a plain generator while there is room, and give the first item that finds none.
+def _advance(source: Iterator[Any], capacity: int, batcher: ItemBatcher | None) -> Any:
+    """Advance a plain generator while there is capacity, and give the first item that finds none.
 
     StopIteration cannot leave a thread, so the generator's end is a value.
     """
@@ -428,6 +428,6 @@ def _advance(source: Iterator[Any], room: int, ahead: ItemBatcher | None) -> Any
             item = next(source)
         except StopIteration as stop:
             return _End(stop.value)
-        if ahead is None or room <= 0:
+        if batcher is None or capacity <= 0:
             return item
-        room -= ahead.emit(item)
+        capacity -= batcher.emit(item)

@@ -43,10 +43,10 @@ class IncomingCall:
     __slots__ = (
         "_body",
         "_scope",
-        "bridge",
         "cancelled",
         "changed",
         "deadline",
+        "forwarder",
         "head",
         "in_thread",
         "late",
@@ -71,7 +71,7 @@ class IncomingCall:
             SlotStream(connection, slot) if head.kind is Kind.STREAM else None
         )
         self.in_thread: bool = False  # it is answered by one, for as long as it takes
-        self.bridge: StreamForwarder | Loan | None = (
+        self.forwarder: StreamForwarder | Loan | None = (
             None if self.stream is None else StreamForwarder(self.stream, self.changed)
         )
         self.late: bool = False  # its deadline has passed
@@ -107,17 +107,17 @@ class IncomingCall:
     @property
     def sent_by_client(self) -> int:
         """Pieces that have come into a raw stream, and were taken."""
-        return self.bridge.carried if isinstance(self.bridge, StreamForwarder) else 0
+        return self.forwarder.carried if isinstance(self.forwarder, StreamForwarder) else 0
 
     @property
     def is_sending(self) -> bool:
         """True for a raw stream for which more has come."""
-        return isinstance(self.bridge, StreamForwarder) and self.bridge.waits_for_device
+        return isinstance(self.forwarder, StreamForwarder) and self.forwarder.waits_for_device
 
     @property
     def is_loan_in_use(self) -> bool:
         """True for one that lends what a driver reads or writes now."""
-        return isinstance(self.bridge, Loan) and self.bridge.in_use
+        return isinstance(self.forwarder, Loan) and self.forwarder.in_use
 
     def take_body(self) -> bytes:
         """Give the encoded arguments, once: they may be large, and the call may last."""
@@ -129,12 +129,12 @@ class IncomingCall:
             case ev.DataReceived():
                 assert self.stream is not None
                 self.stream.put(event)
-                if self.bridge is not None:
-                    self.bridge.arrived()
+                if self.forwarder is not None:
+                    self.forwarder.arrived()
             case ev.CreditReceived():
                 self.drained()
-            case ev.CancelReceived(code=Code.CLOSE) if self.bridge is not None:
-                self.bridge.client_closed()
+            case ev.CancelReceived(code=Code.CLOSE) if self.forwarder is not None:
+                self.forwarder.client_closed()
             case _:
                 self.cancel("the client cancelled the call")
 

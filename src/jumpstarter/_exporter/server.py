@@ -19,7 +19,7 @@ from .._util.checks import (
     check_seconds,
 )
 from .._util.no_copies import ReduceEx, no_copies
-from ..driver._caller import Verified
+from ..driver._caller import VerifiedIdentity
 from ..driver._drain import DRAIN_GRACE
 from .call_log import open_session
 from .context import ServerContext
@@ -149,12 +149,12 @@ def _name_of_peer(stream: trio.abc.Stream) -> str:
     return f"client {host}:{port}"
 
 
-def _verify(stream: trio.abc.Stream) -> Verified:
+def _verify(stream: trio.abc.Stream) -> VerifiedIdentity:
     """Give what the system and TLS say of a client, once it has said HELLO."""
     inner = getattr(stream, "transport_stream", stream)
     credentials = peer_credentials(inner)
     if credentials is not None:
-        return Verified(uid=credentials.uid, gid=credentials.gid, pid=credentials.pid)
+        return VerifiedIdentity(uid=credentials.uid, gid=credentials.gid, pid=credentials.pid)
     host, port = "", 0
     if isinstance(inner, trio.SocketStream) and inner.socket.family != trio.socket.AF_UNIX:
         with suppress(OSError):  # it has hung up
@@ -162,4 +162,4 @@ def _verify(stream: trio.abc.Stream) -> Verified:
     certificate: Any = stream.getpeercert() if isinstance(stream, trio.SSLStream) else None
     subject = (certificate or {}).get("subject", ())
     pairs = tuple((kind, value) for names in subject for kind, value in names)
-    return Verified(host=host, port=port, subject=pairs)
+    return VerifiedIdentity(host=host, port=port, subject=pairs)

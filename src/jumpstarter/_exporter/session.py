@@ -28,8 +28,14 @@ from .._util.reentrancy import CallOrigin, call_origin
 from .._util.text import sanitize_name
 from .._util.wakeup import LazyEvent, LazyParkingLot
 from .._version import __version__
-from ..driver._caller import Caller, Claimed, ConnectionContext, Verified, current_connection
-from ..driver._drain import drains
+from ..driver._caller import (
+    Caller,
+    ClaimedIdentity,
+    ConnectionContext,
+    VerifiedIdentity,
+    current_connection,
+)
+from ..driver._drain import current_drain
 from ..errors import Code, HandshakeError
 from .context import ServerContext
 from .disconnect_hooks import DisconnectHooks
@@ -73,14 +79,14 @@ class Session:
         name: str,
         *,
         welcome: bool = True,
-        verify: Callable[[], Verified] = Verified,
+        verify: Callable[[], VerifiedIdentity] = VerifiedIdentity,
     ) -> None:
         self._exporter = exporter
         self._welcome = welcome
         self._verify = verify
         self._context = ConnectionContext()
-        event_log = RateLimitedLogger(parent=exporter.failures)
-        self._failures = ErrorReporter(event_log, send_tracebacks=exporter.send_tracebacks)
+        event_log = RateLimitedLogger(parent=exporter.error_log)
+        self._error_reporter = ErrorReporter(event_log, send_tracebacks=exporter.send_tracebacks)
         self._rules = ServerProtocol(exporter.limits)
         self._connection = LedConnection(
             transport_for(stream),
@@ -90,12 +96,12 @@ class Session:
             event_log=exporter.event_log,
             dispatch_lock=exporter.dispatch_lock,
         )
-        self._answers = Dispatcher(exporter, self._connection, self._rules)
+        self._dispatcher = Dispatcher(exporter, self._connection, self._rules)
         self.running: set[IncomingCall] = set()
         self._clock = trio.lowlevel.current_clock()
         self._all_answered = LazyParkingLot()
         self._over = LazyEvent()  # all of its code has ended
-        self._hooks = DisconnectHooks(self._context, exporter.lanes, self._failures, name)
+        self._hooks = DisconnectHooks(self._context, exporter.executor, self._error_reporter, name)
 
     async def run(self) -> None:
         """Answer calls until the connection ends. Raises nothing but Cancelled.
@@ -104,12 +110,12 @@ class Session:
         """
         call_origin.set(CallOrigin.CALLED)  # in all tasks and contexts that begin in there
         current_connection.set(self._context)
-        drains.set(self._exporter.drain)
-        self._exporter.door.arrive(self)
+        current_drain.set(self._exporter.drain)
+        self._exporter.admission.arrive(self)
         try:
             await self._connection.run()
         finally:
-            self._exporter.door.leave(self)
+            self._exporter.admission.leave(self)
             try:
                 await self._hooks.run()
             finally:
@@ -123,11 +129,11 @@ class Session:
             exporter.access_log.log(_logger, logging.INFO, text, name, ended)
         elif self._rules.failure is None:  # else it was told already
             exporter.event_log.log(_logger, logging.INFO, "no session came about: %s", ended)
-        self._failures.event_log.close(_logger, self._connection.name)
+        self._error_reporter.event_log.close(_logger, self._connection.name)
 
     def title(self, call: IncomingCall) -> str:
         """Name what a call is of, for the log. In any thread."""
-        return self._answers.title(call.head)
+        return self._dispatcher.title(call.head)
 
     async def drain(self, grace: float, text: str) -> None:
         """Take no more calls, let those that run finish, and end the connection.
@@ -159,7 +165,7 @@ class Session:
         self._connection.flush()
         try:
             async with open_background() as nursery:
-                limit_of = self._answers.drain_of
+                limit_of = self._dispatcher.drain_of
                 nursery.start_soon(end_listening, self.running, limit_of, self._end_calls)
                 with trio.move_on_after(grace):
                     await self._connection.acked.wait()
@@ -172,14 +178,14 @@ class Session:
                     await self._answered()
                 for call in self.running:
                     text = "%s goes on; the exporter ends when it has returned, or by SIGKILL"
-                    _logger.warning(text, self._answers.title(call.head))
+                    _logger.warning(text, self._dispatcher.title(call.head))
                 await self._answered()
                 await self._connection.flush_goaway()
             self._connection.end(ConnectionError("the exporter has shut down"))
 
     def _end_calls(self, calls: Sequence[IncomingCall]) -> None:
         """Cancel calls because the exporter ends, and log it."""
-        titles = [self._answers.title(call.head) for call in calls if not call.cancelled]
+        titles = [self._dispatcher.title(call.head) for call in calls if not call.cancelled]
         if titles:
             shown = ", ".join(titles[:_SHOWN_CALLS])
             more = f", and {len(titles) - _SHOWN_CALLS} more" if len(titles) > _SHOWN_CALLS else ""
@@ -205,7 +211,7 @@ class Session:
             why = "its user may not; --allow-user, or users=, lets it"
         elif expected and not hmac.compare_digest(hello.token.encode(), expected.encode()):
             why = "no valid token"
-        elif not exporter.door.admit(self):
+        elif not exporter.admission.admit(self):
             code = Code.RESOURCE_EXHAUSTED
             told = why = f"{exporter.limits.max_connections} clients are connected already"
         else:
@@ -216,7 +222,7 @@ class Session:
             return
         text, name = "%s was not admitted: %s", self._connection.name
         exporter.auth_log.log(_logger, logging.WARNING, text, name, why)
-        exporter.door.refuse(self)
+        exporter.admission.refuse(self)
         self._rules.refuse(code, told)
 
     def _credentials(self, hello: Hello) -> str:
@@ -224,18 +230,20 @@ class Session:
         return f"{sanitize_name(hello.agent or '?')}, {self._context.caller}"
 
     def _introduce(self, hello: Hello) -> Caller:
-        claimed = Claimed(name=truncate(hello.name, _CLAIM), agent=truncate(hello.agent, _CLAIM))
+        claimed = ClaimedIdentity(
+            name=truncate(hello.name, _CLAIM), agent=truncate(hello.agent, _CLAIM)
+        )
         number = next(self._exporter.connections)
         return Caller(connection=number, verified=self._verify(), claimed=claimed)
 
-    def give_way(self) -> None:
+    def evict(self) -> None:
         """Hang up before anything was said: the next connection needs the place."""
         text = f"{self._connection.name} had not said HELLO, and gave way to others"
         self._connection.end(HandshakeError(text))
 
     def on_call(self, event: ev.CallReceived) -> None:
         """Begin to answer a call."""
-        way = self._answers.execution_mode(event)
+        way = self._dispatcher.execution_mode(event)
         call = self._call(event)
         call.in_thread = way is ExecutionMode.THREAD
         self._connection.begin(call, apart=way is ExecutionMode.APART)
@@ -244,7 +252,7 @@ class Session:
         """Make a call of what a thread has read, if the thread may answer it."""
         return (
             self._call(event)
-            if self._answers.execution_mode(event) is ExecutionMode.THREAD
+            if self._dispatcher.execution_mode(event) is ExecutionMode.THREAD
             else None
         )
 
@@ -267,11 +275,11 @@ class Session:
         result: bytearray | None = None
         error: tuple[int, ErrorBody] | None = None
         try:
-            result = await self._answers.run_async(call)
+            result = await self._dispatcher.run_async(call)
             check_scopes(call.status)
         except BaseException as exc:  # noqa: BLE001 - SystemExit too stays within its call
             # No name here may keep it: its traceback has this frame, and with it the arguments.
-            error = self._failures.report(exc, self._answers.title(call.head))
+            error = self._error_reporter.report(exc, self._dispatcher.title(call.head))
         self._finish(call, result, error)
 
     async def answer_in_thread(self, lead: Lead[IncomingCall]) -> None:
@@ -280,24 +288,24 @@ class Session:
         error: tuple[int, ErrorBody] | None = None
         status = cancel_status()
         try:
-            for answer in await self._answers.lanes.thread(self._connection.lead, lead):
-                result = await self._answers.finished(answer)
+            for answer in await self._dispatcher.executor.thread(self._connection.lead, lead):
+                result = await self._dispatcher.finished(answer)
             check_scopes(status)
         except BaseException as exc:  # in the loop, as in `answer`
             if lead.call is None:
                 raise  # it is no driver's
-            error = self._failures.report(exc, self._answers.title(lead.call.head))
+            error = self._error_reporter.report(exc, self._dispatcher.title(lead.call.head))
         self._connection.returned(lead)
         if lead.call is not None:
             self._finish(lead.call, result, error)
 
     def may_lead(self) -> bool:
         """Tell if a thread is to be had, and may wait for calls."""
-        return self._answers.lanes.has_idle_threads
+        return self._dispatcher.executor.has_idle_threads
 
     def run_sync(self, call: IncomingCall) -> object:
         """Answer a call of a plain method. In a thread."""
-        return self._answers.run_sync(call)
+        return self._dispatcher.run_sync(call)
 
     def answered(self, call: IncomingCall, result: bytearray) -> None:
         """A thread has answered a call, and sends the result."""
@@ -307,7 +315,7 @@ class Session:
 
     def _forget(self, call: IncomingCall) -> None:
         self.running.discard(call)
-        self._answers.forget(call)
+        self._dispatcher.forget(call)
 
     def _finish(
         self, call: IncomingCall, result: bytearray | None, error: tuple[int, ErrorBody] | None
@@ -333,5 +341,5 @@ class Session:
             seconds = call.head.timeout_ms / 1000
             text = f"its deadline passed, {seconds:g} s after the exporter had received it"
             return Code.DEADLINE_EXCEEDED, ErrorBody("", text)
-        text = _SHUTTING_DOWN if self._exporter.drain.begun else "the call was cancelled"
+        text = _SHUTTING_DOWN if self._exporter.drain.has_begun else "the call was cancelled"
         return Code.CANCELLED, ErrorBody("", text)

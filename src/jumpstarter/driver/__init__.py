@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ._base import Driver
-from ._caller import Caller, Claimed, Verified, caller, on_disconnect
+from ._caller import Caller, ClaimedIdentity, VerifiedIdentity, caller, on_disconnect
 from ._drain import draining, until_draining
 from ._export import export, exportstream
 
@@ -11,9 +11,9 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = [
     "Caller",
-    "Claimed",
+    "ClaimedIdentity",
     "Driver",
-    "Verified",
+    "VerifiedIdentity",
     "caller",
     "draining",
     "export",

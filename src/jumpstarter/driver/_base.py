@@ -31,6 +31,7 @@ __all__ = ["Driver", "run_single", "walk"]
 _alone: Final[ContextVar[Driver | None]] = ContextVar("_alone", default=None)
 
 
+# Without private members: a subclass, or its client, may have a field of any name.
 @dataclass(kw_only=True, eq=False)
 class Driver(ABC):
     """What runs on the exporter and holds the device.
@@ -61,7 +62,7 @@ class Driver(ABC):
     def __post_init__(self) -> None:
         if hasattr(super(), "__post_init__"):
             super().__post_init__()  # type: ignore[misc]  # a mixin's, if there is one
-        self._check_fields()
+        _check_fields(self)
         name = f"driver.{type(self).__name__}.{str(self.uuid)[:8]}"
         self.logger = logging.getLogger(name)
         try:
@@ -75,24 +76,6 @@ class Driver(ABC):
         "it holds its device; make another one there, of the same class with the same arguments, "
         "or serve this one and connect() from there",
     )
-
-    def _check_fields(self) -> None:
-        of = f" of {type(self).__name__}"
-        given: object = self.uuid
-        if isinstance(given, str):
-            try:
-                self.uuid = UUID(given)
-            except ValueError:
-                raise_value_error(f"uuid{of}", given, "a UUID", ConfigurationError)
-        else:
-            check_instance(f"uuid{of}", given, UUID, "a UUID", ConfigurationError)
-        check_instance(f"labels{of}", self.labels, dict, "a dict of texts", ConfigurationError)
-        check_instance(
-            f"children{of}", self.children, dict, "a dict of drivers", ConfigurationError
-        )
-        level: object = self.log_level
-        if isinstance(level, bool):
-            raise_type_error(f"log_level{of}", level, "a level's name", ConfigurationError)
 
     @classmethod
     @abstractmethod
@@ -154,6 +137,24 @@ class Driver(ABC):
 
 
 explain_missing_attributes(Driver)
+
+
+def _check_fields(driver: Driver) -> None:
+    """Check the fields of the base class; a UUID may come as text, from a configuration."""
+    of = f" of {type(driver).__name__}"
+    given: object = driver.uuid
+    if isinstance(given, str):
+        try:
+            driver.uuid = UUID(given)
+        except ValueError:
+            raise_value_error(f"uuid{of}", given, "a UUID", ConfigurationError)
+    else:
+        check_instance(f"uuid{of}", given, UUID, "a UUID", ConfigurationError)
+    check_instance(f"labels{of}", driver.labels, dict, "a dict of texts", ConfigurationError)
+    check_instance(f"children{of}", driver.children, dict, "a dict of drivers", ConfigurationError)
+    level: object = driver.log_level
+    if isinstance(level, bool):
+        raise_type_error(f"log_level{of}", level, "a level's name", ConfigurationError)
 
 
 def run_single(driver: Driver, verb: str) -> None:

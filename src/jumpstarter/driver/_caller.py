@@ -21,9 +21,9 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = [
     "Caller",
-    "Claimed",
+    "ClaimedIdentity",
     "ConnectionContext",
-    "Verified",
+    "VerifiedIdentity",
     "caller",
     "current_connection",
     "on_disconnect",
@@ -33,7 +33,7 @@ _MAX_HOOKS: Final = 1024  # of one connection: more than drivers have methods
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verified:
+class VerifiedIdentity:
     """What the system or TLS says of a client. What it does not say is None, empty or 0.
 
     Attributes:
@@ -70,7 +70,7 @@ class Verified:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claimed:
+class ClaimedIdentity:
     """What a client says of itself. Nobody has checked it: for people, and never for a decision.
 
     Attributes:
@@ -93,8 +93,8 @@ class Caller:
     """
 
     connection: int
-    verified: Verified = field(default_factory=Verified)
-    claimed: Claimed = field(default_factory=Claimed)
+    verified: VerifiedIdentity = field(default_factory=VerifiedIdentity)
+    claimed: ClaimedIdentity = field(default_factory=ClaimedIdentity)
 
     def __str__(self) -> str:
         """Say it on one line, with a peer's own words in quotes."""

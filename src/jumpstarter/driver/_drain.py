@@ -1,8 +1,12 @@
-"""How a driver learns that its exporter drains, and how long generators and streams may go on then.
+"""Tell drivers that their exporter drains, so that endless generators and streams can end.
 
-A drain lets what runs finish, but a generator of readings, or a console that a client watches, has
-no end of its own. So drivers are told, and can end by themselves; and what a client only listens to
-is ended `DRAIN_GRACE` seconds later.
+A drain lets running calls finish. A generator of readings, or a console that a client watches, has
+no end of its own. Drivers learn of the drain and can end by themselves; the exporter ends what a
+client only listens to after `DRAIN_GRACE` seconds.
+
+    state      next
+    RUNNING    DRAINING, by `Drain.begin`, when the first session drains
+    DRAINING   -
 """
 
 from __future__ import annotations
@@ -19,10 +23,10 @@ from .._util.wakeup import LazyEvent
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["DRAIN_GRACE", "Drain", "draining", "drains", "until_draining"]
+__all__ = ["DRAIN_GRACE", "Drain", "current_drain", "draining", "until_draining"]
 
-# Seconds that what a client only listens to goes on: enough for one more reading and the cleanup,
-# and short beside what an operator, or a system that goes down, waits for an exporter's end.
+# Seconds for what a client only listens to: enough for one more reading and the cleanup, and short
+# compared to how long an operator, or a system that shuts down, waits for an exporter.
 DRAIN_GRACE: Final = 5.0
 
 
@@ -30,67 +34,67 @@ class Drain:
     """Whether one exporter drains."""
 
     def __init__(self) -> None:
-        self._begun = LazyEvent()
+        self._event = LazyEvent()
 
     @property
-    def begun(self) -> bool:
-        """True once it does. In any thread."""
-        return self._begun.is_set()
+    def has_begun(self) -> bool:
+        """True once the exporter drains. In any thread."""
+        return self._event.is_set()
 
     def begin(self) -> None:
-        """Tell all who wait. In the loop."""
-        if not self.begun:
-            self._begun.set()
+        """Wake all waiters. In the loop."""
+        if not self.has_begun:
+            self._event.set()
 
     async def wait(self, at_most: float = math.inf) -> None:
-        """Wait until it does, or for so many seconds. A checkpoint."""
+        """Wait until the exporter drains, or for so many seconds. A checkpoint."""
         with trio.move_on_after(at_most):
-            await self._begun.wait()
+            await self._event.wait()
 
 
-# That of the exporter whose call is being answered. It follows the code into worker threads.
-drains: Final[ContextVar[Drain | None]] = ContextVar("jumpstarter_drains", default=None)
+# Of the exporter whose call is being answered. Worker threads inherit it.
+current_drain: Final[ContextVar[Drain | None]] = ContextVar("jumpstarter_drain", default=None)
 
 
 def draining(wait: float = 0) -> bool:
-    """Tell if the exporter drains, so that a generator or a raw stream should come to its end.
+    """Return True if the exporter drains, and a generator or raw stream should end.
 
-    For a driver's code while it answers a call, plain or `async`. Elsewhere, as where a test calls
-    the method itself, nothing drains. A plain generator waits by it, instead of `time.sleep`:
+    Call it in a driver's code, plain or `async`, while it answers a call. Anywhere else, as in a
+    test that calls the method itself, it returns False. A plain generator uses it instead of
+    `time.sleep`:
 
         while not draining(wait=1):
             yield self.read()
 
     Args:
-        wait: Seconds to wait for a drain; in plain code alone, where it blocks this thread, and
-            ends with `trio.Cancelled` if the call is cancelled. In `async` code await
-            `until_draining()`.
+        wait: Seconds to wait for a drain. In plain code only, since it blocks the thread; it raises
+            `trio.Cancelled` if the call is cancelled. In `async` code await `until_draining()`.
 
     Raises:
-        ArgumentError: `wait` is no number of seconds from 0 up.
-        RuntimeError: It would block the Trio loop.
+        ArgumentError: `wait` is not a number of seconds >= 0.
+        RuntimeError: `wait` was given in the Trio loop, which it would block.
     """
-    drain = drains.get()
+    drain = current_drain.get()
     if wait != 0 and check_seconds("wait", wait):
         if trio.lowlevel.in_trio_run():
             text = "draining(wait=...) blocks, and would block the exporter's Trio loop: use"
             raise RuntimeError(f"{text} `with trio.move_on_after(...): await until_draining()`")
         if drain is None:
             time.sleep(wait)
-        elif not drain.begun:
+        elif not drain.has_begun:
             trio.from_thread.run(drain.wait, wait)
-    return drain is not None and drain.begun
+    return drain is not None and drain.has_begun
 
 
 async def until_draining() -> None:
     """Wait until the exporter drains. For a driver's `async` code while it answers a call.
 
-    A checkpoint. Elsewhere, where nothing drains, it waits until it is cancelled. An `async`
-    generator waits by it, instead of `trio.sleep`:
+    A checkpoint. Anywhere else it waits until it is cancelled. An `async` generator uses it instead
+    of `trio.sleep`:
 
         while not draining():
             yield await self.read()
             with trio.move_on_after(1):
                 await until_draining()
     """
-    await (drains.get() or Drain()).wait()
+    await (current_drain.get() or Drain()).wait()

@@ -138,7 +138,7 @@ class Exported(msgspec.Struct, frozen=True):
         name: By which it is called.
         kind: How it is called.
         function: The attribute as it stands in the class: a function, or another descriptor.
-        fit: Converts arguments; None where the annotations ask for nothing.
+        converter: Converts arguments; None where the annotations ask for nothing.
         signature: How to call it, as text; empty if that cannot be told.
         doc: What it says of itself.
         may_not_wait: True for an `async` method, which runs in Trio from beginning to end.
@@ -148,7 +148,7 @@ class Exported(msgspec.Struct, frozen=True):
     name: str
     kind: Kind
     function: Any
-    fit: ArgumentConverter | None = None
+    converter: ArgumentConverter | None = None
     signature: str = ""
     doc: str = ""
     is_async: bool = False
@@ -197,10 +197,14 @@ def _exported(cls: type, name: str, attribute: Any, mark: _Mark) -> Exported:
     _check_kind(function, mark.kind, title)
     signature = signature_of(function, takes_self=not isinstance(attribute, staticmethod))
     names = next(vars(base) for base in cls.__mro__ if name in vars(base))
-    fit = build_converter(inspect.unwrap(function), signature, names, title, strict=mark.strict)
+    converter = build_converter(
+        inspect.unwrap(function), signature, names, title, strict=mark.strict
+    )
     doc = doc_of(function) if callable(function) else ""  # a partialmethod has its class's
     is_async = mark.kind is Kind.UNARY and inspect.iscoroutinefunction(function)
-    return Exported(name, mark.kind, attribute, fit, text_of(signature), doc, is_async, mark.drain)
+    return Exported(
+        name, mark.kind, attribute, converter, text_of(signature), doc, is_async, mark.drain
+    )
 
 
 def _no_context() -> Any: ...

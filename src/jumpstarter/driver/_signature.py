@@ -134,7 +134,7 @@ def build_converter(
                     f"{text}; annotate it otherwise, or without strict=True"
                 ) from exc
         types[parameter.name] = annotation
-    return _fit(signature, types) if types else None
+    return _build(signature, types) if types else None
 
 
 def _resolved(function: Any, parameter: inspect.Parameter, names: Mapping[str, Any]) -> Any:
@@ -154,7 +154,7 @@ def _resolved(function: Any, parameter: inspect.Parameter, names: Mapping[str, A
     return annotation
 
 
-def _fit(signature: inspect.Signature, types: Mapping[str, Any]) -> ArgumentConverter:
+def _build(signature: inspect.Signature, types: Mapping[str, Any]) -> ArgumentConverter:
     positional, named = [], {}
     more, more_named = ("args", None), None
     for name, parameter in signature.parameters.items():
