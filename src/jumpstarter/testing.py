@@ -25,11 +25,12 @@ from ._exporter.context import ServerContext
 from ._exporter.executor import DriverExecutor
 from ._exporter.session import Session
 from ._exporter.tree import DeviceTree
-from ._io.portal import start_blocking_portal
+from ._io.portal import in_trio_thread, start_blocking_portal
 from ._limits import DEFAULT_LIMITS, Limits
 from ._protocol.frames import Node
 from ._util.background import open_background
 from ._util.checks import check_callable, raise_value_error
+from ._util.event_loop import check_trio_loop
 from ._util.tracebacks import hidden_contextmanager
 from .client import DriverClient
 from .client._channel import Channel
@@ -82,6 +83,9 @@ def client_for(
 
 @hidden_contextmanager
 def _client_for(joined: AbstractAsyncContextManager[_Joined], wanted: Wanted[_C]) -> Iterator[_C]:
+    if in_trio_thread():
+        text = "client_for() and client_fixture() block, and a Trio loop runs in this thread"
+        raise RuntimeError(f"{text}: use `async with client_for_async(...)`")
     with (
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(joined) as (channel, nodes),
@@ -119,6 +123,8 @@ def client_for_async(
 async def _client_for_async(
     joined: AbstractAsyncContextManager[_Joined], wanted: Wanted[_C]
 ) -> AsyncIterator[_C]:
+    instead = "use client_for(), and call the blocking methods by `await asyncio.to_thread(...)`"
+    check_trio_loop("client_for_async()", instead)
     async with joined as (channel, nodes):
         root = wanted.build(nodes, channel)
         try:

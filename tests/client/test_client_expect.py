@@ -9,16 +9,20 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import pexpect
 import pytest
 import trio
 
+from exporter_process import exporter
 from helpers import PATIENCE, served
+from jumpstarter import connect
 from jumpstarter.client.adapters import PexpectAdapter
 from jumpstarter.driver import Driver, exportstream
-from jumpstarter.errors import DriverOSError
+from jumpstarter.errors import CallOutcomeUnknown, DriverOSError
 
 MUCH = 3_000_000  # bytes: more than all the buffers and windows on the way
 
@@ -184,6 +188,31 @@ def test_one_who_catches_the_broken_send_still_learns_why() -> None:
         with pytest.raises(BrokenPipeError, match=rf"of {MUCH} bytes"):
             it.send(b"x" * MUCH)
         it.close()
+
+
+def use_until_the_end(it: Any, why: str) -> None:
+    """Use a session whose stream has failed: EOF says why, and sending raises."""
+    with pytest.raises(pexpect.EOF, match=rf"the driver's stream has ended: .*{why}"):
+        it.expect("login: ")
+    text = rf"the driver's stream has ended \(.*{why}.*\); 0 of 5 bytes were sent"
+    with pytest.raises(BrokenPipeError, match=text):
+        it.sendline("root")
+    assert it.expect(["login: ", pexpect.EOF]) == 1
+
+
+def test_after_the_exporter_has_gone_eof_says_why_and_sending_raises(tmp_path: Path) -> None:
+    with exporter(tmp_path) as process, connect(process.address) as client:
+        block = PexpectAdapter(client=client, timeout=PATIENCE)
+        with pytest.raises(CallOutcomeUnknown), block as it:  # noqa: PT012 - how it is left counts
+            process.send(signal.SIGKILL)
+            use_until_the_end(it, "not answered")
+
+
+def test_after_the_driver_has_failed_eof_says_why_and_sending_raises() -> None:
+    board = Board(failing_at=1)
+    with pytest.raises(DriverOSError, match="the board has gone"), session(board) as it:  # noqa: PT012 - as above
+        it.send(b"x")
+        use_until_the_end(it, "the board has gone")
 
 
 def test_ctrl_c_ends_a_send_that_waits() -> None:

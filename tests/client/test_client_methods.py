@@ -239,7 +239,7 @@ def test_a_function_says_what_the_driver_says() -> None:
         assert move.__doc__ == "Go there.\n\nBlocks until it is there."
         text = "(to: Point, *, by: int = 1, method: str = '') -> str"
         assert str(inspect.signature(move)) == str(inspect.signature(twin)) == text
-        assert client.home.__doc__ == "Calls the driver's 'home' and gives its result."
+        assert client.home.__doc__ == "Calls the driver's 'home' and returns its result."
         assert "Iterates over" in client.steps.__doc__
         assert "context manager" in client.console.__doc__
         assert "move(to: Point," in pydoc.render_doc(move, renderer=PLAIN)
@@ -272,7 +272,8 @@ def test_help_shows_what_the_driver_offers() -> None:
 def test_help_tells_how_to_reach_what_the_client_hides() -> None:
     with served(Mover(children={"meter": Plain(), "labels": Plain()})) as client:
         text = pydoc.render_doc(client, renderer=PLAIN)
-        assert 'reached by: call("call"), call("meter"), children["labels"]\n' in text
+        line = "Not attributes, as every client has others of these names; use: "
+        assert f'{line}call("call"), call("meter"), children["labels"]\n' in text
         assert "    call(" not in text
         assert "    meter(" not in text
 
@@ -289,9 +290,10 @@ def test_help_of_a_client_with_a_class_shows_that_too() -> None:
             ),
             "steps(count: int = 2) -> Generator[int, None, str]",
             (
-                'Hidden by attributes of the client\'s own, and reached by: call("call"), '
-                'call("home")'
+                "The client class defines home() itself: use that as described above. "
+                'The driver\'s own is reached by: call("home")'
             ),
+            'Not attributes, as every client has others of these names; use: call("call")',
             "Children: probe",
         ):
             assert f"    {line}\n" in text + "\n"

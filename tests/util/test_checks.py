@@ -284,7 +284,7 @@ def test_a_timeout_without_end_is_none(client: DriverClient) -> None:
 @pytest.mark.parametrize("method", NO_TEXT)
 def test_a_method_is_a_text(client: CheckedClient, method: Any) -> None:
     for ask in (client.call, client.streamingcall, client.open_stream):
-        with pytest.raises(ValueError, match=r"a method's name is a str, not "):
+        with refused("method", method):
             ask(method)
     for forward in (client.portforward, client.portforward_unix):
         with refused("method", method):

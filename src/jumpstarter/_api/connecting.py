@@ -28,6 +28,8 @@ from .._limits import DEFAULT_LIMITS, Limits
 from .._protocol.codec import decode_nodes
 from .._protocol.frames import Kind, Node
 from .._util.background import open_background
+from .._util.checks import refuse_timeout
+from .._util.event_loop import check_trio_loop
 from .._util.text import sanitize_text
 from .._util.tracebacks import strip_tracebacks, trim_traceback
 from ..client import DriverClient
@@ -146,6 +148,7 @@ def connect_async(
 def connect_async(
     address: str, *, client: type[_C], **options: Unpack[_Options]
 ) -> AbstractAsyncContextManager[_C, None]: ...
+@refuse_timeout("connect_async()", "use `with trio.fail_after(seconds):` around it")
 def connect_async(
     address: str,
     *,
@@ -196,6 +199,8 @@ def connect_async(
 async def _build(
     opened: AbstractAsyncContextManager[_Opened], wanted: Wanted[_C]
 ) -> AsyncGenerator[_C, None]:
+    instead = "use connect(), and call the blocking methods by `await asyncio.to_thread(...)`"
+    check_trio_loop("connect_async()", instead)
     async with opened as (channel, nodes):
         root = wanted.build(nodes, channel)
         try:
@@ -212,6 +217,11 @@ def connect(
 def connect(
     address: str, *, client: type[_C], **options: Unpack[_Options]
 ) -> AbstractContextManager[_C, None]: ...
+@refuse_timeout(
+    "connect()",
+    "limits=Limits(hello_timeout=..., start_timeout=...) limits how long connecting may take, and "
+    "a `with client.timeout(seconds):` block the calls",
+)
 def connect(
     address: str,
     *,

@@ -34,6 +34,7 @@ from .._util.checks import (
     check_secret,
     raise_type_error,
 )
+from .._util.event_loop import check_trio_loop
 from ..client import DriverClient
 from ..client._methods import CALL_STYLES, names_of
 from ..driver import Driver
@@ -91,6 +92,8 @@ async def serve_async(
             served already.
         ArgumentError: The address cannot be understood, or another argument cannot be used.
     """
+    instead = "run serve_async() by trio.run() in a thread of its own"
+    check_trio_loop("serve_async()", instead)
     where = parse_address(address)
     secret = check_access(limits, token, ssl_context)
     allowed = _check_users(users, where)

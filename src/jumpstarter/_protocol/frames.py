@@ -16,7 +16,9 @@ __all__ = [
     "HEADER_SPACE",
     "KEYWORDS",
     "MAGIC",
+    "MAX_DOC",
     "MAX_METHOD_NAME",
+    "MAX_SIGNATURE",
     "MAX_TEXT",
     "NESTED",
     "NIL",
@@ -38,6 +40,8 @@ VERSION: Final = (
     1,
 )  # a peer with another major is refused; a higher minor adds to maps and arrays
 MAX_METHOD_NAME: Final = 255  # bytes of UTF-8: its length crosses the wire in one byte
+MAX_DOC: Final = 4096  # characters of a docstring in a report
+MAX_SIGNATURE: Final = 1024  # characters of a signature in a report: parsing a deep one recurses
 MAX_TEXT: Final = 1024 * 1024  # characters of an error's text, notes and traceback, each
 KEYWORDS: Final = 0x80  # bit of a CALL's kind: the last argument is a map of keyword arguments
 NESTED: Final = 0x40  # another: the call comes from within a driver's code

@@ -1,12 +1,28 @@
-"""Errors for Trio code that runs where no Trio loop does."""
+"""Checks of which event loop runs in the calling thread."""
 
 from __future__ import annotations
 
 import sys
 
+import trio
+
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["no_trio_loop"]
+__all__ = ["check_trio_loop", "no_trio_loop"]
+
+
+def check_trio_loop(what: str, instead: str) -> None:
+    """Refuse a call that needs a Trio loop, in a thread that runs none.
+
+    Args:
+        what: What was called, as `"connect_async()"`.
+        instead: What an asyncio program does instead.
+
+    Raises:
+        RuntimeError: No Trio loop runs here.
+    """
+    if not trio.lowlevel.in_trio_run():
+        raise no_trio_loop(what, instead)
 
 
 def no_trio_loop(what: str, instead: str) -> RuntimeError:

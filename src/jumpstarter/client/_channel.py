@@ -159,7 +159,10 @@ class Channel:
             raise no_trio_loop(what, _FROM_ASYNCIO) from None
         if token is not self.token:
             text = f"{client}.{method}: this client belongs to another Trio loop"
-            raise RuntimeError(f"{text}; use its blocking methods from here, in a worker thread")
+            raise RuntimeError(
+                f"{text}; make one for this loop with connect_async() or, in tests, "
+                "client_for_async(); or use its blocking methods in a worker thread"
+            )
 
     # ----------------------------------------------------------------- for the connection
 

@@ -1,15 +1,17 @@
-"""A pexpect session whose `send` sends everything. Imported only where pexpect is asked for.
+"""A pexpect session over a socket to a driver's raw stream. Imported only when one is opened.
 
-The one of pexpect makes a single `write`, which a signal cuts short, or a buffer that is full where
-the descriptor does not block; what was not sent is lost without a word.
+pexpect's own `send` makes a single `write`, which a signal cuts short, as does a full buffer where
+the descriptor does not block; the rest is lost silently. Its EOF does not say why the stream ended.
 """
 
 from __future__ import annotations
 
 import os
 import select
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import pexpect
 from pexpect.fdpexpect import fdspawn
 
 if TYPE_CHECKING:
@@ -30,17 +32,44 @@ __all__ = ["Session", "SessionBroken"]
 
 
 class SessionBroken(BrokenPipeError):
-    """The driver takes no more of what is typed: its stream has ended."""
+    """The driver takes no more bytes: its stream has ended."""
 
 
 class Session(Base):
-    """The session that `pexpect_session` yields."""
+    """The session that `pexpect_session` yields.
+
+    Args:
+        descriptor: This end of the socket.
+        failure: Returns why the driver's stream has failed, or None.
+        options: Of `fdspawn`.
+    """
+
+    def __init__(
+        self, descriptor: int, failure: Callable[[], Exception | None], **options: Any
+    ) -> None:
+        super().__init__(descriptor, **options)
+        self._jmp_failure = failure
+
+    def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> Any:
+        """Read as `fdspawn` does; the text of an EOF says why the stream has ended.
+
+        Raises:
+            pexpect.EOF: The stream has ended. `__cause__` is the failure, if it is one.
+            pexpect.TIMEOUT: No bytes have arrived in time.
+        """
+        try:
+            return super().read_nonblocking(size, timeout)
+        except pexpect.EOF:
+            failure = self._jmp_failure()
+            if failure is None:
+                raise
+            raise pexpect.EOF(f"the driver's stream has ended: {failure}") from failure
 
     def send(self, s: str | bytes) -> int:
-        """Send all of it. Waits for as long as the driver takes nothing; Ctrl-C ends that.
+        """Send all of it. Blocks while the driver takes none; Ctrl-C interrupts it.
 
         Returns:
-            How many bytes that were.
+            The number of bytes.
 
         Raises:
             BrokenPipeError: The driver's stream has ended, so some of it cannot arrive.
@@ -53,12 +82,16 @@ class Session(Base):
         while sent < len(data):
             try:
                 sent += os.write(self.child_fd, data[sent:])
-            except BlockingIOError:  # expect(async_=True) has it not block
+            except BlockingIOError:  # expect(async_=True) makes it non-blocking
                 _wait_writable(self.child_fd)
             except (BrokenPipeError, ConnectionResetError) as exc:
-                why = f"the driver's stream has ended; {sent} of {len(data)} bytes were sent before"
-                raise SessionBroken(exc.errno, why) from exc
+                raise SessionBroken(exc.errno, self._why_broken(sent, len(data))) from exc
         return sent
+
+    def _why_broken(self, sent: int, total: int) -> str:
+        failure = self._jmp_failure()
+        why = "" if failure is None else f" ({failure})"
+        return f"the driver's stream has ended{why}; {sent} of {total} bytes were sent before"
 
 
 def _wait_writable(descriptor: int) -> None:

@@ -1,12 +1,12 @@
-"""What a report says of a driver's exported methods, as functions that a client has for attributes.
+"""The exported methods of a driver, as the functions that are attributes of its client.
 
-A report is a peer's word. A name becomes an attribute only if it is an identifier without an
-underscore before it, so that no exporter can add what Python itself looks for in an object. Texts
-are shown and never evaluated: a signature is parsed for its names and kinds, and what stands there
-for a default or an annotation stays text.
+They come from the exporter's report, which is untrusted. A name becomes an attribute only if it is
+an identifier without a leading underscore, so that no exporter can add a name that Python itself
+looks for in an object. Texts are shown and never evaluated: a signature is parsed for its names and
+kinds, and its defaults and annotations stay text.
 
-What was made of a driver is kept for the next client of the same one, since tests connect again and
-again; so it is never changed. Of a driver with long texts nothing is kept: they are a peer's.
+Results are cached for the next client of the same driver, since tests connect again and again, so
+they are never changed. Long texts are not cached, as their size is the exporter's choice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, NamedTuple
 
 from .._protocol.codec import truncate
-from .._protocol.frames import Kind, Node
+from .._protocol.frames import MAX_DOC, MAX_SIGNATURE, Kind, Node
 from .._util.deferred_signals import DeferAllSignals
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -34,13 +34,11 @@ __all__ = [
     "signature_from",
 ]
 
-# By which of a client's methods each kind is called.
+# The method of a client that calls each kind.
 CALL_STYLES: Final = {Kind.UNARY: "call", Kind.GENERATOR: "streamingcall", Kind.STREAM: "stream"}
 
-MAX_DOC: Final = 4096  # characters
-_KEPT: Final = 32  # drivers of which is kept what was made of them
-_KEPT_SIZE: Final = 16 * 1024  # characters of text that each of them may have
-MAX_SIGNATURE: Final = 1024  # characters that are parsed: of a deep expression the parser recurses
+_CACHED: Final = 32  # drivers whose results are cached
+_CACHED_SIZE: Final = 16 * 1024  # characters of text that each of them may have
 _ANYTHING: Final = inspect.Signature(
     [
         inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
@@ -48,7 +46,7 @@ _ANYTHING: Final = inspect.Signature(
     ]
 )
 _HOW: Final = {
-    Kind.UNARY: "Calls the driver's {name!r} and gives its result.",
+    Kind.UNARY: "Calls the driver's {name!r} and returns its result.",
     Kind.GENERATOR: "Iterates over what the driver's {name!r} yields.",
     Kind.STREAM: "Opens the driver's raw stream {name!r}, as a context manager.",
 }
@@ -71,7 +69,7 @@ class Method(NamedTuple):
 
 
 def methods_of(node: Node) -> Mapping[str, Method]:
-    """Give the methods that can be attributes of a driver's client, by name."""
+    """Return the methods that can be attributes of a driver's client, by name."""
     signatures = tuple(node.signatures.get(name, "") for name in node.methods)
     docs = tuple(node.docs.get(name, "") for name in node.methods)
     small = _is_small(node.methods, signatures, docs)
@@ -80,10 +78,10 @@ def methods_of(node: Node) -> Mapping[str, Method]:
 
 
 def _is_small(*texts: Collection[str]) -> bool:
-    return sum(len(text) for some in texts for text in some) <= _KEPT_SIZE
+    return sum(len(text) for some in texts for text in some) <= _CACHED_SIZE
 
 
-@functools.lru_cache(maxsize=_KEPT)
+@functools.lru_cache(maxsize=_CACHED)
 def _methods_of(
     kinds: tuple[tuple[str, int], ...], signatures: tuple[str, ...], docs: tuple[str, ...]
 ) -> Mapping[str, Method]:
@@ -95,7 +93,7 @@ def _methods_of(
 
 
 def printable(text: str) -> str:
-    """Cut a text as our own exporter would, and replace what would steer a terminal."""
+    """Cut a text to `MAX_DOC`, and replace characters that would control a terminal."""
     text = truncate(text, MAX_DOC)
     if text.isascii() and text.isprintable():
         return text
@@ -113,10 +111,10 @@ def as_function(
     """Make the function that calls a method.
 
     Args:
-        method: What it calls.
-        call: Calls, iterates or opens; takes the name and the arguments.
+        method: The method.
+        call: The client's method that calls it; takes the name and the arguments.
         of: Name of the client's class.
-        suffix: What the function's name has after the method's.
+        suffix: Added to the method's name for the function's name.
     """
 
     def function(*args: Any, **kwargs: Any) -> Any:
@@ -130,31 +128,31 @@ def as_function(
 
 
 def build_help(
-    cls: type, who: str, doc: str, methods: Mapping[str, Method], children: Collection[str]
+    cls: type, driver: str, doc: str, methods: Mapping[str, Method], children: Collection[str]
 ) -> str:
-    """Write what `help` shows of a client.
+    """Write the text that `help` shows for a client.
 
     Args:
-        cls: Its class. What that has itself is no attribute of the driver's.
-        who: The driver.
-        doc: What the driver says of itself.
-        methods: What the driver exports.
-        children: Names of the clients below, which are no attributes of the driver's either.
+        cls: Its class. The names that the class has are not attributes for the driver's methods.
+        driver: How messages name the driver.
+        doc: The driver's docstring.
+        methods: The driver's exported methods.
+        children: Names of the clients below, which come before the driver's methods too.
     """
     made = tuple(methods.values())
-    small = _is_small((who, doc), methods, children, *((each.signature, each.doc) for each in made))
-    describe = _described if small else _described.__wrapped__
-    return describe(cls, who, doc, made, tuple(children))
+    texts = ((each.signature, each.doc) for each in made)
+    small = _is_small((driver, doc), methods, children, *texts)
+    build = _build_help if small else _build_help.__wrapped__
+    return build(cls, driver, doc, made, tuple(children))
 
 
-@functools.lru_cache(maxsize=_KEPT)
-def _described(
-    cls: type, who: str, doc: str, methods: tuple[Method, ...], children: tuple[str, ...]
+@functools.lru_cache(maxsize=_CACHED)
+def _build_help(
+    cls: type, driver: str, doc: str, methods: tuple[Method, ...], children: tuple[str, ...]
 ) -> str:
     taken = {*names_of(cls), *children}
     shown = [method for method in methods if method.name not in taken]
-    hidden = [method for method in methods if method.name in taken]
-    lines = [f"The client of {who}.", ""]
+    lines = [f"The client of {driver}.", ""]
     if doc:
         lines += [doc, ""]
     lines += _of_class(cls)
@@ -163,15 +161,38 @@ def _described(
     for method in shown:
         text = method.doc or _HOW[method.kind].format(name=method.name)
         lines += _entry(method.name + (method.signature or str(_ANYTHING)), text)
-    ways = [f'{CALL_STYLES[method.kind]}("{method.name}")' for method in hidden]
+    lines += _shadowed(cls, methods, children)
+    lines.append(f"Children: {printable(', '.join(children)) or 'none'}")
+    return "\n".join(lines)
+
+
+def _shadowed(cls: type, methods: tuple[Method, ...], children: tuple[str, ...]) -> list[str]:
+    """Say how to call exported methods whose names the client or its class has itself."""
+    own = names_of(cls) - names_of(_base_of(cls))
+    offered = [each for each in methods if each.name in own]
+    taken = {*names_of(cls), *children} - own
+    hidden = [each for each in methods if each.name in taken]
+    lines: list[str] = []
+    if offered:
+        names = ", ".join(f"{each.name}()" for each in offered)
+        text = f"The client class defines {names} itself: use that as described above."
+        lines += [f"{text} The driver's own is reached by: {_ways(offered)}", ""]
+    ways = [_ways([each]) for each in hidden]
     ways += [f'children["{name}"]' for name in children if name in names_of(cls)]
     if ways:
         lines += [
-            f"Hidden by attributes of the client's own, and reached by: {', '.join(ways)}",
+            f"Not attributes, as every client has others of these names; use: {', '.join(ways)}",
             "",
         ]
-    lines.append(f"Children: {printable(', '.join(children)) or 'none'}")
-    return "\n".join(lines)
+    return lines
+
+
+def _ways(methods: list[Method]) -> str:
+    return ", ".join(f'{CALL_STYLES[each.kind]}("{each.name}")' for each in methods)
+
+
+def _base_of(cls: type) -> type:
+    return next(each for each in cls.__mro__ if each.__name__ == "DriverClient")
 
 
 def _entry(title: str, text: str) -> list[str]:
@@ -180,16 +201,15 @@ def _entry(title: str, text: str) -> list[str]:
 
 @functools.lru_cache(maxsize=128)
 def names_of(cls: type) -> frozenset[str]:
-    """Give the names of what the clients of a class have themselves."""
+    """Return the names that the clients of a class have themselves."""
     return frozenset({*dir(cls), *getattr(cls, "__dataclass_fields__", ())})
 
 
 @functools.lru_cache(maxsize=128)
 def _of_class(cls: type) -> list[str]:
-    """Describe what a client class, and its mixins, add to what all clients have."""
-    base = next(each for each in cls.__mro__ if each.__name__ == "DriverClient")
+    """Describe the methods that a client class and its mixins add to those of all clients."""
     lines: list[str] = []
-    for name in sorted(names_of(cls) - names_of(base)):
+    for name in sorted(names_of(cls) - names_of(_base_of(cls))):
         function = inspect.getattr_static(cls, name, None)
         if inspect.isfunction(function) and not name.startswith("_"):
             lines += _entry(name + _signature_of(function), inspect.getdoc(function) or "")
@@ -215,7 +235,7 @@ def _unquoted(annotation: Any) -> Any:
 
 
 class _Source:
-    """Text from the exporter, shown as it is."""
+    """Text from the exporter, whose repr is the text itself."""
 
     def __init__(self, text: str | None) -> None:
         self.text = text or "..."
@@ -226,13 +246,13 @@ class _Source:
 
 @functools.lru_cache(maxsize=1024)
 def signature_from(text: str) -> inspect.Signature:
-    """Read a signature's names and kinds; `(*args, **kwargs)` if the text is none."""
+    """Parse a signature's names and kinds; `(*args, **kwargs)` if the text is not a signature."""
     if not 0 < len(text) <= MAX_SIGNATURE:
         return _ANYTHING
-    with DeferAllSignals():  # the answer is kept
+    with DeferAllSignals():  # a signal handler's exception must not become the cached result
         try:
             return _parsed(f"def _{text}: ...")
-        except (SyntaxError, ValueError, MemoryError, RecursionError):  # as the parser says no
+        except (SyntaxError, ValueError, MemoryError, RecursionError):  # the parser's errors
             return _ANYTHING
 
 

@@ -131,14 +131,19 @@ class RemoteStream(SlotStream):
         except ArgumentError as exc:
             raise DriverError(f"its metadata: {exc}", context=self._call.context) from exc
 
+    @property
+    def failure(self) -> DriverError | None:
+        """Why the driver's side has failed; None if it has not, or failed as this side closed."""
+        return None if self._cut else self._call.failure
+
     def check(self) -> None:
         """Raise the driver's failure, if there is one.
 
         Raises:
             DriverError: The driver has failed, or the connection has ended.
         """
-        if self._call.failure is not None and not self._cut:
-            raise self._call.failure
+        if (failure := self.failure) is not None:
+            raise failure
 
     async def wait_ended(self) -> None:
         """Wait until the driver's code has ended, or the connection has. A checkpoint."""

@@ -1,7 +1,7 @@
-"""What makes other things of a driver's raw stream: a local port, a socket, a pexpect session.
+"""Adapters of a driver's raw stream: a local TCP port, a Unix socket, a pexpect session.
 
-Each is a blocking context manager that takes the client as `client=`; those of client classes,
-`portforward` and `pexpect`, are the same. `blocking` makes one of an adapter of your own.
+Each is a blocking context manager that takes the client as `client=`. The methods `portforward` and
+`pexpect` of client classes use them. `blocking` turns an async adapter of your own into one.
 """
 
 from __future__ import annotations
@@ -57,22 +57,24 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _HOST: Final = "a str, the name or address of an interface of this machine"
-_LINGER: Final = 10.0  # seconds for what a session has typed to reach the driver, at its end
+_LINGER: Final = 10.0  # seconds at a session's end, for what was sent to reach the driver
 
 
 def blocking(
     adapter: Callable[_P, AbstractAsyncContextManager[_T]],
 ) -> Callable[_P, AbstractContextManager[_T, bool]]:
-    """Make a blocking context manager of an async one.
+    """Turn an async adapter into a blocking one.
 
     Args:
-        adapter: An `asynccontextmanager` with a keyword argument `client`, in whose loop it runs.
+        adapter: An `asynccontextmanager` with a keyword argument `client`. It runs in the loop of
+            that client.
 
     Returns:
         A function with the same arguments.
 
     Raises:
-        ArgumentError: It is no function; or, from that function, `client` is no client.
+        ArgumentError: `adapter` is not a function; or, from the returned function, `client` is not
+            a client.
     """
     check_callable("adapter", adapter, "an asynccontextmanager")
 
@@ -91,7 +93,7 @@ def blocking(
 
 @asynccontextmanager
 async def _patient(client: DriverClient, method: str) -> AsyncIterator[RemoteStream]:
-    """Open a stream that, closed, leaves a slow device time for what a program has left."""
+    """Open a stream whose end leaves a slow device time to take what a program has sent."""
     async with client.stream_async(method) as stream:
         stream.linger_for(STALL)
         yield stream
@@ -106,20 +108,20 @@ async def tcp_portforward(
     local_port: int = 0,
     quiet_limit: float = QUIET_LIMIT,
 ) -> AsyncIterator[tuple[str, int]]:
-    """Carry the connections to a local TCP port to a driver's raw stream, each to one of its own.
+    """Forward each connection to a local TCP port to a raw stream of its own of the driver.
 
     Args:
-        client: Of that driver.
+        client: The driver's client.
         method: Name of the `exportstream` method.
-        local_host: Where to listen; by default nobody but this machine can connect.
-        local_port: By default, any that is free.
-        quiet_limit: Seconds without a byte either way until a connection is ended whose program has
-            ended its half, where nobody can tell whether the program is still there: it is on
-            another machine, or this one is not Linux. 30 by default: an answer has begun by then,
-            and the device is soon free for the next program. math.inf for no limit.
+        local_host: The address to listen on; by default, only this machine can connect.
+        local_port: The port; by default, any free one.
+        quiet_limit: Seconds without a byte in either direction after which a half-closed connection
+            is ended. It only applies where this process cannot see whether the program still
+            exists: it is on another machine, or this one is not Linux. 30 by default: an answer has
+            begun by then, and the device is soon free for the next program. math.inf for no limit.
 
     Yields:
-        The address and the port. All connections are ended when the block is left.
+        The address and the port. Leaving the block ends all connections.
 
     Raises:
         OSError: The port cannot be listened on.
@@ -145,19 +147,21 @@ async def unix_portforward(
     path: str = "",
     quiet_limit: float = QUIET_LIMIT,
 ) -> AsyncIterator[str]:
-    """The same from a Unix socket, for its owner alone.
+    """Forward each connection to a local Unix socket to a raw stream of its own of the driver.
+
+    Only the owner of the socket may connect.
 
     Args:
-        client: Of the driver.
+        client: The driver's client.
         method: Name of the `exportstream` method.
-        path: Where; by default in a private directory.
+        path: Path of the socket; by default in a private directory.
         quiet_limit: As for `tcp_portforward`.
 
     Yields:
-        The path.
+        The path. Leaving the block ends all connections.
 
     Raises:
-        OSError: The socket cannot be made there.
+        OSError: The socket cannot be created there.
         ArgumentError: An argument cannot be used.
     """
     check_text("method", method)
@@ -176,21 +180,23 @@ async def pexpect_session(
     r"""Open a driver's raw stream as a pexpect session, which is for blocking code.
 
     Args:
-        client: Of the driver.
+        client: The driver's client.
         method: Name of the `exportstream` method.
         options: Of `pexpect.fdpexpect.fdspawn`: `timeout` in seconds, 30 by default; `encoding`;
             `logfile`.
 
     Yields:
-        An `fdspawn`: `expect`, `sendline`, `before`, and `pexpect.EOF` when the driver has ended
-        its half. It ends a line with "\n"; consoles that want "\r" take `session.linesep = "\r"`.
-        What was sent has reached the driver when the block is left, and the session is closed.
-        `send` and its kin send everything, and wait for as long as the driver takes nothing.
+        An `fdspawn`: `expect`, `sendline`, `before`. `expect` raises `pexpect.EOF` when the driver
+        has ended its half; the text says why if the driver has failed or the connection is gone,
+        and then `send` raises BrokenPipeError. A line ends with "\n"; for a console that wants "\r"
+        set `session.linesep = "\r"`. `send`, `sendline`, `write` and `writelines` send everything,
+        and block while the driver takes none. When the block is left, everything that was sent has
+        reached the driver, and the session is closed.
 
     Raises:
         MissingExtra: The extra `pexpect` is not installed.
         DriverError: The driver could not open the stream, or has failed with it, or has not taken
-            what was typed within 10 s of the end.
+            everything that was sent within 10 s of the end.
         ArgumentError: An option cannot be used.
     """
     if options.get("timeout") is not None and options["timeout"] != -1:  # pexpect's own default
@@ -198,7 +204,7 @@ async def pexpect_session(
     if options.get("encoding") is not None:
         check_text("encoding", options["encoding"], "the name of an encoding, or None")
     try:
-        import pexpect.fdpexpect  # noqa: F401, PLC0415 - who expects nothing needs it not
+        import pexpect.fdpexpect  # noqa: F401, PLC0415 - only for those who use it
     except ImportError as exc:
         raise MissingExtra.named("pexpect", "a pexpect session") from exc
     from ._expect import Session, SessionBroken  # noqa: PLC0415 - as above
@@ -207,11 +213,11 @@ async def pexpect_session(
         with no_fork():
             ours, theirs = socket.socketpair()
             close_in_children(ours, theirs)
-        theirs.setblocking(True)  # whatever socket.setdefaulttimeout() was told
+        theirs.setblocking(True)  # socket.setdefaulttimeout() may have changed that
         async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as near:
-            options.setdefault("use_poll", True)  # with more than 1,024 files open, select is lost
+            options.setdefault("use_poll", True)  # select() fails for descriptors above 1,023
             with theirs:
-                session = Session(theirs.fileno(), **options)
+                session = Session(theirs.fileno(), lambda: stream.failure, **options)
                 close_in_children(session)
                 theirs.detach()
             try:
@@ -219,7 +225,7 @@ async def pexpect_session(
                     yield session
                     close_without_fork(session)
             except SessionBroken:
-                stream.check()  # raises what the driver has failed with, which says more
+                stream.check()  # raises the driver's failure, which says more
                 raise
             finally:
                 close_without_fork(session)
@@ -227,23 +233,34 @@ async def pexpect_session(
 
 @asynccontextmanager
 async def _joined(near: trio.SocketStream, stream: RemoteStream) -> AsyncIterator[None]:
-    """Forward in the background; at a good end let what was typed go out first."""
+    """Forward in both directions while the block is open.
+
+    At its end, if it raised nothing, let what was typed reach the driver first.
+    """
     typed = trio.Event()
+
+    def refuse_typing() -> None:
+        """Make `send` fail, also one that waits: nothing reads its bytes any more."""
+        with suppress(OSError):  # closed already
+            near.socket.shutdown(socket.SHUT_RD)
 
     async def hear() -> None:
         with _until_broken():
             async for data in stream:
                 await near.send_all(data)
+        # This order: a session that has seen EOF after a failure must not send successfully.
+        if stream.failure is not None:
+            refuse_typing()
         with _until_broken():
             await near.send_eof()
+        await stream.wait_ended()  # until then, the driver may have ended only its half
+        refuse_typing()
 
     async def type_() -> None:
         with _until_broken():
             async for data in near:
                 await stream.send_all(data)
-        # A `send` that waits fails now: nothing reads its bytes any more.
-        with suppress(OSError):  # closed already
-            near.socket.shutdown(socket.SHUT_RD)
+        refuse_typing()
         typed.set()
 
     async with open_background() as nursery:
@@ -253,12 +270,12 @@ async def _joined(near: trio.SocketStream, stream: RemoteStream) -> AsyncIterato
         with trio.move_on_after(_LINGER):
             await typed.wait()
         if not typed.is_set():
-            text = "not all that was typed was taken by the driver"
+            text = "the driver has not taken everything that was sent"
             raise DriverTimeoutError(f"{text} within {_LINGER:g} s of the session's end")
 
 
 def _until_broken() -> AbstractContextManager[None]:
-    """Leave it to the driver's stream to say why it broke, when it is closed."""
+    """Ignore that a stream is broken or closed: closing the driver's stream raises the reason."""
     return suppress(trio.BrokenResourceError, trio.ClosedResourceError)
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from .._protocol.codec import truncate
+from .._protocol.frames import MAX_DOC, MAX_SIGNATURE
 from .._protocol.values import AnnotationKind, check_type, classify_annotation, convert, type_name
 from .._util.deferred_signals import DeferAllSignals
 from ..errors import ArgumentError, ConfigurationError
@@ -24,8 +25,6 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = ["ArgumentConverter", "build_converter", "doc_of", "signature_of", "text_of"]
 
-MAX_SIGNATURE: Final = 1024  # characters; one that is longer is left away, as it would not be read
-MAX_DOC: Final = 4096
 _POSITIONAL: Final = {
     inspect.Parameter.POSITIONAL_ONLY,
     inspect.Parameter.POSITIONAL_OR_KEYWORD,
