@@ -412,30 +412,38 @@ def test_ctrl_c_while_the_driver_is_made_is_quiet(lamps: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["lamps"], "'lamps' names no driver: write package.module:Driver"),
-        (["lamps:Lamp:x"], "'lamps:Lamp:x' names no driver"),
+        (["lamps"], "'lamps' does not name a driver: write package.module:Driver"),
+        (["lamps:Lamp:x"], "'lamps:Lamp:x' does not name a driver"),
         (["nowhere.at.all:Lamp"], "No module named 'nowhere'"),
         (["lamps:Bulb"], "module 'lamps' has no attribute 'Bulb'"),
         (["lamps:Abstract"], "TypeError: Abstract: it has no client()"),
         (["lamps:Broken"], "RuntimeError: the lamp is not plugged in"),
         (["lamps:text"], "'str' object is not callable"),
-        (["lamps:make_text"], "gives a str, which is no jumpstarter.driver.Driver"),
+        (["lamps:make_text"], "gives a str, not a jumpstarter.driver.Driver"),
+        (["lamps.py:Lamp"], "'lamps.py:Lamp' names a file: write lamps:Lamp"),
+        (["./lab/lamps.py:Lamp"], "names a file: write lab.lamps:Lamp"),
+        (["lamps.py"], "'lamps.py' names a file: write lamps:NAME"),
+        (["/lab/lamps.py:Lamp"], "names a file: write lamps:Lamp, in the directory /lab"),
         (["lamps:Lamp", "--address", "127.0.0.1:80"], "must begin with unix:, tcp:// or tls://"),
         (["lamps:Lamp", "--address", "unix:/no/such/directory/socket"], "No such file"),
         (["lamps:Lamp", "--address", "tcp://0.0.0.0:0"], "insecure"),
         (["lamps:Lamp", "--allow-user", "0"], "told of a unix: address, on Linux, only"),
         (["lamps:LampClient"], "'lamps:LampClient' is a client class: name its driver's class"),
         (["lamps:Lamp", "--limit", "max_dept=1"], "--limit max_dept=1: write NAME=VALUE, of max_f"),
-        (["lamps:Lamp", "--limit", "max_calls"], "'' is no whole number"),
-        (["lamps:Lamp", "--limit", "max_calls=1.5"], "'1.5' is no whole number"),
-        (["lamps:Lamp", "--limit", "linger=long"], "--limit linger=long: 'long' is no number"),
+        (["lamps:Lamp", "--limit", "max_calls"], "'' is not a whole number"),
+        (["lamps:Lamp", "--limit", "max_calls=1.5"], "'1.5' is not a whole number"),
+        (
+            ["lamps:Lamp", "--limit", "max_message=4MB"],
+            "'4MB' is not a whole number of bytes, like",
+        ),
+        (["lamps:Lamp", "--limit", "linger=long"], "--limit linger=long: 'long' is not a number"),
         (["lamps:Lamp", "--limit", "linger=nan"], "Limits(linger=nan): must be from 0"),
         (
             ["lamps:Lamp", "--limit", "max_message=9", "--limit", "max_frame=1024"],
             "--limit max_message=9 max_frame=1024: Limits(max_message=9): must be from 1024 (max_f",
         ),
         (["lamps:Lamp", "--token-file", "missing"], "cannot read --token-file missing"),
-        (["lamps:Lamp", "--token-file", "empty"], "empty, which would admit everybody"),
+        (["lamps:Lamp", "--token-file", "empty"], "empty, which would admit every client"),
         (["lamps:Lamp", "--token-file", "binary"], "cannot read --token-file binary"),
     ],
 )
@@ -602,7 +610,7 @@ def test_users_who_cannot_get_to_the_socket_are_warned_of() -> None:
         (place / "inner").mkdir(0o755)
         allowing = ("--allow-user", "12345")
         (warning,) = warnings_of(place / "inner", *allowing)
-        assert f"may let nobody in: {place.resolve()} (mode 0700) is closed to others" in warning
+        assert f"may have no effect: {place.resolve()} (mode 0700) is closed to other" in warning
         place.chmod(0o711)
         assert warnings_of(place / "inner", *allowing) == []
     finally:
@@ -612,6 +620,7 @@ def test_users_who_cannot_get_to_the_socket_are_warned_of() -> None:
 FAULTY = """
 import json
 import sys
+from dataclasses import dataclass
 from jumpstarter.driver import Driver
 
 class Lamp(Driver):
@@ -641,6 +650,11 @@ def wants(board):  # the function itself
 
 class Abstract(Driver):  # the class itself
     pass
+
+@dataclass(kw_only=True)
+class Needy(Lamp):  # the needy class
+    port: str
+    speed: int
 """
 
 
@@ -665,6 +679,22 @@ def test_what_a_factory_raises_is_told_with_its_file_and_line(
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
     assert said in result.stderr
     assert f"{file}, line {number}" in result.stderr
+
+
+def test_serve_hints_at_an_instance_for_a_class_that_needs_arguments(lamps: Path) -> None:
+    (lamps / "faulty.py").write_text(FAULTY)
+    result = run_serve("faulty:Needy", cwd=lamps)
+    assert "missing 2 required keyword-only arguments: 'port' and 'speed'" in result.stderr
+    assert "write `tree = Needy(port=..., speed=...)` in the module, then faulty:tree" in (
+        result.stderr
+    )
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert "without arguments" not in run_serve("faulty:make", cwd=lamps).stderr
+
+
+def test_serve_shows_no_frames_of_the_import_system(lamps: Path) -> None:
+    result = run_serve("nowhere.at.all:Lamp", cwd=lamps)
+    assert result.stderr.endswith("No module named 'nowhere'\n")
 
 
 @pytest.mark.parametrize(
@@ -713,3 +743,110 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
         main(["--version"])
     assert info.value.code == 0
     assert capsys.readouterr().out == f"jumpstarter {jumpstarter.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--adress", "x"], ["extra"]])
+def test_unrecognized_arguments_are_reported_under_the_usage_of_serve(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as info:
+        main(["serve", "lamps:Lamp", "--address", "unix:/nowhere", *arguments])
+    assert info.value.code == 2
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("usage: jumpstarter serve ")
+    assert f"unrecognized arguments: {' '.join(arguments)}" in stderr
+
+
+# --- a lack of descriptors or threads ---
+
+NO_THREADS = """
+import resource
+from lamps import Lamp
+
+def make():
+    # From here on a thread's stack, of the size that this process was started with, does not fit.
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000, resource.RLIM_INFINITY))
+    return Lamp()
+"""
+
+
+@pytest.mark.parametrize("count", [5, 6, 8, 10, 12, 13, 14, 15])
+def test_too_few_descriptors_to_start_are_one_line_and_exit_code_2(lamps: Path, count: int) -> None:
+    script = f"ulimit -n {count}; exec {sys.executable} -m jumpstarter serve lamps:Lamp"
+    command = ["sh", "-c", f"{script} --address unix:{lamps}/socket"]
+    result = subprocess.run(
+        command, cwd=lamps, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "Too many open files" in result.stderr
+    assert result.stderr.startswith("jumpstarter serve: cannot ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
+@pytest.mark.parametrize("limit", ["ulimit -v 700000", "true"], ids=["first", "later"])
+def test_too_few_threads_to_start_are_one_line_and_exit_code_2(lamps: Path, limit: str) -> None:
+    (lamps / "threads.py").write_text(NO_THREADS)
+    script = f"ulimit -s 1000000; {limit}; exec {sys.executable} -m jumpstarter serve threads:make"
+    command = ["sh", "-c", f"{script} --address unix:{lamps}/socket"]
+    result = subprocess.run(
+        command, cwd=lamps, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    (line,) = [line for line in result.stderr.splitlines() if " jumpstarter.watchdog: " not in line]
+    assert "cannot start: the system starts no more threads" in line
+
+
+# --- a signal while the drivers start ---
+
+SLOW_START = """
+from pathlib import Path
+import time
+from lamps import Lamp
+
+class Slow(Lamp):
+    def reset(self):
+        self.logger.warning("resetting")
+        while not Path("go").exists():
+            time.sleep(0.01)
+        self.logger.warning("reset has ended")
+
+    def close(self):
+        self.logger.warning("closing")
+
+class Second(Lamp):
+    resets = 0
+
+    def reset(self):
+        self.logger.warning("resetting the second")
+
+def make():
+    return Slow(children={"second": Second()})
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signal_during_a_reset_ends_the_start_after_that_driver(
+    lamps: Path, number: signal.Signals
+) -> None:
+    (lamps / "slow.py").write_text(SLOW_START)
+    command = [sys.executable, "-m", "jumpstarter", "serve", "slow:make"]
+    command += ["--address", f"unix:{lamps}/socket"]
+    pipe = subprocess.PIPE
+    with running(command, cwd=lamps, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        log = process.stderr.readline()
+        assert "resetting" in log
+        process.send_signal(number)
+        log += (line := process.stderr.readline())
+        assert f"received {number.name}: leaving when the reset()" in line  # which still runs
+        (lamps / "go").touch()
+        stdout, rest = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
+    assert stdout == ""
+    log += rest
+    # The second driver is reset only for the end, after the first one's second reset.
+    assert log.count("resetting the second") == 1
+    assert log.index("closing") > log.index("resetting the second") > log.rindex("reset has ended")

@@ -1,4 +1,4 @@
-"""`python -m jumpstarter`: the same as the `jumpstarter` command."""
+"""`python -m jumpstarter` runs the `jumpstarter` command."""
 
 from __future__ import annotations
 

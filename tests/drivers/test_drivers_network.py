@@ -16,7 +16,12 @@ import pytest
 from helpers import PATIENCE, served
 from jumpstarter.driver import Driver
 from jumpstarter.drivers.network import NetworkClient, TcpNetwork, UnixNetwork
-from jumpstarter.errors import DriverConnectionError, DriverOSError, EndOfStream
+from jumpstarter.errors import (
+    ConfigurationError,
+    DriverConnectionError,
+    DriverOSError,
+    EndOfStream,
+)
 
 
 class Upper(socketserver.StreamRequestHandler):
@@ -98,3 +103,9 @@ def test_a_server_that_is_not_there_is_an_error() -> None:
         pytest.raises(DriverOSError, match="No such file"),
     ):
         client.open_stream()
+
+
+@pytest.mark.parametrize("host", ["http://localhost", "localhost/path", "[::1]", "a b", ""])
+def test_tcp_network_refuses_a_host_that_is_a_url(host: str) -> None:
+    with pytest.raises(ConfigurationError, match="host of TcpNetwork must be a name or address"):
+        TcpNetwork(host=host, port=80)

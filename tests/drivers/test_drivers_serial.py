@@ -9,6 +9,7 @@ import time
 import tty
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,6 +71,13 @@ def test_a_port_is_for_one_client_at_a_time(line: tuple[int, str]) -> None:
         with pytest.raises(DriverOSError, match="in use by another client"):
             client.open_stream()
         first.close()
+        client.open_stream().close()
+
+
+def test_serial_port_accepts_a_path_object(line: tuple[int, str]) -> None:
+    path: Any = Path(line[1])
+    with served(SerialPort(url=path)) as client:
+        assert client.call("port") == line[1]
         client.open_stream().close()
 
 

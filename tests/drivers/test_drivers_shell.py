@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import signal
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +24,7 @@ from jumpstarter.errors import (
     DriverOSError,
     DriverTimeoutError,
 )
+from processes import running
 
 
 def python(script: str) -> list[str]:
@@ -149,3 +156,107 @@ def test_what_a_command_has_started_is_killed_where_it_ignores_that_it_shall_end
             with pytest.raises(DriverTimeoutError), client.timeout(1):
                 cast("ShellClient", client).run("it")
     assert _has_ended(int(pid.read_text()))
+
+
+# ------------------------------------------------------------------------- odd environments
+
+
+@pytest.fixture
+def inheritable() -> Iterator[int]:
+    """Give a descriptor that `exec` would leave open in a child."""
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    os.set_inheritable(descriptor, True)
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["with /dev/fd", "without /dev/fd"])
+def test_shell_passes_no_descriptors_on_with_or_without_dev_fd(
+    listed: bool, inheritable: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not listed:
+        monkeypatch.setattr("jumpstarter.drivers._spawn._DESCRIPTORS", Path("/no/such/directory"))
+    script = f"import os\ntry:\n    os.fstat({inheritable})\nexcept OSError:\n    print('closed')"
+    with served(Shell(commands={"it": python(script)})) as client:
+        assert cast("ShellClient", client).run("it").stdout == b"closed\n"
+
+
+UNSIGNALLED = """
+import json, os, sys, time
+import jumpstarter.drivers.shell as module
+from jumpstarter import serve
+from jumpstarter.errors import DriverTimeoutError
+
+module._TERM_GRACE = 0.2
+
+def is_gone(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
+
+with serve(module.Shell(commands={"it": json.loads(sys.argv[1])})) as shell:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    try:
+        with shell.timeout(1):
+            shell.run("it")
+    except DriverTimeoutError:
+        print("timed out", flush=True)
+    pid = int(sys.stdin.readline())
+    print("gone" if is_gone(pid) else "running", flush=True)
+    sys.stdin.readline()
+    give_up = time.monotonic() + 20
+    while not is_gone(pid) and time.monotonic() < give_up:
+        time.sleep(0.01)
+    print("gone" if is_gone(pid) else "a zombie", flush=True)
+"""
+
+
+@pytest.fixture
+def become_root() -> Iterator[Path]:
+    """Give a program that any user may run, and that runs a command as root."""
+    place = Path(tempfile.mkdtemp(prefix="setuid-"))
+    place.chmod(0o755)
+    program = Path(shutil.copy(shutil.which("setpriv") or "", place))
+    program.chmod(0o4755)
+    yield program
+    shutil.rmtree(place)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a program of another user's")
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv changes the real user")
+@pytest.mark.parametrize("child", ["", "sleep 1000 & "], ids=["alone", "with a child that ends"])
+def test_shell_leaves_a_command_it_may_not_signal_and_reaps_it_later(
+    tmp_path: Path, become_root: Path, child: str
+) -> None:
+    """Like `sudo`, the command runs as root while the exporter is not root's."""
+    pid_file = tmp_path / "pid"
+    script = f"echo $$ > {pid_file}; exec sleep 1000"
+    root = f"{become_root} --reuid=0 --regid=0 --clear-groups sh -c"
+    command = json.dumps(["sh", "-c", f"{child}exec {root} '{script}'"])
+    pipe = subprocess.PIPE
+    streams = {"stdin": pipe, "stdout": pipe, "stderr": pipe}
+    with running([sys.executable, "-c", UNSIGNALLED, command, str(pid_file)], **streams) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "timed out\n"
+        pid = pid_file.read_text()
+        try:
+            process.stdin.write(pid)
+            process.stdin.flush()
+            assert process.stdout.readline() == "running\n"
+            log = ""
+            while "cannot end command 'it'" not in log:
+                line = process.stderr.readline()
+                assert line, log
+                log += line
+        finally:
+            os.kill(int(pid), signal.SIGKILL)
+        stdout, _ = process.communicate("\n", timeout=PATIENCE * 3)
+        assert stdout == "gone\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import termios
@@ -99,13 +100,13 @@ def opened(url: str) -> None:
         client.open_stream().close()
 
 
-def guards() -> list[str]:
-    """Give the guards that this process has."""
+def guards(parent: int | None = None) -> list[int]:
+    """List the guards of a process, by default of this one."""
     found = []
     for each in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            if f"_guard.py\0{os.getpid()}\0" in each.read_text():
-                found.append(str(each))
+            if f"_guard.py\0{parent or os.getpid()}\0" in each.read_text():
+                found.append(int(each.parent.name))
     return found
 
 
@@ -116,7 +117,7 @@ def test_another_client_of_the_driver_is_refused(path: str) -> None:
     with (
         served(SerialPort(url=path)) as client,
         client.stream(),
-        pytest.raises(DriverOSError, match=rf"in use by another client of.*{path}"),
+        pytest.raises(DriverOSError, match=rf"another client of.*\(uid .*, says '.*{path}"),
     ):
         client.open_stream()
 
@@ -240,6 +241,20 @@ def test_the_port_is_free_once_its_holder_was_killed(path: str, how: str, user: 
         opened(path)
 
 
+def test_guard_outlasts_the_signals_by_which_a_service_manager_ends_a_service(path: str) -> None:
+    with program("driver", path) as it:
+        assert it.said == "held"
+        give_up = time.monotonic() + PATIENCE
+        while not (found := guards(it.process.pid)) and time.monotonic() < give_up:
+            time.sleep(0.001)
+        (guard,) = found
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+            os.kill(guard, number)
+        it.process.kill()
+        it.process.wait(PATIENCE)
+        assert is_free(path, NOBODY if os.geteuid() == 0 else "")
+
+
 def test_a_program_that_was_killed_and_had_excluded_others_keeps_nothing_from_root(
     unopened: str,
 ) -> None:
@@ -275,7 +290,15 @@ def test_the_guard_of_a_port_ends_with_its_stream(path: str) -> None:
         assert guards() == []
 
 
-@pytest.mark.parametrize(("name", "value"), [("executable", "/no/such/python"), ("frozen", True)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("executable", "/no/such/python"),
+        ("executable", None),
+        ("executable", ""),
+        ("frozen", True),
+    ],
+)
 def test_a_guard_that_cannot_be_is_missed_in_the_log_only(
     path: str,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,25 +1,27 @@
-"""The command line: serve a driver tree until a signal says to stop.
+"""The command line: serve a driver tree until a signal ends it.
 
     python -m jumpstarter serve package.module:Driver --address unix:/run/exporter/socket
 
-What whoever starts an exporter can rely on:
+A program that starts an exporter can rely on this:
 
-- stdout has one line, `ready: <address>`, written when clients can connect. The log goes to stderr,
-  and so does what drivers, and the programs that they run, print to stdout or stderr. Nothing ever
-  waits for either stream, or fails by it: where stderr takes no more, text is lost, and how much is
-  told later; a `ready:` that stdout does not take is a warning in the log.
-- The first SIGTERM, SIGINT or SIGHUP drains: no more clients and calls, and those that run may
-  finish within the grace, after which they are cancelled. SIGHUP does nothing if it was ignored at
-  the start, as by `nohup`. A second SIGTERM or SIGINT cancels the calls immediately. Either way
-  they are waited for, and then the drivers are reset and closed. No signal but SIGKILL ends a plain
-  method that does not return: a thread cannot be killed, and is never abandoned.
-- Programs that drivers run start with an empty signal mask and default dispositions, whatever the
-  exporter was started with, except for what `nohup` and `&` ignore; their exit codes are true.
-- What is served all the same, but reaches further than may be meant, is a warning in the log.
+- stdout gets one line, `ready: <address>`, when clients can connect. The log goes to stderr, and so
+  does all that drivers, and the programs that they run, print to stdout or stderr. No code ever
+  waits for either stream, or fails because of it. Text that stderr does not take is lost, and the
+  log says later how much; if stdout does not take `ready:`, the log has a warning.
+- The first SIGTERM, SIGINT or SIGHUP drains: clients and calls are refused, and running calls may
+  finish within the grace period, after which they are cancelled. SIGHUP has no effect if it was
+  ignored at the start, as by `nohup`. A second SIGTERM or SIGINT cancels the calls immediately. In
+  both cases the exporter waits for the calls, and then resets and closes the drivers. Only SIGKILL
+  ends a plain method that does not return: a thread cannot be killed, and is never abandoned.
+- A signal that comes before `ready:` ends the start: the `reset()` that runs returns, the drivers
+  are reset and closed, and no `ready:` is written.
+- Programs that drivers run start with an empty signal mask and default dispositions, however the
+  exporter was started, except for signals that `nohup` and `&` ignore. Their exit codes are true.
+- Access that is broader than the operator may intend is a warning in the log.
 - The exit code is 0 after a drain; 128 + the signal's number (130 for SIGINT, 143 for SIGTERM) if a
   second one came; and 2, with one line on stderr, if nothing could be served.
 
-Nobody imports this file but `__main__`.
+Only `__main__` imports this module.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ import logging
 import math
 import pwd
 import signal
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -53,7 +56,8 @@ from ._options import (
     read_token,
     startup_warnings,
 )
-from ._signals import Signals, own_signals
+from ._shortage import explain_shortage
+from ._signals import Signals, reset_signals
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -63,18 +67,21 @@ _logger = logging.getLogger("jumpstarter.cli")
 
 _DEFAULT_GRACE: Final = 60.0  # seconds; systemd kills after 90, and the drivers need some to close
 _EXIT_CODES: Final = (
-    "Exit codes: 0 after the first signal; 128 + the number of the second, if a SIGTERM or SIGINT "
-    "came as such; 2 if nothing could be served."
+    "Exit codes: 0 after the first signal; 128 + the number of the second, if that is a SIGTERM or "
+    "SIGINT; 2 if nothing could be served."
 )
 _LOG_LINE: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _LEVELS: Final = ("debug", "info", "warning", "error")
+_CANNOT_SERVE: Final = 2  # exit code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line, in a program's main thread, until the exporter has ended.
+    """Run the command line until the exporter has ended.
+
+    Call it in the program's main thread, since it handles signals.
 
     Args:
-        argv: The arguments behind the program's name; by default the process's own.
+        argv: The arguments after the program's name; by default the process's own.
 
     Returns:
         The exit code.
@@ -82,40 +89,89 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: The arguments are wrong, or only ask for help.
     """
-    options = _parser().parse_args(argv)
-    own_signals()
+    options = _parse(argv)
+    reset_signals()
     level = options.log_level.upper()
     with ExitStack() as stack:
-        streams = stack.enter_context(standard_streams(level, _LOG_LINE, until_exit=argv is None))
-        if argv is None:  # this is the whole program, and drivers may print until its very end
+        try:
+            streams = stack.enter_context(
+                standard_streams(level, _LOG_LINE, until_exit=argv is None)
+            )
+        except (OSError, RuntimeError) as exc:
+            if text := explain_shortage(exc):
+                sys.stderr.write(f"jumpstarter serve: {text}\n")
+                return _CANNOT_SERVE
+            raise
+        if argv is None:  # this is the whole program, and drivers may print until it exits
             atexit.register(stack.pop_all().close)
         try:
             return _run(options, streams)
         except (SetupError, JumpstarterException) as exc:
             streams.say(f"jumpstarter serve: {exc}")
-            return 2
-        except KeyboardInterrupt:  # while the driver was made
+            return _CANNOT_SERVE
+        except KeyboardInterrupt:  # while the driver was made, before signals are handled
             return 128 + signal.SIGINT
 
 
 def _run(options: argparse.Namespace, streams: StandardStreams) -> int:
+    is_ready = False
+
+    def announce(address: str) -> None:
+        nonlocal is_ready
+        is_ready = True
+        streams.announce(f"ready: {address}")
+
     try:
         address = parse_address(options.address)
         check_options(address, options)
-        offer = ServeConfig(
+        config = ServeConfig(
             address=address,
             limits=load_limits(options.limit),
             token=read_token(options.token_file),
             context=load_tls(address, options),
             driver=load_driver(options.driver),
         )
-        return trio.run(_serve, offer, options, streams)
+        return trio.run(_serve, config, options, announce)
     except (SetupError, JumpstarterException):
         _logger.debug("nothing can be served", exc_info=True)
         raise
+    except Exception as exc:
+        if not is_ready and (text := explain_shortage(exc)):
+            raise SetupError(text) from exc
+        raise
 
 
-def _parser() -> argparse.ArgumentParser:
+async def _serve(
+    config: ServeConfig, options: argparse.Namespace, announce: Callable[[str], None]
+) -> int:
+    signals = Signals()
+    with signals.startup:
+        async with serve_async(
+            config.driver,
+            options.address,
+            limits=config.limits,
+            threads=options.threads,
+            token=config.token,
+            ssl_context=config.context,
+            insecure=options.insecure,
+            send_tracebacks=options.send_tracebacks,
+            users=options.allow_user,
+        ) as server:
+            if not signals.started():
+                return signals.exit_code
+            for warning in startup_warnings(config, options):
+                _logger.warning("%s", warning)
+            announce(server.address)
+            await signals.first.wait()
+            with signals.hurry:
+                await server.drain(options.grace)
+    return signals.exit_code
+
+
+# ---------------------------------------------------------------------------------- the arguments
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="jumpstarter", description="Drive hardware under test.")
     parser.add_argument("--version", action="version", version=f"jumpstarter {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -126,12 +182,16 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "driver",
         metavar="MODULE:NAME",
-        help="a driver class, a function that gives a driver, or a driver; modules are searched "
-        "for in the current directory too",
+        help="a driver class, a function that returns a driver, or a driver; modules of the "
+        "current directory are found too",
     )
     _add_access_options(serve)
     _add_run_options(serve)
-    return parser
+    # parse_args() would report these under the usage of `jumpstarter` itself, which has no options.
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        serve.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return options
 
 
 def _add_access_options(serve: argparse.ArgumentParser) -> None:
@@ -144,7 +204,8 @@ def _add_access_options(serve: argparse.ArgumentParser) -> None:
         "--token-file",
         type=Path,
         metavar="FILE",
-        help="holds the secret that clients must show; as an argument, all users could read it",
+        help="a file with the secret that clients must show; an argument would be visible to all "
+        "users of this machine",
     )
     serve.add_argument(
         "--allow-user",
@@ -165,7 +226,7 @@ def _add_access_options(serve: argparse.ArgumentParser) -> None:
         "--tls-client-ca",
         type=Path,
         metavar="FILE",
-        help="authorities of which clients must show a certificate, PEM",
+        help="authorities, PEM: clients must show a certificate of one of them",
     )
 
 
@@ -175,16 +236,16 @@ def _add_run_options(serve: argparse.ArgumentParser) -> None:
         type=_threads,
         default=DEFAULT_THREADS,
         metavar="N",
-        help="blocking driver methods at once (default: %(default)s)",
+        help="how many blocking driver methods run concurrently (default: %(default)s)",
     )
     serve.add_argument(
         "--grace",
         type=_seconds,
         default=_DEFAULT_GRACE,
         metavar="SECONDS",
-        help="for running calls to finish after the first signal, before they are cancelled; a "
-        "second signal cancels them at once; neither ends a plain method that never returns, which "
-        "takes SIGKILL (default: %(default)g)",
+        help="how long running calls may go on after the first signal, before they are cancelled; "
+        "a second signal cancels them immediately; neither ends a plain method that does not "
+        "return, which takes SIGKILL (default: %(default)g)",
     )
     serve.add_argument(
         "--limit",
@@ -197,14 +258,14 @@ def _add_run_options(serve: argparse.ArgumentParser) -> None:
     serve.add_argument(
         "--send-tracebacks",
         action="store_true",
-        help="put drivers' tracebacks in the errors that clients get; they are logged anyway",
+        help="put drivers' tracebacks in the errors that clients get; the log has them anyway",
     )
     serve.add_argument("--log-level", choices=_LEVELS, default="info", help="default: %(default)s")
 
 
 def _threads(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 up")
+        raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, not {text!r}")
     return int(text)
 
 
@@ -213,7 +274,7 @@ def _user(text: str) -> int:
         return int(text)
     try:
         return pwd.getpwnam(text).pw_uid
-    except (KeyError, ValueError):  # the latter of a NUL within
+    except (KeyError, ValueError):  # ValueError: the name contains a NUL
         raise argparse.ArgumentTypeError(f"there is no user {text!r} on this machine") from None
 
 
@@ -222,30 +283,6 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not seconds >= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 up")
+    if not seconds >= 0:  # NaN too
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, 0 or more, not {text!r}")
     return seconds
-
-
-async def _serve(offer: ServeConfig, options: argparse.Namespace, streams: StandardStreams) -> int:
-    signals = Signals()
-    async with serve_async(
-        offer.driver,
-        options.address,
-        limits=offer.limits,
-        threads=options.threads,
-        token=offer.token,
-        ssl_context=offer.context,
-        insecure=options.insecure,
-        send_tracebacks=options.send_tracebacks,
-        users=options.allow_user,
-    ) as server:
-        signals.is_starting = False
-        if not signals.first.is_set():
-            for doubt in startup_warnings(offer, options):
-                _logger.warning("%s", doubt)
-            streams.announce(f"ready: {server.address}")
-        await signals.first.wait()
-        with signals.hurry:
-            await server.drain(options.grace)
-    return signals.exit_code

@@ -1,8 +1,8 @@
-"""What the command line names, loaded: a driver, limits, a token, TLS. What is wrong is one line.
+"""Load what the command line's options name: a driver, limits, a token and TLS.
 
-Each function takes what an option says, and gives what it stands for, or raises `SetupError` with
-the line that tells why nothing can be served. `doubts` looks for what is open further than may be
-meant. This file serves nothing.
+Each function takes the value of an option and returns what it stands for, or raises `SetupError`
+with the one line to print. `startup_warnings` looks for access that is broader, or narrower, than
+the operator may intend. This module serves nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import importlib
 import inspect
 import pkgutil
 import ssl
@@ -40,21 +41,44 @@ __all__ = [
     "startup_warnings",
 ]
 
-_SHORT_TOKEN: Final = 16  # characters; fewer can be guessed
-_NOT_TO_BLAME: Final = (Path(__file__).parents[1], Path(pkgutil.__file__))
+_MIN_TOKEN: Final = 16  # characters; shorter tokens can be guessed
+# Files whose frames an error does not show: this package, and the code that imports modules.
+_HIDDEN_FILES: Final = (
+    Path(__file__).parents[1],
+    Path(pkgutil.__file__),
+    Path(importlib.__file__).parent,
+)
 _INSTALLED: Final = tuple(
     Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
 _LIMITS: Final = dataclasses.fields(Limits)
+_IN_BYTES: Final = {
+    "max_frame",
+    "max_message",
+    "max_pending",
+    "max_unsent",
+    "stream_window",
+    "max_window",
+    "max_total_window",
+    "max_hello",
+}
 
 
 class SetupError(Exception):
-    """Nothing can be served; the text is the line that says why."""
+    """Nothing can be served; the text is the line to print."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """What the options name, loaded: all that can be wrong with them is known."""
+    """What the options name, loaded and checked.
+
+    Attributes:
+        address: Where to listen.
+        limits: What the exporter accepts of a client.
+        token: The secret that clients must show; empty for none.
+        context: TLS with the server's certificate, for `tls://`.
+        driver: The root of the driver tree.
+    """
 
     address: Address
     limits: Limits
@@ -63,15 +87,22 @@ class ServeConfig:
     driver: Driver
 
 
+# ------------------------------------------------------------------------------------- the driver
+
+
 def load_driver(spec: str) -> Driver:
-    """Import a module, and make a driver of what it has under a name.
+    """Import a module and make a driver of the object that it has under a name.
+
+    Args:
+        spec: `package.module:NAME`, where NAME is a driver class, a function that returns a driver,
+            or a driver.
 
     Raises:
-        SetupError: There is no such module or name, it raised, or it gives no driver.
+        SetupError: There is no such module or name, making the driver failed, or the object is not
+            a driver.
     """
-    if spec.count(":") != 1:
-        raise SetupError(f"{spec!r} names no driver: write package.module:Driver")
-    _search_here()
+    _check_spec(spec)
+    _add_current_directory()
     found: Any = None
     try:
         found = pkgutil.resolve_name(spec)
@@ -81,41 +112,76 @@ def load_driver(spec: str) -> Driver:
     except BaseException as exc:  # SystemExit too: nothing can be served
         text = f"cannot make a driver of {spec!r}: {type(exc).__name__}: {exc}"
         place = _place_of(exc, found)
-        raise SetupError(" ".join(text.split()) + (f" ({place})" if place else "")) from exc
+        text = " ".join(text.split()) + (f" ({place})" if place else "")
+        raise SetupError(text + _arguments_hint(spec, found, exc)) from exc
     if _is_client(driver):
         raise SetupError(f"{spec!r} is a client class: name its driver's class, which is served")
     if not isinstance(driver, Driver):
-        text = f"{spec!r} gives a {type(driver).__name__}, which is no jumpstarter.driver.Driver"
+        text = f"{spec!r} gives a {type(driver).__name__}, not a jumpstarter.driver.Driver"
         raise SetupError(text)
     return driver
 
 
-def _search_here() -> None:
-    """Have modules of the current directory found, if there is one that still exists."""
-    # `python -m` has it there already, the installed command has not.
+def _check_spec(spec: str) -> None:
+    module, _, name = spec.partition(":")
+    if module.endswith(".py"):
+        parts = Path(module).with_suffix("").parts
+        is_below = not Path(module).is_absolute() and ".." not in parts
+        dotted = ".".join(parts) if is_below else parts[-1]
+        where = "" if is_below else f", in the directory {Path(module).parent}"
+        raise SetupError(f"{spec!r} names a file: write {dotted}:{name or 'NAME'}{where}")
+    if not module or spec.count(":") != 1:
+        raise SetupError(f"{spec!r} does not name a driver: write package.module:Driver")
+
+
+def _arguments_hint(spec: str, found: object, exc: BaseException) -> str:
+    """Return what to write instead of a class or function that needs arguments, or nothing."""
+    if not (isinstance(exc, TypeError) and callable(found)):
+        return ""
+    try:
+        parameters = inspect.signature(found).parameters.values()
+    except (TypeError, ValueError):  # callables of C code may have no signature
+        return ""
+    needed = [
+        each.name
+        for each in parameters
+        if each.default is each.empty and each.kind not in {each.VAR_POSITIONAL, each.VAR_KEYWORD}
+    ]
+    if not needed:
+        return ""
+    module, _, name = spec.partition(":")
+    values = ", ".join(f"{each}=..." for each in needed)
+    text = "name an instance, or a function without arguments, instead"
+    return f"; {text}: write `tree = {name}({values})` in the module, then {module}:tree"
+
+
+def _add_current_directory() -> None:
+    """Let modules of the current directory be imported, if that directory still exists."""
+    # `python -m` has it in sys.path already; the installed command does not.
     with contextlib.suppress(OSError):
         if (here := str(Path.cwd())) not in sys.path:
             sys.path.insert(0, here)
 
 
 def _place_of(exc: BaseException, found: object) -> str:
-    """Give the file and the line where making a driver has failed; empty if no file is to blame.
+    """Return the file and line where making a driver failed; empty if no file is to blame.
 
-    The innermost frame is taken, but code of the user's rather than that of Python or of installed
-    packages, in which an error of the user's often comes up.
+    This is the innermost frame of the user's own code, since an error of the user's often comes up
+    in Python's library or in an installed package; or the innermost frame of these, if none is the
+    user's.
     """
     if isinstance(exc, SyntaxError) and exc.filename:
         return f"{exc.filename}, line {exc.lineno}"
     frames = [
         frame
         for frame in traceback.extract_tb(exc.__traceback__)
-        # Neither our own code, nor code without a file.
-        if not (_is_below(frame.filename, _NOT_TO_BLAME) or frame.filename.startswith("<"))
+        # A name like <string> or <frozen importlib._bootstrap> is not a file.
+        if not (_is_below(frame.filename, _HIDDEN_FILES) or frame.filename.startswith("<"))
     ]
     frames = [each for each in frames if not _is_below(each.filename, _INSTALLED)] or frames
     if frames:
         return f"{frames[-1].filename}, line {frames[-1].lineno}, in {frames[-1].name}"
-    with contextlib.suppress(TypeError, OSError):  # what it was called on is known at least
+    with contextlib.suppress(TypeError, OSError):  # where the callable itself is defined
         if callable(found) and (file := inspect.getsourcefile(found)):
             return f"{file}, line {inspect.getsourcelines(found)[1]}"
     return ""
@@ -129,7 +195,15 @@ def _is_client(found: object) -> bool:
     return isinstance(found, type) and issubclass(found, DriverClient)
 
 
+# ------------------------------------------------------------------------------ limits and access
+
+
 def read_token(path: Path | None) -> str:
+    """Read the token from a file; empty without one.
+
+    Raises:
+        SetupError: The file cannot be read, or is empty.
+    """
     if path is None:
         return ""
     try:
@@ -137,15 +211,16 @@ def read_token(path: Path | None) -> str:
     except (OSError, UnicodeDecodeError) as exc:
         raise SetupError(f"cannot read --token-file {path}: {exc}") from exc
     if not token:
-        raise SetupError(f"--token-file {path} is empty, which would admit everybody")
+        raise SetupError(f"--token-file {path} is empty, which would admit every client")
     return token
 
 
 def load_limits(settings: Sequence[str]) -> Limits:
-    """Make the limits of what `--limit` says, each as NAME=VALUE.
+    """Make the limits that `--limit` sets, each given as NAME=VALUE.
 
     Raises:
-        SetupError: There is no such limit, or the value is none, or they contradict each other.
+        SetupError: There is no such limit, a value is not a number, or limits contradict each
+            other.
     """
     kinds = {field.name: int if field.type == "int" else float for field in _LIMITS}
     given: dict[str, Any] = {}
@@ -156,8 +231,10 @@ def load_limits(settings: Sequence[str]) -> Limits:
         try:
             given[name] = kinds[name](value)
         except ValueError:
-            what = "whole number" if kinds[name] is int else "number"
-            raise SetupError(f"--limit {setting}: {value!r} is no {what}") from None
+            accepted = "a whole number" if kinds[name] is int else "a number"
+            if name in _IN_BYTES:
+                accepted += " of bytes, like 4194304"
+            raise SetupError(f"--limit {setting}: {value!r} is not {accepted}") from None
     try:
         return Limits(**given)
     except ConfigurationError as exc:
@@ -165,9 +242,13 @@ def load_limits(settings: Sequence[str]) -> Limits:
 
 
 def check_options(address: Address, options: argparse.Namespace) -> None:
-    """Refuse what has no meaning at an address of this kind, and would be thought to have one."""
+    """Refuse options that have no effect at an address of this scheme.
+
+    Raises:
+        SetupError: An option has no effect, or `tls://` lacks its certificate.
+    """
     if address.scheme != "tcp" and options.insecure:
-        raise SetupError(f"{address}: --insecure is for tcp://, and means nothing here")
+        raise SetupError(f"{address}: --insecure is for tcp://, and has no effect here")
     if address.scheme != "tls":
         for option in ("--tls-cert", "--tls-key", "--tls-client-ca"):
             if getattr(options, option[2:].replace("-", "_")) is not None:
@@ -176,7 +257,15 @@ def check_options(address: Address, options: argparse.Namespace) -> None:
         raise SetupError(f"{address}: give --tls-cert, a file with the certificate")
 
 
+# -------------------------------------------------------------------------------------------- TLS
+
+
 def load_tls(address: Address, options: argparse.Namespace) -> ssl.SSLContext | None:
+    """Load the server's certificate, and the authorities for clients' certificates, for `tls://`.
+
+    Raises:
+        SetupError: A file cannot be used.
+    """
     if address.scheme != "tls":
         return None
     cert, key, authorities = options.tls_cert, options.tls_key, options.tls_client_ca
@@ -200,13 +289,13 @@ def load_tls(address: Address, options: argparse.Namespace) -> ssl.SSLContext | 
 def _load_certificate(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
     where = f"--tls-cert {cert}" if key is None else f"--tls-key {key}"
 
-    def refuse() -> NoReturn:  # OpenSSL would ask for it at the terminal
+    def refuse() -> NoReturn:  # without it, OpenSSL would ask for the passphrase at the terminal
         why = "the key has a passphrase, which is not supported: decrypt it with `openssl pkey`"
         raise SetupError(f"cannot use {where}: {why}")
 
     try:
         context.load_cert_chain(cert, key, password=refuse)
-    except OSError as exc:  # ssl.SSLError is one
+    except OSError as exc:  # the base class of ssl.SSLError
         if isinstance(exc, ssl.SSLError) and "MISMATCH" in (exc.reason or ""):
             why = f"the key does not fit the certificate in {cert}"
             raise SetupError(f"cannot use {where}: {why}") from exc
@@ -216,7 +305,7 @@ def _load_certificate(context: ssl.SSLContext, cert: Path, key: Path | None) -> 
 
 
 def _check_pem(option: str, path: Path, kind: str) -> None:
-    """Raise if a file cannot be read or has no such part; `ssl` would not say which file it is."""
+    """Raise if a file cannot be read or lacks a section; `ssl` would not name the file."""
     try:
         found = _has_pem(path, kind)
     except OSError as exc:
@@ -226,18 +315,21 @@ def _check_pem(option: str, path: Path, kind: str) -> None:
 
 
 def _has_pem(path: Path, kind: str) -> bool:
-    if stat.S_ISFIFO(path.stat().st_mode):  # as a shell's <(command): it can be read only once
+    if stat.S_ISFIFO(path.stat().st_mode):  # as of a shell's <(command): it can be read only once
         return True
     return f"{kind}-----".encode() in path.read_bytes()
 
 
-def startup_warnings(offer: ServeConfig, options: argparse.Namespace) -> Iterator[str]:
-    """Say what is open further than may be meant, or less."""
-    address = offer.address
-    if address.scheme != "unix" and not offer.token and options.tls_client_ca is None:
+# --------------------------------------------------------------------------------------- warnings
+
+
+def startup_warnings(config: ServeConfig, options: argparse.Namespace) -> Iterator[str]:
+    """Yield a warning for access that is broader, or narrower, than the operator may intend."""
+    address = config.address
+    if address.scheme != "unix" and not config.token and options.tls_client_ca is None:
         yield "any user of this machine may use the drivers: give --token-file, or serve at unix:"
     if options.token_file is not None:
-        yield from _token_warnings(options.token_file, offer.token)
+        yield from _token_warnings(options.token_file, config.token)
     if options.allow_user is not None:
         yield from _directory_warnings(Path(address.path))
 
@@ -246,7 +338,7 @@ def _token_warnings(path: Path, token: str) -> Iterator[str]:
     mode = _mode_of(path, 0o600)
     if mode & 0o044:
         yield f"--token-file {path} can be read by other users (mode {mode:04o}): chmod 600 it"
-    if len(token) < _SHORT_TOKEN:
+    if len(token) < _MIN_TOKEN:
         text = f"the token in --token-file {path} has {len(token)} characters, and can be guessed"
         yield f"{text}: make one with `openssl rand -hex 32`"
 
@@ -255,15 +347,14 @@ def _directory_warnings(socket: Path) -> Iterator[str]:
     for directory in socket.resolve().parents:
         mode = _mode_of(directory, 0o755)
         if not mode & stat.S_IXOTH:
-            text = (
-                f"--allow-user may let nobody in: {directory} (mode {mode:04o}) is closed to others"
-            )
-            yield f"{text}; serve in a directory that they can enter, as under /run"
+            text = f"--allow-user may have no effect: {directory} (mode {mode:04o})"
+            text += " is closed to other users"
+            yield f"{text}; serve in a directory that they can enter, like one under /run"
 
 
-def _mode_of(path: Path, otherwise: int) -> int:
-    """Give the mode of what is at a path, or another one if it cannot be told."""
+def _mode_of(path: Path, default: int) -> int:
+    """Return the permission bits of a file, or a default if they cannot be read."""
     try:
         return stat.S_IMODE(path.stat().st_mode)
     except OSError:
-        return otherwise
+        return default

@@ -1,1 +1,1 @@
-"""What drivers and their clients are put together from."""
+"""Ready-made drivers, and mixins for the clients of your own."""

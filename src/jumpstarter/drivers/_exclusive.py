@@ -1,15 +1,15 @@
-"""A terminal device, a serial port for example, for one program at a time.
+"""Lock a terminal device, such as a serial port, for one program at a time.
 
-It takes two locks, as neither reaches everybody:
+A `PortLock` takes two locks, since neither of them stops every other program:
 
-- `flock` refuses every program that takes it too, as root as well, whatever name it opens the
-  device by: it belongs to the device's file, to which links lead.
-- TIOCEXCL has the kernel refuse every further `open()`, of any program and by any file of the
-  device, unless it is root's (CAP_SYS_ADMIN).
+- `flock` refuses every program that also takes it, even root's, by whichever name it opens the
+  device: the lock belongs to the device's file, to which links lead.
+- TIOCEXCL makes the kernel refuse every further `open()`, by any program and through any file of
+  the device, unless it is root's (CAP_SYS_ADMIN).
 
-A program of root's that takes no `flock` is stopped by neither. The kernel releases both when the
-last process that has the device open ends, however it ends; forked children do not keep it, and
-`_guard` sees to pseudo-terminals.
+Neither stops a program that runs as root and takes no `flock`. The kernel releases both locks when
+the last process that has the device open ends, however it ends. Forked children do not keep the
+device open, and `_guard` covers pseudo-terminals.
 """
 
 from __future__ import annotations
@@ -18,43 +18,46 @@ import errno
 import fcntl
 import logging
 import os
+import signal
 import struct
 import subprocess
 import sys
 import termios
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Claim", "PortInUse"]
+__all__ = ["PortInUse", "PortLock"]
 
 _logger = logging.getLogger("jumpstarter.serial")
 
-_GET_EXCLUSIVE: Final = 0x80045440  # TIOCGEXCL of Linux, which Python's termios does not have
-_PSEUDO_TERMINALS: Final = range(136, 144)  # major numbers of what /dev/pts has on Linux
+# TIOCGEXCL of Linux on x86, Arm, RISC-V and LoongArch; `termios` does not have it. MIPS, PowerPC,
+# SPARC and Alpha have another number, so `ioctl` fails there, as it does on other systems.
+_GET_EXCLUSIVE: Final = 0x80045440
+_PTY_MAJORS: Final = range(136, 144)  # major device numbers of /dev/pts on Linux
 _GUARD: Final = Path(__file__).with_name("_guard.py")
 
 
 class PortInUse(OSError):
-    """Another program, driver or client has the port.
+    """The port is held by another program, driver or client.
 
     Args:
-        path: Of the device.
-        who: Has it, as far as that is known.
-        passing: It may be free in a moment, since its holder seems to have ended.
+        path: The path of the device.
+        holder: Which program, driver or client holds it, as far as that is known.
+        transient: True if the holder seems to have ended, so that the port may be free in a moment.
     """
 
-    def __init__(self, path: str, who: str, *, passing: bool = False) -> None:
-        text = f"the port is in use by {who}; end that, or wait until it has closed the port"
+    def __init__(self, path: str, holder: str, *, transient: bool = False) -> None:
+        text = f"the port is in use by {holder}; end that, or wait until it has closed the port"
         super().__init__(errno.EBUSY, text, path)
-        self.passing = passing
+        self.transient: bool = transient
 
     @classmethod
     def of(cls, path: str) -> PortInUse:
-        """Make one for a device that is locked, and find out by which process."""
+        """Make one for a locked device, and find out which process holds it."""
         try:
             status = os.stat(path)  # noqa: PTH116 - it may be a URL rather than a path
         except (OSError, ValueError):
@@ -62,51 +65,54 @@ class PortInUse(OSError):
         lockers = _lockers_of(status)
         if os.getpid() in lockers:
             return cls(path, "another driver of this exporter")
-        # A pseudo-terminal without a locker may be held by the guard of a process that has ended.
-        passing = not lockers and os.major(status.st_rdev) in _PSEUDO_TERMINALS
+        # A pseudo-terminal that nobody has locked may be held by the guard of a process that ended.
+        transient = not lockers and os.major(status.st_rdev) in _PTY_MAJORS
         process = next(iter(lockers), None) or next(_openers_of(status.st_rdev), None)
-        who = "another program" if process is None else f"process {process}{_name_of(process)}"
-        return cls(path, who, passing=passing)
+        holder = "another program" if process is None else f"process {process}{_name_of(process)}"
+        return cls(path, holder, transient=transient)
 
 
-class Claim:
+class PortLock:
     """The locks on an open terminal device.
 
     Args:
-        descriptor: Of the device. It stays with its owner, who releases the claim before it is
-            closed.
-        path: As the device is known to users.
+        descriptor: The device. The caller owns it, and releases this lock before closing it.
+        path: The path of the device, for messages.
 
     Raises:
         PortInUse: Another program has one of the locks.
+        OSError: The device was unplugged.
     """
 
     def __init__(self, descriptor: int, path: str) -> None:
         self._descriptor = descriptor
         self._guard: subprocess.Popen[bytes] | None = None
-        self._set = False
+        self._is_set = False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise PortInUse.of(path) from None
         if _is_exclusive(descriptor) and not _was_abandoned(descriptor):
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # not to be found as the holder
+            # Unlock first: PortInUse.of() would find this process as the holder.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
             raise PortInUse.of(path)
-        if os.major(os.fstat(descriptor).st_rdev) in _PSEUDO_TERMINALS:
+        # Start the guard before TIOCEXCL is set, so that a kill in between leaves nothing locked.
+        if os.major(os.fstat(descriptor).st_rdev) in _PTY_MAJORS:
             self._guard = _start_guard(descriptor, path)
         try:
             fcntl.ioctl(descriptor, termios.TIOCEXCL)
-            self._set = True
+            self._is_set = True
         except OSError:  # unplugged
             self.release()
             raise
 
     def release(self) -> None:
         """Let others open the device. Call it once, before the descriptor is closed."""
+        # End the guard first: it would clear the lock of the device's next holder.
         if self._guard is not None:
             self._guard.kill()
             self._guard.wait()
-        if self._set:
+        if self._is_set:
             with suppress(OSError):  # unplugged
                 fcntl.ioctl(self._descriptor, termios.TIOCNXCL)
 
@@ -119,7 +125,7 @@ def _name_of(process: int) -> str:
 
 
 def _lockers_of(status: os.stat_result) -> list[int]:
-    """Give the processes that have the file's `flock`, but for those that have ended."""
+    """List the living processes that have a file's `flock`."""
     device = status.st_dev
     file = f"{os.major(device):02x}:{os.minor(device):02x}:{status.st_ino}"
     try:
@@ -139,7 +145,7 @@ def _is_alive(process: str) -> bool:
 
 
 def _openers_of(device: int) -> Iterator[int]:
-    """Give the other processes that have a device open, of those that we may look at."""
+    """Yield the other processes that have a device open, as far as this user may see them."""
     for process in Path("/proc").glob("[0-9]*"):
         if int(process.name) == os.getpid():
             continue
@@ -153,44 +159,56 @@ def _openers_of(device: int) -> Iterator[int]:
 def _leads_to(descriptor: Path, device: int) -> bool:
     try:
         if not str(descriptor.readlink()).startswith("/dev/"):
-            return False  # not even looked at, since a file system may hang
+            return False  # without a stat(), which hangs on a dead network file system
         return descriptor.stat().st_rdev == device
     except OSError:
         return False
 
 
 def _is_exclusive(descriptor: int) -> bool:
-    """Tell if TIOCEXCL is set, which does not keep root from opening the device."""
+    """Return True if TIOCEXCL is set, which does not stop root from opening the device."""
     try:
         return bool(struct.unpack("i", fcntl.ioctl(descriptor, _GET_EXCLUSIVE, bytes(4)))[0])
-    except OSError:  # not Linux, where it can be set only
+    except OSError:  # systems that can set it but not read it
         return False
 
 
 def _was_abandoned(descriptor: int) -> bool:
-    """Tell if TIOCEXCL is set by a process that has ended, as only pseudo-terminals keep it."""
+    """Return True if a process that has ended left TIOCEXCL set; only pseudo-terminals keep it."""
     device = os.fstat(descriptor).st_rdev
-    if os.major(device) not in _PSEUDO_TERMINALS:
+    if os.major(device) not in _PTY_MAJORS:
         return False
     return next(_openers_of(device), None) is None
 
 
 def _start_guard(descriptor: int, path: str) -> subprocess.Popen[bytes] | None:
-    command = [sys.executable, "-I", "-S", str(_GUARD), str(os.getpid()), str(descriptor)]
     null = subprocess.DEVNULL
     try:
-        if getattr(sys, "frozen", False):  # then that would be the program itself, once more
-            raise FileNotFoundError("this frozen program has no Python to run it")
-        return subprocess.Popen(  # noqa: S603 - nothing of it is a client's
-            command,
-            stdin=null,
-            stdout=null,
-            stderr=null,
-            cwd="/",
-            pass_fds=[descriptor],
-            start_new_session=True,  # Ctrl-C is for the exporter
-        )
+        if not sys.executable or getattr(sys, "frozen", False):
+            raise FileNotFoundError("there is no Python interpreter that could run it")
+        with _all_signals_blocked():
+            return subprocess.Popen(  # noqa: S603 - no part of the command comes from a client
+                [sys.executable, "-I", "-S", str(_GUARD), str(os.getpid()), str(descriptor)],
+                stdin=null,
+                stdout=null,
+                stderr=null,
+                cwd="/",
+                pass_fds=[descriptor],
+                start_new_session=True,  # a Ctrl-C at the terminal is for the exporter alone
+            )
     except OSError as exc:
-        text = "%s stays closed to others than root if this process is killed: no guard for it: %s"
+        text = (
+            "%s stays closed to all users but root if this process is killed; no guard for it: %s"
+        )
         _logger.warning(text, path, exc)
         return None
+
+
+@contextmanager
+def _all_signals_blocked() -> Iterator[None]:
+    """Block all signals in this thread and in a child that it starts, which inherits the mask."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

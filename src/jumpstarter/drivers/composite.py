@@ -1,4 +1,4 @@
-"""A driver that is nothing but its children: a board with a console, a power switch and a card."""
+"""A driver that only groups other drivers: a board with a console, a power switch and a card."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ __all__ = ["Composite", "CompositeClient"]
 
 
 class Composite(Driver):
-    """Holds other drivers together, and exports nothing itself.
+    """Group drivers under one parent. It exports no methods of its own.
 
-    Give it the drivers as `children`; a client finds each under its name.
+    Pass the drivers as `children`; a client finds each under its name.
     """
 
     @classmethod
     def client(cls) -> str:
-        """Name the client class."""
+        """Return the path of the client class."""
         return "jumpstarter.drivers.composite.CompositeClient"
 
 
 class CompositeClient(DriverClient):
-    """What a test has of a composite: its children, as attributes."""
+    """The client of a composite; its children are its attributes."""

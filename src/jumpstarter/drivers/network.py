@@ -1,6 +1,6 @@
-"""A server near the exporter as a raw stream: what listens on a TCP port, or on a Unix socket.
+"""A server near the exporter as a raw stream: one that listens on a TCP port or a Unix socket.
 
-With `portforward` of the client, whatever program runs beside the test can reach it.
+With the client's `portforward`, any program on the client's machine can connect to it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import trio
 
 from .._io.sockets import open_tcp_stream, open_unix_stream
-from .._util.checks import check_int, check_path, check_text
+from .._util.checks import check_int, check_path, check_text, raise_value_error
 from .._util.fork import close_without_fork
 from ..client import DriverClient
 from ..driver import Driver, export, exportstream
@@ -28,11 +28,14 @@ __all__ = ["NetworkClient", "TcpNetwork", "UnixNetwork"]
 
 @dataclass(kw_only=True)
 class TcpNetwork(Driver):
-    """A TCP server, connected to anew by each client that opens the stream.
+    """A TCP server. Each stream that a client opens is a new connection to it.
 
     Attributes:
-        host: Its name or address, as the exporter knows it.
-        port: Its port.
+        host: A host name or an IP address, as the exporter resolves it.
+        port: The TCP port.
+
+    Raises:
+        ConfigurationError: A field cannot be used.
     """
 
     host: str
@@ -41,19 +44,21 @@ class TcpNetwork(Driver):
     def __post_init__(self) -> None:
         """Check the fields."""
         super().__post_init__()
-        check_text(
-            "host of TcpNetwork", self.host, "a name or address, as a str", ConfigurationError
-        )
+        name, accepted = "host of TcpNetwork", "a name or address, as a str"
+        host = check_text(name, self.host, accepted, ConfigurationError)
+        if not host or any(mark in host for mark in "/[]@ "):
+            accepted = "a name or address alone, like 'board.lab' or '192.0.2.1', without a scheme,"
+            raise_value_error(name, host, f"{accepted} a port or a path", ConfigurationError)
         check_int("port of TcpNetwork", self.port, 1, 65535, error=ConfigurationError)
 
     @classmethod
     def client(cls) -> str:
-        """Name the client class."""
+        """Return the path of the client class."""
         return "jumpstarter.drivers.network.NetworkClient"
 
     @export
     def address(self) -> str:
-        """Say where the server is, from the exporter's point of view."""
+        """Return the server's address as the exporter sees it, like `tcp://board:80`."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"tcp://{host}:{self.port}"
 
@@ -63,9 +68,9 @@ class TcpNetwork(Driver):
         """Connect to the server.
 
         Raises:
-            OSError: It cannot be reached; `filename` is its address.
+            OSError: The connection failed; `filename` is the server's address.
         """
-        with _connecting(self.address()):
+        with _explaining_errors(self.address()):
             stream = await open_tcp_stream(self.host, self.port)
         try:
             yield stream
@@ -75,10 +80,13 @@ class TcpNetwork(Driver):
 
 @dataclass(kw_only=True)
 class UnixNetwork(Driver):
-    """A server on a Unix socket.
+    """A server on a Unix socket. Each stream that a client opens is a new connection to it.
 
     Attributes:
-        path: Of the socket.
+        path: The path of the socket.
+
+    Raises:
+        ConfigurationError: A field cannot be used.
     """
 
     path: str
@@ -90,12 +98,12 @@ class UnixNetwork(Driver):
 
     @classmethod
     def client(cls) -> str:
-        """Name the client class."""
+        """Return the path of the client class."""
         return "jumpstarter.drivers.network.NetworkClient"
 
     @export
     def address(self) -> str:
-        """Say where the server is, from the exporter's point of view."""
+        """Return the server's address as the exporter sees it, like `unix:/run/board`."""
         return f"unix:{self.path}"
 
     @exportstream
@@ -104,9 +112,9 @@ class UnixNetwork(Driver):
         """Connect to the server.
 
         Raises:
-            OSError: It cannot be reached; `filename` is its address.
+            OSError: The connection failed; `filename` is the server's address.
         """
-        with _connecting(self.address()):
+        with _explaining_errors(self.address()):
             stream = await open_unix_stream(self.path)
         try:
             yield stream
@@ -115,28 +123,27 @@ class UnixNetwork(Driver):
 
 
 @contextmanager
-def _connecting(address: str) -> Iterator[None]:
-    """Have a failure say where the server was looked for, and keep the system's number."""
+def _explaining_errors(address: str) -> Iterator[None]:
+    """Make an error name the server's address, and keep the system's error number."""
     try:
         yield
     except OSError as exc:
         first: BaseException | None = exc.__cause__
-        while isinstance(first, BaseExceptionGroup):  # of Trio: one for each address of a name
+        while isinstance(first, BaseExceptionGroup):  # Trio adds one error per address of a name
             first = first.exceptions[0]
         why = first if exc.errno is None and isinstance(first, OSError) else exc
         if why.errno is None:
             raise OSError(f"{address}: {why}") from exc
-        text = (
-            os.strerror(why.errno) if why.errno > 0 else why.strerror
-        )  # below 0 is the resolver's
+        # Numbers below 0 are the resolver's (socket.gaierror), which os.strerror does not know.
+        text = os.strerror(why.errno) if why.errno > 0 else why.strerror
         if why.errno in {errno.ENOENT, errno.ECONNREFUSED}:
             text = f"{text} (no server listens there)"
         raise OSError(why.errno, text, address) from exc
 
 
 class NetworkClient(StreamMixin, DriverClient):
-    """What a test has of a server: `connect()` and `portforward()`."""
+    """The client of a server: `connect()` and `portforward()`."""
 
     def address(self) -> str:
-        """Say where the server is, from the exporter's point of view."""
+        """Return the server's address as the exporter sees it."""
         return self.call_as(str, "address")

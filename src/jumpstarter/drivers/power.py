@@ -1,6 +1,6 @@
-"""Power: what every switch or supply offers, its client, and one without any hardware.
+"""Power switches and supplies: their interface, their client, and one without any hardware.
 
-A driver for a real one derives from `PowerInterface` and from `Driver`, and exports the methods:
+A driver for a real switch derives from `PowerInterface` and from `Driver`, and exports the methods:
 
     class Relay(PowerInterface, Driver):
         @export
@@ -26,12 +26,12 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = ["MockPower", "PowerClient", "PowerInterface", "PowerReading"]
 
-_LONGEST_WAIT: Final = 7 * 24 * 3600  # seconds without power: the sleep of a thread has an end
+_MAX_WAIT: Final = 7 * 24 * 3600  # seconds without power; time.sleep() refuses very long ones
 
 
 @dataclass(frozen=True, kw_only=True)
 class PowerReading:
-    """What a supply measures.
+    """One measurement of a supply.
 
     Attributes:
         voltage: In V.
@@ -43,40 +43,43 @@ class PowerReading:
 
     @property
     def apparent_power(self) -> float:
-        """Both multiplied, in VA."""
+        """The product of both, in VA."""
         return self.voltage * self.current
 
 
 class PowerInterface(ABC):
-    """What `PowerClient` expects of a driver. Each method may be `async` too, and is exported."""
+    """The methods that `PowerClient` calls. Export each; each may be `async`."""
 
     @classmethod
     def client(cls) -> str:
-        """Name the client class."""
+        """Return the path of the client class."""
         return "jumpstarter.drivers.power.PowerClient"
 
     @abstractmethod
     def on(self) -> Any:
-        """Switch on. Again, it changes nothing."""
+        """Switch on. Does nothing if it is on."""
 
     @abstractmethod
     def off(self) -> Any:
-        """Switch off. Again, it changes nothing."""
+        """Switch off. Does nothing if it is off."""
 
     @abstractmethod
     def read(self, interval: float) -> Any:
-        """Yield a `PowerReading` every so many seconds, the first one at once."""
+        """Yield a `PowerReading` immediately, and then one every `interval` seconds."""
 
 
 @dataclass(kw_only=True)
 class MockPower(PowerInterface, Driver):
-    """A switch without any hardware, for tests of tests. It is off once a session has ended.
+    """A power switch without hardware, for trying out tests. It is off after each session.
 
     Attributes:
-        voltage: What it gives, in V.
-        current: What is drawn while it is on, in A.
-        is_on: Whether it is.
-        log: What it was told, in order: `"on"` or `"off"`.
+        voltage: The voltage that it reports while it is on, in V.
+        current: The current that it reports while it is on, in A.
+        is_on: True while it is on.
+        log: The commands it received, in order: `"on"` or `"off"`.
+
+    Raises:
+        ConfigurationError: A field cannot be used.
     """
 
     voltage: float = 12.0
@@ -104,7 +107,7 @@ class MockPower(PowerInterface, Driver):
 
     @export
     async def read(self, interval: float) -> AsyncGenerator[PowerReading, None]:
-        """Yield what it would measure, until nobody listens."""
+        """Yield a reading every `interval` seconds until the client stops."""
         while True:
             on = self.is_on
             yield PowerReading(
@@ -119,7 +122,7 @@ class MockPower(PowerInterface, Driver):
 
 
 class PowerClient(DriverClient):
-    """What a test has of a power switch."""
+    """The client of a power switch."""
 
     def on(self) -> None:
         """Switch on."""
@@ -133,18 +136,27 @@ class PowerClient(DriverClient):
         """Switch off, wait, and switch on.
 
         Args:
-            wait: Seconds without power. 2: time for the capacitors of a board to drain.
+            wait: Seconds without power. Two seconds let the capacitors of a board discharge.
 
         Raises:
-            ArgumentError: `wait` is no such number; nothing was switched.
+            ArgumentError: `wait` is not a number from 0 to a week; nothing was switched.
         """
-        wait = check_number("wait", wait, 0, _LONGEST_WAIT)
+        wait = check_number("wait", wait, 0, _MAX_WAIT)
         self.off()
         time.sleep(wait)
         self.on()
 
     def read(self, interval: float = 1.0) -> Generator[PowerReading, None, None]:
-        """Give a reading every so many seconds, the first one at once, as long as it is asked."""
+        """Yield a reading immediately, and then one every `interval` seconds.
+
+        Closing the generator ends it on the exporter too.
+
+        Args:
+            interval: Seconds between two readings.
+
+        Raises:
+            ArgumentError: `interval` is not a number of seconds, 0 or more.
+        """
         interval = check_seconds("interval", interval)
         with self.streamingcall_as(PowerReading, "read", interval) as readings:
             yield from readings

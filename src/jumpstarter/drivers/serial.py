@@ -1,7 +1,7 @@
-"""A serial port as a raw stream: a board's console, for one client at a time.
+"""A serial port as a raw stream, such as a board's console, for one client at a time.
 
-While a client has the port, other programs are kept out of it: see `_exclusive` for how, and for
-what that does not stop.
+While a client has the port, other programs are kept out of it. `_exclusive` says how, and which
+programs this does not stop.
 """
 
 from __future__ import annotations
@@ -17,82 +17,92 @@ from typing import Any, Final
 
 import trio
 
-from .._util.checks import check_int, check_text
+from .._util.checks import check_int, check_path, check_text
 from .._util.fork import close_in_children, close_path_in_children, fork_count
 from ..client import DriverClient
-from ..driver import Driver, export, exportstream
+from ..driver import Driver, caller, export, exportstream
 from ..errors import ConfigurationError, MissingExtra
-from ._exclusive import Claim, PortInUse
-from ._ports import SLICE, stream_of
+from ._exclusive import PortInUse, PortLock
+from ._ports import READ_TIMEOUT, stream_of
 from .mixins import StreamMixin
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["SerialClient", "SerialPort"]
 
-_HANDOVER: Final = 1.0  # seconds in which the guard of a killed process lets go of what it held
-_FORK_TRIES: Final = 3  # to connect to a port of the network while no child is forked
-_LOOK: Final = 0.02  # seconds between two looks whether it has
+_HANDOVER: Final = 1.0  # seconds that the guard of a killed process has to release its port
+_HANDOVER_POLL: Final = 0.02  # seconds between two checks whether it has
+_FORK_TRIES: Final = 3  # how often a network port connects, until no child is forked meanwhile
 
 
 @dataclass(kw_only=True)
 class SerialPort(Driver):
-    """A serial port, opened for each client that connects and closed behind it.
+    """A serial port, opened for each client that connects and closed afterwards.
 
-    What the device says while nobody is connected is lost: open the console, and then switch on.
+    What the device sends while no client is connected is lost. So open the console first, and then
+    switch the board on.
 
-    The port is held by `flock` and TIOCEXCL while a client has it, and is refused to a client while
-    another driver, exporter or program holds it by either. A program that runs as root and takes no
-    `flock` is not kept out. Both locks end with the process that has them, `kill -9` included.
+    While a client has the port, `flock` and TIOCEXCL lock it, and a client is refused while another
+    driver, exporter or program holds either lock. Neither stops a program that runs as root and
+    takes no `flock`. Both locks end with the process that has them, even by `kill -9`.
 
     Attributes:
-        url: Path of the device, as `/dev/ttyUSB0`, or a URL of pyserial's.
-        baudrate: Its speed in bits per second.
+        url: The path of the device, like `/dev/ttyUSB0` (a `pathlib.Path` is accepted), or a
+            pyserial URL.
+        baudrate: The speed in bits per second.
+
+    Raises:
+        ConfigurationError: A field cannot be used.
     """
 
     url: str
     baudrate: int = 115200
-    _in_use: bool = field(init=False, repr=False, default=False)
+    _holder: str = field(init=False, repr=False, default="")  # the client that has the port
 
     def __post_init__(self) -> None:
         """Check the fields."""
         super().__post_init__()
-        check_text("url of SerialPort", self.url, "a path or URL, as a str", ConfigurationError)
+        url: object = self.url
+        if isinstance(url, os.PathLike):
+            self.url = check_path("url of SerialPort", url, ConfigurationError)
+        else:
+            accepted = "a path or a URL, as a str or a pathlib.Path"
+            check_text("url of SerialPort", url, accepted, ConfigurationError)
         bits = "a whole number of bits per second, 1 or more"
         name = "baudrate of SerialPort"
         check_int(name, self.baudrate, 1, accepted=bits, error=ConfigurationError)
 
     @classmethod
     def client(cls) -> str:
-        """Name the client class."""
+        """Return the path of the client class."""
         return "jumpstarter.drivers.serial.SerialClient"
 
     @export
     def port(self) -> str:
-        """Say which port it is."""
+        """Return the path or URL of the port."""
         return self.url
 
     @exportstream
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[trio.abc.Stream]:
-        """Open the port, raw: no echo, no line editing, 8 bits, no parity.
+        """Open the port in raw mode: no echo, no line editing, 8 data bits, no parity.
 
         Raises:
             OSError: Another client, driver or program has the port (EBUSY), or it cannot be opened.
         """
-        if self._in_use:
-            raise PortInUse(self.url, "another client of this exporter")
-        self._in_use = True
+        if self._holder:
+            raise PortInUse(self.url, f"another client of this exporter ({self._holder})")
+        self._holder = _describe_caller()
         try:
             port = await self._open()
             try:
                 async with stream_of(port.serial) as stream:
                     yield stream
             finally:
-                with trio.CancelScope(shield=True):  # it waits until all was sent
+                with trio.CancelScope(shield=True):  # close() waits until all data has been sent
                     await trio.to_thread.run_sync(port.close)
         finally:
-            self._in_use = False
+            self._holder = ""
 
     async def _open(self) -> _Port:
         give_up = trio.current_time() + _HANDOVER
@@ -100,46 +110,57 @@ class SerialPort(Driver):
             try:
                 return await trio.to_thread.run_sync(_Port, self.url, self.baudrate)
             except PortInUse as exc:
-                if not exc.passing or trio.current_time() > give_up:
+                if not exc.transient or trio.current_time() > give_up:
                     raise
-            await trio.sleep(_LOOK)
+            await trio.sleep(_HANDOVER_POLL)
+
+
+def _describe_caller() -> str:
+    try:
+        return str(caller())
+    except RuntimeError:  # the driver's own code opens the port, rather than a client
+        return "the driver itself"
 
 
 class _Port:
-    """An open port of pyserial, and the locks on it. For worker threads.
+    """An open pyserial port and the locks on it. For worker threads.
 
     Attributes:
-        serial: That port.
+        serial: The pyserial port.
 
     Raises:
-        PortInUse: Another program has it.
-        OSError: It cannot be opened.
+        PortInUse: Another program has the port.
+        OSError: The port cannot be opened.
         MissingExtra: The extra `serial` is not installed.
     """
 
     def __init__(self, url: str, baudrate: int) -> None:
         try:
-            import serial  # noqa: PLC0415 - needed where there is a port
+            import serial  # noqa: PLC0415 - an optional dependency
         except ImportError as exc:
             raise MissingExtra.named("serial", "a serial port", where="on the exporter") from exc
-        port = serial.serial_for_url(url, baudrate=baudrate, timeout=SLICE, do_not_open=True)
+        port = serial.serial_for_url(url, baudrate=baudrate, timeout=READ_TIMEOUT, do_not_open=True)
         self._path = path = str(port.portstr or url)
         self.serial: Any = port
-        self._claim: Claim | None = None
+        self._lock: PortLock | None = None
         if isinstance(port, serial.Serial):
-            port.exclusive = True  # it takes the flock before it changes any setting of the device
-        with ExitStack() as undo, _telling(path):
+            port.exclusive = (
+                True  # pyserial takes the flock before it changes the device's settings
+            )
+        with ExitStack() as undo, _explaining_errors(path):
             undo.callback(self.close)
+            # Before open(): a child forked while it opens must not keep the port either. By the
+            # path too, until pyserial has stored the descriptor.
             close_in_children(self)
-            with close_path_in_children(os.O_RDWR, path):  # until pyserial knows the descriptor
+            with close_path_in_children(os.O_RDWR, path):
                 _open(port)
             if os.isatty(descriptor := self.fileno()):
-                self._claim = Claim(descriptor, path)
+                self._lock = PortLock(descriptor, path)
             undo.pop_all()
 
     def fileno(self) -> int:
-        """Give the descriptor, or -1 if there is none."""
-        descriptor: int | None = getattr(self.serial, "fd", None)  # there before it is open
+        """Return the port's descriptor, or -1 if it has none."""
+        descriptor: int | None = getattr(self.serial, "fd", None)  # set while open() still runs
         if descriptor is not None:
             return descriptor
         try:
@@ -148,10 +169,10 @@ class _Port:
             return -1
 
     def close(self) -> None:
-        """Let others have it. Waits until all was sent."""
+        """Release the locks and close the port. Blocks until all data has been sent."""
         try:
-            if self._claim is not None:
-                self._claim.release()
+            if self._lock is not None:
+                self._lock.release()
         finally:
             if self.serial.is_open:
                 with close_path_in_children(os.O_RDWR, self._path):
@@ -159,35 +180,36 @@ class _Port:
 
 
 def _open(port: Any) -> None:
-    """Open a port of pyserial. One with a connection connects again if a child got a copy of it.
+    """Open a pyserial port. A network port connects again if a forked child got a copy of it.
 
-    pyserial waits for the connection, so a fork cannot be held up meanwhile.
+    pyserial waits for the connection, so forks cannot be held up meanwhile.
     """
     tries = _FORK_TRIES
     while True:
         before = fork_count()
         port.open()
-        connection = getattr(port, "_socket", None)  # of socket:// and rfc2217://
+        # Private: socket:// and rfc2217:// give their connection by no other name.
+        connection = getattr(port, "_socket", None)
         if not isinstance(connection, socket.socket):
             return
         close_in_children(connection)
         tries -= 1
         if fork_count() == before or not tries:
             return
-        with suppress(OSError):  # ends it for the child's copy too
+        with suppress(OSError):  # shutdown() ends the connection for the child's copy too
             connection.shutdown(socket.SHUT_RDWR)
         port.close()
 
 
 @contextmanager
-def _telling(path: str) -> Iterator[None]:
-    """Have an error say which port, what is wrong with it, and what to do."""
+def _explaining_errors(path: str) -> Iterator[None]:
+    """Make an error name the port, what is wrong with it, and what to do."""
     try:
         yield
     except PortInUse:
         raise
     except (OSError, termios.error) as exc:
-        # pyserial puts what the device's settings failed with into a text.
+        # If the device refuses its settings, pyserial keeps only the text of termios.error.
         cause = exc.__context__ if isinstance(exc.__context__, termios.error) else exc
         number = cause.args[0] if cause.args else None
         if number in {EAGAIN, EBUSY}:  # of flock, and of open() where TIOCEXCL is set
@@ -207,8 +229,8 @@ def _telling(path: str) -> Iterator[None]:
 
 
 class SerialClient(StreamMixin, DriverClient):
-    """What a test has of a serial port: `connect()`, `pexpect()` and `portforward()`."""
+    """The client of a serial port: `connect()`, `pexpect()` and `portforward()`."""
 
     def port(self) -> str:
-        """Say which port of the exporter it is."""
+        """Return the path or URL of the port on the exporter."""
         return self.call_as(str, "port")

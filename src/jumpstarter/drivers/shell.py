@@ -1,25 +1,28 @@
-"""Commands that an exporter offers: each is fixed by who has configured it, and has a name.
+"""Run commands on the exporter that its configuration fixes, by name.
 
-A client says the name, and nothing else: no argument, environment or input of its own reaches the
-command, and no shell is involved. A command that is cancelled is ended, with what it has
-started: its process group gets SIGTERM, and five seconds later SIGKILL.
+A client passes the name and nothing else: no argument, environment or input of the client's reaches
+the command, and no shell is involved. Cancelling the call ends the command with its whole process
+group: SIGTERM, and five seconds later SIGKILL.
 
-A command starts with default signal dispositions and an empty signal mask, whatever the process
-that serves ignores or blocks. Its exit code is the real one, or running it is an error.
+A command starts with default signal dispositions and an empty signal mask, whatever the exporter's
+process ignores or blocks. Its exit code is the real one, or the call fails.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import trio
 
 from .._util.checks import check_int, raise_type_error
+from .._util.stderr_log import start_daemon_thread
 from ..client import DriverClient
 from ..driver import Driver, export
 from ..errors import ConfigurationError
@@ -30,19 +33,20 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 __all__ = ["Shell", "ShellClient", "ShellResult"]
 
 _TERM_GRACE: Final = 5.0  # seconds between SIGTERM and SIGKILL
-_LAST_WORDS: Final = 1.0  # seconds for output behind a command's end, where others hold its pipes
+# Seconds to read on after a command has ended, if its children still hold its pipes open.
+_OUTPUT_GRACE: Final = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShellResult:
-    """How a command has ended.
+    """The outcome of a command.
 
     Attributes:
-        returncode: Its exit code, or -N if signal N has ended it.
-        stdout: What it has written there.
-        stderr: What it has written there.
-        truncated: Either was longer than the driver keeps, or a second behind the command's end
-            something that it has started still held it open; the rest was dropped.
+        returncode: Its exit code, or -N if signal N killed it.
+        stdout: Its standard output.
+        stderr: Its standard error.
+        truncated: True if output was dropped: it was longer than the driver keeps, or a child of
+            the command still held the pipe open one second after the command's end.
     """
 
     returncode: int
@@ -53,20 +57,23 @@ class ShellResult:
 
 @dataclass(kw_only=True)
 class Shell(Driver):
-    """Runs commands by their names.
+    """Run configured commands by name.
 
     Attributes:
         commands: For each name the program and its arguments, as
-            `{"reboot": ["ssh", "board", "reboot"]}`. A single string is refused: it would take a
-            shell to split it.
-        max_output: Bytes of each of stdout and stderr that are kept.
+            `{"reboot": ["ssh", "board", "reboot"]}`. A single string is refused, since only a shell
+            could split it.
+        max_output: How many bytes of stdout, and of stderr, are kept.
+
+    Raises:
+        ConfigurationError: A field cannot be used.
     """
 
     commands: Mapping[str, Sequence[str]] = field(default_factory=dict)
     max_output: int = 1024 * 1024
 
     def __post_init__(self) -> None:
-        """Check the commands."""
+        """Check the fields."""
         super().__post_init__()
         given: object = self.commands
         if not isinstance(given, Mapping):
@@ -83,21 +90,21 @@ class Shell(Driver):
 
     @classmethod
     def client(cls) -> str:
-        """Name the client class."""
+        """Return the path of the client class."""
         return "jumpstarter.drivers.shell.ShellClient"
 
     @export
     def names(self) -> list[str]:
-        """Say what can be run."""
+        """List the names of the commands."""
         return list(self.commands)
 
     @export(strict=True)
     async def run(self, name: str) -> ShellResult:
-        """Run a command to its end.
+        """Run a command until it ends.
 
         Raises:
-            ValueError: There is no such command.
-            OSError: It cannot be started, or its exit code is lost.
+            ValueError: No command has this name.
+            OSError: The command cannot be started, or its exit code is lost.
         """
         if name not in self.commands:
             raise ValueError(f"there is no command {name!r}; there are: {', '.join(self.commands)}")
@@ -108,10 +115,10 @@ class Shell(Driver):
                 nursery.start_soon(outputs[0].read, program.stdout)
                 nursery.start_soon(outputs[1].read, program.stderr)
                 returncode = await program.wait()
-                nursery.cancel_scope.deadline = trio.current_time() + _LAST_WORDS
+                nursery.cancel_scope.deadline = trio.current_time() + _OUTPUT_GRACE
         finally:
             try:
-                await _end(program)
+                await _end(program, name, self.logger)
             finally:
                 program.close()
         return ShellResult(
@@ -123,54 +130,91 @@ class Shell(Driver):
 
 
 class _Output:
-    """What a command writes, up to a limit; the rest is read and dropped."""
+    """Collects a command's output up to a limit; reads and drops the rest."""
 
     def __init__(self, limit: int) -> None:
-        self.kept = bytearray()
-        self.truncated = False
-        self.ended = False
+        self.kept: bytearray = bytearray()
+        self.truncated: bool = False
+        self.ended: bool = False
         self._limit = limit
 
     async def read(self, stream: trio.abc.ReceiveStream) -> None:
         async for data in stream:
-            room = self._limit - len(self.kept)
-            self.kept += data[:room]
-            self.truncated |= len(data) > room
+            free = self._limit - len(self.kept)
+            self.kept += data[:free]
+            self.truncated |= len(data) > free
         self.ended = True
 
 
-async def _end(program: Program) -> None:
-    """See to it that a command, and all of its group, has ended."""
+async def _end(program: Program, name: str, logger: logging.Logger) -> None:
+    """End a command and its process group, unless it has ended.
+
+    A command that changed its user, like one that runs under `sudo`, may not be signalled: the log
+    says so, and a thread reaps it when it ends.
+    """
     if program.ended:
         return
-    with trio.CancelScope(shield=True), suppress(ProcessLookupError):  # none of them is left
-        os.killpg(program.pid, signal.SIGTERM)
-        with trio.move_on_after(_TERM_GRACE):
-            await _reap(program)
-            while True:  # what it has started has no other parent who could wait for it
-                os.killpg(program.pid, 0)
-                await trio.sleep(_TERM_GRACE / 100)
-        os.killpg(program.pid, signal.SIGKILL)
+    try:
+        with trio.CancelScope(shield=True):
+            await _end_group(program)
+    except ProcessLookupError:
+        pass  # the whole group is gone
+    except PermissionError as exc:
+        text = "cannot end command %r (process %d), which runs on: %s"
+        logger.warning(text, name, program.pid, exc.strerror)
+        if not program.ended:
+            start_daemon_thread(partial(_reap_blocking, program.pid), "jumpstarter-reap")
+
+
+async def _end_group(program: Program) -> None:
+    """Send SIGTERM, and then SIGKILL, to a command's group, and reap the command.
+
+    Raises:
+        ProcessLookupError: None of the group is left.
+        PermissionError: This process may not signal the command, or may signal none of its group.
+    """
+    os.killpg(program.pid, signal.SIGTERM)
+    with trio.move_on_after(_TERM_GRACE):
         await _reap(program)
+        while True:  # its children have no other parent here that could wait for them
+            os.killpg(program.pid, 0)
+            await trio.sleep(_TERM_GRACE / 100)
+    os.killpg(program.pid, signal.SIGKILL)
+    if not program.ended:
+        # killpg succeeds if it reached any of the group. If the command itself may not be
+        # signalled, this raises, rather than wait for it without end.
+        os.kill(program.pid, signal.SIGKILL)
+    await _reap(program)
 
 
 async def _reap(program: Program) -> None:
-    with suppress(ChildProcessError):  # of one that was cancelled nobody asks for the exit code
+    with suppress(ChildProcessError):  # after a cancellation nobody asks for the exit code
         await program.wait()
 
 
+def _reap_blocking(pid: int) -> None:
+    with suppress(ChildProcessError):  # other code in this process waits for all children
+        os.waitpid(pid, 0)
+
+
 class ShellClient(DriverClient):
-    """What a test has of the commands."""
+    """The client of `Shell`."""
 
     def names(self) -> list[str]:
-        """Say what can be run."""
+        """List the names of the commands."""
         return self.call_as(list[str], "names")
 
     def run(self, name: str) -> ShellResult:
-        """Run a command to its end, whatever it exits with. Bound it with `timeout`.
+        """Run a command until it ends, whatever its exit code. Bound it with `timeout`.
+
+        Args:
+            name: One of `names()`.
+
+        Returns:
+            The exit code and the output.
 
         Raises:
-            DriverInvalidArgument: There is no such command.
+            DriverInvalidArgument: No command has this name.
             DriverOSError: The exporter does not have its program.
             DriverChildProcessError: The exporter cannot learn its exit code, since the process that
                 serves ignores SIGCHLD, or waits for all children elsewhere.
