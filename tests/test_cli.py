@@ -841,7 +841,7 @@ def test_signal_during_a_reset_ends_the_start_after_that_driver(
         assert "resetting" in log
         process.send_signal(number)
         log += (line := process.stderr.readline())
-        assert f"received {number.name}: leaving when the reset()" in line  # which still runs
+        assert f"received {number.name}: shutting down when the reset()" in line  # which still runs
         (lamps / "go").touch()
         stdout, rest = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0

@@ -429,7 +429,7 @@ def test_a_signal_while_the_drivers_start_is_logged_and_nothing_becomes_ready(
     ) as process:
         assert process.stdin is not None
         assert process.stderr is not None
-        for text in ("resetting", "received SIGTERM: shutting down when the drivers' reset()"):
+        for text in ("resetting", "received SIGTERM: shutting down when the reset()"):
             while text not in (line := process.stderr.readline()):
                 assert line
             if text == "resetting":

@@ -117,7 +117,6 @@ class StderrHandler(QueueHandler):
     def __init__(self) -> None:
         # Not a Queue: its lock would be waited for by a signal handler that logs while it is held.
         self._lines: SimpleQueue[bytes | _Gap | None] = SimpleQueue()
-        super().__init__(self._lines)
         self._no_room = 0  # lines lost; counted under the lock that all handlers have
         self._no_way = 0  # the same; counted by the thread
         self._torn = False  # the last line that was written broke off in its midst; of the thread
@@ -126,6 +125,9 @@ class StderrHandler(QueueHandler):
         self._gap = False  # the last that came were lost
         self._fd = Descriptor.copy_of(_STDERR)
         self._thread = start_daemon_thread(self._run, "log to stderr")
+        # Last: it registers this handler with `logging`, which closes it at exit. Without a
+        # descriptor or a thread, there is nothing to close.
+        super().__init__(self._lines)
 
     def prepare(self, record: logging.LogRecord) -> bytes:
         """Make a line: in the thread of who logs, since its arguments may change."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import importlib
 import inspect
 import pkgutil
 import ssl
@@ -46,7 +45,7 @@ _MIN_TOKEN: Final = 16  # characters; shorter tokens can be guessed
 _HIDDEN_FILES: Final = (
     Path(__file__).parents[1],
     Path(pkgutil.__file__),
-    Path(importlib.__file__).parent,
+    Path(sysconfig.get_path("stdlib"), "importlib"),
 )
 _INSTALLED: Final = tuple(
     Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")

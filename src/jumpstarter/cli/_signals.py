@@ -135,8 +135,8 @@ class Signals:
     def _count(self, number: int) -> None:
         name = signal.Signals(number).name
         if self._phase is _Phase.STARTING:
-            text = "received %s: leaving when the reset() that runs has returned; nothing is served"
-            _logger.info(text, name)
+            text = "received %s: shutting down when the reset() that runs has returned; %s"
+            _logger.info(text, name, "nothing is served")
             self._phase = _Phase.LEAVING
             self.startup.cancel()
         elif self._phase is _Phase.SERVING:
