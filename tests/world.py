@@ -379,9 +379,9 @@ class World:
     def _check_sums(self, rules: BaseProtocol) -> None:
         slots = list(rules._slots.values())
         parts = [slot.parts for slot in slots if slot.parts is not None]
-        assert rules._in_parts == len(parts)
+        assert rules._unfinished_messages == len(parts)
         pending = sum(map(len, parts)) + sum(slot.reserved_bytes for slot in slots)
-        assert rules._pending == pending <= self.limits.max_pending
+        assert rules._pending_bytes == pending <= self.limits.max_pending
         lanes = [message for lane in rules.send_queue._slot_queues.values() for message in lane]
         urgent = sum(map(len, rules.send_queue._urgent))
         assert rules.send_queue.queued_bytes == urgent + sum(len(m.rest) for m in lanes)
@@ -397,7 +397,7 @@ class World:
         assert not any(self.pipes)
         for rules in self.ends:
             assert not rules.send_queue
-            assert rules._pending == 0
+            assert rules._pending_bytes == 0
             assert rules._budget.left == self.limits.max_total_window
             for slot in rules._slots.values():
                 assert slot.state is SlotState.FREE

@@ -517,7 +517,9 @@ async def test_a_result_that_the_client_does_not_take_fails_its_own_call(method:
     async with channel_to(Returning(lambda: bytes(65_536)), limits=small) as channel:
         failure = await failure_of(channel, method, kind)
     assert failure.code is Code.INTERNAL
-    assert "the message has 65541 bytes and the peer takes 65536; send it in parts" in str(failure)
+    assert "the message has 65541 bytes and the peer accepts 65536; send it in parts" in str(
+        failure
+    )
 
 
 # --- whatever a driver raises ---

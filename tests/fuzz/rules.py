@@ -245,7 +245,7 @@ class Server(Books):
         assert self.due == self.ended
         assert self.rules.send_queue.queued_bytes == self.rules.send_queue.unstarted_bytes == 0
         assert self.rules._budget.left == LIMITS.max_total_window
-        assert self.opening or self.rules._pending == 0
+        assert self.opening or self.rules._pending_bytes == 0
 
 
 class Client(Books):
@@ -315,7 +315,7 @@ class Client(Books):
         assert (
             self.rules.send_queue.queued_bytes
             == self.rules.send_queue.unstarted_bytes
-            == self.rules._pending
+            == self.rules._pending_bytes
             == 0
         )
         assert self.rules._budget.left == LIMITS.max_total_window

@@ -681,7 +681,7 @@ def test_messages_cut_and_interleaved_in_any_way_arrive_whole(
         assert bodies == messages
     large = [len(each) for each in messages.values() if len(each) > LIMITS.max_frame]
     unanswered = sum(large) if type_ is T.CALL else 0
-    assert rules._pending == unanswered
+    assert rules._pending_bytes == unanswered
 
 
 @pytest.mark.parametrize("type_", MESSAGES)
@@ -715,7 +715,7 @@ def fill(rules: BaseProtocol, type_: FrameType) -> None:
         for start in range(0, size, 1000):
             part = of_length(type_, 1000)[: size - start]
             assert rules.receive(frame(type_, slot, part, MORE)) == []
-    assert rules._pending == LIMITS.max_pending - 999
+    assert rules._pending_bytes == LIMITS.max_pending - 999
 
 
 @pytest.mark.parametrize("type_", [T.RESULT, T.ERROR, T.ITEM])
@@ -724,7 +724,7 @@ def test_a_message_beyond_max_pending_is_dropped_and_all_others_go_on(type_: Fra
     fill(rules, type_)
     *first, last = parts(type_, 1, of_length(type_, 2000), 500)
     assert rules.receive(b"".join(first)) == []
-    assert rules._pending == LIMITS.max_pending - 999  # what had come of it was let go
+    assert rules._pending_bytes == LIMITS.max_pending - 999  # what had come of it was let go
     (event,) = rules.receive(last)
     assert isinstance(event, ev.MessageDropped)
     assert (event.slot, event.terminal) == (1, type_ is not T.ITEM)
@@ -733,7 +733,7 @@ def test_a_message_beyond_max_pending_is_dropped_and_all_others_go_on(type_: Fra
     for slot in (2, 3):
         (event,) = rules.receive(frame(type_, slot, b"x"))
         assert body_of(event).endswith(b"x")
-    assert rules._pending == 0
+    assert rules._pending_bytes == 0
 
 
 def test_a_call_beyond_max_pending_is_refused_and_all_others_go_on() -> None:
@@ -749,7 +749,7 @@ def test_a_call_beyond_max_pending_is_refused_and_all_others_go_on() -> None:
     for slot in (2, 3):
         (event,) = rules.receive(frame(T.CALL, slot, b"x"))
         assert isinstance(event, ev.CallReceived)
-    assert rules._pending == 4001  # the larger of the two, until it is answered
+    assert rules._pending_bytes == 4001  # the larger of the two, until it is answered
 
 
 def test_a_call_that_is_not_answered_counts_until_it_is() -> None:
@@ -766,7 +766,7 @@ def test_a_call_that_is_not_answered_counts_until_it_is() -> None:
     assert isinstance(event, ev.CallReceived)
     for slot in (2, 3):
         rules.error(slot, wire.error())
-    assert rules._pending == 0
+    assert rules._pending_bytes == 0
 
 
 def test_a_call_in_one_frame_is_never_too_many() -> None:
@@ -775,7 +775,7 @@ def test_a_call_in_one_frame_is_never_too_many() -> None:
     fill(rules, T.CALL)
     (event,) = rules.receive(frame(T.CALL, 1, of_length(T.CALL, LIMITS.max_frame)))
     assert isinstance(event, ev.CallReceived)
-    assert rules._pending == LIMITS.max_pending - 999
+    assert rules._pending_bytes == LIMITS.max_pending - 999
 
 
 def test_a_message_that_is_dropped_ends_where_any_does() -> None:
@@ -932,14 +932,14 @@ def test_an_error_cuts_short_what_is_half_come(cut: FrameType, pieces: int, full
     rules = receiver(cut)
     if full:
         fill(rules, cut)
-    pending = rules._pending
+    pending = rules._pending_bytes
     for part in parts(cut, 1, bytes(3000))[:2]:
         assert rules.receive(part) == []
     told = PAYLOADS[T.ERROR]
     *first, last = parts(T.ERROR, 1, told, len(told) // pieces + 1)
     assert rules.receive(b"".join(first)) == []
     assert rules.receive(last) == [ev.ErrorReceived(1, told)]
-    assert rules._pending == pending
+    assert rules._pending_bytes == pending
     assert rules.busy_slots == 2
 
 
@@ -1184,7 +1184,7 @@ def feed(rules: BaseProtocol, pieces: list[bytes], *, writes: bool) -> list[ev.E
             wire.take_all(rules)
         events += now
         assert 0 <= rules.busy_slots <= LIMITS.max_calls
-        assert 0 <= rules._pending <= LIMITS.max_pending
+        assert 0 <= rules._pending_bytes <= LIMITS.max_pending
         # What we hold for a peer is bounded by its slots: three frames each, a HELLO, a GOAWAY.
         assert len(rules.send_queue._urgent) <= 3 * LIMITS.max_calls + 2
     failed = [isinstance(event, ev.ConnectionFailed) for event in events]

@@ -273,9 +273,12 @@ def test_whatever_two_applications_do_the_invariants_hold() -> None:
 
 SAVED: Final = {
     ClientProtocol: (
-        "busy_slots going_away send_queue _budget _pending _in_parts _slots _free _unused"
+        "busy_slots going_away send_queue _budget _pending_bytes "
+        "_unfinished_messages _slots _free _unused"
     ),
-    ServerProtocol: "busy_slots going_away send_queue _budget _pending _in_parts _slots",
+    ServerProtocol: (
+        "busy_slots going_away send_queue _budget _pending_bytes _unfinished_messages _slots"
+    ),
     SendQueue: (
         "_max_frame _small queued_bytes unstarted_bytes _urgent _ended _credit _pong _slot_queues"
     ),
@@ -290,7 +293,7 @@ SAVED: Final = {
 # consequence, as what is counted for the sake of patience.
 _RULES: Final = (
     "limits peer failure late_frames no_op_frames control_frames unprocessed "
-    "_phase _decoder _last _largest"
+    "_phase _decoder _max_slot _max_buffer"
 )
 CONSTANT: Final = {
     ClientProtocol: _RULES,
@@ -332,7 +335,13 @@ def _save_call(call: Call) -> State | bool:
 
 def _save_rules(rules: BaseProtocol) -> State:
     return (
-        (rules.busy_slots, rules.going_away, rules._budget.left, rules._pending, rules._in_parts),
+        (
+            rules.busy_slots,
+            rules.going_away,
+            rules._budget.left,
+            rules._pending_bytes,
+            rules._unfinished_messages,
+        ),
         tuple((slot_id, _save_slot(slot)) for slot_id, slot in sorted(rules._slots.items())),
         _save_send_queue(rules.send_queue),
     )
@@ -397,7 +406,13 @@ def _load_call(serial: int, state: State | bool) -> Call:
 def _load_rules(rules: BaseProtocol, plain: State, slots: State, send_queue: State) -> None:
     rules._budget = Budget(0)
     rules._slots = {slot_id: _load_slot(slot, rules) for slot_id, slot in slots}
-    rules.busy_slots, rules.going_away, rules._budget.left, rules._pending, rules._in_parts = plain
+    (
+        rules.busy_slots,
+        rules.going_away,
+        rules._budget.left,
+        rules._pending_bytes,
+        rules._unfinished_messages,
+    ) = plain
     rules.send_queue = _load_send_queue(send_queue)
 
 

@@ -219,7 +219,7 @@ def test_cancelling_a_half_sent_call_cuts_it_short_and_it_never_starts() -> None
     assert carry_one(client, server) == []
     assert client.cancel(1)
     assert carry(client, server) == []
-    assert (client.busy_slots, server.busy_slots, server._pending) == (1, 1, 0)
+    assert (client.busy_slots, server.busy_slots, server._pending_bytes) == (1, 1, 0)
     (event,) = carry(server, client)
     assert told(event) == (Code.CANCELLED, "cancelled before it was started")
     assert (client.busy_slots, server.busy_slots) == (0, 0)
@@ -378,7 +378,7 @@ def test_a_large_result_that_nobody_wants_any_more_is_cut_short(frames_left: int
     carry(client, server)
     (event,) = carry(server, client)
     assert told(event) == (Code.CANCELLED, "cancelled as its result was sent")
-    assert (client.busy_slots, server.busy_slots, client._pending) == (0, 0, 0)
+    assert (client.busy_slots, server.busy_slots, client._pending_bytes) == (0, 0, 0)
 
 
 @ONE_FRAME_AT_A_TIME
@@ -443,7 +443,7 @@ def test_an_abandoned_item_is_cut_short_by_the_error_that_follows() -> None:
     server.error(1, error(Code.CANCELLED))
     (event,) = carry(server, client)
     assert told(event)[0] == Code.CANCELLED
-    assert client._pending == 0
+    assert client._pending_bytes == 0
 
 
 def test_a_stream_carries_bytes_both_ways_and_each_half_ends_alone() -> None:

@@ -7,30 +7,20 @@ from typing import Final
 from .._limits import Limits
 from ..errors import Code, LocalProtocolError, RemoteProtocolError
 from . import events as ev
-from .base import BaseProtocol, Slot, SlotState, mask
+from .base import TO_CLIENT, TO_SERVER, BaseProtocol, Slot, SlotState, mask, with_header_space
 from .codec import encode_cancel, encode_hello
 from .flow_control import ITEM_COST
 from .frames import FrameType, Hello, Kind
-from .server import _room
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["ClientProtocol"]
 
 _T = FrameType
-_TO_CLIENT: Final = {
-    Kind.UNARY: mask(_T.RESULT, _T.ERROR),
-    Kind.GENERATOR: mask(_T.ITEM, _T.RESULT, _T.ERROR),
-    Kind.STREAM: mask(_T.ACCEPT, _T.DATA, _T.CREDIT, _T.RESULT, _T.ERROR),
-}
-_TO_SERVER: Final = {
-    Kind.UNARY: mask(_T.CANCEL),
-    Kind.GENERATOR: mask(_T.CREDIT, _T.CANCEL),
-    Kind.STREAM: mask(_T.DATA, _T.CREDIT, _T.CANCEL),
-}
 _ERROR_ALONE: Final = mask(_T.ERROR)
-_ANSWER: Final = {type_: mask(type_, _T.ERROR) for type_ in (_T.RESULT, _T.ERROR, _T.ITEM)}
-# Constants, since to look a member up in its enum takes as long as handling it.
+# After the first frame of a message with MORE: its other frames, or an ERROR that replaces it.
+_UNTIL_COMPLETE: Final = {type_: mask(type_, _T.ERROR) for type_ in (_T.RESULT, _T.ERROR, _T.ITEM)}
+# Constants: looking up an enum's member takes as long as handling a frame.
 _CALL: Final = _T.CALL
 _RESULT: Final = _T.RESULT
 _ERROR: Final = _T.ERROR
@@ -40,11 +30,11 @@ _STREAM: Final = Kind.STREAM
 
 
 class ClientProtocol(BaseProtocol):
-    """The side that calls. Says HELLO at once and waits for the server's before anything else."""
+    """The side that calls. Queues its HELLO when it is made, then waits for the server's."""
 
     def __init__(self, limits: Limits, hello: Hello) -> None:
         super().__init__(limits)
-        self._free: list[int] = []
+        self._free: list[int] = []  # slots that were used and are free again, the latest last
         self._unused = 1  # the lowest slot that was never used
         self.send_queue.add_frame(_T.HELLO, 0, encode_hello(hello))
 
@@ -54,9 +44,9 @@ class ClientProtocol(BaseProtocol):
 
     def _is_late(self, slot: Slot, type_: FrameType) -> bool:
         del slot, type_
-        return False  # the server's terminal frame is its last word
+        return False  # the server sends nothing after its terminal frame
 
-    # ------------------------------------------------------------------------------- bytes in
+    # ------------------------------------------------------------------------ frames received
 
     def _on_result(self, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
         return self._on_terminal(_RESULT, flags, slot_id, payload)
@@ -67,40 +57,40 @@ class ClientProtocol(BaseProtocol):
     def _on_terminal(
         self, type_: FrameType, flags: int, slot_id: int, payload: bytes
     ) -> ev.Event | None:
-        slot = self._slot(slot_id, type_)
+        slot = self._receiving_slot(slot_id, type_)
         assert slot is not None
-        waits = self.send_queue.has_slot_queue(slot_id)
-        if waits and self.send_queue.is_sending(slot_id, _CALL):
+        has_queue = self.send_queue.has_slot_queue(slot_id)
+        if has_queue and self.send_queue.is_sending(slot_id, _CALL):
             raise RemoteProtocolError(f"{type_.name} on slot {slot_id} before its CALL was whole")
-        dropped = ""
-        if flags or slot.parts is not None:  # most often a message is one frame
+        drop_reason = ""
+        if flags or slot.parts is not None:  # usually a message is one frame
             if type_ is _ERROR and slot.may_receive != _ERROR_ALONE:
-                self._forget_parts(slot)  # its first frame: what it cuts short will not go on
-            # While MORE is to come, nothing else may, but for an ERROR that cuts a RESULT short.
-            slot.may_receive = _ANSWER[type_]
+                # This first frame of an ERROR replaces an unfinished RESULT or ITEM.
+                self._discard_parts(slot)
+            slot.may_receive = _UNTIL_COMPLETE[type_]
             body = self._assemble(slot_id, slot, flags, payload)
             if body is None:
                 return None
-            payload, dropped = body, slot.drop_reason
-        if waits or slot.kind is not _UNARY:  # which has no credit to give
+            payload, drop_reason = body, slot.drop_reason
+        if has_queue or slot.kind is not _UNARY:  # a unary call has no queued credit
             self.send_queue.discard(slot_id)
-        self._end(slot_id, slot)
-        if dropped:
-            return ev.MessageDropped(slot_id, dropped, terminal=True)
+        self._free_slot(slot_id, slot)
+        if drop_reason:
+            return ev.MessageDropped(slot_id, drop_reason, terminal=True)
         return (ev.ResultReceived if type_ is _RESULT else ev.ErrorReceived)(slot_id, payload)
 
     def _on_item(self, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
-        slot = self._slot(slot_id, _T.ITEM)
+        slot = self._receiving_slot(slot_id, _T.ITEM)
         assert slot is not None
         assert slot.receiving is not None
         if slot.parts is None and slot.receiving.available <= 0:
             raise RemoteProtocolError(f"ITEM on slot {slot_id} without credit", Code.FLOW_CONTROL)
-        legal = slot.may_receive
-        slot.may_receive = _ANSWER[_T.ITEM]
+        may_receive = slot.may_receive
+        slot.may_receive = _UNTIL_COMPLETE[_T.ITEM]
         body = self._assemble(slot_id, slot, flags, payload)
         if body is None:
             return None
-        slot.may_receive = legal | mask(_T.RESULT)
+        slot.may_receive = may_receive | mask(_T.RESULT)  # which an unfinished ITEM excludes
         if slot.drop_reason:
             return ev.MessageDropped(slot_id, slot.drop_reason, terminal=False)
         cost = len(body) + ITEM_COST
@@ -108,16 +98,16 @@ class ClientProtocol(BaseProtocol):
         return ev.ItemReceived(slot_id, body, cost)
 
     def _on_accept(self, _flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
-        slot = self._slot(slot_id, _T.ACCEPT)
+        slot = self._receiving_slot(slot_id, _T.ACCEPT)
         assert slot is not None
         slot.may_receive &= ~mask(_T.ACCEPT)
         return ev.AcceptReceived(slot_id, payload)
 
-    def _end(self, slot_id: int, slot: Slot) -> None:
+    def _free_slot(self, slot_id: int, slot: Slot) -> None:
         slot.state = _FREE
         slot.may_receive = slot.may_send = 0
         if slot.parts is not None:
-            self._forget_parts(slot)
+            self._discard_parts(slot)
         if slot.receiving is not None:
             self._close_windows(slot)
         self.busy_slots -= 1
@@ -127,25 +117,25 @@ class ClientProtocol(BaseProtocol):
 
     @property
     def free_slots(self) -> int:
-        """Slots that are free."""
-        return self._last - self.busy_slots
+        """How many further calls can be open at the same time."""
+        return self._max_slot - self.busy_slots
 
     @property
     def can_call(self) -> bool:
-        """True if a slot is free and no GOAWAY was said."""
+        """True if a slot is free and neither side has sent GOAWAY."""
         return not self.going_away and self.free_slots > 0
 
     def call(self, kind: Kind, buffer: bytearray) -> int:
-        """Send a CALL, made by `encode_call`.
+        """Send a CALL that `encode_call` has built. The send queue owns `buffer` from now on.
 
         Returns:
             Its slot, busy until `ResultReceived` or `ErrorReceived` names it.
 
         Raises:
-            ArgumentError: It is larger than the peer takes; nothing was sent.
-            LocalProtocolError: There is no free slot, or no peer.
+            ArgumentError: The peer accepts no message of this size; nothing was queued.
+            LocalProtocolError: No slot is free, or the connection is not ready.
         """
-        if self.going_away or self.busy_slots >= self._last:
+        if self.going_away or self.busy_slots >= self._max_slot:
             raise LocalProtocolError("CALL without a free slot, or after GOAWAY")
         self.check_size(buffer)
         if self._free:
@@ -156,7 +146,7 @@ class ClientProtocol(BaseProtocol):
         slot = self._slots.get(slot_id)
         if slot is None:
             slot = self._slots[slot_id] = Slot()
-        self._open(slot, kind, _TO_CLIENT[kind], _TO_SERVER[kind])
+        self._open_slot(slot, kind, TO_CLIENT[kind], TO_SERVER[kind])
         if kind is not _UNARY:
             slot.receiving = self._receive_window()
         if kind is _STREAM:
@@ -168,20 +158,21 @@ class ClientProtocol(BaseProtocol):
     def cancel(self, slot_id: int, code: Code = Code.CANCELLED) -> bool:
         """Ask the server to end a call.
 
-        With `Code.CLOSE`, on a raw stream, only once it has all that we sent; with any other code
-        at once, and what we have not sent yet is forgotten. The slot stays busy until the server's
-        word, unless nothing of the CALL had left.
+        With `Code.CLOSE`, on a raw stream, the server ends it after it has received all that we
+        sent. With any other code it ends the call immediately, and our queued data is discarded.
+        The slot stays busy until the server's terminal frame, unless no part of the CALL had left.
 
         Returns:
-            False if nothing had left: the slot is free, and no answer will come.
+            False if no part of the CALL had left: the slot is free, and no answer will arrive.
         """
-        slot = self._sender(slot_id, _T.CANCEL)
+        slot = self._sending_slot(slot_id, _T.CANCEL)
         if code is Code.CLOSE:
-            self.send_queue.add_message(_T.CANCEL, slot_id, _room(encode_cancel(code)))
+            self.send_queue.add_message(_T.CANCEL, slot_id, with_header_space(encode_cancel(code)))
             return True
-        call_waits = self.send_queue.is_sending(slot_id, _T.CALL)
-        if self.send_queue.discard(slot_id) and call_waits:
-            self._end(slot_id, slot)
+        # Ask before discarding: afterwards the queue does not know what it held.
+        call_is_queued = self.send_queue.is_sending(slot_id, _T.CALL)
+        if self.send_queue.discard(slot_id) and call_is_queued:
+            self._free_slot(slot_id, slot)
             return False
         self.send_queue.add_frame(_T.CANCEL, slot_id, encode_cancel(code))
         return True
