@@ -151,7 +151,7 @@ verify-types: venv
 
 # The documentation site, in build/docs; a warning is an error.
 docs: venv
-	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet docs build/docs
+	$(BIN)/sphinx-build --fresh-env --fail-on-warning --keep-going --quiet docs build/docs
 
 bench: venv
 	$(BIN)/python -m benchmarks

@@ -1,8 +1,19 @@
-"""Settings of the documentation site, which `make docs` builds."""
+"""Settings of the documentation site, which `make docs` builds with warnings as errors."""
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
+import textwrap
+from functools import partial
+from itertools import takewhile
+from typing import Any
+
+from docutils import nodes
+from pygments.lexers.special import TextLexer
+from sphinx.application import Sphinx
+from sphinx.domains.python import PyXRefRole
+from sphinx.environment import BuildEnvironment
 
 project = "jumpstarter"
 author = "the jumpstarter contributors"
@@ -17,15 +28,112 @@ extensions = [
 ]
 html_theme = "furo"
 html_title = "jumpstarter"
-exclude_patterns = ["_build"]
 
+# Links between the pages work on GitHub too. Links to files of the repository work only there.
 myst_enable_extensions = ["colon_fence"]
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 myst_fence_as_directive = ["mermaid"]
+suppress_warnings = ["myst.xref_missing"]
 
+default_role = "name"
+add_module_names = False
+python_display_short_literal_types = True
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_typehints = "signature"
+maximum_signature_line_length = 80
+autodoc_default_options = {
+    "members": True,
+    "undoc-members": True,  # an alias has no docstring, and belongs on the page
+    "show-inheritance": True,
+}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-napoleon_use_ivar = True  # attributes are listed with their class, not indexed twice
+napoleon_use_ivar = True  # a class lists its attributes, and the index does not repeat them
+
+# References within this package must resolve. Other projects are not searched, since a build
+# needs no network. Private names occur in signatures as base classes, and have no page.
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!jumpstarter\b)(.|\n)*"),
+    ("py:.*", r"jumpstarter\.(\w+\.)*_\w+(\.\w+)*"),
+]
+
+
+class Name(PyXRefRole):
+    """Link text in single backticks to the public name that it gives, if there is one."""
+
+    def process_link(
+        self,
+        env: BuildEnvironment,
+        refnode: nodes.Element,
+        has_explicit_title: bool,
+        title: str,
+        target: str,
+    ) -> tuple[str, str]:
+        """Keep the text as it is: the base class would shorten `.local` and `~user`."""
+        refnode["py:module"] = env.ref_context.get("py:module")
+        refnode["py:class"] = env.ref_context.get("py:class")
+        return title, target.removesuffix("()")
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Take text such as `list <x>` as code too, and not as a title with its target."""
+        self.text = self.title = self.target = self.text.strip()
+        self.disabled = self.has_explicit_title = False
+        self.refdomain, self.reftype = "py", "obj"
+        self.classes = ["xref", "py", "py-obj"]
+        return self.create_xref_node()
+
+
+def quote_examples(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Show each indented block of a docstring, set off by a blank line, as it is written.
+
+    reStructuredText asks for `::` above such a block, and readers of `help()` do not.
+    """
+    result: list[str] = []
+    indent = 0  # of the last line that is not blank
+    rest = list(lines)
+    while rest:
+        if result and not result[-1].strip() and _indent(rest[0]) >= indent + 4 and rest[0].strip():
+            block = list(takewhile(partial(_is_deeper, indent), rest))
+            language = "python" if _is_python(block) else "text"
+            result += [" " * indent + f".. code-block:: {language}", "", *block]
+            del rest[: len(block)]
+        else:
+            result.append(rest.pop(0))
+            indent = _indent(result[-1]) if result[-1].strip() else indent
+    lines[:] = result
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def _is_deeper(indent: int, line: str) -> bool:
+    return not line.strip() or _indent(line) > indent
+
+
+def _is_python(block: list[str]) -> bool:
+    try:
+        ast.parse(textwrap.dedent("\n".join(block)))
+    except SyntaxError:
+        return False
+    return True
+
+
+def hide_constructors(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str
+) -> tuple[str, str] | None:
+    """Leave out the signature of a class that only the library makes: it documents no arguments."""
+    if signature and what in {"class", "exception"} and "Args:" not in (obj.__doc__ or ""):
+        return "", returns
+    return None
+
+
+def setup(app: Sphinx) -> None:
+    """Register what this site adds to Sphinx."""
+    app.add_lexer("vector", TextLexer)  # the test vectors of the wire
+    app.add_role("name", Name())
+    app.connect("autodoc-process-docstring", quote_examples, priority=400)  # napoleon has 500
+    app.connect("autodoc-process-signature", hide_constructors)
