@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import anyio
@@ -27,7 +28,8 @@ from drivers_for_tests import Echo, Plain
 from exporter_process import exporter
 from helpers import timed
 from jumpstarter import Limits, connect, connect_async, serve, serve_async
-from jumpstarter._io.watchdog import watched
+from jumpstarter._io import watchdog
+from jumpstarter._io.watchdog import Holder, watched
 from jumpstarter.client import DriverClient
 from jumpstarter.driver import export, exportstream
 from jumpstarter.drivers.mixins import ResourceMixin
@@ -601,10 +603,149 @@ async def test_trio_keeps_what_is_looked_at() -> None:
     assert await trio.to_thread.run_sync(here.get, "task") is None, "it waits, for the thread"
 
 
-def run(script: str) -> subprocess.CompletedProcess[str]:
+@pytest.mark.parametrize("context", [SimpleNamespace(), SimpleNamespace(task=object()), None])
+async def test_without_trios_private_names_it_is_off_and_warns_once(
+    context: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(watchdog, "_RUN_CONTEXT", context)
+    watchdog._is_supported.cache_clear()
+    try:
+        for _ in range(2):
+            with watched(0.02):
+                assert watching() == []
+    finally:
+        watchdog._is_supported.cache_clear()
+    [record] = caplog.records
+    assert "will not be noticed" in record.getMessage()
+
+
+def test_the_package_works_without_trios_private_names() -> None:
+    result = run(
+        "with serve(Blocking(), limits=STRICT) as client:\n"
+        "    client.call('first')\n"
+        "    assert not watching()\n"
+        "print('served')\n",
+        before="import trio, types; trio._core._run = types.SimpleNamespace()\n",
+    )
+    assert (result.returncode, result.stdout) == (0, "served\n"), result.stderr
+    [line] = result.stderr.splitlines()
+    assert "will not be noticed" in line
+
+
+@timed()
+async def test_a_look_that_fails_is_logged_once_and_does_not_end_the_thread(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog._watchdog, "_failed", False)
+    failures = 0
+
+    def namer(_frame: object) -> Holder | None:
+        nonlocal failures
+        if failures < 3:
+            failures += 1
+            raise RuntimeError("the namer failed")
+        return None
+
+    with watched(0.05, namer):
+        block()
+        await trio.lowlevel.checkpoint()
+        assert failures == 3
+        text = "could not look at a loop"
+        assert sum(text in record.getMessage() for record in caplog.records) == 1
+        block()
+        await trio.lowlevel.checkpoint()
+    assert any("has held the event loop" in record.getMessage() for record in caplog.records)
+
+
+# ------------------------------------------------------------------- threads that compute
+
+
+COMPUTE: Final = """
+import threading
+done = False
+def compute():
+    while not done:
+        sum(range(1000))
+def computing(number):
+    threads = [threading.Thread(target=compute) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    return threads
+logging.basicConfig(format="%(message)s")
+"""
+
+
+def test_a_loop_that_waits_for_the_interpreters_lock_is_reported_once_without_a_name() -> None:
+    result = run(
+        COMPUTE + "async def innocent():\n"
+        "    end = time.monotonic() + 3\n"
+        "    while time.monotonic() < end:\n"
+        "        time.sleep(0)  # gives the lock up, as any system call does\n"
+        "async def main():\n"
+        "    global done\n"
+        "    sys.setswitchinterval(0.1)\n"
+        "    computing(3)\n"
+        "    with watched(0.3):\n"
+        "        await innocent()\n"
+        "        await trio.lowlevel.checkpoint()\n"
+        "        await innocent()\n"
+        "    done = True\n"
+        "trio.run(main)\n"
+    )
+    assert result.returncode == 0, result.stderr
+    [line] = result.stderr.splitlines()
+    assert "interpreter's lock, which other threads held" in line
+
+
+def test_the_librarys_own_tasks_are_not_blamed_when_plain_methods_compute() -> None:
+    result = run(
+        COMPUTE + "class Computing(Plain):\n"
+        "    @export\n"
+        "    def compute(self) -> None:\n"
+        "        end = time.monotonic() + 3\n"
+        "        while time.monotonic() < end:\n"
+        "            sum(range(1000))\n"
+        "def call(client):\n"
+        "    client.call('compute')\n"
+        "with serve(Computing(), limits=Limits(loop_hold=0.05)) as client:\n"
+        "    threads = [threading.Thread(target=call, args=(client,)) for _ in range(24)]\n"
+        "    for thread in threads:\n"
+        "        thread.start()\n"
+        "    for thread in threads:\n"
+        "        thread.join()\n"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "task jumpstarter" not in result.stderr, result.stderr
+    assert all("interpreter's lock" in line for line in result.stderr.splitlines()), result.stderr
+    assert len(result.stderr.splitlines()) <= 1
+
+
+@timed()
+async def test_a_blocking_call_is_named_although_other_threads_compute(told: Told) -> None:
+    done = False
+
+    def compute() -> None:
+        while not done:
+            sum(range(1000))
+
+    threads = [threading.Thread(target=compute) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        with watched(0.1):
+            block(1.0)
+            await trio.lowlevel.checkpoint()
+    finally:
+        done = True
+        for thread in threads:
+            thread.join()
+    [_] = told()
+
+
+def run(script: str, before: str = "") -> subprocess.CompletedProcess[str]:
     """Run a script that has the drivers of this file."""
     return subprocess.run(
-        [sys.executable, "-c", "from test_watchdog import *\n" + script],
+        [sys.executable, "-c", before + "from test_watchdog import *\n" + script],
         cwd=HERE,
         env=os.environ | {"PYTHONPATH": str(TESTS)},
         capture_output=True,

@@ -1,20 +1,26 @@
-"""Notices code that holds an event loop: while it blocks, nothing else of the loop goes on.
+"""Report code that blocks an event loop: while it does, no other task of the loop runs.
 
-One thread of the process looks at every watched loop a few times in each limit. The loop does
-nothing for that: Trio keeps the task that runs now where other threads of the process can read it,
-so a call costs nothing more, and a loop that waits is left alone. A loop is held if it is found at
-the same step of the same task, and within it at the same call, for as long as the limit. A loop
-that is busy with many short steps never is.
+One thread of the process looks at each watched loop a few times in each limit. The loop itself does
+nothing for this: Trio keeps the running task where other threads can read it, so a call costs
+nothing more, and a waiting loop is left alone. A loop is held if it is found at the same step of
+the same task, and within it at the same call, for as long as the limit. A loop that is busy with
+many short steps never is.
 
-Time in which the process was stopped (SIGSTOP, a suspended machine) is not counted: the watching
-thread was late as well. If the loop's own thread has used the processor meanwhile, it is counted:
-then code of a C extension has held the interpreter's lock.
+Two kinds of pauses are not the fault of the code that the loop is at:
 
-Each name is logged once. This file knows no drivers: who watches says how a frame is named.
+- The process was stopped (SIGSTOP, a suspended machine): the watching thread was late as well. Time
+  beyond what it meant to sleep is counted only as far as the loop's thread used the processor: then
+  code of a C extension kept the interpreter's lock.
+- Other threads compute, and the loop waits for the interpreter's lock: its thread neither used the
+  processor nor sits in a blocking call. That is reported once per process, without a name.
+
+The library's own tasks are never named. Each name is logged once. This module does not know
+drivers: its caller says how a frame is named.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -26,19 +32,28 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 import trio
-from trio._core._run import GLOBAL_RUN_CONTEXT
+
+try:
+    # Private: there is no public way to see from another thread what a loop runs.
+    from trio._core import _run
+
+    _RUN_CONTEXT: Any = _run.GLOBAL_RUN_CONTEXT
+except (ImportError, AttributeError):
+    _RUN_CONTEXT = None  # `_is_supported` says so
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["FROM_A_THREAD", "Holder", "watched"]
 
-_LOOKS: Final = 4  # in each limit: a hold is told when it is a quarter longer, at the latest
-_LATE: Final = 1.5  # times the pause between two looks; from then on the process may have stopped
-_FRAMES: Final = 30  # the innermost ones of a stack that are logged
+_LOOKS: Final = 4  # per limit: a hold is reported at most a quarter of the limit late
+_LATE: Final = 1.5  # times the pause between two looks: beyond it the process may have been stopped
+_WORKING: Final = 0.5  # share of a hold in which a thread that computes used the processor
+_FRAMES: Final = 30  # the innermost frames of a stack that are logged
 _JOIN: Final = 0.1  # seconds that leaving waits for the thread, which may be writing to a log
 _LIBRARIES: Final = frozenset({"jumpstarter", "trio", "outcome", "anyio", "contextlib"})
 _THREAD: Final = "jumpstarter-watchdog"
@@ -51,6 +66,11 @@ FROM_A_THREAD: Final = (
     "a thread has handed this to the loop, with from_thread, and it blocks; "
     "call it in the thread itself"
 )
+_STARVED: Final = (
+    "the event loop waited %.1f s for the interpreter's lock, which other threads held: code that "
+    "computes in threads slows all tasks down; have it run in fewer threads, or in a process "
+    "(this is logged once)"
+)
 _SERVES_A_THREAD: Final = trio.to_thread.run_sync.__code__
 
 _logger = logging.getLogger("jumpstarter.watchdog")
@@ -58,12 +78,12 @@ _logger = logging.getLogger("jumpstarter.watchdog")
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """What holds a loop, as the log names it.
+    """The code that holds a loop, as the log names it.
 
     Attributes:
-        name: Each is logged once.
+        name: Its name. Each name is logged once.
         advice: What its author can do.
-        of: An object that is another one for each call; by itself nothing.
+        of: An object that differs between calls, to tell two calls of one name apart.
     """
 
     name: str
@@ -76,23 +96,27 @@ Namer = Callable[[FrameType], Holder | None]
 
 @dataclass(frozen=True, slots=True)
 class _Hold:
-    """What is logged of one."""
+    """One report. Without a holder, other threads held the interpreter's lock."""
 
-    holder: Holder
+    holder: Holder | None
     seconds: float
     stack: traceback.StackSummary
 
     def log(self) -> None:
+        if self.holder is None:
+            with suppress(Exception):  # as below
+                _logger.warning(_STARVED, self.seconds)
+            return
         text = (
             f"{self.holder.name} has held the event loop for {self.seconds:.1f} s, and nothing "
             f"else there goes on: {self.holder.advice}. It is at:"
         )
-        with suppress(Exception):  # a handler that fails must not end the thread
+        with suppress(Exception):  # a log handler that fails must not end the thread
             _logger.warning("%s\n%s", text, "".join(self.stack.format()).rstrip())
 
 
 def _clock_of_this_thread() -> int | None:
-    """Give the clock of the processor time of this thread, where the system has one."""
+    """Return the clock of this thread's processor time, if the system has one."""
     give = getattr(time, "pthread_getcpuclockid", None)
     return None if give is None else give(threading.get_ident())
 
@@ -102,23 +126,25 @@ class _Watch:
     """One loop, as the watching thread sees it. Made in the loop's thread.
 
     Attributes:
-        limits: Of all those who watch it; the least one counts.
-        namers: Theirs.
+        limits: The limits of all blocks that watch it; the lowest one counts.
+        namers: The namers of these blocks.
     """
 
     limits: list[float] = field(default_factory=list)
     namers: list[Namer] = field(default_factory=list)
-    _run: dict[str, Any] = field(default_factory=lambda: vars(GLOBAL_RUN_CONTEXT))  # this thread's
+    _run: dict[str, Any] = field(default_factory=lambda: vars(_RUN_CONTEXT))  # of this thread
     _ident: int = field(default_factory=threading.get_ident)
+    _native: int = field(default_factory=threading.get_native_id)
     _clock: int | None = field(default_factory=_clock_of_this_thread)
-    _spent: float = field(default_factory=time.thread_time)  # by its thread, at the last look
+    _spent: float = field(default_factory=time.thread_time)  # processor time at the last look
     _step: tuple[weakref.ref[Any], int] | None = None  # a task, and how often it has waited
     _of: object = None
-    _held: float = 0.0
-    _told: set[str] = field(default_factory=set)
+    _held: float = 0.0  # seconds in the present step
+    _worked: float = 0.0  # seconds of processor time in it
+    _logged: set[str] = field(default_factory=set)
 
     def look(self, since: float, pause: float) -> _Hold | None:
-        """See where the loop is; give what is to be logged, if it is held.
+        """Find what the loop runs; return what is to be logged, if it is held.
 
         Args:
             since: Seconds since the last look.
@@ -136,26 +162,51 @@ class _Watch:
         frame = sys._current_frames().get(self._ident)  # noqa: SLF001 - its one purpose
         stack = [] if frame is None else _stack_of(task, frame)
         holder = self._holder(task, stack)
-        if step == self._step and holder.of is self._of:
+        of = None if holder is None else holder.of
+        if step == self._step and of is self._of:
             self._held += counted
+            self._worked += worked
         else:
-            self._step, self._of = step, holder.of
-            self._held = hogged
-        if self._held < min(self.limits) or holder.name in self._told:
+            self._step, self._of = step, of
+            self._held = self._worked = hogged
+        if self._held < min(self.limits):
             return None
-        hold = _Hold(holder, self._held, _summary(stack))
-        if self._now() != now:
-            return None  # it went on while we looked
-        self._told.add(holder.name)
+        return self._report(now, holder, stack)
+
+    def _report(
+        self, now: tuple[object, int], holder: Holder | None, stack: list[FrameType]
+    ) -> _Hold | None:
+        hold = None
+        if self._is_starved():
+            if not _starvation_logged:
+                hold = _Hold(None, self._held, _summary([]))
+        elif holder is not None and holder.name not in self._logged:
+            hold = _Hold(holder, self._held, _summary(stack))
+        if hold is None or self._now() != now:  # it went on while we looked
+            return None
+        if hold.holder is None:
+            _note_starvation()
+        else:
+            self._logged.add(hold.holder.name)
         return hold
 
-    def _now(self) -> tuple[trio.lowlevel.Task, int] | None:
-        """Give the task that runs, if one does, and how often it has waited before."""
-        task = self._run.get("task")
-        return None if task is None else (task, task._schedule_points)  # noqa: SLF001 - no other way
+    def _is_starved(self) -> bool:
+        """Tell if the loop's thread waits for the interpreter's lock, which other threads hold."""
+        if self._clock is None or self._worked >= _WORKING * self._held:
+            return False  # it computes, or nobody can tell
+        return not _is_in_blocking_call(self._native) and _is_lock_contended()
 
-    def _holder(self, task: trio.lowlevel.Task, stack: list[FrameType]) -> Holder:
-        """Name what runs; leave in the stack what is its own."""
+    def _now(self) -> tuple[trio.lowlevel.Task, int] | None:
+        """Return the running task, if there is one, and how often it has waited before."""
+        task = self._run.get("task")
+        # Private: it is how Trio counts the steps of a task, and nothing public tells two apart.
+        return None if task is None else (task, task._schedule_points)  # noqa: SLF001
+
+    def _holder(self, task: trio.lowlevel.Task, stack: list[FrameType]) -> Holder | None:
+        """Name the running code, and cut the stack down to its frames.
+
+        Returns None for the library's own tasks.
+        """
         for place, frame in enumerate(stack):
             if holder := self._name(frame):
                 del stack[place + 1 :]
@@ -170,6 +221,8 @@ class _Watch:
                 code = frame.f_code
                 name = f"{code.co_qualname} ({code.co_filename}:{code.co_firstlineno})"
                 return Holder(name, _IN_A_TASK, None)
+        if task.name.partition(".")[0] in _LIBRARIES:
+            return None
         return Holder(f"task {task.name}", _IN_A_TASK, None)
 
     def _name(self, frame: FrameType) -> Holder | None:
@@ -177,7 +230,7 @@ class _Watch:
 
 
 def _stack_of(task: trio.lowlevel.Task, frame: FrameType) -> list[FrameType]:
-    """Give the frames of a task that runs, the innermost first."""
+    """Return the frames of the running task, the innermost first."""
     stack = []
     outermost = _frame_of(task.coro)
     for each, _ in traceback.walk_stack(frame):
@@ -188,7 +241,7 @@ def _stack_of(task: trio.lowlevel.Task, frame: FrameType) -> list[FrameType]:
 
 
 def _frames_above(task: trio.lowlevel.Task) -> Iterator[FrameType]:
-    """Give the frames of the tasks that have started a task, which wait for it."""
+    """Yield the frames of the tasks that have started a task, and wait for it."""
     nursery = task.parent_nursery
     while nursery is not None:
         coro: Any = nursery.parent_task.coro
@@ -207,7 +260,7 @@ def _is_library(frame: FrameType) -> bool:
 
 
 def _summary(stack: list[FrameType]) -> traceback.StackSummary:
-    """Note the innermost frames, but for the outer ones that are no driver's."""
+    """Record the innermost frames, without the library's own at the outer end."""
     shown = stack[:]
     while shown and _is_library(shown[-1]):
         shown.pop()
@@ -216,15 +269,45 @@ def _summary(stack: list[FrameType]) -> traceback.StackSummary:
     return traceback.StackSummary.extract(lines, lookup_lines=False)
 
 
+_starvation_logged = False
+
+
+def _note_starvation() -> None:
+    global _starvation_logged  # noqa: PLW0603 - once per process
+    _starvation_logged = True
+
+
+def _is_in_blocking_call(thread: int) -> bool:
+    """Tell if a thread waits in the kernel for something else than a lock, as far as is known.
+
+    Args:
+        thread: Its native id.
+    """
+    try:
+        function = Path(f"/proc/self/task/{thread}/wchan").read_text()
+    except OSError:  # another system than Linux, or the thread has ended
+        return False
+    return function not in ("", "0") and "futex" not in function
+
+
+def _is_lock_contended() -> bool:
+    """Tell if a thread that gives up the interpreter's lock has to wait to get it again."""
+    start = time.monotonic()
+    for _ in range(5):  # at a single time, the lock may happen to be free
+        time.sleep(0)  # releases the lock, and takes it again
+    return time.monotonic() - start > sys.getswitchinterval()
+
+
 class _Watchdog:
-    """The watches of a process, and the thread that is there while there are some."""
+    """The watches of a process, and the thread that runs while there are some."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # for all below, and the watches
+        self._lock = threading.Lock()  # protects the attributes below, and the watches
         self._watches: list[_Watch] = []
         self._thread: threading.Thread | None = None
-        # Held but for a moment, when the thread is to wake up. An Event has locks within, one of
-        # which a fork may find held by the thread, and a child would wait for it for ever.
+        self._failed = False  # a look has raised, which was logged
+        # Released for a moment to wake the thread. A threading.Event has inner locks; a fork can
+        # find one of them held by the thread, and the child would then wait for it without end.
         self._bell = threading.Lock()
         self._bell.acquire()
 
@@ -249,7 +332,7 @@ class _Watchdog:
 
     @trio.lowlevel.enable_ki_protection
     def end(self, watch: _Watch, limit: float, namer: Namer | None) -> None:
-        """Undo `begin`. When the last one has, the thread has ended, but for its last line."""
+        """Undo `begin`. The last call ends the thread, which may still be writing to the log."""
         with self._lock:
             watch.limits.remove(limit)
             if namer is not None:
@@ -274,7 +357,7 @@ class _Watchdog:
                 if self._thread is not this:
                     return
                 now = time.monotonic()
-                holds = [watch.look(now - last, pause) for watch in self._watches]
+                holds = [self._look(watch, now - last, pause) for watch in self._watches]
                 last = now
                 pause = min(min(watch.limits) for watch in self._watches) / _LOOKS
             for hold in holds:
@@ -283,6 +366,18 @@ class _Watchdog:
             del holds
             self._bell.acquire(timeout=min(pause, threading.TIMEOUT_MAX))
 
+    def _look(self, watch: _Watch, since: float, pause: float) -> _Hold | None:
+        try:
+            return watch.look(since, pause)
+        # Frames and tasks change while they are looked at, and a namer is its caller's code: one
+        # look that fails must not end the thread, which watches all loops of the process.
+        except Exception:
+            if not self._failed:
+                self._failed = True
+                with suppress(Exception):  # a log handler that fails must not end it either
+                    _logger.exception("the watchdog could not look at a loop (logged once)")
+            return None
+
 
 _watchdog = _Watchdog()
 _watch_here: Final[trio.lowlevel.RunVar[_Watch]] = trio.lowlevel.RunVar("_watch_here")
@@ -290,14 +385,15 @@ _watch_here: Final[trio.lowlevel.RunVar[_Watch]] = trio.lowlevel.RunVar("_watch_
 
 @contextmanager
 def watched(limit: float, namer: Namer | None = None) -> Iterator[None]:
-    """Watch the Trio loop of this thread for the length of a block, in one of its tasks.
+    """Watch the Trio loop of this thread while the block runs. For a task of that loop.
 
     Args:
-        limit: Seconds for which one step of a task may hold the loop before it is logged; infinite
-            to watch nothing.
-        namer: Names what a frame of a task belongs to, if it knows. In the watching thread.
+        limit: Seconds for which one step of a task may hold the loop before it is logged. With
+            `math.inf`, nothing is watched.
+        namer: Names the code that a frame belongs to, or returns None. Called in the watching
+            thread.
     """
-    if limit == math.inf:
+    if limit == math.inf or not _is_supported():
         yield
         return
     dog, watch = _watchdog, _watch_of_this_loop()
@@ -305,14 +401,34 @@ def watched(limit: float, namer: Namer | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        if dog is _watchdog:  # not in a forked child, which has another, and no thread of this one
+        if dog is _watchdog:  # a forked child has another one, and no thread of this one
             dog.end(watch, limit, namer)
+
+
+@functools.cache
+def _is_supported() -> bool:
+    """Tell if this version of Trio shows its running task as expected. Warns once if it does not.
+
+    In a task: the running one is known.
+    """
+    try:
+        task: Any = vars(_RUN_CONTEXT)["task"]
+        if task is trio.lowlevel.current_task() and isinstance(task._schedule_points, int):  # noqa: SLF001 - see `_now`
+            return True
+    except Exception:  # noqa: BLE001, S110 - whatever it is, the answer is no
+        pass
+    _logger.warning(
+        "code that blocks the event loop will not be noticed: the watchdog does not know this "
+        "version of Trio (%s)",
+        trio.__version__,
+    )
+    return False
 
 
 def _watch_of_this_loop() -> _Watch:
     with suppress(LookupError):
         watch = _watch_here.get()
-        if watch.limits:  # else it is over, and what it has told may be told again
+        if watch.limits:  # else it is over, and its names may be logged again
             return watch
     watch = _Watch()
     _watch_here.set(watch)
@@ -320,8 +436,8 @@ def _watch_of_this_loop() -> _Watch:
 
 
 def _forget_after_fork() -> None:
-    """Begin anew in a child: the thread is its parent's, and so are the loops, and maybe a lock."""
-    global _watchdog  # noqa: PLW0603 - one of a process
+    """Start afresh in a forked child: thread, loops and perhaps a held lock are the parent's."""
+    global _watchdog  # noqa: PLW0603 - one per process
     _watchdog = _Watchdog()
 
 
