@@ -153,6 +153,10 @@ verify-types: venv
 docs: venv
 	$(BIN)/sphinx-build --fresh-env --fail-on-warning --keep-going --quiet docs build/docs
 
+# Lines of functions, classes and modules of the package.
+sizes: venv
+	$(BIN)/python tests/sizes.py
+
 bench: venv
 	$(BIN)/python -m benchmarks
 
