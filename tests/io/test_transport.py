@@ -8,9 +8,11 @@ import os
 import socket
 import ssl
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import pytest
 import trio
@@ -20,7 +22,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from drivers_for_tests import Lab
-from helpers import ask, begin, channel_over, timed, until
+from helpers import PATIENCE, ask, begin, channel_over, timed, until
 from jumpstarter._io.transport import (
     Buffer,
     SocketTransport,
@@ -664,3 +666,48 @@ def test_what_was_written_is_cut_off_the_front_and_nothing_else(
     buffers = [memoryview(data)[start:stop] for start, stop in pairwise(edges)]
     written = min(written, len(data))
     assert b"".join(_after(list(buffers), written)) == data[written:]
+
+
+FAULTS: Final = """
+import os, resource, socket, trio
+from jumpstarter._io.transport import SocketTransport
+
+def page_faults() -> int:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        [bytes(range(256)) * 400 for _ in range(20)]  # 2 MiB, freed immediately
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+async def main() -> None:
+    one, other = socket.socketpair()
+    one.setblocking(False)
+    transport = SocketTransport(trio.SocketStream(trio.socket.from_stdlib_socket(other)))
+    one.send(bytes(100_000))
+    while len(await transport.read()) < 64 * 1024 or await transport.read_on() is None:
+        one.send(bytes(100_000))
+    print(page_faults())
+
+trio.run(main)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tunes the C library of Linux")
+@pytest.mark.parametrize(("value", "tuned"), [(None, True), ("1", True), ("0", False)])
+def test_malloc_is_tuned_for_bulk_unless_the_environment_says_no(
+    value: str | None, *, tuned: bool
+) -> None:
+    names = {"JUMPSTARTER_TUNE_MALLOC", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"}
+    environment = {name: each for name, each in os.environ.items() if name not in names}
+    if value is not None:
+        environment["JUMPSTARTER_TUNE_MALLOC"] = value
+    result = subprocess.run(
+        [sys.executable, "-c", FAULTS],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    faults = int(result.stdout)
+    # Untuned, each of the 20 rounds takes a fault for each of its 500 pages.
+    assert (faults < 3_000) is tuned, faults

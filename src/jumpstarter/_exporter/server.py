@@ -13,7 +13,7 @@ import trio
 
 from .._io.accept import accept_forever
 from .._io.sockets import ListenerSet, peer_credentials
-from .._io.transport import close_at_once
+from .._io.transport import close_immediately
 from .._protocol.frames import Kind
 from .._util.checks import (
     check_seconds,
@@ -74,7 +74,7 @@ class Server:
         except BaseException as exc:  # noqa: BLE001 - one client's trouble never reaches the others
             self._contain(exc)
         finally:
-            await close_at_once(stream)
+            await close_immediately(stream)
 
     def _is_welcome(self, stream: trio.abc.Stream) -> bool:
         """Tell if a peer's user may connect, where the system says who it is."""

@@ -33,7 +33,7 @@ from .._util.rate_limit import TokenBucket
 from .._util.text import sanitize_text
 from .._util.wakeup import LazyEvent, LazyParkingLot, Wakeup
 from ..errors import Code, HandshakeError, RemoteProtocolError
-from .transport import Received, Transport
+from .transport import Chunk, Transport
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -264,7 +264,7 @@ class Connection:
         self.last_read = trio.current_time()  # what waited at the turnstile was there as well
         return True
 
-    async def _read(self) -> Received:
+    async def _read(self) -> Chunk:
         """Give what has come; nothing once there will be no more, which is settled then."""
         if self.rules.peer is None:
             data = await self._read_by(self._greeting)
@@ -280,7 +280,7 @@ class Connection:
             self._end_at_last_byte()
         return data or b""
 
-    async def _read_by(self, deadline: float) -> Received | None:
+    async def _read_by(self, deadline: float) -> Chunk | None:
         """Read what comes until then, or give None.
 
         What has come while the loop was busy with something else is looked for once more: a pause
@@ -304,7 +304,7 @@ class Connection:
     def _end_at_last_byte(self) -> None:
         self.end(self._broken or ConnectionError(f"{self.name} closed the connection"))
 
-    def _handle(self, data: Received) -> None:
+    def _handle(self, data: Chunk) -> None:
         self._act_on(self.rules.receive(data, self.rules.limits.max_frames_per_turn))
 
     def _act_on(self, events: list[ev.Event]) -> None:

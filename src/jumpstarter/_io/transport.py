@@ -1,17 +1,21 @@
-"""The byte stream under a connection, with what a multiplexer wants beside `trio.abc.Stream`.
+"""The byte stream under a connection, with the two operations that a multiplexer needs in addition.
 
-A multiplexer wants to write several buffers at once, and to try a write without waiting: a frame
-that fits the kernel's queue is gone before the next line of code, with no task switched. A socket
-can do both; any other stream (TLS, memory) is written through its `send_all`, never without
+A multiplexer writes several buffers in one call, and tries a write without waiting: a frame that
+fits into the kernel's queue has left before the next line of code runs, and no task was switched. A
+socket can do both. Every other stream (TLS, memory) is written by its `send_all`, never without
 waiting.
 
-A write that is cancelled leaves half a frame on the wire, so only a connection's one writer writes,
-and a failed or cancelled write ends the connection.
+A cancelled write leaves half a frame on the wire. Therefore only a connection's writer writes, and
+a failed or cancelled write ends the connection.
 
-Bulk is read by the queueful. Most reads are small and wait; but behind a full one the next is tried
-before it waits, and takes all that the kernel has, into a buffer that a thread's connections share.
+Most reads are small and wait. After a full read the transport expects more, tries the next read
+before it waits, and takes all that the kernel has, up to 256 KiB, into a buffer that all
+connections of a thread share.
 
-This file knows nothing of frames.
+Bulk is faster if the C library keeps the memory that it frees (`_tune_malloc`). Set the environment
+variable JUMPSTARTER_TUNE_MALLOC to 0 to leave the allocator alone.
+
+This module does not know frames.
 """
 
 from __future__ import annotations
@@ -29,63 +33,77 @@ from .._util.fork import close_without_fork
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["SocketTransport", "StreamTransport", "Transport", "close_at_once", "transport_for"]
+__all__ = [
+    "Buffer",
+    "Chunk",
+    "SocketTransport",
+    "StreamTransport",
+    "Transport",
+    "close_immediately",
+    "transport_for",
+]
 
-_READ: Final = 64 * 1024  # bytes: what Trio reads at once
-_BULK: Final = 256 * 1024  # bytes: more than a Unix socket queues by default
-_KEPT: Final = 4 * 1024 * 1024  # bytes: half of what is kept, enough for an echo of 1 MiB
-_PIECE: Final = 32 * 1024  # bytes in one `send_all`: what a peer must take to show that it reads
-_MAX_BUFFERS: Final = 512  # buffers in one call; the kernel's own limit is 1,024
+_READ_SIZE: Final = 64 * 1024  # bytes, as in Trio
+_BULK_SIZE: Final = 256 * 1024  # bytes: more than a Unix socket queues by default
+_FREED: Final = 4 * 1024 * 1024  # bytes: half of what malloc then keeps; enough to echo 1 MiB
+_SEND_SIZE: Final = 32 * 1024  # bytes per `send_all`; a peer that takes that many is not stalled
+_MAX_BUFFERS: Final = 512  # buffers per `writev`; the kernel's own limit is 1,024
 
 Buffer = bytes | bytearray | memoryview
-Received = bytes | memoryview
+Chunk = bytes | memoryview  # bytes that were read
 
 
 class Transport(Protocol):
-    """A byte stream for one reader and one writer.
+    """A byte stream with one reader and one writer.
 
     Attributes:
-        keepalive: True if a peer can vanish without the system telling us.
-        silent: True if a peer can fall silent without the system telling us: it can be stopped.
+        keepalive: True if the peer's machine can vanish without the system reporting it.
+        silent: True if the peer can fall silent without the system reporting it, as one does that
+            was stopped.
     """
 
     keepalive: bool
     silent: bool
 
     def try_write(self, buffers: Sequence[Buffer]) -> list[Buffer]:
-        """Write what can be written at once, and give back the rest. Never waits.
+        """Write as much as is possible without waiting, and return the rest.
 
         Raises:
             OSError: The stream is broken.
         """
 
     async def write(self, buffers: Sequence[Buffer], stall: float) -> None:
-        """Write everything. A checkpoint only if it has to wait.
+        """Write everything. A checkpoint if it has to wait.
 
         Raises:
             trio.BrokenResourceError: The stream is broken.
-            trio.TooSlowError: For `stall` seconds the peer took nothing.
+            trio.TooSlowError: The peer took nothing for `stall` seconds.
         """
 
-    async def read(self) -> Received:
-        """Give the next bytes, none at the end. They are there until the next checkpoint.
+    async def read(self) -> Chunk:
+        """Return the next bytes, or none at the end. A checkpoint; cancelling it loses nothing.
+
+        The caller uses them before its next checkpoint: their memory may be used again then.
 
         Raises:
             trio.BrokenResourceError: The stream is broken.
         """
 
-    async def read_on(self) -> Received | None:
-        """Do as `read` does, if more is likely to be there already; else, or if not, give None.
+    async def read_on(self) -> Chunk | None:
+        """Read without waiting if more is likely to be there. Return None if nothing is.
 
-        A checkpoint if it looks.
+        A checkpoint if it tries.
+
+        Raises:
+            trio.BrokenResourceError: The stream is broken.
         """
 
     async def aclose(self) -> None:
-        """Close the stream at once, even when cancelled."""
+        """Close the stream without waiting for the peer, even when cancelled."""
 
 
 class StreamTransport:
-    """Any Trio stream."""
+    """A transport over any Trio stream."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
@@ -93,42 +111,42 @@ class StreamTransport:
         self.keepalive = self.silent = _is_remote(inner)
 
     def try_write(self, buffers: Sequence[Buffer]) -> list[Buffer]:
-        """Nothing can be written without waiting."""
+        """See `Transport`. Returns everything: `send_all` may always have to wait."""
         return list(buffers)
 
     async def write(self, buffers: Sequence[Buffer], stall: float) -> None:
-        """See `Transport`. Each piece counts as a step of progress."""
+        """See `Transport`. Each piece of 32 KiB counts as progress."""
         data = memoryview(b"".join(buffers))
-        for start in range(0, len(data), _PIECE):
+        for start in range(0, len(data), _SEND_SIZE):
             with trio.fail_after(stall):
                 try:
-                    await self._stream.send_all(data[start : start + _PIECE])
+                    await self._stream.send_all(data[start : start + _SEND_SIZE])
                 except (OSError, trio.BrokenResourceError) as exc:
                     raise _broken("write", exc) from exc
 
     async def read(self) -> bytes:
         """See `Transport`."""
         try:
-            return bytes(await self._stream.receive_some(_READ))
+            return bytes(await self._stream.receive_some(_READ_SIZE))
         except (OSError, trio.BrokenResourceError) as exc:
             raise _broken("read", exc) from exc
 
-    async def read_on(self) -> Received | None:
-        """See `Transport`. Nothing is known of what is there."""
+    async def read_on(self) -> Chunk | None:
+        """See `Transport`. A Trio stream cannot tell if more is there."""
         return None
 
     async def aclose(self) -> None:
-        """See `Transport`. TLS says no goodbye to a peer that may not listen."""
-        await close_at_once(self._stream)
+        """See `Transport`. TLS sends no close_notify, for which it might have to wait."""
+        await close_immediately(self._stream)
 
 
 class SocketTransport:
-    """A TCP or Unix socket."""
+    """A transport over a TCP or Unix socket."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._fd = stream.socket.fileno()
-        self._much = False  # the last read was a full one, or more
+        self._expect_more = False  # the last read was a full one
         self.keepalive: bool = _is_remote(stream)
         self.silent: bool = True
 
@@ -146,7 +164,7 @@ class SocketTransport:
         return rest
 
     def _try_write_one(self, buffer: Buffer) -> list[Buffer]:
-        """The same for what a call alone sends, without the lists around it."""
+        """Write one buffer, the usual case of a single call, without building lists."""
         try:
             written = os.writev(self._fd, (buffer,))
         except BlockingIOError:
@@ -159,25 +177,26 @@ class SocketTransport:
             rest = self.try_write(buffers)
             if not rest:
                 return
-            with trio.CancelScope() as scope:  # one for all: each costs as much as a small write
+            with trio.CancelScope() as scope:  # one for all: a scope costs as much as a small write
                 while rest:
                     scope.deadline = trio.current_time() + stall
                     try:
                         await trio.lowlevel.wait_writable(self._stream.socket)
                     except trio.ClosedResourceError:
                         if self._fd < 0:
-                            raise  # else it was for a reader that is to `stop_waiting`
+                            raise
+                        # `stop_waiting` was called for the reader: this task goes on waiting.
                     rest = self.try_write(rest)
         except OSError as exc:
             raise _broken("write", exc) from exc
         if scope.cancelled_caught:
             raise trio.TooSlowError
 
-    async def read(self) -> Received:
-        """See `Transport`. A checkpoint.
+    async def read(self) -> Chunk:
+        """See `Transport`.
 
-        It waits first and reads then: most often the next frame is a round trip away, and to look
-        for it at once is a system call for nothing.
+        Waits before it reads: most often the next frame is a round trip away, and an earlier try
+        would be a system call for nothing.
         """
         while True:
             try:
@@ -188,59 +207,59 @@ class SocketTransport:
             if data is not None:
                 return data
 
-    async def read_on(self) -> Received | None:
-        """See `Transport`. Behind much, more is likely: its sender goes on as we make room."""
-        if not self._much:
+    async def read_on(self) -> Chunk | None:
+        """See `Transport`. More is likely after a full read: the sender writes on as it drains."""
+        if not self._expect_more:
             return None
         await trio.lowlevel.checkpoint()
         try:
-            data = _read_much(self._fd)
+            data = _read_bulk(self._fd)
         except BlockingIOError:
-            self._much = False
+            self._expect_more = False
             return None
         except OSError as exc:
             raise _broken("read", exc) from exc
-        self._much = len(data) >= _READ
+        self._expect_more = len(data) >= _READ_SIZE
         return data
 
     def try_read(self) -> bytes | None:
-        """Give what has come, nothing at the end, None if it is nothing yet. Never waits.
+        """Return what is there: nothing at the end, None if there is nothing yet. Never waits.
 
-        The bytes are an object of their own, so any thread may call it, in the midst of anything.
+        Any thread may call it: the bytes are a new object, not the shared buffer.
 
         Raises:
             OSError: The stream is broken.
         """
         try:
-            data = os.read(self._fd, _READ)
+            data = os.read(self._fd, _READ_SIZE)
         except BlockingIOError:
-            self._much = False
+            self._expect_more = False
             return None
-        self._much = len(data) >= _READ
+        self._expect_more = len(data) >= _READ_SIZE
         return data
 
     def stop_waiting(self) -> None:
-        """Have a `read` that waits raise ClosedResourceError. It may be called again.
+        """Make a waiting `read` raise ClosedResourceError. The next call of `read` works again.
 
-        A `write` that waits looks again, and goes on.
+        A waiting `write` notices, and goes on waiting.
         """
         trio.lowlevel.notify_closing(self._stream.socket)
 
     def fileno(self) -> int:
-        """Give the socket's descriptor, for who waits for it without Trio."""
+        """Return the socket's descriptor, for code that waits for it without Trio."""
         return self._fd
 
     async def aclose(self) -> None:
         """See `Transport`."""
         self._fd = -1
-        await close_at_once(self._stream)
+        await close_immediately(self._stream)
 
 
-async def close_at_once(stream: trio.abc.Stream) -> None:
-    """Close a stream, even when cancelled. Closing it again is allowed.
+async def close_immediately(stream: trio.abc.Stream) -> None:
+    """Close a stream without waiting for the peer, even when cancelled. Closing twice is allowed.
 
-    A socket is closed as Trio would, but for the checkpoint: to skip that takes Trio a scope and an
-    exception, a tenth of what a short connection costs.
+    Closes a socket itself, without a checkpoint: `trio.aclose_forcefully` needs a cancel scope and
+    an exception for it, a tenth of the cost of a short connection.
     """
     inner = getattr(stream, "transport_stream", stream)  # what a TLS stream runs over
     if isinstance(inner, trio.SocketStream):
@@ -256,33 +275,39 @@ def transport_for(stream: trio.abc.Stream) -> Transport:
     return StreamTransport(stream)
 
 
-class _Bulk(threading.local):
-    """What a thread reads bulk into: none until it does."""
+class _Shared(threading.local):
+    """The buffer that a thread reads bulk into, allocated when it first does."""
 
     buffer: bytearray | None = None
 
 
-_bulk: Final = _Bulk()
+_shared: Final = _Shared()
 
 
-def _read_much(fd: int) -> memoryview:
-    """Read what there is. Only for the loop's own tasks, which cannot interrupt each other."""
-    if _bulk.buffer is None:
-        _keep_memory()
-        _bulk.buffer = bytearray(_BULK)
-    size = os.readv(fd, (_bulk.buffer,))
-    return memoryview(_bulk.buffer)[:size]
+def _read_bulk(fd: int) -> memoryview:
+    """Read what is there into the shared buffer.
+
+    Only for tasks of the loop: each uses the bytes before its next checkpoint, so no other task of
+    the thread can overwrite them.
+    """
+    if _shared.buffer is None:
+        _tune_malloc()
+        _shared.buffer = bytearray(_BULK_SIZE)
+    size = os.readv(fd, (_shared.buffer,))
+    return memoryview(_shared.buffer)[:size]
 
 
 @functools.cache
-def _keep_memory() -> None:
-    """Have the C library keep up to 8 MiB that bulk frees, for the next piece. Once is enough.
+def _tune_malloc() -> None:
+    """Make glibc keep up to 8 MiB of freed memory. Once per process; does nothing elsewhere.
 
-    glibc gives the end of its heap back as soon as 128 KiB are free there, and every page of the
-    next piece is a page fault then: half the cost of receiving it. But whoever has freed a larger
-    block is left with twice as much from then on. This one is never touched, so it costs nothing.
+    glibc returns the end of its heap to the kernel when 128 KiB are free there. Every page of the
+    next message is then a page fault, which is half of the cost of receiving it. When a larger
+    block is freed, glibc raises that threshold to twice the block's size, for the whole process.
+    The block is never touched, so it takes no memory.
     """
-    bytes(_KEPT)
+    if os.environ.get("JUMPSTARTER_TUNE_MALLOC", "1") != "0":
+        bytes(_FREED)
 
 
 def _is_remote(stream: object) -> bool:
@@ -292,13 +317,13 @@ def _is_remote(stream: object) -> bool:
 
 
 def _broken(verb: str, exc: Exception) -> trio.BrokenResourceError:
-    """Say what the system or TLS has said, which Trio keeps as the cause of its own error."""
+    """Report the error of the system or of TLS, which Trio keeps as the cause of its own."""
     why = exc.__cause__ or str(exc) or "the stream is broken"
     return trio.BrokenResourceError(f"{verb} failed: {why}")
 
 
 def _after(buffers: list[Buffer], written: int) -> list[Buffer]:
-    """Cut what was written off the front."""
+    """Return the buffers without their first `written` bytes."""
     if written == sum(map(len, buffers)):
         return []
     for index, buffer in enumerate(buffers):
