@@ -71,6 +71,18 @@ def test_a_default_factory_without_a_decorator_is_told() -> None:
         Listing()
 
 
+def test_attribute_with_the_default_none_needs_no_decorator() -> None:
+    class Relay(Base):
+        _user: str | None = None
+
+        @export
+        def user(self) -> str | None:
+            return self._user
+
+    with client_for(Relay()) as client:
+        assert client.call("user") is None
+
+
 def test_what_is_no_mistake_is_none() -> None:
     class Mixin:
         shared: str

@@ -36,6 +36,7 @@ _CLIENT: Final = """it has no client(), which names the class of its client. Add
     def client(cls) -> str:
         return "jumpstarter.client.DriverClient"
 """
+_ABSENT: Final = object()
 _LOOKED_AT: Final = 1000  # values of a result, in search of the one that cannot be sent
 
 
@@ -56,7 +57,7 @@ def check_class(cls: type, arguments: Mapping[str, object]) -> None:
         if is_field or (name in arguments and _is_generated(cls)):
             text = f"{owner.__name__} declares the field {name!r} and is no dataclass"
             raise TypeError(f"{text}: {_FIX} {owner.__name__}")
-        if inspect.getattr_static(cls, name, None) is None:
+        if inspect.getattr_static(cls, name, _ABSENT) is _ABSENT:  # None may be its value
             setattr(owner, name, _MissingAttribute(name))
 
 
