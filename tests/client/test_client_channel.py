@@ -104,7 +104,7 @@ async def test_a_call_too_large_for_the_exporter_is_refused_at_once_and_keeps_no
         trio.open_nursery() as nursery,
     ):
         await begin(nursery, channel.call, ask("first"))
-        with pytest.raises(DriverInvalidArgument, match=r"'second' of the driver: .* takes 1024"):
+        with pytest.raises(DriverInvalidArgument, match=r"'second' of the driver: .* accepts 1024"):
             await channel.call(ask("second", bytes(1024)))
         third = await begin(nursery, channel.call, ask("third"))
         await exporter.result((await exporter.event(ev.CallReceived)).slot)

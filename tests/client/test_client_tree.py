@@ -116,7 +116,7 @@ def test_a_deep_tree_can_be_closed() -> None:
     ],
 )
 def test_what_is_no_tree_is_refused(nodes: list[Node]) -> None:
-    with pytest.raises(HandshakeError, match="the exporter's report is no tree, at driver '"):
+    with pytest.raises(HandshakeError, match="the exporter's report is not a tree, at driver '"):
         build(*nodes)
 
 
@@ -289,7 +289,7 @@ def test_what_is_no_path_of_a_class_is_not_looked_at_whatever_is_allowed(
 
     monkeypatch.setattr(_tree, "_module", never)
     for allow in (None, ("*",), (path,)):
-        assert "is no dotted path of a client class" in stub_of(path, allow=allow).missing
+        assert "is not a dotted path of a client class" in stub_of(path, allow=allow).missing
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""For client authors: the base class, and what its streams and generators are."""
+"""For authors of client classes: the base class, its streams and its generators."""
 
 from __future__ import annotations
 

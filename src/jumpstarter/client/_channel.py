@@ -27,10 +27,9 @@ from .._protocol import events as ev
 from .._protocol.client import ClientProtocol
 from .._protocol.codec import decode_value
 from .._protocol.frames import Hello
-from .._protocol.values import check_type, convert
 from .._util.event_loop import no_trio_loop
 from .._util.text import sanitize_text
-from .._util.wakeup import LazyEvent, LazyParkingLot
+from .._util.wakeup import LazyEvent
 from .._version import __version__
 from ..errors import (
     ArgumentError,
@@ -42,6 +41,7 @@ from ..errors import (
 )
 from ._lead import LeadConnection
 from ._outgoing_call import OutgoingCall, Request
+from ._slot_queue import SlotQueue
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -61,7 +61,7 @@ _FROM_ASYNCIO: Final = (
 class Channel:
     """One connection to an exporter, as its client.
 
-    Only for the Trio loop that runs it, except `lead`, `decode`, `decoder` and `ask_to_end_soon`.
+    Only for the Trio loop that runs it, except `lead`, `decode` and `ask_to_end_soon`.
     Any number of tasks may call concurrently; those beyond the exporter's `max_calls` wait for a
     slot, in order.
 
@@ -90,8 +90,7 @@ class Channel:
         )
         self._greeted = LazyEvent()
         self._closing = False
-        self._for_slot = LazyParkingLot()
-        self._promised = 0  # free slots that belong to tasks which were woken and have yet to run
+        self._slots = SlotQueue(self._rules, self.connection)
         self.token: trio.lowlevel.TrioToken = trio.lowlevel.current_trio_token()
 
     # -------------------------------------------------------------------------------- life
@@ -179,11 +178,7 @@ class Channel:
         """Wake the task that waits longest for a slot; all of them if the connection has ended."""
         if self.connection.ended is not None or self._rules.going_away:
             self._greeted.set()
-            self._promised += len(self._for_slot)
-            self._for_slot.unpark_all()
-        elif self._for_slot:
-            self._promised += 1
-            self._for_slot.unpark()
+        self._slots.wake_next()
 
     # ------------------------------------------------------------------------------ calls
 
@@ -232,7 +227,7 @@ class Channel:
     async def _lead_here(self, call: OutgoingCall) -> bool:
         """Make a call from the task that waits for it. See `LeadConnection.lead_here`."""
         await trio.lowlevel.checkpoint_if_cancelled()  # this also raises a pending Ctrl-C
-        seconds = self._seconds_left()
+        seconds = _seconds_left()
         try:
             return await self.connection.lead_here(call, self._start, seconds)
         except BaseException as exc:
@@ -277,27 +272,6 @@ class Channel:
         """Decode a value that the exporter has sent. In any thread."""
         return decode_value(body, self.limits)
 
-    def decoder(self, type_: Any, name: str) -> Callable[[bytes], Any]:
-        """Return a function that decodes a value as a type. In any thread.
-
-        Args:
-            type_: The type that the caller asked for.
-            name: How messages name the value.
-
-        Raises:
-            ArgumentError: No value that crosses the wire can be of this type.
-        """
-        check_type(type_)
-
-        def decode(body: bytes) -> Any:
-            value = self.decode(body)
-            try:
-                return convert(value, type_, name)
-            except ArgumentError as exc:
-                raise ArgumentError(f"it {exc}") from exc
-
-        return decode
-
     # ----------------------------------------------------------------------- sending calls
 
     async def open(self, call: OutgoingCall) -> None:
@@ -309,20 +283,14 @@ class Channel:
         if self.connection.is_leased:
             await self.connection.reclaim()
         await trio.lowlevel.checkpoint_if_cancelled()
-        seconds = self._seconds_left()
-        if self._rules.free_slots <= self._promised:
+        seconds = _seconds_left()
+        if not self._slots.has_free_slot:
             self._check_open(call.request)
             self._check_size(call.request)
-            await self._wait_for_slot(call.request)
-            seconds = self._seconds_left()
+            await self._slots.wait(call.request)
+            seconds = _seconds_left()
         self._start(call, seconds)
         self.connection.flush()
-
-    @staticmethod
-    def _seconds_left() -> float:
-        """Return the time until the deadline of the task's scopes; -inf if it is cancelled."""
-        deadline = trio.current_effective_deadline()
-        return deadline if math.isinf(deadline) else deadline - trio.current_time()
 
     def _start(self, call: OutgoingCall, seconds: float) -> None:
         """Give a call its slot, and queue its frame.
@@ -339,23 +307,6 @@ class Channel:
         except ArgumentError as exc:
             raise DriverInvalidArgument(str(exc), context=request.context) from exc
         self.connection.endpoints[call.slot] = call
-
-    async def _wait_for_slot(self, request: Request) -> None:
-        """Wait for a slot, in order: a free one is promised to the task that has waited longest."""
-        if request.nested:
-            text = "not sent: no slot is free, and a driver's own call may not wait for one"
-            raise CallRefused(text, context=request.context)
-        await self._for_slot.park()
-        try:
-            if self.connection.is_leased:  # it was idle for a moment, between two waiting tasks
-                await self.connection.reclaim()
-            await trio.lowlevel.checkpoint_if_cancelled()  # as it may have been since it was woken
-        except BaseException:
-            # The order matters: `on_slot_free` promises the same slot to the next task.
-            self._promised -= 1
-            self.on_slot_free()
-            raise
-        self._promised -= 1
 
     def _check_open(self, request: Request) -> None:
         if self._closing or self._rules.going_away or self.connection.ended is not None:
@@ -406,3 +357,9 @@ class Channel:
 
         with suppress(trio.RunFinishedError):  # the loop is gone, and the connection with it
             self.token.run_sync_soon(ask)
+
+
+def _seconds_left() -> float:
+    """Return the time until the deadline of the task's scopes; -inf if it is cancelled."""
+    deadline = trio.current_effective_deadline()
+    return deadline if math.isinf(deadline) else deadline - trio.current_time()

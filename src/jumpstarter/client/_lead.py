@@ -1,10 +1,10 @@
-"""Lets whoever waits for an answer fetch it: a connection that calls can lead.
+"""A connection that a caller can lead: the thread or task that waits for an answer reads it itself.
 
-Through the portal a call takes four switches between threads and tasks, which cost several times
-what the call does; in the loop, the reader's turn and the caller's cost as much as the call. But
-most often one plain call is made after another, and nothing else goes on. Then the reader steps
-aside: the calling thread, or task, itself writes, waits, reads and takes the answer, by the same
-rules and the same objects.
+Through the portal, a call takes four switches between threads and tasks, which cost several times
+as much as the call; in the loop, the turns of the reader and the caller cost as much as the call.
+But most often one plain call follows another, and nothing else happens on the connection. Then the
+reader steps aside: the calling thread, or task, writes, waits, reads and takes the answer itself,
+with the same protocol rules and the same objects.
 
 At any time one side owns the connection, its rules, endpoints and transport:
 
@@ -17,17 +17,17 @@ At any time one side owns the connection, its rules, endpoints and transport:
                      of it reads         whatever else happens; LOOP: it takes its time
     BACK     free    nobody              LOOP: as soon as the loop gets round to it
 
-- The loop never waits for the lock, but at the connection's end. It marks that it wants the
-  connection, and the holder gives it back at the latest after `_PATIENCE_MS`.
-- All that a thread or task does alone is one small call that is answered at once. An answer that
-  takes its time, another frame, a peer that is gone, a signal, a cancellation: it gives the
-  connection back, and waits for its call as all others do.
-- While a task reads, other tasks may open and write what they like, as they may beside the reader.
-- A thread that holds the lock is deaf to signals but while it polls, when all is whole, and what a
-  task does with the connection is protected from Ctrl-C by Trio. An exception that finds a way in
-  all the same has cut the rules in two: the connection ends.
+- The loop never waits for the lock, except at the connection's end. It marks that it wants the
+  connection, and the holder gives it back after `_PATIENCE_MS` at the latest.
+- A thread or task only makes one small call alone, which is answered immediately. If the answer
+  takes longer, or there is another frame, a lost peer, a signal or a cancellation, it gives the
+  connection back, and waits for its call like any other caller.
+- While a task reads, other tasks may open slots and write, as they may beside the reader.
+- A thread that holds the lock defers signals except while it polls, when the state is consistent,
+  and Trio protects the steps of a task from Ctrl-C. If an exception strikes all the same, the
+  state may be inconsistent: the connection ends.
 
-Only a socket can be led: TLS must be spoken by the loop. This file knows no requests and no values.
+Only a plain socket can be led: the loop must do TLS. This module knows no requests and no values.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ __all__ = ["LeadConnection", "Led"]
 
 _logger = logging.getLogger("jumpstarter.connection")
 
-_PATIENCE_MS: Final = 2  # a call that takes longer gains nothing by speed, and the loop may wait
+_PATIENCE_MS: Final = 2  # leading gains nothing for a longer call, and the loop may be waiting
 _IDLE: Final = 0.05  # seconds without a call until the loop takes the connection back
 _PAUSE: Final = 0.05  # seconds after a task has wanted it until threads may lead again
 
@@ -78,7 +78,7 @@ _ANSWERS: Final = (ev.ResultReceived, ev.ErrorReceived)
 
 
 class Led(Protocol):
-    """What is led: a call of which nobody but its caller knows yet."""
+    """A call not yet registered with the connection."""
 
     slot: int
 
@@ -87,7 +87,7 @@ class Led(Protocol):
         """True once it has ended."""
 
     def received(self, event: ev.SlotEvent) -> None:
-        """Its answer has come."""
+        """Act on the answer, which has arrived."""
 
 
 LedT = TypeVar("LedT", bound=Led)

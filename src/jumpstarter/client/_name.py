@@ -1,4 +1,4 @@
-"""What a client says of itself by default, for the exporter's log and its drivers."""
+"""The name by which a client presents itself, for the exporter's log and its drivers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ACCEPTED: Final = f"a str of at most {MAX_NAME} characters, or None"
 
 
 def own_name() -> str:
-    """Give user, host and program, as `"alice@bench3: pytest"`. No checkpoint."""
+    """Return user, host and program, as `"alice@bench3: pytest"`. No checkpoint."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError, ImportError):  # a user without an entry, as containers have them
@@ -32,10 +32,10 @@ def own_name() -> str:
 
 
 def check_name(name: object) -> None:
-    """Refuse what cannot be a client's name.
+    """Check a client's name.
 
     Raises:
-        ArgumentError: It is no text, or too long.
+        ArgumentError: It is not a str, or too long.
     """
     if name is not None and len(check_text("name", name, _ACCEPTED)) > MAX_NAME:
         raise_value_error("name", name, _ACCEPTED)

@@ -1,7 +1,7 @@
-"""How far a transfer is: told to a program, or shown to a person on a terminal.
+"""The progress of a transfer: reported to a function, or shown as a bar on a terminal.
 
-A bar is drawn by rich, on stderr, and only once a transfer has taken a second: short ones pass
-without a word. This file knows no streams.
+rich draws the bar, on stderr, and only after a transfer has taken a second. This module knows no
+streams.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = ["Meter", "Progress", "meter_for"]
 
-# A function that is called with the bytes that have passed and with how many there will be, None
-# if nobody knows; True for a bar; False for nothing; None for a bar where a person would see it.
+# A function that is called with the number of bytes that have passed and with the total, which is
+# None if it is unknown; True for a bar; False for nothing; None for a bar if stderr is a terminal.
 Progress: TypeAlias = Callable[[int, int | None], object] | bool | None
 
 _DELAY: Final = 1.0  # seconds
 
 
 class Meter:
-    """Counts, and shows nothing.
+    """Counts bytes, and shows nothing.
 
     Args:
-        total: Bytes that will pass, None if nobody knows.
+        total: Bytes that will pass; None if that is unknown.
     """
 
     def __init__(self, total: int | None) -> None:
@@ -40,24 +40,28 @@ class Meter:
         self.count: int = 0
 
     def advance(self, count: int) -> None:
-        """So many more bytes have passed."""
+        """Add bytes that have passed."""
         self.count += count
 
     def close(self) -> None:
-        """The transfer is over."""
+        """End the display: the transfer is over."""
 
 
-class _Told(Meter):
-    def __init__(self, total: int | None, tell: Callable[[int, int | None], object]) -> None:
+class _Reporter(Meter):
+    """Calls a function."""
+
+    def __init__(self, total: int | None, report: Callable[[int, int | None], object]) -> None:
         super().__init__(total)
-        self._tell = tell
+        self._report = report
 
     def advance(self, count: int) -> None:
         super().advance(count)
-        self._tell(self.count, self.total)
+        self._report(self.count, self.total)
 
 
 class _Bar(Meter):
+    """Draws a bar."""
+
     def __init__(self, total: int | None, bar: RichProgress, title: str) -> None:
         super().__init__(total)
         self._bar = bar
@@ -70,7 +74,7 @@ class _Bar(Meter):
         self._bar.update(self._task, completed=self.count)
         if not self._shown and time.monotonic() >= self._begin:
             self._shown = True
-            with suppress(OSError):  # a terminal that hung up ends no transfer
+            with suppress(OSError):  # the terminal is gone; the transfer goes on
                 self._bar.start()
 
     def close(self) -> None:
@@ -81,7 +85,7 @@ class _Bar(Meter):
 
 @asynccontextmanager
 async def meter_for(progress: Progress, title: str, total: int | None) -> AsyncIterator[Meter]:
-    """Give what measures a transfer, for its length.
+    """Yield the meter of a transfer, and close it at the end.
 
     Raises:
         MissingExtra: A bar was asked for, and the extra `progress` is not installed.
@@ -95,7 +99,7 @@ async def meter_for(progress: Progress, title: str, total: int | None) -> AsyncI
 
 def _meter(progress: Progress, title: str, total: int | None) -> Meter:
     if callable(progress):
-        return _Told(total, progress)
+        return _Reporter(total, progress)
     # sys.stderr is None where it is closed.
     if progress is False or (progress is None and not (sys.stderr and sys.stderr.isatty())):
         return Meter(total)
@@ -109,7 +113,7 @@ def _meter(progress: Progress, title: str, total: int | None) -> Meter:
 
 def _rich_progress() -> RichProgress:
     try:
-        from rich.console import Console  # noqa: PLC0415 - who shows nothing needs no rich
+        from rich.console import Console  # noqa: PLC0415 - only if a bar is shown
         from rich.progress import (  # noqa: PLC0415
             BarColumn,
             DownloadColumn,

@@ -1,4 +1,4 @@
-"""What stands for a client class that cannot be had here."""
+"""The client whose class is missing here."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _UNTIL_THEN: Final = "without it there are call(), streamingcall(), stream(), an
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class StubDriverClient(DriverClient):
-    """Stands for a client class that cannot be had here: a method of that class says why.
+    """Stands for a client whose class is missing here, or may not be imported.
 
-    What the driver exports is reached by `call`, `streamingcall`, `stream` and their kin, and the
-    children are there. It is no attribute, since the class may have a method of the same name which
-    does more.
+    `call`, `streamingcall`, `stream`, their variants and the children work. Any other name raises
+    ClientImportError with the reason. The driver's exported methods are not attributes, since the
+    missing class may have a method of the same name that does more.
 
     Attributes:
-        missing: Why, and what to do.
+        missing: Why the class is missing, and what to do.
     """
 
     missing: str = ""

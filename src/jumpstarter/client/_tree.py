@@ -1,7 +1,7 @@
-"""From an exporter's report to a tree of client objects.
+"""Builds the tree of client objects from an exporter's report.
 
-The report is a peer's word. A client class is imported only if its path looks like one and is
-allowed, before anything is imported; the tree's shape is checked before anything is built.
+The report is untrusted. The tree's shape is checked before anything is built, and a client class is
+imported only after its path was found to be a dotted path that is allowed.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ C = TypeVar("C", bound=DriverClient)
 
 _logger = logging.getLogger("jumpstarter.client")
 
-_OWN: Final = "jumpstarter.*"  # whoever runs this has imported it
+_OWN: Final = "jumpstarter.*"  # installed here already, so importing it adds no risk
 DEFAULT_ALLOW: Final = ("jumpstarter_driver_*",)  # packages that follow the ecosystem's naming
 _PATH: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _MAX_TEXTS: Final = 4 * 1024 * 1024  # characters of docstrings and signatures in a report
 _MAX_PATH: Final = 200  # characters
-_MAX_LINES: Final = 10  # of the log, on classes that cannot be had
+_MAX_LINES: Final = 10  # in the log, for missing client classes
 
 
 def build_tree(
@@ -53,20 +53,20 @@ def build_tree(
     portal: BlockingPortal | None = None,
     allow: Sequence[str] | None = DEFAULT_ALLOW,
 ) -> DriverClient:
-    """Build the client objects, and give the root.
+    """Build the client objects, and return the root.
 
-    Runs imports, so call it in the thread of whoever asked: a module that is being imported there
-    may be just what a client class is in.
+    It imports modules, so call it in the thread that connects: that thread may be importing the
+    module which a client class is in, and another thread would wait for that import forever.
 
     Args:
         nodes: The exporter's report.
-        channel: The way there.
+        channel: The connection to the exporter.
         portal: For the blocking methods; None makes clients for Trio code.
-        allow: Patterns (as in `fnmatch`) of the class paths that may be imported beside this
+        allow: Patterns (as in `fnmatch`) of class paths that may be imported, in addition to this
             library's own; None allows all.
 
     Raises:
-        HandshakeError: The report is no tree.
+        HandshakeError: The report does not describe a tree.
     """
     _check(nodes)
     _check_texts(nodes)
@@ -81,19 +81,19 @@ def build_tree(
         if node.parent is not None:
             children[node.parent][node.name] = client
     assert client is not None
-    _tell(missing)
+    _warn_missing(missing)
     return client
 
 
 class Wanted(Generic[C]):
-    """Which client the caller asks for: of what class, and which classes may be imported for it.
+    """The client that a caller asks for: its class, and the classes that may be imported for it.
 
     Args:
-        kind: The class of the root; None takes any.
+        kind: The class of the root; None accepts any.
         allow: As for `build_tree`.
 
     Raises:
-        ArgumentError: `kind` is no client class.
+        ArgumentError: `kind` is not a client class.
     """
 
     def __init__(self, kind: type[C] | None, allow: Sequence[str] | None) -> None:
@@ -106,10 +106,10 @@ class Wanted(Generic[C]):
     def build(
         self, nodes: Sequence[Node], channel: Channel, portal: BlockingPortal | None = None
     ) -> C:
-        """Build the client objects, and give the root.
+        """Build the client objects, and return the root.
 
         Raises:
-            HandshakeError: The report is no tree.
+            HandshakeError: The report does not describe a tree.
             ClientImportError: The root is not of the class.
         """
         kind, allow = self._kind, self._allow
@@ -130,7 +130,7 @@ def _path_of(cls: type) -> str:
 
 
 def _check_texts(nodes: Sequence[Node]) -> None:
-    """Refuse a report whose texts, which are kept, are more than any exporter of ours sends."""
+    """Refuse a report with more text than our own exporter sends: the client keeps it in memory."""
     texts = (
         text
         for node in nodes
@@ -142,12 +142,12 @@ def _check_texts(nodes: Sequence[Node]) -> None:
 
 
 def check_allow(allow: Sequence[str]) -> tuple[str, ...]:
-    """Give the patterns that a caller passed, once they are certainly patterns.
+    """Check the patterns that a caller passed, and return them.
 
-    One text would be taken for a pattern of each of its letters, `*` among them.
+    A str is refused: it would count as one pattern per letter, and `*` may be among them.
 
     Raises:
-        ConfigurationError: They are no sequence of texts.
+        ConfigurationError: They are not a list of str.
     """
     if not isinstance(allow, list | tuple | set | frozenset) or not all(
         isinstance(pattern, str) for pattern in allow
@@ -156,11 +156,11 @@ def check_allow(allow: Sequence[str]) -> tuple[str, ...]:
     return tuple(allow)
 
 
-def _tell(missing: list[str]) -> None:
+def _warn_missing(missing: list[str]) -> None:
     for text in missing[:_MAX_LINES]:
         _logger.warning("%s", text)
     if len(missing) > _MAX_LINES:
-        _logger.warning("%d more client classes cannot be had", len(missing) - _MAX_LINES)
+        _logger.warning("%d more client classes are missing", len(missing) - _MAX_LINES)
 
 
 def _check(nodes: Sequence[Node]) -> None:
@@ -176,7 +176,7 @@ def _check(nodes: Sequence[Node]) -> None:
             or not 1 <= node.target <= 65535
         ):
             name = sanitize_text(node.name, 100)
-            raise HandshakeError(f"the exporter's report is no tree, at driver {name}")
+            raise HandshakeError(f"the exporter's report is not a tree, at driver {name}")
         siblings.add(node.name)
         seen[node.target] = set()
     if not nodes:
@@ -190,14 +190,14 @@ def _build(
     children: dict[str, DriverClient],
     allow: Sequence[str] | None,
 ) -> DriverClient:
-    who = f"driver {sanitize_text(node.name or 'root', 100)} ({sanitize_name(node.client)})"
+    driver = f"driver {sanitize_text(node.name or 'root', 100)} ({sanitize_name(node.client)})"
     try:
         uuid = UUID(node.uuid)
     except ValueError:
-        raise HandshakeError(f"the exporter's report: {who} has no valid uuid") from None
-    remote = DriverRef(channel, node.target, who, methods_of(node), printable(node.doc))
+        raise HandshakeError(f"the exporter's report: {driver} has no valid uuid") from None
+    remote = DriverRef(channel, node.target, driver, methods_of(node), printable(node.doc))
     try:
-        cls = _client_class(node.client, who, allow)
+        cls = _client_class(node.client, driver, allow)
     except ClientImportError as exc:
         return StubDriverClient(
             uuid=uuid,
@@ -210,17 +210,19 @@ def _build(
     return cls(uuid=uuid, labels=node.labels, channel=remote, children=children, portal=portal)
 
 
-def _client_class(path: str, who: str, allow: Sequence[str] | None) -> type[DriverClient]:
+def _client_class(path: str, driver: str, allow: Sequence[str] | None) -> type[DriverClient]:
     if len(path) > _MAX_PATH or not _PATH.fullmatch(path):
-        raise ClientImportError(f"{who}: {sanitize_text(path)} is no dotted path of a client class")
+        raise ClientImportError(
+            f"{driver}: {sanitize_text(path)} is not a dotted path of a client class"
+        )
     if allow is not None and not any(fnmatchcase(path, pattern) for pattern in (_OWN, *allow)):
-        text = f"{who}: its client class may not be imported here"
+        text = f"{driver}: its client class may not be imported here"
         raise ClientImportError(f"{text}; if you trust it, connect with allow=[{path!r}]")
     module_name, _, class_name = path.rpartition(".")
     try:
         cls = getattr(_module(module_name), class_name)
     except ModuleNotFoundError as exc:
-        text = f"{who}: its client class cannot be imported: {exc}"
+        text = f"{driver}: its client class cannot be imported: {exc}"
         raise ClientImportError(
             f"{text}; install the package that has it ({path.partition('.')[0]}), or put its "
             "directory on PYTHONPATH"
@@ -228,15 +230,15 @@ def _client_class(path: str, who: str, allow: Sequence[str] | None) -> type[Driv
     except (Exception, SystemExit) as exc:  # of the module's own code
         if raised_by_signal_handler(exc):
             raise
-        text = f"{who}: importing its client class failed: {type(exc).__name__}: {exc}"
+        text = f"{driver}: importing its client class failed: {type(exc).__name__}: {exc}"
         raise ClientImportError(text) from exc
     if not (isinstance(cls, type) and issubclass(cls, DriverClient)) or cls is StubDriverClient:
-        raise ClientImportError(f"{who}: {path} is not a subclass of DriverClient")
+        raise ClientImportError(f"{driver}: {path} is not a subclass of DriverClient")
     return cls
 
 
 def _module(name: str) -> ModuleType:
-    """Import a module; a script that runs as `__main__` is not run again under its own name."""
+    """Import a module, or return `__main__` if that is the module: a script must not run twice."""
     main = sys.modules.get("__main__")
     script = getattr(main, "__file__", None)
     if main is not None and script is not None and name not in sys.modules:

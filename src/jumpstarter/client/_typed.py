@@ -5,10 +5,14 @@ The calls without a result type are in `_base`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 from .._io.portal import BlockingPortal
 from .._protocol.frames import Kind
+from .._protocol.values import check_type, convert
+from ..errors import ArgumentError
+from ._channel import Channel
 from ._generators import RemoteGenerator
 from ._remote import DriverRef
 from ._runner import runner_for
@@ -19,6 +23,29 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 __all__ = ["TypedCalls"]
 
 T = TypeVar("T")
+
+
+def _decoder(channel: Channel, type_: Any, name: str) -> Callable[[bytes], Any]:
+    """Return a function that decodes a value as a type. In any thread.
+
+    Args:
+        channel: The connection, whose limits hold for the value.
+        type_: The type that the caller asked for.
+        name: How messages name the value.
+
+    Raises:
+        ArgumentError: No value that crosses the wire can be of this type.
+    """
+    check_type(type_)
+
+    def decode(body: bytes) -> Any:
+        value = channel.decode(body)
+        try:
+            return convert(value, type_, name)
+        except ArgumentError as exc:
+            raise ArgumentError(f"it {exc}") from exc
+
+    return decode
 
 
 class TypedCalls:
@@ -42,7 +69,7 @@ class TypedCalls:
             DriverError: The call failed, or it has ended and its result does not fit.
             DriverTimeoutError: The surrounding `timeout` ran out.
         """
-        decode = self.channel.channel.decoder(type_, "result")
+        decode = _decoder(self.channel.channel, type_, "result")
         request = self.channel.request(Kind.UNARY, method, args, kwargs)
         return runner_for(self, "call_as", request).call(decode)
 
@@ -70,7 +97,7 @@ class TypedCalls:
                 names the type, and the path to the value that does not fit.
         """
         self.channel.channel.check_loop(type(self).__name__, "call_as_async")
-        decode = self.channel.channel.decoder(type_, "result")
+        decode = _decoder(self.channel.channel, type_, "result")
         request = self.channel.request(Kind.UNARY, method, args, kwargs)
         return await self.channel.channel.call_as(request, decode)
 
@@ -92,7 +119,7 @@ class TypedCalls:
         Raises:
             ArgumentError: No item can be of this type.
         """
-        decode = self.channel.channel.decoder(type_, "item")
+        decode = _decoder(self.channel.channel, type_, "item")
         request = self.channel.request(Kind.GENERATOR, method, args, kwargs)
         runner = runner_for(self, "streamingcall_as", request)
         return BlockingGenerator(runner, RemoteGenerator(self.channel.channel, request, decode))
@@ -117,6 +144,6 @@ class TypedCalls:
             ArgumentError: No item can be of this type.
         """
         self.channel.channel.check_loop(type(self).__name__, "streamingcall_as_async")
-        decode = self.channel.channel.decoder(type_, "item")
+        decode = _decoder(self.channel.channel, type_, "item")
         request = self.channel.request(Kind.GENERATOR, method, args, kwargs)
         return RemoteGenerator(self.channel.channel, request, decode)

@@ -1,4 +1,4 @@
-"""Client base classes, under the path by which existing drivers import them."""
+"""The base classes of clients, at the path where existing drivers import them."""
 
 from __future__ import annotations
 

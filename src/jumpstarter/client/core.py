@@ -1,4 +1,4 @@
-"""The errors of calls, under the path by which existing drivers import them."""
+"""The errors of calls, at the path where existing drivers import them."""
 
 from __future__ import annotations
 
