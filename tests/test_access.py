@@ -164,7 +164,7 @@ async def test_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("address", [ANY_TCP, ANY_TLS])
 @timed()
 async def test_users_are_of_unix_sockets_only(address: str) -> None:
-    with pytest.raises(ConfigurationError, match="told of a unix: address, on Linux, only"):
+    with pytest.raises(ConfigurationError, match="users= needs a unix: address, and Linux"):
         async with serve_async(Echo(), address, users=[0]):
             pass
 
@@ -174,7 +174,7 @@ async def test_users_are_of_a_system_that_tells_them(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(ConfigurationError, match="on Linux, only"):
+    with pytest.raises(ConfigurationError, match="needs a unix: address, and Linux"):
         async with serve_async(Echo(), f"unix:{directory}/socket", users=[0]):
             pass
 
@@ -196,7 +196,7 @@ async def test_letting_in_everybody_on_the_network_is_warned_of(
 ) -> None:
     async with serve_async(Echo(), address, token=token, insecure=True) as server:
         pass
-    text = f"whoever reaches {server.address} may use the drivers: ask for a token"
+    text = f"anyone who reaches {server.address} may use the drivers: ask for a token"
     assert any(text in message for message in caplog.messages) is warned
 
 

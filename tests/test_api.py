@@ -866,3 +866,27 @@ async def test_a_cleartext_client_of_a_tls_port_is_asked_if_that_is_meant() -> N
             with pytest.raises(HandshakeError, match=r"does it listen with tls://\?"):
                 async with connect_async(address):
                     pass
+
+
+# --- a forgotten `with` ---
+
+
+def test_connect_and_serve_explain_a_forgotten_with() -> None:
+    with pytest.raises(
+        AttributeError, match=r"connect\(\) gives .* 'on': with connect\(\.\.\.\) as"
+    ):
+        connect("unix:/nowhere").on()  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match=r"serve\(\) gives .* 'get': with serve\(\.\.\.\) as"):
+        serve(Echo()).get()  # type: ignore[attr-defined]
+    for context in (connect("unix:/nowhere"), serve(Echo())):
+        assert not hasattr(context, "_private")
+        assert not hasattr(context, "__fspath__")
+
+
+async def test_the_async_forms_explain_a_forgotten_async_with() -> None:
+    text = r"connect_async\(\) gives .* 'on': async with connect_async\(\.\.\.\) as client:"
+    with pytest.raises(AttributeError, match=text):
+        connect_async("unix:/nowhere").on()  # type: ignore[attr-defined]
+    text = r"serve_async\(\) gives .* 'drain': async with serve_async\(\.\.\.\) as server:"
+    with pytest.raises(AttributeError, match=text):
+        serve_async(Echo(), ANY_TCP).drain(1)  # type: ignore[attr-defined]

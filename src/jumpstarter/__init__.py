@@ -19,7 +19,8 @@ only from those above it:
 
 from __future__ import annotations
 
-from ._api.connecting import connect, connect_async, serve
+from ._api.connecting import connect, connect_async
+from ._api.local import serve
 from ._api.serving import serve_async
 from ._exporter.server import Server
 from ._limits import Limits

@@ -1,1 +1,1 @@
-"""The four everyday functions, which join both sides: `serve`, `connect` and their async forms."""
+"""The four everyday functions: `serve`, `connect` and their async forms."""

@@ -1,28 +1,20 @@
-"""A tree of clients from an address, and both sides joined in one program.
+"""Connect to an exporter, and build the tree of its clients.
 
-The blocking forms run the async ones in a portal of their own. Whatever happens inside a `with`
-block of this file, at its end the calls have been cancelled and joined, the drivers are reset and
-closed, and the sockets are gone, in this order.
+`connect` runs the async form in a portal's thread. At the end of either block, calls are cancelled
+and joined, and then the connection is closed, whatever happened inside the block.
 """
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import (
-    AbstractAsyncContextManager,
-    AbstractContextManager,
-    ExitStack,
-    asynccontextmanager,
-)
-from types import TracebackType
-from typing import Any, Final, TypeAlias, TypedDict, TypeVar, Unpack, overload
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 import trio
 
 from .._io.addresses import parse_address
-from .._io.portal import in_trio_thread, start_blocking_portal
-from .._io.sockets import open_stream, private_socket_path
+from .._io.sockets import open_stream
 from .._io.watchdog import watched
 from .._limits import DEFAULT_LIMITS, Limits
 from .._protocol.codec import decode_nodes
@@ -31,45 +23,45 @@ from .._util.background import open_background
 from .._util.checks import refuse_timeout
 from .._util.event_loop import check_trio_loop
 from .._util.text import sanitize_text
-from .._util.tracebacks import strip_tracebacks, trim_traceback
+from .._util.tracebacks import strip_tracebacks
 from ..client import DriverClient
 from ..client._channel import Channel
 from ..client._name import check_name, own_name
 from ..client._outgoing_call import Request
 from ..client._tree import DEFAULT_ALLOW, Wanted, check_allow
-from ..driver import Driver
 from ..errors import ArgumentError, DriverError, DriverTimeoutError, HandshakeError
-from .serving import check_access, serve_async
+from .contexts import AsyncContext, BlockingContext, Opened
+from .serving import check_access
 
 _C = TypeVar("_C", bound=DriverClient)
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["ask_for_report", "connect", "connect_async", "serve"]
-
-_Opened: TypeAlias = tuple[Channel, list[Node]]
-
-_MORE_GRACE: Final = 0.5  # seconds
+__all__ = ["ask_for_report", "connect", "connect_async", "open_channel"]
 
 
 @asynccontextmanager
-async def _open_channel(
+async def open_channel(
     address: str,
     limits: Limits = DEFAULT_LIMITS,
     token: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
     name: str | None = None,
-) -> AsyncIterator[_Opened]:
-    """Connect and say HELLO, within `hello_timeout`; get the report, within `start_timeout`."""
+) -> AsyncIterator[Opened]:
+    """Open a connection and get the exporter's report.
+
+    HELLO must be exchanged within `hello_timeout`, and the report arrive within `start_timeout`.
+    """
     secret = check_access(limits, token, ssl_context)
     own = own_name() if name is None else name
     channel: Channel | None = None
     async with open_background() as nursery:
-        with trio.move_on_after(limits.hello_timeout) as patience:
+        with trio.move_on_after(limits.hello_timeout) as scope:
             stream = await open_stream(parse_address(address), ssl_context=ssl_context)
+            # From here on the channel owns the stream, and closes it if the handshake fails.
             channel = Channel(stream, address, limits=limits, token=secret, own_name=own)
             await _greet(channel, nursery)
-        if patience.cancelled_caught or channel is None:
+        if scope.cancelled_caught or channel is None:
             seconds = limits.hello_timeout
             raise HandshakeError(
                 f"{address} did not answer within {seconds:g} s; is a jumpstarter exporter there?"
@@ -81,9 +73,10 @@ async def _open_channel(
 
 
 async def _greet(channel: Channel, nursery: trio.Nursery) -> None:
-    """Exchange HELLOs, and say more of an end that TLS says nothing of.
+    """Exchange HELLOs, and explain an end of the connection that TLS does not explain.
 
-    A client has done its part of the handshake before the server looks at its certificate.
+    With TLS 1.3, a client has finished its handshake before the server checks its certificate. So a
+    refused certificate looks like a connection that ends without a reason.
     """
     try:
         await channel.begin(nursery)
@@ -106,7 +99,9 @@ async def _wait_for_report(channel: Channel) -> list[Node]:
         try:
             return await ask_for_report(channel)
         except HandshakeError as exc:
-            if not isinstance(exc.__cause__, DriverTimeoutError):  # the exporter saw it first
+            if not isinstance(
+                exc.__cause__, DriverTimeoutError
+            ):  # the exporter's own clock ran out first
                 raise
     text = f"the exporter at {channel.name} is still starting, or hangs: it answers, but did not"
     raise HandshakeError(
@@ -117,10 +112,10 @@ async def _wait_for_report(channel: Channel) -> list[Node]:
 
 
 async def ask_for_report(channel: Channel) -> list[Node]:
-    """Ask an exporter for its device tree.
+    """Ask an exporter for its device tree. A checkpoint.
 
     Raises:
-        HandshakeError: It gave none, or what came is no report.
+        HandshakeError: The exporter refused, or its report cannot be read.
     """
     request = Request(0, Kind.UNARY, "report", driver=f"the exporter at {channel.name}")
     try:
@@ -131,7 +126,7 @@ async def ask_for_report(channel: Channel) -> list[Node]:
 
 
 class _Options(TypedDict, total=False):
-    """What `connect` and `connect_async` take beside `client`, for type checkers."""
+    """The keyword arguments of `connect` and `connect_async` except `client`, for type checkers."""
 
     allow: Sequence[str]
     limits: Limits
@@ -161,43 +156,56 @@ def connect_async(
 ) -> AbstractAsyncContextManager[Any, Any]:
     """Connect to an exporter from Trio code, for the length of an `async with` block.
 
-    At its end what is still under way is cancelled, and its end on the exporter awaited for at most
-    `limits.cancel_grace` seconds. Use the clients' `_async` methods, in this Trio loop.
+        async with connect_async("unix:/run/exporter/socket") as client:
+            await client.power.call_async("on")
+
+    Use the clients' `_async` methods, in the same Trio loop. Entering and leaving are checkpoints.
+    Leaving cancels the calls that still run, and waits up to `limits.cancel_grace` seconds for the
+    exporter to report that they have ended. A cancellation while entering closes the connection.
 
     Args:
         address: `unix:/path`, `tcp://host:port` or `tls://host:port`.
-        allow: Patterns of client class paths that the exporter may have us import: its report names
-            classes, and importing runs code. This library's own are always allowed; by default the
-            packages `jumpstarter_driver_*` are too, and `["mylab.*"]` allows yours instead.
-        client: The class of the root driver's client. It is checked, and a type checker knows it;
-            it is allowed to be imported, its children's classes are not by that.
-        limits: What we accept of the exporter.
-        token: The secret that the exporter asks for, if it does.
-        ssl_context: For `tls`; by default the system's authorities are trusted.
-        name: What this client calls itself, in the exporter's log and to its drivers: by default
-            user, host and program, as `"alice@bench3: pytest"`; empty for nothing. Nobody checks
-            it. At most 255 characters.
+        allow: Patterns of client class paths that may be imported. The exporter's report names
+            classes, and importing one runs its code. This library's own classes are always allowed.
+            By default, the packages `jumpstarter_driver_*` are too; `["mylab.*"]` allows yours
+            instead.
+        client: The expected class of the root driver's client, for type checkers. It is checked
+            when the block is entered. The class itself may be imported; this allows none of the
+            classes of its children.
+        limits: What this side accepts of the exporter. The defaults suit a lab; see `Limits` for
+            the reasons.
+        token: The secret that the exporter asks for, if any.
+        ssl_context: TLS settings for `tls://`. By default, the system's certificate authorities are
+            trusted.
+        name: The name of this client in the exporter's log and for its drivers, at most 255
+            characters. By default user, host and program, like `"alice@bench3: pytest"`; an empty
+            string sends none. It is not verified.
 
     Returns:
-        An async context manager of the client of the root driver.
+        An async context manager that yields the client of the root driver; the clients of its
+        children are its attributes.
 
     Raises:
-        HandshakeError: (on entering) Nobody is there, or it is no exporter, or it refused us. A
-            ConnectionError.
-        ArgumentError: The address cannot be understood, or another argument cannot be used.
-        ClientImportError: (on entering) The root's client is not of the class `client`, or cannot
-            be had.
+        HandshakeError: (on entering) The connection failed, the peer is not an exporter, or it
+            refused this client. A ConnectionError.
+        ClientImportError: (on entering) The client is not of the class `client`, or cannot be
+            imported.
+        ArgumentError: The address or another argument cannot be used.
+        RuntimeError: (on entering) No Trio loop runs in this thread.
     """
-    parse_address(address)  # a mistake in an argument is told where the argument is
+    parse_address(
+        address
+    )  # an error should point at this call, not at the `with` that enters the block
     check_access(limits, token, ssl_context)
     check_name(name)
     wanted = Wanted(client, check_allow(allow))
-    return _build(_open_channel(address, limits, token, ssl_context, name), wanted)
+    managed = _build(open_channel(address, limits, token, ssl_context, name), wanted)
+    return AsyncContext(managed, "async with connect_async(...) as client:")
 
 
 @asynccontextmanager
 async def _build(
-    opened: AbstractAsyncContextManager[_Opened], wanted: Wanted[_C]
+    opened: AbstractAsyncContextManager[Opened], wanted: Wanted[_C]
 ) -> AsyncGenerator[_C, None]:
     instead = "use connect(), and call the blocking methods by `await asyncio.to_thread(...)`"
     check_trio_loop("connect_async()", instead)
@@ -234,122 +242,58 @@ def connect(
 ) -> AbstractContextManager[Any, None]:
     """Connect to an exporter from blocking code, for the length of a `with` block.
 
-    The blocking form of `connect_async`, with the same arguments and errors. The connection lives
-    in a thread of its own; the clients may be used from any thread that runs no Trio loop.
+        with connect("unix:/run/exporter/socket") as client:
+            client.power.on()
+
+    The connection lives in a thread of its own, and the clients may be used from any thread that
+    runs no Trio loop. Entering and leaving block. Leaving cancels the calls that still run, and
+    waits up to `limits.cancel_grace` seconds for the exporter to report that they have ended.
+    Ctrl-C while entering closes the connection.
+
+    Args:
+        address: `unix:/path`, `tcp://host:port` or `tls://host:port`.
+        allow: Patterns of client class paths that may be imported. The exporter's report names
+            classes, and importing one runs its code. This library's own classes are always allowed.
+            By default, the packages `jumpstarter_driver_*` are too; `["mylab.*"]` allows yours
+            instead.
+        client: The expected class of the root driver's client, for type checkers. It is checked
+            when the block is entered. The class itself may be imported; this allows none of the
+            classes of its children.
+        limits: What this side accepts of the exporter. The defaults suit a lab; see `Limits` for
+            the reasons.
+        token: The secret that the exporter asks for, if any.
+        ssl_context: TLS settings for `tls://`. By default, the system's certificate authorities are
+            trusted.
+        name: The name of this client in the exporter's log and for its drivers, at most 255
+            characters. By default user, host and program, like `"alice@bench3: pytest"`; an empty
+            string sends none. It is not verified.
 
     Returns:
-        A context manager of the client of the root driver.
+        A context manager that yields the client of the root driver; the clients of its children are
+        its attributes.
+
+    Raises:
+        HandshakeError: (on entering) The connection failed, the peer is not an exporter, or it
+            refused this client. A ConnectionError.
+        ClientImportError: (on entering) The client is not of the class `client`, or cannot be
+            imported.
+        ArgumentError: The address or another argument cannot be used.
+        RuntimeError: (on entering) A Trio loop runs in this thread.
     """
-    parse_address(address)  # a mistake in an argument is told where the argument is
+    parse_address(address)  # as in connect_async
     check_access(limits, token, ssl_context)
     check_name(name)
     wanted = Wanted(client, check_allow(allow))
-    opened = _watching(_open_channel(address, limits, token, ssl_context, name), limits)
-    return _BlockingClient(lambda _: opened, wanted, limits)
+    opened = _watching(open_channel(address, limits, token, ssl_context, name), limits)
+    statement = "with connect(...) as client:"
+    return BlockingContext(lambda _: opened, wanted, limits, statement)
 
 
 @asynccontextmanager
 async def _watching(
-    opening: AbstractAsyncContextManager[_Opened], limits: Limits
-) -> AsyncIterator[_Opened]:
-    """Log what holds the portal's loop: only this library's code should run there for long."""
+    opening: AbstractAsyncContextManager[Opened], limits: Limits
+) -> AsyncIterator[Opened]:
+    """Log code that blocks the portal's loop: only this library's own code should run there."""
     with watched(limits.loop_hold):
         async with opening as opened:
             yield opened
-
-
-@overload
-def serve(
-    driver: Driver, *, client: None = None, limits: Limits = DEFAULT_LIMITS
-) -> AbstractContextManager[DriverClient, None]: ...
-@overload
-def serve(
-    driver: Driver, *, client: type[_C], limits: Limits = DEFAULT_LIMITS
-) -> AbstractContextManager[_C, None]: ...
-def serve(
-    driver: Driver, *, client: type[Any] | None = None, limits: Limits = DEFAULT_LIMITS
-) -> AbstractContextManager[Any, None]:
-    """Serve a driver tree to this program itself, for the length of a `with` block.
-
-    Over a Unix socket in a private directory, through the whole of the protocol: what works here
-    works with `serve_async` and `connect` in two processes. All client classes may be imported,
-    since the driver is the caller's own. See `serve_async` for what happens to the drivers at the
-    end.
-
-    Args:
-        driver: The root of the tree.
-        client: The class of the root driver's client, which is checked, and a type checker knows.
-        limits: What each side accepts of the other, as for `serve_async` and `connect`.
-
-    Returns:
-        A context manager of the client of the root driver; its children are its attributes.
-
-    Raises:
-        ConfigurationError: (on entering) The tree cannot be served.
-        ClientImportError: (on entering) The client is not of the class `client`.
-    """
-    check_access(limits, None, None)
-
-    def open_it(stack: ExitStack) -> AbstractAsyncContextManager[_Opened]:
-        address = f"unix:{stack.enter_context(private_socket_path())}"
-        return _serve_locally(driver, address, limits)
-
-    return _BlockingClient(open_it, Wanted(client, None), limits)
-
-
-@asynccontextmanager
-async def _serve_locally(driver: Driver, address: str, limits: Limits) -> AsyncIterator[_Opened]:
-    async with (
-        serve_async(driver, address, limits=limits, send_tracebacks=True),
-        _open_channel(address, limits) as opened,
-    ):
-        yield opened
-
-
-class _BlockingClient(AbstractContextManager[_C, None]):
-    """The `with` block of `connect` and `serve`.
-
-    A class and not a generator, which the garbage collector would leave as well, in whatever
-    thread, and wait there for the drivers' end. One that is dropped without being left stays open
-    until the interpreter exits.
-    """
-
-    def __init__(
-        self,
-        open_it: Callable[[ExitStack], AbstractAsyncContextManager[_Opened]],
-        wanted: Wanted[_C],
-        limits: Limits = DEFAULT_LIMITS,
-    ) -> None:
-        self._open = open_it
-        self._wanted = wanted
-        self._grace = limits.cancel_grace
-
-    def __enter__(self) -> _C:
-        if in_trio_thread():
-            text = "serve() and connect() block, and a Trio loop runs in this thread"
-            raise RuntimeError(f"{text}: use `async with connect_async(...)`, or serve_async(...)")
-        try:
-            return self._enter()
-        except BaseException as exc:
-            trim_traceback(exc)
-            raise
-
-    def _enter(self) -> _C:
-        with ExitStack() as stack:
-            opening = self._open(stack)
-            # After Ctrl-C, a cancelled call waits for its grace, and the portal a little longer.
-            portal = stack.enter_context(start_blocking_portal(grace=self._grace + _MORE_GRACE))
-            channel, nodes = stack.enter_context(portal.wrap_async_context_manager(opening))
-            # In this thread, not the portal's: it may be importing what a client class is in.
-            client = self._wanted.build(nodes, channel, portal)
-            stack.callback(client.close)
-            self._left = stack.pop_all()
-        return client
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._left.__exit__(exc_type, exc, traceback)

@@ -1,7 +1,7 @@
-"""A driver tree behind an address: who connects, what is refused, and the orderly end.
+"""Serve a driver tree at an address: access checks, start-up, and the orderly end.
 
-Whatever happens inside the `async with` block of this file, at its end the calls have been
-cancelled and joined, the drivers are reset and closed, and the sockets are gone, in this order.
+At the end of the block, calls are cancelled and joined, the drivers are reset and closed, and the
+sockets are closed, whatever happened inside the block.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import signal
 import ssl
 import sys
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 import trio
@@ -39,17 +39,18 @@ from ..client import DriverClient
 from ..client._methods import CALL_STYLES, names_of
 from ..driver import Driver
 from ..errors import ConfigurationError
+from .contexts import AsyncContext
 
 __all__ = ["check_access", "serve_async", "warn_shadowed_names"]
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 _logger = logging.getLogger("jumpstarter.exporter")
-END_GRACE: Final = 10.0  # seconds for one driver's last `reset`, or `close`; hardware is slow
+# Seconds for the last reset() of one driver, and for its close(); hardware is slow.
+END_GRACE: Final = 10.0
 
 
-@asynccontextmanager
-async def serve_async(
+def serve_async(
     driver: Driver,
     address: str,
     *,
@@ -60,38 +61,73 @@ async def serve_async(
     insecure: bool = False,
     send_tracebacks: bool = False,
     users: Collection[int] | None = None,
-) -> AsyncIterator[Server]:
+) -> AbstractAsyncContextManager[Server]:
     """Serve a driver tree at an address, for the length of an `async with` block.
 
-    `reset()` runs through the tree first; clients that connect meanwhile wait for that. A driver is
-    served once at a time, and may be served again afterwards. At the end of the block no client is
-    admitted any more, all calls are cancelled and joined, and then `reset()` and `close()` run
-    through the tree, parents before children; what one of them raises is logged, and the others
-    have their turn.
+        async with serve_async(Power(), "unix:/run/exporter/socket") as server:
+            await trio.sleep_forever()
+
+    Entering runs `reset()` through the tree. Clients that connect meanwhile wait for it. A driver
+    can be served only once at a time, and may be served again afterwards.
+
+    Leaving admits no more clients, cancels all calls and waits for them, and then runs `reset()`
+    and `close()` through the tree, parents before children. Each has 10 seconds. What one of them
+    raises is logged, and the others still run. Entering and leaving are checkpoints. If it is
+    cancelled while entering, it waits for the `reset()` that runs, and then does what leaving does.
+    Leaving cannot be cancelled.
 
     Args:
         driver: The root of the tree.
         address: `unix:/path`, `tcp://host:port` (port 0 takes a free one) or `tls://host:port`.
-        limits: What a client may ask for.
-        threads: Worker threads at once for plain methods, of all clients together.
-        token: A secret that clients must show; None admits whoever reaches the address.
-            A warning is logged where that is anybody on the network.
-        ssl_context: For `tls`: the server's, with its certificate.
-        insecure: Let `tcp` listen beyond loopback, in cleartext.
-        send_tracebacks: Put drivers' tracebacks in errors; they show paths and source lines.
-        users: Uids that may connect to a Unix socket, beside root and the one this process runs as,
-            which are the only ones by default. Its mode is 0666 then, and what the system (Linux)
-            says of each peer decides. Do not name that of `nobody`: within a user namespace all
-            users have it who are unknown there.
+        limits: What the server accepts of each client. The defaults suit a lab; see `Limits` for
+            the reasons.
+        threads: How many worker threads run plain methods concurrently, for all clients together.
+        token: A secret that clients must show. None admits every client that reaches the address; a
+            warning is logged if that is anyone on the network.
+        ssl_context: For `tls://`: the server's settings, with its certificate.
+        insecure: True lets `tcp://` listen beyond loopback, in cleartext.
+        send_tracebacks: True puts drivers' tracebacks in errors. They show paths and source lines.
+        users: Uids that may connect to a Unix socket, in addition to root and the user of this
+            process, who always may. The socket's mode is then 0666, and the uid that the system
+            (Linux) reports for each peer decides. Do not name that of `nobody`: within a user
+            namespace, all users that are unknown there have it.
 
-    Yields:
-        The server, with its real address.
+    Returns:
+        An async context manager that yields the server. Its `address` has the real port.
 
     Raises:
-        ConfigurationError: The tree or the address cannot be served, or a driver of the tree is
-            served already.
-        ArgumentError: The address cannot be understood, or another argument cannot be used.
+        ConfigurationError: (on entering) The tree or the address cannot be served, or a driver of
+            the tree is served already.
+        ArgumentError: (on entering) The address or another argument cannot be used.
+        RuntimeError: (on entering) No Trio loop runs in this thread.
     """
+    managed = _serve(
+        driver,
+        address,
+        limits=limits,
+        threads=threads,
+        token=token,
+        ssl_context=ssl_context,
+        insecure=insecure,
+        send_tracebacks=send_tracebacks,
+        users=users,
+    )
+    return AsyncContext(managed, "async with serve_async(...) as server:")
+
+
+@asynccontextmanager
+async def _serve(
+    driver: Driver,
+    address: str,
+    *,
+    limits: Limits,
+    threads: int,
+    token: str | None,
+    ssl_context: ssl.SSLContext | None,
+    insecure: bool,
+    send_tracebacks: bool,
+    users: Collection[int] | None,
+) -> AsyncIterator[Server]:
     instead = "run serve_async() by trio.run() in a thread of its own"
     check_trio_loop("serve_async()", instead)
     where = parse_address(address)
@@ -111,11 +147,11 @@ async def serve_async(
             where, ssl_context=ssl_context, insecure=insecure, mode=mode
         )
         try:
-            is_asked = bool(secret) or _asks_for_certificates(ssl_context)
-            _warn(listeners, is_asked=is_asked)
+            is_access_checked = bool(secret) or _requires_certificates(ssl_context)
+            _log_warnings(listeners, is_access_checked=is_access_checked)
             server = Server(exporter, listeners, allowed or ())
             async with open_background() as nursery:
-                await nursery.start(server.run)  # who connects meanwhile waits for the drivers
+                await nursery.start(server.run)  # before the reset, so that clients can wait for it
                 await tree.reset_for_clients()
                 exporter.open()
                 yield server
@@ -125,15 +161,15 @@ async def serve_async(
             await tree.end(END_GRACE)
 
 
-def _warn(listeners: ListenerSet, *, is_asked: bool) -> None:
-    """Log what may not be meant.
+def _log_warnings(listeners: ListenerSet, *, is_access_checked: bool) -> None:
+    """Log access that is broader than intended, perhaps, and signals that break exit codes.
 
     Args:
         listeners: Where clients connect.
-        is_asked: They are asked for a secret, or for certificates.
+        is_access_checked: True if clients must show a secret or a certificate.
     """
-    if listeners.exposed and not is_asked:
-        text = "whoever reaches %s may use the drivers: ask for a token, or for certificates"
+    if listeners.exposed and not is_access_checked:
+        text = "anyone who reaches %s may use the drivers: ask for a token, or for certificates"
         _logger.warning(text, listeners.address)
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         text = (
@@ -143,7 +179,14 @@ def _warn(listeners: ListenerSet, *, is_asked: bool) -> None:
 
 
 def check_access(limits: object, token: object, context: object) -> str:
-    """Check the arguments that both sides take, and give the secret; an empty one is none."""
+    """Check the arguments that both sides take.
+
+    Returns:
+        The secret; empty for none.
+
+    Raises:
+        ArgumentError: One of them cannot be used.
+    """
     check_instance("limits", limits, Limits, "a jumpstarter.Limits")
     if context is not None:
         accepted = "an ssl.SSLContext, as ssl.create_default_context() makes one, or None"
@@ -159,23 +202,26 @@ def _check_users(users: object, address: Address) -> frozenset[int] | None:
         raise_type_error("users", users, accepted)
     allowed = frozenset(check_int("each of users", uid, 0) for uid in users)
     if address.scheme != "unix" or sys.platform != "linux":
-        text = f"{address}: which users may connect can be told of a unix: address, on Linux, only"
+        text = f"{address}: users= needs a unix: address, and Linux, which reports a peer's uid"
         raise ConfigurationError(f"{text}; elsewhere ask for a token, or for certificates")
     return allowed
 
 
 def warn_shadowed_names(tree: DeviceTree) -> None:
-    """Log which names in a tree are no attributes of a client, which has them itself."""
+    """Log which drivers and methods a client cannot reach as attributes.
+
+    `DriverClient` has attributes of its own by these names.
+    """
     for target, node in zip(tree.targets, tree.nodes, strict=True):
         if node.name in names_of(DriverClient):
             text = "%s is reached by `children[%r]`: clients have an attribute of this name"
             _logger.warning(text, target.title, node.name)
         for name in sorted(names_of(DriverClient).intersection(node.methods)):
-            if not name.startswith("_"):  # those are reached by name alone in any case
+            if not name.startswith("_"):  # clients have no attributes for these anyway
                 text = "%s exports %r, to be reached by `%s(%r)`: clients have one of this name"
                 form = CALL_STYLES[Kind(node.methods[name])]
                 _logger.warning(text, target.title, name, form, name)
 
 
-def _asks_for_certificates(context: ssl.SSLContext | None) -> bool:
+def _requires_certificates(context: ssl.SSLContext | None) -> bool:
     return context is not None and context.verify_mode is ssl.CERT_REQUIRED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._api.connecting import serve
+from .._api.local import serve
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 

@@ -1,0 +1,142 @@
+"""The context managers that the four functions return.
+
+Each explains a forgotten `with`: an attribute that the client or the server would have is asked of
+the context manager instead, and the AttributeError says what to write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+
+from .._io.portal import in_trio_thread, start_blocking_portal
+from .._limits import Limits
+from .._protocol.frames import Node
+from .._util.tracebacks import trim_traceback
+from ..client import DriverClient
+from ..client._channel import Channel
+from ..client._tree import Wanted
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["AsyncContext", "BlockingContext", "Opened"]
+
+_C = TypeVar("_C", bound=DriverClient)
+_T = TypeVar("_T")
+
+Opened: TypeAlias = tuple[Channel, list[Node]]
+
+# Seconds that the portal waits beyond the grace of the calls that Ctrl-C cancels in it.
+_PORTAL_GRACE: Final = 0.5
+
+
+class _ExplainsForgottenWith:
+    """Names the statement that was forgotten, when an attribute is missing.
+
+    Attributes:
+        _statement: What to write, as `"with connect(...) as client:"`.
+    """
+
+    _statement: str
+
+    if not TYPE_CHECKING:  # to a type checker, every attribute would exist
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_"):  # asked by Python itself, or by a tool
+                raise AttributeError(
+                    f"{type(self).__name__!r} object has no attribute {name!r}",
+                    name=name,
+                    obj=self,
+                )
+            verb = self._statement.partition("(")[0].rpartition(" ")[2]
+            raise AttributeError(
+                f"{verb}() gives a context manager, which has no attribute {name!r}: "
+                f"{self._statement}",
+                name=name,
+                obj=self,
+            )
+
+
+class AsyncContext(_ExplainsForgottenWith, AbstractAsyncContextManager[_T, Any]):
+    """An async context manager that delegates to another one.
+
+    Args:
+        managed: The other one.
+        statement: What to write, as `"async with connect_async(...) as client:"`.
+    """
+
+    def __init__(self, managed: AbstractAsyncContextManager[_T, Any], statement: str) -> None:
+        self._managed = managed
+        self._statement = statement
+
+    async def __aenter__(self) -> _T:
+        return await self._managed.__aenter__()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> Any:
+        return await self._managed.__aexit__(exc_type, exc, traceback)
+
+
+class BlockingContext(_ExplainsForgottenWith, AbstractContextManager[_C, None]):
+    """The `with` block of `connect` and `serve`: a connection in a portal's thread.
+
+    A class rather than a generator: the garbage collector would leave a dropped generator's block
+    too, in any thread, and wait there for the drivers to end. A block that is dropped without being
+    left stays open until the interpreter exits.
+
+    Args:
+        open_it: Makes the async context manager of the connection. It may use the stack for what is
+            to be undone after the connection has been closed.
+        wanted: Builds the tree of clients.
+        limits: The client's limits.
+        statement: What to write, as `"with connect(...) as client:"`.
+    """
+
+    def __init__(
+        self,
+        open_it: Callable[[ExitStack], AbstractAsyncContextManager[Opened]],
+        wanted: Wanted[_C],
+        limits: Limits,
+        statement: str,
+    ) -> None:
+        self._open = open_it
+        self._wanted = wanted
+        self._grace = limits.cancel_grace
+        self._statement = statement
+
+    def __enter__(self) -> _C:
+        if in_trio_thread():
+            text = "serve() and connect() block, and a Trio loop runs in this thread"
+            raise RuntimeError(f"{text}: use `async with connect_async(...)`, or serve_async(...)")
+        try:
+            return self._enter()
+        except BaseException as exc:
+            trim_traceback(exc)
+            raise
+
+    def _enter(self) -> _C:
+        with ExitStack() as stack:
+            opening = self._open(stack)
+            # After Ctrl-C, a cancelled call waits for its grace, and the portal a little longer.
+            portal = stack.enter_context(start_blocking_portal(grace=self._grace + _PORTAL_GRACE))
+            channel, nodes = stack.enter_context(portal.wrap_async_context_manager(opening))
+            # In this thread rather than the portal's: building imports the client classes, and this
+            # thread may be importing one of their modules just now.
+            client = self._wanted.build(nodes, channel, portal)
+            stack.callback(client.close)
+            self._exit_stack = stack.pop_all()
+        return client
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._exit_stack.__exit__(exc_type, exc, traceback)
