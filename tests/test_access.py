@@ -105,7 +105,9 @@ async def test_who_is_named_may_connect_and_nobody_else(
         said = await call_as(server.address, OTHER + 1)
     assert f"{server.address} refused the connection: 'not admitted'" in said
     (message,) = caplog.messages
-    assert message.startswith(f"client of uid {OTHER + 1} was not admitted: its user may not; ")
+    assert message.startswith(
+        f"client of uid {OTHER + 1} was not admitted: its user is not allowed"
+    )
     assert message.endswith("--allow-user, or users=, lets it")
 
 

@@ -1,4 +1,4 @@
-"""The places of an exporter: few for strangers, more for clients, and all of them given back."""
+"""Admission control: few slots for pending connections, more for clients, and none is lost."""
 
 from __future__ import annotations
 
@@ -8,105 +8,107 @@ from hypothesis import strategies as st
 from jumpstarter._exporter.admission import AdmissionControl
 
 
-class Someone:
-    """A connection that hangs up when it is asked to."""
+class FakeConnection:
+    """A connection that remembers its eviction."""
 
-    def __init__(self, door: AdmissionControl) -> None:
-        self.admission = door
-        self.gave_way = False
+    def __init__(self, control: AdmissionControl) -> None:
+        self.admission = control
+        self.evicted = False
 
     def evict(self) -> None:
-        self.gave_way = True
+        self.evicted = True
 
 
-def arrived(door: AdmissionControl, count: int) -> list[Someone]:
-    guests = [Someone(door) for _ in range(count)]
-    for guest in guests:
-        door.arrive(guest)
-    return guests
+def arrived(control: AdmissionControl, count: int) -> list[FakeConnection]:
+    connections = [FakeConnection(control) for _ in range(count)]
+    for connection in connections:
+        control.arrive(connection)
+    return connections
 
 
-def test_the_one_who_has_waited_longest_gives_way_to_the_next() -> None:
-    door = AdmissionControl(inside=10, outside=3)
-    guests = arrived(door, 5)
-    assert [guest.gave_way for guest in guests] == [True, True, False, False, False]
+def test_a_new_connection_evicts_the_oldest_pending_one() -> None:
+    control = AdmissionControl(max_admitted=10, max_pending=3)
+    connections = arrived(control, 5)
+    assert [connection.evicted for connection in connections] == [True, True, False, False, False]
 
 
-def test_who_was_admitted_takes_no_place_outside_and_never_gives_way() -> None:
-    door = AdmissionControl(inside=10, outside=2)
-    (friend,) = arrived(door, 1)
-    assert door.admit(friend)
-    arrived(door, 20)
-    assert not friend.gave_way
+def test_an_admitted_connection_takes_no_pending_slot_and_is_never_evicted() -> None:
+    control = AdmissionControl(max_admitted=10, max_pending=2)
+    (client,) = arrived(control, 1)
+    assert control.admit(client)
+    arrived(control, 20)
+    assert not client.evicted
 
 
-def test_who_gave_way_is_not_admitted_any_more() -> None:
-    door = AdmissionControl(inside=10, outside=1)
-    slow, _ = arrived(door, 2)
-    assert slow.gave_way
-    assert not door.admit(slow)
+def test_an_evicted_connection_cannot_be_admitted() -> None:
+    control = AdmissionControl(max_admitted=10, max_pending=1)
+    slow, _ = arrived(control, 2)
+    assert slow.evicted
+    assert not control.admit(slow)
 
 
-def test_who_was_refused_gives_way_first_and_stays_until_then() -> None:
-    door = AdmissionControl(inside=10, outside=3)
-    guests = arrived(door, 3)
-    door.refuse(guests[1])
-    assert not any(guest.gave_way for guest in guests)
-    guests += arrived(door, 1)
-    assert [guest.gave_way for guest in guests] == [False, True, False, False]
-    assert not door.admit(guests[1])
-    assert door.admit(guests[0])
+def test_a_rejected_connection_is_evicted_first_and_stays_until_then() -> None:
+    control = AdmissionControl(max_admitted=10, max_pending=3)
+    connections = arrived(control, 3)
+    control.reject(connections[1])
+    assert not any(connection.evicted for connection in connections)
+    connections += arrived(control, 1)
+    assert [connection.evicted for connection in connections] == [False, True, False, False]
+    assert not control.admit(connections[1])
+    assert control.admit(connections[0])
 
 
-def test_who_gave_way_cannot_be_refused_into_a_place() -> None:
-    door = AdmissionControl(inside=10, outside=1)
-    first, second = arrived(door, 2)
-    door.refuse(first)
-    (third,) = arrived(door, 1)
-    assert second.gave_way
-    assert not third.gave_way
+def test_an_evicted_connection_cannot_be_rejected_into_a_slot() -> None:
+    control = AdmissionControl(max_admitted=10, max_pending=1)
+    first, second = arrived(control, 2)
+    control.reject(first)
+    (third,) = arrived(control, 1)
+    assert second.evicted
+    assert not third.evicted
 
 
-def test_no_more_are_admitted_than_there_are_places_inside() -> None:
-    door = AdmissionControl(inside=2, outside=10)
-    guests = arrived(door, 4)
-    assert [door.admit(guest) for guest in guests] == [True, True, False, False]
-    assert not any(guest.gave_way for guest in guests)
-    door.leave(guests[0])
-    assert door.admit(guests[2])
+def test_no_more_than_the_maximum_are_admitted() -> None:
+    control = AdmissionControl(max_admitted=2, max_pending=10)
+    connections = arrived(control, 4)
+    assert [control.admit(connection) for connection in connections] == [True, True, False, False]
+    assert not any(connection.evicted for connection in connections)
+    control.leave(connections[0])
+    assert control.admit(connections[2])
 
 
-def test_leaving_gives_the_place_back_whichever_it_was() -> None:
-    door = AdmissionControl(inside=1, outside=1)
-    for admitted in (True, False, True, False):
-        (guest,) = arrived(door, 1)
-        assert not admitted or door.admit(guest)
-        door.leave(guest)
-        door.leave(guest)
-        assert not guest.gave_way
+def test_leaving_frees_the_slot_in_each_state() -> None:
+    control = AdmissionControl(max_admitted=1, max_pending=1)
+    for is_admitted in (True, False, True, False):
+        (connection,) = arrived(control, 1)
+        assert not is_admitted or control.admit(connection)
+        control.leave(connection)
+        control.leave(connection)
+        assert not connection.evicted
 
 
-@given(st.lists(st.sampled_from(["arrive", "admit", "refuse", "leave"]), max_size=60), st.data())
-def test_there_are_never_more_than_the_places(steps: list[str], data: st.DataObject) -> None:
-    door = AdmissionControl(inside=3, outside=2)
-    outside: list[Someone] = []
-    inside: list[Someone] = []
-    refused: list[Someone] = []
+@given(st.lists(st.sampled_from(["arrive", "admit", "reject", "leave"]), max_size=60), st.data())
+def test_there_are_never_more_connections_than_slots(steps: list[str], data: st.DataObject) -> None:
+    control = AdmissionControl(max_admitted=3, max_pending=2)
+    pending: list[FakeConnection] = []
+    admitted: list[FakeConnection] = []
+    rejected: list[FakeConnection] = []
     for step in steps:
         if step == "arrive":
-            outside += arrived(door, 1)
-            outside = [guest for guest in outside if not guest.gave_way]
-            refused = [guest for guest in refused if not guest.gave_way]
-        elif step == "admit" and outside:
-            guest = data.draw(st.sampled_from(outside))
-            assert door.admit(guest) == (len(inside) < 3)
-            if len(inside) < 3:
-                outside.remove(guest)
-                inside.append(guest)
-        elif step == "refuse" and outside:
-            door.refuse(guest := outside.pop())
-            refused.append(guest)
-        elif step == "leave" and (groups := [each for each in (outside, inside, refused) if each]):
-            door.leave(data.draw(st.sampled_from(groups)).pop())
-        assert len(outside) + len(refused) <= 2
-        assert not any(guest.gave_way for guest in inside)
+            pending += arrived(control, 1)
+            pending = [connection for connection in pending if not connection.evicted]
+            rejected = [connection for connection in rejected if not connection.evicted]
+        elif step == "admit" and pending:
+            connection = data.draw(st.sampled_from(pending))
+            assert control.admit(connection) == (len(admitted) < 3)
+            if len(admitted) < 3:
+                pending.remove(connection)
+                admitted.append(connection)
+        elif step == "reject" and pending:
+            control.reject(connection := pending.pop())
+            rejected.append(connection)
+        elif step == "leave" and (
+            groups := [each for each in (pending, admitted, rejected) if each]
+        ):
+            control.leave(data.draw(st.sampled_from(groups)).pop())
+        assert len(pending) + len(rejected) <= 2
+        assert not any(connection.evicted for connection in admitted)

@@ -1,68 +1,90 @@
-"""Who is in and who waits outside: the places that an exporter has for connections.
+"""Limit how many connections an exporter has, before and after it has admitted their clients.
 
-A stranger costs a place outside until it has shown that it may come in. There are few of these, and
-there is no telling a friend who is about to speak from somebody who never will; but friends speak
-at once, so when all places are taken the next gets that of somebody who was refused and has not
-gone yet, or of the one who has waited longest. This file knows neither sockets nor what is to be
-shown.
+A connection costs something even before its client has shown that it may connect. So there are few
+slots for pending connections. A slow client and a malicious one look alike until HELLO, but an
+honest client sends it immediately. When all slots are taken, a new connection evicts one that was
+rejected and has not gone yet, or else the one that has waited longest.
+
+    state of a connection   next
+    PENDING                 ADMITTED, by `admit`; REJECTED, by `reject`; evicted, by `arrive`
+    ADMITTED                gone, by `leave`
+    REJECTED                evicted, by `arrive`; gone, by `leave`
+
+`AdmissionControl` owns the states. A connection that is evicted or gone has none. This module knows
+neither sockets nor credentials.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+import enum
+from typing import Final, Protocol
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["AdmissionControl", "PendingConnection"]
+__all__ = ["AdmissionControl", "AdmissionState", "PendingConnection"]
+
+
+class AdmissionState(enum.Enum):
+    """How far the admission of a connection is; see the module's docstring."""
+
+    PENDING = enum.auto()
+    ADMITTED = enum.auto()
+    REJECTED = enum.auto()
 
 
 class PendingConnection(Protocol):
-    """One connection, as the door sees it."""
+    """One connection, as far as admission is concerned."""
 
     def evict(self) -> None:
-        """Hang up: a newer connection needs the place. Synchronous."""
+        """Close the connection: a newer one needs the slot. Synchronous."""
 
 
 class AdmissionControl:
-    """The places of one exporter. For tasks of one Trio loop; nothing here is a checkpoint.
+    """Count the connections of one exporter. Not a checkpoint, and for one Trio loop only.
 
     Args:
-        inside: Clients at once that may have been admitted.
-        outside: Connections at once that may not have been.
+        max_admitted: The number of connections whose clients were admitted.
+        max_pending: The number of all other connections.
     """
 
-    def __init__(self, inside: int, outside: int) -> None:
-        self._most = inside
-        self._places = outside
-        self._inside: set[PendingConnection] = set()
-        self._outside: dict[PendingConnection, None] = {}  # who has waited longest is first
-        self._refused: dict[PendingConnection, None] = {}
+    def __init__(self, max_admitted: int, max_pending: int) -> None:
+        self._max_admitted = max_admitted
+        self._max_pending = max_pending
+        # Per state, the oldest connection first.
+        self._connections: Final[dict[AdmissionState, dict[PendingConnection, None]]] = {
+            state: {} for state in AdmissionState
+        }
 
     def arrive(self, connection: PendingConnection) -> None:
-        """Give a place outside, if need be that of somebody else."""
-        if len(self._outside) + len(self._refused) >= self._places:
-            candidates = self._refused or self._outside
-            evicted = next(iter(candidates))
-            del candidates[evicted]
+        """Give a new connection a slot, if necessary that of another one."""
+        pending = self._connections[AdmissionState.PENDING]
+        rejected = self._connections[AdmissionState.REJECTED]
+        if len(pending) + len(rejected) >= self._max_pending:
+            evicted = next(iter(rejected or pending))
+            self.leave(evicted)  # first: `evict` may run code that asks for slots
             evicted.evict()
-        self._outside[connection] = None
+        pending[connection] = None
 
     def admit(self, connection: PendingConnection) -> bool:
-        """Let somebody in who waits outside; False if there is no place inside, or it gave way."""
-        if len(self._inside) >= self._most or connection not in self._outside:
+        """Admit a pending connection; return False if there are too many, or it was evicted."""
+        admitted = self._connections[AdmissionState.ADMITTED]
+        return len(admitted) < self._max_admitted and self._move(
+            connection, AdmissionState.ADMITTED
+        )
+
+    def reject(self, connection: PendingConnection) -> None:
+        """Keep a connection only until its client has read why, or until its slot is needed."""
+        self._move(connection, AdmissionState.REJECTED)
+
+    def _move(self, connection: PendingConnection, state: AdmissionState) -> bool:
+        pending = self._connections[AdmissionState.PENDING]
+        if connection not in pending:
             return False
-        del self._outside[connection]
-        self._inside.add(connection)
+        del pending[connection]
+        self._connections[state][connection] = None
         return True
 
-    def refuse(self, connection: PendingConnection) -> None:
-        """Let somebody stay outside, to read why, until the place is needed."""
-        if connection in self._outside:
-            del self._outside[connection]
-            self._refused[connection] = None
-
     def leave(self, connection: PendingConnection) -> None:
-        """Take the place back, wherever it is. One who gave way has none."""
-        self._outside.pop(connection, None)
-        self._refused.pop(connection, None)
-        self._inside.discard(connection)
+        """Free the slot of a connection that has ended. One that was evicted has none."""
+        for connections in self._connections.values():
+            connections.pop(connection, None)

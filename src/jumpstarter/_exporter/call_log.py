@@ -1,7 +1,6 @@
-"""A session that logs each of its calls: who has called what, how it ended, and how long it took.
+"""Log each call of a session: the method, the client, how it ended, and how long it took.
 
-At debug level only, so it is a class of its own: who does not log this pays nothing for it. This
-file knows no connection.
+At level DEBUG only. It is a class of its own, so that sessions that do not log calls pay nothing.
 """
 
 from __future__ import annotations
@@ -10,13 +9,11 @@ import logging
 import time
 from typing import Any, Final
 
-import trio
-
 from .._protocol import events as ev
 from .._protocol.frames import ErrorBody
 from .._util.text import sanitize_name
 from ..errors import Code
-from .incoming_call import IncomingCall
+from .incoming_call import CallState, IncomingCall
 from .session import Session
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -29,8 +26,7 @@ _logger: Final = logging.getLogger("jumpstarter.exporter")
 def open_session(*args: Any, **kwargs: Any) -> Session:
     """Make a session for a client; see `Session` for the arguments.
 
-    Whether its calls are logged is settled now: a level that is set later is for those who connect
-    later.
+    The logger's level is read now: a change affects clients that connect later.
     """
     kind = LoggedSession if _logger.isEnabledFor(logging.DEBUG) else Session
     return kind(*args, **kwargs)
@@ -73,6 +69,6 @@ def _outcome(call: IncomingCall, error: tuple[int, ErrorBody] | None, *, returne
         return f"refused ({Code.of(code, Code.UNKNOWN).name})"
     if returned:
         return "returned"
-    if call.late or trio.current_time() >= call.deadline:
+    if call.state is CallState.LATE:
         return "its deadline passed"
     return "cancelled"

@@ -1,6 +1,6 @@
-"""What all sessions of one exporter share: its drivers, executor, limits, secret and door.
+"""Keep what all sessions of one exporter share: drivers, executor, limits, secret, admission, logs.
 
-This file knows no connection.
+This module knows no connections.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CLIENT_S: Final = "the client could not go on with what it has lent"
 
 
 class _Service:
-    """Target 0: the exporter itself."""
+    """The exporter's own methods, at target 0, for `connect` and for loans."""
 
     def __init__(self, tree: DeviceTree, limits: Limits) -> None:
         self._tree = tree
@@ -48,7 +48,7 @@ class _Service:
         await self.ready.wait()
         return self._tree.nodes
 
-    @exportstream(drain=math.inf)  # who uses what is lent is bounded, and lends to the end
+    @exportstream(drain=math.inf)  # the call that uses the loan is bounded, and needs it to the end
     @asynccontextmanager
     async def lend(self, target: int, mode: str, encoding: str) -> AsyncIterator[Loan]:
         await self.ready.wait()
@@ -61,7 +61,7 @@ class _Service:
 
     @export
     async def lent_failed(self, handle: str, error: bytes) -> None:
-        """Take note of why a client cannot go on with what it has lent, for the driver."""
+        """Keep the reason why a client's loan has failed, for the driver that uses it."""
         loan = self._loans.get(handle)
         if loan is None or loan.owner is not current_connection.get():
             raise ResourceError("there is no such loan of this client")
@@ -73,23 +73,25 @@ class ServerContext:
 
     Args:
         tree: The drivers.
-        lanes: Where their code runs.
-        limits: What a client may ask for.
-        token: A secret which clients must show in their HELLO; empty lets everybody in.
-        starting: The drivers are being reset: clients are admitted and wait for the report, and no
+        executor: Runs their code.
+        limits: Bounds what clients may ask for.
+        token: The secret that clients must send in HELLO; empty admits every client.
+        starting: The drivers are being reset. Clients are admitted and wait for the report, and no
             driver can be called before `open`.
-        send_tracebacks: Put the driver's traceback in errors. Off by default: it shows paths and
-            source lines to whoever may call.
+        send_tracebacks: Put drivers' tracebacks in errors. Off by default, since a traceback shows
+            paths and source lines.
 
     Attributes:
-        journal: Takes the lines on connections that came to nothing or to a bad end.
-        refusals: Takes those on who was not admitted, so that no noise hides one who tries tokens.
-        visits: Takes those on clients who were admitted, and who leave.
-        failures: Takes those on what calls have raised, beside a journal of each connection's own.
-        door: Knows how many there may be.
-        connections: Numbers those of clients who were admitted.
-        drain: Says whether it ends.
-        turnstile: Passed by one connection at a time, of those that have sent much at once.
+        targets: What can be called, by the target of a CALL.
+        event_log: Logs connections that never became a session, or failed.
+        auth_log: Logs clients that were not admitted; separate, so that nothing else can hide
+            attempts to guess the token.
+        access_log: Logs clients that were admitted, and that left.
+        error_log: Logs what calls have raised, with a logger per connection in front of it.
+        admission: Limits the number of connections.
+        connections: Numbers the connections of admitted clients.
+        drain: Whether the exporter drains.
+        dispatch_lock: Held by one connection at a time, of those that have sent many frames.
     """
 
     def __init__(
@@ -125,7 +127,7 @@ class ServerContext:
         )
 
     def open(self) -> None:
-        """Let clients call the drivers."""
+        """Let clients call the drivers, and give them the report. Call it once."""
         self.targets.extend(self._tree.targets)
         self._service.ready.set()
 

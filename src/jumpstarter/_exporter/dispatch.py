@@ -1,9 +1,8 @@
-"""What is done for one call: from its arguments, through the driver's code, to its result.
+"""Answer one call: decode its arguments, run the driver's code, and encode its result.
 
-Arguments are decoded, converted and counted late, and results encoded early, in the task or thread
-that answers the call: what is wrong with either fails this call and no other. A generator's items
-and a raw stream's bytes go out from here. How a call ends, and who is told, is the session's
-business; how code is run, that of the executor.
+All of it happens in the task or thread that answers the call, so that a fault in arguments or
+result fails this call and no other. A generator's items and a raw stream's bytes are sent from
+here. The session reports how a call ended; the executor decides where code runs.
 """
 
 from __future__ import annotations
@@ -49,30 +48,30 @@ _HOW_TO_CALL: Final = {
     Kind.STREAM: "a raw stream; open it with stream(), open_stream() or stream_async()",
 }
 _LARGE: Final = 64 * 1024  # bytes of arguments that may take a millisecond to decode
-_FEW: Final = 1024  # values in a call's arguments that count for nothing: one may save the device
-_TINY: Final = _FEW // 16  # bytes that cannot hold so many, whatever they are
-_AHEAD: Final = 64 * 1024  # bytes that a plain generator makes before it looks if they may leave
+_FEW: Final = 1024  # values that are not counted, so that a call with few arguments always runs
+_TINY: Final = _FEW // 16  # bytes that cannot hold so many values
+_AHEAD: Final = 64 * 1024  # bytes that a plain generator makes before it checks the credit again
 _ITEMS_PER_TURN: Final = 32  # items that a generator may send before other tasks have their turn
 
 
 class ExecutionMode(enum.Enum):
-    """How a call is begun."""
+    """Which task or thread begins a call."""
 
-    HERE = enum.auto()  # by the task that has read it: it may not have to wait
-    THREAD = enum.auto()  # by a thread, which may have the connection with it
-    APART = enum.auto()  # by a task of its own
+    EAGER = enum.auto()  # the task that has read it, since it may never have to wait
+    THREAD = enum.auto()  # a worker thread, which may own the connection meanwhile
+    OWN_TASK = enum.auto()  # a task of its own
 
 
 class Dispatcher:
-    """How the calls of one connection are answered.
+    """Answer the calls of one connection.
 
     Args:
-        exporter: Whose drivers are called.
-        connection: What the calls came on.
-        rules: Its side of the protocol.
+        exporter: The exporter whose drivers are called.
+        connection: The connection.
+        rules: The connection's protocol state.
 
     Attributes:
-        lanes: Where the drivers' code runs.
+        executor: Runs the drivers' code.
     """
 
     __slots__ = ("_connection", "_exporter", "_rules", "_values", "executor")
@@ -87,25 +86,25 @@ class Dispatcher:
         self.executor = exporter.executor.for_client(connection)
 
     def title(self, head: CallHead) -> str:
-        """Name what is called, for the log."""
+        """Name the method that a call asks for, for the log."""
         targets = self._exporter.targets
         title = targets[head.target].title if head.target < len(targets) else "no driver"
         return f"{sanitize_text(head.method, 100)} of {title}"
 
     def execution_mode(self, event: ev.CallReceived) -> ExecutionMode:
-        """Tell how a call is to be begun. In any thread."""
+        """Choose which task or thread begins a call. In any thread."""
         head, targets = event.head, self._exporter.targets
         exported = (
             targets[head.target].exports.get(head.method) if head.target < len(targets) else None
         )
         if exported is None or exported.kind is not head.kind or exported.is_async:
-            return ExecutionMode.HERE
+            return ExecutionMode.EAGER
         if exported.kind is not Kind.UNARY or head.nested or len(event.body) > _LARGE:
-            return ExecutionMode.APART
+            return ExecutionMode.OWN_TASK
         return ExecutionMode.THREAD
 
     def drain_of(self, head: CallHead) -> float | None:
-        """Give how long a call may go on in a drain; None if that depends on its client."""
+        """Return for how many seconds a call may go on in a drain; None if its client decides."""
         targets = self._exporter.targets
         exported = (
             targets[head.target].exports.get(head.method) if head.target < len(targets) else None
@@ -115,7 +114,7 @@ class Dispatcher:
         return exported.drain
 
     def forget(self, call: IncomingCall) -> None:
-        """Let go of what a call, which is over, was counted with."""
+        """Stop counting the values in the arguments of a call that has ended."""
         self._values -= call.values
 
     # ------------------------------------------------------------------------- methods
@@ -157,7 +156,7 @@ class Dispatcher:
         """Answer a call of a plain method. In a thread.
 
         Returns:
-            The encoded result, or what is to be awaited for it.
+            The encoded result, or an awaitable for `finished`.
         """
         exported, method = self._find(call.head)
         args, kwargs = self._arguments(call, exported, call.take_body())
@@ -169,7 +168,7 @@ class Dispatcher:
         return value if _is_awaitable(value) else self._encode(value, "result")
 
     async def finished(self, answer: Any) -> bytearray:
-        """Await what a method has given: a decorator can hide that it is `async`."""
+        """Await the answer of `run_sync`, if a decorator has hidden that the method is `async`."""
         if isinstance(answer, bytearray):
             return answer
         return await self._encode_in_turn(await answer)
@@ -210,7 +209,10 @@ class Dispatcher:
         return args, kwargs
 
     def _admit_values(self, call: IncomingCall, count: int) -> None:
-        """Let no client hold more than two of the largest messages decoded, or many small ones."""
+        """Limit the decoded arguments of one client to those of two of the largest messages.
+
+        Decoded values take many times the bytes of their message.
+        """
         most = 2 * self._exporter.limits.max_items
         if count > _FEW:
             if self._values + count > most:
@@ -220,7 +222,7 @@ class Dispatcher:
             self._values += count
 
     async def _encode_in_turn(self, value: object) -> bytearray:
-        """Encode a result once there is room for it: until then only the driver's value is held."""
+        """Encode a result when the connection can take it; until then keep only the value."""
         if self._connection.write_paused:
             await self._connection.wait_writable()
         buffer = self._encode(value, "result")
@@ -287,9 +289,10 @@ class Dispatcher:
             await self._change(call)
 
     async def _change(self, call: IncomingCall) -> None:
-        """Wait for credit, or for what was sent to leave: never past the end of the connection.
+        """Wait for credit, or until sent data has left, or for the end of the connection.
 
-        The generator may have shielded itself from the cancellation that comes with that.
+        The check is needed because the generator may have shielded itself from the cancellation
+        that comes with the end.
         """
         await call.changed.wait()
         self._check_client()
@@ -299,11 +302,10 @@ class Dispatcher:
             raise trio.BrokenResourceError("the client is gone")
 
     async def _watch_deadline(self, call: IncomingCall) -> None:
-        """End a generator or stream whose client has fallen silent by the time of its deadline.
+        """End a generator or stream at its deadline, if its client no longer answers.
 
-        Unlike a method, it may outlive the scope in which it was opened, so its deadline is final
-        only if the client is not there to say otherwise: a living one would have sent CANCEL
-        itself.
+        A client that lives sends CANCEL itself, or leaves the generator open on purpose: unlike a
+        method, it may outlive the scope that it was opened in.
         """
         await trio.sleep(call.head.timeout_ms / 1000)
         if not await self._connection.is_alive():
@@ -336,7 +338,7 @@ class Dispatcher:
         return bytearray(HEADER_SPACE + NIL)
 
     async def _lend(self, call: IncomingCall, loan: Loan) -> None:
-        """Let a driver have the client's stream itself, until the client takes it back."""
+        """Give a driver the client's stream itself, until the client takes it back."""
         assert call.stream is not None
         loan.stream = call.stream
         if isinstance(call.forwarder, StreamForwarder) and call.forwarder.closed:
@@ -351,6 +353,6 @@ class Dispatcher:
 
 
 def _is_awaitable(value: object) -> bool:
-    """Tell if a result is to be awaited. As `inspect` does, but most are not, and that is seen."""
+    """Tell if a result must be awaited, like `inspect.isawaitable` but faster if it need not be."""
     may_be = hasattr(type(value), "__await__") or isinstance(value, types.GeneratorType)
     return may_be and inspect.isawaitable(value)

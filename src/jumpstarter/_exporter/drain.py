@@ -1,8 +1,8 @@
-"""Ends what a client only listens to, in a drain that would otherwise last for its whole grace.
+"""End calls to which a client only listens, so that a drain does not last for its whole grace.
 
-Those are generators, except while a driver uses what this client has lent, since what takes an
-image and yields its progress does work; and raw streams into which the client sends nothing. A
-driver that knows better says `drain=` where it exports.
+Such calls are generators, and raw streams into which the client sends nothing. A generator is not
+ended while a driver uses a loan of the same client: it may take an image and yield its progress.
+A driver chooses another time with `drain=` where it exports.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ async def end_listening(
     limit_of: Callable[[CallHead], float | None],
     end_calls: Callable[[Sequence[IncomingCall]], None],
 ) -> None:
-    """Cancel calls in a drain, each when its time is over. A checkpoint; runs until cancelled.
+    """Cancel calls in a drain, each when its time is up. A checkpoint; it runs until cancelled.
 
     Args:
         running: The calls of one connection that have not ended; it may change meanwhile.
-        limit_of: Gives for how many seconds a call may go on; None where that depends on what its
-            client does, which is looked at every `DRAIN_GRACE` seconds.
+        limit_of: Returns for how many seconds a call may go on; None if that depends on what its
+            client does, which is checked every `DRAIN_GRACE` seconds.
         end_calls: Cancels calls.
     """
     begin = trio.current_time()

@@ -1,11 +1,23 @@
-"""How a driver's code is run: the one place that decides.
+"""Run drivers' code: `async` code in the call's own Trio task, all other code in a worker thread.
 
-Two lanes so far. `async` code runs in the call's own Trio task. Everything else runs in a worker
-thread, under a limiter of the exporter's own, and is waited for: a thread cannot be killed, and a
-device operation that goes on behind the caller's back is what this library exists to prevent. Code
-in a thread that may take long can ask `trio.from_thread.check_cancelled()`.
+Each exporter has a limiter of its own for threads. A thread is never abandoned, even if its call is
+cancelled: it cannot be killed, and this library exists to prevent device operations that go on
+after their call has ended. Code in a thread that takes long can call
+`trio.from_thread.check_cancelled()`.
 
-Whoever calls here sees coroutines, and never which lane it was.
+Callers of this module await coroutines, and need not know where the code runs.
+
+A generator (`DriverExecutor.iterate`, in the call's task):
+
+    state      next
+    CREATED    STEPPING, when it was called; a NoThreadError ends it
+    STEPPING   SENDING, at a `yield`; ENDED, at its `return` or an exception
+    SENDING    STEPPING, when the item was sent; CLOSING, if `send` was cancelled or failed
+    CLOSING    ENDED, when its `finally` has run; an async one has `CLEANUP` seconds
+    ENDED      -
+
+While a plain generator's client has credit, its thread does not leave STEPPING at a `yield`: the
+item goes to an `ItemBatcher`.
 """
 
 from __future__ import annotations
@@ -34,14 +46,14 @@ __all__ = ["DEFAULT_THREADS", "DriverExecutor", "NoThreadError"]
 _logger: Final = logging.getLogger("jumpstarter.exporter")
 
 DEFAULT_THREADS: Final = 64  # a blocked thread costs little; a queued call looks like a dead driver
-SPARED: Final = 4  # one thread in so many is never one client's, whatever it calls
-# Threads for calls that drivers make themselves: whoever calls holds a thread already, so to wait
-# for the same supply would be to wait for oneself. Deeper recursion than this is refused.
+SPARED: Final = 4  # no client takes the last one in so many threads, so that others can call
+# Threads for calls that drivers make themselves. Their caller occupies a thread already, so waiting
+# for the same threads could deadlock. A deeper recursion than this is refused.
 NESTED_THREADS: Final = 256
-# Seconds for the `finally` of an async generator that is ended at a `yield`: time to switch a relay
-# off, and an end to one that waits for ever.
+# Seconds for the `finally` of an async generator that is ended at a `yield`: enough to switch a
+# relay off, and a bound for one that never ends.
 CLEANUP: Final = 5.0
-_PAUSE: Final = 0.1  # seconds between two tries to get a thread for what has begun
+_PAUSE: Final = 0.1  # seconds between two attempts to get a thread for code that has begun
 
 T = TypeVar("T")
 _AnyioClaim: TypeAlias = Callable[[object], AbstractContextManager[None]]
@@ -50,33 +62,38 @@ _no_anyio: Final[list[Exception]] = []  # with what anyio's private function has
 
 
 def is_async(method: Callable[..., Any]) -> bool:
-    """Tell if what a method gives is to be awaited, as far as can be seen before it is called."""
-    code = getattr(method, "__code__", None)  # most often this says it, at a tenth of the cost
+    """Tell if a method's result must be awaited, as far as can be seen before the call."""
+    code = getattr(method, "__code__", None)  # usually decides it, at a tenth of the cost
     if isinstance(code, CodeType) and code.co_flags & inspect.CO_COROUTINE:
         return True
     return inspect.iscoroutinefunction(method)
 
 
 class NoThreadError(Exception):
-    """The system starts no more threads, and what was to run in one has not begun."""
+    """The system starts no more threads, so the code has not begun."""
 
 
 class BackpressureSource(Protocol):
-    """The way back to a client, as far as lanes are concerned."""
+    """The connection to a client, as far as the executor needs it."""
 
     @property
     def write_paused(self) -> bool:
-        """True while the client does not take what waits for it."""
+        """True while too much data waits to be sent to the client."""
 
     async def wait_writable(self) -> None:
-        """Wait until it does."""
+        """Wait until `write_paused` is False. A checkpoint."""
 
 
 class DriverExecutor:
-    """The lanes of one exporter.
+    """Run the drivers' code of one exporter.
 
     Args:
-        threads: Worker threads at once for the drivers' plain methods; more calls wait their turn.
+        threads: The number of worker threads for plain methods; more calls than that wait.
+
+    Attributes:
+        limiter: Of the threads for calls.
+        nested: Of the threads for calls that drivers make themselves.
+        hook_limiter: Of the threads for functions at the end of a connection.
     """
 
     def __init__(self, threads: int = DEFAULT_THREADS) -> None:
@@ -86,24 +103,26 @@ class DriverExecutor:
         self.hook_limiter: trio.CapacityLimiter = trio.CapacityLimiter(threads)
 
     def for_client(self, backpressure: BackpressureSource) -> DriverExecutor:
-        """Give the same lanes to one connection, which never has all of the threads to itself.
+        """Make an executor for one connection. It shares the threads, and never takes all of them.
 
         Args:
-            backpressure: To the client: no thread works for one that does not read.
+            backpressure: The connection; no thread runs for a client that does not read.
         """
         return _ClientExecutor(self, backpressure)
 
     @property
     def has_idle_threads(self) -> bool:
-        """True while at least half of the threads have nothing to do. In any thread."""
+        """True while at least half of the threads are idle. In any thread."""
         return 2 * self.limiter.borrowed_tokens <= self.limiter.total_tokens
 
     async def thread(self, function: Callable[..., T], *args: Any) -> T:
-        """Run blocking code in a worker thread. A checkpoint; cancelled, it waits all the same.
+        """Run blocking code in a worker thread. A checkpoint.
+
+        If it is cancelled, it still waits for the thread.
 
         Raises:
-            DriverConnectionError: A driver has called itself through a client, too many times over.
-            NoThreadError: There is no thread to be had.
+            DriverConnectionError: Drivers call each other, or themselves, through too many clients.
+            NoThreadError: The system starts no more threads; the code has not begun.
         """
         limiter = self._limiter()
         if limiter is self.nested and limiter.available_tokens < 1:
@@ -116,7 +135,11 @@ class DriverExecutor:
     async def call(
         self, method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
     ) -> Any:
-        """Run a method to its result. Raises NoThreadError if it never began for want of one."""
+        """Run a method and return its result.
+
+        Raises:
+            NoThreadError: The system starts no more threads; the method has not begun.
+        """
         if is_async(method):
             return await method(*args, **kwargs)
         _, result = await self.thread(_begin, partial(method, *args, **kwargs))
@@ -141,24 +164,24 @@ class DriverExecutor:
         send: Callable[[Any], Awaitable[None]],
         batcher: ItemBatcher | None = None,
     ) -> Any:
-        """Run a generator to its end, and give what it returned.
+        """Run a generator to its end, and return what it returned.
 
-        However it ends, the generator's `finally` has run. Where `send` is cancelled or fails, an
-        async generator has `CLEANUP` seconds for it, a plain one as long as it takes.
+        The generator's `finally` always runs. If `send` is cancelled or fails, an async generator
+        has `CLEANUP` seconds for that; a plain one has as long as it takes.
 
         Args:
             method: The generator function.
             args: Its positional arguments.
             kwargs: Its keyword arguments.
-            send: Takes each item. It runs where the `yield` stands: a deadline or a nursery which
-                an async generator has around its `yield` cancels it.
+            send: Takes each item. It runs within the cancel scopes and nurseries that an async
+                generator has around its `yield`, so these can cancel it.
             batcher: Takes the items of a plain generator while the client has credit; the others
                 go to `send`. Without it, all do.
 
         Raises:
-            BaseException: What the generator or `send` has raised.
-            trio.TooSlowError: The `CLEANUP` seconds did not suffice.
-            NoThreadError: It never began for want of a thread; later ones are waited for.
+            BaseException: Raised by the generator or by `send`.
+            trio.TooSlowError: The generator's cleanup took longer than `CLEANUP` seconds.
+            NoThreadError: There was no thread to begin it. Once it has begun, it waits for one.
         """
         if inspect.isasyncgenfunction(method):
             return await _drive(method(*args, **kwargs), send)
@@ -177,16 +200,16 @@ class DriverExecutor:
                 await send(made)
         finally:
             if hasattr(source, "close"):
-                with trio.CancelScope(shield=True):  # unbounded, as all threads: never abandoned
+                with trio.CancelScope(shield=True):  # no deadline: threads are never abandoned
                     await self._close(partial(context.run, source.close))
 
     async def _close(self, close: Callable[[], None]) -> None:
-        """End a plain generator, whatever is in its `finally`."""
+        """Close a plain generator, which runs its `finally`."""
         await _at_last(partial(_in_thread, self._limiter(), close))
 
 
 class _ClientExecutor(DriverExecutor):
-    """The lanes as one connection has them."""
+    """The share that one connection has of an executor."""
 
     def __init__(self, executor: DriverExecutor, backpressure: BackpressureSource) -> None:
         self.limiter: trio.CapacityLimiter = executor.limiter
@@ -200,14 +223,15 @@ class _ClientExecutor(DriverExecutor):
 
     @cached_property
     def _nested_share(self) -> trio.CapacityLimiter:
-        # Whether a call comes from a driver is the client's word, so of those there is a share too.
+        # The client says whether a driver makes the call, so these threads are shared out, too.
         return trio.CapacityLimiter(NESTED_THREADS - NESTED_THREADS // SPARED)
 
     async def thread(self, function: Callable[..., T], *args: Any) -> T:
         if self._limiter() is self.nested:
             return await self._nested_thread(function, *args)
         await self._take_share()
-        while self._backpressure.write_paused:  # not while we hold a share: a `finally` may need it
+        while self._backpressure.write_paused:
+            # Wait without the share: the `finally` of a generator may need it.
             self._share.release()
             await self._backpressure.wait_writable()
             await self._take_share()
@@ -237,18 +261,18 @@ class _ClientExecutor(DriverExecutor):
 
     async def _take_share(self) -> None:
         try:
-            self._share.acquire_nowait()  # as a rule, and without the checkpoint that acquire has
+            self._share.acquire_nowait()  # the usual case, without the checkpoint of `acquire`
         except trio.WouldBlock:
             await self._share.acquire()
 
 
 def _too_many(threads: int) -> DriverConnectionError:
     text = f"{threads} calls by drivers are under way, and wait for each other"
-    return DriverConnectionError(f"{text}; does this one call itself without end?")
+    return DriverConnectionError(f"{text}; does this one call itself endlessly?")
 
 
 async def _in_thread(limiter: trio.CapacityLimiter, function: Callable[[], T]) -> T:
-    """Run blocking code in a worker thread, or say that there is none."""
+    """Run blocking code in a worker thread; raise NoThreadError if the system starts none."""
     began = False
     if "anyio" in sys.modules:
         function = _in_anyio_thread(function)
@@ -346,7 +370,7 @@ def _give_up_anyio(exc: Exception) -> None:
 
 
 async def _at_last(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Go on with code that has begun, as soon as there is a thread for it."""
+    """Retry until there is a thread: for code that has begun, and must go on."""
     while True:
         with suppress(NoThreadError):
             return await attempt()
@@ -356,9 +380,10 @@ async def _at_last(attempt: Callable[[], Awaitable[T]]) -> T:
 async def _drive(source: Any, send: Callable[[Any], Awaitable[None]]) -> None:
     """Run an async generator.
 
-    It may `yield` within a nursery or a cancel scope of its own, and then so do we. What one of
-    these cancels is thrown in where it waits, to be caught there; and the scope for its end is
-    there from the beginning, since it could not be opened inside one of the generator's.
+    If it yields within a nursery or cancel scope of its own, `send` runs inside that scope, too. So
+    a Cancelled that such a scope causes is thrown into the generator, which holds the scope that
+    catches it. The scope for the cleanup is opened before the generator begins, since Trio's scopes
+    must nest: it could not be opened inside a scope that the generator leaves later.
     """
     with trio.CancelScope() as scope:
         advance = source.__anext__
@@ -382,15 +407,18 @@ async def _drive(source: Any, send: Callable[[Any], Awaitable[None]]) -> None:
 
 
 def _is_cancelled_inside(scope: trio.CancelScope) -> bool:
-    """Tell if the running code is cancelled by a scope within this one, and not from outside."""
-    scope.shield = True
+    """Tell if a scope within this one has cancelled the running code, and not one outside."""
+    scope.shield = True  # hides the outer scopes for a moment; no checkpoint comes in between
     inside = trio.current_effective_deadline() == -math.inf
     scope.shield = False
     return inside
 
 
 async def _aclose(source: Any) -> None:
-    """Close an async iterator, if it can be. A nursery makes a group of what closes a generator."""
+    """Close an async iterator, if it has an `aclose`.
+
+    A nursery around the generator's `yield` wraps the GeneratorExit into a group.
+    """
     try:
         if hasattr(source, "aclose"):
             await source.aclose()
@@ -401,16 +429,17 @@ async def _aclose(source: Any) -> None:
 
 
 def _begin(function: Callable[[], T]) -> tuple[Context, T]:
-    """Call a method. Gives its context too, which all steps of a generator share, as in a `for`.
+    """Call a method, and return the context that it ran in with its result.
 
-    A coroutine that it gives is not for this thread, and Trio lets none out but in a tuple.
+    All steps of a generator share that context, as in a `for` loop. The result may be a coroutine,
+    which is awaited in the loop; Trio refuses to return one from a thread, except in a tuple.
     """
     context = copy_context()
     return context, context.run(function)
 
 
 class _End:
-    """What `_advance` gives when a generator has ended, with what it returned."""
+    """The end of a generator, with what it returned."""
 
     __slots__ = ("value",)
 

@@ -1,7 +1,7 @@
-"""Names the driver's code that a frame belongs to, for the log: which method of which driver.
+"""Find the driver's method that a stack frame belongs to, for the watchdog's log.
 
-The sessions' own frames know it, since the code of a call runs within them. This file is asked only
-when something seems to be wrong, by another thread.
+A call's code runs inside frames of the session, which know the call. Only the watchdog asks, in its
+own thread, when something blocks the loop.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ def _of_begun(own: Mapping[str, Any]) -> Holder | None:
     return None if frame is None else owner_of(frame)
 
 
-def _of_bridge(own: Mapping[str, Any]) -> Holder | None:
-    """Name the stream whose second task it is, which carries what the client sends."""
+def _of_forwarder(own: Mapping[str, Any]) -> Holder | None:
+    """Find the stream whose second task this is, which forwards the client's bytes."""
     client = own["self"]._client  # noqa: SLF001 - as below, the frame's own
     connection = client._connection  # noqa: SLF001
     session, call = connection._owner, connection.endpoints.get(client.slot)  # noqa: SLF001
     return None if call is None else _holder(session, call)
 
 
-def _of_visit(own: Mapping[str, Any]) -> Holder:
-    """Name the `reset` or `close` for which the loop waits; it runs in a thread."""
+def _of_verb(own: Mapping[str, Any]) -> Holder:
+    """Name the `reset` or `close` that the loop waits for; it runs in a thread."""
     return Holder(f"{own['verb']} of {own['title']}", FROM_A_THREAD, own["driver"])
 
 
@@ -69,17 +69,17 @@ _KNOWN: Final[dict[CodeType, Callable[[Mapping[str, Any]], Holder | None]]] = {
     Session.answer.__code__: _of_answer,
     Session.answer_in_thread.__code__: _of_thread,
     run_until_first_await.__code__: _of_begun,
-    DeviceTree._visit.__code__: _of_visit,  # noqa: SLF001 - it is asked for nothing
-    StreamForwarder._carry_up.__code__: _of_bridge,  # noqa: SLF001
+    DeviceTree._run_all.__code__: _of_verb,  # noqa: SLF001 - only its code object is used
+    StreamForwarder._carry_up.__code__: _of_forwarder,  # noqa: SLF001
 }
 
 
 def owner_of(frame: FrameType) -> Holder | None:
-    """Name what a frame belongs to, if it is one of a session's that answers a call."""
+    """Return the method that a frame belongs to; None if the frame answers no call."""
     ask = _KNOWN.get(frame.f_code)
     if ask is None:
         return None
     try:
         return ask(frame.f_locals)
-    except (KeyError, AttributeError):  # it has just begun, or ends
+    except (KeyError, AttributeError):  # the frame has just begun, or ends
         return None

@@ -1,12 +1,23 @@
-"""One call being answered, as the connection sees it: the endpoint of its slot.
+"""Represent one call that is being answered: the handler of its slot.
 
-What comes in for it is handed on to whoever waits for that: its stream, the driver's code by way of
-a cancel scope, or the task that sends its items. The scope is that of the task which answers it: a
-call has none of its own before it is begun. This file runs no driver's code.
+It passes each event to the part that waits for it: the raw stream, the driver's code through a
+cancel scope, or the task that sends a generator's items. The scope belongs to the task that answers
+the call; there is none before that. This module runs no code of drivers.
+
+    state       next
+    PENDING     RUNNING, by `enter`, in the task that answers it; CANCELLED; LATE
+    RUNNING     CANCELLED; LATE; ended, when the driver's code has returned
+    CANCELLED   ended, when the driver's code has returned; cancelled before `enter`, it never runs
+    LATE        the same; its deadline has passed, whether or not it was cancelled
+
+The connection's reader cancels a call, a drain does, or the end of the connection. The session
+queues its terminal frame, and removes it from the connection, when it has ended. A call that a
+thread answers is PENDING until the loop takes the connection back: the loop calls `enter` then.
 """
 
 from __future__ import annotations
 
+import enum
 import math
 from typing import Final
 
@@ -23,21 +34,43 @@ from .stream_forwarder import StreamForwarder
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["IncomingCall", "cancel_status", "check_scopes"]
+__all__ = ["CallState", "IncomingCall", "cancel_status", "check_scopes"]
 
 _LEFT_OPEN: Final = (
     "it has left a cancel scope or a nursery open, which ends with the call; "
-    "open what is to last in an @exportstream method"
+    "to keep one open, use an @exportstream method"
 )
 
 
+class CallState(enum.Enum):
+    """How far a call is; see the module's docstring."""
+
+    PENDING = enum.auto()
+    RUNNING = enum.auto()
+    CANCELLED = enum.auto()
+    LATE = enum.auto()
+
+
 class IncomingCall:
-    """One call being answered: the endpoint of its slot.
+    """One call that is being answered: the handler of its slot.
 
     Args:
-        event: What has come.
-        connection: What it came on.
-        clock: Trio's: it may be made in a thread, which knows none.
+        event: The CALL.
+        connection: The connection that it arrived on.
+        clock: Trio's clock, since the call may be made in a thread, outside of Trio.
+
+    Attributes:
+        slot: The call's slot.
+        head: What is called, and how.
+        cancelled: True once it was cancelled, for whatever reason.
+        deadline: When it is cancelled; infinite if the client set no timeout.
+        status: The task's cancel status when the call was entered.
+        changed: Wakes the task that waits for credit, or for sent data to leave.
+        stream: The client's end of a raw stream.
+        in_thread: True while a thread answers it.
+        forwarder: Takes what the client sends into a raw stream.
+        late: True once its deadline has passed, though its task has no deadline.
+        values: The number of values in its arguments, if they are counted.
     """
 
     __slots__ = (
@@ -65,7 +98,7 @@ class IncomingCall:
         self.cancelled: bool = False  # it was, by whomever
         self.deadline: float = math.inf
         self._scope: trio.CancelScope | None = None
-        self.status: object = None  # of the task's cancel scopes when it has begun
+        self.status: object = None
         self.changed: Wakeup = Wakeup()
         self.stream: SlotStream | None = (
             SlotStream(connection, slot) if head.kind is Kind.STREAM else None
@@ -79,8 +112,17 @@ class IncomingCall:
         if head.timeout_ms and head.kind is Kind.UNARY:
             self.deadline = clock.current_time() + head.timeout_ms / 1000
 
+    @property
+    def state(self) -> CallState:
+        """Give the state, derived from the other attributes. In the loop."""
+        if self.late or trio.current_time() >= self.deadline:
+            return CallState.LATE
+        if self.cancelled:
+            return CallState.CANCELLED
+        return CallState.PENDING if self._scope is None else CallState.RUNNING
+
     def enter(self, scope: trio.CancelScope) -> None:
-        """Be answered in this task, within a scope that was entered last, and is the call's now."""
+        """Let this task answer the call. Its innermost cancel scope belongs to the call now."""
         self._scope = scope
         self.status = cancel_status()
         if self.deadline != math.inf:
@@ -89,7 +131,7 @@ class IncomingCall:
             scope.cancel()
 
     def leave(self) -> bool:
-        """Tell if the task may answer another call in the same scope, now that this one is over."""
+        """Return the scope to the task. True if it may answer another call in the same scope."""
         scope, self._scope = self._scope, None
         assert scope is not None
         if self.deadline != math.inf:
@@ -99,28 +141,28 @@ class IncomingCall:
         return cancel_status() is self.status
 
     def cancel(self, reason: str) -> None:
-        """End the driver's code, or see that it is not begun."""
+        """Cancel the driver's code, or make sure that it does not begin. In the loop."""
         self.cancelled = True
         if self._scope is not None:
             self._scope.cancel(reason=reason)
 
     @property
     def sent_by_client(self) -> int:
-        """Pieces that have come into a raw stream, and were taken."""
+        """The number of chunks of a raw stream that the device has taken from the client."""
         return self.forwarder.carried if isinstance(self.forwarder, StreamForwarder) else 0
 
     @property
     def is_sending(self) -> bool:
-        """True for a raw stream for which more has come."""
+        """True for a raw stream if the device has not taken all that the client has sent."""
         return isinstance(self.forwarder, StreamForwarder) and self.forwarder.waits_for_device
 
     @property
     def is_loan_in_use(self) -> bool:
-        """True for one that lends what a driver reads or writes now."""
+        """True for a loan that a driver reads or writes now."""
         return isinstance(self.forwarder, Loan) and self.forwarder.in_use
 
     def take_body(self) -> bytes:
-        """Give the encoded arguments, once: they may be large, and the call may last."""
+        """Return the encoded arguments, and forget them: they may be large, and the call long."""
         body, self._body = self._body, b""
         return body
 
@@ -151,18 +193,21 @@ class IncomingCall:
 
 
 def cancel_status() -> object:
-    """Give what says which cancel scopes this task is in. Trio tells it nowhere else."""
+    """Return an object that identifies the innermost cancel scope of this task.
+
+    It is the private attribute `_cancel_status` of Trio's task, since Trio has no public one.
+    """
     return trio.lowlevel.current_task()._cancel_status  # noqa: SLF001
 
 
 def check_scopes(before: object) -> None:
-    """See to it that a driver's code has left all cancel scopes that it has entered.
+    """Check that a driver's code has left all cancel scopes that it has entered.
 
     Args:
-        before: The `cancel_status` of the task when it began.
+        before: The `cancel_status` of the task before the driver's code ran.
 
     Raises:
-        RuntimeError: It has not. What it has left open ends with the task.
+        RuntimeError: It has left one open. That one ends with the task.
     """
     if cancel_status() is not before:
         raise RuntimeError(_LEFT_OPEN)

@@ -1,11 +1,11 @@
-"""Sends a plain generator's items from its worker thread, for as long as the client has credit.
+"""Send the items of a plain generator from its worker thread while the client has credit.
 
-A step through the loop for each item costs more than most items do. So the thread goes on while
-there is room, encodes what it makes, and the loop sends all that has come whenever it has its turn:
-the first item at once, the others together. How far ahead of its client a generator runs is what
-the credit allows, with this or without.
+Waiting for the loop after each item costs more than most items do. So the thread goes on while
+there is credit, and encodes the items. The loop sends the first one immediately, and the following
+ones in batches, whenever it runs. The credit alone limits how far a generator runs ahead of its
+client.
 
-This file knows no slots and no frames: what an item weighs is told by who packs it.
+This module knows neither slots nor frames: the function that encodes an item returns its cost.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _ITEMS_PER_TURN: Final = 32  # items that a thread makes before others have a tu
 
 
 class ItemBatcher:
-    """The way of one generator's items from its thread to the send_queue.
+    """Carry the items of one generator from its thread to the connection's send queue.
 
-    Made in the loop. Whoever waits there for the thread finds that everything emitted was put:
-    Trio runs what a thread asks of it in order.
+    Made in the loop. Trio runs a thread's requests in order, so when the thread has returned, all
+    items that it emitted were passed to `put`.
 
     Args:
-        room: Says how many bytes the client takes now. In the loop.
-        pack: Encodes an item, and says what it takes of the room. In the thread.
-        put: Sends packed items. In the loop.
+        capacity: Returns how many bytes the client takes now. In the loop.
+        pack: Encodes an item, and returns it with its cost in bytes. In the thread.
+        put: Sends encoded items. In the loop.
     """
 
     def __init__(
@@ -46,23 +46,23 @@ class ItemBatcher:
         self._pack = pack
         self._put = put
         self._packed: deque[bytearray] = deque()  # filled by the thread, emptied by the loop
-        self._told = False  # the loop will look
+        self._is_scheduled = False  # the loop will deliver
         self._emitted = 0
         self._failure: Exception | None = None
         self._token = trio.lowlevel.current_trio_token()
 
     def emit(self, item: object) -> int:
-        """Send an item, and give what it takes of the room. In the thread.
+        """Send an item, and return its cost. In the thread.
 
         Raises:
-            Exception: What `pack` raised: the item cannot be sent.
-            trio.Cancelled: The call was cancelled, and the generator is to go no further.
+            Exception: Raised by `pack`: the item cannot be sent.
+            trio.Cancelled: The call was cancelled, so the generator must end.
         """
         trio.from_thread.check_cancelled()
         packed, cost = self._pack(item)
         self._packed.append(packed)
-        if not self._told:
-            self._told = True
+        if not self._is_scheduled:
+            self._is_scheduled = True
             self._token.run_sync_soon(self._deliver)
         self._emitted += 1
         if self._emitted % _ITEMS_PER_TURN == 0:
@@ -70,13 +70,14 @@ class ItemBatcher:
         return cost
 
     def _deliver(self) -> None:
-        self._told = False  # first: what comes from now on is told again
+        # First: an item that the thread adds from now on must schedule another delivery.
+        self._is_scheduled = False
         try:
             self._put(self._packed)
-        except Exception as exc:  # noqa: BLE001 - it would end the loop; `check` raises it
+        except Exception as exc:  # noqa: BLE001 - here it would end the loop; `check` raises it
             self._failure = exc
 
     def check(self) -> None:
-        """Raise what has kept an emitted item from being sent. In the loop."""
+        """Raise the exception of a `put` that has failed, if one has. In the loop."""
         if self._failure is not None:
             raise self._failure

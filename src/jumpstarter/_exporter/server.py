@@ -31,15 +31,15 @@ __all__ = ["Server"]
 
 _logger = logging.getLogger("jumpstarter.exporter")
 
-# What may end a session from within: who cancels, or asks for the program's end, means all of it.
+# Exceptions that end the whole server if they leave a session.
 _LEAVES: Final = (trio.Cancelled, KeyboardInterrupt)
 
 
 class Server:
-    """A driver tree being served. Made by `serve_async`.
+    """A driver tree that is being served. `serve_async` makes it.
 
     Attributes:
-        address: Where clients connect, with the real port.
+        address: The address for clients, with the real port.
     """
 
     __reduce_ex__: ClassVar[ReduceEx] = no_copies(
@@ -57,7 +57,7 @@ class Server:
         self._draining = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Accept clients until cancelled, or drained."""
+        """Accept clients until it is cancelled or drained. A checkpoint."""
         async with trio.open_nursery() as sessions, trio.open_nursery() as accepting:
             self._accepting = accepting.cancel_scope
             task_status.started()
@@ -71,18 +71,18 @@ class Server:
                 verify = partial(_verify, stream)
                 session = open_session(self._exporter, stream, name, welcome=welcome, verify=verify)
                 await self._run_session(session)
-        except BaseException as exc:  # noqa: BLE001 - one client's trouble never reaches the others
+        except BaseException as exc:  # noqa: BLE001 - one client's failure must not reach the others
             self._contain(exc)
         finally:
             await close_immediately(stream)
 
     def _is_welcome(self, stream: trio.abc.Stream) -> bool:
-        """Tell if a peer's user may connect, where the system says who it is."""
+        """Tell if a peer's user may connect; True where the system does not know the user."""
         credentials = peer_credentials(stream)
         return credentials is None or credentials.uid in self._users
 
     def _contain(self, exc: BaseException) -> None:
-        """Log what a session has raised, and raise again only what is not the session's."""
+        """Log an exception of a session, and raise only what ends the whole server."""
         leaving: BaseException | None = exc if isinstance(exc, _LEAVES) else None
         fault: BaseException | None = None if leaving else exc
         if isinstance(exc, BaseExceptionGroup):
@@ -101,21 +101,25 @@ class Server:
             self._sessions.discard(session)
 
     async def drain(self, grace: float) -> None:
-        """Accept no more clients and calls, let what runs finish, and disconnect everybody.
+        """Accept no more clients and calls, let running calls finish, and disconnect all clients.
 
-        A checkpoint. Cancelling it ends the calls at once.
+        It returns when the functions that drivers have given to `on_disconnect` have run, too.
+
+        A checkpoint. Cancelling it cancels the calls immediately, and leaves those functions one
+        second; it still waits until all of them have ended.
 
         Args:
-            grace: Seconds after which the calls that still run are cancelled; `math.inf` waits for
-            them without end.
+            grace: Seconds after which calls that still run are cancelled; `math.inf` waits for them
+                without a limit.
 
         Raises:
-            ArgumentError: `grace` is no number of seconds.
+            ArgumentError: `grace` is not a number of seconds >= 0.
         """
         grace = check_seconds("grace", grace)
         self._draining = True
         self._accepting.cancel()
-        with trio.CancelScope(shield=True):  # so that others are refused at once, or may listen
+        # First, so that new connections are refused, and another exporter can listen.
+        with trio.CancelScope(shield=True):
             await self._listeners.aclose()
         self._log_drain(grace)
         async with trio.open_nursery() as nursery:
@@ -144,20 +148,20 @@ def _name_of_peer(stream: trio.abc.Stream) -> str:
         return "a client" if credentials is None else f"client of uid {credentials.uid}"
     try:
         host, port, *_ = inner.socket.getpeername()
-    except OSError:  # it has hung up before it was accepted
+    except OSError:  # it disconnected before it was accepted
         return "a client that has gone"
     return f"client {host}:{port}"
 
 
 def _verify(stream: trio.abc.Stream) -> VerifiedIdentity:
-    """Give what the system and TLS say of a client, once it has said HELLO."""
+    """Return what the system and TLS say of a client. Call it after HELLO, so after TLS's own."""
     inner = getattr(stream, "transport_stream", stream)
     credentials = peer_credentials(inner)
     if credentials is not None:
         return VerifiedIdentity(uid=credentials.uid, gid=credentials.gid, pid=credentials.pid)
     host, port = "", 0
     if isinstance(inner, trio.SocketStream) and inner.socket.family != trio.socket.AF_UNIX:
-        with suppress(OSError):  # it has hung up
+        with suppress(OSError):  # it has disconnected
             host, port, *_ = inner.socket.getpeername()
     certificate: Any = stream.getpeercert() if isinstance(stream, trio.SSLStream) else None
     subject = (certificate or {}).get("subject", ())

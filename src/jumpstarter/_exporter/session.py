@@ -1,15 +1,25 @@
-"""Answers one connection's calls from a device tree, and says how each has ended.
+"""Answer the calls of one connection, and report how each has ended.
 
-Every call gets exactly one terminal frame, and only after the driver's code for it has ended. A
-call ends for one of four reasons: the driver returned or raised, its deadline passed, the client
-cancelled it, or the session is over; what the driver raises, whatever it is, stays within its call.
-When the connection ends, the calls are cancelled and waited for before `run` returns.
+Each call gets exactly one terminal frame, after the driver's code for it has ended. A call ends
+because the driver returned or raised, its deadline passed, the client cancelled it, or the session
+ends. An exception of the driver never leaves its call. When the connection ends, the session
+cancels its calls and waits for them before `run` returns.
 
-This file knows no client code and no addresses.
+    state        next
+    HANDSHAKE    ADMITTED or REJECTED, in `on_hello`; CLEANING_UP
+    ADMITTED     DRAINING, in `drain`; CLEANING_UP
+    REJECTED     CLEANING_UP, when the client has read the reason, or was evicted
+    DRAINING     CLEANING_UP, when the calls have ended, or the connection is lost
+    CLEANING_UP  OVER, when the functions given to `on_disconnect` have run
+    OVER         -
+
+The session owns its state. CLEANING_UP begins in `run`, when the connection and all its calls have
+ended. This module knows neither client code nor addresses.
 """
 
 from __future__ import annotations
 
+import enum
 import hmac
 import logging
 from collections.abc import Callable, Sequence
@@ -42,31 +52,42 @@ from .disconnect_hooks import DisconnectHooks
 from .dispatch import Dispatcher, ExecutionMode
 from .drain import end_listening
 from .error_reporter import ErrorReporter
-from .incoming_call import IncomingCall, cancel_status, check_scopes
+from .incoming_call import CallState, IncomingCall, cancel_status, check_scopes
 from .led_connection import Lead, LedConnection
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Session"]
+__all__ = ["Session", "SessionState"]
 
 _logger = logging.getLogger("jumpstarter.exporter")
 
 AGENT: Final = f"jumpstarter/{__version__}"
-_CLAIM: Final = 255  # characters that a client may say of itself
+_CLAIM: Final = 255  # characters of the name, and of the agent, that a client sends
 _SHUTTING_DOWN: Final = "the exporter is shutting down"
 _SHOWN_CALLS: Final = 8  # calls that one line of the log names
-_TO_END: Final = 1.0  # seconds for a cancelled call to end before the log says that it has not
+_TO_END: Final = 1.0  # seconds for cancelled calls to end before the log names them
+
+
+class SessionState(enum.Enum):
+    """How far a session is; see the module's docstring."""
+
+    HANDSHAKE = enum.auto()
+    ADMITTED = enum.auto()
+    REJECTED = enum.auto()
+    DRAINING = enum.auto()
+    CLEANING_UP = enum.auto()
+    OVER = enum.auto()
 
 
 class Session:
-    """One connection's calls, from HELLO to the last of them.
+    """The calls of one connection, from HELLO to the last of them.
 
     Args:
-        exporter: Whose drivers are called.
-        stream: To the client.
-        name: What the client is called in the log.
-        welcome: False for a client who will not be admitted, whatever it shows.
-        verify: Gives what the system or TLS says of the client, once it has said HELLO.
+        exporter: The exporter whose drivers are called.
+        stream: The stream to the client.
+        name: The client's name in the log.
+        welcome: False for a client that is not admitted, whatever token it sends.
+        verify: Returns what the system or TLS says of the client. Called after its HELLO.
 
     Attributes:
         running: The calls that have not ended.
@@ -100,15 +121,17 @@ class Session:
         self.running: set[IncomingCall] = set()
         self._clock = trio.lowlevel.current_clock()
         self._all_answered = LazyParkingLot()
-        self._over = LazyEvent()  # all of its code has ended
+        self._state = SessionState.HANDSHAKE
+        self._over = LazyEvent()  # set in state OVER
         self._hooks = DisconnectHooks(self._context, exporter.executor, self._error_reporter, name)
 
     async def run(self) -> None:
         """Answer calls until the connection ends. Raises nothing but Cancelled.
 
-        When it returns, all driver code of this session has ended.
+        When it returns, all drivers' code of this session has ended.
         """
-        call_origin.set(CallOrigin.CALLED)  # in all tasks and contexts that begin in there
+        # The tasks and threads that answer calls are started in here, and inherit these.
+        call_origin.set(CallOrigin.CALLED)
         current_connection.set(self._context)
         current_drain.set(self._exporter.drain)
         self._exporter.admission.arrive(self)
@@ -116,9 +139,11 @@ class Session:
             await self._connection.run()
         finally:
             self._exporter.admission.leave(self)
+            self._state = SessionState.CLEANING_UP
             try:
                 await self._hooks.run()
             finally:
+                self._state = SessionState.OVER
                 self._over.set()
         self._log_end()
 
@@ -127,32 +152,35 @@ class Session:
         if self._context.caller is not None:
             text, name = "%s has left: %s", self._connection.name
             exporter.access_log.log(_logger, logging.INFO, text, name, ended)
-        elif self._rules.failure is None:  # else it was told already
+        elif self._rules.failure is None:  # otherwise the connection has logged it
             exporter.event_log.log(_logger, logging.INFO, "no session came about: %s", ended)
         self._error_reporter.event_log.close(_logger, self._connection.name)
 
     def title(self, call: IncomingCall) -> str:
-        """Name what a call is of, for the log. In any thread."""
+        """Name the method that a call asks for, for the log. In any thread."""
         return self._dispatcher.title(call.head)
 
     async def drain(self, grace: float, text: str) -> None:
         """Take no more calls, let those that run finish, and end the connection.
 
-        A checkpoint. Cancelling it goes on with the next step at once.
+        A checkpoint. Cancelling it cancels the calls, and hurries what runs at the connection's
+        end; it still waits for both.
 
         Args:
-            grace: Seconds for calls to end and answers to leave; what still runs then is cancelled.
-            text: Told to the client.
+            grace: Seconds for calls to end and answers to be sent; then calls are cancelled.
+            text: The reason, for the client.
         """
-        if self._rules.peer is None or self._rules.failure is not None:
+        is_new = self._state in (SessionState.HANDSHAKE, SessionState.REJECTED)
+        if is_new or self._rules.failure is not None:
             self._connection.end(ConnectionError(text))
             return
         self._hooks.drain()
         if self._connection.ended is None:
+            self._state = SessionState.DRAINING
             await self._drain_calls(grace, text)
         try:
             await self._over.wait()
-        finally:  # cancelled, since the operator has asked again
+        finally:  # of a drain that was cancelled, since the operator has asked again
             if not self._over.is_set():
                 self._hooks.hurry()
                 with trio.CancelScope(shield=True):
@@ -201,20 +229,21 @@ class Session:
     # ----------------------------------------------------------------- for the connection
 
     def on_hello(self, hello: Hello) -> None:
-        """Admit a client, or not."""
-        if self._connection.ended is not None:  # it gave way, or hung up, as this was read
+        """Admit or reject a client."""
+        if self._connection.ended is not None:  # evicted, or lost, while HELLO was being read
             return
         exporter = self._exporter
         expected = exporter.token
-        code, told = Code.UNAUTHENTICATED, "not admitted"  # and nothing of the why
+        code, told = Code.UNAUTHENTICATED, "not admitted"  # without the reason, which is a secret
         if not self._welcome:
-            why = "its user may not; --allow-user, or users=, lets it"
+            why = "its user is not allowed to; --allow-user or users= allows it"
         elif expected and not hmac.compare_digest(hello.token.encode(), expected.encode()):
             why = "no valid token"
         elif not exporter.admission.admit(self):
             code = Code.RESOURCE_EXHAUSTED
             told = why = f"{exporter.limits.max_connections} clients are connected already"
         else:
+            self._state = SessionState.ADMITTED
             self._rules.admit(Hello.of(exporter.limits, agent=AGENT))
             self._context.caller = self._introduce(hello)
             text, name = "%s has connected: %s", self._connection.name
@@ -222,7 +251,8 @@ class Session:
             return
         text, name = "%s was not admitted: %s", self._connection.name
         exporter.auth_log.log(_logger, logging.WARNING, text, name, why)
-        exporter.admission.refuse(self)
+        self._state = SessionState.REJECTED
+        exporter.admission.reject(self)
         self._rules.refuse(code, told)
 
     def _credentials(self, hello: Hello) -> str:
@@ -237,19 +267,19 @@ class Session:
         return Caller(connection=number, verified=self._verify(), claimed=claimed)
 
     def evict(self) -> None:
-        """Hang up before anything was said: the next connection needs the place."""
+        """Close the connection, which was not admitted: a newer one needs its slot."""
         text = f"{self._connection.name} had not said HELLO, and gave way to others"
         self._connection.end(HandshakeError(text))
 
     def on_call(self, event: ev.CallReceived) -> None:
         """Begin to answer a call."""
-        way = self._dispatcher.execution_mode(event)
+        mode = self._dispatcher.execution_mode(event)
         call = self._call(event)
-        call.in_thread = way is ExecutionMode.THREAD
-        self._connection.begin(call, apart=way is ExecutionMode.APART)
+        call.in_thread = mode is ExecutionMode.THREAD
+        self._connection.begin(call, apart=mode is ExecutionMode.OWN_TASK)
 
     def take(self, event: ev.CallReceived) -> IncomingCall | None:
-        """Make a call of what a thread has read, if the thread may answer it."""
+        """Register a call that a thread has read, if the thread may answer it. In the thread."""
         return (
             self._call(event)
             if self._dispatcher.execution_mode(event) is ExecutionMode.THREAD
@@ -263,7 +293,7 @@ class Session:
         return call
 
     def on_slot_free(self) -> None:
-        """The connection has ended: nothing is left to wait for."""
+        """Wake `drain`: the connection has ended, so it need not wait for answers."""
         self._all_answered.unpark_all()
 
     # ------------------------------------------------------------------------- one call
@@ -278,12 +308,13 @@ class Session:
             result = await self._dispatcher.run_async(call)
             check_scopes(call.status)
         except BaseException as exc:  # noqa: BLE001 - SystemExit too stays within its call
-            # No name here may keep it: its traceback has this frame, and with it the arguments.
+            # Without a local variable for it: the traceback refers to this frame, which would keep
+            # the call's arguments alive.
             error = self._error_reporter.report(exc, self._dispatcher.title(call.head))
         self._finish(call, result, error)
 
     async def answer_in_thread(self, lead: Lead[IncomingCall]) -> None:
-        """Have a thread lead, and answer the call that it leaves, if it leaves one."""
+        """Let a thread own the connection, and answer the call that it leaves, if it does."""
         result: bytearray | None = None
         error: tuple[int, ErrorBody] | None = None
         status = cancel_status()
@@ -293,14 +324,14 @@ class Session:
             check_scopes(status)
         except BaseException as exc:  # in the loop, as in `answer`
             if lead.call is None:
-                raise  # it is no driver's
+                raise  # not the exception of a driver
             error = self._error_reporter.report(exc, self._dispatcher.title(lead.call.head))
         self._connection.returned(lead)
         if lead.call is not None:
             self._finish(lead.call, result, error)
 
     def may_lead(self) -> bool:
-        """Tell if a thread is to be had, and may wait for calls."""
+        """Tell if enough threads are idle for one to wait for calls. In any thread."""
         return self._dispatcher.executor.has_idle_threads
 
     def run_sync(self, call: IncomingCall) -> object:
@@ -308,7 +339,7 @@ class Session:
         return self._dispatcher.run_sync(call)
 
     def answered(self, call: IncomingCall, result: bytearray) -> None:
-        """A thread has answered a call, and sends the result."""
+        """Queue the result of a call that a thread has answered. In that thread."""
         self._forget(call)
         del self._connection.endpoints[call.slot]
         self._rules.result(call.slot, result)
@@ -320,7 +351,7 @@ class Session:
     def _finish(
         self, call: IncomingCall, result: bytearray | None, error: tuple[int, ErrorBody] | None
     ) -> None:
-        """Queue what a call has ended with; with neither, it was cut short."""
+        """Queue the terminal frame of a call; without result and error, it was cancelled."""
         self._forget(call)
         if self._connection.ended is None:
             del self._connection.endpoints[call.slot]
@@ -329,15 +360,15 @@ class Session:
             if error is None and result is not None:
                 self._rules.result(call.slot, result)
             else:
-                error = error or self._cut_short(call)
+                error = error or self._cancellation_error(call)
                 if call.cancelled or trio.current_time() >= call.deadline:
                     self._rules.abandon(call.slot)
                 self._rules.error(call.slot, encode_error(*error))
         if self._all_answered:
             self._all_answered.unpark_all()
 
-    def _cut_short(self, call: IncomingCall) -> tuple[int, ErrorBody]:
-        if call.late or trio.current_time() >= call.deadline:
+    def _cancellation_error(self, call: IncomingCall) -> tuple[int, ErrorBody]:
+        if call.state is CallState.LATE:
             seconds = call.head.timeout_ms / 1000
             text = f"its deadline passed, {seconds:g} s after the exporter had received it"
             return Code.DEADLINE_EXCEEDED, ErrorBody("", text)

@@ -1,8 +1,21 @@
-"""Between a client's raw stream and the one that a driver yields: bytes both ways, each half apart.
+"""Forward bytes between a client's raw stream and the stream that a driver yields.
 
-A driver may yield a Trio stream or an anyio one; what it cannot do, it is not asked for: a stream
-without `send_eof` keeps its other direction when the client half-closes. Nothing of anyio is
-imported unless the driver has imported it already.
+Both directions are independent. A driver may yield a Trio stream or an anyio stream. If it has no
+`send_eof`, the client's half-close is not passed on, and the other direction stays open. anyio is
+not imported unless the driver has done so.
+
+    state of the client's half   next
+    IDLE                         FORWARDING, in `arrived`, when the client has sent something
+    FORWARDING                   IDLE, when all was sent and little has come so far; ENDED, at the
+                                 client's half-close; FAILED, when the device raises
+    ENDED, FAILED                -
+
+    state of the device's half   next
+    FORWARDING                   ENDED, at the device's end, or when the client closes; FAILED
+    ENDED, FAILED                -
+
+The call's own task owns the device's half, and a second task the client's half. `run` returns when
+both have ended or one has failed.
 """
 
 from __future__ import annotations
@@ -21,25 +34,25 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = ["Device", "StreamForwarder", "device_stream"]
 
-_UP_TASK: Final = f"{__name__}.Bridge._carry_up"
-_MUCH: Final = 16  # pieces from the client after which the task that carries them stays
+_UP_TASK: Final = f"{__name__}.StreamForwarder._carry_up"
+_MANY: Final = 16  # chunks from the client after which the second task stays
 
 
 class Device(Protocol):
-    """What a bridge needs of the driver's stream."""
+    """The driver's stream, as far as a forwarder needs it."""
 
     def receive(self) -> Awaitable[Any]:
-        """Give the next bytes, in any buffer, an empty one at the end."""
+        """Receive the next bytes, in any buffer; an empty one is the end."""
 
     async def send(self, data: bytes) -> None:
-        """Take bytes."""
+        """Send bytes."""
 
     async def send_eof(self) -> None:
-        """Take the end of the client's half, where the stream has such a thing."""
+        """Pass on the client's half-close, if the stream supports it."""
 
 
 def _as_bytes(data: Any) -> bytes:
-    """Copy any buffer; `bytes` alone would make zeros of a number, and take a list."""
+    """Copy any buffer. `bytes(data)` would also accept a number, as so many zeros, and a list."""
     if type(data) is bytes:
         return data
     try:
@@ -50,7 +63,7 @@ def _as_bytes(data: Any) -> bytes:
 
 
 def _check_sent(answer: object, data: bytes, stream: object, method: str) -> None:
-    """A stream that says how much it took, as a socket's `send` does, may have taken less."""
+    """Raise if a stream's method says that it sent less, as the `send` of a socket may."""
     check_sent(answer, len(data), f"{type(stream).__name__}.{method}() of the driver's stream")
 
 
@@ -60,7 +73,7 @@ class _TrioDevice:
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
-    def receive(self) -> Awaitable[Any]:  # no coroutine of ours, which would cost while it waits
+    def receive(self) -> Awaitable[Any]:  # not `async`: another coroutine costs memory as it waits
         return self._stream.receive_some()  # type: ignore[no-any-return]  # of any driver's
 
     async def send(self, data: bytes) -> None:
@@ -76,13 +89,13 @@ class _TrioDevice:
 class _AnyioDevice:
     def __init__(self, stream: Any) -> None:
         self._stream = stream
-        # Whoever made an anyio stream has imported anyio; with any other the name cannot be raised.
+        # If anyio was not imported, the stream cannot raise its EndOfStream.
         anyio = sys.modules.get("anyio")
         self._end: tuple[type[BaseException], ...] = () if anyio is None else (anyio.EndOfStream,)
 
     async def receive(self) -> bytes:
         try:
-            # An empty piece is no end here, and would be taken for one further on.
+            # anyio's end is an exception; empty bytes would be taken for the end by the caller.
             while not (data := _as_bytes(await self._stream.receive())):
                 pass
         except self._end:
@@ -100,10 +113,10 @@ class _AnyioDevice:
 
 
 def device_stream(stream: object) -> Device:
-    """Adapt what an `exportstream` method has yielded.
+    """Adapt the stream that an `exportstream` method has yielded.
 
     Raises:
-        TypeError: It is neither a Trio stream nor an anyio one.
+        TypeError: It is neither a Trio stream nor an anyio stream.
     """
     if hasattr(stream, "receive_some") and hasattr(stream, "send_all"):
         return _TrioDevice(stream)
@@ -116,11 +129,11 @@ def device_stream(stream: object) -> Device:
 
 
 class StreamForwarder:
-    """Carries the bytes of one open stream until both directions have ended, or either fails.
+    """Forward the bytes of one stream until both directions have ended, or one has failed.
 
-    The call's own task waits for the device. What the client sends is carried by a second one,
-    beside it in its nursery: that is there while there is something to carry, so a stream at rest
-    costs one task and no nursery. Where it is begun again and again, it stays.
+    The call's own task waits for the device. A second task, in the same nursery, forwards the
+    client's bytes. It exists only while there are any, so that an idle stream costs one task; after
+    `_MANY` chunks it stays.
     """
 
     __slots__ = (
@@ -137,55 +150,55 @@ class StreamForwarder:
 
     def __init__(self, client: SlotStream, changed: Wakeup) -> None:
         self._client = client
-        self._device: Device  # once there is one
-        self._task: trio.lowlevel.Task | None = None  # the call's own, while more may come
+        self._device: Device  # set by `run`
+        self._task: trio.lowlevel.Task | None = None  # the call's, while the second may be started
         self._down = trio.CancelScope()
         self._up: trio.CancelScope | None = None  # of the second task, while there is one
-        self._carried = 0  # pieces from the client
-        self._up_ended = False  # its half has
-        self._changed = changed  # wakes the call's task, which looks what has
+        self._carried = 0  # chunks from the client
+        self._up_ended = False
+        self._changed = changed  # wakes the call's task, which checks the two above
         self._failure: BaseException | None = None
 
     @property
     def closed(self) -> bool:
-        """True once the client reads no more."""
+        """True once the client has closed its side, and reads nothing more."""
         return self._down.cancel_called
 
     @property
     def carried(self) -> int:
-        """Pieces that the device has taken from the client."""
+        """The number of chunks that the device has taken from the client."""
         return self._carried
 
     @property
     def waits_for_device(self) -> bool:
-        """True while the client has sent what the device has not taken."""
+        """True while the client has sent bytes that the device has not taken."""
         return bool(self._client.pending)
 
     def client_closed(self) -> None:
-        """The client reads no more. What it has sent before is still delivered. Synchronous."""
+        """Stop reading the device. What the client has sent before is delivered. Synchronous."""
         self._down.cancel()
 
     def arrived(self) -> None:
-        """Something may have come from the client. Synchronous."""
+        """Start the second task if the client has sent something. Synchronous."""
         task = self._task
         if self._up is None and task is not None and self._client.pending:
             if task is trio.lowlevel.current_task():
                 self._begin_up(task)
-            else:  # with the context variables that the driver's code has
+            else:  # in the reader's task: give it the context variables of the driver's code
                 task.context.run(self._begin_up, task)
 
     def _begin_up(self, task: trio.lowlevel.Task) -> None:
-        # Shielded, so that it ends when the call's task says so, which is where the driver's code
-        # is: within the driver's own scopes, if there are any around its `yield`.
+        # Shielded: the call's task ends it (`_end_up`). Only that one is inside the cancel scopes
+        # that the driver may have around its `yield`.
         self._up = trio.CancelScope(shield=True)
         assert task.parent_nursery is not None
         task.parent_nursery.start_soon(self._carry_up, self._up, name=_UP_TASK)
 
     async def run(self, device: Device) -> None:
-        """Carry bytes. A checkpoint.
+        """Forward bytes. A checkpoint.
 
         Raises:
-            Exception: What the device's stream raised, in whichever direction came first.
+            Exception: The first one that the device's stream raised, in either direction.
         """
         self._device, self._task = device, trio.lowlevel.current_task()
         try:
@@ -193,7 +206,7 @@ class StreamForwarder:
             with self._down:
                 while data := _as_bytes(await device.receive()):
                     await self._client.send_all(data)
-                    del data  # not to be held until the next one comes
+                    del data  # free it before waiting for the next
                 await self._client.send_eof()
             while not self._up_ended and self._failure is None:
                 await self._changed.wait()
@@ -216,14 +229,14 @@ class StreamForwarder:
         try:
             with scope:
                 await self._to_device(self._device)
-        except BaseException as exc:  # noqa: BLE001 - raised again by `run`, in the call's task
+        except BaseException as exc:  # noqa: BLE001 - `run` raises it in the call's task
             self._failure = self._failure or exc
             self._down.cancel()
         self._up = None
         self._changed.set()
 
     async def _to_device(self, device: Device) -> None:
-        while self._carried >= _MUCH or self._client.pending:
+        while self._carried >= _MANY or self._client.pending:
             data = await self._client.receive_some()
             if not data:
                 await device.send_eof()

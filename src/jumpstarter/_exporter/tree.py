@@ -1,4 +1,4 @@
-"""A device tree as an exporter serves it: each driver's address, the report, and the end."""
+"""Prepare a device tree for serving: the drivers' targets, the report, and reset and close."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ __all__ = ["DeviceTree", "Target"]
 
 _logger = logging.getLogger("jumpstarter.exporter")
 
-MAX_DRIVERS: Final = 65535  # an address has two bytes in a CALL, and 0 is the exporter's
-# Characters of all docstrings and signatures in a report: what a client waits for when it connects.
+MAX_DRIVERS: Final = 65535  # a target has two bytes in a CALL, and 0 is the exporter itself
+# Characters of all docstrings and signatures in a report, which each client receives at connect.
 MAX_TEXTS: Final = 1024 * 1024
-_ONE_TEXT: Final = 64  # what each is charged beside its length, as an empty one costs room too
+_ONE_TEXT: Final = 64  # characters that each text costs besides its own
 
-_SLOW: Final = 5.0  # seconds after which the log says what a start waits for
+_SLOW: Final = 5.0  # seconds after which the log names the driver that a start waits for
 
 _CLIENT_LABEL = "jumpstarter.dev/client"
 _NAME_LABEL = "jumpstarter.dev/name"
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Something that can be called: a driver, or the exporter's own service.
+    """Something with methods to call: a driver, or the exporter's own service.
 
     Attributes:
-        instance: Whose methods they are.
-        exports: What may be called of it.
-        title: How messages name it.
+        instance: The object.
+        exports: Its exported methods by name.
+        title: Its name in messages.
     """
 
     instance: object
@@ -55,17 +55,17 @@ class DeviceTree:
     """The drivers of one exporter.
 
     Attributes:
-        targets: All drivers by their address in a CALL; address 0 is left to the exporter.
-        nodes: What is reported of each, in the same order.
+        targets: All drivers. The first one is target 1 of a CALL; 0 is the exporter itself.
+        nodes: The drivers' parts of the report, in the same order.
     """
 
     def __init__(self, root: Driver) -> None:
         self._drivers: dict[int, tuple[Driver, str]] = {}  # each once, after all of its parents
         self._claims: Claims | None = None
-        self._now = ""  # what runs
+        self._running = ""  # the `reset` or `close` that runs, for the log
         self.targets: list[Target] = []
         self.nodes: list[Node] = []
-        self._texts = MAX_TEXTS  # that still fit the report
+        self._texts = MAX_TEXTS  # characters that are left for texts in the report
         addresses: dict[int, int] = {}
         for driver, parent, name in walk(root):
             address = len(self.targets) + 1
@@ -91,7 +91,7 @@ class DeviceTree:
             labels[_NAME_LABEL] = name
         cls = type(driver)
         title = f"driver {name or 'root'!r} ({cls.__module__}.{cls.__qualname__})"
-        self._drivers.pop(id(driver), None)  # the last of its places is behind all of its parents
+        self._drivers.pop(id(driver), None)  # its last place in the tree comes after all parents
         self._drivers[id(driver)] = driver, title
         self.targets.append(Target(driver, exports, title))
         node = Node(
@@ -109,7 +109,7 @@ class DeviceTree:
         self.nodes.append(_readable(node, title))
 
     def driver_at(self, target: int) -> Driver:
-        """Give the driver with this address.
+        """Return the driver at a target.
 
         Raises:
             ValueError: There is none.
@@ -124,7 +124,7 @@ class DeviceTree:
         return {name: text for name in texts if (text := self._text(texts[name]))}
 
     def _text(self, text: str) -> str:
-        """Give a text that still fits the report, or nothing."""
+        """Return a text if it still fits the report, or an empty one."""
         cost = len(text) + _ONE_TEXT
         if not text or cost > self._texts:
             return ""
@@ -133,10 +133,10 @@ class DeviceTree:
 
     @contextmanager
     def claimed(self, place: str) -> Iterator[None]:
-        """Claim all drivers for the length of a block: nobody else serves them.
+        """Claim all drivers for the length of a block, so that no other server serves them.
 
         Args:
-            place: Where they are served, for the error of whoever tries.
+            place: Where they are served, for the error of another server.
 
         Raises:
             ConfigurationError: One of them is served already.
@@ -148,36 +148,36 @@ class DeviceTree:
             self._claims.release()
 
     async def reset(self) -> None:
-        """Run every driver's `reset`, parents before children. What one raises is logged."""
-        await self._visit("reset", grace=None)
+        """Run every driver's `reset`, parents before children, and log what they raise."""
+        await self._run_all("reset", grace=None)
 
     async def reset_for_clients(self) -> None:
-        """Do so, and log which driver takes long: clients wait for it."""
+        """Run `reset`, and log a driver that takes long, since clients wait. A checkpoint."""
         async with open_background() as nursery:
-            nursery.start_soon(self._tell_slow)
+            nursery.start_soon(self._log_slow)
             await self.reset()
 
-    async def _tell_slow(self) -> None:
-        told = ""
+    async def _log_slow(self) -> None:
+        logged = ""
         while True:
             await trio.sleep(_SLOW)
-            if self._now not in ("", told):
-                told = self._now
-                _logger.warning("clients wait for %s, which takes long", told)
+            if self._running not in ("", logged):
+                logged = self._running
+                _logger.warning("clients wait for %s, which takes long", logged)
 
     async def end(self, grace: float) -> None:
-        """Run every driver's `reset`, then every driver's `close`. What one raises is logged.
+        """Run every driver's `reset`, then every driver's `close`. Log what they raise.
 
-        A checkpoint that is not cancelled; one that takes longer than `grace` seconds is left to
-        its thread, logged, and the next one's turn comes.
+        A checkpoint, shielded from cancellation. If one takes longer than `grace` seconds, log it,
+        abandon its thread, and go on with the next.
         """
         with trio.CancelScope(shield=True):
-            await self._visit("reset", grace)
-            await self._visit("close", grace)
+            await self._run_all("reset", grace)
+            await self._run_all("close", grace)
 
-    async def _visit(self, verb: str, grace: float | None) -> None:
+    async def _run_all(self, verb: str, grace: float | None) -> None:
         for driver, title in self._drivers.values():
-            self._now = f"the {verb}() of {title}"
+            self._running = f"the {verb}() of {title}"
             with trio.move_on_after(float("inf") if grace is None else grace) as scope:
                 await self._run(driver, verb, title, abandon=grace is not None)
             if scope.cancelled_caught:
@@ -211,7 +211,7 @@ class DeviceTree:
 
 
 def _readable(node: Node, title: str) -> Node:
-    """Give back a node that clients can read: labels and names come from a driver's author."""
+    """Check that clients can read a node, since a driver's author chooses labels and names."""
     try:
         decode_nodes(bytes(encode_value([node], b"")), DEFAULT_LIMITS)
     except ArgumentError as exc:
