@@ -108,7 +108,7 @@ async def test_who_is_named_may_connect_and_nobody_else(
     assert message.startswith(
         f"client of uid {OTHER + 1} was not admitted: its user is not allowed"
     )
-    assert message.endswith("--allow-user, or users=, lets it")
+    assert message.endswith("--allow-user or users= allows it")
 
 
 @AS_ROOT
