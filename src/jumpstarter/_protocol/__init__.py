@@ -1,5 +1,5 @@
-"""The wire protocol without I/O: which frames are legal, when, and how many.
+"""The wire protocol without I/O: which frames may be sent and received, when, and how many.
 
-Nothing here imports Trio, a clock, a socket, a thread or a log. A transport feeds bytes in and
-takes events out; the application calls verbs and takes the bytes that they produce.
+Nothing here imports Trio, a clock, a socket, a thread or a log. The caller feeds in the bytes that
+it has read and receives events; it calls verbs and writes the bytes that they produce.
 """

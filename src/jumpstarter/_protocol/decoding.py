@@ -1,7 +1,7 @@
-"""What a decoder refuses, as one error of ours.
+"""Decode MessagePack, and raise one class of error for everything that cannot be decoded.
 
-The class that msgspec raises for bad bytes depends on its version: text that is not UTF-8 was a
-UnicodeDecodeError before msgspec 0.23, and is a DecodeError since. Nothing here looks at the class.
+The class that msgspec raises for bad bytes depends on its version: text that is not UTF-8 is a
+UnicodeDecodeError before msgspec 0.23, and a DecodeError since. So this module ignores the class.
 """
 
 from __future__ import annotations
@@ -21,35 +21,36 @@ T = TypeVar("T")
 
 
 def decode_checked(
-    decoder: msgspec.msgpack.Decoder[T], body: bytes, limits: tuple[int, int, int], said: str
+    decoder: msgspec.msgpack.Decoder[T], body: bytes, limits: tuple[int, int, int], message: str
 ) -> T:
-    """Decode a value of the protocol's own.
+    """Decode a value whose type the protocol defines.
 
     Args:
-        decoder: Of the type that it must have.
+        decoder: A decoder for that type.
         body: The value, encoded.
-        limits: Its depth, items and containers.
-        said: How the text of an error begins.
+        limits: The most levels, items and containers that it may have.
+        message: The beginning of an error's message.
 
     Raises:
-        ArgumentError: It is malformed, beyond a limit, or of another type.
+        ArgumentError: The value is malformed, exceeds a limit, or has another type.
     """
     try:
         scan(body, *limits)
     except FramingError as exc:
-        raise ArgumentError(f"{said}: {exc}") from exc
+        raise ArgumentError(f"{message}: {exc}") from exc
     try:
         return decoder.decode(body)
-    except Exception as exc:  # noqa: BLE001 - whichever it is, it is raised again or chained
-        raise_decode_error(exc, said)
+    except Exception as exc:  # noqa: BLE001 - re-raised or chained
+        raise_decode_error(exc, message)
 
 
-def raise_decode_error(exc: Exception, said: str) -> NoReturn:
-    """Raise ArgumentError for what a decoder has raised: its class depends on msgspec's version.
+def raise_decode_error(exc: Exception, message: str) -> NoReturn:
+    """Raise ArgumentError for an exception that a decoder has raised.
 
-    A decoder runs no Python code: an exception with a frame of its own is a signal handler's.
+    A decoder runs no Python code. So an exception with a frame of its own was raised by a signal
+    handler, and is re-raised unchanged.
     """
     traceback = exc.__traceback__
     if isinstance(exc, MemoryError) or (traceback is not None and traceback.tb_next is not None):
         raise exc
-    raise ArgumentError(f"{said}: {exc}") from exc
+    raise ArgumentError(f"{message}: {exc}") from exc

@@ -1,4 +1,4 @@
-"""What a connection's rules report of the bytes that came in: one frozen Struct per thing."""
+"""The events that `receive` returns for the bytes that were read."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ __all__ = [
 
 
 class HelloReceived(msgspec.Struct, frozen=True, gc=False):
-    """The peer has said who it is; a server must now `admit` or `refuse` it."""
+    """The peer has sent its HELLO. A server must now `admit` or `refuse` it."""
 
     hello: Hello
 
 
 class CallReceived(msgspec.Struct, frozen=True, gc=False):
-    """A complete CALL: exactly one RESULT or ERROR is owed for it."""
+    """A complete CALL has arrived; the server owes it exactly one RESULT or ERROR."""
 
     slot: int
     head: CallHead
@@ -44,21 +44,21 @@ class CallReceived(msgspec.Struct, frozen=True, gc=False):
 
 
 class ResultReceived(msgspec.Struct, frozen=True, gc=False):
-    """The end of a call that went well. The slot is free again."""
+    """A call has succeeded. Its slot is free again."""
 
     slot: int
     body: bytes
 
 
 class ErrorReceived(msgspec.Struct, frozen=True, gc=False):
-    """The end of a call that did not. The slot is free again."""
+    """A call has failed. Its slot is free again."""
 
     slot: int
     body: bytes
 
 
 class ItemReceived(msgspec.Struct, frozen=True, gc=False):
-    """A generator's next item; hand `cost` back with `consume` once it has been read."""
+    """A generator has yielded an item. Pass `cost` to `consume` once it has been read."""
 
     slot: int
     body: bytes
@@ -66,14 +66,14 @@ class ItemReceived(msgspec.Struct, frozen=True, gc=False):
 
 
 class AcceptReceived(msgspec.Struct, frozen=True, gc=False):
-    """A raw stream is open."""
+    """The server has opened a raw stream."""
 
     slot: int
     body: bytes
 
 
 class DataReceived(msgspec.Struct, frozen=True, gc=False):
-    """Bytes of a raw stream, and perhaps the end of the peer's half."""
+    """Bytes of a raw stream have arrived; `end` ends the peer's half behind them."""
 
     slot: int
     data: bytes
@@ -81,22 +81,22 @@ class DataReceived(msgspec.Struct, frozen=True, gc=False):
 
 
 class CreditReceived(msgspec.Struct, frozen=True, gc=False):
-    """More may be sent on this slot."""
+    """The peer has granted more credit on this slot."""
 
     slot: int
 
 
 class CancelReceived(msgspec.Struct, frozen=True, gc=False):
-    """The client wants this call to end; its terminal frame is still owed."""
+    """The client has cancelled a call. The server still owes it the terminal frame."""
 
     slot: int
     code: int
 
 
 class MessageDropped(msgspec.Struct, frozen=True, gc=False):
-    """A message was discarded as it arrived: holding it would have cost too much memory.
+    """A message was discarded as it arrived, because it would have taken too much memory.
 
-    `terminal` says if it was the call's last one, so that the slot is free again.
+    If it was `terminal`, it has ended the call, and the slot is free again.
     """
 
     slot: int
@@ -105,23 +105,23 @@ class MessageDropped(msgspec.Struct, frozen=True, gc=False):
 
 
 class PongReceived(msgspec.Struct, frozen=True, gc=False):
-    """The answer to a PING."""
+    """The peer has answered a PING."""
 
     payload: bytes
 
 
 class GoawayReceived(msgspec.Struct, frozen=True, gc=False):
-    """The peer takes no new calls. Our ACK is queued already."""
+    """The peer accepts no new calls. Our ACK is queued already."""
 
     goaway: Goaway
 
 
 class GoawayAcked(msgspec.Struct, frozen=True, gc=False):
-    """The peer has seen our GOAWAY: no CALL will come any more."""
+    """The peer has acknowledged our GOAWAY: it will send no further CALL."""
 
 
 class ConnectionFailed(msgspec.Struct, frozen=True):
-    """The peer broke the rules. Always the last event; a GOAWAY that says why is queued."""
+    """The peer broke the protocol. Always the last event; a GOAWAY with the reason is queued."""
 
     error: RemoteProtocolError
 

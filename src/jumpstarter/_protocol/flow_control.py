@@ -1,19 +1,18 @@
-"""How much a peer may still send on one stream or generator, and when to give credit back.
+"""Count how much each side may still send on a stream or generator, and when to return credit.
 
-Credit is counted per slot and direction; there is no window of the connection, because one that is
-tied to application reads lets streams deadlock each other. Three rules:
+Credit is counted per slot and direction. The connection has no window of its own: one that is tied
+to what applications read would let streams deadlock each other. Three rules:
 
-1. Credit goes back when the *application* has read, half a window at a time. Fewer, larger CREDIT
-   frames follow, and no sender can stall: once everything was read, either half a window has gone
-   back, or the sender has more than half of one left. (A sender never waits for a whole message's
-   worth: DATA is cut to what credit there is, and an ITEM may overshoot by one message.)
-2. A window doubles each time its reader is found to keep up, that is, with nothing left to read at
-   the moment when credit goes back: a slow start without a clock. A reader that stops costs what
-   its window had grown to.
-3. All windows of a connection draw on one `Budget`; when it is used up, none grows any more.
+1. Credit is returned after the *application* has read half a window. That makes few CREDIT frames,
+   and no sender can stall: once everything was read, either half a window has been returned, or
+   the sender still has more than half of one. (A sender never waits for enough credit for a whole
+   message: DATA is cut to the available credit, and an ITEM may exceed it.)
+2. A window doubles whenever its reader keeps up, that is, has nothing left to read when credit is
+   returned: a slow start without a clock. A reader that stops costs as much memory as its window
+   has grown to.
+3. All windows of a connection share one `Budget`. When it is used up, no window grows any more.
 
-An ITEM is charged its length and `ITEM_COST`, so that a flood of empty items is bounded too.
-This file knows no frames and no slots.
+An ITEM costs its length plus `ITEM_COST`, so that a flood of empty items is bounded too.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = ["GRANTS", "ITEM_COST", "MAX_CREDIT", "Budget", "ReceiveWindow", "SendWindow"]
 
-ITEM_COST: Final = 64  # bytes: about what a queued item costs in memory beside its payload
-GRANTS: Final = 10  # CREDIT frames that may come at first, and for each frame that was sent
-MAX_CREDIT: Final = 2**31 - 1  # a sum beyond it is the peer's error
+ITEM_COST: Final = 64  # bytes: about the memory that a queued item takes beside its payload
+GRANTS: Final = 10  # CREDIT frames accepted at first, and for each frame sent
+MAX_CREDIT: Final = 2**31 - 1  # a larger sum is a breach
 
 
 class Budget:
-    """What the windows of one connection may sum up to, in bytes."""
+    """The bytes that all receive windows of one connection may have in sum."""
 
     __slots__ = ("left",)
 
@@ -38,7 +37,7 @@ class Budget:
         self.left: int = total
 
     def reserve(self, amount: int) -> bool:
-        """Reserve `amount` for growth if there is so much."""
+        """Reserve `amount` for the growth of a window. False, and no change, if less is left."""
         if amount > self.left:
             return False
         self.left -= amount
@@ -46,11 +45,11 @@ class Budget:
 
 
 class SendWindow:
-    """What we may still send.
+    """The credit that we may still spend.
 
     Attributes:
-        available: Bytes; negative after an ITEM that overshot.
-        grants: How often the peer may still add to it; negative once it has done so too often.
+        available: Bytes; negative after an ITEM that exceeded it.
+        grants: How many CREDIT frames are still accepted; negative after too many.
     """
 
     __slots__ = ("available", "grants")
@@ -60,19 +59,19 @@ class SendWindow:
         self.grants: int = GRANTS
 
     def spend(self, amount: int, frames: int) -> None:
-        """Count what is sent, and in how many frames."""
+        """Count bytes that are sent, and the number of frames that carry them."""
         self.available -= amount
         self.grants += GRANTS * frames
 
     def grant(self, delta: int) -> bool:
-        """Add the peer's credit. False if the sum is beyond what the wire allows."""
+        """Add credit from the peer. False if the sum is larger than the protocol allows."""
         self.grants -= 1
         self.available += delta
         return self.available <= MAX_CREDIT
 
 
 class ReceiveWindow:
-    """What the peer may still send, what waits for the application, and what goes back when."""
+    """The credit that the peer may still spend, and the credit that we owe it."""
 
     __slots__ = ("_budget", "_limit", "_returning", "_waiting", "available", "size")
 
@@ -81,21 +80,21 @@ class ReceiveWindow:
         self.available: int = initial
         self._limit = limit
         self._budget = budget
-        self._waiting = 0  # received, not yet read by the application
-        self._returning = 0  # read, not yet given back
-        # The first window is promised in HELLO and cannot be refused: the budget may go below zero.
+        self._waiting = 0  # bytes received that the application has not read
+        self._returning = 0  # bytes read whose credit was not returned
+        # HELLO has promised the first window, so the budget may become negative.
         budget.left -= initial
 
     def receive(self, amount: int) -> None:
-        """Count what has arrived. `available` below zero is an overshoot: the caller judges it."""
+        """Count bytes received. The caller checks whether `available` has become negative."""
         self.available -= amount
         self._waiting += amount
 
     def consume(self, amount: int) -> int:
-        """Count what the application has read.
+        """Count bytes that the application has read.
 
         Returns:
-            The credit to send now, in bytes; 0 for none yet.
+            The credit to return now, in bytes; 0 if it is too early.
         """
         self._waiting -= amount
         self._returning += amount
@@ -114,5 +113,5 @@ class ReceiveWindow:
         return step
 
     def close(self) -> None:
-        """Hand the window's share of the budget back. Call once, when the slot ends."""
+        """Return the window's share of the budget. Call it once, when the slot ends."""
         self._budget.left += self.size

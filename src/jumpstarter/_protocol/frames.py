@@ -1,4 +1,4 @@
-"""Frame types, flags and the structures that frames carry, without their encoding."""
+"""Frame types, flags and the structures that frames carry; `codec` encodes them."""
 
 from __future__ import annotations
 
@@ -35,16 +35,14 @@ __all__ = [
 ]
 
 MAGIC: Final = b"JMPS"
-VERSION: Final = (
-    1,
-    1,
-)  # a peer with another major is refused; a higher minor adds to maps and arrays
+# A peer with another major version is refused. A higher minor version adds keys and elements.
+VERSION: Final = (1, 1)
 MAX_METHOD_NAME: Final = 255  # bytes of UTF-8: its length crosses the wire in one byte
 MAX_DOC: Final = 4096  # characters of a docstring in a report
 MAX_SIGNATURE: Final = 1024  # characters of a signature in a report: parsing a deep one recurses
 MAX_TEXT: Final = 1024 * 1024  # characters of an error's text, notes and traceback, each
 KEYWORDS: Final = 0x80  # bit of a CALL's kind: the last argument is a map of keyword arguments
-NESTED: Final = 0x40  # another: the call comes from within a driver's code
+NESTED: Final = 0x40  # bit of a CALL's kind: a driver's code makes the call
 HEADER_SPACE: Final = bytes(HEADER_SIZE)
 NIL: Final = b"\xc0"  # MessagePack's None
 
@@ -66,16 +64,16 @@ class FrameType(enum.IntEnum):
 
 
 class Flag(enum.IntEnum):
-    """The high four bits of a header's fourth byte, as they stand in the byte."""
+    """The high four bits of a header's fourth byte, in place."""
 
     NONE = 0x00
-    END = 0x10  # DATA: the sender's half of the stream is over
+    END = 0x10  # DATA: it ends the sender's half of the stream
     MORE = 0x20  # CALL, RESULT, ERROR, ITEM: the message goes on in the next frame
-    ACK = 0x40  # PING, GOAWAY: the answer
+    ACK = 0x40  # PING, GOAWAY: this is the answer
 
 
 class Kind(enum.IntEnum):
-    """What a CALL opens."""
+    """The kind of call that a CALL opens."""
 
     UNARY = 0
     GENERATOR = 1
@@ -83,15 +81,15 @@ class Kind(enum.IntEnum):
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
-    """The first frame of each side: what it accepts, and who it is.
+    """The first frame of each side: its limits, and its name.
 
     Attributes:
         version: (major, minor).
         max_frame, max_message, max_calls, stream_window: See `Limits`.
-        ping_ms: How often, in milliseconds, the sender will ask for a sign of life; 0 never.
+        ping_ms: Milliseconds of silence after which the sender sends PING; 0 for never.
         agent: Name and version of the software, for logs.
         token: A shared secret, or empty.
-        name: What a client calls itself, or empty. Since version 1.1.
+        name: The name that a client gives itself, or empty. Since version 1.1.
     """
 
     version: tuple[int, int] = VERSION
@@ -106,7 +104,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, limits: Limits, agent: str = "", token: str = "", name: str = "") -> Hello:
-        """Say what `limits` allow."""
+        """Make the HELLO that offers `limits`."""
         return cls(
             max_frame=limits.max_frame,
             max_message=limits.max_message,
@@ -131,16 +129,16 @@ class CallHead(msgspec.Struct, frozen=True, gc=False):
 
 
 class OSErrorDetails(msgspec.Struct, frozen=True, array_like=True):
-    """What an ERROR says of an OSError, since version 1.1.
+    """The fields of an ERROR that describe an OSError. Since version 1.1.
 
     Attributes:
-        kind: Name of the built-in class that is nearest to it, as `"FileNotFoundError"`.
-        errno: The number that it has on the sender's system.
-        symbol: The number's name, as `"ENOENT"`, where the error is the system's: numbers differ
-            between systems. Else empty.
-        strerror: The system's text.
-        filename, filename2: The files that it is about: text, bytes or a descriptor's number. From
-            a peer, any value.
+        kind: Name of the nearest built-in class, such as `"FileNotFoundError"`.
+        errno: The number on the sender's system.
+        symbol: The number's name, such as `"ENOENT"`, because numbers differ between systems. Empty
+            if the number is not one of the system's.
+        strerror: The text for the number.
+        filename, filename2: The files that it names: text, bytes or a file descriptor. A peer may
+            send any value.
         undecodable: Which of the two are text that is not valid UTF-8 and is therefore sent as
             bytes: 1 for `filename`, plus 2 for `filename2`. Sent only if it is not 0.
     """
@@ -155,16 +153,16 @@ class OSErrorDetails(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ErrorBody(msgspec.Struct, frozen=True, array_like=True):
-    """What an ERROR says beside its code.
+    """The content of an ERROR beside its code.
 
     Attributes:
-        type: Name of the exception's class, empty where the library itself speaks.
+        type: Name of the exception's class; empty if the library itself reports the error.
         message: `str()` of the exception.
         notes: Its `__notes__`.
-        traceback: Its formatted traceback, where the exporter was asked to send it.
+        traceback: Its formatted traceback, if the exporter is configured to send it.
         members: Code and body of each member, for an exception group.
-        system: What an OSError says beyond its text. Since version 1.1.
-        cause: Code and body of what it was raised `from`. Since version 1.1.
+        system: Further fields of an OSError. Since version 1.1.
+        cause: Code and body of the exception that it was raised `from`. Since version 1.1.
     """
 
     type: str
@@ -179,7 +177,8 @@ class ErrorBody(msgspec.Struct, frozen=True, array_like=True):
 class Node(msgspec.Struct, frozen=True, omit_defaults=True):
     """One driver in the exporter's report of its device tree.
 
-    What has a default may be missing from a report: it is for people, and `Texts` bounds it.
+    A report may omit the fields that have a default: they are for people, and the exporter limits
+    their total size.
 
     Attributes:
         target: Its address in a CALL, 1 to 65,535.
@@ -189,9 +188,9 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True):
         labels: As the driver was given them.
         client: Dotted path of its client class.
         methods: The exported names, each with the `Kind` by which it is called.
-        doc: What the driver's class says of itself.
-        signatures: How an exported method is called, as `"(volts: float = 3.3) -> None"`.
-        docs: What an exported method says of itself.
+        doc: The docstring of the driver's class.
+        signatures: The signature of an exported method, such as `"(volts: float = 3.3) -> None"`.
+        docs: The docstring of an exported method.
     """
 
     target: int
@@ -207,7 +206,7 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Goaway(msgspec.Struct, frozen=True):
-    """Why, and for how long the sender will still finish what it has begun."""
+    """Why the sender accepts no new calls, and how long it lets the present ones finish."""
 
     code: int
     grace_ms: int

@@ -1,8 +1,8 @@
-"""Bytes that have come and wait: as the pieces in which they came, until somebody takes them.
+"""Buffer received bytes until the application reads them.
 
-Nothing is copied while it waits, but for small pieces, which are gathered: a peer that sends crumbs
-would otherwise have each cost an object. What is taken is joined, once. This file knows neither
-frames nor streams.
+The bytes are kept as the pieces in which they arrived, and are joined once, when they are read.
+Only small pieces are copied together: otherwise a peer that sends single bytes would make us hold
+one object for each.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = ["ReceiveBuffer"]
 
-_SMALL: Final = 4096  # bytes: shorter pieces are gathered
-_GATHERED: Final = 64 * 1024  # bytes after which a new gathering is begun
+_SMALL: Final = 4096  # bytes: shorter pieces are copied together
+_GATHERED: Final = 64 * 1024  # bytes after which small pieces go to a new bytearray
 
 
 class ReceiveBuffer:
-    """A queue of bytes; its length is their number."""
+    """A queue of bytes. Its length is the number of bytes."""
 
     __slots__ = ("_offset", "_pieces", "_size")
 
     def __init__(self) -> None:
         self._pieces: list[bytes | bytearray] = []  # a deque takes 760 bytes when it is empty
-        self._offset = 0  # bytes of the first piece that were taken already
+        self._offset = 0  # bytes of the first piece that were read already
         self._size = 0
 
     def __len__(self) -> int:
@@ -33,11 +33,11 @@ class ReceiveBuffer:
 
     @property
     def first_size(self) -> int:
-        """Bytes that are left of the first piece. There must be one."""
+        """Bytes left of the first piece. The buffer must not be empty."""
         return len(self._pieces[0]) - self._offset
 
     def append(self, data: bytes) -> None:
-        """Add bytes, at least one."""
+        """Append bytes, at least one."""
         self._size += len(data)
         if self._pieces and len(data) < _SMALL:
             last = self._pieces[-1]
@@ -49,9 +49,9 @@ class ReceiveBuffer:
             self._pieces.append(data)
 
     def read(self, max_bytes: int) -> bytes:
-        """Take what is left of the first piece, and whole ones behind it, as far as they fit.
+        """Remove and return at most `max_bytes`. The buffer must not be empty.
 
-        There must be some. Of a piece that is larger than `max_bytes`, so much is taken.
+        Return whole pieces as far as they fit, and cut a piece only if it is the first one.
         """
         piece = self._pieces[0]
         size = len(piece) - self._offset
@@ -74,6 +74,6 @@ class ReceiveBuffer:
         return bytes(taken[0]) if len(taken) == 1 else b"".join(taken)
 
     def clear(self) -> None:
-        """Forget them all."""
+        """Discard all bytes."""
         self._pieces.clear()
         self._offset = self._size = 0

@@ -26,18 +26,18 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = ["BATCH_SIZE", "SendQueue", "WriteBatch"]
 
-BATCH_SIZE: Final = 64 * 1024  # bytes after which a batch is full; a whole frame may overshoot it
-_SMALL: Final = 16 * 1024  # bytes of payload up to which a message may skip the lanes
+BATCH_SIZE: Final = 64 * 1024  # bytes after which a batch is full; its last frame may exceed it
+_SMALL: Final = 16 * 1024  # bytes of payload up to which a message is urgent
 
 Buffer = bytes | bytearray | memoryview
 
 
 class WriteBatch(msgspec.Struct):
-    """Frames to be written next, whole and in order.
+    """The frames to write next, whole and in order.
 
     Attributes:
-        buffers: To be written one after the other.
-        drained: Slots of which nothing waits in a queue any more.
+        buffers: The bytes, to be written one buffer after the other.
+        drained: Slots whose queue became empty with this batch.
         ended: Slots whose terminal frame is in this batch.
     """
 
@@ -47,7 +47,7 @@ class WriteBatch(msgspec.Struct):
 
 
 class _Message:
-    """A message in a queue, part of which may have left already."""
+    """A message in a slot queue, part of which may have left already."""
 
     __slots__ = ("flags", "rest", "started", "terminal", "type")
 
@@ -63,27 +63,27 @@ class SendQueue:
     """The queue in front of one connection's writer.
 
     Attributes:
-        size: Bytes of all that waits.
-        fresh: Bytes of it in messages of which nothing has left. With a peer that reads, all that
-            waits has soon started to leave.
+        queued_bytes: Bytes of all queued messages and data.
+        unstarted_bytes: Those of messages of which no frame has left. Back-pressure goes by these:
+            with a peer that reads, every message has soon started to leave.
     """
 
     def __init__(self) -> None:
         self._max_frame = MIN_WIRE_FRAME
-        self._small = MIN_WIRE_FRAME + HEADER_SIZE  # bytes of a frame that may skip the lanes
+        self._small = MIN_WIRE_FRAME + HEADER_SIZE  # bytes of a frame that may be urgent
         self.queued_bytes: int = 0
         self.unstarted_bytes: int = 0
-        self._last: bytes | None = None  # the only thing that will still leave, once closed
+        self._last: bytes | None = None  # once closed: the only frame that still leaves
         self._closed = False
         self._urgent: list[Buffer] = []
-        self._ended: list[int] = []  # slots whose terminal frame is among the urgent ones
+        self._ended: list[int] = []  # slots whose terminal frame is urgent
         self._credit: dict[int, int] = {}
         self._pong: bytes | None = None
         self._slot_queues: dict[int, deque[_Message]] = {}  # in the order of their turns
 
     @property
     def max_frame(self) -> int:
-        """Bytes of payload that the peer takes in one frame."""
+        """Bytes of payload that the peer accepts in one frame."""
         return self._max_frame
 
     @max_frame.setter
@@ -97,24 +97,24 @@ class SendQueue:
         return bool(self._urgent or self._slot_queues or self._credit or self._pong is not None)
 
     def has_slot_queue(self, slot: int) -> bool:
-        """Tell if something of this slot waits behind its turn."""
+        """Return whether this slot has frames that wait for its turn."""
         return slot in self._slot_queues
 
     def is_sending(self, slot: int, type_: int) -> bool:
-        """Tell if the next thing to leave a slot's queue is (a part of) a message of this type."""
+        """Return whether the first message in a slot's queue is of this type."""
         queue = self._slot_queues.get(slot)
         return queue is not None and queue[0].type == type_
 
     # ------------------------------------------------------------------------------------ in
 
     def add_frame(self, type_: int, slot: int, payload: bytes, flags: int = 0) -> None:
-        """Queue a small frame ahead of all lanes, its own slot's too."""
+        """Queue a small frame ahead of all slot queues, its own slot's too."""
         self._append_urgent(pack_frame(type_, flags, slot, payload))
 
     def add_message(self, type_: int, slot: int, buffer: bytearray, terminal: bool = False) -> None:
-        """Queue a message; `buffer` begins with room for a header, and is ours from now on."""
+        """Queue a message. `buffer` begins with header space, and is the queue's from now on."""
         if terminal:
-            self._credit.pop(slot, None)  # nothing may follow it, credit neither
+            self._credit.pop(slot, None)  # no credit may follow it
         size = len(buffer)
         if size <= self._small and slot not in self._slot_queues:
             seal(buffer, type_, 0, slot)
@@ -138,11 +138,11 @@ class SendQueue:
             )
 
     def add_credit(self, slot: int, delta: int) -> None:
-        """Add to the credit that goes out with the next batch."""
+        """Add to the credit that the next batch will give the peer."""
         self._credit[slot] = self._credit.get(slot, 0) + delta
 
     def add_pong(self, payload: bytes) -> None:
-        """Answer the latest PING; an older one that still waits is answered by it too."""
+        """Answer the latest PING. This replaces an answer that is still queued."""
         self._pong = payload
 
     def add_goaway_ack(self) -> None:
@@ -166,7 +166,7 @@ class SendQueue:
             queue.append(message)
 
     def close(self, type_: int, payload: bytes) -> None:
-        """Forget all that waits and will ever be queued, but for one last frame."""
+        """Discard everything queued, now and later, except one last frame."""
         self._closed = True
         self._last = pack_frame(type_, 0, 0, payload)
         self._urgent.clear()
@@ -176,7 +176,7 @@ class SendQueue:
     # ------------------------------------------------------------------------------------ out
 
     def discard(self, slot: int) -> bool:
-        """Forget what waits in a slot's queue, and its credit.
+        """Discard what a slot has queued, its credit included.
 
         Returns:
             True if the slot's first message was removed before any of it had left.
@@ -196,10 +196,10 @@ class SendQueue:
             self.unstarted_bytes -= len(message.rest)
 
     def withdraw_data(self, slot: int) -> int:
-        """Forget the DATA in a slot's queue; every frame that has left was whole.
+        """Discard the DATA in a slot's queue. No frame is cut: they leave whole.
 
         Returns:
-            The bytes of it, for which credit was spent.
+            The number of bytes discarded, for which credit was spent.
         """
         queue = self._slot_queues.get(slot)
         if queue is None:
@@ -262,7 +262,7 @@ class SendQueue:
             if message.terminal:
                 batch.ended.append(slot)
         if queue:
-            self._slot_queues[slot] = queue  # behind all others
+            self._slot_queues[slot] = queue  # behind all other queues
         else:
             batch.drained.append(slot)
         return HEADER_SIZE + len(piece)
