@@ -264,7 +264,7 @@ def test_a_wide_group_says_how_many_of_its_members_were_left_out() -> None:
     assert [member.message for member in error.exceptions if isinstance(member, DriverError)] == [
         str(n) for n in range(64)
     ]
-    assert notes_of(error) == ["36 more members of the group were left out"]
+    assert notes_of(error) == ["36 more members of the group were omitted"]
 
 
 # ------------------------------------------------- exceptions whose own code fails, or misleads

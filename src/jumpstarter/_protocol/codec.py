@@ -1,11 +1,11 @@
-"""What a frame may say: its payload as bytes, and as a value.
+"""Encode and decode the payloads of all frames.
 
-Fixed fields are little-endian structs, everything of variable shape is MessagePack by msgspec.
-Payloads are written into a `bytearray` that starts with room for the frame's header, so that a
-message is built once and never copied again. User values are encoded and decoded late, by whoever
-made or asked for them: a bad argument fails its own call, never the connection.
+Fixed fields are little-endian structs. Everything of variable shape is MessagePack, by msgspec.
+A payload is written into a `bytearray` that begins with space for the frame's header, so a message
+is built once and never copied again. User values are encoded and decoded late, by the code that
+made or requested them: a bad argument fails its own call, never the connection.
 
-This file knows no state: which message may be sent when is `_protocol`'s business.
+This module has no state. `connection`, `client` and `server` decide which frame may be sent when.
 """
 
 from __future__ import annotations
@@ -61,9 +61,11 @@ __all__ = [
 ]
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
-MAX_PATH: Final = 4096  # characters of a file's name in an error: Linux has no longer path
-_MAX_ERROR_VALUES: Final = 65_536  # in an ERROR: a group of thousands, each with a note and more
-_MAX_GOAWAY_TEXT: Final = 1024  # bytes; of ours fewer are sent, see `encode_goaway`
+MAX_PATH: Final = 4096  # characters of a file name in an error: the longest path in Linux
+_MAX_ERROR_VALUES: Final = (
+    65_536  # values in an ERROR: enough for a group with thousands of members
+)
+_MAX_GOAWAY_TEXT: Final = 1024  # bytes that we accept; `encode_goaway` sends fewer
 
 
 class _HelloMap(msgspec.Struct, frozen=True):
@@ -77,14 +79,14 @@ class _NamedHelloMap(_HelloMap, frozen=True):
 
 _HELLO: Final = struct.Struct("<4sBBHIIIII")
 _CALL: Final = struct.Struct("<IHBB")
-_CONSTANT: Final = struct.Struct("<HBB")  # of a CALL: the same without the timeout
+_CONSTANT: Final = struct.Struct("<HBB")  # of a CALL: all but the timeout
 _CODE: Final = struct.Struct("<H")
 _CREDIT: Final = struct.Struct("<I")
 _GOAWAY: Final = struct.Struct("<HI")
 _TIMEOUT: Final = struct.Struct("<I")
 
-_WITHOUT_KEYS: Final = frozenset({types.NoneType, bool, int, float, str, bytes})
-_DEEPEST: Final = 512  # levels, of what `scan` looks into
+_TYPES_WITHOUT_KEYS: Final = frozenset({types.NoneType, bool, int, float, str, bytes})
+_MAX_SCAN_DEPTH: Final = 512  # levels, the most that `scan` accepts
 
 _encoder: Final = msgspec.msgpack.Encoder(enc_hook=to_wire)
 _decoder: Final = msgspec.msgpack.Decoder()
@@ -97,20 +99,20 @@ _nodes_decoder: Final = msgspec.msgpack.Decoder(list[Node])
 
 
 def encode_value(value: object, prefix: bytes = HEADER_SPACE, root: str = "value") -> bytearray:
-    """Encode one value behind `prefix`, which starts with room for a header.
+    """Encode one value behind `prefix`, which begins with header space.
 
     Args:
-        value: What is to be sent.
-        prefix: What is to stand before it.
-        root: How the text of an error names the value; a path into it begins there.
+        value: The value to send.
+        prefix: The bytes before it.
+        root: The name of the value in an error message; the path to the fault begins with it.
 
     Raises:
-        ArgumentError: The value cannot be encoded; the text says what of it, where and why.
+        ArgumentError: The value cannot be encoded. The message says which part of it, and why.
     """
     buffer = bytearray(prefix)
     try:
         _encoder.encode_into(value, buffer, len(prefix))
-    except Exception as exc:  # of the value's own code, or of a signal handler's
+    except Exception as exc:  # raised by the value's own code, or by a signal handler
         raise explain_encode_error(exc, value, _encoder.encode, root) from exc
     return buffer
 
@@ -122,11 +124,11 @@ def decode_value(
 
     Args:
         body: The value, encoded.
-        limits: Its limits.
-        admit: Is told how many values there are before any is made, and may raise.
+        limits: The limits that it must keep.
+        admit: Called with the number of values before any is created. May raise.
 
     Raises:
-        ArgumentError: It is malformed, or beyond the depth, item or container limits.
+        ArgumentError: The value is malformed, or exceeds the depth, item or container limits.
     """
     try:
         count = scan(body, limits.max_depth, limits.max_items, limits.max_containers)
@@ -136,7 +138,7 @@ def decode_value(
         admit(count)
     try:
         return _decoder.decode(body)
-    except Exception as exc:  # noqa: BLE001 - whichever it is, it is raised again or chained
+    except Exception as exc:  # noqa: BLE001 - re-raised or chained
         raise_decode_error(exc, f"the {len(body)} bytes cannot be decoded")
 
 
@@ -146,13 +148,13 @@ def decode_value(
 def call_prefix(
     target: int, kind: Kind, method: str, keywords: bool = False, nested: bool = False
 ) -> bytes:
-    """Build all of a CALL but its timeout and arguments: constant for a method, so it is kept.
+    """Build a CALL without its timeout and arguments. It is cached: a method's never changes.
 
     Raises:
-        ArgumentError: The name is no text of 1 to 255 bytes of UTF-8.
+        ArgumentError: The name is not a str of 1 to 255 bytes of UTF-8.
     """
     if not isinstance(method, str):
-        raise ArgumentError(f"a method's name is a str, not {type(method).__name__}")
+        raise ArgumentError(f"a method's name must be a str, not {type(method).__name__}")
     return _call_prefix(target, kind, method, keywords, nested)
 
 
@@ -160,54 +162,56 @@ def call_prefix(
 def _call_prefix(target: int, kind: Kind, method: str, keywords: bool, nested: bool) -> bytes:
     name = method.encode(errors="replace")
     if not 0 < len(name) <= MAX_METHOD_NAME:
-        raise ArgumentError(f"a method's name has 1 to {MAX_METHOD_NAME} bytes, not {len(name)}")
+        raise ArgumentError(
+            f"a method's name must have 1 to {MAX_METHOD_NAME} bytes, not {len(name)}"
+        )
     flags = kind | (KEYWORDS if keywords else 0) | (NESTED if nested else 0)
     return HEADER_SPACE + _CALL.pack(0, target, flags, len(name)) + name
 
 
 def encode_call(prefix: bytes, args: tuple[Any, ...]) -> bytearray:
-    """Encode a CALL without a timeout; `args` ends in the keyword map where the prefix says so.
+    """Encode a CALL without a timeout. `args` ends in the keyword map if the prefix says so.
 
     Raises:
-        ArgumentError: As for `encode_value`; or a dict has a key that no peer takes.
+        ArgumentError: As `encode_value`, or a dict has a key that no peer accepts.
     """
     buffer = encode_value(args, prefix, "args")
-    if not _WITHOUT_KEYS.issuperset(map(type, args)):
+    if not _TYPES_WITHOUT_KEYS.issuperset(map(type, args)):
         try:
             with memoryview(buffer) as view, view[len(prefix) :] as body:
                 _check_keys(body)
         except ValueError as exc:
-            raise explain_encode_error(exc, args, _encode_for_peers, "args") from exc
+            raise explain_encode_error(exc, args, _encode_and_check_keys, "args") from exc
     return buffer
 
 
-def _encode_for_peers(value: object) -> None:
+def _encode_and_check_keys(value: object) -> None:
     _check_keys(_encoder.encode(value))
 
 
 def _check_keys(body: bytes | memoryview) -> None:
-    """Find what our encoder writes and every peer refuses. Sizes are the peer's own business.
+    """Find a key that our encoder accepts and every peer refuses. Sizes are the peer's to check.
 
     Raises:
         ValueError: A map has a key that is neither str nor int.
     """
     try:
-        scan(body, _DEEPEST, sys.maxsize, sys.maxsize)
+        scan(body, _MAX_SCAN_DEPTH, sys.maxsize, sys.maxsize)
     except FramingError as exc:
         if exc.code is Code.INVALID_ARGUMENT:
             raise ValueError(str(exc)) from exc
 
 
 def set_timeout(buffer: bytearray, timeout_ms: int) -> None:
-    """Write the timeout into a CALL made by `encode_call`; 0 is none."""
+    """Write the timeout into a CALL that `encode_call` has built; 0 for none."""
     _TIMEOUT.pack_into(buffer, HEADER_SIZE, timeout_ms)
 
 
 def decode_call(payload: bytes) -> tuple[CallHead, bytes]:
-    """Split a CALL in its head and its encoded arguments.
+    """Split a CALL into its head and its encoded arguments.
 
     Raises:
-        ArgumentError: The head is cut short, of an unknown kind, or its name no UTF-8.
+        ArgumentError: The head is cut short, of an unknown kind, or its name is not UTF-8.
     """
     try:
         timeout_ms, _target, _flags, name_length = _CALL.unpack_from(payload)
@@ -224,7 +228,7 @@ def decode_call(payload: bytes) -> tuple[CallHead, bytes]:
 
 @functools.lru_cache(maxsize=256)  # a client calls the same few methods over and over
 def _head(constant: bytes) -> CallHead:
-    """Read what is the same in all calls of a method: a CALL's head but for the timeout."""
+    """Decode the part of a CALL's head that is the same in all calls of a method."""
     target, flags, _name_length = _CONSTANT.unpack_from(constant)
     kind = _KINDS[flags & ~(KEYWORDS | NESTED)]
     method = constant[_CONSTANT.size :].decode()
@@ -238,7 +242,7 @@ _KINDS: Final = {int(kind): kind for kind in Kind}
 
 
 def encode_error(code: int, body: ErrorBody) -> bytearray:
-    """Encode an ERROR. Texts that are too long are cut with a mark, broken Unicode is replaced."""
+    """Encode an ERROR. Long texts are truncated with a mark, and invalid Unicode is replaced."""
     return encode_value(_clean(body), HEADER_SPACE + _CODE.pack(code))
 
 
@@ -250,7 +254,7 @@ def _clean(body: ErrorBody) -> list[Any]:
         None if body.traceback is None else truncate(body.traceback),
         [(code, _clean(member)) for code, member in body.members],
     ]
-    if body.system is not None or body.cause is not None:  # few errors have more than 1.0 knows
+    if body.system is not None or body.cause is not None:  # version 1.0 had five
         cleaned.append(None if body.system is None else _clean_fault(body.system))
     if body.cause is not None:
         cleaned.append((body.cause[0], _clean(body.cause[1])))
@@ -276,21 +280,21 @@ def _clean_name(name: Any) -> Any:
 
 
 def truncate(text: str, length: int = MAX_TEXT) -> str:
-    """Shorten `text` to `length` characters with a mark, and make it encodable."""
+    """Truncate `text` to `length` characters with a mark, and replace what cannot be encoded."""
     if len(text) > length:
         text = f"{text[:length]}... [cut: {len(text)} characters in all]"
     return text.encode(errors="replace").decode()
 
 
 def decode_error(payload: bytes, limits: Limits) -> tuple[int, ErrorBody]:
-    """Read an ERROR's code and body. A body that makes no sense becomes text, never a failure."""
+    """Decode an ERROR's code and body. A body that is malformed becomes text; never raises."""
     if len(payload) < _CODE.size:
         return Code.UNKNOWN, ErrorBody("", "the exporter sent an ERROR without a code")
     (code,) = _CODE.unpack_from(payload)
     limit = (limits.max_depth, _MAX_ERROR_VALUES, limits.max_containers)
-    said = "the exporter sent an ERROR that cannot be read"
+    message = "the exporter sent an ERROR that cannot be read"
     try:
-        return code, decode_checked(_error_decoder, payload[_CODE.size :], limit, said)
+        return code, decode_checked(_error_decoder, payload[_CODE.size :], limit, message)
     except ArgumentError as exc:
         return code, ErrorBody("", str(exc))
 
@@ -311,25 +315,25 @@ def encode_hello(hello: Hello) -> bytes:
         hello.ping_ms,
     )
     about = _HelloMap(hello.agent, hello.token)
-    if hello.name:  # which no server has
+    if hello.name:  # no server has one
         about = _NamedHelloMap(hello.agent, hello.token, truncate(hello.name, MAX_METHOD_NAME))
     return bytes(encode_value(about, fixed))
 
 
 def decode_hello(payload: bytes) -> Hello:
-    """Read a HELLO, whatever its version.
+    """Decode a HELLO of any version.
 
     Raises:
-        ArgumentError: It is no HELLO of this protocol.
+        ArgumentError: It is not a HELLO of this protocol.
     """
-    said = "malformed HELLO"
+    what = "malformed HELLO"
     if not payload.startswith(MAGIC):
-        raise ArgumentError(f"{said}: it begins with {payload[:4]!r}, not {MAGIC!r}")
+        raise ArgumentError(f"{what}: it begins with {payload[:4]!r}, not {MAGIC!r}")
     try:
         _, major, minor, _, frame, message, calls, window, ping = _HELLO.unpack_from(payload)
     except struct.error as exc:
-        raise ArgumentError(f"{said}: {exc}") from exc
-    more = decode_checked(_hello_decoder, payload[_HELLO.size :], (8, 256, 32), said)
+        raise ArgumentError(f"{what}: {exc}") from exc
+    more = decode_checked(_hello_decoder, payload[_HELLO.size :], (8, 256, 32), what)
     return Hello(
         version=(major, minor),
         max_frame=frame,
@@ -344,7 +348,7 @@ def decode_hello(payload: bytes) -> Hello:
 
 
 def decode_credit(payload: bytes) -> int:
-    """Read a CREDIT's delta; 0 stands for a malformed one, since a delta of 0 is as wrong."""
+    """Decode a CREDIT's delta. A malformed one gives 0, which is a breach as well."""
     return int(_CREDIT.unpack(payload)[0]) if len(payload) == _CREDIT.size else 0
 
 
@@ -359,18 +363,18 @@ def encode_cancel(code: int) -> bytes:
 
 
 def decode_cancel(payload: bytes) -> int | None:
-    """Read a CANCEL's code, None if malformed."""
+    """Decode a CANCEL's code; None if it is malformed."""
     return int(_CODE.unpack(payload)[0]) if len(payload) == _CODE.size else None
 
 
 def encode_goaway(goaway: Goaway) -> bytes:
-    """Encode a GOAWAY's payload; the text is cut so that the smallest frame holds it."""
+    """Encode a GOAWAY's payload. The text is truncated to fit the smallest `max_frame`."""
     text = goaway.text.encode(errors="replace")[: MIN_WIRE_FRAME - _GOAWAY.size]
     return _GOAWAY.pack(goaway.code, min(goaway.grace_ms, 2**32 - 1)) + text
 
 
 def decode_goaway(payload: bytes) -> Goaway | None:
-    """Read a GOAWAY, None if malformed."""
+    """Decode a GOAWAY; None if it is malformed."""
     if not _GOAWAY.size <= len(payload) <= _GOAWAY.size + _MAX_GOAWAY_TEXT:
         return None
     code, grace_ms = _GOAWAY.unpack_from(payload)
@@ -378,11 +382,11 @@ def decode_goaway(payload: bytes) -> Goaway | None:
 
 
 def decode_nodes(body: bytes, limits: Limits) -> list[Node]:
-    """Read the report of target 0.
+    """Decode the device tree that target 0 reports.
 
     Raises:
-        ArgumentError: It is no report.
+        ArgumentError: It is malformed, or exceeds the limits.
     """
-    # Most of its keys are names of a Node's fields, which make no map.
+    # Twice as many: most of its keys become fields of a Node, not keys of a dict.
     limit = (limits.max_depth, 2 * limits.max_items, limits.max_containers)
     return decode_checked(_nodes_decoder, body, limit, "the exporter's report cannot be read")
