@@ -53,6 +53,12 @@ test: demo
 	@echo "running all tests: about $(MINUTES) minutes on two cores (make check: one minute)"
 	$(BIN)/python -m pytest $(TESTS)
 
+# The same under coverage, for what runs in the process of the tests. Fails below the floor that is in
+# pyproject.toml.
+coverage: demo
+	$(BIN)/coverage run -m pytest $(TESTS)
+	$(BIN)/coverage report
+
 # The quick answer: lint, and the tests of what everything stands on, up to whole calls.
 QUICK_TESTS := $(filter-out %_model.py,$(wildcard tests/protocol/test_*.py)) \
 	$(addprefix tests/test_,$(addsuffix .py,architecture end_to_end errors exports framing \
