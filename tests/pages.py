@@ -1,14 +1,14 @@
-"""The project's pages as their readers have them: the blocks of code, and a place to run them in.
+"""Find the code blocks of the documentation pages, and run them as a reader would.
 
-A block is fenced and says its language. What a reader does with it stands in a comment above it:
+A block is fenced and names its language. A comment above it says what to do with it:
 
-    <!-- file: power.py -->      save it under this name; Python is run then, tests by pytest
-    <!-- output -->              it is what the block before has printed
+    <!-- file: power.py -->      save it under this name, then run it (tests with pytest)
+    <!-- output -->              compare it with the output of the block before
     <!-- not run: a reason -->   nothing
-    <!-- not run (vector): a reason -->   anywhere in a page: nothing with blocks of that language
+    <!-- not run (vector): a reason -->   anywhere in a page: skip all blocks of that language
 
-All others are run as they are: Python by `python`, `sh` by a shell. An exporter that a shell starts
-goes on until the page ends, as in another window.
+All other blocks run unchanged: Python with `python`, `sh` with a shell. An exporter that a shell
+block starts runs until the page ends, as in a second terminal.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from typing import Any, Final
 
 from processes import PATIENCE, running
 
-__all__ = ["PAGES", "ROOT", "Block", "Reader", "at_a_desk", "blocks_of", "indented"]
+__all__ = ["PAGES", "ROOT", "Block", "Reader", "blocks_of", "indented_code", "page_reader"]
 
 ROOT: Final = Path(__file__).parents[1]
 PAGES: Final = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
     for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 }
-TIMEOUT: Final = 60.0  # seconds for what takes one or two
+TIMEOUT: Final = 60.0  # seconds for a block that takes one or two
 
 _FENCED: Final = re.compile(
     r"^(?:<!-- (?P<note>(?:file|output|not run)[^(\n]*?) -->\n)?"
     r"```(?P<language>[\w{}-]*)[^\n]*\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-_OF_A_PAGE: Final = re.compile(r"^<!-- not run \((\w+)\): \S.{10,} -->$", re.MULTILINE)
+_SKIPPED_LANGUAGE: Final = re.compile(r"^<!-- not run \((\w+)\): \S.{10,} -->$", re.MULTILINE)
 _INDENTED: Final = re.compile(r"(?:\A|(?<=\n\n)) {4,}\S.*")
 _SERVES: Final = "python -m jumpstarter serve"
 
@@ -55,10 +55,10 @@ class Block:
     """One block of a page.
 
     Attributes:
-        where: The page and line, as an editor takes it.
-        language: As its fence says.
-        text: What is in it.
-        note: What is to be done with it: `file`, `output`, `not run`; empty if nothing is said.
+        where: The page and line, in the form that editors open.
+        language: The language that its fence names.
+        text: Its content.
+        note: `file`, `output` or `not run`; empty without a comment.
         detail: The name of the file, or the reason.
     """
 
@@ -70,14 +70,14 @@ class Block:
 
 
 def blocks_of(page: str) -> list[Block]:
-    """Give the blocks of a page, in their order."""
+    """Return the blocks of a page, in order."""
     text = PAGES[page]
-    skipped = set(_OF_A_PAGE.findall(text))
+    skipped = set(_SKIPPED_LANGUAGE.findall(text))
     blocks = []
     for match in _FENCED.finditer(text):
         note, _, detail = (match["note"] or "").partition(":")
         if match["language"] in skipped:
-            note, detail = "not run", "said for the whole page"
+            note, detail = "not run", "skipped for the whole page"
         where = f"{page}:{text.count(chr(10), 0, match.start('language')) + 1}"
         blocks.append(
             Block(
@@ -91,76 +91,78 @@ def blocks_of(page: str) -> list[Block]:
     return blocks
 
 
-def indented(page: str) -> list[str]:
-    """Give the first lines of what Markdown takes for code because of its four blanks."""
+def indented_code(page: str) -> list[str]:
+    """Return the first lines of code that is marked only by four spaces of indentation."""
     return _INDENTED.findall(_FENCED.sub("", PAGES[page]))
 
 
 class Reader:
-    """Does what a page says, in a directory of its own.
+    """Runs the blocks of a page in a directory of its own.
 
     Args:
-        directory: Where.
-        stands_for: Texts of the pages that this machine has something else for.
+        directory: Where to run them.
+        replacements: Texts of the pages, and what to use on this machine instead.
     """
 
-    def __init__(self, directory: Path, stands_for: Mapping[str, str]) -> None:
+    def __init__(self, directory: Path, replacements: Mapping[str, str]) -> None:
         self.directory = directory
-        self._stands_for = stands_for
+        self._replacements = replacements
         self._servers = contextlib.ExitStack()
-        self._said = ""
+        self._output = ""
         programs = str(Path(sys.executable).parent)
         path = os.pathsep.join([programs, os.environ.get("PATH", os.defpath)])
-        alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "-p no:cacheprovider"}
-        self._environment = {**os.environ, **alone, "PATH": path}
+        isolated = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "-p no:cacheprovider"}
+        self._environment = {**os.environ, **isolated, "PATH": path}
 
     def follow(self, block: Block) -> None:
-        """Do what a reader does with a block.
+        """Run a block, save it, or compare it with the last output.
 
         Raises:
-            AssertionError: It failed, wrote to stderr, or printed other than the page says.
+            AssertionError: It failed, wrote to stderr, or its output is not what the page shows.
         """
         try:
             self._follow(block)
         except Exception as exc:
-            exc.add_note(f"in the block at {block.where}; tests/pages.py says how one is marked")
+            exc.add_note(
+                f"in the block at {block.where}; tests/pages.py explains how to mark a block"
+            )
             raise
 
     def _follow(self, block: Block) -> None:
-        text = self._here(block.text)
+        text = self._localized(block.text)
         match block.note, block.language:
             case "not run", _:
-                assert len(block.detail) > 10, "it needs a reason"
+                assert len(block.detail) > 10, "a block that is not run needs a reason"
             case "output", _:
-                assert self._said.split() == text.split()
+                assert self._output.split() == text.split()
             case "file", "python" if block.detail.startswith("test_"):
                 self.save(block)
-                told = self._run("-m", "pytest", "-q", *self._plugins(), block.detail)
-                assert f"{text.count('def test_')} passed" in told
+                output = self._run("-m", "pytest", "-q", *self._plugins(), block.detail)
+                assert f"{text.count('def test_')} passed" in output
             case "file", "python":
                 self.save(block)
-                self._said = self._run(block.detail)
+                self._output = self._run(block.detail)
             case "file", _:
                 self.save(block)
             case "", "python":
-                self._said = self._run("-c", text)
+                self._output = self._run("-c", text)
             case "", "sh" if _SERVES in text:
                 self._serve(text)
             case "", "sh":
-                self._said = self._finished("/bin/sh", "-ec", text, chatty=True)
+                self._output = self._finished("/bin/sh", "-ec", text, stderr_allowed=True)
             case "", language if language.startswith("{"):
                 pass  # a directive of the documentation site
             case _:
-                text = "say its language (python, sh), or by a comment above what becomes of it"
-                raise AssertionError(f"nobody knows what to do with it: {text}")
+                text = "name its language (python, sh), or say in a comment above it what to do"
+                raise AssertionError(f"cannot run this block: {text}")
 
     def save(self, block: Block) -> None:
-        """Save a block as the file that it is."""
-        (self.directory / block.detail).write_text(self._here(block.text), encoding="utf-8")
+        """Save a block under the name of its file."""
+        (self.directory / block.detail).write_text(self._localized(block.text), encoding="utf-8")
 
-    def _here(self, text: str) -> str:
-        for theirs, ours in self._stands_for.items():
-            text = text.replace(theirs, ours)
+    def _localized(self, text: str) -> str:
+        for old, new in self._replacements.items():
+            text = text.replace(old, new)
         return text
 
     def _plugins(self) -> list[str]:
@@ -174,7 +176,7 @@ class Reader:
     def _run(self, *arguments: str) -> str:
         return self._finished(sys.executable, *arguments)
 
-    def _finished(self, *command: str, chatty: bool = False) -> str:
+    def _finished(self, *command: str, stderr_allowed: bool = False) -> str:
         done = subprocess.run(
             command,
             cwd=self.directory,
@@ -186,11 +188,11 @@ class Reader:
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        assert chatty or not done.stderr, done.stderr
+        assert stderr_allowed or not done.stderr, done.stderr
         return done.stdout
 
     def _serve(self, text: str) -> None:
-        """Start the exporter with which a block ends, and leave it running."""
+        """Start the exporter that a block ends with, and leave it running."""
         assert text.count(_SERVES) == 1
         command = ["/bin/sh", "-ec", text.replace(_SERVES, f"exec {_SERVES}")]
         log = self.directory / "log"
@@ -215,22 +217,22 @@ class Reader:
         assert "WARNING" not in log.read_text(), log.read_text()
 
     def stop(self) -> None:
-        """End the exporters that the page has started, which end well and had no warning."""
+        """Stop the exporters of the page, and check that they exit with 0 and logged no warning."""
         self._servers.close()
 
 
 @contextlib.contextmanager
-def at_a_desk(directory: Path) -> Iterator[Reader]:
-    """Give a reader what the pages speak of: a board at a serial port, a server, an image."""
+def page_reader(directory: Path) -> Iterator[Reader]:
+    """Yield a reader with what the pages mention: a board at a serial port, a server, an image."""
     (directory / "image.img").write_bytes(b"an image" * 1000)
     with _board() as port, _web_server() as web:
-        stands_for = {
+        replacements = {
             "/dev/ttyUSB0": port,
             "port=8080": f"port={web}",
             ":8443": f":{_free_port()}",
             "unix:/home/me/": f"unix:{directory}/",
         }
-        reader = Reader(directory, stands_for)
+        reader = Reader(directory, replacements)
         try:
             yield reader
         finally:
@@ -239,7 +241,7 @@ def at_a_desk(directory: Path) -> Iterator[Reader]:
 
 @contextlib.contextmanager
 def _board() -> Iterator[str]:
-    """Give the path of a serial port, at which a board asks for a login all the time."""
+    """Yield the path of a serial port at which a board keeps asking for a login."""
     board, port = os.openpty()
     tty.setraw(port)
     os.set_blocking(board, False)
@@ -270,7 +272,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 @contextlib.contextmanager
 def _web_server() -> Iterator[int]:
-    """Give the port of a web server."""
+    """Yield the port of a web server."""
     handler = functools.partial(_Quiet, directory=str(ROOT / "docs"))
     with http.server.ThreadingHTTPServer(("localhost", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)

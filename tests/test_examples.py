@@ -1,4 +1,4 @@
-"""What the documentation shows is what runs: examples, and what pages say beside their code."""
+"""Run the examples, and check statements of the pages beyond their code blocks."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from jumpstarter import serve
 from jumpstarter.errors import DriverOSError
 from pages import ROOT, blocks_of
 
-TIMEOUT: Final = 60.0  # seconds for what takes one or two
+TIMEOUT: Final = 60.0  # seconds for a step that takes one or two
 
 
 def run(cwd: Path, *arguments: str) -> str:
-    """Run Python, see that it is content and writes nothing to stderr; give stdout."""
+    """Run Python, check that it succeeds and writes nothing to stderr, and return its stdout."""
     result = subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
@@ -48,7 +48,7 @@ def serial_console(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def line() -> Iterator[tuple[int, str]]:
-    """Give a pseudo-terminal: the board's end as a file descriptor, and the path of the other."""
+    """Yield a pseudo-terminal: the board's end as a descriptor, and the path of the other end."""
     board, port = os.openpty()
     tty.setraw(port)
     yield board, os.ttyname(port)
@@ -59,13 +59,13 @@ def line() -> Iterator[tuple[int, str]]:
 # --- the demo ---
 
 
-def test_the_demo_checks_out(tmp_path: Path) -> None:
+def test_demo_succeeds(tmp_path: Path) -> None:
     stdout = run(tmp_path, str(ROOT / "examples" / "demo.py"))
     assert stdout.endswith("all as expected\n")
     assert "FAIL" not in stdout
 
 
-def test_the_demo_says_what_was_not_as_expected(
+def test_demo_reports_failures(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(ROOT / "examples")
@@ -80,7 +80,7 @@ def test_the_demo_says_what_was_not_as_expected(
 # --- the story ---
 
 
-def test_the_story_goes_as_it_is_told(tmp_path: Path) -> None:
+def test_story_prints_its_steps(tmp_path: Path) -> None:
     stdout = run(tmp_path, str(ROOT / "examples" / "story.py"), "--mib", "8")
     lines = [line.strip().partition(":")[0] for line in stdout.splitlines()]
     assert lines == [
@@ -100,9 +100,7 @@ def test_the_story_goes_as_it_is_told(tmp_path: Path) -> None:
 # --- the serial console ---
 
 
-def test_the_console_carries_every_byte_as_it_is(
-    serial_console: Any, line: tuple[int, str]
-) -> None:
+def test_console_carries_every_byte_unchanged(serial_console: Any, line: tuple[int, str]) -> None:
     board, path = line
     with serve(serial_console.SerialConsole(port=path)) as client, client.timeout(TIMEOUT):
         assert client.device() == path
@@ -119,7 +117,7 @@ def test_the_console_carries_every_byte_as_it_is(
             assert said == bytes(range(256))
 
 
-def test_discard_forgets_what_nobody_has_read(serial_console: Any, line: tuple[int, str]) -> None:
+def test_discard_drops_unread_input(serial_console: Any, line: tuple[int, str]) -> None:
     board, path = line
     with serve(serial_console.SerialConsole(port=path)) as client, client.timeout(TIMEOUT):
         os.write(board, b"old")
@@ -129,7 +127,7 @@ def test_discard_forgets_what_nobody_has_read(serial_console: Any, line: tuple[i
             assert console.receive() == b"new"
 
 
-def test_a_console_is_for_one_client_at_a_time(serial_console: Any, line: tuple[int, str]) -> None:
+def test_console_serves_one_client_at_a_time(serial_console: Any, line: tuple[int, str]) -> None:
     with serve(serial_console.SerialConsole(port=line[1])) as client, client.timeout(TIMEOUT):
         first = client.open_stream()
         with pytest.raises(DriverOSError, match="in use"):
@@ -138,7 +136,7 @@ def test_a_console_is_for_one_client_at_a_time(serial_console: Any, line: tuple[
         client.open_stream().close()
 
 
-def test_a_port_that_is_not_there_is_named(serial_console: Any) -> None:
+def test_missing_port_is_named(serial_console: Any) -> None:
     with (
         serve(serial_console.SerialConsole(port="/dev/no-such-port")) as client,
         pytest.raises(DriverOSError, match="/dev/no-such-port"),
@@ -156,7 +154,7 @@ def test_a_port_that_is_not_there_is_named(serial_console: Any) -> None:
         (b"rm -rf /\r", b"rm: not found\r\n"),
     ],
 )
-def test_the_board_echoes_and_answers(serial_console: Any, typed: bytes, answer: bytes) -> None:
+def test_board_echoes_and_answers(serial_console: Any, typed: bytes, answer: bytes) -> None:
     prompt = b"$ "
     with (
         serve(serial_console.SimulatedConsole()) as client,
@@ -169,23 +167,23 @@ def test_the_board_echoes_and_answers(serial_console: Any, typed: bytes, answer:
         assert said == typed.replace(b"\r", b"\r\n") + answer + prompt
 
 
-# --- the pages, beyond what `test_pages.py` does with each of their blocks ---
+# --- the pages, beyond running each of their blocks as `test_pages.py` does ---
 
 
 def python_block(page: str, text: str) -> str:
-    """Give the one block of Python of a page that has this text."""
+    """Return the only Python block of a page that contains this text."""
     [block] = [each for each in blocks_of(page) if each.language == "python" and text in each.text]
     return block.text
 
 
 @pytest.fixture
 def power(tmp_path: Path) -> Path:
-    """Save the README's first example as it says, and give the directory."""
+    """Save the README's first example, and return the directory."""
     (tmp_path / "power.py").write_text(python_block("README.md", "class PowerClient"))
     return tmp_path
 
 
-def test_the_readmes_console_talks_as_it_is_shown(power: Path, line: tuple[int, str]) -> None:
+def test_readme_console_talks_as_shown(power: Path, line: tuple[int, str]) -> None:
     board, path = line
     console, tree = (python_block("README.md", f"class {name}(") for name in ("Console", "Bench"))
     assert "/dev/ttyUSB0" in console
@@ -198,32 +196,32 @@ def test_the_readmes_console_talks_as_it_is_shown(power: Path, line: tuple[int, 
 
 
 def shell(page: str, text: str) -> list[str]:
-    """Give the blocks of commands of a page that have this text."""
+    """Return the shell blocks of a page that contain this text."""
     return [each.text for each in blocks_of(page) if each.language == "sh" and text in each.text]
 
 
 def serving(page: str, having: str) -> list[str]:
-    """Give the options of the page's one command that serves with this option."""
+    """Return the options of the page's only serve command that has this option."""
     [block] = [each for each in shell(page, "jumpstarter serve") if having in each]
     words = shlex.split(block[block.index("python -m") :].replace("\\\n", ""))
     return words[words.index("power:Power") + 1 :]
 
 
 def make_files(directory: Path, page: str) -> None:
-    """Run all commands of openssl that a page has."""
+    """Run all openssl commands of a page."""
     for block in shell(page, "openssl"):
         command = ["/bin/sh", "-ec", block.partition("python -m")[0]]
         subprocess.run(command, cwd=directory, capture_output=True, timeout=TIMEOUT, check=True)
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with openssl")
-def test_the_readmes_token_is_for_its_reader_alone(tmp_path: Path) -> None:
+def test_readme_token_is_private(tmp_path: Path) -> None:
     make_files(tmp_path, "README.md")
     assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with openssl")
-def test_the_certificates_of_the_security_page_are_made_and_asked_for(power: Path) -> None:
+def test_security_page_certificates_are_made_and_required(power: Path) -> None:
     make_files(power, "docs/security.md")
     options = serving("docs/security.md", "--tls-client-ca")
     options[options.index("tls://0.0.0.0:8443")] = "tls://localhost:0"
@@ -242,7 +240,7 @@ def test_the_certificates_of_the_security_page_are_made_and_asked_for(power: Pat
         assert "WARNING" not in log
 
 
-def test_the_limits_of_the_security_page_are_taken(power: Path) -> None:
+def test_security_page_limits_are_accepted(power: Path) -> None:
     options = serving("docs/security.md", "--limit")
     options[options.index("unix:$PWD/power.sock")] = f"unix:{power}/socket"
     with exporter(power, *options, driver="power:Power", cwd=power) as server:
@@ -250,7 +248,7 @@ def test_the_limits_of_the_security_page_are_taken(power: Path) -> None:
         run(power, "-c", f"{script} as power: power.on()", server.address)
 
 
-def test_the_readmes_driver_and_tests_are_well_typed(power: Path) -> None:
+def test_readme_driver_and_tests_are_well_typed(power: Path) -> None:
     pytest.importorskip("mypy", reason="the types are those of the extra `lint`")
     (power / "test_card.py").write_text(python_block("README.md", "def card("))
     assert "no issues found" in run(power, "-m", "mypy", "--strict", "power.py", "test_card.py")

@@ -1,4 +1,4 @@
-"""Every guarantee in docs/guarantees.md names a test that exists."""
+"""Check that every guarantee in docs/guarantees.md names tests that exist."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def functions(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(("file", "test"), NAMED)
-def test_a_test_that_is_named_exists(file: str, test: str) -> None:
+def test_named_test_exists(file: str, test: str) -> None:
     root = TESTS.parent if file.startswith(("tests/", "benchmarks/")) else TESTS
     path = root / file
     assert path.is_file()
     assert not test or test in functions(path)
 
 
-def test_every_guarantee_names_a_test() -> None:
+def test_guarantee_names_a_test() -> None:
     guarantees = re.findall(r"^- \*\*.*?(?=^- |^## |\Z)", TEXT, flags=re.MULTILINE | re.DOTALL)
     assert len(guarantees) > 20
     assert [text for text in guarantees if not re.search(r"`\S+\.py", text)] == []

@@ -1,4 +1,4 @@
-"""Every block of every page does what the page says, for a reader who does it in turn."""
+"""Run every block of every documentation page, in order, as a reader would."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from pages import PAGES, at_a_desk, blocks_of, indented
+from pages import PAGES, blocks_of, indented_code, page_reader
 
 FIRST = "README.md"
 
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """Give a directory whose name leaves room for that of a socket."""
+    """Yield a directory with a short name, since the path of a socket is limited."""
     path = Path(tempfile.mkdtemp(prefix="reader-"))
     yield path
     shutil.rmtree(path)
@@ -25,9 +25,9 @@ def directory() -> Iterator[Path]:
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with openssl")
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page)])
-def test_a_reader_who_follows_a_page_gets_what_it_says(page: str, directory: Path) -> None:
-    with at_a_desk(directory) as reader:
-        if page != FIRST:  # its reader has read that one before
+def test_blocks_of_a_page_do_what_the_page_says(page: str, directory: Path) -> None:
+    with page_reader(directory) as reader:
+        if page != FIRST:  # readers start with the README
             for block in blocks_of(FIRST):
                 if block.detail == "power.py":
                     reader.save(block)
@@ -37,11 +37,11 @@ def test_a_reader_who_follows_a_page_gets_what_it_says(page: str, directory: Pat
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_code_is_fenced_so_that_it_is_run(page: str) -> None:
-    assert indented(page) == []
+def test_code_is_fenced(page: str) -> None:
+    assert indented_code(page) == []
 
 
-def test_the_first_page_says_how_to_install_before_it_runs_anything_and_needs_no_extra() -> None:
+def test_readme_installs_before_it_runs_anything_and_needs_no_extra() -> None:
     text = PAGES[FIRST]
     install = text.index("```sh\npip install .\n")
     first = text.index("```python\n")

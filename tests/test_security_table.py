@@ -1,4 +1,4 @@
-"""Every fault in docs/security.md is there, says what happens, and names tests that exist."""
+"""Check that docs/security.md has every fault, with an answer and tests that exist."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hostile.attacks import ATTACKS
 from test_guarantees import TESTS, functions
 
 TEXT: Final = (TESTS.parent / "docs" / "security.md").read_text(encoding="utf-8")
-# A fault: its number, what it is, what becomes of it, and the tests of that.
+# A fault: its number, its title, how the library behaves, and the tests.
 FAULTS: Final = re.findall(
     r"^- \*\*([A-D]\d+)\. (.+?)\*\*(.+?)^((?:  `[^\n]+`,?\n)+)",
     TEXT,
@@ -25,12 +25,12 @@ NUMBERS: Final = [
 NAMED: Final = sorted(set(re.findall(r"`((?:\w+/)?\w+\.py)::(\w+)`", TEXT)))
 
 
-def test_every_fault_is_there_once_and_in_order() -> None:
+def test_faults_are_complete_and_in_order() -> None:
     assert [number for number, *_ in FAULTS] == NUMBERS
 
 
 @pytest.mark.parametrize(("number", "fault", "answer", "tests"), FAULTS, ids=NUMBERS)
-def test_a_fault_says_what_becomes_of_it_and_names_its_tests(
+def test_fault_has_an_answer_and_names_tests(
     number: str, fault: str, answer: str, tests: str
 ) -> None:
     assert "**" not in fault + answer, number
@@ -39,11 +39,11 @@ def test_a_fault_says_what_becomes_of_it_and_names_its_tests(
 
 
 @pytest.mark.parametrize(("file", "test"), NAMED, ids=[test for _, test in NAMED])
-def test_a_test_that_is_named_exists(file: str, test: str) -> None:
+def test_named_test_exists(file: str, test: str) -> None:
     path = TESTS / file
     assert path.is_file()
     assert test in functions(path)
 
 
-def test_every_attack_is_on_a_fault_of_the_table() -> None:
+def test_attack_belongs_to_a_fault() -> None:
     assert {attack.row for attack in ATTACKS} - {"-"} <= set(NUMBERS)
