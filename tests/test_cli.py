@@ -745,6 +745,23 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out == f"jumpstarter {jumpstarter.__version__}\n"
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("unix:power.sock", "write 'unix:{here}/power.sock'"),
+        ("unix:~/power.sock", "write 'unix:{home}/power.sock'"),
+        ("unix://power.sock", "write 'unix:/power.sock', or 'unix:{here}/power.sock'"),
+    ],
+)
+def test_a_relative_unix_path_is_refused_with_the_absolute_one(
+    lamps: Path, address: str, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "lamps:Lamp", "--address", address]) == 2
+    stderr = capfd.readouterr().err
+    assert said.format(here=lamps, home=Path.home()) in stderr
+    assert stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("arguments", [["--adress", "x"], ["extra"]])
 def test_unrecognized_arguments_are_reported_under_the_usage_of_serve(
     arguments: list[str], capsys: pytest.CaptureFixture[str]

@@ -12,6 +12,11 @@ import pydantic.dataclasses
 import pytest
 
 from jumpstarter.driver import Driver, export, exportstream
+from jumpstarter.drivers.network import TcpNetwork
+from jumpstarter.drivers.power import MockPower
+from jumpstarter.drivers.serial import SerialPort
+from jumpstarter.drivers.shell import Shell
+from jumpstarter.drivers.storage import FileStorage
 from jumpstarter.errors import ConfigurationError, DriverError
 from jumpstarter.testing import client_for
 
@@ -124,9 +129,11 @@ def test_what_is_no_mistake_is_none() -> None:
             pass
 
 
-def test_another_unknown_argument_is_pythons_own_error() -> None:
+def test_an_unknown_argument_is_a_type_error_that_lists_the_known_ones() -> None:
     make: Any = Undecorated
-    with pytest.raises(TypeError, match="unexpected keyword argument 'prot'"):
+    with pytest.raises(
+        TypeError, match="unexpected keyword argument 'prot'; it takes uuid, labels"
+    ):
         make(prot="x")
 
 
@@ -366,3 +373,19 @@ def test_what_cannot_be_sent_names_the_mistake(name: str, text: str) -> None:
         else:
             with pytest.raises(DriverError, match=text):
                 client.call("plain", name)
+
+
+@pytest.mark.parametrize(
+    ("cls", "fields"),
+    [
+        (SerialPort, "url, baudrate"),
+        (TcpNetwork, "host, port"),
+        (FileStorage, "path, max_bytes"),
+        (Shell, "commands, max_output"),
+        (MockPower, "voltage, current"),
+    ],
+)
+def test_ready_made_drivers_list_their_fields_for_an_unknown_one(cls: Any, fields: str) -> None:
+    text = rf"{cls.__name__}\(\) got an unexpected keyword argument 'baud'; it takes .*{fields}"
+    with pytest.raises(TypeError, match=text):
+        cls(baud=9600)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import re
+from pathlib import Path
 from typing import Final, Literal
 
 from .._util.checks import check_text
@@ -58,7 +59,8 @@ def parse_address(text: str) -> Address:
         if path.startswith(("@", "\0")):
             raise _bad_address(text, "abstract sockets, which any user may open, are not supported")
         if not path.startswith("/") or path.startswith("//"):
-            raise _bad_address(text, "the path must be absolute, and there is no host")
+            hint = _absolute_hint(path)
+            raise _bad_address(text, f"the path must be absolute, and there is no host{hint}")
         if path.endswith("/") or "\0" in path:
             raise _bad_address(text, "the path must name a socket, and cannot hold a NUL")
         return Address("unix", path=path)
@@ -72,6 +74,21 @@ def parse_address(text: str) -> Address:
     except ValueError:
         raise _bad_address(text, f"{match[1]!r} is no IPv6 address") from None
     return Address("tcp" if scheme == "tcp" else "tls", host=host, port=int(match[3]))
+
+
+def _absolute_hint(path: str) -> str:
+    """Return which address to write instead of one with this path; empty if that is unknown."""
+    tail = path.lstrip("/")
+    if not tail or "\0" in path:
+        return ""
+    try:
+        here = str(Path.cwd())
+        absolute = str(Path(here, Path(path).expanduser()))
+    except (OSError, RuntimeError):  # the current directory, or the user's, is not known
+        return ""
+    if path.startswith("//"):
+        return f": write {f'unix:/{tail}'!r}, or {f'unix:{here}/{tail}'!r}"
+    return f": write {f'unix:{absolute}'!r}"
 
 
 def _bad_address(text: str, why: str) -> ArgumentError:

@@ -48,7 +48,7 @@ def check_class(cls: type, arguments: Mapping[str, object]) -> None:
         arguments: The keyword arguments for the instance.
 
     Raises:
-        TypeError: It has no `client`, or has fields and is no dataclass.
+        TypeError: It has no `client`, or has fields and is no dataclass, or takes no such argument.
     """
     if "client" in getattr(cls, "__abstractmethods__", ()):
         raise TypeError(f"{cls.__name__}: {_CLIENT}")
@@ -59,6 +59,22 @@ def check_class(cls: type, arguments: Mapping[str, object]) -> None:
             raise TypeError(f"{text}: {_FIX} {owner.__name__}")
         if inspect.getattr_static(cls, name, _ABSENT) is _ABSENT:  # None may be its value
             setattr(owner, name, _MissingAttribute(name))
+    _check_arguments(cls, arguments)
+
+
+def _check_arguments(cls: type, arguments: Mapping[str, object]) -> None:
+    """Raise for a keyword argument that a class does not take, and list those that it takes.
+
+    The error of Python itself does not list them.
+    """
+    code = getattr(inspect.getattr_static(cls, "__init__"), "__code__", None)
+    if not isinstance(code, types.CodeType) or code.co_flags & inspect.CO_VARKEYWORDS:
+        return  # a wrapper, or pydantic's: any argument may be one of its own
+    accepted = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+    for name in arguments:
+        if name not in accepted:
+            text = f"{cls.__name__}() got an unexpected keyword argument {name!r}"
+            raise TypeError(f"{text}; it takes {', '.join(accepted)}")
 
 
 class _MissingAttribute:
