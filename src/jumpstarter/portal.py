@@ -1,4 +1,4 @@
-"""The door to `BlockingPortal`: blocking calls into a Trio loop that has a thread of its own."""
+"""The public import path of `BlockingPortal`: blocking calls into a Trio loop in its own thread."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""For driver authors' own tests: a driver and its client, joined in memory.
+"""Test a driver and its client, joined in memory.
 
-Nothing between the two is left out but the socket: arguments, results and errors cross the wire's
-own frames, so what works here works from another machine. For a test of the socket too, use
-`jumpstarter.serve`. pytest is needed only by who asks for a fixture.
+Only the socket is left out: arguments, results and errors cross the wire in real frames, so code
+that works here also works from another machine. To test the socket too, use `jumpstarter.serve`.
+Only `client_fixture` needs pytest.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from contextlib import (
     AbstractContextManager,
     asynccontextmanager,
 )
-from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
+from typing import Any, Final, Literal, TypeVar, overload
 
 import trio
 import trio.testing
 
 from ._api.connecting import ask_for_report
+from ._api.contexts import AsyncContext, Opened
 from ._api.serving import check_access, warn_shadowed_names
 from ._exporter.context import ServerContext
 from ._exporter.executor import DriverExecutor
@@ -27,7 +28,6 @@ from ._exporter.session import Session
 from ._exporter.tree import DeviceTree
 from ._io.portal import in_trio_thread, start_blocking_portal
 from ._limits import DEFAULT_LIMITS, Limits
-from ._protocol.frames import Node
 from ._util.background import open_background
 from ._util.checks import check_callable, raise_value_error
 from ._util.event_loop import check_trio_loop
@@ -39,7 +39,6 @@ from .driver import Driver
 from .errors import ArgumentTypeError
 
 _C = TypeVar("_C", bound=DriverClient)
-_Joined: TypeAlias = tuple[Channel, list[Node]]
 
 _SCOPES: Final = ("function", "class", "module", "package", "session")
 
@@ -59,30 +58,37 @@ def client_for(
 def client_for(
     driver: Driver, *, client: type[Any] | None = None, limits: Limits = DEFAULT_LIMITS
 ) -> AbstractContextManager[Any, Any]:
-    """Give the client of a driver, for the length of a `with` block in blocking code.
+    """Join a driver and its client, for the length of a `with` block in blocking code.
 
-    `reset()` runs through the tree first. At the end calls are cancelled and joined, and then
-    `reset()` and `close()` run through the tree, and are waited for however long they take.
+        with client_for(Power()) as client:
+            client.on()
+
+    Entering runs `reset()` through the tree. Leaving cancels the calls that still run and waits for
+    them, and then runs `reset()` and `close()` through the tree, however long they take. Both
+    block. The client may be used from any thread that runs no Trio loop.
 
     Args:
-        driver: The root of a tree, which is not served elsewhere meanwhile.
-        client: The class of its client, which is checked, and a type checker knows.
-        limits: Of both sides.
+        driver: The root of a tree. It cannot be served elsewhere meanwhile.
+        client: The expected class of its client, for type checkers. It is checked when the block is
+            entered.
+        limits: The limits of both sides.
 
     Returns:
-        A context manager of the client, of the class that the driver names; its children are its
-        attributes.
+        A context manager that yields the client, of the class that the driver names; the clients of
+        its children are its attributes.
 
     Raises:
-        ConfigurationError: (on entering) The tree cannot be served.
-        ClientImportError: (on entering) The client is not of the class `client`.
+        ConfigurationError: (on entering) The tree cannot be served, or a driver of it is served
+            already.
+        ClientImportError: (on entering) The client is not of the class `client`, or cannot be
+            imported.
         ArgumentError: Another argument cannot be used.
     """
     return _client_for(_join(driver, limits), Wanted(client, None))
 
 
 @hidden_contextmanager
-def _client_for(joined: AbstractAsyncContextManager[_Joined], wanted: Wanted[_C]) -> Iterator[_C]:
+def _client_for(joined: AbstractAsyncContextManager[Opened], wanted: Wanted[_C]) -> Iterator[_C]:
     if in_trio_thread():
         text = "client_for() and client_fixture() block, and a Trio loop runs in this thread"
         raise RuntimeError(f"{text}: use `async with client_for_async(...)`")
@@ -108,20 +114,42 @@ def client_for_async(
 def client_for_async(
     driver: Driver, *, client: type[Any] | None = None, limits: Limits = DEFAULT_LIMITS
 ) -> AbstractAsyncContextManager[Any, Any]:
-    """Give the client of a driver, for the length of an `async with` block in a Trio task.
+    """Join a driver and its client, for the length of an `async with` block in a Trio task.
 
-    The same for the client's `_async` methods. Driver and client run in the caller's own loop, with
-    its clock: under `trio.testing.MockClock` a driver that sleeps for an hour does so at once.
-    Plain methods of drivers run in threads, which no clock waits for.
+        async with client_for_async(Power()) as client:
+            await client.call_async("on")
 
-    Args, Returns and Raises: as `client_for`.
+    Use the client's `_async` methods. Driver and client run in the caller's Trio loop, with its
+    clock: under `trio.testing.MockClock`, a driver that sleeps for an hour takes no time. Plain
+    methods of drivers run in threads, which no clock waits for. Entering and leaving are
+    checkpoints; they run `reset()` and `close()` as `client_for` does, and leaving cannot be
+    cancelled.
+
+    Args:
+        driver: The root of a tree. It cannot be served elsewhere meanwhile.
+        client: The expected class of its client, for type checkers. It is checked when the block is
+            entered.
+        limits: The limits of both sides.
+
+    Returns:
+        An async context manager that yields the client, of the class that the driver names; the
+        clients of its children are its attributes.
+
+    Raises:
+        ConfigurationError: (on entering) The tree cannot be served, or a driver of it is served
+            already.
+        ClientImportError: (on entering) The client is not of the class `client`, or cannot be
+            imported.
+        ArgumentError: Another argument cannot be used.
+        RuntimeError: (on entering) No Trio loop runs in this thread.
     """
-    return _client_for_async(_join(driver, limits), Wanted(client, None))
+    managed = _client_for_async(_join(driver, limits), Wanted(client, None))
+    return AsyncContext(managed, "async with client_for_async(...) as client:")
 
 
 @asynccontextmanager
 async def _client_for_async(
-    joined: AbstractAsyncContextManager[_Joined], wanted: Wanted[_C]
+    joined: AbstractAsyncContextManager[Opened], wanted: Wanted[_C]
 ) -> AsyncIterator[_C]:
     instead = "use client_for(), and call the blocking methods by `await asyncio.to_thread(...)`"
     check_trio_loop("client_for_async()", instead)
@@ -133,23 +161,23 @@ async def _client_for_async(
             root.close()
 
 
-def _join(driver: Driver, limits: Limits) -> AbstractAsyncContextManager[_Joined]:
+def _join(driver: Driver, limits: Limits) -> AbstractAsyncContextManager[Opened]:
     check_access(limits, None, None)
-    return _joined(driver, limits)
+    return _join_in_memory(driver, limits)
 
 
 @asynccontextmanager
-async def _joined(driver: Driver, limits: Limits) -> AsyncIterator[_Joined]:
+async def _join_in_memory(driver: Driver, limits: Limits) -> AsyncIterator[Opened]:
     executor = DriverExecutor()
     tree = DeviceTree(driver)
     warn_shadowed_names(tree)
-    exporter = ServerContext(tree, executor, limits=limits, send_tracebacks=True)
+    context = ServerContext(tree, executor, limits=limits, send_tracebacks=True)
     with tree.claimed("in a block of jumpstarter.testing"):
         ours, theirs = trio.testing.memory_stream_pair()
         try:
             await tree.reset()
             async with open_background() as nursery:
-                nursery.start_soon(Session(exporter, theirs, "the test").run)
+                nursery.start_soon(Session(context, theirs, "the test").run)
                 channel = Channel(ours, "the driver under test", limits=limits)
                 await channel.begin(nursery)
                 nodes = await ask_for_report(channel)
@@ -167,7 +195,7 @@ def client_fixture(
     client: type[DriverClient] | None = None,
     scope: Literal["function", "class", "module", "package", "session"] = "function",
 ) -> Any:
-    """Make a pytest fixture that gives the client of a driver.
+    """Make a pytest fixture that yields the client of a driver.
 
     In a test module or a `conftest.py`:
 
@@ -178,12 +206,12 @@ def client_fixture(
             assert power.read() == 1
 
     Args:
-        make: Gives a new driver: its class, or a function without arguments.
-        client: The class of its client, which is checked.
-        scope: How long pytest keeps one; each test has its own by default.
+        make: Returns a new driver: its class, or a function without arguments.
+        client: The expected class of its client, which is checked.
+        scope: The fixture's scope; by default each test has its own driver.
 
     Returns:
-        The fixture, whose name is that of the variable it is assigned to.
+        The fixture. Its name is that of the variable to which it is assigned.
 
     Raises:
         ArgumentError: `make` or another argument cannot be used.
@@ -195,8 +223,8 @@ def client_fixture(
     check_callable("make", make, "a driver's class, or a function that makes a driver")
     if scope not in _SCOPES:
         raise_value_error("scope", scope, f"one of {', '.join(_SCOPES)}")
-    Wanted(client, None)  # a mistake in an argument is told where the argument is
-    import pytest  # noqa: PLC0415 - who has no tests needs no pytest
+    Wanted(client, None)  # only for its checks: an error should point at this call
+    import pytest  # noqa: PLC0415 - only this function needs it
 
     @pytest.fixture(scope=scope)
     def fixture() -> Iterator[DriverClient]:

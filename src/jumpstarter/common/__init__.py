@@ -1,7 +1,6 @@
-"""What drivers and their clients are put together from.
+"""Listeners for client code, under the names that existing drivers import.
 
-The two listeners are async context managers that call a handler with each connection; the names are
-those that existing drivers import.
+Both are async context managers that call a handler with each connection.
 """
 
 from __future__ import annotations

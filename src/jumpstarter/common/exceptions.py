@@ -1,4 +1,4 @@
-"""The exceptions, under the path by which existing drivers import them."""
+"""The exceptions, under the path from which existing drivers import them."""
 
 from __future__ import annotations
 

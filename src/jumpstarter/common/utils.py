@@ -1,4 +1,4 @@
-"""`serve`, under the path by which existing drivers' tests import it."""
+"""`serve`, under the path from which existing drivers' tests import it."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Storage that is a file on the exporter: a disk image for an emulator, or a card in a reader.
+"""Storage in a file on the exporter: a disk image for an emulator, or a card in a reader.
 
-An image is written beside its place and moved there when it is complete, so that one which was cut
-short, or changed while it was read, leaves what was there before. A device has no place beside it:
-it is written where it is, and a failure after the first byte says that its content is lost.
+An image is written to a temporary file in the same directory, and renamed when it is complete. So
+a transfer that breaks off, or whose source changed while it was read, leaves the old image. A block
+device is written in place, and a failure after the first byte says that its content is lost.
 
-Any operation can hang, on a network file system for example. Its call still ends in time, see
-`_files`, and until the system has let the thread go further calls are refused.
+Any file operation can hang, on a network file system for example. The call still ends in time (see
+`_io.files`), and further calls are refused until the hanging thread has returned.
 """
 
 from __future__ import annotations
@@ -33,17 +33,21 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = ["FileStorage", "StorageClient"]
 
-_PIECE: Final = 256 * 1024
+_READ_SIZE: Final = 256 * 1024  # bytes read from the file in one step
 _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 @dataclass(kw_only=True)
 class FileStorage(Driver):
-    """One file that can be written and read as a whole.
+    """A file that is written and read as a whole.
 
     Attributes:
-        path: Of the file, or of a block device, which one client should write at a time.
-        max_bytes: How large an image may be.
+        path: The path of the file, or of a block device. Only one client should write a device at a
+            time.
+        max_bytes: The largest image that is accepted, in bytes.
+
+    Raises:
+        ConfigurationError: A field cannot be used.
     """
 
     path: str
@@ -59,64 +63,67 @@ class FileStorage(Driver):
 
     @classmethod
     def client(cls) -> str:
-        """Name the client class."""
+        """Return the path of the client class."""
         return "jumpstarter.drivers.storage.StorageClient"
 
     @export
     async def write(self, source: str) -> str:
-        """Write an image, which the client has lent, or which is at a URL; give its SHA-256."""
+        """Write an image that the client lends, or that is at a URL, and return its SHA-256."""
         digest = hashlib.sha256()
         with self._steps() as steps:
             async with to_write(Path(self.path), steps, medium=True) as file:
 
-                def take(data: bytes) -> None:
+                def write(data: bytes) -> None:
                     digest.update(data)
                     file.write([data])
 
                 try:
                     async with self.resource(source, max_bytes=self.max_bytes) as stream:
                         async for data in stream:
-                            await steps.run(take, data)
+                            await steps.run(write, data)
                 except Exception as exc:
-                    _tell_of_device(exc, file)
+                    _note_lost_content(exc, file)
                     raise
         return digest.hexdigest()
 
     @export
     async def read(self, target: str) -> str:
-        """Write what there is to a resource of the client's; give its SHA-256."""
+        """Send the image to a resource that the client lends, and return its SHA-256."""
         digest = hashlib.sha256()
-        buffer = memoryview(bytearray(_PIECE))
+        buffer = memoryview(bytearray(_READ_SIZE))
         with self._steps() as steps:
             async with to_read(Path(self.path), steps) as file:
 
-                def give() -> memoryview:
+                def read() -> memoryview:
                     data = buffer[: file.readinto(buffer)]
                     digest.update(data)
                     return data
 
                 async with self.resource(target) as stream:
-                    while data := await steps.run(give):
+                    while data := await steps.run(read):
                         await stream.send_all(data)
         return digest.hexdigest()
 
     @export
     async def erase(self) -> None:
-        """Forget the image, which is a file."""
+        """Delete the image, which must be a file."""
         with self._steps() as steps:
             await steps.run(_erase, Path(self.path))
 
     @export
     async def size(self) -> int:
-        """Give the image's bytes, 0 if there is none; those of all of a block device."""
+        """Return the size of the image in bytes, or 0 without one; or that of a block device."""
         with self._steps() as steps:
             return await steps.run(_size, Path(self.path))
 
     @contextmanager
     def _steps(self) -> Iterator[Steps]:
-        """Give the steps of one call; none while a thread of an earlier call has not returned.
+        """Yield the file operations of one call, unless a thread of an earlier call still hangs.
 
-        Else every call to a file system that hangs would cost one more thread, up to all of them.
+        Otherwise every call to a file system that hangs would cost one more thread.
+
+        Raises:
+            OSError: An earlier call's thread has not returned (EBUSY).
         """
         self._hung = [steps for steps in self._hung if steps.reserved_bytes]
         if self._hung:
@@ -143,8 +150,8 @@ def _size(place: Path) -> int:
     return place.stat().st_size if place.exists() else 0
 
 
-def _tell_of_device(exc: Exception, file: SinkFile) -> None:
-    """Note on a failure what it has left on a device, which has no other content to go back to."""
+def _note_lost_content(exc: Exception, file: SinkFile) -> None:
+    """Add to an error what it left on a device, whose old content cannot be restored."""
     if file.in_place and file.count:
         exc.add_note(
             f"{file.name} is a device: its first {file.count:,} bytes were overwritten, and what"
@@ -153,23 +160,24 @@ def _tell_of_device(exc: Exception, file: SinkFile) -> None:
 
 
 class StorageClient(ResourceMixin, DriverClient):
-    """What a test has of a storage."""
+    """The client of a storage."""
 
     def flash(
         self, image: str | os.PathLike[str], *, compress: bool = False, progress: Progress = None
     ) -> str:
-        """Write an image to the storage, and give its SHA-256.
+        """Write an image to the storage, and return its SHA-256. Blocks.
 
         Args:
-            image: A local file, or an `http://` or `https://` URL, which the exporter fetches.
+            image: The path of a local file, or an `http://` or `https://` URL, which the exporter
+                fetches.
             compress: As for `ResourceMixin.local_file`.
             progress: As for `ResourceMixin.local_file`.
 
         Raises:
             OSError: The image cannot be read, or changed while it was read.
-            DriverError: The driver could not write it. After either, a file has what it had
-                before, and a note says if a device has not.
-            ArgumentError: It is another kind of URL; nothing was sent.
+            DriverError: The driver could not write it. After either error, a file has its old
+                content; a note on the error says if a device has lost its own.
+            ArgumentError: The URL has another scheme; nothing was sent.
         """
         if isinstance(image, str) and (scheme := _URL.match(image)):
             if scheme[1].lower() not in {"http", "https"}:
@@ -183,9 +191,18 @@ class StorageClient(ResourceMixin, DriverClient):
     def dump(
         self, path: str | os.PathLike[str], *, compress: bool = False, progress: Progress = None
     ) -> str:
-        """Read the storage into a local file, and give its SHA-256.
+        """Read the storage into a local file, and return its SHA-256. Blocks.
 
-        The file is there once it is complete. Arguments and errors as for `flash`.
+        The file appears, or replaces the old one, once it is complete.
+
+        Args:
+            path: The path of the local file.
+            compress: As for `ResourceMixin.local_file`.
+            progress: As for `ResourceMixin.local_file`.
+
+        Raises:
+            OSError: The file cannot be written.
+            DriverError: The driver could not read the storage.
         """
         path = check_path("path", path)
         with self.local_file(
@@ -194,9 +211,9 @@ class StorageClient(ResourceMixin, DriverClient):
             return self.call_as(str, "read", handle)
 
     def erase(self) -> None:
-        """Forget the image."""
+        """Delete the image. The driver refuses it for a device."""
         self.call("erase")
 
     def size(self) -> int:
-        """Give the image's bytes, 0 if there is none."""
+        """Return the size of the image in bytes, or 0 without one."""
         return self.call_as(int, "size")
