@@ -140,7 +140,7 @@ def test_a_local_socket_reaches_the_drivers_stream(tmp_path: Path) -> None:
 
 
 @timed()
-async def test_the_same_for_trio_code() -> None:
+async def test_adapters_work_in_trio_code() -> None:
     async with client_for_async(Console()) as client:
         streams = cast("StreamClient", client)
         async with (
@@ -157,7 +157,7 @@ async def test_the_same_for_trio_code() -> None:
             assert await stream.receive_some() == b"hello"
 
 
-def test_two_hundred_connections_at_once() -> None:
+def test_two_hundred_concurrent_connections_are_forwarded() -> None:
     heard: list[bytes] = []
     with console() as client, client.portforward() as address:
         barrier = threading.Barrier(200)
@@ -199,13 +199,13 @@ def test_the_end_of_the_block_ends_the_drivers_code() -> None:
 
 
 @timed()
-async def test_what_blocks_is_refused_for_trio_code() -> None:
+async def test_blocking_adapters_are_refused_for_trio_code() -> None:
     async with client_for_async(Console()) as client:
         with pytest.raises(RuntimeError, match="use tcp_portforward"):
             cast("StreamClient", client).portforward()
 
 
-def test_an_adapter_of_ones_own_blocks_too() -> None:
+def test_blocking_wraps_a_user_defined_adapter() -> None:
     @blocking
     @asynccontextmanager
     async def shout(*, client: DriverClient, text: str) -> AsyncIterator[str]:
@@ -243,7 +243,7 @@ def test_a_session_takes_the_options_of_pexpect() -> None:
     assert log.getvalue() == "board login: "
 
 
-def test_what_was_typed_last_reaches_the_driver() -> None:
+def test_last_sent_bytes_reach_the_driver() -> None:
     lab = Recording()
     with served(lab) as client, cast("StreamClient", client).pexpect("sink") as session:
         session.send(b"x" * 100_000)
@@ -251,12 +251,12 @@ def test_what_was_typed_last_reaches_the_driver() -> None:
     assert sum(taken) == 100_000
 
 
-def test_closing_the_session_within_the_block_does_no_harm() -> None:
+def test_session_may_be_closed_within_its_block() -> None:
     with console() as client, client.pexpect("board") as session:
         session.close()
 
 
-def test_what_the_driver_failed_with_leaves_the_block() -> None:
+def test_leaving_a_session_raises_the_drivers_failure() -> None:
     with (  # noqa: PT012 - the end of the block is what raises
         served(Recording()) as client,
         pytest.raises(DriverOSError, match="the device has gone"),
@@ -266,12 +266,12 @@ def test_what_the_driver_failed_with_leaves_the_block() -> None:
         session.expect(pexpect.EOF, timeout=PATIENCE)
 
 
-def test_an_exception_of_the_body_leaves_as_it_is() -> None:
+def test_exception_of_the_body_is_raised_unchanged() -> None:
     with console() as client, pytest.raises(ZeroDivisionError), client.pexpect("board"):
         raise ZeroDivisionError
 
 
-def test_without_pexpect_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pexpect_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pexpect.fdpexpect", None)
     with (
         console() as client,
@@ -291,7 +291,7 @@ def test_an_option_that_is_none_leaves_no_descriptor_open() -> None:
         assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_what_was_typed_and_not_taken_is_not_lost_in_silence(
+def test_bytes_that_the_driver_does_not_take_raise_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("jumpstarter.client.adapters._LINGER", 0.1)
@@ -303,7 +303,7 @@ def test_what_was_typed_and_not_taken_is_not_lost_in_silence(
         session.send(b"x" * 150_000)  # more than a window, less than a socket's buffer beside it
 
 
-def test_a_timeout_bounds_the_entering_of_a_block_and_not_what_is_in_it() -> None:
+def test_timeout_limits_entering_a_block_but_not_its_body() -> None:
     with console() as client:
         with (
             client.timeout(0.1),

@@ -133,7 +133,7 @@ def test_children_are_attributes_and_in_a_dict() -> None:
 
 
 @pytest.mark.parametrize("name", ["__deepcopy__", "__wrapped__", "__array__", "__fspath__"])
-def test_a_child_does_not_answer_to_a_name_by_which_python_asks_what_an_object_can(
+def test_child_with_a_dunder_name_is_not_an_attribute(
     name: str,
 ) -> None:
     with served(Echo(children={name: Echo(), "__power": Echo()})) as client:
@@ -142,7 +142,7 @@ def test_a_child_does_not_answer_to_a_name_by_which_python_asks_what_an_object_c
         assert getattr(client, "__power") is client.children["__power"]
 
 
-def test_a_name_that_is_neither_names_the_children_there_are() -> None:
+def test_unknown_attribute_error_lists_the_children() -> None:
     with served(Echo(children={"power": Echo(), "serial": Echo()})) as client:
         with pytest.raises(AttributeError) as caught:
             _ = client.pwoer
@@ -173,7 +173,7 @@ def test_a_subclass_may_have_fields_and_a_setup_of_its_own() -> None:
         assert client.call("echo", 1) == 1
 
 
-def test_a_client_can_be_shown() -> None:
+def test_repr_of_a_client() -> None:
     with served(Echo(children={"power": Echo()})) as client:
         assert "power" in repr(client)
         assert "channel" not in repr(client)
@@ -253,7 +253,7 @@ whichever_blocks = pytest.mark.parametrize(("name", "function"), BLOCKING.items(
 
 @whichever_blocks
 @timed()
-async def test_what_blocks_is_refused_by_a_client_for_trio_code(
+async def test_blocking_methods_are_refused_by_a_client_for_trio_code(
     name: str, function: Callable[[DriverClient], Any]
 ) -> None:
     async with client_for_async(Echo()) as client:
@@ -263,7 +263,7 @@ async def test_what_blocks_is_refused_by_a_client_for_trio_code(
 
 
 @whichever_blocks
-def test_what_blocks_is_refused_inside_a_trio_task(
+def test_blocking_methods_are_refused_inside_a_trio_task(
     name: str, function: Callable[[DriverClient], Any]
 ) -> None:
     async def main(client: DriverClient) -> None:
@@ -277,7 +277,7 @@ def test_what_blocks_is_refused_inside_a_trio_task(
         client.portal.call(main, client)
 
 
-def test_what_is_for_trio_code_is_refused_in_another_loop_than_the_clients() -> None:
+def test_async_methods_are_refused_in_another_trio_loop() -> None:
     async def main(client: DriverClient) -> None:
         with pytest.raises(RuntimeError, match="call_async: this client belongs to another Trio"):
             await client.call_async("echo")
@@ -306,7 +306,7 @@ async def test_the_three_ways_to_call_from_trio_code() -> None:
 
 
 @timed()
-async def test_leaving_a_stream_raises_what_the_driver_has_failed_with() -> None:
+async def test_leaving_a_stream_raises_the_drivers_failure() -> None:
     async with client_for_async(Lab()) as client:
         with pytest.raises(DriverOSError, match=r"'sink' of driver 'root' .* the device has gone"):
             async with client.stream_async("sink") as stream:
@@ -314,7 +314,7 @@ async def test_leaving_a_stream_raises_what_the_driver_has_failed_with() -> None
 
 
 @timed()
-async def test_leaving_a_stream_raises_what_its_body_has_raised_before_all_else() -> None:
+async def test_leaving_a_stream_raises_the_exception_of_its_body_first() -> None:
     async with client_for_async(Lab()) as client:
         error = KeyError()
         with pytest.raises(KeyError) as caught:  # noqa: PT012 - how the block is left is the point
@@ -343,7 +343,7 @@ def test_a_timeout_ends_the_call_and_the_drivers_code() -> None:
 
 
 @pytest.mark.parametrize(("outer", "inner"), [(0.05, 1000), (1000, 0.05)])
-def test_of_two_timeouts_the_one_that_ends_first_holds(outer: float, inner: float) -> None:
+def test_nested_timeouts_end_with_the_earlier_one(outer: float, inner: float) -> None:
     with (
         served(Lab()) as client,
         pytest.raises(DriverTimeoutError),
@@ -424,7 +424,7 @@ async def test_a_timeout_of_a_client_for_trio_code_is_refused() -> None:
 # -------------------------------------------------------------------------- closed clients
 
 
-def test_what_is_used_after_its_block_is_refused_and_says_so() -> None:
+def test_use_after_the_block_is_refused() -> None:
     with served(Lab()) as client:
         started = client.streamingcall("items", 3)
         next(started)
@@ -487,7 +487,7 @@ def test_closing_a_deep_tree_visits_every_client_once() -> None:
     assert len(closed) == len(set(closed)) == 2001
 
 
-def test_streams_that_were_left_open_are_closed_side_by_side() -> None:
+def test_left_open_streams_are_closed_concurrently() -> None:
     lab = Lab()
     with served(lab) as client:
         streams = [client.open_stream("sink") for _ in range(50)]
@@ -504,7 +504,7 @@ def test_a_stream_that_was_closed_is_forgotten() -> None:
         assert not client._jmp_open
 
 
-def test_closing_goes_on_whatever_one_of_them_raises() -> None:
+def test_closing_continues_after_an_exception() -> None:
     lab = Lab()
 
     def fail() -> None:
@@ -521,7 +521,7 @@ def test_closing_goes_on_whatever_one_of_them_raises() -> None:
         client.close()
 
 
-def test_what_a_stream_that_was_left_open_has_failed_with_is_logged(
+def test_failure_of_a_left_open_stream_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     lab = Lab()
@@ -538,7 +538,7 @@ def test_what_a_stream_that_was_left_open_has_failed_with_is_logged(
 # ------------------------------------------------------------------------------------ stubs
 
 
-def test_a_method_of_a_class_that_is_missing_says_so_and_all_else_works() -> None:
+def test_missing_client_class_is_reported_and_call_works() -> None:
     with served(NoClientLab(children={"echo": Echo()})) as client:
         assert type(client) is StubDriverClient
         assert isinstance(client.uuid, UUID)
@@ -561,7 +561,7 @@ def test_a_method_of_a_class_that_is_missing_says_so_and_all_else_works() -> Non
 
 
 @timed()
-async def test_what_is_exported_is_reached_from_trio_code_without_the_class() -> None:
+async def test_missing_client_class_does_not_prevent_async_calls() -> None:
     async with client_for_async(NoClientLab()) as client:
         assert await client.call_async("echo", 1) == 1
         async with client.streamingcall_async("count", 2) as items:

@@ -95,9 +95,7 @@ def test_an_argument_that_cannot_be_encoded_is_refused_when_the_request_is_made(
         ask("write", object())
 
 
-async def test_a_call_too_large_for_the_exporter_is_refused_at_once_and_keeps_nobody_waiting() -> (
-    None
-):
+async def test_oversized_call_is_refused_without_waiting_for_a_slot() -> None:
     small = Limits(max_frame=1024, max_message=1024, max_calls=1)
     async with (
         scripted(exporter_limits=small) as (channel, exporter),
@@ -145,7 +143,7 @@ whatever_the_end = pytest.mark.parametrize(
 
 
 @whatever_the_end
-async def test_what_cannot_be_sent_is_refused_and_says_why(end: End, reason: str) -> None:
+async def test_call_that_cannot_be_sent_is_refused_with_the_reason(end: End, reason: str) -> None:
     refusal = f"method 'on' of the driver: not sent: {reason}"
     async with scripted(exporter_limits=Limits(max_calls=8)) as (channel, exporter):
         await end(channel, exporter)
@@ -159,7 +157,7 @@ async def test_what_cannot_be_sent_is_refused_and_says_why(end: End, reason: str
 
 
 @whatever_the_end
-async def test_what_waits_for_a_slot_is_refused_when_there_will_be_none(
+async def test_waiting_calls_are_refused_when_the_connection_ends(
     end: End, reason: str, autojump_clock: MockClock
 ) -> None:
     async with (
@@ -200,7 +198,7 @@ async def test_a_call_that_was_sent_has_an_unknown_outcome_when_the_connection_e
 
 
 @pytest.mark.parametrize("code", [Code.REFUSED, Code.RESOURCE_EXHAUSTED])
-async def test_what_the_exporter_refuses_is_refused(code: Code) -> None:
+async def test_refusal_by_the_exporter_raises_call_refused(code: Code) -> None:
     async with scripted() as (channel, exporter), trio.open_nursery() as nursery:
         outcome = await begin(nursery, channel.call, ask("on"))
         await exporter.error((await exporter.event(ev.CallReceived)).slot, code, "too much")
@@ -211,7 +209,7 @@ async def test_what_the_exporter_refuses_is_refused(code: Code) -> None:
 # -------------------------------------------------------------------------- slots, in order
 
 
-async def test_ten_calls_on_one_slot_run_one_by_one_in_the_order_of_asking() -> None:
+async def test_calls_on_one_slot_run_in_the_order_they_were_made() -> None:
     lab = Lab()
     names = [f"call {number}" for number in range(10)]
     async with (
@@ -226,7 +224,7 @@ async def test_ten_calls_on_one_slot_run_one_by_one_in_the_order_of_asking() -> 
     assert lab.log == [f"{name} {what}" for name in names for what in ("started", "ended")]
 
 
-async def test_who_calls_again_and_again_does_not_overtake_who_waits() -> None:
+async def test_repeated_calls_do_not_overtake_a_waiting_call() -> None:
     lab = Lab()
     lab.let_go.set()
 
@@ -275,7 +273,7 @@ async def test_three_thousand_calls_share_sixteen_slots() -> None:
     assert most == 16
 
 
-async def test_who_waits_for_a_slot_and_is_cancelled_is_skipped_and_sends_nothing() -> None:
+async def test_call_cancelled_while_waiting_for_a_slot_sends_nothing() -> None:
     async with (
         scripted(exporter_limits=ONE_CALL) as (channel, exporter),
         trio.open_nursery() as nursery,
@@ -295,7 +293,7 @@ async def test_who_waits_for_a_slot_and_is_cancelled_is_skipped_and_sends_nothin
         assert [sent.type for sent in await exporter.all_frames()] == [T.HELLO, T.CALL, T.CALL]
 
 
-async def test_who_is_cancelled_as_the_slot_comes_free_hands_it_on() -> None:
+async def test_call_cancelled_as_a_slot_gets_free_passes_it_on() -> None:
     async with (
         channel_to(Lab(), exporter_limits=ONE_CALL) as channel,
         trio.open_nursery() as nursery,
@@ -312,7 +310,7 @@ async def test_who_is_cancelled_as_the_slot_comes_free_hands_it_on() -> None:
             assert third.value == "third"
 
 
-async def test_who_is_cancelled_when_the_slot_was_promised_already_hands_it_on_unused() -> None:
+async def test_call_cancelled_with_a_promised_slot_passes_it_on() -> None:
     async with (
         scripted(exporter_limits=ONE_CALL) as (channel, exporter),
         trio.open_nursery() as nursery,
@@ -353,7 +351,7 @@ async def test_a_drivers_own_call_does_not_wait_for_a_slot() -> None:
 # ------------------------------------------------------------------------------ cancelled
 
 
-async def test_cancelled_before_it_was_sent_nothing_is_sent() -> None:
+async def test_call_cancelled_before_sending_sends_nothing() -> None:
     async with scripted() as (channel, exporter):
         with cancelled_scope() as scope:
             await channel.call(ask("on"))
@@ -366,7 +364,7 @@ async def test_cancelled_before_it_was_sent_nothing_is_sent() -> None:
         assert [sent.type for sent in await exporter.all_frames()] == [T.HELLO]
 
 
-async def test_cancelled_leaves_when_the_drivers_finally_has_run(autojump_clock: MockClock) -> None:
+async def test_cancelled_call_returns_after_the_drivers_finally(autojump_clock: MockClock) -> None:
     lab = Lab()
     async with channel_to(lab) as channel:
         with trio.move_on_after(2) as scope:
@@ -376,7 +374,7 @@ async def test_cancelled_leaves_when_the_drivers_finally_has_run(autojump_clock:
         assert autojump_clock.current_time() == pytest.approx(2.5)
 
 
-async def test_a_driver_that_swallows_the_cancellation_keeps_its_result_to_itself() -> None:
+async def test_result_after_a_swallowed_cancellation_is_dropped() -> None:
     async with (
         channel_to(Lab(), exporter_limits=ONE_CALL) as channel,
         trio.open_nursery() as nursery,
@@ -388,7 +386,7 @@ async def test_a_driver_that_swallows_the_cancellation_keeps_its_result_to_itsel
         assert await channel.call(ask("echo_async", "usable")) == "usable"
 
 
-async def test_a_driver_that_ignores_the_cancellation_is_waited_for_up_to_the_grace(
+async def test_driver_that_ignores_cancellation_is_awaited_for_the_grace(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "jumpstarter.client")
@@ -416,7 +414,7 @@ async def test_a_driver_that_ignores_the_cancellation_is_waited_for_up_to_the_gr
         ]
 
 
-async def test_nothing_is_said_of_a_driver_whose_end_the_lost_connection_hides(
+async def test_lost_connection_does_not_log_the_end_of_an_abandoned_call(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "jumpstarter.client"):
@@ -456,7 +454,7 @@ async def test_a_large_call_cancelled_as_it_is_sent_leaves_a_usable_connection()
         assert len(call) < 16, "some of its frames, not all"
 
 
-async def test_a_large_call_of_which_nothing_has_left_is_taken_back() -> None:
+async def test_unsent_large_call_is_taken_back() -> None:
     async with (
         scripted(exporter_limits=Limits(max_calls=2), make_pair=lockstep_stream_pair) as pair,
         trio.open_nursery() as nursery,
@@ -477,7 +475,7 @@ async def test_a_large_call_of_which_nothing_has_left_is_taken_back() -> None:
         assert {sent.type for sent in frames} == {T.HELLO, T.CALL}
 
 
-def test_ctrl_c_leaves_when_the_drivers_finally_has_run() -> None:
+def test_ctrl_c_is_raised_after_the_drivers_finally() -> None:
     lab = Lab()
 
     @trio.lowlevel.enable_ki_protection  # so that it strikes the main task, which waits
@@ -532,7 +530,7 @@ async def test_an_exporter_whose_clock_is_fast_does_not_end_it_instead(
     assert autojump_clock.current_time() == pytest.approx(2)
 
 
-async def test_a_deadline_that_is_put_off_later_has_been_told_to_the_exporter_already(
+async def test_deadline_that_is_extended_later_still_holds_on_the_exporter(
     autojump_clock: MockClock,
 ) -> None:
     async with channel_to(Lab()) as channel, trio.open_nursery() as nursery:
@@ -546,7 +544,7 @@ async def test_a_deadline_that_is_put_off_later_has_been_told_to_the_exporter_al
     assert autojump_clock.current_time() == pytest.approx(4)
 
 
-async def test_the_drivers_own_timeout_is_told_at_once(autojump_clock: MockClock) -> None:
+async def test_timeout_error_of_the_driver_is_raised_immediately(autojump_clock: MockClock) -> None:
     async with channel_to(Lab()) as channel:
         with trio.fail_after(2), pytest.raises(DriverTimeoutError, match="the device is slow"):
             await channel.call(ask("fail"))
@@ -558,7 +556,7 @@ async def test_the_drivers_own_timeout_is_told_at_once(autojump_clock: MockClock
     [(math.inf, 0), (2, 2000), (0.0001, 1), (1e9, 2**32 - 1)],
     ids=["none", "plain", "tiny", "huge"],
 )
-async def test_the_time_that_is_left_crosses_the_wire(
+async def test_remaining_time_is_sent_with_the_call(
     seconds: float, milliseconds: int, mock_clock: MockClock
 ) -> None:
     async with scripted() as (channel, exporter), trio.open_nursery() as nursery:
@@ -589,7 +587,7 @@ async def test_a_deadline_that_has_just_passed_is_sent_as_one_millisecond(
         assert isinstance(outcome.error, trio.Cancelled)
 
 
-async def test_the_time_that_went_by_before_there_was_a_slot_is_not_left(
+async def test_time_spent_waiting_for_a_slot_is_subtracted(
     mock_clock: MockClock,
 ) -> None:
     async with (
@@ -631,7 +629,7 @@ async def test_a_result_that_would_not_fit_in_memory_fails_its_call_and_no_other
 # ------------------------------------------------------------------------- life of a channel
 
 
-async def test_closing_the_client_ends_what_other_tasks_have_under_way(
+async def test_closing_the_client_ends_calls_of_other_tasks(
     autojump_clock: MockClock,
 ) -> None:
     lab = Lab()
@@ -661,7 +659,7 @@ async def test_closing_the_client_waits_no_longer_than_the_grace(
         outcome.failed(CallOutcomeUnknown, "sent, but not answered: the client was closed")
 
 
-async def test_closing_the_client_refuses_a_call_of_which_nothing_has_left(
+async def test_closing_the_client_refuses_an_unsent_call(
     autojump_clock: MockClock,
 ) -> None:
     async with (
@@ -692,7 +690,7 @@ async def test_the_client_is_closed_even_when_that_is_cancelled() -> None:
         await channel.aclose()
 
 
-async def test_a_cancelled_call_and_closing_the_client_wait_side_by_side(
+async def test_cancelled_call_and_closing_client_wait_concurrently(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with channel_to(Lab()) as channel, trio.open_nursery() as nursery:
@@ -766,7 +764,7 @@ async def refuse(stream: trio.abc.Stream) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-async def test_a_peer_that_is_no_exporter_of_ours_fails_the_handshake(
+async def test_peer_that_is_not_an_exporter_fails_the_handshake(
     answer: Callable[[trio.abc.Stream], Awaitable[None]], text: str, autojump_clock: MockClock
 ) -> None:
     ours, theirs = trio.testing.memory_stream_pair()

@@ -41,13 +41,13 @@ board = client_fixture(Board, client=BoardClient)
 power = client_fixture(MockPower, client=PowerClient)
 
 
-def test_a_fixture_gives_the_class(board: BoardClient, power: PowerClient) -> None:
+def test_fixture_returns_the_requested_class(board: BoardClient, power: PowerClient) -> None:
     assert type(board) is BoardClient
     power.on()
 
 
 @timed()
-async def test_each_way_gives_the_class(tmp_path: Path) -> None:
+async def test_every_way_to_connect_returns_the_requested_class(tmp_path: Path) -> None:
     def block() -> None:
         with serve(Board(), client=BoardClient) as client:
             assert type(client) is BoardClient
@@ -67,7 +67,7 @@ async def test_each_way_gives_the_class(tmp_path: Path) -> None:
 
 
 @timed()
-async def test_a_base_is_good_enough_and_another_class_is_not(tmp_path: Path) -> None:
+async def test_base_class_is_accepted_and_another_class_refused(tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/socket"
     async with serve_async(Board(), address):
         async with connect_async(address, client=DriverClient, allow=["test_client_class.*"]) as c:
@@ -93,7 +93,7 @@ async def test_only_the_class_itself_is_allowed_by_it(tmp_path: Path) -> None:
 
 
 @timed()
-async def test_a_class_that_cannot_be_had_is_told_where_one_is_asked_for() -> None:
+async def test_missing_requested_class_raises_an_error() -> None:
     with pytest.raises(ClientImportError, match="package_that_is_not_there"):
         async with client_for_async(Lost(), client=BoardClient):
             pass
@@ -101,7 +101,7 @@ async def test_a_class_that_cannot_be_had_is_told_where_one_is_asked_for() -> No
 
 @pytest.mark.parametrize("wrong", ["lab.BoardClient", Board, BoardClient.__init__, 5, object])
 @timed()
-async def test_what_is_no_client_class_is_refused(wrong: Any) -> None:
+async def test_value_that_is_not_a_client_class_is_refused(wrong: Any) -> None:
     for call in (
         lambda: connect("unix:/nowhere", client=wrong),
         lambda: connect_async("unix:/nowhere", client=wrong),

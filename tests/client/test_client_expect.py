@@ -139,7 +139,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_all_is_sent_whatever_signals_come(way: str) -> None:
+def test_everything_is_sent_despite_signals(way: str) -> None:
     board = Board()
     with signals_meanwhile() as caught, session(board) as it:
         count = WAYS[way](it, b"x" * MUCH)
@@ -150,14 +150,14 @@ def test_all_is_sent_whatever_signals_come(way: str) -> None:
 
 @pytest.mark.usefixtures("default_timeout")
 @pytest.mark.parametrize("way", WAYS)
-def test_all_is_sent_whatever_timeout_new_sockets_have(way: str) -> None:
+def test_everything_is_sent_despite_a_default_socket_timeout(way: str) -> None:
     board = Board()
     with session(board) as it:
         WAYS[way](it, b"x" * MUCH)
     assert board.streams[0].got == MUCH
 
 
-def test_all_is_sent_where_the_descriptor_does_not_block() -> None:
+def test_everything_is_sent_on_a_nonblocking_descriptor() -> None:
     board = Board()
     with session(board) as it:
         os.set_blocking(it.child_fd, False)  # as expect(async_=True) does
@@ -173,7 +173,7 @@ def test_text_is_counted_in_bytes_and_sent_whole() -> None:
 
 
 @pytest.mark.parametrize("failing_at", [1, 1_000_000])
-def test_a_driver_that_fails_in_the_midst_ends_the_send_with_what_it_failed_with(
+def test_send_raises_the_failure_of_the_driver(
     failing_at: int,
 ) -> None:
     board = Board(failing_at=failing_at)
@@ -182,7 +182,7 @@ def test_a_driver_that_fails_in_the_midst_ends_the_send_with_what_it_failed_with
     assert "the driver's stream has ended" in str(caught.value.__context__)
 
 
-def test_one_who_catches_the_broken_send_still_learns_why() -> None:
+def test_leaving_after_a_caught_send_error_raises_the_failure() -> None:
     board = Board(failing_at=1)
     with pytest.raises(DriverOSError, match="the board has gone"), session(board) as it:  # noqa: PT012
         with pytest.raises(BrokenPipeError, match=rf"of {MUCH} bytes"):
@@ -222,7 +222,7 @@ def test_ctrl_c_ends_a_send_that_waits() -> None:
         it.send(b"x" * MUCH)
 
 
-def test_what_is_sent_to_a_closed_session_is_an_error() -> None:
+def test_send_on_a_closed_session_raises() -> None:
     with session(Board()) as it:
         it.close()
         with pytest.raises(OSError, match="Bad file descriptor"):

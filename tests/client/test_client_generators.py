@@ -26,7 +26,7 @@ TINY = Limits(max_frame=1024, max_message=4096, max_pending=4096)
 T = FrameType
 
 
-async def test_a_generator_gives_its_items_and_keeps_the_value_it_returned() -> None:
+async def test_generator_yields_its_items_and_keeps_its_return_value() -> None:
     async with channel_to(Lab()) as channel:
         items = generator(channel, "count_async", 3)
         assert [item async for item in items] == [0, 1, 2]
@@ -37,7 +37,7 @@ async def test_a_generator_gives_its_items_and_keeps_the_value_it_returned() -> 
         assert [item async for item in items] == []
 
 
-async def test_all_items_from_before_a_failure_are_given() -> None:
+async def test_items_before_a_failure_are_yielded() -> None:
     async with channel_to(Lab()) as channel:
         items = generator(channel, "items_and_failure")
         assert [await anext(items), await anext(items)] == [1, 2]
@@ -65,7 +65,7 @@ async def test_a_generator_starts_with_its_first_step_or_its_block() -> None:
         assert step.value == 1
 
 
-async def test_one_that_was_never_started_ends_without_a_word() -> None:
+async def test_unstarted_generator_sends_nothing() -> None:
     async with scripted() as (channel, exporter):
         items = generator(channel, "items")
         await items.aclose()
@@ -122,7 +122,7 @@ async def test_a_step_that_is_cancelled_ends_the_driver_and_the_iteration() -> N
         assert [item async for item in items] == []
 
 
-async def test_one_that_is_dropped_unfinished_ends_the_driver_once_it_is_collected() -> None:
+async def test_unfinished_generator_ends_the_driver_when_collected() -> None:
     lab = Lab()
     async with channel_to(lab, exporter_limits=ONE_CALL) as channel:
         async for _ in generator(channel, "items", 3):
@@ -147,7 +147,7 @@ async def test_only_one_task_at_a_time_iterates() -> None:
         assert isinstance(step.error, StopAsyncIteration)
 
 
-async def test_leaving_the_block_ends_what_another_task_waits_for() -> None:
+async def test_leaving_the_block_ends_the_wait_of_another_task() -> None:
     lab = Lab()
     async with channel_to(lab) as channel, trio.open_nursery() as nursery:
         async with generator(channel, "items", 0) as items:
@@ -157,7 +157,7 @@ async def test_leaving_the_block_ends_what_another_task_waits_for() -> None:
         step.failed(CallCancelled, "method 'items' of the driver: the call was cancelled")
 
 
-async def test_leaving_the_block_ends_what_another_task_has_no_slot_for_yet() -> None:
+async def test_leaving_the_block_ends_a_start_that_waits_for_a_slot() -> None:
     async with (
         scripted(exporter_limits=ONE_CALL) as (channel, exporter),
         trio.open_nursery() as nursery,
@@ -174,7 +174,7 @@ async def test_leaving_the_block_ends_what_another_task_has_no_slot_for_yet() ->
         step.failed(CallCancelled, "method 'items' of the driver")
 
 
-async def test_who_takes_items_that_have_come_lets_others_have_their_turn() -> None:
+async def test_taking_arrived_items_lets_other_tasks_run() -> None:
     turns = 0
 
     async def take_turns() -> None:
@@ -233,9 +233,7 @@ async def test_an_item_that_cannot_be_decoded_ends_the_generator() -> None:
 
 
 @pytest.mark.parametrize("finishes", [True, False])
-async def test_a_generator_gives_nothing_from_behind_an_item_that_was_discarded(
-    *, finishes: bool
-) -> None:
+async def test_no_item_follows_a_discarded_one(*, finishes: bool) -> None:
     async with scripted(limits=TINY) as (channel, exporter), trio.open_nursery() as nursery:
         items = generator(channel, "items")
         await begin(nursery, items.__aenter__)

@@ -564,7 +564,7 @@ async def test_a_led_call_that_is_cancelled_has_ended_and_the_reader_goes_on() -
 
 
 @pytest.mark.usefixtures("unhurried")
-async def test_a_led_call_cancelled_at_any_step_leaves_all_whole() -> None:
+async def test_led_call_cancelled_at_any_step_keeps_the_state_consistent() -> None:
     """Before each step that any task takes in its course."""
     async with led_by_tasks(Lab()) as channel:
         channel.connection._last_wanted = -math.inf
@@ -632,7 +632,7 @@ async def test_the_client_is_closed_while_a_task_leads() -> None:
 
 
 @pytest.mark.usefixtures("unhurried")
-async def test_a_goodbye_is_seen_before_anything_is_sent_behind_it() -> None:
+async def test_goaway_is_read_before_a_call_is_sent() -> None:
     async with scripted_and_led() as (channel, exporter):
         await exporter.goaway("down for repair")
         with pytest.raises(CallRefused, match="down for repair"):
@@ -640,7 +640,7 @@ async def test_a_goodbye_is_seen_before_anything_is_sent_behind_it() -> None:
 
 
 @pytest.mark.usefixtures("unhurried")
-async def test_a_hangup_is_seen_before_anything_is_sent_behind_it() -> None:
+async def test_hangup_is_noticed_before_a_call_is_sent() -> None:
     async with scripted_and_led() as (channel, exporter):
         await exporter.stream.aclose()
         with pytest.raises(CallRefused, match="closed the connection"):
@@ -658,7 +658,7 @@ async def test_an_exporter_that_is_gone_leaves_a_led_call_unknown() -> None:
 
 
 @pytest.mark.usefixtures("unhurried")
-async def test_what_comes_with_the_answer_is_acted_on() -> None:
+async def test_frames_that_follow_the_answer_are_processed() -> None:
     async with scripted_and_led() as (channel, exporter), trio.open_nursery() as nursery:
         led = await begin(nursery, channel.call, ask("on"))
         slot = (await exporter.event(ev.CallReceived)).slot
@@ -788,7 +788,7 @@ class Strike:
 
 
 @pytest.mark.usefixtures("unhurried")
-def test_ctrl_c_at_any_step_of_a_led_call_leaves_all_whole(client: DriverClient) -> None:
+def test_ctrl_c_at_any_step_of_a_led_call_keeps_the_state_consistent(client: DriverClient) -> None:
     connection = be_led(client)
     step = 0
     while True:
@@ -870,7 +870,7 @@ class CtrlC:
         signal.signal(signal.SIGINT, self._before)
 
 
-def test_threads_tasks_and_ctrl_c_all_at_once(client: DriverClient) -> None:
+def test_threads_tasks_and_ctrl_c_concurrently(client: DriverClient) -> None:
     """Whatever comes together, each call gets its own answer, and the connection lives on."""
     over = threading.Event()
 

@@ -112,7 +112,7 @@ def test_a_driver_writes_a_local_file(tmp_path: Path, suffix: str, compress: boo
 
 
 @timed()
-async def test_the_same_for_trio_code(image: Path, tmp_path: Path) -> None:
+async def test_lending_works_in_trio_code(image: Path, tmp_path: Path) -> None:
     async with trio_client() as client:
         async with client.local_file_async(image) as handle:
             assert await client.call_async("read", handle) == DIGEST
@@ -122,7 +122,7 @@ async def test_the_same_for_trio_code(image: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 65536, 65537])
-def test_no_byte_more_or_less_at_the_edges(tmp_path: Path, size: int) -> None:
+def test_sizes_around_chunk_boundaries_are_transferred_exactly(tmp_path: Path, size: int) -> None:
     with blocking() as client:
         with client.resource(io.BytesIO(DATA[:size])) as handle:
             assert client.call("read", handle) == hashlib.sha256(DATA[:size]).hexdigest()
@@ -131,7 +131,7 @@ def test_no_byte_more_or_less_at_the_edges(tmp_path: Path, size: int) -> None:
         assert (tmp_path / "out").read_bytes() == DATA[:size]
 
 
-def test_what_was_there_is_replaced_only_by_what_is_complete(tmp_path: Path) -> None:
+def test_existing_file_is_replaced_only_when_complete(tmp_path: Path) -> None:
     path = tmp_path / "dump"
     path.write_bytes(b"old")
     path.chmod(0o640)
@@ -162,7 +162,7 @@ def test_what_was_there_is_replaced_only_by_what_is_complete(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_what_a_link_leads_to_is_written_and_the_link_stays(tmp_path: Path, exists: bool) -> None:
+def test_target_of_a_link_is_written_and_the_link_stays(tmp_path: Path, exists: bool) -> None:
     path, link = tmp_path / "dump", tmp_path / "link"
     link.symlink_to(path)
     if exists:
@@ -181,7 +181,7 @@ def test_a_new_file_may_have_as_long_a_name_as_any(tmp_path: Path) -> None:
 
 
 @timed()
-async def test_what_waits_to_be_sent_is_not_read_over(tmp_path: Path) -> None:
+async def test_buffers_that_wait_to_be_sent_are_not_overwritten(tmp_path: Path) -> None:
     blocks = [bytes([number]) * READ_SIZE for number in range(20)]
     (tmp_path / "image").write_bytes(b"".join(blocks))
     taken: list[bytes] = []
@@ -210,7 +210,7 @@ def test_a_device_is_written_as_it_is() -> None:
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
 
 
-def test_what_the_driver_does_not_read_is_no_error(image: Path) -> None:
+def test_unread_rest_is_not_an_error(image: Path) -> None:
     with blocking() as client:
         with client.local_file(image) as handle:
             assert client.call("read_some", handle, 10) == DATA[:10]
@@ -246,7 +246,7 @@ class Stubborn(io.RawIOBase):
         return len(piece)
 
 
-def test_a_stream_that_takes_little_at_once_gets_it_all() -> None:
+def test_stream_with_partial_writes_gets_everything() -> None:
     sink = Stubborn()
     with blocking() as client, client.resource(sink, write=True) as handle:
         client.call("write", handle, b"x" * 5001, 2)
@@ -289,7 +289,7 @@ async def test_a_trio_file_can_be_lent(image: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [False, True])
-def test_what_is_no_binary_stream_is_refused(write: bool) -> None:
+def test_value_that_is_not_a_binary_stream_is_refused(write: bool) -> None:
     with (
         blocking() as client,
         pytest.raises(ArgumentError, match="a object cannot be"),
@@ -311,9 +311,7 @@ def test_what_is_no_binary_stream_is_refused(write: bool) -> None:
         ("image.img", False, r"a str cannot be read: local_file\(\) lends a file by its path"),
     ],
 )
-def test_what_is_nearly_a_binary_stream_is_refused_with_what_to_do(
-    stream: Any, write: bool, told: str
-) -> None:
+def test_unusable_stream_is_refused_with_advice(stream: Any, write: bool, told: str) -> None:
     with (
         blocking() as client,
         pytest.raises(ArgumentError, match=told),
@@ -322,7 +320,7 @@ def test_what_is_nearly_a_binary_stream_is_refused_with_what_to_do(
         raise AssertionError
 
 
-def test_leaving_the_block_does_not_wait_for_a_pipe_that_says_nothing() -> None:
+def test_leaving_the_block_does_not_wait_for_a_silent_pipe() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs.makefile("rb") as pipe:
         theirs.close()
@@ -423,7 +421,7 @@ def test_a_driver_learns_why_its_sink_has_failed(suffix: str) -> None:
 
 
 @timed()
-async def test_nobody_speaks_for_the_loan_of_another_client(tmp_path: Path) -> None:
+async def test_client_cannot_fail_the_loan_of_another_client(tmp_path: Path) -> None:
     path = f"{tmp_path}/socket"
     async with serve_async(Library(), f"unix:{path}"), trio.open_nursery() as nursery:
         one, other = [Channel(await trio.open_unix_socket(path), "the exporter") for _ in range(2)]
@@ -476,7 +474,7 @@ def test_compression_without_the_extra_says_what_to_install(
 
 
 @timed()
-async def test_an_exporter_that_gives_no_handle_is_not_trusted() -> None:
+async def test_invalid_handle_from_the_exporter_is_refused() -> None:
     async with scripted() as (channel, exporter), trio.open_nursery() as nursery:
         client = Reader(uuid=Plain().uuid, channel=DriverRef(channel, 1, "the driver"))
 
@@ -498,7 +496,7 @@ async def test_an_exporter_that_gives_no_handle_is_not_trusted() -> None:
 # ------------------------------------------------------------------------------ where, and beside
 
 
-def test_many_files_at_once_from_many_threads(image: Path) -> None:
+def test_many_threads_lend_files_concurrently(image: Path) -> None:
     digests: list[str] = []
     with blocking() as client:
 
@@ -534,7 +532,7 @@ class Endless(io.RawIOBase):
         return bytes(size)
 
 
-def test_nothing_is_read_ahead_of_what_the_driver_takes() -> None:
+def test_read_ahead_is_bounded() -> None:
     source = Endless()
     with blocking() as client, client.resource(source) as handle:
         client.call("read_some", handle, 1)
@@ -563,7 +561,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing_lent() -> None:
             assert client.call("read", handle) == DIGEST
 
 
-def test_a_timeout_bounds_the_transfer() -> None:
+def test_timeout_limits_the_transfer() -> None:
     with blocking() as client:
         with (
             pytest.raises(DriverTimeoutError),
@@ -596,7 +594,7 @@ def test_an_exporter_that_is_lost_in_the_middle_is_an_error(tmp_path: Path) -> N
             raise AssertionError
 
 
-def test_a_lending_says_what_the_exporter_is_told() -> None:
+def test_loan_has_the_mode_and_encoding_for_the_exporter() -> None:
     source = source_of(io.BytesIO(), None)
     assert Loan(title="", source=source).mode == "read"
     assert Loan(title="", sink=None).mode == "write"

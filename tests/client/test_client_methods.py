@@ -160,7 +160,7 @@ async def test_a_method_that_is_named_as_a_twin_has_a_twin() -> None:
         assert await other.call_async("home") == "home"
 
 
-def test_a_child_and_what_the_class_has_win() -> None:
+def test_children_and_class_attributes_shadow_methods() -> None:
     with served(Mover(children={"meter": Plain()})) as client:
         assert client.meter is client.children["meter"]
         assert client.call("call") == "the driver's"
@@ -170,13 +170,13 @@ def test_a_child_and_what_the_class_has_win() -> None:
         assert client.calls == 1, "what the class overrides is what is used"
 
 
-def test_a_private_name_is_no_attribute() -> None:
+def test_method_with_a_private_name_is_not_an_attribute() -> None:
     with served(Mover()) as client:
         assert not hasattr(client, "_private")
         assert client.call("_private") == "by name only"
 
 
-def test_a_typing_error_is_told_what_there_is() -> None:
+def test_misspelled_name_error_lists_the_methods() -> None:
     with served(Mover()) as client:
         with pytest.raises(AttributeError) as caught:
             client.mvoe(Point(1))
@@ -203,14 +203,14 @@ def test_a_typing_error_is_told_what_there_is() -> None:
         ("portforward_unix_async", "; StreamMixin of jumpstarter.drivers.mixins"),
     ],
 )
-def test_who_looks_for_what_a_mixin_has_is_told_so(name: str, told: str) -> None:
+def test_missing_mixin_method_error_names_the_mixin(name: str, told: str) -> None:
     with served(Mover()) as client:
         with pytest.raises(AttributeError) as caught:
             getattr(client, name)
         assert told in str(caught.value)
 
 
-def test_of_a_client_that_stands_for_another_nothing_is_an_attribute() -> None:
+def test_stub_client_has_no_method_attributes() -> None:
     with served(HomelessMover()) as client:
         assert isinstance(client, StubDriverClient)
         assert "move" not in dir(client)
@@ -218,7 +218,7 @@ def test_of_a_client_that_stands_for_another_nothing_is_an_attribute() -> None:
             client.move(Point(1))
 
 
-def test_a_client_that_nobody_has_connected_has_none() -> None:
+def test_unconnected_client_has_no_method_attributes() -> None:
     blank = DriverClient.__new__(DriverClient)
     assert not hasattr(blank, "move")
     assert "call" in dir(DriverClient)
@@ -231,7 +231,7 @@ def test_a_client_that_nobody_has_connected_has_none() -> None:
 # ------------------------------------------------------------------------- for people
 
 
-def test_a_function_says_what_the_driver_says() -> None:
+def test_function_has_the_drivers_signature_and_doc() -> None:
     with served(Mover()) as client:
         move, twin = client.move, client.move_async
         assert (move.__name__, twin.__name__) == ("move", "move_async")
@@ -269,7 +269,7 @@ def test_help_shows_what_the_driver_offers() -> None:
         assert DriverClient.__doc__.startswith("The client of one driver.")
 
 
-def test_help_tells_how_to_reach_what_the_client_hides() -> None:
+def test_help_says_how_to_call_shadowed_methods() -> None:
     with served(Mover(children={"meter": Plain(), "labels": Plain()})) as client:
         text = pydoc.render_doc(client, renderer=PLAIN)
         line = "Not attributes, as every client has others of these names; use: "
@@ -278,7 +278,7 @@ def test_help_tells_how_to_reach_what_the_client_hides() -> None:
         assert "    meter(" not in text
 
 
-def test_help_of_a_client_with_a_class_shows_that_too() -> None:
+def test_help_shows_the_methods_of_the_client_class() -> None:
     with served(ClassyMover(children={"probe": Plain()})) as client:
         text = pydoc.render_doc(client, renderer=PLAIN)
         for line in (
@@ -300,7 +300,7 @@ def test_help_of_a_client_with_a_class_shows_that_too() -> None:
         assert "streamingcall(" not in text
 
 
-def test_a_client_shows_itself_in_a_line() -> None:
+def test_repr_of_a_client_is_one_line() -> None:
     with served(Plain(children={"mover": Mover()})) as client:
         assert repr(client.mover).startswith("<DriverClient of driver 'mover' (jumpstarter.client.")
         assert "exports: call, console, home," in repr(client.mover)
@@ -320,7 +320,7 @@ def node(methods: dict[str, int], **texts: dict[str, str]) -> Node:
 @pytest.mark.parametrize(
     "name", ["", "a b", "a.b", "1a", "a()", "__class__", "__deepcopy__", "_ipython_display_", "a\n"]
 )
-def test_a_name_that_is_none_or_that_python_looks_for_is_left_out(name: str) -> None:
+def test_invalid_or_special_names_are_not_attributes(name: str) -> None:
     assert methods_of(node({name: 0, "good": 0})).keys() == {"good"}
 
 
@@ -329,7 +329,7 @@ def test_a_method_of_an_unknown_kind_is_left_out(kind: int) -> None:
     assert methods_of(node({"new": kind, "good": 2})) == {"good": ("good", Kind.STREAM, "", "")}
 
 
-def test_texts_of_a_peer_do_not_steer_the_terminal() -> None:
+def test_control_characters_in_texts_are_replaced() -> None:
     assert printable("plain\ntext: \u03c0") == "plain\ntext: \u03c0"
     assert printable("\x1b[2Jgone\r\x07") == "\ufffd[2Jgone\ufffd\ufffd"
     assert printable("\u202egnirts") == "\ufffdgnirts"
@@ -341,7 +341,7 @@ def test_texts_of_a_peer_do_not_steer_the_terminal() -> None:
     assert method.doc == "\ufffd2J"
 
 
-def test_a_peer_that_sends_no_texts_is_as_good() -> None:
+def test_report_without_texts_is_accepted() -> None:
     [method] = methods_of(node({"on": 0})).values()
     assert (method.signature, method.doc) == ("", "")
     assert str(signature_from("")) == "(*args, **kwargs)"
@@ -387,18 +387,18 @@ def test_a_signature_is_read_without_being_evaluated(
     ],
     ids=lambda text: text[:20],
 )
-def test_a_signature_that_is_none_is_one_that_takes_anything(text: str) -> None:
+def test_invalid_signature_accepts_any_arguments(text: str) -> None:
     assert str(signature_from(text)) == "(*args, **kwargs)"
 
 
 @given(st.text() | st.text("()*/,=:.->abc\n;'\\ ").map(lambda text: f"({text})"))
 @example("(a='\\d')")
 @example("(a=" + "-" * 1000 + "1)")
-def test_no_text_is_more_than_a_signature(text: str) -> None:
+def test_signature_text_cannot_contain_more_than_a_signature(text: str) -> None:
     assert str(signature_from(text)).startswith("(")
 
 
-def test_a_driver_says_much_and_the_report_stays_small() -> None:
+def test_report_with_long_docstrings_stays_small() -> None:
     def method(self: Any) -> None: ...
 
     method.__doc__ = "x" * 4000
@@ -410,7 +410,7 @@ def test_a_driver_says_much_and_the_report_stays_small() -> None:
         assert getattr(client, names[-1])() is None
 
 
-def test_an_exporter_says_what_its_clients_hide(caplog: pytest.LogCaptureFixture) -> None:
+def test_exporter_logs_shadowed_names(caplog: pytest.LogCaptureFixture) -> None:
     with served(Plain(children={"labels": Mover(), "meter": Plain()})) as client:
         assert client.children["labels"].call("call") == "the driver's"
     title = f"driver 'labels' ({__name__}.Mover)"
@@ -423,14 +423,14 @@ def test_an_exporter_says_what_its_clients_hide(caplog: pytest.LogCaptureFixture
         assert caplog.messages == []
 
 
-def test_what_was_made_of_a_driver_is_shared_by_its_clients() -> None:
+def test_methods_are_cached_for_clients_of_the_same_driver() -> None:
     first, second = (methods_of(node({"on": 0}, docs={"on": "Switch it on."})) for _ in range(2))
     assert first is second
     other = methods_of(node({"on": 0}, docs={"on": "Switch it off."}))
     assert other["on"].doc == "Switch it off."
 
 
-def test_what_was_made_of_long_texts_is_not_kept() -> None:
+def test_methods_with_long_texts_are_not_cached() -> None:
     first, second = (methods_of(node({"on": 0}, docs={"on": "x" * 20_000})) for _ in range(2))
     assert first is not second
     assert first == second

@@ -51,7 +51,7 @@ def transfer(progress: Progress, size: int = MIB, known: int | None = MIB) -> No
         client.call("read", handle)
 
 
-def test_a_callback_is_told_of_every_piece_up_to_the_last(tmp_path: Path) -> None:
+def test_callback_gets_the_progress_up_to_the_last_chunk(tmp_path: Path) -> None:
     told: list[Any] = []
     transfer(lambda *args: told.append(args))
     assert told[-1] == (MIB, MIB)
@@ -90,7 +90,7 @@ def test_a_callback_that_fails_ends_the_transfer() -> None:
 
 
 @pytest.mark.usefixtures("fast_forward")
-def test_a_person_sees_a_bar_with_a_rate_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bar_on_a_terminal_shows_rate_and_remaining_time(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = put_on_terminal(monkeypatch)
     transfer(None)
     seen = terminal.getvalue()
@@ -99,7 +99,7 @@ def test_a_person_sees_a_bar_with_a_rate_and_the_time_left(monkeypatch: pytest.M
     assert "0:00:00" in seen
 
 
-def test_a_short_transfer_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_transfer_shows_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = put_on_terminal(monkeypatch)
     begin = time.monotonic()
     transfer(None)
@@ -119,7 +119,7 @@ def test_a_bar_can_be_asked_for_whatever_the_size_is(
 
 @pytest.mark.parametrize("progress", [None, False])
 @pytest.mark.usefixtures("fast_forward")
-def test_nothing_is_drawn_where_nobody_looks_or_wants_it(
+def test_no_bar_without_a_terminal_or_when_disabled(
     progress: Progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Terminal() if progress is False else io.StringIO()

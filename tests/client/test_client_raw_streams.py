@@ -124,7 +124,7 @@ class Slow(Driver):
 
 
 @pytest.mark.parametrize(("linger", "complete"), [(1.5, True), (0.5, False)])
-async def test_closing_waits_for_a_device_that_goes_on_taking(
+async def test_closing_waits_while_the_device_takes_bytes(
     linger: float,
     complete: bool,
     autojump_clock: MockClock,
@@ -152,7 +152,7 @@ async def test_closing_that_is_cancelled_cancels_the_driver(autojump_clock: Mock
         assert autojump_clock.current_time() == 0
 
 
-async def test_two_tasks_may_close_a_stream_at_once(autojump_clock: MockClock) -> None:
+async def test_two_tasks_may_close_a_stream_concurrently(autojump_clock: MockClock) -> None:
     lab = Lab()
     async with channel_to(lab) as channel:
         sink = await stream(channel, "sink", 2)
@@ -191,7 +191,7 @@ async def test_a_stream_whose_driver_fails_breaks_with_what_it_raised_as_the_cau
             sink.check()
 
 
-async def test_closing_behind_a_send_that_was_cut_short_cancels_the_driver(
+async def test_closing_after_an_incomplete_send_cancels_the_driver(
     autojump_clock: MockClock,
 ) -> None:
     lab = Lab()

@@ -32,7 +32,7 @@ remote = DriverRef(cast("Channel", None), 7, "driver 'power' (lab.PowerClient)")
     ],
     ids=["none", "positional", "keywords", "both"],
 )
-def test_a_request_says_whom_what_and_with_what(
+def test_request_contains_target_method_and_arguments(
     kind: Kind, args: tuple[object, ...], kwargs: dict[str, object], sent: list[object]
 ) -> None:
     request = remote.request(kind, "on", args, kwargs)

@@ -91,7 +91,7 @@ class Device(Plain):
 # ------------------------------------------------------------------------------ generators
 
 
-def test_it_is_a_generator_of_which_the_value_is_the_drivers_return_value() -> None:
+def test_generator_returns_the_drivers_return_value() -> None:
     def relay(client: DriverClient) -> Generator[int, None, None]:
         value = yield from client.streamingcall("count", 2)
         yield value
@@ -108,7 +108,7 @@ def test_it_is_a_generator_of_which_the_value_is_the_drivers_return_value() -> N
         assert list(relay(client)) == [0, 1, "counted"]
 
 
-def test_all_items_from_before_a_failure_are_given() -> None:
+def test_items_before_a_failure_are_yielded() -> None:
     with served(Lab()) as client:
         items = client.streamingcall("items_and_failure")
         assert [next(items), next(items)] == [1, 2]
@@ -131,7 +131,7 @@ def test_a_driver_takes_no_values_and_the_generator_goes_on() -> None:
     [(KeyError("here"),), (KeyError, "here"), (KeyError,), (KeyError, KeyError("here"))],
     ids=["instance", "class and value", "class", "class and instance"],
 )
-def test_what_is_thrown_in_is_raised_here_when_the_drivers_code_has_ended(
+def test_throw_raises_after_the_drivers_code_has_ended(
     arguments: tuple[Any, ...],
 ) -> None:
     lab = Lab()
@@ -145,7 +145,7 @@ def test_what_is_thrown_in_is_raised_here_when_the_drivers_code_has_ended(
         assert list(items) == []
 
 
-def test_what_is_thrown_in_keeps_its_traceback() -> None:
+def test_throw_keeps_the_traceback() -> None:
     with served(Lab()) as client:
         items = client.streamingcall("items", 3)
         try:
@@ -155,7 +155,7 @@ def test_what_is_thrown_in_keeps_its_traceback() -> None:
         with pytest.raises(KeyError) as caught:
             items.throw(KeyError, None, traceback)
         first = tb.extract_tb(caught.value.__traceback__)[-1]
-        assert first.name == "test_what_is_thrown_in_keeps_its_traceback"
+        assert first.name == "test_throw_keeps_the_traceback"
 
 
 def test_closing_ends_the_drivers_code_and_the_iteration() -> None:
@@ -169,7 +169,7 @@ def test_closing_ends_the_drivers_code_and_the_iteration() -> None:
         assert list(items) == []
 
 
-def test_one_that_was_closed_before_its_first_step_never_starts() -> None:
+def test_generator_closed_before_its_first_step_never_starts() -> None:
     lab = Lab()
     with served(lab) as client:
         items = client.streamingcall("items", 3)
@@ -195,7 +195,7 @@ def test_leaving_the_block_ends_the_drivers_code_however_it_is_left() -> None:
         assert lab.log == ["items started", "items ended"] * 2
 
 
-def test_one_that_is_dropped_ends_the_drivers_code_soon() -> None:
+def test_dropped_generator_ends_the_drivers_code() -> None:
     lab = Lab()
     with served(lab) as client:
         for _ in client.streamingcall("items", 3):
@@ -205,7 +205,7 @@ def test_one_that_is_dropped_ends_the_drivers_code_soon() -> None:
         assert lab.log == ["items started", "items ended"]
 
 
-def test_one_that_is_collected_in_the_portals_own_thread_does_not_wait_there() -> None:
+def test_collection_in_the_portals_thread_does_not_block() -> None:
     lab = Lab()
 
     def relay(client: DriverClient) -> Generator[int, None, None]:
@@ -221,7 +221,7 @@ def test_one_that_is_collected_in_the_portals_own_thread_does_not_wait_there() -
         assert lab.log == ["items started", "items ended"]
 
 
-def test_one_that_outlives_its_client_is_dropped_quietly() -> None:
+def test_generator_that_outlives_its_client_is_dropped_quietly() -> None:
     def relay(client: DriverClient) -> Generator[int, None, None]:
         yield from client.streamingcall("items", 3)
 
@@ -249,7 +249,7 @@ def test_a_generator_goes_from_thread_to_thread_but_is_in_one_at_a_time() -> Non
             waiting.result(PATIENCE)
 
 
-def test_an_endless_generator_gives_as_many_as_are_wanted() -> None:
+def test_endless_generator_may_be_left_early() -> None:
     with served(Device()) as client, client.streamingcall("endless") as items:
         assert [next(items) for _ in range(1000)] == list(range(1000))
 
@@ -346,7 +346,7 @@ def use_send(stream: BlockingStream) -> None:
 
 
 @pytest.mark.parametrize("use", [use_receive, use_send, list])
-def test_what_the_driver_fails_with_is_raised_by_whatever_is_done_with_the_stream(
+def test_driver_failure_is_raised_by_every_use_of_the_stream(
     use: Callable[[BlockingStream], Any],
 ) -> None:
     with served(Device()) as client:
@@ -366,7 +366,7 @@ def test_all_bytes_from_before_a_failure_are_received() -> None:
             stream.receive()
 
 
-def test_what_the_driver_has_failed_with_is_raised_by_closing_at_the_latest() -> None:
+def test_closing_raises_the_drivers_failure() -> None:
     lab = Lab()
     with served(lab) as client:
         with pytest.raises(DriverOSError, match="the device has gone"), client.stream("sink") as it:
@@ -378,7 +378,7 @@ def test_what_the_driver_has_failed_with_is_raised_by_closing_at_the_latest() ->
         stream.close()
 
 
-def test_what_the_body_raises_leaves_the_block_whatever_the_driver_has_failed_with() -> None:
+def test_exception_of_the_body_precedes_the_drivers_failure() -> None:
     lab = Lab()
     error = KeyError()
     with served(lab) as client:
@@ -389,7 +389,7 @@ def test_what_the_body_raises_leaves_the_block_whatever_the_driver_has_failed_wi
         assert lab.log[-1] == "sink ended"
 
 
-def test_a_lost_connection_is_told_to_whoever_waits_for_bytes() -> None:
+def test_lost_connection_ends_a_waiting_receive() -> None:
     with served(Echo()) as client:
         stream = client.open_stream()
         assert client.portal is not None
@@ -400,7 +400,7 @@ def test_a_lost_connection_is_told_to_whoever_waits_for_bytes() -> None:
                 use()
 
 
-def test_a_break_of_which_the_driver_has_said_nothing_is_a_connection_error() -> None:
+def test_broken_stream_without_a_cause_is_a_connection_error() -> None:
     def broken(*_: object) -> None:
         raise trio.BrokenResourceError("the driver has closed this stream")
 
@@ -412,7 +412,7 @@ def test_a_break_of_which_the_driver_has_said_nothing_is_a_connection_error() ->
         stream.send(b"1")
 
 
-def test_one_that_is_dropped_ends_the_drivers_code_soon_without_waiting() -> None:
+def test_dropped_stream_ends_the_drivers_code_without_blocking() -> None:
     lab = Lab()
     with served(lab) as client:
         holding = [client.open_stream("sink")]
@@ -423,7 +423,7 @@ def test_one_that_is_dropped_ends_the_drivers_code_soon_without_waiting() -> Non
         assert lab.log == ["sink started", "sink ended"]
 
 
-def test_one_that_outlives_its_client_is_dropped_quietly_too() -> None:
+def test_stream_that_outlives_its_client_is_dropped_quietly() -> None:
     with served(Echo()) as client:
         stream = client.open_stream()
     del stream, client
@@ -454,7 +454,7 @@ class Meter(Plain):
             yield bytes(1000)
 
 
-def test_items_that_were_fetched_and_not_taken_make_no_credit() -> None:
+def test_fetched_but_untaken_items_return_no_credit() -> None:
     meter = Meter()
     with served(meter) as client, client.streamingcall("readings") as readings:
         next(readings)

@@ -115,7 +115,7 @@ def test_a_deep_tree_can_be_closed() -> None:
         "a target too high",
     ],
 )
-def test_what_is_no_tree_is_refused(nodes: list[Node]) -> None:
+def test_report_that_is_not_a_tree_is_refused(nodes: list[Node]) -> None:
     with pytest.raises(HandshakeError, match="the exporter's report is not a tree, at driver '"):
         build(*nodes)
 
@@ -181,7 +181,7 @@ def write_module(directory: Path, name: str, more: str = "") -> None:
     )
 
 
-def test_a_report_with_more_documentation_than_anybody_writes_is_refused() -> None:
+def test_report_with_too_much_documentation_is_refused() -> None:
     talkative = [node(number + 2, 1, f"d{number}", doc="x" * 4096) for number in range(1100)]
     assert len(build(node(1), *talkative[:1000]).children) == 1000
     with pytest.raises(HandshakeError, match="4505600 characters of documentation"):
@@ -213,7 +213,7 @@ def stub_of(client: str, *, allow: Sequence[str] | None = DEFAULT_ALLOW) -> Stub
         ("canary.Client", ("jumpstarter.*",)),
     ],
 )
-def test_what_is_not_allowed_is_not_imported(
+def test_disallowed_class_is_not_imported(
     modules: Path, path: str, allow: Sequence[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     write_module(modules, "canary")
@@ -227,7 +227,7 @@ def test_what_is_not_allowed_is_not_imported(
 
 
 @pytest.mark.parametrize("allow", [("canary.*",), ("canary.Client",), ("x", "*"), None])
-def test_what_is_allowed_is_imported(modules: Path, allow: Sequence[str] | None) -> None:
+def test_allowed_class_is_imported(modules: Path, allow: Sequence[str] | None) -> None:
     write_module(modules, "canary")
     client = build(node(1, client="canary.Client"), allow=allow)
     assert (type(client).__module__, type(client).__name__) == ("canary", "Client")
@@ -247,7 +247,7 @@ def test_what_is_allowed_is_imported(modules: Path, allow: Sequence[str] | None)
         ("subprocess.Popen", False),
     ],
 )
-def test_by_default_only_this_library_and_the_ecosystems_packages_are(
+def test_default_allow_has_this_library_and_ecosystem_packages(
     modules: Path, path: str, *, allowed: bool
 ) -> None:
     write_module(modules, path.partition(".")[0])
@@ -281,9 +281,7 @@ def test_by_default_only_this_library_and_the_ecosystems_packages_are(
         "os.system('true') or canary.Client",
     ],
 )
-def test_what_is_no_path_of_a_class_is_not_looked_at_whatever_is_allowed(
-    path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_invalid_class_path_is_never_imported(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(name: str) -> None:
         raise AssertionError(f"{name} was looked at")
 
@@ -315,7 +313,7 @@ def test_what_is_no_path_of_a_class_is_not_looked_at_whatever_is_allowed(
         ("needs.Client", "cannot be imported: No module named 'not_installed'; install"),
     ],
 )
-def test_what_cannot_be_had_is_a_stub_that_says_why(modules: Path, path: str, text: str) -> None:
+def test_missing_class_becomes_a_stub_with_the_reason(modules: Path, path: str, text: str) -> None:
     write_module(modules, "canary", "number = 5")
     write_module(modules, "fails", "1 / 0")
     write_module(modules, "exits", "raise SystemExit(3)")
@@ -323,7 +321,7 @@ def test_what_cannot_be_had_is_a_stub_that_says_why(modules: Path, path: str, te
     assert text in stub_of(path, allow=None).missing
 
 
-def test_what_an_allowed_module_has_imported_itself_is_allowed_by_that_name_alone(
+def test_class_imported_by_an_allowed_module_is_allowed_under_that_name(
     modules: Path,
 ) -> None:
     write_module(modules, "elsewhere")
@@ -336,9 +334,7 @@ def test_what_an_allowed_module_has_imported_itself_is_allowed_by_that_name_alon
 
 
 @pytest.mark.parametrize("name", ["__class__", "__dict__", "__loader__", "__builtins__", "Client_"])
-def test_no_attribute_of_a_module_is_a_client_class_but_a_client_class(
-    modules: Path, name: str
-) -> None:
+def test_module_attribute_that_is_not_a_client_class_is_refused(modules: Path, name: str) -> None:
     write_module(modules, "canary")
     assert stub_of(f"canary.{name}", allow=None).missing
 
@@ -399,7 +395,7 @@ def test_a_script_that_serves_its_own_driver_is_not_run_twice(
     assert run(*how, cwd=tmp_path) == "run as __main__\nScriptClient True\n"
 
 
-def test_a_module_with_the_name_of_the_script_is_not_taken_for_it(tmp_path: Path) -> None:
+def test_module_with_the_name_of_the_script_is_imported(tmp_path: Path) -> None:
     (tmp_path / "lab").mkdir()
     find_the_other = f"import sys; sys.path[0] = {str(tmp_path)!r}\n"
     script = find_the_other + SCRIPT.format(path="myscript.Client")

@@ -94,7 +94,7 @@ def keeping(type_: Any, kept: list[Any]) -> Driver:
 
 @settings(max_examples=60)  # each with a connection of its own
 @given(typed_values())
-def test_whatever_the_supported_types_build_arrives_equal(drawn: tuple[Any, Any]) -> None:
+def test_values_of_supported_types_arrive_equal(drawn: tuple[Any, Any]) -> None:
     type_, value = drawn
     kept: list[Any] = []
 
@@ -112,7 +112,7 @@ def test_whatever_the_supported_types_build_arrives_equal(drawn: tuple[Any, Any]
 
 @settings(max_examples=30)
 @given(typed_values())
-def test_what_is_beside_something_unsendable_is_a_clear_error(drawn: tuple[Any, Any]) -> None:
+def test_unsendable_value_in_a_container_is_a_clear_error(drawn: tuple[Any, Any]) -> None:
     async def exchange() -> None:
         with trio.fail_after(PATIENCE):
             async with client_for_async(Echo()) as client:
@@ -155,7 +155,7 @@ def test_arguments_arrive_as_the_driver_has_annotated_them() -> None:
         ("volts", (), {"value": None}, "'value' does not fit float"),
     ],
 )
-def test_what_does_not_fit_is_refused_and_the_method_not_run(
+def test_mismatched_argument_is_refused_before_the_method_runs(
     method: str, args: tuple[Any, ...], kwargs: dict[str, Any], says: str
 ) -> None:
     board = Board()
@@ -182,7 +182,7 @@ def test_results_and_items_arrive_as_the_client_asks() -> None:
 
 
 @timed()
-async def test_in_trio_code_too() -> None:
+async def test_result_types_work_in_trio_code() -> None:
     async with client_for_async(Board()) as client:
         assert await client.call_as_async(Route, "move", ROUTE) == ROUTE
         async with client.streamingcall_as_async(Point, "points", count=2) as points:
@@ -234,7 +234,7 @@ async def test_an_item_that_does_not_fit_ends_the_generator() -> None:
 @pytest.mark.parametrize(
     "type_", [complex, Path | str, list[Relay], "Point"], ids=["class", "union", "part", "name"]
 )
-def test_what_nothing_can_become_is_refused_before_anything_is_sent(type_: Any) -> None:
+def test_impossible_result_type_is_refused_before_sending(type_: Any) -> None:
     board = Board()
     with served(board) as client:
         with pytest.raises(
@@ -249,7 +249,7 @@ def test_what_nothing_can_become_is_refused_before_anything_is_sent(type_: Any) 
 
 
 @timed()
-async def test_in_the_wrong_place_each_names_its_twin() -> None:
+async def test_wrong_context_error_names_the_other_method() -> None:
     async with client_for_async(Board()) as client:
         with pytest.raises(RuntimeError, match=r"call_as blocks.*; use call_as_async instead"):
             client.call_as(Route, "move", ROUTE)
