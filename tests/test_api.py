@@ -644,7 +644,7 @@ async def breaks_the_rules_within_a_call(address: str) -> None:
         await client.call_async("echo")
         connection = client.channel.channel.connection
         connection.rules.send_queue.add_frame(FrameType.RESULT, 1, b"")
-        connection.flush()
+        connection.writer.flush()
         await until(lambda: bool(outcome))
         assert isinstance(outcome[0], CallOutcomeUnknown)
         assert "ended the connection: " in str(outcome[0])

@@ -406,7 +406,7 @@ async def test_what_a_thread_has_half_written_leaves_before_anything_else() -> N
         def go_away() -> None:  # as a drain does, before the thread is back
             it.connection.reclaim()
             it.session._rules.goaway(Code.OK, 0, "shutting down")
-            it.connection.flush()
+            it.connection.writer.flush()
 
         def half(buffers: Sequence[Buffer]) -> list[Buffer]:
             socket.try_write = write  # type: ignore[method-assign]
@@ -465,7 +465,7 @@ async def test_a_breach_that_a_thread_has_read_ends_the_connection_with_a_word()
         await it.call("plain")
         assert it.connection.is_leased
         it.channel.connection.rules.send_queue.add_frame(FrameType.RESULT, 1, b"\xc0")
-        it.channel.connection.flush_now()
+        it.channel.connection.writer.flush_now()
         await it.channel.connection.finished.wait()
         assert "only the other side may send" in str(it.channel.ended)
         await it.connection.finished.wait()

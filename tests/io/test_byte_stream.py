@@ -134,7 +134,7 @@ class Ends:
         await self.client.admitted.wait()
         assert isinstance(self.client.rules, ClientProtocol)
         self.ours = self.client.stream_on(self.client.rules.call(Kind.STREAM, call(Kind.STREAM)))
-        self.client.connection.flush()
+        self.client.connection.writer.flush()
         self.theirs = await self.server.opened.receive()
 
     def end(self, buffer: bytearray, *, well: bool) -> None:
@@ -144,7 +144,7 @@ class Ends:
         del self.server.connection.endpoints[slot]
         self.theirs.finish(None)
         (self.server.rules.result if well else self.server.rules.error)(slot, buffer)
-        self.server.connection.flush()
+        self.server.connection.writer.flush()
 
     def sent_data(self) -> list[Frame]:
         """DATA that the client has sent, as far as the server has read."""
@@ -165,7 +165,7 @@ async def opened(
     async with open_background() as nursery:
         for side in (ends.client, ends.server):
             nursery.start_soon(side.connection.run)
-            side.connection.flush()
+            side.connection.writer.flush()
         await ends.open()
         yield ends
 
@@ -634,7 +634,7 @@ async def test_who_has_no_room_to_send_in_hears_that_the_connection_has_ended() 
     async with opened(limits=replace(LIMITS, max_unsent=1)) as ends:
         connection = ends.client.connection
         connection.rules.ping(b"waiting.")
-        assert connection.write_paused
+        assert connection.writer.write_paused
         connection.end(GONE)  # its streams are told when its tasks have ended, a moment later
         assert not ends.ours.over
         with pytest.raises(trio.BrokenResourceError, match="the cable is out") as broken:

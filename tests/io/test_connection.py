@@ -23,6 +23,7 @@ from helpers import Outcome, in_time, timed
 from jumpstarter._framing import HEADER_SIZE, FrameDecoder
 from jumpstarter._io.connection import Connection
 from jumpstarter._io.transport import transport_for
+from jumpstarter._io.writer import Writer
 from jumpstarter._limits import DEFAULT_LIMITS, Limits
 from jumpstarter._protocol import events as ev
 from jumpstarter._protocol.client import ClientProtocol
@@ -198,7 +199,7 @@ async def connected(
     side = Side(role, ours, limits, dispatch_lock)
     async with theirs, open_background() as nursery:
         nursery.start_soon(side.connection.run)
-        side.connection.flush()
+        side.connection.writer.flush()
         yield side, Peer(theirs)
 
 
@@ -397,7 +398,7 @@ async def test_a_refusal_instead_of_hello_gives_the_peers_reason(role: Role) -> 
 async def test_a_client_hears_the_answer_to_its_call(make_pair: PairMaker) -> None:
     async with greeted("client", make_pair) as (side, peer):
         slot, endpoint = side.call()
-        side.connection.flush()
+        side.connection.writer.flush()
         assert (await peer.hear(FrameType.CALL)).slot == slot
         await peer.send(frame(FrameType.RESULT, slot, b"\xc0"))
         await endpoint.until(lambda: endpoint.events)
@@ -418,7 +419,7 @@ async def test_a_server_hears_a_call_and_answers_it(make_pair: PairMaker) -> Non
         assert (event.slot, event.head.method) == (5, "m")
         assert isinstance(side.rules, ServerProtocol)
         side.rules.result(5, value("done"))
-        side.connection.flush()
+        side.connection.writer.flush()
         assert (await peer.hear(FrameType.RESULT)).slot == 5
 
 
@@ -427,7 +428,7 @@ async def test_one_that_reads_nothing_holds_up_no_other() -> None:
     async with greeted("client") as (side, peer):
         lazy, lazy_endpoint = side.call(Kind.STREAM)
         other, other_endpoint = side.call()
-        side.connection.flush()
+        side.connection.writer.flush()
         window = bytes(DEFAULT_LIMITS.stream_window)
         await peer.send(
             frame(FrameType.DATA, lazy, window), frame(FrameType.RESULT, other, b"\xc0")
@@ -441,10 +442,10 @@ async def test_one_that_reads_nothing_holds_up_no_other() -> None:
 async def test_reading_goes_on_while_the_peer_takes_nothing(make_pair: PairMaker) -> None:
     async with greeted("client", make_pair, Limits(ping_burst=1000)) as (side, peer):
         answered, endpoint = side.call()
-        side.connection.flush()
+        side.connection.writer.flush()
         await peer.hear(FrameType.CALL)
         side.call(size=50_000_000)  # far more than any kernel holds, and none of it is read
-        side.connection.flush()
+        side.connection.writer.flush()
         for _ in range(1000):  # each asks for an answer, which must wait in one piece of memory
             await peer.send(frame(FrameType.PING, 0, bytes(8)))
         await peer.send(frame(FrameType.RESULT, answered, b"\xc0"))
@@ -456,7 +457,7 @@ async def test_reading_goes_on_while_the_peer_takes_nothing(make_pair: PairMaker
 async def test_what_comes_for_a_slot_without_an_owner_is_dropped() -> None:
     async with greeted("client") as (side, peer):
         slot, _ = side.call(Kind.STREAM)
-        side.connection.flush()
+        side.connection.writer.flush()
         del side.connection.endpoints[slot]
         await peer.hear(FrameType.CALL)
         await peer.send(
@@ -496,7 +497,7 @@ async def test_a_breach_by_a_peer_that_takes_nothing_ends_the_connection_as_well
     del autojump_clock
     async with greeted("client", lockstep_pair) as (side, peer):
         side.call(size=1000)
-        side.connection.flush()
+        side.connection.writer.flush()
         started = trio.current_time()
         await peer.send(frame(FrameType.DATA, 7, b"x"))
         assert isinstance(await reason_of(side), RemoteProtocolError)
@@ -510,7 +511,7 @@ async def test_an_error_of_ours_ends_the_connection_and_is_logged(
     async with greeted("client") as (side, peer):
         slot, _ = side.call()
         other, endpoint = side.call()
-        side.connection.flush()
+        side.connection.writer.flush()
         del other
 
         def fail(event: ev.SlotEvent) -> None:
@@ -569,7 +570,7 @@ async def test_a_goaway_with_an_error_ends_the_connection_and_says_why(
 async def test_our_goaway_is_acknowledged(role: Role) -> None:
     async with greeted(role) as (side, peer):
         side.rules.goaway(Code.OK, 0, "bye")
-        side.connection.flush()
+        side.connection.writer.flush()
         await peer.hear(FrameType.GOAWAY)
         assert not side.connection.acked.is_set()
         await peer.send(frame(FrameType.GOAWAY, 0, b"", 0x40))
@@ -592,7 +593,7 @@ def heard_so_far(peer: Peer) -> list[Frame]:
 async def test_with_one_call_in_flight_a_frame_leaves_at_once() -> None:
     async with greeted("client", unix_pair) as (side, peer):
         side.call()
-        side.connection.flush()
+        side.connection.writer.flush()
         assert heard_so_far(peer)[-1].type is FrameType.CALL
 
 
@@ -600,11 +601,11 @@ async def test_with_one_call_in_flight_a_frame_leaves_at_once() -> None:
 async def test_with_many_calls_in_flight_their_frames_leave_together() -> None:
     async with greeted("client", unix_pair) as (side, peer):
         side.call()
-        side.connection.flush()
+        side.connection.writer.flush()
         greeting = len(heard_so_far(peer))
         for _ in range(5):
             side.call()
-            side.connection.flush()
+            side.connection.writer.flush()
         assert len(heard_so_far(peer)) == greeting
         await wait_all_tasks_blocked()
         assert len(heard_so_far(peer)) == greeting + 5
@@ -615,8 +616,8 @@ async def test_what_is_to_leave_soon_waits_for_the_writer() -> None:
     async with greeted("client", unix_pair) as (side, peer):
         greeting = len(heard_so_far(peer))
         side.call()
-        side.connection.flush_soon()
-        side.connection.flush()  # must not overtake it either
+        side.connection.writer.flush_soon()
+        side.connection.writer.flush()  # must not overtake it either
         assert len(heard_so_far(peer)) == greeting
         await wait_all_tasks_blocked()
         assert len(heard_so_far(peer)) == greeting + 1
@@ -651,12 +652,14 @@ def test_frames_leave_in_the_order_in_which_they_were_queued(steps: list[str], c
                         expected.append(number.to_bytes(8, "big"))
                         side.rules.ping(expected[-1])
                         send = (
-                            side.connection.flush if step == "flush" else side.connection.flush_soon
+                            side.connection.writer.flush
+                            if step == "flush"
+                            else side.connection.writer.flush_soon
                         )
                         send()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(peer.hear_all)
-                await side.connection.written()
+                await side.connection.writer.written()
                 side.connection.end(ConnectionError("done"))
             heard = [f.payload for f in peer.heard if f.type is FrameType.PING]
             assert heard == expected
@@ -670,7 +673,7 @@ async def test_a_slot_is_told_once_when_its_last_frame_is_on_its_way(make_pair: 
     async with greeted("client", make_pair) as (side, peer):
         slot, endpoint = side.call(size=300_000)
         _, small = side.call()
-        side.connection.flush()
+        side.connection.writer.flush()
         assert endpoint.drained_times == 0
         received = 0
         async with trio.open_nursery() as nursery:
@@ -686,7 +689,7 @@ async def test_a_slot_is_told_once_when_its_last_frame_is_on_its_way(make_pair: 
 async def test_a_slot_whose_frame_leaves_at_once_is_told_at_once() -> None:
     async with greeted("client", unix_pair) as (side, peer):
         _, endpoint = side.call(size=20_000)
-        side.connection.flush()
+        side.connection.writer.flush()
         assert endpoint.drained_times == 1
         assert heard_so_far(peer)[-1].type is FrameType.CALL
 
@@ -701,7 +704,7 @@ async def test_a_peer_that_takes_nothing_is_given_up(
     async with greeted("client", make_pair, limits) as (side, _):
         started = trio.current_time()
         _, endpoint = side.call(size=10_000_000)
-        side.connection.flush()
+        side.connection.writer.flush()
         reason = await reason_of(side)
     assert trio.current_time() == started + 15
     assert isinstance(reason, RemoteProtocolError)
@@ -710,11 +713,11 @@ async def test_a_peer_that_takes_nothing_is_given_up(
     assert endpoint.reasons == [reason]
 
 
-@pytest.mark.parametrize("flush", [Connection.flush, Connection.flush_soon])
+@pytest.mark.parametrize("flush", [Writer.flush, Writer.flush_soon])
 @pytest.mark.parametrize("attempt", range(5))  # chance decides if the writer or the reader is first
 @timed()
 async def test_a_failed_write_does_not_hide_what_the_peer_said_last(
-    flush: Callable[[Connection], None], attempt: int
+    flush: Callable[[Writer], None], attempt: int
 ) -> None:
     del attempt
     async with greeted("client", unix_pair) as (side, peer):
@@ -723,7 +726,7 @@ async def test_a_failed_write_does_not_hide_what_the_peer_said_last(
         # Without a checkpoint between them: the connection writes before it can read.
         os.write(peer.stream.socket.fileno(), goaway(Code.FLOW_CONTROL, "you sent too much"))
         peer.stream.socket.close()
-        flush(side.connection)
+        flush(side.connection.writer)
         reason = await reason_of(side)
     assert str(reason) == "the peer ended the connection: 'you sent too much'"
     assert endpoint.reasons == [reason]
@@ -735,8 +738,8 @@ async def test_behind_a_failed_write_nothing_more_is_written() -> None:
         assert isinstance(peer.stream, trio.SocketStream)
         peer.stream.socket.shutdown(socket.SHUT_RD)
         side.rules.ping(b"lost....")
-        side.connection.flush()
-        for flush in (side.connection.flush, side.connection.flush_soon):
+        side.connection.writer.flush()
+        for flush in (side.connection.writer.flush, side.connection.writer.flush_soon):
             side.rules.ping(b"too late")
             flush()
         await wait_all_tasks_blocked()
@@ -749,7 +752,7 @@ async def test_a_failed_write_ends_the_connection_of_a_peer_that_said_nothing() 
         assert isinstance(peer.stream, trio.SocketStream)
         peer.stream.socket.close()
         side.call()
-        side.connection.flush()
+        side.connection.writer.flush()
         reason = await reason_of(side)
     assert isinstance(reason, ConnectionError)
     assert str(reason) == "the connection to the peer broke: [Errno 32] Broken pipe"
@@ -765,7 +768,7 @@ async def test_a_peer_that_only_stops_listening_is_waited_for_a_moment(
         peer.stream.socket.shutdown(socket.SHUT_RD)
         started = trio.current_time()
         side.call(size=1_000_000)
-        side.connection.flush()
+        side.connection.writer.flush()
         reason = await reason_of(side)
         assert trio.current_time() == pytest.approx(started + 1, abs=0.01)
     assert str(reason) == "the connection to the peer broke: [Errno 32] Broken pipe"
@@ -778,7 +781,7 @@ async def test_all_that_is_queued_can_be_waited_for(make_pair: PairMaker) -> Non
         side.call(size=3_000_000)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(peer.hear_all)
-            await side.connection.written()
+            await side.connection.writer.written()
             assert not side.rules.send_queue
             side.connection.end(ConnectionError("done"))
         assert sum(len(f.payload) for f in peer.heard) > 3_000_000
@@ -788,7 +791,7 @@ async def test_all_that_is_queued_can_be_waited_for(make_pair: PairMaker) -> Non
 async def test_who_waits_for_what_is_queued_does_not_outlive_the_connection() -> None:
     async with greeted("client", lockstep_pair) as (side, _), trio.open_nursery() as nursery:
         side.call()
-        nursery.start_soon(side.connection.written)
+        nursery.start_soon(side.connection.writer.written)
         await wait_all_tasks_blocked()
         side.connection.end(ConnectionError("done"))
 
@@ -905,7 +908,7 @@ async def test_every_endpoint_is_told_once_why_it_ended(
     async with greeted("client", make_pair) as (side, peer):
         endpoints = [side.call()[1] for _ in range(3)]
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(side.connection.written)
+            nursery.start_soon(side.connection.writer.written)
             for _ in endpoints:
                 await peer.hear(FrameType.CALL)
         await finish(side, peer)
@@ -975,8 +978,8 @@ async def test_nothing_that_is_flushed_after_the_end_is_written() -> None:
         side.connection.end(ConnectionError("done"))
         await side.connection.finished.wait()
         side.rules.ping(bytes(8))
-        side.connection.flush()
-        await side.connection.flush_goaway()
+        side.connection.writer.flush()
+        await side.connection.writer.flush_goaway()
         assert await peer.hear_all() == []
 
 
@@ -996,7 +999,7 @@ def test_a_connection_cancelled_at_any_moment_leaves_whole_frames_and_at_most_on
                 side.call(Kind.GENERATOR, size=20_000)
             for _ in range(20):
                 side.rules.ping(b"frame...")
-                side.connection.flush()
+                side.connection.writer.flush()
                 await trio.lowlevel.checkpoint()
 
         async with in_time(), theirs:
@@ -1041,7 +1044,7 @@ async def test_what_brings_nothing_is_borne_up_to_its_limit_and_no_further(
         await peer.send(*opened)
         await wait_all_tasks_blocked()
         side.rules.result(2, value())
-        side.connection.flush()
+        side.connection.writer.flush()
         await peer.send(flood * most)
         await wait_all_tasks_blocked()
         assert side.connection.ended is None
@@ -1183,9 +1186,9 @@ async def test_who_has_more_to_say_waits_while_the_peer_does_not_read() -> None:
         finished = []
 
         async def answer(slot: int) -> None:
-            await side.connection.wait_writable()
+            await side.connection.writer.wait_writable()
             rules.result(slot, value(bytes(6_000)))
-            side.connection.flush()
+            side.connection.writer.flush()
             finished.append(slot)
 
         async with trio.open_nursery() as nursery:
@@ -1197,7 +1200,7 @@ async def test_who_has_more_to_say_waits_while_the_peer_does_not_read() -> None:
             for _ in range(20):
                 await peer.hear(FrameType.RESULT)
         assert sorted(finished) == list(range(1, 21))
-        assert not side.connection.write_paused
+        assert not side.connection.writer.write_paused
 
 
 @timed()
@@ -1206,12 +1209,12 @@ async def test_who_waits_for_room_hears_of_the_connections_end() -> None:
         assert isinstance(side.rules, ServerProtocol)
         await peer.send(frame(FrameType.CALL, 1, bytes(call()[HEADER_SIZE:])))
         await wait_all_tasks_blocked()
-        side.connection.flush_soon()
+        side.connection.writer.flush_soon()
         side.rules.result(1, value(bytes(100_000)))
-        assert side.connection.write_paused
+        assert side.connection.writer.write_paused
         async with trio.open_nursery() as nursery:
             for _ in range(3):
-                nursery.start_soon(side.connection.wait_writable)
+                nursery.start_soon(side.connection.writer.wait_writable)
             await wait_all_tasks_blocked(0.01)
             side.connection.end(ConnectionError("over"))
 
@@ -1227,12 +1230,12 @@ async def test_a_broken_connection_has_no_room_until_it_has_ended() -> None:
         peer.stream.socket.shutdown(socket.SHUT_RD)
         for slot in (1, 2):  # the first finds that it cannot be written, the second waits
             side.rules.result(slot, value())
-            side.connection.flush()
+            side.connection.writer.flush()
             await wait_all_tasks_blocked(0.01)
-        assert side.connection.write_paused
+        assert side.connection.writer.write_paused
         outcome = Outcome()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(outcome.of, side.connection.wait_writable)
+            nursery.start_soon(outcome.of, side.connection.writer.wait_writable)
             await wait_all_tasks_blocked(0.01)
             assert not outcome.ended
             side.connection.end(ConnectionError("over"))
@@ -1242,10 +1245,10 @@ async def test_a_broken_connection_has_no_room_until_it_has_ended() -> None:
 @timed()
 async def test_there_is_room_at_once_where_nothing_waits() -> None:
     async with greeted("server") as (side, _):
-        assert not side.connection.write_paused
+        assert not side.connection.writer.write_paused
         with trio.CancelScope() as scope:
             scope.cancel()
-            await side.connection.wait_writable()  # no checkpoint: nothing to wait for
+            await side.connection.writer.wait_writable()  # no checkpoint: nothing to wait for
         assert not scope.cancelled_caught
 
 
@@ -1262,7 +1265,7 @@ async def test_however_many_ask_for_a_sign_of_life_there_is_one_ping_a_second(
 
         async def ask(after: float) -> None:
             await trio.sleep(after)
-            answers.append(await side.connection.is_alive())
+            answers.append(await side.connection.keepalive.is_alive())
 
         async with trio.open_nursery() as nursery:
             for tenth in range(30):
@@ -1280,13 +1283,15 @@ async def test_a_peer_that_is_silent_for_a_second_gives_no_sign_of_life(
     async with greeted("server", limits=Limits(ping_interval=0)) as (side, peer):
         await trio.sleep(1)
         started = trio.current_time()
-        assert not await side.connection.is_alive()
+        assert not await side.connection.keepalive.is_alive()
         assert trio.current_time() == pytest.approx(started + 1, abs=0.01)
         asked = await peer.hear(FrameType.PING)
-        assert not await side.connection.is_alive()  # and is not asked again: one waits already
+        assert (
+            not await side.connection.keepalive.is_alive()
+        )  # and is not asked again: one waits already
         async with trio.open_nursery() as nursery:
             nursery.start_soon(peer.answer_pings, 5)
             await peer.send(frame(FrameType.PING, 0, asked.payload, Flag.ACK))
             await wait_all_tasks_blocked()
-            assert await side.connection.is_alive()
+            assert await side.connection.keepalive.is_alive()
         assert [heard.type for heard in peer.heard].count(FrameType.PING) == 2

@@ -83,7 +83,7 @@ class Dispatcher:
         self._connection = connection
         self._rules = rules
         self._values = 0  # in the arguments of calls under way, of large ones
-        self.executor = exporter.executor.for_client(connection)
+        self.executor = exporter.executor.for_client(connection.writer)
 
     def title(self, head: CallHead) -> str:
         """Name the method that a call asks for, for the log."""
@@ -127,9 +127,9 @@ class Dispatcher:
         """
         exported, method = self._find(call.head)
         if (
-            self._connection.write_paused
+            self._connection.writer.write_paused
         ):  # do not begin what the client would not take the answer of
-            await self._connection.wait_writable()
+            await self._connection.writer.wait_writable()
         body = call.take_body()
         if len(body) > _LARGE:  # decoding holds the loop: one at a time, and others in between
             async with self._exporter.dispatch_lock:
@@ -223,11 +223,11 @@ class Dispatcher:
 
     async def _encode_in_turn(self, value: object) -> bytearray:
         """Encode a result when the connection can take it; until then keep only the value."""
-        if self._connection.write_paused:
-            await self._connection.wait_writable()
+        if self._connection.writer.write_paused:
+            await self._connection.writer.wait_writable()
         buffer = self._encode(value, "result")
         if len(buffer) > self._exporter.limits.max_frame:
-            await self._connection.wait_mostly_writable()
+            await self._connection.writer.wait_mostly_writable()
         return buffer
 
     def _encode(self, value: object, what: str) -> bytearray:
@@ -258,7 +258,7 @@ class Dispatcher:
                 await trio.lowlevel.checkpoint()
 
         def capacity() -> int:
-            if self._connection.ended is not None or self._connection.write_paused:
+            if self._connection.ended is not None or self._connection.writer.write_paused:
                 return 0
             return min(_AHEAD, self._rules.sendable(call.slot))
 
@@ -271,7 +271,7 @@ class Dispatcher:
                 buffers.clear()
             while buffers:
                 self._rules.item(call.slot, buffers.popleft())
-            self._connection.flush_soon()
+            self._connection.writer.flush_soon()
 
         batcher = ItemBatcher(capacity, pack, put)
         value = await self.executor.iterate(method, args, kwargs, send, batcher)
@@ -280,11 +280,11 @@ class Dispatcher:
     async def _send_item(self, call: IncomingCall, buffer: bytearray) -> None:
         while not self._rules.sendable(call.slot):
             await self._change(call)
-        if self._connection.write_paused:
-            await self._connection.wait_writable()
+        if self._connection.writer.write_paused:
+            await self._connection.writer.wait_writable()
             self._check_client()
         self._rules.item(call.slot, buffer)
-        self._connection.flush_soon()
+        self._connection.writer.flush_soon()
         while self._rules.send_queue.has_slot_queue(call.slot):
             await self._change(call)
 
@@ -308,7 +308,7 @@ class Dispatcher:
         method, it may outlive the scope that it was opened in.
         """
         await trio.sleep(call.head.timeout_ms / 1000)
-        if not await self._connection.is_alive():
+        if not await self._connection.keepalive.is_alive():
             call.late = True
             call.cancel("deadline passed, and the client is silent")
 
@@ -349,7 +349,7 @@ class Dispatcher:
 
     def _accept(self, call: IncomingCall, metadata: object) -> None:
         self._rules.accept(call.slot, encode_value(metadata))
-        self._connection.flush()
+        self._connection.writer.flush()
 
 
 def _is_awaitable(value: object) -> bool:

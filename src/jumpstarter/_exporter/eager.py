@@ -24,7 +24,8 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import trio
 
-from .._io.connection import Connection, ConnectionHandler, StreamHandler
+from .._io.connection import Connection
+from .._io.handlers import ConnectionHandler, StreamHandler
 from .._io.transport import Transport
 from .._protocol.base import BaseProtocol
 from .._util.log_limit import RateLimitedLogger
@@ -121,7 +122,7 @@ class EagerConnection(Connection, Generic[C]):
         with OwnScope() as scope:
             call.enter(scope)
             await self._answer(call)
-        self.flush()
+        self.writer.flush()
 
     # ----------------------------------------------------------------------------- reading
 
@@ -130,10 +131,10 @@ class EagerConnection(Connection, Generic[C]):
         try:
             # A client that was stopped holds its devices, also where the system would tell its end.
             if self._transport.silent and self.rules.limits.ping_interval:
-                await self._guard(self._keepalive_loop)
+                await self._guard(self.keepalive.run)
             await trio.sleep_forever()  # so that the nursery stays open for the writer
         finally:
-            self._for_writer = None
+            self.writer.detach()
 
     def _start_reading(self, nursery: trio.Nursery) -> None:
         del nursery  # what was begun while reading may outlive the connection
@@ -166,12 +167,12 @@ class EagerConnection(Connection, Generic[C]):
                 continue
             call.enter(scope)
             if not await run_until_first_await(self._answer(call), self._hand_on):
-                self.flush()
+                self.writer.flush()
                 return False
             if not call.leave():
                 self._hand_on()
                 return False
-        self.flush_now()
+        self.writer.flush_now()
         return True
 
     async def _begin_in_thread(self, call: C) -> None:
@@ -180,8 +181,8 @@ class EagerConnection(Connection, Generic[C]):
     def _hand_on(self) -> None:
         self._begin_apart()
         # Not now: that makes room, and this task may be about to wait for it.
-        if self.rules.send_queue and not self._writing:
-            self.flush_soon()
+        if self.rules.send_queue and self.writer.is_idle:
+            self.writer.flush_soon()
         self._tasks.start_soon(self._guard, self._read_loop)
 
 

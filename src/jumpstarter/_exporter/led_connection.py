@@ -148,7 +148,7 @@ class LedConnection(EagerConnection[C]):
         rules = self.rules
         if rules.busy_slots > 1 or self._socket is None or not self.is_quiescent:
             return False
-        return self._judged == (rules.late_frames + rules.no_op_frames, rules.control_frames)
+        return self._rate_limits.counted == self._rate_limits.count(rules)
 
     async def _stand_aside(self, lead: Lead[C]) -> None:
         """Wait while a thread leads, and take the connection back if a method takes its time."""
@@ -177,9 +177,9 @@ class LedConnection(EagerConnection[C]):
         if lead.call is not None and lead.scope is not None:
             lead.call.enter(lead.scope)
         if self._write_error is not None:
-            self._cannot_write(self._write_error)
-        elif self._rest:
-            self.flush_soon()
+            self.writer.fail(self._write_error)
+        elif self.writer.rest:
+            self.writer.flush_soon()
         self._returned.set()
 
     async def _stay_with(self, lead: Lead[C]) -> None:
@@ -189,7 +189,7 @@ class LedConnection(EagerConnection[C]):
                 lead.call.enter(scope)
             await self._desk.answer_in_thread(lead)
         if lead.call is not None:  # else another thread may lead by now
-            self.flush()
+            self.writer.flush()
 
     def returned(self, lead: Lead[C]) -> None:
         """The thread is back."""
@@ -230,14 +230,14 @@ class LedConnection(EagerConnection[C]):
             self._desk.answered(call, answer)
             lead.call = None
             try:
-                self._rest = self._socket.try_write(self.rules.next_batch().buffers)
+                self.writer.rest = self._socket.try_write(self.rules.next_batch().buffers)
             except OSError as exc:
                 self._write_error = exc
         return True
 
     def _wait_for_next(self, lead: Lead[C]) -> None:
         """Wait for a call, and take it."""
-        if self._rest or self._write_error is not None:
+        if self.writer.rest or self._write_error is not None:
             return
         for _ in range(_STAYS):
             if not self._desk.may_lead():

@@ -190,7 +190,7 @@ class Session:
         self._exporter.drain.begin()
         self._connection.reclaim()
         self._rules.goaway(Code.OK, int(min(grace, 4e6) * 1000), text)
-        self._connection.flush()
+        self._connection.writer.flush()
         try:
             async with open_background() as nursery:
                 limit_of = self._dispatcher.drain_of
@@ -198,7 +198,7 @@ class Session:
                 with trio.move_on_after(grace):
                     await self._connection.acked.wait()
                     await self._answered()
-                    await self._connection.written()
+                    await self._connection.writer.written()
         finally:
             self._end_calls(list(self.running))
             with trio.CancelScope(shield=True):
@@ -208,7 +208,7 @@ class Session:
                     text = "%s goes on; the exporter ends when it has returned, or by SIGKILL"
                     _logger.warning(text, self._dispatcher.title(call.head))
                 await self._answered()
-                await self._connection.flush_goaway()
+                await self._connection.writer.flush_goaway()
             self._connection.end(ConnectionError("the exporter has shut down"))
 
     def _end_calls(self, calls: Sequence[IncomingCall]) -> None:

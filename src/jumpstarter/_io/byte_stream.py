@@ -138,15 +138,15 @@ class SlotStream(trio.abc.HalfCloseableStream):
             credit = self._rules.sendable(self.slot)
             if not credit:
                 await self._may_send.wait()
-            elif self._connection.write_paused:
-                await self._connection.wait_writable()
+            elif self._connection.writer.write_paused:
+                await self._connection.writer.wait_writable()
             else:
                 break
         whole = offset == 0 and credit >= len(chunk)
         piece = chunk if whole else chunk[offset : offset + credit]
         self._torn = True
         self._rules.data(self.slot, piece)
-        self._connection.flush()
+        self._connection.writer.flush()
         while self._rules.send_queue.has_slot_queue(self.slot):
             await self._may_send.wait()
             self._check_sendable()
@@ -187,7 +187,7 @@ class SlotStream(trio.abc.HalfCloseableStream):
         if not self._sent_eof and not self.over:
             self._sent_eof = True
             self._rules.data(self.slot, b"", end=True)
-            self._connection.flush()
+            self._connection.writer.flush()
 
     def _check_sendable(self) -> None:
         if self._closed or self._sent_eof or self.over:
@@ -241,7 +241,7 @@ class SlotStream(trio.abc.HalfCloseableStream):
         finally:
             self._receiving = False
         if not self.over and self._rules.consume(self.slot, len(piece)):
-            self._connection.flush()
+            self._connection.writer.flush()
         return piece
 
     def _at_once(self) -> int:

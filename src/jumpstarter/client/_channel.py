@@ -104,7 +104,7 @@ class Channel:
             HandshakeError: The peer is not a jumpstarter exporter, refused us, or disconnected.
         """
         nursery.start_soon(self.connection.run)
-        self.connection.flush()
+        self.connection.writer.flush()
         await self._greeted.wait()
         failure = self.connection.ended
         if isinstance(failure, HandshakeError):
@@ -290,7 +290,7 @@ class Channel:
             await self._slots.wait(call.request)
             seconds = _seconds_left()
         self._start(call, seconds)
-        self.connection.flush()
+        self.connection.writer.flush()
 
     def _start(self, call: OutgoingCall, seconds: float) -> None:
         """Give a call its slot, and queue its frame.
@@ -340,13 +340,13 @@ class Channel:
             del self.connection.endpoints[call.slot]
             call.taken_back()
             self.on_slot_free()
-        self.connection.flush()
+        self.connection.writer.flush()
         return asked
 
     def consumed(self, call: OutgoingCall, cost: int) -> None:
         """Give credit back for an item that was taken."""
         if self._rules.consume(call.slot, cost):
-            self.connection.flush()
+            self.connection.writer.flush()
 
     def ask_to_end_soon(self, call: OutgoingCall) -> None:
         """Have CANCEL sent, without waiting. From any thread: for finalizers."""

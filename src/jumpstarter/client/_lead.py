@@ -43,7 +43,8 @@ from typing import Final, Protocol, TypeVar
 
 import trio
 
-from .._io.connection import Connection, ConnectionHandler
+from .._io.connection import Connection
+from .._io.handlers import ConnectionHandler
 from .._io.transport import SocketTransport, Transport
 from .._protocol import events as ev
 from .._protocol.base import BaseProtocol
@@ -197,16 +198,16 @@ class LeadConnection(Connection):
             self._act_on(left)
         except Exception as exc:  # noqa: BLE001 - in the loop; logged, and ends this connection
             text = "internal error on the connection to %s"
-            self._journal.log(_logger, logging.ERROR, text, self.name, exc=exc)
+            self._event_log.log(_logger, logging.ERROR, text, self.name, exc=exc)
             self.end(exc)
-        if self.rules.failure is not None and not self._writing:
+        if self.rules.failure is not None and self.writer.is_idle:
             self.end(self.rules.failure)  # as the reader does, but before the task goes on
         elif self._at_end:
             self._end_at_last_byte()
         elif self._write_error is not None:
-            self._cannot_write(self._write_error)
-        elif self._rest or self.rules.send_queue:
-            self.flush_soon()
+            self.writer.fail(self._write_error)
+        elif self.writer.rest or self.rules.send_queue:
+            self.writer.flush_soon()
 
     async def _read_once(self) -> bool:
         if self._offered:
@@ -300,7 +301,7 @@ class LeadConnection(Connection):
     def _leave(self, *, keep: bool) -> None:
         if self._state is not _TASK:
             return  # the reader goes on already, or the connection has ended
-        if keep and not (self.endpoints or self._writing or self._wanted):
+        if keep and not (self.endpoints or not self.writer.is_idle or self._wanted):
             self._state = _FREE
             return
         self._last_wanted = trio.current_time()
@@ -376,11 +377,11 @@ class LeadConnection(Connection):
     def _send(self) -> bool:
         assert self._socket is not None
         try:
-            self._rest = self._socket.try_write(self.rules.next_batch().buffers)
+            self.writer.rest = self._socket.try_write(self.rules.next_batch().buffers)
         except OSError as exc:
             self._write_error = exc
             return False
-        return not (self._rest or self.rules.send_queue)
+        return not (self.writer.rest or self.rules.send_queue)
 
     def _receive(self, call: Led) -> bool:
         """Read, and take the answer. False if there is anything that is the loop's to act on."""

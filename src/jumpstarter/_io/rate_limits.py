@@ -1,0 +1,61 @@
+"""Limits on frames that cost a connection attention and bring nothing: PINGs, late frames, ACKs.
+
+The protocol's rules count such frames. This module decides how many in which time are too many.
+"""
+
+from __future__ import annotations
+
+from .._limits import Limits
+from .._protocol.base import BaseProtocol
+from .._util.rate_limit import TokenBucket
+from ..errors import Code, RemoteProtocolError
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["RateLimits"]
+
+
+class RateLimits:
+    """The two token buckets of a connection.
+
+    Attributes:
+        counted: The counters of the rules (frames without effect, control frames) up to which
+            frames were charged.
+    """
+
+    __slots__ = ("_control_frames", "_limits", "_no_op_frames", "counted")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._no_op_frames = TokenBucket(limits.late_burst, limits.late_rate)
+        self._control_frames = TokenBucket(limits.ping_burst, limits.ping_rate)
+        self.counted: tuple[int, int] = (0, 0)
+
+    @staticmethod
+    def count(rules: BaseProtocol) -> tuple[int, int]:
+        """Return the counters of the rules, to be compared with `counted`."""
+        return rules.late_frames + rules.no_op_frames, rules.control_frames
+
+    def charge(self, counters: tuple[int, int], now: float) -> RemoteProtocolError | None:
+        """Charge the frames that have arrived since the last call.
+
+        Args:
+            counters: What `count` returns now.
+            now: The time, in seconds of one clock.
+
+        Returns:
+            The breach if the peer has sent too many, otherwise None.
+        """
+        no_op, control = (new - old for new, old in zip(counters, self.counted, strict=True))
+        self.counted = counters
+        limits = self._limits
+        if not self._control_frames.try_acquire(now, control):
+            what, burst, rate = "PING and GOAWAY", limits.ping_burst, limits.ping_rate
+            names = "ping_burst", "ping_rate"
+        elif not self._no_op_frames.try_acquire(now, no_op):
+            what, burst, rate = "frames to no effect", limits.late_burst, limits.late_rate
+            names = "late_burst", "late_rate"
+        else:
+            return None
+        text = f"more {what} than {names[0]} ({burst}) and {names[1]} ({rate:g} a second) allow"
+        return RemoteProtocolError(text, Code.TOO_MANY_FRAMES)
