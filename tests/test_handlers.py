@@ -138,8 +138,8 @@ def _bounded() -> None:
     """See that a bound on sets is found, which is kept, however it was disturbed before."""
     from jumpstarter._protocol import values  # noqa: PLC0415 - beside what it is for
 
-    values._most_parts.cache_clear()
-    assert values._most_parts(list[set[int]]) == values._MOST_INTS
+    values._max_parts.cache_clear()
+    assert values._max_parts(list[set[int]]) == values._MAX_INT_KEYS
 
 
 def _told_signature() -> None:

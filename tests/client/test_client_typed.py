@@ -237,13 +237,9 @@ async def test_an_item_that_does_not_fit_ends_the_generator() -> None:
 def test_impossible_result_type_is_refused_before_sending(type_: Any) -> None:
     board = Board()
     with served(board) as client:
-        with pytest.raises(
-            ArgumentError, match=r"converted to|be made to fit|the type comes first"
-        ):
+        with pytest.raises(ArgumentError, match=r"converted to|the type comes first"):
             client.call_as(type_, "move", ROUTE)
-        with pytest.raises(
-            ArgumentError, match=r"converted to|be made to fit|the type comes first"
-        ):
+        with pytest.raises(ArgumentError, match=r"converted to|the type comes first"):
             client.streamingcall_as(type_, "points", 1)
     assert board.given == []
 

@@ -417,7 +417,7 @@ class Initialised:
             r"a value from the wire cannot be converted to test_values.Plain; docs/values.md",
         ),
         (list[complex], r"converted to list\[complex\]"),
-        (Path | str, r"no value can be made to fit pathlib.*Path \| str: Type unions"),
+        (Path | str, r"no value can be converted to pathlib.*Path \| str: Type unions"),
         (UUID | str, "more than one str-like type"),
         (Point | Route, "more than one dataclass"),
         (Odd, "Enums must contain either all str or all int"),

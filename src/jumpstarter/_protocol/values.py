@@ -1,13 +1,13 @@
-"""Python's types to and from what the wire carries: the one place that converts.
+"""Convert Python values to the types that the wire carries, and back.
 
-Outward, msgspec writes most types by itself; `to_wire` gives the nearest form of the others, and
-`fault` says what of a value has none, and where it is. Inward, a value has been decoded to plain
-types, and `convert` makes of it the type that somebody has asked for, or says what does not fit,
-and where. Which annotations of existing code ask for that is `weigh`'s decision: what they took
-as plain values before, they go on taking.
+Sending: msgspec encodes most types itself. `to_wire` converts the others, and
+`explain_encode_error` finds the part of a value that cannot be encoded. Receiving: a value is
+decoded to plain types, and `convert` makes the requested type of it, or says which part does not
+fit. `classify_annotation` decides which annotations request a conversion: code that was written for
+plain values goes on receiving them.
 
-pydantic is never imported: a model is known by the methods that all models have. This file knows
-no frames, drivers or clients.
+pydantic is never imported: a model is recognized by the methods that all models have. This module
+knows no frames, drivers or clients.
 """
 
 from __future__ import annotations
@@ -48,31 +48,33 @@ __all__ = [
     "type_name",
 ]
 
-_MAX_PATH: Final = 500  # characters of a path to what cannot be sent; it is not followed further
-_MAX_VALUES: Final = 20  # of an enum that are listed in a message
+_MAX_PATH: Final = 500  # characters of the path to a fault; longer ones are not followed
+_MAX_VALUES: Final = 20  # of an enum, listed in a message
 _MAX_ENUMS: Final = 3
-_PLACE: Final = re.compile(r" - at `\$([^`]*)`$")  # as msgspec says it
+_PLACE: Final = re.compile(r" - at `\$([^`]*)`$")  # as msgspec's messages give it
 _STEP: Final = re.compile(r"\.(\w+)|\[(\d+)\]")
 _MAX_TITLE: Final = 200  # characters of a type's name in a message
-_MAX_FAULTS: Final = 100  # of a model's value that are told one by one
+_MAX_MODEL_ERRORS: Final = 100  # errors of a model that a message lists
 
 
-# ------------------------------------------------------------------------------------- outward
+# ------------------------------------------------------------------------------------- sending
 
 
 def to_wire(value: Any) -> Any:
-    """Give a form that msgspec can write, of a value that it cannot.
+    """Convert a value that msgspec cannot encode to one that it can.
 
     Raises:
-        TypeError: There is none.
+        TypeError: The value cannot be encoded.
     """
     if isinstance(value, PurePath):
         return _path_to_wire(value)
     if _is_model(type(value)):
         return value.model_dump(by_alias=False, round_trip=True)
     for plain in _PLAIN_BASES:
-        if isinstance(value, plain):  # of a class derived from it, which msgspec does not look at
-            return plain.__getnewargs__(value)[0]  # the value itself, whatever that class redefines
+        if isinstance(value, plain):  # msgspec rejects subclasses of these
+            return plain.__getnewargs__(value)[
+                0
+            ]  # the plain value, whatever the subclass overrides
     raise TypeError(f"{_described(value)} cannot be encoded")
 
 
@@ -80,7 +82,7 @@ _PLAIN_BASES: Final[tuple[Any, ...]] = (str, int, float, bytes)
 
 
 def _path_to_wire(path: PurePath) -> str | bytes:
-    """A name that is no UTF-8 goes as bytes, which lose nothing."""
+    """Return a path as text, or as bytes if it is not valid UTF-8: bytes lose nothing."""
     text = str(path)
     try:
         text.encode()
@@ -92,23 +94,23 @@ def _path_to_wire(path: PurePath) -> str | bytes:
 def explain_encode_error(
     exc: Exception, value: object, encode: Callable[[object], object], root: str
 ) -> ArgumentError:
-    """Give the error for a value that cannot be encoded: what of it, why, and where in it that is.
+    """Return the error for a value that cannot be encoded: which part of it, and why.
 
     Args:
-        exc: What `encode` failed with.
-        value: What it refuses.
-        encode: The encoder. It is tried on ever smaller parts.
-        root: How the text names the value itself.
+        exc: The exception that `encode` raised.
+        value: The value.
+        encode: The encoder. It is tried on ever smaller parts of the value.
+        root: The name of the value in the message.
 
     Raises:
-        Exception: What a signal handler has raised, see `refused`.
+        Exception: The exception of a signal handler, see `as_argument_error`.
     """
-    return as_argument_error(exc, partial(encode, value), partial(_fault, value, encode, root))
+    return as_argument_error(exc, partial(encode, value), partial(_find_fault, value, encode, root))
 
 
-def _fault(value: object, encode: Callable[[object], object], root: str) -> str:
+def _find_fault(value: object, encode: Callable[[object], object], root: str) -> str:
     path = root
-    with suppress(Exception):  # of the value's own code, when it is looked at: nothing disturbs us
+    with suppress(Exception):  # raised by the value's own code: no signal handler runs now
         while (step := _step_to_fault(value, encode)) is not None and len(path) < _MAX_PATH:
             path += step[0]
             value = step[1]
@@ -119,11 +121,11 @@ def _fault(value: object, encode: Callable[[object], object], root: str) -> str:
         reason = _reason_of_key(value, encode) or _reason(value, failure)
         return reason if path == root else f"{reason} - at `{path}`"
     finally:
-        del failure  # whose traceback has this frame, and with it the value
+        del failure  # its traceback refers to this frame, and so to the value
 
 
 def _step_to_fault(value: object, encode: Callable[[object], object]) -> tuple[str, object] | None:
-    """Give the first part that cannot be encoded, with the way to it; None if it is no part."""
+    """Return the first part that cannot be encoded, and the step to it; None if all parts can."""
     for step, part in _parts(value):
         if exception_from(partial(encode, part)) is not None:
             return step, part
@@ -152,8 +154,8 @@ def _first_surrogate(text: str) -> UnicodeEncodeError | None:
 
 
 def _reason_of_key(value: object, encode: Callable[[object], object]) -> str:
-    """Say which of a dict's keys is none, though it could be sent as a value."""
-    with suppress(Exception):  # of the value's own code, as above
+    """Name a key of a dict that can be encoded as a value, but not as a key."""
+    with suppress(Exception):  # raised by the value's own code, as above
         for key in value if isinstance(value, dict) else ():
             sent_alone = exception_from(partial(encode, key)) is None
             if sent_alone and exception_from(partial(encode, {key: None})) is not None:
@@ -162,7 +164,7 @@ def _reason_of_key(value: object, encode: Callable[[object], object]) -> str:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, object]]:
-    """Give what a value consists of, each with the step that leads to it."""
+    """Yield the parts of a value, each with the step that leads to it."""
     if isinstance(value, dict):
         yield from ((f"[key {key!r:.50}]", key) for key in value)
         yield from ((f"[{key!r:.50}]", part) for key, part in value.items())
@@ -177,52 +179,53 @@ def _parts(value: Any) -> Iterator[tuple[str, object]]:
         yield from ((f".{name}", getattr(value, name)) for name in names if hasattr(value, name))
 
 
-# -------------------------------------------------------------------------------------- inward
+# ----------------------------------------------------------------------------------- receiving
 
 
 def convert(value: object, type_: Any, name: str) -> Any:
-    """Make a value of the type that was asked for from what the wire has carried.
+    """Convert a value that the wire has carried to the type that was requested.
 
-    It runs what such a type runs when one is made, a `__post_init__` or a validator.
+    Runs the code that creating an object of the type runs, such as `__post_init__` or a validator.
 
     Args:
-        value: As `decode_value` gave it.
-        type_: A type that `check_type` has passed.
-        name: How messages name the value, where they say the path to what is wrong in it.
+        value: The value, as `decode_value` returned it.
+        type_: A type that `check_type` has accepted.
+        name: The name of the value in error messages; the path to the fault begins with it.
 
     Raises:
-        ArgumentError: It "does not fit", as the text begins; it goes on with the type and the path.
+        ArgumentError: The value does not fit. The message begins with "does not fit", followed by
+            the type and the path.
     """
-    _bound(value, _most_parts(type_), name, type_)
+    _check_container_sizes(value, _max_parts(type_), name, type_)
     try:
-        return _made(value, type_)
-    except Exception as exc:  # whatever the type's own code raises, the value did not fit it
-        text = partial(_misfit, exc, value, type_, name)
-        raise as_argument_error(exc, partial(_made, value, type_), text) from exc
+        return _converted(value, type_)
+    except Exception as exc:  # of any class: the type's own code may raise it
+        text = partial(_describe_misfit, exc, value, type_, name)
+        raise as_argument_error(exc, partial(_converted, value, type_), text) from exc
 
 
-def _made(value: object, type_: Any) -> Any:
-    # Not msgspec.convert, which leaves a map's keys as they are where a hook is to make them.
+def _converted(value: object, type_: Any) -> Any:
+    # Not msgspec.convert: it does not call the hook for a dict's keys.
     return _decoder_for(type_).decode(msgspec.msgpack.encode(value))
 
 
 @functools.lru_cache(maxsize=1024)
 def _decoder_for(type_: Any) -> msgspec.msgpack.Decoder[Any]:
-    with DeferAllSignals():  # msgspec swallows some of what is raised while it looks at a type
+    with DeferAllSignals():  # msgspec swallows some exceptions while it inspects a type
         return msgspec.msgpack.Decoder(type_, dec_hook=_from_wire)
 
 
-def _misfit(exc: Exception, value: object, type_: Any, name: str) -> str:
+def _describe_misfit(exc: Exception, value: object, type_: Any, name: str) -> str:
     detail = str(exc) if isinstance(exc, msgspec.MsgspecError) else f"{exc!r}"
-    detail += _allowed(value, type_, detail)
-    detail = detail.replace("`$", f"`{name}")  # msgspec's sign for the value as a whole
+    detail += _describe_enums(value, type_, detail)
+    detail = detail.replace("`$", f"`{name}")  # msgspec writes the value as $
     return f"does not fit {type_name(type_)}: {detail}"
 
 
-def _allowed(value: Any, type_: Any, detail: str) -> str:
-    """Say what the enum has that a value does not fit; nothing where it is not about one."""
+def _describe_enums(value: Any, type_: Any, detail: str) -> str:
+    """List an enum's values for a message, if the value was meant to be one of them."""
     at = _PLACE.search(detail)
-    with suppress(LookupError, TypeError, ValueError):  # a set, whose parts have no place
+    with suppress(LookupError, TypeError, ValueError):  # a set's members have no path
         for name, index in _STEP.findall(at[1] if at else ""):
             value = value[name] if name else value[int(index)]
     text = ""
@@ -242,15 +245,15 @@ def _allowed(value: Any, type_: Any, detail: str) -> str:
 
 
 def _enums_in(type_: Any) -> list[type[enum.Enum]]:
-    """Give the enums that a type is made of, as many as a message may name."""
-    enums = (info.cls for info in _infos(type_) if isinstance(info, msgspec.inspect.EnumType))
+    """Return the enums that a type refers to, as many as a message may list."""
+    enums = (info.cls for info in _type_infos(type_) if isinstance(info, msgspec.inspect.EnumType))
     return list(dict.fromkeys(enums))[:_MAX_ENUMS]
 
 
-def _infos(type_: Any) -> Iterator[msgspec.inspect.Type | msgspec.inspect.Field]:
-    """Walk through all that a type is made of, each once; nothing of one that none is made of."""
+def _type_infos(type_: Any) -> Iterator[msgspec.inspect.Type | msgspec.inspect.Field]:
+    """Walk through all parts of a type, each once. Yields nothing for an unsupported type."""
     rest: list[Any] = []
-    with DeferAllSignals(), suppress(Exception):  # of a type's own code; what comes of it is kept
+    with DeferAllSignals(), suppress(Exception):  # raised by a type's own code
         rest = [msgspec.inspect.type_info(type_)]
     seen: set[int] = set()
     while rest:
@@ -265,37 +268,39 @@ def _infos(type_: Any) -> Iterator[msgspec.inspect.Type | msgspec.inspect.Field]
             rest += (getattr(info, name) for name in info.__struct_fields__)
 
 
-def _bound(value: object, most: int, name: str, type_: Any) -> None:
-    """Refuse what would take too long to be made into sets and maps. Without recursion."""
+def _check_container_sizes(value: object, most: int, name: str, type_: Any) -> None:
+    """Refuse containers whose conversion to sets and maps would take too long. Not recursive."""
     rest = [value] if most < sys.maxsize else []
     while rest:
         each = rest.pop()
         if isinstance(each, list | dict):
             if len(each) > most:
-                text = f"does not fit {type_name(type_)}: it has {len(each)} parts, and what is put"
-                raise ArgumentError(f"{text} in such sets or maps has {most} at most - in `{name}`")
+                raise ArgumentError(
+                    f"does not fit {type_name(type_)}: it has {len(each)} parts, and the sets and "
+                    f"maps of this type may have {most} at most - in `{name}`"
+                )
             rest += each.values() if isinstance(each, dict) else each
 
 
 @functools.lru_cache(maxsize=1024)
-def _most_parts(type_: Any) -> int:
-    """Give how many parts the containers of a value may have, for the sets and maps in its type.
+def _max_parts(type_: Any) -> int:
+    """Return how many parts a container may have that is converted to the sets and maps of a type.
 
-    The hash of a str is seeded and cannot be chosen. That of an int can, at a microsecond for each;
-    others can be all alike, which costs the square of their number.
+    A peer can choose keys whose hashes collide, except for str, whose hash is seeded. A colliding
+    int costs a microsecond. Keys of other types can all have the same hash, at quadratic cost.
     """
     most = sys.maxsize
-    for info in _infos(type_):
+    for info in _type_infos(type_):
         if isinstance(info, _HASHING):
             key = getattr(info, "key_type", getattr(info, "item_type", None))
-            most = min(most, *map(_most_keys, getattr(key, "types", (key,))))
+            most = min(most, *map(_max_keys, getattr(key, "types", (key,))))
     return most
 
 
-def _most_keys(key: Any) -> int:
+def _max_keys(key: Any) -> int:
     if isinstance(key, _SEEDED) or issubclass(getattr(key, "cls", object), PurePath):
         return sys.maxsize
-    return _MOST_INTS if isinstance(key, _INTS) else _MOST_OTHERS
+    return _MAX_INT_KEYS if isinstance(key, _INTS) else _MAX_OTHER_KEYS
 
 
 _HASHING: Final = (
@@ -312,49 +317,49 @@ _SEEDED: Final = (
     msgspec.inspect.NoneType,
 )
 _INTS: Final = (msgspec.inspect.IntType, msgspec.inspect.FloatType, msgspec.inspect.AnyType)
-_MOST_INTS: Final = 128 * 1024
-_MOST_OTHERS: Final = 2048
+_MAX_INT_KEYS: Final = 128 * 1024
+_MAX_OTHER_KEYS: Final = 2048
 
 
 def _from_wire(type_: Any, value: Any) -> Any:
-    """Make a value of a type that msgspec does not know."""
+    """Convert a value to a type that msgspec does not know."""
     if isinstance(type_, type) and issubclass(type_, PurePath):
         if isinstance(value, bytes):
             value = value.decode(errors="surrogateescape")
         return type_(value)
     if _is_model(type_):
-        return _model(type_, value)
+        return _to_model(type_, value)
     if type_ is object or (isinstance(type_, type) and isinstance(value, type_)):
         return value
     raise ValueError(f"a value from the wire cannot be converted to {type_name(type_)}")
 
 
-def _model(type_: Any, value: object) -> object:
+def _to_model(type_: Any, value: object) -> object:
     try:
         return type_.model_validate(value, by_alias=True, by_name=True)
     except ValueError as exc:
         if not is_model_error(exc):
             raise
-        with DeferAllSignals():  # pydantic swallows some of what is raised while it finds the words
-            text = _faults_of(exc)
+        with DeferAllSignals():  # pydantic swallows some exceptions while it formats the error
+            text = _describe_model_errors(exc)
         raise ModelError(text) from exc
 
 
-def _faults_of(exc: Any) -> str:
-    """Say what of a model's value is wrong. A peer can make it wrong in a million places."""
+def _describe_model_errors(exc: Any) -> str:
+    """List the errors in a model's value. A peer can cause a million of them."""
     count = exc.error_count()
-    if count > _MAX_FAULTS:
+    if count > _MAX_MODEL_ERRORS:
         return f"{count:,} parts of it are wrong"
     faults = [(".".join(map(str, each["loc"])) or "it", each["msg"]) for each in exc.errors()]
     return "; ".join(f"{where:.{_MAX_PATH}}: {what:.{_MAX_PATH}}" for where, what in faults)
 
 
 def check_type(type_: Any) -> None:
-    """See to it that `convert` can make this type.
+    """Check that `convert` supports this type.
 
     Raises:
-        ArgumentError: It cannot: the type is none of those that cross the wire, a union that
-            cannot be told apart there, a name in it is not defined, or it is no type but a str.
+        ArgumentError: It does not: no value can be converted to the type, a union in it is
+            ambiguous on the wire, a name in it is undefined, or it is a str and no type.
     """
     if isinstance(type_, str):
         text = f"{type_!r:.100} is a str, where a type was expected"
@@ -364,20 +369,20 @@ def check_type(type_: Any) -> None:
         raise ArgumentError(f"{text}; docs/values.md lists the types that can be used")
     try:
         _decoder_for(type_)
-    except Exception as exc:  # of the type's own code, too
-        told = f"no value can be made to fit {type_name(type_)}: {exc}"
-        raise as_argument_error(exc, partial(_decoder_for, type_), lambda: told) from exc
+    except Exception as exc:  # of any class: the type's own code may raise it
+        message = f"no value can be converted to {type_name(type_)}: {exc}"
+        raise as_argument_error(exc, partial(_decoder_for, type_), lambda: message) from exc
 
 
-# ----------------------------------------------------------------------------- what is asked for
+# --------------------------------------------------------------------------------- annotations
 
 
 class AnnotationKind(enum.IntEnum):
-    """What an annotation asks of a value. Of a compound one, the greatest among its parts."""
+    """What an annotation requests. A compound annotation has the greatest kind of its parts."""
 
-    PLAIN = 0  # nothing, or one of the types in which the wire carries values
-    RICH = 1  # a type that a value must be converted to
-    UNKNOWN = 2  # what no value from the wire can become
+    PLAIN = 0  # no conversion: the types that the wire carries
+    RICH = 1  # a conversion to this type
+    UNKNOWN = 2  # a type that no value can be converted to
 
 
 _PLAIN: Final = frozenset(
@@ -398,7 +403,7 @@ _RICH: Final = (
     bytearray,
     memoryview,
 )
-# In what the wire has only one array and one map for; `set`'s kin must be made.
+# The wire has one array and one map type: lists and dicts need no conversion, sets and tuples do.
 _COMPOUND: Final[dict[Any, AnnotationKind]] = {
     list: AnnotationKind.PLAIN,
     dict: AnnotationKind.PLAIN,
@@ -418,15 +423,15 @@ _COMPOUND: Final[dict[Any, AnnotationKind]] = {
 
 
 def classify_annotation(annotation: Any, within: frozenset[Any] = frozenset()) -> AnnotationKind:
-    """Tell what an annotation asks for. Gives an answer for anything.
+    """Return what an annotation requests. Accepts any object.
 
     Args:
-        annotation: A type, or what typing has made of some.
-        within: The aliases that it is part of: one may be made of itself.
+        annotation: A type, or an object of the typing module.
+        within: The type aliases that contain it: an alias may refer to itself.
     """
     if isinstance(annotation, typing.NewType):
         return classify_annotation(annotation.__supertype__, within)
-    if type(annotation).__name__ == "TypeAliasType":  # of a `type` statement
+    if type(annotation).__name__ == "TypeAliasType":  # made by a `type` statement
         is_known = annotation in within
         return (
             AnnotationKind.PLAIN
@@ -444,12 +449,12 @@ def classify_annotation(annotation: Any, within: frozenset[Any] = frozenset()) -
     if origin is Literal or typing.is_typeddict(annotation):
         return AnnotationKind.PLAIN
     if origin in _COMPOUND:
-        weights = [classify_annotation(part, within) for part in parts if part is not ...]
-        return max([_COMPOUND[origin], *weights])
-    return _weigh_class(annotation if origin is None else origin)
+        kinds = [classify_annotation(part, within) for part in parts if part is not ...]
+        return max([_COMPOUND[origin], *kinds])
+    return _classify_class(annotation if origin is None else origin)
 
 
-def _weigh_class(cls: Any) -> AnnotationKind:
+def _classify_class(cls: Any) -> AnnotationKind:
     if not isinstance(cls, abc.Hashable):
         return AnnotationKind.UNKNOWN
     if cls in _PLAIN or cls in _COMPOUND:
@@ -465,11 +470,11 @@ def _weigh_class(cls: Any) -> AnnotationKind:
 
 
 def _is_model(cls: Any) -> bool:
-    """Tell if something is a pydantic model's class."""
+    """Return whether this is the class of a pydantic model."""
     names = ("__pydantic_validator__", "model_dump", "model_validate")
     return isinstance(cls, type) and all(hasattr(cls, name) for name in names)
 
 
 def type_name(type_: Any) -> str:
-    """Name a type for a message."""
+    """Return the name of a type, for messages."""
     return f"{inspect.formatannotation(type_):.{_MAX_TITLE}}"
