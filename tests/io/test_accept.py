@@ -114,7 +114,7 @@ async def test_want_that_lasts_is_said_once_a_minute_with_the_count(
     assert "left out" not in first
     assert [others[1], others[3]] == [first, first]
     for message in (others[0], others[2]):
-        assert 595 <= int(message.removesuffix(" lines were left out here")) <= 605
+        assert 595 <= int(message.removesuffix(" lines were omitted here")) <= 605
 
 
 async def test_want_of_memory_for_the_program_itself_is_waited_for_too(

@@ -33,11 +33,11 @@ async def test_ten_lines_pass_at_once_and_then_one_a_second(
         mock_clock.jump(1)
         write(event_log, 100)
     assert caplog.messages[10:] == [
-        "990 lines were left out here",
+        "990 lines were omitted here",
         "line 0",
-        "99 lines were left out here",
+        "99 lines were omitted here",
         "line 0",
-        "99 lines were left out here",
+        "99 lines were omitted here",
         "line 0",
     ]
 
@@ -96,7 +96,7 @@ async def test_what_was_left_out_at_the_end_is_told_then(
     event_log.close(LOGGER, "nobody")
     write(event_log, 4)
     event_log.close(LOGGER, "client of uid 1")
-    assert caplog.messages == ["line 0", "3 lines on client of uid 1 were left out"]
+    assert caplog.messages == ["line 0", "3 lines on client of uid 1 were omitted"]
 
 
 async def test_a_line_passes_if_it_does_so_in_the_journal_beyond_too(

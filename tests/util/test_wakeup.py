@@ -127,7 +127,7 @@ async def test_only_one_task_may_wait() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(Waiter(signal).run)
         await wait_all_tasks_blocked()
-        with pytest.raises(AssertionError, match="one waiter"):
+        with pytest.raises(AssertionError, match="only one task can wait"):
             await signal.wait()
         nursery.cancel_scope.cancel()
 

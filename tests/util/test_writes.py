@@ -182,7 +182,7 @@ class Giver:
 @pytest.mark.parametrize(
     ("answer", "kind", "told"),
     [
-        (None, BlockingIOError, "gave None: it does not block"),
+        (None, BlockingIOError, "gave None: the stream does not block"),
         ("text", ArgumentError, "Giver gave str, where bytes are expected"),
         (5, ArgumentError, "Giver gave int, where bytes are expected"),
     ],

@@ -1,7 +1,7 @@
-"""A task that runs beside a block of code, and ends with it.
+"""Run tasks beside a block of code, and cancel them when it ends.
 
-A nursery around a `yield` would wrap every exception of the body in a group, which is not what
-whoever wrote that body expects. Here the body's exception leaves as it is.
+A nursery around a `yield` would wrap every exception of the body in a group, which callers do not
+expect. With `open_background` the body's exception leaves unchanged.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ __all__ = ["open_background"]
 
 @asynccontextmanager
 async def open_background() -> AsyncIterator[trio.Nursery]:
-    """Open a nursery whose tasks are cancelled when the body ends, however it ends.
+    """Open a nursery whose tasks are cancelled when the body ends, in whichever way.
 
-    The tasks are ours and raise nothing; if one does, that is a bug, the body is cancelled, and the
-    group that the nursery makes of it leaves instead.
+    The tasks are this library's and raise nothing. If one does, that is a bug: the body is
+    cancelled, and the nursery's exception group leaves instead.
     """
     failure: BaseException | None = None
     try:
@@ -36,7 +36,7 @@ async def open_background() -> AsyncIterator[trio.Nursery]:
     except BaseException as exc:
         if failure is None or not _is_cancellation(exc):
             raise
-    if failure is not None:  # even if a cancellation from further out has ended the tasks
+    if failure is not None:  # even if an outer cancellation has ended the tasks
         raise failure
 
 

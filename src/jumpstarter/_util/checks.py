@@ -1,9 +1,9 @@
-"""What an argument must be, said in one way: the argument, what was given, and what is accepted.
+"""Check arguments, with messages that name the argument, its value and the accepted values.
 
-Each check gives the value back, or raises. Two kinds of values pass for numbers in Python and are
-refused here: a `bool`, and NaN, which compares as neither less nor more, so that a timeout of NaN
-would be none. Only plain values are shown in an error: the `repr` of another object can be long, or
-can fail. Knows no more of the library than its errors.
+Each check returns the value or raises. Two kinds of values that pass for numbers in Python are
+refused: a `bool`, and NaN, which compares as neither less nor greater, so that a timeout of NaN
+would never pass. Messages show only plain values, because the `repr` of another object can be long
+or fail.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ T = TypeVar("T")
 Error: TypeAlias = type[Exception] | None
 
 _PLAIN: Final = (bool, int, float, str, bytes, PurePath)
-_LONGEST: Final = 80  # characters of a value that are shown
+_LONGEST: Final = 80  # characters of a value that a message shows
 
 
 def raise_type_error(name: str, value: object, accepted: str, error: Error = None) -> NoReturn:
-    """Raise for a value of a type that is not accepted."""
+    """Raise for a value whose type is not accepted."""
     raise (error or ArgumentTypeError)(f"{name} must be {accepted}, not {_shown(value)}")
 
 
 def raise_value_error(name: str, value: object, accepted: str, error: Error = None) -> NoReturn:
-    """Raise for a value that is out of range, or otherwise not accepted."""
+    """Raise for a value that is out of range or otherwise not accepted."""
     raise (error or ArgumentValueError)(f"{name} must be {accepted}, not {_shown(value)}")
 
 
@@ -90,19 +90,19 @@ def _shown(value: object) -> str:
 def check_instance(
     name: str, value: object, kind: type[T], accepted: str, error: Error = None
 ) -> T:
-    """Take an instance of a class."""
+    """Check that a value is an instance of a class."""
     if not isinstance(value, kind):
         raise_type_error(name, value, accepted, error)
     return value
 
 
 def check_text(name: str, value: object, accepted: str = "a str", error: Error = None) -> str:
-    """Take a text."""
+    """Check that a value is a str."""
     return check_instance(name, value, str, accepted, error)
 
 
 def check_secret(name: str, value: object, accepted: str) -> str:
-    """Take a text that no error may show; None and an empty one stand for none."""
+    """Check a str that no message may show. None counts as an empty one."""
     if value is not None and not isinstance(value, str):
         text = f"{name} must be {accepted}, not an object of type {type(value).__name__}"
         raise ArgumentTypeError(text)
@@ -110,12 +110,12 @@ def check_secret(name: str, value: object, accepted: str) -> str:
 
 
 def check_flag(name: str, value: object, error: Error = None) -> bool:
-    """Take True or False, and no text that would pass for True, as `"no"` does."""
+    """Check that a value is a bool. A text such as `"no"` is not one."""
     return check_instance(name, value, bool, "True or False", error)
 
 
 def check_callable(name: str, value: Any, accepted: str = "a function") -> Callable[..., Any]:
-    """Take what can be called."""
+    """Check that a value can be called."""
     if not callable(value):
         raise_type_error(name, value, accepted)
     function: Callable[..., Any] = value
@@ -123,7 +123,7 @@ def check_callable(name: str, value: Any, accepted: str = "a function") -> Calla
 
 
 def check_path(name: str, value: Any, error: Error = None) -> str:
-    """Take the path of a file, as a str or a Path, and give it as a str."""
+    """Check the path of a file, a str or a Path, and return it as a str."""
     accepted = "a path, as a str or a pathlib.Path"
     path = value.__fspath__() if hasattr(type(value), "__fspath__") else value
     if not isinstance(path, str):
@@ -142,7 +142,7 @@ def check_number(
     accepted: str = "",
     error: Error = None,
 ) -> float:
-    """Take a number within a range; NaN is in none."""
+    """Check that a value is a number within a range. NaN is in no range."""
     accepted = accepted or _range("a number", low, high)
     if not _is(value, Real):
         raise_type_error(name, value, accepted, error)
@@ -156,7 +156,7 @@ def check_number(
 
 
 def check_seconds(name: str, value: object, *, error: Error = None) -> float:
-    """Take a duration; `math.inf` is one without end."""
+    """Check that a value is a duration in seconds. `math.inf` is accepted."""
     accepted = "a number of seconds, 0 or more (math.inf: without end)"
     return check_number(name, value, 0, accepted=accepted, error=error)
 
@@ -170,7 +170,7 @@ def check_int(
     accepted: str = "",
     error: Error = None,
 ) -> int:
-    """Take a whole number within a range."""
+    """Check that a value is an integer within a range."""
     accepted = accepted or _range("a whole number", low, high)
     if not _is(value, Integral):
         raise_type_error(name, value, accepted, error)
@@ -184,13 +184,13 @@ def _is(value: object, kind: type) -> bool:
 
 
 def check_size_hint(name: str, value: object) -> None:
-    """Take a number of bytes, or None for one that is not known."""
+    """Check that a value is a number of bytes, or None if it is unknown."""
     if value is not None:
         check_int(name, value, 0, accepted="a whole number of bytes, or None")
 
 
 def as_bytes(data: Any) -> bytes:
-    """Take what is to be sent."""
+    """Return data that is to be sent as bytes."""
     try:
         return bytes(memoryview(data))
     except TypeError:
@@ -198,7 +198,7 @@ def as_bytes(data: Any) -> bytes:
 
 
 def check_max_bytes(max_bytes: Any) -> None:
-    """See to it that something can be received, and quickly: this is done for each piece."""
+    """Check the `max_bytes` of a receive. Fast, because it runs for each piece of a stream."""
     if max_bytes is not None and (type(max_bytes) is not int or max_bytes < 1):
         check_int("max_bytes", max_bytes, 1, accepted="a whole number, at least 1, or None")
 

@@ -1,7 +1,4 @@
-"""Whose fault it is that something cannot be converted: its own, or a signal handler's.
-
-This module knows errors, msgspec's and pydantic's among them, and no types or values.
-"""
+"""Find out why a conversion failed: because of the value, or because of a signal handler."""
 
 from __future__ import annotations
 
@@ -19,43 +16,45 @@ __all__ = ["ModelError", "as_argument_error", "exception_from", "is_model_error"
 
 
 class ModelError(ValueError):
-    """A model's validation error, in words that are not too many."""
+    """A model's validation error, with a message of limited length."""
 
 
 def is_model_error(exc: Any) -> bool:
+    """Return whether this is a validation error of pydantic, by its methods."""
     return callable(getattr(exc, "errors", None)) and callable(getattr(exc, "error_count", None))
 
 
 def as_argument_error(
     exc: Exception, attempt: Callable[[], object], text: Callable[[], str]
 ) -> ArgumentError:
-    """Give the error for an attempt that has failed because of a value, or of a type.
+    """Return the error for an attempt that failed because of a value or a type.
 
-    These run code of their own, which raises anything; and a signal handler can have raised amid
-    that. So it is tried again where no handler runs. None disturbs the search for the text either,
-    which tries further, or is lost in it.
+    A conversion runs code of the value's class, which may raise anything, and a signal handler may
+    raise in the middle of it. To tell the two apart, the attempt is repeated while signal handlers
+    are deferred. They stay deferred while `text` is called, which makes further attempts.
 
     Args:
-        exc: What it failed with.
-        attempt: Does it once more.
-        text: Makes the text of the error.
+        exc: The exception that the attempt raised.
+        attempt: Repeats it.
+        text: Makes the message of the error.
 
     Raises:
-        Exception: What a handler has raised, as it is: without it, the attempt ends otherwise.
+        Exception: The signal handler's exception, unchanged, if the repeated attempt ends
+            differently.
     """
     with DeferAllSignals():
-        came = _unwrapped(exc)
+        original = _unwrapped(exc)
         again = exception_from(attempt)
         try:
-            if again is not None and type(_unwrapped(again)) is type(came):
+            if again is not None and type(_unwrapped(again)) is type(original):
                 return ArgumentError(text())
-            raise came
+            raise original
         finally:
-            del again, came  # whose tracebacks have this frame
+            del again, original  # their tracebacks refer to this frame
 
 
 def _unwrapped(exc: Any) -> Exception:
-    """Give what was raised amid a conversion, of what msgspec or pydantic has made of it."""
+    """Return the original exception, which msgspec or pydantic may have wrapped."""
     seen: set[int] = set()  # an exception may be its own cause
     while isinstance(exc, msgspec.MsgspecError | ModelError) or _is_pydantics(exc):
         if id(exc) in seen:
@@ -67,7 +66,7 @@ def _unwrapped(exc: Any) -> Exception:
         if not within:
             break
         exc = within[0]
-    return exc  # type: ignore[no-any-return]  # it was one, and what it wraps was checked
+    return exc  # type: ignore[no-any-return]  # both it and the wrapped one are exceptions
 
 
 def _is_pydantics(exc: Exception) -> bool:
@@ -75,8 +74,9 @@ def _is_pydantics(exc: Exception) -> bool:
 
 
 def exception_from(attempt: Callable[[], object]) -> Exception | None:
+    """Call a function and return the exception that it raises, or None."""
     try:
         attempt()
-    except Exception as exc:  # noqa: BLE001 - of a value's own code; callers are undisturbed
+    except Exception as exc:  # noqa: BLE001 - of a value's own code; signal handlers are deferred
         return exc
     return None

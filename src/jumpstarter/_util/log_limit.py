@@ -1,9 +1,9 @@
-"""How often something is written to the log: what a peer can bring about, it can bring about often.
+"""Limit how many lines a peer can cause in the log.
 
-A journal lets a few lines pass at once and then some a second; before the next one that passes it
-says how many were left out. Each connection has one for what its calls raise, and the exporter one
-for all of them, so that nobody gains by connecting again; one more for the connections that it
-refuses or loses. Whatever a log handler does, it does not reach who writes.
+A `RateLimitedLogger` lets a burst of lines pass, and then a few each second. Before the next line
+that passes, it logs how many were omitted. Each connection has one for the errors of its calls. Its
+parent is the exporter's, so that a peer gains nothing by connecting again. Another one is for
+connections that are refused or lost. Exceptions of log handlers never reach the caller.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _RATE: Final = 1.0  # lines a second: a day of them is less than 20 MB
 
 
 class RateLimitedLogger:
-    """Lines of a log, of which too many are left out.
+    """Write to a logger, and omit the lines that exceed a rate.
 
-    For tasks of one Trio loop. Nothing here is a checkpoint or raises anything: a log that is
-    broken breaks nothing else.
+    For tasks of one Trio loop. No method is a checkpoint or raises: a broken log handler breaks
+    nothing else.
 
     Args:
-        burst: Lines that pass at once.
+        burst: Lines that pass without delay.
         rate: Lines that pass each second after that.
-        beyond: Another journal that has to let them pass too.
+        parent: Another logger whose limit counts these lines too.
 
     Attributes:
-        buckets: What a line has to pass.
+        buckets: The token buckets that each line needs a token from.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class RateLimitedLogger:
             TokenBucket(burst, rate),
             *(parent.buckets if parent else ()),
         ]
-        self._left_out = 0
+        self._omitted = 0
 
     def log(
         self,
@@ -56,26 +56,26 @@ class RateLimitedLogger:
         *args: object,
         exc: BaseException | None = None,
     ) -> None:
-        """Write a line, or count it as left out.
+        """Write a line, or count it as omitted.
 
         Args:
-            logger: Where to.
-            level: One of `logging`; a line that the logger does not take costs nothing.
-            text: With `%` for the arguments, as `logging` takes it.
-            args: The arguments; what a peer has sent among them was made printable by `_text`.
-            exc: An exception whose traceback follows.
+            logger: The logger to write to.
+            level: A level of `logging`. A line below the logger's level costs nothing.
+            text: The message, with `%` for the arguments.
+            args: The arguments. Text from a peer must have passed `sanitize_text`.
+            exc: An exception whose traceback is logged too.
         """
         if self.allows(logger, level):
             self.write(logger, level, text, *args, exc=exc, stacklevel=3)
 
     def allows(self, logger: logging.Logger, level: int) -> bool:
-        """Ask if a line would be written, before it is made: then it is to be given to `write`."""
+        """Take a token for a line that is not made yet. If True, pass the line to `write`."""
         if not logger.isEnabledFor(level):
             return False
         now = trio.current_time()
         if all(bucket.try_acquire(now) for bucket in self.buckets):
             return True
-        self._left_out += 1
+        self._omitted += 1
         return False
 
     def write(
@@ -87,16 +87,16 @@ class RateLimitedLogger:
         exc: BaseException | None = None,
         stacklevel: int = 2,
     ) -> None:
-        """Write a line that `takes` has taken; it says where the caller is, or one further out."""
-        # In the loop. Of a handler of the logging; most of what these raise, logging catches.
+        """Write a line for which `allows` has returned True."""
+        # A log handler may raise; logging itself catches most of it.
         with contextlib.suppress(Exception):
-            if self._left_out:
-                logger.log(level, "%d lines were left out here", self._left_out)
-                self._left_out = 0
+            if self._omitted:
+                logger.log(level, "%d lines were omitted here", self._omitted)
+                self._omitted = 0
             logger.log(level, text, *args, exc_info=exc, stacklevel=stacklevel)
 
     def close(self, logger: logging.Logger, name: str) -> None:
-        """Say how many lines were left out since the last one, and of whom, if any were."""
-        if self._left_out:
-            with contextlib.suppress(Exception):  # as in `write`
-                logger.info("%d lines on %s were left out", self._left_out, name)
+        """Log how many lines were omitted since the last one, if any were."""
+        if self._omitted:
+            with contextlib.suppress(Exception):  # raised by a log handler
+                logger.info("%d lines on %s were omitted", self._omitted, name)

@@ -1,8 +1,7 @@
-"""What cannot be copied says so, and what to do instead.
+"""Forbid copying and pickling, with an error that says what to do instead.
 
-A client, a driver, a portal, a stream or a server belongs to its process: to a connection, a
-thread, a device. `copy`, `deepcopy` and `pickle` would give something that has none of these, or
-fail in the midst of our internals. Knows nothing of the library.
+A client, a driver, a portal, a stream or a server belongs to its process: to a connection, a thread
+or a device. A copy would have none of these, or copying would fail deep inside the library.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ ReduceEx: TypeAlias = Callable[[Any, SupportsIndex], Any]
 
 
 def no_copies(what: str, instead: str) -> ReduceEx:
-    """Make a `__reduce_ex__`, by which `copy` and `pickle` ask, that refuses.
+    """Make a `__reduce_ex__`, which `copy` and `pickle` call, that raises TypeError.
 
-    A subclass that has a `__reduce__` of its own knows better, and is asked.
+    A subclass that defines `__reduce__` can still be copied by it.
 
     Args:
-        what: What it is, with its article.
-        instead: What to do.
+        what: A description of the object, with its article.
+        instead: What to do instead.
     """
 
     def refuse(self: object, protocol: SupportsIndex) -> Any:

@@ -1,7 +1,7 @@
-"""How much of something is borne before it is too much: a token bucket.
+"""Limit how often something may happen, by a token bucket.
 
-What a well-behaved peer does now and then, and a hostile one without end, costs a token each time:
-a ping, a late frame, a line in the log. It has no clock of its own; who asks says what time it is.
+Events that a well-behaved peer causes now and then, and a hostile one without end, cost a token
+each: a ping, a late frame, a line in the log. The bucket has no clock; the caller passes the time.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ __all__ = ["TokenBucket"]
 
 
 class TokenBucket:
-    """Tokens that are taken one by one and come back with time.
+    """A supply of tokens that refills over time.
 
     Args:
-        burst: How many there are at first, and at most.
-        rate: How many come back in a second.
+        burst: The tokens at first, and the most that it holds.
+        rate: The tokens added each second.
     """
 
     __slots__ = ("_at", "_burst", "_left", "_rate")
@@ -25,14 +25,14 @@ class TokenBucket:
         self._burst = burst
         self._rate = rate
         self._left = burst
-        self._at: float | None = None  # when `_left` was right
+        self._at: float | None = None  # the time at which `_left` was computed
 
     def try_acquire(self, now: float, amount: float = 1) -> bool:
-        """Take so many tokens, or none.
+        """Take tokens, all or none.
 
         Args:
-            now: In seconds, of a clock that never goes back; always of the same one.
-            amount: How many.
+            now: The time in seconds, always of the same monotonic clock.
+            amount: How many tokens.
 
         Returns:
             False if there are fewer.

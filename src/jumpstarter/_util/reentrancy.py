@@ -1,10 +1,9 @@
-"""Whether the code that runs is a driver's, called by a client: one context variable.
+"""Record whether the running code is a driver's, and which client called it.
 
-A driver may call its own exporter through a client. Such a call must not wait for what the calls
-around it hold, or it would wait for itself: it is marked on the wire, gets a thread from a supply
-of its own, and is refused where it would have to wait. Context variables follow the code into
-worker threads and into a portal's tasks, so the mark is there wherever the driver makes the call
-from.
+A driver may call its own exporter through a client. Such a nested call must not wait for a resource
+that the outer call holds, or it would wait for itself. So it is marked on the wire, gets a thread
+from a separate supply, and is refused where it would have to wait. A context variable carries the
+mark into worker threads and into a portal's tasks.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ __all__ = ["CallOrigin", "call_origin"]
 
 
 class CallOrigin(enum.IntEnum):
-    """Who called the code that runs."""
+    """The caller of the running code."""
 
-    NONE = 0  # it is no driver's
-    CALLED = 1  # a client, from outside
-    NESTED = 2  # a client that a driver has used
+    NONE = 0  # the running code is not a driver's
+    CALLED = 1  # called by a client
+    NESTED = 2  # called by a client that a driver uses
 
 
 call_origin: Final[ContextVar[CallOrigin]] = ContextVar(

@@ -1,9 +1,8 @@
-"""A peer's words, made fit for a line of ours.
+"""Make text from a peer safe to include in log lines and error messages.
 
-What a peer has written may be of any length and hold line breaks, escape sequences of a terminal
-or marks that turn the reading direction round. Where it becomes part of what *we* say, in the log
-or in the words of an error, it passes through here: nothing that cannot be printed gets through as
-it is, and of what is too long the rest is only counted. Knows nothing of the library.
+Such text can have any length, and can contain line breaks, escape sequences for terminals, and
+marks that reverse the reading direction. These functions escape every character that is not
+printable, and truncate what is too long.
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = ["indent_text", "sanitize_name", "sanitize_text"]
 
-_LENGTH: Final = 200  # characters of a name: enough to know it by
-_BLOCK: Final = 10_000  # characters of a traceback: some hundred lines
+_LENGTH: Final = 200  # characters of a name
+_BLOCK: Final = 10_000  # characters of a traceback: about a hundred lines
 
 
 def sanitize_text(text: str, length: int = _LENGTH) -> str:
-    """Give a text in quotes, on one line, as `repr` does, and with a mark where it was cut.
+    """Return a text in quotes on one line, as `repr` does, with a mark if it was truncated.
 
     Args:
-        text: Whatever a peer has sent.
-        length: Characters of it to keep; an escaped one takes up to ten in what is given.
+        text: Any text from a peer.
+        length: Characters to keep. Each may become up to ten when it is escaped.
     """
     if len(text) <= length:
         return repr(text)
@@ -31,20 +30,21 @@ def sanitize_text(text: str, length: int = _LENGTH) -> str:
 
 
 def sanitize_name(name: str) -> str:
-    """Give the name of a class or a driver as it is, or quoted if it is no (dotted) identifier."""
+    """Return the name of a class or driver, in quotes unless it is a (dotted) identifier."""
     if len(name) <= _LENGTH and all(part.isidentifier() for part in name.split(".")):
         return name
     return sanitize_text(name)
 
 
 def indent_text(text: str, length: int = _BLOCK) -> str:
-    """Give a text of several lines, none of which can be taken for a line of the log itself.
+    """Return a text of several lines, none of which can be mistaken for a line of the log.
 
-    All but the first begin with blanks and a bar; in each, what cannot be printed is escaped.
+    All lines but the first begin with blanks and a bar. Characters that are not printable are
+    escaped.
 
     Args:
-        text: Whatever a peer has sent, or an exception's text, which may repeat that.
-        length: Characters of it to keep; an escaped one takes up to ten in what is given.
+        text: Any text from a peer, or an exception's text, which may repeat that.
+        length: Characters to keep. Each may become up to ten when it is escaped.
     """
     kept = text[:length]
     rest = f"... [cut: {len(text)} characters in all]" if len(text) > length else ""

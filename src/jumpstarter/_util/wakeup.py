@@ -1,11 +1,12 @@
-"""The smallest ways for tasks to wait for a change that another one makes.
+"""Cheap ways for Trio tasks to wait until another task changes something.
 
-A `Signal` remembers nothing: the waiter checks its condition, waits, and checks again. Nothing can
-be missed in between, because Trio switches tasks only at a checkpoint. It costs half of what
-`trio.Event` does and is never used up.
+A `Wakeup` stores nothing: the waiter checks its condition, waits, and checks again. It cannot miss
+a change, because Trio switches tasks only at checkpoints. It costs half as much as a `trio.Event`,
+and can be used again.
 
-The other two are a `trio.lowlevel.ParkingLot` and a `trio.Event` that take their 250 bytes only
-once somebody waits: most connections end without that, and a thousand of them may be idle.
+`LazyParkingLot` and `LazyEvent` are a `trio.lowlevel.ParkingLot` and a `trio.Event` that allocate
+their 250 bytes when a task first waits. Most connections end without that, and a thousand of them
+may be idle.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ __all__ = ["LazyEvent", "LazyParkingLot", "Wakeup"]
 
 
 class Wakeup:
-    """Wakes the one task that waits for it, if one does."""
+    """Wake the one task that waits, if one does."""
 
     __slots__ = ("_task",)
 
@@ -26,14 +27,17 @@ class Wakeup:
         self._task: trio.lowlevel.Task | None = None
 
     def set(self) -> None:
-        """Wake the waiter, if there is one. For the loop's own thread only."""
+        """Wake the waiting task, if there is one. Only in the loop's thread."""
         task, self._task = self._task, None
         if task is not None:
             trio.lowlevel.reschedule(task)
 
     async def wait(self) -> None:
-        """Sleep until `set`. A checkpoint; cancelling it loses nothing. One task at a time."""
-        assert self._task is None, "a Signal has one waiter"
+        """Sleep until `set` is called. For one task at a time.
+
+        A checkpoint; cancelling it loses nothing.
+        """
+        assert self._task is None, "only one task can wait for a Wakeup"
         self._task = trio.lowlevel.current_task()
 
         def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
@@ -44,7 +48,7 @@ class Wakeup:
 
 
 class LazyParkingLot:
-    """Tasks that wait, in order. True while there are any."""
+    """A queue of waiting tasks. Its length is their number."""
 
     __slots__ = ("_lot",)
 
@@ -61,18 +65,18 @@ class LazyParkingLot:
         await self._lot.park()
 
     def unpark(self) -> None:
-        """Wake the one that has waited longest, if there is one."""
+        """Wake the task that has waited longest, if there is one."""
         if self._lot is not None:
             self._lot.unpark()
 
     def unpark_all(self) -> None:
-        """Wake all."""
+        """Wake all waiting tasks."""
         if self._lot is not None:
             self._lot.unpark_all()
 
 
 class LazyEvent:
-    """Is passed by all who wait once it was opened, and by all who come then."""
+    """An event that, once set, stays set: every `wait` then returns."""
 
     __slots__ = ("_is_set", "_waiting")
 
@@ -81,16 +85,16 @@ class LazyEvent:
         self._waiting = LazyParkingLot()
 
     def is_set(self) -> bool:
-        """Tell if it is open."""
+        """Return whether the event was set."""
         return self._is_set
 
     def set(self) -> None:
-        """Open it, for good."""
+        """Set the event and wake all waiting tasks."""
         self._is_set = True
         self._waiting.unpark_all()
 
     async def wait(self) -> None:
-        """Wait until it is open. A checkpoint."""
+        """Wait until the event is set. Always a checkpoint; cancelling it loses nothing."""
         if self._is_set:
             await trio.lowlevel.checkpoint()
         else:

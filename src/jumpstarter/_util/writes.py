@@ -1,8 +1,8 @@
-"""Writes that are complete, or an error which names its subject.
+"""Write all bytes or raise, and name the file or address in system errors.
 
-A `write` may take fewer bytes than it was given: because of a signal, a full buffer, or because it
-is not a file but an object of a user's. What it returns is looked at here, once for all that this
-library writes to and did not make itself.
+A `write` may accept fewer bytes than it was given: because of a signal, because a buffer is full,
+or because the object is a user's and not a file. This module checks the return values of all
+objects that the library writes to and has not made itself.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ __all__ = ["check_sent", "check_write_count", "name_os_errors", "write_all"]
 
 
 def check_write_count(answer: object, size: int, what: str) -> int:
-    """Tell how many bytes a write took, by what it returned.
+    """Return how many bytes a write accepted, judging by its return value.
 
     Args:
-        answer: What it returned. None stands for all of them, as `write` of many objects returns
-            nothing and raises where it fails.
-        size: How many it was given; at least one.
-        what: What was called, for the error.
+        answer: The return value. None counts as all bytes, because `write` of many objects returns
+            nothing and raises if it fails.
+        size: How many bytes it was given; at least one.
+        what: The function that was called, for the message.
 
     Returns:
-        At least one, so that a loop which writes the rest makes progress.
+        At least one, so that a loop that writes the rest makes progress.
 
     Raises:
-        OSError: It took none, or the answer cannot be the number of bytes that it took.
+        OSError: It accepted no byte, or the return value cannot be a number of bytes.
     """
     if answer is None:
         return size
@@ -50,21 +50,21 @@ def check_write_count(answer: object, size: int, what: str) -> int:
 
 
 def check_sent(answer: object, size: int, what: str) -> None:
-    """Check what a stream's `send_all` or `send` returned, which is to send all, or raise.
+    """Check the return value of a stream's `send_all` or `send`, which must send all or raise.
 
     Raises:
-        OSError: It says that it took fewer, or returned what cannot be.
+        OSError: It reports fewer bytes, or the return value cannot be a number of bytes.
     """
     if answer is not None and (count := check_write_count(answer, size, what)) < size:
         raise OSError(errno.EIO, f"{what} took {count} of {size} bytes; it must take all, or raise")
 
 
 def write_all(stream: Any, data: bytes | bytearray | memoryview) -> None:
-    """Write all of it to a blocking stream, however little of it each `write` takes.
+    """Write all bytes to a blocking stream, in as many calls of `write` as it needs.
 
     Raises:
-        BlockingIOError: It is an unbuffered file that does not block, and takes nothing now.
-        OSError: What `write` raised; or it took nothing, or returned what cannot be.
+        BlockingIOError: The stream is an unbuffered file in non-blocking mode, and is full.
+        OSError: `write` raised it, accepted no byte, or returned an impossible value.
     """
     rest = memoryview(data)
     while rest:
@@ -77,7 +77,7 @@ def write_all(stream: Any, data: bytes | bytearray | memoryview) -> None:
 
 @contextmanager
 def name_os_errors(subject: str) -> Iterator[None]:
-    """Have an error of the system say what it is of, where it does not.
+    """Add the subject to an OSError that leaves the block, unless it has one.
 
     Args:
         subject: A path or an address.
