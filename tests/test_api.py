@@ -136,7 +136,7 @@ def test_blocking_code_serves_itself() -> None:
 
 
 @timed()
-async def test_tls_is_spoken_where_it_is_asked_for() -> None:
+async def test_tls_addresses_use_tls() -> None:
     authority = trustme.CA()
     theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("localhost").configure_cert(theirs)
@@ -151,7 +151,7 @@ async def test_tls_is_spoken_where_it_is_asked_for() -> None:
 
 
 @timed()
-async def test_the_servers_options_reach_where_they_belong() -> None:
+async def test_options_of_serve_async_take_effect() -> None:
     limits = Limits(max_calls=7)
     async with (
         serve_async(Lab(), ANY_TCP, limits=limits, threads=3, send_tracebacks=True) as server,
@@ -165,7 +165,7 @@ async def test_the_servers_options_reach_where_they_belong() -> None:
 
 
 @timed()
-async def test_a_server_sends_no_tracebacks_unless_told_to() -> None:
+async def test_server_sends_no_tracebacks_by_default() -> None:
     async with (
         serve_async(Lab(), ANY_TCP) as server,
         connect_async(server.address) as client,
@@ -176,7 +176,7 @@ async def test_a_server_sends_no_tracebacks_unless_told_to() -> None:
 
 
 @timed()
-async def test_a_client_shows_its_token_or_is_not_admitted() -> None:
+async def test_client_without_the_token_is_not_admitted() -> None:
     async with serve_async(Echo(), ANY_TCP, token="secret") as server:  # noqa: S106 - a test's
         async with connect_async(server.address, token="secret") as client:  # noqa: S106
             assert await client.call_async("echo", 1) == 1
@@ -186,7 +186,7 @@ async def test_a_client_shows_its_token_or_is_not_admitted() -> None:
                     pass
 
 
-def test_serve_sends_tracebacks_since_the_driver_is_the_callers_own() -> None:
+def test_serve_sends_tracebacks() -> None:
     with serve(Lab()) as client:
         with pytest.raises(DriverError) as caught:
             client.call("fail")
@@ -194,7 +194,7 @@ def test_serve_sends_tracebacks_since_the_driver_is_the_callers_own() -> None:
 
 
 @timed()
-async def test_other_machines_are_let_in_only_by_who_says_so() -> None:
+async def test_other_machines_are_admitted_only_with_insecure() -> None:
     with pytest.raises(ConfigurationError, match="insecure=True"):
         async with serve_async(Echo(), "tcp://0.0.0.0:0"):
             pass
@@ -206,7 +206,7 @@ async def test_other_machines_are_let_in_only_by_who_says_so() -> None:
 
 
 @timed()
-async def test_the_limits_of_a_client_are_its_own() -> None:
+async def test_client_has_its_own_limits() -> None:
     limits = Limits(max_calls=5)
     async with (
         serve_async(Echo(), ANY_TCP) as server,
@@ -216,7 +216,7 @@ async def test_the_limits_of_a_client_are_its_own() -> None:
 
 
 @timed()
-async def test_several_clients_are_served_at_once(address: str) -> None:
+async def test_several_clients_are_served_concurrently(address: str) -> None:
     met = 0
     everybody = trio.Event()
 
@@ -315,7 +315,7 @@ whatever_is_raised = pytest.mark.parametrize(
 
 @whatever_is_raised
 @timed()
-async def test_what_a_block_in_trio_code_raises_leaves_as_it_is(error: BaseException) -> None:
+async def test_exception_of_an_async_block_is_not_changed(error: BaseException) -> None:
     with pytest.raises(type(error)) as serving:
         async with serve_async(Echo(), ANY_TCP):
             raise error
@@ -328,9 +328,7 @@ async def test_what_a_block_in_trio_code_raises_leaves_as_it_is(error: BaseExcep
 
 
 @whatever_is_raised
-def test_what_a_block_in_blocking_code_raises_leaves_as_it_is(
-    error: BaseException, private: Path
-) -> None:
+def test_exception_of_a_blocking_block_is_not_changed(error: BaseException, private: Path) -> None:
     with pytest.raises(type(error)) as serving_it, serve(Echo()):
         raise error
     assert serving_it.value is error
@@ -346,7 +344,7 @@ def test_what_a_block_in_blocking_code_raises_leaves_as_it_is(
 
 
 @timed()
-async def test_what_a_block_raises_is_not_lost_when_it_is_cancelled_as_well() -> None:
+async def test_exception_of_a_cancelled_block_is_not_lost() -> None:
     async with serve_async(Echo(), ANY_TCP) as server:
         error = ValueError("mine")
         with pytest.raises(ValueError, match="mine") as caught, trio.CancelScope() as scope:  # noqa: PT012
@@ -382,7 +380,7 @@ def leave_by_a_failed_call(client: DriverClient) -> None:
     [leave_by_an_error, leave_a_stream_open, leave_a_generator_open, leave_by_a_failed_call],
 )
 @pytest.mark.parametrize("failure", [None, OSError("the relay is stuck"), SystemExit(3)])
-def test_serve_leaves_nothing_behind_whatever_has_happened(
+def test_serve_cleans_up_however_its_block_ends(
     leave: Callable[[DriverClient], None], failure: BaseException | None, private: Path
 ) -> None:
     driver = Chronicle(name="root", failure=failure)
@@ -408,7 +406,7 @@ def test_serve_leaves_nothing_behind_whatever_has_happened(
     ],
     ids=["client", "driver"],
 )
-def test_serve_leaves_nothing_behind_when_it_cannot_begin(
+def test_serve_cleans_up_when_it_cannot_start(
     driver: Driver, error: type[Exception], text: str, private: Path
 ) -> None:
     with pytest.raises(error, match=text), serve(driver):
@@ -417,7 +415,7 @@ def test_serve_leaves_nothing_behind_when_it_cannot_begin(
     assert "jumpstarter-portal" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_blocking_verbs_are_refused_in_trio_code(private: Path) -> None:
+def test_blocking_functions_are_refused_in_trio_code(private: Path) -> None:
     async def main() -> None:
         for verb in (serve(Echo()), connect(ANY_TCP)):
             with (
@@ -432,7 +430,7 @@ def test_blocking_verbs_are_refused_in_trio_code(private: Path) -> None:
 
 @pytest.mark.parametrize("verb", [serve_async, connect_async])
 @timed()
-async def test_an_address_that_is_none_is_refused(verb: Any) -> None:
+async def test_invalid_address_is_refused(verb: Any) -> None:
     args = (Echo(),) if verb is serve_async else ()
     with pytest.raises(ArgumentError, match="cannot use the address 'localhost:80'"):
         async with verb(*args, "localhost:80"):
@@ -440,7 +438,7 @@ async def test_an_address_that_is_none_is_refused(verb: Any) -> None:
 
 
 @timed()
-async def test_an_address_that_is_taken_is_refused_and_the_driver_is_left_alone() -> None:
+async def test_address_in_use_is_refused_without_touching_the_driver() -> None:
     driver = Chronicle(name="root")
     async with serve_async(Echo(), ANY_TCP) as server:
         with pytest.raises(ConfigurationError, match="cannot listen at tcp://127"):
@@ -450,7 +448,7 @@ async def test_an_address_that_is_taken_is_refused_and_the_driver_is_left_alone(
 
 
 @timed()
-async def test_the_client_is_closed_with_its_block() -> None:
+async def test_client_is_closed_at_the_end_of_its_block() -> None:
     closed: list[str] = []
     async with serve_async(Echo(), ANY_TCP) as server:
         async with connect_async(server.address) as client:
@@ -485,7 +483,7 @@ IN_ORDER = [
 
 
 @timed()
-async def test_at_the_end_calls_are_over_before_drivers_are_reset_and_then_closed(
+async def test_calls_end_before_drivers_are_reset_and_closed(
     address: str,
 ) -> None:
     log: list[str] = []
@@ -503,7 +501,7 @@ async def test_at_the_end_calls_are_over_before_drivers_are_reset_and_then_close
 
 
 @timed()
-async def test_a_cancelled_server_ends_in_order_too(directory: Path) -> None:
+async def test_cancelled_server_ends_in_the_same_order(directory: Path) -> None:
     log: list[str] = []
     with trio.CancelScope() as scope:
         address = f"unix:{directory}/socket"
@@ -515,7 +513,7 @@ async def test_a_cancelled_server_ends_in_order_too(directory: Path) -> None:
     assert not await trio.Path(directory, "socket").exists()
 
 
-def test_at_the_end_of_serve_calls_of_other_threads_are_over_first() -> None:
+def test_calls_of_other_threads_end_before_serve_does() -> None:
     log: list[str] = []
     driver = tree(log)
     with ThreadPoolExecutor(1) as pool:
@@ -528,7 +526,7 @@ def test_at_the_end_of_serve_calls_of_other_threads_are_over_first() -> None:
 
 
 @timed()
-async def test_a_driver_that_fails_at_the_end_is_logged_and_the_others_have_their_turn(
+async def test_driver_that_fails_to_close_is_logged_and_the_others_are_closed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     log: list[str] = []
@@ -541,7 +539,7 @@ async def test_a_driver_that_fails_at_the_end_is_logged_and_the_others_have_thei
 
 
 @timed()
-async def test_clients_are_told_nothing_but_the_end_when_the_server_goes() -> None:
+async def test_end_of_the_server_fails_only_the_calls_of_a_client() -> None:
     async with trio.open_nursery() as nursery:
         leave = trio.Event()
         server = await nursery.start(serve_until, leave)
@@ -574,7 +572,7 @@ async def call_and_keep(client: DriverClient, outcome: list[Exception]) -> None:
         outcome.append(exc)
 
 
-def test_a_blocking_body_goes_on_when_the_server_goes() -> None:
+def test_blocking_body_continues_when_the_server_ends() -> None:
     with ExitStack() as server_stack:
         server = server_stack.enter_context(serving(Lab()))
         with ThreadPoolExecutor(1) as pool, connect(server.address) as client:
@@ -661,7 +659,7 @@ async def breaks_the_rules_within_a_call(address: str) -> None:
     ],
 )
 @timed()
-async def test_the_trouble_of_one_client_does_not_reach_the_others(
+async def test_failure_of_one_client_does_not_affect_the_others(
     trouble: Callable[[str], Awaitable[None]], address: str
 ) -> None:
     lab = Lab()
@@ -680,7 +678,7 @@ async def test_the_trouble_of_one_client_does_not_reach_the_others(
 
 
 @timed()
-async def test_an_internal_error_in_one_session_does_not_reach_the_others(
+async def test_internal_error_in_one_session_does_not_affect_the_others(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(_: object) -> None:
@@ -784,7 +782,7 @@ SILENT = "did not answer within 0.2 s; is a jumpstarter exporter there"
     ids=lambda value: getattr(value, "__name__", ""),
 )
 @timed()
-async def test_a_peer_that_is_no_exporter_is_named_with_what_is_wrong_with_it(
+async def test_peer_that_is_not_an_exporter_is_named_with_the_reason(
     answer: Callable[[trio.abc.Stream], Awaitable[None]], text: str
 ) -> None:
     limits = Limits(hello_timeout=0.2, start_timeout=0.2, cancel_grace=0)
@@ -802,14 +800,14 @@ def enter(context: AbstractContextManager[DriverClient]) -> None:
 
 
 @timed()
-async def test_nobody_there_is_told_with_the_address_and_what_to_do(directory: Path) -> None:
+async def test_missing_exporter_error_names_the_address_and_what_to_do(directory: Path) -> None:
     for address in (f"unix:{directory}/socket", "tcp://127.0.0.1:1"):
         with pytest.raises(HandshakeError, match=f"cannot connect to {address}: .*starts one"):
             async with connect_async(address):
                 pass
 
 
-def test_an_http_server_is_no_exporter() -> None:
+def test_http_server_is_not_an_exporter() -> None:
     server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -836,7 +834,7 @@ async def test_connecting_can_be_cancelled() -> None:
 
 
 @pytest.mark.parametrize("allow", ["mylab.*", "*", None, [None], [b"mylab.*"], 5, {"mylab.*": 1}])
-async def test_what_may_be_imported_is_a_list_of_patterns_and_nothing_else(allow: Any) -> None:
+async def test_allow_must_be_a_list_of_patterns(allow: Any) -> None:
     """A text alone would be taken for a pattern of each of its letters, `*` among them."""
     with pytest.raises(ConfigurationError, match=r'must be a list of patterns, like \["mylab'):
         connect("unix:/nowhere", allow=allow)
@@ -845,7 +843,7 @@ async def test_what_may_be_imported_is_a_list_of_patterns_and_nothing_else(allow
             pass
 
 
-async def test_a_token_and_a_context_of_another_type_are_named() -> None:
+async def test_token_or_context_of_the_wrong_type_is_named() -> None:
     token: Any = b"secret"
     context: Any = "cert.pem"
     with pytest.raises(ArgumentError, match=r"token must be a str .* not an object of type bytes"):
@@ -856,7 +854,7 @@ async def test_a_token_and_a_context_of_another_type_are_named() -> None:
             pass
 
 
-async def test_a_cleartext_client_of_a_tls_port_is_asked_if_that_is_meant() -> None:
+async def test_cleartext_client_of_a_tls_port_gets_a_hint() -> None:
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("localhost").configure_cert(context)

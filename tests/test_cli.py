@@ -115,7 +115,7 @@ def name_of(address: str) -> object:
         ("lamps:Nested.lamp", "the instance"),
     ],
 )
-def test_a_class_or_a_function_or_an_instance_is_served(lamps: Path, spec: str, name: str) -> None:
+def test_serve_accepts_a_class_a_function_or_an_instance(lamps: Path, spec: str, name: str) -> None:
     with exporter(lamps, driver=spec, cwd=lamps) as server:
         assert name_of(server.address) == name
 
@@ -127,9 +127,7 @@ def test_the_installed_command_finds_modules_of_the_current_directory_too(lamps:
 
 
 @pytest.mark.parametrize("address", ["unix:{}/console", "tcp://127.0.0.1:0", "tcp://localhost:0"])
-def test_it_says_where_it_is_ready_in_one_line_and_nothing_else(
-    tmp_path: Path, address: str
-) -> None:
+def test_stdout_has_only_the_ready_line(tmp_path: Path, address: str) -> None:
     with exporter(tmp_path, "--address", address.format(tmp_path)) as server:
         with jumpstarter.connect(server.address) as client, client.timeout(PATIENCE):
             assert client.call("echo", "hello") == "hello"
@@ -169,7 +167,7 @@ def test_tls_listens_with_the_certificate_and_the_key(tmp_path: Path) -> None:
             assert client.call("echo", 1) == 1
 
 
-def test_a_key_may_come_through_a_pipe_as_from_the_command_that_decrypts_it(tmp_path: Path) -> None:
+def test_key_may_come_through_a_pipe(tmp_path: Path) -> None:
     authority = trustme.CA()
     issued = authority.issue_cert("localhost")
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
@@ -205,7 +203,7 @@ def test_tls_asks_clients_for_certificates_of_the_authorities_given(tmp_path: Pa
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the peer's uid")
-def test_users_are_let_in_by_name_and_by_number(tmp_path: Path) -> None:
+def test_allow_user_accepts_names_and_uids(tmp_path: Path) -> None:
     with exporter(tmp_path, "--allow-user", "nobody", "--allow-user", "12345") as server:
         path = Path(server.address.removeprefix("unix:"))
         assert stat.S_IMODE(path.stat().st_mode) == 0o666
@@ -221,7 +219,9 @@ def test_insecure_lets_it_listen_beyond_loopback(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_threads_bound_the_blocking_methods_that_run_at_once(tmp_path: Path, threads: int) -> None:
+def test_threads_limits_the_blocking_methods_that_run_concurrently(
+    tmp_path: Path, threads: int
+) -> None:
     def meet(client: DriverClient, patience: float) -> bool:
         try:
             client.call("meet", patience)
@@ -240,15 +240,13 @@ def test_threads_bound_the_blocking_methods_that_run_at_once(tmp_path: Path, thr
 
 
 @pytest.mark.parametrize(("level", "is_said"), [("info", True), ("warning", False)])
-def test_the_log_level_decides_what_is_said_on_stderr(
-    tmp_path: Path, level: str, is_said: bool
-) -> None:
+def test_log_level_filters_the_log(tmp_path: Path, level: str, is_said: bool) -> None:
     with exporter(tmp_path, "--log-level", level) as server:
         server.send(signal.SIGTERM)
         assert ("received SIGTERM: shutting down" in server.rest_of_log()) is is_said
 
 
-def test_limits_are_what_is_given_and_otherwise_their_defaults(tmp_path: Path) -> None:
+def test_limit_sets_one_limit_and_leaves_the_others(tmp_path: Path) -> None:
     with (
         exporter(tmp_path, "--limit", "max_depth=3", "--limit", "linger=0.5") as server,
         jumpstarter.connect(server.address) as client,
@@ -260,7 +258,7 @@ def test_limits_are_what_is_given_and_otherwise_their_defaults(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("options", [[], ["--send-tracebacks"]], ids=["not", "sent"])
-def test_tracebacks_are_sent_by_who_says_so(tmp_path: Path, options: list[str]) -> None:
+def test_send_tracebacks_sends_tracebacks(tmp_path: Path, options: list[str]) -> None:
     with exporter(tmp_path, *options) as server, jumpstarter.connect(server.address) as client:
         with pytest.raises(DriverError) as caught:
             client.call("meet", "no number")
@@ -282,7 +280,7 @@ class Chatty(Echo):
 
 
 @pytest.mark.parametrize("stderr", ["unread", "full", "closed"])
-def test_whatever_stderr_is_like_the_exporter_serves_and_ends(
+def test_exporter_serves_and_ends_whatever_stderr_is(
     tmp_path: Path, stderr: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """5 MB of log, from a driver and from calls that fail, go nowhere."""
@@ -301,7 +299,7 @@ def test_whatever_stderr_is_like_the_exporter_serves_and_ends(
         assert server.wait() == 0
 
 
-def test_what_was_logged_last_is_on_stderr_when_the_exporter_has_ended(tmp_path: Path) -> None:
+def test_last_log_lines_are_on_stderr_when_the_exporter_has_ended(tmp_path: Path) -> None:
     with exporter(tmp_path) as server:
         server.send(signal.SIGTERM)
         assert server.wait() == 0
@@ -312,7 +310,7 @@ def test_what_was_logged_last_is_on_stderr_when_the_exporter_has_ended(tmp_path:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_lets_running_calls_finish_and_takes_no_more(
+def test_first_signal_lets_running_calls_finish_and_refuses_others(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     with (
@@ -389,7 +387,7 @@ def test_a_second_signal_cancels_the_calls_and_still_closes_the_drivers(
         assert log.index("a held call was cancelled") < log.index("closed")
 
 
-def test_no_signal_cuts_the_closing_of_a_driver_short(tmp_path: Path) -> None:
+def test_signals_do_not_interrupt_the_close_of_a_driver(tmp_path: Path) -> None:
     with exporter(tmp_path, driver="exporter_process:SlowToClose") as server:
         server.send(signal.SIGTERM)
         server.until_logged("closing")
@@ -447,7 +445,7 @@ def test_ctrl_c_while_the_driver_is_made_is_quiet(lamps: Path) -> None:
         (["lamps:Lamp", "--token-file", "binary"], "cannot read --token-file binary"),
     ],
 )
-def test_what_cannot_be_served_is_one_line_on_stderr_and_exit_code_2(
+def test_setup_error_is_one_line_on_stderr_and_exit_code_2(
     lamps: Path, arguments: list[str], said: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (lamps / "empty").write_text("\n")
@@ -531,7 +529,7 @@ def pems(lamps: Path) -> Path:
         ("tcp://localhost:0", "--tls-client-ca one.pem", "--tls-client-ca is for tls://"),
     ],
 )
-def test_what_is_wrong_with_tls_is_one_line_that_names_the_option(
+def test_tls_error_is_one_line_that_names_the_option(
     pems: Path, address: str, options: str, said: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert pems == Path.cwd()
@@ -541,7 +539,7 @@ def test_what_is_wrong_with_tls_is_one_line_that_names_the_option(
     assert stderr.count("\n") == 1
 
 
-def test_nobody_is_asked_for_a_passphrase_at_the_terminal(pems: Path) -> None:
+def test_no_passphrase_is_asked_for_at_the_terminal(pems: Path) -> None:
     """It has one, where OpenSSL would ask."""
     at_it = "import os, sys; os.login_tty(0); os.execv(sys.argv[1], sys.argv[1:])"
     command = [sys.executable, "-c", at_it]
@@ -571,7 +569,7 @@ def warnings_of(directory: Path, *options: str) -> list[str]:
     return [line.partition(" WARNING ")[2] for line in log if " WARNING " in line]
 
 
-def test_a_port_that_every_user_of_the_machine_reaches_is_warned_of(tmp_path: Path) -> None:
+def test_port_that_all_local_users_reach_is_a_warning(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.touch(0o600)
     token.write_text("x" * 16)
@@ -591,7 +589,7 @@ def test_a_port_that_every_user_of_the_machine_reaches_is_warned_of(tmp_path: Pa
         ("x" * 16, 0o400, []),
     ],
 )
-def test_a_token_that_is_no_secret_is_warned_of(
+def test_weak_or_readable_token_is_a_warning(
     tmp_path: Path, token: str, mode: int, expected: list[str]
 ) -> None:
     file = tmp_path / "token"
@@ -604,7 +602,7 @@ def test_a_token_that_is_no_secret_is_warned_of(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the peer's uid")
-def test_users_who_cannot_get_to_the_socket_are_warned_of() -> None:
+def test_socket_that_allowed_users_cannot_reach_is_a_warning() -> None:
     place = Path(tempfile.mkdtemp(prefix="cli-"))
     try:
         (place / "inner").mkdir(0o755)
@@ -669,7 +667,7 @@ class Needy(Lamp):  # the needy class
         ("wants", "TypeError: wants() missing 1 required", "# the function itself"),
     ],
 )
-def test_what_a_factory_raises_is_told_with_its_file_and_line(
+def test_error_of_a_factory_has_its_file_and_line(
     lamps: Path, name: str, said: str, line: str
 ) -> None:
     file = lamps / "faulty.py"
@@ -700,9 +698,7 @@ def test_serve_shows_no_frames_of_the_import_system(lamps: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line"), [("x = 1\ny = (\n", 2), ("x = 1\n\nimport no_such_module\n", 3)]
 )
-def test_what_keeps_a_module_from_being_imported_is_told_with_its_file_and_line(
-    lamps: Path, text: str, line: int
-) -> None:
+def test_import_error_has_its_file_and_line(lamps: Path, text: str, line: int) -> None:
     file = lamps / "faulty.py"
     file.write_text(text)
     result = run_serve("faulty:make", cwd=lamps)
@@ -738,7 +734,7 @@ def test_an_option_out_of_range_is_refused(
     assert f"argument {option}" in capsys.readouterr().err
 
 
-def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as info:
         main(["--version"])
     assert info.value.code == 0

@@ -175,7 +175,7 @@ TRUE = {"fail": 7, "slow": 7, "kill": -9}
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("parent", ["plain", "all blocked", "SIGPIPE default"])
-def test_a_command_in_a_program_of_somebody_elses_starts_clean(lab: Path, parent: str) -> None:
+def test_command_starts_clean_within_another_program(lab: Path, parent: str) -> None:
     told, state, _ = run_in_process(lab, PARENTS[parent] or "pass")
     assert told == TRUE
     blocked, ignored = json.loads(state)
@@ -183,7 +183,7 @@ def test_a_command_in_a_program_of_somebody_elses_starts_clean(lab: Path, parent
 
 
 @pytest.mark.parametrize("moment", ["before", "within"])
-def test_where_sigchld_is_ignored_a_command_is_not_run(lab: Path, moment: str) -> None:
+def test_command_is_not_started_while_sigchld_is_ignored(lab: Path, moment: str) -> None:
     told, _, log = run_in_process(lab, **{moment: PARENTS["SIGCHLD ignored"]})
     for text in told.values():
         assert text.startswith("DriverChildProcessError: ")
@@ -211,7 +211,7 @@ def test_an_exit_code_that_another_thread_takes_is_an_error_and_never_0(lab: Pat
 # --------------------------------------------------------------------------------------- SIGHUP
 
 
-def test_a_hangup_drains_as_sigterm_does(lab: Path) -> None:
+def test_sighup_drains_as_sigterm_does(lab: Path) -> None:
     with (
         exporter(lab, "--grace", LONG) as server,
         jumpstarter.connect(server.address) as client,
@@ -229,7 +229,7 @@ def test_a_hangup_drains_as_sigterm_does(lab: Path) -> None:
     assert not (lab / "socket").exists()
 
 
-def test_sigterm_behind_a_hangup_cancels_the_calls(lab: Path) -> None:
+def test_sigterm_after_sighup_cancels_the_calls(lab: Path) -> None:
     with (
         exporter(lab, "--grace", LONG) as server,
         jumpstarter.connect(server.address) as client,
@@ -244,7 +244,7 @@ def test_sigterm_behind_a_hangup_cancels_the_calls(lab: Path) -> None:
         assert server.wait() == 143
 
 
-def test_under_nohup_a_hangup_does_nothing(lab: Path) -> None:
+def test_sighup_has_no_effect_under_nohup(lab: Path) -> None:
     ignore = prefix("signal.signal(signal.SIGHUP, signal.SIG_IGN)")
     with (
         exporter(lab, prefix=ignore) as server,

@@ -73,14 +73,14 @@ def client(address: str) -> Iterator[DriverClient]:
     ],
     ids=repr,
 )
-def test_a_value_arrives_as_it_left(client: DriverClient, value: Any) -> None:
+def test_value_is_not_changed_on_its_way(client: DriverClient, value: Any) -> None:
     for method in ("echo", "echo_async"):
         result = client.call(method, value)
         assert result == value
         assert type(result) is type(value)
 
 
-def test_not_a_number_arrives_as_that(client: DriverClient) -> None:
+def test_nan_arrives_as_nan(client: DriverClient) -> None:
     assert math.isnan(client.call("echo", math.nan))
 
 
@@ -89,7 +89,7 @@ def test_not_a_number_arrives_as_that(client: DriverClient) -> None:
     [bytes(range(250)) * 200_000, list(range(1_000_000))],
     ids=["50 MB", "a million items"],
 )
-def test_a_large_value_arrives_as_it_left(client: DriverClient, value: Any) -> None:
+def test_large_value_is_not_changed_on_its_way(client: DriverClient, value: Any) -> None:
     assert client.call("echo", value) == value
 
 
@@ -111,13 +111,13 @@ def use_all_ways(address: str, number: int) -> None:
             assert heard == data
 
 
-def test_clients_at_once_do_not_mix(address: str) -> None:
+def test_concurrent_clients_do_not_mix(address: str) -> None:
     with ThreadPoolExecutor(8) as pool:
         for done in [pool.submit(use_all_ways, address, number) for number in range(8)]:
             done.result(PATIENCE)
 
 
-async def test_a_trio_client_does_the_same_in_tasks(address: str) -> None:
+async def test_trio_client_calls_from_several_tasks(address: str) -> None:
     with trio.fail_after(PATIENCE):
         async with connect_async(address) as client, trio.open_nursery() as nursery:
 

@@ -51,19 +51,19 @@ def failure_to_open(driver: Driver) -> OSError:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_a_tcp_server_that_is_not_there_is_named(host: str, free_port: int) -> None:
+def test_missing_tcp_server_is_named(host: str, free_port: int) -> None:
     error = failure_to_open(TcpNetwork(host=host, port=free_port))
     assert error.errno == errno.ECONNREFUSED
     assert isinstance(error, ConnectionRefusedError)
     assert f"no server listens there): 'tcp://{host}:{free_port}'" in str(error)
 
 
-def test_a_host_that_is_unknown_is_named() -> None:
+def test_unknown_host_is_named() -> None:
     error = failure_to_open(TcpNetwork(host="no-such-host.invalid", port=80))
     assert "tcp://no-such-host.invalid:80" in str(error)
 
 
-def test_a_unix_server_that_is_not_there_is_named(dead_socket: str) -> None:
+def test_missing_unix_server_is_named(dead_socket: str) -> None:
     error = failure_to_open(UnixNetwork(path=MISSING))
     assert isinstance(error, FileNotFoundError)
     assert error.errno == errno.ENOENT
@@ -73,7 +73,7 @@ def test_a_unix_server_that_is_not_there_is_named(dead_socket: str) -> None:
     assert f"'unix:{dead_socket}'" in str(error)
 
 
-def test_a_path_that_is_too_long_is_named() -> None:
+def test_too_long_path_is_named() -> None:
     path = "/tmp/" + "x" * 200  # noqa: S108 - nothing is made there
     assert path in str(failure_to_open(UnixNetwork(path=path)))
 
@@ -82,13 +82,13 @@ def test_a_path_that_is_too_long_is_named() -> None:
     ("url", "number"),
     [(MISSING, errno.ENOENT), ("/", errno.EISDIR), ("/dev/null", errno.ENOTTY)],
 )
-def test_a_serial_port_that_is_none_is_named(url: str, number: int) -> None:
+def test_file_that_is_not_a_serial_port_is_named(url: str, number: int) -> None:
     error = failure_to_open(SerialPort(url=url))
     assert error.errno == number
     assert str(error).endswith(f": '{url}'")
 
 
-def test_a_program_that_is_not_there_is_named() -> None:
+def test_missing_program_is_named() -> None:
     with (
         served(Shell(commands={"boot": [MISSING, "now"]})) as client,
         pytest.raises(FileNotFoundError, match=MISSING),
@@ -96,7 +96,7 @@ def test_a_program_that_is_not_there_is_named() -> None:
         cast("ShellClient", client).run("boot")
 
 
-def test_a_storage_that_cannot_be_is_named(tmp_path: Path) -> None:
+def test_unusable_storage_path_is_named(tmp_path: Path) -> None:
     image = tmp_path / "image.img"
     image.write_bytes(b"an image")
     with served(FileStorage(path=MISSING)) as client:
@@ -107,7 +107,7 @@ def test_a_storage_that_cannot_be_is_named(tmp_path: Path) -> None:
             storage.dump(tmp_path / "dump.img")
 
 
-def test_a_local_file_that_cannot_be_is_named(tmp_path: Path) -> None:
+def test_unusable_local_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "image.img").write_bytes(b"an image")
     with served(FileStorage(path=str(tmp_path / "image.img"))) as client:
         storage = cast("StorageClient", client)
@@ -123,7 +123,7 @@ def client() -> Iterator[DriverClient]:
         yield client
 
 
-def test_a_local_port_that_is_taken_is_named(client: DriverClient) -> None:
+def test_local_port_in_use_is_named(client: DriverClient) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with (
@@ -133,7 +133,7 @@ def test_a_local_port_that_is_taken_is_named(client: DriverClient) -> None:
             raise AssertionError
 
 
-def test_a_local_socket_that_cannot_be_is_named(client: DriverClient, dead_socket: str) -> None:
+def test_unusable_local_socket_path_is_named(client: DriverClient, dead_socket: str) -> None:
     for path in (MISSING, dead_socket, "/tmp/" + "x" * 200):  # noqa: S108 - as above
         with (
             pytest.raises(OSError, match=path),

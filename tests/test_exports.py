@@ -96,7 +96,7 @@ def order(name: str) -> tuple[int, str]:
     return 0 if name.isupper() else 1 if name[0].isupper() else 2, name
 
 
-def test_the_public_modules_are_those_that_are_meant_to_be() -> None:
+def test_public_modules_are_the_intended_ones() -> None:
     others = {"jumpstarter.cli", "jumpstarter.drivers", "jumpstarter.errors"}
     assert set(PUBLIC) == set(PATHS) | others
 
@@ -104,7 +104,7 @@ def test_the_public_modules_are_those_that_are_meant_to_be() -> None:
 @pytest.mark.parametrize(
     ("path", "name"), [(path, name) for path, names in PATHS.items() for name in names]
 )
-def test_what_users_import_is_there(path: str, name: str) -> None:
+def test_public_names_can_be_imported(path: str, name: str) -> None:
     module = importlib.import_module(path)
     assert name in module.__all__
     found = getattr(module, name)
@@ -113,14 +113,14 @@ def test_what_users_import_is_there(path: str, name: str) -> None:
 
 
 @every_public_module
-def test_all_names_each_thing_once_in_order(module: ModuleType) -> None:
+def test_all_lists_each_name_once_in_order(module: ModuleType) -> None:
     names = getattr(module, "__all__", [])
     assert names == sorted(set(names), key=order)
     assert [name for name in names if not hasattr(module, name)] == []
 
 
 @every_public_module
-def test_all_names_everything(module: ModuleType) -> None:
+def test_all_lists_every_public_name(module: ModuleType) -> None:
     shown = set()
     for name, value in vars(module).items():
         where = getattr(value, "__module__", "")
@@ -154,5 +154,5 @@ def test_everything_public_has_a_docstring(module: ModuleType) -> None:
     assert [it for name, thing in offers.items() for it in without_words(name, thing)] == []
 
 
-def test_the_package_says_that_it_is_typed() -> None:
+def test_package_is_marked_as_typed() -> None:
     assert (Path(jumpstarter.__path__[0]) / "py.typed").exists()

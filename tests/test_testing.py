@@ -55,7 +55,7 @@ def test_children_are_attributes() -> None:
         assert client.child.call("echo", 1) == 1
 
 
-def test_drivers_are_reset_at_first_and_reset_and_closed_at_last() -> None:
+def test_drivers_are_reset_first_and_reset_and_closed_last() -> None:
     log: list[str] = []
     child = Recorder(name="child", log=log)
     with client_for(Recorder(name="root", log=log, children={"child": child})):
@@ -63,7 +63,7 @@ def test_drivers_are_reset_at_first_and_reset_and_closed_at_last() -> None:
     assert log[2:] == ["reset root", "reset child", "close root", "close child"]
 
 
-def test_what_the_body_raises_comes_out_as_it_is_after_the_close() -> None:
+def test_exception_of_the_body_is_not_changed_and_raised_after_the_close() -> None:
     log: list[str] = []
     with (
         pytest.raises(AssertionError, match="the test failed"),
@@ -73,7 +73,7 @@ def test_what_the_body_raises_comes_out_as_it_is_after_the_close() -> None:
     assert log[-1] == "close root"
 
 
-def test_errors_are_those_of_a_connection_and_say_where_the_driver_raised() -> None:
+def test_errors_are_those_of_a_connection_and_show_where_the_driver_raised() -> None:
     with client_for(Clock()) as client:
         with pytest.raises(DriverInvalidArgument, match="this is why") as info:
             client.call("fail")
@@ -100,12 +100,12 @@ def test_a_tree_that_cannot_be_served_is_refused() -> None:
         (lambda: 5, "what is to be served is a int, not a Driver"),
     ],
 )
-def test_who_gives_a_class_is_told_to_give_an_instance(make: Any, told: str) -> None:
+def test_class_instead_of_an_instance_is_refused_with_a_hint(make: Any, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told), client_for(make()):
         raise AssertionError("unreachable")
 
 
-def test_limits_are_those_of_both_sides() -> None:
+def test_limits_apply_to_both_sides() -> None:
     limits = Limits(max_message=100_000, max_frame=10_000, max_pending=100_000)
     with client_for(Echo(), limits=limits) as client:
         with pytest.raises(DriverError):
@@ -116,7 +116,7 @@ def test_limits_are_those_of_both_sides() -> None:
 # --- Trio ---
 
 
-async def test_the_async_client_does_the_same_in_the_callers_loop() -> None:
+async def test_async_client_runs_in_the_callers_loop() -> None:
     with trio.fail_after(30):
         async with client_for_async(Plain(children={"child": Echo()})) as client:
             assert await client.child.call_async("echo_async", 1) == 1
@@ -127,7 +127,7 @@ async def test_the_async_client_does_the_same_in_the_callers_loop() -> None:
                 assert await stream.receive_some() == b"hello"
 
 
-async def test_an_hour_passes_at_once_under_a_mock_clock(
+async def test_an_hour_takes_no_time_under_a_mock_clock(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     started = autojump_clock.current_time()
@@ -139,7 +139,7 @@ async def test_an_hour_passes_at_once_under_a_mock_clock(
     assert autojump_clock.current_time() == started + 3660
 
 
-async def test_no_clock_cuts_the_close_of_a_driver_short(
+async def test_mock_clock_does_not_interrupt_the_close_of_a_driver(
     autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - it is enough that it is there
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -162,7 +162,7 @@ async def test_a_cancelled_test_still_closes_its_driver() -> None:
 # --- the fixture ---
 
 
-def test_the_module_works_where_there_is_no_pytest() -> None:
+def test_module_works_without_pytest() -> None:
     script = """
 import sys
 sys.modules["pytest"] = None

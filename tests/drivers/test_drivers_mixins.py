@@ -53,14 +53,14 @@ class ConsoleOfTheOther(Console):
 
 
 @pytest.mark.parametrize("driver", [Console, ConsoleOfTheOther])
-def test_connect_opens_the_stream_of_that_name(driver: type[Console]) -> None:
+def test_connect_opens_the_stream_named_connect(driver: type[Console]) -> None:
     with client_for(driver()) as client, client.connect() as stream:
         assert isinstance(stream, BlockingStream)
         stream.send(b"hello")
         assert stream.receive() == b"hello"
 
 
-def test_another_stream_is_connected_by_its_name() -> None:
+def test_connect_opens_another_stream_by_name() -> None:
     with client_for(Console()) as client, client.connect("banner") as stream:
         assert stream.receive() == b"ready"
         with pytest.raises(EndOfStream):

@@ -59,7 +59,7 @@ def unix() -> Iterator[Driver]:
 
 
 @pytest.mark.parametrize("made", [tcp, unix])
-def test_a_server_beside_the_exporter_is_reached(
+def test_network_client_reaches_a_server_near_the_exporter(
     made: Callable[[], AbstractContextManager[Driver]],
 ) -> None:
     with made() as driver, served(driver) as client:
@@ -79,7 +79,7 @@ def test_a_server_beside_the_exporter_is_reached(
             assert connection.recv(100) == b"HELLO"
 
 
-def test_an_address_is_said_as_the_exporter_knows_it() -> None:
+def test_address_is_the_one_that_the_exporter_uses() -> None:
     drivers = {
         "tcp://board:80": TcpNetwork(host="board", port=80),
         "tcp://[::1]:80": TcpNetwork(host="::1", port=80),
@@ -90,7 +90,7 @@ def test_an_address_is_said_as_the_exporter_knows_it() -> None:
             assert cast("NetworkClient", client).address() == expected
 
 
-def test_a_server_that_is_not_there_is_an_error() -> None:
+def test_missing_server_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with (

@@ -14,7 +14,7 @@ from jumpstarter.drivers.composite import Composite, CompositeClient
 from jumpstarter.drivers.power import MockPower, PowerClient, PowerInterface, PowerReading
 
 
-def test_a_switch_is_what_it_was_last_told() -> None:
+def test_mock_power_keeps_its_last_state() -> None:
     driver = MockPower()
     with served(driver) as client:
         power = cast("PowerClient", client)
@@ -25,7 +25,7 @@ def test_a_switch_is_what_it_was_last_told() -> None:
         assert driver.log == ["on", "off", "off"]
 
 
-def test_a_cycle_is_off_and_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cycle_switches_off_and_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = MockPower()
     waits: list[tuple[float, list[str]]] = []
     monkeypatch.setattr(time, "sleep", lambda seconds: waits.append((seconds, list(driver.log))))
@@ -35,7 +35,7 @@ def test_a_cycle_is_off_and_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (2.0, ["off"]) in waits
 
 
-def test_readings_come_as_long_as_they_are_asked_for() -> None:
+def test_read_yields_readings_until_the_client_stops() -> None:
     with served(MockPower(voltage=5.0, current=0.2)) as client:
         power = cast("PowerClient", client)
         power.on()
@@ -46,14 +46,14 @@ def test_readings_come_as_long_as_they_are_asked_for() -> None:
         assert next(power.read()) == PowerReading(voltage=0.0, current=0.0)
 
 
-def test_it_is_off_again_once_a_session_has_ended() -> None:
+def test_mock_power_is_off_after_a_session() -> None:
     driver = MockPower()
     with served(driver) as client:
         cast("PowerClient", client).on()
     assert not driver.is_on
 
 
-def test_an_interface_that_is_not_filled_in_cannot_be_used() -> None:
+def test_incomplete_power_interface_cannot_be_instantiated() -> None:
     class Half(PowerInterface, Driver):
         @export
         def on(self) -> None:
@@ -63,7 +63,7 @@ def test_an_interface_that_is_not_filled_in_cannot_be_used() -> None:
         Half()  # type: ignore[abstract]
 
 
-def test_a_composite_is_its_children() -> None:
+def test_composite_client_has_its_children_as_attributes() -> None:
     power = MockPower()
     with served(Composite(children={"board": Composite(children={"power": power})})) as client:
         assert isinstance(client, CompositeClient)

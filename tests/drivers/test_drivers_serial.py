@@ -46,7 +46,7 @@ def read(descriptor: int, count: int) -> bytes:
     return data
 
 
-def test_a_port_carries_every_byte_as_it_is(line: tuple[int, str]) -> None:
+def test_serial_port_carries_all_byte_values_unchanged(line: tuple[int, str]) -> None:
     board, path = line
     with served(SerialPort(url=path)) as client:
         assert isinstance(client, SerialClient)
@@ -58,14 +58,14 @@ def test_a_port_carries_every_byte_as_it_is(line: tuple[int, str]) -> None:
             assert heard(stream, 256) == bytes(range(256))
 
 
-def test_what_was_sent_last_reaches_the_board(line: tuple[int, str]) -> None:
+def test_serial_port_delivers_the_last_bytes_before_it_closes(line: tuple[int, str]) -> None:
     board, path = line
     with served(SerialPort(url=path)) as client, client.stream() as stream:
         stream.send(b"reboot\n")
     assert read(board, 7) == b"reboot\n"
 
 
-def test_a_port_is_for_one_client_at_a_time(line: tuple[int, str]) -> None:
+def test_serial_port_refuses_a_second_client(line: tuple[int, str]) -> None:
     with served(SerialPort(url=line[1])) as client:
         first = client.open_stream()
         with pytest.raises(DriverOSError, match="in use by another client"):
@@ -81,7 +81,7 @@ def test_serial_port_accepts_a_path_object(line: tuple[int, str]) -> None:
         client.open_stream().close()
 
 
-def test_a_port_that_is_not_there_is_named() -> None:
+def test_missing_serial_port_is_named_in_the_error() -> None:
     with (
         served(SerialPort(url="/dev/no-such-port")) as client,
         pytest.raises(DriverOSError, match="/dev/no-such-port"),
@@ -102,7 +102,7 @@ def test_a_board_that_hangs_up_breaks_the_stream() -> None:
             stream.close()
 
 
-def test_a_console_can_be_expected(line: tuple[int, str]) -> None:
+def test_serial_client_supports_pexpect(line: tuple[int, str]) -> None:
     board, path = line
     with served(SerialPort(url=path)) as client:
         assert isinstance(client, SerialClient)
@@ -113,7 +113,7 @@ def test_a_console_can_be_expected(line: tuple[int, str]) -> None:
             assert read(board, 5) == b"root\n"
 
 
-def test_a_port_without_a_descriptor_is_used_in_threads() -> None:
+def test_serial_port_without_a_descriptor_uses_threads() -> None:
     with served(SerialPort(url="loop://", baudrate=1_000_000)) as client:
         with client.stream() as stream:
             data = os.urandom(20_000)
@@ -126,7 +126,7 @@ def test_a_port_without_a_descriptor_is_used_in_threads() -> None:
         client.open_stream().close()
 
 
-def test_one_that_takes_no_more_does_not_keep_a_cancelled_stream_open() -> None:
+def test_blocked_write_does_not_keep_a_cancelled_stream_open() -> None:
     with served(SerialPort(url="loop://", baudrate=1_000_000)) as client:
         stream = client.open_stream()
         with pytest.raises(DriverTimeoutError), client.timeout(0.5):
@@ -134,7 +134,7 @@ def test_one_that_takes_no_more_does_not_keep_a_cancelled_stream_open() -> None:
         stream.close()
 
 
-def test_without_pyserial_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pyserial_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "serial", None)
     with (
         served(SerialPort(url="loop://")) as client,
@@ -144,7 +144,7 @@ def test_without_pyserial_it_says_what_to_install(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-def test_a_forwarded_port_is_free_once_its_program_quits_though_the_board_is_silent(
+def test_forwarded_port_is_free_after_its_program_quits_even_if_the_board_is_silent(
     kind: str, line: tuple[int, str]
 ) -> None:
     board, path = line

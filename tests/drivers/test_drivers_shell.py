@@ -31,7 +31,7 @@ def python(script: str) -> list[str]:
     return [sys.executable, "-I", "-c", script]
 
 
-def test_a_command_is_run_by_its_name() -> None:
+def test_shell_runs_commands_by_name() -> None:
     script = "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"
     with served(Shell(commands={"try": python(script), "true": ["true"]})) as client:
         shell = cast("ShellClient", client)
@@ -43,7 +43,7 @@ def test_a_command_is_run_by_its_name() -> None:
 
 
 @pytest.mark.parametrize("name", ["reboot; id", "", "true --help", "../true", "/bin/true"])
-def test_only_what_was_configured_is_run(name: str) -> None:
+def test_shell_runs_only_configured_commands(name: str) -> None:
     with (
         served(Shell(commands={"true": ["true"]})) as client,
         pytest.raises(DriverInvalidArgument, match="there are: true"),
@@ -51,7 +51,7 @@ def test_only_what_was_configured_is_run(name: str) -> None:
         cast("ShellClient", client).run(name)
 
 
-def test_no_argument_of_a_clients_reaches_a_command() -> None:
+def test_shell_passes_no_client_arguments_to_a_command() -> None:
     with served(Shell(commands={"true": ["true"]})) as client:
         with pytest.raises(DriverInvalidArgument):
             client.call("run", "true", "--help")
@@ -59,7 +59,7 @@ def test_no_argument_of_a_clients_reaches_a_command() -> None:
             client.call("run", ["true"])
 
 
-def test_no_shell_reads_a_command(tmp_path: Path) -> None:
+def test_shell_runs_commands_without_a_shell(tmp_path: Path) -> None:
     words = f"$(touch {tmp_path}/made); `id` > {tmp_path}/made"
     with served(Shell(commands={"echo": ["echo", words]})) as client:
         assert cast("ShellClient", client).run("echo").stdout.decode() == f"{words}\n"
@@ -67,12 +67,12 @@ def test_no_shell_reads_a_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["echo hello", [], [1], [["echo"]], 7])
-def test_what_is_no_list_of_words_is_refused_when_it_is_configured(command: Any) -> None:
+def test_shell_refuses_commands_that_are_not_lists_of_words(command: Any) -> None:
     with pytest.raises((ConfigurationError, TypeError), match=r"list of the program|iterable"):
         Shell(commands={"it": command})
 
 
-def test_a_program_that_is_not_there_is_an_error() -> None:
+def test_shell_reports_a_missing_program() -> None:
     with (
         served(Shell(commands={"it": ["/no/such/program"]})) as client,
         pytest.raises(DriverOSError, match="/no/such/program"),
@@ -80,7 +80,7 @@ def test_a_program_that_is_not_there_is_an_error() -> None:
         cast("ShellClient", client).run("it")
 
 
-def test_output_beyond_the_limit_is_dropped_and_said_to_be() -> None:
+def test_shell_truncates_output_beyond_the_limit_and_reports_it() -> None:
     script = "print('x' * 100_000)"
     with served(Shell(commands={"it": python(script)}, max_output=1000)) as client:
         result = cast("ShellClient", client).run("it")
@@ -89,7 +89,7 @@ def test_output_beyond_the_limit_is_dropped_and_said_to_be() -> None:
     assert result.truncated
 
 
-def test_a_command_that_takes_too_long_has_ended_with_what_it_has_started(tmp_path: Path) -> None:
+def test_cancelled_command_ends_with_its_children(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     script = (
         "import os, subprocess, time\n"
@@ -121,7 +121,7 @@ def _has_ended(pid: int) -> bool:
     return False
 
 
-def test_a_command_that_leaves_its_output_to_another_is_not_waited_for() -> None:
+def test_shell_does_not_wait_for_children_that_hold_the_output_open() -> None:
     script = "import subprocess; subprocess.Popen(['sleep', '3']); print('started')"
     with served(Shell(commands={"it": python(script)})) as client:
         begin = time.monotonic()
@@ -131,7 +131,7 @@ def test_a_command_that_leaves_its_output_to_another_is_not_waited_for() -> None
         assert time.monotonic() - begin < 3
 
 
-def test_what_a_command_has_started_is_killed_where_it_ignores_that_it_shall_end(
+def test_children_of_a_command_that_ignore_sigterm_are_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jumpstarter.drivers.shell._TERM_GRACE", 0.2)

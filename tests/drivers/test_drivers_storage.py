@@ -59,7 +59,7 @@ def test_an_image_is_flashed_and_dumped(
         assert client.size() == 0
 
 
-def test_an_image_that_is_cut_short_leaves_what_was_there(image: Path, card: Path) -> None:
+def test_interrupted_image_leaves_the_old_file(image: Path, card: Path) -> None:
     card.write_bytes(b"old")
 
     def fail(done: int, total: int | None) -> None:
@@ -81,13 +81,13 @@ def test_an_image_that_is_too_large_is_refused(image: Path, card: Path) -> None:
     assert list(card.parent.iterdir()) == []
 
 
-def test_what_is_not_there_cannot_be_dumped(card: Path, tmp_path: Path) -> None:
+def test_dump_of_a_missing_image_is_an_error(card: Path, tmp_path: Path) -> None:
     with storage(card) as client, pytest.raises(DriverOSError, match=r"card\.img"):
         client.dump(tmp_path / "dump")
     assert not (tmp_path / "dump").exists()
 
 
-def test_a_device_is_written_as_it_is(image: Path) -> None:
+def test_device_is_written_in_place(image: Path) -> None:
     with storage(Path("/dev/null")) as client, pytest.raises(DriverError, match="Invalid arg"):
         client.flash(image)  # all was written; but what is no medium cannot be synced
     assert Path("/dev/null").is_char_device()
@@ -114,7 +114,7 @@ def test_an_image_can_be_fetched_by_the_exporter(
     assert card.read_bytes() == IMAGE
 
 
-def test_a_dump_knows_how_much_will_come(card: Path, tmp_path: Path) -> None:
+def test_dump_reports_its_total_size(card: Path, tmp_path: Path) -> None:
     card.write_bytes(IMAGE)
     told: list[tuple[int, int | None]] = []
     with storage(card) as client:
@@ -124,7 +124,7 @@ def test_a_dump_knows_how_much_will_come(card: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["ftp://host/image.img", "s3+x://bucket/image.img"])
-def test_a_url_of_another_kind_is_refused_before_anything_is_sent(card: Path, url: str) -> None:
+def test_url_with_another_scheme_is_refused_before_anything_is_sent(card: Path, url: str) -> None:
     with (
         storage(card) as client,
         pytest.raises(ArgumentError, match=r"only http:// and https:// URLs can"),
@@ -133,7 +133,7 @@ def test_a_url_of_another_kind_is_refused_before_anything_is_sent(card: Path, ur
     assert list(card.parent.iterdir()) == []
 
 
-def test_an_image_keeps_its_link_and_its_permissions(image: Path, card: Path) -> None:
+def test_image_keeps_the_link_and_the_permissions(image: Path, card: Path) -> None:
     card.write_bytes(b"old")
     card.chmod(0o600)
     link = card.with_name("link")
@@ -145,7 +145,7 @@ def test_an_image_keeps_its_link_and_its_permissions(image: Path, card: Path) ->
     assert stat.S_IMODE(card.stat().st_mode) == 0o600
 
 
-def test_an_image_may_have_as_long_a_name_as_any_file(image: Path, card: Path) -> None:
+def test_image_may_have_the_longest_file_name(image: Path, card: Path) -> None:
     path = card.with_name("ä" * 127)
     with storage(path) as client:
         client.flash(image)

@@ -129,7 +129,9 @@ def test_another_driver_of_the_exporter_is_refused(path: str) -> None:
 
 
 @as_anyone
-def test_a_driver_of_another_process_is_refused_and_told_by_which(path: str, user: str) -> None:
+def test_driver_in_another_process_is_refused_with_the_id_of_the_holder(
+    path: str, user: str
+) -> None:
     with (
         served(SerialPort(url=path)) as client,
         client.stream(),
@@ -176,7 +178,7 @@ def test_a_driver_is_refused_while_a_program_has_a_lock(path: str, how: str, use
 
 
 @as_root
-def test_a_driver_that_is_not_roots_is_refused_by_a_program_that_has_excluded_others(
+def test_driver_without_root_is_refused_while_a_program_has_tiocexcl(
     path: str,
 ) -> None:
     with program("excl", path, NOBODY), program("driver", path, NOBODY) as it:
@@ -184,7 +186,7 @@ def test_a_driver_that_is_not_roots_is_refused_by_a_program_that_has_excluded_ot
         assert "the port is in use by" in it.said
 
 
-def test_a_program_that_locks_is_refused_while_a_driver_has_the_port(path: str) -> None:
+def test_program_that_takes_flock_is_refused_while_a_driver_has_the_port(path: str) -> None:
     with served(SerialPort(url=path)) as client:
         with client.stream(), program("flock", path) as it:
             assert it.said.startswith(f"errno {errno.EAGAIN}: ")
@@ -193,7 +195,7 @@ def test_a_program_that_locks_is_refused_while_a_driver_has_the_port(path: str) 
 
 
 @as_root
-def test_a_program_that_does_not_lock_is_refused_unless_it_is_roots(path: str) -> None:
+def test_program_without_flock_is_refused_unless_it_is_root(path: str) -> None:
     with served(SerialPort(url=path)) as client:
         with client.stream():
             with program("open", path, NOBODY) as it:
@@ -204,7 +206,7 @@ def test_a_program_that_does_not_lock_is_refused_unless_it_is_roots(path: str) -
             assert it.said == "held"
 
 
-def test_being_refused_changes_nothing_for_the_one_who_has_the_port(path: str) -> None:
+def test_refused_driver_does_not_change_the_settings_of_the_port(path: str) -> None:
     with served(SerialPort(url=path, baudrate=9600)) as client, client.stream():
         line = os.open(path, os.O_RDWR | os.O_NOCTTY)
         before = termios.tcgetattr(line)
@@ -223,7 +225,7 @@ def is_free(path: str, user: str) -> bool:
 
 
 @as_anyone
-def test_the_port_is_free_once_its_stream_is_closed(path: str, user: str) -> None:
+def test_port_is_free_after_its_stream_is_closed(path: str, user: str) -> None:
     with served(SerialPort(url=path)) as client:
         client.open_stream().close()
         assert is_free(path, user)
@@ -232,7 +234,7 @@ def test_the_port_is_free_once_its_stream_is_closed(path: str, user: str) -> Non
 
 @as_anyone
 @pytest.mark.parametrize("how", ["driver", "forking", "flock"])
-def test_the_port_is_free_once_its_holder_was_killed(path: str, how: str, user: str) -> None:
+def test_port_is_free_after_its_holder_was_killed(path: str, how: str, user: str) -> None:
     with program(how, path) as it:
         assert it.said == "held"
         it.process.kill()
@@ -255,7 +257,7 @@ def test_guard_outlasts_the_signals_by_which_a_service_manager_ends_a_service(pa
         assert is_free(path, NOBODY if os.geteuid() == 0 else "")
 
 
-def test_a_program_that_was_killed_and_had_excluded_others_keeps_nothing_from_root(
+def test_tiocexcl_of_a_killed_program_does_not_stop_root(
     unopened: str,
 ) -> None:
     """The kernel forgets TIOCEXCL of a pseudo-terminal with its other end only."""
@@ -299,7 +301,7 @@ def test_the_guard_of_a_port_ends_with_its_stream(path: str) -> None:
         ("frozen", True),
     ],
 )
-def test_a_guard_that_cannot_be_is_missed_in_the_log_only(
+def test_missing_guard_is_only_logged(
     path: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

@@ -66,9 +66,7 @@ def read(descriptor: int, count: int) -> bytes:
 
 
 @pytest.mark.parametrize("option", ["", "&all"])
-def test_a_spy_records_what_goes_either_way(
-    line: tuple[int, str], tmp_path: Path, option: str
-) -> None:
+def test_spy_records_both_directions(line: tuple[int, str], tmp_path: Path, option: str) -> None:
     board, path = line
     log = tmp_path / "log"
     with opened(f"spy://{path}?file={log}{option}") as stream:
@@ -114,7 +112,9 @@ def test_a_wrapper_carries_every_byte(line: tuple[int, str], url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["{}", *WRAPPED])
-def test_a_send_to_a_board_that_takes_nothing_can_be_ended(line: tuple[int, str], url: str) -> None:
+def test_send_to_a_board_that_reads_nothing_can_be_cancelled(
+    line: tuple[int, str], url: str
+) -> None:
     _, path = line
     with served(SerialPort(url=url.format(path))) as client:
         stream = client.open_stream()
@@ -163,7 +163,7 @@ def test_a_socket_carries_every_byte() -> None:
     board.close()
 
 
-def test_a_socket_that_ends_breaks_the_stream_behind_its_last_bytes() -> None:
+def test_socket_that_ends_breaks_the_stream_after_its_last_bytes() -> None:
     with board_on_tcp() as (url, listener), served(SerialPort(url=url)) as client:
         stream = client.open_stream()
         board, _ = listener.accept()
@@ -177,7 +177,7 @@ def test_a_socket_that_ends_breaks_the_stream_behind_its_last_bytes() -> None:
                 stream.close()
 
 
-def test_a_send_to_a_socket_that_takes_nothing_can_be_ended() -> None:
+def test_send_to_a_socket_that_reads_nothing_can_be_cancelled() -> None:
     with board_on_tcp() as (url, listener), served(SerialPort(url=url)) as client:
         stream = client.open_stream()
         board, _ = listener.accept()
@@ -187,7 +187,7 @@ def test_a_send_to_a_socket_that_takes_nothing_can_be_ended() -> None:
             stream.close()
 
 
-def test_a_board_that_is_not_there_is_named() -> None:
+def test_missing_board_is_named_in_the_error() -> None:
     with board_on_tcp() as (url, _):
         pass
     with served(SerialPort(url=url)) as client, pytest.raises(OSError, match=url):
@@ -247,14 +247,14 @@ class Odd(serial.SerialBase):
 
 @pytest.mark.parametrize("most", [1, 100, 1024])
 @timed()
-async def test_a_port_that_takes_little_gets_it_all(most: int) -> None:
+async def test_port_with_short_writes_gets_all_bytes(most: int) -> None:
     port = Odd(int, most)
     await stream_of(port).send_all(DATA[:3000])
     assert port.taken == DATA[:3000]
 
 
 @timed()
-async def test_a_port_that_returns_nothing_has_taken_all() -> None:
+async def test_port_whose_write_returns_none_has_written_all() -> None:
     port = Odd(lambda _: None, 10**6)  # as that of cp2110://
     await stream_of(port).send_all(DATA)
     assert port.taken == DATA

@@ -173,7 +173,7 @@ class Steps:
         self._held: _Step[Any] | None = None  # the one that was abandoned
 
     @property
-    def reserved_bytes(self) -> bool:
+    def is_hanging(self) -> bool:
         """True while the kernel holds a thread that was abandoned here."""
         return self._held is not None and not self._held.ended
 

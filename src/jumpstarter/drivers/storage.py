@@ -125,7 +125,7 @@ class FileStorage(Driver):
         Raises:
             OSError: An earlier call's thread has not returned (EBUSY).
         """
-        self._hung = [steps for steps in self._hung if steps.reserved_bytes]
+        self._hung = [steps for steps in self._hung if steps.is_hanging]
         if self._hung:
             text = "an earlier operation hangs in the exporter's system; try again once it is back"
             raise OSError(errno.EBUSY, text, self.path)
@@ -133,7 +133,7 @@ class FileStorage(Driver):
         try:
             yield steps
         finally:
-            if steps.reserved_bytes:
+            if steps.is_hanging:
                 self._hung.append(steps)
 
 
