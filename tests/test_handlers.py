@@ -1,7 +1,7 @@
-"""What a signal handler raises is raised as it is, wherever in the encoding or decoding it strikes.
+"""An exception of a signal handler propagates unchanged, also from within encoding and decoding.
 
-The signals are real, and come when chance says. Each must reach the code that it has interrupted:
-none is taken for a fault of the value, nor swallowed by the search for one.
+The signals are real, and arrive at random times. Each exception must reach the code that it has
+interrupted: it is never reported as an encoding error, nor swallowed by the search for its cause.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ class Alarm(Exception):
 
 
 class ValueAlarm(ValueError):
-    """The same, of a class that msgspec and pydantic catch."""
+    """Raised by a handler; msgspec and pydantic catch its base class."""
 
 
 class TypeAlarm(TypeError):
-    """The same, of the class that an encoder raises."""
+    """Raised by a handler; encoders raise its base class."""
 
 
 class Model(pydantic.BaseModel):
-    # No path: pydantic itself swallows what a handler raises while it looks what kind one is.
+    # No path: pydantic swallows exceptions of handlers while it looks up the kind of a path.
     numbers: list[int]
 
     @pydantic.field_serializer("numbers")
@@ -78,7 +78,7 @@ class Checked:
 
 
 class Unsendable:
-    """Of no form on the wire."""
+    """Cannot be sent."""
 
 
 MODEL: Final = Model(numbers=[1, 2])
@@ -90,38 +90,38 @@ PLAIN: Final = [{"numbers": [1, 2]}] * 5
 ENCODED: Final = bytes(encode_value([{"numbers": list(range(50))}] * 5, b""))
 
 
-def _told(error: type[Exception], text: str, function: Callable[[], object]) -> None:
-    """Fail unless exactly this error says exactly this."""
-    told = ""
+def _check_error(error: type[Exception], text: str, function: Callable[[], object]) -> None:
+    """Fail unless the function raises this error with this text."""
+    message = ""
     try:
         function()
-    except error as exc:  # not by pytest.raises, in which a signal may strike
-        told = str(exc)
-    assert text in told
+    except error as exc:  # not pytest.raises: a signal could strike within it
+        message = str(exc)
+    assert text in message
 
 
 CASES: Final[dict[str, Callable[[], object]]] = {
     "a value that can be encoded": lambda: encode_call(PREFIX, GOOD),
-    "a value that cannot": lambda: _told(
+    "a value that cannot": lambda: _check_error(
         ArgumentError, "at `args[3]['deep'][1]`", lambda: encode_call(PREFIX, BAD)
     ),
-    "a key that cannot": lambda: _told(
+    "a key that cannot": lambda: _check_error(
         ArgumentError, "cannot be the key", lambda: encode_call(PREFIX, ({None: MODEL},))
     ),
     "a value that is decoded": lambda: decode_value(ENCODED, DEFAULT_LIMITS),
-    "a value that is cut short": lambda: _told(
+    "a value that is cut short": lambda: _check_error(
         ArgumentError, "cannot be decoded", lambda: decode_value(ENCODED[:-1], DEFAULT_LIMITS)
     ),
     "a value that fits": lambda: convert(PLAIN, list[Model], "result"),
     "a dataclass that fits": lambda: convert(
         {"identity": str(UUID(int=1)), "path": "/a"}, Checked, "result"
     ),
-    "a value that does not fit": lambda: _told(
+    "a value that does not fit": lambda: _check_error(
         ArgumentError,
         "numbers",
         lambda: convert([{"numbers": [-1]}], list[Model], "r"),
     ),
-    "a type that no value fits": lambda: _told(
+    "a type that no value fits": lambda: _check_error(
         ArgumentError, "more than one", lambda: check_type(Checked | Other)
     ),
     "a type with sets": lambda: _bounded(),  # noqa: PLW0108 - it is defined below
@@ -135,7 +135,7 @@ class Other:
 
 
 def _bounded() -> None:
-    """See that a bound on sets is found, which is kept, however it was disturbed before."""
+    """Check that the cached bound on sets is right, even if signals have struck before."""
     from jumpstarter._protocol import values  # noqa: PLC0415 - beside what it is for
 
     values._max_parts.cache_clear()
@@ -155,11 +155,11 @@ def _told_signature() -> None:
 
 @contextmanager
 def alarms(kind: type[Exception]) -> Iterator[list[Exception]]:
-    """Have SIGALRM raise, each time another exception; gives those that were raised."""
+    """Make SIGALRM raise a new exception each time; yield the list of those raised."""
     raised: list[Exception] = []
 
     def handler(_signum: int, frame: FrameType | None) -> None:
-        if _nobody_can_catch(frame):
+        if _is_dropped_by_python(frame):
             signal.setitimer(signal.ITIMER_REAL, LATEST)
             return
         exc = kind(f"alarm {len(raised)}")
@@ -179,11 +179,11 @@ def alarms(kind: type[Exception]) -> Iterator[list[Exception]]:
         ticking.join(PATIENCE)
 
 
-def _nobody_can_catch(frame: FrameType | None) -> bool:
-    """Tell if Python drops what is raised here.
+def _is_dropped_by_python(frame: FrameType | None) -> bool:
+    """Return True if Python drops an exception that is raised in this frame.
 
-    It does so in finalizers and the callbacks of its collector; and PurePath takes a TypeError for
-    an argument's, since Python 3.12.
+    It does so in finalizers and in the callbacks of its collector; and since Python 3.12, PurePath
+    takes any TypeError for one of an argument.
     """
     dropped = {"__del__", "_remove", *(getattr(each, "__name__", "") for each in gc.callbacks)}
     while frame is not None:
@@ -195,40 +195,42 @@ def _nobody_can_catch(frame: FrameType | None) -> bool:
 
 
 def _tick(over: threading.Event) -> None:
-    """Wake up often: CPython forgets to look at some signals until another thread wants to run."""
+    """Wake up often: CPython delays some signals until another thread wants to run."""
     while not over.wait(0.005):
         pass
 
 
 def _until_struck(operation: Callable[[], object], raised: list[Exception], count: int) -> None:
-    """Loop in a frame of its own: since Python 3.12 a loop's jump may lie outside its `try`."""
+    """Loop in a separate frame: since Python 3.12 a loop's jump may lie outside its `try`."""
     while len(raised) == count:
         operation()
 
 
 def strike(kind: type[Exception], latest: float, operation: Callable[[], object]) -> None:
-    """Do something over and over while signals come, and see that each one arrives as it is."""
+    """Repeat an operation while signals arrive; check that each exception propagates unchanged."""
     deadline = time.monotonic() + SECONDS
     with alarms(kind) as raised:
         count = 0
         while time.monotonic() < deadline:
-            came: Exception | None = None
+            received: Exception | None = None
             try:
                 signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, latest))
                 _until_struck(operation, raised, count)
-            except kind as exc:  # not by pytest.raises, in which it may strike too
-                came = exc
-            assert came is raised[-1], "it was swallowed, or made another one"
+            except kind as exc:  # not pytest.raises, as above
+                received = exc
+            assert received is raised[-1], "it was swallowed or replaced"
             count += 1
             assert len(raised) == count
     print(f"{count} signals")
     assert count > 0
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "a handler was left out"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, (
+        "a handler was not restored"
+    )
 
 
 @pytest.mark.parametrize("kind", [Alarm, ValueAlarm, TypeAlarm, TimeoutError])
 @pytest.mark.parametrize("case", CASES)
-def test_what_a_handler_raises_amid_a_conversion_arrives_as_it_is(
+def test_handler_exception_during_a_conversion_propagates_unchanged(
     case: str, kind: type[Exception]
 ) -> None:
     operation = CASES[case]
@@ -254,7 +256,7 @@ class Echo(Driver):
 
 @pytest.mark.parametrize("kind", [Alarm, ValueAlarm, TypeAlarm])
 @pytest.mark.parametrize("led", [True, False])
-def test_what_a_handler_raises_amid_a_blocking_call_arrives_as_it_is(
+def test_handler_exception_during_a_blocking_call_propagates_unchanged(
     kind: type[Exception], led: bool
 ) -> None:
     with served(Echo()) as client:
@@ -268,7 +270,9 @@ def test_what_a_handler_raises_amid_a_blocking_call_arrives_as_it_is(
 def _strike_calls(kind: type[Exception], client: DriverClient) -> None:
     def call() -> None:
         assert client.call_as(list[Model], "echo", [MODEL] * 5) == [MODEL] * 5
-        _told(DriverInvalidArgument, "Unsendable", lambda: client.call("echo", [Unsendable()]))
+        _check_error(
+            DriverInvalidArgument, "Unsendable", lambda: client.call("echo", [Unsendable()])
+        )
 
     call()
     strike(kind, 0.003, call)
@@ -295,7 +299,7 @@ def _exit(_code: int, _signum: int, _frame: object) -> None:
         (_Callable().method, Alarm),
     ],
 )
-def test_what_a_handler_raises_amid_the_import_of_a_client_class_is_no_import_that_failed(
+def test_handler_exception_during_a_client_import_is_not_an_import_error(
     handler: Any, kind: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "struck_client.py").write_text(

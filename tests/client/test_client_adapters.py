@@ -50,7 +50,7 @@ class Console(Echo):
     @exportstream
     @asynccontextmanager
     async def board(self) -> AsyncIterator[trio.abc.Stream]:
-        """Ask who is there, answer a line, and hang up."""
+        """Send a login prompt, answer one line, and disconnect."""
         ours, theirs = trio.testing.memory_stream_pair()
 
         async def talk() -> None:
@@ -102,7 +102,7 @@ def console() -> Iterator[StreamClient]:
 
 
 def ask(address: tuple[str, int], data: bytes) -> bytes:
-    """Send, half-close, and hear what comes."""
+    """Send bytes, half-close, and return everything that is received."""
     with socket.create_connection(address, timeout=PATIENCE) as connection:
         connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
@@ -257,7 +257,7 @@ def test_session_may_be_closed_within_its_block() -> None:
 
 
 def test_leaving_a_session_raises_the_drivers_failure() -> None:
-    with (  # noqa: PT012 - the end of the block is what raises
+    with (  # noqa: PT012 - the end of the block raises
         served(Recording()) as client,
         pytest.raises(DriverOSError, match="the device has gone"),
         cast("StreamClient", client).pexpect("sink") as session,

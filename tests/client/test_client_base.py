@@ -1,4 +1,4 @@
-"""Tests of `jumpstarter.client._base`: what test authors hold, and client classes are made from."""
+"""Tests of `jumpstarter.client._base`: the client object, and client classes derived from it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from jumpstarter.testing import client_for_async
 
 
 class ClosingClient(DriverClient):
-    """Closes something of its own, before or after what the base class does."""
+    """Closes something of its own before the base class does."""
 
     def close(self) -> None:
         self.labels["closed"] = self.labels.get("closed", "") + "once "
@@ -55,7 +55,7 @@ class LabClient(DriverClient):
 
 
 class Logging:
-    """A mixin that wants to be set up too."""
+    """A mixin with a __post_init__ of its own."""
 
     def __post_init__(self) -> None:
         self.calls = ["the mixin"]
@@ -84,7 +84,7 @@ class NoClientLab(Echo):
 
 
 class Meeting(Plain):
-    """Lets nobody go before eight have come."""
+    """Has methods that return only once eight calls are under way."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -119,7 +119,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-# --------------------------------------------------------------------- what a client is
+# --------------------------------------------------------------------- the client object
 
 
 def test_children_are_attributes_and_in_a_dict() -> None:

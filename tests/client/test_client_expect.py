@@ -1,4 +1,4 @@
-"""A pexpect session sends everything, or raises: amid signals, timeouts and a failing driver."""
+"""A pexpect session sends everything or raises: with signals, timeouts and a failing driver."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MUCH = 3_000_000  # bytes: more than all the buffers and windows on the way
 
 
 class Slow(trio.abc.Stream):
-    """A board that takes what it is given after a while."""
+    """A board that takes its first bytes only after a delay."""
 
     def __init__(self, patience: float, failing_at: int | None) -> None:
         self.got = 0
@@ -86,7 +86,7 @@ def handling(
 
 @pytest.fixture(autouse=True)
 def _deadline() -> Iterator[None]:
-    """End what hangs: an alarm interrupts the write that waits."""
+    """Fail a test that hangs: an alarm interrupts the waiting write."""
 
     def fail(_number: int, _frame: FrameType | None) -> None:
         raise TimeoutError("the test hangs")
@@ -105,7 +105,7 @@ def session(board: Board, **options: Any) -> Iterator[Any]:
 
 @contextmanager
 def signals_meanwhile() -> Iterator[list[int]]:
-    """Have a signal come every few milliseconds, whose handler does nothing of note."""
+    """Send a signal every few milliseconds, whose handler only records it."""
     caught: list[int] = []
     done = threading.Event()
 

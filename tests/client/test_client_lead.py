@@ -64,7 +64,7 @@ def portal_of(client: DriverClient) -> BlockingPortal:
 
 
 def be_led(client: DriverClient) -> LeadConnection:
-    """Make calls until the loop has stepped aside for them."""
+    """Make calls until the reader has stepped aside."""
     connection = connection_of(client)
     give_up = time.monotonic() + PATIENCE
     while not connection.is_leased:
@@ -103,13 +103,13 @@ def client(lab: Lab) -> Iterator[DriverClient]:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a thread lead for as long as its call takes."""
+    """Let a thread lead for as long as its call takes."""
     monkeypatch.setattr(_lead, "_PATIENCE_MS", int(PATIENCE * 1000))
 
 
 @pytest.fixture
 def unhurried(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same, and the loop takes nothing back between two calls, however slow the test is."""
+    """As `patient`, and the loop does not take the connection back between calls of a slow test."""
     del patient
     monkeypatch.setattr(_lead, "_IDLE", PATIENCE)
 
@@ -226,7 +226,7 @@ class ServerContext:
         self.end()
 
 
-# ----------------------------------------------------------------- what the loop goes on with
+# ----------------------------------------------------------------- what the loop continues
 
 
 def test_a_slow_call_is_waited_for_by_the_loop(client: DriverClient, lab: Lab) -> None:
@@ -756,7 +756,7 @@ def test_a_handler_that_raises_nothing_does_not_disturb_a_call(
 
 
 class Strike:
-    """Presses Ctrl-C at the n-th step of what is traced: at any place where it can strike."""
+    """Raises KeyboardInterrupt at the n-th traced step: each place where Ctrl-C can strike."""
 
     OURS: Final = str(Path(jumpstarter.__file__).parent)
 
@@ -809,7 +809,7 @@ def test_ctrl_c_at_any_step_of_a_led_call_keeps_the_state_consistent(client: Dri
     assert step > 500
 
 
-# ---------------------------------------------------------------------------------- all at once
+# ----------------------------------------------------------------------------- concurrent use
 
 
 THREADS: Final = 8
@@ -850,7 +850,7 @@ class CtrlC:
             raise KeyboardInterrupt
 
     def struck(self, function: Callable[[], object]) -> bool:
-        """Tell if `function` was interrupted."""
+        """Return True if `function` was interrupted."""
         try:
             self._armed = True
             function()
@@ -877,7 +877,7 @@ def test_threads_tasks_and_ctrl_c_concurrently(client: DriverClient) -> None:
     def work(thread: int) -> None:
         for number in range(ROUNDS):
             _one_round(client, number + thread)
-            time.sleep(0.002 * (thread % 3))  # now and then there is only one, who leads
+            time.sleep(0.002 * (thread % 3))  # at times only one thread calls, and leads
 
     async def work_in_trio() -> None:
         while not over.is_set():

@@ -1,4 +1,4 @@
-"""Tests of `jumpstarter.client._lending`, through `ResourceMixin`: what a client lends, and gets.
+"""Tests of `jumpstarter.client._lending`, through `ResourceMixin`: loans in both directions.
 
 What is refused, and how loans end, is the exporter's side: see `test_driver_resources`.
 """
@@ -232,7 +232,7 @@ def test_the_cap_on_what_is_written_is_the_clients(tmp_path: Path) -> None:
 
 
 class Stubborn(io.RawIOBase):
-    """Takes a few bytes at once."""
+    """Takes a few bytes per write."""
 
     def __init__(self) -> None:
         self.taken = b""
@@ -399,7 +399,7 @@ def test_a_driver_learns_why_its_source_has_failed(suffix: str) -> None:
     ):
         client.call(f"read{suffix}", handle)
     assert caught.value is failure
-    told = caught.value.__cause__  # what the driver's call has failed with
+    told = caught.value.__cause__  # the failure of the driver's call
     assert isinstance(told, DriverConnectionError)
     assert "the client could not go on with what it has lent: OSError: [Errno 5]" in str(told)
     why = told.__cause__

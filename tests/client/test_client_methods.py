@@ -1,4 +1,4 @@
-"""What a report says of methods, as attributes of a client: useful, and harmless in any case."""
+"""The methods of a report as attributes of a client: useful, and harmless with a hostile peer."""
 
 from __future__ import annotations
 

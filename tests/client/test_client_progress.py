@@ -1,4 +1,4 @@
-"""Tests of `jumpstarter.client._progress`: what programs are told, and what a person sees."""
+"""Tests of `jumpstarter.client._progress`: callbacks and bars."""
 
 from __future__ import annotations
 

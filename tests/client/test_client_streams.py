@@ -1,4 +1,4 @@
-"""Tests of `jumpstarter.client._streams`: what blocking code holds of a generator or a raw stream.
+"""Tests of `jumpstarter.client._streams`: generators and raw streams for blocking code.
 
 Through `serve`, since each step is a call through the portal. Ctrl-C has a file of its own.
 """
@@ -52,7 +52,7 @@ class Failing:
 
 
 class Device(Plain):
-    """A device of which the stream does what its method is named for."""
+    """A device whose streams behave as their methods are named."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,7 +61,7 @@ class Device(Plain):
     @exportstream
     @asynccontextmanager
     async def says_goodbye(self) -> AsyncIterator[trio.abc.Stream]:
-        """Send a few bytes and the end; take what comes."""
+        """Send a few bytes and the end, then read until the client ends its half."""
         ours, theirs = trio.testing.memory_stream_pair()
         await ours.send_all(b"goodbye")
         await ours.send_eof()
@@ -244,7 +244,7 @@ def test_a_generator_goes_from_thread_to_thread_but_is_in_one_at_a_time() -> Non
         client.portal.call(until, lambda: items._remote._busy)
         with pytest.raises(trio.BusyResourceError):
             next(items)
-        items.close()  # whoever waits for an item is told
+        items.close()  # this ends the wait for an item
         with pytest.raises(CallCancelled):
             waiting.result(PATIENCE)
 
@@ -417,7 +417,7 @@ def test_dropped_stream_ends_the_drivers_code_without_blocking() -> None:
     with served(lab) as client:
         holding = [client.open_stream("sink")]
         assert client.portal is not None
-        client.portal.call(holding.clear)  # in its own thread, where waiting would be for ever
+        client.portal.call(holding.clear)  # in the portal's thread, where blocking would deadlock
         gc.collect()
         assert lab.ended.wait(PATIENCE)
         assert lab.log == ["sink started", "sink ended"]
@@ -463,7 +463,7 @@ def test_fetched_but_untaken_items_return_no_credit() -> None:
         portal.call(trio.testing.wait_all_tasks_blocked, 0.05)
         window = jumpstarter.Limits().stream_window
         assert meter.made <= window // 1000 + 2
-        for _ in range(3 * meter.made):  # and what is taken does
+        for _ in range(3 * meter.made):  # while items that are taken do
             next(readings)
 
 

@@ -158,7 +158,7 @@ def test_any_report_is_a_tree_or_refused(nodes: list[Node]) -> None:
     assert found == len(nodes) == len({each.target for each in nodes})
 
 
-# --------------------------------------------------------------------- what it may import
+# ---------------------------------------------------------- which classes are imported
 
 
 @pytest.fixture
@@ -370,7 +370,7 @@ with serve(ScriptDriver()) as client:
 
 
 def run(*args: str, cwd: Path) -> str:
-    """Run a script there; give what it printed."""
+    """Run a script in the directory, and return its output."""
     command = [sys.executable, *args]
     done = subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, timeout=3 * PATIENCE, check=False

@@ -25,7 +25,7 @@ ID = UUID(int=7)
 
 
 class Board(Plain):
-    """Gives values of its own, and writes down what it was given."""
+    """Returns values of its own types, and records its arguments."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,7 +59,7 @@ class Board(Plain):
 
 @dataclass
 class OddPoint:
-    """As somebody may take a Point for, who has not looked."""
+    """Looks like a Point, but has other types."""
 
     x: bool
 
@@ -80,7 +80,7 @@ ROUTE: Final = Route("there", [Point(1, 2.5)], {Colour.GREEN: (ID,)})
 
 
 def keeping(type_: Any, kept: list[Any]) -> Driver:
-    """Make a driver whose one method is annotated with a type, and keeps what it gets."""
+    """Make a driver whose only method is annotated with a type, and records its argument."""
 
     async def echo(self: Driver, value: Any) -> Any:
         del self

@@ -1,4 +1,4 @@
-"""`jumpstarter.drivers.mixins`: what client classes are put together from."""
+"""Tests of `jumpstarter.drivers.mixins`, the mixins for client classes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from jumpstarter.testing import client_for
 
 
 class MixinFirst(StreamMixin, DriverClient):
-    """As it is usually written."""
+    """The usual order of bases."""
 
 
 class MixinLast(DriverClient, StreamMixin):
-    """As it may be written too."""
+    """The other order of bases."""
 
 
 class Console(Echo):
-    """Has a second stream, which says one thing and ends, and one that cannot be opened."""
+    """Has a second stream, which sends one line and ends, and a third that cannot be opened."""
 
     client_class = "MixinFirst"
 

@@ -1,4 +1,4 @@
-"""What type checkers know of calls that ask for a type. Nothing here is run.
+"""Types of calls with a result type, as type checkers see them. Nothing here is run.
 
 Each `assert_type` must hold; each line with a comment to ignore it must be an error.
 """

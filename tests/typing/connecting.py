@@ -1,4 +1,4 @@
-"""What type checkers know of the client that a block gives. Nothing here is run."""
+"""Types of the clients that blocks yield, as type checkers see them. Nothing here is run."""
 
 from __future__ import annotations
 
