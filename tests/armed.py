@@ -1,7 +1,7 @@
-"""Refuses to run tests under sanitizers that are not there. `make sanitize` loads it (`-p armed`).
+"""Refuse to run the tests of `make sanitize` without sanitizers. A pytest plugin: `-p armed`.
 
-A module that was compiled without them, or a run without their library, would find nothing and look
-as if all was well.
+Without it, a module that was compiled without sanitizers, or a run without their library, would
+find no fault and pass.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import pytest
 
 from jumpstarter import _framing
 
-# What the compiler calls where it found something to check: reads and writes, and arithmetic.
+# The functions that instrumented code calls to check reads, writes and arithmetic.
 CHECKS: Final = (b"__asan_report_load", b"__asan_report_store", b"__ubsan_handle_")
 READ_TOO_FAR: Final = "import ctypes; ctypes.string_at(ctypes.create_string_buffer(16), 4096)"
 
 
 def missing(module: Path) -> Iterator[str]:
-    """Say what the sanitizers lack to find anything in this extension module."""
+    """Yield the reasons why the sanitizers cannot find faults in this extension module."""
     code = module.read_bytes()
     for check in CHECKS:
         if check not in code:
@@ -35,7 +35,7 @@ def missing(module: Path) -> Iterator[str]:
         check=False,
     )
     if "heap-buffer-overflow" not in done.stderr:
-        yield "a read behind the end of a buffer goes unnoticed"
+        yield "a read beyond the end of a buffer is not detected"
 
 
 def pytest_configure() -> None:

@@ -1,14 +1,15 @@
-"""What the configuration of pytest cannot say: hypothesis' profiles, and what no test may do.
+"""Fixtures and hooks for all tests: the profiles of hypothesis, and checks after each test.
 
-The default profile is for every day. `pytest --hypothesis-profile=long` tries ten times as many.
-No test leaks; a Trio test that a stray `Cancelled` has ended fails, where pytest-trio alone would
-take it for one that has passed; and no test depends on the signals that this process was started
-with.
+`pytest --hypothesis-profile=long` tries ten times as many examples as the default profile.
 
-Every test has a deadline of `timeout` seconds (in pyproject.toml, by pytest-timeout): it then
-fails, with the stacks of all threads, and the next one runs. One that does not let itself be ended
-is ended with the whole run after `faulthandler_timeout`. Both are far beyond what a test takes on a
-busy machine. `--timeout=0 -o faulthandler_timeout=0` is for a debugger and for longer tests.
+- A test fails if it leaks a file, a thread or a call (`leaks.py`).
+- A Trio test that ends with a stray `Cancelled` fails. pytest-trio alone would let it pass.
+- The signal dispositions that this process inherited are reset (`inherited.py`).
+
+Each test may take `timeout` seconds (in pyproject.toml, by pytest-timeout). Then it fails with the
+stacks of all threads, and the next test runs. If a test cannot be stopped, `faulthandler_timeout`
+ends the whole run. Both are far longer than any test takes on a busy machine. In a debugger, and
+for longer tests, `--timeout=0 -o faulthandler_timeout=0` disables both.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def _no_leaks(_known_connections: None) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have all Trio tests run to their end."""
+    """Wrap each Trio test, so that a stray `Cancelled` fails it."""
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.obj = _to_its_end(item.obj)

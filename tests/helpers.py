@@ -1,4 +1,4 @@
-"""What tests of whole connections share: deadlines, and the two sides joined in one Trio loop."""
+"""Helpers for tests of whole connections: deadlines, and both sides in one Trio loop."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ __all__ = [
     "until",
 ]
 
-PATIENCE = 10.0  # seconds; nothing here takes a tenth of it
+PATIENCE = 10.0  # seconds: ten times what the slowest step takes
 
 E = TypeVar("E")
 P = ParamSpec("P")
@@ -73,9 +73,9 @@ Test = Callable[P, Coroutine[Any, Any, None]]
 
 @asynccontextmanager
 async def in_time(seconds: float = PATIENCE) -> AsyncIterator[None]:
-    """Fail if the block takes longer.
+    """Fail if the block takes longer than this.
 
-    Unlike `trio.fail_after` it sets no deadline, which calls would take along to the exporter.
+    `trio.fail_after` would set a deadline, which calls within the block send to the exporter.
     """
     scope = trio.CancelScope()
 
@@ -92,7 +92,7 @@ async def in_time(seconds: float = PATIENCE) -> AsyncIterator[None]:
 
 
 def timed(seconds: float = PATIENCE) -> Callable[[Test[P]], Test[P]]:
-    """Put a whole test `in_time`: a fixture cannot, since it runs in a task of its own."""
+    """Run a whole test `in_time`. A fixture could not do this, since it has its own task."""
 
     def decorate(test: Test[P]) -> Test[P]:
         @functools.wraps(test)
@@ -106,9 +106,9 @@ def timed(seconds: float = PATIENCE) -> Callable[[Test[P]], Test[P]]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread, or the system, will bring about."""
+    """Wait for a condition that another thread or the operating system will make true."""
     with trio.fail_after(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - nobody there sets an event
+        while not condition():  # noqa: ASYNC110 - the other side cannot set an event
             await trio.sleep(0.001)
 
 
@@ -118,7 +118,7 @@ def ask(method: str, *args: Any, kind: Kind = Kind.UNARY) -> Request:
 
 
 class Outcome:
-    """How a task has ended: with a value, or an exception. Still to come while `ended` is False."""
+    """The result of a task: a value or an exception. `ended` is False until there is one."""
 
     def __init__(self) -> None:
         self.ended = False
@@ -135,7 +135,7 @@ class Outcome:
             except trio.Cancelled as exc:
                 self.error = exc
                 raise
-            except Exception as exc:  # noqa: BLE001 - for the test to look at
+            except Exception as exc:  # noqa: BLE001 - the test inspects it
                 self.error = exc
             finally:
                 self.ended = True
@@ -146,7 +146,7 @@ class Outcome:
         await trio.testing.wait_all_tasks_blocked()
 
     def failed(self, kind: type[Exception], text: str) -> None:
-        """Check how it has failed."""
+        """Check the type of the exception, and its text against a pattern."""
         assert isinstance(self.error, kind), self.error
         assert re.search(text, str(self.error)), self.error
 
@@ -162,7 +162,7 @@ async def begin(
 
 
 def generator(channel: Channel, method: str, *args: Any) -> RemoteGenerator:
-    """Give the root driver's generator, which has not started."""
+    """Return a generator of the root driver that has not started."""
     return RemoteGenerator(channel, ask(method, *args, kind=Kind.GENERATOR))
 
 
@@ -172,7 +172,7 @@ async def stream(channel: Channel, method: str, *args: Any) -> RemoteStream:
 
 
 class Steps(trio.abc.Instrument):
-    """Counts the steps of all tasks, and does something before one of them."""
+    """Count the steps of all tasks, and call a function before one of them."""
 
     def __init__(self, at: int, act: Callable[[], None]) -> None:
         self.taken = 0
@@ -187,7 +187,7 @@ class Steps(trio.abc.Instrument):
 
 @contextmanager
 def counted(at: int, act: Callable[[], None]) -> Iterator[Steps]:
-    """Do something before the step with this number, within the block."""
+    """Call a function before the step with this number, within the block."""
     steps = Steps(at, act)
     trio.lowlevel.add_instrument(steps)
     try:
@@ -197,7 +197,7 @@ def counted(at: int, act: Callable[[], None]) -> Iterator[Steps]:
 
 
 def cancelled_scope() -> trio.CancelScope:
-    """Make a scope in which no checkpoint is passed."""
+    """Return a cancelled scope: each checkpoint in it raises `Cancelled`."""
     scope = trio.CancelScope()
     scope.cancel()
     return scope
@@ -207,7 +207,7 @@ def cancelled_scope() -> trio.CancelScope:
 async def channel_to(
     driver: Driver, *, limits: Limits = DEFAULT_LIMITS, exporter_limits: Limits = DEFAULT_LIMITS
 ) -> AsyncIterator[Channel]:
-    """Give a channel to an exporter of this driver, over memory, in this Trio loop."""
+    """Connect a channel to an exporter of this driver through memory, in this Trio loop."""
     pair = trio.testing.memory_stream_pair()
     async with (
         in_time(),
@@ -224,7 +224,14 @@ async def channel_over(
     limits: Limits = DEFAULT_LIMITS,
     exporter_limits: Limits = DEFAULT_LIMITS,
 ) -> AsyncIterator[Channel]:
-    """The same over these streams, the client's and the exporter's; the deadline is the test's."""
+    """Connect a channel to an exporter of this driver over a pair of streams, without a deadline.
+
+    Args:
+        pair: The client's stream, and the exporter's.
+        driver: The root of the device tree.
+        limits: The client's limits.
+        exporter_limits: The exporter's limits.
+    """
     executor = DriverExecutor()
     exporter = ServerContext(DeviceTree(driver), executor, limits=exporter_limits)
     ours, theirs = pair
@@ -239,11 +246,11 @@ async def channel_over(
 
 
 class ScriptedExporter:
-    """An exporter of which the test says every frame.
+    """An exporter whose every frame is sent by the test.
 
     Attributes:
-        rules: Its side of the protocol; call its verbs, then `send`.
-        stream: To the client.
+        rules: The exporter's side of the protocol. Call its methods, then `send`.
+        stream: The stream to the client.
     """
 
     def __init__(self, stream: trio.abc.Stream, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -260,7 +267,7 @@ class ScriptedExporter:
         await self.send()
 
     async def event(self, kind: type[E]) -> E:
-        """Wait for the next thing that the client does, which must be of this kind."""
+        """Wait for the next event from the client, and check its class."""
         while not self._events:
             await self.read()
         event = self._events.popleft()
@@ -268,30 +275,30 @@ class ScriptedExporter:
         return event
 
     async def read(self) -> None:
-        """Read what the client has sent, once."""
+        """Read from the client once."""
         data = bytes(await self.stream.receive_some())
         assert data, "the client has hung up"
         self._received += data
         self._events.extend(self.rules.receive(data))
 
     async def all_frames(self) -> list[Frame]:
-        """Wait for the client to hang up, and give every frame it has ever sent."""
+        """Wait until the client closes the connection, and return all frames that it has sent."""
         async for data in self.stream:
             self._received += data
         return frames(self._received)
 
     async def send(self) -> None:
-        """Send what the rules have queued."""
+        """Send the queued frames."""
         while self.rules.send_queue:
             await self.stream.send_all(b"".join(self.rules.next_batch().buffers))
 
     async def result(self, slot: int, value: Any = None) -> None:
-        """End a call well."""
+        """Answer a call with RESULT."""
         self.rules.result(slot, encode_value(value))
         await self.send()
 
     async def error(self, slot: int, code: Code, text: str = "no") -> None:
-        """End a call badly."""
+        """Answer a call with ERROR."""
         self.rules.error(slot, encode_error(code, ErrorBody("", text)))
         await self.send()
 
@@ -301,7 +308,7 @@ class ScriptedExporter:
         await self.send()
 
     async def goaway(self, text: str) -> None:
-        """Say that no more calls are taken."""
+        """Send GOAWAY: the exporter accepts no more calls."""
         self.rules.goaway(Code.OK, 0, text)
         await self.send()
 
@@ -315,7 +322,7 @@ async def scripted(
         [], tuple[trio.abc.Stream, trio.abc.Stream]
     ] = trio.testing.memory_stream_pair,
 ) -> AsyncIterator[tuple[Channel, ScriptedExporter]]:
-    """Give a channel, and the exporter at its other end, once both have said HELLO."""
+    """Connect a channel to a `ScriptedExporter`, and exchange HELLOs."""
     ours, theirs = make_pair()
     exporter = ScriptedExporter(theirs, exporter_limits)
     async with in_time(), open_background() as nursery:
@@ -326,13 +333,13 @@ async def scripted(
 
 
 class ScriptedClient:
-    """A client of which the test says every frame. It reads, and answers, only when it is told to.
+    """A client whose every frame is sent by the test. It reads only when the test asks for it.
 
     Attributes:
-        rules: Its side of the protocol; call its verbs, then `send`.
-        stream: To the exporter.
-        session: What answers it there.
-        items: What each generator has given, by its slot.
+        rules: The client's side of the protocol. Call its methods, then `send`.
+        stream: The stream to the exporter.
+        session: The exporter's session for this client.
+        items: The items received from each generator, by slot.
     """
 
     def __init__(
@@ -351,24 +358,24 @@ class ScriptedClient:
         await self.event(ev.HelloReceived)
 
     async def send(self) -> None:
-        """Send what the rules have queued."""
+        """Send the queued frames."""
         while self.rules.send_queue:
             await self.stream.send_all(b"".join(self.rules.next_batch().buffers))
 
     async def event(self, kind: type[E]) -> E:
-        """Wait for the next thing that the exporter does, which must be of this kind."""
+        """Wait for the next event from the exporter, and check its class."""
         event = await self.next_event()
         assert isinstance(event, kind), event
         return event
 
     async def next_event(self) -> ev.Event:
-        """Wait for the next thing that the exporter does."""
+        """Wait for the next event from the exporter."""
         while not self._events:
             await self.read()
         return self._events.popleft()
 
     async def read(self) -> None:
-        """Read what the exporter has sent, once."""
+        """Read from the exporter once."""
         data = bytes(await self.stream.receive_some())
         assert data, "the exporter has hung up"
         self._events.extend(self.rules.receive(data))
@@ -376,30 +383,30 @@ class ScriptedClient:
     def queue(
         self, method: str, *args: Any, kind: Kind = Kind.UNARY, target: int = 1, timeout_ms: int = 0
     ) -> int:
-        """Queue a CALL, and give its slot."""
+        """Queue a CALL, and return its slot."""
         buffer = encode_call(call_prefix(target, kind, method), args)
         set_timeout(buffer, timeout_ms)
         return self.rules.call(kind, buffer)
 
     async def call(self, method: str, *args: Any, **options: Any) -> int:
-        """Send a CALL, with the options of `queue`, and give its slot."""
+        """Send a CALL, with the options of `queue`, and return its slot."""
         slot = self.queue(method, *args, **options)
         await self.send()
         return slot
 
     async def cancel(self, slot: int, code: Code = Code.CANCELLED) -> None:
-        """Ask for the end of a call."""
+        """Send CANCEL for a call."""
         self.rules.cancel(slot, code)
         await self.send()
 
     async def answer(self, slot: int) -> Any:
-        """Wait for the terminal frame of a slot, which must be the next to come.
+        """Wait for the answer of a call. No frame of another call may arrive before it.
 
         Returns:
-            The result.
+            The value of the RESULT.
 
         Raises:
-            DriverError: It is an ERROR.
+            DriverError: The answer is an ERROR.
         """
         while True:
             event = await self.next_event()
@@ -430,9 +437,9 @@ async def answered(
     patience: float = PATIENCE,
     make_pair: PairMaker = memory_pair,
 ) -> AsyncIterator[ScriptedClient]:
-    """Give a client of a session that serves this driver; it has not said HELLO.
+    """Connect a `ScriptedClient` to a session that serves this driver, before any HELLO.
 
-    At the end of the block the client hangs up, and the session has to return.
+    At the end of the block the client closes the connection, and the session must return.
     """
     ours, theirs = await make_pair()
     executor = executor or DriverExecutor()
@@ -460,6 +467,6 @@ async def answered(
 
 @contextmanager
 def served(driver: Driver) -> Iterator[DriverClient]:
-    """Give a driver's client as `serve` does, with a deadline over all blocking calls."""
+    """Serve a driver as `serve` does, with a deadline for all blocking calls of the block."""
     with serve(driver) as client, client.timeout(PATIENCE):
         yield client

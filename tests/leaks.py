@@ -1,8 +1,8 @@
-"""Finds what a test has left behind: open files, threads, and calls that are still under way.
+"""Find resources that a test has leaked: open files, threads, and calls in progress.
 
-`conftest.py` puts every test between two looks. A look is cheap; only where the second one differs
-from the first is garbage collected and a moment waited before it counts. Coroutines that nobody
-awaited and errors that nobody could catch are pytest's own business: warnings are errors here.
+`conftest.py` takes a look before and after each test. A look is cheap. Only if the two differ does
+`nothing_leaks` collect garbage and wait for a moment before it looks again. Coroutines that were
+never awaited, and unraisable exceptions, are found by pytest, where warnings are errors.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 @dataclass(frozen=True)
 class Look:
-    """What is open at one moment.
+    """The resources that are open at one moment.
 
     Attributes:
-        files: File descriptors, and what each is of.
-        threads: Threads, but for worker threads that are idle, and for those that the operating
-            system holds in an operation on a file: the exception that docs/guarantees.md states.
+        files: Each file descriptor with the file that it refers to.
+        threads: All threads except idle worker threads, and threads that the operating system
+            blocks in a file operation (docs/guarantees.md states this exception).
     """
 
     files: frozenset[tuple[str, str]]
@@ -44,7 +44,7 @@ class Look:
 
 
 def look() -> Look:
-    """See what is open now."""
+    """Return the resources that are open now."""
     threads = {thread for thread in threading.enumerate() if not thread.name.startswith(_IDLE)}
     return Look(frozenset(_files()), frozenset(threads - held_threads))
 
@@ -53,15 +53,15 @@ def _files() -> Iterator[tuple[str, str]]:
     for descriptor in Path("/proc/self/fd").iterdir():
         try:
             yield descriptor.name, str(descriptor.readlink())
-        except FileNotFoundError:  # the listing itself
+        except FileNotFoundError:  # the descriptor of this listing
             continue
 
 
 def register_connections() -> Callable[[], None]:
-    """From now on, know every connection that is made, as long as it lives.
+    """Record each new connection, for as long as it exists.
 
     Returns:
-        What ends that.
+        A function that ends the recording.
     """
     original = Connection.__init__
 
@@ -78,7 +78,7 @@ def register_connections() -> Callable[[], None]:
 
 
 def _unfinished() -> list[str]:
-    """Describe connections with calls that nobody will end."""
+    """Describe connections with calls that will never end."""
     found = []
     for connection in _connections:
         busy = connection.rules.busy_slots
@@ -93,7 +93,7 @@ def _unfinished() -> list[str]:
 
 
 def leaked_since(before: Look) -> list[str]:
-    """Describe what is there now and was not before, at first sight."""
+    """Describe the resources that are open now and were not before, without waiting."""
     now = look()
     files = [f"file descriptor {number}: {what}" for number, what in now.files - before.files]
     threads = [f"thread {thread.name!r}" for thread in now.threads - before.threads]
@@ -102,10 +102,10 @@ def leaked_since(before: Look) -> list[str]:
 
 @contextmanager
 def nothing_leaks() -> Iterator[None]:
-    """Fail if the block leaves anything behind.
+    """Fail if the block leaks a resource.
 
     Raises:
-        AssertionError: It has; says what.
+        AssertionError: The block leaked the resources that the message lists.
     """
     before = look()
     yield

@@ -1,4 +1,4 @@
-"""The most memory that this process has held at once: what a bomb or a flood has cost."""
+"""Measure the peak memory of this process, for tests of bombs and floods."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ KIB: Final = 1024
 OWN: Final = Path("/proc/self")
 
 measured_here: Final = pytest.mark.skipif(
-    not os.access(OWN / "clear_refs", os.W_OK), reason="only Linux tells the peak, and resets it"
+    not os.access(OWN / "clear_refs", os.W_OK),
+    reason="only Linux reports the peak, and can reset it",
 )
 
 
 def peak_memory(*, reset: bool = False) -> int:
-    """Give the most bytes that this process has held at once since that was last reset."""
+    """Return the peak of resident memory since the last reset, in bytes."""
     if reset:
         (OWN / "clear_refs").write_text("5")
     (kib,) = re.findall(r"VmHWM:\s+(\d+) kB", (OWN / "status").read_text())

@@ -1,6 +1,6 @@
-"""An exporter that keeps no rules: a real socket, behind which a test says every byte.
+"""An exporter on a real socket that can break the protocol: the test sends every byte.
 
-Not a test. The rules' own side of it, for an exporter that behaves, is `helpers.ScriptedExporter`.
+`helpers.ScriptedExporter` is the counterpart that obeys the protocol.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ __all__ = [
     "result",
 ]
 
-_RST: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, and no time at all
+_RST: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, with a time of 0
 _PIECE: Final = 64 * 1024
 
 
 def node(target: Any = 1, parent: Any = None, name: Any = "", **fields: Any) -> Any:
-    """Make one driver of a report; any field can be given another value, or `...` for none."""
+    """Return one driver of a report. A keyword replaces a field; `...` removes it."""
     whole: dict[str, Any] = {
         "target": target,
         "parent": parent,
@@ -56,24 +56,24 @@ REPORT: Final = (node(),)
 
 
 def hello(**changes: Any) -> bytes:
-    """Make a HELLO frame; any of its fields can be given another value."""
+    """Return a HELLO frame. A keyword replaces a field."""
     fields = Hello.of(DEFAULT_LIMITS, agent="hostile")
     whole = {name: changes.get(name, getattr(fields, name)) for name in Hello.__struct_fields__}
     return frame(FrameType.HELLO, 0, encode_hello(Hello(**whole)))
 
 
 def result(slot: int, content: Any = None) -> bytes:
-    """Make a RESULT frame of a small value."""
+    """Return a RESULT with a value that fits one frame."""
     return frame(FrameType.RESULT, slot, payload(value(content)))
 
 
 def error(slot: int, code: int, body: ErrorBody) -> bytes:
-    """Make an ERROR, in as many frames as it takes."""
+    """Return an ERROR, in as many frames as it needs."""
     return in_parts(FrameType.ERROR, slot, payload(encode_error(code, body)))
 
 
 def in_parts(type_: FrameType, slot: int, body: bytes) -> bytes:
-    """Make a message of any size."""
+    """Return a message of any size, in as many frames as it needs."""
     pieces = [body[start : start + _PIECE] for start in range(0, len(body), _PIECE)] or [b""]
     *first, last = pieces
     more = b"".join(frame(type_, slot, piece, 0x20) for piece in first)
@@ -89,7 +89,7 @@ class RawExporter:
         self._came: deque[Frame] = deque()
 
     async def next(self, type_: FrameType) -> Frame:
-        """Wait for the client's next frame of this type; others are passed over."""
+        """Wait for the client's next frame of this type, and drop other frames."""
         while True:
             while self._came:
                 came = self._came.popleft()
@@ -105,19 +105,19 @@ class RawExporter:
         await self.stream.send_all(b"".join(pieces))
 
     async def greet(self, report: Sequence[Any] = REPORT, answer: bytes | None = None) -> None:
-        """Exchange HELLOs, and give the device tree; or answer the HELLO in another way."""
+        """Exchange HELLOs and send the device tree, or answer the HELLO with other bytes."""
         await self.next(FrameType.HELLO)
         await self.say(answer if answer is not None else hello())
         asked = await self.next(FrameType.CALL)
         await self.say(in_parts(FrameType.RESULT, asked.slot, payload(value(report))))
 
     async def reset(self) -> None:
-        """Have the system send RST, and forget what was sent and not taken yet."""
+        """Reset the connection: the system sends RST and drops bytes not yet delivered."""
         self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
         await self.stream.aclose()
 
     async def until_gone(self) -> None:
-        """Read, and answer nothing, until the client hangs up."""
+        """Read without answering until the client closes the connection."""
         async for _ in self.stream:
             pass
 
@@ -127,9 +127,9 @@ Script = Callable[[RawExporter], Awaitable[None]]
 
 @asynccontextmanager
 async def listening(script: Script) -> AsyncIterator[str]:
-    """Listen on TCP, and treat whoever connects to the script; give the address.
+    """Listen on TCP, run the script for each connection, and yield the address.
 
-    What the script leaves open stays open until the client hangs up.
+    A connection that the script leaves open stays open until the client closes it.
     """
 
     async def serve(stream: trio.SocketStream) -> None:
@@ -138,7 +138,7 @@ async def listening(script: Script) -> AsyncIterator[str]:
             await script(peer)
             await peer.until_gone()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # as the script has brought about
+            pass  # the script or the client closed it
 
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
@@ -148,7 +148,7 @@ async def listening(script: Script) -> AsyncIterator[str]:
 
 
 def answering(answer: Callable[[int], bytes]) -> Script:
-    """Give a script of an exporter that greets well, and answers each CALL with these bytes."""
+    """Return a script that sends a valid HELLO, and answers each CALL with these bytes."""
 
     async def script(peer: RawExporter) -> None:
         await peer.greet()

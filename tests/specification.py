@@ -1,4 +1,4 @@
-"""What docs/protocol.md and docs/vectors.json say, as values for tests. Knows no code of ours."""
+"""Read docs/protocol.md and docs/vectors.json as values, without importing the package."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ FLAGS: Final = {"END": 0x10, "MORE": 0x20, "ACK": 0x40}
 
 
 class Message(msgspec.Struct, forbid_unknown_fields=True):
-    """A message as fields, and what its sender had to do to send it."""
+    """A message as fields, and the actions by which its sender causes it."""
 
     type: str
     fields: dict[str, Any] = {}
     id: int = 0
     flags: list[str] = []
-    read: int = 0  # CREDIT: bytes which the application has read
-    abandons: bool = False  # ERROR: what waits before it in the slot is not sent any more
+    read: int = 0  # CREDIT: bytes that the application has read
+    abandons: bool = False  # ERROR: frames that are queued before it in the slot are dropped
     refuses: bool = False  # GOAWAY: instead of a HELLO
 
 
 class Frame(Message):
     name: str = ""
     bytes: str = ""
-    read_only: bool = False  # to be understood, but written otherwise
+    read_only: bool = False  # receivers accept this form, and senders write another
 
 
 class Step(msgspec.Struct, forbid_unknown_fields=True):
-    """One side says something, and the other one learns of it."""
+    """One side sends messages, and the other side receives them."""
 
     side: str = msgspec.field(name="from")
     bytes: list[str]
@@ -67,13 +67,13 @@ class Vectors(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def unhex(text: str) -> bytes:
-    """Read the vectors' hexadecimal notation, in which `78*3` is `787878`."""
+    """Convert the hexadecimal notation of the vectors, in which `78*3` is `787878`."""
     pieces = [token.partition("*") for token in text.split()]
     return b"".join(bytes.fromhex(digits) * int(count or 1) for digits, _, count in pieces)
 
 
 def value_of(notation: Any) -> Any:
-    """Read a MessagePack value from the JSON that stands for it."""
+    """Convert the JSON that represents a MessagePack value to that value."""
     match notation:
         case {"$bytes": str(digits)}:
             return unhex(digits)
@@ -90,7 +90,12 @@ def value_of(notation: Any) -> Any:
 
 
 def table(heading: str, number: int = 0) -> list[dict[str, str]]:
-    """Read a table, the first one, of a section of docs/protocol.md; code marks are left away."""
+    """Read a table of a section of docs/protocol.md, without the backticks.
+
+    Args:
+        heading: The heading of the section.
+        number: The position of the table in the section, from 0.
+    """
     section = re.split(rf"^#+ {re.escape(heading)}$", TEXT, flags=re.MULTILINE)
     assert len(section) == 2, f"{heading!r} is the heading of {len(section) - 1} sections"
     lines = iter(section[1].splitlines())
@@ -102,7 +107,7 @@ def table(heading: str, number: int = 0) -> list[dict[str, str]]:
 
 
 def examples() -> list[tuple[str, list[str]]]:
-    """Give the fenced blocks that show a vector: its name, and its lines without comments."""
+    """Return the blocks that show a vector: its name, and its lines without comments."""
     blocks = re.findall(r"^```vector (.+)\n((?:.*\n)+?)```$", TEXT, flags=re.MULTILINE)
     return [
         (name, [line.partition("#")[0].strip() for line in body.splitlines()])

@@ -1,9 +1,9 @@
-"""Both ends of a connection, the frames between them, and books in which all of it is kept.
+"""A model of one connection: both ends, the frames in transit, and records of every call.
 
-A `World` does what two applications might do and carries bytes between them. Whatever happens is
-compared with its own books, which it keeps from what the applications did and from the frames on
-the wire, never from the state of the rules. Which invariant is seen where is said in
-`test_protocol_model`, which drives it.
+A `World` acts as both applications and carries bytes between the ends. It checks each event
+against its own records. These come from what the applications did and from the frames on the wire,
+never from the state of the implementation. `test_protocol_model` drives it, and lists the
+invariants.
 """
 
 from __future__ import annotations
@@ -35,51 +35,51 @@ _TERMINAL: Final = (T.RESULT, T.ERROR)
 
 
 class Flow:
-    """One direction of a stream, in bytes, or a generator's items, one by one."""
+    """One direction of a stream, counted in bytes, or a generator, counted in items."""
 
     def __init__(self, window: int) -> None:
-        self.sent = 0  # handed over to be sent, and not taken back
-        self.got = 0  # arrived, or dropped as it came
-        self.unread = 0  # arrived and not consumed, in credit
+        self.sent = 0  # queued, and not withdrawn
+        self.got = 0  # received, or dropped on arrival
+        self.unread = 0  # received and not consumed, in credit
         self.window = window  # credit that the sender has
         self.end_sent = False
         self.end_got = False
 
 
 class Call:
-    """What was done about one call, and what has come of it."""
+    """The actions on one call, and its outcome."""
 
     def __init__(self, serial: int, kind: Kind, size: int, window: int) -> None:
         self.serial = serial
         self.kind = kind
         self.size = size
         self.slot = 0
-        self.cancelled = False  # the client wants no more of it
-        self.closed = False  # the client sends no more, and wants to know when all has arrived
-        self.incomplete = False  # the client has not got an item that came
-        self.coming_in_parts = False  # a message, at the client, just now
-        self.seen = False  # the server's application has it
-        self.asked_to_end = False  # and knows that it was cancelled
+        self.cancelled = False  # the client has cancelled it
+        self.closed = False  # the client has sent CANCEL with CLOSE
+        self.incomplete = False  # the client has dropped an item
+        self.coming_in_parts = False  # the client has received part of a message
+        self.seen = False  # the server's application has received it
+        self.asked_to_end = False  # the server's application has received CANCEL
         self.accepted = False
-        self.answer: tuple[FrameType, bytes] | None = None  # of the server's application
-        self.outcome = ""  # how it ended for the client
+        self.answer: tuple[FrameType, bytes] | None = None  # what the server's application answered
+        self.outcome = ""  # how it ended, as seen by the client
         self.flows = (Flow(window), Flow(window))
 
 
 class World:
-    """Two ends, the frames between them, and the books.
+    """Two ends, the frames in transit, and the records.
 
     Attributes:
-        ends: The client and the server; `ends[way]` is the sender of that way.
-        pipes: Frames on their way, each with the serial number of its call, -1 for none.
-        offset: Bytes of the first frame of each pipe that have arrived already.
-        calls: All calls that were ever made, by serial number.
+        ends: The client and the server. `ends[way]` sends in that direction.
+        pipes: Frames in transit, each with the serial number of its call, or -1.
+        offset: Bytes of the first frame of each pipe that have already arrived.
+        calls: All calls, by serial number.
         calling: The client's open calls, by slot.
-        serving: The calls which the server's application has and has not answered, by slot.
-        begun: Slots where the server has seen some of a CALL, and of which no answer was taken.
-        sent: By slot, the call whose CALL was the last one to leave on it.
-        said_goaway: The ways on which a GOAWAY was sent.
-        acked: The server was told that no CALL will begin any more.
+        serving: The calls that the server's application has received and not answered, by slot.
+        begun: Slots with a CALL that has reached the server, and whose answer has not left.
+        sent: The last call that was sent on each slot.
+        said_goaway: The directions in which a GOAWAY was sent.
+        acked: True once the server knows that no further CALL will start.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -130,9 +130,9 @@ class World:
         flow.end_sent = end
 
     def withdraw(self, call: Call, way: int) -> None:
-        """Take back what has not left. How much that was shows only in the credit that is back.
+        """Withdraw bytes that have not left, and learn their number from the credit that returns.
 
-        If it were wrong, the next bytes would not be those which the receiver waits for.
+        A wrong number would show later: the receiver checks the content of the next bytes.
         """
         flow = call.flows[way]
         before = self.ends[way].sendable(call.slot)
@@ -180,7 +180,7 @@ class World:
     # --------------------------------------------------------------------------- on the wire
 
     def take(self, way: int) -> None:
-        """Put one batch on its way."""
+        """Move one batch of frames from an end into its pipe."""
         batch = wire.frames(wire.take(self.ends[way]))
         for found in batch:
             call = self._of(way, found)
@@ -190,12 +190,12 @@ class World:
         self._check_batch(batch)
 
     def _of(self, way: int, found: Frame) -> Call | None:
-        """Tell to which call a frame belongs that leaves now."""
+        """Return the call of a frame that leaves now."""
         if found.slot == 0:
             return None
         if way == UP and found.type is T.CALL:
             self.sent[found.slot] = self.calling[found.slot]
-        # The client hears of a call's end only once all is read that the server has sent for it.
+        # A slot of the client is free only after it has received all frames of the call.
         return (self.sent if way == UP else self.calling)[found.slot]
 
     def _check_batch(self, batch: list[Frame]) -> None:
@@ -209,7 +209,7 @@ class World:
         assert all(count == 1 for count in answers.values()), answers
 
     def deliver(self, way: int, size: int | None = None) -> None:
-        """Let up to `size` bytes of the first frame arrive, all of it by default."""
+        """Deliver up to `size` bytes of the first frame, or the whole frame."""
         serial, found = self.pipes[way][0]
         data = wire.frame(found.type, found.slot, found.payload, found.flags)
         start = self.offset[way]
@@ -260,10 +260,10 @@ class World:
 
     def _called(self, call: Call, found: Frame, event: ev.Event | None) -> None:
         if call.slot not in self.begun:
-            assert not self.acked, "a CALL has begun behind the ACK that says that none will"
+            assert not self.acked, "a CALL started after the ACK that says that none will"
             self.begun.add(call.slot)
         if event is None:
-            return  # there is more to come, or it was refused, which is judged at the client
+            return  # incomplete, or rejected: the client's end checks the reason
         assert isinstance(event, ev.CallReceived)
         assert found.flags == Flag.NONE
         assert (event.slot, event.head.method) == (call.slot, str(call.serial))
@@ -302,7 +302,7 @@ class World:
         flow.unread += len(event.data)
         if event.end:
             assert flow.end_sent
-            assert flow.got == flow.sent, "an end, and bytes before it are missing"
+            assert flow.got == flow.sent, "END arrived before all bytes"
             flow.end_got = True
 
     def _item(self, call: Call, event: ev.Event | None) -> None:
@@ -334,7 +334,10 @@ class World:
                 raise AssertionError(event)
 
     def _own_answer(self, call: Call, code: int) -> str:
-        """Judge an ERROR that the rules made, and name it. What they refuse was never started."""
+        """Check an ERROR that the server's protocol made itself, and name the outcome.
+
+        A rejected call must not have reached the server's application.
+        """
         match code:
             case Code.REFUSED:
                 assert self.ends[DOWN].going_away
