@@ -44,7 +44,7 @@ class Undecorated(Base):
         return self.port
 
 
-DECLARES = "Undecorated declares the field 'port' and is no dataclass: .*@dataclass.kw_only=True"
+DECLARES = "Undecorated declares the field 'port' and is not a dataclass: .*@dataclass.kw_only=True"
 
 
 def test_fields_of_a_class_without_a_decorator_are_told() -> None:
@@ -62,7 +62,7 @@ def test_fields_of_a_class_without_a_decorator_are_told() -> None:
 
 def test_a_field_that_nobody_has_set_is_told_where_it_is_read() -> None:
     with client_for(Undecorated()) as client:
-        text = "no attribute 'port', which Undecorated declares: it is no dataclass.*"
+        text = "no attribute 'port', which Undecorated declares: it is not a dataclass.*"
         text += "Put @dataclass.kw_only=True. "
         with pytest.raises(DriverError, match=text):
             client.call("read")
@@ -72,7 +72,9 @@ def test_a_default_factory_without_a_decorator_is_told() -> None:
     class Listing(Base):
         lines: list[str] = field(default_factory=list)
 
-    with pytest.raises(TypeError, match="Listing declares the field 'lines' and is no dataclass"):
+    with pytest.raises(
+        TypeError, match="Listing declares the field 'lines' and is not a dataclass"
+    ):
         Listing()
 
 

@@ -509,5 +509,5 @@ def test_what_is_no_time_to_go_on_is_refused(decorate: Callable[..., Any], drain
 
 def test_a_method_takes_no_time_to_go_on() -> None:
     export(drain=1)(items)
-    with pytest.raises(TypeError, match="method is none"):
+    with pytest.raises(TypeError, match="method is not one"):
         export(drain=1)(method)

@@ -1,4 +1,4 @@
-"""For driver authors: the base class, the two decorators, who calls, and the exporter's end."""
+"""The API for driver authors: the base class, decorators, the caller, and the exporter's end."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The base of all drivers: identity, children, logger, and an orderly end.
+"""Define the base class of all drivers: identity, children, logger, reset and close.
 
-A plain keyword-only dataclass, so that existing drivers keep working: a subclass with fields of its
-own is a `@dataclass(kw_only=True)` (stdlib's or pydantic's), one without any is a plain class. It
-knows nothing of connections, tasks or clients: `client()` is the name of a class, not the class.
+It is a plain keyword-only dataclass, so that existing drivers keep working. A subclass with fields
+of its own is a `@dataclass(kw_only=True)`, of the standard library or of pydantic; one without is a
+plain class. This module knows neither connections nor tasks nor clients: `client()` returns the
+name of a class, not the class.
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = ["Driver", "run_single", "walk"]
 
-# The driver whose verb is being run for it alone: whoever goes through the tree sees to the others.
+# The driver whose `reset` or `close` runs without those below it, since the caller walks the tree.
 _alone: Final[ContextVar[Driver | None]] = ContextVar("_alone", default=None)
 
 
 # Without private members: a subclass, or its client, may have a field of any name.
 @dataclass(kw_only=True, eq=False)
 class Driver(ABC):
-    """What runs on the exporter and holds the device.
+    """The base class of drivers: code that runs on the exporter and controls a device.
 
     Attributes:
-        uuid: Its identity; random unless given.
-        labels: Free text for whoever looks for it; both sides see it.
-        children: Drivers below it, by the name under which a client finds them.
-        log_level: Of its own logger: a level's name, `"INFO"` by default.
-        logger: Its own logger, `driver.<class>.<start of the uuid>`.
-        resources: What clients have lent it, by handle.
+        uuid: The driver's identity; random by default.
+        labels: Free text by which people find the driver; clients see it.
+        children: The drivers below this one, by their names in a client.
+        log_level: The name of the logger's level, `"INFO"` by default.
+        logger: The driver's own logger, `driver.<class>.<start of the uuid>`.
+        resources: What clients have lent to the driver, by handle.
     """
 
     uuid: UUID = field(default_factory=uuid4)
@@ -80,58 +81,60 @@ class Driver(ABC):
     @classmethod
     @abstractmethod
     def client(cls) -> str:
-        """Give the dotted path of the client class, as `"package.module.PowerClient"`.
+        """Return the dotted path of the client class, such as `"package.module.PowerClient"`.
 
-        A string, so that the exporter need not import what only the test's machine has.
+        It is a string so that the exporter need not import a module of the client's machine.
         """
 
     def resource(
         self, handle: str | UUID, *, max_bytes: int = MAX_BYTES, timeout: float = IDLE
     ) -> Resource:
-        """Open what a client has lent to this driver, or a URL, for the length of a block.
+        """Open a resource that a client has lent to this driver, or a URL, for one block.
 
-        In an `async` method `async with self.resource(handle) as stream` gives a Trio stream, with
-        `receive_some` and `async for`, or `send_all`. In a plain one `with self.resource(handle) as
-        file` gives a binary file. Whether it can be read or written was the client's choice. Any
-        number of bytes passes in constant memory. What was written has all been sent when the block
-        is left; leaving it by an exception tells the client that bytes are missing.
+        In an `async` method, `async with self.resource(handle) as stream` opens a Trio stream, with
+        `receive_some` and `async for`, or with `send_all`. In a plain method, `with
+        self.resource(handle) as file` opens a binary file. The client chooses whether it can be
+        read or written. The memory it takes does not depend on the number of bytes. When the block
+        ends, everything that was written has been sent; if it ends by an exception, the client
+        learns that bytes are missing.
 
         Args:
-            handle: What the client passed: what its `local_file` or `resource` block has given, to
-                be used once and within that block, or an `http://` or `https://` URL, which this
-                exporter fetches (an extra) with at most 5 redirects, and none from https to http.
-            max_bytes: How many may be read in all, expanded if they come compressed. 64 GiB:
-                larger than the cards that are flashed.
-            timeout: Seconds that the server of a URL may be silent.
+            handle: The handle that the client has passed, from its `local_file` or `resource`
+                block; it can be used once, within that block. Or an `http://` or `https://` URL,
+                which the exporter fetches (with an extra), following at most 5 redirects, and none
+                from https to http.
+            max_bytes: The largest number of bytes to read, after decompression. By default 64 GiB,
+                which is larger than the cards that are flashed.
+            timeout: Seconds that the server of a URL may send nothing.
 
         Returns:
-            Both a context manager and an async one.
+            A context manager for plain code that is also one for `async` code.
 
         Raises:
-            ResourceError: (on entering) There is no such resource at this driver, it was used
-                already, was lent by another client, or a server answers with something else.
-            MissingExtra: (on entering) It takes an extra that is not installed.
+            ResourceError: (on entering) This driver has no such resource, it was used already or
+                was lent by another client, or the server of a URL does not answer with the file.
+            MissingExtra: (on entering) It needs an extra that is not installed.
         """
         return Resource(self.resources, handle, max_bytes=max_bytes, timeout=timeout)
 
     def extra_labels(self) -> dict[str, str]:
-        """Give labels that are found out rather than configured; they win over `labels`."""
+        """Return labels that are found at run time; they take precedence over `labels`."""
         return {}
 
     def reset(self) -> None:
-        """Bring the device into its known state; the base class resets all drivers below.
+        """Bring the device into a known state. The base class resets all drivers below.
 
-        A server runs it for each driver of the tree, parents before children, when serving begins
-        and again when it ends, in a worker thread. An override need not call this one for that.
+        A server calls it for each driver of the tree, parents before children, in a worker thread,
+        when serving begins and again when it ends. An override need not call `super().reset()`.
         """
         _cascade(self, "reset")
 
     def close(self) -> None:
-        """Let go of the device; the base class closes all drivers below.
+        """Release the device. The base class closes all drivers below.
 
-        A server runs it for each driver of the tree, parents before children, after the last
-        `reset`, when every call has ended, in a worker thread. What it raises is logged, and the
-        others are still closed. An override need not call this one for that.
+        A server calls it for each driver of the tree, parents before children, in a worker thread,
+        when every call has ended, after the last `reset`. An exception is logged, and the other
+        drivers are still closed. An override need not call `super().close()`.
         """
         _cascade(self, "close")
 
@@ -158,7 +161,7 @@ def _check_fields(driver: Driver) -> None:
 
 
 def run_single(driver: Driver, verb: str) -> None:
-    """Run one driver's `reset` or `close`, with nothing passed on to those below."""
+    """Run one driver's `reset` or `close`, without the drivers below it."""
     token = _alone.set(driver)
     try:
         getattr(driver, verb)()
@@ -167,17 +170,21 @@ def run_single(driver: Driver, verb: str) -> None:
 
 
 def _cascade(driver: Driver, verb: str) -> None:
-    """Run a verb for each driver below: once, after all of its parents, whatever others raise."""
+    """Run `reset` or `close` of each driver below once, after all of its parents.
+
+    Raises:
+        Exception: Raised by one of them, after all have run; a group if several have raised.
+    """
     if _alone.get() is driver:
         return
-    # The last place of one that hangs in two is behind both of its parents.
+    # A driver with two parents is in the tree twice; its last place is after both.
     below = {id(other): other for other, _, _ in reversed(list(walk(driver)))}
     del below[id(driver)]
     failures: list[Exception] = []
     for other in reversed(below.values()):
         try:
             run_single(other, verb)
-        except Exception as exc:  # noqa: BLE001 - raised as it is when all have had their turn
+        except Exception as exc:  # noqa: BLE001 - raised when all have run
             failures.append(exc)
     if len(failures) > 1:
         raise ExceptionGroup(f"{verb} of {len(failures)} drivers failed", failures)
@@ -186,15 +193,15 @@ def _cascade(driver: Driver, verb: str) -> None:
 
 
 def walk(root: Driver) -> Iterator[tuple[Driver, Driver | None, str]]:
-    """Go through a tree, parents before children, children in their order.
+    """Walk a device tree, parents before children, children in their order.
 
     Yields:
         Each driver with its parent (None for the root) and its name there (`""` for the root). A
-        driver that hangs in two places comes twice.
+        driver in two places is yielded twice.
 
     Raises:
-        ConfigurationError: A driver is its own ancestor, a child is not a driver, or children are
-            no dict.
+        ConfigurationError: A driver is its own ancestor, a child is not a driver, or `children` is
+            not a dict.
     """
     stack: list[tuple[object, Driver | None, str, tuple[int, ...]]] = [(root, None, "", ())]
     while stack:

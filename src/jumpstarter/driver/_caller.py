@@ -1,10 +1,10 @@
-"""Who calls, and what is to be done when their connection has ended: what a driver may ask.
+"""Tell a driver which client calls it, and run its functions when that client's connection ends.
 
-A session makes one `Visit`, which all code that answers its calls finds in a context variable: it
-follows that code into worker threads, generators and raw streams. What the system or TLS has
-verified of a client is kept apart from what the client says of itself.
+A session makes one `ConnectionContext`. All code that answers its calls finds it in a context
+variable, which worker threads, generators and raw streams inherit. Facts that the system or TLS has
+verified are kept separate from what the client says of itself.
 
-This file knows no connection.
+This module knows no connections.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _MAX_HOOKS: Final = 1024  # of one connection: more than drivers have methods
 
 @dataclass(frozen=True, kw_only=True)
 class VerifiedIdentity:
-    """What the system or TLS says of a client. What it does not say is None, empty or 0.
+    """The facts about a client that the system or TLS has verified; unknown ones are None, "" or 0.
 
     Attributes:
-        uid, gid, pid: Of the process that has connected to a Unix socket, as Linux tells them. The
-            connection may have been handed on to another process since; a pid is 0 if it is of
-            another namespace.
-        host, port: The address that a TCP or TLS connection comes from. A proxy or a NAT in between
-            has its own.
-        subject: The subject of the client's certificate, as pairs of a kind and a value, where the
+        uid, gid, pid: The process that has connected to a Unix socket, from Linux. It may have
+            passed the connection to another process since. The pid is 0 if it is of another
+            namespace.
+        host, port: The address that a TCP or TLS connection comes from: that of a proxy or NAT if
+            there is one in between.
+        subject: The subject of the client's certificate, as pairs of a kind and a value, if the
             server's `ssl_context` asks for certificates and has checked this one.
     """
 
@@ -55,12 +55,12 @@ class VerifiedIdentity:
 
     @property
     def common_name(self) -> str:
-        """The subject's common name; empty if it has none, or several."""
+        """The subject's common name; empty if it has none or several."""
         names = [value for kind, value in self.subject if kind == "commonName"]
         return names[0] if len(names) == 1 else ""
 
     def __str__(self) -> str:
-        """Say it on one line, with a peer's own words in quotes."""
+        """Describe the client on one line, with the text that it has chosen in quotes."""
         parts = [f"uid {self.uid}, pid {self.pid}"] if self.uid is not None else []
         parts += [f"{self.host}:{self.port}"] if self.host else []
         if self.subject:
@@ -71,7 +71,7 @@ class VerifiedIdentity:
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimedIdentity:
-    """What a client says of itself. Nobody has checked it: for people, and never for a decision.
+    """The unverified claims of a client about itself. Show them to people; decide nothing by them.
 
     Attributes:
         name: `connect(..., name=)`, by default user, host and program. At most 300 characters.
@@ -87,9 +87,9 @@ class Caller:
     """The client whose call is being answered. Equal for all calls of one connection.
 
     Attributes:
-        connection: Counts the connections of this exporter, from 1: no two have the same.
-        verified: What the system or TLS says of the client.
-        claimed: What the client says of itself.
+        connection: The connection's number in this exporter, from 1. No two have the same.
+        verified: The facts that the system or TLS has verified.
+        claimed: The client's claims about itself.
     """
 
     connection: int
@@ -97,7 +97,7 @@ class Caller:
     claimed: ClaimedIdentity = field(default_factory=ClaimedIdentity)
 
     def __str__(self) -> str:
-        """Say it on one line, with a peer's own words in quotes."""
+        """Describe the client on one line, with the text that it has chosen in quotes."""
         name = self.claimed.name
         return f"{self.verified}, says {sanitize_text(name)}" if name else str(self.verified)
 
@@ -166,14 +166,15 @@ def _current(asked: str) -> tuple[ConnectionContext, Caller]:
 
 
 def caller() -> Caller:
-    """Tell who has made the call that is being answered.
+    """Return the client that has made the call which is being answered.
 
-    For exported methods of every kind, plain and `async`, generators and raw streams, and what they
-    call, in their own task or thread or in ones that inherit their context variables (Trio's and
-    anyio's do). No checkpoint; it may be called in any thread, and costs a dictionary's look-up.
+    Call it in exported methods of every kind, plain and `async`, generators and raw streams, and in
+    the code that they call, in the same task or thread or in one that inherits the context
+    variables, as those of Trio and anyio do. Not a checkpoint. In any thread. It is as cheap as a
+    dictionary lookup.
 
     Returns:
-        The same for all calls of one connection.
+        The client; the same object for all calls of one connection.
 
     Raises:
         RuntimeError: No call is being answered here.
@@ -184,25 +185,31 @@ def caller() -> Caller:
 def on_disconnect(function: Callable[[], Any]) -> Callable[[], None]:
     """Run a function when the connection of the client that has made this call has ended.
 
-    However it ends: the client leaves its block, dies, is cut off or falls silent, or the exporter
-    shuts down. Only an exporter that is killed runs nothing. The calls of that connection have
-    ended by then. What was registered last runs first, one after the other: an `async` function in
-    Trio, any other in a worker thread. Each has 10 s. After that an `async` one is cancelled, and
-    the next one begins though a plain one may go on. What one raises is logged, and the others run.
+    It runs in whatever way the connection ends: the client leaves its block, dies, is cut off or
+    stops answering, or the exporter shuts down. Only an exporter that is killed runs nothing. The
+    calls of the connection have ended by then.
 
-    It runs once for a connection, however often it was registered: give a method of the driver, not
-    a new lambda with each call. `caller()` tells in it whose connection has ended.
+    The functions of a connection run one after the other, the last one first: an `async` function
+    in Trio, any other one in a worker thread. Each has 10 s. After that, an `async` function is
+    cancelled, and the next one begins even if a plain one still runs. Once the exporter shuts down,
+    all functions of a connection share 10 s. An exception is logged, and the others still run.
+
+    A function runs once per connection, even if it was registered several times: pass a method of
+    the driver, not a new lambda with each call. In the function, `caller()` returns the client
+    whose connection has ended.
+
+    Not a checkpoint. In any thread.
 
     Args:
-        function: What to run. Without arguments.
+        function: The function, without parameters.
 
     Returns:
-        Takes it back, as when the device was switched off by a call. It may be called in any
-        thread, and again.
+        A function that cancels the registration, for example when a call has switched the device
+        off. Call it in any thread, any number of times.
 
     Raises:
         RuntimeError: No call is being answered here, or 1,024 functions are registered already.
-        ArgumentError: It is no function. A TypeError.
+        ArgumentError: It is not callable. Also a TypeError.
     """
     accepted = "a function without arguments (pass self.off, and not self.off())"
     check_callable("on_disconnect's function", function, accepted)

@@ -1,8 +1,8 @@
-"""What a driver offers: the two decorators, and the table of what a class has exported.
+"""Define the two decorators for exported methods, and build the table of a class's exports.
 
-The table is built from the class, with `getattr_static`, once: an override that is not exported
-hides what it overrides, and no name from the wire ever reaches `getattr` on an instance, so a
-property is never evaluated because a peer named it. This file knows no connection.
+The table is built once per class, with `getattr_static`. So an override that is not exported hides
+the exported method, and no name from the wire reaches `getattr` on an instance: a peer cannot
+evaluate a property by naming it. This module knows no connections.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Exported", "export", "exports_of", "exportstream"]
 
 _MARK: Final = "__jumpstarter_export__"
 _UNBOUND: Final = (staticmethod, classmethod)
-_MAX_LAYERS: Final = 100  # of decorators that are looked through
+_MAX_LAYERS: Final = 100  # decorators around one function that are examined
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,32 +41,35 @@ def export(*, strict: bool = False, drain: float | None = None) -> Callable[[F],
 def export(
     function: F | None = None, *, strict: bool = False, drain: float | None = None
 ) -> F | Callable[[F], F]:
-    """Let clients call a driver's method, by its name.
+    """Let clients call a driver's method by its name.
 
-    A plain or `async` method is called by `DriverClient.call`, one that yields (plain or `async`)
-    by `DriverClient.streamingcall`. Plain methods and generators run in a worker thread, so they
-    may block; `async` ones run in a Trio task.
+    Clients call a plain or `async` method with `DriverClient.call`, and a generator (plain or
+    `async`) with `DriverClient.streamingcall`. Plain methods and generators run in a worker thread,
+    so they may block; `async` ones run in a Trio task.
 
-    An argument arrives as the type that its parameter is annotated with, where that is a rich one:
-    a dataclass, Struct, attrs class, pydantic model, enum, UUID, Decimal, date, time, path, tuple,
-    set, or a list, dict or union that has such parts. What does not fit is refused, and the method
-    not run. Plain annotations (`int`, `str`, `list`, ...) are not checked: drivers take today what
-    their authors did not foresee, and go on doing so.
+    If a parameter is annotated with a rich type, its argument is converted to it: a dataclass,
+    Struct, attrs class, pydantic model, enum, UUID, Decimal, date, time, path, tuple, set, or a
+    list, dict or union with such parts. An argument that does not fit is refused, and the method
+    does not run. Plain annotations (`int`, `str`, `list`, ...) are not checked, since existing
+    drivers accept more than their annotations say.
 
     Args:
-        function: The method. It comes back unchanged, with a mark on it.
+        function: The method. It is returned unchanged, with a mark on it.
         strict: Check plain annotations too, as in `@export(strict=True)`. An annotation that cannot
             be checked is a ConfigurationError when the driver is served. Results are not checked.
-        drain: Of a generator: the seconds that it may go on once the exporter drains, then it is
-            cancelled. By default 5, for a client only listens to it, but without end while a lent
-            file is in use by its client's drivers. `math.inf` is for one that does work which is to
-            be finished, as flashing is. The exporter's own grace bounds all of it. A generator that
-            looks at `draining()` ends by itself. Methods have that grace in any case.
+        drain: For a generator, the seconds that it may go on once the exporter drains; then it is
+            cancelled. By default 5, since a client only listens to it, but without a limit while a
+            driver uses a loan of the same client. Pass `math.inf` for work that has to be finished,
+            such as flashing. The exporter's own grace bounds all of it. A generator that checks
+            `draining()` ends by itself. Methods always have the exporter's grace.
+
+    Returns:
+        The function, or a decorator if only keywords were given.
 
     Raises:
-        TypeError: It is no method that a class defines: a property, or a builtin; or `drain` is
-            given for what is no generator.
-        ArgumentError: `drain` is no number of seconds from 0 up.
+        TypeError: The function is not a method that a class defines, but a property or a builtin,
+            for example; or `drain` was given for a method that is not a generator.
+        ArgumentError: `drain` is not a number of seconds >= 0.
     """
     check_flag("strict", strict)
     if drain is not None:
@@ -77,7 +80,7 @@ def export(
         yields = inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner)
         if drain is not None and not yields:
             name = getattr(inner, "__name__", "a method")
-            raise TypeError(f"drain= is for generators, and {name} is none: a method may finish")
+            raise TypeError(f"drain= is for generators, and {name} is not one: a method may finish")
         return _mark(function, _Mark(Kind.GENERATOR if yields else Kind.UNARY, strict, drain))
 
     return mark if function is None else mark(function)
@@ -88,22 +91,27 @@ def exportstream(function: F) -> F: ...
 @overload
 def exportstream(*, drain: float | None = None) -> Callable[[F], F]: ...
 def exportstream(function: F | None = None, *, drain: float | None = None) -> F | Callable[[F], F]:
-    """Let clients open a raw byte stream, by the method's name.
+    """Let clients open a raw byte stream by the method's name.
 
-    The method is an `asynccontextmanager` that yields a Trio stream or an anyio one. It is entered
-    when a client opens the stream and left when both directions have ended, the client has closed
-    it, or either side is gone. A half-close is passed on where the stream has a `send_eof`.
+    The method is an `asynccontextmanager` that yields a Trio stream or an anyio stream. It is
+    entered when a client opens the stream, and left when both directions have ended, the client has
+    closed it, or the connection is lost. The client's half-close is passed on if the stream has a
+    `send_eof`.
 
     Args:
-        function: The method. It comes back unchanged, with a mark on it.
-        drain: The seconds that a stream may go on once the exporter drains, then it is cancelled.
-            By default a stream goes on for as long as its client sends something every 5 seconds: a
-            client that sends nothing only listens. `math.inf` leaves the end to the exporter's
-            grace, which bounds all of it.
+        function: The method. It is returned unchanged, with a mark on it.
+        drain: The seconds that a stream may go on once the exporter drains; then it is cancelled.
+            By default a stream goes on as long as its client sends something every 5 seconds: a
+            client that sends nothing only listens. `math.inf` leaves the exporter's grace as the
+            only limit.
+
+    Returns:
+        The function, or a decorator if only keywords were given.
 
     Raises:
-        TypeError: It is no method that a class defines: a property, or a builtin.
-        ArgumentError: `drain` is no number of seconds from 0 up.
+        TypeError: The function is not a method that a class defines, but a property or a builtin,
+            for example.
+        ArgumentError: `drain` is not a number of seconds >= 0.
     """
     if drain is not None:
         drain = check_seconds("drain", drain)
@@ -115,7 +123,7 @@ def exportstream(function: F | None = None, *, drain: float | None = None) -> F 
 
 
 class _Mark(msgspec.Struct, frozen=True):
-    """What a decorator says of a method."""
+    """The mark that a decorator puts on a method."""
 
     kind: Kind
     strict: bool = False
@@ -135,14 +143,14 @@ class Exported(msgspec.Struct, frozen=True):
     """One exported method of a class.
 
     Attributes:
-        name: By which it is called.
-        kind: How it is called.
-        function: The attribute as it stands in the class: a function, or another descriptor.
-        converter: Converts arguments; None where the annotations ask for nothing.
-        signature: How to call it, as text; empty if that cannot be told.
-        doc: What it says of itself.
-        may_not_wait: True for an `async` method, which runs in Trio from beginning to end.
-        drain: Seconds that it may go on in a drain; None for those that depend on the client.
+        name: The name by which clients call it.
+        kind: The kind of call.
+        function: The attribute of the class: a function, or another descriptor.
+        converter: Converts arguments; None if no annotation asks for it.
+        signature: The signature as text; empty if it is unknown.
+        doc: The docstring.
+        is_async: True for an `async` method, which runs in Trio from beginning to end.
+        drain: Seconds that it may go on in a drain; None if that depends on the client.
     """
 
     name: str
@@ -155,7 +163,7 @@ class Exported(msgspec.Struct, frozen=True):
     drain: float | None = None
 
     def bind(self, instance: object) -> Callable[..., Any]:
-        """Give the method bound to a driver."""
+        """Bind the method to a driver."""
         bound: Callable[..., Any] = self.function.__get__(instance, type(instance))
         return bound
 
@@ -164,7 +172,7 @@ _tables: WeakKeyDictionary[type, Mapping[str, Exported]] = WeakKeyDictionary()
 
 
 def exports_of(cls: type) -> Mapping[str, Exported]:
-    """Give what a class has exported, by name."""
+    """Return the exported methods of a class by name."""
     table = _tables.get(cls)
     if table is None:
         table = _tables[cls] = MappingProxyType(_build(cls))
@@ -210,16 +218,16 @@ def _exported(cls: type, name: str, attribute: Any, mark: _Mark) -> Exported:
 def _no_context() -> Any: ...
 
 
-# The code of what contextlib's decorators make of a function; nothing else tells it.
+# Code objects of the functions that contextlib's decorators make, to recognize such functions.
 _ASYNC_CONTEXT: Final = asynccontextmanager(_no_context).__code__
 _CONTEXT: Final = contextmanager(_no_context).__code__
 
 
 def _check_kind(function: Any, kind: Kind, title: str) -> None:
-    """See to it that a method was exported as what it is.
+    """Check that a method has the decorator for its kind.
 
     Raises:
-        ConfigurationError: It was not, and no client could use it.
+        ConfigurationError: It has not, so no client could use it.
     """
     codes = [getattr(each, "__code__", None) for each in _layers(function)]
     is_generator = inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function)
@@ -239,7 +247,7 @@ def _check_kind(function: Any, kind: Kind, title: str) -> None:
 
 
 def _layers(function: Any) -> Iterator[Any]:
-    """Give a function, and what its decorators have wrapped. Those may have put anything there."""
+    """Yield a function and the functions that its decorators have wrapped."""
     yield function
     for _ in range(_MAX_LAYERS):
         function = getattr(function, "__wrapped__", None)
@@ -249,7 +257,7 @@ def _layers(function: Any) -> Iterator[Any]:
 
 
 def _mark_of(attribute: object) -> _Mark | None:
-    """Find the mark without running code of the attribute's: it can be anything."""
+    """Find the mark of an attribute without running its code: it may be any object."""
     mark = inspect.getattr_static(attribute, _MARK, None)
     if mark is None and isinstance(attribute, _UNBOUND):
         mark = inspect.getattr_static(attribute.__func__, _MARK, None)
@@ -257,8 +265,8 @@ def _mark_of(attribute: object) -> _Mark | None:
 
 
 def _binds(attribute: object) -> bool:
-    """Tell if what is called through an instance is given that instance, as a method is.
+    """Tell if an attribute is bound to its instance when it is called, as a method is.
 
-    A partial is not, though from Python 3.13 on it has a `__get__`, which warns that it will be.
+    A partial is not. Since Python 3.13 it has a `__get__` that warns of a later change.
     """
     return hasattr(type(attribute), "__get__") and not isinstance(attribute, functools.partial)

@@ -1,9 +1,11 @@
-"""Resources that an exporter fetches by itself: `http://` and `https://` URLs, through httpx.
+"""Fetch resources from `http://` and `https://` URLs, with httpx.
 
-Its rules: what comes is the file's own bytes, never expanded on the way; at most `MAX_REDIRECTS`
-redirects are followed, and none from https to http; a server that says a size over the cap is not
-read from; one that sends fewer bytes than it has said has failed; one that neither says how many
-nor sends chunks is not read from. httpx is an extra, and is imported when a URL is opened.
+- The bytes are those of the file; no content coding is requested or decoded.
+- At most `MAX_REDIRECTS` redirects are followed, and none from https to http.
+- A response is not read if its size exceeds the maximum, or if neither Content-Length nor chunked
+  encoding shows where it ends. A response that is shorter than its Content-Length is an error.
+
+httpx is an extra, and is imported when a URL is opened.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = ["IDLE", "MAX_REDIRECTS", "is_url", "open_url"]
 
-MAX_REDIRECTS: Final = 5  # a mirror and a content network take two or three
-IDLE: Final = 30.0  # seconds that a server may be silent
-_PIECE: Final = 64 * 1024
+MAX_REDIRECTS: Final = 5  # a mirror behind a content network takes two or three
+IDLE: Final = 30.0  # seconds that a server may send nothing
+_CHUNK: Final = 64 * 1024
 
 
 def is_url(handle: object) -> bool:
@@ -38,44 +40,44 @@ async def open_url(
     """Fetch a URL, for the length of the block.
 
     Args:
-        url: What to fetch. Proxies and certificates come from the environment, as in httpx.
-        max_bytes: A server that says more than this is not read from.
-        silence: Seconds that the server may say nothing.
+        url: The URL. Proxies and certificates come from the environment, as in httpx.
+        max_bytes: The largest size of the file.
+        silence: Seconds that the server may send nothing.
 
     Yields:
-        What gives the next bytes, and `b""` at the end.
+        A function that receives the next bytes, and `b""` at the end.
 
     Raises:
         MissingExtra: The extra `http` is not installed.
-        ResourceError: The server answers with anything but the file, or redirects too often.
-        ConnectionError: It cannot be reached, or has gone before the end.
-        TimeoutError: It was silent for too long.
+        ResourceError: The server does not answer with the file, or redirects too often.
+        ConnectionError: The server cannot be reached, or the connection was lost before the end.
+        TimeoutError: The server sent nothing for too long.
     """
     try:
-        import httpx  # noqa: PLC0415 - who fetches nothing needs no httpx
+        import httpx  # noqa: PLC0415 - needed only to fetch a URL
     except ImportError as exc:
         raise MissingExtra.named("http", "a resource with a URL", where="on the exporter") from exc
     headers = {"Accept-Encoding": "identity"}
     async with httpx.AsyncClient(timeout=silence, headers=headers) as client:
-        with _as_ours(url):
+        with _built_in_errors(url):
             response = await _follow(client, url)
-        chunks = response.aiter_raw(_PIECE)
+        chunks = response.aiter_raw(_CHUNK)
         try:
             _check(response, max_bytes)
             yield _reader(chunks, url)
         finally:
             await response.aclose()
-            # Where the driver did not read to the end, httpx's generators are ended here, by the
-            # closed connection, rather than by the garbage collector.
+            # If the driver did not read to the end, run httpx's generators to theirs, which comes
+            # immediately on a closed connection. The garbage collector would do it too late.
             with suppress(httpx.HTTPError, httpx.StreamError):
                 async for _ in chunks:
                     pass
 
 
 @contextmanager
-def _as_ours(url: str) -> Iterator[None]:
-    """Say in Python's own exceptions what has failed."""
-    import httpx  # noqa: PLC0415 - it was imported before
+def _built_in_errors(url: str) -> Iterator[None]:
+    """Turn httpx's exceptions into built-in ones."""
+    import httpx  # noqa: PLC0415 - an extra
 
     try:
         yield
@@ -119,7 +121,7 @@ def _reader(chunks: AsyncIterator[bytes], url: str) -> Callable[[int | None], Aw
 
     async def receive(max_bytes: int | None) -> bytes:
         nonlocal rest
-        with _as_ours(url):
+        with _built_in_errors(url):
             data = rest or await anext(chunks, b"")
         rest = b"" if max_bytes is None else data[max_bytes:]
         return data[: len(data) - len(rest)]

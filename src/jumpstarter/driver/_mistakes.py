@@ -1,9 +1,8 @@
-"""Mistakes that are easily made in a driver's class, each told with what to do about it.
+"""Explain common mistakes in the class of a driver, and how to correct them.
 
-A driver's class is the author's own, and Python has no word against a forgotten decorator or a
-`super()` that is not called: what comes of it is an AttributeError somewhere else. Here such an
-error is given its reason. Nothing in this file is run for a class that has no mistake in it, but
-for a look at its annotations when an instance is made.
+Python accepts a class without its decorator, or an `__init__` that does not call `super()`. The
+result is an AttributeError somewhere else. The functions here add the reason to such errors. For a
+class without mistakes, they only read its annotations when an instance is made.
 """
 
 from __future__ import annotations
@@ -37,25 +36,26 @@ _CLIENT: Final = """it has no client(), which names the class of its client. Add
         return "jumpstarter.client.DriverClient"
 """
 _ABSENT: Final = object()
-_LOOKED_AT: Final = 1000  # values of a result, in search of the one that cannot be sent
+_MAX_SEARCHED: Final = 1000  # values of a result that are searched for one that cannot be sent
 
 
 def check_class(cls: type, arguments: Mapping[str, object]) -> None:
-    """Look at a driver's class when an instance is made.
+    """Check the class of a driver when an instance is made.
 
     Args:
-        cls: That.
+        cls: The class.
         arguments: The keyword arguments for the instance.
 
     Raises:
-        TypeError: It has no `client`, or has fields and is no dataclass, or takes no such argument.
+        TypeError: The class has no `client`, has fields and is not a dataclass, or has no field for
+            an argument.
     """
     if "client" in getattr(cls, "__abstractmethods__", ()):
         raise TypeError(f"{cls.__name__}: {_CLIENT}")
     for name, owner in _undeclared(cls).items():
         is_field = isinstance(inspect.getattr_static(cls, name, None), dataclasses.Field)
         if is_field or (name in arguments and _is_generated(cls)):
-            text = f"{owner.__name__} declares the field {name!r} and is no dataclass"
+            text = f"{owner.__name__} declares the field {name!r} and is not a dataclass"
             raise TypeError(f"{text}: {_FIX} {owner.__name__}")
         if inspect.getattr_static(cls, name, _ABSENT) is _ABSENT:  # None may be its value
             setattr(owner, name, _MissingAttribute(name))
@@ -104,12 +104,12 @@ def explain_missing_attributes(base: type) -> None:
 
 
 def why_missing(cls: type, made: Mapping[str, object], name: str) -> str:
-    """Say why a driver has no such attribute, for the text of an AttributeError.
+    """Explain why a driver lacks an attribute, for the text of an AttributeError.
 
     Args:
-        cls: Its class.
-        made: What the instance has.
-        name: The attribute.
+        cls: The driver's class.
+        made: The attributes that the instance has.
+        name: The missing attribute.
     """
     text = f"{cls.__name__!r} object has no attribute {name!r}"
     if name in _MADE_BY_INIT and "uuid" not in made:
@@ -123,7 +123,7 @@ def why_missing(cls: type, made: Mapping[str, object], name: str) -> str:
         return f"{text}: {how} of {_owner_of(how, cls)} must call super().{how}() first"
     owner_class = _undeclared(cls).get(name)
     if owner_class is not None:
-        text = f"{text}, which {owner_class.__name__} declares: it is no dataclass, so that no"
+        text = f"{text}, which {owner_class.__name__} declares: it is not a dataclass, so no"
         return (
             f"{text} field is made of it. {_FIX[0].upper()}{_FIX[1:]}, or set it in __post_init__"
         )
@@ -131,7 +131,7 @@ def why_missing(cls: type, made: Mapping[str, object], name: str) -> str:
 
 
 def unmade(driver: object) -> str:
-    """Give the first attribute that a driver should have and has not, or nothing."""
+    """Return the name of the first attribute of the base class that a driver lacks, or ""."""
     made, cls = vars(driver), type(driver)
     for name in (*_MADE_BY_INIT, *_MADE_BY_POST_INIT):
         if name not in made and isinstance(inspect.getattr_static(cls, name), _MissingAttribute):
@@ -144,18 +144,18 @@ def _owner_of(method: str, cls: type) -> str:
 
 
 def _is_generated(cls: type) -> bool:
-    """Tell if the `__init__` of a class is a dataclass's, and takes fields only."""
+    """Tell if `dataclass` has generated the `__init__` of a class, which takes only fields."""
     owner = next(base for base in cls.__mro__ if "__init__" in vars(base))
     return "__dataclass_params__" in vars(owner)
 
 
 def _undeclared(cls: type) -> dict[str, type]:
-    """Give the annotated names of a class that are no fields, with the class that has each."""
+    """Return the annotated names of a class that are not fields, with the class that has each."""
     fields = getattr(cls, "__dataclass_fields__", {})
     found: dict[str, type] = {}
     for base in cls.__mro__:
         if "__dataclass_fields__" in vars(base) or not hasattr(base, "__dataclass_fields__"):
-            continue  # its own annotations are fields; or it is a mixin, which may be anything
+            continue  # a dataclass, whose annotations are fields; or a mixin, which may be anything
         for name, annotation in _annotations_of(base).items():
             if name not in fields and "ClassVar" not in str(annotation):
                 found.setdefault(name, base)
@@ -163,10 +163,10 @@ def _undeclared(cls: type) -> dict[str, type]:
 
 
 def _annotations_of(cls: type) -> Mapping[str, object]:
-    """Give a class's own annotations. From Python 3.14 on, to read them runs the author's code."""
+    """Return a class's own annotations. Since Python 3.14, reading them runs the author's code."""
     try:
         return inspect.get_annotations(cls)
-    except Exception:  # noqa: BLE001 - a name that is imported for type checkers only, for one
+    except Exception:  # noqa: BLE001 - for example a name that is imported for type checkers only
         return {}
 
 
@@ -174,7 +174,7 @@ def _annotations_of(cls: type) -> Mapping[str, object]:
 
 
 def hidden_export(attribute: object) -> Iterator[tuple[object, str]]:
-    """Give what is beneath a descriptor that is no method, and the error if that is exported."""
+    """Yield the functions inside a descriptor that is not a method, with the error if exported."""
     if isinstance(attribute, staticmethod | classmethod):
         attribute = attribute.__func__
     beneath: list[Any] = []
@@ -190,10 +190,10 @@ def hidden_export(attribute: object) -> Iterator[tuple[object, str]]:
 
 
 def why_unbound(attribute: object, function: Any) -> str:
-    """Say what is wrong with the first parameter of an exported method, or nothing."""
+    """Explain what is wrong with the first parameter of an exported method; "" if nothing is."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):  # a decorator can have put anything there
+    except (TypeError, ValueError):  # a decorator may have replaced it by any object
         return ""
     first = parameters[0] if parameters else None
     named_self = first is not None and first.name == "self"
@@ -213,14 +213,14 @@ def why_unbound(attribute: object, function: Any) -> str:
 
 
 def why_unsendable(value: object, base: type) -> str:
-    """Say which mistake a value is that cannot be sent, or nothing; end it if it wants an end.
+    """Explain by which mistake a value cannot be sent; "" if it is unknown. Close a coroutine.
 
     Args:
-        value: What a method has returned, or yielded.
-        base: The class of drivers.
+        value: The value that a method has returned or yielded.
+        base: The base class of drivers.
     """
     waiting = [value]
-    for _ in range(_LOOKED_AT):
+    for _ in range(_MAX_SEARCHED):
         if not waiting:
             break
         each = waiting.pop()
@@ -228,7 +228,7 @@ def why_unsendable(value: object, base: type) -> str:
             text = f"it is a driver ({type(each).__name__}), which stays on its exporter: return"
             return f"{text} None, or plain values; what clients are to use goes into `children`"
         if inspect.iscoroutine(each):
-            each.close()  # or Python warns of it where nobody looks
+            each.close()  # otherwise Python warns later that it was never awaited
             return f"it is the coroutine {each.__qualname__}(): an `await` is missing before it"
         if inspect.isgenerator(each):
             text = f"it is the generator {each.__qualname__}(), which was returned: write"

@@ -1,16 +1,25 @@
-"""What clients lend to drivers: bytes that a driver reads from its client, or writes to it.
+"""Let drivers read the resources that clients lend to them, or write to them.
 
-A `Loan` is one raw stream that the client has opened for it, at the exporter's own service, and
-lives as long as that: from when the client lends until it takes back. The driver gets at it through
-the handle that the client passes it, once, and only while it answers a call of that same client. A
-driver that reads never takes what was cut short for the end; a client that is written to learns of
-every failure.
+A `Loan` is a raw stream that the client has opened for it, to the exporter itself. It lasts from
+when the client lends the resource until it takes it back. The driver opens it with the handle that
+the client passes to it: once, and only while it answers a call of the same client. A driver that
+reads never mistakes a lost connection for the end; a client that is written to learns of every
+failure.
 
-This file knows raw streams and nothing of connections, nor of the class of all drivers.
+    state of a loan   next
+    UNUSED            IN_USE, by `take`, when the driver opens it
+    IN_USE            RELEASED, by `release`, when the driver leaves the block
+    RELEASED          -
+
+Besides that, the client may take a loan back in each state (`client_closed`), which ends `run` as
+soon as the driver does not use it. The task that runs the raw stream owns the loan.
+
+This module knows neither connections nor the base class of drivers.
 """
 
 from __future__ import annotations
 
+import enum
 import io
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -32,20 +41,28 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = ["Loan", "Resource", "ResourceStream", "loan_request"]
 
-MODES: Final = ("read", "write")  # what the driver does, as it is told by the client
-_BUFFER: Final = 256 * 1024  # bytes that a driver's blocking code reads or writes at once
+MODES: Final = ("read", "write")  # from the driver's point of view
+_BUFFER: Final = 256 * 1024  # bytes per read or write of a driver's blocking code
+
+
+class LoanState(enum.Enum):
+    """How far the driver is with a loan; see the module's docstring."""
+
+    UNUSED = enum.auto()
+    IN_USE = enum.auto()
+    RELEASED = enum.auto()
 
 
 class Loan:
-    """One thing that a client has lent to one driver.
+    """One resource that a client has lent to one driver.
 
     Attributes:
-        handle: By which the driver gets at it.
+        handle: Identifies it; the client passes it to the driver.
         owner: The client's connection.
-        mode: `"read"` or `"write"`.
+        mode: `"read"` or `"write"`, for the driver.
         encoding: How the bytes are compressed.
-        stream: To the client; set before the client learns of the handle.
-        excuse: What the client has failed with, once it has said so.
+        stream: The stream to the client; set before the client learns the handle.
+        excuse: The exception that the client has failed with, once it has sent it.
     """
 
     def __init__(self, mode: str, encoding: str) -> None:
@@ -57,53 +74,58 @@ class Loan:
         self.mode: str = mode
         self.encoding: str = encoding
         self.stream: SlotStream
-        self._taken = False
-        self._free = trio.Event()  # the driver is done with it
+        self._state = LoanState.UNUSED
+        self._released = trio.Event()  # set in state RELEASED
         self._taken_back = trio.Event()
         self._failure: BaseException | None = None
         self.excuse: Exception | None = None
 
     def take(self) -> None:
-        """Use it, which can be done once."""
-        if self._taken:
-            how = "was used already" if self._free.is_set() else "is being used"
+        """Begin to use it, which can be done once.
+
+        Raises:
+            ResourceError: It is, or was, used.
+        """
+        if self._state is not LoanState.UNUSED:
+            how = "is being used" if self.in_use else "was used already"
             raise ResourceError(f"the resource {self.handle} {how}: each can be used once")
-        self._taken = True
+        self._state = LoanState.IN_USE
 
     @property
     def in_use(self) -> bool:
         """True while the driver reads or writes it."""
-        return self._taken and not self._free.is_set()
+        return self._state is LoanState.IN_USE
 
     def release(self, failure: BaseException | None) -> None:
-        """Say that the driver is done with it, or has failed with it."""
+        """End the driver's use, with the exception that it has failed with, if any."""
         self._failure = failure
-        self._free.set()
+        self._state = LoanState.RELEASED
+        self._released.set()
 
     def client_closed(self) -> None:
-        """The client takes it back, and reads no more of it. Synchronous."""
+        """Note that the client takes it back, and reads nothing more. Synchronous."""
         if self.mode == "write":
             self.stream.finish(ConnectionError("the client has taken back what it had lent"))
         self._taken_back.set()
 
     def arrived(self) -> None:
-        """Something has come from the client: for whoever reads the stream. Synchronous."""
+        """Do nothing: the driver's task waits for the stream itself. Synchronous."""
 
     async def run(self) -> None:
-        """Wait until the client has taken it back, and the driver is done with it. A checkpoint.
+        """Wait until the client has taken it back and the driver has released it. A checkpoint.
 
         Raises:
-            ResourceError: It was lent for writing, and was not written whole.
+            ResourceError: It was lent for writing, and the driver has not written all of it.
         """
         try:
             if self.mode == "write" and await self.stream.receive_some():
                 raise ResourceError("bytes have come for a driver that was to write")
             if self.mode == "read":
                 await self._taken_back.wait()
-            if self._taken:
-                await self._free.wait()
+            if self._state is not LoanState.UNUSED:
+                await self._released.wait()
         except BaseException:
-            # Before the slot ends, which a reader would take for the end of the bytes.
+            # Before the slot ends: a driver that reads would take that for the end of the bytes.
             taken_back = ConnectionError("the client has taken back what it had lent")
             self.stream.finish(self.excuse or taken_back)
             raise
@@ -112,13 +134,17 @@ class Loan:
         if self._failure is not None:
             text = f"the driver failed as it wrote: {type(self._failure).__name__}: {self._failure}"
             raise ResourceError(text)
-        if not self._taken:
+        if self._state is LoanState.UNUSED:
             raise ResourceError("the driver has not used what was lent to it for writing")
 
 
 @contextmanager
 def loan_request(resources: dict[UUID, Any], mode: str, encoding: str) -> Iterator[Loan]:
-    """Keep a loan among a driver's resources for the length of the block."""
+    """Make a loan, and add it to a driver's resources for the length of the block.
+
+    Raises:
+        ResourceError: The mode or the encoding is unknown.
+    """
     loan = Loan(mode, encoding)
     resources[loan.handle] = loan
     try:
@@ -128,9 +154,9 @@ def loan_request(resources: dict[UUID, Any], mode: str, encoding: str) -> Iterat
 
 
 class ResourceStream(trio.abc.Stream):
-    """What a driver reads a resource from, or writes it to: a Trio stream, in one direction.
+    """A Trio stream, in one direction, by which a driver reads or writes a resource.
 
-    `send` and `receive` are there for code that expects an anyio stream, `async for` gives pieces.
+    `send` and `receive` are there for code that expects an anyio stream. `async for` yields chunks.
     """
 
     def __init__(self, flow: DecompressingReader | CompressingWriter) -> None:
@@ -138,7 +164,7 @@ class ResourceStream(trio.abc.Stream):
         self._closed = False
 
     def shut(self) -> None:
-        """The block that gave it was left: what is read behind it could look like the end."""
+        """Refuse further use: the block was left, and the end of its data would look like EOF."""
         self._closed = True
 
     def _check_open(self) -> None:
@@ -151,7 +177,10 @@ class ResourceStream(trio.abc.Stream):
         return isinstance(self._flow, DecompressingReader)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive what there is, at least one byte, or `b""` at the end. A checkpoint.
+        """Receive at least one byte, or `b""` at the end. A checkpoint.
+
+        Args:
+            max_bytes: The largest number of bytes to return; by default as many as there are.
 
         Raises:
             ValueError: `max_bytes` is less than 1.
@@ -167,10 +196,11 @@ class ResourceStream(trio.abc.Stream):
         return await self._flow.receive_some(max_bytes)
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        """The same, but raise at the end.
+        """Receive at least one byte, as an anyio stream does. A checkpoint.
 
         Raises:
-            EndOfStream: Of anyio, where that was imported; else this library's.
+            EndOfStream: At the end: anyio's if anyio was imported, else `jumpstarter.errors`'.
+            Exception: As `receive_some` raises.
         """
         data = await self.receive_some(max_bytes)
         if not data:
@@ -179,7 +209,7 @@ class ResourceStream(trio.abc.Stream):
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Write bytes; waits while the client takes none. A checkpoint.
+        """Write bytes, and wait while the client does not take them. A checkpoint.
 
         Raises:
             ResourceError: The resource was lent for reading.
@@ -194,18 +224,18 @@ class ResourceStream(trio.abc.Stream):
     send = send_all
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Return at once: only sending tells."""
+        """Return immediately: the client's credit is known only when sending. A checkpoint."""
         await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
-        """Do nothing: the block that gave the stream ends it."""
+        """Do nothing: the block that has opened the stream closes it. A checkpoint."""
         await trio.lowlevel.checkpoint()
 
 
 class Resource:
-    """A resource that is not open yet: `async with` it in a Trio task, `with` it in a plain method.
+    """A resource to open: by `async with` in a Trio task, by `with` in a plain method.
 
-    Made by `Driver.resource`, which says what it does.
+    `Driver.resource` makes it, and documents it.
     """
 
     def __init__(
@@ -303,8 +333,9 @@ class Resource:
         traceback: TracebackType | None,
     ) -> None:
         raw = cast("_File", self._file.raw)
-        if exc is not None:  # the client learns of it, and has what was written before
-            # In a worker thread, where no signal handler runs. `exc` tells what has failed.
+        if exc is not None:  # the client is sent what was written before, and then the failure
+            # Any exception can be suppressed: `exc` is raised, and no signal handler runs in a
+            # worker thread.
             with suppress(Exception, trio.Cancelled):
                 self._file.flush()
             raw.discards = True
@@ -317,10 +348,10 @@ class Resource:
 
 
 class _File(io.RawIOBase):
-    """A resource for blocking code in a worker thread.
+    """A resource as a raw file, for blocking code in a worker thread.
 
     Attributes:
-        discards: It writes nothing any more.
+        discards: True if bytes that are written are dropped, since the block has failed.
     """
 
     def __init__(self, stream: ResourceStream) -> None:

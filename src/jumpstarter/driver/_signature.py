@@ -1,9 +1,9 @@
-"""What a method says of itself: which types it wants, and how a person is told to call it.
+"""Read a method's annotations, to convert its arguments, and its signature and docstring, as text.
 
-Read from the function once, when a class's export table is built; no annotation, default or
-docstring can make that fail. An annotation that cannot be resolved, or that no value from the wire
-can fit, asks for nothing, unless the method was exported with `strict=True`: then it is an error,
-since the author has asked for a check that would not be made.
+This happens once, when the export table of a class is built. No annotation, default or docstring
+makes it fail, with one exception: an annotation that cannot be resolved, or that no value from the
+wire can fit, is usually ignored, but it is an error with `@export(strict=True)`, since the author
+has asked for a check that cannot be made.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NAMED: Final = {
 
 
 class ArgumentConverter(msgspec.Struct, frozen=True):
-    """Makes arguments fit a method's annotations. None stands for a type that asks for nothing.
+    """Convert arguments to the types of a method's annotations. A type of None converts nothing.
 
     Attributes:
         positional: Name and type of each parameter that takes a positional argument.
@@ -52,10 +52,10 @@ class ArgumentConverter(msgspec.Struct, frozen=True):
     more_named: Any
 
     def __call__(self, args: list[Any], kwargs: dict[str, Any]) -> None:
-        """Convert arguments in their place.
+        """Convert the arguments in place.
 
         Raises:
-            ArgumentError: One does not fit; the text names the parameter, its type and the path.
+            ArgumentError: One does not fit. The text names the parameter, its type and the path.
         """
         for index, value in enumerate(args):
             if index < len(self.positional):
@@ -78,7 +78,7 @@ def _converted(value: object, type_: Any, name: str) -> Any:
 
 
 def signature_of(function: Any, *, takes_self: bool) -> inspect.Signature | None:
-    """Give a function's signature as its callers see it, None if it has none that can be told."""
+    """Return a function's signature without `self`; None if it has none."""
     with DeferAllSignals():
         try:
             signature = inspect.signature(function)
@@ -98,17 +98,17 @@ def build_converter(
     *,
     strict: bool,
 ) -> ArgumentConverter | None:
-    """Find out what a method's annotations ask of its arguments; None if it is nothing.
+    """Build the converter for a method's arguments; None if nothing is to be converted.
 
     Args:
         function: The method, undecorated.
-        signature: Without `self`; None if it has none that can be told.
-        names: Of its class: an annotation may name what is defined beside the method.
-        title: How messages name the method.
+        signature: Its signature without `self`; None if it has none.
+        names: The names in its class, to which annotations may refer.
+        title: The method's name in messages.
         strict: Check arguments with plain annotations too.
 
     Raises:
-        ConfigurationError: It is to be strict, and an annotation cannot be checked.
+        ConfigurationError: `strict` is True, and an annotation cannot be checked.
     """
     if signature is None:
         if strict:
@@ -121,8 +121,8 @@ def build_converter(
         with DeferAllSignals():  # an annotation is any code; and what is left unchecked stays so
             try:
                 annotation = _resolved(function, parameter, names)
-                weight = classify_annotation(annotation)
-                if annotation in _ANYTHING or (weight is AnnotationKind.PLAIN and not strict):
+                kind = classify_annotation(annotation)
+                if annotation in _ANYTHING or (kind is AnnotationKind.PLAIN and not strict):
                     continue
                 check_type(annotation)
             except Exception as exc:
@@ -137,19 +137,19 @@ def build_converter(
 
 
 def _resolved(function: Any, parameter: inspect.Parameter, names: Mapping[str, Any]) -> Any:
-    """Evaluate an annotation that was written, or is kept, as a string. Each one by itself."""
+    """Evaluate an annotation, which may be a string, independently of the others."""
 
     def alone() -> None: ...
 
     alone.__annotations__ = {parameter.name: parameter.annotation}
     known = getattr(function, "__globals__", {})
-    # A method may be named as a type is, `set` or `date`, which it does not stand for here.
+    # Without the methods of the class, since one may have the name of a type, as `set`.
     beside = {name: thing for name, thing in names.items() if not hasattr(type(thing), "__get__")}
     hints = typing.get_type_hints(alone, known, beside, include_extras=True)
     annotation = hints[parameter.name]
-    is_said = type(None) in typing.get_args(annotation)
-    if parameter.default is None and not is_said:  # as many write it, who mean `X | None`
-        return typing.Optional[annotation]  # noqa: UP045 - of any annotation, one without `|` too
+    is_optional = type(None) in typing.get_args(annotation)
+    if parameter.default is None and not is_optional:  # `x: int = None` means `int | None`
+        return typing.Optional[annotation]  # noqa: UP045 - not every annotation supports `|`
     return annotation
 
 
@@ -170,7 +170,7 @@ def _build(signature: inspect.Signature, types: Mapping[str, Any]) -> ArgumentCo
 
 
 class _Source:
-    """Shown in a signature as it is, without quotes."""
+    """A text that a signature shows without quotes."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -180,7 +180,7 @@ class _Source:
 
 
 def text_of(signature: inspect.Signature | None) -> str:
-    """Write a signature as in its `def`, with `...` for defaults that are no plain constants."""
+    """Format a signature as in a `def`, with `...` for defaults that are not plain constants."""
     if signature is None:
         return ""
     with DeferAllSignals():
@@ -213,7 +213,7 @@ def _default(value: Any) -> Any:
 
 
 def doc_of(thing: Any) -> str:
-    """Give a docstring, cleaned up and cut; nothing for the one that a dataclass makes up."""
+    """Return a docstring, cleaned and cut; empty for the one that `dataclass` generates."""
     doc = thing.__doc__
     if not isinstance(doc, str) or doc.startswith(f"{getattr(thing, '__name__', '')}("):
         return ""
