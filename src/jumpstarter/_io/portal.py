@@ -16,9 +16,7 @@ It knows no RPC. Only POSIX: elsewhere a thread that waits for a lock cannot be 
 from __future__ import annotations
 
 import atexit
-import contextvars
 import functools
-import inspect
 import logging
 import os
 import sys
@@ -33,7 +31,6 @@ from typing import (
     Any,
     ClassVar,
     Final,
-    Generic,
     TypeVar,
     TypeVarTuple,
     final,
@@ -44,7 +41,7 @@ import trio
 
 from .._util.checks import check_seconds, check_text, raise_type_error
 from .._util.no_copies import ReduceEx, no_copies
-from .._util.tracebacks import trim_traceback
+from .portal_job import Job, JobState, held_lock, name_of, run_contained
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -77,120 +74,12 @@ def in_trio_thread() -> bool:
     return sys.get_asyncgen_hooks()[0] is not None and trio.lowlevel.in_trio_run()
 
 
-def _name_of(what: object) -> str:
-    """Name a function, a `functools.partial`, or what `@asynccontextmanager` has made."""
-    what = getattr(what, "func", what)
-    return getattr(what, "__qualname__", None) or type(what).__qualname__
-
-
 def _refuse_in_trio(what: object) -> None:
     if in_trio_thread():
         text = (
-            f"blocking call of {_name_of(what)} inside a Trio task: the loop would wait for itself"
+            f"blocking call of {name_of(what)} inside a Trio task: the loop would wait for itself"
         )
         raise RuntimeError(f"{text} and deadlock; await the async twin instead")
-
-
-def _contained(callback: Callable[..., object], *args: object) -> None:
-    """Call `callback(*args)`; an exception is logged, since the loop must survive it."""
-    try:
-        callback(*args)
-    except BaseException:  # in the loop's own thread, where no signal handler runs
-        _logger.exception("%s raised in the portal's loop", _name_of(callback))
-
-
-def _held_lock() -> threading.Lock:
-    lock = threading.Lock()
-    lock.acquire()
-    return lock
-
-
-class _Job(Generic[T]):
-    """One function to be run as a task of the loop, and how it ended.
-
-    Made by the thread that wants it; from `start` on it is the loop's, until `done` is released.
-    """
-
-    __slots__ = (
-        "args", "cancelled", "context", "done", "ended", "error", "func", "loop", "name", "scope",
-        "started", "then", "value",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        loop: _Loop,
-        func: Callable[..., Awaitable[T] | T],
-        args: tuple[object, ...],
-        name: object = None,
-        then: Callable[[_Job[T]], object] | None = None,
-    ) -> None:
-        self.loop: _Loop = loop
-        self.func: Callable[..., Awaitable[T] | T] = func
-        self.args: tuple[object, ...] = args
-        self.name: object = func if name is None else name
-        # Called once in the loop's thread, when the job has ended.
-        self.then: Callable[[_Job[T]], object] | None = then
-        self.context: contextvars.Context = contextvars.copy_context()
-        self.scope: trio.CancelScope = trio.CancelScope()
-        self.done: threading.Lock = _held_lock()
-        self.started: bool = False
-        self.ended: bool = False
-        self.cancelled: bool = False
-        self.error: BaseException | None = None
-        self.value: T
-
-    def start(self) -> None:
-        """Spawn the task, unless the loop takes no more. In the loop's thread."""
-        if self.loop.dead is not None:
-            self.end(RuntimeError(self.loop.dead))
-            return
-        self.started = True
-        self.loop.jobs.add(self)
-        spawn = functools.partial(self.loop.nursery.start_soon, self._run, name=self.name)
-        self.context.run(spawn)
-
-    async def _run(self) -> None:
-        try:
-            with self.scope:
-                await trio.lowlevel.checkpoint_if_cancelled()
-                value = self.func(*self.args)
-                self.value = await value if inspect.isawaitable(value) else value
-            self.cancelled = self.scope.cancelled_caught
-        except trio.Cancelled:  # not by us: the whole loop is coming down
-            self.cancelled = True
-        except BaseException as exc:  # noqa: BLE001 - the caller's to see, whatever it is
-            self.end(exc)
-        if self.cancelled:
-            self.end(RuntimeError(f"{_name_of(self.func)} was cancelled: its portal was closed"))
-        else:
-            self.end()
-
-    def end(self, error: BaseException | None = None) -> None:
-        """Record the end and tell who waits. In the loop's thread; only the first time counts."""
-        if self.ended:
-            return
-        self.ended, self.error = True, error
-        self.loop.jobs.discard(self)
-        if self.then is not None:
-            _contained(self.then, self)
-            self.then = None  # it may refer to a Future that refers to us
-        self.done.release()
-
-    def cancel(self) -> None:
-        """Cancel the task, or see that it never starts. In the loop's thread, however often."""
-        if self.started:
-            self.scope.cancel()
-        else:
-            self.end()
-
-    def result(self) -> T:
-        """Return or raise what `func` did."""
-        if self.error is None:
-            return self.value
-        try:
-            raise trim_traceback(self.error)
-        finally:
-            self.error = None  # its traceback leads back to this job: leave no cycle
 
 
 class _Loop(AbstractContextManager["BlockingPortal", None]):
@@ -206,11 +95,11 @@ class _Loop(AbstractContextManager["BlockingPortal", None]):
         self.dead: str | None = None
         self.exiting: bool = False  # the interpreter is, and takes daemon threads along
         self.inbox: deque[Callable[[], object]] = deque()
-        self.jobs: set[_Job[Any]] = set()
+        self.jobs: set[Job[Any]] = set()
         self.token: trio.lowlevel.TrioToken | None = None
         self.nursery: trio.Nursery
         self.stopping: trio.Event = trio.Event()
-        self.ended: threading.Lock = _held_lock()
+        self.ended: threading.Lock = held_lock()
         self.thread: threading.Thread = threading.Thread(target=self._run, name=name, daemon=True)
         _loops.add(self)
 
@@ -251,7 +140,7 @@ class _Loop(AbstractContextManager["BlockingPortal", None]):
     def wake(self) -> None:
         """Run what is in the inbox. What is posted meanwhile has a wake-up of its own."""
         for _ in range(len(self.inbox)):
-            _contained(self.inbox.popleft())
+            run_contained(self.inbox.popleft())
 
     def post(self, callback: Callable[[], object]) -> None:
         """Have `callback()` run in the loop. From any thread, a finalizer too; never blocks."""
@@ -273,7 +162,7 @@ class _Loop(AbstractContextManager["BlockingPortal", None]):
         except (trio.RunFinishedError, OSError):  # OSError: a crashed loop has closed its sockets
             raise RuntimeError(self.dead or f"blocking portal {self.name!r} has ended") from None
 
-    def wait(self, job: _Job[Any], callback: Callable[[], object], lock: threading.Lock) -> None:
+    def wait(self, job: Job[Any], callback: Callable[[], object], lock: threading.Lock) -> None:
         """Post a callback of `job`, and block until the loop has released `lock`.
 
         A KeyboardInterrupt can strike between any two bytecodes. Before `try` nothing is posted;
@@ -290,12 +179,12 @@ class _Loop(AbstractContextManager["BlockingPortal", None]):
             raise
         finally:
             if self.exiting and threading.current_thread().daemon:
-                _held_lock().acquire()  # for ever: an error here would be printed on the way out
+                held_lock().acquire()  # for ever: an error here would be printed on the way out
 
-    def _abandon(self, job: _Job[Any]) -> None:
+    def _abandon(self, job: Job[Any]) -> None:
         try:
             self.post_quietly(job.cancel)
-            if self.dead is None and not job.ended:
+            if self.dead is None and job.state is not JobState.ENDED:
                 job.done.acquire(timeout=self.grace)
         except KeyboardInterrupt:  # a second one: wait no longer, but be sure of the cancellation
             self.post_quietly(job.cancel)
@@ -333,11 +222,11 @@ class _BlockingContext(AbstractContextManager[T, bool]):
 
     def __enter__(self) -> T:
         _refuse_in_trio(self._what)
-        self._entered = _held_lock()
+        self._entered = held_lock()
         self._leaving = trio.Event()
-        self._job = _Job(self._loop, self._hold, (), name=_name_of(self._what), then=self._ended)
+        self._job = Job(self._loop, self._hold, (), name=name_of(self._what), then=self._ended)
         self._loop.wait(self._job, self._job.start, self._entered)
-        if self._job.ended:
+        if self._job.state is JobState.ENDED:
             self._job.result()
         return self._value
 
@@ -368,7 +257,7 @@ class _BlockingContext(AbstractContextManager[T, bool]):
             return False
         return self._error is not None
 
-    def _ended(self, _: _Job[bool]) -> None:
+    def _ended(self, _: Job[bool]) -> None:
         if self._entered.locked():  # it never came so far, or was left and no one waits
             self._entered.release()
 
@@ -412,7 +301,7 @@ class BlockingPortal:
         _refuse_in_trio(func)
         if not callable(func):
             raise_type_error("func", func, _FUNCTION)
-        job = _Job(self._loop, func, args)
+        job = Job(self._loop, func, args)
         self._loop.wait(job, job.start, job.done)
         return job.result()
 
@@ -445,7 +334,7 @@ class BlockingPortal:
         if not callable(func):
             raise_type_error("func", func, _FUNCTION)
         future: Future[T] = Future()
-        job = _Job(self._loop, func, args, name, functools.partial(_settle, future))
+        job = Job(self._loop, func, args, name, functools.partial(_settle, future))
 
         def on_done(future: Future[T]) -> None:
             if future.cancelled():
@@ -498,7 +387,7 @@ class BlockingPortal:
         return threading.current_thread() is self._loop.thread  # an ident would be used again
 
 
-def _settle(future: Future[T], job: _Job[T]) -> None:
+def _settle(future: Future[T], job: Job[T]) -> None:
     if job.cancelled:
         future.cancel()
     if not future.set_running_or_notify_cancel():
@@ -507,7 +396,7 @@ def _settle(future: Future[T], job: _Job[T]) -> None:
         future.set_result(job.value)
     else:
         future.set_exception(job.error)
-        job.error = None  # as in _Job.result
+        job.error = None  # as in Job.result
 
 
 def start_blocking_portal(
