@@ -1,4 +1,4 @@
-"""The board at the far end of a serial line: a shell with three commands.
+"""A simulated board on a serial line: a shell with three commands.
 
 It is a program of its own, whose line is stdin and stdout, and imports nothing of jumpstarter: to a
 driver it is as foreign as a real board. It ends when its line is hung up.
@@ -14,7 +14,7 @@ _STDIN, _STDOUT = 0, 1
 
 
 def answer(command: str) -> str:
-    """Say what the shell prints for a command line."""
+    """Return the output of a command line."""
     name, *words = command.split() or [""]
     match name:
         case "":
@@ -30,13 +30,13 @@ def answer(command: str) -> str:
 
 
 def run_shell() -> None:
-    """Echo what is typed, and answer each line, until the line is hung up."""
+    """Echo the input and answer each line, until the line is hung up."""
     os.write(_STDOUT, BANNER + PROMPT)
     typed = ""
     while True:
         try:
             data = os.read(_STDIN, 1024)
-        except OSError:  # EIO: nobody holds the other end any more
+        except OSError:  # EIO: the other end was closed
             return
         for character in data.decode("ascii", "replace"):
             if character == "\r":

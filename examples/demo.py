@@ -1,4 +1,4 @@
-"""Serves three device trees and drives each as a test would; exits with 0 if all was as expected.
+"""Serve three device trees and drive each as a test would; exit with 0 if all goes as expected.
 
 Everything is real but the board: the protocol, the Unix sockets, the pseudo-terminal and the child
 process behind it.
@@ -18,7 +18,7 @@ from serial_console import SerialConsoleClient, SimulatedConsole, read_until
 
 
 class Report:
-    """Compares, and prints a line for each comparison.
+    """Compares results, and prints a line for each comparison.
 
     Attributes:
         failures: How many were not as expected.
@@ -49,7 +49,7 @@ def show_example(report: Report, client: ExampleClient) -> None:
 
 
 def show_console(report: Report, client: SerialConsoleClient) -> None:
-    """Talk to a board over its serial console, in raw bytes both ways."""
+    """Talk to a board over its serial console, in raw bytes."""
     print(f"        the board is a process behind {client.device()}")
     with client.connect() as console:
         report.check(
@@ -61,7 +61,7 @@ def show_console(report: Report, client: SerialConsoleClient) -> None:
 
 
 def show_bench(report: Report, client: BenchClient) -> None:
-    """Use a composite's own method and its children, and cut a slow operation short."""
+    """Use a composite's own method and its children, and cancel a slow operation."""
     image = bytes(range(256)) * 40
     digest = hashlib.sha256(image).hexdigest()
     report.check("an async method", client.flash(image), digest)
@@ -79,7 +79,7 @@ def show_bench(report: Report, client: BenchClient) -> None:
 
 
 def main() -> int:
-    """Show everything; give the exit code."""
+    """Run all demonstrations, and return the exit code."""
     report = Report()
     print("example: the driver API's reference example")
     with serve(ExampleDriver()) as client:

@@ -1,4 +1,4 @@
-"""A bench with several things on it: a composite driver, its children, and a slow operation.
+"""A bench with several devices: a composite driver, its children, and a slow operation.
 
 In this directory,
 
@@ -33,12 +33,12 @@ class Bench(Driver):
 
     @classmethod
     def client(cls) -> str:
-        """Name the client class."""
+        """Return the path of the client class."""
         return "lab.BenchClient"
 
     @export
     async def flash(self, image: bytes) -> str:
-        """Write an image to the board, and give its SHA-256."""
+        """Write an image to the board, and return its SHA-256."""
         self._state = "being written"
         try:
             await trio.sleep(len(image) / self.bytes_per_second)
@@ -50,26 +50,26 @@ class Bench(Driver):
 
     @export
     def state(self) -> str:
-        """Say what is on the board."""
+        """Return what is on the board."""
         return self._state
 
 
 class BenchClient(DriverClient):
-    """What a test has of the bench: its methods, and `console` and `example` below it."""
+    """The client of the bench: its methods, and `console` and `example` below it."""
 
     def flash(self, image: bytes) -> str:
-        """Write an image to the board, and give its SHA-256."""
+        """Write an image to the board, and return its SHA-256."""
         digest: str = self.call("flash", image)
         return digest
 
     def state(self) -> str:
-        """Say what is on the board."""
+        """Return what is on the board."""
         state: str = self.call("state")
         return state
 
 
 def bench() -> Bench:
-    """Put a bench together, as an exporter's configuration does."""
+    """Make a bench, as an exporter's configuration does."""
     return Bench(
         labels={"place": "simulated"},
         children={"console": SimulatedConsole(), "example": ExampleDriver()},

@@ -42,17 +42,17 @@ class SerialConsole(Driver):
 
     @classmethod
     def client(cls) -> str:
-        """Name the client class."""
+        """Return the path of the client class."""
         return "serial_console.SerialConsoleClient"
 
     @export
     def device(self) -> str:
-        """Give the path of the terminal device."""
+        """Return the path of the terminal device."""
         return self.port
 
     @export
     def discard(self) -> None:
-        """Forget what the board has said and nobody has read."""
+        """Discard the board's output that has not been read."""
         fd = self._open()
         try:
             termios.tcflush(fd, termios.TCIFLUSH)
@@ -73,7 +73,7 @@ class SerialConsole(Driver):
             self._in_use = False
 
     def _open(self) -> int:
-        # Not as our controlling terminal, and without waiting for a carrier.
+        # O_NOCTTY: not as our controlling terminal. O_NONBLOCK: without waiting for a carrier.
         fd = os.open(self.port, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
         try:
             tty.setraw(fd, termios.TCSANOW)  # bytes as they are: no echo, no signals, no CR to LF
@@ -96,7 +96,7 @@ class SimulatedConsole(SerialConsole):
         """Start the board."""
         super().__post_init__()
         far_end, self._near_end = os.openpty()
-        tty.setraw(self._near_end)  # before the board speaks, or its words were echoed back to it
+        tty.setraw(self._near_end)  # before the board prints, or its output would be echoed to it
         self.port = os.ttyname(self._near_end)
         command = [sys.executable, "-I", str(BOARD)]
         # In a session of its own, so that a Ctrl-C at the exporter is not the board's.
@@ -106,27 +106,27 @@ class SimulatedConsole(SerialConsole):
         os.close(far_end)
 
     def close(self) -> None:
-        """Hang up, at which the board ends."""
+        """Hang up, which ends the board."""
         os.close(self._near_end)
         self._board.wait(timeout=5)
         super().close()
 
 
 class SerialConsoleClient(StreamMixin, DriverClient):
-    """What a test has of the console: `connect()`, and the methods."""
+    """The client of the console: `connect()`, and the methods."""
 
     def device(self) -> str:
-        """Give the path of the terminal device on the exporter."""
+        """Return the path of the terminal device on the exporter."""
         path: str = self.call("device")
         return path
 
     def discard(self) -> None:
-        """Forget what the board has said and nobody has read."""
+        """Discard the board's output that has not been read."""
         self.call("discard")
 
 
 def read_until(console: BlockingStream, mark: bytes) -> bytes:
-    """Read up to and with a mark, behind which nothing more comes for the time being."""
+    """Read up to and including a mark, after which the board sends nothing for now."""
     said = b""
     while not said.endswith(mark):
         said += console.receive()

@@ -1,4 +1,4 @@
-"""A test from its first line to its last: power, console, image, network, and a failure in between.
+"""A complete test: power, console, image, network, and a failure in between.
 
     python examples/story.py              # an image of 1 GiB
     python examples/story.py --mib 16     # a smaller one
@@ -45,7 +45,7 @@ BOARD = Path(__file__).with_name("story_board.py")
 
 @dataclass(kw_only=True)
 class BoardPower(PowerInterface, Driver):
-    """Switches the simulated board: a process that runs while it has power.
+    """Switches a simulated board, which is a process that runs while it has power.
 
     Attributes:
         line: The board's end of its serial line, a file descriptor.
@@ -68,7 +68,7 @@ class BoardPower(PowerInterface, Driver):
 
     @export
     def off(self) -> None:
-        """Switch off, without asking the board."""
+        """Switch off, without shutting the board down."""
         if self._board is not None:
             self._board.kill()
             self._board.wait()
@@ -76,19 +76,19 @@ class BoardPower(PowerInterface, Driver):
 
     @export
     async def read(self, interval: float) -> AsyncGenerator[PowerReading, None]:
-        """Yield what a real switch would measure."""
+        """Yield readings like those of a real switch."""
         while True:
             yield PowerReading(voltage=12.0 if self._board else 0.0, current=0.4)
             await trio.sleep(interval)
 
     def reset(self) -> None:
-        """Switch off, whatever the last session has left."""
+        """Switch off, whatever state the last session left."""
         self.off()
 
 
 @contextmanager
 def bench(directory: Path) -> Iterator[Driver]:
-    """Put a bench together, as an exporter's configuration does."""
+    """Make a bench, as an exporter's configuration does."""
     line, port = os.openpty()
     tty.setraw(port)
     with socket.create_server(("127.0.0.1", 0)) as web:
@@ -109,12 +109,12 @@ def bench(directory: Path) -> Iterator[Driver]:
 
 
 class RejectedError(Exception):
-    """What goes wrong in the first attempt."""
+    """The error of the first attempt."""
 
 
 @contextmanager
 def powered(board: DriverClient) -> Iterator[None]:
-    """Have the board on for the length of a block, and off behind it, whatever happens."""
+    """Keep the board on for the length of a block, and switch it off afterwards."""
     board.power.on()
     try:
         yield
@@ -124,7 +124,7 @@ def powered(board: DriverClient) -> Iterator[None]:
 
 @contextmanager
 def logged_in(board: DriverClient) -> Iterator[None]:
-    """Have the board on for the length of a block, and somebody logged in.
+    """Keep the board on, with a user logged in, for the length of a block.
 
     The console is opened first: what a serial port has got before that is thrown away.
     """
@@ -138,7 +138,7 @@ def logged_in(board: DriverClient) -> Iterator[None]:
 
 
 def flash(board: DriverClient, image: Path, *, fails: bool) -> None:
-    """Flash an image, with a bar on a terminal; or fail when half of it has passed."""
+    """Flash an image, with a progress bar on a terminal; or fail at half of it."""
 
     def reject(done: int, total: int | None) -> None:
         if done > (total or 0) // 2:
@@ -160,24 +160,24 @@ def fetch(board: DriverClient) -> None:
 
 
 def attempt(board: DriverClient, image: Path, *, fails: bool) -> None:
-    """Be the test."""
+    """Run the test."""
     with logged_in(board):
         flash(board, image, fails=fails)
         fetch(board)
 
 
 def check_nothing_is_left(board: DriverClient, driver: Driver, directory: Path) -> None:
-    """See what the failed attempt has left: no power, no half image, nothing lent."""
+    """Check that the failed attempt left no power, no partial image, and no loan."""
     assert next(board.power.read()).voltage == 0
     assert list(directory.iterdir()) == []
     assert driver.children["card"].resources == {}
-    with board.console.stream():  # free for the next one
+    with board.console.stream():  # the port is free again
         pass
     print("  nothing is left behind")
 
 
 def main() -> None:
-    """Tell the story."""
+    """Run the exporter and the test."""
     parser = argparse.ArgumentParser(description="a test from its first line to its last")
     parser.add_argument("--mib", type=int, default=1024, help="size of the image")
     size = parser.parse_args().mib * 1024 * 1024

@@ -1,4 +1,4 @@
-"""The board of the story: a login on its serial line, and a web page on its network.
+"""The board of `story.py`: a login on its serial line, and a web page on its network.
 
 It is a program of its own that knows nothing of jumpstarter, and runs as long as it has power. Its
 line is stdin and stdout; the socket that its web server listens on is the file descriptor named by
@@ -18,21 +18,21 @@ _STDIN, _STDOUT = 0, 1
 
 
 class Page(http.server.BaseHTTPRequestHandler):
-    """Shows the one page there is."""
+    """Serves the board's only page."""
 
     def do_GET(self) -> None:
-        """Answer a browser."""
+        """Answer a GET request."""
         self.send_response(200)
         self.send_header("Content-Length", str(len(PAGE)))
         self.end_headers()
         self.wfile.write(PAGE)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
-        """Say nothing: stderr is the exporter's."""
+        """Log nothing: stderr belongs to the exporter."""
 
 
 def serve_page(listener: socket.socket) -> None:
-    """Serve the page for as long as there is power."""
+    """Serve the page while the power is on."""
     address = listener.getsockname()
     server = http.server.ThreadingHTTPServer(address, Page, bind_and_activate=False)
     server.socket = listener
@@ -40,7 +40,7 @@ def serve_page(listener: socket.socket) -> None:
 
 
 def ask(prompt: str) -> str:
-    """Prompt, and read a line."""
+    """Print a prompt, and read a line."""
     os.write(_STDOUT, prompt.encode())
     typed = b""
     while not typed.endswith((b"\r", b"\n")):
@@ -49,7 +49,7 @@ def ask(prompt: str) -> str:
 
 
 def main() -> None:
-    """Boot, let somebody log in, and answer until the power goes."""
+    """Boot, let a user log in, and answer commands until the power is off."""
     serve_page(socket.socket(fileno=int(sys.argv[1])))
     os.write(_STDOUT, b"booting...\r\n")
     while (name := ask("board login: ")) != "root":

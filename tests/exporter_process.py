@@ -1,6 +1,6 @@
-"""An exporter in a process of its own, and the driver that it serves in tests of that.
+"""Run an exporter in its own process, with a driver for tests.
 
-Not a test. The exporter imports this file too, for `Probe`.
+The exporter imports this module too, for `Probe`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ PATIENCE = 120.0  # seconds for what takes a few; the exporter is killed when th
 
 
 class ExporterProcess:
-    """`python -m jumpstarter serve`, once clients can connect.
+    """A running `python -m jumpstarter serve`, to which clients can connect.
 
     Attributes:
-        address: Where.
+        address: Where it listens.
     """
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
@@ -47,7 +47,7 @@ class ExporterProcess:
         self.address = line.removeprefix("ready: ").removesuffix("\n")
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send a signal to the process."""
         self._process.send_signal(number)
 
     def log_line(self) -> str:
@@ -57,22 +57,22 @@ class ExporterProcess:
         return line
 
     def until_logged(self, text: str) -> None:
-        """Read its log up to a line that has this text."""
+        """Read the log up to a line that contains a text."""
         seen = ""
         while text not in (line := self._stderr.readline()):
             assert line, f"{text!r} was not logged; this was: {seen}"
             seen += line
 
     def wait(self) -> int:
-        """Wait for its end, and give its exit code (-N if signal N has ended it)."""
+        """Wait until it ends, and return its exit code, or -N if signal N killed it."""
         return self._process.wait(PATIENCE)
 
     def rest_of_log(self) -> str:
-        """Wait for its end, and give what of its log was not read."""
+        """Wait until it ends, and return the unread rest of its log."""
         return self._stderr.read()
 
     def rest_of_stdout(self) -> str:
-        """Wait for its end, and give what it has written behind the first line."""
+        """Wait until it ends, and return what it wrote to stdout after the first line."""
         return self._stdout.read()
 
 
@@ -84,14 +84,14 @@ def exporter(
     cwd: Path = TESTS,
     prefix: Sequence[str] = (),
 ) -> Iterator[ExporterProcess]:
-    """Run an exporter, for the length of a block; what is left of it then is killed.
+    """Run an exporter for the length of a block, and kill it at the end if it still runs.
 
     Args:
-        directory: For its Unix socket, where the options have no other address.
-        options: Of the command line.
-        driver: What it serves.
+        directory: The directory of its Unix socket, unless the options have another address.
+        options: Options of the command line.
+        driver: The driver that it serves, as MODULE:NAME.
         cwd: Its current directory.
-        prefix: A command that runs it in another place.
+        prefix: A command that runs it, such as one that changes signal dispositions.
     """
     if "--address" not in options:
         options = ("--address", f"unix:{directory}/socket", *options)
@@ -102,7 +102,7 @@ def exporter(
 
 
 def wait_until_refused(client: DriverClient) -> None:
-    """Call until calls are refused, since the exporter drains."""
+    """Call until the exporter drains, and refuses calls."""
     with client.timeout(PATIENCE), contextlib.suppress(CallRefused):
         while True:
             client.call("echo")
@@ -110,7 +110,7 @@ def wait_until_refused(client: DriverClient) -> None:
 
 @dataclass(kw_only=True)
 class Probe(Echo):
-    """Holds calls until the process gets a SIGUSR1, and says in the log what becomes of it."""
+    """Holds calls until the process gets SIGUSR1, and logs how they end."""
 
     _held: int = field(init=False, repr=False, default=0)
     _changed: trio.lowlevel.ParkingLot = field(init=False, repr=False)
@@ -125,7 +125,7 @@ class Probe(Echo):
 
     @export
     async def hold(self, value: Any = None) -> Any:
-        """Give a value back, all that are held at once, when the signal comes."""
+        """Wait for the signal, and return a value."""
         token = trio.lowlevel.current_trio_token()
         signal.signal(signal.SIGUSR1, lambda *_: token.run_sync_soon(self._released.set))
         self._held += 1
@@ -139,13 +139,13 @@ class Probe(Echo):
 
     @export
     async def until_held(self, count: int) -> None:
-        """Wait until so many calls are held."""
+        """Wait until `count` calls are held."""
         while self._held < count:
             await self._changed.park()
 
     @export
     def meet(self, seconds: float) -> int:
-        """Wait in a worker thread for another one that does the same."""
+        """Wait in a worker thread until a second call does the same."""
         return self._meeting.wait(seconds)
 
     @exportstream
@@ -162,7 +162,7 @@ class Probe(Echo):
 
 @dataclass(kw_only=True)
 class SlowToClose(Echo):
-    """Is not closed before a SIGUSR1 has come."""
+    """Blocks in `close()` until SIGUSR1 comes."""
 
     _may_close: threading.Event = field(init=False, repr=False, default_factory=threading.Event)
 

@@ -1,8 +1,8 @@
-"""What this process was started with must not be what its tests run with.
+"""Reset the signal state that this process inherited, before its tests run.
 
 A shell starts a command in the background with SIGINT and SIGQUIT ignored, `nohup` with SIGHUP
 ignored, and others block signals or ignore SIGCHLD. All of that is inherited, by the processes that
-tests start too, and there a Ctrl-C would then do nothing.
+tests start too, and there a Ctrl-C would have no effect.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _PYTHONS: Final = {signal.SIGPIPE, signal.SIGXFSZ}
 
 
 def restore() -> None:
-    """Unblock all signals, and see to it that no child inherits that one is ignored.
+    """Unblock all signals, and make sure that children inherit no ignored ones.
 
-    This process ignores what it has ignored: a handler that does nothing does so here, and a
-    program that is executed begins without it. But SIGINT raises KeyboardInterrupt again, and
-    SIGCHLD has its default: while that is ignored, the system forgets how children have ended.
+    Signals that were ignored stay without effect here, by a handler that does nothing, which `exec`
+    resets to the default. But SIGINT raises KeyboardInterrupt again, and SIGCHLD gets its default:
+    while it is ignored, the system discards the exit codes of children.
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in signal.valid_signals() - _PYTHONS:
@@ -36,4 +36,4 @@ def _handler(number: int) -> signal._HANDLER:
 
 
 def _ignore(*_: object) -> None:
-    """Do as SIG_IGN does, in this process alone."""
+    """Do nothing, like SIG_IGN, but in this process only."""

@@ -1,4 +1,4 @@
-"""Processes that tests start: each has a deadline, so that to wait for one is never to hang."""
+"""Run processes in tests, each with a deadline, so that waiting for one cannot hang."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ PATIENCE: Final = 60.0  # seconds for what takes a few, on a machine that does o
 def running(
     command: Sequence[str], *, seconds: float = PATIENCE, **options: Any
 ) -> Iterator[subprocess.Popen[Any]]:
-    """Run a process for the length of a block; what is left of it then is killed.
+    """Run a process for the length of a block, and kill it at the end if it still runs.
 
-    Past its deadline it is killed too: who reads from it reads the end, who waits for it goes on,
-    and the block fails.
+    It is also killed at its deadline: readers of its pipes get EOF, waiting for it returns, and the
+    block fails.
 
     Args:
         command: The program and its arguments.
         seconds: The deadline.
-        options: As `subprocess.Popen` takes them; its pipes carry text unless `text` is False.
+        options: Those of `subprocess.Popen`; pipes carry text unless `text` is False.
     """
     over = threading.Event()
     with subprocess.Popen(command, **{"text": True, **options}) as process:

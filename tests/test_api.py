@@ -1,4 +1,4 @@
-"""Tests of `_serve` and `_server`: both sides joined over real sockets, and how all of it ends."""
+"""Tests of `_api` and `Server`: both sides over real sockets, and the order in which they end."""
 
 from __future__ import annotations
 

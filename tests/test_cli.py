@@ -1,4 +1,4 @@
-"""`python -m jumpstarter serve`: what it says, to whom, and how it ends."""
+"""Tests of `python -m jumpstarter serve`: its output, its errors, and how it ends."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from jumpstarter.client import DriverClient
 from jumpstarter.errors import CallCancelled, DriverError, DriverInvalidArgument, HandshakeError
 from processes import running
 
-LONG = "1000"  # seconds of grace: who waits for its end is killed before
+LONG = "1000"  # seconds of grace: a test that waits for its end is killed before
 
 MODULE = '''
 from jumpstarter.client import DriverClient
@@ -70,7 +70,7 @@ make_text = str
 
 @pytest.fixture(autouse=True)
 def _handlers_of_signals() -> Iterator[None]:
-    """Put the handlers back that `main` leaves behind, since its process ends with it."""
+    """Restore the signal handlers that `main` leaves behind."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield
@@ -80,7 +80,7 @@ def _handlers_of_signals() -> Iterator[None]:
 
 @pytest.fixture
 def lamps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a directory with the module `lamps`, which is the current one."""
+    """Return a directory with the module `lamps`, and make it the current one."""
     (tmp_path / "lamps.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
@@ -91,7 +91,7 @@ def lamps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run_serve(
     spec: str, *options: str, cwd: Path, python: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """Run an exporter that does not come so far as to listen."""
+    """Run an exporter that fails before it listens."""
     command = [sys.executable, *python, "-m", "jumpstarter", "serve", spec, *options]
     command += ["--address", "unix:/nowhere"]
     return subprocess.run(
@@ -104,7 +104,7 @@ def name_of(address: str) -> object:
         return client.call("read_name")
 
 
-# --- what is served, and where ---
+# --- the driver and the address ---
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ class Chatty(Echo):
 def test_exporter_serves_and_ends_whatever_stderr_is(
     tmp_path: Path, stderr: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """5 MB of log, from a driver and from calls that fail, go nowhere."""
+    """5 MB of log, from a driver and from calls that fail, are not read."""
     (tmp_path / "chatty.py").write_text(CHATTY)
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
     redirection = {"unread": "", "full": "2>/dev/full", "closed": "2>&-"}[stderr]
@@ -395,7 +395,7 @@ def test_signals_do_not_interrupt_the_close_of_a_driver(tmp_path: Path) -> None:
         server.send(signal.SIGINT)
         server.send(signal.SIGUSR1)
         assert "closed" in server.rest_of_log()
-        assert server.wait() in (130, 143)  # the system says nothing of their order
+        assert server.wait() in (130, 143)  # the system does not define their order
 
 
 def test_ctrl_c_while_the_driver_is_made_is_quiet(lamps: Path) -> None:
@@ -404,7 +404,7 @@ def test_ctrl_c_while_the_driver_is_made_is_quiet(lamps: Path) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
 
 
-# --- what is wrong is said in one line ---
+# --- errors are one line ---
 
 
 @pytest.mark.parametrize(
@@ -462,7 +462,7 @@ def test_setup_error_is_one_line_on_stderr_and_exit_code_2(
 
 @pytest.fixture
 def pems(lamps: Path) -> Path:
-    """Give the directory of `lamps`, with keys and certificates in it that fit or do not."""
+    """Return the directory of `lamps`, with keys and certificates that match or do not."""
     authority = trustme.CA()
     for name in ("one", "other"):
         issued = authority.issue_cert("localhost")
@@ -540,7 +540,7 @@ def test_tls_error_is_one_line_that_names_the_option(
 
 
 def test_no_passphrase_is_asked_for_at_the_terminal(pems: Path) -> None:
-    """It has one, where OpenSSL would ask."""
+    """The process has a terminal, at which OpenSSL would ask."""
     at_it = "import os, sys; os.login_tty(0); os.execv(sys.argv[1], sys.argv[1:])"
     command = [sys.executable, "-c", at_it]
     command += [sys.executable, "-m", "jumpstarter", "serve", "lamps:Lamp"]
@@ -557,11 +557,11 @@ def test_no_passphrase_is_asked_for_at_the_terminal(pems: Path) -> None:
     assert said.count("\n") == 1
 
 
-# --- what is open further than may be meant is a warning ---
+# --- access that is broader than intended is a warning ---
 
 
 def warnings_of(directory: Path, *options: str) -> list[str]:
-    """Serve, end, and give the warnings that were logged."""
+    """Run an exporter, end it, and return the warnings that it logged."""
     with exporter(directory, *options) as server:
         server.send(signal.SIGTERM)
         log = server.rest_of_log().splitlines()

@@ -1,4 +1,4 @@
-"""Signals that a parent has left behind, what children of drivers get of them, and a hang-up."""
+"""Tests of inherited signal dispositions, of what drivers' children get, and of SIGHUP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An exporter in one process, its clients in another, and real devices behind it.
+"""Tests with an exporter in one process, clients in another, and real devices.
 
 What is checked here in small is that all the rooms together do what each promises: the tests of the
 rooms go into the corners.

@@ -1,4 +1,4 @@
-"""An error of the system says what it is of: the path, the address or the program."""
+"""Tests that a system error names its subject: the path, the address or the program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the public modules show: the paths that existing drivers import, and words for each name.
+"""Tests of the public modules: the paths that existing drivers import, and their docstrings.
 
 A module is public if no part of its path begins with an underscore.
 """

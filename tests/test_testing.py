@@ -1,4 +1,4 @@
-"""`jumpstarter.testing`: a driver and its client, joined in memory."""
+"""Tests of `jumpstarter.testing`: a driver and its client, joined in memory."""
 
 from __future__ import annotations
 

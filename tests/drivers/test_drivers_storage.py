@@ -1,4 +1,4 @@
-"""Tests of `jumpstarter.drivers.storage`: images that come, go, and are cut short."""
+"""Tests of `jumpstarter.drivers.storage`: complete and interrupted transfers of images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A serial port is for one program at a time: which others it refuses, and when it is free.
+"""Tests of the locks on a serial port: which programs they refuse, and when the port is free.
 
 On pseudo-terminals, with real processes. TIOCEXCL does not hold root off, so programs run as
 another user where it matters; those tests need root, and are skipped without.

@@ -1,4 +1,4 @@
-"""pyserial's wrappers and URLs are used by their own `read` and `write`, and every byte counts."""
+"""Tests of ports that are used by their own `read` and `write`: pyserial's wrappers and URLs."""
 
 from __future__ import annotations
 
