@@ -11,7 +11,7 @@ from typing import Final
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["indent_text", "sanitize_name", "sanitize_text"]
+__all__ = ["Verbatim", "indent_text", "sanitize_name", "sanitize_text"]
 
 _LENGTH: Final = 200  # characters of a name
 _BLOCK: Final = 10_000  # characters of a traceback: about a hundred lines
@@ -55,3 +55,17 @@ def _printable(line: str) -> str:
     if line.isprintable():
         return line
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)
+
+
+class Verbatim:
+    """A text whose `repr` is the text itself: how a signature shows it without quotes.
+
+    Args:
+        text: The text.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 from .._protocol.codec import truncate
 from .._protocol.frames import MAX_DOC, MAX_SIGNATURE, Kind, Node
 from .._util.deferred_signals import DeferAllSignals
+from .._util.text import Verbatim
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -228,20 +229,10 @@ def _signature_of(function: Callable[..., Any]) -> str:
 
 
 def _unquoted(annotation: Any) -> Any:
-    return _Source(annotation) if isinstance(annotation, str) else annotation
+    return Verbatim(annotation) if isinstance(annotation, str) else annotation
 
 
 # ---------------------------------------------------------------------- a signature from its text
-
-
-class _Source:
-    """Text from the exporter, whose repr is the text itself."""
-
-    def __init__(self, text: str | None) -> None:
-        self.text = text or "..."
-
-    def __repr__(self) -> str:
-        return self.text
 
 
 @functools.lru_cache(maxsize=1024)
@@ -299,4 +290,4 @@ def _parameters(args: ast.arguments, source: str) -> list[inspect.Parameter]:
 
 
 def _source(node: ast.expr | None, source: str, otherwise: Any) -> Any:
-    return otherwise if node is None else _Source(ast.get_source_segment(source, node))
+    return otherwise if node is None else Verbatim(ast.get_source_segment(source, node) or "...")

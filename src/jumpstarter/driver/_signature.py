@@ -19,6 +19,7 @@ from .._protocol.codec import truncate
 from .._protocol.frames import MAX_DOC, MAX_SIGNATURE
 from .._protocol.values import AnnotationKind, check_type, classify_annotation, convert, type_name
 from .._util.deferred_signals import DeferAllSignals
+from .._util.text import Verbatim
 from ..errors import ArgumentError, ConfigurationError
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -169,16 +170,6 @@ def _build(signature: inspect.Signature, types: Mapping[str, Any]) -> ArgumentCo
     return ArgumentConverter(positional, more, named, more_named)
 
 
-class _Source:
-    """A text that a signature shows without quotes."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __repr__(self) -> str:
-        return self.text
-
-
 def text_of(signature: inspect.Signature | None) -> str:
     """Format a signature as in a `def`, with `...` for defaults that are not plain constants."""
     if signature is None:
@@ -204,12 +195,12 @@ def _text_of(signature: inspect.Signature) -> str:
 def _source(annotation: Any) -> Any:
     if annotation is inspect.Signature.empty:
         return annotation
-    return _Source(annotation if isinstance(annotation, str) else type_name(annotation))
+    return Verbatim(annotation if isinstance(annotation, str) else type_name(annotation))
 
 
 def _default(value: Any) -> Any:
     is_plain = value is None or type(value) in {bool, int, float, str, bytes}
-    return value if is_plain or value is inspect.Parameter.empty else _Source("...")
+    return value if is_plain or value is inspect.Parameter.empty else Verbatim("...")
 
 
 def doc_of(thing: Any) -> str:
