@@ -1,8 +1,8 @@
-"""How this library was installed, and so how to add one of its extras.
+"""Find out how this library was installed, and the command that adds one of its extras.
 
-The name `jumpstarter` belongs to another project on PyPI, and `pip install 'jumpstarter[zstd]'`
-would replace this library by that one. The installer has recorded the place from which this one
-came (PEP 610, `direct_url.json`), so the command names that place. Knows nothing of the library.
+The name `jumpstarter` belongs to another project on PyPI: `pip install 'jumpstarter[zstd]'` would
+replace this library by that one. The installer has recorded where this one came from (PEP 610,
+`direct_url.json`), so the command names that place.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _IN_CHECKOUT: Final = ", in the checkout of this project"
 
 
 def command_for(extra: str) -> str:
-    """Give the command that adds an extra to this installation.
+    """Return the command that adds an extra to this installation.
 
     Args:
-        extra: Its name, or several with commas between them.
+        extra: Its name, or several names with commas between them.
     """
     for installed in distributions(name=NAME):
         try:
@@ -41,9 +41,9 @@ def command_for(extra: str) -> str:
 
 
 def _owns_this_package(installed: Distribution, record: dict[str, Any] | None) -> bool:
-    """Tell if a distribution of our name contains this very file: the other project may be there.
+    """Return whether a distribution named like ours contains this file.
 
-    This package may run from its sources, by PYTHONPATH, while the other project is installed.
+    The other project may be installed while this package runs from its sources, by PYTHONPATH.
     """
     if record is not None and record.get("dir_info", {}).get("editable"):
         source = Path(url2pathname(urlsplit(record["url"]).path))

@@ -11,7 +11,12 @@ import pytest
 
 from helpers import PATIENCE
 from jumpstarter._util import deferred_signals
-from jumpstarter._util.deferred_signals import DeferSignals, Interrupted
+from jumpstarter._util.deferred_signals import (
+    DeferAllSignals,
+    DeferSignals,
+    Interrupted,
+    never_defer,
+)
 
 
 class Handler:
@@ -173,3 +178,19 @@ def test_in_other_threads_there_is_nothing_to_do() -> None:
     thread.start()
     thread.join(PATIENCE)
     assert seen == [signal.default_int_handler, 1]
+
+
+def test_a_handler_that_never_raises_stays_installed() -> None:
+    """To install it again would undo `siginterrupt`, which cannot be read."""
+
+    def nothing(_signum: int, _frame: object) -> None:
+        """Do nothing."""
+
+    never_defer(nothing)
+    previous = signal.signal(signal.SIGUSR1, nothing)
+    try:
+        with DeferAllSignals():
+            assert signal.getsignal(signal.SIGUSR1) is nothing
+            assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGUSR1, previous)

@@ -1,23 +1,26 @@
-"""Keeps signal handlers out of code that must not be cut in two.
+"""Defer signal handlers while code runs that they must not interrupt.
 
-A Python signal handler runs in the main thread, between any two bytecodes, and Ctrl-C's raises
-there. Where that would leave a structure half changed, the main thread takes shelter: handlers are
-put off, and run when it leaves. While it waits, within the shelter, it can be interrupted: then the
-wait ends with `Interrupted`, and whoever waited tidies up and leaves.
+A Python signal handler runs in the main thread, between any two bytecodes, and the one for Ctrl-C
+raises there. Where that would leave a structure half changed, the main thread enters
+`DeferSignals`, and handlers are deferred until it leaves. A wait inside the block can be
+interrupted: it ends with `Interrupted`, and the code tidies up and leaves the block.
 
-All this is for blocking code. In a Trio loop no handler but Trio's own may raise, which is the
-program's affair: Trio itself does not survive it everywhere. And none runs in any other thread. So
-a broad `except` there takes no handler's exception for another one; in blocking code it stands in
-`DeferAllSignals`, or raises again what it has caught.
+This is for blocking code. In a Trio loop only Trio's own handler may raise, since Trio itself does
+not survive an exception everywhere. Handlers never run in other threads. So a broad `except` in
+those places does not catch a handler's exception by mistake. In blocking code it stands inside
+`DeferAllSignals`, or re-raises what it has caught.
 
-Only signals that have a Python handler can raise, and only those are put off, so that any other
-keeps what it does. Signals whose handlers nobody writes to raise are left alone, as each one that
-is looked at has its price.
+Only signals with a Python handler can raise, and only those are deferred; all others keep their
+effect. `DeferSignals` ignores signals whose handlers rarely raise, because each one costs time.
+
+Reinstalling a handler undoes `signal.siginterrupt(signum, False)`, and Python offers no way to read
+that flag. So a program that has called it for a signal with a Python handler must expect system
+calls to be interrupted by that signal again. `never_defer` exempts a handler that does not raise.
 """
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # the C half of `signal`, of which mypy knows not
+import _signal  # type: ignore[import-not-found]  # the C half of `signal`, unknown to mypy
 import os
 import signal
 import threading
@@ -30,7 +33,13 @@ from typing import Any, Final, Self, TypeAlias, TypeVar
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["DeferAllSignals", "DeferSignals", "Interrupted", "raised_by_signal_handler"]
+__all__ = [
+    "DeferAllSignals",
+    "DeferSignals",
+    "Interrupted",
+    "never_defer",
+    "raised_by_signal_handler",
+]
 
 T = TypeVar("T")
 _Handler: TypeAlias = Callable[[int, FrameType | None], object]
@@ -50,11 +59,11 @@ _SIGNALS: Final = tuple(
         signal.SIGUSR2,
     )
 )
-# What `signal` wraps: its conversions to and from enums cost ten times what these do.
+# The functions that `signal` wraps: its conversions to and from enums take ten times as long.
 _get: Final[Callable[[int], Any]] = _signal.getsignal
 _set: Final[Callable[[int, Any], Any]] = _signal.signal
 
-_main = threading.main_thread().ident  # handlers run in this thread, and in no other
+_main = threading.main_thread().ident  # handlers run only in this thread
 
 
 def _forked() -> None:
@@ -65,77 +74,92 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
+_never_deferred: Final[set[object]] = set()
+
+
+def never_defer(handler: _Handler) -> None:
+    """Leave this handler installed within `DeferAllSignals`. It must not raise."""
+    _never_deferred.add(handler)
+
+
+def _may_raise(handler: Any) -> bool:
+    return callable(handler) and handler not in _never_deferred
+
+
 class Interrupted(BaseException):
-    """A signal has come while the thread waited; its handler runs when the shelter is left."""
+    """A signal arrived during a wait. Its handler runs when the block is left."""
 
 
 class DeferSignals:
-    """A `with` block, for once, in whatever thread: in any but the main one there is no danger.
+    """A `with` block, used once, that defers the handlers of common signals. In any thread.
+
+    In other threads than the main one it does nothing: no handler runs there.
 
     Attributes:
-        waiting: True while handlers may end the wait.
+        waiting: True while a signal may end the wait.
     """
 
-    # The class's until the main thread takes shelter: all other threads need nothing of their own.
+    # Class attributes, so that other threads than the main one need no state of their own.
     waiting = False
     _signals = _SIGNALS
-    _put_off: list[tuple[int, _Handler]] | tuple[()] = ()
-    _came: list[tuple[_Handler, int, FrameType | None]] | tuple[()] = ()
+    _is_deferred: Callable[[Any], bool] = staticmethod(callable)
+    _deferred: list[tuple[int, _Handler]] | tuple[()] = ()
+    _arrived: list[tuple[_Handler, int, FrameType | None]] | tuple[()] = ()
 
     def __enter__(self) -> Self:
         if get_ident() == _main:
             try:
-                self._take()
+                self._defer()
             except BaseException:
                 self.__exit__()
                 raise
         return self
 
-    def _take(self) -> None:
-        put_off: list[tuple[int, _Handler]] = []
-        self._put_off = put_off
+    def _defer(self) -> None:
+        deferred: list[tuple[int, _Handler]] = []
+        self._deferred = deferred
         handlers = [*map(_get, self._signals)]
         for signum, handler in compress(
-            zip(self._signals, handlers, strict=True), map(callable, handlers)
+            zip(self._signals, handlers, strict=True), map(self._is_deferred, handlers)
         ):
-            put_off.append((signum, handler))
-            _set(signum, partial(self._note, handler))
+            deferred.append((signum, handler))
+            _set(signum, partial(self._record, handler))
 
-    def _note(self, handler: _Handler, signum: int, frame: FrameType | None) -> None:
-        self._came = [*self._came, (handler, signum, frame)]
+    def _record(self, handler: _Handler, signum: int, frame: FrameType | None) -> None:
+        self._arrived = [*self._arrived, (handler, signum, frame)]
         if self.waiting:
             self.waiting = False
             raise Interrupted
 
     def __exit__(self, *_: object) -> None:
-        """Install the handlers again, and run those of all signals that have come.
+        """Reinstall the handlers, and run those of all signals that have arrived.
 
-        Whatever one of them raises meanwhile, none is left out.
+        All of them are reinstalled and run, even if one of them raises.
         """
         self.waiting = False
         try:
             self._leave()
         finally:
-            if self._put_off or self._came:
+            if self._deferred or self._arrived:
                 self.__exit__()
 
     def _leave(self) -> None:
         """Loop in a frame of its own: since Python 3.12 a loop's jump may lie outside its `try`."""
-        while self._put_off:
-            _set(*self._put_off[-1])
-            self._put_off.pop()
-        while self._came:
-            handler, signum, frame = self._came.pop(0)
+        while self._deferred:
+            _set(*self._deferred[-1])
+            self._deferred.pop()
+        while self._arrived:
+            handler, signum, frame = self._arrived.pop(0)
             handler(signum, frame)
 
     def wait(self, wait: Callable[[int], T], milliseconds: int) -> T:
-        """Give `wait(milliseconds)`, open to signals.
+        """Return `wait(milliseconds)`. A signal may interrupt it.
 
         Raises:
-            Interrupted: A signal came, now or before.
+            Interrupted: A signal arrived, now or earlier in the block.
         """
         self.waiting = True
-        if self._came:
+        if self._arrived:
             raise Interrupted
         value = wait(milliseconds)
         self.waiting = False
@@ -143,20 +167,21 @@ class DeferSignals:
 
 
 class DeferAllSignals(DeferSignals):
-    """A `with` block in which whatever is raised is its own, and no signal handler's.
+    """A `with` block whose exceptions are its own, and never a signal handler's.
 
-    For code that catches all exceptions of somebody's code, or looks for what is wrong with a
-    value. Every signal is put off, so it costs tens of microseconds in the main thread: it is for
-    failures, and for what is done once.
+    For code that catches all exceptions of user code, or searches a value for a fault. It defers
+    every signal, which costs tens of microseconds in the main thread, so it is for failures and for
+    work that is done once.
     """
 
     _signals = _CATCHABLE
+    _is_deferred = staticmethod(_may_raise)
 
 
 def raised_by_signal_handler(exc: BaseException) -> bool:
-    """Tell if an installed handler raised this: for code too slow for `DeferAllSignals`.
+    """Return whether an installed handler raised this: for code too slow for `DeferAllSignals`.
 
-    One that has put another one in its place before it raised is not known any more.
+    A handler that has replaced itself before it raised is not recognized.
     """
     codes = {_code_of(handler) for handler in map(_get, _CATCHABLE) if callable(handler)}
     trace = exc.__traceback__

@@ -1,21 +1,20 @@
-"""Keeps our descriptors out of forked children.
+"""Close the library's file descriptors in forked children.
 
-A child gets a copy of every descriptor that its parent has open. As long as it lives, the kernel
-keeps what they stand for: the peer of a killed process does not learn of its end, an address stays
-in use, a device stays locked. So a child closes ours before its own first line runs, whether it was
-forked by `os.fork`, `os.forkpty`, `pty.fork` or `multiprocessing`. The others need nothing: a
-descriptor made by Python is closed by `exec`.
+A child inherits a copy of each descriptor that its parent has open. While the child lives, the
+kernel keeps the file or socket open: the peer of a killed process does not learn of its end, an
+address stays in use, a device stays locked. So a child closes its copies before its own code runs,
+whether it was forked by `os.fork`, `os.forkpty`, `pty.fork` or `multiprocessing`. `exec` already
+closes the descriptors that Python makes.
 
-The child's copies only are closed. Nothing is said to a peer, shut down or removed: all of that is
-the parent's. Each number stands for `/dev/null` from then on, so that a Python object which has it
-can be used and collected without harm to another file, and epoll, which a child shares with its
-parent, refuses it.
+Only the child's copies are closed. The connection is not shut down and no file is removed. Each
+descriptor then refers to `/dev/null`. So a Python object that owns it can be used and collected
+without affecting another file, and the epoll instance that the child shares with its parent
+rejects it.
 
-A fork waits while a thread is within `no_fork()`: what is opened there has no moment at which a
-child could get it. Opening or closing a file may block without end, and would then hold up all
-forks, so that is done within `close_path_in_children()`: a child that is forked there finds the
-descriptor by its path.
-A C library that forks past Python runs none of this.
+A fork waits while a thread is within `no_fork()`, so no child inherits a descriptor between its
+creation and `close_in_children`. Opening or closing a file may block without end, and would then
+hold up all forks. That is done within `close_path_in_children()`: a child forked there finds the
+descriptor by its path. A C library that forks without Python runs none of this.
 """
 
 from __future__ import annotations
@@ -42,22 +41,22 @@ __all__ = [
 
 
 class HasFileno(Protocol):
-    """A socket, a file, a stream: what says which descriptor it has."""
+    """An object that owns a descriptor: a socket, a file, a stream."""
 
     def fileno(self) -> int:
-        """Give it, or -1, or raise, once it is closed."""
+        """Return the descriptor, or -1 or raise once it is closed."""
 
 
 class Closable(Protocol):
-    """A socket, a file: what is closed without waiting."""
+    """An object that closes without waiting: a socket, a file."""
 
     def close(self) -> object:
         """Close it."""
 
 
-# Of one thread, again and again if need be: a finalizer or a signal handler of it may fork too.
+# Reentrant: a finalizer or a signal handler may fork in the thread that holds it.
 _lock: Final = threading.RLock()
-_held: Final[WeakSet[Any]] = WeakSet()
+_resources: Final[WeakSet[Any]] = WeakSet()
 _forks = 0
 _FDS: Final = Path("/proc/self/fd")  # exists on Linux only
 
@@ -80,30 +79,30 @@ _transits: Final[list[_Transit]] = []
 
 
 def close_in_children(*resources: HasFileno) -> None:
-    """Have descriptors closed in each child that is forked from now on. Any thread; no checkpoint.
+    """Close descriptors in each child that is forked from now on. Any thread; no checkpoint.
 
     Args:
-        resources: What has them. They are asked for the number when a fork happens, so nothing
-            needs to be said when they are closed or collected.
+        resources: The owners of the descriptors. A fork asks each for its number, so nothing needs
+            to be done when one is closed or collected.
     """
     with _lock:
-        _held.update(resources)
+        _resources.update(resources)
 
 
 def close_without_fork(resource: Closable) -> None:
-    """Close something, and leave no child with a copy of it. Any thread; no checkpoint.
+    """Close a resource while no fork can happen. Any thread; no checkpoint.
 
-    A fork in the midst of `close()` would: the object has no descriptor any more, and the kernel
-    still has one.
+    A fork in the middle of `close()` would leave the child a copy: the object has already forgotten
+    the descriptor, and the kernel still has it open.
     """
     with _lock:
         resource.close()
 
 
 def no_fork() -> contextlib.AbstractContextManager[Any]:
-    """Hold up all forks of this process, for a `with` block that opens something and never waits.
+    """Hold up all forks of this process within a `with` block, which must not wait.
 
-    The thread itself may fork within it, and the block may be nested.
+    The thread itself may fork within the block, and blocks may be nested.
     """
     return _lock
 
@@ -128,7 +127,7 @@ def close_path_in_children(mode: int, *paths: str | os.PathLike[str]) -> Iterato
     real = frozenset([*names, *(f"{name} (deleted)" for name in names)])
     with _lock:
         # Ours are no others': the number of one that is closed meanwhile may be given to this file.
-        ours = {_number_of(each) for each in list(_held)}
+        ours = {_number_of(each) for each in list(_resources)}
         others = frozenset(_descriptors_of(real, mode)) - ours
         for transit in _transits:
             if transit[:2] == (real, mode):  # those that other threads open now are ours as well
@@ -156,12 +155,12 @@ def _descriptors_of(paths: frozenset[str], mode: int) -> Iterator[int]:
 
 
 def fork_count() -> int:
-    """Give a number that is another one after each fork, in the parent."""
+    """Return a number that changes with each fork, in the parent."""
     return _forks
 
 
 def is_child(process: int) -> bool:
-    """Tell if this process was forked from one that had the given id."""
+    """Return whether this process was forked from the one with the given id."""
     return os.getpid() != process
 
 
@@ -173,12 +172,12 @@ def _in_parent() -> None:
 
 def _in_child() -> None:
     try:
-        numbers = [number for each in list(_held) if (number := _number_of(each)) >= 0]
+        numbers = [number for each in list(_resources) if (number := _number_of(each)) >= 0]
         for paths, mode, others in _transits:
             numbers += (each for each in _descriptors_of(paths, mode) if each not in others)
         if numbers:
             _replace(numbers)
-        _held.clear()
+        _resources.clear()
         _transits.clear()
     finally:
         _lock.release()

@@ -1,9 +1,9 @@
-"""Which frames an error shows: the caller's, the driver's, ours; and not those in between.
+"""Keep the frames of the library out of tracebacks that users read.
 
-pytest leaves out the frames of each file that says `__tracebackhide__`, as all of this package do.
-What remains are those of contextlib, trio and outcome, through which an error goes on its way from
-the portal's loop to the thread that asked: they say nothing of the error, and are taken out where
-it is raised for that thread. Knows nothing of the library.
+pytest hides the frames of each file that sets `__tracebackhide__`, as all files of this package do.
+The frames of contextlib, trio and outcome remain, through which an exception travels from the
+portal's loop to the calling thread. They do not help to understand the error, so they are removed
+where it is raised in that thread.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NOT_THE_USERS: Final = (
 
 
 def trim_traceback(exc: E) -> E:
-    """Take the frames of the plumbing out of an exception's traceback."""
+    """Remove the frames of contextlib, outcome and trio from an exception's traceback."""
     frames = []
     traceback = exc.__traceback__
     while traceback is not None:
@@ -83,7 +83,7 @@ def _has_user_frames(traceback: TracebackType | None) -> bool:
 def hidden_contextmanager(
     function: Callable[P, Iterator[T]],
 ) -> Callable[P, AbstractContextManager[T, bool | None]]:
-    """Make a `contextlib.contextmanager`, whose own frames no error shows."""
+    """Make a `contextlib.contextmanager` whose own frames appear in no traceback."""
     managed = contextlib.contextmanager(function)
 
     @functools.wraps(function)

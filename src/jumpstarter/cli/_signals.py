@@ -26,6 +26,8 @@ from typing import Final
 
 import trio
 
+from .._util.deferred_signals import never_defer
+
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["Signals", "reset_signals"]
@@ -65,6 +67,7 @@ def reset_signals() -> None:
                 # `exec` resets a handler to the default, which it does not do with SIG_IGN.
                 signal.signal(number, _do_nothing)
                 signal.siginterrupt(number, False)
+                never_defer(_do_nothing)  # to install it again would undo siginterrupt
 
 
 def _do_nothing(number: int, frame: object) -> None:
