@@ -120,7 +120,9 @@ def test_a_call_into_the_loop_ends_with_the_call_that_made_it(method: str, led: 
         assert client.call("ask", "anyio run") == "asked by anyio run"
 
 
-def test_an_anyio_without_what_it_takes_fails_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_work_with_an_anyio_that_lacks_the_private_function(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delattr("anyio._core._eventloop.claim_worker_thread")
     executor._anyio_claim.cache_clear()
     try:
@@ -176,7 +178,7 @@ def test_an_anyio_whose_private_function_has_changed_fails_no_call(
     assert caplog.text.count("anyio.from_thread does not work in drivers' threads") == 1
 
 
-def test_where_nobody_has_imported_anyio_no_call_does() -> None:
+def test_no_call_imports_anyio() -> None:
     script = """
 import sys
 from jumpstarter import serve

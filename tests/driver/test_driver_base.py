@@ -48,7 +48,7 @@ def test_a_driver_is_given_its_fields_by_keyword_only() -> None:
         Plain(resources={})  # type: ignore[call-arg]
 
 
-def test_a_driver_is_equal_to_itself_alone() -> None:
+def test_a_driver_equals_only_itself() -> None:
     uuid = uuid4()
     one, other = Plain(uuid=uuid), Plain(uuid=uuid)
     assert one != other
@@ -155,7 +155,7 @@ def test_a_driver_logs_under_its_class_and_its_own_identity() -> None:
     assert Plain(uuid=uuid).logger.name == "driver.Plain.12345678"
 
 
-def test_a_log_level_is_of_one_driver_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_log_level_affects_one_driver_only(caplog: pytest.LogCaptureFixture) -> None:
     quiet, loud = Plain(log_level="WARNING"), Plain(log_level="DEBUG")
     for driver in (quiet, loud, Plain()):
         driver.logger.debug("debug")
@@ -216,7 +216,7 @@ def test_a_circle_is_refused_and_named(length: int) -> None:
 
 
 @pytest.mark.parametrize("child", [None, "power", int, {"power": 1}])
-def test_a_child_that_is_no_driver_is_refused(child: Any) -> None:
+def test_a_child_that_is_not_a_driver_is_refused(child: Any) -> None:
     with pytest.raises(ConfigurationError, match=f"child 'x' of Plain is a {type(child).__name__}"):
         list(walk(Plain(children={"x": child})))
 
@@ -273,7 +273,7 @@ def test_a_driver_in_two_places_is_ended_once_and_after_both_parents(verb: str) 
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_one_failure_hides_no_other_driver(verb: str) -> None:
+def test_the_other_drivers_run_after_one_has_failed(verb: str) -> None:
     log: list[str] = []
     root = family(log)
     left = root.children["left"]

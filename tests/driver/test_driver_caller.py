@@ -126,7 +126,7 @@ async def use_all(address: str, **options: Any) -> None:
 
 
 @timed(30)
-async def test_each_kind_of_method_learns_who_calls(address: str) -> None:
+async def test_each_kind_of_method_learns_its_caller(address: str) -> None:
     driver = Nosy()
     async with serve_async(driver, address) as server:
         await use_all(server.address)
@@ -212,7 +212,7 @@ def test_a_subject_with_two_common_names_has_none() -> None:
 
 
 @timed()
-async def test_what_a_peer_calls_itself_is_cut_and_quoted(
+async def test_the_name_of_a_peer_is_cut_and_quoted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "jumpstarter")

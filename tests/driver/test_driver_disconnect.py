@@ -81,7 +81,7 @@ class Relay(Plain):
 
 
 @timed()
-async def test_it_runs_once_however_often_it_was_registered(tmp_path: Path) -> None:
+async def test_a_hook_runs_once_even_if_registered_several_times(tmp_path: Path) -> None:
     relay = Relay()
     async with serve_async(relay, f"unix:{tmp_path}/socket") as server:
         async with connect_async(server.address) as client:
@@ -118,7 +118,7 @@ def test_blocking_code_and_threads_do_as_well() -> None:
     assert relay.log == ["off after 1", "off in a thread after 1"]
 
 
-async def test_what_was_taken_back_does_not_run() -> None:
+async def test_a_hook_that_was_unregistered_does_not_run() -> None:
     relay = Relay()
     async with channel_to(relay) as channel:
         await channel.call(ask("on"))
@@ -127,7 +127,7 @@ async def test_what_was_taken_back_does_not_run() -> None:
     assert relay.log == ["on"]
 
 
-async def test_it_runs_when_the_calls_of_the_connection_have_ended() -> None:
+async def test_a_hook_runs_after_the_calls_of_its_connection() -> None:
     relay = Relay()
     async with channel_to(relay) as channel, trio.open_nursery() as nursery:
         nursery.start_soon(partial(_fails, channel, "sleep"))
@@ -142,7 +142,7 @@ async def _fails(channel: Channel, method: str) -> None:
 
 
 @timed()
-async def test_it_runs_before_the_drivers_are_closed(tmp_path: Path) -> None:
+async def test_a_hook_runs_before_the_drivers_are_closed(tmp_path: Path) -> None:
     class Closing(Relay):
         def close(self) -> None:
             self.log.append("closed")
@@ -187,7 +187,7 @@ async def register_and_leave(driver: Driver) -> None:
         await channel.aclose()
 
 
-async def test_the_last_runs_first_and_what_one_raises_stops_no_other(
+async def test_hooks_run_in_reverse_order_and_after_one_has_failed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     log: list[str] = []
@@ -209,7 +209,7 @@ async def test_the_last_runs_first_and_what_one_raises_stops_no_other(
     assert "raised SystemExit" in caplog.text
 
 
-async def test_one_may_register_another() -> None:
+async def test_a_hook_may_register_another() -> None:
     log: list[str] = []
 
     def first() -> None:
@@ -221,7 +221,7 @@ async def test_one_may_register_another() -> None:
 
 
 @timed()
-async def test_one_that_registers_itself_or_others_each_time_comes_to_an_end() -> None:
+async def test_hooks_that_register_hooks_come_to_an_end() -> None:
     log: list[str] = []
 
     def itself() -> None:
@@ -265,7 +265,7 @@ async def _drained(
 
 
 @pytest.mark.parametrize("client_stays", [True, False])
-async def test_all_of_a_connection_share_one_timeout_in_a_drain(
+async def test_the_hooks_of_a_connection_share_one_timeout_in_a_drain(
     client_stays: bool, autojump_clock: MockClock
 ) -> None:
     log: list[str] = []
@@ -286,7 +286,7 @@ async def test_all_of_a_connection_share_one_timeout_in_a_drain(
     assert len(log) == 101
 
 
-async def test_an_operator_who_hurries_ends_them(autojump_clock: MockClock) -> None:
+async def test_a_hurried_drain_ends_the_hooks(autojump_clock: MockClock) -> None:
     log: list[str] = []
 
     async def hang() -> None:
@@ -304,7 +304,7 @@ async def test_an_operator_who_hurries_ends_them(autojump_clock: MockClock) -> N
 
 
 @timed(30)
-async def test_one_in_a_thread_that_hangs_is_named_when_the_exporter_ends(
+async def test_a_hung_plain_hook_is_logged_when_the_exporter_ends(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("jumpstarter._exporter.disconnect_hooks.LAST_MOMENT", 0.05)
@@ -321,7 +321,7 @@ async def test_one_in_a_thread_that_hangs_is_named_when_the_exporter_ends(
     assert "goes on for the client; the exporter ends when it has returned, or by" in caplog.text
 
 
-async def test_one_that_hangs_is_ended_and_the_next_one_runs(
+async def test_a_hung_hook_is_cancelled_and_the_next_one_runs(
     caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
     log: list[str] = []
@@ -353,7 +353,7 @@ async def _session(driver: Driver, stream: trio.abc.Stream) -> AsyncIterator[Non
 
 
 @timed(30)
-async def test_one_in_a_thread_that_hangs_keeps_no_other_from_running(
+async def test_a_hung_plain_hook_does_not_delay_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jumpstarter._exporter.disconnect_hooks.HOOK_TIMEOUT", 0.1)
@@ -368,7 +368,7 @@ async def test_one_in_a_thread_that_hangs_keeps_no_other_from_running(
 
 
 @timed(30)
-async def test_it_runs_though_calls_have_all_the_threads(tmp_path: Path) -> None:
+async def test_a_hook_runs_even_if_calls_occupy_all_threads(tmp_path: Path) -> None:
     release, ran = threading.Event(), threading.Event()
 
     class Busy(Plain):
@@ -396,7 +396,7 @@ WRONG: Final[list[Any]] = [None, "off", 5]
 
 
 @pytest.mark.parametrize("given", WRONG, ids=repr)
-async def test_what_is_no_function_is_told(given: Any) -> None:
+async def test_a_hook_that_is_not_callable_is_refused(given: Any) -> None:
     async with channel_to(Registering(given)) as channel:
         with pytest.raises(
             DriverError, match=r"a function without .*\(pass self.off, and not self.off"
@@ -404,7 +404,7 @@ async def test_what_is_no_function_is_told(given: Any) -> None:
             await channel.call(ask("register"))
 
 
-async def test_there_may_be_so_many_and_no_more() -> None:
+async def test_the_number_of_hooks_is_limited() -> None:
     log: list[int] = []
     hooks = [partial(log.append, number) for number in range(1025)]
     async with channel_to(Registering(*hooks)) as channel:

@@ -225,7 +225,7 @@ def test_building_the_table_runs_no_code_of_the_class() -> None:
 
 
 @pytest.mark.parametrize("name", ["attribute", "voltage", "current", "client", "children", "nope"])
-def test_what_is_not_exported_is_not_in_the_table(name: str) -> None:
+def test_the_table_has_only_exported_methods(name: str) -> None:
     assert exports_of(Trapped).get(name) is None
 
 

@@ -93,7 +93,7 @@ def test_a_url_that_makes_no_sense_is_an_error(client: DriverClient) -> None:
         client.call("read", "http://[::1")
 
 
-def test_a_silent_server_is_not_waited_for_for_ever(url: str) -> None:
+def test_a_silent_server_causes_a_timeout(url: str) -> None:
     async def main() -> None:
         with trio.fail_after(30):
             async with open_url(f"{url}/silent", 1000, 0.05):

@@ -47,7 +47,7 @@ class Undecorated(Base):
 DECLARES = "Undecorated declares the field 'port' and is not a dataclass: .*@dataclass.kw_only=True"
 
 
-def test_fields_of_a_class_without_a_decorator_are_told() -> None:
+def test_fields_without_a_decorator_are_an_error() -> None:
     make: Any = Undecorated
     with pytest.raises(TypeError, match=DECLARES):
         make(port="/dev/ttyUSB0")
@@ -60,7 +60,7 @@ def test_fields_of_a_class_without_a_decorator_are_told() -> None:
         make(port="/dev/ttyUSB0")
 
 
-def test_a_field_that_nobody_has_set_is_told_where_it_is_read() -> None:
+def test_reading_an_unset_field_explains_the_missing_decorator() -> None:
     with client_for(Undecorated()) as client:
         text = "no attribute 'port', which Undecorated declares: it is not a dataclass.*"
         text += "Put @dataclass.kw_only=True. "
@@ -68,7 +68,7 @@ def test_a_field_that_nobody_has_set_is_told_where_it_is_read() -> None:
             client.call("read")
 
 
-def test_a_default_factory_without_a_decorator_is_told() -> None:
+def test_a_default_factory_without_a_decorator_is_an_error() -> None:
     class Listing(Base):
         lines: list[str] = field(default_factory=list)
 
@@ -90,7 +90,7 @@ def test_attribute_with_the_default_none_needs_no_decorator() -> None:
         assert client.call("user") is None
 
 
-def test_what_is_no_mistake_is_none() -> None:
+def test_correct_classes_cause_no_error() -> None:
     class Mixin:
         shared: str
 
@@ -139,7 +139,7 @@ def test_an_unknown_argument_is_a_type_error_that_lists_the_known_ones() -> None
         make(prot="x")
 
 
-def test_a_post_init_that_calls_no_super_is_told() -> None:
+def test_a_post_init_without_super_is_explained() -> None:
     @dataclass(kw_only=True)
     class Own(Base):
         port: str = "x"
@@ -157,7 +157,7 @@ def test_a_post_init_that_calls_no_super_is_told() -> None:
         driver.logger.info("x")
 
 
-def test_an_init_that_calls_no_super_is_told() -> None:
+def test_an_init_without_super_is_explained() -> None:
     class Own(Base):
         def __init__(self, port: str) -> None:
             self.port = port
@@ -173,7 +173,7 @@ def test_an_init_that_calls_no_super_is_told() -> None:
         enter(Base(children={"own": driver}))
 
 
-def test_a_class_without_client_is_told_what_to_add() -> None:
+def test_a_class_without_client_is_explained() -> None:
     class Nameless(Driver):
         pass
 
@@ -195,7 +195,7 @@ def test_a_class_without_client_is_told_what_to_add() -> None:
         make()
 
 
-def test_other_attributes_that_are_missing_are_as_ever() -> None:
+def test_other_missing_attributes_have_the_usual_error() -> None:
     driver = Base()
     with pytest.raises(AttributeError, match=r"'Base' object has no attribute 'nothing'$"):
         driver.nothing  # type: ignore[attr-defined]  # noqa: B018 - it is looked up
@@ -288,7 +288,9 @@ def options_only(**options: object) -> int:
         (export(options_only), "no parameter for the driver itself: make `self` its first"),
     ],
 )
-def test_what_cannot_be_called_is_told_when_it_is_served(attribute: object, text: str) -> None:
+def test_an_export_that_cannot_be_called_is_an_error_when_served(
+    attribute: object, text: str
+) -> None:
     with pytest.raises(ConfigurationError, match=rf"'volts' of .*Made: .*{text}"):
         enter(exporting(attribute))
 
@@ -360,7 +362,7 @@ RESULTS = [
 
 
 @pytest.mark.parametrize(("name", "text"), RESULTS, ids=[name for name, _ in RESULTS])
-def test_what_cannot_be_sent_names_the_mistake(name: str, text: str) -> None:
+def test_a_result_that_cannot_be_sent_names_the_mistake(name: str, text: str) -> None:
     with client_for(Returning()) as client:
         with pytest.raises(DriverError, match=f"its result cannot be sent: .*{text}"):
             client.call("forgetful", name)

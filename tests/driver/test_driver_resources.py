@@ -87,7 +87,7 @@ async def test_a_handle_is_void_behind_its_block() -> None:
 
 @pytest.mark.parametrize("handle", ["", "abc", 7, None, "file:///etc/passwd", str(uuid4())])
 @timed()
-async def test_what_is_no_handle_is_refused(handle: Any) -> None:
+async def test_a_value_that_is_not_a_handle_is_refused(handle: Any) -> None:
     async with library() as (_, client):
         with pytest.raises(DriverInvalidArgument, match="resource") as caught:
             await client.call_async("read", handle)
@@ -202,7 +202,7 @@ async def test_a_driver_that_reads_never_takes_a_lost_client_for_the_end() -> No
 
 
 @timed()
-async def test_a_driver_that_writes_is_told_that_nobody_takes_it_any_more(tmp_path: Path) -> None:
+async def test_a_driver_that_writes_learns_that_the_client_is_gone(tmp_path: Path) -> None:
     driver = Library()
     async with client_for_async(driver) as client, trio.open_nursery() as nursery:
         reader = cast("Reader", client)
@@ -390,7 +390,7 @@ async def test_what_a_plain_method_has_written_before_it_fails_reaches_the_clien
 
 
 @timed()
-async def test_an_extra_that_the_exporter_lacks_is_said_to_be_missing_there(
+async def test_the_error_for_a_missing_extra_names_the_exporter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with (

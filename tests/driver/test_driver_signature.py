@@ -150,7 +150,7 @@ def test_an_annotation_that_cannot_be_resolved_asks_for_nothing_and_spoils_no_ot
         ),
     ],
 )
-def test_what_does_not_fit_is_said_with_its_parameter(
+def test_an_argument_that_does_not_fit_names_its_parameter(
     args: tuple[Any, ...], kwargs: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(ArgumentError, match=says):
@@ -293,7 +293,7 @@ def test_strict_without_a_signature_is_no_promise_either() -> None:
         exports_of(strict)
 
 
-def test_an_annotation_with_code_of_its_own_harms_nobody() -> None:
+def test_an_annotation_that_runs_code_is_harmless() -> None:
     class Rude:
         def __hash__(self) -> int:
             raise LookupError
@@ -356,7 +356,7 @@ def test_types_that_are_no_strings_are_shown_by_their_names() -> None:
     )
 
 
-def test_what_nobody_would_read_is_left_away() -> None:
+def test_a_very_long_signature_is_left_out() -> None:
     def method(a: Any = "x" * 2000) -> None: ...
 
     assert text_of(inspect.signature(method)) == ""
@@ -365,7 +365,7 @@ def test_what_nobody_would_read_is_left_away() -> None:
     assert doc_of(SimpleNamespace(__doc__="a\ud800b")) == "a?b"
 
 
-def test_the_docstring_that_a_dataclass_makes_up_says_nothing() -> None:
+def test_the_docstring_that_dataclass_generates_is_left_out() -> None:
     assert doc_of(Point) == ""
     assert doc_of(Turntable) == "Has a parameter of each kind, rich and plain."
     assert doc_of(type("Odd", (), {"__doc__": 5})) == ""

@@ -134,21 +134,21 @@ async def test_a_child_of_two_trees_is_served_in_the_first(tmp_path: Path) -> No
     assert claims._claims == {}
 
 
-def test_what_hangs_twice_in_one_tree_is_served() -> None:
+def test_a_driver_in_two_places_is_served() -> None:
     shared = Device()
     with serve(Composite(children={"a": shared, "b": shared})) as client:
         assert client.children["a"].call("use") == 2
         assert client.children["b"].call("use") == 3
 
 
-def test_it_may_be_served_again_afterwards() -> None:
+def test_a_driver_may_be_served_again_afterwards() -> None:
     device = Device()
     assert enter(serve(device)) == 2
     assert enter(client_for(device)) == 6
     assert device.log == ["reset", "use", "reset", "close"] * 2
 
 
-def test_what_could_not_be_served_can_be_served_elsewhere(tmp_path: Path) -> None:
+def test_a_driver_can_be_served_elsewhere_after_a_failed_start(tmp_path: Path) -> None:
     device, other = Device(), Device()
 
     async def fail() -> None:
@@ -164,7 +164,7 @@ def test_what_could_not_be_served_can_be_served_elsewhere(tmp_path: Path) -> Non
     assert claims._claims == {}
 
 
-def test_of_many_threads_one_serves_it() -> None:
+def test_only_one_of_many_threads_serves_a_driver() -> None:
     device = Device()
     barrier, over = threading.Barrier(8), threading.Barrier(8)
 
@@ -185,7 +185,7 @@ def test_of_many_threads_one_serves_it() -> None:
 
 
 @timed()
-async def test_one_whose_end_hangs_waits_for_that(
+async def test_a_driver_whose_close_hangs_cannot_be_served(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(server_module, "END_GRACE", 0.2)
@@ -348,7 +348,7 @@ async def test_a_client_waits_for_the_reset(scheme: str, tmp_path: Path) -> None
 
 
 @timed()
-async def test_a_client_that_has_waited_long_enough_is_told_why(tmp_path: Path) -> None:
+async def test_a_client_that_waits_too_long_for_the_start_gets_the_reason(tmp_path: Path) -> None:
     device = Device(slow=threading.Event())
     address = f"unix:{tmp_path}/socket"
     assert device.slow is not None
@@ -396,7 +396,7 @@ async def test_no_driver_is_called_before_it_was_reset(tmp_path: Path) -> None:
     assert "use" not in device.log
 
 
-def test_the_log_names_what_takes_long(
+def test_the_log_names_a_slow_reset(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jumpstarter._exporter.tree._SLOW", 0.05)

@@ -82,7 +82,7 @@ async def test_a_client_gets_in_however_many_strangers_there_are(
 
 
 @timed()
-async def test_who_is_in_never_gives_way_to_strangers() -> None:
+async def test_an_admitted_client_is_never_evicted() -> None:
     async with (
         serving(SMALL) as server,
         connect_async(server.address) as client,
@@ -94,7 +94,7 @@ async def test_who_is_in_never_gives_way_to_strangers() -> None:
 
 
 @timed()
-async def test_a_client_too_many_is_told_so_and_gets_in_once_another_has_left() -> None:
+async def test_one_client_too_many_is_refused_until_another_has_left() -> None:
     async with serving(SMALL) as server:
         async with connect_async(server.address), connect_async(server.address):
             with pytest.raises(HandshakeError, match="2 clients are connected already"):
@@ -109,7 +109,7 @@ async def test_a_client_too_many_is_told_so_and_gets_in_once_another_has_left() 
 
 
 @timed()
-async def test_who_shows_no_token_learns_that_and_nothing_else() -> None:
+async def test_a_client_without_a_token_learns_only_that() -> None:
     """Not even that the exporter is full, or that its token is a prefix of the right one."""
     async with serving(SMALL, token=TOKEN) as server:
         for token in ("", TOKEN[:-1], TOKEN + " ", "\0", "x" * 4000):
@@ -123,7 +123,7 @@ async def test_who_shows_no_token_learns_that_and_nothing_else() -> None:
 
 
 @timed()
-async def test_who_shows_a_wrong_token_gives_its_place_back_at_once() -> None:
+async def test_a_client_with_a_wrong_token_frees_its_slot_immediately() -> None:
     roomy = dataclasses.replace(SMALL, max_connections=20, max_unadmitted=8)  # and five who knock
     async with serving(roomy, token=TOKEN) as server:
         hello = frame(FrameType.HELLO, 0, encode_hello(Hello.of(DEFAULT_LIMITS, token=TOKEN[1:])))
@@ -142,7 +142,7 @@ async def test_who_shows_a_wrong_token_gives_its_place_back_at_once() -> None:
 
 
 @timed()
-async def test_places_are_given_back_by_whoever_hangs_up() -> None:
+async def test_a_client_that_disconnects_frees_its_slot() -> None:
     limits = dataclasses.replace(SMALL, hello_timeout=0.05)
     async with serving(limits) as server:
         waiting = [await stranger(server) for _ in range(2)]

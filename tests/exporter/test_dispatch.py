@@ -97,7 +97,7 @@ async def test_a_method_that_is_not_there_is_named_with_those_that_are(kind: Kin
     )
 
 
-async def test_a_driver_that_exports_nothing_says_so() -> None:
+async def test_the_error_of_a_driver_without_exports_says_so() -> None:
     async with channel_to(Echo(children={"bare": Plain()})) as channel:
         with pytest.raises(DriverMethodNotImplemented, match="it exports: nothing"):
             await run(channel, "on", Kind.UNARY, target=2)
@@ -123,7 +123,7 @@ async def test_a_driver_that_is_not_there_is_named_by_its_address(target: int) -
         ("connect", Kind.GENERATOR, "a raw stream; open it with stream()"),
     ],
 )
-async def test_a_call_of_the_wrong_kind_is_told_the_right_one(
+async def test_a_call_of_the_wrong_kind_names_the_right_one(
     method: str, kind: Kind, how: str
 ) -> None:
     async with channel_to(Echo()) as channel:
@@ -470,7 +470,7 @@ class Returning(Echo):
 
 
 @pytest.mark.parametrize("make", UNSENDABLE.values(), ids=UNSENDABLE)
-async def test_what_cannot_be_sent_is_said_to_be_so(make: Callable[[], Any]) -> None:
+async def test_a_result_that_cannot_be_sent_is_an_error(make: Callable[[], Any]) -> None:
     async with answered(Returning(make)) as client:
         await client.greet()
         for method in ("result", "result_async"):
@@ -505,7 +505,7 @@ async def test_what_cannot_be_sent_is_said_to_be_so(make: Callable[[], Any]) -> 
     ],
     ids=repr,
 )
-async def test_what_can_be_sent_arrives(value: Any, arrived: Any) -> None:
+async def test_results_that_can_be_sent_arrive(value: Any, arrived: Any) -> None:
     async with channel_to(Returning(lambda: value)) as channel:
         assert await run(channel, "result", Kind.UNARY) == arrived
 
@@ -759,7 +759,7 @@ async def test_a_cancellation_that_nobody_asked_for_ends_its_own_call_alone() ->
         assert isinstance(failure, CallCancelled)
 
 
-async def test_a_failure_beside_a_cancellation_is_told() -> None:
+async def test_a_failure_beside_a_cancellation_is_reported() -> None:
     kept = await a_cancellation()
     for failure in await assert_contained(
         lambda: BaseExceptionGroup("both", [kept, ValueError("why")]), PLACES
@@ -771,7 +771,7 @@ async def test_a_failure_beside_a_cancellation_is_told() -> None:
 RAISING = "driver 'root' (test_dispatch.Raising)"
 
 
-async def test_what_would_end_a_program_is_logged_and_contained(
+async def test_an_exception_that_would_end_a_program_is_logged_and_contained(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     await assert_contained(lambda: SystemExit("the end"), {"method": Kind.UNARY})
@@ -781,7 +781,7 @@ async def test_what_would_end_a_program_is_logged_and_contained(
     assert record.message.endswith("SystemExit: the end")
 
 
-async def test_what_a_driver_raises_is_in_the_exporters_log(
+async def test_an_exception_of_a_driver_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "jumpstarter.exporter")
@@ -793,7 +793,7 @@ async def test_what_a_driver_raises_is_in_the_exporters_log(
     assert lines[-1].endswith("KeyError: 'relay'")
 
 
-async def test_a_driver_for_another_event_loop_is_told_so() -> None:
+async def test_a_driver_for_another_event_loop_gets_an_explanation() -> None:
     class Asyncio(Echo):
         @export
         async def nap(self) -> None:
@@ -861,7 +861,7 @@ class NoStreams(Echo):
         ("never_yields", "generator didn't yield"),
     ],
 )
-async def test_a_stream_that_is_none_says_how_to_write_one(method: str, text: str) -> None:
+async def test_a_stream_method_that_yields_no_stream_explains_how(method: str, text: str) -> None:
     async with channel_to(NoStreams()) as channel:
         failure = await failure_of(channel, method, Kind.STREAM)
     assert text in str(failure)

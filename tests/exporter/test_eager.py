@@ -157,7 +157,7 @@ async def test_calls_behind_one_that_waits_do_not_wait_for_it() -> None:
     assert outcomes[3:] == [("slow", "slow")] * 2
 
 
-async def test_a_call_that_fails_at_once_fails_alone() -> None:
+async def test_a_call_that_fails_immediately_affects_no_other() -> None:
     driver = Tasks()
     async with calling(driver) as channel:
         with pytest.raises(ValueError, match="no"):

@@ -45,7 +45,7 @@ def failures(*, send_tracebacks: bool = False) -> ErrorReporter:
     return ErrorReporter(RateLimitedLogger(), send_tracebacks=send_tracebacks)
 
 
-async def test_a_cancellation_alone_is_no_failure() -> None:
+async def test_a_cancellation_alone_is_not_reported() -> None:
     alone = await cancelled()
     assert failures().report(alone, "it") is None
     assert failures().report(BaseExceptionGroup("", [alone]), "it") is None
@@ -56,7 +56,7 @@ async def test_a_cancellation_alone_is_no_failure() -> None:
     assert isinstance(without_cancelled(beside), BaseExceptionGroup)
 
 
-async def test_what_the_session_refuses_is_nobodys_failure(
+async def test_a_rejected_call_is_not_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -82,7 +82,7 @@ async def test_want_of_a_thread_is_logged_and_refuses_the_call(
 
 
 @pytest.mark.parametrize("sent", [False, True])
-async def test_a_traceback_is_told_only_if_that_is_wanted_and_logged_anyway(
+async def test_a_traceback_is_logged_and_sent_only_on_request(
     sent: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -119,7 +119,7 @@ async def test_an_expected_refusal_is_one_line_of_the_log_and_has_a_traceback_at
         assert record.message.endswith(f"Error: {exc}")
 
 
-def test_a_driver_s_own_typeerror_is_told_from_arguments_that_do_not_fit() -> None:
+def test_a_typeerror_of_the_driver_differs_from_arguments_that_do_not_fit() -> None:
     def switch(on: bool) -> None:
         del on
 
@@ -224,7 +224,7 @@ async def test_large_arguments_are_decoded_one_at_a_time_with_others_in_between(
         assert ended.index(small) < 3
 
 
-async def test_a_driver_that_uses_asyncio_is_told_what_it_runs_in() -> None:
+async def test_a_driver_that_uses_asyncio_gets_a_note() -> None:
     with pytest.raises(RuntimeError) as caught:
         asyncio.get_running_loop()
     report = failures().report(caught.value, "it")

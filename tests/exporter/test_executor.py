@@ -242,7 +242,7 @@ async def test_a_hidden_coroutine_is_awaited_even_if_its_call_was_cancelled_mean
 
 @pytest.mark.parametrize("failure", [ValueError("no"), SystemExit(1), KeyboardInterrupt()])
 @both_disguises
-async def test_what_a_method_raises_is_raised(
+async def test_the_exception_of_a_method_is_raised(
     executor: DriverExecutor, failure: BaseException, decorate: Callable[[Any], Any]
 ) -> None:
     def method() -> None:
@@ -430,7 +430,7 @@ async def test_the_ends_of_generators_take_no_more_than_the_share_either() -> No
     assert all(gate.left for gate in gates)
 
 
-async def test_who_says_that_its_calls_come_from_drivers_has_a_share_of_those(
+async def test_a_client_has_a_share_of_the_threads_for_nested_calls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(executor_module, "NESTED_THREADS", 4)
@@ -962,7 +962,7 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     return switch
 
 
-async def test_what_finds_no_thread_never_begins(
+async def test_a_method_without_a_thread_never_begins(
     executor: DriverExecutor, no_threads: Callable[[bool], None]
 ) -> None:
     begun: list[int] = []

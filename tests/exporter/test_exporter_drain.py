@@ -308,7 +308,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_drivers_are_told_of_the_drain_and_end_by_themselves(told: Path) -> None:
+def test_drivers_learn_of_the_drain_and_end_by_themselves(told: Path) -> None:
     with (
         exporter(told, "--grace", "1000", driver="told:Told") as server,
         jumpstarter.connect(server.address) as client,
@@ -327,7 +327,7 @@ def test_drivers_are_told_of_the_drain_and_end_by_themselves(told: Path) -> None
         assert server.wait() == 0
 
 
-def test_generators_that_know_nothing_of_it_keep_no_exporter_for_its_grace(told: Path) -> None:
+def test_generators_that_ignore_the_drain_are_ended_early(told: Path) -> None:
     with (
         exporter(told, "--grace", "1000", driver="told:Untold") as server,
         jumpstarter.connect(server.address) as client,
@@ -478,7 +478,7 @@ def test_a_second_signal_reaches_what_hangs_at_the_end_of_a_connection(
             server.until_logged("in_thread) goes on for client of uid")
 
 
-async def test_outside_of_a_call_nothing_drains(autojump_clock: MockClock) -> None:
+async def test_outside_of_a_call_draining_is_false(autojump_clock: MockClock) -> None:
     assert not draining()
     with trio.move_on_after(10) as scope:
         await until_draining()
@@ -488,7 +488,7 @@ async def test_outside_of_a_call_nothing_drains(autojump_clock: MockClock) -> No
 
 
 @pytest.mark.parametrize("wait", [-1, math.nan, "1", None])
-def test_what_is_no_time_to_wait_is_refused(wait: Any) -> None:
+def test_draining_refuses_an_invalid_wait(wait: Any) -> None:
     with pytest.raises(ArgumentError, match="wait"):
         draining(wait)
 
@@ -502,7 +502,7 @@ def items(_: object) -> Iterator[int]:
 
 @pytest.mark.parametrize("decorate", [export, exportstream])
 @pytest.mark.parametrize("drain", [-1, math.nan, "5"])
-def test_what_is_no_time_to_go_on_is_refused(decorate: Callable[..., Any], drain: Any) -> None:
+def test_export_refuses_an_invalid_drain(decorate: Callable[..., Any], drain: Any) -> None:
     with pytest.raises(ArgumentError, match="drain"):
         decorate(drain=drain)
 

@@ -101,7 +101,7 @@ def test_a_target_is_titled_by_its_name_and_its_class() -> None:
     ]
 
 
-def test_the_report_says_what_each_driver_offers() -> None:
+def test_the_report_lists_the_methods_of_each_driver() -> None:
     echo = Echo()
     node = tree_of(Plain(children={"echo": echo})).nodes[1]
     assert node.uuid == str(echo.uuid)
@@ -185,7 +185,7 @@ def test_what_no_client_could_read_is_refused_when_the_tree_is_built(options: An
 
 
 @pytest.mark.parametrize("path", [None, Plain, 5])
-def test_a_client_that_is_no_path_is_refused(path: Any) -> None:
+def test_a_client_that_is_not_a_path_is_refused(path: Any) -> None:
     class Pointless(Plain):
         @classmethod
         def client(cls) -> str:
@@ -290,7 +290,7 @@ async def test_drivers_are_ended_in_threads_that_calls_do_not_use() -> None:
     ],
     ids=lambda failure: type(failure).__name__,
 )
-async def test_what_a_driver_raises_is_logged_and_the_others_have_their_turn(
+async def test_an_exception_of_reset_or_close_is_logged_and_the_others_run(
     failure: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     log: list[str] = []
