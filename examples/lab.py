@@ -4,7 +4,7 @@ In this directory,
 
     python -m jumpstarter serve lab:bench --address unix:$PWD/bench
 
-serves it to whoever connects with `allow=["lab.*", "serial_console.*", "example.*"]`.
+serves it to clients that connect with `allow=["lab.*", "serial_console.*", "example.*"]`.
 """
 
 from __future__ import annotations

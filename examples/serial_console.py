@@ -1,7 +1,7 @@
 """A serial console: a raw stream, and how to make a driver of it.
 
 `SerialConsole` works with any terminal device, `/dev/ttyUSB0` as well as a pseudo-terminal.
-`SimulatedConsole` brings a pseudo-terminal and a board along, for who has no board at hand:
+`SimulatedConsole` has a pseudo-terminal and a simulated board, to be tried without hardware:
 
     python -m jumpstarter serve serial_console:SimulatedConsole --address unix:$PWD/console
 """

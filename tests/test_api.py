@@ -718,7 +718,7 @@ def test_an_http_client_gets_no_answer_and_does_no_harm(caplog: pytest.LogCaptur
 async def answering(
     answer: Callable[[trio.abc.Stream], Awaitable[None]],
 ) -> AsyncIterator[str]:
-    """Listen, and answer whoever connects like that; give the address."""
+    """Listen, answer each connection by a function, and yield the address."""
     listeners = await open_listeners(parse_address(ANY_TCP))
     async with listeners, trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, answer, list(listeners.listeners))

@@ -28,7 +28,7 @@ from jumpstarter.errors import CallOutcomeUnknown, CallRefused, DriverError, End
 from processes import running
 
 EXAMPLES: Final = TESTS.parent / "examples"
-LONG: Final = "1000"  # seconds of grace: who waits for its end is killed before
+LONG: Final = "1000"  # seconds of grace: a test that waits for its end is killed before
 
 
 @pytest.fixture(scope="module", params=["unix", "tcp"])
@@ -93,7 +93,7 @@ def test_large_value_is_not_changed_on_its_way(client: DriverClient, value: Any)
     assert client.call("echo", value) == value
 
 
-# --- several at once ---
+# --- several clients concurrently ---
 
 
 def use_all_ways(address: str, number: int) -> None:
@@ -184,7 +184,7 @@ class StreamSocket:
         return io.BufferedReader(StreamReader(self._stream))
 
     def close(self) -> None:
-        """The stream is closed by who has opened it."""
+        """Leave the stream open: its opener closes it."""
 
 
 class StreamReader(io.RawIOBase):

@@ -214,3 +214,12 @@ def test_a_fixture_keeps_its_driver_for_its_scope(
         check=False,
     )
     assert "2 passed" in result.stdout, result.stdout
+
+
+def test_client_for_explains_a_forgotten_with() -> None:
+    text = r"client_for\(\) gives .* 'on': with client_for\(\.\.\.\) as client:"
+    with pytest.raises(AttributeError, match=text):
+        client_for(Echo()).on()  # type: ignore[attr-defined]
+    text = r"client_for_async\(\) gives .* 'on': async with client_for_async\(\.\.\.\) as client:"
+    with pytest.raises(AttributeError, match=text):
+        client_for_async(Echo()).on()  # type: ignore[attr-defined]

@@ -20,7 +20,7 @@ import trio
 import trio.testing
 
 from ._api.connecting import ask_for_report
-from ._api.contexts import AsyncContext, Opened
+from ._api.contexts import AsyncContext, Opened, SyncContext
 from ._api.serving import check_access, warn_shadowed_names
 from ._exporter.context import ServerContext
 from ._exporter.executor import DriverExecutor
@@ -84,7 +84,8 @@ def client_for(
             imported.
         ArgumentError: Another argument cannot be used.
     """
-    return _client_for(_join(driver, limits), Wanted(client, None))
+    managed = _client_for(_join(driver, limits), Wanted(client, None))
+    return SyncContext(managed, "with client_for(...) as client:")
 
 
 @hidden_contextmanager

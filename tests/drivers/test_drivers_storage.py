@@ -89,7 +89,7 @@ def test_dump_of_a_missing_image_is_an_error(card: Path, tmp_path: Path) -> None
 
 def test_device_is_written_in_place(image: Path) -> None:
     with storage(Path("/dev/null")) as client, pytest.raises(DriverError, match="Invalid arg"):
-        client.flash(image)  # all was written; but what is no medium cannot be synced
+        client.flash(image)  # it writes all bytes, but fsync refuses this device
     assert Path("/dev/null").is_char_device()
 
 

@@ -1,4 +1,4 @@
-"""The context managers that the four functions return.
+"""The context managers that the public functions return.
 
 Each explains a forgotten `with`: an attribute that the client or the server would have is asked of
 the context manager instead, and the AttributeError says what to write.
@@ -21,7 +21,7 @@ from ..client._tree import Wanted
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["AsyncContext", "BlockingContext", "Opened"]
+__all__ = ["AsyncContext", "BlockingContext", "Opened", "SyncContext"]
 
 _C = TypeVar("_C", bound=DriverClient)
 _T = TypeVar("_T")
@@ -81,6 +81,30 @@ class AsyncContext(_ExplainsForgottenWith, AbstractAsyncContextManager[_T, Any])
         traceback: TracebackType | None,
     ) -> Any:
         return await self._managed.__aexit__(exc_type, exc, traceback)
+
+
+class SyncContext(_ExplainsForgottenWith, AbstractContextManager[_T, Any]):
+    """A context manager that delegates to another one.
+
+    Args:
+        managed: The other one.
+        statement: What to write, as `"with client_for(...) as client:"`.
+    """
+
+    def __init__(self, managed: AbstractContextManager[_T, Any], statement: str) -> None:
+        self._managed = managed
+        self._statement = statement
+
+    def __enter__(self) -> _T:
+        return self._managed.__enter__()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> Any:
+        return self._managed.__exit__(exc_type, exc, traceback)
 
 
 class BlockingContext(_ExplainsForgottenWith, AbstractContextManager[_C, None]):

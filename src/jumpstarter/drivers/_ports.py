@@ -32,7 +32,7 @@ _OUTPUT_POLL: Final = READ_TIMEOUT / 10  # seconds between two looks at that buf
 
 def stream_of(port: Any) -> trio.abc.Stream:
     """Make a stream of an open pyserial port. The caller keeps the port, and closes it."""
-    import serial  # noqa: PLC0415 - an optional dependency; whoever has a port has it
+    import serial  # noqa: PLC0415 - an optional dependency; an open port implies it
 
     if not isinstance(port, serial.Serial):
         return _ThreadStream(port)
