@@ -18,7 +18,7 @@ from typing import Final
 import pytest
 
 from helpers import PATIENCE
-from jumpstarter._io.files import held_threads
+from jumpstarter._io.files import abandoned_threads
 
 __all__ = ["HUNG", "KINDS", "hung"]
 
@@ -83,6 +83,6 @@ def hung(kind: str, directory: Path) -> Iterator[Path]:
     with _MAKERS[kind](directory) as path:
         yield path
     deadline = time.monotonic() + PATIENCE
-    while held_threads:
-        assert time.monotonic() < deadline, f"still held: {held_threads}"
+    while abandoned_threads:
+        assert time.monotonic() < deadline, f"still held: {abandoned_threads}"
         time.sleep(0.01)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jumpstarter._io.connection import Connection
-from jumpstarter._io.files import held_threads
+from jumpstarter._io.files import abandoned_threads
 
 __all__ = ["Look", "leaked_since", "look", "nothing_leaks", "register_connections"]
 
@@ -46,7 +46,7 @@ class Look:
 def look() -> Look:
     """Return the resources that are open now."""
     threads = {thread for thread in threading.enumerate() if not thread.name.startswith(_IDLE)}
-    return Look(frozenset(_files()), frozenset(threads - held_threads))
+    return Look(frozenset(_files()), frozenset(threads - abandoned_threads))
 
 
 def _files() -> Iterator[tuple[str, str]]:

@@ -17,7 +17,7 @@ import trio
 
 from helpers import PATIENCE, served, timed
 from hung import HUNG, KINDS, hung
-from jumpstarter._io.files import GRACE, held_threads
+from jumpstarter._io.files import GRACE, abandoned_threads
 from jumpstarter.drivers.storage import FileStorage, StorageClient
 from jumpstarter.errors import DriverError, DriverOSError
 from jumpstarter.testing import client_for_async
@@ -123,7 +123,7 @@ def test_a_lent_stream_that_hangs_in_write_ends_in_time(tmp_path: Path) -> None:
             client.call("write", handle, bytes(65536), 100)
         with path.open("rb", 0) as peer:  # lets the thread go before its file is closed
             os.set_blocking(peer.fileno(), False)  # the thread may be done before this sees it
-            while held_threads:
+            while abandoned_threads:
                 peer.read(65536)
                 time.sleep(0.001)
 
@@ -142,7 +142,7 @@ def test_many_files_that_hang_keep_no_other_one_from_its_thread(tmp_path: Path) 
             thread.start()
         for thread in threads:
             thread.join(PATIENCE)
-        assert len(held_threads) == 40, "as many as a loop has threads for at a time"
+        assert len(abandoned_threads) == 40, "as many as a loop has threads for at a time"
         lend(reader, tmp_path / "image", write=False, suffix="")
 
 
@@ -188,7 +188,7 @@ def test_a_storage_works_again_once_it_was_let_go(tmp_path: Path) -> None:
             with pytest.raises(TimeoutError), client.timeout(WAIT):
                 storage.flash(tmp_path / "image")
             with path.open("rb") as peer:
-                while held_threads:
+                while abandoned_threads:
                     time.sleep(0.01)
                 assert peer.read() == b"", "the thread has closed what it had opened too late"
             with pytest.raises(DriverError, match="is a device"):
@@ -202,7 +202,7 @@ def test_a_held_thread_is_the_one_exception_from_what_leaks(tmp_path: Path) -> N
     with hung("a FIFO without a peer", tmp_path) as path, nothing_leaks():
         with served(Library()) as client, pytest.raises(TimeoutError), client.timeout(WAIT):
             lend(cast("Reader", client), path, write=False, suffix="")
-        assert len(held_threads) == 1
+        assert len(abandoned_threads) == 1
 
 
 @reading_or_writing
@@ -219,7 +219,7 @@ def test_what_a_held_thread_has_open_is_closed_when_it_is_let_go(
     while _opened(path):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert held_threads == set()
+    assert abandoned_threads == set()
 
 
 def _opened(path: Path) -> int:

@@ -73,16 +73,16 @@ class StreamHandler:
     def received(self, event: ev.SlotEvent) -> None:
         match event:
             case ev.DataReceived():
-                self.stream.put(event)
+                self.stream.on_data(event)
             case ev.CreditReceived():
-                self.stream.wake_sender()
+                self.stream.on_writable()
             case ev.ResultReceived():
                 self.stream.finish(None)
             case ev.ErrorReceived():
                 self.stream.finish(DriverError("the driver has failed"))
 
     def drained(self) -> None:
-        self.stream.wake_sender()
+        self.stream.on_writable()
 
     def lost(self, reason: Exception) -> None:
         self.stream.finish(reason)

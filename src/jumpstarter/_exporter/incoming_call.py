@@ -170,7 +170,7 @@ class IncomingCall:
         match event:
             case ev.DataReceived():
                 assert self.stream is not None
-                self.stream.put(event)
+                self.stream.on_data(event)
                 if self.forwarder is not None:
                     self.forwarder.arrived()
             case ev.CreditReceived():
@@ -183,7 +183,7 @@ class IncomingCall:
     def drained(self) -> None:
         self.changed.set()
         if self.stream is not None:
-            self.stream.wake_sender()
+            self.stream.on_writable()
 
     def lost(self, reason: Exception) -> None:
         self.cancel(f"connection lost: {reason}")

@@ -1,8 +1,21 @@
-"""A slot's raw bytes as a Trio stream: credit, buffering and half-close, for both sides.
+"""The bytes of a slot as a Trio stream: flow control, buffering and half-close, for both sides.
 
-The two directions are independent. `send_all` waits for credit and for its bytes to leave the
-queue, `receive_some` gives credit back for what it hands out. How the slot ends differs between the
-sides, so `aclose` is theirs; this file knows neither clients nor drivers.
+The two directions are independent. `send_all` waits for credit, and until its bytes have left the
+queue. `receive_some` returns credit to the peer for the bytes that it returns.
+
+| direction | state                              | left by                                         |
+|-----------|------------------------------------|-------------------------------------------------|
+| sending   | open                               | `send_eof`: ended; `aclose` or the slot's end:  |
+|           |                                    | closed; a `send_all` that is cut short: torn    |
+| sending   | torn: `send_all` was cut short     | another `send_all`: open; otherwise as open     |
+| sending   | ended: the END flag was queued     | `aclose` or the slot's end: closed              |
+| receiving | open                               | the peer's END: ended; an error or a lost       |
+|           |                                    | connection: broken; `aclose`: closed            |
+| receiving | ended: buffered bytes, then b""    | `aclose`: closed                                |
+| receiving | broken: buffered bytes, then error | `aclose`: closed                                |
+
+The slot ends differently on the two sides, so each side extends `aclose`. This module does not know
+clients or drivers.
 """
 
 from __future__ import annotations
@@ -22,15 +35,15 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = ["SlotStream"]
 
-_AT_ONCE: Final = 256 * 1024  # bytes that are received at once, if they are there
+_MAX_RECEIVE: Final = 256 * 1024  # bytes that one `receive_some` returns by default
 
 
 class SlotStream(trio.abc.HalfCloseableStream):
-    """One raw stream on a connection. One task may send and one receive at a time.
+    """A raw stream on a connection. One task may send while another receives.
 
     Attributes:
         slot: Its slot; meaningless once `over`.
-        over: True once the slot's terminal frame has come or gone: nothing more can be sent.
+        over: True once the slot's terminal frame was received or queued: nothing more can be sent.
     """
 
     __slots__ = (
@@ -59,12 +72,12 @@ class SlotStream(trio.abc.HalfCloseableStream):
         self._rules = connection.rules
         self.slot: int = slot
         self.over: bool = False
-        self._inbox = ReceiveBuffer()  # what has come and was not received yet
-        self._peer_done = False  # the peer's half has ended, properly
-        self._broken: Exception | None = None  # why bytes are missing, if any are
+        self._inbox = ReceiveBuffer()  # received by the connection, not yet by the application
+        self._peer_done = False  # the peer has sent END
+        self._broken: Exception | None = None  # why bytes are missing, if some are
         self._sent_eof = False
         self._closed = False
-        self._torn = False  # a part, and not all, of what `send_all` was last given has been sent
+        self._torn = False  # the last `send_all` has sent only a part
         self._sending = False
         self._receiving = False
         self._may_send = Wakeup()
@@ -72,30 +85,30 @@ class SlotStream(trio.abc.HalfCloseableStream):
 
     @property
     def complete(self) -> bool:
-        """True if nothing more is to come: the peer's half has ended, or nobody reads any more."""
+        """True if the peer has sent END, or this stream was closed here: no bytes are missing."""
         return self._peer_done or self._closed
 
     @property
     def pending(self) -> bool:
-        """True if `receive_some` would have something to say at once."""
+        """True if `receive_some` would return or raise without waiting."""
         return bool(self._inbox) or self.complete or self.over or self._broken is not None
 
     # ------------------------------------------------------------------ from the connection
 
-    def put(self, event: ev.DataReceived) -> None:
-        """Take what has come in."""
+    def on_data(self, event: ev.DataReceived) -> None:
+        """Buffer bytes that the connection has received."""
         if event.data and not self._closed:
             self._inbox.append(event.data)
         if event.end:
             self._peer_done = True
         self._may_receive.set()
 
-    def wake_sender(self) -> None:
-        """Credit has come, or our last bytes have left."""
+    def on_writable(self) -> None:
+        """Wake the sender: credit has arrived, or its last bytes have left the queue."""
         self._may_send.set()
 
     def finish(self, reason: Exception | None) -> None:
-        """The slot is over: properly (None), or with bytes missing in either direction."""
+        """Handle the end of the slot: complete (None), or with bytes missing in a direction."""
         self.over = True
         if reason is not None and self._broken is None:
             self._broken = reason
@@ -105,10 +118,10 @@ class SlotStream(trio.abc.HalfCloseableStream):
     # ------------------------------------------------------------------------------ sending
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send bytes; returns once they have left the queue, not once they were read.
+        """Send bytes. Returns when they have left the queue, not when the peer has read them.
 
-        A checkpoint. Cancelled, it has sent an unknown part of `data`, in whole frames; the stream
-        can still be used.
+        A checkpoint. If it is cancelled, an unknown part of `data` was sent, in whole frames. The
+        stream can still be used.
 
         Raises:
             trio.BusyResourceError: Another task is sending.
@@ -167,7 +180,7 @@ class SlotStream(trio.abc.HalfCloseableStream):
             self._sending = False
 
     async def send_eof(self) -> None:
-        """End our half; the peer reads all that was sent, and then the end. A checkpoint.
+        """End our half: the peer reads everything that was sent, and then the end. A checkpoint.
 
         Calling it again does nothing. Raises as `send_all` does.
         """
@@ -183,7 +196,7 @@ class SlotStream(trio.abc.HalfCloseableStream):
             self._sending = False
 
     def send_end(self) -> None:
-        """Queue the end of our half behind what was sent. Synchronous."""
+        """Queue the end of our half after the bytes that were sent. Synchronous."""
         if not self._sent_eof and not self.over:
             self._sent_eof = True
             self._rules.data(self.slot, b"", end=True)
@@ -211,19 +224,19 @@ class SlotStream(trio.abc.HalfCloseableStream):
     # ---------------------------------------------------------------------------- receiving
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive what there is, at least one byte, or `b""` once the peer's half has ended.
+        """Receive the bytes that are available, at least one, or `b""` after the peer's END.
 
         A checkpoint; cancelling it loses nothing.
 
         Args:
-            max_bytes: At most so many bytes; None takes what there is, up to 256 KiB, or as much as
-                leaves a small window as it is.
+            max_bytes: The largest number of bytes to return. None returns what is available, up to
+                256 KiB, or less if the window is small.
 
         Raises:
             trio.BusyResourceError: Another task is receiving.
             trio.ClosedResourceError: This stream was closed here.
             trio.BrokenResourceError: Bytes are missing: the driver failed, or the connection is
-                gone. `__cause__` says why. All that had come before was received.
+                gone. `__cause__` says why. Raised after all earlier bytes were received.
         """
         check_max_bytes(max_bytes)
         self._begin_receiving()
@@ -237,21 +250,24 @@ class SlotStream(trio.abc.HalfCloseableStream):
                     return self._end()
                 await self._may_receive.wait()
             self._check_closed()
-            piece = self._inbox.read(self._at_once() if max_bytes is None else max_bytes)
+            piece = self._inbox.read(self._default_size() if max_bytes is None else max_bytes)
         finally:
             self._receiving = False
         if not self.over and self._rules.consume(self.slot, len(piece)):
             self._connection.writer.flush()
         return piece
 
-    def _at_once(self) -> int:
-        """Say how much is given to who takes what there is: a piece, and more of a large window.
+    def _default_size(self) -> int:
+        """Return how many bytes to return if the caller has set no limit.
 
-        Who takes half a window or more is taken for one who keeps up, and given a larger one; but
-        one who takes all that there is may have to wait with it for long.
+        Less than half a window, but at least one frame. Reading half a window counts as keeping up
+        and grows the window, while a caller that takes everything available may then process it for
+        a long time.
         """
         most = (
-            _AT_ONCE if self.over else min(_AT_ONCE, self._rules.readable_without_credit(self.slot))
+            _MAX_RECEIVE
+            if self.over
+            else min(_MAX_RECEIVE, self._rules.readable_without_credit(self.slot))
         )
         return max(most, self._inbox.first_size)
 
@@ -273,13 +289,13 @@ class SlotStream(trio.abc.HalfCloseableStream):
     # ------------------------------------------------------------------------------ closing
 
     def shut(self) -> None:
-        """Refuse further use, and wake whoever is using it. Synchronous; tells the peer nothing."""
+        """Reject further use, and wake the tasks that use it. Synchronous; sends nothing."""
         self._closed = True
         self._inbox.clear()
         self._may_send.set()
         self._may_receive.set()
 
     async def aclose(self) -> None:
-        """Close this end. The two sides add what they owe the peer."""
+        """Close this end. A checkpoint. Each side extends this with what it sends to the peer."""
         self.shut()
         await trio.lowlevel.checkpoint()

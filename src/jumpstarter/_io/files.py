@@ -1,13 +1,13 @@
-"""Files that are read or written as a whole, and threads that the kernel may not let go.
+"""Read or write whole files in worker threads, which the kernel may block without end.
 
-Every step with a file can block without end: a FIFO waits for its peer in `open`, a network file
-system for its server anywhere, a device for its medium. No signal and no cancellation ends such a
-thread. So each step runs in a worker thread, and a caller that is cancelled waits `GRACE` seconds
-for it and then leaves the thread behind: that is logged once, and what would have been done last
-(closing the file, removing its unfinished copy) the thread does itself when the kernel lets it go.
+Any operation on a file can block: a FIFO waits for its peer in `open`, a network file system waits
+for its server anywhere, a device for its medium. Neither a signal nor a cancellation ends such a
+thread. So each operation runs in a worker thread. A cancelled caller waits `GRACE` seconds for it
+and then abandons the thread, which is logged once. The thread then does the cleanup (close the
+file, remove its unfinished copy) when the kernel lets it go.
 
-A source that changes while it is read is an error. A file is replaced only by a complete one.
-This module knows writes, and nothing of handles or drivers.
+A source that changes while it is read is an error. A file is replaced only by a complete one. This
+module does not know resource handles or drivers.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = [
     "GRACE",
+    "FileOperations",
     "SinkFile",
     "SourceFile",
-    "Steps",
     "Unchanged",
-    "held_threads",
-    "to_read",
-    "to_write",
+    "abandoned_threads",
+    "open_sink",
+    "open_source",
 ]
 
 # Seconds: a disk that is there answers sooner, and Ctrl-C and timeouts are late by no more.
 GRACE: Final = 0.5
-_THREADS: Final = 40  # at a time in one loop, as many as Trio's own limit; abandoned ones aside
+_THREADS: Final = 40  # per loop, as many as Trio's own limit; abandoned threads do not count
 
 T = TypeVar("T")
 
 _logger = logging.getLogger("jumpstarter.files")
 _limiter: Final = trio.lowlevel.RunVar[trio.CapacityLimiter]("jumpstarter_files")
 
-# Threads that were abandoned and have not returned.
-held_threads: Final[set[threading.Thread]] = set()
+# Abandoned threads that have not returned.
+abandoned_threads: Final[set[threading.Thread]] = set()
 
 
 def _file_limiter() -> trio.CapacityLimiter:
@@ -66,13 +66,13 @@ def _file_limiter() -> trio.CapacityLimiter:
         return limiter
 
 
-# ----------------------------------------------------------------------- threads, and leaving them
+# ------------------------------------------------------------------------ threads, abandoning them
 
 
 class _Step(Generic[T]):
-    """One function, run once in a worker thread.
+    """A function that runs once in a worker thread.
 
-    Shared by the thread and the loop, under the lock: `thread`, `ended`, `left` and `then`.
+    The thread and the loop share `_thread`, `_ended`, `_left` and `_then`, under the lock.
     """
 
     def __init__(self, function: Callable[[], T]) -> None:
@@ -80,17 +80,17 @@ class _Step(Generic[T]):
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None  # once it runs
         self._ended = False
-        self._left = False  # nobody waits for it any more
-        self._then: list[Callable[[], object]] = []  # for the thread to do at its end
+        self._left = False  # it was abandoned: nothing waits for it
+        self._then: list[Callable[[], object]] = []  # cleanup for the thread to do at its end
         self._notify: Callable[[], object] | None = None
         self._value: T
         self._error: BaseException | None = None
 
     def run(self) -> T:
-        """Run it. In the thread."""
+        """Run the function. In the thread."""
         with self._lock:
             if self._left:
-                raise RuntimeError("the step was cancelled before it began")
+                raise RuntimeError("the operation was cancelled before it began")
             self._thread = threading.current_thread()
         try:
             self._value = self._function()
@@ -106,7 +106,7 @@ class _Step(Generic[T]):
             with self._lock:
                 if not self._then:
                     self._ended = True
-                    held_threads.discard(threading.current_thread())
+                    abandoned_threads.discard(threading.current_thread())
                     break
                 then = self._then.pop(0)
             try:
@@ -118,13 +118,13 @@ class _Step(Generic[T]):
                 self._notify()
 
     def result(self) -> T:
-        """Give or raise what the function did, once it has ended."""
+        """Return the result of the function, or raise its exception, after it has ended."""
         if self._error is not None:
             raise self._error
         return self._value
 
     async def ends(self, grace: float) -> bool:
-        """Tell if it ends within the grace. In the loop, with a cancellation pending."""
+        """Wait up to `grace` seconds, and tell if it has ended. In the loop, when cancelled."""
         ended = trio.Event()
         token = trio.lowlevel.current_trio_token()
         with self._lock:
@@ -140,7 +140,7 @@ class _Step(Generic[T]):
             if not self._ended:
                 self._left = True
                 self._notify = None
-                held_threads.add(self._thread)
+                abandoned_threads.add(self._thread)
         return not self._left
 
     @property
@@ -154,50 +154,52 @@ class _Step(Generic[T]):
         return self._thread is not None
 
     def afterwards(self, function: Callable[[], object]) -> bool:
-        """Have the thread call this when it is let go; False if it has returned already."""
+        """Have the thread call this at its end. Returns False if it has returned already."""
         with self._lock:
             if not self._ended:
                 self._then.append(function)
             return not self._ended
 
 
-class Steps:
-    """Steps with one file, one after the other, each in a worker thread.
+class FileOperations:
+    """Runs operations on one file, one after the other, each in a worker thread.
 
     Args:
-        name: How the log names the file.
+        name: The file's name in the log.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._held: _Step[Any] | None = None  # the one that was abandoned
+        self._abandoned: _Step[Any] | None = None  # the operation whose thread was abandoned
 
     @property
     def is_hanging(self) -> bool:
-        """True while the kernel holds a thread that was abandoned here."""
-        return self._held is not None and not self._held.ended
+        """True while the kernel blocks a thread that was abandoned here."""
+        return self._abandoned is not None and not self._abandoned.ended
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
-        """Run a step. A checkpoint.
+        """Run `function(*args)` in a worker thread. A checkpoint.
 
-        Cancelled, it waits up to `GRACE` seconds for the step, and gives its result if there is
-        one by then; else the thread is left behind, and `trio.Cancelled` is raised.
+        If it is cancelled, it waits up to `GRACE` seconds for the function and returns its result
+        if there is one by then. Otherwise it abandons the thread and raises `trio.Cancelled`.
 
         Raises:
-            BaseException: What the function has raised.
+            BaseException: The exception of the function.
         """
         return await self._run(_Step(partial(function, *args)), _file_limiter(), GRACE)
 
     async def finish(self, function: Callable[[], object]) -> None:
-        """Run the last step, in a cancelled scope too. A checkpoint.
+        """Run the last operation, even in a cancelled scope. A checkpoint.
 
-        Where a thread was left behind, that one runs it once it is let go. In a scope that is
-        cancelled already, it is waited for up to `GRACE` seconds.
+        An abandoned thread runs it itself, when the kernel lets it go. In a scope that is cancelled
+        already, the operation is waited for up to `GRACE` seconds.
         """
-        if self._held is not None and self._held.afterwards(function):
+        if self._abandoned is not None and self._abandoned.afterwards(function):
             return
         step = _Step(function)
-        limiter = trio.CapacityLimiter(1)  # it waits for no other thread
+        limiter = trio.CapacityLimiter(
+            1
+        )  # independent of the limit: it must not wait for blocked threads
         try:
             await self._run(step, limiter, GRACE)
         except trio.Cancelled:
@@ -219,10 +221,10 @@ class Steps:
             raise
 
     def _abandon(self, step: _Step[Any], limiter: trio.CapacityLimiter) -> None:
-        self._held = step
+        self._abandoned = step
         token = trio.lowlevel.current_trio_token()
         left = time.monotonic()
-        limiter.total_tokens += 1  # it keeps no other one from working
+        limiter.total_tokens += 1  # an abandoned thread does not count
 
         def returned() -> None:
             _logger.info("%s: the thread has returned, %.1f s late", self._name, late())
@@ -299,10 +301,13 @@ def _version_of(status: os.stat_result) -> tuple[int, int, int]:
 
 
 class SourceFile:
-    """A file to be read as a whole. Every method blocks.
+    """A file that is read as a whole. Every method blocks.
 
     Args:
-        path: Of the file.
+        path: Its path.
+
+    Attributes:
+        size: The size of a regular file, once it is open; otherwise None.
     """
 
     def __init__(self, path: Path) -> None:
@@ -312,7 +317,7 @@ class SourceFile:
         self.size: int | None = None  # of a regular file, once it is open
 
     def open(self) -> None:
-        """Open it. Raises OSError."""
+        """Open the file. Raises OSError."""
         with close_path_in_children(os.O_RDONLY, self._path):
             self._file = FileIO(str(self._path))  # as the error shows it
             close_in_children(self._file)
@@ -320,10 +325,10 @@ class SourceFile:
         self.size = self._unchanged.size
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read some bytes, none at the end.
+        """Read some bytes into the buffer, and return their number, 0 at the end.
 
         Raises:
-            OSError: It cannot be read, or has changed, which the end shows.
+            OSError: The file cannot be read, or, at the end, it has changed.
         """
         assert self._file is not None
         with name_os_errors(str(self._path)):
@@ -343,14 +348,14 @@ class SourceFile:
 
 
 class SinkFile:
-    """A file to be written as a whole: beside its place, and moved there when it is complete.
+    """A file that is written as a whole: under another name, and renamed when it is complete.
 
-    What is no regular file, a device or a FIFO, is written where it is, and cannot be restored.
-    Every method blocks.
+    A device or a FIFO is written in place, and cannot be restored. Every method blocks.
 
     Args:
-        path: Of the file. A link to it stays.
-        medium: It must be something that keeps what is written: that is waited for, or an error.
+        path: Its path. A symbolic link to it stays.
+        medium: The path must lead to storage: completing waits until the bytes are stored, and a
+            file that cannot be synced is an error.
     """
 
     def __init__(self, path: Path, *, medium: bool = False) -> None:
@@ -392,7 +397,7 @@ class SinkFile:
             close_in_children(self._file)
 
     def write(self, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
-        """Write all of these. Raises OSError."""
+        """Write all of the pieces. Raises OSError."""
         assert self._file is not None
         with name_os_errors(self.name):  # ENOSPC, for one, comes without it
             for piece in pieces:
@@ -400,7 +405,7 @@ class SinkFile:
                 self.count += len(piece)
 
     def complete(self) -> None:
-        """Have it on the medium, and in its place. Raises OSError: it is not."""
+        """Sync the file and move it into its place. Raises OSError if that failed."""
         assert self._file is not None
         with name_os_errors(self.name):
             mode = os.fstat(self._file.fileno()).st_mode
@@ -412,7 +417,7 @@ class SinkFile:
             self._part = None
 
     def close(self) -> None:
-        """Close it, and remove what is not complete."""
+        """Close the file, and remove an incomplete copy."""
         with suppress(OSError):  # the error that led here is reported
             self._close()
         if self._part is not None:
@@ -426,7 +431,7 @@ class SinkFile:
 
 
 def _is_for_devices(directory: Path) -> bool:
-    """Tell if files in a directory are devices, which those in a mount below, /dev/shm, are not."""
+    """Tell if a directory's files are devices: not so in mounts below /dev, such as /dev/shm."""
     root = Path("/dev")
     within = directory == root or root in directory.parents
     return within and directory.exists() and directory.stat().st_dev == root.stat().st_dev
@@ -444,26 +449,31 @@ def _create_beside(part: Path, path: Path) -> None:
 
 
 @asynccontextmanager
-async def to_read(path: Path, steps: Steps) -> AsyncIterator[SourceFile]:
-    """Open a file, to be read by `steps.run(source.readinto, buffer)`. Checkpoints."""
+async def open_source(path: Path, operations: FileOperations) -> AsyncIterator[SourceFile]:
+    """Open a file, to be read by `operations.run(source.readinto, buffer)`.
+
+    Entering and leaving are checkpoints.
+    """
     source = SourceFile(path)
     try:
-        await steps.run(source.open)
+        await operations.run(source.open)
         yield source
     finally:
-        await steps.finish(source.close)
+        await operations.finish(source.close)
 
 
 @asynccontextmanager
-async def to_write(path: Path, steps: Steps, *, medium: bool = False) -> AsyncIterator[SinkFile]:
-    """Open a file, to be written by `steps.run(sink.write, pieces)`. Checkpoints.
+async def open_sink(
+    path: Path, operations: FileOperations, *, medium: bool = False
+) -> AsyncIterator[SinkFile]:
+    """Open a file, to be written by `operations.run(sink.write, pieces)`.
 
-    It is complete if the block is left well, and otherwise as if it had never been opened.
+    Entering and leaving are checkpoints. If the block raises, the file keeps its old content.
     """
     sink = SinkFile(path, medium=medium)
     try:
-        await steps.run(sink.open)
+        await operations.run(sink.open)
         yield sink
-        await steps.run(sink.complete)
+        await operations.run(sink.complete)
     finally:
-        await steps.finish(sink.close)
+        await operations.finish(sink.close)

@@ -15,7 +15,7 @@ from io import TextIOBase
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from .._io.files import Steps, Unchanged, to_read, to_write
+from .._io.files import FileOperations, Unchanged, open_sink, open_source
 from .._io.transfer import CHUNK_SIZE, Chunks
 from .._util.writes import check_sent, write_all
 from ..errors import ArgumentError
@@ -61,14 +61,14 @@ async def file_source(path: Path) -> AsyncIterator[tuple[Source, int | None]]:
     """
     # Reused buffers: memory that one thread allocates and another frees costs more than a copy.
     buffers = itertools.cycle(memoryview(bytearray(READ_SIZE)) for _ in range(2 * READ_AHEAD + 2))
-    steps = Steps(str(path))
-    async with to_read(path, steps) as file:
+    operations = FileOperations(str(path))
+    async with open_source(path, operations) as file:
 
         def read() -> list[memoryview]:
             buffer = next(buffers)
             return _cut(buffer[: file.readinto(buffer)])
 
-        yield partial(steps.run, read), file.size
+        yield partial(operations.run, read), file.size
 
 
 def _cut(data: memoryview) -> list[memoryview]:
@@ -81,9 +81,9 @@ async def file_sink(path: Path) -> AsyncIterator[Sink]:
 
     A device, or anything else that is not a regular file, is written directly.
     """
-    steps = Steps(str(path))
-    async with to_write(path, steps) as file:
-        yield partial(steps.run, file.write)
+    operations = FileOperations(str(path))
+    async with open_sink(path, operations) as file:
+        yield partial(operations.run, file.write)
 
 
 @asynccontextmanager
@@ -105,7 +105,9 @@ async def source_of(stream: Any, size: int | None) -> AsyncIterator[tuple[Source
         read = stream.receive_some
     elif hasattr(stream, "read"):
         blocking = getattr(stream, "read1", stream.read)
-        read = partial(Steps(_name_of(stream)).run, _read_from, blocking, _unchanged(stream))
+        read = partial(
+            FileOperations(_name_of(stream)).run, _read_from, blocking, _unchanged(stream)
+        )
     else:
         raise ArgumentError(f"a {type(stream).__name__} cannot be read: {_instead_of(stream)}")
 
@@ -129,10 +131,10 @@ async def sink_of(stream: Any) -> AsyncIterator[Sink]:
 
         yield send
     elif hasattr(stream, "write"):
-        steps = Steps(_name_of(stream))
-        yield partial(steps.run, _write_to, stream)
+        operations = FileOperations(_name_of(stream))
+        yield partial(operations.run, _write_to, stream)
         if hasattr(stream, "flush"):
-            await steps.run(stream.flush)
+            await operations.run(stream.flush)
     else:
         raise ArgumentError(f"a {type(stream).__name__} cannot be written: {_instead_of(stream)}")
 

@@ -76,10 +76,10 @@ class _StreamCall(OutgoingCall):
     def received(self, event: ev.SlotEvent) -> None:
         match event:
             case ev.DataReceived():
-                self.stream.put(event)
+                self.stream.on_data(event)
             case ev.CreditReceived():
                 self.credits += 1
-                self.stream.wake_sender()
+                self.stream.on_writable()
             case ev.AcceptReceived():
                 self.accepted = True
                 self.metadata = event.body
@@ -88,7 +88,7 @@ class _StreamCall(OutgoingCall):
                 super().received(event)
 
     def drained(self) -> None:
-        self.stream.wake_sender()
+        self.stream.on_writable()
 
     def _end(self, failure: DriverError | None) -> None:
         if failure is None and not self.stream.complete:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from .._io.files import SinkFile, Steps, to_read, to_write
+from .._io.files import FileOperations, SinkFile, open_sink, open_source
 from .._io.transfer import MAX_BYTES
 from .._util.checks import check_int, check_path
 from ..client import DriverClient
@@ -52,7 +52,7 @@ class FileStorage(Driver):
 
     path: str
     max_bytes: int = MAX_BYTES
-    _hung: list[Steps] = field(default_factory=list, init=False, repr=False)
+    _hung: list[FileOperations] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -70,8 +70,8 @@ class FileStorage(Driver):
     async def write(self, source: str) -> str:
         """Write an image that the client lends, or that is at a URL, and return its SHA-256."""
         digest = hashlib.sha256()
-        with self._steps() as steps:
-            async with to_write(Path(self.path), steps, medium=True) as file:
+        with self._operations() as operations:
+            async with open_sink(Path(self.path), operations, medium=True) as file:
 
                 def write(data: bytes) -> None:
                     digest.update(data)
@@ -80,7 +80,7 @@ class FileStorage(Driver):
                 try:
                     async with self.resource(source, max_bytes=self.max_bytes) as stream:
                         async for data in stream:
-                            await steps.run(write, data)
+                            await operations.run(write, data)
                 except Exception as exc:
                     _note_lost_content(exc, file)
                     raise
@@ -91,8 +91,8 @@ class FileStorage(Driver):
         """Send the image to a resource that the client lends, and return its SHA-256."""
         digest = hashlib.sha256()
         buffer = memoryview(bytearray(_READ_SIZE))
-        with self._steps() as steps:
-            async with to_read(Path(self.path), steps) as file:
+        with self._operations() as operations:
+            async with open_source(Path(self.path), operations) as file:
 
                 def read() -> memoryview:
                     data = buffer[: file.readinto(buffer)]
@@ -100,24 +100,24 @@ class FileStorage(Driver):
                     return data
 
                 async with self.resource(target) as stream:
-                    while data := await steps.run(read):
+                    while data := await operations.run(read):
                         await stream.send_all(data)
         return digest.hexdigest()
 
     @export
     async def erase(self) -> None:
         """Delete the image, which must be a file."""
-        with self._steps() as steps:
-            await steps.run(_erase, Path(self.path))
+        with self._operations() as operations:
+            await operations.run(_erase, Path(self.path))
 
     @export
     async def size(self) -> int:
         """Return the size of the image in bytes, or 0 without one; or that of a block device."""
-        with self._steps() as steps:
-            return await steps.run(_size, Path(self.path))
+        with self._operations() as operations:
+            return await operations.run(_size, Path(self.path))
 
     @contextmanager
-    def _steps(self) -> Iterator[Steps]:
+    def _operations(self) -> Iterator[FileOperations]:
         """Yield the file operations of one call, unless a thread of an earlier call still hangs.
 
         Otherwise every call to a file system that hangs would cost one more thread.
@@ -125,16 +125,16 @@ class FileStorage(Driver):
         Raises:
             OSError: An earlier call's thread has not returned (EBUSY).
         """
-        self._hung = [steps for steps in self._hung if steps.is_hanging]
+        self._hung = [operations for operations in self._hung if operations.is_hanging]
         if self._hung:
             text = "an earlier operation hangs in the exporter's system; try again once it is back"
             raise OSError(errno.EBUSY, text, self.path)
-        steps = Steps(self.path)
+        operations = FileOperations(self.path)
         try:
-            yield steps
+            yield operations
         finally:
-            if steps.is_hanging:
-                self._hung.append(steps)
+            if operations.is_hanging:
+                self._hung.append(operations)
 
 
 def _erase(place: Path) -> None:
