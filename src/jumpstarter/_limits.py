@@ -1,7 +1,7 @@
-"""Every limit of a connection, in one frozen object, the same on both sides.
+"""The limits of a connection, in one frozen object. Both sides use the same class.
 
-Each field says its unit and why it has its value. What a peer must know of them crosses the wire in
-HELLO; the rest is this side's own business. This file knows nothing but the errors.
+The documentation of each field gives its unit and the reason for its default. HELLO tells the peer
+those that it must keep; the others concern only this side.
 """
 
 from __future__ import annotations
@@ -24,67 +24,71 @@ MAX_WIRE_FRAME: Final = 1 * MIB  # head-of-line blocking grows with it; the head
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Limits:
-    """What one side of a connection accepts. Immutable; pass another one to serve or connect.
+    """The limits that one side of a connection applies. Immutable; pass one to serve or connect.
 
     Attributes:
-        max_frame: Bytes of payload in one frame we accept. 64 KiB: what one read of a socket gives,
-            and short enough that another call's frame waits less than 50 µs behind it.
+        max_frame: Bytes of payload accepted in one frame. 64 KiB: the size of one read of a socket,
+            and small enough that another call's frame waits less than 50 µs behind it.
         max_message: Bytes of one argument list, result or generator item, reassembled. 128 MiB:
-            firmware images pass, and a peer cannot make us hold more. Beyond it, use a raw stream.
+            firmware images fit, and a peer cannot make us hold more. Use a raw stream for more.
         max_pending: Bytes of unfinished messages and unanswered calls held on one connection. 256
-            MiB: two of the largest; one that does not fit is discarded as it arrives and its call
-            fails, the rest goes on. A call of one frame is always let in. Large answers wait for
-            each other beyond as much again.
-        max_unsent: Bytes of messages that wait and have not begun to leave, above which no further
-            call begins, and no further answer, item or piece of a stream is queued. 4 MiB: as much
-            as one window; a peer that reads has each begun within a millisecond.
-        max_depth: Levels of nesting in a message. 64, as Cap'n Proto: msgspec recurses in C and
-            would overflow a small thread's stack.
+            MiB: two of the largest. A message that does not fit is discarded as it arrives and its
+            call fails; other calls continue. A call of one frame is always accepted. Answers have a
+            separate limit of the same size, beyond which large ones wait for each other.
+        max_unsent: Bytes of queued messages of which no frame has left. Above it, no further call
+            starts, and no further answer, item or piece of a stream is queued. 4 MiB: the size of
+            one window. With a peer that reads, each message starts to leave within a millisecond.
+        max_depth: Levels of nesting in a message. 64, as in Cap'n Proto: msgspec recurses in C, and
+            would overflow the stack of a small thread.
         max_items: Values in a message, where the key of a map counts 16. 2,097,152: a list of two
-            million numbers, or 123,361 pairs; the smallest value costs one byte on the wire and up
-            to 95 in memory, and keys that are chosen to collide over a microsecond each. The
-            arguments of all calls under way have twice as many at most.
-        max_containers: Lists and maps in a message. 262,144: an empty one costs one byte on the
-            wire and 72 in memory, so this many cost 19 MB and about 50 ms.
-        max_calls: Calls, generators and streams at once on a connection, 1 to 65,535. 1,024: more
-            wait on the client for a slot.
-        stream_window: Bytes a peer may send on a new stream or generator before we have read any.
-            32 KiB: times `max_calls` it is `max_total_window`, so no peer can fill more than that.
-        max_window: Bytes to which the window of one stream may grow while its reader keeps up.
-            4 MiB: fills a 1 Gbit/s path of 30 ms.
-        max_total_window: Bytes up to which the windows of one connection may grow in sum.
+            million numbers, or 123,361 pairs. The smallest value takes one byte on the wire and up
+            to 95 in memory, and keys chosen to collide take over a microsecond each. The arguments
+            of all running calls together may have twice as many.
+        max_containers: Lists and maps in a message. 262,144: an empty one takes one byte on the
+            wire and 72 in memory, so this many take 19 MB and about 50 ms.
+        max_calls: Concurrent calls, generators and streams on a connection, 1 to 65,535. 1,024:
+            further ones wait on the client for a slot.
+        stream_window: Bytes that a peer may send on a new stream or generator before we have read
+            any. 32 KiB: multiplied by `max_calls` it is `max_total_window`, so no peer can fill
+            more.
+        max_window: Bytes to which the window of one stream may grow while its reader keeps up. 4
+            MiB: fills a 1 Gbit/s path of 30 ms.
+        max_total_window: Bytes to which all windows of one connection together may grow.
         max_hello: Bytes of a HELLO's payload.
-        max_connections: Clients at once that an exporter admits. 1,024: more than a lab has; each
-            costs a file descriptor and about 20 KiB.
-        max_unadmitted: Connections at once that have not said HELLO, or not the right one. 64, as
-            there is no telling friends from strangers: the oldest gives way to the next.
-        max_frames_per_turn: Frames of one connection that are handled before other connections
-            have their turn. 32: as many calls begin within about 4 ms.
-        ping_burst: PINGs and GOAWAYs that a peer may send at once. 10: it has reason for two.
-        ping_rate: And how many more each second. 1: no more are ever sent by this library.
-        late_burst: Frames that bring nothing which a peer may send at once: late ones, answers to
-            no question, a CANCEL once more. 131,072: a client that sends single bytes may have a
-            few windows of them under way when its stream ends.
-        late_rate: And how many more each second. 10,000: they cost a hundredth of a processor.
-        hello_timeout: Seconds for the peer's HELLO.
-        start_timeout: Seconds for a client to get the device tree. 60: an exporter that starts
-            gives it when its drivers have been reset, and a board may be off for a while in that.
-        ping_interval: Seconds of silence after which the peer is asked for a sign of life. 0 never
-            asks. A client does not ask on a Unix socket, where the kernel reports a dead exporter;
-            an exporter does, since a client that was stopped (SIGSTOP, Ctrl-Z, a debugger) would
-            hold its devices.
-        ping_timeout: Seconds of further silence after which the peer counts as lost. With
-            `ping_interval` it bounds for how long a client that is stopped or cut off holds what
-            it has: 30 s.
-        cancel_grace: Seconds that a cancelled call waits on the client for the exporter's word that
-            its driver has ended.
-        linger: Seconds that closing a raw stream waits for the driver to take what was sent, or a
-            half window of it, before the rest is given up, which is logged. 10: a serial console at
-            9,600 baud takes 9 KiB in that time.
-        write_stall: Seconds that a peer may take no byte from us before the connection is closed.
-        read_stall: Seconds that a peer may send no byte in the midst of a message or frame.
-        loop_hold: Seconds that code may hold the event loop before the log names it. 0.5: a person
-            notices, and no step of a well-behaved task takes a tenth of it. `inf` looks at nothing.
+        max_connections: Clients that an exporter admits concurrently. 1,024: more than a lab has.
+            Each takes a file descriptor and about 20 KiB.
+        max_unadmitted: Concurrent connections that have not sent a valid HELLO. 64. A slow client
+            and an attacker look alike until then, so a further connection replaces the oldest one.
+        max_frames_per_turn: Frames of one connection that are handled before other connections have
+            their turn. 32: that many calls start within about 4 ms.
+        ping_burst: PINGs and GOAWAYs that a peer may send in one burst. 10: it has reason for two.
+        ping_rate: How many more of these it may send each second. 1: this library never sends more.
+        late_burst: Frames without effect that a peer may send in one burst: late frames, unexpected
+            ACKs, repeated CANCELs. 131,072: a client that sends single bytes may have a few windows
+            of them in flight when its stream ends.
+        late_rate: How many more of these it may send each second. 10,000: they take 1 % of a
+            processor.
+        hello_timeout: Seconds to wait for the peer's HELLO.
+        start_timeout: Seconds that a client waits for the device tree. 60: a starting exporter
+            sends it when its drivers have been reset, and a reset may switch a board off for a
+            while.
+        ping_interval: Seconds of silence after which this side sends PING. 0 for never. A client
+            sends none on a Unix socket, where the kernel reports a dead exporter. An exporter does,
+            because a stopped client (SIGSTOP, Ctrl-Z, a debugger) would hold its devices.
+        ping_timeout: Seconds of further silence after which the peer counts as lost. Together with
+            `ping_interval` it limits how long a stopped or disconnected client holds its devices:
+            30 s.
+        cancel_grace: Seconds that a cancelled call waits on the client until the exporter reports
+            that the driver's code has ended.
+        linger: Seconds that closing a raw stream waits for the driver to read the data sent, or
+            half a window of it. Then the rest is discarded, which is logged. 10: a serial console
+            at 9,600 baud takes 9 KiB in that time.
+        write_stall: Seconds without the peer accepting a byte after which the connection is closed.
+        read_stall: Seconds without a byte in the middle of a message or frame after which it is
+            closed.
+        loop_hold: Seconds for which code may block the event loop before the log names it. 0.5:
+            people notice that, and a step of a well-behaved task takes less than a tenth. `inf`
+            turns the check off.
     """
 
     max_frame: int = 64 * KIB
@@ -117,7 +121,7 @@ class Limits:
     loop_hold: float = 0.5
 
     def __repr__(self) -> str:
-        """Show what is not the default."""
+        """Show the fields that differ from their defaults."""
         values = (
             f"{field.name}={getattr(self, field.name)!r}"
             for field in dataclasses.fields(self)
@@ -166,7 +170,7 @@ class Limits:
 def _check(
     name: str, value: float, low: float, high: float, *, low_is: str = "", high_is: str = ""
 ) -> None:
-    """Raise if a limit is out of its range, whose ends may be other limits."""
+    """Raise if a limit is out of range. An end of the range may be another limit."""
     if not low <= value <= high:
         least = f"{low} ({low_is})" if low_is else f"{low}"
         most = f"{high} ({high_is})" if high_is else f"{high}"

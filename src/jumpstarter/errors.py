@@ -1,20 +1,20 @@
-"""Every exception of the library, in one tree, each with its wire code.
+"""All exceptions of the library, in one tree, and their codes on the wire.
 
     JumpstarterException
     ├── ConfigurationError              a driver or a server was set up wrongly
-    ├── ArgumentError                   a caller passed something that cannot be
-    │   ├── ArgumentTypeError           (TypeError) something of a type that is not accepted
-    │   └── ArgumentValueError          (ValueError) something that is out of range
+    ├── ArgumentError                   a caller passed an unusable argument
+    │   ├── ArgumentTypeError           (TypeError) its type is not accepted
+    │   └── ArgumentValueError          (ValueError) its value is out of range
     ├── ClientImportError               (ImportError) a client class is missing or not allowed
     ├── MissingExtra                    (ImportError) an optional dependency is not installed
-    ├── ResourceError                   (ValueError) what was lent cannot be used, or not like this
+    ├── ResourceError                   (ValueError) a lent resource cannot be used, or not in this way
     ├── EndOfStream                     (EOFError) a blocking stream has ended
-    ├── HandshakeError                  (ConnectionError) the peer is no jumpstarter, or refused us
+    ├── HandshakeError                  (ConnectionError) the peer is not an exporter, or refused us
     ├── ProtocolError                   abstract
-    │   ├── LocalProtocolError          we broke the wire's rules: a bug in this library
-    │   └── RemoteProtocolError         the peer broke them; the connection is over
-    ├── FramingError                    bytes that are no frame, or a message too deep or too large
-    └── DriverError                     a call failed; says how sure we are that it ran
+    │   ├── LocalProtocolError          we broke the protocol: a bug in this library
+    │   └── RemoteProtocolError         the peer broke the protocol; the connection has ended
+    ├── FramingError                    bytes that are not a frame, or a message too deep or too large
+    └── DriverError                     a call failed; the class tells whether it ran
         ├── DriverMethodNotImplemented  (NotImplementedError)
         ├── DriverInvalidArgument       (ValueError)
         │   └── DriverUnsupportedOperation (UnsupportedOperation)
@@ -36,14 +36,13 @@
         │   └── DriverProcessLookupError (ProcessLookupError)
         ├── DriverErrorGroup            (ExceptionGroup) the driver raised a group; keeps its tree
         ├── CallCancelled               the exporter ended the call
-        ├── CallRefused                 (ConnectionError) certainly never started: safe to try again
-        └── CallOutcomeUnknown          (ConnectionError) sent, and no answer came
+        ├── CallRefused                 (ConnectionError) never started: safe to call again
+        └── CallOutcomeUnknown          (ConnectionError) sent, but no answer arrived
 
-Rules: a class says what the caller can do about it, the code says what crossed the wire, and the
-text says what was asked, of whom, and what went wrong. Only the classes of `ERROR_CLASSES` and
-`SYSTEM_ERROR_CLASSES` are ever made from a peer's bytes: the remote type's name is data, never
+The class tells what the caller can do, the code tells what the peer sent, and the message tells
+what was called, on which driver, and what failed. Only the classes in `ERROR_CLASSES` and
+`SYSTEM_ERROR_CLASSES` are made from a peer's bytes: the remote type's name is data and is never
 looked up.
-Of the library this file knows only how it was installed.
 """
 
 from __future__ import annotations
@@ -105,7 +104,7 @@ _OF_OSERROR: Final = ("errno", "strerror", "filename", "filename2")
 
 
 class Code(enum.IntEnum):
-    """What an ERROR, CANCEL or GOAWAY frame says in two bytes.
+    """The code in an ERROR, CANCEL or GOAWAY frame.
 
     0 to 16 are gRPC's numbers (a subset), 17 to 31 are ours and end one call, 32 and up end the
     connection.
@@ -115,7 +114,7 @@ class Code(enum.IntEnum):
     CANCELLED = 1
     UNKNOWN = 2
     INVALID_ARGUMENT = 3
-    DEADLINE_EXCEEDED = 4  # the call's own deadline, watched by the exporter
+    DEADLINE_EXCEEDED = 4  # the call's deadline passed on the exporter
     RESOURCE_EXHAUSTED = 8
     UNIMPLEMENTED = 12
     INTERNAL = 13
@@ -126,7 +125,7 @@ class Code(enum.IntEnum):
     TIMED_OUT = 18  # the driver's own TimeoutError
     OS_ERROR = 19
     GROUP = 20
-    CLOSE = 21  # CANCEL of a raw stream: deliver what I sent, then end
+    CLOSE = 21  # CANCEL of a raw stream: deliver all data sent, then end
 
     PROTOCOL_ERROR = 32
     FLOW_CONTROL = 33
@@ -135,11 +134,11 @@ class Code(enum.IntEnum):
     KEEPALIVE_TIMEOUT = 36
     WRITE_STALL = 37
     VERSION = 38
-    TOO_MANY_FRAMES = 39  # of kinds that ask for attention and bring nothing
+    TOO_MANY_FRAMES = 39  # of kinds that demand work and have no effect
 
     @classmethod
     def of(cls, number: int, otherwise: Code) -> Code:
-        """Give the code with this number, or another one if a peer has made it up."""
+        """Return the code with this number, or `otherwise` if the number is unknown."""
         try:
             return cls(number)
         except ValueError:
@@ -147,11 +146,11 @@ class Code(enum.IntEnum):
 
 
 class JumpstarterException(Exception):
-    """The root of all exceptions of this library."""
+    """The base class of all exceptions of this library."""
 
 
 class ConfigurationError(JumpstarterException):
-    """A driver, a server or a client was set up in a way that cannot work."""
+    """A driver, a server or a client is configured in a way that cannot work."""
 
 
 class ArgumentError(JumpstarterException):
@@ -159,41 +158,41 @@ class ArgumentError(JumpstarterException):
 
 
 class ArgumentTypeError(ArgumentError, TypeError):
-    """An argument has a type that is not accepted; the text says which are."""
+    """An argument has a type that is not accepted. The message lists the accepted types."""
 
 
 class ArgumentValueError(ArgumentError, ValueError):
-    """An argument is out of range; the text says what is accepted."""
+    """An argument is out of range. The message says which values are accepted."""
 
 
 class ClientImportError(JumpstarterException, ImportError):
-    """A driver's client class could not be imported here, or is not allowed to be."""
+    """A driver's client class could not be imported, or the import is not allowed."""
 
 
 class MissingExtra(JumpstarterException, ImportError):
-    """Something needs a package that is installed only where it is asked for; the text says how."""
+    """A feature needs an optional package. The message says how to install it."""
 
     @classmethod
     def named(cls, extra: str, what: str, *, where: str = "") -> MissingExtra:
-        """Make one for an extra of this library, saying what needs it, and where."""
+        """Return the error for an extra of this library, needed by `what`."""
         place = where and f" {where}"
         return cls(f"{what} needs the extra {extra!r}{place}: {command_for(extra)}")
 
 
 class ResourceError(JumpstarterException, ValueError):
-    """A resource is unknown, taken, of another client, too large, damaged, or of the other kind."""
+    """A resource is unknown, in use, another client's, too large, damaged, or of the other kind."""
 
 
 class EndOfStream(JumpstarterException, EOFError):
-    """The driver has ended its half of a raw stream; every byte before the end was delivered."""
+    """The driver has ended its half of a raw stream. All bytes before the end were delivered."""
 
 
 class HandshakeError(JumpstarterException, ConnectionError):
-    """No connection came about: the peer does not speak this protocol, or refused us."""
+    """No connection was made: nothing answers, or it is not an exporter, or it refused us."""
 
 
 class ProtocolError(JumpstarterException):
-    """The wire's rules were broken. Never raised itself: see its two subclasses.
+    """The protocol was broken. Abstract: see the two subclasses.
 
     Attributes:
         code: The `Code` that is, or would be, sent to the peer in GOAWAY.
@@ -207,20 +206,20 @@ class ProtocolError(JumpstarterException):
 
 
 class LocalProtocolError(ProtocolError):
-    """This side asked for something that the rules forbid. A bug in this library: report it."""
+    """This side broke the protocol. This is a bug in the library: please report it."""
 
 
 class RemoteProtocolError(ProtocolError):
-    """The peer broke the rules. The connection is over; nothing after the breach was acted on."""
+    """The peer broke the protocol. The connection has ended; all later input was ignored."""
 
 
 class FramingError(JumpstarterException):
-    """Bytes that are no frame, or a message that is too deep or has too many items.
+    """The bytes are not a frame, or a message is too deep or has too many items.
 
     Attributes:
         code: `Code.FRAME_SIZE` for a length over the limit, `Code.RESOURCE_EXHAUSTED` for a message
-            over its depth or item limits, `Code.INVALID_ARGUMENT` for one cut short, else
-            `Code.PROTOCOL_ERROR`.
+            over its depth, item or container limits, `Code.INVALID_ARGUMENT` for a malformed
+            message, else `Code.PROTOCOL_ERROR`.
     """
 
     def __init__(self, message: str, code: Code = Code.PROTOCOL_ERROR) -> None:
@@ -229,20 +228,22 @@ class FramingError(JumpstarterException):
 
 
 class DriverError(JumpstarterException):
-    """A call failed. `str()` of it is the whole story; the attributes are for programs.
+    """A call failed. `str()` gives the complete message; the attributes are for programs.
 
     Attributes:
-        message: The remote exception's own text, or this library's.
-        code: The `Code` that came with the answer.
-        remote_type: The name of the exception class which the driver raised, as data: `""` where
-            the library itself refused or ended the call; cut and quoted if it is no identifier.
-        remote_traceback: The driver's formatted traceback, where the exporter sends it, else None.
-        context: What was called, as `"method 'on' of driver 'power' (mock.PowerDriver)"`.
+        message: The text of the remote exception, or of this library.
+        code: The `Code` in the answer.
+        remote_type: The name of the exception class that the driver raised, as data. Empty if the
+            library itself refused or ended the call; quoted and truncated if it is not an
+            identifier.
+        remote_traceback: The driver's formatted traceback if the exporter sends it, else None.
+        context: The method that was called, such as
+            `"method 'on' of driver 'power' (mock.PowerDriver)"`.
 
-    One that is an OSError too has `errno`, `strerror`, `filename` and `filename2` as the driver's
-    exception had them (from exporters before version 1.1 of the protocol: None). `errno` is this
-    system's number for the error, where the exporter's system has another. `__cause__` is a
-    DriverError for what the driver's exception was raised `from`, if it was.
+    A subclass of OSError has the `errno`, `strerror`, `filename` and `filename2` of the driver's
+    exception. (They are None if the exporter speaks version 1.0 of the protocol.) `errno` is this
+    system's number for the error, even if the exporter's system uses another. `__cause__` is a
+    DriverError for the exception that the driver's was raised `from`, if any.
     """
 
     code: Code = Code.UNKNOWN
@@ -270,7 +271,7 @@ class DriverError(JumpstarterException):
         return f"{where}{kind}{self.message}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and pickle it with what OSError keeps apart from an exception's attributes."""
+        """Copy and pickle the fields that OSError keeps outside of `__dict__` too."""
         state = dict(self.__dict__)
         if isinstance(self, OSError):
             state |= {name: getattr(self, name) for name in _OF_OSERROR}
@@ -278,7 +279,7 @@ class DriverError(JumpstarterException):
 
 
 class DriverMethodNotImplemented(DriverError, NotImplementedError):
-    """No such exported method, called the wrong way, or the driver raised NotImplementedError."""
+    """The method does not exist or has another kind, or the driver raised NotImplementedError."""
 
     code = Code.UNIMPLEMENTED
 
@@ -296,7 +297,7 @@ class DriverTimeoutError(DriverError, TimeoutError):
 
 
 class DriverConnectionError(DriverError, ConnectionError):
-    """The driver raised ConnectionError: what *it* talks to was not there."""
+    """The driver raised ConnectionError: the device or service *it* talks to was unavailable."""
 
     code = Code.UNAVAILABLE
 
@@ -328,7 +329,7 @@ class DriverConnectionResetError(DriverConnectionError, ConnectionResetError):
 
 
 class DriverBlockingIOError(DriverOSError, BlockingIOError):
-    """The driver raised BlockingIOError: EAGAIN, or a like one."""
+    """The driver raised BlockingIOError: EAGAIN, or a similar error."""
 
 
 class DriverChildProcessError(DriverOSError, ChildProcessError):
@@ -377,7 +378,7 @@ class DriverErrorGroup(DriverError, ExceptionGroup[Exception]):
         remote_traceback: str | None = None,
         context: str = "",
     ) -> Self:
-        """Take what ExceptionGroup wants; `__init__` has the rest."""
+        """Pass the arguments of ExceptionGroup on; `__init__` uses the others."""
         del remote_type, remote_traceback, context
         return super().__new__(cls, message, exceptions)
 
@@ -390,13 +391,13 @@ class DriverErrorGroup(DriverError, ExceptionGroup[Exception]):
         remote_traceback: str | None = None,
         context: str = "",
     ) -> None:
-        del message, exceptions  # __new__ has them: attributes of a group are read-only
+        del message, exceptions  # set in __new__: these attributes of a group are read-only
         self.remote_type: str = remote_type
         self.remote_traceback: str | None = remote_traceback
         self.context: str = context
 
     def derive(self, excs: Sequence[Exception]) -> DriverErrorGroup:  # type: ignore[override]
-        """Make a group of some of the members, as `except*` and `split` need it."""
+        """Return a group of some of the members, for `except*` and `split`."""
         return DriverErrorGroup(
             self.message,
             excs,
@@ -407,27 +408,27 @@ class DriverErrorGroup(DriverError, ExceptionGroup[Exception]):
 
 
 class CallCancelled(DriverError):
-    """The exporter ended the call: it is shutting down, or the driver was cancelled in itself."""
+    """The exporter ended the call: it is shutting down, or the driver cancelled itself."""
 
     code = Code.CANCELLED
 
 
 class CallRefused(DriverError, ConnectionError):
-    """The call certainly never started, so it is safe to make it again."""
+    """The call never started, so it is safe to make it again."""
 
     code = Code.REFUSED
 
 
 class CallOutcomeUnknown(DriverError, ConnectionError):
-    """The call was sent and the connection ended before its answer: it may or may not have run.
+    """The connection ended after the call was sent and before its answer: it may have run.
 
-    The library never repeats such a call by itself: power-cycling twice is a bug.
+    The library never repeats such a call by itself, because it might power-cycle a device twice.
     """
 
     code = Code.UNAVAILABLE
 
 
-# What a peer's ERROR frame may become here. A code that is not in it becomes a plain DriverError.
+# The class for each code in an ERROR. Any other code makes a plain DriverError.
 ERROR_CLASSES: Final[dict[int, type[DriverError]]] = {
     Code.CANCELLED: CallCancelled,
     Code.INVALID_ARGUMENT: DriverInvalidArgument,
@@ -440,7 +441,7 @@ ERROR_CLASSES: Final[dict[int, type[DriverError]]] = {
     Code.OS_ERROR: DriverOSError,
 }
 
-# What such a class becomes where the ERROR names a built-in class that is narrower.
+# The class to use instead if the ERROR names a more specific built-in class.
 SYSTEM_ERROR_CLASSES: Final[dict[tuple[type[DriverError], str], type[DriverError]]] = {
     (kind, builtin.__name__): mirror
     for kind, builtin, mirror in (
@@ -464,8 +465,8 @@ SYSTEM_ERROR_CLASSES: Final[dict[tuple[type[DriverError], str], type[DriverError
     )
 }
 
-# What a driver's exception becomes on the wire, first match wins: TimeoutError and
-# ConnectionError are OSErrors too.
+# The code for a driver's exception. The first match wins, because TimeoutError and
+# ConnectionError are subclasses of OSError.
 _CODES: Final[tuple[tuple[type[BaseException], Code], ...]] = (
     (NotImplementedError, Code.UNIMPLEMENTED),
     (ValueError, Code.INVALID_ARGUMENT),
@@ -477,5 +478,5 @@ _CODES: Final[tuple[tuple[type[BaseException], Code], ...]] = (
 
 
 def code_for(exc: BaseException) -> Code:
-    """Give the wire code for an exception which a driver raised: `Code.UNKNOWN` if none fits."""
+    """Return the wire code for an exception of a driver; `Code.UNKNOWN` if none fits."""
     return next((code for kind, code in _CODES if isinstance(exc, kind)), Code.UNKNOWN)
