@@ -7,13 +7,13 @@
     │   └── ArgumentValueError          (ValueError) its value is out of range
     ├── ClientImportError               (ImportError) a client class is missing or not allowed
     ├── MissingExtra                    (ImportError) an optional dependency is not installed
-    ├── ResourceError                   (ValueError) a lent resource cannot be used, or not in this way
+    ├── ResourceError                   (ValueError) a lent resource cannot be used (like this)
     ├── EndOfStream                     (EOFError) a blocking stream has ended
     ├── HandshakeError                  (ConnectionError) the peer is not an exporter, or refused us
     ├── ProtocolError                   abstract
     │   ├── LocalProtocolError          we broke the protocol: a bug in this library
-    │   └── RemoteProtocolError         the peer broke the protocol; the connection has ended
-    ├── FramingError                    bytes that are not a frame, or a message too deep or too large
+    │   └── RemoteProtocolError         the peer broke it; the connection has ended
+    ├── FramingError                    not a frame, or a message too deep or too large
     └── DriverError                     a call failed; the class tells whether it ran
         ├── DriverMethodNotImplemented  (NotImplementedError)
         ├── DriverInvalidArgument       (ValueError)
