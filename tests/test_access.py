@@ -1,4 +1,4 @@
-"""Who gets in, and what who does not get in learns: users, tokens and certificates."""
+"""Tests of access by users, tokens and certificates, and of what a rejected client learns."""
 
 from __future__ import annotations
 

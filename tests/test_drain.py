@@ -1,4 +1,4 @@
-"""The orderly end of a server: what runs may finish, and every call has its answer."""
+"""Tests of `Server.drain`: running calls may finish, and every call has its answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What peers write reaches the log, and the words of errors, on one line, quoted, cut, and seldom.
+"""Text of peers reaches the log and errors only quoted, cut, on one line, and at a limited rate.
 
 Each case sends something nasty over the wire to a real session or a real client, and looks at every
 line that the log got and at the text of what was raised.

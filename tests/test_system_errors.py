@@ -1,4 +1,4 @@
-"""What an OSError says beyond its text (number, files, class) from the driver to its caller."""
+"""Tests of the number, the files and the class of an OSError, from the driver to its caller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who calls: what a driver learns, what is verified of it, and what the exporter's log says."""
+"""Tests of `caller()`: verified facts, the client's own claims, and the exporter's log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a driver does when the connection of a client has ended, however it ends."""
+"""Tests of `on_disconnect`: functions that run when the connection of a client has ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of what a class exports: made from the class alone, of what is marked alone."""
+"""Tests of the export table, which is built from the class and has only marked methods."""
 
 from __future__ import annotations
 

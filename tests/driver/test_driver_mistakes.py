@@ -1,4 +1,4 @@
-"""Mistakes that are easily made in a driver's class: each is told, with what to do about it."""
+"""Tests of the errors for common mistakes in a driver's class: each says what to change."""
 
 from __future__ import annotations
 

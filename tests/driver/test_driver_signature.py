@@ -1,4 +1,4 @@
-"""What a method's annotations ask of its arguments, and the text by which it is reported."""
+"""Tests of converting arguments by a method's annotations, and of its signature as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the sessions of one exporter share: its door above all, with real sockets in front of it."""
+"""Tests of `_exporter.context`: the state that sessions share, and admission over real sockets."""
 
 from __future__ import annotations
 

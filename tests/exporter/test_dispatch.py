@@ -1,4 +1,4 @@
-"""Every call has one answer, whatever was asked and whatever the driver does, and none ends others.
+"""Each call has one answer, whatever it asks and whatever the driver does, and affects no other.
 
 Here are the failures of single calls. How calls end for other reasons (deadlines, cancellation, the
 end of the session) is in `test_driver_session`.
@@ -294,11 +294,11 @@ def raw_call(body: bytes, *, flags: int = 0, name: bytes = b"echo") -> bytearray
         (b"\xc1", 0, "cannot be read"),
         (b"\x91" * 100 + b"\x90", 0, "cannot be read"),
         (b"\x93" + b"\x90" * 3 + b"\x00" * 64, 0, "cannot be read"),
-        (b"\x81\x01\x02", 0, "are no array"),
-        (b"\x01", 0, "are no array"),
-        (b"\xc0", 0, "are no array"),
-        (b"\xa1a", KEYWORDS, "are no array"),
-        (b"\x91\x01", KEYWORDS, "are no array"),
+        (b"\x81\x01\x02", 0, "are not an array"),
+        (b"\x01", 0, "are not an array"),
+        (b"\xc0", 0, "are not an array"),
+        (b"\xa1a", KEYWORDS, "are not an array"),
+        (b"\x91\x01", KEYWORDS, "are not an array"),
         (b"\x91\x81\x01\x02", KEYWORDS, "do not fit"),
     ],
 )

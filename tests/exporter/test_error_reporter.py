@@ -1,4 +1,4 @@
-"""How a call has failed: told once, logged once, and kept by nobody."""
+"""Tests of `_exporter.error_reporter`: a failure is sent once, logged once, and then released."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a driver's code is run: `async` code in the call's own task, all other code in a thread.
+"""Tests of `_exporter.executor`: `async` code runs in the call's own task, other code in a thread.
 
 Threads are real, and wait for events of the test's, so that nothing here depends on time. Where a
 virtual clock is used, no thread is.
@@ -33,7 +33,7 @@ def executor() -> DriverExecutor:
 
 @pytest.fixture(autouse=True)
 async def the_default_threads_are_left_alone() -> AsyncIterator[None]:
-    """Hold all of Trio's own threads: what needs one of them waits for ever."""
+    """Hold all of Trio's own threads: code that needs one of them would hang."""
     default = trio.to_thread.current_default_thread_limiter()
     holders = [object() for _ in range(int(default.total_tokens))]
     for holder in holders:

@@ -1,4 +1,4 @@
-"""A drain and what has no end of its own: drivers are told, and listening is ended soon."""
+"""Tests of a drain: drivers learn of it, calls that only listen end soon, and the log says why."""
 
 from __future__ import annotations
 

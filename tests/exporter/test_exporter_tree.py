@@ -1,4 +1,4 @@
-"""A device tree as it is served: addresses, what is reported, and the end of every driver.
+"""Tests of `_exporter.tree`: targets, the report, and the reset and close of every driver.
 
 Drivers are reset and closed in worker threads, for which no virtual clock waits: where a grace has
 to pass, the test moves the clock by hand once the driver hangs.

@@ -1,4 +1,4 @@
-"""How calls end for other reasons than the driver's: deadlines, cancellation, the session's end.
+"""Tests of `_exporter.session`: calls end by deadline, by cancellation, and with the session.
 
 In each case the driver's code has ended before anybody is told that it has. Virtual clocks are for
 `async` drivers alone: no such clock waits for a thread.

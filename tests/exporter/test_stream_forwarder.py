@@ -1,4 +1,4 @@
-"""Bytes between a client's stream and a driver's, of either library, each direction apart.
+"""Tests of `_exporter.stream_forwarder`: both directions, with Trio and anyio streams.
 
 The client's side is a memory stream here, since a bridge asks no more of it than Trio's interface;
 raw streams through a whole connection are in `test_driver_answers`.

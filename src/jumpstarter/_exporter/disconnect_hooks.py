@@ -116,7 +116,7 @@ class DisconnectHooks:
     def hurry(self) -> None:
         """Leave them a moment only, and name those that do not end in the log."""
         if self._running is not None and self._deadline <= trio.current_time():
-            self._log_hanging()  # again, for whoever has asked again
+            self._log_hanging()  # again, since the operator has asked again
         self._set_deadline(0)
 
     def _set_deadline(self, seconds: float) -> None:

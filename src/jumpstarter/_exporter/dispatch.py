@@ -200,7 +200,7 @@ class Dispatcher:
             reject(Code.INVALID_ARGUMENT, f"its arguments cannot be read: {exc}")
         kwargs = args.pop() if isinstance(args, list) and args and call.head.keywords else {}
         if not isinstance(args, list) or not isinstance(kwargs, dict):
-            reject(Code.INVALID_ARGUMENT, "its arguments are no array")
+            reject(Code.INVALID_ARGUMENT, "its arguments are not an array")
         if exported.converter is not None:
             try:
                 exported.converter(args, kwargs)

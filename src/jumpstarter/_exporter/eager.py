@@ -1,17 +1,17 @@
 """A connection whose reader begins what it has read: most calls need no task of their own.
 
 A task costs more than most calls of `async` methods do, and many of these never wait for anything.
-So a call begins in the task that has read it. Only where it has to wait does that task become the
-call's own, for as long as the call lasts, and another one is started, which reads on. Whichever way
-it goes, a call has a task and a cancel scope to itself while it runs, and a context of its own, and
-the next frame is read no later than if it had been started apart. Only who asks Trio which task it
-is, as Trio's locks do, sees one for many calls that do not wait.
+So a call begins in the task that has read it. Only if it has to wait does that task become the
+call's own, for as long as the call lasts, and a new task reads on. Either way, a running call has a
+task, a cancel scope and a context of its own, and the next frame is read no later than with a task
+per call. Only code that asks Trio for the current task, as Trio's locks do, sees the same task in
+several calls that do not wait.
 
-What is known to wait (blocking code, generators, raw streams) is started apart at once, and so is
-all that was read together with a call that has had to wait.
+Blocking code, generators and raw streams always wait, so they get a task of their own immediately.
+So do all calls that were read together with a call that has had to wait.
 
 The tasks live in a nursery around the connection: what a call does when the connection has ended,
-its cleanup included, is waited for after the transport was closed. This file knows no drivers.
+its cleanup included, is waited for after the transport was closed. This module knows no drivers.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class EagerConnection(Connection, Generic[C]):
     """A server's connection, with the tasks that read it and answer its calls.
 
     Args:
-        transport, rules, owner, name, journal, turnstile: See `Connection`.
+        transport, rules, owner, name, event_log, dispatch_lock: See `Connection`.
     """
 
     # Beside the attributes of a `Connection`, which are as many as Python shares the names of.

@@ -20,7 +20,7 @@ that, while the loop stands aside.
 - The task that has brought the thread here stays with it, so that `trio.from_thread` works in all
   its methods.
 
-Only a socket can be led: TLS must be spoken by the loop. This file knows no drivers.
+A thread can own only a plain socket: the loop must handle TLS. This module knows no drivers.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = ["Lead", "LedConnection", "ThreadAnswerer"]
 
 _PATIENCE: Final = 0.002  # seconds: a method that takes so long, or twice that, is not waited for
 _STAYS: Final = 2  # times that a thread waits for the next call,
-_STAY_MS: Final = 5  # for so long: who needs the thread for something else waits no longer
+_STAY_MS: Final = 5  # for so long, which bounds the delay for other uses of the thread
 _SMALL: Final = 16 * 1024  # bytes of an answer that a thread sends by itself
 
 C = TypeVar("C", bound=Begun)
@@ -101,7 +101,7 @@ class LedConnection(EagerConnection[C]):
     """A connection whose plain methods are answered by a thread that has it to itself.
 
     Args:
-        transport, rules, owner, name, journal, turnstile: See `Connection`.
+        transport, rules, owner, name, event_log, dispatch_lock: See `Connection`.
     """
 
     __slots__ = ("_desk", "_lead", "_left", "_lock", "_returned", "_socket", "_write_error")
@@ -122,7 +122,7 @@ class LedConnection(EagerConnection[C]):
         self._desk: Final = owner
         self._socket = transport if isinstance(transport, SocketTransport) else None
         self._lock = threading.Lock()
-        self._lead: Lead[C] | None = None  # who owns the connection, None for the loop
+        self._lead: Lead[C] | None = None  # the owner of the connection; None for the loop
         self._returned = Wakeup()  # for the reader
         self._left: list[ev.Event] = []  # what a thread has read, and is the loop's to act on
         self._write_error: OSError | None = None  # or what reading has found
