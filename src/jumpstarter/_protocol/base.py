@@ -124,6 +124,8 @@ class BaseProtocol(ConnectionProtocol):
         late_frames: Frames received that crossed a terminal frame, and were dropped.
     """
 
+    no_op_frames: int  # pyright takes `+=` in a subclass for another declaration
+
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
         self.busy_slots: int = 0
