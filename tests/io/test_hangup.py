@@ -278,7 +278,7 @@ async def test_what_a_device_does_not_take_is_not_kept_for_a_program_that_has_go
             await trio.sleep(1)
             assert device.open == 1  # as long as the program is there, it may wait
         await device.until(lambda: device.open == 0)
-    assert "its program has gone, and the driver has taken nothing" in caplog.text
+    assert "its program has gone, and the driver has taken none of its bytes" in caplog.text
 
 
 @linux

@@ -1,8 +1,8 @@
-"""Takes in who connects, for as long as an exporter lives.
+"""Accept connections while an exporter runs.
 
-Nothing that goes wrong with one connection ends it, and want of descriptors or memory is waited
-out: those who are connected go on, and those who wait in the listener's queue are taken in when
-there is room again. This file knows no protocol.
+No failure of one connection ends the loop. While descriptors or memory are missing it tries again:
+open connections go on, and new ones wait in the listener's queue until they can be accepted. This
+module does not know the protocol.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["accept_forever"]
 
 _logger = logging.getLogger("jumpstarter.exporter")
 
-_PAUSE: Final = 0.1  # seconds: what is missing comes back when others let go, and we hear of none
+_PAUSE: Final = 0.1  # seconds between two tries: nothing reports that descriptors are free again
 
 
 async def accept_forever(
@@ -33,13 +33,13 @@ async def accept_forever(
 ) -> NoReturn:
     """Accept connections until cancelled, each to a task of its own.
 
-    A checkpoint for each. What is missing (descriptors, buffers, memory) is said once and then at
-    most once a minute; a try is made every 100 ms.
+    A checkpoint for each. While descriptors, buffers or memory are missing, it tries every 100 ms
+    and logs the error at most once a minute.
 
     Args:
-        listener: Who takes the connections of the system.
-        handler: What a connection's task runs. It closes the stream, and raises nothing.
-        nursery: Where the tasks run.
+        listener: The listener to accept from.
+        handler: Runs in a connection's task. It closes the stream, and must not raise.
+        nursery: The nursery of these tasks.
 
     Raises:
         trio.ClosedResourceError: The listener was closed.
@@ -61,7 +61,7 @@ async def accept_forever(
 
 
 def _has_gone(stream: trio.abc.Stream) -> bool:
-    """Tell if a peer has hung up before it was accepted, without a word: it costs no session."""
+    """Tell if a peer has hung up before it was accepted: it needs no session."""
     inner = getattr(stream, "transport_stream", stream)  # what a TLS stream runs over
     if not isinstance(inner, trio.SocketStream):
         return False

@@ -1,17 +1,26 @@
-"""Local sockets whose connections are carried on somewhere else, bytes both ways.
+"""Forward the connections of local sockets to streams that are opened for them.
 
-Each connection has a task of its own, and a stream of its own at the other end. Half-close is
-passed on. One that fails ends in a reset where the socket has such a thing, so that nobody takes
-what has come for all there was; the others go on. Nothing is left when the block ends.
+Each connection has its own task and its own stream. Half-close is forwarded. A connection that
+fails is reset, on TCP, so that its program does not take the truncated data for complete; the other
+connections go on. When the block ends, nothing stays open.
 
-A program that has gone needs no stream any more, and a device that says nothing would never find
-out. So a connection is watched once its program has ended its half: see `_Program`.
+A program that has gone needs no stream any more, and a device that sends nothing would never notice
+that it has gone. So each connection is watched:
 
-This file knows Trio streams, and nothing of drivers or clients.
+| state       | meaning                    | left by                                              |
+|-------------|----------------------------|------------------------------------------------------|
+| OPENING     | its stream is being opened | the stream is open: OPEN; the program has gone: GONE |
+| OPEN        | bytes flow both ways       | the program's END was read: HALF_CLOSED; it has gone |
+|             |                            | and the device takes nothing: GONE                   |
+| HALF_CLOSED | the program may still read | it has gone, or may have and all is quiet: GONE      |
+| GONE        | the scopes were cancelled  | none                                                 |
+
+The task `_Program.watch` owns the state. This module does not know drivers or clients.
 """
 
 from __future__ import annotations
 
+import enum
 import logging
 import os
 import socket
@@ -38,33 +47,34 @@ __all__ = ["QUIET_LIMIT", "STALL", "Opener", "forward", "forward_to", "listen_tc
 
 _logger = logging.getLogger("jumpstarter.forward")
 
-# Opens the other end for one connection.
+# Opens the stream for one connection.
 Opener: TypeAlias = Callable[[], AbstractAsyncContextManager[trio.abc.HalfCloseableStream]]
 
-# Seconds, where nobody can tell whether a program has gone. Programs that end their half and wait
-# have an answer by then, or its first bytes; and a board is not kept from the next user for long.
+# Seconds of silence after which a program that may have gone is given up. A program that ends its
+# half and waits has its answer by then, and a board is not kept from the next user for long.
 QUIET_LIMIT: Final = 30.0
 
-# Seconds in which a device may take nothing of what a program has left that has gone. We hear of
-# half a window at a time, for which a serial line at 9,600 baud may need 34 s.
+# Seconds in which a device may take none of the bytes of a program that has gone. Progress shows
+# in steps of half a window, for which a serial line at 9,600 baud may need 34 s.
 STALL: Final = 60.0
 
-_BACKLOG: Final = 1024  # connections that may wait to be accepted: a browser opens dozens at once
-_MOST: Final = 512  # connections carried at once: half of the slots that a client has by default
+_BACKLOG: Final = 1024  # connections that may wait to be accepted: a browser opens dozens together
+_MAX_CONNECTIONS: Final = 512  # concurrent ones: half of a client's slots by default
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER with no time to linger
-_FIRST_LOOK: Final = 0.02  # seconds until a program is looked for again; each time twice as long,
+_FIRST_LOOK: Final = 0.02  # seconds between two looks for the program, doubled each time
 _LAST_LOOK: Final = 1.0  # up to this
-# How soon TCP finds that a program's whole machine has gone: after 10 s, and three tries each 5 s.
+# TCP notices that a program's machine has gone after 10 s and three tries, 5 s apart.
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 
 async def forward(one: trio.abc.HalfCloseableStream, other: trio.abc.HalfCloseableStream) -> None:
-    """Carry bytes both ways until both directions have ended, or one fails. A checkpoint.
+    """Copy bytes both ways until both directions have ended, or one fails. A checkpoint.
 
-    Neither stream is closed, but each is told when the other has no more to send.
+    Forwards the end of each direction by `send_eof`. Closes neither stream. Cancelling it loses the
+    bytes that were read and not written.
 
     Raises:
-        Exception: What a stream has raised, in whichever direction came first.
+        Exception: The first exception of either stream, as it is.
     """
     failure: Exception | None = None
 
@@ -89,20 +99,31 @@ async def forward(one: trio.abc.HalfCloseableStream, other: trio.abc.HalfCloseab
         raise failure
 
 
-class _Program(trio.abc.HalfCloseableStream):
-    """The connection of a program, and a look at whether the program is still there.
+class ProgramState(enum.Enum):
+    """See the table in the module's docstring."""
 
-    A program that has gone is no failure. What it has sent is still delivered, as long as the
-    device takes it; what the device says to it is dropped.
+    OPENING = enum.auto()
+    OPEN = enum.auto()
+    HALF_CLOSED = enum.auto()
+    GONE = enum.auto()
+
+
+class _Program(trio.abc.HalfCloseableStream):
+    """The connection of a program, with a watch that finds out when the program has gone.
+
+    It is not a failure if a program goes. Its bytes are still delivered while the device takes
+    them; bytes for it are dropped.
 
     Args:
-        connection: The program's.
+        connection: The program's connection.
         quiet_limit: See `forward_to`.
 
     Attributes:
-        all: The scope of all that is done for it. Cancelled, what was not delivered is lost.
-        carrying: The scope in which bytes are carried, within that.
-        opened: There is a stream for it.
+        all: The cancel scope of everything that is done for it. Cancelling it loses the bytes that
+            were not delivered.
+        carrying: The cancel scope, within that, of the forwarding.
+        opened: Set when its stream is open.
+        state: See the table in the module's docstring. Only `watch` changes it.
     """
 
     def __init__(self, connection: trio.SocketStream, quiet_limit: float) -> None:
@@ -110,10 +131,11 @@ class _Program(trio.abc.HalfCloseableStream):
         self._quiet_limit = quiet_limit
         self.all, self.carrying = trio.CancelScope(), trio.CancelScope()
         self.opened = trio.Event()
-        self._ended = trio.Event()  # its half has, and we have read all of it
-        self._moved = 0  # how often bytes went either way
-        self._delivering = False  # we have some of its bytes, which the device has not taken yet
-        self._deaf = False  # it takes no more
+        self.state: ProgramState = ProgramState.OPENING
+        self._ended = trio.Event()  # all bytes of its half were read
+        self._moved = 0  # transfers in either direction
+        self._delivering = False  # the device has not taken its last bytes yet
+        self._deaf = False  # it has gone: bytes for it are dropped
 
     # ------------------------------------------------------------------------ as a stream
 
@@ -121,7 +143,7 @@ class _Program(trio.abc.HalfCloseableStream):
         self._delivering = False
         try:
             data = await self._connection.receive_some(max_bytes)
-        except trio.BrokenResourceError:  # most often it had not read all when it went
+        except trio.BrokenResourceError:  # it went with bytes unread
             data = b""
         self._moved += 1
         self._delivering = bool(data)
@@ -152,28 +174,34 @@ class _Program(trio.abc.HalfCloseableStream):
     # -------------------------------------------------------------------------- the watch
 
     def has_hung_up(self) -> bool:
-        """Tell if it has gone and left nothing that is to be delivered."""
+        """Tell if it has gone and left nothing to deliver."""
         return at_end(self._connection.socket) and bool(is_gone(self._connection.socket))
 
     async def watch(self) -> None:
-        """End all that is done for it once it has gone."""
+        """End the forwarding when the program has gone."""
         await self._watch_opening()
+        self.state = ProgramState.OPEN
         await self._watch_open()
+        self.state = ProgramState.HALF_CLOSED
         await self._watch_ended()
-        self.carrying.cancel()
+        self._end(self.carrying)
+
+    def _end(self, scope: trio.CancelScope) -> None:
+        self.state = ProgramState.GONE
+        scope.cancel()
 
     async def _watch_opening(self) -> None:
-        """Return once there is a stream for it, or end all if it hangs up before."""
+        """State OPENING: return when its stream is open; cancel all if it hangs up before."""
         delay = _FIRST_LOOK
         while not self.opened.is_set():
             if self.has_hung_up():
-                self.all.cancel()
+                self._end(self.all)
             with trio.move_on_after(delay):
                 await self.opened.wait()
             delay = min(2 * delay, _LAST_LOOK)
 
     async def _watch_open(self) -> None:
-        """Return once its half has ended; end all if it has gone and the device takes nothing."""
+        """State OPEN: return at its END; cancel all if it has gone and the device takes nothing."""
         while not self._ended.is_set():
             moved, delivering = self._moved, self._delivering
             with trio.move_on_after(STALL):
@@ -181,13 +209,13 @@ class _Program(trio.abc.HalfCloseableStream):
             if delivering and moved == self._moved and is_gone(self._connection.socket):
                 _logger.warning(
                     "a forwarded connection was ended: its program has gone, and the driver has "
-                    "taken nothing of what it left for %g s",
+                    "taken none of its bytes for %g s",
                     STALL,
                 )
-                self.all.cancel()
+                self._end(self.all)
 
     async def _watch_ended(self) -> None:
-        """Return once a program that has ended its half has gone, or may have, and all is quiet."""
+        """State HALF_CLOSED: return when it has gone, or may have gone and all is quiet."""
         delay, moved, since = _FIRST_LOOK, self._moved, trio.current_time()
         while not (gone := is_gone(self._connection.socket)):
             await trio.sleep(delay)
@@ -207,20 +235,20 @@ class _Program(trio.abc.HalfCloseableStream):
 def forward_to(
     open_stream: Opener, *, quiet_limit: float = QUIET_LIMIT
 ) -> Callable[[trio.SocketStream], Awaitable[None]]:
-    """Make a handler that carries each connection to a stream opened for it.
+    """Make a handler that forwards each connection to a stream that is opened for it.
 
-    Of many concurrent ones some wait, so that the slots which the opener uses are never all taken.
+    At most 512 connections are forwarded concurrently, half of a client's slots; others wait.
 
     Args:
         open_stream: Opens the stream.
-        quiet_limit: Seconds without a byte either way until a connection is ended whose program has
-            ended its half, if nobody can tell whether the program is still there.
+        quiet_limit: Seconds without a byte in either direction after which a connection is ended if
+            its program has ended its half and the system cannot tell whether the program has gone.
 
     Raises:
         ArgumentError: The limit is not a number of seconds.
     """
     check_seconds("quiet_limit", quiet_limit)
-    places = trio.CapacityLimiter(_MOST)
+    places = trio.CapacityLimiter(_MAX_CONNECTIONS)
 
     async def handle(connection: trio.SocketStream) -> None:
         try:
@@ -244,7 +272,7 @@ async def _carry(program: _Program, open_stream: Opener, places: trio.CapacityLi
             watching.start_soon(program.watch)
             async with places:
                 if program.has_hung_up():
-                    return  # it costs no device
+                    return  # without opening a stream
                 async with open_stream() as stream:
                     program.opened.set()
                     with program.carrying:
@@ -267,19 +295,19 @@ async def listen_tcp(
     local_host: str = "127.0.0.1",
     local_port: int = 0,
 ) -> AsyncIterator[tuple[str, int]]:
-    """Listen on a TCP port, for the length of the block.
+    """Listen on a TCP port while the block runs. Entering and leaving are checkpoints.
 
     Args:
-        handler: Is called with each connection, in a task of its own, and closes it. What it
-            raises is logged, and the others go on. Cancelled at the end of the block.
-        local_host: Where to listen; by default nobody but this machine can connect.
-        local_port: By default, any that is free.
+        handler: Called with each connection, in a task of its own; closes the connection. Its
+            exceptions are logged. Cancelled at the end of the block.
+        local_host: The address to listen at; by default only this machine can connect.
+        local_port: The port; 0 takes any that is free.
 
     Yields:
         The address and the port.
 
     Raises:
-        OSError: It cannot be listened on.
+        OSError: Listening failed.
     """
     where = Address("tcp", host=local_host, port=local_port)
     listeners = await listen_at_host(where, anywhere=True)
@@ -292,17 +320,19 @@ async def listen_tcp(
 async def listen_unix(
     handler: Callable[[trio.SocketStream], Awaitable[Any]], *, path: str | os.PathLike[str] = ""
 ) -> AsyncIterator[str]:
-    """Listen on a Unix socket, for the length of the block. Its owner alone can connect.
+    """Listen on a Unix socket while the block runs. Only its owner can connect.
+
+    Entering and leaving are checkpoints.
 
     Args:
         handler: As for `listen_tcp`.
-        path: Where; by default in a private directory. It is gone at the end.
+        path: The socket's path; by default in a private directory. Removed at the end.
 
     Yields:
         The path.
 
     Raises:
-        OSError: It cannot be made: something is there already, or there is no such directory.
+        OSError: The path exists already, or its directory does not.
     """
     with private_socket_path() if not path else nullcontext(Path(path)) as where:
         with no_fork():
@@ -338,7 +368,7 @@ async def _serving(
 async def _guard(
     handler: Callable[[trio.SocketStream], Awaitable[Any]], connection: trio.SocketStream
 ) -> None:
-    """Keep one connection's trouble from the others."""
+    """Log the failure of one connection, so that it does not end the others."""
     try:
         await handler(connection)
     except Exception:  # of the stream's or the driver's own code, in the loop

@@ -1,7 +1,4 @@
-"""Listening sockets whose connections, from their first moment, no forked child gets.
-
-This file knows Trio and `_fork`.
-"""
+"""Listening sockets whose connections are closed in forked children from the first moment on."""
 
 from __future__ import annotations
 
@@ -39,13 +36,13 @@ GONE: Final = frozenset(
 
 
 class SocketListener(trio.abc.Listener[trio.SocketStream]):
-    """Does as `trio.SocketListener`. A fork waits while a connection is accepted.
+    """A `trio.SocketListener` that holds up forks while it accepts a connection.
 
     Args:
-        sock: Is listening. The listener owns it from now on.
+        sock: A listening socket. The listener owns it from now on.
 
     Attributes:
-        socket: The same, as a Trio socket.
+        socket: The same socket, as a Trio socket.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -91,7 +88,7 @@ def bind_tcp(host: str, port: int, backlog: int) -> SocketListener:
         backlog: How many connections may wait to be accepted.
 
     Raises:
-        OSError: It cannot be listened at.
+        OSError: Listening failed.
     """
     with no_fork(), contextlib.ExitStack() as undo:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -115,7 +112,7 @@ def bind_all(hosts: Sequence[str], port: int, backlog: int) -> list[SocketListen
         backlog: As for `bind_tcp`.
 
     Raises:
-        OSError: One of them cannot be listened at, or this machine has none of them.
+        OSError: Listening at one of them failed, or this machine has none of them.
     """
     opened: list[SocketListener] = []
     missing: list[OSError] = []
