@@ -1,10 +1,10 @@
-"""The log's way to stderr, on which nobody ever waits.
+"""Write the log to stderr without ever blocking the code that logs.
 
-Code that logs puts a line into a queue; a thread of its own writes it. Where stderr is a pipe that
-nobody reads, a full disk, a terminal that hung up, or closed, lines are lost, and their number is
-told as soon as one gets through again; the program goes on as if nothing had happened. Lines are
-written past `sys.stderr`, whose lock a thread that hangs in a write would keep from the
-interpreter's end.
+The code that logs puts a line into a queue, and a separate thread writes it. If stderr is a pipe
+that nobody reads, a full disk, a disconnected terminal, or closed, lines are lost. The next line
+that gets through is preceded by their number, and the program continues unaffected. The thread does
+not use `sys.stderr`, whose lock, held by a thread that hangs in a write, would keep the interpreter
+from exiting.
 """
 
 from __future__ import annotations
@@ -34,45 +34,46 @@ __all__ = [
     "write_pieces",
 ]
 
-_MAX_LINES: Final = 1_000  # that wait to be written
-_MAX_RAW: Final = 1024 * 1024  # bytes that wait to be written, of what is no line of the log
-_FAREWELL: Final = 1.0  # seconds that the last lines have to leave
+_MAX_LINES: Final = 1_000  # queued lines
+_MAX_RAW: Final = 1024 * 1024  # queued bytes of other text
+_CLOSE_TIMEOUT: Final = 1.0  # seconds for the last lines to be written
 _STDERR: Final = 2
-_FREE: Final = 3  # the first descriptor behind the standard streams
+_FREE: Final = 3  # the lowest descriptor after the standard streams
 
 
 @contextlib.contextmanager
 def logging_to_stderr(level: int | str, line: str) -> Iterator[StderrHandler | None]:
-    """Send what is logged anywhere to stderr, for the length of a `with` block.
+    """Send all log records to stderr, for the length of a `with` block.
 
-    At its end the lines that wait have a second to leave. No checkpoint; for a program's start.
+    At the end of the block, queued lines have a second to be written. For the start of a program;
+    not a checkpoint.
 
     Args:
-        level: From which on.
-        line: How a line looks, as `logging.Formatter` takes it.
+        level: The lowest level that is logged.
+        line: The format of a line, as for `logging.Formatter`.
 
     Yields:
-        The way to stderr, for other text; None where stderr is closed.
+        The handler, for other text; None if stderr is closed.
     """
     root, before = logging.getLogger(), logging.getLogger().level
-    # A closed one is None, and its number may be another file's.
-    outlet = StderrHandler() if sys.stderr is not None else None
-    handler = outlet or logging.NullHandler()
-    handler.setFormatter(logging.Formatter(line))
+    # If stderr is closed, sys.stderr is None and its number may be another file's.
+    handler = StderrHandler() if sys.stderr is not None else None
+    target = handler or logging.NullHandler()
+    target.setFormatter(logging.Formatter(line))
     root.setLevel(level)
-    root.addHandler(handler)
+    root.addHandler(target)
     try:
-        yield outlet
+        yield handler
     finally:
-        root.removeHandler(handler)
+        root.removeHandler(target)
         root.setLevel(before)
-        handler.close()
+        target.close()
 
 
 def start_daemon_thread(function: Callable[[], None], name: str) -> threading.Thread:
-    """Run code that may wait for ever in a thread which keeps no process alive.
+    """Run code that may block without end in a thread that keeps no process alive.
 
-    It takes no signal: none of the process's, and not the SIGTTOU by which a terminal stops a
+    The thread blocks all signals: those of the process, and SIGTTOU, by which a terminal stops a
     program that writes to it from the background.
     """
 
@@ -86,10 +87,10 @@ def start_daemon_thread(function: Callable[[], None], name: str) -> threading.Th
 
 
 class Descriptor:
-    """An open file's number that no child gets, neither by `exec` nor by a fork alone.
+    """A file descriptor that no child inherits, neither by `exec` nor by a fork alone.
 
-    A child which had a copy of stdout would keep its reader waiting for the end, long after the
-    exporter has been killed.
+    A child with a copy of stdout would keep its reader waiting for the end, long after the exporter
+    was killed.
     """
 
     def __init__(self, number: int) -> None:
@@ -98,31 +99,31 @@ class Descriptor:
 
     @classmethod
     def copy_of(cls, number: int) -> Descriptor:
-        """Copy a standard stream's."""
+        """Duplicate the descriptor of a standard stream."""
         return cls(fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, _FREE))
 
     def fileno(self) -> int:
-        """Give the number, or -1 once it is closed."""
+        """Return the descriptor, or -1 once it is closed."""
         return self._number
 
     def close(self) -> None:
-        """Close it."""
+        """Close the descriptor."""
         number, self._number = self._number, -1
         os.close(number)
 
 
 class StderrHandler(QueueHandler):
-    """Queues lines, and counts those for which there is no room or no way out."""
+    """Queue lines for stderr, and count those that are lost."""
 
     def __init__(self) -> None:
-        # Not a Queue: its lock would be waited for by a signal handler that logs while it is held.
+        # Not a Queue: a signal handler that logs would deadlock on its lock.
         self._lines: SimpleQueue[bytes | _Gap | None] = SimpleQueue()
-        self._no_room = 0  # lines lost; counted under the lock that all handlers have
-        self._no_way = 0  # the same; counted by the thread
-        self._torn = False  # the last line that was written broke off in its midst; of the thread
-        self._poured = self._drunk = 0  # bytes of other text that came, and that were written
-        self._spilled = self._told = 0  # bytes of it that were lost; of which that was told
-        self._gap = False  # the last that came were lost
+        self._lost_to_full_queue = 0  # lines lost to a full queue; counted under the handler's lock
+        self._lost_to_errors = 0  # lines lost to a failed write; counted by the thread
+        self._torn = False  # the last line was cut in the middle; used by the thread
+        self._raw_queued = self._raw_written = 0  # bytes of other text queued so far, and written
+        self._raw_lost = self._raw_reported = 0  # bytes of it lost so far, and reported
+        self._gap = False  # the last bytes were lost
         self._fd = Descriptor.copy_of(_STDERR)
         self._thread = start_daemon_thread(self._run, "log to stderr")
         # Last: it registers this handler with `logging`, which closes it at exit. Without a
@@ -130,77 +131,79 @@ class StderrHandler(QueueHandler):
         super().__init__(self._lines)
 
     def prepare(self, record: logging.LogRecord) -> bytes:
-        """Make a line: in the thread of who logs, since its arguments may change."""
+        """Format a line in the thread that logs, because the record's arguments may change."""
         return _encode(self.format(record))
 
-    def enqueue(self, line: bytes) -> None:  # type: ignore[override]  # it is what `prepare` gives
-        """Queue a line if there is room, behind the word on those for which there was none."""
+    def enqueue(self, line: bytes) -> None:  # type: ignore[override]  # the type that `prepare` returns
+        """Queue a line if the queue is not full, after a note on the lines that were lost."""
         if self._lines.qsize() >= _MAX_LINES:
-            self._no_room += 1
+            self._lost_to_full_queue += 1
             return
-        self._tell_lost()
+        self._report_lost()
         self._lines.put(line)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
-        """Say which line cannot be made: the stderr of `logging` itself may be waited for."""
+        """Log where a record comes from that cannot be formatted: `logging` would use stderr."""
         where = f"{record.pathname}:{record.lineno}"
         self.enqueue(_encode(f"(a line of the log at {where} does not fit its arguments)"))
 
-    def say(self, text: str) -> None:
-        """Queue a line that is no log record, whether there is room or not."""
+    def write_line(self, text: str) -> None:
+        """Queue a line that is not a log record, even if the queue is full."""
         self._lines.put(_encode(text))
 
-    def pour(self, data: bytes) -> None:
-        """Queue text of any shape, if there is room. For one thread at a time."""
-        if self._poured - self._drunk > _MAX_RAW:
-            self._spilled += len(data)
+    def write_raw(self, data: bytes) -> None:
+        """Queue text that may be part of a line, if the queue is not full. One thread at a time."""
+        if self._raw_queued - self._raw_written > _MAX_RAW:
+            self._raw_lost += len(data)
             self._gap = True
             return
         if self._gap:
-            self._lines.put(_Gap(self._spilled))
+            self._lines.put(_Gap(self._raw_lost))
             self._gap = False
-        self._poured += len(data)
+        self._raw_queued += len(data)
         self._lines.put(_Raw(data))
 
     def close(self) -> None:
-        """Have the lines written that wait, and end the thread, unless it hangs in a write."""
-        self._tell_lost()
+        """Have the queued lines written, and end the thread unless it hangs in a write."""
+        self._report_lost()
         self._lines.put(None)
-        self._thread.join(_FAREWELL)
+        self._thread.join(_CLOSE_TIMEOUT)
         super().close()
 
-    def _tell_lost(self) -> None:
-        if self._no_room:
-            self._lines.put(_lost(self._no_room))
-            self._no_room = 0
+    def _report_lost(self) -> None:
+        if self._lost_to_full_queue:
+            self._lines.put(_lost(self._lost_to_full_queue))
+            self._lost_to_full_queue = 0
 
     def _run(self) -> None:
         while (line := self._lines.get()) is not None:
             try:
                 self._take(line)
             except OSError:
-                self._no_way += 1
+                self._lost_to_errors += 1
             if isinstance(line, _Raw):
-                self._drunk += len(line)
-            if self._spilled > self._told and self._lines.empty():  # nothing may follow
+                self._raw_written += len(line)
+            if (
+                self._raw_lost > self._raw_reported and self._lines.empty()
+            ):  # no later line may report it
                 with contextlib.suppress(OSError):
-                    self._tell_spilled(self._spilled)
+                    self._report_raw_lost(self._raw_lost)
         close_without_fork(self._fd)
 
     def _take(self, line: bytes | _Gap) -> None:
-        if self._no_way:
-            self._write(_lost(self._no_way))
-            self._no_way = 0
+        if self._lost_to_errors:
+            self._write(_lost(self._lost_to_errors))
+            self._lost_to_errors = 0
         if isinstance(line, _Gap):
-            self._tell_spilled(line.until)
+            self._report_raw_lost(line.until)
         else:
             self._write(line)
 
-    def _tell_spilled(self, until: int) -> None:
-        if until > self._told:
+    def _report_raw_lost(self, until: int) -> None:
+        if until > self._raw_reported:
             text = "bytes which drivers and their programs have written were lost here"
-            self._write(_encode(f"({until - self._told} {text}: stderr did not take them)"))
-            self._told = until
+            self._write(_encode(f"({until - self._raw_reported} {text}: stderr did not take them)"))
+            self._raw_reported = until
 
     def _write(self, line: bytes) -> None:
         for piece in write_pieces(self._fd.fileno(), b"\n" + line if self._torn else line):
@@ -208,7 +211,7 @@ class StderrHandler(QueueHandler):
 
 
 class _Gap:
-    """Stands where text was lost, with the number of bytes that were until then."""
+    """A mark where text was lost, with the number of bytes lost until then."""
 
     __slots__ = ("until",)
 
@@ -217,7 +220,7 @@ class _Gap:
 
 
 class _Raw(bytes):
-    """Text which is no line of the log, and may be a part of one of somebody else's."""
+    """Text that is not a line of the log, and may be a part of another program's line."""
 
     __slots__ = ()
 
@@ -231,10 +234,10 @@ def _encode(line: str) -> bytes:
 
 
 def write_pieces(fd: int, data: bytes) -> Iterator[bytes]:
-    """Write all of it, and give each piece that was taken. May wait for ever."""
+    """Write all bytes, and yield each piece that was accepted. May block without end."""
     while data:
         size = os.write(fd, data)
-        if not size:  # as a device may say; to try again may go on for ever
+        if not size:  # some devices return 0; retrying might never end
             raise OSError(errno.EIO, "it took none of a line")
         yield data[:size]
         data = data[size:]

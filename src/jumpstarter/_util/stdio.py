@@ -1,14 +1,13 @@
-"""The exporter's stdout and stderr, for drivers and the programs that they run: nobody waits there.
+"""Redirect the exporter's stdout and stderr, so that drivers and their programs never block.
 
-stdout has one line, which says that the exporter is ready. Everything else that anything in the
-process writes to stdout or stderr, and that a child writes which has inherited them, goes into a
-pipe. A thread empties it, always, and hands it on to the log's way to stderr, where text is lost
-rather than waited for. So no `print` of a driver's blocks, breaks or fails a call, whether stdout
-and stderr are read or not, full, closed, or a terminal that hung up, and whatever encoding the
-environment asks for.
+stdout carries one line, which says that the exporter is ready. All other output to stdout and
+stderr, by any code in the process or by a child that has inherited them, goes into a pipe. A thread
+reads the pipe continuously and passes the text to the log's handler for stderr, which loses text
+rather than wait. So a driver's `print` never blocks, breaks or fails a call, whether stdout and
+stderr are read, full, closed, or a disconnected terminal, and in any encoding.
 
-It costs this: a child that outlives the exporter has nobody to write to, and stdout and stderr are
-no terminal for drivers.
+The price: the output of a child that outlives the exporter is lost, and drivers see no terminal on
+stdout and stderr.
 """
 
 from __future__ import annotations
@@ -41,25 +40,25 @@ _logger = logging.getLogger("jumpstarter.cli")
 
 _STDIN, _STDOUT, _STDERR = range(3)
 _PIECE: Final = 64 * 1024
-_PIPE: Final = 1024 * 1024  # bytes; code that holds the GIL for long may write them meanwhile
-_LAST_PIECES: Final = 32  # that are read at the end, if something goes on writing
-_FAREWELL: Final = 1.0  # seconds
+_PIPE: Final = 1024 * 1024  # bytes; other code may write them while this thread waits for the GIL
+_LAST_PIECES: Final = 32  # read at the end, in case something goes on writing
+_CLOSE_TIMEOUT: Final = 1.0  # seconds
 
 
 @contextlib.contextmanager
 def standard_streams(level: int | str, line: str, *, until_exit: bool) -> Iterator[StandardStreams]:
-    """Send the log, and what is printed, to stderr, for the length of a `with` block.
+    """Send the log and all output to stderr, for the length of a `with` block.
 
     For a program's start, in its main thread.
 
     Args:
-        level: Of the log, from which on.
-        line: How a line of the log looks, as `logging.Formatter` takes it.
-        until_exit: Behind the block stdout and stderr lead nowhere, so that the interpreter's end
-            waits for neither. Otherwise they are again what they were.
+        level: The lowest level that is logged.
+        line: The format of a line of the log, as for `logging.Formatter`.
+        until_exit: After the block, stdout and stderr lead to the null device, so that the
+            interpreter's exit waits for neither. Otherwise they are restored.
     """
-    with logging_to_stderr(level, line) as outlet:
-        streams = StandardStreams(outlet, until_exit=until_exit)
+    with logging_to_stderr(level, line) as handler:
+        streams = StandardStreams(handler, until_exit=until_exit)
         try:
             yield streams
         finally:
@@ -67,23 +66,25 @@ def standard_streams(level: int | str, line: str, *, until_exit: bool) -> Iterat
 
 
 class StandardStreams:
-    """Stands in for stdout and stderr until it is closed."""
+    """Replace stdout and stderr until `close`."""
 
-    def __init__(self, outlet: StderrHandler | None, *, until_exit: bool) -> None:
-        self._outlet = outlet
+    def __init__(self, handler: StderrHandler | None, *, until_exit: bool) -> None:
+        self._handler = handler
         self._until_exit = until_exit
         self._announcer: threading.Thread | None = None
         stdout_closed = _is_closed(_STDOUT)
         for number in (_STDIN, _STDOUT, _STDERR):
             _occupy(number)
         self._numbers = [_STDOUT] * (sys.stdout is not None or stdout_closed)
-        self._numbers += [_STDERR] * (outlet is not None)
+        self._numbers += [_STDERR] * (handler is not None)
         self._real = {number: Descriptor.copy_of(number) for number in self._numbers}
         self._stdout = None if stdout_closed else self._real.get(_STDOUT)
         reader, writer = os.pipe()
-        self._reader = Descriptor(reader)  # or a forked child would wait for itself to read
+        self._reader = Descriptor(
+            reader
+        )  # closed in children, or one would wait for itself to read
         self._wake_reader, self._wake = os.pipe()
-        with contextlib.suppress(OSError, AttributeError):  # it stays smaller
+        with contextlib.suppress(OSError, AttributeError):  # then it keeps its size
             fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE)
         self._pump = start_daemon_thread(self._run, "stdout and stderr")
         _flush()
@@ -93,18 +94,18 @@ class StandardStreams:
         self._undo_texts = [_text(names[number], number) for number in self._numbers]
         os.close(writer)
         if until_exit and faulthandler.is_enabled() and _STDERR in self._real:
-            # It writes as the process dies, when the thread is gone that would hand it on.
+            # It writes while the process dies, when the forwarding thread has ended.
             faulthandler.enable(self._real[_STDERR].fileno())
 
-    def say(self, text: str) -> None:
-        """Write a line to stderr, in which nothing stands that logging adds."""
-        if self._outlet is not None:
+    def write_line(self, text: str) -> None:
+        """Write a line to stderr without the prefix that logging adds."""
+        if self._handler is not None:
             _flush()
-            self._outlet.say(text)
+            self._handler.write_line(text)
 
     def announce(self, text: str) -> None:
-        """Write a line to stdout. Does not wait; that it cannot be written is a line in the log."""
-        # As the file system has it, so that a path in it can be used whatever the encoding is.
+        """Write a line to stdout. Does not wait; a failure is logged."""
+        # In the file system's encoding, so that a path in the line can be used.
         try:
             line = os.fsencode(f"{text}\n")
         except UnicodeEncodeError:
@@ -122,9 +123,9 @@ class StandardStreams:
         self._announcer = start_daemon_thread(write, "announcement")
 
     def close(self) -> None:
-        """Hand on what was written until now, and give stdout and stderr back, or away."""
+        """Forward all output written so far, and restore stdout and stderr, or detach them."""
         if self._announcer is not None:
-            self._announcer.join(_FAREWELL)
+            self._announcer.join(_CLOSE_TIMEOUT)
         _flush()
         os.write(self._wake, b"x")
         self._pump.join()
@@ -132,7 +133,7 @@ class StandardStreams:
             nowhere = os.open(os.devnull, os.O_RDWR)
             for number in self._numbers:
                 os.dup2(nowhere, number)
-            return  # what else is open goes with the process
+            return  # the process's exit closes all else
         for undo in self._undo_texts:
             undo()
         for number, real in self._real.items():
@@ -144,7 +145,7 @@ class StandardStreams:
             os.close(number)
 
     def _run(self) -> None:
-        """Empty the pipe until there is nothing more to come."""
+        """Read the pipe until it is empty and `close` was called."""
         poll, left, reader = select.poll(), _LAST_PIECES, self._reader.fileno()
         poll.register(reader, select.POLLIN)
         poll.register(self._wake_reader, select.POLLIN)
@@ -154,8 +155,8 @@ class StandardStreams:
                 left = left - 1 if reader in ready else 0
             if reader in ready and left:
                 data = os.read(reader, _PIECE)
-                if self._outlet is not None:
-                    self._outlet.pour(data)
+                if self._handler is not None:
+                    self._handler.write_raw(data)
 
 
 def _is_closed(number: int) -> bool:
@@ -167,7 +168,7 @@ def _is_closed(number: int) -> bool:
 
 
 def _occupy(number: int) -> None:
-    """Open the null device at a number that is free, which a socket would get otherwise."""
+    """Open the null device at a closed number, which a socket would get otherwise."""
     if _is_closed(number):
         opened = os.open(os.devnull, os.O_RDWR)
         if opened != number:
@@ -183,13 +184,13 @@ def _flush() -> None:
 
 
 def _text(name: str, number: int) -> Callable[[], None]:
-    """Have a stream of `sys` take any character, and every line immediately.
+    """Replace a stream of `sys` by one that accepts any character and flushes each line.
 
     Returns:
-        What undoes it.
+        A function that undoes it.
     """
     names = (name, f"__{name}__")
-    before = [getattr(sys, each) for each in names]  # which are kept: their end closes the number
+    before = [getattr(sys, each) for each in names]  # kept: collecting them would close the number
     text = open(  # noqa: SIM115 - it stays until it is undone
         number, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
     )

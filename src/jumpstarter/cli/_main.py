@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(options, streams)
         except (SetupError, JumpstarterException) as exc:
-            streams.say(f"jumpstarter serve: {exc}")
+            streams.write_line(f"jumpstarter serve: {exc}")
             return _CANNOT_SERVE
         except KeyboardInterrupt:  # while the driver was made, before signals are handled
             return 128 + signal.SIGINT
