@@ -1,11 +1,11 @@
-"""Tells if the program at the other end of a socket has gone, or has only ended its half.
+"""Tell if the program at the other end of a socket has gone, or has only ended its half.
 
 Both look the same to a reader: there are no more bytes. On one machine the kernel knows more. A
 Unix socket whose other end was closed has hung up, one that was shut down for writing has not. Of a
 TCP connection within the machine, the other end is in the same table of sockets: one that was
 closed is an orphan there, which no file descriptor stands for, until the kernel forgets it.
 
-This file knows sockets, and nothing of Trio.
+This module does not use Trio.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _INODE_AT: Final = _HEADER.size + 68  # the last member of inet_diag_msg
 
 
 class Socket(Protocol):
-    """What is asked of a socket, of Trio's as of Python's."""
+    """The methods of Trio's and of Python's sockets that are used here."""
 
     @property
     def family(self) -> int:

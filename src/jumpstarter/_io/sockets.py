@@ -1,13 +1,13 @@
-"""From an address to a trio stream or to listeners, and nothing about frames or calls.
+"""Open Trio streams and listeners for addresses. This module does not know frames or calls.
 
-Three kinds of address: `unix:/path`, `tcp://host:port`, `tls://host:port`. The rules kept here:
+Addresses are `unix:/path`, `tcp://host:port` or `tls://host:port`. The rules:
 
-- A Unix socket has its mode, 0600 if not told otherwise, from before anybody can connect to it.
-  Nothing that is in its place is ever replaced but a dead socket of our own.
+- A Unix socket has its mode, by default 0600, before anyone can connect to it. Only a dead socket
+  of the same user is replaced; anything else in its place is an error.
 - Cleartext TCP stays on this machine unless the caller says that the network is trusted.
-- An error names the address, the system's own word, and what to do about it.
+- An error names the address, the system's reason, and what to do about it.
 
-Deadlines are the caller's business. This file knows trio and the errors.
+The caller sets deadlines.
 """
 
 from __future__ import annotations

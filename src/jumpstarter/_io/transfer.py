@@ -1,4 +1,4 @@
-"""Long transfers of bytes, in constant memory: a cap on what is read, and zstd where it is wanted.
+"""Transfer many bytes in constant memory, with a limit on their number and optional compression.
 
 What is read comes in pieces of at most `PIECE` bytes, however far a few compressed ones would
 expand, so neither end holds more than a few of them. The compressed form is one zstd frame; one
@@ -48,7 +48,7 @@ Chunks: TypeAlias = list[bytes] | list[memoryview]
 
 
 class DecompressingReader:
-    """Reads bytes up to a cap, and expands them if they come compressed.
+    """Reads bytes up to a limit, and decompresses them if they are compressed.
 
     Args:
         receive: Gives the next bytes, at most so many if it is given a number, `b""` at the end.
@@ -111,7 +111,7 @@ class DecompressingReader:
 
 
 class CompressingWriter:
-    """Writes bytes, and compresses them if that is wanted.
+    """Writes bytes, compressed if an encoding is given.
 
     Args:
         send: Takes bytes.
@@ -147,7 +147,7 @@ async def pipe(
     write: Callable[[Chunks], Awaitable[object]],
     ahead: int,
 ) -> None:
-    """Read to the end and write it all, reading on while it writes. A checkpoint.
+    """Copy everything from `read` to `write`, reading ahead while writing. A checkpoint.
 
     Args:
         read: Gives the next pieces, an empty list at the end.
@@ -192,7 +192,7 @@ def _compressor() -> ZstdCompressor:
 
 
 def _decompressor() -> tuple[ZstdDecompressor, type[Exception]]:
-    """Make one, and give the class of what it raises."""
+    """Make a decompressor; return it with the class of its exceptions."""
     try:
         if sys.version_info >= (3, 14):
             from compression import zstd  # noqa: PLC0415 - as above
