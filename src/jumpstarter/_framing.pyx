@@ -7,12 +7,12 @@ A frame is a header of 8 bytes, little-endian, and its payload:
     byte 3      low 4 bits the type, high 4 bits the flags: END 0x10, MORE 0x20, ACK 0x40, 0x80 zero
     byte 4..7   the slot, u32
 
-BaseProtocol:
+Rules:
 - A peer's length is compared as an unsigned number before anything is allocated for it, and memory
   grows only with the bytes that came.
-- A header is judged as soon as its first four bytes are there, so another protocol on the port is
-  seen at once.
-- A decoder that met a bad header stays broken: there is no mark to find the next frame by.
+- A header is checked as soon as its first four bytes have arrived, so another protocol on the port
+  is recognized immediately.
+- A decoder that met a bad header stays broken: nothing marks where the next frame begins.
 - Arithmetic is `noexcept nogil`, what may fail is `except -1`, and no pointer outlives the object
   it points into. Nothing here runs a caller's code but the buffer protocol, and that before any
   state is touched, or after all of it.
