@@ -285,7 +285,7 @@ async def test_calls_that_call_each_other_without_end_are_refused(
         trio.from_thread.run(executor.call, method, [], {})
 
     call_origin.set(CallOrigin.NESTED)
-    with pytest.raises(DriverConnectionError, match=r"3 calls by drivers.*without end"):
+    with pytest.raises(DriverConnectionError, match=r"3 calls by drivers.*itself endlessly"):
         await call(executor, method)
     assert len(depth) == 3
 
