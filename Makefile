@@ -9,9 +9,9 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard src/jumpstarter/*.pyx)
 INSTALL := pip install --quiet --disable-pip-version-check
 
-.PHONY: venv lock build demo test coverage test-uncovered check test-lowest test-latest test-all lane sanitize \
-	fuzz fuzz-coverage soak lint types verify-types docs sizes bench bench-peers instructions \
-	hostile clean
+.PHONY: venv lock build demo test coverage test-uncovered check test-lowest test-latest test-all \
+	lane sanitize fuzz fuzz-coverage soak lint types verify-types docs sizes bench bench-peers \
+	instructions hostile clean
 .NOTPARALLEL: # one extension module is built in one place
 
 venv: $(VENV)/.stamp
