@@ -1,5 +1,5 @@
 # cython: language_level=3, auto_pickle=False, autotestdict=False
-"""Bytes to frames and back, and a look through a message before it is decoded.
+"""Cut bytes into frames, build frames, and scan a MessagePack value before it is decoded.
 
 A frame is a header of 8 bytes, little-endian, and its payload:
 
@@ -8,16 +8,18 @@ A frame is a header of 8 bytes, little-endian, and its payload:
     byte 4..7   the slot, u32
 
 Rules:
-- A peer's length is compared as an unsigned number before anything is allocated for it, and memory
-  grows only with the bytes that came.
-- A header is checked as soon as its first four bytes have arrived, so another protocol on the port
-  is recognized immediately.
-- A decoder that met a bad header stays broken: nothing marks where the next frame begins.
-- Arithmetic is `noexcept nogil`, what may fail is `except -1`, and no pointer outlives the object
-  it points into. Nothing here runs a caller's code but the buffer protocol, and that before any
-  state is touched, or after all of it.
+- The decoder compares a declared length, as an unsigned number, with the limit before it allocates
+  memory. Memory grows only with the bytes that have arrived.
+- The decoder checks a header as soon as its first four bytes have arrived, so it recognizes another
+  protocol on the port immediately.
+- A decoder stays broken after a bad header, because nothing marks where the next frame begins.
+- Functions that only calculate are `noexcept nogil`; functions that can fail are `except -1`. No
+  pointer outlives the object that it points into. The buffer protocol is the only foreign code that
+  runs here. It runs before any state changes or after all of it has changed, so it cannot see or
+  re-enter a half-updated decoder.
 
-This file does not know what a type means, which side we are, or where the bytes come from.
+This module is independent of the meaning of frame types, of the side of the connection, and of the
+source of the bytes.
 """
 
 cimport cython
@@ -31,16 +33,16 @@ from .errors import Code, FramingError
 
 cdef enum:
     HEADER = 8  # bytes
-    JUDGED = 4  # bytes of a header that hold all there is to refuse
+    JUDGED = 4  # bytes of a header that hold all the fields that can be invalid
     MAX_LENGTH = 0xFFFFFF
     TYPE_BITS = 0x0F
     LAST_TYPE = 10  # GOAWAY
     FLAG_BITS = 0x70
     RESERVED_FLAG = 0x80
-    SMALL_PIECE = 4096  # shorter pieces of a payload are gathered, so that their number is bounded
-    SHOWN = 16  # bytes of a stream's start that a failure quotes
-    DEEPEST = 512  # what `scan` has room for
-    KEY_COST = 16  # items: a peer can choose keys that take a dict over a microsecond each
+    SMALL_PIECE = 4096  # shorter pieces of a payload are merged, which bounds the number of objects
+    SHOWN = 16  # bytes from the start of the stream that an error message quotes
+    DEEPEST = 512  # levels that fit in the fixed-size stack of `scan`
+    KEY_COST = 16  # items: colliding keys, which a peer can choose, cost a dict over 1 µs each
     TIMESTAMP = 0xFF  # the type -1, as an unsigned byte
 
 HEADER_SIZE = HEADER
@@ -58,13 +60,13 @@ cdef inline uint32_t read_u32(const uint8_t* at) noexcept nogil:
 
 
 cdef struct Chunk:
-    const char* data  # of what was received
+    const char* data  # the received bytes
     Py_ssize_t size
-    Py_ssize_t position  # of the first byte that was not taken yet
+    Py_ssize_t position  # index of the first byte that is not consumed yet
 
 
 cdef inline const char* step(Chunk* chunk, Py_ssize_t size) noexcept nogil:
-    """Take the next bytes."""
+    """Consume `size` bytes and return a pointer to the first of them."""
     chunk.position += size
     return chunk.data + chunk.position - size
 
@@ -75,12 +77,12 @@ cdef inline const char* start_of(object piece):
 
 @cython.final
 cdef class FrameDecoder:
-    """Cuts one direction of a byte stream into frames.
+    """Cut one direction of a byte stream into frames.
 
-    It belongs to one connection and to the one task or thread that reads it: nothing is locked.
+    A decoder has no lock: only one task or thread, the reader of the connection, may use it.
 
     Args:
-        max_frame: Bytes of payload in one frame that are accepted, 0 to 16,777,215.
+        max_frame: Bytes of payload to accept in one frame, 0 to 16,777,215.
 
     Raises:
         ValueError: `max_frame` is out of range.
@@ -88,11 +90,13 @@ cdef class FrameDecoder:
 
     cdef uint32_t _max_frame  # bytes
     cdef object _failure  # a FramingError once broken, else None
-    cdef uint64_t _offset  # where in the stream the present frame begins, in bytes
-    cdef uint8_t[HEADER] _header  # of the present frame, as it came
-    cdef Py_ssize_t _header_size  # bytes of it that have come
-    cdef list _pieces  # of the present payload, in order: bytes as they came, bytearrays gathered
-    cdef bytearray _gathered  # the last of _pieces while it may grow, else None
+    cdef uint64_t _offset  # bytes of the stream before the current frame
+    cdef uint8_t[HEADER] _header  # of the current frame, as received
+    cdef Py_ssize_t _header_size  # bytes of the header that have arrived
+    # Pieces of the current payload, in order: large ones as received, small ones merged into a
+    # bytearray.
+    cdef list _pieces
+    cdef bytearray _gathered  # the last of _pieces while small pieces may be added to it, else None
     cdef Py_ssize_t _held  # bytes in _pieces
 
     def __cinit__(self, Py_ssize_t max_frame):
@@ -106,7 +110,10 @@ cdef class FrameDecoder:
 
     @property
     def max_frame(self):
-        """Bytes of payload that are accepted in frames whose header is not complete yet."""
+        """Bytes of payload that the decoder accepts in each frame.
+
+        A change applies to each frame whose header is not complete yet.
+        """
         return self._max_frame
 
     @max_frame.setter
@@ -117,30 +124,31 @@ cdef class FrameDecoder:
 
     @property
     def failure(self):
-        """The breach at which the decoder stopped for good, a `FramingError`, or None."""
+        """The `FramingError` that broke the decoder, or None."""
         return self._failure
 
     @property
     def buffered(self):
-        """Bytes held of a frame that is not complete yet, its header included."""
+        """Bytes of the incomplete frame that the decoder holds, including its header."""
         return self._header_size + self._held
 
     def feed(self, data not None):
-        """Take the next bytes of the stream and give the frames which they complete.
+        """Consume the next bytes of the stream and return the frames that they complete.
 
-        A peer's bytes never make this raise: at a bad header the frames before it are returned,
-        `failure` is set, and the bytes from there on are dropped.
+        Bytes from the peer never make this raise. At a bad header it returns the frames before it,
+        sets `failure`, and drops all later bytes.
 
         Args:
-            data: What was received, of any length, cut anywhere. It is the caller's again
-                afterwards. `bytes` from the midst of one frame wait for its rest without a copy.
+            data: Received bytes, of any length, cut anywhere. The caller may reuse a buffer after
+                the call: the decoder copies from it. A large `bytes` object that lies entirely
+                within one payload is kept without a copy.
 
         Returns:
-            A list of `(type, flags, slot, payload)`: flags as their bits in the header's fourth
-            byte, the payload as `bytes` of its own.
+            A list of `(type, flags, slot, payload)`. `flags` has the bits of the header's fourth
+            byte, and `payload` is a `bytes` object of its own.
 
         Raises:
-            FramingError: The decoder was broken before this call; always the same `failure`.
+            FramingError: The decoder was already broken; this is always the same `failure`.
         """
         cdef Py_buffer view
         cdef Chunk chunk
@@ -156,7 +164,11 @@ cdef class FrameDecoder:
             PyBuffer_Release(&view)
 
     cdef list _take(self, Chunk* chunk, bytes whole):
-        """Cut a chunk into frames; `whole` is the object that has exactly its bytes, if one has."""
+        """Cut a chunk into frames.
+
+        `whole` is the bytes object that the chunk points into, or None for another buffer. It can
+        become a payload, or a piece of one, without a copy.
+        """
         cdef list frames = []
         if self._failure is not None:
             raise self._failure.with_traceback(None)
@@ -165,7 +177,7 @@ cdef class FrameDecoder:
         return frames
 
     cdef int _take_header(self, Chunk* chunk) except -1:
-        """Say whether the header is complete and good, after taking what it lacked."""
+        """Consume the missing bytes of the header; return whether it is complete and valid."""
         cdef Py_ssize_t size
         if self._header_size == HEADER:
             return 1
@@ -187,7 +199,7 @@ cdef class FrameDecoder:
         return self._header_size == HEADER
 
     cdef int _take_payload(self, Chunk* chunk, bytes whole, list frames) except -1:
-        """Say whether the frame is complete, after taking what its payload lacked."""
+        """Consume the missing bytes of the payload; return whether the frame is complete."""
         cdef Py_ssize_t length = <Py_ssize_t>read_u24(self._header)
         cdef Py_ssize_t size = min(length - self._held, chunk.size - chunk.position)
         cdef const char* data = step(chunk, size)
@@ -213,7 +225,7 @@ cdef class FrameDecoder:
         return 1
 
     cdef int _hold(self, const char* data, Py_ssize_t size, bytes whole) except -1:
-        """Keep a piece of an unfinished payload, to be joined when the last one has come."""
+        """Keep a piece of an incomplete payload; `_join` joins them when the last one arrives."""
         if size >= SMALL_PIECE:
             self._pieces.append(PyBytes_FromStringAndSize(data, size) if whole is None else whole)
             self._gathered = None
@@ -226,7 +238,7 @@ cdef class FrameDecoder:
         return 0
 
     cdef bytes _join(self, const char* data, Py_ssize_t size):
-        """Make a payload of the pieces held and of the last one, which is copied only here."""
+        """Build the payload from the held pieces and the last one, which is copied only here."""
         cdef bytes payload = PyBytes_FromStringAndSize(NULL, self._held + size)
         cdef char* at = PyBytes_AS_STRING(payload)
         cdef Py_ssize_t length
@@ -238,6 +250,7 @@ cdef class FrameDecoder:
         return payload
 
     cdef int _forget(self) except -1:
+        """Drop the header and the pieces of the current frame."""
         self._header_size = 0
         if self._held:
             self._pieces = []
@@ -246,7 +259,7 @@ cdef class FrameDecoder:
         return 0
 
     cdef int _fail(self, str reason, object code, Chunk* chunk) except -1:
-        """Break for good. Returns 0: no more frames."""
+        """Set `failure`, after which the decoder stays broken. Return 0: no frame follows."""
         cdef bytes start = PyBytes_FromStringAndSize(<char*>self._header, self._header_size)
         cdef Py_ssize_t size
         cdef str text = (
@@ -295,11 +308,11 @@ cdef inline void write_header(
 def pack_frame(
     Py_ssize_t type, Py_ssize_t flags, long long slot, payload not None = b""
 ):
-    """Make a frame with a copy of the payload, for payloads worth no buffer of their own.
+    """Build a frame with a copy of the payload, for payloads too small for a separate buffer.
 
     Args:
         type: 0 to 10.
-        flags: Any of END 0x10, MORE 0x20 and ACK 0x40, or'ed.
+        flags: The bitwise OR of any of END 0x10, MORE 0x20 and ACK 0x40.
         slot: 0 to 2**32 - 1.
         payload: A contiguous buffer of at most 16,777,215 bytes.
 
@@ -326,7 +339,7 @@ def pack_frame(
 
 
 def pack_header(Py_ssize_t type, Py_ssize_t flags, long long slot, Py_ssize_t length):
-    """Make the header alone, for a payload that is sent as a buffer of its own.
+    """Build only the header, for a payload that is sent as a separate buffer.
 
     Args:
         type, flags, slot: As for `pack_frame`.
@@ -345,8 +358,8 @@ def seal(bytearray buffer not None, Py_ssize_t type, Py_ssize_t flags, long long
     """Write the header over the first 8 bytes of a buffer whose rest is the payload.
 
     Args:
-        buffer: 8 bytes of any content, then the payload: what `encode_into(message, buffer, 8)`
-            leaves. It is changed in place and keeps its length.
+        buffer: 8 bytes of any content, then the payload, as `encode_into(message, buffer, 8)`
+            writes it. It is changed in place and keeps its length.
         type, flags, slot: As for `pack_frame`.
 
     Raises:
@@ -360,8 +373,9 @@ def seal(bytearray buffer not None, Py_ssize_t type, Py_ssize_t flags, long long
 
 
 # ----------------------------------------------------------------------------------------- scanning
-# MessagePack's first bytes 0xc0 to 0xdf, one column each: what comes, how many bytes of big-endian
-# length follow, and how many bytes follow besides. The other first bytes say all by themselves.
+# Three tables with a column for each of MessagePack's first bytes 0xc0 to 0xdf: the kind of value,
+# the number of bytes of its big-endian length, and the number of other bytes that follow. All other
+# first bytes contain the kind and the length themselves.
 
 cdef const char* KINDS = (
     b"\0\4\0\0\0\0\0\5\5\5\0\0\1\1\1\1\1\1\1\1\5\5\5\5\5\1\1\1\2\2\3\3"
@@ -374,12 +388,12 @@ cdef const char* FIXED_SIZES = (
 )
 
 cdef enum:
-    VALUE = 0  # never the key of a map
-    KEY = 1  # str or int: a value, and a key as well
+    VALUE = 0  # a value that cannot be the key of a map
+    KEY = 1  # str or int: a value that can also be a key
     ARRAY = 2
     MAP = 3
     NEVER_USED = 4
-    EXTENSION = 5  # a value, if it is a timestamp
+    EXTENSION = 5  # a value only if it is a timestamp
 
 cdef enum Verdict:
     GOOD
@@ -388,21 +402,21 @@ cdef enum Verdict:
     NO_TIMESTAMP
     BAD_KEY
     TRAILING
-    TOO_DEEP  # this one and those below: good for a larger limit
+    TOO_DEEP  # from here on: valid, but over a limit
     TOO_MANY_ITEMS
     TOO_MANY_CONTAINERS
 
 cdef struct Level:
-    uint64_t left  # values still to come in a container
-    bint keyed  # a map: where an even number is left, a key comes next
+    uint64_t left  # values of the container that were not read yet, keys included
+    bint keyed  # whether it is a map, in which a key is next whenever `left` is even
 
 cdef struct Walk:
     const uint8_t* at  # the next byte
     const uint8_t* end
-    uint64_t items  # what the values seen or promised count
-    uint64_t containers  # seen
-    char kind  # of the last value read
-    uint64_t count  # what it holds: elements of an array or pairs of a map, else 0
+    uint64_t items  # cost of the values read so far and of those that containers declare
+    uint64_t containers  # number of lists and maps read so far
+    char kind  # of the last value that was read
+    uint64_t count  # its elements (array) or pairs (map), else 0
 
 
 cdef inline Verdict skip(Walk* walk, uint64_t size) noexcept nogil:
@@ -413,7 +427,7 @@ cdef inline Verdict skip(Walk* walk, uint64_t size) noexcept nogil:
 
 
 cdef Verdict read_extension(Walk* walk, uint64_t size) noexcept nogil:
-    """Step over a timestamp: its type, and 4, 8 or 12 bytes. Nothing else is a value."""
+    """Skip a timestamp: its type, and 4, 8 or 12 bytes. Reject every other extension."""
     if walk.at == walk.end:
         return CUT_SHORT
     if walk.at[0] != TIMESTAMP or not (size == 5 or size == 9 or size == 13):
@@ -422,7 +436,7 @@ cdef Verdict read_extension(Walk* walk, uint64_t size) noexcept nogil:
 
 
 cdef Verdict read_wide(Walk* walk, int column) noexcept nogil:
-    """Step over the rest of a value, or of a container's head, which stands in the tables."""
+    """Skip the rest of a value, or of a container's head, whose first byte is in the tables."""
     cdef uint64_t length = 0
     walk.kind = KINDS[column]
     if walk.kind == NEVER_USED:
@@ -442,7 +456,7 @@ cdef Verdict read_wide(Walk* walk, int column) noexcept nogil:
 
 
 cdef inline Verdict read_value(Walk* walk) noexcept nogil:
-    """Step over one value, or over the head of one container."""
+    """Skip one value, or the head of one container."""
     cdef uint8_t first
     if walk.at == walk.end:
         return CUT_SHORT
@@ -462,7 +476,7 @@ cdef inline Verdict read_value(Walk* walk) noexcept nogil:
 cdef Verdict walk_through(
     Walk* walk, Py_ssize_t max_depth, uint64_t max_items, uint64_t max_containers
 ) noexcept nogil:
-    cdef Level[DEEPEST] outer  # the containers around the present one
+    cdef Level[DEEPEST] outer  # the containers around the current one
     cdef Level here = Level(left=1, keyed=False)
     cdef Py_ssize_t depth = 0
     cdef Verdict verdict
@@ -499,26 +513,27 @@ cdef Verdict walk_through(
 def scan(
     message not None, Py_ssize_t max_depth, Py_ssize_t max_items, Py_ssize_t max_containers
 ):
-    """Walk through one MessagePack value before it is decoded, and say what it would cost.
+    """Check one MessagePack value against limits before it is decoded, and count its values.
 
-    It takes no memory per value and does not recurse, whatever the message is: decoding nests in
-    the C stack and takes up to 72 bytes of memory for one of the message. Text is not checked to be
-    UTF-8, nor keys to be unique.
+    A decoder recurses on the C stack and can take 72 bytes of memory for one byte of the message. A
+    scan neither recurses nor allocates memory, so a message that passes it is safe to decode. It
+    checks neither that text is UTF-8 nor that keys are unique.
 
     Args:
         message: A contiguous buffer that holds one value and nothing after it.
-        max_depth: Levels of lists and maps, 0 to 512. A number or a text alone has none.
-        max_items: Values, the outermost and the containers among them, where the key of a map
-            counts as 16. What a container promises counts before it comes.
+        max_depth: Levels of lists and maps, 0 to 512. A single number or text has none.
+        max_items: Values, including the outermost one and the containers. The key of a map counts
+            as 16. The declared length of a container counts as soon as its head is read.
         max_containers: Lists and maps.
 
     Returns:
-        What the values count, as for `max_items`.
+        The number of values, counted as for `max_items`.
 
     Raises:
-        FramingError: `Code.RESOURCE_EXHAUSTED` over a limit; `Code.INVALID_ARGUMENT` for what is
-            cut short, goes on after its end, or has a byte that means nothing, an extension that is
-            no timestamp, or a map's key that is neither str nor int.
+        FramingError: With `Code.RESOURCE_EXHAUSTED` if the message exceeds a limit. With
+            `Code.INVALID_ARGUMENT` if it is truncated, continues after its value, or contains the
+            unused byte 0xc1, an extension other than the timestamp, or a map's key that is neither
+            str nor int.
         ValueError: A limit is out of range.
     """
     cdef Py_buffer view
