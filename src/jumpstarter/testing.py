@@ -1,4 +1,4 @@
-"""Test a driver and its client, joined in memory.
+"""Test a driver and its client, connected in memory.
 
 Only the socket is left out: arguments, results and errors cross the wire in real frames, so code
 that works here also works from another machine. To test the socket too, use `jumpstarter.serve`.
@@ -58,7 +58,7 @@ def client_for(
 def client_for(
     driver: Driver, *, client: type[Any] | None = None, limits: Limits = DEFAULT_LIMITS
 ) -> AbstractContextManager[Any, Any]:
-    """Join a driver and its client, for the length of a `with` block in blocking code.
+    """Connect a driver and its client in memory, for a `with` block in blocking code.
 
         with client_for(Power()) as client:
             client.on()
@@ -115,14 +115,14 @@ def client_for_async(
 def client_for_async(
     driver: Driver, *, client: type[Any] | None = None, limits: Limits = DEFAULT_LIMITS
 ) -> AbstractAsyncContextManager[Any, Any]:
-    """Join a driver and its client, for the length of an `async with` block in a Trio task.
+    """Connect a driver and its client in memory, for an `async with` block in a Trio task.
 
         async with client_for_async(Power()) as client:
             await client.call_async("on")
 
     Use the client's `_async` methods. Driver and client run in the caller's Trio loop, with its
     clock: under `trio.testing.MockClock`, a driver that sleeps for an hour takes no time. Plain
-    methods of drivers run in threads, which no clock waits for. Entering and leaving are
+    methods of drivers run in threads, for which a MockClock does not wait. Entering and leaving are
     checkpoints; they run `reset()` and `close()` as `client_for` does, and leaving cannot be
     cancelled.
 

@@ -48,9 +48,10 @@ async def open_channel(
     ssl_context: ssl.SSLContext | None = None,
     name: str | None = None,
 ) -> AsyncIterator[Opened]:
-    """Open a connection and get the exporter's report.
+    """Open a connection, and request the exporter's report of its device tree.
 
-    HELLO must be exchanged within `hello_timeout`, and the report arrive within `start_timeout`.
+    The HELLO exchange must finish within `hello_timeout`, and the report must arrive within
+    `start_timeout`.
     """
     secret = check_access(limits, token, ssl_context)
     own = own_name() if name is None else name
@@ -73,10 +74,11 @@ async def open_channel(
 
 
 async def _greet(channel: Channel, nursery: trio.Nursery) -> None:
-    """Exchange HELLOs, and explain an end of the connection that TLS does not explain.
+    """Exchange HELLOs. If the connection ends for a reason that TLS does not report, explain it.
 
-    With TLS 1.3, a client has finished its handshake before the server checks its certificate. So a
-    refused certificate looks like a connection that ends without a reason.
+    With TLS 1.3, a client has finished its handshake before the server checks its certificate. So
+    if the server refuses the certificate, the client only sees the connection end, without a
+    reason.
     """
     try:
         await channel.begin(nursery)

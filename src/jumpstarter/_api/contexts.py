@@ -1,7 +1,7 @@
 """The context managers that the public functions return.
 
-Each explains a forgotten `with`: an attribute that the client or the server would have is asked of
-the context manager instead, and the AttributeError says what to write.
+Each explains a forgotten `with`: if code looks up an attribute of the client or server on the
+context manager instead, the AttributeError says what to write.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PORTAL_GRACE: Final = 0.5
 
 
 class _ExplainsForgottenWith:
-    """Names the statement that was forgotten, when an attribute is missing.
+    """Base class whose AttributeErrors show the `with` statement that was forgotten.
 
     Attributes:
         _statement: What to write, as `"with connect(...) as client:"`.
@@ -110,13 +110,13 @@ class SyncContext(_ExplainsForgottenWith, AbstractContextManager[_T, Any]):
 class BlockingContext(_ExplainsForgottenWith, AbstractContextManager[_C, None]):
     """The `with` block of `connect` and `serve`: a connection in a portal's thread.
 
-    A class rather than a generator: the garbage collector would leave a dropped generator's block
-    too, in any thread, and wait there for the drivers to end. A block that is dropped without being
-    left stays open until the interpreter exits.
+    It is a class rather than a generator function. If a generator were dropped without leaving its
+    block, the garbage collector would close it, in an arbitrary thread, and block there until the
+    drivers have ended. With this class, such a block stays open until the interpreter exits.
 
     Args:
-        open_it: Makes the async context manager of the connection. It may use the stack for what is
-            to be undone after the connection has been closed.
+        open_it: Makes the async context manager of the connection. It may push callbacks on the
+            stack, which run after the connection has been closed.
         wanted: Builds the tree of clients.
         limits: The client's limits.
         statement: What to write, as `"with connect(...) as client:"`.

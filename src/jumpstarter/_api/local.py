@@ -42,7 +42,7 @@ def serve(
 def serve(
     driver: Driver, *, client: type[Any] | None = None, limits: Limits = DEFAULT_LIMITS
 ) -> AbstractContextManager[Any, None]:
-    """Serve a driver tree to this program itself, for the length of a `with` block.
+    """Serve a driver tree to this program itself, until a `with` block ends.
 
         with serve(Power()) as client:
             client.on()

@@ -71,9 +71,9 @@ def serve_async(
     can be served only once at a time, and may be served again afterwards.
 
     Leaving admits no more clients, cancels all calls and waits for them, and then runs `reset()`
-    and `close()` through the tree, parents before children. Each has 10 seconds. What one of them
-    raises is logged, and the others still run. Entering and leaving are checkpoints. If it is
-    cancelled while entering, it waits for the `reset()` that runs, and then does what leaving does.
+    and `close()` through the tree, parents before children. Each has 10 seconds. An exception that
+    one of them raises is logged, and the others still run. Entering and leaving are checkpoints. If
+    entering is cancelled, it waits for the running `reset()`, and then cleans up as leaving does.
     Leaving cannot be cancelled.
 
     Args:
@@ -162,7 +162,7 @@ async def _serve(
 
 
 def _log_warnings(listeners: ListenerSet, *, is_access_checked: bool) -> None:
-    """Log access that is broader than intended, perhaps, and signals that break exit codes.
+    """Log access that may be broader than intended, and signals that break exit codes.
 
     Args:
         listeners: Where clients connect.

@@ -39,11 +39,10 @@ class Driver(ABC):
 
     Attributes:
         uuid: The driver's identity; random by default.
-        labels: Free text by which people find the driver; clients see it.
-        children: The drivers below this one, by their names in a client.
-        log_level: The name of the logger's level, `"INFO"` by default.
-        logger: The driver's own logger, `driver.<class>.<start of the uuid>`.
-        resources: What clients have lent to the driver, by handle.
+        labels: Free text that helps people find the driver; clients can read it. children: The
+        drivers below this one, by their names in a client. log_level: The name of the logger's
+        level, `"INFO"` by default. logger: The driver's own logger, `driver.<class>.<start of the
+        uuid>`. resources: The files and streams that clients have lent to the driver, by handle.
     """
 
     uuid: UUID = field(default_factory=uuid4)
@@ -94,9 +93,9 @@ class Driver(ABC):
         In an `async` method, `async with self.resource(handle) as stream` opens a Trio stream, with
         `receive_some` and `async for`, or with `send_all`. In a plain method, `with
         self.resource(handle) as file` opens a binary file. The client chooses whether it can be
-        read or written. The memory it takes does not depend on the number of bytes. When the block
-        ends, everything that was written has been sent; if it ends by an exception, the client
-        learns that bytes are missing.
+        read or written. Memory use does not depend on the number of bytes. When the block ends,
+        everything that was written has been sent. If the block raises an exception, the client gets
+        an error, because bytes are missing.
 
         Args:
             handle: The handle that the client has passed, from its `local_file` or `resource`
@@ -193,7 +192,7 @@ def _cascade(driver: Driver, verb: str) -> None:
 
 
 def walk(root: Driver) -> Iterator[tuple[Driver, Driver | None, str]]:
-    """Walk a device tree, parents before children, children in their order.
+    """Walk a device tree, parents before children, children in dict order.
 
     Yields:
         Each driver with its parent (None for the root) and its name there (`""` for the root). A

@@ -1,4 +1,4 @@
-"""Tell a driver which client calls it, and run its functions when that client's connection ends.
+"""Identify the client that is calling a driver, and run functions when its connection ends.
 
 A session makes one `ConnectionContext`. All code that answers its calls finds it in a context
 variable, which worker threads, generators and raw streams inherit. Facts that the system or TLS has
@@ -38,8 +38,8 @@ class VerifiedIdentity:
 
     Attributes:
         uid, gid, pid: The process that has connected to a Unix socket, from Linux. It may have
-            passed the connection to another process since. The pid is 0 if it is of another
-            namespace.
+            passed the connection to another process since. The pid is 0 if the process is in
+            another PID namespace.
         host, port: The address that a TCP or TLS connection comes from: that of a proxy or NAT if
             there is one in between.
         subject: The subject of the client's certificate, as pairs of a kind and a value, if the
@@ -71,7 +71,7 @@ class VerifiedIdentity:
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimedIdentity:
-    """The unverified claims of a client about itself. Show them to people; decide nothing by them.
+    """The unverified claims of a client about itself. Display them, but base no decision on them.
 
     Attributes:
         name: `connect(..., name=)`, by default user, host and program. At most 300 characters.
@@ -103,7 +103,7 @@ class Caller:
 
 
 class ConnectionContext:
-    """One client's connection, as far as drivers see it.
+    """The part of a client's connection that drivers can use.
 
     The session makes one. All code that answers its calls finds it in `current_connection`.
 
@@ -118,7 +118,7 @@ class ConnectionContext:
         self._is_over = False
 
     def add_hook(self, hook: Callable[[], Any]) -> None:
-        """Register a function for the end of the connection, unless it is registered or has run.
+        """Register a function to run when the connection ends, unless it is registered or has run.
 
         Raises:
             RuntimeError: The connection is over, or too many functions were registered.
@@ -139,7 +139,10 @@ class ConnectionContext:
             self._hooks.remove(hook)
 
     def take_hook(self) -> Callable[[], Any] | None:
-        """Take the function that was registered last; None if there is none, and will be none."""
+        """Remove and return the function registered last; None if none is left.
+
+        After it has returned None, no function can be added.
+        """
         if self._hooks:
             # Kept, and counted, as long as others run: one that registers itself, or a new one,
             # each time it runs would never come to an end.
@@ -166,7 +169,7 @@ def _current(asked: str) -> tuple[ConnectionContext, Caller]:
 
 
 def caller() -> Caller:
-    """Return the client that has made the call which is being answered.
+    """Return the client that made the current call.
 
     Call it in exported methods of every kind, plain and `async`, generators and raw streams, and in
     the code that they call, in the same task or thread or in one that inherits the context
@@ -183,11 +186,11 @@ def caller() -> Caller:
 
 
 def on_disconnect(function: Callable[[], Any]) -> Callable[[], None]:
-    """Run a function when the connection of the client that has made this call has ended.
+    """Run a function after the connection of the client that made the current call has ended.
 
-    It runs in whatever way the connection ends: the client leaves its block, dies, is cut off or
-    stops answering, or the exporter shuts down. Only an exporter that is killed runs nothing. The
-    calls of the connection have ended by then.
+    It runs however the connection ends: the client leaves its block, is killed, loses its network
+    or stops answering, or the exporter shuts down. It does not run if the exporter itself is
+    killed. When it runs, all calls of the connection have ended.
 
     The functions of a connection run one after the other, the last one first: an `async` function
     in Trio, any other one in a worker thread. Each has 10 s. After that, an `async` function is

@@ -1,8 +1,8 @@
-"""Tell drivers that their exporter drains, so that endless generators and streams can end.
+"""Notify drivers that their exporter is draining, so that endless generators and streams can end.
 
-A drain lets running calls finish. A generator of readings, or a console that a client watches, has
-no end of its own. Drivers learn of the drain and can end by themselves; the exporter ends what a
-client only listens to after `DRAIN_GRACE` seconds.
+A drain lets running calls finish. But a generator of readings, or a console that a client watches,
+would run until the client stops it. Drivers can check for a drain and return by themselves. After
+`DRAIN_GRACE` seconds, the exporter ends generators, and streams on which the client sends nothing.
 
     state      next
     RUNNING    DRAINING, by `Drain.begin`, when the first session drains
@@ -31,7 +31,7 @@ DRAIN_GRACE: Final = 5.0
 
 
 class Drain:
-    """Whether one exporter drains."""
+    """The drain of one exporter, for which drivers can wait."""
 
     def __init__(self) -> None:
         self._event = LazyEvent()
@@ -47,7 +47,7 @@ class Drain:
             self._event.set()
 
     async def wait(self, at_most: float = math.inf) -> None:
-        """Wait until the exporter drains, or for so many seconds. A checkpoint."""
+        """Wait until the exporter drains, at most for the given number of seconds. A checkpoint."""
         with trio.move_on_after(at_most):
             await self._event.wait()
 
@@ -57,7 +57,7 @@ current_drain: Final[ContextVar[Drain | None]] = ContextVar("jumpstarter_drain",
 
 
 def draining(wait: float = 0) -> bool:
-    """Return True if the exporter drains, and a generator or raw stream should end.
+    """Return True if the exporter is draining, so that a generator or raw stream should end.
 
     Call it in a driver's code, plain or `async`, while it answers a call. Anywhere else, as in a
     test that calls the method itself, it returns False. A plain generator uses it instead of

@@ -1,8 +1,8 @@
 """Define the two decorators for exported methods, and build the table of a class's exports.
 
 The table is built once per class, with `getattr_static`. So an override that is not exported hides
-the exported method, and no name from the wire reaches `getattr` on an instance: a peer cannot
-evaluate a property by naming it. This module knows no connections.
+the exported method, and no name from the wire is passed to `getattr` on an instance: a peer cannot
+evaluate a property by sending its name.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def export(
         function: The method. It is returned unchanged, with a mark on it.
         strict: Check plain annotations too, as in `@export(strict=True)`. An annotation that cannot
             be checked is a ConfigurationError when the driver is served. Results are not checked.
-        drain: For a generator, the seconds that it may go on once the exporter drains; then it is
-            cancelled. By default 5, since a client only listens to it, but without a limit while a
-            driver uses a loan of the same client. Pass `math.inf` for work that has to be finished,
-            such as flashing. The exporter's own grace bounds all of it. A generator that checks
-            `draining()` ends by itself. Methods always have the exporter's grace.
+        drain: For a generator, how many seconds it may continue after a drain has begun, before it
+            is cancelled. The default is 5, since its client only receives; there is no limit while
+            a driver uses a loan of the same client. Pass `math.inf` for work that has to be
+            finished, such as flashing. The exporter's own grace always applies. A generator that
+            checks `draining()` ends by itself. Methods always have the exporter's grace.
 
     Returns:
         The function, or a decorator if only keywords were given.
@@ -100,10 +100,10 @@ def exportstream(function: F | None = None, *, drain: float | None = None) -> F 
 
     Args:
         function: The method. It is returned unchanged, with a mark on it.
-        drain: The seconds that a stream may go on once the exporter drains; then it is cancelled.
-            By default a stream goes on as long as its client sends something every 5 seconds: a
-            client that sends nothing only listens. `math.inf` leaves the exporter's grace as the
-            only limit.
+        drain: How many seconds a stream may continue after a drain has begun, before it is
+            cancelled. By default it continues as long as its client sends something every 5
+            seconds, and is not only receiving. With `math.inf`, only the exporter's grace limits
+            it.
 
     Returns:
         The function, or a decorator if only keywords were given.
@@ -226,8 +226,7 @@ _CONTEXT: Final = contextmanager(_no_context).__code__
 def _check_kind(function: Any, kind: Kind, title: str) -> None:
     """Check that a method has the decorator for its kind.
 
-    Raises:
-        ConfigurationError: It has not, so no client could use it.
+    Raises: ConfigurationError: It does not, so no client could use it.
     """
     codes = [getattr(each, "__code__", None) for each in _layers(function)]
     is_generator = inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function)
@@ -265,8 +264,8 @@ def _mark_of(attribute: object) -> _Mark | None:
 
 
 def _binds(attribute: object) -> bool:
-    """Tell if an attribute is bound to its instance when it is called, as a method is.
+    """Return True if an attribute binds to its instance when called, as a method does.
 
-    A partial is not. Since Python 3.13 it has a `__get__` that warns of a later change.
+    A partial does not. Since Python 3.13 it has a `__get__` that warns of a later change.
     """
     return hasattr(type(attribute), "__get__") and not isinstance(attribute, functools.partial)

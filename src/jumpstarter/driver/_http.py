@@ -1,6 +1,6 @@
 """Fetch resources from `http://` and `https://` URLs, with httpx.
 
-- The bytes are those of the file; no content coding is requested or decoded.
+- The bytes are passed on unchanged; no content coding is requested or decoded.
 - At most `MAX_REDIRECTS` redirects are followed, and none from https to http.
 - A response is not read if its size exceeds the maximum, or if neither Content-Length nor chunked
   encoding shows where it ends. A response that is shorter than its Content-Length is an error.
@@ -29,7 +29,7 @@ _CHUNK: Final = 64 * 1024
 
 
 def is_url(handle: object) -> bool:
-    """Tell if a handle is a URL that can be fetched."""
+    """Return True if a handle is a URL that can be fetched."""
     return isinstance(handle, str) and handle.lower().startswith(("http://", "https://"))
 
 
@@ -37,7 +37,7 @@ def is_url(handle: object) -> bool:
 async def open_url(
     url: str, max_bytes: int, silence: float
 ) -> AsyncIterator[Callable[[int | None], Awaitable[bytes]]]:
-    """Fetch a URL, for the length of the block.
+    """Open a URL for reading, until the block ends.
 
     Args:
         url: The URL. Proxies and certificates come from the environment, as in httpx.
@@ -67,7 +67,7 @@ async def open_url(
             yield _reader(chunks, url)
         finally:
             await response.aclose()
-            # If the driver did not read to the end, run httpx's generators to theirs, which comes
+            # If the driver did not read to the end, exhaust httpx's generators, which end
             # immediately on a closed connection. The garbage collector would do it too late.
             with suppress(httpx.HTTPError, httpx.StreamError):
                 async for _ in chunks:

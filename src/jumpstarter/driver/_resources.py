@@ -1,10 +1,10 @@
 """Let drivers read the resources that clients lend to them, or write to them.
 
-A `Loan` is a raw stream that the client has opened for it, to the exporter itself. It lasts from
-when the client lends the resource until it takes it back. The driver opens it with the handle that
-the client passes to it: once, and only while it answers a call of the same client. A driver that
-reads never mistakes a lost connection for the end; a client that is written to learns of every
-failure.
+A `Loan` is a raw stream that the client opens; the exporter itself answers it, not a method of the
+driver. It lasts from when the client lends the resource until the client takes it back. The driver
+opens it with the handle that the client passes to it: once, and only while it answers a call of the
+same client. A driver that reads never mistakes a lost connection for end-of-file, and if a driver
+fails while it writes, the client always gets an error.
 
     state of a loan   next
     UNUSED            IN_USE, by `take`, when the driver opens it
@@ -62,7 +62,7 @@ class Loan:
         mode: `"read"` or `"write"`, for the driver.
         encoding: How the bytes are compressed.
         stream: The stream to the client; set before the client learns the handle.
-        excuse: The exception that the client has failed with, once it has sent it.
+        excuse: The exception with which the client failed, if it has sent one.
     """
 
     def __init__(self, mode: str, encoding: str) -> None:
@@ -81,10 +81,10 @@ class Loan:
         self.excuse: Exception | None = None
 
     def take(self) -> None:
-        """Begin to use it, which can be done once.
+        """Begin to use the loan; possible only once.
 
         Raises:
-            ResourceError: It is, or was, used.
+            ResourceError: It is in use, or was used before.
         """
         if self._state is not LoanState.UNUSED:
             how = "is being used" if self.in_use else "was used already"
@@ -97,13 +97,13 @@ class Loan:
         return self._state is LoanState.IN_USE
 
     def release(self, failure: BaseException | None) -> None:
-        """End the driver's use, with the exception that it has failed with, if any."""
+        """End the driver's use of the loan, with the exception that the driver raised, if any."""
         self._failure = failure
         self._state = LoanState.RELEASED
         self._released.set()
 
     def client_closed(self) -> None:
-        """Note that the client takes it back, and reads nothing more. Synchronous."""
+        """Note that the client takes the loan back, and reads nothing more. Synchronous."""
         if self.mode == "write":
             self.stream.finish(ConnectionError("the client has taken back what it had lent"))
         self._taken_back.set()
@@ -112,7 +112,7 @@ class Loan:
         """Do nothing: the driver's task waits for the stream itself. Synchronous."""
 
     async def run(self) -> None:
-        """Wait until the client has taken it back and the driver has released it. A checkpoint.
+        """Wait until the client took the loan back and the driver released it. A checkpoint.
 
         Raises:
             ResourceError: It was lent for writing, and the driver has not written all of it.
@@ -125,7 +125,7 @@ class Loan:
             if self._state is not LoanState.UNUSED:
                 await self._released.wait()
         except BaseException:
-            # Before the slot ends: a driver that reads would take that for the end of the bytes.
+            # Before the slot ends: a reading driver would mistake the slot's end for end-of-file.
             taken_back = ConnectionError("the client has taken back what it had lent")
             self.stream.finish(self.excuse or taken_back)
             raise
@@ -140,7 +140,7 @@ class Loan:
 
 @contextmanager
 def loan_request(resources: dict[UUID, Any], mode: str, encoding: str) -> Iterator[Loan]:
-    """Make a loan, and add it to a driver's resources for the length of the block.
+    """Make a loan, and add it to a driver's resources until the block ends.
 
     Raises:
         ResourceError: The mode or the encoding is unknown.
@@ -154,7 +154,7 @@ def loan_request(resources: dict[UUID, Any], mode: str, encoding: str) -> Iterat
 
 
 class ResourceStream(trio.abc.Stream):
-    """A Trio stream, in one direction, by which a driver reads or writes a resource.
+    """A one-directional Trio stream with which a driver reads or writes a resource.
 
     `send` and `receive` are there for code that expects an anyio stream. `async for` yields chunks.
     """
@@ -164,7 +164,7 @@ class ResourceStream(trio.abc.Stream):
         self._closed = False
 
     def shut(self) -> None:
-        """Refuse further use: the block was left, and the end of its data would look like EOF."""
+        """Refuse further use after the block was left: missing data would look like end-of-file."""
         self._closed = True
 
     def _check_open(self) -> None:
@@ -184,8 +184,8 @@ class ResourceStream(trio.abc.Stream):
 
         Raises:
             ValueError: `max_bytes` is less than 1.
-            ResourceError: It is larger than `max_bytes` of `Driver.resource`, damaged, or was lent
-                for writing.
+            ResourceError: The resource is larger than `max_bytes` of `Driver.resource`, is damaged,
+                or was lent for writing.
             trio.BrokenResourceError: The client is gone, has failed, or has taken it back.
             trio.ClosedResourceError: The block that gave this stream was left.
         """
@@ -209,7 +209,7 @@ class ResourceStream(trio.abc.Stream):
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Write bytes, and wait while the client does not take them. A checkpoint.
+        """Write bytes; blocks while the client accepts none. A checkpoint.
 
         Raises:
             ResourceError: The resource was lent for reading.
@@ -233,7 +233,7 @@ class ResourceStream(trio.abc.Stream):
 
 
 class Resource:
-    """A resource to open: by `async with` in a Trio task, by `with` in a plain method.
+    """A resource to open with `async with` in a Trio task, or with `with` in a plain method.
 
     `Driver.resource` makes it, and documents it.
     """
@@ -333,7 +333,7 @@ class Resource:
         traceback: TracebackType | None,
     ) -> None:
         raw = cast("_File", self._file.raw)
-        if exc is not None:  # the client is sent what was written before, and then the failure
+        if exc is not None:  # send the client the bytes written so far, and then the failure
             # Any exception can be suppressed: `exc` is raised, and no signal handler runs in a
             # worker thread.
             with suppress(Exception, trio.Cancelled):
@@ -351,7 +351,7 @@ class _File(io.RawIOBase):
     """A resource as a raw file, for blocking code in a worker thread.
 
     Attributes:
-        discards: True if bytes that are written are dropped, since the block has failed.
+        discards: True if written bytes are dropped, since the block has failed.
     """
 
     def __init__(self, stream: ResourceStream) -> None:

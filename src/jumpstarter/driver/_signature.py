@@ -1,9 +1,9 @@
 """Read a method's annotations, to convert its arguments, and its signature and docstring, as text.
 
-This happens once, when the export table of a class is built. No annotation, default or docstring
-makes it fail, with one exception: an annotation that cannot be resolved, or that no value from the
-wire can fit, is usually ignored, but it is an error with `@export(strict=True)`, since the author
-has asked for a check that cannot be made.
+This happens once, when the export table of a class is built. No default or docstring makes it fail.
+An annotation that cannot be resolved, or that no value from the wire can fit, is usually ignored.
+With `@export(strict=True)` it is an error, since the author has asked for a check that is not
+possible.
 """
 
 from __future__ import annotations
