@@ -192,8 +192,8 @@ def test_an_address_has_one_canonical_text(text: str, canonical: str) -> None:
         ("tcp://::1:80", "IPv6 in brackets"),
         ("tcp://[::1]", "IPv6 in brackets"),
         ("tcp://[::1%]:80", "IPv6 in brackets"),
-        ("tcp://[::g]:80", "'::g' is no IPv6"),
-        ("tcp://[127.0.0.1]:80", "no IPv6"),
+        ("tcp://[::g]:80", "'::g' is not an IPv6 address"),
+        ("tcp://[127.0.0.1]:80", "not an IPv6 address"),
     ],
 )
 def test_a_bad_address_is_refused_with_examples(text: str, why: str) -> None:

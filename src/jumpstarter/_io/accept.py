@@ -1,8 +1,8 @@
 """Accept connections while an exporter runs.
 
-No failure of one connection ends the loop. While descriptors or memory are missing it tries again:
-open connections go on, and new ones wait in the listener's queue until they can be accepted. This
-module does not know the protocol.
+The failure of a connection does not end the loop. If the system has run out of file descriptors or
+memory, the loop tries again: open connections continue, and new ones wait in the listener's queue
+until they can be accepted. This module does not know the protocol.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["accept_forever"]
 
 _logger = logging.getLogger("jumpstarter.exporter")
 
-_PAUSE: Final = 0.1  # seconds between two tries: nothing reports that descriptors are free again
+_PAUSE: Final = 0.1  # seconds between tries: no event reports that descriptors are free again
 
 
 async def accept_forever(
@@ -31,10 +31,10 @@ async def accept_forever(
     handler: Callable[[trio.abc.Stream], Awaitable[object]],
     nursery: trio.Nursery,
 ) -> NoReturn:
-    """Accept connections until cancelled, each to a task of its own.
+    """Accept connections until cancelled, and handle each in its own task.
 
-    A checkpoint for each. While descriptors, buffers or memory are missing, it tries every 100 ms
-    and logs the error at most once a minute.
+    A checkpoint for each connection. If the system has run out of file descriptors, buffers or
+    memory, it tries again every 100 ms and logs the error at most once a minute.
 
     Args:
         listener: The listener to accept from.
@@ -61,7 +61,7 @@ async def accept_forever(
 
 
 def _has_gone(stream: trio.abc.Stream) -> bool:
-    """Tell if a peer has hung up before it was accepted: it needs no session."""
+    """Return True if the peer hung up before it was accepted: it needs no session."""
     inner = getattr(stream, "transport_stream", stream)  # what a TLS stream runs over
     if not isinstance(inner, trio.SocketStream):
         return False

@@ -23,13 +23,13 @@ _HOST_PORT: Final = re.compile(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server listens. `str()` gives the text which `parse_address` reads.
+    """The address of a server. `str()` returns the text that `parse_address` reads.
 
     Attributes:
         scheme: `"unix"`, `"tcp"` or `"tls"`.
         path: For `unix`, the absolute path of the socket.
-        host: For the others a name or an IP address, in lower case, IPv6 without brackets.
-        port: And 0 to 65535, where 0 lets a listener take any free port.
+        host: For `tcp` and `tls`, a name or an IP address in lower case, IPv6 without brackets.
+        port: For `tcp` and `tls`, 0 to 65535. With 0 a listener takes any free port.
     """
 
     scheme: Literal["unix", "tcp", "tls"]
@@ -47,10 +47,10 @@ class Address:
 def parse_address(text: str) -> Address:
     """Read `unix:/path` (or `unix:///path`), `tcp://host:port` or `tls://host:port`.
 
-    An IPv6 host is in brackets. A path is taken as it is: nothing in it is expanded or unquoted.
+    An IPv6 host is in brackets. A path is used literally, without expanding or unquoting.
 
     Raises:
-        ArgumentError: It is none of these; says what is wrong and shows one of each.
+        ArgumentError: The text is not such an address. The message says why, with examples.
     """
     check_text("the address", text, "a str like unix:/run/exporter/socket or tcp://127.0.0.1:8080")
     scheme, _, rest = text.partition(":")
@@ -72,19 +72,19 @@ def parse_address(text: str) -> Address:
     try:
         host = match[2].lower() if match[2] else str(ipaddress.IPv6Address(match[1]))
     except ValueError:
-        raise _bad_address(text, f"{match[1]!r} is no IPv6 address") from None
+        raise _bad_address(text, f"{match[1]!r} is not an IPv6 address") from None
     return Address("tcp" if scheme == "tcp" else "tls", host=host, port=int(match[3]))
 
 
 def _absolute_hint(path: str) -> str:
-    """Return which address to write instead of one with this path; empty if that is unknown."""
+    """Return a hint with the absolute address to write instead, or "" if it is unknown."""
     tail = path.lstrip("/")
     if not tail or "\0" in path:
         return ""
     try:
         here = str(Path.cwd())
         absolute = str(Path(here, Path(path).expanduser()))
-    except (OSError, RuntimeError):  # the current directory, or the user's, is not known
+    except (OSError, RuntimeError):  # the current or home directory is unknown
         return ""
     if path.startswith("//"):
         return f": write {f'unix:/{tail}'!r}, or {f'unix:{here}/{tail}'!r}"

@@ -4,8 +4,8 @@ Each connection has its own task and its own stream. Half-close is forwarded. A 
 fails is reset, on TCP, so that its program does not take the truncated data for complete; the other
 connections go on. When the block ends, nothing stays open.
 
-A program that has gone needs no stream any more, and a device that sends nothing would never notice
-that it has gone. So each connection is watched:
+The stream of a program that has gone must be closed, but while the device sends nothing, no write
+fails that would reveal it. So a task watches each connection:
 
 | state       | meaning                    | left by                                              |
 |-------------|----------------------------|------------------------------------------------------|
@@ -50,12 +50,12 @@ _logger = logging.getLogger("jumpstarter.forward")
 # Opens the stream for one connection.
 Opener: TypeAlias = Callable[[], AbstractAsyncContextManager[trio.abc.HalfCloseableStream]]
 
-# Seconds of silence after which a program that may have gone is given up. A program that ends its
-# half and waits has its answer by then, and a board is not kept from the next user for long.
+# Seconds of silence after which a program that may have gone is regarded as gone. A program that
+# half-closes and waits has its answer by then, and the next user of the board waits only this long.
 QUIET_LIMIT: Final = 30.0
 
-# Seconds in which a device may take none of the bytes of a program that has gone. Progress shows
-# in steps of half a window, for which a serial line at 9,600 baud may need 34 s.
+# Seconds for which a device may accept none of the bytes of a program that has gone. Progress is
+# visible in steps of half a window, for which a serial line at 9,600 baud may need 34 s.
 STALL: Final = 60.0
 
 _BACKLOG: Final = 1024  # connections that may wait to be accepted: a browser opens dozens together
@@ -74,7 +74,7 @@ async def forward(one: trio.abc.HalfCloseableStream, other: trio.abc.HalfCloseab
     bytes that were read and not written.
 
     Raises:
-        Exception: The first exception of either stream, as it is.
+        Exception: The first exception of either stream, not wrapped in a group.
     """
     failure: Exception | None = None
 
@@ -88,7 +88,7 @@ async def forward(one: trio.abc.HalfCloseableStream, other: trio.abc.HalfCloseab
             while data := await source.receive_some():
                 await sink.send_all(data)
             await sink.send_eof()
-        except Exception as exc:  # noqa: BLE001 - raised below as it is, in no group
+        except Exception as exc:  # noqa: BLE001 - raised below, outside the nursery, so not in a group
             failure = failure or exc
             scope.cancel()
 
@@ -111,7 +111,7 @@ class ProgramState(enum.Enum):
 class _Program(trio.abc.HalfCloseableStream):
     """The connection of a program, with a watch that finds out when the program has gone.
 
-    It is not a failure if a program goes. Its bytes are still delivered while the device takes
+    A program that goes is not a failure. Its bytes are still delivered while the device accepts
     them; bytes for it are dropped.
 
     Args:
@@ -134,7 +134,7 @@ class _Program(trio.abc.HalfCloseableStream):
         self.state: ProgramState = ProgramState.OPENING
         self._ended = trio.Event()  # all bytes of its half were read
         self._moved = 0  # transfers in either direction
-        self._delivering = False  # the device has not taken its last bytes yet
+        self._delivering = False  # the device has not accepted the last bytes yet
         self._deaf = False  # it has gone: bytes for it are dropped
 
     # ------------------------------------------------------------------------ as a stream
@@ -143,7 +143,7 @@ class _Program(trio.abc.HalfCloseableStream):
         self._delivering = False
         try:
             data = await self._connection.receive_some(max_bytes)
-        except trio.BrokenResourceError:  # it went with bytes unread
+        except trio.BrokenResourceError:  # the program closed with unread bytes
             data = b""
         self._moved += 1
         self._delivering = bool(data)
@@ -174,7 +174,7 @@ class _Program(trio.abc.HalfCloseableStream):
     # -------------------------------------------------------------------------- the watch
 
     def has_hung_up(self) -> bool:
-        """Tell if it has gone and left nothing to deliver."""
+        """Return True if the program has gone and left nothing to deliver."""
         return at_end(self._connection.socket) and bool(is_gone(self._connection.socket))
 
     async def watch(self) -> None:
@@ -201,7 +201,7 @@ class _Program(trio.abc.HalfCloseableStream):
             delay = min(2 * delay, _LAST_LOOK)
 
     async def _watch_open(self) -> None:
-        """State OPEN: return at its END; cancel all if it has gone and the device takes nothing."""
+        """State OPEN: return at its END; cancel all if it has gone and the device accepts none."""
         while not self._ended.is_set():
             moved, delivering = self._moved, self._delivering
             with trio.move_on_after(STALL):
@@ -240,7 +240,7 @@ def forward_to(
     At most 512 connections are forwarded concurrently, half of a client's slots; others wait.
 
     Args:
-        open_stream: Opens the stream.
+        open_stream: Opens the stream for a connection.
         quiet_limit: Seconds without a byte in either direction after which a connection is ended if
             its program has ended its half and the system cannot tell whether the program has gone.
 
@@ -255,7 +255,7 @@ def forward_to(
             _keep_alive(connection)
             await _carry(_Program(connection, quiet_limit), open_stream, places)
         except BaseException as exc:
-            with suppress(OSError):  # it may have gone by itself
+            with suppress(OSError):  # the program may have closed it already
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             if not isinstance(exc, Exception):
                 raise
@@ -301,7 +301,7 @@ async def listen_tcp(
         handler: Called with each connection, in a task of its own; closes the connection. Its
             exceptions are logged. Cancelled at the end of the block.
         local_host: The address to listen at; by default only this machine can connect.
-        local_port: The port; 0 takes any that is free.
+        local_port: The port; 0 takes any free port.
 
     Yields:
         The address and the port.
@@ -371,5 +371,5 @@ async def _guard(
     """Log the failure of one connection, so that it does not end the others."""
     try:
         await handler(connection)
-    except Exception:  # of the stream's or the driver's own code, in the loop
+    except Exception:  # from the code of the stream or the driver
         _logger.exception("the handler of a local connection has failed")

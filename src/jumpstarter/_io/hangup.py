@@ -1,9 +1,9 @@
-"""Tell if the program at the other end of a socket has gone, or has only ended its half.
+"""Find out whether the program at the other end of a socket has gone, or only half-closed it.
 
-Both look the same to a reader: there are no more bytes. On one machine the kernel knows more. A
-Unix socket whose other end was closed has hung up, one that was shut down for writing has not. Of a
-TCP connection within the machine, the other end is in the same table of sockets: one that was
-closed is an orphan there, which no file descriptor stands for, until the kernel forgets it.
+A reader sees the end of the stream in both cases. On one machine the kernel knows more. It reports
+a hang-up for a Unix socket whose other end was closed, and none if it was only shut down for
+writing. For a TCP connection within the machine, the other end is in the same table of sockets: if
+it was closed, it is an orphan, without an inode, until the kernel removes it.
 
 This module does not use Trio.
 """
@@ -37,24 +37,24 @@ class Socket(Protocol):
 
     @property
     def family(self) -> int:
-        """Which kind of address it has."""
+        """The address family."""
 
     def fileno(self) -> int:
-        """Give its descriptor."""
+        """Return the file descriptor."""
 
     def getpeername(self) -> Any:
-        """Give the other end's address."""
+        """Return the address of the other end."""
 
     def getsockname(self) -> Any:
-        """Give its own."""
+        """Return the address of this end."""
 
 
 def at_end(sock: Socket) -> bool:
-    """Tell if nothing more can be read: the peer has ended its half, or the connection is broken.
+    """Return True if nothing more can be read: the peer has sent its end, or the connection broke.
 
-    No checkpoint. Nothing is taken from what is there to be read.
+    Not a checkpoint. Consumes nothing.
     """
-    # A second object for the same descriptor, since Trio's has no way to look without waiting.
+    # A second object for the same descriptor: Trio's sockets cannot peek without waiting.
     look = socket.socket(sock.family, socket.SOCK_STREAM, 0, sock.fileno())
     try:
         return not look.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
@@ -67,22 +67,22 @@ def at_end(sock: Socket) -> bool:
 
 
 def is_gone(sock: Socket) -> bool | None:
-    """Tell of a peer that has ended its half if it can still take something. No checkpoint.
+    """Find out whether a peer that has half-closed can still receive. Not a checkpoint.
 
     Args:
         sock: A connected Unix or TCP socket that is open.
 
     Returns:
-        True if nobody can: the other end was closed by each program that had it, or shut down in
-        both directions, or the connection is broken. None if it cannot be told: the peer is on
-        another machine, or this is not Linux, or it lets nobody ask.
+        True if it cannot: every program that had the other end has closed it, or it was shut down
+        in both directions, or the connection is broken. None if that is unknown: the peer is on
+        another machine, the system is not Linux, or the kernel does not answer.
     """
     poll = select.poll()
     poll.register(sock.fileno(), 0)
     happened = sum(event for _, event in poll.poll(0))
     if happened & select.POLLERR:
         return True
-    if sys.platform != "linux":  # where half an end may be a hang-up too
+    if sys.platform != "linux":  # others may report a hang-up for a half-close too
         return None
     if happened & select.POLLHUP:
         return True
@@ -90,9 +90,9 @@ def is_gone(sock: Socket) -> bool | None:
 
 
 def _is_orphan(sock: Socket) -> bool | None:
-    """Look the other end of a TCP connection up in the kernel's table, by sock_diag(7)."""
+    """Look up the other end of a TCP connection in the kernel's table, by sock_diag(7)."""
     try:
-        # What is the peer's own there comes first.
+        # The table is asked for the peer's socket, so the peer's address is the source.
         question = _question(sock.family, sock.getpeername(), sock.getsockname())
         with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as kernel:
             kernel.send(question)
@@ -100,7 +100,7 @@ def _is_orphan(sock: Socket) -> bool | None:
     except OSError:
         return None
     if len(answer) < _INODE_AT + _INODE.size:
-        return None  # an error: most often that it has no such socket
+        return None  # an error, usually that the socket does not exist
     if _HEADER.unpack_from(answer)[1] != _SOCK_DIAG_BY_FAMILY:
         return None
     return bool(_INODE.unpack_from(answer, _INODE_AT)[0] == 0)

@@ -1,4 +1,4 @@
-"""Listening sockets whose connections are closed in forked children from the first moment on."""
+"""Listen on sockets, and never leak a listening or accepted socket to a forked child."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = ["GONE", "SocketListener", "bind_all", "bind_tcp"]
 
-# The peer that was about to be accepted has gone, or its network has: accept(2) reports it here.
+# accept(2) reports these if the peer, or its network, has gone before its connection is accepted.
 GONE: Final = frozenset(
     number
     for name in (
@@ -36,7 +36,7 @@ GONE: Final = frozenset(
 
 
 class SocketListener(trio.abc.Listener[trio.SocketStream]):
-    """A `trio.SocketListener` that holds up forks while it accepts a connection.
+    """A listener like `trio.SocketListener` that delays forks while it accepts a connection.
 
     Args:
         sock: A listening socket. The listener owns it from now on.
@@ -55,7 +55,7 @@ class SocketListener(trio.abc.Listener[trio.SocketStream]):
 
         Raises:
             trio.ClosedResourceError: The listener was closed.
-            OSError: Descriptors or memory are missing.
+            OSError: The system has run out of file descriptors or memory.
         """
         await trio.lowlevel.checkpoint()
         while True:
@@ -74,7 +74,7 @@ class SocketListener(trio.abc.Listener[trio.SocketStream]):
                 return trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
 
     async def aclose(self) -> None:
-        """Close it. A checkpoint. Closing it again is allowed."""
+        """Close the socket. A checkpoint. Closing again does nothing."""
         close_without_fork(self.socket)
         await trio.lowlevel.checkpoint()
 
@@ -83,9 +83,9 @@ def bind_tcp(host: str, port: int, backlog: int) -> SocketListener:
     """Listen at one address. Never waits.
 
     Args:
-        host: An IP address in digits; for IPv6 alone if it is one.
-        port: 0 for any that is free.
-        backlog: How many connections may wait to be accepted.
+        host: A numeric IP address. An IPv6 one accepts IPv6 only.
+        port: The port; 0 takes any free port.
+        backlog: The number of connections that may wait to be accepted.
 
     Raises:
         OSError: Listening failed.
@@ -107,7 +107,7 @@ def bind_all(hosts: Sequence[str], port: int, backlog: int) -> list[SocketListen
     """Listen at every address that this machine has, all on one port. Never waits.
 
     Args:
-        hosts: As for `bind_tcp`. There is at least one.
+        hosts: At least one, each as for `bind_tcp`.
         port: As for `bind_tcp`.
         backlog: As for `bind_tcp`.
 
@@ -121,7 +121,7 @@ def bind_all(hosts: Sequence[str], port: int, backlog: int) -> list[SocketListen
             try:
                 opened.append(bind_tcp(host, port, backlog))
             except OSError as exc:
-                # "localhost" may be ::1 too, where there is no IPv6.
+                # "localhost" can resolve to ::1 on a machine without IPv6.
                 if exc.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                     raise
                 missing.append(exc)

@@ -1,16 +1,17 @@
-"""A Trio loop in a thread of its own, and blocking calls into it.
+"""Run a Trio loop in its own thread, and make blocking calls into it.
 
-Its rules:
+The rules:
 
-- Threads and the loop meet in one place, `_Loop.post`: a deque of callbacks, and one wake-up of the
-  loop however many of them wait. They run in the order of posting.
-- Whatever a job raises, SystemExit too, belongs to whoever waits for it, and no callback raises
-  into Trio: either would end the loop under everybody else's feet.
-- A job is ended exactly once, and always: by its own end, by being refused, or with the loop.
-- Nothing blocks where it would deadlock, and nothing that blocks is deaf to Ctrl-C.
-- A process can exit, or fork, with a portal open.
+- Threads reach the loop only through `_Loop.post`: a deque of callbacks, which run in the order of
+  posting. One wake-up of the loop runs all callbacks that wait.
+- The caller that waits for a job receives any exception of it, SystemExit included, and no callback
+  raises into Trio. Either would end the loop, and with it the jobs of all other callers.
+- Each job ends exactly once: when its function ends, when the loop refuses it, or with the loop.
+- A call that would deadlock raises instead of blocking, and Ctrl-C interrupts every blocking call.
+- A process can exit, or fork, while a portal is open.
 
-It knows no RPC. Only POSIX: elsewhere a thread that waits for a lock cannot be interrupted.
+This module does not know the RPC. It needs POSIX: on other systems, a thread that waits for a lock
+cannot be interrupted.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ __all__ = ["BlockingPortal", "in_trio_thread", "start_blocking_portal"]
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-# Seconds. CPython can miss a signal that comes just as a thread falls asleep (1 in some thousands,
-# measured from 3.11 to 3.13), until it wakes up: so a thread that waits for long does so, briefly.
+# Seconds. CPython can miss a signal that arrives just as a thread starts to sleep, until the thread
+# wakes up (one in some thousands, measured from 3.11 to 3.13). So a long wait wakes up this often.
 _SIGNAL_POLL: Final = 1.0
 _EXIT_GRACE: Final = 1.0  # seconds for all open portals together when the interpreter exits
 
@@ -68,9 +69,9 @@ _loops: weakref.WeakSet[_Loop] = weakref.WeakSet()  # for the two hooks at the e
 
 
 def in_trio_thread() -> bool:
-    """Say whether a Trio loop runs in this thread; it does not in Trio's worker threads."""
-    # A loop sets its thread's hooks for generators; that there are none is quick to see, and to ask
-    # Trio in a thread where it never ran takes four times as long.
+    """Return True if a Trio loop runs in this thread. Trio's worker threads run none."""
+    # A loop sets its thread's hooks for async generators. Looking for them first is four times as
+    # fast as asking Trio in a thread where it never ran.
     return sys.get_asyncgen_hooks()[0] is not None and trio.lowlevel.in_trio_run()
 
 
@@ -83,17 +84,17 @@ def _refuse_in_trio(what: object) -> None:
 
 
 class _Loop(AbstractContextManager["BlockingPortal", None]):
-    """The thread, the loop in it, and what is on its way there.
+    """The thread, the loop in it, and the callbacks posted to it.
 
-    Shared between threads: `inbox` (appended by any, emptied by the loop), `dead` (None, then why
-    nothing more is accepted) and `exiting`. All else is written by the loop's thread alone.
+    Threads share `inbox` (any thread appends, the loop removes), `dead` (None, or the reason why
+    the loop accepts nothing more) and `exiting`. Only the loop's thread writes anything else.
     """
 
     def __init__(self, name: str, grace: float) -> None:
         self.name: str = name
         self.grace: float = grace
         self.dead: str | None = None
-        self.exiting: bool = False  # the interpreter is, and takes daemon threads along
+        self.exiting: bool = False  # the interpreter exits, and kills daemon threads
         self.inbox: deque[Callable[[], object]] = deque()
         self.jobs: set[Job[Any]] = set()
         self.token: trio.lowlevel.TrioToken | None = None
@@ -112,9 +113,9 @@ class _Loop(AbstractContextManager["BlockingPortal", None]):
         return BlockingPortal(self)
 
     def __exit__(self, *exc_info: object) -> None:
-        # No generator, which would be left by the garbage collector too, and wait there.
+        # Not a @contextmanager: the garbage collector would close its generator, and wait here.
         self.stop()
-        while not (self.exiting or self.join(_SIGNAL_POLL)):  # when exiting, it has had its time
+        while not (self.exiting or self.join(_SIGNAL_POLL)):  # at exit, it has had its grace
             pass
 
     def _run(self) -> None:
@@ -123,7 +124,7 @@ class _Loop(AbstractContextManager["BlockingPortal", None]):
         except BaseException as exc:
             self.dead = f"blocking portal {self.name!r} has crashed: {exc!r}"
             raise  # for threading.excepthook to report
-        finally:  # no one is left waiting, whatever has happened
+        finally:  # wake every waiting thread, even after a crash
             for job in list(self.jobs):
                 job.end(RuntimeError(self.dead))
             self.wake()
@@ -138,25 +139,25 @@ class _Loop(AbstractContextManager["BlockingPortal", None]):
                 job.cancel()
 
     def wake(self) -> None:
-        """Run what is in the inbox. What is posted meanwhile has a wake-up of its own."""
+        """Run the callbacks in the inbox. Those posted meanwhile cause another wake-up."""
         for _ in range(len(self.inbox)):
             run_contained(self.inbox.popleft())
 
     def post(self, callback: Callable[[], object]) -> None:
-        """Have `callback()` run in the loop. From any thread, a finalizer too; never blocks."""
+        """Run `callback()` in the loop, soon. Never blocks; any thread or finalizer may call it."""
         if self.dead is not None:
             raise RuntimeError(self.dead)
         self._send(callback)
 
     def post_quietly(self, callback: Callable[[], object]) -> None:
-        """Post, or do nothing when the loop takes no more."""
+        """Post `callback`, or do nothing if the loop accepts nothing more."""
         with suppress(RuntimeError):
             self.post(callback)
 
     def _send(self, callback: Callable[[], object]) -> None:
         self.inbox.append(callback)
         if self.token is None:
-            return  # _main has yet to look into the inbox
+            return  # _main reads the inbox when it starts
         try:
             self.token.run_sync_soon(self.wake, idempotent=True)
         except (trio.RunFinishedError, OSError):  # OSError: a crashed loop has closed its sockets
@@ -165,43 +166,43 @@ class _Loop(AbstractContextManager["BlockingPortal", None]):
     def wait(self, job: Job[Any], callback: Callable[[], object], lock: threading.Lock) -> None:
         """Post a callback of `job`, and block until the loop has released `lock`.
 
-        A KeyboardInterrupt can strike between any two bytecodes. Before `try` nothing is posted;
-        within, the job is cancelled even where the callback was still on its way (the inbox keeps
-        the order) or never set out (`cancel` comes alone, and ends the job). What remains is a
-        second one just before `cancel` is posted: the job then runs until the portal closes.
+        A KeyboardInterrupt can be raised between any two bytecodes. Before `try`, nothing was
+        posted. Within it, the job is cancelled: the inbox keeps the order, so `cancel` follows the
+        callback, and a `cancel` without one ends the job. One case remains: after a second Ctrl-C
+        just before `cancel` is posted, the job runs until the portal closes.
         """
         try:
             self.post(callback)
             while not lock.acquire(timeout=_SIGNAL_POLL):
                 pass
-        except BaseException:  # KeyboardInterrupt, or what another signal's handler has raised
+        except BaseException:  # KeyboardInterrupt, or an exception of another signal's handler
             self._abandon(job)
             raise
         finally:
             if self.exiting and threading.current_thread().daemon:
-                held_lock().acquire()  # for ever: an error here would be printed on the way out
+                held_lock().acquire()  # never returns: the exit would print an error raised here
 
     def _abandon(self, job: Job[Any]) -> None:
         try:
             self.post_quietly(job.cancel)
             if self.dead is None and job.state is not JobState.ENDED:
                 job.done.acquire(timeout=self.grace)
-        except KeyboardInterrupt:  # a second one: wait no longer, but be sure of the cancellation
+        except KeyboardInterrupt:  # a second one: stop waiting, but make sure it is cancelled
             self.post_quietly(job.cancel)
-        except BaseException:  # of another signal's handler; the first one is its context
+        except BaseException:  # from another signal's handler; the first is its context
             self.post_quietly(job.cancel)
             raise
 
     def stop(self) -> None:
-        """Accept nothing more, and have all that runs cancelled. From any thread; never blocks."""
+        """Accept nothing more, and cancel every job. Never blocks; any thread may call it."""
         if self.dead is None:
             self.dead = f"blocking portal {self.name!r} is closed: start a new one"
             with suppress(RuntimeError):
                 self._send(self.stopping.set)
 
     def join(self, timeout: float) -> bool:
-        """Wait at most `timeout` seconds for the thread's end; say if the wait is over."""
-        # Not by Thread.join, which takes a thread for ended once Ctrl-C has interrupted it.
+        """Wait at most `timeout` seconds for the thread to end; return False on a timeout."""
+        # Not Thread.join: once Ctrl-C has interrupted it, it regards the thread as ended.
         if self.thread.is_alive() and threading.current_thread() is not self.thread:
             if not self.ended.acquire(timeout=timeout):
                 return False
@@ -211,14 +212,14 @@ class _Loop(AbstractContextManager["BlockingPortal", None]):
 
 
 class _BlockingContext(AbstractContextManager[T, bool]):
-    """An async context manager held open by one task of the loop, entered and left by blocking."""
+    """Enter and leave an async context manager by blocking calls. One task holds it open."""
 
     def __init__(self, loop: _Loop, cm: AbstractAsyncContextManager[T]) -> None:
         self._loop = loop
         self._cm = cm
-        self._what = getattr(cm, "func", cm)  # for errors; contextlib's forget it once entered
+        self._what = getattr(cm, "func", cm)  # for errors; contextlib drops `func` on entry
         self._value: T
-        self._error: BaseException | None = None  # what the body has raised
+        self._error: BaseException | None = None  # the exception of the body
 
     def __enter__(self) -> T:
         _refuse_in_trio(self._what)
@@ -232,7 +233,7 @@ class _BlockingContext(AbstractContextManager[T, bool]):
 
     def __exit__(self, _: object, exc: BaseException | None, trace: TracebackType | None) -> bool:
         if self._loop.dead is not None:
-            return False  # the portal's end has left it, or the parent of this forked child will
+            return False  # the end of the portal left it, or a forked child leaves it to its parent
         _refuse_in_trio(self._what)
         self._error = exc
         try:
@@ -241,10 +242,10 @@ class _BlockingContext(AbstractContextManager[T, bool]):
         finally:
             self._error = None
             if exc is not None:
-                exc.__traceback__ = trace  # without the frames of its way through the task
+                exc.__traceback__ = trace  # remove the frames that the task has added
 
     async def _hold(self) -> bool:
-        """Be the task; say whether the context manager has suppressed the body's exception."""
+        """Enter, wait and leave in one task; return True if it suppressed the body's exception."""
         try:
             async with self._cm as self._value:
                 self._entered.release()
@@ -258,17 +259,17 @@ class _BlockingContext(AbstractContextManager[T, bool]):
         return self._error is not None
 
     def _ended(self, _: Job[bool]) -> None:
-        if self._entered.locked():  # it never came so far, or was left and no one waits
+        if self._entered.locked():  # __aenter__ failed, or nothing waits for it any more
             self._entered.release()
 
 
 @final
 class BlockingPortal:
-    """The way from ordinary threads into a Trio loop. Made by `start_blocking_portal`.
+    """Calls functions in a Trio loop from ordinary threads. Made by `start_blocking_portal`.
 
-    All methods may be called from any thread, at the same time. Those that block refuse to do so in
-    a thread where a Trio loop runs. In a forked child all that needs the loop raises RuntimeError,
-    and a Future taken before the fork never completes.
+    Any threads may call any methods concurrently. In a thread where a Trio loop runs, the methods
+    that block raise RuntimeError instead. In a forked child, the methods that need the loop raise
+    RuntimeError, and a Future made before the fork never completes.
     """
 
     def __init__(self, loop: _Loop) -> None:
@@ -285,18 +286,19 @@ class BlockingPortal:
     def call(self, func: Callable[[Unpack[Ts]], Awaitable[T] | T], *args: *Ts) -> T:
         """Run `func(*args)` as a task of the loop, and block until it has ended.
 
-        The task sees the calling thread's context variables. Ctrl-C cancels it, waits for its end
-        up to the portal's `grace`, and is then raised, even over a result; a second one ends the
-        wait. The portal lives on.
+        The task runs in a copy of the calling thread's context variables. Ctrl-C cancels the task
+        and waits up to the portal's `grace` for it to end. Then KeyboardInterrupt is raised, even
+        if the task has returned a result. A second Ctrl-C ends the wait. The portal stays open.
 
         Args:
-            func: Async, or sync: then it runs in the loop's thread too, and must be quick.
+            func: An async or sync function. A sync one runs in the loop's thread too, where it
+                blocks all tasks, so it must be quick.
             args: Its positional arguments.
 
         Raises:
             RuntimeError: This thread runs a Trio loop, which would deadlock; or the portal is
                 closed, was closed meanwhile, or belongs to the parent of this forked process.
-            BaseException: What `func` has raised, with its traceback, in no group of ours.
+            BaseException: The exception of `func`, with its traceback, not wrapped in a group.
         """
         _refuse_in_trio(func)
         if not callable(func):
@@ -316,20 +318,22 @@ class BlockingPortal:
     def start_task_soon(
         self, func: Callable[[Unpack[Ts]], Awaitable[T] | T], *args: *Ts, name: object = None
     ) -> Future[T]:
-        """Start `func(*args)` as a task of the loop, and return at once. A Trio task may call it.
+        """Start `func(*args)` as a task of the loop, and return immediately.
+
+        Never blocks, so a Trio task may call it.
 
         Args:
-            func: Async, or sync, as for `call`.
+            func: An async or sync function, as for `call`.
             args: Its positional arguments.
-            name: What Trio calls the task; by default the function's name.
+            name: The task's name in Trio; by default the function's name.
 
         Returns:
-            A Future of its result. Cancelling it cancels the task, whose cleanup may go on; closing
-            the portal cancels both. Waiting for it is `concurrent.futures`' business: it looks for
-            no deadlocks, and Ctrl-C leaves the task running.
+            A Future of the result. Cancelling it cancels the task, which may still run its cleanup;
+            closing the portal cancels both. Waiting for the Future follows the rules of
+            `concurrent.futures`: it does not detect deadlocks, and Ctrl-C leaves the task running.
 
         Raises:
-            RuntimeError: The portal is closed, or the parent's of this forked process.
+            RuntimeError: The portal is closed, or belongs to the parent of this forked process.
         """
         if not callable(func):
             raise_type_error("func", func, _FUNCTION)
@@ -349,24 +353,35 @@ class BlockingPortal:
     ) -> AbstractContextManager[T, bool]:
         """Make a blocking context manager of an async one.
 
-        One task enters it, stays, and leaves it, so nurseries and cancel scopes inside work. An
-        exception of the body is raised in that task, which may suppress or replace it. Entering and
-        leaving block and raise as `call` does; they may happen in different threads. Leaving does
-        nothing once the portal has closed, which cancels the task, or in a forked child.
+        One task enters and leaves it, so nurseries and cancel scopes inside it work. An exception
+        of the body is raised in that task, where the context manager may suppress or replace it.
+        Entering and leaving block and raise as `call` does, and may happen in different threads.
+        Leaving does nothing in a forked child, or after the portal was closed, which cancels the
+        task.
+
+        Args:
+            cm: The async context manager.
 
         Raises:
-            ArgumentError: It is no async context manager.
+            ArgumentError: `cm` is not an async context manager.
         """
         if not hasattr(type(cm), "__aenter__"):
             raise_type_error("cm", cm, "an async context manager")
         return _BlockingContext(self._loop, cm)
 
     def run_sync_soon(self, func: Callable[[Unpack[Ts]], object], *args: *Ts) -> None:
-        """Have `func(*args)` called in the loop's thread, soon, in no task of its own.
+        """Call `func(*args)` in the loop's thread, soon, outside any task.
 
-        Never blocks and never raises, so that it may be used by a finalizer, in a signal handler or
-        in a Trio task: does nothing if the portal is closed, or is the parent's of this forked
-        process. What `func` raises is logged.
+        Never blocks, so a finalizer, a signal handler or a Trio task may use it. Does nothing if
+        the portal is closed, or belongs to the parent of this forked process. An exception of
+        `func` is logged.
+
+        Args:
+            func: A sync function. It blocks the loop while it runs, so it must be quick.
+            args: Its positional arguments.
+
+        Raises:
+            ArgumentError: `func` cannot be called.
         """
         if not callable(func):
             raise_type_error("func", func, _FUNCTION)
@@ -374,17 +389,17 @@ class BlockingPortal:
 
     @property
     def closed(self) -> bool:
-        """True once it takes nothing more: it is closed, or the parent's of this forked process."""
+        """True if it was closed, or belongs to the parent of this forked process."""
         return self._loop.dead is not None
 
     @property
     def grace(self) -> float:
-        """Seconds that a call waits, after Ctrl-C, for its task to have ended."""
+        """Seconds that a call waits for its task to end after Ctrl-C."""
         return self._loop.grace
 
     def in_loop_thread(self) -> bool:
-        """Say whether the calling thread is the one of this portal's loop."""
-        return threading.current_thread() is self._loop.thread  # an ident would be used again
+        """Return True if the calling thread runs this portal's loop."""
+        return threading.current_thread() is self._loop.thread  # not its ident, which may be reused
 
 
 def _settle(future: Future[T], job: Job[T]) -> None:
@@ -402,19 +417,22 @@ def _settle(future: Future[T], job: Job[T]) -> None:
 def start_blocking_portal(
     *, name: str = "jumpstarter-portal", grace: float = 1.0
 ) -> AbstractContextManager[BlockingPortal]:
-    """Run a Trio loop in a daemon thread of its own for as long as the context lasts.
+    """Run a Trio loop in its own daemon thread while the context is open.
 
-    Leaving it cancels all that still runs there, and waits for it without limit; Ctrl-C ends the
-    wait. A context that is dropped, but not left, stays open. What is open when the interpreter
-    exits has one second to end in; daemon threads which still wait for a call then never return.
+    Leaving the context cancels all tasks, and waits for them without limit; Ctrl-C ends the wait. A
+    context that is dropped, but not left, stays open. When the interpreter exits, open portals have
+    one second to end; a daemon thread that still waits for a call then never returns from it.
 
     Args:
-        name: Of the thread, and of the portal in errors.
-        grace: Seconds that a call waits, after Ctrl-C, for its task to have ended. 1 by default:
-            cleanup over a network fits in, and nobody hits Ctrl-C again before.
+        name: The name of the thread, and of the portal in errors.
+        grace: Seconds that a call waits for its task to end after Ctrl-C. The default of 1 suffices
+            for cleanup over a network, and is over before most users press Ctrl-C again.
+
+    Yields:
+        The portal.
 
     Raises:
-        ArgumentError: `grace` is no number of seconds, or `name` is no text.
+        ArgumentError: `grace` is not a number of seconds, or `name` is not a str.
     """
     return _Loop(
         check_text("name", name), min(check_seconds("grace", grace), threading.TIMEOUT_MAX)
@@ -422,7 +440,7 @@ def start_blocking_portal(
 
 
 def _stop_at_exit() -> None:
-    """End what is still open. Starts no thread, which Python 3.12 forbids here, and is quiet."""
+    """Close the open portals. Starts no thread: Python 3.12 forbids that while it exits."""
     deadline = time.monotonic() + _EXIT_GRACE
     with suppress(KeyboardInterrupt):
         for loop in _loops:
@@ -433,7 +451,7 @@ def _stop_at_exit() -> None:
 
 
 def _disown_after_fork() -> None:
-    """Let no one wait in a child for a loop that only the parent has, or wake it from there."""
+    """Mark the loops as the parent's, so that a forked child neither waits for nor wakes them."""
     for loop in _loops:
         text = f"blocking portal {loop.name!r} belongs to the parent of this forked process"
         loop.dead = f"{text}: make a new connection in the child"

@@ -56,7 +56,7 @@ SocketStream: TypeAlias = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 # sun_path has 108 bytes on Linux and 104 on macOS and the BSDs, one of them for the closing NUL.
 _MAX_PATH: Final = (108 if sys.platform == "linux" else 104) - 1
-_BACKLOG: Final = 4096  # Linux's own cap: a thousand clients may come at once
+_BACKLOG: Final = 4096  # the cap of Linux: a thousand clients may connect concurrently
 _LOCK_PATIENCE: Final = 5.0  # seconds; another server keeps the lock for less than a millisecond
 _FORK_TRIES: Final = 3  # to connect while no child is forked
 _PORT_TRIES: Final = 8  # to find a port that is free at each address of a host
@@ -75,8 +75,8 @@ async def open_stream(
 ) -> SocketStream:
     """Connect to a server, and over `tls` shake hands and check its certificate.
 
-    A checkpoint. Waits as long as the network, a full backlog or the peer's handshake make it: set
-    a deadline. When cancelled, the connection is closed. Any Trio task may call it.
+    A checkpoint. Waits without limit for the network, a full backlog and the peer's handshake: the
+    caller sets a deadline. Cancelling it closes the connection. Any Trio task may call it.
 
     Args:
         address: Where the server listens; its port is not 0.
@@ -84,7 +84,7 @@ async def open_stream(
             must be valid for the address's host.
 
     Raises:
-        HandshakeError: Nobody listens there, or we may not connect, or TLS failed.
+        HandshakeError: No server listens there, or we may not connect, or TLS failed.
         ConfigurationError: The context does not fit the address, or the path is too long.
         ArgumentError: The port is 0.
     """
@@ -108,10 +108,10 @@ async def open_stream(
 
 
 async def open_tcp_stream(host: str, port: int) -> trio.SocketStream:
-    """Connect as `trio.open_tcp_stream` does, for this process and no forked child of it.
+    """Connect as `trio.open_tcp_stream` does; forked children close their copy of the socket.
 
-    A fork can come between the system's call and ours. Then the connection is made again, unless
-    the process forks all the time.
+    A fork can happen after the socket was made and before it is registered for that. Then the
+    connection is made again, up to three times in all.
     """
     tries = _FORK_TRIES
     while True:
@@ -121,17 +121,17 @@ async def open_tcp_stream(host: str, port: int) -> trio.SocketStream:
         tries -= 1
         if fork_count() == before or not tries:
             return stream
-        # Ends the connection for the child's copy as well, which `close` alone would not.
+        # Ends the connection for the child's copy too; `close` alone would not.
         with contextlib.suppress(OSError):  # ENOTCONN: the peer has reset it already
             stream.socket.shutdown(socket.SHUT_RDWR)
         close_without_fork(stream.socket)
 
 
 async def open_unix_stream(path: str) -> trio.SocketStream:
-    """Connect to a Unix socket, for this process and none of its forked children.
+    """Connect to a Unix socket; forked children close their copy of it.
 
-    A checkpoint. Waits while the server's queue of pending connections is full. Cancelled, it
-    leaves nothing open.
+    A checkpoint. Waits while the server's queue of pending connections is full. Cancelling it
+    closes the socket.
 
     Raises:
         OSError: The connection failed.
@@ -144,8 +144,8 @@ async def open_unix_stream(path: str) -> trio.SocketStream:
     try:
         sock.setblocking(False)
         while True:
-            # Not trio's connect: it takes EAGAIN, a full backlog, for a connection under way and
-            # gives a socket that is not connected. No event tells of room, so we ask again.
+            # Not trio's connect: it treats EAGAIN (a full backlog) as a connection in progress, and
+            # returns a socket that is not connected. No event reports free space, so we poll.
             with contextlib.suppress(BlockingIOError):
                 sock.connect(path)
                 return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
@@ -159,9 +159,9 @@ async def open_unix_stream(path: str) -> trio.SocketStream:
 async def _start_tls(
     stream: trio.SocketStream, address: Address, context: ssl.SSLContext
 ) -> trio.SSLStream[trio.SocketStream]:
-    # https_compatible: no close_notify. The protocol above says itself when it has ended and takes
-    # any other end for a loss, so who cuts the connection gains nothing by it; and aclose() never
-    # waits for a peer that does not read or has not shaken hands.
+    # https_compatible: no close_notify. The protocol above announces its own end and treats any
+    # other end as an error, so a truncation attack fails. And aclose() never waits for a peer that
+    # does not read or has not shaken hands.
     host = address.host.partition("%")[0]
     try:
         secure = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
@@ -203,13 +203,13 @@ def _check_path_length(path: str) -> None:
 
 
 def _is_no_socket(address: Address, exc: OSError) -> bool:
-    # Linux refuses a file that is no socket as it refuses one at which nobody listens.
+    # Linux reports the same error for a file that is not a socket and for one without a server.
     suspect = exc.errno in (errno.ECONNREFUSED, errno.ENOTSOCK)
     return address.scheme == "unix" and suspect and not Path(address.path).is_socket()
 
 
 def _words(exc: OSError, hints: dict[int, str] | None = None) -> str:
-    # Under an error of its own, trio groups what happened at each address of a host.
+    # Trio raises one error for a host, and groups the errors of its addresses under it.
     group = exc.__cause__
     members = group.exceptions if isinstance(group, ExceptionGroup) else (exc,)
     errors = [member for member in members if isinstance(member, OSError)]
@@ -219,13 +219,13 @@ def _words(exc: OSError, hints: dict[int, str] | None = None) -> str:
 
 @dataclasses.dataclass(eq=False)
 class ListenerSet(trio.abc.AsyncResource):
-    """What `open_listeners` opened: accept from its `listeners`, then close it.
+    """The listeners of one address: accept from its `listeners`, then close it.
 
     Attributes:
         address: Where clients connect, with the real port.
-        listeners: One for each address of the host. A `tls` one accepts without shaking hands: that
-            is done when the stream is first read or written, or by its `do_handshake()`.
-        exposed: True if other machines may reach it.
+        listeners: One for each address of the host. A `tls` one accepts before the handshake, which
+            happens when the stream is first read or written, or by its `do_handshake()`.
+        exposed: True if other machines may be able to connect.
     """
 
     address: Address
@@ -237,11 +237,12 @@ class ListenerSet(trio.abc.AsyncResource):
     async def aclose(self) -> None:
         """Close the listeners, and remove the Unix socket if it is still the one we made.
 
-        A checkpoint; does all its work even when cancelled. Closing again is allowed. A forked
-        child leaves the Unix socket to its parent.
+        A checkpoint; closes everything even when cancelled. Closing again does nothing. A forked
+        child does not remove the Unix socket, which belongs to its parent.
         """
         if self._identity and not is_child(self._owner):
-            # While it still listens: nobody takes the path between the look and the unlink.
+            # Before closing: while it listens, no other server replaces it, so the path is still
+            # ours when it is unlinked.
             _unlink_own(Path(self.address.path), self._identity)
             self._identity = ()
         with trio.CancelScope(shield=True):
@@ -259,16 +260,19 @@ async def open_listeners(
 ) -> ListenerSet:
     """Listen at an address.
 
-    A checkpoint; when cancelled, nothing stays open. Any Trio task may call it. A Unix socket is
-    made in a worker thread under a lock of its directory, without which two servers that start
-    together could take each other's socket for dead; the lock is awaited for 5 s.
+    A checkpoint; cancelling it closes everything. Any Trio task may call it. A Unix socket is made
+    in a worker thread that holds a lock on the directory: without it, two servers that start
+    together could each regard the other's socket as dead. Waits up to 5 s for the lock.
 
     Args:
-        address: Port 0 takes any free port.
+        address: Where to listen. Port 0 takes any free port.
         ssl_context: For `tls` only, and required there: a server's, with its certificate.
-        insecure: Lets `tcp` listen beyond loopback, in cleartext, to all who can reach the host.
-        mode: Of a Unix socket. One beyond 0600 is for who looks at the `peer_credentials` of each
-            stream.
+        insecure: Allow `tcp` beyond loopback: in cleartext, for anyone who can reach the host.
+        mode: The mode of a Unix socket. With a wider one than 0600, the caller must check the
+            `peer_credentials` of each stream.
+
+    Returns:
+        The listeners. The caller closes them.
 
     Raises:
         ConfigurationError: The address is in use, not ours or not allowed, the path too long, its
@@ -293,12 +297,16 @@ async def open_listeners(
 async def listen_at_host(address: Address, *, anywhere: bool) -> list[SocketListener]:
     """Listen at every address of a host, all on one port. A checkpoint.
 
+    Args:
+        address: The host and port; port 0 takes any free port.
+        anywhere: Allow addresses that other machines can reach.
+
     Raises:
-        ConfigurationError: Not `anywhere`, and other machines would reach it.
-        OSError: It cannot be listened at.
+        ConfigurationError: Other machines could connect, and `anywhere` is False.
+        OSError: Listening failed.
     """
     found = await trio.socket.getaddrinfo(address.host, 0, type=socket.SOCK_STREAM)
-    # The very addresses that are checked are bound: a name could resolve otherwise next time.
+    # Bind the addresses that are checked here: the name could resolve differently next time.
     hosts = list(dict.fromkeys(_numeric_host(entry[4]) for entry in found))
     exposed = [host for host in hosts if not ipaddress.ip_address(host).is_loopback]
     if exposed and not anywhere:
@@ -339,7 +347,7 @@ async def _listen_unix(address: Address, mode: int) -> ListenerSet:
 
 
 def _bind_unix(path: Path, mode: int) -> tuple[socket.socket, tuple[int, ...]]:
-    """Make a listening socket; BlockingIOError if another process has the directory's lock."""
+    """Make a listening socket; raise BlockingIOError if another process locks the directory."""
     with no_fork():  # a child would keep the lock, and the socket
         return _bind_unix_here(path, mode)
 
@@ -350,8 +358,8 @@ def _bind_unix_here(path: Path, mode: int) -> tuple[socket.socket, tuple[int, ..
     try:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _remove_dead_socket(path)
-        # Linux gives the file the mode that the socket has. Elsewhere chmod does it: nobody can
-        # connect before listen(). The umask, which all threads share, stays untouched.
+        # On Linux the file gets the socket's mode. On other systems chmod sets it in time, since
+        # no peer can connect before listen(). The umask would affect all threads.
         with contextlib.suppress(OSError):
             os.fchmod(sock.fileno(), mode)
         sock.bind(os.fspath(path))
@@ -368,7 +376,7 @@ def _bind_unix_here(path: Path, mode: int) -> tuple[socket.socket, tuple[int, ..
 
 
 def _remove_dead_socket(path: Path) -> None:
-    """Remove a socket of ours at which nobody listens; refuse anything else that is there."""
+    """Remove our own socket without a server; raise ConfigurationError for anything else."""
     try:
         status = path.lstat()
     except FileNotFoundError:
@@ -390,27 +398,30 @@ def _remove_dead_socket(path: Path) -> None:
 
 
 def _identity(path: Path) -> tuple[int, ...]:
-    # The inode's number alone would not do: some file systems give it to the next file at once.
+    # The inode alone is not enough: some file systems reuse its number immediately.
     status = path.lstat()
     return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def _unlink_own(path: Path, identity: tuple[int, ...]) -> None:
-    with contextlib.suppress(OSError):  # what stays is dead, and the next server replaces it
+    with contextlib.suppress(OSError):  # a socket left behind is dead: the next server replaces it
         if _identity(path) == identity:
             path.unlink()
 
 
 @contextlib.contextmanager
 def private_socket_path() -> Iterator[Path]:
-    """Give a socket's path in a new directory that only this user can enter.
+    """Make a directory that only this user can enter, and yield a socket's path in it.
 
-    It is in `$XDG_RUNTIME_DIR` if that is ours alone, else in the temporary directory, else, where
-    that makes the path too long, in `/tmp`. On leaving it is removed with all that is in it, unless
-    by a forked child. No checkpoint; any thread may use it.
+    The directory is in `$XDG_RUNTIME_DIR` if only this user can enter that, else in the temporary
+    directory, or in `/tmp` if the path would be too long. Leaving removes it with its content; a
+    forked child does not. Not a checkpoint; any thread may use it.
+
+    Yields:
+        The path.
 
     Raises:
-        ConfigurationError: No such directory can be made; says why for each place tried.
+        ConfigurationError: Making the directory failed; gives the reason for each place tried.
     """
     directory = _make_private_directory()
     owner = os.getpid()
@@ -418,14 +429,14 @@ def private_socket_path() -> Iterator[Path]:
         yield directory / "socket"
     finally:
         if not is_child(owner):
-            # What cannot be removed harms nobody; an error here would hide the body's own.
+            # Leftovers are harmless, and an error here would hide the exception of the body.
             shutil.rmtree(directory, ignore_errors=True)
 
 
 def _make_private_directory() -> Path:
     runtime = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
-    bases = [Path("/tmp")]  # noqa: S108 - what we make there is 0700
-    with contextlib.suppress(FileNotFoundError):  # there is none that can be written to
+    bases = [Path("/tmp")]  # noqa: S108 - our directory there is 0700
+    with contextlib.suppress(FileNotFoundError):  # no temporary directory is writable
         bases.insert(0, Path(tempfile.gettempdir()))
     problems = []
     for base in dict.fromkeys([runtime, *bases] if _is_ours_alone(runtime) else bases):
@@ -450,7 +461,7 @@ def _is_ours_alone(directory: Path) -> bool:
 
 
 class Credentials(NamedTuple):
-    """What the system says of the process at the other end of a Unix socket."""
+    """The process at the other end of a Unix socket, as the system reports it."""
 
     pid: int
     uid: int
@@ -458,10 +469,10 @@ class Credentials(NamedTuple):
 
 
 def peer_credentials(stream: trio.abc.Stream) -> Credentials | None:
-    """Tell which process has connected, or listened, at the other end. No checkpoint.
+    """Return the process that connected, or listens, at the other end. Not a checkpoint.
 
     Returns:
-        What is known on a Unix socket of Linux. None on TCP, TLS and other systems.
+        Its ids, for a Unix socket on Linux. None for TCP, TLS and on other systems.
 
     Raises:
         OSError: The stream is closed.

@@ -1,9 +1,9 @@
 """Transfer many bytes in constant memory, with a limit on their number and optional compression.
 
-What is read comes in pieces of at most `PIECE` bytes, however far a few compressed ones would
-expand, so neither end holds more than a few of them. The compressed form is one zstd frame; one
-that was cut short is an error, never an end. This file knows no slots, handles or files: bytes come
-from one coroutine function and go to another.
+Decompression returns at most `CHUNK_SIZE` bytes per read, even if a few compressed bytes expand to
+far more, so each end holds only a few chunks. Compressed data is one zstd frame; a truncated frame
+is an error, never an end. This module does not know slots, handles or files: it reads from one
+coroutine function and writes to another.
 """
 
 from __future__ import annotations
@@ -36,14 +36,13 @@ __all__ = [
 ]
 
 MAX_BYTES: Final = 64 * 1024**3  # larger than the cards and images that are flashed
-CHUNK_SIZE: Final = (
-    64 * 1024
-)  # a frame of the wire; to compress so much holds a loop for a fraction of 1 ms
-ENCODINGS: Final = ("", "zstd")  # as they are told to the exporter
-_WINDOW_LOG: Final = 23  # 8 MiB: what a frame may have its reader remember. Ours take 2 MiB
+# The size of a frame's payload on the wire. Compressing it blocks the loop for less than 1 ms.
+CHUNK_SIZE: Final = 64 * 1024
+ENCODINGS: Final = ("", "zstd")  # their names on the wire
+_WINDOW_LOG: Final = 23  # 8 MiB: the largest window of a frame that we decompress. We send 2 MiB
 
 
-# What is read or written at once. Whoever reads may use the memory of a piece again, later.
+# The data of one read or write. The reader may reuse the memory of a memoryview later.
 Chunks: TypeAlias = list[bytes] | list[memoryview]
 
 
@@ -51,12 +50,16 @@ class DecompressingReader:
     """Reads bytes up to a limit, and decompresses them if they are compressed.
 
     Args:
-        receive: Gives the next bytes, at most so many if it is given a number, `b""` at the end.
+        receive: Returns the next bytes, `b""` at the end. Its argument is the largest number of
+            bytes to return, or None.
         encoding: `""` or `"zstd"`.
-        max_bytes: How many may be read in all, once expanded.
+        max_bytes: The limit on all bytes together, after decompression.
+
+    Attributes:
+        count: The number of bytes read so far, after decompression.
 
     Raises:
-        MissingExtra: They are compressed, and the extra `zstd` is not installed.
+        MissingExtra: The encoding is `"zstd"`, and the extra `zstd` is not installed.
     """
 
     def __init__(
@@ -71,13 +74,14 @@ class DecompressingReader:
         if encoding:
             self._codec, self._error = _decompressor()
         self._max_bytes = max_bytes
-        self.count: int = 0  # bytes read so far
+        self.count: int = 0
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Give the next bytes, `b""` at the end. A checkpoint.
+        """Return the next bytes, `b""` at the end. A checkpoint.
 
         Raises:
-            ResourceError: There are more than the cap allows, or they are no whole zstd frame.
+            ResourceError: There are more bytes than the limit, or the zstd frame is invalid or
+                truncated.
         """
         if self._codec is None:
             data = await self._receive(max_bytes)
@@ -114,11 +118,11 @@ class CompressingWriter:
     """Writes bytes, compressed if an encoding is given.
 
     Args:
-        send: Takes bytes.
+        send: Sends bytes.
         encoding: `""` or `"zstd"`.
 
     Raises:
-        MissingExtra: They are to be compressed, and the extra `zstd` is not installed.
+        MissingExtra: The encoding is `"zstd"`, and the extra `zstd` is not installed.
     """
 
     def __init__(self, send: Callable[[bytes], Awaitable[object]], encoding: str = "") -> None:
@@ -126,7 +130,7 @@ class CompressingWriter:
         self._codec = _compressor() if encoding else None
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Write bytes. A checkpoint; cancelled, an unknown part of them was written."""
+        """Write bytes. A checkpoint. If it is cancelled, an unknown part of them was written."""
         if self._codec is None:
             await self._send(data if type(data) is bytes else bytes(memoryview(data)))
             return
@@ -137,7 +141,7 @@ class CompressingWriter:
                 await self._send(compressed)
 
     async def finish(self) -> None:
-        """Write what the compression has kept back. A checkpoint if there is any."""
+        """Write the bytes that the compressor still holds. A checkpoint if there are any."""
         if self._codec is not None:
             await self._send(self._codec.flush())
 
@@ -150,13 +154,14 @@ async def pipe(
     """Copy everything from `read` to `write`, reading ahead while writing. A checkpoint.
 
     Args:
-        read: Gives the next pieces, an empty list at the end.
-        write: Takes pieces: all that have come while it was writing the last ones.
-        ahead: Reads that may wait to be written. So many again are perhaps being written, one more
-            has begun that, and one is going on: `2 * ahead + 2` in all.
+        read: Returns the next chunks, an empty list at the end.
+        write: Writes chunks: all that were read during the previous write.
+        ahead: The number of reads that may wait to be written. As many again, and one more, may be
+            in the current write, and one read is in progress: `2 * ahead + 2` in all.
 
     Raises:
-        Exception: What `read` or `write` has raised, as it is.
+        Exception: The exception of `read` or `write`, not wrapped in a group. After an error of
+            `read`, the chunks that it had returned before are still written.
     """
     send, receive = trio.open_memory_channel[Chunks](ahead)
     failure: Exception | None = None
@@ -165,17 +170,17 @@ async def pipe(
         nonlocal failure
         with send:
             try:
-                while pieces := await read():
-                    await send.send(pieces)
-            except Exception as exc:  # noqa: BLE001 - raised below as it is, where nothing wraps it
+                while chunks := await read():
+                    await send.send(chunks)
+            except Exception as exc:  # noqa: BLE001 - raised below, outside the nursery, so not in a group
                 failure = exc
 
     async with open_background() as nursery:
         nursery.start_soon(read_all)
-        async for pieces in receive:
+        async for chunks in receive:
             while receive.statistics().current_buffer_used:
-                pieces.extend(receive.receive_nowait())  # type: ignore[arg-type]  # one kind
-            await write(pieces)
+                chunks.extend(receive.receive_nowait())  # type: ignore[arg-type]  # one kind
+            await write(chunks)
     if failure is not None:
         raise failure
 
@@ -183,7 +188,7 @@ async def pipe(
 def _compressor() -> ZstdCompressor:
     try:
         if sys.version_info >= (3, 14):
-            from compression import zstd  # noqa: PLC0415 - who compresses nothing needs no zstd
+            from compression import zstd  # noqa: PLC0415 - needed for compression only
         else:
             from backports import zstd  # noqa: PLC0415
     except ImportError as exc:

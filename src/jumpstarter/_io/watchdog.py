@@ -1,21 +1,20 @@
-"""Report code that blocks an event loop: while it does, no other task of the loop runs.
+"""Report code that blocks an event loop, so that no other task of the loop runs meanwhile.
 
-One thread of the process looks at each watched loop a few times in each limit. The loop itself does
-nothing for this: Trio keeps the running task where other threads can read it, so a call costs
-nothing more, and a waiting loop is left alone. A loop is held if it is found at the same step of
-the same task, and within it at the same call, for as long as the limit. A loop that is busy with
-many short steps never is.
+One thread of the process looks at each watched loop four times per limit. Trio keeps the running
+task where other threads can read it, so this costs the loop nothing, and does not wake an idle
+loop. A loop is held if, for as long as the limit, it is found in the same step of the same task,
+and in the same call within it. A loop that runs many short steps is never reported.
 
-Two kinds of pauses are not the fault of the code that the loop is at:
+Two kinds of pauses are not the fault of the code that the loop runs:
 
-- The process was stopped (SIGSTOP, a suspended machine): the watching thread was late as well. Time
-  beyond what it meant to sleep is counted only as far as the loop's thread used the processor: then
-  code of a C extension kept the interpreter's lock.
-- Other threads compute, and the loop waits for the interpreter's lock: its thread neither used the
-  processor nor sits in a blocking call. That is reported once per process, without a name.
+- The process was stopped (SIGSTOP, a suspended machine). Then the watching thread was late too. If
+  it sleeps longer than intended, the excess counts only as far as the loop's thread used the
+  processor: then a C extension held the interpreter's lock.
+- Other threads compute, and the loop waits for the interpreter's lock. Then its thread neither used
+  the processor nor is in a blocking call. This is reported once per process, without a name.
 
 The library's own tasks are never named. Each name is logged once. This module does not know
-drivers: its caller says how a frame is named.
+drivers: the caller passes a function that names frames.
 """
 
 from __future__ import annotations
@@ -39,22 +38,22 @@ from typing import Any, Final
 import trio
 
 try:
-    # Private: there is no public way to see from another thread what a loop runs.
+    # Private: Trio has no public way to read the running task of a loop from another thread.
     from trio._core import _run
 
     _RUN_CONTEXT: Any = _run.GLOBAL_RUN_CONTEXT
 except (ImportError, AttributeError):
-    _RUN_CONTEXT = None  # `_is_supported` says so
+    _RUN_CONTEXT = None  # `_is_supported` logs a warning
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["FROM_A_THREAD", "Holder", "watched"]
 
 _LOOKS: Final = 4  # per limit: a hold is reported at most a quarter of the limit late
-_LATE: Final = 1.5  # times the pause between two looks: beyond it the process may have been stopped
-_WORKING: Final = 0.5  # share of a hold in which a thread that computes used the processor
+_LATE: Final = 1.5  # pauses between two looks: after a longer one the process may have been stopped
+_WORKING: Final = 0.5  # a thread computes if it used the processor for this share of the hold
 _FRAMES: Final = 30  # the innermost frames of a stack that are logged
-_JOIN: Final = 0.1  # seconds that leaving waits for the thread, which may be writing to a log
+_JOIN: Final = 0.1  # seconds to wait for the thread to end: it may be writing to a log
 _LIBRARIES: Final = frozenset({"jumpstarter", "trio", "outcome", "anyio", "contextlib"})
 _THREAD: Final = "jumpstarter-watchdog"
 
@@ -82,8 +81,8 @@ class Holder:
 
     Attributes:
         name: Its name. Each name is logged once.
-        advice: What its author can do.
-        of: An object that differs between calls, to tell two calls of one name apart.
+        advice: The way to fix it.
+        of: An object that differs between calls, to distinguish two calls of the same name.
     """
 
     name: str
@@ -144,11 +143,11 @@ class _Watch:
     _logged: set[str] = field(default_factory=set)
 
     def look(self, since: float, pause: float) -> _Hold | None:
-        """Find what the loop runs; return what is to be logged, if it is held.
+        """Look at what the loop runs, and return a report if it is held for too long.
 
         Args:
             since: Seconds since the last look.
-            pause: Seconds that were meant to pass.
+            pause: Seconds that the watching thread meant to sleep.
         """
         spent = self._spent if self._clock is None else time.clock_gettime(self._clock)
         worked, self._spent = spent - self._spent, spent
@@ -159,7 +158,7 @@ class _Watch:
             self._step = self._of = None
             return None
         task, step = now[0], (weakref.ref(now[0]), now[1])
-        frame = sys._current_frames().get(self._ident)  # noqa: SLF001 - its one purpose
+        frame = sys._current_frames().get(self._ident)  # noqa: SLF001 - the documented way to read another thread's frame
         stack = [] if frame is None else _stack_of(task, frame)
         holder = self._holder(task, stack)
         of = None if holder is None else holder.of
@@ -182,7 +181,7 @@ class _Watch:
                 hold = _Hold(None, self._held, _summary([]))
         elif holder is not None and holder.name not in self._logged:
             hold = _Hold(holder, self._held, _summary(stack))
-        if hold is None or self._now() != now:  # it went on while we looked
+        if hold is None or self._now() != now:  # the loop continued while we looked
             return None
         if hold.holder is None:
             _note_starvation()
@@ -191,15 +190,15 @@ class _Watch:
         return hold
 
     def _is_starved(self) -> bool:
-        """Tell if the loop's thread waits for the interpreter's lock, which other threads hold."""
+        """Return True if the thread waits for the interpreter's lock, which other threads hold."""
         if self._clock is None or self._worked >= _WORKING * self._held:
-            return False  # it computes, or nobody can tell
+            return False  # it computes, or that is unknown
         return not _is_in_blocking_call(self._native) and _is_lock_contended()
 
     def _now(self) -> tuple[trio.lowlevel.Task, int] | None:
-        """Return the running task, if there is one, and how often it has waited before."""
+        """Return the running task and the number of its step, or None if the loop is idle."""
         task = self._run.get("task")
-        # Private: it is how Trio counts the steps of a task, and nothing public tells two apart.
+        # Private: Trio counts the steps of a task here, and has no public counter.
         return None if task is None else (task, task._schedule_points)  # noqa: SLF001
 
     def _holder(self, task: trio.lowlevel.Task, stack: list[FrameType]) -> Holder | None:
@@ -241,7 +240,7 @@ def _stack_of(task: trio.lowlevel.Task, frame: FrameType) -> list[FrameType]:
 
 
 def _frames_above(task: trio.lowlevel.Task) -> Iterator[FrameType]:
-    """Yield the frames of the tasks that have started a task, and wait for it."""
+    """Yield the frames of the parent tasks, which wait for this task in their nurseries."""
     nursery = task.parent_nursery
     while nursery is not None:
         coro: Any = nursery.parent_task.coro
@@ -278,36 +277,36 @@ def _note_starvation() -> None:
 
 
 def _is_in_blocking_call(thread: int) -> bool:
-    """Tell if a thread waits in the kernel for something else than a lock, as far as is known.
+    """Return True if a thread is known to wait in the kernel for anything but a lock.
 
     Args:
         thread: Its native id.
     """
     try:
         function = Path(f"/proc/self/task/{thread}/wchan").read_text()
-    except OSError:  # another system than Linux, or the thread has ended
+    except OSError:  # not Linux, or the thread has ended
         return False
     return function not in ("", "0") and "futex" not in function
 
 
 def _is_lock_contended() -> bool:
-    """Tell if a thread that gives up the interpreter's lock has to wait to get it again."""
+    """Return True if a thread that releases the interpreter's lock waits to get it back."""
     start = time.monotonic()
-    for _ in range(5):  # at a single time, the lock may happen to be free
-        time.sleep(0)  # releases the lock, and takes it again
+    for _ in range(5):  # a single try may find the lock free by chance
+        time.sleep(0)  # releases the lock and takes it back
     return time.monotonic() - start > sys.getswitchinterval()
 
 
 class _Watchdog:
-    """The watches of a process, and the thread that runs while there are some."""
+    """The watches of a process, and the thread that looks at them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # protects the attributes below, and the watches
         self._watches: list[_Watch] = []
         self._thread: threading.Thread | None = None
         self._failed = False  # a look has raised, which was logged
-        # Released for a moment to wake the thread. A threading.Event has inner locks; a fork can
-        # find one of them held by the thread, and the child would then wait for it without end.
+        # Releasing it wakes the thread. Not a threading.Event, which has inner locks: if the thread
+        # held one during a fork, the child would wait for it without end.
         self._bell = threading.Lock()
         self._bell.acquire()
 
@@ -346,7 +345,7 @@ class _Watchdog:
         thread.join(_JOIN)
 
     def _wake(self) -> None:
-        with suppress(RuntimeError):  # it wakes up already
+        with suppress(RuntimeError):  # it is waking up already
             self._bell.release()
 
     def _run(self) -> None:
@@ -369,8 +368,8 @@ class _Watchdog:
     def _look(self, watch: _Watch, since: float, pause: float) -> _Hold | None:
         try:
             return watch.look(since, pause)
-        # Frames and tasks change while they are looked at, and a namer is its caller's code: one
-        # look that fails must not end the thread, which watches all loops of the process.
+        # Frames and tasks change while we look at them, and a namer is the caller's code. One
+        # failure must not end the thread, which watches all loops of the process.
         except Exception:
             if not self._failed:
                 self._failed = True
@@ -385,11 +384,13 @@ _watch_here: Final[trio.lowlevel.RunVar[_Watch]] = trio.lowlevel.RunVar("_watch_
 
 @contextmanager
 def watched(limit: float, namer: Namer | None = None) -> Iterator[None]:
-    """Watch the Trio loop of this thread while the block runs. For a task of that loop.
+    """Watch the Trio loop of this thread while the block runs. Call it in a task of that loop.
+
+    Neither entering nor leaving is a checkpoint; leaving waits up to 0.1 s for the thread to end.
 
     Args:
-        limit: Seconds for which one step of a task may hold the loop before it is logged. With
-            `math.inf`, nothing is watched.
+        limit: Seconds for which one step of a task may hold the loop before it is logged.
+            `math.inf` turns the watchdog off.
         namer: Names the code that a frame belongs to, or returns None. Called in the watching
             thread.
     """
@@ -401,21 +402,21 @@ def watched(limit: float, namer: Namer | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        if dog is _watchdog:  # a forked child has another one, and no thread of this one
+        if dog is _watchdog:  # a forked child has its own
             dog.end(watch, limit, namer)
 
 
 @functools.cache
 def _is_supported() -> bool:
-    """Tell if this version of Trio shows its running task as expected. Warns once if it does not.
+    """Return True if this version of Trio exposes its running task; else warn once.
 
-    In a task: the running one is known.
+    Must be called in a task, whose identity it compares.
     """
     try:
         task: Any = vars(_RUN_CONTEXT)["task"]
         if task is trio.lowlevel.current_task() and isinstance(task._schedule_points, int):  # noqa: SLF001 - see `_now`
             return True
-    except Exception:  # noqa: BLE001, S110 - whatever it is, the answer is no
+    except Exception:  # noqa: BLE001, S110 - any error means no
         pass
     _logger.warning(
         "code that blocks the event loop will not be noticed: the watchdog does not know this "
@@ -428,7 +429,7 @@ def _is_supported() -> bool:
 def _watch_of_this_loop() -> _Watch:
     with suppress(LookupError):
         watch = _watch_here.get()
-        if watch.limits:  # else it is over, and its names may be logged again
+        if watch.limits:  # else it has ended: start a new one, which logs each name again
             return watch
     watch = _Watch()
     _watch_here.set(watch)
@@ -436,7 +437,7 @@ def _watch_of_this_loop() -> _Watch:
 
 
 def _forget_after_fork() -> None:
-    """Start afresh in a forked child: thread, loops and perhaps a held lock are the parent's."""
+    """Make a new watchdog in a forked child: the thread and the loops stay in the parent."""
     global _watchdog  # noqa: PLW0603 - one per process
     _watchdog = _Watchdog()
 
