@@ -85,7 +85,7 @@ def echoed(stream: Any) -> bytes:
     return bytes(heard)
 
 
-def test_calls_and_values_of_any_size_are_whole(client: DriverClient) -> None:
+def test_calls_and_large_values_are_complete(client: DriverClient) -> None:
     assert client.call("nap") == "slept"
     assert client.call("echo", MUCH) == MUCH
     time.sleep(2 * TIMEOUT)
@@ -93,14 +93,14 @@ def test_calls_and_values_of_any_size_are_whole(client: DriverClient) -> None:
     assert list(client.streamingcall("count", 1000)) == list(range(1000))
 
 
-def test_raw_streams_are_whole(client: DriverClient) -> None:
+def test_raw_streams_are_complete(client: DriverClient) -> None:
     with client.stream() as stream:
         time.sleep(2 * TIMEOUT)
         assert echoed(stream) == MUCH
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-def test_forwarded_connections_are_whole(client: DriverClient, kind: str) -> None:
+def test_forwarded_connections_are_complete(client: DriverClient, kind: str) -> None:
     with connected(client, kind) as program:
         time.sleep(2 * TIMEOUT)
         assert echoed(program) == MUCH
@@ -126,7 +126,7 @@ def connected(client: DriverClient, kind: str) -> Iterator[socket.socket]:
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-def test_what_a_network_driver_carries_is_whole(kind: str) -> None:
+def test_network_driver_streams_are_complete(kind: str) -> None:
     family, name = (socket.AF_INET, ("127.0.0.1", 0)) if kind == "tcp" else (socket.AF_UNIX, "")
     with socket.socket(family) as listener, tempfile.TemporaryDirectory() as directory:
         listener.bind(name or f"{directory}/socket")

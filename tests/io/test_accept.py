@@ -75,7 +75,7 @@ WANT = ("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM")
 
 
 @pytest.mark.parametrize("name", GONE)
-async def test_a_connection_that_has_gone_is_passed_over_in_silence(
+async def test_closed_connections_are_skipped_without_a_log_line(
     name: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     streams = [stream(), stream()]
@@ -87,7 +87,7 @@ async def test_a_connection_that_has_gone_is_passed_over_in_silence(
 
 
 @pytest.mark.parametrize("name", [*WANT, "EINVAL"])
-async def test_what_is_missing_is_waited_for_and_said_once(
+async def test_lack_of_descriptors_or_memory_is_waited_out_and_logged_once(
     name: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     streams = [stream(), stream()]
@@ -103,7 +103,7 @@ async def test_what_is_missing_is_waited_for_and_said_once(
     assert record.exc_info is None, "a line, and no traceback"
 
 
-async def test_want_that_lasts_is_said_once_a_minute_with_the_count(
+async def test_lasting_lack_of_descriptors_is_logged_once_a_minute_with_a_count(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     began = autojump_clock.current_time()
@@ -117,7 +117,7 @@ async def test_want_that_lasts_is_said_once_a_minute_with_the_count(
         assert 595 <= int(message.removesuffix(" lines were omitted here")) <= 605
 
 
-async def test_want_of_memory_for_the_program_itself_is_waited_for_too(
+async def test_memory_error_is_waited_out(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     last, began = stream(), autojump_clock.current_time()
@@ -130,7 +130,7 @@ async def test_want_of_memory_for_the_program_itself_is_waited_for_too(
 @pytest.mark.parametrize(
     "make", [lambda: trio.ClosedResourceError("closed"), lambda: AssertionError("a bug")]
 )
-async def test_what_is_no_trouble_of_the_system_is_not_hidden(
+async def test_other_errors_of_accept_are_raised(
     make: Callable[[], Exception],
 ) -> None:
     exc = make()
@@ -144,7 +144,7 @@ async def test_what_is_no_trouble_of_the_system_is_not_hidden(
                 await accept_forever(FakeListener(exc), never, nursery)
 
 
-async def test_a_connection_is_served_while_the_next_is_awaited() -> None:
+async def test_connection_is_served_while_accept_waits_for_the_next() -> None:
     served = trio.Event()
 
     async def serve(_: trio.abc.Stream) -> None:
@@ -180,7 +180,7 @@ def hang_up(sock: socket.socket, how: str) -> None:
     ("how", "taken"),
     [("closes", 0), ("resets", 0), ("speaks and closes", 3)],
 )
-async def test_who_has_hung_up_without_a_word_costs_no_session(how: str, taken: int) -> None:
+async def test_peer_that_hung_up_silently_gets_no_session(how: str, taken: int) -> None:
     handled = []
 
     async def handle(stream: trio.abc.Stream) -> None:
@@ -202,7 +202,7 @@ async def test_who_has_hung_up_without_a_word_costs_no_session(how: str, taken: 
     assert handled == [b"G"] * taken + [b"!"]
 
 
-async def test_who_waits_to_speak_is_taken_in_and_nothing_of_it_is_read() -> None:
+async def test_silent_peer_is_accepted_and_none_of_its_bytes_are_consumed() -> None:
     with trio.fail_after(DEADLINE):
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         heard: list[bytes | bytearray] = []

@@ -188,7 +188,7 @@ async def receive_exactly(stream: trio.abc.ReceiveStream, size: int) -> bytes:
 
 @over_every_transport
 @timed()
-async def test_bytes_go_both_ways_at_once_whatever_their_number(make_pair: PairMaker) -> None:
+async def test_bytes_flow_both_ways_concurrently_in_any_number(make_pair: PairMaker) -> None:
     payload = bytes(range(256)) * 80
 
     async def send(stream: SlotStream, data: bytes) -> None:
@@ -209,7 +209,9 @@ async def test_bytes_go_both_ways_at_once_whatever_their_number(make_pair: PairM
     st.lists(st.binary(max_size=3000), max_size=8),
     st.lists(st.integers(1, 3000), min_size=1, max_size=8),
 )
-def test_any_pieces_arrive_in_any_other_pieces(sent: list[bytes], sizes: list[int]) -> None:
+def test_bytes_sent_in_any_chunks_can_be_received_in_any_chunks(
+    sent: list[bytes], sizes: list[int]
+) -> None:
     async def run() -> None:
         async with in_time(), opened() as ends, trio.open_nursery() as nursery:
 
@@ -256,7 +258,7 @@ async def test_any_buffer_can_be_sent(data: bytearray | memoryview, sent: bytes)
 
 @pytest.mark.parametrize("data", [5, "text", None, [1, 2]])
 @timed()
-async def test_what_is_no_buffer_cannot_be_sent(data: bytes) -> None:
+async def test_send_all_rejects_objects_that_are_not_buffers(data: bytes) -> None:
     async with opened() as ends:
         with pytest.raises(TypeError):
             await ends.ours.send_all(data)
@@ -277,7 +279,7 @@ async def test_a_buffer_may_be_changed_once_it_was_sent() -> None:
     ("max_bytes", "wrong"), [(0, ValueError), (-1, ValueError), (1.5, TypeError)]
 )
 @timed()
-async def test_only_a_positive_number_of_bytes_can_be_asked_for(
+async def test_receive_some_requires_a_positive_max_bytes(
     max_bytes: int, wrong: type[Exception]
 ) -> None:
     async with opened() as ends:
@@ -286,7 +288,7 @@ async def test_only_a_positive_number_of_bytes_can_be_asked_for(
 
 
 @timed()
-async def test_receiving_gives_no_more_than_asked_for_and_then_the_rest() -> None:
+async def test_receive_some_returns_at_most_max_bytes_and_then_the_rest() -> None:
     async with opened() as ends:
         await ends.ours.send_all(b"one two")
         assert await ends.theirs.receive_some(3) == b"one"
@@ -295,7 +297,7 @@ async def test_receiving_gives_no_more_than_asked_for_and_then_the_rest() -> Non
 
 
 @timed()
-async def test_all_that_is_there_is_received_at_once_up_to_a_limit() -> None:
+async def test_receive_some_returns_all_available_bytes_up_to_a_limit() -> None:
     sent = [letter * 60_000 for letter in (b"a", b"b", b"c")]
     async with opened(limits=WIDE) as ends:
         for piece in sent:
@@ -312,7 +314,7 @@ async def test_all_that_is_there_is_received_at_once_up_to_a_limit() -> None:
 
 
 @timed()
-async def test_who_takes_all_that_there_is_once_is_not_taken_for_one_who_keeps_up() -> None:
+async def test_one_read_of_all_available_bytes_does_not_grow_the_window() -> None:
     limits = Limits(stream_window=32 * 1024)
     async with opened(limits=limits) as ends:
         for _ in range(8):
@@ -328,7 +330,7 @@ async def test_who_takes_all_that_there_is_once_is_not_taken_for_one_who_keeps_u
 
 
 @timed()
-async def test_connections_that_share_a_thread_do_not_mix_up_what_they_read_in_bulk() -> None:
+async def test_connections_of_one_thread_do_not_mix_their_bulk_reads() -> None:
     async def carry(letter: bytes) -> None:
         sent = b"".join(letter + bytes([number % 251]) * 9_999 for number in range(200))
         async with opened(unix_pair, Limits()) as ends, trio.open_nursery() as nursery:
@@ -341,7 +343,7 @@ async def test_connections_that_share_a_thread_do_not_mix_up_what_they_read_in_b
 
 
 @timed()
-async def test_who_waits_for_bytes_waits_once_and_who_is_cancelled_receives_none() -> None:
+async def test_waiting_receive_parks_once_and_a_cancelled_one_consumes_nothing() -> None:
     async with opened() as ends:
         with trio.CancelScope() as scope:
             scope.cancel()
@@ -380,7 +382,7 @@ async def test_a_cancelled_receive_loses_nothing() -> None:
 
 
 @timed()
-async def test_nothing_is_sent_without_credit_and_all_of_it_with_some() -> None:
+async def test_sender_uses_all_its_credit_and_then_waits() -> None:
     async with opened() as ends, trio.open_nursery() as nursery:
         nursery.start_soon(ends.ours.send_all, bytes(3 * WINDOW))
         await wait_all_tasks_blocked()
@@ -392,7 +394,7 @@ async def test_nothing_is_sent_without_credit_and_all_of_it_with_some() -> None:
 
 
 @timed()
-async def test_credit_is_given_back_for_what_was_read_half_a_window_at_a_time() -> None:
+async def test_credit_is_returned_after_each_half_window_read() -> None:
     async with opened() as ends:
         await ends.ours.send_all(bytes(WINDOW))
         await receive_exactly(ends.theirs, WINDOW // 2 - 1)
@@ -464,7 +466,7 @@ async def test_one_task_may_send_and_another_one_receive() -> None:
 
 
 @timed()
-async def test_a_cancelled_send_takes_back_what_had_not_left_and_the_stream_goes_on() -> None:
+async def test_cancelled_send_withdraws_queued_bytes_and_the_stream_stays_usable() -> None:
     async with opened(lockstep_pair, WIDE) as ends:
         ends.to_server.open = trio.Event()
         with trio.CancelScope() as scope:
@@ -543,7 +545,7 @@ async def send_for(stream: SlotStream, data: bytes, turns: int) -> None:
 
 @over_every_transport
 @timed()
-async def test_the_end_of_one_half_comes_behind_its_bytes_and_leaves_the_other_open(
+async def test_end_of_one_half_follows_its_bytes_and_leaves_the_other_half_open(
     make_pair: PairMaker,
 ) -> None:
     async with opened(make_pair) as ends:
@@ -557,7 +559,7 @@ async def test_the_end_of_one_half_comes_behind_its_bytes_and_leaves_the_other_o
 
 
 @timed()
-async def test_after_its_end_our_half_sends_nothing() -> None:
+async def test_sending_after_send_eof_raises() -> None:
     async with opened() as ends:
         await ends.ours.send_eof()
         for _ in range(2):
@@ -592,7 +594,7 @@ async def clogged() -> AsyncIterator[Ends]:
 
 @every_wait
 @timed()
-async def test_a_failure_wakes_whoever_waits_and_stays(
+async def test_failure_wakes_waiting_tasks_and_later_calls_raise_it_again(
     wait: Callable[[SlotStream], Awaitable[object]],
 ) -> None:
     async with clogged() as ends, trio.open_nursery() as nursery:
@@ -611,7 +613,7 @@ async def test_a_failure_wakes_whoever_waits_and_stays(
 
 @every_wait
 @timed()
-async def test_a_lost_connection_wakes_whoever_waits_and_says_why(
+async def test_lost_connection_wakes_waiting_tasks_with_the_reason(
     wait: Callable[[SlotStream], Awaitable[object]],
 ) -> None:
     async with clogged() as ends, trio.open_nursery() as nursery:
@@ -629,7 +631,7 @@ async def test_a_lost_connection_wakes_whoever_waits_and_says_why(
 
 
 @timed()
-async def test_who_has_no_room_to_send_in_hears_that_the_connection_has_ended() -> None:
+async def test_sender_that_waits_for_the_write_buffer_learns_that_the_connection_ended() -> None:
     """And lets others run until then, those who are to tell it among them."""
     async with opened(limits=replace(LIMITS, max_unsent=1)) as ends:
         connection = ends.client.connection
@@ -644,7 +646,7 @@ async def test_who_has_no_room_to_send_in_hears_that_the_connection_has_ended() 
 
 @every_wait
 @timed()
-async def test_closing_here_wakes_whoever_waits(
+async def test_aclose_wakes_waiting_tasks(
     wait: Callable[[SlotStream], Awaitable[object]],
 ) -> None:
     async with clogged() as ends, trio.open_nursery() as nursery:
@@ -662,7 +664,7 @@ async def test_closing_here_wakes_whoever_waits(
 
 
 @timed()
-async def test_what_came_before_a_failure_is_received_and_then_the_failure() -> None:
+async def test_bytes_received_before_a_failure_are_returned_before_it_is_raised() -> None:
     async with opened() as ends:
         await ends.theirs.send_all(b"before")
         ends.end(error(), well=False)
@@ -674,7 +676,7 @@ async def test_what_came_before_a_failure_is_received_and_then_the_failure() -> 
 
 
 @timed()
-async def test_a_failure_after_the_end_of_their_half_is_none_for_whoever_reads() -> None:
+async def test_reader_is_unaffected_by_a_failure_after_the_peers_end() -> None:
     async with opened() as ends:
         await ends.theirs.send_eof()
         ends.end(error(), well=False)
@@ -685,7 +687,7 @@ async def test_a_failure_after_the_end_of_their_half_is_none_for_whoever_reads()
 
 
 @timed()
-async def test_when_all_is_over_there_is_nothing_to_read_and_nobody_to_send_to() -> None:
+async def test_after_the_slot_ends_reading_returns_the_end_and_sending_raises() -> None:
     async with opened() as ends:
         await ends.theirs.send_eof()
         ends.end(value(), well=True)
@@ -699,7 +701,7 @@ async def test_when_all_is_over_there_is_nothing_to_read_and_nobody_to_send_to()
 
 
 @timed()
-async def test_the_side_that_has_ended_the_stream_reads_nothing_more() -> None:
+async def test_side_that_ended_the_stream_reads_nothing_more() -> None:
     async with opened() as ends, trio.open_nursery() as nursery:
 
         async def expect_end() -> None:
@@ -711,7 +713,7 @@ async def test_the_side_that_has_ended_the_stream_reads_nothing_more() -> None:
 
 
 @timed()
-async def test_no_credit_is_given_back_once_it_is_over() -> None:
+async def test_no_credit_is_returned_after_the_slot_ends() -> None:
     async with opened() as ends:
         await ends.theirs.send_all(bytes(WINDOW))
         await ends.theirs.send_eof()
@@ -724,7 +726,7 @@ async def test_no_credit_is_given_back_once_it_is_over() -> None:
 
 
 @timed()
-async def test_a_send_whose_bytes_cannot_leave_any_more_fails() -> None:
+async def test_send_fails_if_its_queued_bytes_can_no_longer_be_written() -> None:
     async with opened(lockstep_pair, WIDE) as ends:
         ends.to_server.open = trio.Event()
         async with trio.open_nursery() as nursery:
@@ -740,7 +742,7 @@ async def test_a_send_whose_bytes_cannot_leave_any_more_fails() -> None:
 
 
 @timed()
-async def test_a_closed_stream_keeps_nothing_of_what_still_comes() -> None:
+async def test_closed_stream_drops_bytes_that_arrive_later() -> None:
     async with opened() as ends:
         await ends.theirs.send_all(b"before")
         await wait_all_tasks_blocked()

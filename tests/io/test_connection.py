@@ -241,7 +241,9 @@ def said(heard: Frame) -> Goaway:
 @over_every_transport
 @both_roles
 @timed()
-async def test_both_roles_greet_over_every_transport(role: Role, make_pair: PairMaker) -> None:
+async def test_both_roles_exchange_hello_over_every_transport(
+    role: Role, make_pair: PairMaker
+) -> None:
     async with greeted(role, make_pair) as (side, peer):
         await peer.send(frame(FrameType.PING, 0, b"12345678"))
         await peer.hear(FrameType.PING)
@@ -250,7 +252,7 @@ async def test_both_roles_greet_over_every_transport(role: Role, make_pair: Pair
 
 @both_roles
 @timed(3600)
-async def test_a_peer_that_says_nothing_is_given_up_after_the_hello_timeout(
+async def test_silent_peer_is_disconnected_after_the_hello_timeout(
     role: Role, autojump_clock: MockClock
 ) -> None:
     del autojump_clock
@@ -264,7 +266,7 @@ async def test_a_peer_that_says_nothing_is_given_up_after_the_hello_timeout(
 
 @both_roles
 @timed(3600)
-async def test_a_hello_that_dribbles_in_is_given_up_all_the_same(
+async def test_hello_that_arrives_too_slowly_times_out(
     role: Role, autojump_clock: MockClock
 ) -> None:
     del autojump_clock
@@ -279,9 +281,7 @@ async def test_a_hello_that_dribbles_in_is_given_up_all_the_same(
 
 @both_roles
 @timed(3600)
-async def test_nothing_is_said_before_hello_however_long_it_takes(
-    role: Role, autojump_clock: MockClock
-) -> None:
+async def test_nothing_is_sent_before_hello(role: Role, autojump_clock: MockClock) -> None:
     del autojump_clock
     patient = Limits(hello_timeout=100, ping_interval=1, ping_timeout=50)
     async with connected(role, limits=patient) as (side, peer):
@@ -325,7 +325,7 @@ LOOK_LIKE_FRAMES = {
 )
 @both_roles
 @timed()
-async def test_a_peer_of_another_protocol_is_told_from_ours_and_its_bytes_are_shown(
+async def test_peer_of_another_protocol_is_recognised_and_its_bytes_are_shown(
     role: Role, preamble: bytes, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with connected(role) as (side, peer):
@@ -340,7 +340,7 @@ async def test_a_peer_of_another_protocol_is_told_from_ours_and_its_bytes_are_sh
 
 
 @timed(3600)
-async def test_a_stranger_whose_time_runs_out_as_we_tell_it_so_is_still_called_a_stranger(
+async def test_timeout_while_rejecting_another_protocol_still_names_the_protocol_mismatch(
     autojump_clock: MockClock,
 ) -> None:
     del autojump_clock
@@ -354,7 +354,7 @@ async def test_a_stranger_whose_time_runs_out_as_we_tell_it_so_is_still_called_a
 
 
 @given(st.binary(min_size=1, max_size=100), st.sampled_from(["client", "server"]))
-def test_no_bytes_whatever_make_a_connection_of_a_stranger(data: bytes, role: Role) -> None:
+def test_no_bytes_of_another_protocol_establish_a_connection(data: bytes, role: Role) -> None:
     async def connect() -> None:
         async with in_time(), connected(role) as (side, peer):
             await peer.send(data)
@@ -368,7 +368,7 @@ def test_no_bytes_whatever_make_a_connection_of_a_stranger(data: bytes, role: Ro
 
 @both_roles
 @timed()
-async def test_another_version_is_named(role: Role) -> None:
+async def test_other_protocol_version_is_named(role: Role) -> None:
     async with connected(role) as (side, peer):
         future = Hello.of(DEFAULT_LIMITS)
         payload = bytearray(encode_hello(future))
@@ -382,7 +382,7 @@ async def test_another_version_is_named(role: Role) -> None:
 
 @both_roles
 @timed()
-async def test_a_refusal_instead_of_hello_gives_the_peers_reason(role: Role) -> None:
+async def test_goaway_instead_of_hello_reports_the_peers_reason(role: Role) -> None:
     async with connected(role) as (side, peer):
         await peer.send(goaway(Code.UNAUTHENTICATED, "not admitted"))
         reason = await reason_of(side)
@@ -395,7 +395,7 @@ async def test_a_refusal_instead_of_hello_gives_the_peers_reason(role: Role) -> 
 
 @over_every_transport
 @timed()
-async def test_a_client_hears_the_answer_to_its_call(make_pair: PairMaker) -> None:
+async def test_client_receives_the_answer_to_its_call(make_pair: PairMaker) -> None:
     async with greeted("client", make_pair) as (side, peer):
         slot, endpoint = side.call()
         side.connection.writer.flush()
@@ -409,7 +409,7 @@ async def test_a_client_hears_the_answer_to_its_call(make_pair: PairMaker) -> No
 
 @over_every_transport
 @timed()
-async def test_a_server_hears_a_call_and_answers_it(make_pair: PairMaker) -> None:
+async def test_server_receives_a_call_and_answers_it(make_pair: PairMaker) -> None:
     async with greeted("server", make_pair) as (side, peer):
         await peer.send(
             frame(FrameType.CALL, 5, bytes(call()[8:])), frame(FrameType.PING, 0, bytes(8))
@@ -424,7 +424,7 @@ async def test_a_server_hears_a_call_and_answers_it(make_pair: PairMaker) -> Non
 
 
 @timed()
-async def test_one_that_reads_nothing_holds_up_no_other() -> None:
+async def test_peer_that_reads_nothing_does_not_delay_other_connections() -> None:
     async with greeted("client") as (side, peer):
         lazy, lazy_endpoint = side.call(Kind.STREAM)
         other, other_endpoint = side.call()
@@ -439,7 +439,7 @@ async def test_one_that_reads_nothing_holds_up_no_other() -> None:
 
 @over_every_transport
 @timed()
-async def test_reading_goes_on_while_the_peer_takes_nothing(make_pair: PairMaker) -> None:
+async def test_reading_continues_while_the_peer_reads_nothing(make_pair: PairMaker) -> None:
     async with greeted("client", make_pair, Limits(ping_burst=1000)) as (side, peer):
         answered, endpoint = side.call()
         side.connection.writer.flush()
@@ -454,7 +454,7 @@ async def test_reading_goes_on_while_the_peer_takes_nothing(make_pair: PairMaker
 
 
 @timed()
-async def test_what_comes_for_a_slot_without_an_owner_is_dropped() -> None:
+async def test_frames_for_a_slot_without_a_handler_are_dropped() -> None:
     async with greeted("client") as (side, peer):
         slot, _ = side.call(Kind.STREAM)
         side.connection.writer.flush()
@@ -471,7 +471,7 @@ async def test_what_comes_for_a_slot_without_an_owner_is_dropped() -> None:
 
 @both_roles
 @timed()
-async def test_a_breach_ends_the_connection_after_what_came_before_it(
+async def test_protocol_error_ends_the_connection_after_the_frames_before_it(
     role: Role, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with greeted(role) as (side, peer):
@@ -491,7 +491,7 @@ async def test_a_breach_ends_the_connection_after_what_came_before_it(
 
 
 @timed(3600)
-async def test_a_breach_by_a_peer_that_takes_nothing_ends_the_connection_as_well(
+async def test_protocol_error_of_a_peer_that_reads_nothing_ends_the_connection(
     autojump_clock: MockClock,
 ) -> None:
     del autojump_clock
@@ -505,7 +505,7 @@ async def test_a_breach_by_a_peer_that_takes_nothing_ends_the_connection_as_well
 
 
 @timed()
-async def test_an_error_of_ours_ends_the_connection_and_is_logged(
+async def test_internal_error_ends_the_connection_and_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with greeted("client") as (side, peer):
@@ -531,7 +531,7 @@ async def test_an_error_of_ours_ends_the_connection_and_is_logged(
 
 @both_roles
 @timed()
-async def test_a_goaway_without_an_error_lets_what_runs_go_on(role: Role) -> None:
+async def test_goaway_without_an_error_lets_running_calls_continue(role: Role) -> None:
     async with greeted(role) as (side, peer):
         freed = side.freed_times
         await peer.send(goaway(Code.OK, "shutting down"), frame(FrameType.PING, 0, bytes(8)))
@@ -554,7 +554,7 @@ async def test_a_goaway_without_an_error_lets_what_runs_go_on(role: Role) -> Non
 )
 @both_roles
 @timed()
-async def test_a_goaway_with_an_error_ends_the_connection_and_says_why(
+async def test_goaway_with_an_error_ends_the_connection_with_its_reason(
     role: Role, code: int, known: Code
 ) -> None:
     async with greeted(role) as (side, peer):
@@ -590,7 +590,7 @@ def heard_so_far(peer: Peer) -> list[Frame]:
 
 
 @timed()
-async def test_with_one_call_in_flight_a_frame_leaves_at_once() -> None:
+async def test_frame_is_written_immediately_with_one_call_in_flight() -> None:
     async with greeted("client", unix_pair) as (side, peer):
         side.call()
         side.connection.writer.flush()
@@ -598,7 +598,7 @@ async def test_with_one_call_in_flight_a_frame_leaves_at_once() -> None:
 
 
 @timed()
-async def test_with_many_calls_in_flight_their_frames_leave_together() -> None:
+async def test_frames_of_many_calls_are_written_together() -> None:
     async with greeted("client", unix_pair) as (side, peer):
         side.call()
         side.connection.writer.flush()
@@ -612,7 +612,7 @@ async def test_with_many_calls_in_flight_their_frames_leave_together() -> None:
 
 
 @timed()
-async def test_what_is_to_leave_soon_waits_for_the_writer() -> None:
+async def test_deferred_flush_waits_for_the_writer() -> None:
     async with greeted("client", unix_pair) as (side, peer):
         greeting = len(heard_so_far(peer))
         side.call()
@@ -636,7 +636,7 @@ async def narrow_pair() -> Pair:
     st.lists(st.sampled_from(["flush", "flush", "soon", "pause", "read"]), max_size=100),
     st.integers(0, 3),
 )
-def test_frames_leave_in_the_order_in_which_they_were_queued(steps: list[str], calls: int) -> None:
+def test_frames_are_written_in_queue_order(steps: list[str], calls: int) -> None:
     async def run() -> None:
         async with in_time(), greeted("client", narrow_pair) as (side, peer):
             for _ in range(calls):
@@ -669,7 +669,7 @@ def test_frames_leave_in_the_order_in_which_they_were_queued(steps: list[str], c
 
 @over_every_transport
 @timed()
-async def test_a_slot_is_told_once_when_its_last_frame_is_on_its_way(make_pair: PairMaker) -> None:
+async def test_slot_is_notified_once_when_its_last_frame_is_written(make_pair: PairMaker) -> None:
     async with greeted("client", make_pair) as (side, peer):
         slot, endpoint = side.call(size=300_000)
         _, small = side.call()
@@ -686,7 +686,7 @@ async def test_a_slot_is_told_once_when_its_last_frame_is_on_its_way(make_pair: 
 
 
 @timed()
-async def test_a_slot_whose_frame_leaves_at_once_is_told_at_once() -> None:
+async def test_slot_is_notified_immediately_if_its_frame_is_written_immediately() -> None:
     async with greeted("client", unix_pair) as (side, peer):
         _, endpoint = side.call(size=20_000)
         side.connection.writer.flush()
@@ -696,7 +696,7 @@ async def test_a_slot_whose_frame_leaves_at_once_is_told_at_once() -> None:
 
 @pytest.mark.parametrize("make_pair", [unix_pair, lockstep_pair], ids=["unix", "lockstep"])
 @timed(3600)
-async def test_a_peer_that_takes_nothing_is_given_up(
+async def test_peer_that_reads_nothing_is_disconnected(
     make_pair: PairMaker, autojump_clock: MockClock
 ) -> None:
     del autojump_clock
@@ -716,7 +716,7 @@ async def test_a_peer_that_takes_nothing_is_given_up(
 @pytest.mark.parametrize("flush", [Writer.flush, Writer.flush_soon])
 @pytest.mark.parametrize("attempt", range(5))  # chance decides if the writer or the reader is first
 @timed()
-async def test_a_failed_write_does_not_hide_what_the_peer_said_last(
+async def test_failed_write_does_not_hide_the_peers_last_frames(
     flush: Callable[[Writer], None], attempt: int
 ) -> None:
     del attempt
@@ -733,7 +733,7 @@ async def test_a_failed_write_does_not_hide_what_the_peer_said_last(
 
 
 @timed()
-async def test_behind_a_failed_write_nothing_more_is_written() -> None:
+async def test_nothing_is_written_after_a_failed_write() -> None:
     async with greeted("client", unix_pair) as (side, peer):
         assert isinstance(peer.stream, trio.SocketStream)
         peer.stream.socket.shutdown(socket.SHUT_RD)
@@ -747,7 +747,7 @@ async def test_behind_a_failed_write_nothing_more_is_written() -> None:
 
 
 @timed()
-async def test_a_failed_write_ends_the_connection_of_a_peer_that_said_nothing() -> None:
+async def test_failed_write_ends_the_connection_of_a_silent_peer() -> None:
     async with greeted("client", unix_pair) as (side, peer):
         assert isinstance(peer.stream, trio.SocketStream)
         peer.stream.socket.close()
@@ -759,7 +759,7 @@ async def test_a_failed_write_ends_the_connection_of_a_peer_that_said_nothing() 
 
 
 @timed(3600)
-async def test_a_peer_that_only_stops_listening_is_waited_for_a_moment(
+async def test_peer_that_closes_only_its_receiving_half_is_read_for_a_moment(
     autojump_clock: MockClock,
 ) -> None:
     del autojump_clock
@@ -776,7 +776,7 @@ async def test_a_peer_that_only_stops_listening_is_waited_for_a_moment(
 
 @over_every_transport
 @timed()
-async def test_all_that_is_queued_can_be_waited_for(make_pair: PairMaker) -> None:
+async def test_written_waits_for_all_queued_frames(make_pair: PairMaker) -> None:
     async with greeted("client", make_pair) as (side, peer):
         side.call(size=3_000_000)
         async with trio.open_nursery() as nursery:
@@ -788,7 +788,7 @@ async def test_all_that_is_queued_can_be_waited_for(make_pair: PairMaker) -> Non
 
 
 @timed()
-async def test_who_waits_for_what_is_queued_does_not_outlive_the_connection() -> None:
+async def test_waiting_for_queued_frames_ends_with_the_connection() -> None:
     async with greeted("client", lockstep_pair) as (side, _), trio.open_nursery() as nursery:
         side.call()
         nursery.start_soon(side.connection.writer.written)
@@ -803,7 +803,7 @@ KEEPALIVE = Limits(ping_interval=20, ping_timeout=10)
 
 @both_roles
 @timed(3600)
-async def test_after_silence_the_peer_is_asked_and_then_lost(
+async def test_silent_peer_is_pinged_and_then_disconnected(
     role: Role, autojump_clock: MockClock
 ) -> None:
     del autojump_clock
@@ -819,7 +819,9 @@ async def test_after_silence_the_peer_is_asked_and_then_lost(
 
 @both_roles
 @timed(7200)
-async def test_a_peer_that_answers_stays(role: Role, autojump_clock: MockClock) -> None:
+async def test_peer_that_answers_pings_stays_connected(
+    role: Role, autojump_clock: MockClock
+) -> None:
     del autojump_clock
     async with greeted(role, limits=KEEPALIVE) as (side, peer):
         started = trio.current_time()
@@ -831,7 +833,7 @@ async def test_a_peer_that_answers_stays(role: Role, autojump_clock: MockClock) 
 
 
 @timed(3600)
-async def test_any_byte_is_a_sign_of_life(autojump_clock: MockClock) -> None:
+async def test_any_byte_counts_as_a_sign_of_life(autojump_clock: MockClock) -> None:
     del autojump_clock
     async with greeted("client", limits=KEEPALIVE) as (side, peer):
         slow_frame = frame(FrameType.PING, 0, bytes(8))
@@ -858,7 +860,7 @@ async def peer_heard(peer: Peer) -> list[Frame]:
     ("interval", "remote"), [(0, True), (20, False)], ids=["switched off", "no network"]
 )
 @timed(7200)
-async def test_nobody_is_asked_where_that_is_of_no_use(
+async def test_no_ping_is_sent_where_it_is_useless(
     interval: float, *, remote: bool, autojump_clock: MockClock
 ) -> None:
     del autojump_clock
@@ -902,7 +904,7 @@ ENDS: dict[str, tuple[Callable[[Side, Peer], Awaitable[None]], str]] = {
 @pytest.mark.parametrize(("finish", "text"), ENDS.values(), ids=ENDS)
 @over_every_transport
 @timed()
-async def test_every_endpoint_is_told_once_why_it_ended(
+async def test_every_handler_is_notified_once_of_the_reason_of_the_end(
     make_pair: PairMaker, finish: Callable[[Side, Peer], Awaitable[None]], text: str
 ) -> None:
     async with greeted("client", make_pair) as (side, peer):
@@ -925,7 +927,7 @@ async def test_every_endpoint_is_told_once_why_it_ended(
 
 @over_every_transport
 @timed()
-async def test_a_cancelled_connection_tells_its_endpoints_and_closes(make_pair: PairMaker) -> None:
+async def test_cancelled_connection_notifies_its_handlers_and_closes(make_pair: PairMaker) -> None:
     ours, theirs = await make_pair()
     side = Side("client", ours, DEFAULT_LIMITS)
     peer = Peer(theirs)
@@ -941,7 +943,7 @@ async def test_a_cancelled_connection_tells_its_endpoints_and_closes(make_pair: 
 
 
 @timed()
-async def test_a_connection_that_is_reset_broke() -> None:
+async def test_reset_connection_ends_as_broken() -> None:
     async with greeted("client", tcp_pair) as (side, peer):
         assert isinstance(peer.stream, trio.SocketStream)
         peer.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -952,7 +954,7 @@ async def test_a_connection_that_is_reset_broke() -> None:
 
 
 @timed()
-async def test_a_stream_that_is_closed_under_a_connection_ends_it() -> None:
+async def test_closing_the_underlying_stream_ends_the_connection() -> None:
     ours, theirs = trio.testing.memory_stream_pair()
     side = Side("client", ours, DEFAULT_LIMITS)
     async with theirs, trio.open_nursery() as nursery:
@@ -973,7 +975,7 @@ async def test_a_connection_ended_before_it_runs_does_not_run() -> None:
 
 
 @timed()
-async def test_nothing_that_is_flushed_after_the_end_is_written() -> None:
+async def test_flush_after_the_end_writes_nothing() -> None:
     async with greeted("client", unix_pair) as (side, peer):
         side.connection.end(ConnectionError("done"))
         await side.connection.finished.wait()
@@ -984,7 +986,7 @@ async def test_nothing_that_is_flushed_after_the_end_is_written() -> None:
 
 
 @given(st.integers(0, 40), st.sampled_from(["client", "server"]))
-def test_a_connection_cancelled_at_any_moment_leaves_whole_frames_and_at_most_one_cut(
+def test_connection_cancelled_at_any_moment_writes_whole_frames_and_at_most_one_truncated(
     moment: int, role: Role
 ) -> None:
     async def run() -> None:
@@ -1034,7 +1036,7 @@ FLOODS = {
 
 @pytest.mark.parametrize(("flood", "most"), FLOODS.values(), ids=FLOODS)
 @timed(3600)
-async def test_what_brings_nothing_is_borne_up_to_its_limit_and_no_further(
+async def test_useless_frames_are_accepted_up_to_their_limit(
     flood: bytes, most: int, autojump_clock: MockClock
 ) -> None:
     del autojump_clock
@@ -1061,7 +1063,7 @@ async def test_what_brings_nothing_is_borne_up_to_its_limit_and_no_further(
 
 
 @timed()
-async def test_others_have_their_turn_while_much_has_come() -> None:
+async def test_other_tasks_run_between_batches_of_frames() -> None:
     """However many frames one read has brought, no more than a turn's are handled at a time."""
     async with greeted("server", limits=Limits(max_frames_per_turn=4)) as (side, peer):
         seen = [0]
@@ -1082,7 +1084,7 @@ async def test_others_have_their_turn_while_much_has_come() -> None:
 
 
 @timed()
-async def test_of_all_that_have_sent_much_one_has_its_turn_at_a_time() -> None:
+async def test_busy_connections_handle_one_batch_at_a_time() -> None:
     """So that ten floods leave others as much of the loop as one does."""
     dispatch_lock = trio.Lock()
     limits = Limits(max_frames_per_turn=4)
@@ -1106,7 +1108,7 @@ async def test_of_all_that_have_sent_much_one_has_its_turn_at_a_time() -> None:
 
 
 @timed()
-async def test_a_breach_among_many_frames_ends_the_connection_behind_those_before_it() -> None:
+async def test_protocol_error_among_many_frames_ends_the_connection_after_those_before_it() -> None:
     async with greeted("server", limits=Limits(max_frames_per_turn=2)) as (side, peer):
         payload = bytes(call()[HEADER_SIZE:])
         calls = [frame(FrameType.CALL, slot, payload) for slot in range(1, 8)]
@@ -1119,7 +1121,7 @@ async def test_a_breach_among_many_frames_ends_the_connection_behind_those_befor
 
 
 @timed(3600)
-async def test_who_stops_in_the_midst_of_much_is_not_waited_for_any_longer(
+async def test_peer_that_stalls_within_a_large_message_is_disconnected(
     autojump_clock: MockClock,
 ) -> None:
     """Much is read in larger steps, behind each of which the next is looked for at once."""
@@ -1141,7 +1143,7 @@ UNFINISHED = {
 
 @pytest.mark.parametrize("begun", UNFINISHED.values(), ids=UNFINISHED)
 @timed(3600)
-async def test_the_rest_of_what_was_begun_is_waited_for_as_long_as_something_comes(
+async def test_unfinished_message_may_take_any_time_while_bytes_arrive(
     begun: bytes, autojump_clock: MockClock
 ) -> None:
     del autojump_clock
@@ -1159,7 +1161,7 @@ async def test_the_rest_of_what_was_begun_is_waited_for_as_long_as_something_com
 
 
 @timed(3600)
-async def test_what_was_finished_is_no_longer_waited_for(autojump_clock: MockClock) -> None:
+async def test_finished_message_ends_the_stall_timeout(autojump_clock: MockClock) -> None:
     del autojump_clock
     async with greeted("server", limits=Limits(ping_interval=0)) as (side, peer):
         whole = frame(FrameType.CALL, 1, bytes(call()[HEADER_SIZE:]))
@@ -1175,7 +1177,7 @@ async def test_what_was_finished_is_no_longer_waited_for(autojump_clock: MockClo
 
 
 @timed()
-async def test_who_has_more_to_say_waits_while_the_peer_does_not_read() -> None:
+async def test_senders_wait_while_the_peer_does_not_read() -> None:
     """And goes on, one after the other, as it does."""
     limits = Limits(max_unsent=10_000)
     async with greeted("server", lockstep_pair, limits) as (side, peer):
@@ -1204,7 +1206,7 @@ async def test_who_has_more_to_say_waits_while_the_peer_does_not_read() -> None:
 
 
 @timed()
-async def test_who_waits_for_room_hears_of_the_connections_end() -> None:
+async def test_wait_writable_ends_with_the_connection() -> None:
     async with greeted("server", lockstep_pair, Limits(max_unsent=1)) as (side, peer):
         assert isinstance(side.rules, ServerProtocol)
         await peer.send(frame(FrameType.CALL, 1, bytes(call()[HEADER_SIZE:])))
@@ -1220,7 +1222,7 @@ async def test_who_waits_for_room_hears_of_the_connections_end() -> None:
 
 
 @timed()
-async def test_a_broken_connection_has_no_room_until_it_has_ended() -> None:
+async def test_broken_connection_is_not_writable_until_it_has_ended() -> None:
     """Else all who wait would make at once, and queue, what nobody will be sent."""
     async with greeted("server", unix_pair, Limits(max_unsent=1)) as (side, peer):
         assert isinstance(side.rules, ServerProtocol)
@@ -1243,7 +1245,7 @@ async def test_a_broken_connection_has_no_room_until_it_has_ended() -> None:
 
 
 @timed()
-async def test_there_is_room_at_once_where_nothing_waits() -> None:
+async def test_wait_writable_returns_immediately_if_nothing_is_queued() -> None:
     async with greeted("server") as (side, _):
         assert not side.connection.writer.write_paused
         with trio.CancelScope() as scope:
@@ -1256,7 +1258,7 @@ async def test_there_is_room_at_once_where_nothing_waits() -> None:
 
 
 @timed(3600)
-async def test_however_many_ask_for_a_sign_of_life_there_is_one_ping_a_second(
+async def test_liveness_checks_send_at_most_one_ping_a_second(
     autojump_clock: MockClock,
 ) -> None:
     del autojump_clock
@@ -1276,7 +1278,7 @@ async def test_however_many_ask_for_a_sign_of_life_there_is_one_ping_a_second(
 
 
 @timed(3600)
-async def test_a_peer_that_is_silent_for_a_second_gives_no_sign_of_life(
+async def test_liveness_check_fails_after_a_second_of_silence(
     autojump_clock: MockClock,
 ) -> None:
     del autojump_clock

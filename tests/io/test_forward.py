@@ -46,7 +46,7 @@ async def ask(stream: trio.SocketStream, data: bytes) -> bytes:
 
 
 @timed()
-async def test_each_direction_ends_by_itself() -> None:
+async def test_each_direction_ends_independently() -> None:
     one, one_far = trio.testing.memory_stream_pair()
     other, other_far = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
@@ -80,7 +80,7 @@ async def test_a_failure_in_one_direction_ends_both_and_is_raised_alone() -> Non
 
 
 @timed()
-async def test_a_tcp_port_is_carried_on_with_half_close() -> None:
+async def test_tcp_port_is_forwarded_with_half_close() -> None:
     async with listen_tcp(forward_to(echo)) as (host, port):
         assert host == "127.0.0.1"
         data = os.urandom(300_000)
@@ -90,7 +90,7 @@ async def test_a_tcp_port_is_carried_on_with_half_close() -> None:
 
 
 @timed()
-async def test_a_unix_socket_is_carried_on_and_is_for_its_owner_alone(tmp_path: Path) -> None:
+async def test_unix_socket_is_forwarded_and_only_its_owner_can_connect(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     async with listen_unix(forward_to(echo), path=path) as where:
         assert where == str(path)
@@ -108,7 +108,7 @@ async def test_by_default_a_unix_socket_has_a_directory_of_its_own() -> None:
 
 
 @timed()
-async def test_what_is_there_already_is_not_replaced(tmp_path: Path) -> None:
+async def test_existing_file_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     path.write_text("precious")
     with pytest.raises(OSError, match="in use"):
@@ -132,7 +132,7 @@ async def test_a_port_can_be_chosen_and_one_in_use_is_refused() -> None:
 
 
 @timed(60)
-async def test_three_hundred_connections_at_once() -> None:
+async def test_three_hundred_concurrent_connections() -> None:
     right: list[bool] = []
 
     async def one(host: str, port: int, number: int) -> None:
@@ -170,7 +170,7 @@ async def test_the_end_of_the_block_ends_every_connection() -> None:
 
 
 @timed()
-async def test_one_that_cannot_be_opened_is_logged_and_reset_and_the_others_go_on(
+async def test_connection_whose_stream_fails_to_open_is_logged_and_reset_and_others_continue(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     @asynccontextmanager
@@ -189,7 +189,7 @@ async def test_one_that_cannot_be_opened_is_logged_and_reset_and_the_others_go_o
 
 
 @timed()
-async def test_what_broke_in_the_middle_does_not_look_finished(
+async def test_failed_transfer_is_reset_and_does_not_look_complete(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     @asynccontextmanager
@@ -213,7 +213,7 @@ async def test_what_broke_in_the_middle_does_not_look_finished(
 
 
 @timed()
-async def test_a_handler_of_ones_own_is_given_each_connection(
+async def test_custom_handler_receives_each_connection(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def greet(connection: trio.SocketStream) -> None:

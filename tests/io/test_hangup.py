@@ -55,7 +55,7 @@ def connected(kind: str, directory: Path) -> Iterator[tuple[socket.socket, socke
 
 @linux
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_kernel_tells_a_hang_up_from_half_an_end(kind: str, tmp_path: Path) -> None:
+def test_kernel_distinguishes_a_hang_up_from_a_half_close(kind: str, tmp_path: Path) -> None:
     with connected(kind, tmp_path) as (program, ours):
         assert not at_end(ours)
         assert is_gone(ours) is False
@@ -70,7 +70,7 @@ def test_the_kernel_tells_a_hang_up_from_half_an_end(kind: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_still_to_be_read_comes_before_the_end(kind: str, tmp_path: Path) -> None:
+def test_unread_bytes_come_before_the_end(kind: str, tmp_path: Path) -> None:
     with connected(kind, tmp_path) as (program, ours):
         program.sendall(b"x")
         program.close()
@@ -80,9 +80,7 @@ def test_what_is_still_to_be_read_comes_before_the_end(kind: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_a_connection_that_was_reset_is_at_its_end_and_its_peer_gone(
-    kind: str, tmp_path: Path
-) -> None:
+def test_reset_connection_is_at_its_end_and_its_peer_gone(kind: str, tmp_path: Path) -> None:
     with connected(kind, tmp_path) as (program, ours):
         program.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         program.close()
@@ -90,7 +88,7 @@ def test_a_connection_that_was_reset_is_at_its_end_and_its_peer_gone(
         assert at_end(ours)
 
 
-def test_where_the_kernel_answers_nobody_it_cannot_be_told(
+def test_hang_up_is_unknown_if_the_kernel_does_not_answer(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with connected("tcp", tmp_path) as (program, ours):
@@ -177,7 +175,7 @@ over_both = pytest.mark.parametrize("kind", ["unix", "tcp"])
 @linux
 @over_both
 @timed()
-async def test_a_program_that_quits_frees_a_device_that_says_nothing(kind: str) -> None:
+async def test_program_that_quits_frees_a_silent_device(kind: str) -> None:
     device = Device()
     async with forwarded(device, kind) as where:
         async with await program_at(where) as program:
@@ -190,7 +188,7 @@ async def test_a_program_that_quits_frees_a_device_that_says_nothing(kind: str) 
 @linux
 @over_both
 @timed()
-async def test_half_an_end_waits_for_the_answer_and_frees_the_device_once_the_program_quits(
+async def test_half_close_waits_for_the_answer_and_frees_the_device_when_the_program_quits(
     kind: str,
 ) -> None:
     device = Device()
@@ -230,7 +228,7 @@ async def test_a_program_that_is_killed_frees_the_device(kind: str, half: bool) 
 
 @over_both
 @timed()
-async def test_what_a_program_had_sent_when_it_quit_is_delivered(kind: str) -> None:
+async def test_bytes_sent_before_a_program_quits_are_delivered(kind: str) -> None:
     device = Device()
     data = os.urandom(500_000)
     async with forwarded(device, kind) as where:
@@ -242,7 +240,7 @@ async def test_what_a_program_had_sent_when_it_quit_is_delivered(kind: str) -> N
 
 @over_both
 @timed()
-async def test_a_device_that_talks_on_is_freed_and_hears_all(
+async def test_device_that_keeps_sending_is_freed_and_receives_everything(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     device = Device()
@@ -266,7 +264,7 @@ async def test_a_device_that_talks_on_is_freed_and_hears_all(
 @linux
 @over_both
 @timed()
-async def test_what_a_device_does_not_take_is_not_kept_for_a_program_that_has_gone(
+async def test_bytes_that_a_device_does_not_accept_are_dropped_after_the_program_has_gone(
     kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(forward, "STALL", 0.3)
@@ -284,7 +282,7 @@ async def test_what_a_device_does_not_take_is_not_kept_for_a_program_that_has_go
 @linux
 @over_both
 @timed()
-async def test_a_program_that_quits_before_the_stream_is_open_is_not_waited_for(kind: str) -> None:
+async def test_program_that_quits_before_its_stream_opens_cancels_the_opening(kind: str) -> None:
     opening, ended = trio.Event(), trio.Event()
 
     @asynccontextmanager
@@ -308,7 +306,7 @@ async def test_a_program_that_quits_before_the_stream_is_open_is_not_waited_for(
 @linux
 @over_both
 @timed(60)
-async def test_ten_thousand_that_connect_and_hang_up_leave_nothing_behind(kind: str) -> None:
+async def test_ten_thousand_connections_that_hang_up_leave_nothing_behind(kind: str) -> None:
     device = Device()
     async with forwarded(device, kind) as (family, name):
 
@@ -328,7 +326,7 @@ async def test_ten_thousand_that_connect_and_hang_up_leave_nothing_behind(kind: 
 
 
 @timed()
-async def test_where_nobody_can_tell_silence_has_a_limit(
+async def test_quiet_limit_ends_the_forward_if_a_hang_up_is_unknown(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(forward, "is_gone", lambda _: None)  # as of a program elsewhere
@@ -349,7 +347,7 @@ async def test_where_nobody_can_tell_silence_has_a_limit(
 
 
 @timed()
-async def test_silence_has_no_limit_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_infinite_quiet_limit_never_ends_the_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forward, "is_gone", lambda _: None)
     device = Device()
     async with (
@@ -363,13 +361,13 @@ async def test_silence_has_no_limit_where_none_is_wanted(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("limit", [-1, math.nan, None, "30", True])
-def test_a_limit_is_a_number_of_seconds(limit: float) -> None:
+def test_quiet_limit_must_be_a_number_of_seconds(limit: float) -> None:
     with pytest.raises(ArgumentError, match="quiet_limit must be a number of seconds"):
         forward_to(Device().connect, quiet_limit=limit)
 
 
 @timed()
-async def test_a_silent_machine_at_the_other_end_is_looked_for_by_tcp() -> None:
+async def test_tcp_keepalive_is_set_on_forwarded_connections() -> None:
     options: list[int] = []
 
     async def handler(connection: trio.SocketStream) -> None:

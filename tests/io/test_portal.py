@@ -119,7 +119,7 @@ def test_call_awaits_what_a_sync_function_returns(portal: BlockingPortal) -> Non
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_call_raises_what_the_function_raises_and_the_loop_lives_on(
+def test_call_raises_the_functions_exception_and_the_loop_continues(
     portal: BlockingPortal, error: BaseException
 ) -> None:
     async def fail() -> None:
@@ -165,7 +165,7 @@ def test_an_error_leaves_no_reference_cycle(portal: BlockingPortal, how: str) ->
         gc.enable()
 
 
-def test_call_sees_the_callers_context_and_leaves_it_alone(portal: BlockingPortal) -> None:
+def test_call_runs_in_a_copy_of_the_callers_context(portal: BlockingPortal) -> None:
     async def look_and_set() -> str:
         value = variable.get()
         variable.set("set by the task")
@@ -261,7 +261,7 @@ def test_blocking_where_a_trio_loop_runs_is_refused(portal: BlockingPortal, wher
         assert "await the async twin" in str(errors[0])
 
 
-async def test_a_task_may_use_what_does_not_block(portal: BlockingPortal) -> None:
+async def test_task_may_use_methods_that_do_not_block(portal: BlockingPortal) -> None:
     called = trio.Event()
     token = trio.lowlevel.current_trio_token()
     with trio.fail_after(TIMEOUT):
@@ -329,7 +329,7 @@ def test_cancelling_a_future_whose_task_has_ended_does_nothing(portal: BlockingP
     assert portal.call(double, 4) == 8
 
 
-def test_a_task_that_overcomes_cancellation_has_its_future_cancelled_all_the_same(
+def test_future_is_cancelled_even_if_its_task_ignores_cancellation(
     portal: BlockingPortal,
 ) -> None:
     running = threading.Event()
@@ -398,7 +398,7 @@ def test_callbacks_run_in_order_and_share_one_wake_up(portal: BlockingPortal) ->
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
-def test_a_callback_that_raises_is_logged_and_the_loop_lives_on(
+def test_callback_that_raises_is_logged_and_the_loop_continues(
     portal: BlockingPortal, caplog: pytest.LogCaptureFixture, error: type[BaseException]
 ) -> None:
     def fail() -> NoReturn:
@@ -427,9 +427,7 @@ class Closing:
 
 
 @pytest.mark.parametrize("where", ["caller's thread", "loop's thread"])
-def test_a_finalizer_posts_from_whatever_thread_collects(
-    portal: BlockingPortal, where: str
-) -> None:
+def test_finalizer_can_post_from_any_thread(portal: BlockingPortal, where: str) -> None:
     closed: list[int] = []
     Closing(portal, closed)
     if where == "caller's thread":
@@ -545,7 +543,7 @@ def test_a_context_manager_may_replace_the_bodys_exception(portal: BlockingPorta
     assert caught.value.__context__ is first
 
 
-def test_a_context_manager_that_suppresses_suppresses_nothing_where_there_is_nothing(
+def test_suppressing_context_manager_returns_false_without_an_exception(
     portal: BlockingPortal,
 ) -> None:
     cm = portal.wrap_async_context_manager(Seen(then=True))
@@ -573,7 +571,7 @@ def test_a_context_manager_can_be_wrapped_for_more_than_one_use(portal: Blocking
 # --- the end ---
 
 
-def test_closing_cancels_what_runs_and_waits_for_it() -> None:
+def test_closing_cancels_running_tasks_and_waits_for_them() -> None:
     task, seen = Recorder(), Seen()
     threads = threading.active_count()
     with start_blocking_portal(name="Arthur") as portal:
@@ -594,7 +592,7 @@ def test_closing_cancels_what_runs_and_waits_for_it() -> None:
     assert threading.active_count() == threads
 
 
-def test_use_after_close_says_so() -> None:
+def test_use_after_close_raises() -> None:
     with start_blocking_portal(name="Arthur") as portal:
         pass
     for use in (
@@ -626,7 +624,7 @@ def test_nothing_new_is_accepted_while_closing() -> None:
     assert "is closed" in str(refusals[0])
 
 
-def test_what_was_posted_but_not_started_is_refused_by_closing() -> None:
+def test_closing_rejects_jobs_that_were_posted_but_not_started() -> None:
     closing = threading.Thread()
     with start_blocking_portal() as portal:
         with held_loop(portal):
@@ -667,7 +665,7 @@ def test_a_portal_opened_and_closed_many_times_leaves_nothing() -> None:
 
 
 @pytest.mark.parametrize("grace", [-1.0, float("nan")])
-def test_a_grace_that_is_no_duration_is_refused(grace: float) -> None:
+def test_invalid_grace_is_rejected(grace: float) -> None:
     with (
         pytest.raises(ValueError, match="grace must be a number of seconds"),
         start_blocking_portal(grace=grace),
@@ -701,7 +699,7 @@ def test_interrupted_while_the_thread_starts(monkeypatch: pytest.MonkeyPatch) ->
     assert not thread.is_alive()
 
 
-def test_a_crash_of_the_loop_leaves_no_one_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crash_of_the_loop_wakes_every_waiting_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     reported: list[threading.ExceptHookArgs] = []
     monkeypatch.setattr(threading, "excepthook", reported.append)
 
@@ -819,7 +817,7 @@ def test_interrupted_twice_before_the_cancellation_was_posted(
     assert task.events == ["started", "cancelled", "ended"]
 
 
-def test_a_portal_tells_its_grace_and_when_it_is_closed() -> None:
+def test_portal_exposes_grace_and_closed() -> None:
     with start_blocking_portal(grace=2.5) as portal:
         assert portal.grace == 2.5
         assert not portal.closed

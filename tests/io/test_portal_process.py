@@ -428,7 +428,7 @@ def test_an_exit_hook_may_still_use_an_open_portal() -> None:
     assert out == "42\n"
 
 
-def test_exit_hooks_that_run_after_ours_are_told_that_it_is_closed() -> None:
+def test_exit_hooks_that_run_after_ours_see_a_closed_portal() -> None:
     out = run(
         """
         cm = start_blocking_portal(name="Arthur")
@@ -448,7 +448,7 @@ def test_exit_hooks_that_run_after_ours_are_told_that_it_is_closed() -> None:
 # --- fork ---
 
 
-def test_a_forked_child_is_told_and_the_parent_is_unaffected() -> None:
+def test_forked_child_gets_an_error_and_the_parent_is_unaffected() -> None:
     out = run(
         """
         @contextlib.contextmanager
@@ -530,7 +530,7 @@ def test_a_fork_while_the_loop_is_busy() -> None:
 # --- a loop that breaks under its tasks ---
 
 
-def test_a_loop_that_loses_its_epoll_leaves_no_one_waiting() -> None:
+def test_loop_that_loses_its_epoll_wakes_every_waiting_thread() -> None:
     """As by a careless os.closerange: Trio cannot go on, and never ends its tasks."""
     out = run(
         """

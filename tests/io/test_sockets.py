@@ -230,7 +230,7 @@ async def test_a_unix_stream_can_half_close(unix: Address) -> None:
 
 @pytest.mark.parametrize("mode_from_socket", [True, False])
 @pytest.mark.parametrize("umask", [0, 0o777])
-async def test_a_unix_socket_is_private_before_anybody_can_connect(
+async def test_unix_socket_is_private_before_a_peer_can_connect(
     unix: Address, monkeypatch: pytest.MonkeyPatch, umask: int, mode_from_socket: bool
 ) -> None:
     modes = []
@@ -262,7 +262,7 @@ async def test_a_unix_socket_is_private_before_anybody_can_connect(
 
 
 @ON_LINUX
-async def test_on_linux_the_file_is_born_private(
+async def test_unix_socket_is_created_private_on_linux(
     unix: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_path: Path, _mode: int) -> NoReturn:
@@ -279,7 +279,7 @@ async def test_on_linux_the_file_is_born_private(
 
 
 @pytest.mark.parametrize("umask", [0, 0o077, 0o777])
-async def test_a_unix_socket_may_be_for_all_who_are_looked_at(unix: Address, umask: int) -> None:
+async def test_unix_socket_may_have_a_wider_mode(unix: Address, umask: int) -> None:
     before = os.umask(umask)
     try:
         async with await listen(unix, mode=0o666):
@@ -304,14 +304,14 @@ async def test_the_longest_path_works_and_one_more_byte_does_not(directory: Path
         assert repr(too_long.path) in str(info.value)
 
 
-async def test_a_living_server_is_never_replaced(unix: Address) -> None:
+async def test_running_server_is_never_replaced(unix: Address) -> None:
     async with serving(await listen(unix)):
         with pytest.raises(ConfigurationError, match="a server is listening there"):
             await listen(unix)
         await assert_echo(unix)
 
 
-async def test_a_living_server_with_a_full_backlog_is_not_replaced(unix: Address) -> None:
+async def test_running_server_with_a_full_backlog_is_not_replaced(unix: Address) -> None:
     with contextlib.ExitStack() as stack, trio.fail_after(DEADLINE):
         server = stack.enter_context(socket.socket(socket.AF_UNIX))
         server.bind(unix.path)
@@ -328,7 +328,7 @@ async def test_a_dead_socket_is_replaced(unix: Address) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "fifo", "symlink", "dangling symlink"])
-async def test_what_is_no_socket_is_refused_and_stays(unix: Address, kind: str) -> None:
+async def test_file_that_is_not_a_socket_is_kept_and_refused(unix: Address, kind: str) -> None:
     path = Path(unix.path)
     if kind == "file":
         path.write_text("precious")
@@ -348,7 +348,7 @@ async def test_what_is_no_socket_is_refused_and_stays(unix: Address, kind: str) 
     assert path.lstat() == before
 
 
-async def test_a_living_socket_of_another_kind_is_refused(unix: Address) -> None:
+async def test_live_socket_of_another_type_is_refused(unix: Address) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, trio.fail_after(DEADLINE):
         other.bind(unix.path)
         with pytest.raises(ConfigurationError, match="may be in use"):
@@ -359,7 +359,7 @@ async def test_a_living_socket_of_another_kind_is_refused(unix: Address) -> None
 
 
 @AS_ROOT
-async def test_a_foreign_dead_socket_is_refused(unix: Address) -> None:
+async def test_dead_socket_of_another_user_is_refused(unix: Address) -> None:
     dead_socket(unix.path)
     os.chown(unix.path, 12345, -1)
     with pytest.raises(ConfigurationError, match="uid 12345"):
@@ -396,7 +396,7 @@ def open_descriptors() -> list[str]:
 
 
 @pytest.mark.parametrize("successor", ["another server", "a file", "nothing"])
-async def test_close_leaves_what_is_not_its_own(unix: Address, successor: str) -> None:
+async def test_close_keeps_a_file_that_it_did_not_make(unix: Address, successor: str) -> None:
     listeners = await listen(unix)
     path = Path(unix.path)
     path.unlink()
@@ -408,7 +408,7 @@ async def test_close_leaves_what_is_not_its_own(unix: Address, successor: str) -
     assert path.exists() == (successor != "nothing")
 
 
-async def test_the_number_of_our_inode_may_be_anothers_by_now(unix: Address) -> None:
+async def test_close_keeps_a_new_file_that_reuses_the_inode(unix: Address) -> None:
     # Which it is on some file systems: nobody holds the inode once the listener is closed.
     listeners = await listen(unix)
     await listeners.listeners[0].aclose()
@@ -647,7 +647,7 @@ async def test_opening_is_a_checkpoint(unix: Address) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.1"])
-async def test_tcp_takes_a_free_port_and_says_which(host: str) -> None:
+async def test_tcp_takes_a_free_port_and_reports_it(host: str) -> None:
     listeners = await listen(Address("tcp", host=host))
     assert listeners.address.host == host
     assert listeners.address.port > 0
@@ -655,7 +655,7 @@ async def test_tcp_takes_a_free_port_and_says_which(host: str) -> None:
         await assert_echo(listeners.address)
 
 
-async def test_both_ends_of_tcp_send_at_once() -> None:
+async def test_both_ends_of_tcp_send_small_writes_immediately() -> None:
     with trio.fail_after(DEADLINE):
         async with await listen(Address("tcp", host="127.0.0.1")) as listeners:
             stream = await open_stream(listeners.address)
@@ -696,7 +696,7 @@ async def test_cleartext_stays_on_this_machine(host: str) -> None:
     ("host", "exposed"),
     [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True), ("::", True)],  # noqa: S104
 )
-async def test_it_is_known_if_other_machines_may_reach_it(host: str, exposed: bool) -> None:
+async def test_exposed_is_true_if_other_machines_can_connect(host: str, exposed: bool) -> None:
     address = Address("tcp", host=host)
     async with await listen(address, insecure=True) as listeners:
         assert listeners.exposed is exposed
@@ -756,7 +756,7 @@ async def test_an_address_that_this_machine_lacks_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(("collisions", "port"), [(1, 0), (100, 0), (1, 1)])
-async def test_any_free_port_is_sought_again_if_taken_at_another_address(
+async def test_free_port_is_chosen_again_if_taken_at_another_address(
     monkeypatch: pytest.MonkeyPatch, collisions: int, port: int
 ) -> None:
     trio.socket.set_custom_hostname_resolver(Resolver("127.0.0.1", "127.0.0.2"))
@@ -788,7 +788,7 @@ async def test_any_free_port_is_sought_again_if_taken_at_another_address(
     ("host", "why"),
     [("192.0.2.1", "Choose an address of this machine"), ("nosuch.invalid", "Name or service")],
 )
-async def test_an_address_of_nobody_cannot_be_listened_at(host: str, why: str) -> None:
+async def test_listening_at_an_address_of_another_machine_fails(host: str, why: str) -> None:
     address = Address("tcp", host=host, port=8080)
     with pytest.raises(ConfigurationError) as info:
         await listen(address, insecure=True)
@@ -796,7 +796,7 @@ async def test_an_address_of_nobody_cannot_be_listened_at(host: str, why: str) -
     assert why in str(info.value)
 
 
-async def test_nobody_listens_at_a_port() -> None:
+async def test_connecting_to_a_port_without_a_server_fails() -> None:
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))  # bound, not listening: refused, and nobody else's
         address = Address("tcp", host="127.0.0.1", port=reserved.getsockname()[1])
@@ -806,7 +806,7 @@ async def test_nobody_listens_at_a_port() -> None:
     assert "Connection refused" in str(info.value)
 
 
-async def test_every_failed_address_of_a_name_is_told() -> None:
+async def test_error_lists_every_failed_address_of_a_name() -> None:
     with socket.socket() as reserved:
         reserved.bind(("0.0.0.0", 0))  # noqa: S104 - never listens
         trio.socket.set_custom_hostname_resolver(Resolver("127.0.0.1", "127.0.0.2"))
@@ -817,7 +817,7 @@ async def test_every_failed_address_of_a_name_is_told() -> None:
     assert "'127.0.0.2'" in str(info.value)
 
 
-async def test_an_unknown_host_is_told() -> None:
+async def test_error_names_an_unknown_host() -> None:
     address = Address("tcp", host="nosuch.invalid", port=8080)
     with trio.fail_after(DEADLINE), pytest.raises(HandshakeError) as info:
         await open_stream(address)
@@ -897,7 +897,9 @@ async def test_a_certificate_for_another_host_is_refused(
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
-async def test_a_server_without_tls_is_told(answer: bytes, client_context: ssl.SSLContext) -> None:
+async def test_error_reports_a_server_without_tls(
+    answer: bytes, client_context: ssl.SSLContext
+) -> None:
     async def handler(stream: trio.SocketStream) -> None:
         await stream.receive_some()
         await stream.send_all(answer)
@@ -989,7 +991,9 @@ def use_temporary_directory(monkeypatch: pytest.MonkeyPatch, path: Path) -> None
     monkeypatch.setattr(tempfile, "tempdir", str(path))
 
 
-async def test_a_private_path_is_ours_alone_and_gone_afterwards(runtime: Path) -> None:
+async def test_private_path_is_accessible_to_its_owner_only_and_removed_afterwards(
+    runtime: Path,
+) -> None:
     before = os.umask(0)
     try:
         with private_socket_path() as path:
@@ -1010,7 +1014,7 @@ def test_private_paths_differ(runtime: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["directory", "symlink", "dangling symlink", "file"])
-def test_what_is_at_a_private_path_already_is_never_used(
+def test_existing_file_at_a_private_path_is_never_used(
     runtime: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Somebody has guessed the name: it is tried elsewhere, and what is there stays as it is."""
@@ -1033,7 +1037,7 @@ def test_what_is_at_a_private_path_already_is_never_used(
 
 
 @pytest.mark.parametrize("inside", ["error", "removed", "left behind"])
-def test_whatever_happened_inside_the_directory_is_gone(runtime: Path, inside: str) -> None:
+def test_private_directory_is_removed_with_any_content(runtime: Path, inside: str) -> None:
     with contextlib.suppress(KeyError), private_socket_path() as path:
         if inside == "error":
             raise KeyError
@@ -1065,7 +1069,7 @@ def test_a_forked_child_leaves_the_directory_alone(runtime: Path) -> None:
 @pytest.mark.parametrize(
     "fault", ["unset", "relative", "missing", "file", "symlink", "group may read"]
 )
-def test_a_runtime_directory_that_is_not_ours_alone_is_not_used(
+def test_runtime_directory_that_others_can_enter_is_not_used(
     runtime: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     temporary = runtime.with_name("temporary")
@@ -1090,7 +1094,7 @@ def test_a_runtime_directory_that_is_not_ours_alone_is_not_used(
 
 
 @AS_ROOT
-def test_a_foreign_runtime_directory_is_not_used(
+def test_runtime_directory_of_another_user_is_not_used(
     runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_temporary_directory(monkeypatch, runtime.parent)
@@ -1099,7 +1103,7 @@ def test_a_foreign_runtime_directory_is_not_used(
         assert path.parent.parent == runtime.parent
 
 
-def test_where_a_path_would_be_too_long_a_shorter_place_is_used(
+def test_shorter_directory_is_used_if_the_path_would_be_too_long(
     runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deep = runtime / ("x" * MAX_PATH)
@@ -1114,7 +1118,7 @@ def test_where_a_path_would_be_too_long_a_shorter_place_is_used(
     assert not path.parent.exists()
 
 
-def test_no_place_for_a_private_path_is_an_error(
+def test_error_lists_the_directories_tried_for_a_private_path(
     runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Path, _mode: int) -> NoReturn:
@@ -1147,7 +1151,7 @@ async def test_both_ends_of_a_unix_socket_know_the_peer(unix: Address) -> None:
 
 @ON_LINUX
 @AS_ROOT
-async def test_a_peer_of_another_user_is_known_even_when_it_has_gone(unix: Address) -> None:
+async def test_credentials_of_another_user_are_known_even_after_it_closed(unix: Address) -> None:
     with trio.fail_after(DEADLINE):
         async with await listen(unix) as listeners:
             Path(unix.path).chmod(0o666)

@@ -68,7 +68,7 @@ async def everything(flow: DecompressingReader, max_bytes: int | None = None) ->
     cuts=st.integers(1, 50),
     max_bytes=st.none() | st.integers(1, 100),
 )
-def test_what_was_compressed_expands_to_what_it_was_however_it_is_cut(
+def test_compression_round_trip_with_any_chunks(
     pieces: list[bytes], cuts: int, max_bytes: int | None
 ) -> None:
     async def main() -> None:
@@ -87,7 +87,7 @@ async def test_compressed_bytes_are_fewer() -> None:
 
 
 @timed()
-async def test_a_bomb_expands_piece_by_piece_and_up_to_the_cap() -> None:
+async def test_decompression_bomb_expands_in_chunks_up_to_the_limit() -> None:
     bomb = await compressed(bytes(50_000_000))
     flow = DecompressingReader(giving(bomb), ZSTD, max_bytes=1_000_000)
     pieces = []
@@ -104,7 +104,7 @@ async def test_a_bomb_expands_piece_by_piece_and_up_to_the_cap() -> None:
 
 @both_encodings
 @timed()
-async def test_exactly_as_many_as_the_cap_may_be_read(encoding: str) -> None:
+async def test_exactly_max_bytes_may_be_read(encoding: str) -> None:
     sent = await compressed(bytes(1000)) if encoding else bytes(1000)
     flow = DecompressingReader(giving(sent), encoding, max_bytes=1000)
     assert b"".join(await everything(flow)) == bytes(1000)
@@ -125,7 +125,7 @@ async def test_a_compressed_stream_that_was_cut_short_is_an_error(missing: int) 
 
 
 @timed()
-async def test_bytes_behind_the_compressed_ones_are_an_error() -> None:
+async def test_bytes_after_the_compressed_frame_are_an_error() -> None:
     sent = await compressed(b"all of it")
     for pieces in ([sent + b"more"], [sent, b"more"], [sent, sent]):
         with pytest.raises(ResourceError, match="behind the end"):
@@ -133,7 +133,7 @@ async def test_bytes_behind_the_compressed_ones_are_an_error() -> None:
 
 
 @timed()
-async def test_what_is_not_compressed_is_said_not_to_be() -> None:
+async def test_uncompressed_data_is_reported_as_such() -> None:
     with pytest.raises(ResourceError, match="not compressed as they should be"):
         await everything(DecompressingReader(giving(b"plain text, which is no frame"), ZSTD))
 
@@ -145,7 +145,7 @@ async def test_what_is_not_compressed_is_said_not_to_be() -> None:
         lambda: CompressingWriter(print, ZSTD),  # type: ignore[arg-type]
     ],
 )
-def test_a_missing_codec_is_named_with_how_to_install_it(
+def test_missing_codec_error_says_how_to_install_it(
     made: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
@@ -173,7 +173,7 @@ async def test_any_buffer_is_sent_as_its_bytes() -> None:
 
 
 @timed()
-async def test_a_pipe_writes_all_that_is_read_in_its_order() -> None:
+async def test_pipe_writes_all_chunks_in_order() -> None:
     left = [[bytes([number])] for number in range(200)]
     written: list[Any] = []
 
@@ -190,7 +190,7 @@ async def test_a_pipe_writes_all_that_is_read_in_its_order() -> None:
 
 
 @timed()
-async def test_a_pipe_reads_a_few_pieces_ahead_and_no_more() -> None:
+async def test_pipe_reads_ahead_up_to_its_limit() -> None:
     reads = 0
     may_write = trio.Event()
     written: list[Any] = []
@@ -214,7 +214,7 @@ async def test_a_pipe_reads_a_few_pieces_ahead_and_no_more() -> None:
 
 
 @timed()
-async def test_what_was_read_before_a_failure_is_written_before_it_is_raised() -> None:
+async def test_pipe_writes_the_chunks_read_before_a_failure() -> None:
     written: list[Any] = []
     left: list[list[bytes]] = [[b"a"], [b"b"]]
 
@@ -245,7 +245,7 @@ async def test_a_failure_to_write_ends_the_reading() -> None:
 
 
 @timed()
-async def test_a_frame_whose_reader_would_have_to_remember_much_is_refused() -> None:
+async def test_frame_with_a_large_window_is_refused() -> None:
     if sys.version_info >= (3, 14):
         from compression import zstd  # noqa: PLC0415 - the module has two names
     else:

@@ -68,7 +68,7 @@ async def receive_exactly(stream: trio.abc.ReceiveStream, size: int) -> bytes:
 
 @over_every_transport
 @timed()
-async def test_what_is_written_arrives_whatever_it_is_kept_in(make_pair: PairMaker) -> None:
+async def test_writes_accept_any_buffer_type(make_pair: PairMaker) -> None:
     ours, theirs = await make_pair()
     transport = transport_for(ours)
     buffers: list[Buffer] = [b"bytes", bytearray(b"array"), memoryview(b"view"), b"", b"end"]
@@ -80,7 +80,7 @@ async def test_what_is_written_arrives_whatever_it_is_kept_in(make_pair: PairMak
 
 @over_every_transport
 @timed()
-async def test_reading_gives_what_came_and_nothing_at_the_end(make_pair: PairMaker) -> None:
+async def test_read_returns_available_bytes_and_nothing_at_the_end(make_pair: PairMaker) -> None:
     ours, theirs = await make_pair()
     transport = transport_for(ours)
     async with trio.open_nursery() as nursery:
@@ -99,7 +99,7 @@ async def test_reading_gives_what_came_and_nothing_at_the_end(make_pair: PairMak
 
 @over_every_transport
 @timed()
-async def test_far_more_than_any_buffer_holds_arrives_whole_and_in_order(
+async def test_large_write_arrives_complete_and_in_order(
     make_pair: PairMaker,
 ) -> None:
     ours, theirs = await make_pair()
@@ -113,7 +113,7 @@ async def test_far_more_than_any_buffer_holds_arrives_whole_and_in_order(
 
 @over_every_transport
 @timed()
-async def test_writing_to_a_peer_that_is_gone_says_so(make_pair: PairMaker) -> None:
+async def test_write_to_a_closed_peer_raises(make_pair: PairMaker) -> None:
     ours, theirs = await make_pair()
     transport = transport_for(ours)
     await trio.aclose_forcefully(theirs)
@@ -129,7 +129,7 @@ async def write_for_ever(transport: Transport) -> None:
 
 @over_every_transport
 @timed()
-async def test_closing_wakes_whoever_reads(make_pair: PairMaker) -> None:
+async def test_aclose_wakes_a_waiting_reader(make_pair: PairMaker) -> None:
     ours, theirs = await make_pair()
     transport = transport_for(ours)
 
@@ -159,7 +159,7 @@ async def test_closing_closes_even_when_cancelled(make_pair: PairMaker) -> None:
 
 @over_sockets
 @timed()
-async def test_a_try_writes_at_once(make_pair: PairMaker) -> None:
+async def test_try_write_writes_immediately(make_pair: PairMaker) -> None:
     ours, theirs = await make_pair()
     transport = transport_for(ours)
     assert transport.try_write([b"one", b"two"]) == []
@@ -170,7 +170,7 @@ async def test_a_try_writes_at_once(make_pair: PairMaker) -> None:
 
 @over_sockets
 @timed()
-async def test_a_try_gives_back_what_did_not_fit_and_later_writes_go_on_from_there(
+async def test_try_write_returns_the_rest_and_later_writes_continue_there(
     make_pair: PairMaker,
 ) -> None:
     pair = ours, theirs = await make_pair()
@@ -188,7 +188,7 @@ async def test_a_try_gives_back_what_did_not_fit_and_later_writes_go_on_from_the
 
 @over_sockets
 @timed()
-async def test_a_try_with_a_single_buffer_goes_on_from_where_it_did_not_fit(
+async def test_try_write_of_a_single_buffer_continues_after_the_written_part(
     make_pair: PairMaker,
 ) -> None:
     pair = ours, theirs = await make_pair()
@@ -205,7 +205,7 @@ async def test_a_try_with_a_single_buffer_goes_on_from_where_it_did_not_fit(
 
 @over_sockets
 @timed()
-async def test_a_try_reads_what_has_come_and_never_waits(make_pair: PairMaker) -> None:
+async def test_try_read_returns_available_bytes_without_waiting(make_pair: PairMaker) -> None:
     ours, theirs = await make_pair()
     transport = transport_for(ours)
     assert isinstance(transport, SocketTransport)
@@ -222,7 +222,7 @@ async def test_a_try_reads_what_has_come_and_never_waits(make_pair: PairMaker) -
 
 @over_sockets
 @timed()
-async def test_behind_a_full_read_more_is_read_at_once_and_without_waiting(
+async def test_full_read_is_followed_by_another_without_waiting(
     make_pair: PairMaker,
 ) -> None:
     ours, theirs = await make_pair()
@@ -247,7 +247,7 @@ async def test_behind_a_full_read_more_is_read_at_once_and_without_waiting(
 
 
 @timed()
-async def test_what_was_read_behind_a_full_read_is_there_until_the_next_one() -> None:
+async def test_bytes_after_a_full_read_are_kept_until_the_next_read() -> None:
     ours, theirs = await unix_pair()
     transport = transport_for(ours)
     assert isinstance(transport, SocketTransport)
@@ -264,7 +264,7 @@ async def test_what_was_read_behind_a_full_read_is_there_until_the_next_one() ->
 
 @over_every_transport
 @timed()
-async def test_nothing_more_is_looked_for_where_little_has_come(make_pair: PairMaker) -> None:
+async def test_short_read_is_not_followed_by_another(make_pair: PairMaker) -> None:
     ours, theirs = await make_pair()
     transport = transport_for(ours)
     assert await transport.read_on() is None
@@ -276,7 +276,7 @@ async def test_nothing_more_is_looked_for_where_little_has_come(make_pair: PairM
 
 
 @timed()
-async def test_the_end_is_found_behind_a_full_read_too() -> None:
+async def test_end_is_found_after_a_full_read() -> None:
     ours, theirs = await unix_pair()
     transport = transport_for(ours)
     async with trio.open_nursery() as nursery:
@@ -289,7 +289,7 @@ async def test_the_end_is_found_behind_a_full_read_too() -> None:
 
 @over_sockets
 @timed()
-async def test_a_read_that_was_stopped_can_be_taken_up_again(make_pair: PairMaker) -> None:
+async def test_stopped_read_can_be_resumed(make_pair: PairMaker) -> None:
     ours, theirs = await make_pair()
     transport = transport_for(ours)
     assert isinstance(transport, SocketTransport)
@@ -310,7 +310,7 @@ async def test_a_read_that_was_stopped_can_be_taken_up_again(make_pair: PairMake
 
 @over_sockets
 @timed()
-async def test_a_writer_that_waits_goes_on_when_a_reader_is_to_stop(make_pair: PairMaker) -> None:
+async def test_waiting_writer_continues_when_the_reader_stops(make_pair: PairMaker) -> None:
     ours, theirs = await make_pair()
     transport = transport_for(ours)
     assert isinstance(transport, SocketTransport)
@@ -347,7 +347,7 @@ async def test_more_buffers_than_the_kernel_takes_in_one_call_are_written_in_sev
 
 @over_sockets
 @timed()
-async def test_a_try_on_a_broken_socket_raises_the_systems_error(make_pair: PairMaker) -> None:
+async def test_try_on_a_broken_socket_raises_the_systems_error(make_pair: PairMaker) -> None:
     ours, theirs = await make_pair()
     transport = transport_for(ours)
     assert isinstance(theirs, trio.SocketStream)
@@ -362,7 +362,7 @@ async def test_a_try_on_a_broken_socket_raises_the_systems_error(make_pair: Pair
 
 
 @timed()
-async def test_reading_from_a_connection_that_was_reset_says_so() -> None:
+async def test_read_from_a_reset_connection_raises() -> None:
     ours, theirs = await tcp_pair()
     assert isinstance(theirs, trio.SocketStream)
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -374,7 +374,7 @@ async def test_reading_from_a_connection_that_was_reset_says_so() -> None:
 
 
 @timed()
-async def test_after_closing_nothing_is_written_to_whoever_has_the_descriptor_now() -> None:
+async def test_write_after_close_does_not_reach_a_reused_descriptor() -> None:
     ours, theirs = await unix_pair()
     transport = transport_for(ours)
     assert isinstance(ours, trio.SocketStream)
@@ -413,7 +413,7 @@ def failing(name: str) -> Callable[..., NoReturn]:
 @every_error
 @pytest.mark.parametrize("call", ["read", "writev"])
 @timed()
-async def test_any_error_of_the_system_is_one_broken_stream_that_names_it(
+async def test_any_os_error_becomes_a_broken_stream_that_names_it(
     name: str, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = await unix_pair()
@@ -432,7 +432,7 @@ async def test_any_error_of_the_system_is_one_broken_stream_that_names_it(
 
 @every_error
 @timed()
-async def test_an_error_behind_a_full_read_is_a_broken_stream_too(
+async def test_os_error_after_a_full_read_becomes_a_broken_stream(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = await unix_pair()
@@ -448,7 +448,7 @@ async def test_an_error_behind_a_full_read_is_a_broken_stream_too(
 
 @pytest.mark.parametrize("wait", ["wait_readable", "wait_writable"])
 @timed()
-async def test_waiting_for_a_socket_can_fail_too(
+async def test_os_error_while_waiting_for_a_socket_becomes_a_broken_stream(
     wait: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As epoll does when the system has no memory, or the user no more watches."""
@@ -494,7 +494,7 @@ class Failing(trio.abc.Stream):
 
 @pytest.mark.parametrize("make", [trio.BrokenResourceError, lambda: OSError("no buffers")])
 @timed()
-async def test_what_lies_under_a_broken_stream_is_named(make: Callable[[], Exception]) -> None:
+async def test_cause_of_a_broken_stream_is_named(make: Callable[[], Exception]) -> None:
     transport = transport_for(Failing(make))
     with pytest.raises(trio.BrokenResourceError, match=r"read failed: .*certificate required"):
         await transport.read()
@@ -506,7 +506,7 @@ async def test_what_lies_under_a_broken_stream_is_named(make: Callable[[], Excep
 @every_error
 @pytest.mark.parametrize("call", ["read", "writev"])
 @timed()
-async def test_any_error_of_the_system_ends_each_call_once_and_says_why(
+async def test_any_os_error_ends_each_call_once_with_its_reason(
     name: str, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = await unix_pair()
@@ -537,7 +537,7 @@ async def test_any_error_of_the_system_ends_each_call_once_and_says_why(
 
 
 @timed()
-async def test_a_stream_that_is_no_socket_is_never_written_without_waiting() -> None:
+async def test_stream_that_is_not_a_socket_is_never_written_synchronously() -> None:
     ours, theirs = trio.testing.memory_stream_pair()
     transport = transport_for(ours)
     assert transport.try_write([b"one", b"two"]) == [b"one", b"two"]
@@ -550,7 +550,7 @@ async def test_a_stream_that_is_no_socket_is_never_written_without_waiting() -> 
 
 @pytest.mark.parametrize("make_pair", [unix_pair, tcp_pair, lockstep_pair])
 @timed(3600)
-async def test_a_peer_that_takes_nothing_is_given_up_after_the_stall(
+async def test_write_to_a_peer_that_reads_nothing_fails_after_the_stall_timeout(
     make_pair: PairMaker, autojump_clock: MockClock
 ) -> None:
     del autojump_clock
@@ -565,7 +565,7 @@ async def test_a_peer_that_takes_nothing_is_given_up_after_the_stall(
 
 
 @timed(3600)
-async def test_a_socket_that_takes_little_by_little_is_not_given_up(
+async def test_write_to_a_slow_peer_does_not_time_out(
     autojump_clock: MockClock,
 ) -> None:
     del autojump_clock
@@ -600,7 +600,7 @@ def take_all(stream: trio.abc.Stream) -> None:
     [(1, 9, True), (1, 12, False), (64 * 1024, 20 * 64 * 1024, True)],
 )
 @timed(3600)
-async def test_any_other_stream_has_the_stall_for_each_piece_of_a_write(
+async def test_stall_timeout_applies_to_each_chunk_on_other_streams(
     taken_at_once: int, size: int, *, in_time: bool, autojump_clock: MockClock
 ) -> None:
     del autojump_clock
@@ -659,7 +659,7 @@ async def test_sockets_are_written_directly_and_only_a_remote_peer_can_vanish(
 
 
 @given(st.binary(max_size=200), st.lists(st.integers(0, 200)), st.integers(0, 200))
-def test_what_was_written_is_cut_off_the_front_and_nothing_else(
+def test_written_bytes_are_removed_from_the_front(
     data: bytes, cuts: list[int], written: int
 ) -> None:
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
@@ -693,7 +693,7 @@ trio.run(main)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="tunes the C library of Linux")
 @pytest.mark.parametrize(("value", "tuned"), [(None, True), ("1", True), ("0", False)])
-def test_malloc_is_tuned_for_bulk_unless_the_environment_says_no(
+def test_malloc_is_tuned_for_bulk_unless_the_environment_forbids_it(
     value: str | None, *, tuned: bool
 ) -> None:
     names = {"JUMPSTARTER_TUNE_MALLOC", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"}

@@ -251,7 +251,7 @@ Told = Callable[[], list[str]]
 
 @pytest.mark.parametrize(("kind", "name", "use"), KINDS, ids=[name for _, name, _ in KINDS])
 @timed()
-async def test_what_blocks_is_named_once_with_where_it_is_and_what_to_do(
+async def test_blocking_code_is_reported_once_with_its_place_and_advice(
     kind: str,
     name: str,
     use: Callable[[DriverClient, str], Awaitable[None]],
@@ -286,7 +286,7 @@ async def test_each_method_and_each_driver_has_a_line_of_its_own(
 
 
 @timed()
-async def test_another_exporter_tells_it_again(tmp_path: Path, told: Told) -> None:
+async def test_another_exporter_reports_the_same_code_again(tmp_path: Path, told: Told) -> None:
     for _ in range(2):
         async with client_of(Blocking(), tmp_path) as client:
             await client.call_async("first")
@@ -321,7 +321,7 @@ def hold_in_close() -> None:
 
 
 @timed()
-async def test_what_a_thread_has_the_loop_do_is_named_too(tmp_path: Path, told: Told) -> None:
+async def test_code_that_a_thread_runs_in_the_loop_is_reported(tmp_path: Path, told: Told) -> None:
     async with client_of(Posting(), tmp_path) as client:
         await client.call_async("post")
         await client.call_async("post_apart")
@@ -339,9 +339,7 @@ async def test_what_a_thread_has_the_loop_do_is_named_too(tmp_path: Path, told: 
 
 
 @timed()
-async def test_a_task_of_the_program_beside_the_exporter_is_named_too(
-    tmp_path: Path, told: Told
-) -> None:
+async def test_other_task_of_the_program_is_reported(tmp_path: Path, told: Told) -> None:
     async def mine() -> None:
         block()
 
@@ -395,7 +393,7 @@ def test_serve_takes_the_limit_too(told: Told) -> None:
 
 
 @timed(60)
-async def test_code_in_c_that_keeps_the_interpreters_lock_is_named(
+async def test_c_code_that_holds_the_interpreters_lock_is_reported(
     tmp_path: Path, told: Told
 ) -> None:
     """The watching thread cannot run meanwhile; how long it was, it knows by the processor time."""
@@ -407,7 +405,7 @@ async def test_code_in_c_that_keeps_the_interpreters_lock_is_named(
 
 
 @timed()
-async def test_a_log_that_fails_ends_nothing(
+async def test_failing_log_handler_does_not_end_the_watchdog(
     tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Broken(logging.Handler):
@@ -469,7 +467,7 @@ async def test_a_loop_that_is_busy_with_many_short_calls_is_not_held(
 
 
 @timed()
-async def test_what_the_loop_has_done_before_it_was_watched_does_not_count(told: Told) -> None:
+async def test_time_before_the_watch_does_not_count(told: Told) -> None:
     before = time.thread_time()
     while time.thread_time() < before + 0.3:
         await trio.lowlevel.checkpoint()
@@ -480,7 +478,7 @@ async def test_what_the_loop_has_done_before_it_was_watched_does_not_count(told:
 
 
 @timed()
-async def test_blocking_in_a_thread_holds_nothing(tmp_path: Path, told: Told) -> None:
+async def test_blocking_in_a_thread_is_not_reported(tmp_path: Path, told: Told) -> None:
     class Threaded(Plain):
         @export
         def plain(self) -> None:
@@ -516,7 +514,7 @@ class Stopping(Driver):
 """
 
 
-def test_a_process_that_was_stopped_has_held_nothing(tmp_path: Path) -> None:
+def test_stopped_process_is_not_reported(tmp_path: Path) -> None:
     (tmp_path / "stopping.py").write_text(STOPPED)
     with exporter(tmp_path, driver="stopping:Stopping", cwd=tmp_path) as server:
         with connect(server.address) as client, client.timeout(60):
@@ -583,7 +581,7 @@ def serve_beside() -> int:
 
 
 @timed()
-async def test_the_least_limit_of_those_who_watch_a_loop_counts(told: Told) -> None:
+async def test_lowest_limit_of_a_loop_counts(told: Told) -> None:
     with watched(60.0):
         block(0.1)
         await trio.lowlevel.checkpoint()
@@ -593,7 +591,7 @@ async def test_the_least_limit_of_those_who_watch_a_loop_counts(told: Told) -> N
         [_] = told()
 
 
-async def test_trio_keeps_what_is_looked_at() -> None:
+async def test_trio_still_has_the_private_names_in_use() -> None:
     """Two names that are not public: if a release of Trio has others, this says so."""
     here, task = vars(GLOBAL_RUN_CONTEXT), trio.lowlevel.current_task()
     assert here["task"] is task
@@ -697,7 +695,7 @@ def test_a_loop_that_waits_for_the_interpreters_lock_is_reported_once_without_a_
     assert "interpreter's lock, which other threads held" in line
 
 
-def test_the_librarys_own_tasks_are_not_blamed_when_plain_methods_compute() -> None:
+def test_library_tasks_are_not_reported_while_plain_methods_compute() -> None:
     result = run(
         COMPUTE + "class Computing(Plain):\n"
         "    @export\n"
@@ -817,7 +815,7 @@ def test_the_command_line_takes_the_limit(tmp_path: Path) -> None:
         server.until_logged("time.sleep(seconds)")
 
 
-def test_an_exporter_that_was_held_drains_when_its_terminal_goes(tmp_path: Path) -> None:
+def test_blocked_exporter_drains_when_its_terminal_closes(tmp_path: Path) -> None:
     """All that held it is in the log by then, though nobody has read any of it."""
     with exporter(
         tmp_path,
