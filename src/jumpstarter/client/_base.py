@@ -1,10 +1,10 @@
-"""`DriverClient`: the client of one driver, and the base of client classes.
+"""Define `DriverClient`: the client of one driver, and the base class of client classes.
 
 The blocking methods run the `_async` ones through the portal, so there is one implementation of
-each. A plain call may do the same without the loop, see `_lead`.
+each. `call` may do the same without the loop, see `_lead`.
 
-A client class may use any name for its own private members: the only one of this class is
-`_jmp_open`, and everything else that is private here is a function of this module or of `_runner`.
+A client class may use any name for its own private members except `_jmp_open`. Everything else that
+is private here is a function of this module or of `_runner`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _in_walk: ContextVar[bool] = ContextVar("jumpstarter_closing", default=False)
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class DriverClient(TypedCalls):
-    """The client of one driver. A keyword-only dataclass, as its subclasses with fields must be.
+    """The client of one driver. A keyword-only dataclass; subclasses with fields must be one too.
 
     Any number of threads that run no Trio loop may call the blocking methods concurrently; the
     `_async` methods are for tasks of the Trio loop that the client was connected in. In a thread
@@ -67,14 +67,14 @@ class DriverClient(TypedCalls):
     `help(client)` lists them.
 
     Attributes:
-        uuid: The driver's.
-        labels: The driver's.
+        uuid: The driver's UUID.
+        labels: The driver's labels.
         channel: The connection to the driver.
         log_level: The level of this client's logger.
         children: Clients of the drivers below, by name.
         portal: Runs the `_async` methods for the blocking ones; None in a client for Trio code.
-        stack: Closed with the client.
-        logger: This client's, `client.<class>`.
+        stack: An ExitStack that is closed with the client.
+        logger: This client's logger, `client.<class>`.
     """
 
     uuid: UUID
@@ -122,8 +122,9 @@ class DriverClient(TypedCalls):
 
     def __getattr__(self, name: str) -> Any:
         # Python calls this only for names that are not found otherwise, so a child never hides a
-        # method. `__dict__`, as an object that is being made has no children yet. By names like
-        # `__wrapped__` Python asks what an object can do: a peer's name must not answer that.
+        # method. It uses `__dict__`, since an object under construction has no children yet. Python
+        # uses names like `__wrapped__` to find out what an object supports, so names from a peer
+        # must not match them.
         children = self.__dict__.get("children", {})
         if name in children and not (name.startswith("__") and name.endswith("__")):
             return children[name]
@@ -144,15 +145,15 @@ class DriverClient(TypedCalls):
     async def call_async(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """Call an exported method and return its result.
 
-        A checkpoint. The deadline of the surrounding cancel scope also holds for the driver.
-        Cancelled, it has ended the driver's code when it returns (or `cancel_grace` has passed,
-        which is logged and noted on the exception); cancelled before the call was sent, it sends
-        nothing.
+        A checkpoint. The deadline of the surrounding cancel scope also applies to the driver's
+        code. If it is cancelled before the call was sent, nothing is sent. If it is cancelled
+        later, it waits until the driver's code has ended, for at most `cancel_grace` seconds; if
+        that is too short, a log entry and a note on the exception say so.
 
         Args:
             method: Name of the exported method.
-            args: Its arguments, of any of the types in docs/values.md. They arrive as the types
-                that the driver's method is annotated with, or else as the nearest plain type.
+            args: Its arguments, of the types in docs/values.md. The driver gets them converted to
+                the method's annotations, or else to the nearest plain type.
             kwargs: Its keyword arguments, likewise.
 
         Returns:
@@ -170,9 +171,9 @@ class DriverClient(TypedCalls):
     def streamingcall_async(self, method: str, /, *args: Any, **kwargs: Any) -> RemoteGenerator:
         """Call an exported generator and iterate over what it yields.
 
-        Best used as `async with client.streamingcall_async(...) as items: async for ...`. Nothing
-        is sent before the block is entered, or, without one, before the first step. Arguments and
-        errors as for `call_async`.
+        Best used as `async with client.streamingcall_async(...) as items: async for ...`. The call
+        is sent when the block is entered, or without a block, when the first item is requested.
+        Arguments and errors are as for `call_async`.
 
         Returns:
             An async iterator, which ends the driver's code when its `async with` block is left.
@@ -215,8 +216,9 @@ class DriverClient(TypedCalls):
     def call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """Call an exported method and return its result. The blocking form of `call_async`.
 
-        It has no timeout of its own, as a flash takes an hour: set one with `timeout`. Ctrl-C
-        cancels the driver's code, waits for its end within the grace, and is then raised.
+        It has no default timeout, since flashing may take an hour: set one with `timeout`. On
+        Ctrl-C it cancels the driver's code, waits up to `cancel_grace` seconds until that has
+        ended, and then raises KeyboardInterrupt.
 
         Raises:
             DriverError: The call failed; see the subclasses in `jumpstarter.errors`.
@@ -232,8 +234,9 @@ class DriverClient(TypedCalls):
 
         Returns:
             A generator; also a context manager, which ends the driver's code when its block is
-            left. Left early without a block, closing the generator (as `yield from` does) ends the
-            driver's code and waits for that; collecting it only tells the driver.
+            left. If you stop early without a block, closing the generator (as `yield from` does)
+            ends the driver's code and waits for that. If it is only garbage-collected, the driver's
+            code is cancelled without waiting.
         """
         request = self.channel.request(Kind.GENERATOR, method, args, kwargs)
         runner = runner_for(self, "streamingcall", request)
@@ -258,7 +261,7 @@ class DriverClient(TypedCalls):
             yield stream
 
     def open_stream(self, method: str = "connect", *args: Any, **kwargs: Any) -> BlockingStream:
-        """Open an exported raw stream; its `close()` closes it, or at the latest the client's.
+        """Open an exported raw stream, which stays open until its `close()` or the client's.
 
         Raises:
             DriverError: The driver could not open it.
@@ -273,8 +276,8 @@ class DriverClient(TypedCalls):
         It is a context manager rather than an argument, so that it also holds for the calls which
         methods of client classes make. An inner block can only shorten an outer one. When the time
         is up, the driver's code is cancelled, as by a Trio cancel scope; a raw stream can still be
-        used after a `receive` that timed out. Do not `yield` from within the block: the code that
-        holds the generator would be under the timeout too.
+        used after a `receive` that timed out. Do not `yield` from within the block: the timeout
+        would also apply to the code that iterates over the generator.
 
         Args:
             seconds: How long, from now.
@@ -293,10 +296,10 @@ class DriverClient(TypedCalls):
             yield
 
     def close(self) -> None:
-        """Close what was opened through this client and its children. Again, it does nothing.
+        """Close everything opened through this client and its children. Idempotent.
 
-        Everything is closed, also if one of them raises. The failure of a raw stream that was left
-        open is logged.
+        Everything is closed even if closing one thing raises. If a raw stream that was still open
+        has failed, that is logged.
         """
         if _in_walk.get():  # the client that closes the tree visits each client itself
             self.stack.close()
@@ -314,7 +317,7 @@ class DriverClient(TypedCalls):
 
 
 def _methods_of(client: DriverClient) -> Mapping[str, Method]:
-    """Return what the client's driver exports; nothing for an object that is being made."""
+    """Return the methods that the client's driver exports; none for a client under construction."""
     return getattr(client.__dict__.get("channel"), "methods", {})
 
 
@@ -359,6 +362,6 @@ def _where_to_get(name: str) -> str:
 
 
 def _listed(names: Mapping[str, object]) -> str:
-    """Return names for an error's text, and not too many of them."""
+    """Join names for an error message, up to a limit."""
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
     return (", ".join(map(sanitize_name, islice(names, _MAX_NAMES))) or "none") + more

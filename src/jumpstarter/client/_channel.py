@@ -5,8 +5,8 @@ of three ways: answered, refused (it certainly never started) or unknown (it was
 connection ended). Cancelling one tells the exporter, and waits, shielded, until the exporter says
 that the driver's code has ended, for at most `cancel_grace` seconds. Nothing is ever sent twice.
 
-Who may use the connection: the loop that runs it, except while a blocking call leads it from its
-own thread (`_lead`). Each method here that touches the connection's rules takes the connection back
+Only the loop that runs the connection may use it, except while a blocking call leads it from its
+own thread (`_lead`). Each method here that uses the connection's rules takes the connection back
 first, with `reclaim()`.
 
 This module knows neither clients nor the device tree: targets are numbers.
@@ -69,7 +69,7 @@ class Channel:
         limits: What this side accepts of the exporter.
         name: How errors and logs name the exporter.
         connection: The connection, for the streams on it.
-        token: Of the Trio loop that runs it.
+        token: The token of the Trio loop that runs the connection.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Channel:
         return self._closing
 
     def check_loop(self, client: str, method: str) -> None:
-        """Refuse a call for Trio code in another loop than ours, or in a thread without one.
+        """Raise an error unless the current thread runs the Trio loop of this connection.
 
         Args:
             client: Name of the client's class.
@@ -259,9 +259,9 @@ class Channel:
             await self.connection.reclaim()
 
     async def _let_deadline_pass(self, failure: DriverTimeoutError) -> None:
-        """Wait for our own deadline, when the exporter has seen it a moment before us.
+        """Wait for our own deadline, after the exporter has reached it slightly earlier.
 
-        The caller then gets the exception of its own scope, whichever side is faster.
+        So the caller gets the exception of its own cancel scope, no matter which side was faster.
         """
         if failure.code is Code.DEADLINE_EXCEEDED:
             await trio.sleep_until(min(trio.current_effective_deadline(), trio.current_time() + 1))
@@ -330,7 +330,7 @@ class Channel:
     # ------------------------------------------------------------------ for calls under way
 
     def ask_to_end(self, call: OutgoingCall, code: Code) -> bool:
-        """Send CANCEL. Return False if there is no answer to wait for: nothing had been sent."""
+        """Send CANCEL. Return False if the call was not sent yet, so that no answer will come."""
         if self.connection.ended is not None:
             return False
         asked = self._rules.cancel(call.slot, code)
@@ -349,7 +349,7 @@ class Channel:
             self.connection.writer.flush()
 
     def ask_to_end_soon(self, call: OutgoingCall) -> None:
-        """Have CANCEL sent, without waiting. From any thread: for finalizers."""
+        """Schedule a CANCEL without waiting. In any thread; for finalizers."""
 
         def ask() -> None:
             if not call.done:

@@ -1,8 +1,7 @@
 """A driver's generator, as an async iterator for Trio code.
 
-Its items wait in the slot's handler until they are asked for, and credit goes back as they are
-taken, so that the window bounds what waits. However an iteration ends, the driver's generator is
-ended too.
+Its items wait in the slot's handler until they are requested. Credit is returned as they are taken,
+so the window bounds how many wait. However an iteration ends, the driver's generator is ended too.
 
 States of a `RemoteGenerator`. The task that iterates owns it; `end` and `close_soon` may come from
 another one, or from a finalizer in any thread:
@@ -62,7 +61,7 @@ _OVER: Final = _GeneratorState.OVER
 
 
 class _GeneratorCall(OutgoingCall):
-    """The call of a generator. Its items wait here until they are asked for."""
+    """The call of a generator. Its items wait here until they are requested."""
 
     __slots__ = ("items",)
 
@@ -73,7 +72,7 @@ class _GeneratorCall(OutgoingCall):
     def received(self, event: ev.SlotEvent) -> None:
         match event:
             case ev.ItemReceived():
-                if self.failure is None:  # after a dropped item, no other may be given
+                if self.failure is None:  # after a dropped item, no other may be returned
                     self.items.append(event)
                     self._wake()
             case ev.MessageDropped(terminal=False):
@@ -93,9 +92,9 @@ class RemoteGenerator(Generic[T]):
     """Iterates over a driver's generator. One task at a time.
 
     `async for` is enough. `async with` around it ends the driver's code at the end of the block,
-    also if the loop was left early; without it, a loop that was left early ends the driver's code
-    as soon as the object is collected. An exception that leaves `__anext__`, also `Cancelled`, has
-    ended the driver's code.
+    even if the loop was left early. Without it, the driver's code is ended only when the object is
+    garbage-collected. When `__anext__` raises an exception, `Cancelled` included, the driver's code
+    has ended.
 
     Attributes:
         value: What a plain generator returned, once the iteration is over; else None.
@@ -128,9 +127,9 @@ class RemoteGenerator(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        """Return the next item. Cancelled, it ends the generator.
+        """Return the next item. If cancelled, it ends the generator.
 
-        A checkpoint if it must wait. Of items that have arrived, one in 32 lets other tasks run.
+        A checkpoint if it must wait, and for one in 32 of the items that have arrived already.
 
         Raises:
             StopAsyncIteration: The driver's generator has ended.
@@ -158,8 +157,8 @@ class RemoteGenerator(Generic[T]):
         """Return all items that have arrived, still encoded.
 
         For blocking code: one step through the portal costs as much as many items. A checkpoint if
-        it must wait. Cancelled, it ends the generator; raises as `__anext__` does. Credit for these
-        items goes back with the next call, as only then the caller has read them.
+        it must wait. If cancelled, it ends the generator; raises as `__anext__` does. Credit for
+        these items is returned with the next call, since only then the caller has read them.
         """
         return await self._receive(self._take_all)
 
@@ -224,7 +223,7 @@ class RemoteGenerator(Generic[T]):
             self._channel.consumed(call, cost)
 
     async def end(self, exc: BaseException | None = None) -> None:
-        """End the driver's generator, also while a task waits for an item.
+        """End the driver's generator, even while a task waits for an item.
 
         A checkpoint if there is anything to end.
 
@@ -249,7 +248,7 @@ class RemoteGenerator(Generic[T]):
         await trio.lowlevel.checkpoint()
 
     def close_soon(self) -> None:
-        """Have the driver's generator ended, without waiting. From any thread: for finalizers."""
+        """Schedule the generator's end without waiting. In any thread; for finalizers."""
         self._state = _OVER
         if self._call is not None and self.running:
             self._channel.ask_to_end_soon(self._call)

@@ -1,10 +1,10 @@
-"""A connection that a caller can lead: the thread or task that waits for an answer reads it itself.
+"""Let the thread or task that waits for an answer read it itself: it then "leads" the connection.
 
 Through the portal, a call takes four switches between threads and tasks, which cost several times
-as much as the call; in the loop, the turns of the reader and the caller cost as much as the call.
-But most often one plain call follows another, and nothing else happens on the connection. Then the
-reader steps aside: the calling thread, or task, writes, waits, reads and takes the answer itself,
-with the same protocol rules and the same objects.
+as much as the call itself. In the loop, switching between the reader and the caller costs as much
+as the call. Usually one small call follows another, and nothing else happens on the connection.
+Then the reader pauses: the calling thread or task writes the call, waits, and reads and handles the
+answer itself, with the same protocol rules and the same objects.
 
 At any time one side owns the connection, its rules, endpoints and transport:
 
@@ -20,12 +20,12 @@ At any time one side owns the connection, its rules, endpoints and transport:
 - The loop never waits for the lock, except at the connection's end. It marks that it wants the
   connection, and the holder gives it back after `_PATIENCE_MS` at the latest.
 - A thread or task only makes one small call alone, which is answered immediately. If the answer
-  takes longer, or there is another frame, a lost peer, a signal or a cancellation, it gives the
-  connection back, and waits for its call like any other caller.
+  takes longer, or if there is another frame, a lost peer, a signal or a cancellation, it gives the
+  connection back and waits for its call like any other caller.
 - While a task reads, other tasks may open slots and write, as they may beside the reader.
 - A thread that holds the lock defers signals except while it polls, when the state is consistent,
-  and Trio protects the steps of a task from Ctrl-C. If an exception strikes all the same, the
-  state may be inconsistent: the connection ends.
+  and Trio protects the steps of a task from Ctrl-C. If an exception is raised anyway, the state may
+  be inconsistent, so the connection is ended.
 
 Only a plain socket can be led: the loop must do TLS. This module knows no requests and no values.
 """
@@ -58,7 +58,7 @@ __all__ = ["LeadConnection", "Led"]
 
 _logger = logging.getLogger("jumpstarter.connection")
 
-_PATIENCE_MS: Final = 2  # leading gains nothing for a longer call, and the loop may be waiting
+_PATIENCE_MS: Final = 2  # leading does not speed up a longer call, and the loop may be waiting
 _IDLE: Final = 0.05  # seconds without a call until the loop takes the connection back
 _PAUSE: Final = 0.05  # seconds after a task has wanted it until threads may lead again
 
@@ -95,7 +95,7 @@ LedT = TypeVar("LedT", bound=Led)
 
 
 class LeadConnection(Connection):
-    """A connection which callers may lead while nothing else is open on it."""
+    """A connection that callers may lead while nothing else is open on it."""
 
     # Beside the attributes of a `Connection`: more of them than Python shares the names of between
     # objects (30) would cost each a dict of its own.
@@ -132,9 +132,9 @@ class LeadConnection(Connection):
         self._returned = Wakeup()  # for the reader
         self._waiting = LazyParkingLot()  # who want it
         self._last_wanted = -_PAUSE
-        self._left: list[ev.Event] = []  # what was read in the lead, and is the loop's to act on
+        self._left: list[ev.Event] = []  # events read by a leader, to be handled by the loop
         self._write_error: OSError | None = None
-        self._at_end = False  # the last byte was read in the lead
+        self._at_end = False  # a leader has read the last byte
         self._token = trio.lowlevel.current_trio_token()
         self._poll = select.poll()
         self._fd = -1 if self._socket is None else self._socket.fileno()
@@ -145,15 +145,15 @@ class LeadConnection(Connection):
 
     @property
     def is_leased(self) -> bool:
-        """True while the connection is not the loop's."""
+        """True while the loop does not own the connection."""
         return self._state is _FREE or self._state is _BACK
 
     async def offer(self) -> None:
-        """Let callers lead, unless something else goes on. A checkpoint then, never cancelled."""
+        """Let callers lead, if the connection is idle. Then a checkpoint, never cancelled."""
         if self._socket is not None and not self._offered and self._is_quiet():
             self._offered = True
             self._socket.stop_waiting()
-            # The reader steps aside before whoever waits for us can make its next call.
+            # The reader pauses before the caller that waits for us can make its next call.
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _is_quiet(self) -> bool:
@@ -189,7 +189,7 @@ class LeadConnection(Connection):
 
     @trio.lowlevel.enable_ki_protection
     def _given_back(self) -> None:
-        """Go on where the lead was left off, before any task does."""
+        """Handle what the leader has left, before any task runs."""
         if self._state is not _BACK:
             return  # the connection has ended meanwhile
         self._become_ours()
@@ -240,7 +240,7 @@ class LeadConnection(Connection):
 
     @trio.lowlevel.enable_ki_protection
     def _finish(self) -> None:
-        """Wait for the thread that leads, if one does: what it uses is about to be closed."""
+        """Wait for the leading thread, if any: the objects that it uses are about to be closed."""
         with self._lock:
             if self._state is _BACK:
                 self._given_back()
@@ -273,7 +273,7 @@ class LeadConnection(Connection):
                 with suppress(trio.ClosedResourceError):
                     await trio.lowlevel.wait_readable(self._fd)
                 if self._state is not _TASK:
-                    break  # it is not the task's to read any more
+                    break  # the task may not read any more
                 whole = False
                 keep = self._receive(call)
             whole = True
@@ -289,7 +289,7 @@ class LeadConnection(Connection):
 
     @trio.lowlevel.enable_ki_protection
     def _enter(self) -> bool:
-        """Have the calling task read in the reader's stead, if no thread leads."""
+        """Make the calling task read in place of the reader, if no thread leads."""
         if self._state is not _FREE or self._wanted or not self._lock.acquire(blocking=False):
             return False
         if self._state is _FREE:
@@ -311,23 +311,26 @@ class LeadConnection(Connection):
     # ---------------------------------------------------------------------------- in a thread
 
     def led_from_here(self) -> bool:
-        """Tell if the calling thread leads: then a finalizer calls, in the midst of all that."""
+        """Return True if the calling thread leads: then a finalizer calls this, during that."""
         return self._leader == get_ident()
 
     def lead(self, call: LedT, start: Callable[[LedT, float], None], seconds: float) -> bool:
         """Make a call from the thread that waits for it.
 
         Args:
-            call: It is `done` if it was answered. If it has a slot and is not, the loop has it now.
-            start: Puts the call in the rules and the endpoints; a DriverError has changed nothing.
-            seconds: What `start` is to be told.
+            call: The call. Afterwards it is `done` if it was answered; if it has a slot and is not
+                `done`, the loop handles it from now on.
+            start: Registers the call with the rules and the endpoints. If it raises DriverError,
+                nothing has changed.
+            seconds: The timeout to pass to `start`.
 
         Returns:
-            False if it was not started: nothing is to be led, or the loop must look first.
+            False if it was not started: the connection cannot be led, or the loop must check it
+            first.
 
         Raises:
-            DriverError: What `start` has raised.
-            BaseException: What a signal's handler has raised, whatever has become of the call.
+            DriverError: Raised by `start`.
+            BaseException: Raised by a signal handler; the call may have been sent, or answered.
         """
         with DeferSignals() as shelter:
             if not self._lock.acquire(blocking=False):
@@ -361,9 +364,9 @@ class LeadConnection(Connection):
         seconds: float,
         shelter: DeferSignals,
     ) -> bool:
-        """Send the call, and wait for its answer. False if the loop is to go on from here."""
+        """Send the call, and wait for its answer. Return False if the loop must continue it."""
         if self._poll.poll(0) and not self._receive(call):
-            return False  # what has come unasked may well be the peer's goodbye
+            return False  # unexpected data is often the peer's GOAWAY
         start(call, seconds)
         self._calls += 1
         if not self._send():
@@ -384,7 +387,7 @@ class LeadConnection(Connection):
         return not (self.writer.rest or self.rules.send_queue)
 
     def _receive(self, call: Led) -> bool:
-        """Read, and take the answer. False if there is anything that is the loop's to act on."""
+        """Read and handle the answer. Return False if the loop must handle anything."""
         assert self._socket is not None
         rules = self.rules
         try:
@@ -404,7 +407,7 @@ class LeadConnection(Connection):
         return not (events or rules.unprocessed or rules.send_queue)
 
     def _fail(self) -> None:
-        """End the connection, whose state nobody can know any more."""
+        """End the connection, since its state is unknown."""
         self._left = []
         with suppress(trio.RunFinishedError):
             self._token.run_sync_soon(self.end, self._cut_off())
@@ -414,7 +417,7 @@ class LeadConnection(Connection):
         return ConnectionError(text)
 
     def _let_go(self, *, keep: bool) -> None:
-        """Give the lead up: to the next thread, or to the loop."""
+        """Stop leading: hand over to the next thread, or to the loop."""
         self._leader = 0
         if keep and not self._wanted:
             self._lock.release()
@@ -427,5 +430,5 @@ class LeadConnection(Connection):
         self._lock.release()
 
     def _is_wanted_now(self) -> bool:
-        """Tell, with the lock, if a task has wanted the connection and found the lock taken."""
+        """Return True if a task wanted the connection while the lock was held. With the lock."""
         return self._wanted and self._lock.acquire(blocking=False)

@@ -1,8 +1,8 @@
 """Loans: what a client lends to a driver, which reads or writes it through a raw stream.
 
 While the block that lends is open, a task transfers the bytes between the client's end and the raw
-stream. If the client's end fails, the block raises that failure, and neither the driver nor the
-client's file ever takes bytes that were cut short for all of them.
+stream. If the client's end fails, the block raises that exception. Neither the driver nor the
+client's file ever treats truncated data as complete.
 
 States of a `_ResourceTransfer`. Its task owns it until `done` is set, the block from then on:
 
@@ -48,10 +48,10 @@ class Loan:
 
     Attributes:
         title: How a progress bar names it.
-        source: Opens what the driver reads; gives its size too, if that is known.
-        sink: Opens what the driver writes.
+        source: Opens the source that the driver reads; also returns its size, if known.
+        sink: Opens the sink that the driver writes to.
         size: Bytes that a driver will write, if that is known.
-        batch_size: How many chunks a sink is given together, unless they are the last ones.
+        batch_size: How many chunks are passed to a sink together, except the last ones.
         compress: Compress the bytes with zstd on the wire.
         progress: See `Progress`.
         max_bytes: How many bytes a driver may write, after decompression.
@@ -91,11 +91,11 @@ class Loan:
             stream: The raw stream that was opened for this loan; it is closed at the end.
 
         Yields:
-            The handle, which the driver opens the loan by.
+            The handle with which the driver opens the loan.
 
         Raises:
             DriverError: (on leaving) The driver has failed, or has not written everything.
-            Exception: What the client's end has raised.
+            Exception: Raised by the client's end.
         """
         try:
             handle = stream.metadata
@@ -134,7 +134,7 @@ class _ResourceTransfer:
 
     Attributes:
         state: See `_TransferState`.
-        failure: What the client's end has failed with.
+        failure: The exception that the client's end has raised.
         done: Set when the task has ended.
     """
 
@@ -148,7 +148,7 @@ class _ResourceTransfer:
     async def running(self) -> AsyncIterator[None]:
         """Run the task while the block is open.
 
-        A failure of the client's end leaves the block in place of any other exception.
+        If the client's end fails, the block raises its exception in place of any other.
         """
         try:
             async with open_background() as nursery:
@@ -171,7 +171,8 @@ class _ResourceTransfer:
         except Exception as exc:  # noqa: BLE001 - raised by `running` as it is
             self.failure = exc
             self.state = _TransferState.FAILED
-            # The reason first, then the cut: the driver's read fails with what it knows by then.
+            # Send the reason before cutting the stream short: the driver's read raises what it
+            # knows by then.
             await self.stream.excuse(exc)
             await self.stream.abort()
         finally:
@@ -250,11 +251,11 @@ class _Writing(_ResourceTransfer):
 
 
 class _PeerClosed(Exception):
-    """The driver's end of the stream has gone."""
+    """The driver has closed its end of the stream."""
 
 
 async def _map_stream_errors(function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-    """Call a function of the raw stream, and mark its errors.
+    """Call a function of the raw stream, and wrap its errors.
 
     A Trio stream that is lent raises the same classes: only these are failures of the driver's end.
     """

@@ -1,4 +1,4 @@
-"""The client's end of a loan: a file or stream that gives bytes (a source) or takes them (a sink).
+"""The client's end of a loan: a file or stream to read from (a source) or write to (a sink).
 
 This module knows neither raw streams nor client classes.
 """
@@ -94,7 +94,7 @@ async def source_of(stream: Any, size: int | None) -> AsyncIterator[tuple[Source
         stream: The stream. A thread that still waits in a blocking read at the end is abandoned,
             see `_io.files`. If it has the descriptor of a regular file that changes while it is
             read, that is an error.
-        size: How many bytes it will give, if that is known.
+        size: How many bytes it will return, if known.
 
     Raises:
         ArgumentError: It is neither.
@@ -173,7 +173,7 @@ def _name_of(stream: object) -> str:
 
 
 def _unchanged(stream: Any) -> Unchanged | None:
-    """Return what notices changes of the file that a stream reads, if it reads a file."""
+    """Return a check for changes of the file that a stream reads; None if it reads no file."""
     try:
         descriptor = stream.fileno()
         return Unchanged(descriptor, _name_of(stream)) if isinstance(descriptor, int) else None

@@ -1,4 +1,4 @@
-"""The two kinds of loans, and how a client lends one: what `ResourceMixin` is made of."""
+"""Implement `ResourceMixin`: the two kinds of loans, and how a client lends one."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ class LoanOptions(TypedDict, total=False):
     """How something is lent: the keyword arguments of `ResourceMixin`'s methods.
 
     Attributes:
-        write: The driver writes it, rather than reads it. False by default.
-        size: How many bytes will pass, for the progress, if that is not known from the file.
-        compress: Compress the bytes with zstd on the wire. It takes the extra `zstd` at both ends,
-            and pays where the network is slower than about 200 MB/s. False by default.
-        progress: A function that is called with the number of bytes that have passed, and with the
-            number that will (None if that is unknown). It is called in the client's loop, so it
-            must be quick. Or True for a bar on stderr, False for none. By default there is a bar if
-            stderr is a terminal, the extra `progress` is installed, and the transfer takes longer
-            than a second.
+        write: True if the driver writes it, False (the default) if the driver reads it.
+        size: How many bytes will be transferred, for the progress display, if the file does not
+            show it.
+        compress: Compress the bytes with zstd on the wire. It requires the extra `zstd` at both
+            ends, and is worthwhile if the network is slower than about 200 MB/s. False by default.
+        progress: A function that is called with the number of bytes transferred so far, and with
+            the total (None if unknown). It is called in the client's loop, so it must be quick. Or
+            True for a bar on stderr, False for none. By default there is a bar if stderr is a
+            terminal, the extra `progress` is installed, and the transfer takes longer than a
+            second.
         max_bytes: How many bytes the driver may write, after decompression. 64 GiB by default.
     """
 
@@ -115,7 +116,7 @@ def lend(client: DriverClient, loan: Loan) -> Iterator[str]:
 
 
 def _forget_nothing(_: object) -> None:
-    """Do nothing: the transfer closes the stream, so the client need not know it."""
+    """Do nothing: the transfer closes the stream, so the client need not keep track of it."""
 
 
 @asynccontextmanager

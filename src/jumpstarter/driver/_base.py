@@ -39,10 +39,11 @@ class Driver(ABC):
 
     Attributes:
         uuid: The driver's identity; random by default.
-        labels: Free text that helps people find the driver; clients can read it. children: The
-        drivers below this one, by their names in a client. log_level: The name of the logger's
-        level, `"INFO"` by default. logger: The driver's own logger, `driver.<class>.<start of the
-        uuid>`. resources: The files and streams that clients have lent to the driver, by handle.
+        labels: Free text that helps people find the driver; clients can read it.
+        children: The drivers below this one, by their names in a client.
+        log_level: The name of the logger's level, `"INFO"` by default.
+        logger: The driver's own logger, `driver.<class>.<start of the uuid>`.
+        resources: The files and streams that clients have lent to the driver, by handle.
     """
 
     uuid: UUID = field(default_factory=uuid4)
