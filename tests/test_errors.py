@@ -88,13 +88,13 @@ def test_everything_public_is_exported() -> None:
     assert set(errors.__all__) == names | {"Code", "code_for"}
 
 
-def test_every_exception_is_one_of_ours_and_says_what_it_is_for() -> None:
+def test_every_exception_is_ours_and_has_a_docstring() -> None:
     for kind in CLASSES:
         assert issubclass(kind, JumpstarterException)
         assert (kind.__doc__ or "").strip().endswith(".")
 
 
-def test_protocol_error_is_only_there_to_be_caught() -> None:
+def test_protocol_error_is_only_a_base_class() -> None:
     with pytest.raises(TypeError, match="raise LocalProtocolError or RemoteProtocolError"):
         ProtocolError("never")
     for kind in (LocalProtocolError, RemoteProtocolError):
@@ -163,7 +163,7 @@ def test_every_code_has_a_class_or_is_a_plain_driver_error() -> None:
 
 
 @pytest.mark.parametrize("kind", dict.fromkeys(ERROR_CLASSES.values()))
-def test_a_class_made_from_a_code_says_that_code_by_itself(kind: type[DriverError]) -> None:
+def test_a_class_for_one_code_has_that_code_by_default(kind: type[DriverError]) -> None:
     assert ERROR_CLASSES[kind("").code] is kind
 
 
@@ -206,7 +206,7 @@ def test_a_drivers_exception_gets_the_nearest_code(exc: BaseException, code: Cod
     ],
     ids=str,
 )
-def test_the_text_tells_what_was_asked_and_what_went_wrong(error: DriverError, text: str) -> None:
+def test_the_text_names_the_request_and_the_failure(error: DriverError, text: str) -> None:
     assert str(error) == text
 
 
@@ -254,7 +254,7 @@ def samples() -> list[BaseException]:
 
 @pytest.mark.parametrize("duplicate", COPIERS, ids=["copy", "deepcopy", "pickle"])
 @pytest.mark.parametrize("exc", samples(), ids=lambda exc: type(exc).__name__)
-def test_a_copy_says_all_that_the_original_says(
+def test_a_copy_has_the_details_of_the_original(
     exc: BaseException, duplicate: Callable[[BaseException], BaseException]
 ) -> None:
     exc.__notes__ = ["a note"]
@@ -298,7 +298,7 @@ def test_a_group_is_a_driver_error_and_an_exception_group() -> None:
     assert isinstance(made, ExceptionGroup)
 
 
-def test_a_group_taken_apart_keeps_what_is_known_of_the_call() -> None:
+def test_a_split_group_keeps_the_details_of_the_call() -> None:
     caught: list[ExceptionGroup[Exception]] = []
     try:
         raise group()
@@ -319,7 +319,7 @@ def test_a_group_prints_its_members() -> None:
         assert text in lines
 
 
-def test_a_missing_extra_says_where_it_is_missing() -> None:
+def test_the_error_for_a_missing_extra_names_the_place() -> None:
     here = MissingExtra.named("serial", "a serial port")
     assert str(here) == f"a serial port needs the extra 'serial': {command_for('serial')}"
     there = MissingExtra.named("serial", "a serial port", where="on the exporter")

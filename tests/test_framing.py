@@ -137,12 +137,12 @@ def test_a_length_has_24_bits() -> None:
         pack_header(6, 0, 2**64, 0)
 
 
-def test_seal_needs_room_for_the_header() -> None:
+def test_seal_needs_space_for_the_header() -> None:
     with pytest.raises(ValueError, match="buffer of 7 bytes"):
         seal(bytearray(7), 1, 0, 1)
 
 
-def test_seal_completes_what_encode_into_leaves() -> None:
+def test_seal_completes_the_output_of_encode_into() -> None:
     buffer = bytearray(HEADER_SIZE)
     msgspec.msgpack.Encoder().encode_into(["on", 1], buffer, HEADER_SIZE)
     seal(buffer, 2, 0, 3)
@@ -160,7 +160,7 @@ def test_only_a_contiguous_buffer_is_a_payload(payload: object) -> None:
 
 @pytest.mark.parametrize(("frame", "wire"), FRAMES)
 @pytest.mark.parametrize("step", [1, 3, 7, 4095, 4096, 4097, 10**6])
-def test_the_decoder_reads_the_table_however_it_is_cut(
+def test_the_decoder_reads_the_table_in_chunks_of_any_size(
     frame: Frame, wire: bytes, step: int
 ) -> None:
     decoder = FrameDecoder(MAX_FRAME)
@@ -173,16 +173,14 @@ def test_the_decoder_reads_the_table_however_it_is_cut(
 
 
 @given(st.lists(frames), st.data())
-def test_any_cutting_gives_the_same_frames(sent: list[Frame], data: st.DataObject) -> None:
+def test_any_chunking_gives_the_same_frames(sent: list[Frame], data: st.DataObject) -> None:
     stream = b"".join(pack_frame(*frame) for frame in sent)
     cuts = data.draw(st.lists(st.integers(0, len(stream))))
     assert drip(FrameDecoder(MAX_FRAME), stream, cuts) == sent
 
 
 @given(st.lists(frames), st.data())
-def test_a_buffer_that_is_read_into_again_gives_the_same_frames(
-    sent: list[Frame], data: st.DataObject
-) -> None:
+def test_a_reused_buffer_gives_the_same_frames(sent: list[Frame], data: st.DataObject) -> None:
     stream = b"".join(pack_frame(*frame) for frame in sent)
     buffer = bytearray(len(stream))
     decoder = FrameDecoder(MAX_FRAME)
@@ -213,7 +211,7 @@ nearly_frames = st.builds(
     st.lists(nearly_frames | nearly_frames | frames.map(lambda f: pack_frame(*f)) | st.binary()),
     st.data(),
 )
-def test_any_bytes_give_what_the_oracle_says(pieces: list[bytes], data: st.DataObject) -> None:
+def test_any_bytes_decode_as_in_the_oracle(pieces: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(pieces)
     cuts = data.draw(st.lists(st.integers(0, len(stream))))
     decoder, reference = FrameDecoder(32), ReferenceDecoder(32)
@@ -224,7 +222,7 @@ def test_any_bytes_give_what_the_oracle_says(pieces: list[bytes], data: st.DataO
 
 
 @given(st.lists(st.integers(1, 9000), min_size=1, max_size=40))
-def test_a_payload_of_small_and_large_pieces_is_put_together_in_order(sizes: list[int]) -> None:
+def test_a_payload_of_small_and_large_pieces_is_joined_in_order(sizes: list[int]) -> None:
     payload = b"".join(index.to_bytes(1, "big") * size for index, size in enumerate(sizes))
     stream = pack_frame(6, 0, 1, payload)
     cuts = [HEADER_SIZE + sum(sizes[:index]) for index in range(len(sizes))]
@@ -251,7 +249,7 @@ def test_a_declared_length_allocates_nothing() -> None:
         assert decoder.buffered == HEADER_SIZE + 1
 
 
-def test_a_chunk_of_which_a_piece_is_held_is_let_go() -> None:
+def test_a_chunk_is_released_although_a_piece_of_it_is_held() -> None:
     """Or a peer that sends a large chunk and stops would pin it by the few bytes at its end."""
     decoder = FrameDecoder(MAX_FRAME)
     chunk = pack_frame(6, 0, 1, bytes(60_000)) + pack_frame(6, 0, 1, b"rest")[:-1]
@@ -304,7 +302,7 @@ def test_a_bad_header_is_seen_at_its_fourth_byte(
     assert decoder.buffered == 0
 
 
-def test_frames_before_a_bad_header_are_given_and_those_after_it_are_not() -> None:
+def test_only_frames_before_a_bad_header_are_returned() -> None:
     good = pack_frame(1, 0, 1, b"good")
     decoder = FrameDecoder(MAX_FRAME)
     assert decoder.feed(good * 3 + b"\x00\x00\x00\xff" + good) == [(1, 0, 1, b"good")] * 3
@@ -334,7 +332,7 @@ def test_a_broken_decoder_stays_broken() -> None:
         b"\xff\xff\xff\xff\xff\xff\xff\xff",
     ],
 )
-def test_another_protocol_is_told_by_its_first_bytes(preamble: bytes) -> None:
+def test_another_protocol_is_recognized_by_its_first_bytes(preamble: bytes) -> None:
     decoder = FrameDecoder(MAX_FRAME)
     assert decoder.feed(preamble) == []
     assert f"may not speak this protocol: its stream begins with {preamble[:16]!r}" in str(
@@ -420,7 +418,7 @@ def count(value: object) -> int:
 
 
 @given(values)
-def test_what_msgspec_writes_is_good_and_counted(value: object) -> None:
+def test_a_scan_accepts_and_counts_values_of_msgspec(value: object) -> None:
     message = msgspec.msgpack.encode(value)
     assert scan(message, *NO_LIMITS) == count(value)
     assert scan(bytearray(message), *NO_LIMITS) == count(value)
@@ -428,7 +426,7 @@ def test_what_msgspec_writes_is_good_and_counted(value: object) -> None:
 
 
 @given(values, st.data())
-def test_what_is_cut_short_or_goes_on_is_refused(value: object, data: st.DataObject) -> None:
+def test_a_scan_rejects_truncated_and_trailing_bytes(value: object, data: st.DataObject) -> None:
     message = msgspec.msgpack.encode(value)
     shorter = message[: data.draw(st.integers(0, len(message) - 1))]
     assert outcome(shorter, *NO_LIMITS) is Code.INVALID_ARGUMENT
@@ -436,7 +434,7 @@ def test_what_is_cut_short_or_goes_on_is_refused(value: object, data: st.DataObj
 
 
 @given(message_bytes, st.integers(0, 4), st.integers(0, 40), st.integers(0, 6))
-def test_any_bytes_are_judged_as_by_the_oracle(
+def test_any_bytes_scan_as_in_the_oracle(
     message: bytes, max_depth: int, max_items: int, max_containers: int
 ) -> None:
     limits = (max_depth, max_items, max_containers)
@@ -454,9 +452,7 @@ def depth(value: object) -> int:
 
 
 @given(values, st.tuples(*[st.integers(-1, 1)] * 3))
-def test_a_value_at_the_edge_of_its_limits_is_judged_as_by_the_oracle(
-    value: object, more: tuple[int, ...]
-) -> None:
+def test_a_value_at_its_limits_scans_as_in_the_oracle(value: object, more: tuple[int, ...]) -> None:
     message = msgspec.msgpack.encode(value)
     oracle = ReferenceScan(message, *NO_LIMITS)
     used = (depth(value), oracle.run(), oracle.containers)
@@ -465,7 +461,7 @@ def test_a_value_at_the_edge_of_its_limits_is_judged_as_by_the_oracle(
 
 
 @given(values, st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=3))
-def test_a_message_with_wrong_bytes_is_judged_as_by_the_oracle(
+def test_a_message_with_wrong_bytes_scans_as_in_the_oracle(
     value: object, changes: list[tuple[int, int]]
 ) -> None:
     message = bytearray(msgspec.msgpack.encode(value))
@@ -476,7 +472,7 @@ def test_a_message_with_wrong_bytes_is_judged_as_by_the_oracle(
 
 
 @given(message_bytes)
-def test_what_is_let_through_can_be_decoded(message: bytes) -> None:
+def test_a_message_that_passes_the_scan_can_be_decoded(message: bytes) -> None:
     if type(outcome(message, 64, 10_000, 1000)) is Code:
         return
     # Text that is not UTF-8 and times out of range are the decoder's to refuse, and nothing else.
@@ -498,7 +494,7 @@ NEVER = {  # what a scan lets through and a decoder refuses
 
 
 @pytest.mark.parametrize("message", NEVER.values(), ids=NEVER)
-def test_the_oracle_knows_what_is_left_for_a_decoder_to_refuse(message: bytes) -> None:
+def test_the_oracle_knows_which_values_a_decoder_still_rejects(message: bytes) -> None:
     oracle = ReferenceScan(message, *NO_LIMITS)
     assert scan(message, *NO_LIMITS) == oracle.run()
     assert not oracle.readable
@@ -506,14 +502,14 @@ def test_the_oracle_knows_what_is_left_for_a_decoder_to_refuse(message: bytes) -
 
 
 @given(st.datetimes(timezones=st.just(dt.UTC)) | st.text())
-def test_the_oracle_knows_what_can_be_read(value: object) -> None:
+def test_the_oracle_knows_which_values_are_readable(value: object) -> None:
     oracle = ReferenceScan(msgspec.msgpack.encode(value), *NO_LIMITS)
     oracle.run()
     assert oracle.readable
 
 
 @pytest.mark.parametrize("first", range(256))
-def test_every_first_byte_is_judged_as_by_the_oracle(first: int) -> None:
+def test_every_first_byte_scans_as_in_the_oracle(first: int) -> None:
     for size in range(24):
         for follows in (b"\x00", b"\x01", b"\xff"):
             message = bytes([first]) + follows * size
@@ -546,7 +542,7 @@ def test_a_key_is_str_or_int(key: object) -> None:
         (b"\xc9\xff\xff\xff\xff\xff", "at byte 5: an extension must be a timestamp"),
     ],
 )
-def test_a_message_that_is_none_is_refused(message: bytes, told: str) -> None:
+def test_a_scan_rejects_malformed_messages(message: bytes, told: str) -> None:
     with pytest.raises(FramingError, match=told) as caught:
         scan(message, *NO_LIMITS)
     assert caught.value.code is Code.INVALID_ARGUMENT
@@ -559,7 +555,7 @@ def test_a_message_that_is_none_is_refused(message: bytes, told: str) -> None:
     " c60000000161 d6ff00000000 d7ff0000000000000000 c70cff000000000000000000000000 9100 8100c0"
     " dc000100 dd0000000100 de00010000 df000000010000".replace(" 61", "61").split(),
 )
-def test_a_list_is_cut_short_wherever_it_is_cut(value: str) -> None:
+def test_a_list_truncated_anywhere_is_rejected(value: str) -> None:
     """Behind a step that went too far there would be other bytes, which look like values."""
     message = b"\x93" + bytes.fromhex(value) * 3
     assert scan(message, *NO_LIMITS) > 3
@@ -583,7 +579,7 @@ EXTENSIONS = [
 
 
 @pytest.mark.parametrize(("size", "head"), EXTENSIONS)
-def test_an_extension_is_a_timestamp_or_no_value(size: int, head: bytes) -> None:
+def test_only_the_timestamp_extension_is_accepted(size: int, head: bytes) -> None:
     for kind in range(256):
         message = head + bytes([kind]) + bytes(size)
         if kind == 0xFF and size in {4, 8, 12}:
@@ -598,7 +594,7 @@ def test_an_extension_is_a_timestamp_or_no_value(size: int, head: bytes) -> None
 @pytest.mark.parametrize(
     "head", ["dd ffffffff", "df ffffffff", "dd 00000064", "de 0006", "86", "dc 0064"]
 )
-def test_what_a_container_promises_counts_before_it_comes(head: str) -> None:
+def test_the_declared_length_of_a_container_counts_immediately(head: str) -> None:
     with pytest.raises(FramingError, match="more than 100 values") as caught:
         scan(bytes.fromhex(head), 64, 100, 10)
     assert caught.value.code is Code.RESOURCE_EXHAUSTED
@@ -616,7 +612,7 @@ def test_a_message_may_nest_to_the_limit_and_not_one_level_deeper(
     assert caught.value.code is Code.RESOURCE_EXHAUSTED
 
 
-def test_values_and_containers_may_reach_their_limits_and_not_pass_them() -> None:
+def test_values_and_containers_may_reach_their_limits_and_not_exceed_them() -> None:
     message = msgspec.msgpack.encode([[], [], {"a": 1}])
     assert scan(message, 2, 5 + KEY_COST, 4) == 5 + KEY_COST
     with pytest.raises(FramingError, match="more than 20 values"):
@@ -625,7 +621,7 @@ def test_values_and_containers_may_reach_their_limits_and_not_pass_them() -> Non
         scan(message, 2, 5 + KEY_COST, 3)
 
 
-def test_a_container_that_ends_gives_its_level_back() -> None:
+def test_a_container_that_ends_frees_its_level() -> None:
     message = msgspec.msgpack.encode([[[]], [[]], {"a": {"b": 1}}])
     assert scan(message, 3, 100, 100) == 8 + 2 * KEY_COST
 
@@ -716,7 +712,7 @@ thread.join()
     assert (done.stdout, done.stderr) == ("RESOURCE_EXHAUSTED\n", "")
 
 
-def test_decoders_of_several_threads_do_not_meet() -> None:
+def test_decoders_of_several_threads_are_independent() -> None:
     stream = b"".join(wire for _, wire in FRAMES)
     expected = [frame for frame, _ in FRAMES]
     results: list[list[Frame]] = []

@@ -51,14 +51,12 @@ def changed(**limits: Any) -> Limits:
     return dataclasses.replace(DEFAULT_LIMITS, **limits)
 
 
-def test_the_table_here_has_every_limit() -> None:
+def test_the_table_of_ranges_has_every_limit() -> None:
     assert [name for name, _, _ in RANGES] == NAMES
 
 
 @pytest.mark.parametrize(("name", "low", "high"), RANGES)
-def test_the_ends_of_a_range_are_in_it_and_nothing_beyond(
-    name: str, low: float, high: float | None
-) -> None:
+def test_a_limit_accepts_exactly_its_range(name: str, low: float, high: float | None) -> None:
     pending = {} if name == "max_pending" else {"max_pending": 2**31}
     accepted: list[float] = [low, math.inf if high is None else high]
     for value in accepted:
@@ -73,7 +71,7 @@ def test_the_ends_of_a_range_are_in_it_and_nothing_beyond(
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("value", [math.nan, "5", None])
-def test_what_is_no_number_is_refused(name: str, value: Any) -> None:
+def test_a_limit_that_is_not_a_number_is_rejected(name: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=f"Limits\\({name}={value!r}\\): must be"):
         changed(**{name: value})
 
@@ -93,12 +91,12 @@ def test_a_number_of_bytes_or_calls_is_whole() -> None:
     ],
     ids=["a message has a frame", "one message fits", "a window grows", "one window fits"],
 )
-def test_limits_that_contradict_each_other_are_refused(limits: dict[str, int], other: str) -> None:
+def test_limits_that_contradict_each_other_are_rejected(limits: dict[str, int], other: str) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(other)):
         changed(**limits)
 
 
-def test_limits_can_be_changed_only_into_others() -> None:
+def test_limits_are_immutable_and_can_be_replaced() -> None:
     limits = Limits(max_calls=5)
     with pytest.raises(dataclasses.FrozenInstanceError):
         limits.max_calls = 6  # type: ignore[misc]
@@ -121,7 +119,7 @@ def test_every_limit_is_documented_with_its_name() -> None:
     assert [name for name in NAMES if f"    {name}: " not in documented] == []
 
 
-def test_only_what_is_no_default_is_shown() -> None:
+def test_the_repr_shows_only_changed_limits() -> None:
     assert repr(Limits()) == "Limits()"
     limits = Limits(max_frames_per_turn=3, ping_rate=0.5, max_calls=1024)
     assert repr(limits) == "Limits(max_frames_per_turn=3, ping_rate=0.5)"

@@ -84,19 +84,19 @@ def nested(levels: int) -> list[Any]:
 
 
 @given(values)
-def test_a_value_arrives_as_it_left(value: Any) -> None:
+def test_values_survive_a_round_trip(value: Any) -> None:
     arrived = through(value)
     assert arrived == value
     assert repr(arrived) == repr(value)  # True is not 1, and 1 is not 1.0
 
 
-def test_what_json_would_lose_arrives() -> None:
+def test_values_that_json_would_lose_survive_a_round_trip() -> None:
     largest = [2**53 + 1, 2**64 - 1, -(2**63), b"\xff\x00", {1: "one"}, -0.0, math.inf]
     assert repr(through(largest)) == repr(largest)
     assert math.isnan(through(math.nan))
 
 
-def test_a_megabyte_of_text_and_of_bytes_arrives() -> None:
+def test_a_megabyte_of_text_and_of_bytes_survives_a_round_trip() -> None:
     assert through(["\N{GREEK SMALL LETTER PI}" * 2**20, bytes(2**20)]) == [
         "\u03c0" * 2**20,
         bytes(2**20),
@@ -131,7 +131,7 @@ MOMENT: Final = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_messagepack_has_no_type_for_arrives_as_its_nearest(value: Any, arrives: Any) -> None:
+def test_types_without_a_messagepack_form_become_the_nearest_one(value: Any, arrives: Any) -> None:
     assert through(value) == arrives
     assert type(through(value)) is type(arrives)
 
@@ -159,14 +159,14 @@ UNENCODABLE: Final[list[tuple[str, Any, str]]] = [
 @pytest.mark.parametrize(
     ("value", "says"), [case[1:] for case in UNENCODABLE], ids=[case[0] for case in UNENCODABLE]
 )
-def test_what_cannot_be_encoded_is_refused_with_the_reason(value: Any, says: str) -> None:
+def test_encoding_an_unsupported_value_raises_the_reason(value: Any, says: str) -> None:
     for hidden in (value, [1, {"a": value}]):
         with pytest.raises(ArgumentError) as caught:
             encode_value(hidden)
         assert says in str(caught.value)
 
 
-def test_a_refused_value_leaves_the_callers_prefix_alone() -> None:
+def test_a_failed_encoding_leaves_the_callers_prefix_unchanged() -> None:
     prefix = b"prefix"
     with pytest.raises(ArgumentError):
         encode_value([b"x" * 100_000, 1j], prefix)
@@ -200,7 +200,7 @@ def test_no_extension_but_the_timestamp_is_a_value(kind: int, padding: str) -> N
     ],
     ids=["text", "number", "the same number, written longer", "a number and its text"],
 )
-def test_of_two_values_for_one_key_the_last_one_holds(body: bytes, arrives: Any) -> None:
+def test_the_last_of_two_values_for_one_key_wins(body: bytes, arrives: Any) -> None:
     assert decode_value(body, LIMITS) == arrives
 
 
@@ -215,7 +215,7 @@ def test_of_two_values_for_one_key_the_last_one_holds(body: bytes, arrives: Any)
     ],
     ids=["default depth", "depth", "items", "keys", "containers"],
 )
-def test_a_message_beyond_a_limit_is_refused(
+def test_decoding_rejects_a_message_beyond_a_limit(
     limits: Limits, fits: Any, too_much: Any, says: str
 ) -> None:
     assert through(fits, limits) == fits
@@ -241,7 +241,7 @@ def test_a_message_beyond_a_limit_is_refused(
     ],
     ids=lambda body: f"{body[:6].hex()}, {len(body)} bytes",
 )
-def test_what_is_no_value_is_refused(body: bytes) -> None:
+def test_decoding_rejects_malformed_values(body: bytes) -> None:
     with pytest.raises(ArgumentError, match=f"the {len(body)} bytes cannot be decoded"):
         decode_value(body, LIMITS)
 
@@ -274,7 +274,7 @@ heads = st.builds(
 
 
 @given(heads, st.lists(scalars).map(tuple))
-def test_a_call_arrives_as_it_left(head: CallHead, args: tuple[Any, ...]) -> None:
+def test_calls_survive_a_round_trip(head: CallHead, args: tuple[Any, ...]) -> None:
     prefix = call_prefix(
         head.target, head.kind, head.method, keywords=head.keywords, nested=head.nested
     )
@@ -285,7 +285,7 @@ def test_a_call_arrives_as_it_left(head: CallHead, args: tuple[Any, ...]) -> Non
     assert decode_value(body, LIMITS) == list(args)
 
 
-def test_a_prefix_serves_many_calls() -> None:
+def test_a_call_prefix_can_be_reused() -> None:
     prefix = call_prefix(1, Kind.UNARY, "on")
     first, second = encode_call(prefix, (1,)), encode_call(prefix, (2,))
     set_timeout(first, 7)
@@ -310,12 +310,12 @@ def test_a_name_has_up_to_255_bytes(name: str) -> None:
         (None, "a str, not NoneType"),
     ],
 )
-def test_a_name_that_does_not_fit_is_refused(name: Any, says: str) -> None:
+def test_a_method_name_of_invalid_length_is_rejected(name: Any, says: str) -> None:
     with pytest.raises(ArgumentError, match=says):
         call_prefix(1, Kind.UNARY, name)
 
 
-def test_a_name_of_broken_unicode_is_sent_as_one_that_no_driver_has() -> None:
+def test_a_method_name_with_a_surrogate_is_encoded_with_replacement() -> None:
     payload = bytes(encode_call(call_prefix(1, Kind.UNARY, "o\ud800n"), ())[HEADER_SIZE:])
     assert decode_call(payload)[0].method == "o?n"
 
@@ -334,7 +334,7 @@ def test_a_name_of_broken_unicode_is_sent_as_one_that_no_driver_has() -> None:
     ],
     ids=["empty", "cut", "no name", "cut name", "kind 3", "kind 63", "unknown mark", "no UTF-8"],
 )
-def test_a_malformed_call_is_refused(payload: str) -> None:
+def test_a_malformed_call_is_rejected(payload: str) -> None:
     with pytest.raises(ArgumentError, match="malformed CALL"):
         decode_call(bytes.fromhex(payload))
 
@@ -364,11 +364,11 @@ def error_through(body: ErrorBody, code: int = Code.UNKNOWN) -> ErrorBody:
 
 
 @given(U16, bodies)
-def test_an_error_arrives_as_it_left_with_the_tree_of_its_group(code: int, body: ErrorBody) -> None:
+def test_errors_and_groups_survive_a_round_trip(code: int, body: ErrorBody) -> None:
     assert error_through(body, code) == body
 
 
-def test_a_megabyte_of_text_fits_an_error_and_more_is_cut_with_a_mark() -> None:
+def test_an_error_text_over_a_megabyte_is_truncated_with_a_mark() -> None:
     text = "x" * MAX_TEXT
     assert error_through(ErrorBody("E", text)).message == text
     longer = text + "y" * 1000
@@ -383,7 +383,7 @@ def test_the_type_and_the_notes_of_an_error_are_bounded() -> None:
     assert arrived.notes == [str(n) for n in range(64)]
 
 
-def test_the_members_of_a_group_are_cut_and_cleaned_too() -> None:
+def test_the_members_of_a_group_are_truncated_and_cleaned_too() -> None:
     member = ErrorBody("E", "\ud800" + "x" * MAX_TEXT)
     [(_, arrived)] = error_through(ErrorBody("G", "", [], None, [(3, member)])).members
     assert arrived.message.startswith("?xxx")
@@ -407,7 +407,7 @@ def test_broken_unicode_in_an_error_is_replaced() -> None:
         ("a\udc80", 3, "a?"),
     ],
 )
-def test_cut_shortens_with_a_mark_and_makes_encodable(
+def test_cut_truncates_with_a_mark_and_makes_text_encodable(
     text: str, length: int, expected: str
 ) -> None:
     assert truncate(text, length) == expected
@@ -426,7 +426,7 @@ def test_cut_shortens_with_a_mark_and_makes_encodable(
         (b"\xdd\xff\xff\xff\xff", "more than 65536 values"),
     ],
 )
-def test_an_error_body_that_makes_no_sense_becomes_text(body: bytes, says: str) -> None:
+def test_a_malformed_error_body_becomes_text(body: bytes, says: str) -> None:
     code, arrived = decode_error(b"\x03\x00" + body, LIMITS)
     assert code == Code.INVALID_ARGUMENT
     assert arrived.type == ""
@@ -441,7 +441,7 @@ def test_an_error_without_a_code_becomes_text(payload: bytes) -> None:
     )
 
 
-def test_an_error_may_leave_out_what_is_empty_and_say_more_than_is_known() -> None:
+def test_an_error_may_omit_empty_fields_and_have_unknown_ones() -> None:
     short = msgspec.msgpack.encode(["E", "m"])
     long = msgspec.msgpack.encode(["E", "m", [], None, [], None, None, "of version 1.7"])
     assert decode_error(b"\x02\x00" + short, LIMITS) == (2, ErrorBody("E", "m"))
@@ -463,7 +463,7 @@ hellos = st.builds(
 )
 
 
-def test_an_error_of_more_values_than_any_failure_needs_is_text_that_says_so() -> None:
+def test_an_error_body_with_too_many_values_becomes_a_text_with_the_reason() -> None:
     members = [[2, ["E", "m", [], None, []]]] * 8_000
     body = msgspec.msgpack.encode(["G", "g", [], None, members])
     assert len(decode_error(b"\x14\x00" + body, LIMITS)[1].members) == 8_000
@@ -474,11 +474,11 @@ def test_an_error_of_more_values_than_any_failure_needs_is_text_that_says_so() -
 
 
 @given(hellos)
-def test_a_hello_arrives_as_it_left_whatever_its_version(hello: Hello) -> None:
+def test_a_hello_of_any_version_survives_a_round_trip(hello: Hello) -> None:
     assert decode_hello(encode_hello(hello)) == hello
 
 
-def test_a_hello_says_what_limits_allow() -> None:
+def test_a_hello_carries_the_limits() -> None:
     limits = Limits(max_frame=1024, max_calls=7, stream_window=9, ping_interval=1.5)
     hello = Hello.of(limits, "agent/1", "open sesame")
     assert (hello.max_frame, hello.max_message) == (1024, limits.max_message)
@@ -490,7 +490,7 @@ def test_a_hello_says_what_limits_allow() -> None:
 FIXED: Final = encode_hello(Hello.of(LIMITS))[:28]
 
 
-def test_a_hello_may_leave_out_and_add_keys() -> None:
+def test_a_hello_may_omit_known_keys_and_have_unknown_ones() -> None:
     assert decode_hello(FIXED + b"\x80") == Hello.of(LIMITS)
     more = msgspec.msgpack.encode({"agent": "a", "features": [1, {"x": 2}]})
     assert decode_hello(FIXED + more) == Hello.of(LIMITS, "a")
@@ -510,7 +510,7 @@ def test_a_hello_may_leave_out_and_add_keys() -> None:
         (FIXED + b"\x81\xa1a\xdc\x01\x00", "more than 256 values"),
     ],
 )
-def test_what_is_no_hello_is_refused(payload: bytes, says: str) -> None:
+def test_a_malformed_hello_is_rejected(payload: bytes, says: str) -> None:
     with pytest.raises(ArgumentError, match="malformed HELLO") as caught:
         decode_hello(payload)
     assert says in str(caught.value)
@@ -520,32 +520,32 @@ def test_what_is_no_hello_is_refused(payload: bytes, says: str) -> None:
 
 
 @given(U32)
-def test_credit_arrives_as_it_left(delta: int) -> None:
+def test_credit_survives_a_round_trip(delta: int) -> None:
     assert decode_credit(encode_credit(delta)) == delta
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x01\x00\x00", b"\x01\x00\x00\x00\x00"])
-def test_a_malformed_credit_reads_as_none_at_all(payload: bytes) -> None:
+def test_a_malformed_credit_decodes_as_zero(payload: bytes) -> None:
     assert decode_credit(payload) == 0
 
 
 @given(U16)
-def test_cancel_arrives_as_it_left(code: int) -> None:
+def test_cancel_survives_a_round_trip(code: int) -> None:
     assert decode_cancel(encode_cancel(code)) == code
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x01", b"\x01\x00\x00"])
-def test_a_malformed_cancel_reads_as_none(payload: bytes) -> None:
+def test_a_malformed_cancel_decodes_as_none(payload: bytes) -> None:
     assert decode_cancel(payload) is None
 
 
 @given(U16, U32, st.text(max_size=256))
-def test_goaway_arrives_as_it_left(code: int, grace_ms: int, text: str) -> None:
+def test_goaway_survives_a_round_trip(code: int, grace_ms: int, text: str) -> None:
     goaway = Goaway(code, grace_ms, text)
     assert decode_goaway(encode_goaway(goaway)) == goaway
 
 
-def test_a_goaway_too_long_for_the_wire_is_cut() -> None:
+def test_a_goaway_too_long_for_the_wire_is_truncated() -> None:
     goaway = decode_goaway(encode_goaway(Goaway(1, 2**40, "\u00e9" * 1000 + "\ud800")))
     assert goaway == Goaway(1, 2**32 - 1, "\u00e9" * 509)
     odd = decode_goaway(encode_goaway(Goaway(1, 0, "x" + "\u00e9" * 1000)))
@@ -553,7 +553,7 @@ def test_a_goaway_too_long_for_the_wire_is_cut() -> None:
 
 
 @pytest.mark.parametrize("payload", [b"", bytes(5), bytes(6 + 1025)])
-def test_a_malformed_goaway_reads_as_none(payload: bytes) -> None:
+def test_a_malformed_goaway_decodes_as_none(payload: bytes) -> None:
     assert decode_goaway(payload) is None
 
 
@@ -578,11 +578,11 @@ nodes = st.lists(
 
 
 @given(nodes)
-def test_a_report_arrives_as_it_left(report: list[Node]) -> None:
+def test_a_report_survives_a_round_trip(report: list[Node]) -> None:
     assert decode_nodes(bytes(encode_value(report)[HEADER_SIZE:]), LIMITS) == report
 
 
-def test_a_report_without_texts_is_one_and_so_is_one_with_more_than_we_know() -> None:
+def test_a_report_may_omit_texts_and_have_unknown_keys() -> None:
     bare = {
         "target": 1,
         "parent": None,
@@ -598,7 +598,7 @@ def test_a_report_without_texts_is_one_and_so_is_one_with_more_than_we_know() ->
     assert decode_value(encode_value([node])[HEADER_SIZE:], LIMITS) == [bare]
 
 
-def test_a_report_is_bounded_as_any_value_is() -> None:
+def test_a_report_obeys_the_limits_of_values() -> None:
     report = [Node(1, None, "", "uuid", {}, "client", {})]
     with pytest.raises(ArgumentError, match="more than 20 values"):  # most are names of fields
         decode_nodes(bytes(encode_value(report)[HEADER_SIZE:]), Limits(max_items=10))
@@ -609,7 +609,7 @@ def test_a_report_is_bounded_as_any_value_is() -> None:
     [None, {}, [None], [{}], [{"target": "1"}]],
     ids=["nil", "map", "nil inside", "empty map", "wrong type"],
 )
-def test_what_is_no_report_is_refused(report: Any) -> None:
+def test_a_malformed_report_is_rejected(report: Any) -> None:
     with pytest.raises(ArgumentError, match="the exporter's report cannot be read"):
         decode_nodes(bytes(encode_value(report)[HEADER_SIZE:]), LIMITS)
 
@@ -629,7 +629,7 @@ DECODERS: Final[list[Callable[[bytes], object]]] = [
 
 
 @given(st.binary(max_size=100) | st.binary(max_size=60).map(lambda tail: FIXED + tail))
-def test_no_decoder_fails_on_noise_but_by_refusing_it(payload: bytes) -> None:
+def test_decoders_reject_random_bytes_with_their_own_errors(payload: bytes) -> None:
     for decode in DECODERS:
         with contextlib.suppress(ArgumentError):
             decode(payload)

@@ -31,7 +31,7 @@ class Interrupted(Exception):
 
 
 @pytest.mark.parametrize("decode", REFUSING.values(), ids=REFUSING)
-def test_of_whichever_class_it_is_the_error_is_one_of_ours(decode: Callable[[bytes], Any]) -> None:
+def test_any_exception_of_a_decoder_becomes_our_error(decode: Callable[[bytes], Any]) -> None:
     with pytest.raises(Exception) as expected:  # noqa: PT011 - of whichever class
         decode(b"\xa1\xff")
     with pytest.raises(ArgumentError) as caught:
@@ -51,7 +51,7 @@ def _handler() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_handler")
-def test_what_a_signal_handler_raises_meanwhile_stays_as_it_is() -> None:
+def test_an_exception_of_a_signal_handler_passes_through_a_decoder() -> None:
     def decode(_: bytes) -> None:
         signal.raise_signal(signal.SIGUSR1)
 

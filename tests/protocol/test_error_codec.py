@@ -99,7 +99,7 @@ def test_an_exception_keeps_its_notes() -> None:
     assert notes_of(across(exc)) == ["first", "second\nline"]
 
 
-def test_text_that_is_no_unicode_arrives_all_the_same() -> None:
+def test_text_with_surrogates_arrives_with_replacements() -> None:
     error = across(OSError("cannot open \udcff"))
     assert error.message == "cannot open ?"
 
@@ -115,7 +115,7 @@ def test_text_that_is_no_unicode_arrives_all_the_same() -> None:
         (b"a", b"b\x80"),
     ],
 )
-def test_a_file_name_arrives_as_it_was_even_if_it_is_not_utf_8(
+def test_a_file_name_that_is_not_utf_8_survives_a_round_trip(
     filename: str | bytes, filename2: str | bytes | None
 ) -> None:
     error = across(FileNotFoundError(2, "x", filename, None, filename2))
@@ -130,13 +130,13 @@ def test_a_path_that_is_not_utf_8_arrives_as_a_str() -> None:
     assert error.filename == "a\udcff"
 
 
-def test_a_name_with_a_surrogate_that_stands_for_no_byte_arrives_with_a_mark() -> None:
+def test_a_file_name_with_an_undecodable_surrogate_arrives_with_a_mark() -> None:
     error = across(FileNotFoundError(2, "x", "a\ud800"))
     assert isinstance(error, OSError)
     assert error.filename == "a?"
 
 
-def test_only_names_that_are_not_utf_8_take_an_element_of_their_own() -> None:
+def test_only_names_that_are_not_utf_8_add_an_element() -> None:
     def fields(name: str) -> list[Any]:
         payload = encode_error(*exception_to_wire(FileNotFoundError(2, "x", name)))
         body: list[Any] = msgspec.msgpack.decode(payload[HEADER_SIZE + 2 :])
@@ -165,11 +165,11 @@ def test_a_peer_may_mark_any_name(name: object, mark: int) -> None:
     assert error.filename == (None if isinstance(name, list) else expected)
 
 
-def test_a_key_error_says_its_key_as_python_does() -> None:
+def test_a_key_error_shows_its_key_as_python_does() -> None:
     assert str(across(KeyError("rail"))) == f"{CONTEXT}: KeyError: 'rail'"
 
 
-def test_codes_of_further_classes_come_first() -> None:
+def test_codes_of_additional_classes_take_precedence() -> None:
     codes = {trio.TooSlowError: Code.TIMED_OUT, ValueError: Code.INTERNAL}
     assert type(across(trio.TooSlowError(), codes=codes)) is DriverTimeoutError
     assert across(ValueError(), codes=codes).code is Code.INTERNAL
@@ -179,7 +179,7 @@ def test_codes_of_further_classes_come_first() -> None:
 # ------------------------------------------------------------------------------------ tracebacks
 
 
-def test_a_traceback_is_sent_only_where_it_is_asked_for() -> None:
+def test_a_traceback_is_sent_only_on_request() -> None:
     exc = raised(ValueError("m"))
     assert across(exc).remote_traceback is None
     error = across(exc, traceback=True)
@@ -195,7 +195,7 @@ def test_the_traceback_shows_when_the_error_is_printed() -> None:
     assert "Traceback on the exporter:" in "".join(traceback.format_exception(error))
 
 
-def test_the_traceback_of_a_further_exporter_is_not_passed_on_as_a_note() -> None:
+def test_the_traceback_of_an_upstream_exporter_is_not_forwarded_as_a_note() -> None:
     first = across(raised(ValueError("m")), traceback=True)
     first.add_note("of the driver between")
     assert notes_of(across(first)) == ["of the driver between"]
@@ -224,7 +224,7 @@ def test_a_group_of_base_exceptions_arrives_as_driver_errors() -> None:
     assert [type(member) for member in error.exceptions] == [DriverError, DriverInvalidArgument]
 
 
-def test_a_group_of_one_is_that_one() -> None:
+def test_a_group_with_one_member_becomes_that_member() -> None:
     nested = ExceptionGroup("nursery", [ExceptionGroup("nursery", [OSError("m")])])
     error = across(nested)
     assert type(error) is DriverOSError
@@ -258,7 +258,7 @@ def test_a_group_deeper_than_eight_levels_ends_in_text(levels: int) -> None:
     assert error.message.endswith("(2 sub-exceptions)" if levels > 8 else "a")
 
 
-def test_a_wide_group_says_how_many_of_its_members_were_left_out() -> None:
+def test_a_wide_group_states_the_number_of_omitted_members() -> None:
     error = across(ExceptionGroup("many", [ValueError(str(n)) for n in range(100)]))
     assert isinstance(error, DriverErrorGroup)
     assert [member.message for member in error.exceptions if isinstance(member, DriverError)] == [
@@ -295,7 +295,7 @@ def test_an_exception_whose_text_fails_is_still_described(kind: type[Exception])
 
 
 @pytest.mark.parametrize("notes", [5, None, "text", [5, NoText()], ["good", NoText()]])
-def test_notes_that_are_none_do_no_harm(notes: Any) -> None:
+def test_invalid_notes_are_ignored(notes: Any) -> None:
     exc = ValueError("m")
     exc.__notes__ = notes
     error = across(exc, traceback=True)
@@ -303,14 +303,14 @@ def test_notes_that_are_none_do_no_harm(notes: Any) -> None:
     assert all(isinstance(note, str) for note in notes_of(error))
 
 
-def test_what_cannot_be_read_of_an_exception_is_left_out() -> None:
+def test_unreadable_attributes_of_an_exception_are_omitted() -> None:
     error = across(Closed("m"), traceback=True)
     assert error.message == "m"
     assert error.remote_traceback is None
     assert notes_of(error) == []
 
 
-def test_a_text_that_cannot_be_read_does_not_hide_the_members_of_a_group() -> None:
+def test_a_group_with_an_unreadable_text_keeps_its_members() -> None:
     error = across(ExceptionGroup("both", [NoText(), ValueError("a")]))
     assert isinstance(error, DriverErrorGroup)
     assert [str(member) for member in error.exceptions] == [
@@ -320,7 +320,7 @@ def test_a_text_that_cannot_be_read_does_not_hide_the_members_of_a_group() -> No
 
 
 @pytest.mark.parametrize("code", [99_999, -1, "INTERNAL", None, []])
-def test_a_driver_error_of_a_code_that_there_is_not_is_unknown(code: Any) -> None:
+def test_a_driver_error_with_an_undefined_code_becomes_unknown(code: Any) -> None:
     exc = DriverError("m")
     exc.code = code
     assert across(exc).code is Code.UNKNOWN
@@ -329,7 +329,7 @@ def test_a_driver_error_of_a_code_that_there_is_not_is_unknown(code: Any) -> Non
 # --------------------------------------- what a driver passes on of calls that it has made itself
 
 
-def test_a_driver_error_keeps_its_code_and_tells_its_story() -> None:
+def test_a_driver_error_keeps_its_code_and_details() -> None:
     inner = DriverError("broken", code=Code.INTERNAL, remote_type="X", context="method 'a' of 'b'")
     error = across(inner)
     assert error.code is Code.INTERNAL
@@ -347,7 +347,7 @@ def test_a_driver_error_keeps_its_code_and_tells_its_story() -> None:
     ],
     ids=repr,
 )
-def test_what_is_true_of_an_inner_call_is_not_said_of_the_outer_one(
+def test_a_code_about_an_inner_call_is_not_applied_to_the_outer_one(
     inner: DriverError, kind: type[DriverError]
 ) -> None:
     error = across(inner)
@@ -373,7 +373,7 @@ def test_each_code_becomes_its_class_and_any_other_a_plain_driver_error(code: in
     assert str(error) == f"{CONTEXT}: m"
 
 
-def test_members_make_a_group_whatever_the_code() -> None:
+def test_an_error_with_members_becomes_a_group_for_any_code() -> None:
     body = ErrorBody("E", "m", members=[(Code.OS_ERROR, ErrorBody("O", "a"))])
     error = exception_from_wire(Code.REFUSED, body, CONTEXT)
     assert type(error) is DriverErrorGroup
@@ -417,7 +417,7 @@ ALLOWED: Final = {
 
 
 @given(st.integers(0, 65535), claims)
-def test_whatever_a_peer_claims_becomes_one_of_our_exceptions(code: int, body: ErrorBody) -> None:
+def test_any_decoded_error_becomes_one_of_our_exceptions(code: int, body: ErrorBody) -> None:
     found: list[BaseException] = [exception_from_wire(code, body, CONTEXT)]
     for error in found:
         assert type(error) in ALLOWED
@@ -427,6 +427,6 @@ def test_whatever_a_peer_claims_becomes_one_of_our_exceptions(code: int, body: E
 
 
 @given(st.integers(0, 65535), st.binary(max_size=100))
-def test_noise_in_an_error_becomes_one_of_our_exceptions(code: int, noise: bytes) -> None:
+def test_random_bytes_in_an_error_become_one_of_our_exceptions(code: int, noise: bytes) -> None:
     payload = code.to_bytes(2, "little") + noise
     assert type(exception_from_wire(*decode_error(payload, LIMITS), CONTEXT)) in ALLOWED

@@ -23,7 +23,7 @@ def test_everything_public_is_an_event_and_every_event_is_public() -> None:
     assert {*names, "Event", "SlotEvent"} == set(ev.__all__)
 
 
-def test_what_goes_to_a_slots_endpoint_has_a_slot() -> None:
+def test_every_stream_event_has_a_slot() -> None:
     has_slot = {event for event in EVENTS if "slot" in event.__struct_fields__}
     assert has_slot == {*typing.get_args(ev.SlotEvent), ev.CallReceived}
 
@@ -35,7 +35,7 @@ def test_an_event_cannot_be_changed() -> None:
     assert all(event.__struct_config__.frozen for event in EVENTS)
 
 
-def test_only_events_of_atoms_are_hidden_from_the_garbage_collector() -> None:
+def test_only_events_with_atomic_fields_are_untracked_by_the_garbage_collector() -> None:
     for event in EVENTS:
         if not event.__struct_config__.gc:
             assert set(typing.get_type_hints(event).values()) <= ATOMS, event

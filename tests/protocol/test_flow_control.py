@@ -29,14 +29,16 @@ def window(initial: int = 100, limit: int = 1000, budget: Budget | None = None) 
 # ----------------------------------------------------------------- rule 1: half a window at a time
 
 
-def test_credit_goes_back_once_half_a_window_was_read() -> None:
+def test_credit_is_returned_once_half_a_window_was_read() -> None:
     slow = window(initial=100, limit=100)
     slow.receive(100)
     assert [slow.consume(10) for _ in range(10)] == [0, 0, 0, 0, 50, 0, 0, 0, 0, 50]
 
 
 @given(st.integers(1, 10_000), st.data())
-def test_what_was_read_goes_back_whole_and_not_before_half(size: int, data: st.DataObject) -> None:
+def test_credit_is_returned_in_full_but_not_before_half_a_window(
+    size: int, data: st.DataObject
+) -> None:
     fixed = window(initial=size, limit=size)
     fixed.receive(size)
     unread, held = size, 0
@@ -50,13 +52,13 @@ def test_what_was_read_goes_back_whole_and_not_before_half(size: int, data: st.D
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_the_smallest_windows_give_credit_for_the_first_byte_or_two(size: int) -> None:
+def test_the_smallest_windows_return_credit_for_the_first_byte_or_two(size: int) -> None:
     tiny = window(initial=size, limit=size)
     tiny.receive(size)
     assert sum(tiny.consume(1) for _ in range(size)) * 2 >= size
 
 
-def test_what_arrives_takes_credit_and_may_overshoot() -> None:
+def test_received_bytes_use_credit_and_may_overshoot() -> None:
     one = window(initial=100)
     one.receive(70)
     assert one.available == 30
@@ -116,7 +118,7 @@ def test_the_first_windows_are_promised_and_may_overdraw_the_budget() -> None:
     assert budget.left == 150
 
 
-def test_a_budget_gives_what_it_has_and_no_more() -> None:
+def test_a_budget_never_grants_more_than_it_has() -> None:
     budget = Budget(10)
     assert budget.reserve(10)
     assert not budget.reserve(1)
@@ -140,18 +142,18 @@ def test_the_budget_returns_to_where_it_began(total: int, reads: list[int]) -> N
 # ----------------------------------------------------------------------------- the sender's side
 
 
-def test_a_sender_adds_what_it_is_granted() -> None:
+def test_a_grant_adds_to_the_senders_credit() -> None:
     sending = SendWindow(10)
     assert sending.grant(5)
     assert sending.available == 15
 
 
-def test_credit_beyond_what_the_wire_allows_is_refused() -> None:
+def test_credit_beyond_the_wires_maximum_is_rejected() -> None:
     assert SendWindow(1).grant(MAX_CREDIT - 1)
     assert not SendWindow(1).grant(MAX_CREDIT)
 
 
-def test_an_overshoot_is_paid_back_first() -> None:
+def test_a_grant_first_compensates_an_overshoot() -> None:
     sending = SendWindow(10)
     sending.available -= 1000
     assert sending.grant(995)
@@ -271,7 +273,7 @@ def test_grants_are_counted_against_the_frames_that_were_sent() -> None:
     assert window.grants == 2 * GRANTS - 1
 
 
-def test_the_sum_of_what_goes_back_never_exceeds_what_the_wire_allows() -> None:
+def test_returned_credit_never_exceeds_the_wires_maximum() -> None:
     """The largest windows there are: a peer's credit is bounded by the window's size."""
     receiver = ReceiveWindow(MAX_CREDIT // 2, MAX_CREDIT, Budget(2**40))
     sender = SendWindow(MAX_CREDIT // 2)

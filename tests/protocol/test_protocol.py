@@ -390,7 +390,7 @@ def test_the_table_has_every_phase() -> None:
 # --------------------------------------------------------------------------------------- HELLO
 
 
-def test_client_says_hello_at_once_and_server_only_when_it_admits() -> None:
+def test_a_client_sends_hello_immediately_and_a_server_on_admission() -> None:
     client = ClientProtocol(LIMITS, Hello.of(LIMITS, agent="client"))
     server = ServerProtocol(LIMITS)
     assert not server.send_queue
@@ -402,7 +402,7 @@ def test_client_says_hello_at_once_and_server_only_when_it_admits() -> None:
     assert (client.failure, server.failure) == (None, None)
 
 
-def test_a_refused_client_learns_why_and_nothing_else() -> None:
+def test_a_rejected_client_receives_only_the_reason() -> None:
     server = server_asked()
     server.refuse(Code.UNAUTHENTICATED, "not you")
     (goaway,) = wire.sent(server)
@@ -415,7 +415,7 @@ def test_a_refused_client_learns_why_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("verb", ["admit", "refuse"])
-def test_a_breach_right_behind_the_hello_leaves_nothing_to_answer(verb: str) -> None:
+def test_a_breach_directly_after_the_hello_leaves_nothing_to_answer(verb: str) -> None:
     server = ServerProtocol(LIMITS)
     events = server.receive(HELLO_FRAME + frame(T.CALL, 1))
     assert [type(event) for event in events] == [ev.HelloReceived, ev.ConnectionFailed]
@@ -467,13 +467,13 @@ def test_a_hello_with_limits_out_of_range_is_a_breach(changes: dict[str, int]) -
     ],
     ids=str,
 )
-def test_a_hello_with_limits_at_the_edge_is_taken(changes: dict[str, int]) -> None:
+def test_a_hello_with_limits_at_the_edge_is_accepted(changes: dict[str, int]) -> None:
     for rules in (ClientProtocol(LIMITS, Hello.of(LIMITS)), ServerProtocol(LIMITS)):
         (event,) = rules.receive(hello_with(**changes))
         assert isinstance(event, ev.HelloReceived)
 
 
-def test_another_major_version_is_refused_with_both_numbers() -> None:
+def test_another_major_version_is_rejected_with_both_numbers() -> None:
     rules = ServerProtocol(LIMITS)
     hello = Hello(
         max_frame=0, max_message=0, max_calls=0, stream_window=0, ping_ms=0, version=(2, 7)
@@ -484,7 +484,7 @@ def test_another_major_version_is_refused_with_both_numbers() -> None:
     assert b"{}.{}".replace(b"{}", b"%d") % VERSION in goaway.payload
 
 
-def test_another_minor_version_is_welcome() -> None:
+def test_another_minor_version_is_accepted() -> None:
     payload = bytearray(PAYLOADS[T.HELLO])
     payload[5] = VERSION[1] + 1
     (event,) = ServerProtocol(LIMITS).receive(frame(T.HELLO, 0, bytes(payload)))
@@ -539,7 +539,7 @@ def test_a_flood_of_pings_is_answered_once_with_the_latest(
 
 
 @BOTH_READY
-def test_a_ping_of_ours_comes_back(ready: Callable[[], BaseProtocol]) -> None:
+def test_the_answer_to_a_ping_is_reported(ready: Callable[[], BaseProtocol]) -> None:
     rules = ready()
     rules.ping(b"are you?")
     assert wire.sent(rules) == [Frame(T.PING, NONE, 0, b"are you?")]
@@ -573,7 +573,7 @@ def test_a_goaway_instead_of_a_hello_is_not_acked() -> None:
 
 @BOTH_READY
 @pytest.mark.parametrize("payload", [b"", bytes(5), bytes(6 + 1025 - 8)], ids=len)
-def test_a_goaway_may_say_nothing_but_its_code_and_grace_must_be_there(
+def test_a_goaway_needs_a_code_and_a_grace_but_no_text(
     ready: Callable[[], BaseProtocol], payload: bytes
 ) -> None:
     rules = ready()
@@ -585,7 +585,7 @@ def test_a_goaway_may_say_nothing_but_its_code_and_grace_must_be_there(
 
 
 @BOTH_READY
-def test_goaway_tells_code_grace_and_text(ready: Callable[[], BaseProtocol]) -> None:
+def test_goaway_carries_code_grace_and_text(ready: Callable[[], BaseProtocol]) -> None:
     rules = ready()
     rules.goaway(Code.OK, 1500, "maintenance")
     (goaway,) = wire.sent(rules)
@@ -596,7 +596,7 @@ def test_goaway_tells_code_grace_and_text(ready: Callable[[], BaseProtocol]) -> 
 
 
 @BOTH_READY
-def test_a_goaway_fits_the_smallest_frame_however_much_there_is_to_say(
+def test_a_goaway_with_a_long_text_fits_the_smallest_frame(
     ready: Callable[[], BaseProtocol],
 ) -> None:
     rules = ready()
@@ -606,7 +606,7 @@ def test_a_goaway_fits_the_smallest_frame_however_much_there_is_to_say(
 
 
 @pytest.mark.usefixtures("one_frame_at_a_time")
-def test_the_ack_of_a_goaway_follows_the_begin_of_every_call() -> None:
+def test_the_ack_of_a_goaway_follows_the_first_frame_of_every_call() -> None:
     client = wire.ready_client()
     for _ in range(3):
         client.call(Kind.UNARY, call(size=LARGE))
@@ -655,7 +655,7 @@ def body_of(event: ev.Event) -> bytes:
 
 @pytest.mark.parametrize("type_", MESSAGES)
 @given(data=st.data())
-def test_messages_cut_and_interleaved_in_any_way_arrive_whole(
+def test_messages_split_and_interleaved_in_any_way_arrive_whole(
     type_: FrameType, data: st.DataObject
 ) -> None:
     """Three slots, one message each, in parts of any size; between them the order is free."""
@@ -719,7 +719,7 @@ def fill(rules: BaseProtocol, type_: FrameType) -> None:
 
 
 @pytest.mark.parametrize("type_", [T.RESULT, T.ERROR, T.ITEM])
-def test_a_message_beyond_max_pending_is_dropped_and_all_others_go_on(type_: FrameType) -> None:
+def test_a_message_beyond_max_pending_is_dropped_and_others_continue(type_: FrameType) -> None:
     rules = receiver(type_)
     fill(rules, type_)
     *first, last = parts(type_, 1, of_length(type_, 2000), 500)
@@ -736,7 +736,7 @@ def test_a_message_beyond_max_pending_is_dropped_and_all_others_go_on(type_: Fra
     assert rules._pending_bytes == 0
 
 
-def test_a_call_beyond_max_pending_is_refused_and_all_others_go_on() -> None:
+def test_a_call_beyond_max_pending_is_rejected_and_others_continue() -> None:
     rules = wire.ready_server()
     fill(rules, T.CALL)
     *first, last = parts(T.CALL, 1, of_length(T.CALL, 2000), 500)
@@ -752,7 +752,7 @@ def test_a_call_beyond_max_pending_is_refused_and_all_others_go_on() -> None:
     assert rules._pending_bytes == 4001  # the larger of the two, until it is answered
 
 
-def test_a_call_that_is_not_answered_counts_until_it_is() -> None:
+def test_an_unanswered_call_counts_towards_max_pending() -> None:
     rules = wire.ready_server()
     size = LIMITS.max_pending // 2
     for slot, expected in ((1, ev.CallReceived), (2, ev.CallReceived), (3, type(None))):
@@ -769,7 +769,7 @@ def test_a_call_that_is_not_answered_counts_until_it_is() -> None:
     assert rules._pending_bytes == 0
 
 
-def test_a_call_in_one_frame_is_never_too_many() -> None:
+def test_a_call_in_one_frame_never_exceeds_max_pending() -> None:
     """What switches a device off gets through while images are under way."""
     rules = wire.ready_server()
     fill(rules, T.CALL)
@@ -778,7 +778,7 @@ def test_a_call_in_one_frame_is_never_too_many() -> None:
     assert rules._pending_bytes == LIMITS.max_pending - 999
 
 
-def test_a_message_that_is_dropped_ends_where_any_does() -> None:
+def test_dropping_a_message_ends_with_its_last_frame() -> None:
     rules = wire.ready_server()
     fill(rules, T.CALL)
     part = frame(T.CALL, 1, bytes(1000), MORE)
@@ -791,7 +791,7 @@ def test_a_message_that_is_dropped_ends_where_any_does() -> None:
 
 
 @given(most=st.integers(1, 12), cuts=st.lists(st.integers(1, 60), max_size=8))
-def test_frames_handled_in_turns_give_what_all_at_once_would(most: int, cuts: list[int]) -> None:
+def test_handling_frames_in_turns_gives_the_same_events(most: int, cuts: list[int]) -> None:
     whole = b"".join(frame(T.PING, 0, bytes([n]) * 8, ACK) for n in range(20))
     rules = wire.ready_server()
     events: list[ev.Event] = []
@@ -804,7 +804,7 @@ def test_frames_handled_in_turns_give_what_all_at_once_would(most: int, cuts: li
     assert events == wire.ready_server().receive(whole)
 
 
-def test_more_bytes_may_come_while_frames_are_behind() -> None:
+def test_bytes_may_arrive_while_frames_are_unprocessed() -> None:
     rules = wire.ready_server()
     pings = [frame(T.PING, 0, bytes([n]) * 8, ACK) for n in range(5)]
     assert rules.receive(b"".join(pings[:3]), 1) == [ev.PongReceived(bytes(8))]
@@ -816,7 +816,7 @@ def test_more_bytes_may_come_while_frames_are_behind() -> None:
     assert not rules.unprocessed
 
 
-def test_a_bad_header_is_met_when_the_frames_before_it_were_handled() -> None:
+def test_a_bad_header_fails_only_after_the_frames_before_it_are_handled() -> None:
     rules = wire.ready_server()
     good = frame(T.PING, 0, bytes(8), ACK)
     assert rules.receive(good * 2 + b"\xff" * 8, 1) == [ev.PongReceived(bytes(8))]
@@ -826,7 +826,7 @@ def test_a_bad_header_is_met_when_the_frames_before_it_were_handled() -> None:
     assert rules.receive(b"") == []
 
 
-def test_a_breach_forgets_the_frames_that_are_behind() -> None:
+def test_a_breach_drops_the_unprocessed_frames() -> None:
     rules = wire.ready_server()
     bad = frame(T.DATA, 1, b"never opened")
     assert failure(rules.receive(bad + frame(T.PING, 0, bytes(8)) * 3, 1)) is Code.PROTOCOL_ERROR
@@ -837,7 +837,7 @@ def test_a_breach_forgets_the_frames_that_are_behind() -> None:
 # --- what is counted, for whoever has a clock ---
 
 
-def test_whoever_has_a_clock_can_end_the_connection() -> None:
+def test_the_caller_can_fail_the_connection_on_a_timeout() -> None:
     rules = wire.ready_client()
     slot = rules.call(Kind.UNARY, wire.call())
     event = rules.fail(RemoteProtocolError("far too many", Code.TOO_MANY_FRAMES))
@@ -847,7 +847,7 @@ def test_whoever_has_a_clock_can_end_the_connection() -> None:
     assert rules.receive(frame(T.RESULT, slot, b"\xc0")) == []
 
 
-def test_an_unfinished_frame_or_message_is_known() -> None:
+def test_an_unfinished_frame_or_message_is_reported() -> None:
     rules = wire.ready_server()
     whole = frame(T.CALL, 1, of_length(T.CALL, 100), MORE)
     unfinished = []
@@ -870,7 +870,7 @@ def test_an_unfinished_frame_or_message_is_known() -> None:
     ],
     ids=["PING", "GOAWAY", "pong", "GOAWAY's ACK", "a small part", "a part", "a CALL"],
 )
-def test_what_asks_for_attention_and_brings_nothing_is_counted(
+def test_frames_that_cause_work_without_effect_are_counted(
     sent: bytes, control_frames: int, no_op_frames: int
 ) -> None:
     rules = wire.ready_server()
@@ -883,7 +883,7 @@ def test_what_asks_for_attention_and_brings_nothing_is_counted(
 
 
 @pytest.mark.parametrize("kind", [Kind.GENERATOR, Kind.STREAM])
-def test_credit_may_come_ten_times_for_each_frame_that_was_sent(kind: Kind) -> None:
+def test_ten_credit_frames_are_allowed_for_each_sent_frame(kind: Kind) -> None:
     rules = wire.ready_server()
     rules.receive(frame(T.CALL, 1, wire.payload(wire.call(kind))))
     credit = frame(T.CREDIT, 1, encode_credit(1))
@@ -897,7 +897,7 @@ def test_credit_may_come_ten_times_for_each_frame_that_was_sent(kind: Kind) -> N
     assert failure(rules.receive(credit)) is Code.TOO_MANY_FRAMES
 
 
-def test_a_large_piece_counts_as_the_frames_it_leaves_in() -> None:
+def test_a_large_message_counts_as_the_frames_it_is_sent_in() -> None:
     limits = dataclasses.replace(LIMITS, stream_window=4000)
     rules = wire.ready_server(limits)
     rules.receive(frame(T.CALL, 1, wire.payload(wire.call(Kind.STREAM))))
@@ -907,7 +907,7 @@ def test_a_large_piece_counts_as_the_frames_it_leaves_in() -> None:
     assert failure(rules.receive(credit)) is Code.TOO_MANY_FRAMES
 
 
-def test_a_slot_whose_message_was_dropped_forgets_that() -> None:
+def test_the_next_message_of_a_slot_is_received_after_a_dropped_one() -> None:
     """What comes next on it, whole in one frame, is not dropped too."""
     rules: BaseProtocol = wire.ready_server()
     fill(rules, T.CALL)
@@ -928,7 +928,9 @@ def test_a_slot_whose_message_was_dropped_forgets_that() -> None:
 @pytest.mark.parametrize("cut", [T.RESULT, T.ITEM], ids=lambda type_: type_.name)
 @pytest.mark.parametrize("pieces", [1, 2], ids=["ERROR whole", "ERROR in parts"])
 @pytest.mark.parametrize("full", [False, True], ids=["kept", "being dropped"])
-def test_an_error_cuts_short_what_is_half_come(cut: FrameType, pieces: int, full: bool) -> None:
+def test_an_error_replaces_a_message_that_is_partly_received(
+    cut: FrameType, pieces: int, full: bool
+) -> None:
     rules = receiver(cut)
     if full:
         fill(rules, cut)
@@ -944,7 +946,7 @@ def test_an_error_cuts_short_what_is_half_come(cut: FrameType, pieces: int, full
 
 
 @pytest.mark.parametrize("type_", MESSAGES, ids=lambda type_: type_.name)
-def test_unfinished_messages_may_have_max_pending_bytes_in_sum_and_no_more(
+def test_unfinished_messages_may_total_max_pending_bytes_and_no_more(
     type_: FrameType,
 ) -> None:
     for size, dropped in ((999, False), (1000, True)):
@@ -978,7 +980,7 @@ BOTH: Final = pytest.mark.parametrize("role", ["client", "server"])
 
 
 @BOTH
-def test_data_may_use_its_credit_to_the_last_byte_and_no_more(role: str) -> None:
+def test_data_may_use_its_credit_completely_and_no_more(role: str) -> None:
     rules = stream_receiver(role)
     for size in (1, 998, 1):
         (event,) = rules.receive(frame(T.DATA, 1, bytes(size)))
@@ -1004,13 +1006,13 @@ def test_empty_data_without_an_end_is_a_breach(role: str) -> None:
     [b"", bytes(3), bytes(4), bytes(5), encode_credit(2**31 - 1000), encode_credit(2**32 - 1)],
     ids=["empty", "short", "zero", "long", "one too many", "most"],
 )
-def test_credit_is_one_to_two_to_the_31_in_sum(role: str, payload: bytes) -> None:
+def test_credit_out_of_range_is_a_breach(role: str, payload: bytes) -> None:
     rules = stream_receiver(role)
     assert failure(rules.receive(frame(T.CREDIT, 1, payload))) is Code.FLOW_CONTROL
 
 
 @BOTH
-def test_credit_up_to_the_sum_is_taken(role: str) -> None:
+def test_credit_up_to_the_maximum_sum_is_accepted(role: str) -> None:
     rules = stream_receiver(role)
     events = rules.receive(frame(T.CREDIT, 1, encode_credit(2**31 - 1001)))
     assert events == [ev.CreditReceived(1)]
@@ -1020,7 +1022,7 @@ def test_credit_up_to_the_sum_is_taken(role: str) -> None:
 
 
 @BOTH
-def test_credit_is_given_back_by_half_windows_as_the_application_reads(role: str) -> None:
+def test_credit_is_returned_by_half_windows_as_the_application_reads(role: str) -> None:
     rules = stream_receiver(role)
     rules.receive(frame(T.DATA, 1, bytes(1000)))
     assert not rules.consume(1, 499)
@@ -1033,7 +1035,7 @@ def test_credit_is_given_back_by_half_windows_as_the_application_reads(role: str
 
 
 @BOTH
-def test_credit_that_waits_is_one_frame(role: str) -> None:
+def test_waiting_credit_is_merged_into_one_frame(role: str) -> None:
     rules = stream_receiver(role)
     rules.receive(frame(T.DATA, 1, bytes(1000)))
     for _ in range(2):
@@ -1065,7 +1067,7 @@ def test_credit_for_an_overshoot_counts_from_below_zero() -> None:
 
 
 @BOTH
-def test_a_window_that_ends_gives_its_share_of_the_budget_back(role: str) -> None:
+def test_a_window_that_ends_returns_its_share_of_the_budget(role: str) -> None:
     rules = stream_receiver(role)
     rules.receive(frame(T.DATA, 1, bytes(1000)))
     rules.consume(1, 1000)
@@ -1081,7 +1083,7 @@ def test_a_window_that_ends_gives_its_share_of_the_budget_back(role: str) -> Non
 
 
 @BOTH_READY
-def test_what_came_before_a_breach_is_reported_and_nothing_after_it(
+def test_only_events_before_a_breach_are_reported(
     ready: Callable[[], BaseProtocol],
 ) -> None:
     rules = ready()
@@ -1103,7 +1105,7 @@ def test_what_came_before_a_breach_is_reported_and_nothing_after_it(
     ],
     ids=["a frame", "an unknown type", "an unknown flag", "a length"],
 )
-def test_a_breach_is_told_to_the_peer_and_kept(
+def test_a_breach_is_sent_to_the_peer_and_stored(
     ready: Callable[[], BaseProtocol], breach: bytes, code: Code
 ) -> None:
     rules = ready()
@@ -1332,7 +1334,7 @@ def partition(data: st.DataObject, frames: list[bytes]) -> list[list[bytes]]:
 
 @BOTH
 @given(data=st.data())
-def test_no_spoiled_conversation_makes_receive_raise(role: str, data: st.DataObject) -> None:
+def test_no_corrupted_conversation_makes_receive_raise(role: str, data: st.DataObject) -> None:
     pieces = [b"".join(piece) for piece in partition(data, data.draw(mutations(role)))]
     feed(beginner(role), pieces, writes=data.draw(st.booleans()))
 

@@ -259,7 +259,7 @@ class TwoEnds(RuleBasedStateMachine):
         self.world.check_quiet()
 
 
-def test_whatever_two_applications_do_the_invariants_hold() -> None:
+def test_the_invariants_hold_for_any_actions_of_two_applications() -> None:
     many = 3 * settings().max_examples
     run: Any = run_state_machine_as_test  # some versions give it no types
     run(TwoEnds, settings=settings(max_examples=many, stateful_step_count=80))
@@ -269,7 +269,7 @@ def test_whatever_two_applications_do_the_invariants_hold() -> None:
 #
 # A state is saved as a tuple of all that changes in the rules and the books, and what may follow is
 # tried on a world made from that tuple alone: two states that are saved alike are alike.
-# `test_all_that_changes_is_saved` knows each field there is.
+# `test_a_saved_state_has_everything_that_changes` knows each field there is.
 
 SAVED: Final = {
     ClientProtocol: (
@@ -672,7 +672,7 @@ def no_garbage_collection() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_garbage_collection")
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_every_order_keeps_the_invariants_and_comes_to_rest(name: str) -> None:
+def test_every_order_keeps_the_invariants_and_becomes_quiescent(name: str) -> None:
     script = SCRIPTS[name]
     states, outcomes = sweep(script)
     print(f"{name}: {states} states")
@@ -684,7 +684,7 @@ def fields(target: object) -> set[str]:
     return set(getattr(target, "__slots__", ()) or vars(target))
 
 
-def test_all_that_changes_is_saved() -> None:
+def test_a_saved_state_has_everything_that_changes() -> None:
     """A field that is new must be saved and loaded, or be known to be constant."""
     client, server = wire.connected()
     window = ReceiveWindow(1, 1, Budget(1))
@@ -697,7 +697,7 @@ def test_all_that_changes_is_saved() -> None:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_what_is_loaded_is_what_was_saved(name: str) -> None:
+def test_loading_restores_the_saved_state(name: str) -> None:
     """Along one way through the script, into a world that has another state."""
     script = SCRIPTS[name]
     world = small_world(script)

@@ -78,7 +78,7 @@ def test_a_call_may_fail() -> None:
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(3, 5), (5, 3), (1, 65535)])
-def test_calls_at_once_are_limited_by_either_side(ours: int, theirs: int) -> None:
+def test_either_side_limits_concurrent_calls(ours: int, theirs: int) -> None:
     client = wire.ready_client(Limits(max_calls=ours), offered=Limits(max_calls=theirs))
     for slot in range(1, min(ours, theirs) + 1):
         assert client.can_call
@@ -88,7 +88,7 @@ def test_calls_at_once_are_limited_by_either_side(ours: int, theirs: int) -> Non
         client.call(Kind.UNARY, call())
 
 
-def test_a_slot_is_used_again_only_after_its_terminal_frame_has_come() -> None:
+def test_a_slot_is_reused_only_after_its_terminal_frame() -> None:
     client, server = connected()
     for _ in range(3):
         client.call(Kind.UNARY, call())
@@ -103,7 +103,7 @@ def test_a_slot_is_used_again_only_after_its_terminal_frame_has_come() -> None:
     assert [type(event) for event in carry(client, server)] == [ev.CallReceived]
 
 
-def test_what_crossed_the_end_of_a_call_is_not_taken_for_the_next_ones() -> None:
+def test_late_frames_of_a_call_do_not_affect_the_next_one() -> None:
     """DATA, CREDIT and CANCEL for the old call, right before the CALL that has its slot now."""
     client, server = called(Kind.STREAM)
     server.data(1, b"x" * 600)
@@ -149,7 +149,7 @@ def test_no_call_is_made_after_a_goaway_of_either_side(who: str) -> None:
 # ---------------------------------------------------------------------------- client: cancelling
 
 
-def test_a_cancelled_call_is_busy_until_the_server_says_that_it_has_ended() -> None:
+def test_a_cancelled_call_is_busy_until_its_terminal_frame() -> None:
     client, server = called()
     assert client.cancel(1)
     assert carry(client, server) == [ev.CancelReceived(1, Code.CANCELLED)]
@@ -170,14 +170,14 @@ def test_a_result_may_win_the_race_against_a_cancel() -> None:
     assert (server.late_frames, server.busy_slots, client.busy_slots) == (1, 0, 0)
 
 
-def test_cancelling_again_is_no_breach() -> None:
+def test_cancelling_again_is_allowed() -> None:
     client, server = called()
     for _ in range(3):
         client.cancel(1)
     assert carry(client, server) == [ev.CancelReceived(1, Code.CANCELLED)] * 3
 
 
-def test_a_cancel_that_says_nothing_new_is_counted() -> None:
+def test_a_repeated_cancel_is_counted() -> None:
     client, server = called(Kind.STREAM)
     for code, idle in ((Code.CLOSE, 0), (Code.CANCELLED, 1), (Code.CANCELLED, 2)):
         client.cancel(1, code)
@@ -191,7 +191,7 @@ def test_a_cancel_that_says_nothing_new_is_counted() -> None:
     assert server.no_op_frames == 2  # the next call's first
 
 
-def test_cancelling_a_call_of_which_nothing_has_left_takes_it_back() -> None:
+def test_cancelling_an_unsent_call_withdraws_it() -> None:
     client, server = connected()
     client.call(Kind.STREAM, call(Kind.STREAM, LARGE))
     client.data(1, b"x")
@@ -203,7 +203,7 @@ def test_cancelling_a_call_of_which_nothing_has_left_takes_it_back() -> None:
     assert [type(event) for event in carry(client, server)] == [ev.CallReceived]
 
 
-def test_cancelling_a_small_call_that_waits_does_not_take_it_back() -> None:
+def test_cancelling_a_small_queued_call_does_not_withdraw_it() -> None:
     """It is among the urgent frames already; the server has it and its CANCEL together."""
     client, server = connected()
     client.call(Kind.UNARY, call())
@@ -213,7 +213,7 @@ def test_cancelling_a_small_call_that_waits_does_not_take_it_back() -> None:
 
 
 @ONE_FRAME_AT_A_TIME
-def test_cancelling_a_half_sent_call_cuts_it_short_and_it_never_starts() -> None:
+def test_cancelling_a_partly_sent_call_prevents_its_start() -> None:
     client, server = connected()
     client.call(Kind.UNARY, call(size=LARGE))
     assert carry_one(client, server) == []
@@ -229,7 +229,7 @@ def test_cancelling_a_half_sent_call_cuts_it_short_and_it_never_starts() -> None
 
 @ONE_FRAME_AT_A_TIME
 @pytest.mark.parametrize("frames_left", [0, 1])
-def test_cancel_overtakes_what_waits_and_forgets_it(frames_left: int) -> None:
+def test_cancel_overtakes_and_drops_queued_frames(frames_left: int) -> None:
     client, _ = called(Kind.STREAM)
     client.receive(frame(T.CREDIT, 1, encode_credit(4000)))
     client.data(1, bytes(LARGE), end=True)
@@ -242,7 +242,7 @@ def test_cancel_overtakes_what_waits_and_forgets_it(frames_left: int) -> None:
 
 
 @ONE_FRAME_AT_A_TIME
-def test_close_waits_behind_all_that_was_sent() -> None:
+def test_close_follows_all_queued_data() -> None:
     client, server = called(Kind.STREAM)
     client.receive(frame(T.CREDIT, 1, encode_credit(4000)))
     server._slots[1].receiving.available += 4000  # type: ignore[union-attr]
@@ -255,7 +255,7 @@ def test_close_waits_behind_all_that_was_sent() -> None:
     assert close == ev.CancelReceived(1, Code.CLOSE)
 
 
-def test_a_terminal_frame_makes_the_client_forget_what_it_had_still_to_send() -> None:
+def test_a_terminal_frame_makes_the_client_drop_unsent_data() -> None:
     client, server = called(Kind.STREAM)
     client.receive(frame(T.CREDIT, 1, encode_credit(4000)))
     client.data(1, bytes(LARGE))
@@ -269,7 +269,7 @@ def test_a_terminal_frame_makes_the_client_forget_what_it_had_still_to_send() ->
 # ------------------------------------------------------------------------------ server: answering
 
 
-def test_a_slot_is_busy_until_its_terminal_frame_was_taken() -> None:
+def test_a_slot_is_busy_until_its_terminal_frame_is_written() -> None:
     _, server = called()
     server.result(1, value())
     assert server.busy_slots == 1
@@ -281,7 +281,7 @@ def test_a_slot_is_busy_until_its_terminal_frame_was_taken() -> None:
 
 @ONE_FRAME_AT_A_TIME
 @pytest.mark.parametrize("answer", ["RESULT", "ERROR"])
-def test_a_slot_is_busy_until_the_last_frame_of_its_answer_was_taken(answer: str) -> None:
+def test_a_slot_is_busy_until_the_last_frame_of_its_answer_is_written(answer: str) -> None:
     _, server = called()
     if answer == "RESULT":
         server.result(1, value(bytes(LARGE)))
@@ -294,7 +294,7 @@ def test_a_slot_is_busy_until_the_last_frame_of_its_answer_was_taken(answer: str
     assert busy == [1, 1, 0]
 
 
-def test_a_client_that_does_not_read_gets_one_answer_for_each_slot_and_no_more() -> None:
+def test_a_client_that_does_not_read_has_at_most_one_answer_for_each_slot() -> None:
     server = wire.ready_server()
     for slot in (1, 2, 3):
         server.receive(frame(T.CALL, slot, payload(call(Kind.STREAM))))
@@ -306,7 +306,7 @@ def test_a_client_that_does_not_read_gets_one_answer_for_each_slot_and_no_more()
     assert [found.type for found in wire.sent(server)] == [T.RESULT] * 3
 
 
-def test_calls_that_cross_a_goaway_are_refused_and_those_before_it_go_on() -> None:
+def test_calls_that_cross_a_goaway_are_rejected_and_earlier_ones_continue() -> None:
     client, server = called()
     server.goaway(Code.OK, 0, "bye")
     client.call(Kind.UNARY, call())
@@ -321,7 +321,7 @@ def test_calls_that_cross_a_goaway_are_refused_and_those_before_it_go_on() -> No
 
 
 @ONE_FRAME_AT_A_TIME
-def test_a_call_in_parts_that_crosses_a_goaway_is_refused_when_it_is_whole() -> None:
+def test_a_call_in_parts_that_crosses_a_goaway_is_rejected_when_complete() -> None:
     client, server = connected()
     client.call(Kind.UNARY, call(size=LARGE))
     carry_one(client, server)
@@ -332,7 +332,7 @@ def test_a_call_in_parts_that_crosses_a_goaway_is_refused_when_it_is_whole() -> 
     assert told(event)[0] == Code.REFUSED
 
 
-def test_a_call_that_makes_no_sense_fails_alone() -> None:
+def test_a_malformed_call_fails_only_itself() -> None:
     server = wire.ready_server()
     for slot, nonsense in ((1, b""), (2, payload(call())[:-4]), (3, b"\xff" * 20)):
         assert server.receive(frame(T.CALL, slot, nonsense)) == []
@@ -358,7 +358,7 @@ def test_a_result_that_is_too_large_leaves_the_call_open() -> None:
     assert told(event) == (Code.INTERNAL, "too large")
 
 
-def test_an_error_that_is_too_large_is_told_in_short() -> None:
+def test_an_error_that_is_too_large_is_sent_shortened() -> None:
     client, server = called()
     server.error(1, encode_error(Code.OS_ERROR, ErrorBody("E", "x" * LIMITS.max_message)))
     (event,) = carry(server, client)
@@ -369,7 +369,7 @@ def test_an_error_that_is_too_large_is_told_in_short() -> None:
 
 @ONE_FRAME_AT_A_TIME
 @pytest.mark.parametrize("frames_left", [0, 1, 2])
-def test_a_large_result_that_nobody_wants_any_more_is_cut_short(frames_left: int) -> None:
+def test_cancel_interrupts_a_large_result(frames_left: int) -> None:
     client, server = called()
     server.result(1, value(bytes(LARGE)))
     for _ in range(frames_left):
@@ -382,7 +382,7 @@ def test_a_large_result_that_nobody_wants_any_more_is_cut_short(frames_left: int
 
 
 @ONE_FRAME_AT_A_TIME
-def test_a_large_result_behind_a_stream_is_not_cut_by_close() -> None:
+def test_close_does_not_interrupt_a_large_result_of_a_stream() -> None:
     client, server = called(Kind.STREAM)
     server.result(1, value(bytes(LARGE)))
     client.cancel(1, Code.CLOSE)
@@ -435,7 +435,7 @@ def test_items_their_end_and_credit_keep_their_order() -> None:
 
 
 @ONE_FRAME_AT_A_TIME
-def test_an_abandoned_item_is_cut_short_by_the_error_that_follows() -> None:
+def test_an_error_interrupts_an_abandoned_item() -> None:
     client, server = called(Kind.GENERATOR)
     server.item(1, value(bytes(LARGE)))
     assert carry_one(server, client) == []
@@ -489,7 +489,7 @@ def test_no_credit_follows_a_terminal_frame(end: str) -> None:
 
 
 @ONE_FRAME_AT_A_TIME
-def test_withdrawn_data_gives_its_credit_back_and_what_has_left_stays_sent() -> None:
+def test_withdrawing_data_restores_the_credit_of_unsent_bytes_only() -> None:
     client, server = called(Kind.STREAM)
     client.receive(frame(T.CREDIT, 1, encode_credit(4000)))
     server._slots[1].receiving.available += 4000  # type: ignore[union-attr]
@@ -630,7 +630,7 @@ def test_every_verb_in_every_state_of_a_slot(state: str) -> None:
 
 
 @pytest.mark.parametrize("role", ["client", "server"])
-def test_more_data_than_there_is_credit_for_is_refused(role: str) -> None:
+def test_sending_data_beyond_the_credit_raises(role: str) -> None:
     client, server = called(Kind.STREAM)
     rules: BaseProtocol = client if role == "client" else server
     with pytest.raises(LocalProtocolError, match="1001"):
@@ -642,14 +642,14 @@ def test_more_data_than_there_is_credit_for_is_refused(role: str) -> None:
 
 
 @pytest.mark.parametrize("role", ["client", "server"])
-def test_data_without_bytes_or_end_is_refused(role: str) -> None:
+def test_sending_data_without_bytes_or_end_raises(role: str) -> None:
     """The peer would count it as a breach."""
     client, server = called(Kind.STREAM)
     with pytest.raises(LocalProtocolError):
         (client if role == "client" else server).data(1, b"")
 
 
-def test_a_hello_is_answered_once_and_only_if_there_is_one() -> None:
+def test_a_server_cannot_answer_a_missing_or_answered_hello() -> None:
     for server in (ServerProtocol(LIMITS), wire.ready_server()):
         with pytest.raises(LocalProtocolError):
             server.admit(Hello.of(LIMITS))
@@ -659,7 +659,7 @@ def test_a_hello_is_answered_once_and_only_if_there_is_one() -> None:
         assert not server.send_queue
 
 
-def test_no_call_is_made_before_the_hello_has_come() -> None:
+def test_no_call_can_be_made_before_the_hello() -> None:
     client = ClientProtocol(LIMITS, Hello.of(LIMITS))
     assert not client.can_call
     with pytest.raises(LocalProtocolError):

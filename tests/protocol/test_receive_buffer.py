@@ -11,7 +11,7 @@ ALL = 2**30  # bytes: more than there are
 
 
 @given(st.lists(st.one_of(st.binary(min_size=1, max_size=9000), st.integers(1, 20_000))))
-def test_what_was_put_in_is_given_back_in_order(steps: list[bytes | int]) -> None:
+def test_a_receive_buffer_returns_its_bytes_in_order(steps: list[bytes | int]) -> None:
     pieces = ReceiveBuffer()
     expected = b""
     for step in steps:
@@ -31,7 +31,7 @@ def test_what_was_put_in_is_given_back_in_order(steps: list[bytes | int]) -> Non
     assert not pieces
 
 
-def test_small_pieces_are_gathered_as_they_wait_and_large_ones_are_not_copied() -> None:
+def test_small_pieces_are_merged_and_large_ones_are_not_copied() -> None:
     pieces = ReceiveBuffer()
     for _ in range(100_000):
         pieces.append(b"x")
@@ -42,7 +42,7 @@ def test_small_pieces_are_gathered_as_they_wait_and_large_ones_are_not_copied() 
     assert pieces.read(ALL) is large
 
 
-def test_as_many_whole_pieces_are_given_as_fit() -> None:
+def test_take_returns_as_many_whole_pieces_as_fit() -> None:
     pieces = ReceiveBuffer()
     for letter in (b"a", b"b", b"c"):
         pieces.append(letter * 5000)
@@ -52,7 +52,7 @@ def test_as_many_whole_pieces_are_given_as_fit() -> None:
     assert pieces.read(5001) == b"c" + b"d" * 5000
 
 
-def test_of_a_piece_that_is_too_large_as_much_is_given_as_fits() -> None:
+def test_take_splits_a_piece_that_is_too_large() -> None:
     pieces = ReceiveBuffer()
     pieces.append(b"abcdef")
     pieces.append(b"g" * 5000)
@@ -62,7 +62,7 @@ def test_of_a_piece_that_is_too_large_as_much_is_given_as_fits() -> None:
     assert pieces.read(ALL) == b"g" * 5000
 
 
-def test_they_can_be_forgotten() -> None:
+def test_a_receive_buffer_can_be_cleared() -> None:
     pieces = ReceiveBuffer()
     pieces.append(b"abc")
     pieces.read(1)

@@ -54,13 +54,13 @@ def shape(found: list[Frame]) -> list[tuple[FrameType, int, int]]:
 # ---------------------------------------------------------------------------------- small frames
 
 
-def test_an_empty_outbox_is_false_and_gives_an_empty_batch() -> None:
+def test_an_empty_send_queue_is_false_and_returns_an_empty_batch() -> None:
     queue = send_queue()
     assert not queue
     assert queue.next_batch() == WriteBatch([], [], [])
 
 
-def test_small_frames_leave_in_the_order_in_which_they_came() -> None:
+def test_small_frames_are_sent_in_order() -> None:
     queue = send_queue()
     queue.add_message(T.ITEM, 2, buffer(b"item"))
     queue.add_data(1, b"data", end=False)
@@ -78,14 +78,14 @@ def test_small_frames_leave_in_the_order_in_which_they_came() -> None:
     assert not queue
 
 
-def test_a_small_message_is_sent_as_the_buffer_it_came_in() -> None:
+def test_a_small_message_is_sent_without_a_copy() -> None:
     queue, message = send_queue(), buffer(SMALL)
     queue.add_message(T.RESULT, 1, message, terminal=True)
     [sent] = queue.next_batch().buffers
     assert sent is message
 
 
-def test_before_the_peers_hello_frames_have_the_smallest_size_there_is() -> None:
+def test_frames_before_the_peers_hello_have_the_smallest_size() -> None:
     queue = SendQueue()
     queue.add_message(T.ITEM, 1, buffer(bytes(MIN_WIRE_FRAME + 1)))
     assert [len(frame.payload) for frame in take_all(queue)] == [MIN_WIRE_FRAME, 1]
@@ -105,7 +105,7 @@ def test_before_the_peers_hello_frames_have_the_smallest_size_there_is() -> None
         (64 * 1024 + 1, 64 * 1024, [65536, 1]),
     ],
 )
-def test_a_message_is_cut_at_the_peers_max_frame(
+def test_a_message_is_split_at_the_peers_max_frame(
     size: int, max_frame: int, lengths: list[int]
 ) -> None:
     queue = send_queue(max_frame)
@@ -115,13 +115,13 @@ def test_a_message_is_cut_at_the_peers_max_frame(
     assert [frame.flags for frame in found] == [Flag.MORE] * (len(lengths) - 1) + [Flag.NONE]
 
 
-def test_data_is_cut_without_a_mark_and_only_its_last_piece_ends_the_half() -> None:
+def test_data_is_split_without_more_and_only_the_last_frame_has_end() -> None:
     queue = send_queue()
     queue.add_data(1, LARGE, end=True)
     assert shape(take_all(queue)) == [(T.DATA, 1, 0), (T.DATA, 1, 0), (T.DATA, 1, Flag.END)]
 
 
-def test_an_end_alone_is_an_empty_frame_behind_what_waits() -> None:
+def test_an_end_without_data_is_an_empty_frame_after_queued_data() -> None:
     queue = send_queue()
     queue.add_data(1, b"", end=True)
     queue.add_data(2, LARGE, end=False)
@@ -133,7 +133,7 @@ def test_an_end_alone_is_an_empty_frame_behind_what_waits() -> None:
     ]
 
 
-def test_a_slot_that_has_a_lane_keeps_its_order() -> None:
+def test_a_slot_with_a_stream_queue_keeps_its_order() -> None:
     queue = send_queue()
     queue.add_message(T.ITEM, 1, buffer(LARGE))
     queue.add_message(T.ITEM, 1, buffer(SMALL))
@@ -155,14 +155,14 @@ def test_small_frames_of_other_slots_pass_a_large_message() -> None:
     assert shape(taken(queue.next_batch()))[0] == (T.RESULT, 2, 0)
 
 
-def test_a_cancel_passes_even_its_own_slots_lane() -> None:
+def test_a_cancel_overtakes_its_own_slots_stream_queue() -> None:
     queue = send_queue()
     queue.add_data(1, LARGE, end=False)
     queue.add_frame(T.CANCEL, 1, b"\x01\x00")
     assert shape(take_all(queue))[0] == (T.CANCEL, 1, 0)
 
 
-def test_lanes_take_turns_one_frame_each() -> None:
+def test_stream_queues_alternate_one_frame_each() -> None:
     queue = send_queue()
     for slot in (1, 2, 3):
         queue.add_message(T.ITEM, slot, buffer(bytes(slot * MAX_FRAME)))
@@ -177,7 +177,7 @@ def test_a_batch_is_full_at_64_kib() -> None:
     assert BATCH_SIZE <= size < BATCH_SIZE + MAX_FRAME + HEADER_SIZE
 
 
-def test_small_frames_cannot_starve_the_lanes() -> None:
+def test_small_frames_cannot_starve_the_stream_queues() -> None:
     queue = send_queue()
     queue.add_data(1, LARGE, end=False)
     for _ in range(3):
@@ -197,7 +197,7 @@ def test_a_slot_drains_with_its_last_frame_and_ends_with_its_terminal_one() -> N
     assert not queue
 
 
-def test_the_outbox_knows_what_a_slot_is_sending() -> None:
+def test_the_send_queue_knows_the_message_that_a_slot_is_sending() -> None:
     queue = send_queue()
     assert not queue.has_slot_queue(1)
     assert not queue.is_sending(1, T.ITEM)
@@ -221,7 +221,7 @@ def test_credit_is_one_sum_for_each_slot() -> None:
     assert [(frame.slot, decode_credit(frame.payload)) for frame in found] == [(1, 500), (2, 700)]
 
 
-def test_credit_leaves_before_any_lane() -> None:
+def test_credit_is_sent_before_any_stream_queue() -> None:
     queue = send_queue()
     queue.add_data(1, LARGE, end=False)
     queue.add_credit(1, 5)
@@ -245,7 +245,7 @@ def test_only_the_latest_ping_is_answered() -> None:
     assert take_all(queue) == [Frame(T.PING, Flag.ACK, 0, b"ping 099")]
 
 
-def test_goaway_is_answered_once_and_behind_the_first_frame_of_what_waits() -> None:
+def test_goaway_is_acked_once_and_after_the_first_frame_of_each_queued_message() -> None:
     queue = send_queue()
     for slot in (1, 2):
         queue.add_message(T.CALL, slot, buffer(LARGE))
@@ -271,7 +271,7 @@ def test_a_dropped_slot_sends_nothing_more() -> None:
     assert not queue.has_slot_queue(1)
 
 
-def test_drop_tells_whether_anything_had_left() -> None:
+def test_discard_returns_whether_any_frame_was_sent() -> None:
     queue = send_queue()
     assert not queue.discard(1), "there is no lane"
     queue.add_message(T.CALL, 1, buffer(bytes(BATCH_SIZE * 2)))
@@ -281,7 +281,7 @@ def test_drop_tells_whether_anything_had_left() -> None:
     assert queue.discard(1), "nothing has left"
 
 
-def test_dropping_leaves_other_lanes_their_turns() -> None:
+def test_discarding_keeps_the_turns_of_other_stream_queues() -> None:
     queue = send_queue()
     for slot in (1, 2, 3):
         queue.add_message(T.ITEM, slot, buffer(bytes(2 * MAX_FRAME)))
@@ -289,7 +289,7 @@ def test_dropping_leaves_other_lanes_their_turns() -> None:
     assert [frame.slot for frame in take_all(queue)] == [1, 3, 1, 3]
 
 
-def test_withdrawing_gives_the_bytes_back_that_have_not_left() -> None:
+def test_withdrawing_returns_the_number_of_unsent_bytes() -> None:
     queue = send_queue()
     queue.add_data(1, bytes(BATCH_SIZE * 2), end=False)
     queue.add_data(1, SMALL, end=True)
@@ -299,7 +299,7 @@ def test_withdrawing_gives_the_bytes_back_that_have_not_left() -> None:
     assert queue.withdraw_data(1) == 0
 
 
-def test_withdrawing_takes_nothing_but_data() -> None:
+def test_withdrawing_removes_only_data() -> None:
     queue = send_queue()
     queue.add_message(T.CALL, 1, buffer(LARGE))
     queue.add_data(1, SMALL, end=False)
@@ -308,7 +308,7 @@ def test_withdrawing_takes_nothing_but_data() -> None:
     assert [frame.type for frame in take_all(queue)] == [T.CALL, T.CALL, T.CALL, T.CANCEL]
 
 
-def test_withdrawing_the_last_of_a_lane_leaves_other_lanes_their_turns() -> None:
+def test_withdrawing_the_last_data_keeps_the_turns_of_other_stream_queues() -> None:
     queue = send_queue()
     queue.add_data(1, LARGE, end=False)
     queue.add_data(2, LARGE, end=False)
@@ -319,7 +319,7 @@ def test_withdrawing_the_last_of_a_lane_leaves_other_lanes_their_turns() -> None
 # ------------------------------------------------------------------------------ how much waits
 
 
-def test_a_message_is_fresh_until_its_first_frame_has_left() -> None:
+def test_a_message_is_unstarted_until_its_first_frame_is_sent() -> None:
     queue = send_queue()
     queue.add_message(T.RESULT, 1, buffer(LARGE), terminal=True)
     queue.add_message(T.RESULT, 2, buffer(bytes(BATCH_SIZE)), terminal=True)
@@ -334,7 +334,7 @@ def test_a_message_is_fresh_until_its_first_frame_has_left() -> None:
     assert (queue.queued_bytes, queue.unstarted_bytes) == (0, 0)
 
 
-def test_small_frames_are_fresh_until_they_leave() -> None:
+def test_small_frames_are_unstarted_until_they_are_sent() -> None:
     queue = send_queue()
     queue.add_frame(T.PING, 0, b"8 bytes.")
     queue.add_message(T.ITEM, 1, buffer(SMALL))
@@ -347,7 +347,7 @@ def test_small_frames_are_fresh_until_they_leave() -> None:
 
 @pytest.mark.parametrize("batches", [0, 1])
 @pytest.mark.parametrize("verb", ["drop", "withdraw", "close"])
-def test_what_is_taken_back_waits_no_more(verb: str, batches: int) -> None:
+def test_discarded_messages_are_not_counted_as_unstarted(verb: str, batches: int) -> None:
     queue = send_queue()
     queue.add_data(1, bytes(3 * BATCH_SIZE), end=False)
     queue.add_data(1, SMALL, end=False)
@@ -363,7 +363,7 @@ def test_what_is_taken_back_waits_no_more(verb: str, batches: int) -> None:
     assert (queue.queued_bytes, queue.unstarted_bytes) == (0, 0)
 
 
-def test_withdrawing_keeps_count_of_what_stays() -> None:
+def test_withdrawing_keeps_the_count_of_remaining_bytes() -> None:
     queue = send_queue()
     queue.add_data(1, LARGE, end=False)
     queue.add_message(T.CANCEL, 1, buffer(b"xx"))

@@ -56,7 +56,7 @@ def through(value: Any, type_: Any) -> Any:
 
 
 @given(typed_values())
-def test_a_value_arrives_equal_as_the_type_that_was_asked_for(drawn: tuple[Any, Any]) -> None:
+def test_a_value_arrives_equal_as_the_requested_type(drawn: tuple[Any, Any]) -> None:
     type_, value = drawn
     arrived = through(value, type_)
     assert arrived == value
@@ -114,12 +114,14 @@ EAST: Final = dt.timezone(dt.timedelta(hours=5))
     ],
     ids=repr,
 )
-def test_nobody_asks_and_the_nearest_plain_type_arrives(value: Any, arrives: Any) -> None:
+def test_a_value_without_an_annotation_arrives_as_the_nearest_plain_type(
+    value: Any, arrives: Any
+) -> None:
     assert carried(value) == arrives
     assert type(carried(value)) is type(arrives)
 
 
-def test_a_model_goes_by_the_names_of_its_fields() -> None:
+def test_a_model_is_encoded_by_the_names_of_its_fields() -> None:
     model = Model(where=UUID(int=1), path=Path("x"), Colours={Colour.RED})
     assert carried([model]) == [
         {"where": str(UUID(int=1)), "path": "x", "raw": b"", "colours": ["red"]}
@@ -128,7 +130,7 @@ def test_a_model_goes_by_the_names_of_its_fields() -> None:
     assert convert(by_alias, Model, "it") == model
 
 
-def test_nan_arrives_as_such() -> None:
+def test_nan_survives_a_round_trip() -> None:
     assert math.isnan(through(math.nan, float))
     assert through(decimal.Decimal("NaN"), decimal.Decimal).is_nan()
 
@@ -142,7 +144,7 @@ def test_an_aware_datetime_is_the_same_moment_in_utc() -> None:
     assert arrived.tzinfo is dt.UTC
 
 
-def test_an_attrs_field_with_an_underscore_does_not_cross() -> None:
+def test_a_private_attrs_field_is_not_sent() -> None:
     @attrs.define
     class Half:
         seen: int
@@ -220,13 +222,13 @@ class Rude(pydantic.BaseModel):
     ],
     ids=repr,
 )
-def test_what_cannot_be_sent_is_named_with_its_place(value: Any, says: str) -> None:
+def test_the_error_for_an_unsendable_value_names_its_place(value: Any, says: str) -> None:
     with pytest.raises(ArgumentError) as caught:
         encode_value(value)
     assert says in str(caught.value)
 
 
-def test_a_fault_far_down_in_much_else_is_found() -> None:
+def test_an_unsendable_value_deep_in_a_large_value_is_found() -> None:
     value: Any = 1j
     for _ in range(30):
         value = [*range(100), value]
@@ -234,7 +236,7 @@ def test_a_fault_far_down_in_much_else_is_found() -> None:
         encode_value(value, root="args")
 
 
-def test_a_value_that_cannot_even_be_looked_at_is_no_more_than_refused() -> None:
+def test_a_value_whose_attributes_raise_is_rejected() -> None:
     class Rough:
         def __repr__(self) -> str:
             raise LookupError
@@ -243,7 +245,7 @@ def test_a_value_that_cannot_even_be_looked_at_is_no_more_than_refused() -> None
         encode_value([{Rough(): 1}])
 
 
-def test_what_contains_itself_is_said_to() -> None:
+def test_the_error_for_a_recursive_value_says_that_it_contains_itself() -> None:
     value: dict[str, Any] = {}
     value["self"] = [value]
     with pytest.raises(
@@ -254,7 +256,7 @@ def test_what_contains_itself_is_said_to() -> None:
 
 
 @pytest.mark.parametrize("key", [1.5, None, True, b"k", (1, 2), MOMENT.replace(tzinfo=EAST)])
-def test_a_key_that_is_neither_text_nor_a_number_is_refused_where_it_arrives(key: Any) -> None:
+def test_the_receiver_rejects_a_key_that_is_neither_text_nor_a_number(key: Any) -> None:
     with pytest.raises(ArgumentError, match="a map's key must be str or int"):
         carried({key: 1})
 
@@ -286,7 +288,7 @@ def test_a_key_that_is_neither_text_nor_a_number_is_refused_where_it_arrives(key
     ],
     ids=lambda value: None if isinstance(value, (dict, list)) else str(value)[:40],
 )
-def test_what_does_not_fit_is_said_with_type_and_path(value: Any, type_: Any, says: str) -> None:
+def test_the_error_for_a_mismatch_names_type_and_path(value: Any, type_: Any, says: str) -> None:
     with pytest.raises(ArgumentError) as caught:
         convert(value, type_, "it")
     assert str(caught.value).startswith(f"does not fit {type_name(type_)}: ")
@@ -294,7 +296,7 @@ def test_what_does_not_fit_is_said_with_type_and_path(value: Any, type_: Any, sa
     assert "$" not in str(caught.value)
 
 
-def test_whatever_a_types_own_code_raises_the_value_does_not_fit() -> None:
+def test_any_exception_of_a_types_own_code_is_a_mismatch() -> None:
     @dataclass
     class Picky:
         x: int
@@ -384,11 +386,11 @@ class Box(typing.Generic[T]):
     ],
     ids=lambda each: each.name if isinstance(each, AnnotationKind) else type_name(each)[:60],
 )
-def test_what_an_annotation_asks_for(annotation: Any, weight: AnnotationKind) -> None:
+def test_annotations_are_classified(annotation: Any, weight: AnnotationKind) -> None:
     assert classify_annotation(annotation) is weight
 
 
-def test_an_alias_may_be_made_of_itself() -> None:
+def test_a_type_alias_may_be_recursive() -> None:
     class TypeAliasType(SimpleNamespace):  # as a `type` statement makes it, from Python 3.12 on
         __hash__ = object.__hash__  # type: ignore[assignment]
 
@@ -426,12 +428,12 @@ class Initialised:
     ],
     ids=lambda each: None if isinstance(each, str) else type_name(each),
 )
-def test_a_type_that_nothing_can_become_is_refused_beforehand(type_: Any, says: str) -> None:
+def test_an_unsupported_type_is_rejected_before_any_call(type_: Any, says: str) -> None:
     with pytest.raises(ArgumentError, match=says):
         check_type(type_)
 
 
-def test_a_model_that_is_wrong_everywhere_is_told_of_in_few_words() -> None:
+def test_the_error_for_a_model_with_many_mismatches_is_short() -> None:
     class Many(pydantic.BaseModel):
         numbers: list[int]
         by_name: dict[str, int]
@@ -443,7 +445,7 @@ def test_a_model_that_is_wrong_everywhere_is_told_of_in_few_words() -> None:
     assert len(str(info.value)) < 2000
 
 
-def test_the_keys_of_a_map_are_made_too() -> None:
+def test_the_keys_of_a_map_are_converted_too() -> None:
     inner = {Path("here"): 1}
     for type_, value in (
         (dict[Path, int], inner),
@@ -489,7 +491,7 @@ def boards(count: int) -> list[str]:
     ],
     ids=["set", "frozenset", "keys", "tuples", "within", "numbers", "either"],
 )
-def test_what_can_be_made_to_collide_has_a_bound(
+def test_keys_that_can_collide_are_bounded(
     type_: Any, value: Callable[[int], Any], most: int
 ) -> None:
     assert convert(value(most), type_, "rack") is not None
@@ -502,7 +504,7 @@ def test_what_can_be_made_to_collide_has_a_bound(
 @pytest.mark.parametrize(
     "type_", [set[str], dict[str, int], list[UUID], list[int], tuple[UUID, ...]]
 )
-def test_what_cannot_be_made_to_collide_has_none(type_: Any) -> None:
+def test_keys_that_cannot_collide_are_not_bounded(type_: Any) -> None:
     ids = [str(UUID(int=number)) for number in range(200_000)]
     value: Any = {"set": ids, "dict": dict.fromkeys(ids, 1)}.get(type_.__name__, ids)
     if type_ == list[int]:
@@ -547,13 +549,15 @@ HAS_SPEEDS: Final = f"{__name__}.Speed has 'slow', 'fast'"
         ("m99", Many, "'m18', 'm19' and 5 more"),
     ],
 )
-def test_a_value_that_no_enum_has_is_told_what_there_is(value: Any, type_: Any, told: str) -> None:
+def test_the_error_for_an_unknown_enum_value_lists_the_members(
+    value: Any, type_: Any, told: str
+) -> None:
     with pytest.raises(ArgumentError) as caught:
         through(value, type_)
     assert str(caught.value).endswith(told.replace("{HAS}", HAS_SPEEDS))
 
 
-def test_what_is_wrong_beside_an_enum_says_nothing_of_it() -> None:
+def test_the_error_for_another_field_does_not_mention_the_enum() -> None:
     with pytest.raises(ArgumentError, match=r"got `str` - at `it\.gears`$"):
         through({"speed": "slow", "gears": "SLOWLY"}, Drive)
 
@@ -575,7 +579,7 @@ def test_what_is_wrong_beside_an_enum_says_nothing_of_it() -> None:
         ),
     ],
 )
-def test_a_key_that_no_peer_takes_is_found_before_anything_is_sent(value: Any, told: str) -> None:
+def test_an_unsendable_key_is_rejected_before_anything_is_sent(value: Any, told: str) -> None:
     prefix = call_prefix(1, Kind.UNARY, "move")
     begin, _, end = told.partition(" .* ")
     with pytest.raises(ArgumentError) as caught:

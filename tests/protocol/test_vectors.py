@@ -147,7 +147,9 @@ def test_the_byte_tables_read_every_frame(vector: Frame) -> None:
 
 @pytest.mark.parametrize("piece", [None, 1, 7])
 @pytest.mark.parametrize("exchange", VECTORS.exchanges, ids=by_name)
-def test_each_exchange_is_said_and_heard_as_listed(exchange: Exchange, piece: int | None) -> None:
+def test_each_exchange_is_sent_and_received_as_listed(
+    exchange: Exchange, piece: int | None
+) -> None:
     Conversation(exchange, piece).play()
 
 
@@ -175,7 +177,7 @@ def numbered(heading: str, key: str) -> dict[str, int]:
     return {row["name"]: int(row[key], 0) for row in table(heading)}
 
 
-def test_the_tables_of_numbers_are_the_code_s() -> None:
+def test_the_tables_of_numbers_match_the_code() -> None:
     assert numbered("Types", "type") == dict(FrameType.__members__)
     assert numbered("Flags", "bit") == FLAGS == {f.name: f for f in Flag if f}
     assert numbered("Kinds", "value") == dict(Kind.__members__)
@@ -285,7 +287,7 @@ def test_an_example_in_the_text_is_the_vector_of_its_name(name: str, lines: list
     assert shown == [(step.side, unhex(frame)) for step in steps for frame in step.bytes]
 
 
-def test_the_text_shows_examples() -> None:
+def test_the_text_contains_examples() -> None:
     assert len(examples()) == TEXT.count("```vector ") > 0
 
 

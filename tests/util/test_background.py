@@ -24,7 +24,7 @@ class Task:
 
 
 @timed()
-async def test_tasks_run_beside_the_block_and_end_with_it() -> None:
+async def test_tasks_run_concurrently_with_the_block_and_end_with_it() -> None:
     task = Task()
     async with open_background() as nursery:
         nursery.start_soon(task.run)
@@ -39,7 +39,7 @@ async def test_tasks_run_beside_the_block_and_end_with_it() -> None:
     ids=lambda error: type(error).__name__,
 )
 @timed()
-async def test_what_the_block_raises_leaves_as_it_is_when_the_tasks_have_ended(
+async def test_an_exception_of_the_block_propagates_unchanged_after_the_tasks_end(
     error: BaseException,
 ) -> None:
     task = Task()
@@ -53,7 +53,7 @@ async def test_what_the_block_raises_leaves_as_it_is_when_the_tasks_have_ended(
 
 
 @timed()
-async def test_what_the_block_raises_is_not_lost_to_a_cancellation_from_further_out() -> None:
+async def test_an_exception_of_the_block_survives_an_outer_cancellation() -> None:
     error = ValueError()
     with pytest.raises(ValueError) as caught, trio.CancelScope() as scope:  # noqa: PT011, PT012
         async with open_background() as nursery:
@@ -64,7 +64,7 @@ async def test_what_the_block_raises_is_not_lost_to_a_cancellation_from_further_
 
 
 @timed()
-async def test_a_cancellation_passes_through() -> None:
+async def test_a_cancellation_propagates() -> None:
     task = Task()
     with trio.move_on_after(0.01) as scope:
         async with open_background() as nursery:
@@ -74,7 +74,7 @@ async def test_a_cancellation_passes_through() -> None:
     assert task.state == "ended"
 
 
-def test_a_task_that_raises_ends_the_block_and_leaves_in_a_group() -> None:
+def test_an_exception_of_a_task_cancels_the_block_and_propagates_in_a_group() -> None:
     async def fail() -> None:
         raise OSError("a bug")
 

@@ -182,7 +182,7 @@ ACCESS: list[tuple[str, list[Any]]] = [
 @pytest.mark.parametrize(
     ("name", "value"), [(name, value) for name, values in ACCESS for value in values]
 )
-async def test_both_sides_check_what_both_take(name: str, value: Any) -> None:
+async def test_both_sides_check_shared_arguments(name: str, value: Any) -> None:
     kind = "the class" if isinstance(value, type) else "None" if value is None else ""
     options: dict[str, Any] = {name: value}
     wrong = partial(pytest.raises, ArgumentTypeError, match=rf"^{name} must be .*, not .*{kind}")
@@ -225,7 +225,7 @@ SERVED: list[tuple[str, list[Any]]] = [
 @pytest.mark.parametrize(
     ("name", "value"), [(name, value) for name, values in SERVED for value in values]
 )
-async def test_what_serving_takes_is_checked(name: str, value: Any, tmp_path: Path) -> None:
+async def test_arguments_of_serve_are_checked(name: str, value: Any, tmp_path: Path) -> None:
     options = {name.rpartition(" ")[2]: value}
     with pytest.raises(ArgumentError, match=rf"^{name} must be .*, not .*"):
         async with serve_async(Checked(), f"unix:{tmp_path}/socket", **options):
@@ -234,7 +234,7 @@ async def test_what_serving_takes_is_checked(name: str, value: Any, tmp_path: Pa
 
 @pytest.mark.parametrize("driver", [None, Path("/x"), b"x", NAN, "power.Power", Checked])
 @timed()
-async def test_what_is_served_is_a_driver(driver: Any, tmp_path: Path) -> None:
+async def test_serve_requires_a_driver(driver: Any, tmp_path: Path) -> None:
     text = "what is to be served is "
     with pytest.raises(ConfigurationError, match=text):
         await trio.to_thread.run_sync(enter, serve(driver))
@@ -304,7 +304,7 @@ def test_a_number_of_bytes_is_received(client: CheckedClient, size: Any) -> None
 
 
 @pytest.mark.parametrize("host", [*NO_TEXT, ""])
-def test_a_host_to_listen_at_is_a_text(client: CheckedClient, host: Any) -> None:
+def test_the_host_of_a_listener_is_a_text(client: CheckedClient, host: Any) -> None:
     """None, or an empty one, would let all of the network in."""
     with refused("local_host", host):
         enter(client.portforward(host=host))
@@ -336,7 +336,7 @@ def test_a_session_takes_an_encoding(client: CheckedClient) -> None:
 
 
 @pytest.mark.parametrize("adapter", [PexpectAdapter, TcpPortforwardAdapter, UnixPortforwardAdapter])
-def test_an_adapter_takes_a_client_by_its_name(adapter: Any, client: CheckedClient) -> None:
+def test_an_adapter_accepts_a_client_by_name(adapter: Any, client: CheckedClient) -> None:
     for value in (None, "client", Checked()):
         with refused("client=", value):
             adapter(client=value)
@@ -345,7 +345,7 @@ def test_an_adapter_takes_a_client_by_its_name(adapter: Any, client: CheckedClie
             adapter(*arguments)
 
 
-def test_an_adapter_is_made_of_a_function() -> None:
+def test_an_adapter_requires_a_function() -> None:
     adapter: Any = "adapter"
     with refused("adapter", adapter):
         blocking(adapter)
@@ -364,7 +364,7 @@ LENT: list[tuple[str, list[Any]]] = [
 @pytest.mark.parametrize(
     ("name", "value"), [(name, value) for name, values in LENT for value in values]
 )
-def test_what_lending_takes_is_checked(
+def test_arguments_of_lending_are_checked(
     name: str, value: Any, client: CheckedClient, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
@@ -419,7 +419,7 @@ async def echo() -> None:
     """Do nothing."""
 
 
-def test_a_coroutine_is_no_function(portal: BlockingPortal) -> None:
+def test_a_coroutine_is_rejected_as_a_function(portal: BlockingPortal) -> None:
     called: Any = echo()
     with pytest.raises(ArgumentTypeError, match="passed with its arguments, not called"):
         portal.call(called)
@@ -428,7 +428,7 @@ def test_a_coroutine_is_no_function(portal: BlockingPortal) -> None:
 
 @pytest.mark.parametrize("limits", [None, 5, {}, "default"])
 @timed()
-async def test_helpers_take_limits(limits: Any) -> None:
+async def test_helpers_accept_limits(limits: Any) -> None:
     with refused("limits", limits):
         enter(client_for(Checked(), limits=limits))
     with refused("limits", limits):
@@ -436,7 +436,7 @@ async def test_helpers_take_limits(limits: Any) -> None:
             pass
 
 
-def test_a_fixture_is_made_of_what_makes_drivers() -> None:
+def test_a_fixture_requires_a_driver_factory() -> None:
     make: Any = Checked()
     with pytest.raises(ArgumentTypeError, match="pass the class Checked, or a function"):
         client_fixture(make)
@@ -491,7 +491,7 @@ def test_other_forms_of_right_fields_are_accepted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wait", [*NO_DURATION, math.inf])
-def test_the_power_stays_on_if_it_could_not_be_cycled(wait: Any) -> None:
+def test_an_invalid_cycle_leaves_the_power_on(wait: Any) -> None:
     driver = MockPower()
     with client_for(driver, client=PowerClient) as client:
         client.on()

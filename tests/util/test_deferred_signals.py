@@ -53,7 +53,7 @@ def never(_: int) -> None:
     raise AssertionError("there was something to do first")
 
 
-def test_a_handler_runs_when_the_shelter_is_left() -> None:
+def test_a_handler_runs_when_the_block_ends() -> None:
     reached: list[str] = []
 
     def be_struck() -> None:
@@ -67,7 +67,7 @@ def test_a_handler_runs_when_the_shelter_is_left() -> None:
     assert reached == ["the end"]
 
 
-def test_a_handler_that_does_not_raise_is_run_too_and_once_for_each_signal(
+def test_a_handler_runs_once_for_each_signal(
     on_sigterm: Handler,
 ) -> None:
     on_sigterm.error = None
@@ -91,7 +91,7 @@ def test_a_signal_ends_a_wait_and_its_handler_runs_later(on_sigterm: Handler) ->
     assert on_sigterm.ran == [signal.SIGTERM] * 2
 
 
-def test_a_signal_from_before_ends_a_wait_that_has_not_begun() -> None:
+def test_a_signal_before_a_wait_ends_the_wait() -> None:
     def be_struck() -> None:
         with DeferSignals() as shelter:
             signal.raise_signal(signal.SIGINT)
@@ -101,13 +101,13 @@ def test_a_signal_from_before_ends_a_wait_that_has_not_begun() -> None:
         be_struck()
 
 
-def test_a_wait_gives_what_was_waited_for() -> None:
+def test_a_wait_returns_the_result() -> None:
     with DeferSignals() as shelter:
         assert shelter.wait(lambda milliseconds: milliseconds + 1, 41) == 42
         assert not shelter.waiting
 
 
-def test_all_handlers_run_whatever_one_of_them_raises(on_sigterm: Handler) -> None:
+def test_all_handlers_run_even_if_one_raises(on_sigterm: Handler) -> None:
     def be_struck() -> None:
         with DeferSignals():
             signal.raise_signal(signal.SIGINT)
@@ -119,12 +119,12 @@ def test_all_handlers_run_whatever_one_of_them_raises(on_sigterm: Handler) -> No
     assert on_sigterm.ran == [signal.SIGTERM]
 
 
-def test_the_bodys_exception_leaves_where_no_signal_has_come() -> None:
+def test_an_exception_of_the_block_propagates_without_a_signal() -> None:
     with pytest.raises(ValueError, match="the body's"), DeferSignals():
         raise ValueError("the body's")
 
 
-def test_a_signal_that_raises_while_handlers_are_installed_again_leaves_none_out(
+def test_a_signal_during_restoration_leaves_no_handler_out(
     on_sigterm: Handler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install = deferred_signals._set
@@ -139,7 +139,7 @@ def test_a_signal_that_raises_while_handlers_are_installed_again_leaves_none_out
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_signal_that_raises_while_handlers_are_put_off_leaves_all_as_it_was(
+def test_a_signal_during_deferral_restores_all_handlers(
     on_sigterm: Handler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install = deferred_signals._set
@@ -157,7 +157,7 @@ def test_a_signal_that_raises_while_handlers_are_put_off_leaves_all_as_it_was(
 
 
 @pytest.mark.parametrize("disposition", [signal.SIG_IGN, signal.SIG_DFL])
-def test_what_no_python_handler_is_for_is_left_alone(disposition: signal.Handlers) -> None:
+def test_signals_without_a_python_handler_are_left_alone(disposition: signal.Handlers) -> None:
     previous = signal.signal(signal.SIGUSR1, disposition)
     try:
         with DeferSignals():
@@ -166,7 +166,7 @@ def test_what_no_python_handler_is_for_is_left_alone(disposition: signal.Handler
         signal.signal(signal.SIGUSR1, previous)
 
 
-def test_in_other_threads_there_is_nothing_to_do() -> None:
+def test_other_threads_defer_nothing() -> None:
     seen: list[object] = []
 
     def enter() -> None:

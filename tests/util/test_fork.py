@@ -40,7 +40,7 @@ def exit_code_of_child(number: int) -> int:
 
 
 @pytest.mark.timeout(30)
-def test_one_broken_resource_does_not_keep_the_others_open() -> None:
+def test_a_broken_resource_does_not_prevent_closing_the_others() -> None:
     broken: list[HasFileno] = [Broken(), Absurd(), Broken()]
     ours, peer = socket.socketpair()
     with ours, peer:

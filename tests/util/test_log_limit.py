@@ -23,7 +23,7 @@ def write(event_log: RateLimitedLogger, count: int) -> None:
         event_log.log(LOGGER, logging.INFO, "line %d", number)
 
 
-async def test_ten_lines_pass_at_once_and_then_one_a_second(
+async def test_ten_lines_pass_immediately_and_then_one_per_second(
     mock_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     event_log = RateLimitedLogger()
@@ -42,7 +42,7 @@ async def test_ten_lines_pass_at_once_and_then_one_a_second(
     ]
 
 
-async def test_after_a_quiet_time_nothing_is_left_out(
+async def test_no_line_is_suppressed_after_a_quiet_time(
     mock_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     event_log = RateLimitedLogger()
@@ -61,19 +61,19 @@ async def test_a_line_below_the_level_costs_nothing(caplog: pytest.LogCaptureFix
     assert caplog.messages == ["at last"]
 
 
-async def test_a_line_says_where_it_comes_from_and_has_its_traceback(
+async def test_a_line_has_its_caller_and_traceback(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     error = KeyError("relay")
     RateLimitedLogger().log(LOGGER, logging.ERROR, "100% bad", exc=error)
     (record,) = caplog.records
     assert record.getMessage() == "100% bad"
-    assert record.funcName == "test_a_line_says_where_it_comes_from_and_has_its_traceback"
+    assert record.funcName == "test_a_line_has_its_caller_and_traceback"
     assert record.exc_info is not None
     assert record.exc_info[1] is error
 
 
-async def test_a_line_that_is_dear_to_make_is_made_only_if_it_is_taken(
+async def test_an_expensive_line_is_built_only_if_allowed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     event_log = RateLimitedLogger(burst=2, rate=0)
@@ -85,11 +85,11 @@ async def test_a_line_that_is_dear_to_make_is_made_only_if_it_is_taken(
             event_log.write(LOGGER, logging.INFO, "made %d", made)
     assert caplog.messages == ["made 1", "made 2"]
     assert {record.funcName for record in caplog.records} == {
-        "test_a_line_that_is_dear_to_make_is_made_only_if_it_is_taken"
+        "test_an_expensive_line_is_built_only_if_allowed"
     }
 
 
-async def test_what_was_left_out_at_the_end_is_told_then(
+async def test_lines_suppressed_at_the_end_are_reported_on_close(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     event_log = RateLimitedLogger(burst=1, rate=0)
@@ -99,7 +99,7 @@ async def test_what_was_left_out_at_the_end_is_told_then(
     assert caplog.messages == ["line 0", "3 lines on client of uid 1 were omitted"]
 
 
-async def test_a_line_passes_if_it_does_so_in_the_journal_beyond_too(
+async def test_a_line_must_pass_the_parent_logger_too(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """As for connections, each with a few lines, of which there may be any number."""
@@ -123,7 +123,7 @@ def broken() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("broken")
-async def test_a_broken_log_breaks_nothing_else() -> None:
+async def test_a_failing_log_handler_does_not_raise() -> None:
     with pytest.raises(OSError, match="No space left"):
         LOGGER.error("without a journal")
     RateLimitedLogger().log(LOGGER, logging.ERROR, "with one")

@@ -50,7 +50,7 @@ def refuses(thing: object, instead: str) -> None:
                 way(each)
 
 
-def test_a_client_and_what_it_gives() -> None:
+def test_a_client_and_its_objects_cannot_be_copied() -> None:
     with serve(Echo()) as client:
         refuses(client, r"connect again there, with connect\(\)")
         with client.stream() as stream:
@@ -62,7 +62,7 @@ def test_a_client_and_what_it_gives() -> None:
 
 
 @timed()
-async def test_what_trio_code_has(tmp_path: Path) -> None:
+async def test_async_objects_cannot_be_copied(tmp_path: Path) -> None:
     async with client_for_async(Echo()) as client:
         refuses(client, r"connect again there, with connect\(\)")
         async with client.stream_async() as stream:
@@ -73,19 +73,19 @@ async def test_what_trio_code_has(tmp_path: Path) -> None:
         refuses(server, "pass its `address` on")
 
 
-def test_a_portal() -> None:
+def test_a_portal_cannot_be_copied() -> None:
     with start_blocking_portal() as portal:
         refuses(portal, r"start another one there, by start_blocking_portal\(\)")
         assert portal.call(trio.current_time) > 0
 
 
-def test_a_driver() -> None:
+def test_a_driver_cannot_be_copied() -> None:
     driver = Numbered(number=7)
     refuses(driver, "make another one there, of the same class")
     assert replace(driver, number=8).number == 8
 
 
-def test_a_driver_that_knows_better_is_asked() -> None:
+def test_a_driver_may_define_its_own_copying() -> None:
     driver = Portable(number=7)
     for made in (copy.copy(driver), copy.deepcopy(driver), pickle.loads(pickle.dumps(driver))):  # noqa: S301 - our own
         assert isinstance(made, Portable)

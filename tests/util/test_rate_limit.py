@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from jumpstarter._util.rate_limit import TokenBucket
 
 
-def test_a_burst_passes_at_once_and_nothing_beyond_it() -> None:
+def test_a_burst_passes_immediately_and_nothing_more() -> None:
     bucket = TokenBucket(3, 1)
     assert [bucket.try_acquire(100.0) for _ in range(5)] == [True, True, True, False, False]
 
 
-def test_what_was_taken_comes_back_at_its_rate() -> None:
+def test_tokens_return_at_the_rate() -> None:
     bucket = TokenBucket(2, 0.5)
     assert bucket.try_acquire(0.0, 2)
     assert not bucket.try_acquire(1.9)
@@ -23,34 +23,34 @@ def test_what_was_taken_comes_back_at_its_rate() -> None:
     assert bucket.try_acquire(4.0)
 
 
-def test_no_more_comes_back_than_a_burst() -> None:
+def test_tokens_never_exceed_a_burst() -> None:
     bucket = TokenBucket(2, 1)
     assert bucket.try_acquire(0.0, 2)
     assert bucket.try_acquire(1e9, 2)
     assert not bucket.try_acquire(1e9)
 
 
-def test_what_cannot_be_taken_whole_is_not_taken_in_part() -> None:
+def test_a_failed_take_removes_no_tokens() -> None:
     bucket = TokenBucket(5, 0)
     assert not bucket.try_acquire(0.0, 6)
     assert bucket.try_acquire(0.0, 5)
 
 
-def test_nothing_is_always_to_be_had() -> None:
+def test_taking_zero_tokens_always_succeeds() -> None:
     bucket = TokenBucket(1, 0)
     assert bucket.try_acquire(0.0)
     assert bucket.try_acquire(0.0, 0)
 
 
 @pytest.mark.parametrize("start", [0.0, -5.0, 1e12])
-def test_a_clock_may_begin_anywhere(start: float) -> None:
+def test_a_clock_may_start_at_any_time(start: float) -> None:
     bucket = TokenBucket(1, 1)
     assert bucket.try_acquire(start)
     assert not bucket.try_acquire(start + 0.5)
     assert bucket.try_acquire(start + 1.5)
 
 
-def test_without_a_rate_nothing_comes_back() -> None:
+def test_a_rate_of_zero_returns_no_tokens() -> None:
     bucket = TokenBucket(1, 0)
     assert bucket.try_acquire(0.0)
     assert not bucket.try_acquire(1e18)
@@ -61,7 +61,7 @@ def test_without_a_rate_nothing_comes_back() -> None:
     rate=st.integers(0, 50),
     asked=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10)), max_size=50),
 )
-def test_never_more_passes_than_burst_and_rate_allow(
+def test_no_interval_exceeds_burst_and_rate(
     burst: int, rate: int, asked: list[tuple[int, int]]
 ) -> None:
     """Over every stretch of time, and what is refused would have been too much."""

@@ -36,7 +36,7 @@ def start(
     return running(command, text=False, stdin=pipe, stdout=pipe, stderr=stderr)
 
 
-def test_all_lines_arrive_in_order_where_somebody_reads() -> None:
+def test_all_lines_arrive_in_order_if_stderr_is_read() -> None:
     with start(SCRIPT, "500") as process:
         out, err = process.communicate(b"\n", timeout=PATIENCE)
     lines = err.decode().splitlines()
@@ -45,7 +45,7 @@ def test_all_lines_arrive_in_order_where_somebody_reads() -> None:
     assert (out, process.returncode) == (b"logged\ndone\n", 0)
 
 
-def test_nobody_waits_for_who_does_not_read_and_the_lost_lines_are_told() -> None:
+def test_an_unread_stderr_blocks_nothing_and_lost_lines_are_reported() -> None:
     """10 MB are logged into a pipe of 64 KiB."""
     with start(SCRIPT, "10000") as process:
         assert process.stdout is not None
@@ -68,7 +68,7 @@ def test_nobody_waits_for_who_does_not_read_and_the_lost_lines_are_told() -> Non
     assert rest == "INFO the last line\n"
 
 
-def test_a_program_ends_even_if_nobody_ever_reads() -> None:
+def test_a_program_ends_even_if_stderr_is_never_read() -> None:
     reader, writer = os.pipe()
     try:
         with start(SCRIPT, "5000", stderr=writer) as process:
@@ -90,7 +90,7 @@ def broken_pipe() -> int:
     [lambda: os.open("/dev/full", os.O_WRONLY), broken_pipe],
     ids=["full", "nobody there"],
 )
-def test_a_stderr_that_fails_harms_nobody(make: Callable[[], int]) -> None:
+def test_a_failing_stderr_does_not_affect_the_program(make: Callable[[], int]) -> None:
     descriptor = make()
     try:
         with start(SCRIPT, "5000", stderr=descriptor) as process:
@@ -101,7 +101,7 @@ def test_a_stderr_that_fails_harms_nobody(make: Callable[[], int]) -> None:
 
 
 @pytest.mark.parametrize("size", [1_000, 10_000], ids=["whole", "torn"])
-def test_lines_that_found_no_way_are_told_by_the_next_that_does(size: int) -> None:
+def test_the_next_written_line_reports_the_lost_ones(size: int) -> None:
     """A full pipe which fails at once instead of waiting, until it is read.
 
     It takes short lines whole or not at all. Of a long one it takes a part, which gets its end.
@@ -131,7 +131,7 @@ def test_lines_that_found_no_way_are_told_by_the_next_that_does(size: int) -> No
     assert last == "INFO the last line"
 
 
-def test_a_closed_stderr_is_no_place_for_the_log() -> None:
+def test_nothing_is_logged_to_a_closed_stderr() -> None:
     """Its number is soon another file's, which must get none of the lines."""
     script = f"""
 import os, sys
@@ -150,7 +150,7 @@ except BlockingIOError:
     assert done.stdout == b"logged\ndone\nnothing\n"
 
 
-def test_a_line_that_cannot_be_made_is_told_by_its_place() -> None:
+def test_a_line_that_cannot_be_formatted_is_reported_with_its_place() -> None:
     script = """
 import logging
 from jumpstarter._util.stderr_log import logging_to_stderr
@@ -196,7 +196,7 @@ print(caught)
     assert b"in the handler" in err
 
 
-def test_outside_the_block_logging_is_as_it_was() -> None:
+def test_logging_is_restored_after_the_block() -> None:
     script = """
 import logging
 from jumpstarter._util.stderr_log import logging_to_stderr

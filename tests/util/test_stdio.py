@@ -177,7 +177,7 @@ KINDS = ("full pipe", "broken pipe", "full disk", "hung-up terminal", "stopped t
         *((kind, stream) for kind in ("full pipe", "closed") for stream in ("stdout", "stderr")),
     ],
 )
-def test_whatever_takes_nothing_no_call_no_start_and_no_end_waits_or_fails(
+def test_a_blocked_or_failing_stdio_affects_no_start_call_or_end(
     lab: Path, kind: str, stream: str
 ) -> None:
     address = f"unix:{lab}/socket"
@@ -204,7 +204,7 @@ def test_whatever_takes_nothing_no_call_no_start_and_no_end_waits_or_fails(
             process.wait(PATIENCE)
 
 
-def test_stdout_has_one_line_and_prints_go_where_the_log_goes(lab: Path) -> None:
+def test_stdout_has_one_line_and_prints_go_to_the_log(lab: Path) -> None:
     log = lab / "log"
     command = [sys.executable, "-m", "jumpstarter", "serve", "chatty:Chatty"]
     command += ["--address", f"unix:{lab}/socket"]
@@ -230,7 +230,7 @@ def test_stdout_has_one_line_and_prints_go_where_the_log_goes(lab: Path) -> None
 
 
 @pytest.mark.parametrize("redirection", [">&-", ">/dev/full"], ids=["closed", "full"])
-def test_a_ready_that_stdout_does_not_take_is_a_warning(lab: Path, redirection: str) -> None:
+def test_a_ready_line_that_cannot_be_written_is_a_warning(lab: Path, redirection: str) -> None:
     address = f"unix:{lab}/socket"
     serve = f"exec {sys.executable} -m jumpstarter serve exporter_process:Probe"
     command = ["/bin/sh", "-c", f"{serve} --address {address} {redirection}"]
@@ -246,7 +246,7 @@ def test_a_ready_that_stdout_does_not_take_is_a_warning(lab: Path, redirection: 
     assert f"stdout did not take 'ready: {address}'" in log
 
 
-def test_how_much_was_lost_is_told_once_somebody_reads(lab: Path) -> None:
+def test_the_amount_of_lost_output_is_reported_once_read(lab: Path) -> None:
     with (
         exporter(lab, driver="chatty:Chatty") as server,
         jumpstarter.connect(server.address) as client,
@@ -279,9 +279,7 @@ class Forking(Probe):
 
 
 @pytest.mark.parametrize("how", ["fork", "start"])
-def test_a_child_keeps_nobody_waiting_for_the_end_of_a_killed_exporters_streams(
-    lab: Path, how: str
-) -> None:
+def test_a_child_does_not_keep_a_killed_exporters_streams_open(lab: Path, how: str) -> None:
     (lab / "forking.py").write_text(FORKING)
     child = None
     try:
@@ -314,9 +312,7 @@ def test_a_child_keeps_nobody_waiting_for_the_end_of_a_killed_exporters_streams(
     ],
     ids=str,
 )
-def test_in_any_encoding_the_address_is_the_one_given_and_prints_work(
-    lab: Path, environment: dict[str, str]
-) -> None:
+def test_addresses_and_prints_work_in_any_encoding(lab: Path, environment: dict[str, str]) -> None:
     place = lab / "prüfstand"
     place.mkdir()
     address = f"unix:{place}/s"
@@ -385,7 +381,7 @@ def test_an_exporter_serves_without_its_directories(
 @pytest.mark.parametrize(
     ("driver", "address"), [("exporter_process:Probe", "unix:socket"), ("nowhere:It", "unix:/s")]
 )
-def test_what_needs_the_missing_directory_is_one_line(
+def test_a_missing_directory_is_an_error_of_one_line(
     tmp_path: Path, driver: str, address: str
 ) -> None:
     place = tmp_path / "place"

@@ -26,18 +26,18 @@ HUGE = "x" * 10_000_000
 
 
 @nasty
-def test_nothing_that_cannot_be_printed_gets_through(text: str) -> None:
+def test_sanitized_text_is_printable(text: str) -> None:
     for made in (sanitize_text(text), sanitize_name(text), *indent_text(text).split("\n    | ")):
         assert made.isprintable()
 
 
 @nasty
-def test_what_was_quoted_can_be_told_from_what_it_looks_like(text: str) -> None:
+def test_an_escaped_text_differs_from_its_literal_form(text: str) -> None:
     assert sanitize_text(text) == repr(text) != repr(sanitize_text(text))
 
 
 @given(st.text(max_size=300))
-def test_any_text_is_one_line_or_lines_that_begin_with_a_bar(text: str) -> None:
+def test_any_text_becomes_one_line_or_lines_that_begin_with_a_bar(text: str) -> None:
     assert sanitize_text(text).isprintable()
     assert sanitize_name(text).isprintable()
     first, *others = indent_text(text).split("\n")
@@ -45,7 +45,7 @@ def test_any_text_is_one_line_or_lines_that_begin_with_a_bar(text: str) -> None:
     assert all(line.isprintable() for line in (first, *others))
 
 
-def test_what_is_too_long_is_cut_and_its_length_told() -> None:
+def test_a_long_text_is_truncated_and_its_length_stated() -> None:
     for made, kept in (
         (sanitize_text(HUGE), 200),
         (sanitize_name(HUGE), 200),
@@ -58,7 +58,7 @@ def test_what_is_too_long_is_cut_and_its_length_told() -> None:
 
 
 @pytest.mark.parametrize("name", ["ValueError", "pkg.module.Class", "_x1", "Größe"])
-def test_a_name_that_is_one_stays_as_it_is(name: str) -> None:
+def test_a_valid_name_stays_unchanged(name: str) -> None:
     assert sanitize_name(name) == name
 
 
@@ -67,7 +67,7 @@ def test_any_other_name_is_quoted(name: str) -> None:
     assert sanitize_name(name) == sanitize_text(name) != name
 
 
-def test_a_traceback_can_still_be_read() -> None:
+def test_a_sanitized_traceback_stays_readable() -> None:
     text = "Traceback:\n  File 'x', line 1\n    raise it\nKeyError: 'a\tb'\n"
     assert indent_text(text) == (
         "Traceback:\n    |   File 'x', line 1\n    |     raise it\n    | KeyError: 'a\\tb'"

@@ -43,7 +43,7 @@ def failures() -> dict[str, str]:
     }
 
 
-def test_every_kind_of_failure_is_seen(failures: dict[str, str]) -> None:
+def test_every_kind_of_failure_is_covered(failures: dict[str, str]) -> None:
     text = (HERE / "tracebacks_for_tests.py").read_text()
     assert sorted(failures) == sorted(re.findall(r"def (test_\w+)", text))
     assert len(failures) >= 20
@@ -68,7 +68,7 @@ def test_a_failure_is_short(failures: dict[str, str]) -> None:
         assert len(text.splitlines()) <= _LONGEST, f"{name}:\n{text}"
 
 
-def test_the_drivers_own_line_is_there(failures: dict[str, str]) -> None:
+def test_a_failure_shows_the_drivers_line(failures: dict[str, str]) -> None:
     for name in ("test_a_plain_method", "test_async_call"):
         assert 'raise ValueError(f"bad voltage {value}")' in failures[name]
     assert "cannot connect to tcp://127.0.0.1:1" in failures["test_nobody_at_a_port"]
@@ -82,7 +82,7 @@ MODULES = sorted(
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SRC)))
-def test_each_module_leaves_its_frames_out(path: Path) -> None:
+def test_each_module_hides_its_frames(path: Path) -> None:
     assert re.search(r"^__tracebackhide__ = True\b", path.read_text(), re.MULTILINE), (
         f"write `__tracebackhide__ = True` above __all__ of {path.name}: without that, its frames "
         "are in the failures of our users' tests"
@@ -99,7 +99,7 @@ class Failing(Driver):
         raise ValueError("no")
 
 
-def test_outside_of_pytest_the_librarys_frames_are_there() -> None:
+def test_library_frames_are_kept_outside_pytest() -> None:
     with serve(Failing()) as client, pytest.raises(DriverInvalidArgument) as caught:
         client.call_as(int, "fail")
     files = [frame.filename for frame in traceback.extract_tb(caught.value.__traceback__)]
@@ -132,7 +132,7 @@ def test_trimming_keeps_frames_that_are_not_plumbing() -> None:
     assert traceback.extract_tb(trim_traceback(error).__traceback__) == before
 
 
-def test_baring_strips_the_exception_its_causes_and_their_members() -> None:
+def test_stripping_covers_the_exception_its_causes_and_their_members() -> None:
     member = failed_in("trio._highlevel_open_tcp_stream")
     group = failed(ExceptionGroup("all", [member]))  # type: ignore[type-var]
     group.__traceback__ = None
@@ -142,7 +142,7 @@ def test_baring_strips_the_exception_its_causes_and_their_members() -> None:
     assert member.__traceback__ is None
 
 
-def test_baring_leaves_the_exception_alone_that_the_user_is_handling() -> None:
+def test_stripping_leaves_the_exception_that_the_user_is_handling_unchanged() -> None:
     users = failed(ZeroDivisionError())
     error = failed(OSError("x"))
     error.__context__ = users
@@ -151,7 +151,7 @@ def test_baring_leaves_the_exception_alone_that_the_user_is_handling() -> None:
     assert users.__traceback__ is before is not None
 
 
-def test_baring_keeps_the_users_frames_of_a_cause() -> None:
+def test_stripping_keeps_the_users_frames_of_a_cause() -> None:
     users = failed(ZeroDivisionError())
     error = failed(OSError("x"), users)
     strip_tracebacks(error)
@@ -160,7 +160,7 @@ def test_baring_keeps_the_users_frames_of_a_cause() -> None:
 
 
 @pytest.mark.timeout(10)
-def test_baring_ends_where_causes_form_a_circle() -> None:
+def test_stripping_ends_if_causes_form_a_cycle() -> None:
     first, second = failed_in("trio"), failed_in("jumpstarter.client")
     first.__cause__, second.__cause__ = second, first
     strip_tracebacks(first)
@@ -182,7 +182,7 @@ class Unsendable:
 
 
 @pytest.mark.timeout(10)
-def test_a_call_fails_whose_argument_raises_an_error_that_is_its_own_cause() -> None:
+def test_a_call_fails_if_its_argument_raises_an_error_that_is_its_own_cause() -> None:
     users = KeyError("the user's own")
     with serve(Failing()) as client:
         try:

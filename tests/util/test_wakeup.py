@@ -43,7 +43,7 @@ async def test_a_waiter_sleeps_until_it_is_woken() -> None:
 
 
 @timed()
-async def test_waking_nobody_is_forgotten() -> None:
+async def test_waking_without_a_waiter_has_no_effect() -> None:
     waiter = Waiter(Wakeup())
     waiter.signal.set()
     async with trio.open_nursery() as nursery:
@@ -80,7 +80,7 @@ async def test_waiting_is_a_checkpoint() -> None:
 
 
 @timed()
-async def test_a_cancelled_waiter_leaves_the_signal_to_the_next_one() -> None:
+async def test_a_cancelled_waiter_leaves_the_wakeup_to_the_next_one() -> None:
     signal = Wakeup()
     first, second = Waiter(signal), Waiter(signal)
     async with trio.open_nursery() as nursery:
@@ -133,7 +133,7 @@ async def test_only_one_task_may_wait() -> None:
 
 
 @timed()
-async def test_who_checks_waits_and_checks_again_misses_nothing() -> None:
+async def test_a_loop_of_check_and_wait_misses_no_wakeup() -> None:
     signal = Wakeup()
     queue: deque[int] = deque()
     taken: list[int] = []
@@ -163,7 +163,7 @@ async def wait_and_tell(wait: Callable[[], Awaitable[None]], name: str, woken: l
 
 
 @timed()
-async def test_waiters_are_woken_in_the_order_in_which_they_came() -> None:
+async def test_waiters_are_woken_in_order() -> None:
     waiters, woken = LazyParkingLot(), list[str]()
     async with trio.open_nursery() as nursery:
         for name in "abcd":
@@ -180,7 +180,7 @@ async def test_waiters_are_woken_in_the_order_in_which_they_came() -> None:
 
 
 @timed()
-async def test_waking_where_nobody_waits_is_forgotten() -> None:
+async def test_waking_an_empty_parking_lot_has_no_effect() -> None:
     waiters, woken = LazyParkingLot(), list[str]()
     waiters.unpark()
     waiters.unpark_all()
@@ -194,7 +194,7 @@ async def test_waking_where_nobody_waits_is_forgotten() -> None:
 
 
 @timed()
-async def test_a_gate_lets_all_pass_once_it_is_open() -> None:
+async def test_a_lazy_event_releases_all_waiters_once_set() -> None:
     gate, woken = LazyEvent(), list[str]()
     async with trio.open_nursery() as nursery:
         for name in "ab":

@@ -64,14 +64,14 @@ class Full(io.RawIOBase):
 # ------------------------------------------------------------------------------------ the rules
 
 
-def test_none_stands_for_all_and_a_number_for_so_many() -> None:
+def test_none_means_all_bytes_and_a_number_means_that_many() -> None:
     assert check_write_count(None, 7, "write()") == 7
     assert check_write_count(7, 7, "write()") == 7
     assert check_write_count(1, 7, "write()") == 1
 
 
 @pytest.mark.parametrize("answer", WRONG)
-def test_an_answer_that_cannot_be_is_an_error_that_names_it(answer: object) -> None:
+def test_an_invalid_return_value_is_an_error_that_names_it(answer: object) -> None:
     with pytest.raises(OSError, match=r"a port's write\(\).*5000 bytes") as caught:
         check_write_count(answer, len(DATA), "a port's write()")
     assert caught.value.errno == errno.EIO
@@ -84,12 +84,12 @@ def test_short_writes_are_continued(most: int) -> None:
     assert writer.taken == DATA
 
 
-def test_a_file_that_does_not_block_and_is_full_is_an_error() -> None:
+def test_a_full_nonblocking_file_is_an_error() -> None:
     with pytest.raises(BlockingIOError, match="takes no more now"):
         write_all(Full(), DATA)
 
 
-def test_a_real_pipe_that_is_full_and_does_not_block_is_an_error() -> None:
+def test_a_full_nonblocking_pipe_is_an_error() -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with (
@@ -100,14 +100,14 @@ def test_a_real_pipe_that_is_full_and_does_not_block_is_an_error() -> None:
         write_all(file, bytes(10_000_000))
 
 
-def test_a_stream_that_is_to_send_all_may_not_take_less() -> None:
+def test_send_all_may_not_send_a_part() -> None:
     check_sent(None, 7, "send()")
     check_sent(7, 7, "send()")
     with pytest.raises(OSError, match=r"send\(\) took 3 of 7 bytes"):
         check_sent(3, 7, "send()")
 
 
-def test_an_error_is_told_what_it_is_of_unless_it_says_so() -> None:
+def test_an_os_error_gets_the_file_name_unless_it_has_one() -> None:
     with pytest.raises(FileNotFoundError, match="'/dev/card'"), name_os_errors("/dev/card"):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     with pytest.raises(FileNotFoundError, match="'/other'"), name_os_errors("/dev/card"):
@@ -132,19 +132,19 @@ def lent(sink: object, count: int = 1) -> None:
 
 
 @pytest.mark.parametrize("answer", [int, lambda _: None])
-def test_what_is_lent_gets_every_byte(answer: Callable[[int], object]) -> None:
+def test_a_lent_file_gets_every_byte(answer: Callable[[int], object]) -> None:
     writer = Writer(answer)
     lent(writer, 3)
     assert writer.taken == DATA * 3
 
 
 @pytest.mark.parametrize("answer", WRONG)
-def test_what_is_lent_and_miscounts_fails_the_block(answer: object) -> None:
+def test_a_lent_file_that_miscounts_fails_the_block(answer: object) -> None:
     with pytest.raises(OSError, match=r"Writer\.write\(\)"):
         lent(Writer(lambda _: answer))
 
 
-def test_what_is_lent_and_takes_nothing_now_fails_the_block() -> None:
+def test_a_full_nonblocking_lent_file_fails_the_block() -> None:
     with pytest.raises(BlockingIOError, match="Full takes no more now"):
         lent(Full())
 
@@ -162,7 +162,7 @@ class Sender:
 
 @pytest.mark.parametrize("answer", [0, 3, -1])
 @timed()
-async def test_a_trio_stream_that_is_lent_and_sends_a_part_fails_the_block(answer: int) -> None:
+async def test_a_lent_trio_stream_that_sends_a_part_fails_the_block(answer: int) -> None:
     async with client_for_async(Library()) as client:
         with pytest.raises(OSError, match=r"Sender\.send_all\(\)"):
             async with cast("Reader", client).resource_async(Sender(answer), write=True) as handle:
@@ -187,7 +187,7 @@ class Giver:
         (5, ArgumentError, "Giver gave int, where bytes are expected"),
     ],
 )
-def test_what_is_lent_and_gives_no_bytes_fails_the_block(
+def test_a_lent_file_that_returns_no_bytes_fails_the_block(
     answer: object, kind: type[Exception], told: str
 ) -> None:
     with (
@@ -199,7 +199,7 @@ def test_what_is_lent_and_gives_no_bytes_fails_the_block(
         client.call("read", handle)
 
 
-def test_a_full_disk_is_said_to_be_that_of_the_file(tmp_path: Path) -> None:
+def test_a_full_disk_error_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "full"
     path.symlink_to("/dev/full")
     with (
@@ -211,7 +211,7 @@ def test_a_full_disk_is_said_to_be_that_of_the_file(tmp_path: Path) -> None:
         client.call("write", handle, DATA, 1)
 
 
-def test_a_full_storage_is_said_to_be_that_of_its_path(tmp_path: Path) -> None:
+def test_a_full_storage_error_names_its_path(tmp_path: Path) -> None:
     image = tmp_path / "image.img"
     image.write_bytes(DATA * 1000)
     with (
@@ -276,14 +276,14 @@ def sent_to(stream: object) -> None:
 
 
 @pytest.mark.parametrize("kind", [ShortTrio, ShortAnyio])
-def test_a_drivers_stream_may_say_that_it_took_all(kind: type[Short]) -> None:
+def test_a_drivers_stream_may_return_the_full_count(kind: type[Short]) -> None:
     sent_to(kind(None))
     sent_to(kind(7))
 
 
 @pytest.mark.parametrize("kind", [ShortTrio, ShortAnyio])
 @pytest.mark.parametrize("answer", [0, 3, -1, 8])
-def test_a_drivers_stream_that_took_a_part_fails(kind: type[Short], answer: int) -> None:
+def test_a_drivers_stream_that_sends_a_part_fails(kind: type[Short], answer: int) -> None:
     with pytest.raises(DriverOSError, match=rf"{kind.__name__}\.send(_all)?\(\)"):
         sent_to(kind(answer))
 
@@ -294,7 +294,7 @@ class Nothing(ShortAnyio):
         return None
 
 
-def test_a_drivers_stream_that_gives_no_bytes_fails_with_what_it_gave() -> None:
+def test_a_drivers_stream_that_returns_no_bytes_fails_with_the_value() -> None:
     with served(Board(stream=Nothing(None))) as client, client.timeout(PATIENCE):
         stream = client.open_stream()
         with pytest.raises(DriverError, match="must give a bytes-like object, and gave NoneType"):
