@@ -1,8 +1,8 @@
-"""Paths on which an operation does not return until the test lets it go.
+"""Make paths on which file operations block until the test releases them.
 
-A FIFO without a peer holds what opens it, one whose peer does nothing holds what reads or writes,
-and a FUSE file system that nobody serves holds every operation, as a network file system does when
-its server is gone.
+Opening a FIFO without a peer blocks, and so does reading a FIFO whose peer is silent. On a FUSE
+file system without a server every operation blocks, as on a network file system whose server is
+gone.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _silent_fifo(directory: Path) -> Iterator[Path]:
 
 @contextmanager
 def _unserved(directory: Path) -> Iterator[Path]:
-    """Mount a file system whose server never answers. Skips where that is not allowed."""
+    """Mount a file system whose server never answers. Skips the test if that is not allowed."""
     libc = ctypes.CDLL(None, use_errno=True)
     try:
         server = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
@@ -79,7 +79,7 @@ HUNG: Final = pytest.mark.parametrize("kind", KINDS)
 
 @contextmanager
 def hung(kind: str, directory: Path) -> Iterator[Path]:
-    """Give a path that hangs, and let go all that hangs there at the end."""
+    """Yield a path on which operations block; at the end, release them and wait for them."""
     with _MAKERS[kind](directory) as path:
         yield path
     deadline = time.monotonic() + PATIENCE

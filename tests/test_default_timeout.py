@@ -1,4 +1,4 @@
-"""A program may call `socket.setdefaulttimeout`: nothing here waits less, or sends less, for it."""
+"""Test that `socket.setdefaulttimeout` neither shortens waits nor truncates data."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from jumpstarter.drivers.network import TcpNetwork, UnixNetwork
 from jumpstarter.portal import start_blocking_portal
 
 TIMEOUT = 0.05  # seconds
-MUCH = bytes(range(256)) * 12_000  # 3 MB: more than all the buffers and windows on the way
+PAYLOAD = bytes(range(256)) * 12_000  # 3 MB: more than all buffers and windows together
 
 
 @dataclass(kw_only=True)
 class Slow(Echo):
-    """Takes longer than new sockets would wait."""
+    """A driver whose call takes longer than the default timeout."""
 
     @export
     def nap(self) -> str:
@@ -48,7 +48,7 @@ def _default_timeout() -> Iterator[None]:
 
 @pytest.fixture(params=["unix", "tcp", "tls"])
 def client(request: pytest.FixtureRequest) -> Iterator[DriverClient]:
-    """Give a client over each kind of transport."""
+    """Yield a client over each kind of transport."""
     directory = tempfile.mkdtemp(prefix="timeout-")
     theirs: dict[str, Any] = {}
     ours: dict[str, Any] = {}
@@ -72,12 +72,12 @@ def client(request: pytest.FixtureRequest) -> Iterator[DriverClient]:
 
 
 def echoed(stream: Any) -> bytes:
-    """Send MUCH to a raw stream or a socket, and hear it all."""
+    """Send PAYLOAD to a raw stream or a socket, and return the echo."""
     is_socket = isinstance(stream, socket.socket)
-    sender = threading.Thread(target=stream.sendall if is_socket else stream.send, args=(MUCH,))
+    sender = threading.Thread(target=stream.sendall if is_socket else stream.send, args=(PAYLOAD,))
     sender.start()
     heard = bytearray()
-    while len(heard) < len(MUCH):
+    while len(heard) < len(PAYLOAD):
         data = stream.recv(65536) if is_socket else stream.receive()
         assert data
         heard += data
@@ -87,28 +87,28 @@ def echoed(stream: Any) -> bytes:
 
 def test_calls_and_large_values_are_complete(client: DriverClient) -> None:
     assert client.call("nap") == "slept"
-    assert client.call("echo", MUCH) == MUCH
+    assert client.call("echo", PAYLOAD) == PAYLOAD
     time.sleep(2 * TIMEOUT)
-    assert client.call("echo_async", MUCH) == MUCH
+    assert client.call("echo_async", PAYLOAD) == PAYLOAD
     assert list(client.streamingcall("count", 1000)) == list(range(1000))
 
 
 def test_raw_streams_are_complete(client: DriverClient) -> None:
     with client.stream() as stream:
         time.sleep(2 * TIMEOUT)
-        assert echoed(stream) == MUCH
+        assert echoed(stream) == PAYLOAD
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 def test_forwarded_connections_are_complete(client: DriverClient, kind: str) -> None:
     with connected(client, kind) as program:
         time.sleep(2 * TIMEOUT)
-        assert echoed(program) == MUCH
+        assert echoed(program) == PAYLOAD
 
 
 @contextmanager
 def connected(client: DriverClient, kind: str) -> Iterator[socket.socket]:
-    """Give a program's connection, which waits as long as it must, to a forwarded stream."""
+    """Yield a program's connection to a forwarded stream, with a long timeout of its own."""
     if kind == "tcp":
         with (
             TcpPortforwardAdapter(client=client) as address,
@@ -141,7 +141,7 @@ def test_network_driver_streams_are_complete(kind: str) -> None:
         )
         with served(driver) as network, network.timeout(3 * PATIENCE), network.stream() as stream:
             time.sleep(2 * TIMEOUT)
-            assert echoed(stream) == MUCH
+            assert echoed(stream) == PAYLOAD
         thread.join(PATIENCE)
 
 

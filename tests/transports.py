@@ -1,9 +1,9 @@
-"""Five ways to join two sides, for tests that must hold over all of them.
+"""Connect two sides in five ways, for tests that must pass over all of them.
 
-A maker gives a fresh pair of connected streams, `(client_stream, server_stream)`; whoever is given
-the pair closes it. Two are the kernel's, three are in memory and find what the kernel's buffers
-hide: `memory` never refuses a byte, `lockstep` buffers none, and `dripping` hands over one byte at
-a time, so every frame is cut at every place.
+A maker returns a new pair of connected streams, `(client_stream, server_stream)`; its caller closes
+them. Two pairs are kernel sockets. Three are in memory, and find mistakes that the kernel's buffers
+hide: `memory` accepts any number of bytes, `lockstep` buffers none, and `dripping` delivers one
+byte at a time, so every frame is split at every place.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ __all__ = ["MAKERS", "DrippingStream", "Pair", "PairMaker", "over_every_transpor
 Pair = tuple[trio.abc.Stream, trio.abc.Stream]
 PairMaker = Callable[[], Awaitable[Pair]]
 
-_BYTE_BY_BYTE: Final = 4096  # bytes: more than any test of frames needs, and 50 ms worth of them
-_BULK: Final = 251  # bytes at once after that; a prime, so that no size of ours divides it
-_SENT_AT_ONCE: Final = 7
+_BYTE_BY_BYTE: Final = 4096  # bytes: more than any test of frames needs; they take 50 ms
+_BULK: Final = 251  # bytes per read after that: a prime, which divides none of our sizes
+_SEND_SIZE: Final = 7
 
 
 class DrippingStream(trio.abc.Stream):
-    """Receives one byte at a time, and sends a few, with a checkpoint after each piece.
+    """Receives one byte at a time, and sends a few, with a checkpoint after each chunk.
 
-    After the first 4 KiB each way the pieces are larger, so that a test may send megabytes.
+    After the first 4 KiB in each direction the chunks are larger, so that a test can send
+    megabytes.
     """
 
     def __init__(self, stream: trio.abc.Stream) -> None:
@@ -46,7 +47,7 @@ class DrippingStream(trio.abc.Stream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         rest = memoryview(data)
         while rest:
-            size = _SENT_AT_ONCE if self._sent < _BYTE_BY_BYTE else _BULK
+            size = _SEND_SIZE if self._sent < _BYTE_BY_BYTE else _BULK
             await self._stream.send_all(rest[:size])
             self._sent += len(rest[:size])
             rest = rest[size:]

@@ -1,4 +1,4 @@
-"""Connections are taken in whatever goes wrong with some of them, and with the machine."""
+"""Test that connections are accepted despite failures of some of them, or of the machine."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from trio.testing import MockClock
 
 from jumpstarter._io.accept import accept_forever
 
-DEADLINE = 10  # seconds for what takes milliseconds
+DEADLINE = 10  # seconds; each test takes milliseconds
 
 
 class FakeListener(trio.abc.Listener[trio.abc.Stream]):
-    """Gives what it was told to, in order, and then nothing for ever.
+    """A listener that returns or raises the given results in order, and then waits without end.
 
     Attributes:
-        tries: When it was asked, in seconds of the clock.
+        tries: The times of the calls of `accept`.
     """
 
     def __init__(self, *outcomes: BaseException | trio.abc.Stream) -> None:
@@ -53,7 +53,7 @@ def error(number: int) -> OSError:
 
 
 async def accepted(listener: FakeListener) -> list[trio.abc.Stream]:
-    """Run the loop until the listener has nothing more to give."""
+    """Run the loop until the listener has no results left."""
     taken: list[trio.abc.Stream] = []
 
     async def take(stream: trio.abc.Stream) -> None:
@@ -162,7 +162,7 @@ async def test_connection_is_served_while_accept_waits_for_the_next() -> None:
             nursery.cancel_scope.cancel()
 
 
-# --- who has gone before it was its turn ---
+# --- peers that hang up before they are accepted ---
 
 
 def hang_up(sock: socket.socket, how: str) -> None:

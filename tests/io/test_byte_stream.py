@@ -1,4 +1,4 @@
-"""A slot's raw bytes as a Trio stream: both ends of it, joined by two real connections."""
+"""Test a slot's bytes as a Trio stream: both ends, joined by two real connections."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ GONE = ConnectionError("the cable is out")
 
 
 class Tap(trio.abc.Stream):
-    """Passes everything on, and keeps what was received."""
+    """A stream that forwards everything, and records the received bytes."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         self._received = b""
-        self.open = trio.Event()  # nothing is received before it is set
+        self.open = trio.Event()  # receiving waits for it
         self.open.set()
 
     @property
     def heard(self) -> list[Frame]:
-        """Every frame so far, but HELLO; they must be whole."""
+        """Return every frame so far except HELLO; assert that all are complete."""
         return [f for f in frames(self._received) if f.type is not FrameType.HELLO]
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -65,7 +65,7 @@ class Tap(trio.abc.Stream):
 
 
 class StreamHandler:
-    """The owner of a slot: hands all to its stream."""
+    """The handler of a slot: passes every event to its stream."""
 
     def __init__(self, stream: SlotStream) -> None:
         self.stream = stream
@@ -89,7 +89,7 @@ class StreamHandler:
 
 
 class Side:
-    """The owner of a connection on which every call is a raw stream."""
+    """The handler of a connection on which every call is a raw stream."""
 
     def __init__(self, rules: ClientProtocol | ServerProtocol, stream: trio.abc.Stream) -> None:
         self.rules = rules
@@ -116,13 +116,13 @@ class Side:
 
 
 class Ends:
-    """Both ends of a raw stream, and what lies between them.
+    """Both ends of a raw stream, and the frames between them.
 
     Attributes:
         ours: The client's end.
         theirs: The server's.
-        to_client: What the client's connection has read.
-        to_server: What the server's connection has read.
+        to_client: The bytes that the client's connection has read.
+        to_server: The bytes that the server's connection has read.
     """
 
     def __init__(self, pair: Pair, limits: Limits) -> None:
@@ -147,11 +147,11 @@ class Ends:
         self.server.connection.writer.flush()
 
     def sent_data(self) -> list[Frame]:
-        """DATA that the client has sent, as far as the server has read."""
+        """Return the DATA frames from the client that the server has read."""
         return [f for f in self.to_server.heard if f.type is FrameType.DATA]
 
     def given_back(self) -> int:
-        """Credit that the server has given back, as far as the client has read."""
+        """Return the credit from the server that the client has read."""
         credit = [f.payload for f in self.to_client.heard if f.type is FrameType.CREDIT]
         return sum(int.from_bytes(payload, "little") for payload in credit)
 
@@ -160,7 +160,7 @@ class Ends:
 async def opened(
     make_pair: PairMaker = memory_pair, limits: Limits = LIMITS
 ) -> AsyncIterator[Ends]:
-    """Give both ends of one open stream."""
+    """Yield both ends of one open stream."""
     ends = Ends(await make_pair(), limits)
     async with open_background() as nursery:
         for side in (ends.client, ends.server):
@@ -497,7 +497,7 @@ async def test_cancelled_send_withdraws_queued_bytes_and_the_stream_stays_usable
 def test_sends_cancelled_at_any_moment_leave_whole_frames_and_lose_no_credit(
     sends: list[tuple[int, int]], pause: int, make_pair: PairMaker
 ) -> None:
-    """Each send has a byte of its own, and is cancelled after so many turns of the scheduler."""
+    """Send a different byte each time, and cancel after a number of turns of the scheduler."""
 
     async def run() -> None:
         async with in_time(), opened(make_pair) as ends:
@@ -586,7 +586,7 @@ every_wait = pytest.mark.parametrize("wait", EACH.values(), ids=EACH)
 
 @asynccontextmanager
 async def clogged() -> AsyncIterator[Ends]:
-    """Give a stream on which everything of ours waits."""
+    """Yield a stream on which our sends and receives wait."""
     async with opened() as ends:
         await ends.ours.send_all(bytes(WINDOW))
         yield ends
@@ -632,12 +632,12 @@ async def test_lost_connection_wakes_waiting_tasks_with_the_reason(
 
 @timed()
 async def test_sender_that_waits_for_the_write_buffer_learns_that_the_connection_ended() -> None:
-    """And lets others run until then, those who are to tell it among them."""
+    """Other tasks run until then, including the ones that report the end."""
     async with opened(limits=replace(LIMITS, max_unsent=1)) as ends:
         connection = ends.client.connection
         connection.rules.ping(b"waiting.")
         assert connection.writer.write_paused
-        connection.end(GONE)  # its streams are told when its tasks have ended, a moment later
+        connection.end(GONE)  # its streams are notified after its tasks have ended
         assert not ends.ours.over
         with pytest.raises(trio.BrokenResourceError, match="the cable is out") as broken:
             await ends.ours.send_all(b"x")
@@ -697,7 +697,7 @@ async def test_after_the_slot_ends_reading_returns_the_end_and_sending_raises() 
         for sending in (ends.ours.send_all(b"x"), ends.ours.send_eof()):
             with pytest.raises(trio.BrokenResourceError, match="closed this stream"):
                 await sending
-        ends.ours.send_end()  # has nobody to tell, and is no error
+        ends.ours.send_end()  # no peer to notify, which is not an error
 
 
 @timed()

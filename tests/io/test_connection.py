@@ -1,4 +1,4 @@
-"""One byte stream shared by many calls: both roles, against a peer of which the test says all."""
+"""Test a connection with many calls, in both roles, against a peer that the test scripts."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ HELLO = frame(FrameType.HELLO, 0, encode_hello(Hello.of(DEFAULT_LIMITS)))
 
 
 class StreamHandler:
-    """The owner of a slot: writes down what it is told."""
+    """The handler of a slot: records its events."""
 
     def __init__(self) -> None:
         self.events: list[ev.SlotEvent] = []
@@ -82,7 +82,7 @@ class StreamHandler:
 
 
 class Side:
-    """The owner of the connection under test: admits clients, and writes down what it is told."""
+    """The handler of the connection under test: admits clients, and records its events."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Side:
         else:
             self.rules = ServerProtocol(limits)
         transport = transport_for(stream)
-        # A network is what these tests are about, and memory or a Unix socket must stand for one.
+        # These tests are about networks: treat memory and Unix sockets as one.
         transport.keepalive = True
         self.connection = Connection(
             transport, self.rules, self, "the peer", dispatch_lock=dispatch_lock
@@ -130,10 +130,10 @@ class Side:
 
 
 class Peer:
-    """The other side: sends any bytes, and hears whole frames.
+    """The peer: sends any bytes, and receives complete frames.
 
     Attributes:
-        heard: Every frame so far.
+        heard: The frames received so far.
     """
 
     def __init__(self, stream: trio.abc.Stream) -> None:
@@ -159,13 +159,13 @@ class Peer:
         return self._new.popleft()
 
     async def hear(self, type_: FrameType) -> Frame:
-        """Wait for the next frame, which must be of this type."""
+        """Wait for the next frame, and assert its type."""
         heard = await self.next()
         assert heard.type is type_, heard
         return heard
 
     async def hear_all(self) -> list[Frame]:
-        """Wait for the end; everything must have been whole frames. Gives those not heard yet."""
+        """Wait for the end, and return the rest; assert that all frames are complete."""
         async for data in self.stream:
             self.feed(bytes(data))
         assert self._decoder.failure is None
@@ -175,7 +175,7 @@ class Peer:
         return new
 
     async def answer_pings(self, seconds: float) -> None:
-        """Give a sign of life whenever one is asked for, for a while."""
+        """Answer each PING for a while."""
         with trio.move_on_after(seconds):
             while True:
                 heard = await self.hear(FrameType.PING)
@@ -194,7 +194,7 @@ async def connected(
     limits: Limits = DEFAULT_LIMITS,
     dispatch_lock: trio.Lock | None = None,
 ) -> AsyncIterator[tuple[Side, Peer]]:
-    """Give a connection that runs, and its peer; nothing was said but a client's HELLO."""
+    """Yield a running connection and its peer. Nothing but a client's HELLO was sent."""
     ours, theirs = await make_pair()
     side = Side(role, ours, limits, dispatch_lock)
     async with theirs, open_background() as nursery:
@@ -210,7 +210,7 @@ async def greeted(
     limits: Limits = DEFAULT_LIMITS,
     dispatch_lock: trio.Lock | None = None,
 ) -> AsyncIterator[tuple[Side, Peer]]:
-    """The same, once both have said HELLO."""
+    """Yield a running connection and its peer after both have sent HELLO."""
     async with connected(role, make_pair, limits, dispatch_lock) as (side, peer):
         await peer.greet()
         await side.admitted.wait()
@@ -218,7 +218,7 @@ async def greeted(
 
 
 async def reason_of(side: Side) -> Exception:
-    """Wait for the end of the connection, and give the reason."""
+    """Wait for the end of the connection, and return the reason."""
     await side.connection.finished.wait()
     assert side.connection.ended is not None
     return side.connection.ended
@@ -291,7 +291,7 @@ async def test_nothing_is_sent_before_hello(role: Role, autojump_clock: MockCloc
         assert side.connection.ended is None
 
 
-# What comes, and how much of it the error shows.
+# The received bytes, and the part of them that the error shows.
 PREAMBLES = {
     "HTTP request": (b"GET / HTTP/1.1\r\nHost: exporter\r\n\r\n", 16),
     "HTTP answer": (b"HTTP/1.1 400 Bad Request\r\n\r\n", 16),
@@ -347,9 +347,9 @@ async def test_timeout_while_rejecting_another_protocol_still_names_the_protocol
     started = trio.current_time()
     async with connected("client", lockstep_pair, Limits(hello_timeout=3)) as (side, peer):
         await trio.sleep(2.5)
-        await peer.send(b"220 mail.example.com ESMTP\r\n")  # and it does not read our answer
+        await peer.send(b"220 mail.example.com ESMTP\r\n")  # and the peer does not read our answer
         reason = await reason_of(side)
-    assert trio.current_time() == started + 2.5 + 1  # the second for our last words, and no more
+    assert trio.current_time() == started + 2.5 + 1  # one second to send GOAWAY, and no more
     assert "does not speak jumpstarter's protocol" in str(reason)
 
 
@@ -444,9 +444,11 @@ async def test_reading_continues_while_the_peer_reads_nothing(make_pair: PairMak
         answered, endpoint = side.call()
         side.connection.writer.flush()
         await peer.hear(FrameType.CALL)
-        side.call(size=50_000_000)  # far more than any kernel holds, and none of it is read
+        side.call(
+            size=50_000_000
+        )  # far more than any kernel buffers, and the peer reads none of it
         side.connection.writer.flush()
-        for _ in range(1000):  # each asks for an answer, which must wait in one piece of memory
+        for _ in range(1000):  # each requires an answer, which must wait in the queue
             await peer.send(frame(FrameType.PING, 0, bytes(8)))
         await peer.send(frame(FrameType.RESULT, answered, b"\xc0"))
         await endpoint.until(lambda: endpoint.events)
@@ -501,7 +503,7 @@ async def test_protocol_error_of_a_peer_that_reads_nothing_ends_the_connection(
         started = trio.current_time()
         await peer.send(frame(FrameType.DATA, 7, b"x"))
         assert isinstance(await reason_of(side), RemoteProtocolError)
-        assert trio.current_time() == started + 1  # what the last words are worth
+        assert trio.current_time() == started + 1  # the time allowed to send GOAWAY
 
 
 @timed()
@@ -582,7 +584,7 @@ async def test_our_goaway_is_acknowledged(role: Role) -> None:
 
 
 def heard_so_far(peer: Peer) -> list[Frame]:
-    """Give what lies in the peer's socket, without a checkpoint."""
+    """Return the bytes in the peer's socket, without a checkpoint."""
     assert isinstance(peer.stream, trio.SocketStream)
     with contextlib.suppress(BlockingIOError):
         peer.feed(os.read(peer.stream.socket.fileno(), 100_000))
@@ -617,14 +619,14 @@ async def test_deferred_flush_waits_for_the_writer() -> None:
         greeting = len(heard_so_far(peer))
         side.call()
         side.connection.writer.flush_soon()
-        side.connection.writer.flush()  # must not overtake it either
+        side.connection.writer.flush()  # must not overtake it
         assert len(heard_so_far(peer)) == greeting
         await wait_all_tasks_blocked()
         assert len(heard_so_far(peer)) == greeting + 1
 
 
 async def narrow_pair() -> Pair:
-    """A Unix socket whose kernel queue is full after a few frames."""
+    """Make a Unix socket whose kernel queue is full after a few frames."""
     pair = await unix_pair()
     for stream in pair:
         assert isinstance(stream, trio.SocketStream)
@@ -682,7 +684,7 @@ async def test_slot_is_notified_once_when_its_last_frame_is_written(make_pair: P
                 heard = await peer.hear(FrameType.CALL)
                 received += len(heard.payload) if heard.slot == slot else 0
         assert endpoint.drained_times == 1
-        assert small.drained_times == 0  # it never waited for its turn
+        assert small.drained_times == 0  # it never waited in the queue
 
 
 @timed()
@@ -714,7 +716,7 @@ async def test_peer_that_reads_nothing_is_disconnected(
 
 
 @pytest.mark.parametrize("flush", [Writer.flush, Writer.flush_soon])
-@pytest.mark.parametrize("attempt", range(5))  # chance decides if the writer or the reader is first
+@pytest.mark.parametrize("attempt", range(5))  # the writer or the reader may be first
 @timed()
 async def test_failed_write_does_not_hide_the_peers_last_frames(
     flush: Callable[[Writer], None], attempt: int
@@ -743,7 +745,7 @@ async def test_nothing_is_written_after_a_failed_write() -> None:
             side.rules.ping(b"too late")
             flush()
         await wait_all_tasks_blocked()
-        assert side.rules.send_queue  # nobody has taken it
+        assert side.rules.send_queue  # the peer has not read it
 
 
 @timed()
@@ -838,7 +840,7 @@ async def test_any_byte_counts_as_a_sign_of_life(autojump_clock: MockClock) -> N
     async with greeted("client", limits=KEEPALIVE) as (side, peer):
         slow_frame = frame(FrameType.PING, 0, bytes(8))
         for byte in slow_frame[:-1]:
-            await trio.sleep(29)  # asked after 20
+            await trio.sleep(29)  # the PING was sent after 20
             await peer.send(bytes([byte]))
         assert side.connection.ended is None
         for byte in slow_frame[-1:] + slow_frame[:-1]:
@@ -1012,7 +1014,9 @@ def test_connection_cancelled_at_any_moment_writes_whole_frames_and_at_most_one_
                     for _ in range(moment):
                         await trio.lowlevel.checkpoint()
                     scope.cancel()
-            with contextlib.suppress(trio.BrokenResourceError):  # what we had sent was not read
+            with contextlib.suppress(
+                trio.BrokenResourceError
+            ):  # the peer did not read the bytes that we had sent
                 async for data in theirs:
                     peer.feed(bytes(data))
             assert peer._decoder.failure is None
@@ -1050,7 +1054,7 @@ async def test_useless_frames_are_accepted_up_to_their_limit(
         await peer.send(flood * most)
         await wait_all_tasks_blocked()
         assert side.connection.ended is None
-        await trio.sleep(1)  # in which one more of the one kind comes back, and two of the other
+        await trio.sleep(1)  # the allowance grows: by one of the one kind, by two of the other
         await peer.send(flood)
         await wait_all_tasks_blocked()
         assert side.connection.ended is None
@@ -1064,7 +1068,7 @@ async def test_useless_frames_are_accepted_up_to_their_limit(
 
 @timed()
 async def test_other_tasks_run_between_batches_of_frames() -> None:
-    """However many frames one read has brought, no more than a turn's are handled at a time."""
+    """One batch of frames is handled per turn, however many a read returns."""
     async with greeted("server", limits=Limits(max_frames_per_turn=4)) as (side, peer):
         seen = [0]
 
@@ -1079,13 +1083,13 @@ async def test_other_tasks_run_between_batches_of_frames() -> None:
             await peer.send(*(frame(FrameType.CALL, slot, payload) for slot in range(1, 101)))
             while len(side.calls) < 100:
                 await trio.lowlevel.checkpoint()
-        # Two turns may follow each other, the last of one pass and the first of the next.
+        # Two batches can be adjacent: the last of one pass, and the first of the next.
         assert max(after - before for before, after in itertools.pairwise(seen)) <= 2 * 4
 
 
 @timed()
 async def test_busy_connections_handle_one_batch_at_a_time() -> None:
-    """So that ten floods leave others as much of the loop as one does."""
+    """Ten flooding peers then leave other tasks as much of the loop as one does."""
     dispatch_lock = trio.Lock()
     limits = Limits(max_frames_per_turn=4)
     async with contextlib.AsyncExitStack() as stack:
@@ -1101,7 +1105,7 @@ async def test_busy_connections_handle_one_batch_at_a_time() -> None:
         while handled[-1] < 200:
             await trio.lowlevel.checkpoint()
             handled.append(sum(len(side.calls) for side in sides))
-    # What came first of each is handled at once; then it is a turn for each pass, and this loop's
+    # The first bytes of each are handled immediately; then one batch per pass, and this loop's
     # own may see two.
     steps = [after - before for before, after in itertools.pairwise(handled)]
     assert max(steps[2:]) <= 2 * 4
@@ -1124,7 +1128,7 @@ async def test_protocol_error_among_many_frames_ends_the_connection_after_those_
 async def test_peer_that_stalls_within_a_large_message_is_disconnected(
     autojump_clock: MockClock,
 ) -> None:
-    """Much is read in larger steps, behind each of which the next is looked for at once."""
+    """Large messages are read in larger steps, each followed immediately by another read."""
     del autojump_clock
     limits = Limits(read_stall=30, ping_interval=0)
     async with greeted("server", unix_pair, limits=limits) as (side, peer):
@@ -1178,7 +1182,7 @@ async def test_finished_message_ends_the_stall_timeout(autojump_clock: MockClock
 
 @timed()
 async def test_senders_wait_while_the_peer_does_not_read() -> None:
-    """And goes on, one after the other, as it does."""
+    """They continue one after the other when the peer reads again."""
     limits = Limits(max_unsent=10_000)
     async with greeted("server", lockstep_pair, limits) as (side, peer):
         rules = side.rules
@@ -1197,7 +1201,7 @@ async def test_senders_wait_while_the_peer_does_not_read() -> None:
             for slot in range(1, 21):
                 nursery.start_soon(answer, slot)
             await wait_all_tasks_blocked()
-            # What the writer holds has left the send_queue; two more are as much as may wait there.
+            # The frame that the writer holds has left the send queue; two more may wait there.
             assert len(finished) <= 5
             for _ in range(20):
                 await peer.hear(FrameType.RESULT)
@@ -1223,14 +1227,14 @@ async def test_wait_writable_ends_with_the_connection() -> None:
 
 @timed()
 async def test_broken_connection_is_not_writable_until_it_has_ended() -> None:
-    """Else all who wait would make at once, and queue, what nobody will be sent."""
+    """Else every waiting task would queue frames that are never written."""
     async with greeted("server", unix_pair, Limits(max_unsent=1)) as (side, peer):
         assert isinstance(side.rules, ServerProtocol)
         assert isinstance(peer.stream, trio.SocketStream)
         await peer.send(*(frame(FrameType.CALL, n, bytes(call()[HEADER_SIZE:])) for n in (1, 2)))
         await wait_all_tasks_blocked(0.01)
         peer.stream.socket.shutdown(socket.SHUT_RD)
-        for slot in (1, 2):  # the first finds that it cannot be written, the second waits
+        for slot in (1, 2):  # the first write fails, the second waits
             side.rules.result(slot, value())
             side.connection.writer.flush()
             await wait_all_tasks_blocked(0.01)
@@ -1250,7 +1254,7 @@ async def test_wait_writable_returns_immediately_if_nothing_is_queued() -> None:
         assert not side.connection.writer.write_paused
         with trio.CancelScope() as scope:
             scope.cancel()
-            await side.connection.writer.wait_writable()  # no checkpoint: nothing to wait for
+            await side.connection.writer.wait_writable()  # not a checkpoint: it need not wait
         assert not scope.cancelled_caught
 
 
@@ -1290,7 +1294,7 @@ async def test_liveness_check_fails_after_a_second_of_silence(
         asked = await peer.hear(FrameType.PING)
         assert (
             not await side.connection.keepalive.is_alive()
-        )  # and is not asked again: one waits already
+        )  # and no second PING is sent: one is pending
         async with trio.open_nursery() as nursery:
             nursery.start_soon(peer.answer_pings, 5)
             await peer.send(frame(FrameType.PING, 0, asked.payload, Flag.ACK))

@@ -1,4 +1,4 @@
-"""Tests of `_io.forward` over real sockets: both ways, half-close, failures, the end."""
+"""Test `_io.forward` over real sockets: both directions, half-close, failures and the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jumpstarter.common import TemporaryTcpListener, TemporaryUnixListener
 
 @asynccontextmanager
 async def echo() -> AsyncIterator[trio.abc.HalfCloseableStream]:
-    """Open a stream that gives back what it is given, once it was given all."""
+    """Open a stream that, after the end of its input, sends it all back."""
     near, far = trio.testing.memory_stream_pair()
 
     async def answer() -> None:
@@ -35,7 +35,7 @@ async def echo() -> AsyncIterator[trio.abc.HalfCloseableStream]:
 
 
 async def ask(stream: trio.SocketStream, data: bytes) -> bytes:
-    """Send it all, half-close, and hear what comes."""
+    """Send the data, half-close, and return the answer."""
     async with stream:
         await stream.send_all(data)
         await stream.send_eof()

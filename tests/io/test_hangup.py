@@ -1,6 +1,6 @@
-"""Tests of `jumpstarter._io.hangup`, and of forwards whose programs hang up. Over real sockets.
+"""Test `_io.hangup`, and forwards whose programs hang up, over real sockets.
 
-Devices that say nothing are the rule here: they never find out that nobody listens any more.
+Most devices here are silent: no write fails that would reveal that the program has gone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KINDS = ["unix", "tcp", "tcp6", "tcp6 to tcp"]
 
 @contextmanager
 def connected(kind: str, directory: Path) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Give the two ends of a connection: a program's, and ours."""
+    """Yield the two ends of a connection: the program's and ours."""
     family = {"unix": socket.AF_UNIX, "tcp6": socket.AF_INET6}.get(kind, socket.AF_INET)
     names: dict[str, Any] = {"unix": str(directory / "listening"), "tcp6": ("::1", 0)}
     where = names.get(kind, ("127.0.0.1", 0))
@@ -44,7 +44,7 @@ def connected(kind: str, directory: Path) -> Iterator[tuple[socket.socket, socke
             pytest.skip("there is no IPv6 here")
         listening.listen()
         name = listening.getsockname()
-        if kind == "tcp6 to tcp":  # as programs connect that only know IPv6 sockets
+        if kind == "tcp6 to tcp":  # like a program that uses only IPv6 sockets
             family, name = socket.AF_INET6, ("::ffff:127.0.0.1", name[1])
         with socket.socket(family) as program:
             program.connect(name)
@@ -62,7 +62,7 @@ def test_kernel_distinguishes_a_hang_up_from_a_half_close(kind: str, tmp_path: P
         program.shutdown(socket.SHUT_WR)
         assert at_end(ours)
         assert is_gone(ours) is False
-        copy = program.dup()  # as a child of the program has
+        copy = program.dup()  # like a child of the program
         program.close()
         assert is_gone(ours) is False
         copy.close()
@@ -93,7 +93,9 @@ def test_hang_up_is_unknown_if_the_kernel_does_not_answer(
 ) -> None:
     with connected("tcp", tmp_path) as (program, ours):
         program.close()
-        monkeypatch.setattr("jumpstarter._io.hangup._NETLINK_SOCK_DIAG", 31)  # a protocol of nobody
+        monkeypatch.setattr(
+            "jumpstarter._io.hangup._NETLINK_SOCK_DIAG", 31
+        )  # an unused netlink protocol
         assert is_gone(ours) is None
 
 
@@ -101,12 +103,12 @@ def test_hang_up_is_unknown_if_the_kernel_does_not_answer(
 
 
 class Device:
-    """Says what it is told to, and remembers what it is sent.
+    """A device that sends the given bytes, and records the bytes that it receives.
 
     Attributes:
-        open: How many streams to it are.
-        ended: How many were.
-        heard: What came in all of them.
+        open: The number of open streams.
+        ended: The number of closed streams.
+        heard: The bytes received on all streams.
     """
 
     def __init__(self, *, takes: bool = True) -> None:
@@ -134,7 +136,7 @@ class Device:
                 nursery.cancel_scope.cancel()
 
     async def _listen(self) -> None:
-        async for data in self._far:  # at its end it stays as it is: as a serial line
+        async for data in self._far:  # stays open after the end, like a serial line
             self.heard += data
             self._changed.unpark_all()
 
@@ -142,7 +144,7 @@ class Device:
         await self._far.send_all(data)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for something to be true, a few seconds at most."""
+        """Wait until a condition is true, for a few seconds at most."""
         with trio.fail_after(8):
             while not condition():
                 await self._changed.park()
@@ -152,7 +154,7 @@ class Device:
 async def forwarded(
     device: Device, kind: str, quiet_limit: float = 30
 ) -> AsyncIterator[tuple[int, Any]]:
-    """Forward to the device; gives what a socket connects to, and of which family."""
+    """Forward to the device; yield the address and its family."""
     handler = forward_to(device.connect, quiet_limit=quiet_limit)
     if kind == "unix":
         async with listen_unix(handler) as path:
@@ -196,7 +198,7 @@ async def test_half_close_waits_for_the_answer_and_frees_the_device_when_the_pro
         async with await program_at(where) as program:
             await program.send_all(b"hello")
             await program.send_eof()
-            await trio.sleep(2.5)  # several looks, and five times the limit
+            await trio.sleep(2.5)  # several looks, and five times the quiet limit
             assert device.open == 1
             await device.say(b"an answer")
             assert await program.receive_some() == b"an answer"
@@ -258,7 +260,7 @@ async def test_device_that_keeps_sending_is_freed_and_receives_everything(
             await program.send_all(b"q")
             await device.until(lambda: device.heard == b"q")
         await device.until(lambda: device.open == 0)
-    assert caplog.text == ""  # that is how sessions end
+    assert caplog.text == ""  # the normal end of a session
 
 
 @linux
@@ -274,7 +276,7 @@ async def test_bytes_that_a_device_does_not_accept_are_dropped_after_the_program
             await program.send_all(b"hello")
             await device.until(lambda: device.open == 1)
             await trio.sleep(1)
-            assert device.open == 1  # as long as the program is there, it may wait
+            assert device.open == 1  # the program may wait as long as it runs
         await device.until(lambda: device.open == 0)
     assert "its program has gone, and the driver has taken none of its bytes" in caplog.text
 
@@ -329,7 +331,7 @@ async def test_ten_thousand_connections_that_hang_up_leave_nothing_behind(kind: 
 async def test_quiet_limit_ends_the_forward_if_a_hang_up_is_unknown(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(forward, "is_gone", lambda _: None)  # as of a program elsewhere
+    monkeypatch.setattr(forward, "is_gone", lambda _: None)  # as for a program on another machine
     device = Device()
     async with (
         forwarded(device, "tcp", quiet_limit=1) as where,

@@ -1,7 +1,7 @@
-"""Tests of `jumpstarter.portal` within one process; signals, forks and exits have another file.
+"""Test `jumpstarter.portal` within one process; signals, forks and exits have another file.
 
-The calling thread is mostly the test's own, so a mistake here would hang: each async function that
-waits has a deadline, and pytest's faulthandler watches over the rest.
+Most tests call from their own thread, where a mistake would hang: each async function that waits
+has a deadline, and pytest's faulthandler ends the rest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from types import TracebackType
 
-TIMEOUT = 5.0  # seconds; nothing here takes a tenth of it
+TIMEOUT = 5.0  # seconds; each test takes less than a tenth of it
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -50,7 +50,7 @@ async def sleep_forever() -> NoReturn:
 
 
 class Recorder:
-    """A task that says where it is, and waits until it is cancelled or let go."""
+    """A task that reports its progress, and waits until it is cancelled or released."""
 
     def __init__(self) -> None:
         self.running = threading.Event()
@@ -72,13 +72,13 @@ class Recorder:
 
 
 def in_thread(func: Callable[[], object]) -> object:
-    """Run func in another thread; return what it returned, or the exception it raised."""
+    """Run func in another thread; return its result or its exception."""
     outcome: list[object] = []
 
     def run() -> None:
         try:
             outcome.append(func())
-        except BaseException as exc:  # noqa: BLE001 - for the test to look at
+        except BaseException as exc:  # noqa: BLE001 - the test examines it
             outcome.append(exc)
 
     thread = threading.Thread(target=run)
@@ -88,7 +88,7 @@ def in_thread(func: Callable[[], object]) -> object:
     return outcome[0]
 
 
-# --- call: what goes in, what comes out ---
+# --- call: arguments, results and exceptions ---
 
 
 def test_call_returns_what_the_async_function_returns(portal: BlockingPortal) -> None:
@@ -126,7 +126,7 @@ def test_call_raises_the_functions_exception_and_the_loop_continues(
         await trio.lowlevel.checkpoint()
         raise error
 
-    with pytest.raises(BaseException) as caught:  # noqa: PT011 - identity is asked for below
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - its identity is checked below
         portal.call(fail)
     assert caught.value is error
     frames = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
@@ -365,7 +365,7 @@ def test_a_done_callback_that_raises_does_not_end_the_loop(
 
 @contextlib.contextmanager
 def held_loop(portal: BlockingPortal) -> Iterator[None]:
-    """Keep the loop from running while the body does."""
+    """Block the loop while the body runs."""
     held, let_go = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -414,7 +414,7 @@ def test_callback_that_raises_is_logged_and_the_loop_continues(
 
 
 class Closing:
-    """What a client is like: its finalizer posts its close."""
+    """An object like a client: its finalizer posts its close."""
 
     def __init__(self, portal: BlockingPortal, closed: list[int]) -> None:
         self.portal = portal
@@ -482,7 +482,7 @@ def test_a_context_manager_that_fails_to_enter(portal: BlockingPortal) -> None:
 
 
 class Seen(AbstractAsyncContextManager[None]):
-    """Records what it is left with, and then does as it is told."""
+    """A context manager that records its exception, and then suppresses, raises or returns."""
 
     def __init__(self, then: bool | BaseException = False) -> None:
         self.then = then
@@ -568,7 +568,7 @@ def test_a_context_manager_can_be_wrapped_for_more_than_one_use(portal: Blocking
     assert seen.left_with == [None, None]
 
 
-# --- the end ---
+# --- closing ---
 
 
 def test_closing_cancels_running_tasks_and_waits_for_them() -> None:
@@ -738,16 +738,16 @@ def test_a_loop_that_ends_while_it_is_posted_to(
         portal.run_sync_soon(int)
 
 
-# --- interrupts, at the places where a signal could strike ---
+# --- interrupts, at each place where a signal can arrive ---
 
 
 class Interrupted(BaseException):
-    """What the handler of another signal may raise."""
+    """An exception that the handler of another signal raises."""
 
 
 @pytest.fixture
 def patient_portal() -> Iterator[BlockingPortal]:
-    """One that would be seen to wait where it need not."""
+    """Yield a portal with such a long grace that a needless wait makes the test hang."""
     with start_blocking_portal(grace=3600) as portal:
         yield portal
 

@@ -1,7 +1,7 @@
-"""Tests of `jumpstarter.portal` that need a process of their own: Ctrl-C, exit, fork.
+"""Test `jumpstarter.portal` in separate processes: Ctrl-C, exit and fork.
 
-Each runs a script in a fresh interpreter, which checks what it can and prints the rest. Nothing is
-timed: what would hang if it were wrong would do so for a minute, and is killed before.
+Each test runs a script in a new interpreter, which makes some checks and prints the rest. No test
+measures time: a script that is wrong would hang for a minute, and is killed earlier.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ async def double(number):
 
 
 def run(script: str, *arguments: str, first: str = "", code: int = 0) -> str:
-    """Run a script, see that it exits with `code` and writes nothing to stderr; return stdout."""
+    """Run a script, assert its exit code and an empty stderr, and return stdout."""
     result = subprocess.run(
         [sys.executable, *arguments, "-c", first + PRELUDE + textwrap.dedent(script)],
         capture_output=True,
@@ -56,7 +56,7 @@ def run(script: str, *arguments: str, first: str = "", code: int = 0) -> str:
 
 
 def test_ctrl_c_at_random_moments() -> None:
-    """Each of 500 is raised once, when its task has ended, and the portal serves the next."""
+    """Each of 500 interrupts is raised once, after its task has ended; the next call works."""
     run("""
         active = 0
 
@@ -367,7 +367,7 @@ EXIT_STATES = {
 
 @pytest.mark.parametrize("state", EXIT_STATES)
 def test_exit_with_an_open_portal(state: str) -> None:
-    """It is quiet, it keeps its exit code, and it does not wait for what has no end."""
+    """The exit prints nothing, keeps its code, and does not wait for endless tasks."""
     out = run(
         f"""
         cm = start_blocking_portal()
@@ -490,7 +490,7 @@ def test_forked_child_gets_an_error_and_the_parent_is_unaffected() -> None:
 
 
 def test_a_fork_while_the_loop_is_busy() -> None:
-    """Whatever the loop's thread was at when it did not come along, the child is not stuck."""
+    """The child does not hang, whatever the loop's thread did during the fork."""
     run(
         """
         async def churn():
@@ -527,11 +527,11 @@ def test_a_fork_while_the_loop_is_busy() -> None:
     )
 
 
-# --- a loop that breaks under its tasks ---
+# --- a broken loop ---
 
 
 def test_loop_that_loses_its_epoll_wakes_every_waiting_thread() -> None:
-    """As by a careless os.closerange: Trio cannot go on, and never ends its tasks."""
+    """A careless os.closerange closes it: Trio cannot continue, and never ends its tasks."""
     out = run(
         """
         reported = []
@@ -556,7 +556,7 @@ def test_loop_that_loses_its_epoll_wakes_every_waiting_thread() -> None:
         print(*reported)
         """,
         "-W",
-        "ignore::RuntimeWarning",  # Trio's, about its own state
+        "ignore::RuntimeWarning",  # Trio's error about its own state
     )
     text = "blocking portal 'Marvin' has crashed: OSError(9, 'Bad file descriptor')"
     assert out.splitlines() == [text, text, text, "OSError"]

@@ -1,4 +1,4 @@
-"""Addresses, streams and listeners, with real sockets, files and certificates."""
+"""Test addresses, streams and listeners with real sockets, files and certificates."""
 
 # ruff: noqa: ASYNC240 - a test may look at its own few files
 
@@ -42,7 +42,7 @@ from jumpstarter._io.sockets import (
 )
 from jumpstarter.errors import ArgumentError, ConfigurationError, HandshakeError
 
-DEADLINE = 10  # seconds for what takes milliseconds
+DEADLINE = 10  # seconds; each test takes milliseconds
 MAX_PATH = 107 if sys.platform == "linux" else 103
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the mode or the peer so")
@@ -50,7 +50,7 @@ ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the m
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """Give a directory whose name is short enough for sockets, which tmp_path need not be."""
+    """Yield a directory whose path is short enough for sockets, unlike some tmp_path."""
     path = Path(tempfile.mkdtemp(prefix="sockets-"))
     yield path
     shutil.rmtree(path)
@@ -62,7 +62,7 @@ def unix(directory: Path) -> Address:
 
 
 def dead_socket(path: str, kind: int = socket.SOCK_STREAM) -> tuple[int, int]:
-    """Leave a socket at which nobody listens, as a killed server does; give its inode."""
+    """Leave a socket without a server, as a killed server does; return its inode."""
     with socket.socket(socket.AF_UNIX, kind) as sock:
         sock.bind(path)
     status = Path(path).stat()
@@ -83,7 +83,7 @@ async def listen(
 
 @contextlib.asynccontextmanager
 async def serving(listeners: ListenerSet) -> AsyncIterator[list[SocketStream]]:
-    """Echo each connection's bytes; give the streams that were accepted."""
+    """Echo each connection's bytes; yield the accepted streams."""
     accepted: list[SocketStream] = []
 
     async def echo(stream: SocketStream) -> None:
@@ -391,7 +391,7 @@ async def test_a_failure_after_the_bind_leaves_no_descriptor(
 
 
 def open_descriptors() -> list[str]:
-    # The listing's own descriptor is in both lists compared.
+    # Both lists contain the descriptor of the listing itself.
     return sorted(each.name for each in Path("/dev/fd").iterdir())
 
 
@@ -409,7 +409,7 @@ async def test_close_keeps_a_file_that_it_did_not_make(unix: Address, successor:
 
 
 async def test_close_keeps_a_new_file_that_reuses_the_inode(unix: Address) -> None:
-    # Which it is on some file systems: nobody holds the inode once the listener is closed.
+    # Some file systems reuse the inode once the listener is closed.
     listeners = await listen(unix)
     await listeners.listeners[0].aclose()
     Path(unix.path).unlink()
@@ -424,7 +424,7 @@ async def test_a_second_close_leaves_the_next_server_alone(unix: Address) -> Non
     made = Path(unix.path).stat().st_mtime_ns
     await first.aclose()
     async with serving(await listen(unix)):
-        os.utime(unix.path, ns=(made, made))  # as if both had been made in one tick
+        os.utime(unix.path, ns=(made, made))  # as if both had been made within one clock tick
         await first.aclose()
         await assert_echo(unix)
 
@@ -675,7 +675,7 @@ async def test_a_port_in_use_is_refused_and_one_in_time_wait_is_not() -> None:
         stream = await open_stream(listeners.address)
         await stream.send_all(b"x")
         await stream.receive_some(1)
-        await accepted[0].aclose()  # who closes first leaves TIME_WAIT behind
+        await accepted[0].aclose()  # the end that closes first stays in TIME_WAIT
         assert await stream.receive_some(1) == b""
         await stream.aclose()
     async with serving(await listen(listeners.address)):
@@ -709,7 +709,7 @@ async def test_cleartext_beyond_loopback_if_the_network_is_trusted() -> None:
 
 
 class Resolver(trio.abc.HostnameResolver):
-    """A name server that knows one answer, and forgets it: only the first look may count."""
+    """A name server that answers only once: the first answer must be used."""
 
     def __init__(self, *hosts: str) -> None:
         self.hosts = list(hosts)
@@ -798,7 +798,9 @@ async def test_listening_at_an_address_of_another_machine_fails(host: str, why: 
 
 async def test_connecting_to_a_port_without_a_server_fails() -> None:
     with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))  # bound, not listening: refused, and nobody else's
+        reserved.bind(
+            ("127.0.0.1", 0)
+        )  # bound but not listening: refuses connections, and no other process can take the port
         address = Address("tcp", host="127.0.0.1", port=reserved.getsockname()[1])
         with trio.fail_after(DEADLINE), pytest.raises(HandshakeError) as info:
             await open_stream(address)
@@ -875,7 +877,7 @@ async def test_tls_may_listen_beyond_loopback(server_context: ssl.SSLContext) ->
 async def test_an_unknown_authority_is_refused(server_context: ssl.SSLContext) -> None:
     listeners = await listen(ANY_TLS, ssl_context=server_context)
     async with serving(listeners):
-        with pytest.raises(HandshakeError) as info:  # no context: the system's authorities
+        with pytest.raises(HandshakeError) as info:  # no context: trusts the system's authorities
             await open_stream(listeners.address)
         assert str(listeners.address) in str(info.value)
         assert isinstance(info.value.__cause__, trio.BrokenResourceError)
@@ -1017,7 +1019,7 @@ def test_private_paths_differ(runtime: Path) -> None:
 def test_existing_file_at_a_private_path_is_never_used(
     runtime: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Somebody has guessed the name: it is tried elsewhere, and what is there stays as it is."""
+    """Another user has guessed the name: another directory is used, and the file is kept."""
     monkeypatch.setattr(secrets, "token_hex", lambda _: "guessed")
     use_temporary_directory(monkeypatch, runtime.parent)
     trap, target = runtime / "jumpstarter-guessed", runtime / "target"
@@ -1113,7 +1115,7 @@ def test_shorter_directory_is_used_if_the_path_would_be_too_long(
         assert path.parent.parent == Path(tempfile.gettempdir())
     use_temporary_directory(monkeypatch, deep)
     with private_socket_path() as path:
-        assert path.parent.parent == Path("/tmp")  # noqa: S108 - the system's own
+        assert path.parent.parent == Path("/tmp")  # noqa: S108 - the system's directory
         assert len(os.fsencode(path)) <= MAX_PATH
     assert not path.parent.exists()
 

@@ -1,4 +1,4 @@
-"""Tests of `jumpstarter._io.transfer`: caps, compression, and reading on while writing."""
+"""Test `_io.transfer`: limits, compression, and reading ahead while writing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ both_encodings = pytest.mark.parametrize("encoding", ["", ZSTD])
 
 
 def giving(*pieces: bytes) -> Callable[[int | None], Awaitable[bytes]]:
-    """Make what gives these pieces, and then the end."""
+    """Make a function that returns these chunks, and then the end."""
     left = list(pieces)
 
     async def receive(max_bytes: int | None) -> bytes:
@@ -42,7 +42,7 @@ def giving(*pieces: bytes) -> Callable[[int | None], Awaitable[bytes]]:
 
 
 async def compressed(*pieces: bytes) -> bytes:
-    """Give what is sent for these pieces."""
+    """Return the bytes that are sent for these chunks."""
     sent = bytearray()
 
     async def send(data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Byte streams as a multiplexer wants them: several buffers at once, and a try that never waits."""
+"""Test transports: writes of several buffers, and tries that never wait."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ over_sockets = pytest.mark.parametrize("make_pair", [unix_pair, tcp_pair], ids=[
 
 
 def small_buffers(pair: Pair) -> None:
-    """Make the kernel queue as little as it can, so that few bytes fill it."""
+    """Minimise the kernel's queue, so that few bytes fill it."""
     for stream in pair:
         assert isinstance(stream, trio.SocketStream)
         stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
@@ -179,7 +179,7 @@ async def test_try_write_returns_the_rest_and_later_writes_continue_there(
     pieces = [number.to_bytes(4, "little") * 250 for number in range(1000)]
     rest = transport.try_write(pieces)
     assert 0 < sum(map(len, rest)) < 1_000_000
-    assert transport.try_write(rest)  # still full: nothing else is lost or written twice
+    assert transport.try_write(rest)  # still full: no byte is lost or written twice
     async with theirs, trio.open_nursery() as nursery:
         nursery.start_soon(transport.write, rest, STALL)
         assert await receive_exactly(theirs, 1_000_000) == b"".join(pieces)
@@ -401,7 +401,7 @@ every_error = pytest.mark.parametrize("name", ERRORS)
 
 
 def failing(name: str) -> Callable[..., NoReturn]:
-    """Give what fails as the system does."""
+    """Return a function that fails with the system's error."""
     number = getattr(errno, name)
 
     def fail(*_: object) -> NoReturn:
@@ -451,7 +451,7 @@ async def test_os_error_after_a_full_read_becomes_a_broken_stream(
 async def test_os_error_while_waiting_for_a_socket_becomes_a_broken_stream(
     wait: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As epoll does when the system has no memory, or the user no more watches."""
+    """Epoll fails so when the system is out of memory, or the user has too many watches."""
     ours, theirs = await unix_pair()
     transport = transport_for(ours)
 
@@ -468,7 +468,7 @@ async def test_os_error_while_waiting_for_a_socket_becomes_a_broken_stream(
 
 
 class Failing(trio.abc.Stream):
-    """A stream that fails as the layers below it do: with the system's error, or Trio's own."""
+    """A stream that fails like the layers below it, with an OSError or an error of Trio."""
 
     def __init__(self, make: Callable[[], Exception]) -> None:
         self.make = make
@@ -588,7 +588,7 @@ async def test_write_to_a_slow_peer_does_not_time_out(
 
 
 def take_all(stream: trio.abc.Stream) -> None:
-    """Empty the kernel's queue, or it would not say that there is room again."""
+    """Empty the kernel's queue: only then does it report the socket as writable."""
     assert isinstance(stream, trio.SocketStream)
     with contextlib.suppress(BlockingIOError):
         while True:
@@ -709,5 +709,5 @@ def test_malloc_is_tuned_for_bulk_unless_the_environment_forbids_it(
         check=True,
     )
     faults = int(result.stdout)
-    # Untuned, each of the 20 rounds takes a fault for each of its 500 pages.
+    # Without tuning, each of the 20 rounds has a page fault for each of its 500 pages.
     assert (faults < 3_000) is tuned, faults

@@ -1,4 +1,4 @@
-"""Code that holds an event loop is named in the log, whichever it is; a busy loop is not."""
+"""Test that the log names code that holds an event loop, and does not report a busy loop."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ from jumpstarter.driver import export, exportstream
 from jumpstarter.drivers.mixins import ResourceMixin
 
 STRICT: Final = Limits(loop_hold=0.1)
-HOLD: Final = 0.5  # seconds: five times the limit, on a machine that has other things to do
+HOLD: Final = 0.5  # seconds: five times the limit, for a loaded machine
 BLOCKS: Final = "time.sleep(seconds)", "sum(range(steps))"
 HERE: Final = Path(__file__).parent
 TESTS: Final = HERE.parent
-HELPERS: Final = ("env", f"PYTHONPATH={TESTS}")  # a process finds the tests' helpers
+HELPERS: Final = ("env", f"PYTHONPATH={TESTS}")  # so that a process can import the tests' helpers
 
 
 def block(seconds: float = HOLD) -> None:
-    """Do what a blocking library does."""
+    """Block, as a blocking library does."""
     time.sleep(seconds)
 
 
 class Device(trio.abc.Stream):
-    """A stream that blocks where a device would be asked for something."""
+    """A stream that blocks where it would talk to a device."""
 
     def __init__(self, *, reading: bool = False) -> None:
         self._reading = reading
@@ -79,7 +79,7 @@ class Device(trio.abc.Stream):
 
 
 def hiding(method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
-    """Decorate a method so that nobody sees that it is async before it was called."""
+    """Decorate a method so that it is not visibly async before it is called."""
 
     @functools.wraps(method)
     def call(*args: Any) -> Any:
@@ -89,7 +89,7 @@ def hiding(method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
 
 
 class Blocking(Plain):
-    """Blocks in each way in which a driver's code runs on the event loop."""
+    """A driver that blocks in each way in which its code can run on the event loop."""
 
     @export
     async def first(self) -> None:
@@ -177,7 +177,7 @@ class Blocking(Plain):
 
     @export
     async def held_by_c(self, steps: int) -> int:
-        return sum(range(steps))  # in C, with the interpreter's lock and no look at who waits
+        return sum(range(steps))  # in C, and holds the interpreter's lock
 
 
 async def call(client: DriverClient, name: str) -> None:
@@ -229,9 +229,9 @@ async def client_of(
 
 @pytest.fixture
 def told(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """Give what gives the watchdog's lines so far, on the code of this file that holds a loop.
+    """Return a function that returns the watchdog's lines about code of this file.
 
-    The limits are so short here that a machine with other things to do may hold more than that.
+    The limits here are so short that other code may exceed them on a loaded machine.
     """
 
     def lines() -> list[str]:
@@ -295,7 +295,7 @@ async def test_another_exporter_reports_the_same_code_again(tmp_path: Path, told
 
 @dataclass(kw_only=True, eq=False)
 class Posting(Plain):
-    """Has its blocking code run on the loop, from a thread."""
+    """A driver whose thread runs blocking code in the loop."""
 
     @export
     def post(self) -> None:
@@ -396,7 +396,7 @@ def test_serve_takes_the_limit_too(told: Told) -> None:
 async def test_c_code_that_holds_the_interpreters_lock_is_reported(
     tmp_path: Path, told: Told
 ) -> None:
-    """The watching thread cannot run meanwhile; how long it was, it knows by the processor time."""
+    """The watching thread cannot run meanwhile; it measures the hold by processor time."""
     async with client_of(Blocking(), tmp_path, Limits(loop_hold=0.2)) as client:
         await client.call_async("held_by_c", 60_000_000)
     [line] = told()
@@ -428,7 +428,7 @@ async def test_failing_log_handler_does_not_end_the_watchdog(
 
 
 class Busy(Plain):
-    """Takes its time in short steps."""
+    """A driver that runs for long in short steps."""
 
     @export
     async def step(self) -> None:
@@ -452,7 +452,7 @@ class Busy(Plain):
 async def test_a_loop_that_is_busy_with_many_short_calls_is_not_held(
     tmp_path: Path, told: Told
 ) -> None:
-    """Twenty times the limit without a pause: one after another, read together, and generators."""
+    """Run sequential calls, concurrent calls and generators for twenty times the limit."""
     async with client_of(Busy(), tmp_path, Limits(loop_hold=0.2)) as client:
         for _ in range(200):
             await client.call_async("step")
@@ -526,7 +526,7 @@ def test_stopped_process_is_not_reported(tmp_path: Path) -> None:
                 time.sleep(1.5)  # three times the limit
                 server.send(signal.SIGCONT)
                 calling.join()
-            server.send(signal.SIGSTOP)  # while nothing is to do
+            server.send(signal.SIGSTOP)  # while the loop is idle
             time.sleep(1.0)
             server.send(signal.SIGCONT)
             client.call("slow")
@@ -592,7 +592,7 @@ async def test_lowest_limit_of_a_loop_counts(told: Told) -> None:
 
 
 async def test_trio_still_has_the_private_names_in_use() -> None:
-    """Two names that are not public: if a release of Trio has others, this says so."""
+    """This fails if a release of Trio renames the two private names."""
     here, task = vars(GLOBAL_RUN_CONTEXT), trio.lowlevel.current_task()
     assert here["task"] is task
     before = task._schedule_points
@@ -816,7 +816,7 @@ def test_the_command_line_takes_the_limit(tmp_path: Path) -> None:
 
 
 def test_blocked_exporter_drains_when_its_terminal_closes(tmp_path: Path) -> None:
-    """All that held it is in the log by then, though nobody has read any of it."""
+    """The log then contains every hold, even if no process has read any of it."""
     with exporter(
         tmp_path,
         "--limit",
