@@ -1,4 +1,4 @@
-"""Keep what all sessions of one exporter share: drivers, executor, limits, secret, admission, logs.
+"""Hold what all sessions of one exporter share: drivers, executor, limits, secret, admission, logs.
 
 This module knows no connections.
 """
@@ -48,7 +48,7 @@ class _Service:
         await self.ready.wait()
         return self._tree.nodes
 
-    @exportstream(drain=math.inf)  # the call that uses the loan is bounded, and needs it to the end
+    @exportstream(drain=math.inf)  # the call that uses the loan has its own limit
     @asynccontextmanager
     async def lend(self, target: int, mode: str, encoding: str) -> AsyncIterator[Loan]:
         await self.ready.wait()

@@ -1,10 +1,10 @@
 """Run the functions that drivers have registered for the end of one connection.
 
 They run one after the other, the last one first, each with `HOOK_TIMEOUT` seconds. Once the
-exporter ends, all those of a connection share one such time, or 1,024 of them could keep it for
-hours. When the time is up, those that have not begun run concurrently with `LAST_MOMENT` seconds,
-rather than not at all: they switch devices off. After that, async functions are cancelled. A plain
-function cannot be, since it runs in a thread, so the log names it.
+exporter ends, all hooks of a connection share one such timeout, since 1,024 of them could otherwise
+delay it for hours. When the time is up, the hooks that have not begun are not skipped, since they
+switch devices off: they run concurrently, with `LAST_MOMENT` seconds. After that, async functions
+are cancelled. A plain function cannot be, since it runs in a thread, so the log names it.
 
     state of a hook   next
     REGISTERED        RUNNING, when those before it have ended or have used up their time
@@ -38,7 +38,7 @@ __all__ = ["DisconnectHooks"]
 _logger: Final = logging.getLogger("jumpstarter.exporter")
 
 HOOK_TIMEOUT: Final = 10.0  # seconds; hardware is slow
-LAST_MOMENT: Final = 1.0  # seconds for what has run out of time, or is hurried
+LAST_MOMENT: Final = 1.0  # seconds for hooks that have run out of time or are hurried
 
 
 class HookState(enum.Enum):
@@ -74,9 +74,9 @@ class DisconnectHooks:
     """Run what drivers have registered for the end of one connection.
 
     Args:
-        connection: Where they have registered it.
-        executor: Runs it.
-        error_reporter: Logs what it raises.
+        connection: The connection with which the functions are registered.
+        executor: Runs the functions.
+        error_reporter: Logs exceptions of the functions.
         name: How the log names the client.
     """
 
@@ -105,7 +105,7 @@ class DisconnectHooks:
         self._deadline = math.inf  # of all hooks together
         self._is_draining = False
         self._running: list[_Hook] | None = None  # once they run
-        self._changed = Wakeup()  # a hook has ended, or the deadline is another one
+        self._changed = Wakeup()  # a hook has ended, or the deadline has changed
 
     def drain(self) -> None:
         """Let all hooks share one timeout, from now or from when they begin."""
@@ -114,7 +114,7 @@ class DisconnectHooks:
             self._set_deadline(HOOK_TIMEOUT)
 
     def hurry(self) -> None:
-        """Leave them a moment only, and name those that do not end in the log."""
+        """Limit all hooks to `LAST_MOMENT` seconds, and log those that do not end."""
         if self._running is not None and self._deadline <= trio.current_time():
             self._log_hanging()  # again, since the operator has asked again
         self._set_deadline(0)
@@ -158,7 +158,7 @@ class DisconnectHooks:
             hook.cancel()
 
     async def _end_all(self) -> None:
-        """Wait for those that still run, and end them once the exporter ends."""
+        """Wait for the hooks that still run, and cancel them once the exporter ends."""
         await self._wait(self._all_ended, math.inf)
         if self._running:
             await self._wait_a_moment()  # for those that have begun last

@@ -104,7 +104,7 @@ class Dispatcher:
         return ExecutionMode.THREAD
 
     def drain_of(self, head: CallHead) -> float | None:
-        """Return for how many seconds a call may go on in a drain; None if its client decides."""
+        """Return the seconds that a call may continue in a drain; None if its client decides."""
         targets = self._exporter.targets
         exported = (
             targets[head.target].exports.get(head.method) if head.target < len(targets) else None
@@ -120,18 +120,16 @@ class Dispatcher:
     # ------------------------------------------------------------------------- methods
 
     async def run_async(self, call: IncomingCall) -> bytearray:
-        """Run the driver's code for a call in this task, and give the encoded result.
+        """Run the driver's code for a call in this task, and return the encoded result.
 
         Raises:
-            BaseException: What the driver, or the session in its stead, has raised.
+            BaseException: Raised by the driver, or by the session in its place.
         """
         exported, method = self._find(call.head)
-        if (
-            self._connection.writer.write_paused
-        ):  # do not begin what the client would not take the answer of
+        if self._connection.writer.write_paused:  # not while the client does not read
             await self._connection.writer.wait_writable()
         body = call.take_body()
-        if len(body) > _LARGE:  # decoding holds the loop: one at a time, and others in between
+        if len(body) > _LARGE:  # decoding blocks the loop: one at a time, with pauses
             async with self._exporter.dispatch_lock:
                 args, kwargs = self._arguments(call, exported, body)
         else:
@@ -209,7 +207,7 @@ class Dispatcher:
         return args, kwargs
 
     def _admit_values(self, call: IncomingCall, count: int) -> None:
-        """Limit the decoded arguments of one client to those of two of the largest messages.
+        """Limit the values in one client's decoded arguments to those of two largest messages.
 
         Decoded values take many times the bytes of their message.
         """
@@ -304,8 +302,8 @@ class Dispatcher:
     async def _watch_deadline(self, call: IncomingCall) -> None:
         """End a generator or stream at its deadline, if its client no longer answers.
 
-        A client that lives sends CANCEL itself, or leaves the generator open on purpose: unlike a
-        method, it may outlive the scope that it was opened in.
+        A client that still answers would send CANCEL itself, or leaves the generator open on
+        purpose: unlike a method, a generator may outlive the scope in which it was opened.
         """
         await trio.sleep(call.head.timeout_ms / 1000)
         if not await self._connection.keepalive.is_alive():
@@ -338,7 +336,7 @@ class Dispatcher:
         return bytearray(HEADER_SPACE + NIL)
 
     async def _lend(self, call: IncomingCall, loan: Loan) -> None:
-        """Give a driver the client's stream itself, until the client takes it back."""
+        """Lend the client's stream to a driver, until the client takes it back."""
         assert call.stream is not None
         loan.stream = call.stream
         if isinstance(call.forwarder, StreamForwarder) and call.forwarder.closed:
@@ -353,6 +351,6 @@ class Dispatcher:
 
 
 def _is_awaitable(value: object) -> bool:
-    """Tell if a result must be awaited, like `inspect.isawaitable` but faster if it need not be."""
+    """Return True if a result must be awaited, as `inspect.isawaitable`; faster if not."""
     may_be = hasattr(type(value), "__await__") or isinstance(value, types.GeneratorType)
     return may_be and inspect.isawaitable(value)

@@ -1,8 +1,8 @@
-"""End calls to which a client only listens, so that a drain does not last for its whole grace.
+"""In a drain, end calls whose client only receives, so that it need not last its whole grace.
 
-Such calls are generators, and raw streams into which the client sends nothing. A generator is not
-ended while a driver uses a loan of the same client: it may take an image and yield its progress.
-A driver chooses another time with `drain=` where it exports.
+Such calls are generators, and raw streams on which the client sends nothing. A generator is not
+ended while a driver uses a loan of the same client: it may take an image and yield its progress. A
+driver chooses another time with the argument `drain=` of its decorator.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ async def end_listening(
 
     Args:
         running: The calls of one connection that have not ended; it may change meanwhile.
-        limit_of: Returns for how many seconds a call may go on; None if that depends on what its
+        limit_of: Returns how many seconds a call may continue; None if that depends on what its
             client does, which is checked every `DRAIN_GRACE` seconds.
         end_calls: Cancels calls.
     """

@@ -1,17 +1,17 @@
-"""A connection whose reader begins what it has read: most calls need no task of their own.
+"""Start calls in the task that has read them, since most calls need no task of their own.
 
-A task costs more than most calls of `async` methods do, and many of these never wait for anything.
-So a call begins in the task that has read it. Only if it has to wait does that task become the
-call's own, for as long as the call lasts, and a new task reads on. Either way, a running call has a
+A task costs more than most calls of `async` methods, and many of these never wait for anything. So
+a call starts in the task that has read it. If the call has to wait, that task becomes the call's
+task until the call has ended, and a new task continues to read. Either way, a running call has a
 task, a cancel scope and a context of its own, and the next frame is read no later than with a task
-per call. Only code that asks Trio for the current task, as Trio's locks do, sees the same task in
-several calls that do not wait.
+per call. One difference is visible: code that asks Trio for the current task, as Trio's locks do,
+may see the same task in several calls that do not wait.
 
 Blocking code, generators and raw streams always wait, so they get a task of their own immediately.
 So do all calls that were read together with a call that has had to wait.
 
-The tasks live in a nursery around the connection: what a call does when the connection has ended,
-its cleanup included, is waited for after the transport was closed. This module knows no drivers.
+The tasks run in a nursery around the connection. So after the transport was closed, the connection
+waits until all calls have ended, cleanup included. This module knows no drivers.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ __all__ = ["Answerer", "Begun", "EagerConnection", "OwnScope", "run_until_first_
 
 
 class Begun(StreamHandler, Protocol):
-    """A call, as far as the task is concerned that answers it.
+    """The interface of a call that is used by the task that answers it.
 
     Attributes:
         slot: Its slot.
-        cancelled: It was, by whomever.
-        in_thread: It is answered by a thread, for as long as it takes.
+        cancelled: True once it was cancelled, for whatever reason.
+        in_thread: True while a thread answers it.
     """
 
     slot: int
@@ -49,20 +49,20 @@ class Begun(StreamHandler, Protocol):
     in_thread: bool
 
     def enter(self, scope: trio.CancelScope) -> None:
-        """Be answered in this task and scope from now on."""
+        """Assign the call to this task and cancel scope."""
 
     def leave(self) -> bool:
-        """Tell if the task may answer another call in the same scope."""
+        """Return True if the task may answer another call in the same scope."""
 
 
-_CALL_TASK: Final = f"{__name__}.a call"  # to put a name together for each costs too much
+_CALL_TASK: Final = f"{__name__}.a call"  # formatting a name for each task costs too much
 
 C = TypeVar("C", bound=Begun)
 C_contra = TypeVar("C_contra", bound=Begun, contravariant=True)
 
 
 class Answerer(ConnectionHandler, Protocol[C_contra]):
-    """What a connection needs of the side that answers its calls."""
+    """The interface of the code that answers a connection's calls."""
 
     async def answer(self, call: C_contra) -> None:
         """Answer a call, and queue its terminal frame. Raises nothing."""
@@ -92,7 +92,7 @@ class EagerConnection(Connection, Generic[C]):
             transport, rules, owner, name, event_log=event_log, dispatch_lock=dispatch_lock
         )
         self._answer: Final = owner.answer
-        self._come: deque[C] = deque()  # calls that the reader has to begin
+        self._come: deque[C] = deque()  # calls that the reader has to start
         self._tasks: trio.Nursery
         self._reading = trio.CancelScope()  # of the task that reads
 
@@ -100,14 +100,14 @@ class EagerConnection(Connection, Generic[C]):
         """See `Connection`. When it returns, all calls have ended."""
         async with trio.open_nursery() as self._tasks:
             await super().run()
-            self._begin_apart()  # they have been told of the end, and take note of it
+            self._begin_apart()  # calls were notified of the end, and handle it
 
     def begin(self, call: C, *, apart: bool) -> None:
-        """Answer a call that has come, once all that came with it was taken in.
+        """Answer a call, after everything that arrived together with it was processed.
 
         Args:
-            call: What `answer` takes.
-            apart: In a task of its own from the beginning.
+            call: The argument for `answer`.
+            apart: True to start it in a separate task.
         """
         if apart:
             self._tasks.start_soon(self._answer_apart, call, name=_CALL_TASK)
@@ -129,7 +129,7 @@ class EagerConnection(Connection, Generic[C]):
     async def _begin(self, nursery: trio.Nursery) -> None:
         await super()._begin(nursery)
         try:
-            # A client that was stopped holds its devices, also where the system would tell its end.
+            # Ping even where the system reports a dead peer: a stopped client keeps its devices.
             if self._transport.silent and self.rules.limits.ping_interval:
                 await self._guard(self.keepalive.run)
             await trio.sleep_forever()  # so that the nursery stays open for the writer
@@ -156,7 +156,7 @@ class EagerConnection(Connection, Generic[C]):
                     return
 
     async def _begin_here(self, scope: trio.CancelScope) -> bool:
-        """Begin what has come. False if this task has become a call's, and another one reads on."""
+        """Start the calls that were read. Return False if this task now belongs to a call."""
         while self._come:
             call = self._come.popleft()
             if call.cancelled:
@@ -180,17 +180,18 @@ class EagerConnection(Connection, Generic[C]):
 
     def _hand_on(self) -> None:
         self._begin_apart()
-        # Not now: that makes room, and this task may be about to wait for it.
+        # Not now: it frees space in the queue, for which this task may be about to wait.
         if self.rules.send_queue and self.writer.is_idle:
             self.writer.flush_soon()
         self._tasks.start_soon(self._guard, self._read_loop)
 
 
 class OwnScope:
-    """A cancel scope in which calls are answered, and which ends what they have left open.
+    """A cancel scope in which calls are answered. It ends scopes and nurseries that they left open.
 
-    Trio has an error for that, which would leave the task and end the connection; but whoever has
-    left it open was told already. Their nurseries' tasks are cancelled, and nobody waits for them.
+    Trio would raise an error, which would end the task and the connection; but the client of the
+    call that left them open already has an error. The tasks of such nurseries are cancelled, and
+    not waited for.
     """
 
     __slots__ = ("_scope",)
@@ -222,12 +223,13 @@ def run_until_first_await(
 ) -> Generator[Any, Any, bool]:
     """Run a coroutine in this task, but with a context of its own.
 
-    If it has to wait, the task is its own from then on, with that context, and is to end with it.
+    If it has to wait, the task belongs to it from then on, with that context, and
+    must end when it ends.
 
     Args:
-        work: What to run.
+        work: The coroutine.
         before_waiting: Called once if it has to wait, just before it does. It must not wake this
-            task, which stands where it waits already, and has not told Trio yet.
+            task, which is already suspended in the coroutine, but not yet in Trio.
 
     Returns:
         True if it never had to wait.

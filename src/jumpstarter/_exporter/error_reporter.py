@@ -1,4 +1,4 @@
-"""Turn what a call has raised into the error for its client, and into a line of the log.
+"""Convert the exception of a call to an error for its client, and to a line of the log.
 
 An exception of the driver keeps its type and text. A call that the session itself rejects gets the
 session's own text, and is not logged, since nothing has failed.
@@ -32,7 +32,7 @@ __all__ = ["CallRejected", "ErrorReporter", "check_fit", "reject"]
 _logger = logging.getLogger("jumpstarter.exporter")
 
 _NO_ASYNCIO: Final = ("no running event loop",)  # as asyncio says it
-_EXPECTED: Final = (OSError, JumpstarterException)  # their text says what an operator needs
+_EXPECTED: Final = (OSError, JumpstarterException)  # their text is enough for an operator
 _TRIO_CODES: Final[dict[type[BaseException], Code]] = {
     trio.TooSlowError: Code.TIMED_OUT,
     trio.BrokenResourceError: Code.UNAVAILABLE,
@@ -41,7 +41,7 @@ _TRIO_CODES: Final[dict[type[BaseException], Code]] = {
 
 
 class ErrorReporter:
-    """Report what the calls of one client have raised, to the client and to the log.
+    """Report exceptions of the calls of one client, to the client and to the log.
 
     Args:
         event_log: Writes the lines.
@@ -53,10 +53,10 @@ class ErrorReporter:
         self._send_tracebacks = send_tracebacks
 
     def report(self, exc: BaseException, title: str) -> tuple[int, ErrorBody] | None:
-        """Log an exception, and give code and body of the ERROR that ends the call.
+        """Log an exception, and return the code and body of the ERROR that ends the call.
 
         Args:
-            exc: What the call has raised.
+            exc: The exception that the call has raised.
             title: The method, for the log.
 
         Returns:
@@ -95,7 +95,8 @@ class ErrorReporter:
         traceback = self._send_tracebacks or (is_logged and not is_short)
         code, error = exception_to_wire(exc, traceback=traceback, codes=_TRIO_CODES)
         if is_logged:
-            # As it was described, since to format it again would run the driver's own code again.
+            # Reuse the description: formatting the exception again would run the driver's code
+            # again.
             self._write(level, without_traceback(error) if is_short else error, title)
         return code, error if self._send_tracebacks else without_traceback(error)
 
@@ -106,10 +107,10 @@ class ErrorReporter:
 
 
 def _drop_tracebacks(exc: BaseException) -> None:
-    """Take the tracebacks from an exception that was reported, and from what led to it.
+    """Remove the tracebacks of a reported exception, and of the exceptions that led to it.
 
-    Trio keeps the outcome of a thread in frames that its traceback refers to: a cycle, which would
-    keep the arguments alive, perhaps an image, until the garbage collector runs.
+    Trio keeps the outcome of a thread in frames to which the traceback refers. This cycle would
+    keep the arguments (perhaps an image) alive until the garbage collector runs.
     """
     rest: list[BaseException | None] = [exc]
     while rest:
@@ -120,7 +121,7 @@ def _drop_tracebacks(exc: BaseException) -> None:
 
 
 class CallRejected(Exception):
-    """Raised where the session itself answers a call with an error."""
+    """Raised when the session itself answers a call with an error."""
 
     def __init__(self, code: Code, text: str) -> None:
         super().__init__(text)
@@ -153,7 +154,7 @@ def check_fit(method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any
 
 
 def without_cancelled(exc: BaseException) -> BaseException | None:
-    """Leave cancellations out of what a call has raised; None if nothing else is left."""
+    """Remove cancellations from an exception group; return None if nothing else is left."""
     if isinstance(exc, trio.Cancelled):
         return None
     if isinstance(exc, BaseExceptionGroup):

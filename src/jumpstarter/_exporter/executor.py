@@ -1,8 +1,8 @@
 """Run drivers' code: `async` code in the call's own Trio task, all other code in a worker thread.
 
 Each exporter has a limiter of its own for threads. A thread is never abandoned, even if its call is
-cancelled: it cannot be killed, and this library exists to prevent device operations that go on
-after their call has ended. Code in a thread that takes long can call
+cancelled: it cannot be killed, and the purpose of this library is that no device operation
+continues after its call has ended. Code in a thread that takes long can call
 `trio.from_thread.check_cancelled()`.
 
 Callers of this module await coroutines, and need not know where the code runs.
@@ -58,12 +58,12 @@ _PAUSE: Final = 0.1  # seconds between two attempts to get a thread for code tha
 T = TypeVar("T")
 _AnyioClaim: TypeAlias = Callable[[object], AbstractContextManager[None]]
 
-_no_anyio: Final[list[Exception]] = []  # with what anyio's private function has failed, if it has
+_no_anyio: Final[list[Exception]] = []  # exception of anyio's private function, if any
 
 
 def is_async(method: Callable[..., Any]) -> bool:
-    """Tell if a method's result must be awaited, as far as can be seen before the call."""
-    code = getattr(method, "__code__", None)  # usually decides it, at a tenth of the cost
+    """Return True if a method's result must be awaited, as far as is known before the call."""
+    code = getattr(method, "__code__", None)  # this usually decides, at a tenth of the cost
     if isinstance(code, CodeType) and code.co_flags & inspect.CO_COROUTINE:
         return True
     return inspect.iscoroutinefunction(method)
@@ -74,7 +74,7 @@ class NoThreadError(Exception):
 
 
 class BackpressureSource(Protocol):
-    """The connection to a client, as far as the executor needs it."""
+    """The interface of a client's connection that the executor uses."""
 
     @property
     def write_paused(self) -> bool:
@@ -103,7 +103,7 @@ class DriverExecutor:
         self.hook_limiter: trio.CapacityLimiter = trio.CapacityLimiter(threads)
 
     def for_client(self, backpressure: BackpressureSource) -> DriverExecutor:
-        """Make an executor for one connection. It shares the threads, and never takes all of them.
+        """Make an executor for one connection. It shares the threads, and never uses all of them.
 
         Args:
             backpressure: The connection; no thread runs for a client that does not read.
@@ -143,7 +143,7 @@ class DriverExecutor:
         if is_async(method):
             return await method(*args, **kwargs)
         _, result = await self.thread(_begin, partial(method, *args, **kwargs))
-        # A decorator can hide that a method is `async`: then what came back is to be awaited.
+        # A decorator can hide that a method is `async`: then the result must be awaited.
         return await result if inspect.isawaitable(result) else result
 
     async def run_hook(self, function: Callable[[], Any]) -> None:
@@ -209,7 +209,7 @@ class DriverExecutor:
 
 
 class _ClientExecutor(DriverExecutor):
-    """The share that one connection has of an executor."""
+    """The part of an executor that one connection may use."""
 
     def __init__(self, executor: DriverExecutor, backpressure: BackpressureSource) -> None:
         self.limiter: trio.CapacityLimiter = executor.limiter
@@ -223,7 +223,7 @@ class _ClientExecutor(DriverExecutor):
 
     @cached_property
     def _nested_share(self) -> trio.CapacityLimiter:
-        # The client says whether a driver makes the call, so these threads are shared out, too.
+        # A client can falsely claim that a driver makes the call, so these threads are limited too.
         return trio.CapacityLimiter(NESTED_THREADS - NESTED_THREADS // SPARED)
 
     async def thread(self, function: Callable[..., T], *args: Any) -> T:
@@ -316,7 +316,7 @@ def _in_anyio_thread(function: Callable[[], T]) -> Callable[[], T]:
 
 
 def _enter(claim: _AnyioClaim, token: object) -> Callable[[], None]:
-    """Enter anyio's context manager, and give what leaves it. The call runs even if it fails."""
+    """Enter anyio's context manager, and return its exit function. Failures are ignored."""
     try:
         manager = claim(token)
         manager.__enter__()
@@ -334,16 +334,16 @@ def _enter(claim: _AnyioClaim, token: object) -> Callable[[], None]:
 
 
 def _nothing() -> None:
-    """Leave nothing."""
+    """Do nothing, in place of an exit function."""
 
 
 @cache
 def _anyio_claim() -> _AnyioClaim | None:
-    """Give the function by which anyio notes that a thread is a worker of a Trio loop.
+    """Return anyio's function that marks a thread as a worker of a Trio loop.
 
-    The function is private to anyio. With an anyio that lacks it, or whose function takes other
-    arguments, `anyio.from_thread` raises in drivers' threads as it does in any foreign thread, and
-    calls go on without it.
+    The function is private to anyio. If a version of anyio lacks it, or has one with other
+    parameters, calls still work, but `anyio.from_thread` raises in drivers' threads, as it does in
+    any foreign thread.
     """
     if _no_anyio:
         return None
@@ -361,7 +361,7 @@ def _anyio_claim() -> _AnyioClaim | None:
 
 
 def _give_up_anyio(exc: Exception) -> None:
-    """Use anyio's private function no more in this process."""
+    """Stop using anyio's private function in this process."""
     if not _no_anyio:
         _no_anyio.append(exc)
         text = "anyio.from_thread does not work in drivers' threads with this anyio: %s: %s"
@@ -370,7 +370,7 @@ def _give_up_anyio(exc: Exception) -> None:
 
 
 async def _at_last(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Retry until there is a thread: for code that has begun, and must go on."""
+    """Retry until a thread starts: for code that has begun, and must continue."""
     while True:
         with suppress(NoThreadError):
             return await attempt()
@@ -407,7 +407,7 @@ async def _drive(source: Any, send: Callable[[Any], Awaitable[None]]) -> None:
 
 
 def _is_cancelled_inside(scope: trio.CancelScope) -> bool:
-    """Tell if a scope within this one has cancelled the running code, and not one outside."""
+    """Return True if a scope inside this one has cancelled the running code, not one outside."""
     scope.shield = True  # hides the outer scopes for a moment; no checkpoint comes in between
     inside = trio.current_effective_deadline() == -math.inf
     scope.shield = False
@@ -448,7 +448,7 @@ class _End:
 
 
 def _advance(source: Iterator[Any], capacity: int, batcher: ItemBatcher | None) -> Any:
-    """Advance a plain generator while there is capacity, and give the first item that finds none.
+    """Advance a plain generator while there is capacity, and return the first item beyond it.
 
     StopIteration cannot leave a thread, so the generator's end is a value.
     """

@@ -95,7 +95,7 @@ class IncomingCall:
         self.slot = slot = event.slot
         self.head = head = event.head
         self._body = event.body
-        self.cancelled: bool = False  # it was, by whomever
+        self.cancelled: bool = False  # it was cancelled, for whatever reason
         self.deadline: float = math.inf
         self._scope: trio.CancelScope | None = None
         self.status: object = None
@@ -103,7 +103,7 @@ class IncomingCall:
         self.stream: SlotStream | None = (
             SlotStream(connection, slot) if head.kind is Kind.STREAM else None
         )
-        self.in_thread: bool = False  # it is answered by one, for as long as it takes
+        self.in_thread: bool = False  # a thread answers it
         self.forwarder: StreamForwarder | Loan | None = (
             None if self.stream is None else StreamForwarder(self.stream, self.changed)
         )
@@ -114,7 +114,7 @@ class IncomingCall:
 
     @property
     def state(self) -> CallState:
-        """Give the state, derived from the other attributes. In the loop."""
+        """The state, derived from the other attributes. In the loop."""
         if self.late or trio.current_time() >= self.deadline:
             return CallState.LATE
         if self.cancelled:
@@ -122,7 +122,7 @@ class IncomingCall:
         return CallState.PENDING if self._scope is None else CallState.RUNNING
 
     def enter(self, scope: trio.CancelScope) -> None:
-        """Let this task answer the call. Its innermost cancel scope belongs to the call now."""
+        """Assign the call to this task, whose innermost cancel scope now belongs to the call."""
         self._scope = scope
         self.status = cancel_status()
         if self.deadline != math.inf:
@@ -131,7 +131,7 @@ class IncomingCall:
             scope.cancel()
 
     def leave(self) -> bool:
-        """Return the scope to the task. True if it may answer another call in the same scope."""
+        """Release the scope. Return True if the task may answer another call in the same scope."""
         scope, self._scope = self._scope, None
         assert scope is not None
         if self.deadline != math.inf:
@@ -162,7 +162,7 @@ class IncomingCall:
         return isinstance(self.forwarder, Loan) and self.forwarder.in_use
 
     def take_body(self) -> bytes:
-        """Return the encoded arguments, and forget them: they may be large, and the call long."""
+        """Return the encoded arguments, and drop them: they may be large, and the call long."""
         body, self._body = self._body, b""
         return body
 

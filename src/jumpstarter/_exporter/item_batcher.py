@@ -1,6 +1,6 @@
 """Send the items of a plain generator from its worker thread while the client has credit.
 
-Waiting for the loop after each item costs more than most items do. So the thread goes on while
+Waiting for the loop after each item costs more than most items do. So the thread continues while
 there is credit, and encodes the items. The loop sends the first one immediately, and the following
 ones in batches, whenever it runs. The credit alone limits how far a generator runs ahead of its
 client.
@@ -31,7 +31,7 @@ class ItemBatcher:
     items that it emitted were passed to `put`.
 
     Args:
-        capacity: Returns how many bytes the client takes now. In the loop.
+        capacity: Returns how many bytes the client currently accepts. In the loop.
         pack: Encodes an item, and returns it with its cost in bytes. In the thread.
         put: Sends encoded items. In the loop.
     """
@@ -70,7 +70,7 @@ class ItemBatcher:
         return cost
 
     def _deliver(self) -> None:
-        # First: an item that the thread adds from now on must schedule another delivery.
+        # Before anything else: any item that the thread adds from now on must schedule a delivery.
         self._is_scheduled = False
         try:
             self._put(self._packed)

@@ -1,7 +1,7 @@
 """A pexpect session over a socket to a driver's raw stream. Imported only when one is opened.
 
-pexpect's own `send` makes a single `write`, which a signal cuts short, as does a full buffer where
-the descriptor does not block; the rest is lost silently. Its EOF does not say why the stream ended.
+pexpect's own `send` calls `write` once. If a signal interrupts that, or a non-blocking descriptor's
+buffer is full, the rest of the bytes is lost silently. Its EOF does not say why the stream ended.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Session(Base):
             raise pexpect.EOF(f"the driver's stream has ended: {failure}") from failure
 
     def send(self, s: str | bytes) -> int:
-        """Send all of it. Blocks while the driver takes none; Ctrl-C interrupts it.
+        """Send all bytes. Blocks while the driver reads none; Ctrl-C interrupts it.
 
         Returns:
             The number of bytes.

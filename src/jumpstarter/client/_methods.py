@@ -1,4 +1,4 @@
-"""The exported methods of a driver, as the functions that are attributes of its client.
+"""Make the functions that a client has as attributes, one per exported method of its driver.
 
 They come from the exporter's report, which is untrusted. A name becomes an attribute only if it is
 an identifier without a leading underscore, so that no exporter can add a name that Python itself
@@ -168,7 +168,7 @@ def _build_help(
 
 
 def _shadowed(cls: type, methods: tuple[Method, ...], children: tuple[str, ...]) -> list[str]:
-    """Say how to call exported methods whose names the client or its class has itself."""
+    """Explain how to call exported methods whose names the client's own attributes hide."""
     own = names_of(cls) - names_of(_base_of(cls))
     offered = [each for each in methods if each.name in own]
     taken = {*names_of(cls), *children} - own
@@ -202,7 +202,7 @@ def _entry(title: str, text: str) -> list[str]:
 
 @functools.lru_cache(maxsize=128)
 def names_of(cls: type) -> frozenset[str]:
-    """Return the names that the clients of a class have themselves."""
+    """Return the names of the attributes that a client class defines."""
     return frozenset({*dir(cls), *getattr(cls, "__dataclass_fields__", ())})
 
 

@@ -1,4 +1,4 @@
-"""The name by which a client presents itself, for the exporter's log and its drivers."""
+"""Make and check a client's name, which the exporter's log and its drivers show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One call of a driver: the encoded request, and the call once it is under way.
+"""Represent one call of a driver: first the encoded request, and then the call in progress.
 
 States of an `OutgoingCall`. The task or thread that makes the call owns it until it is sent, and
 the loop of the connection from then on:
@@ -128,7 +128,7 @@ _ENDED: Final = CallState.ENDED
 
 
 class _CallOwner(Protocol):
-    """What a call needs of its channel."""
+    """The interface of the channel that a call uses."""
 
     limits: Limits
 
@@ -137,7 +137,7 @@ class _CallOwner(Protocol):
 
 
 class OutgoingCall:
-    """A call under way. It handles its slot's events until its answer, or the connection's end.
+    """A call in progress. It handles the slot's events until the answer or the connection's end.
 
     Attributes:
         state: See `CallState`.
@@ -169,14 +169,14 @@ class OutgoingCall:
         return self.state is _ENDED
 
     def opened(self, slot: int) -> None:
-        """Note the slot; the call is about to be sent."""
+        """Store the slot; the call is about to be sent."""
         self.slot = slot
         self.state = _SENT
 
     # ---------------------------------------------------- events, from the connection's reader
 
     def received(self, event: ev.SlotEvent) -> None:
-        """Act on a frame that has arrived for this call."""
+        """Handle a frame that has arrived for this call."""
         match event:
             case ev.ResultReceived():
                 self.value = event.body
@@ -241,7 +241,7 @@ class OutgoingCall:
         await self._ended.wait()
 
     async def cancel(self, exc: BaseException | None = None) -> None:
-        """Ask the exporter to end the driver's code, and wait for that up to `cancel_grace`.
+        """Cancel the driver's code, and wait up to `cancel_grace` until it has ended.
 
         A shielded checkpoint if there is anything to wait for.
 
@@ -249,7 +249,7 @@ class OutgoingCall:
             exc: The exception that ends the call here. It gets a note if the grace passes.
         """
         if self.state is not _SENT:
-            return  # nothing was sent, it is over, or an earlier cancel has waited already
+            return  # nothing was sent, the call has ended, or an earlier cancel has waited already
         if not self.channel.ask_to_end(self, Code.CANCELLED):
             return
         with trio.move_on_after(self.channel.limits.cancel_grace, shield=True):
@@ -259,7 +259,7 @@ class OutgoingCall:
 
     def _abandon(self, text: str, exc: BaseException | None) -> None:
         text = f"{text} {self.channel.limits.cancel_grace:g} s"
-        if self.state is not _ABANDONED:  # by another task that has waited beside this one
+        if self.state is not _ABANDONED:  # by another task that has waited too
             _logger.warning("%s; its slot stays busy until it has", text)
         self.state = _ABANDONED
         if exc is not None:

@@ -1,4 +1,4 @@
-"""The progress of a transfer: reported to a function, or shown as a bar on a terminal.
+"""Report the progress of a transfer to a function, or show it as a bar on a terminal.
 
 rich draws the bar, on stderr, and only after a transfer has taken a second. This module knows no
 streams.
@@ -21,7 +21,7 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = ["Meter", "Progress", "meter_for"]
 
-# A function that is called with the number of bytes that have passed and with the total, which is
+# A function that is called with the number of bytes transferred so far and with the total, which is
 # None if it is unknown; True for a bar; False for nothing; None for a bar if stderr is a terminal.
 Progress: TypeAlias = Callable[[int, int | None], object] | bool | None
 
@@ -32,7 +32,7 @@ class Meter:
     """Counts bytes, and shows nothing.
 
     Args:
-        total: Bytes that will pass; None if that is unknown.
+        total: The number of bytes to transfer; None if it is unknown.
     """
 
     def __init__(self, total: int | None) -> None:
@@ -40,7 +40,7 @@ class Meter:
         self.count: int = 0
 
     def advance(self, count: int) -> None:
-        """Add bytes that have passed."""
+        """Add bytes that were transferred."""
         self.count += count
 
     def close(self) -> None:

@@ -49,7 +49,7 @@ async def open_stream(channel: Channel, request: Request) -> RemoteStream:
 
 
 async def close_together(streams: Sequence[RemoteStream]) -> None:
-    """Close streams concurrently, in the time that the slowest of them takes. A checkpoint."""
+    """Close streams concurrently, so that slow ones do not add up. A checkpoint."""
     async with trio.open_nursery() as nursery:
         for stream in streams:
             nursery.start_soon(stream.aclose)
@@ -112,7 +112,7 @@ class RemoteStream(SlotStream):
         super().__init__(connection, call.slot)  # 0; the slot follows when the CALL is sent
         self._call = call
         self._linger = 0.0
-        self._cut = False  # this side has cancelled the driver's, whose failure says only that
+        self._cut = False  # we cancelled the driver's code: its error only says so
 
     @property
     def closed(self) -> bool:
@@ -121,7 +121,7 @@ class RemoteStream(SlotStream):
 
     @property
     def metadata(self) -> Any:
-        """What the exporter said about the stream when it accepted it: None for a driver's stream.
+        """The metadata that the exporter sent with its ACCEPT: None for a driver's stream.
 
         Raises:
             DriverError: It cannot be read.
@@ -133,7 +133,7 @@ class RemoteStream(SlotStream):
 
     @property
     def failure(self) -> DriverError | None:
-        """Why the driver's side has failed; None if it has not, or failed as this side closed."""
+        """Why the driver failed; None if it did not, or only because this side closed."""
         return None if self._cut else self._call.failure
 
     def check(self) -> None:
@@ -154,19 +154,19 @@ class RemoteStream(SlotStream):
         self._linger = seconds
 
     def close_soon(self) -> None:
-        """Have the driver's code ended, without waiting. From any thread: for finalizers."""
+        """Schedule the end of the driver's code, without waiting. In any thread; for finalizers."""
         if not self._closed and not self._call.done:
             self._call.channel.ask_to_end_soon(self._call)
 
     async def aclose(self) -> None:
         """Close the stream: what was sent is still delivered, what was not received is lost.
 
-        A checkpoint. The driver's code has ended when this returns. That takes as long as the
-        device needs for what was sent, while it takes at least half a window (16 KiB at first)
-        every `linger` seconds; bytes that are lost after that are logged.
+        A checkpoint. The driver's code has ended when this returns. It waits as long as the device
+        keeps accepting what was sent, at least half a window (16 KiB at first) every `linger`
+        seconds. If the device is slower, the remaining bytes are lost, which is logged.
 
-        Cancelled, or after a `send_all` that sent only a part, it cancels the driver's code, and
-        the bytes that the driver has not taken are lost: the driver never sees a proper end after
+        If it is cancelled, or if a `send_all` sent only a part, it cancels the driver's code, and
+        the bytes that the driver has not read are lost: the driver never sees end-of-file after
         missing bytes.
         """
         try:
@@ -181,7 +181,7 @@ class RemoteStream(SlotStream):
         await trio.lowlevel.checkpoint()
 
     async def abort(self) -> None:
-        """Close the stream immediately: the driver loses what it has not taken, and sees no end.
+        """Close the stream immediately. The driver loses unread bytes, and sees no end-of-file.
 
         A checkpoint. The driver's code has ended when this returns, or `cancel_grace` has passed.
         """
@@ -189,10 +189,10 @@ class RemoteStream(SlotStream):
         await self.aclose()
 
     async def excuse(self, exc: Exception) -> None:
-        """Tell the exporter why a loan is about to be cut short.
+        """Send the exporter the reason why a loan is about to be cut short.
 
-        A checkpoint, of `cancel_grace` seconds at most. Does nothing if the exporter has gone, or
-        speaks version 1.0 of the wire, which has no such message.
+        A checkpoint, of `cancel_grace` seconds at most. Does nothing if the exporter is gone, or
+        uses version 1.0 of the protocol, which has no such message.
         """
         channel = self._call.channel
         error = bytes(encode_error(*exception_to_wire(exc))[HEADER_SIZE:])

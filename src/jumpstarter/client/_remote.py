@@ -57,7 +57,7 @@ class DriverRef:
         """Encode a request to lend something to this driver. In any thread.
 
         Args:
-            mode: What the driver does with it, `"read"` or `"write"`.
+            mode: `"read"` or `"write"`, from the driver's point of view.
             encoding: How it is compressed on the wire, `""` or `"zstd"`.
         """
         args = (self._target, mode, encoding)

@@ -39,7 +39,7 @@ class _TimeLimit(NamedTuple):
 
     Attributes:
         until: When it ends, in `time.monotonic` seconds.
-        seconds: How long its block was given.
+        seconds: The argument of its block.
     """
 
     until: float
@@ -50,7 +50,7 @@ class _TimeLimit(NamedTuple):
         return self.until if self.until == math.inf else self.until - time.monotonic()
 
     def error(self, step: str, context: str) -> DriverTimeoutError:
-        """Make the error that says which step the time ran out in."""
+        """Make the error that names the step that timed out."""
         text = f"the surrounding timeout() of {self.seconds:g} s ran out during {step}"
         return DriverTimeoutError(text, code=Code.DEADLINE_EXCEEDED, context=context)
 
@@ -88,7 +88,7 @@ class BlockingRunner:
         """Run `await function(*args)` in the loop, and block until it has ended.
 
         Args:
-            step: What this is, for the error of a timeout: `"the call"`, for example.
+            step: The step's name in the error of a timeout, such as `"the call"`.
             function: An async function.
             args: Its arguments.
 
@@ -115,7 +115,7 @@ class BlockingRunner:
         return f"{step} on stream {self._request.method!r}"
 
     def permits(self) -> bool:
-        """Return True if `run` would start a step; else the client or the time is over."""
+        """Return True if `run` would start a step: the client is open, and time is left."""
         return not self._channel.closed and _limit.get().left() > 0
 
     def call(self, decode: Callable[[bytes], T]) -> T:
@@ -143,7 +143,7 @@ class BlockingRunner:
         return result
 
     def _go_on(self, call: OutgoingCall, decode: Callable[[bytes], T]) -> T:
-        """Wait in the loop for a call that was sent; closing the client ends it like any other."""
+        """Wait in the loop for a call that was sent; closing the client ends the wait."""
         try:
             result: T = self._run_in_time("the call", self._channel.go_on, call, decode)
         except RuntimeError:
@@ -209,20 +209,20 @@ async def _within(
 
 
 class _Client(Protocol):
-    """What these functions need of a client."""
+    """The part of a client that these functions use."""
 
     channel: DriverRef
     portal: BlockingPortal | None
 
 
 def runner_for(client: _Client, method: str, request: Request, twin: str = "") -> BlockingRunner:
-    """Return what runs a request's steps for blocking code.
+    """Return the runner of a request's steps, for blocking code.
 
     Args:
         client: The client.
         method: Name of the client's method, for the error.
         request: The request.
-        twin: Name of the method's form for Trio code, if it is not the name with `_async`.
+        twin: Name of the Trio variant of the method, if it is not the name with `_async`.
 
     Raises:
         RuntimeError: The client is for Trio code, or this thread runs a Trio loop.
@@ -234,7 +234,7 @@ def runner_for(client: _Client, method: str, request: Request, twin: str = "") -
 
 
 def portal_for(client: _Client, what: str, twin: str) -> BlockingPortal:
-    """Return the client's portal, for what blocks.
+    """Return the client's portal, for blocking functions.
 
     Raises:
         RuntimeError: The client is for Trio code, or this thread runs a Trio loop.

@@ -16,7 +16,7 @@ __all__ = ["SlotQueue"]
 
 
 class SlotQueue:
-    """Gives free slots to the tasks that wait for one, the one that has waited longest first."""
+    """Assigns free slots to waiting tasks, in the order in which they began to wait."""
 
     def __init__(self, rules: ClientProtocol, connection: LeadConnection) -> None:
         self._rules = rules
@@ -30,7 +30,7 @@ class SlotQueue:
         return self._rules.free_slots > self._promised
 
     async def wait(self, request: Request) -> None:
-        """Wait for a slot. A checkpoint; cancelled, the slot goes to the next task.
+        """Wait for a slot. A checkpoint. If it is cancelled, the slot goes to the next task.
 
         Raises:
             CallRefused: The request is a driver's own call: waiting could deadlock.
@@ -51,7 +51,7 @@ class SlotQueue:
         self._promised -= 1
 
     def wake_next(self) -> None:
-        """Promise a free slot to the task that waits longest; wake all if there will be none."""
+        """Promise a free slot to the longest-waiting task; if none will be free again, wake all."""
         if self._connection.ended is not None or self._rules.going_away:
             self._promised += len(self._waiting)
             self._waiting.unpark_all()

@@ -1,8 +1,8 @@
 """A driver's generator and raw stream for blocking code: each step is a call through the portal.
 
-Closing waits until the driver's code has ended. When an object that was not closed is collected,
-the exporter is only told: a finalizer may run in any thread, also in the portal's own, and must
-never block.
+Closing waits until the driver's code has ended. When an object that was not closed is
+garbage-collected, a cancellation is sent to the exporter, and nothing waits for it: a finalizer may
+run in any thread, even the portal's own, and must never block.
 """
 
 from __future__ import annotations
@@ -45,14 +45,15 @@ _USE_TIMEOUT: Final = "put it into a block: `with client.timeout(seconds):`"
 class BlockingGenerator(Generator[T, None, Any]):
     """Iterates over a driver's generator, from blocking code. In one thread at a time.
 
-    It is a generator like any other: `yield from` it gives what the driver's generator returned,
-    and `close()` ends the driver's code and waits for that, as does the end of a `with` block.
+    It behaves like a Python generator: `yield from` evaluates to what the driver's generator
+    returned, and `close()` ends the driver's code and waits for that, as does the end of a `with`
+    block.
     """
 
     def __init__(self, runner: BlockingRunner, remote: RemoteGenerator[T]) -> None:
         self._runner = runner
         self._remote = remote
-        self._items: deque[bytes] = deque()  # fetched in one batch, not asked for yet
+        self._items: deque[bytes] = deque()  # fetched in one batch, not requested yet
 
     __reduce_ex__: ClassVar[ReduceEx] = no_copies(
         "a driver's generator", "pass the items on, as list() gives them"
@@ -74,7 +75,7 @@ class BlockingGenerator(Generator[T, None, Any]):
         except StopAsyncIteration:
             value = self._remote.value
         except KeyboardInterrupt:
-            # An item that had arrived already is lost, so no other may follow it.
+            # An item that had arrived is lost, so no later item may be returned.
             self._items.clear()
             self._remote.close_soon()
             raise
@@ -88,7 +89,7 @@ class BlockingGenerator(Generator[T, None, Any]):
             raise
 
     def send(self, value: Any) -> T:
-        """Return the next item, as `next` does: a driver's generator cannot be sent values.
+        """Return the next item, as `next` does: values cannot be sent to a driver's generator.
 
         Raises:
             TypeError: `value` is not None.
@@ -98,7 +99,7 @@ class BlockingGenerator(Generator[T, None, Any]):
         return next(self)
 
     def throw(self, typ: Any, val: object = None, tb: TracebackType | None = None) -> NoReturn:
-        """End the driver's generator and raise here: exceptions do not cross the wire this way."""
+        """End the driver's generator and raise the exception here: it is not sent to the driver."""
         self.close()
         exc = typ if val is None else val
         if not isinstance(exc, BaseException):
@@ -108,8 +109,8 @@ class BlockingGenerator(Generator[T, None, Any]):
     def close(self) -> None:
         """End the driver's generator. Blocks until its code has ended, or `cancel_grace` passed.
 
-        In a thread that runs a Trio loop, where a collector may call it, it only tells the
-        exporter.
+        In a thread that runs a Trio loop, where the garbage collector may call it, it sends a
+        cancellation and does not wait.
         """
         self._items.clear()
         if self._remote.running and not in_trio_thread():
@@ -127,9 +128,9 @@ class BlockingGenerator(Generator[T, None, Any]):
 class BlockingStream:
     """A raw stream to a driver, for blocking code. A context manager, and an iterator of bytes.
 
-    One thread may send while another receives. Ctrl-C and a `timeout` of the client interrupt
-    both, and the stream can still be used: bytes that had arrived are received by the next call,
-    but of an interrupted `send` an unknown part was sent.
+    One thread may send while another receives. Ctrl-C and a `timeout` of the client interrupt both,
+    and the stream can still be used. Bytes that had arrived are returned by the next call. After an
+    interrupted `send`, it is unknown how much was sent.
     """
 
     def __init__(
@@ -149,7 +150,7 @@ class BlockingStream:
 
     @refuse_timeout("send()", _USE_TIMEOUT)
     def send(self, data: bytes | bytearray | memoryview) -> None:
-        """Send bytes. Blocks while the driver takes none.
+        """Send bytes. Blocks while the driver reads none.
 
         Raises:
             DriverError: The driver has failed or closed the stream, or the connection is gone.
@@ -160,13 +161,14 @@ class BlockingStream:
 
     @refuse_timeout("receive()", _USE_TIMEOUT)
     def receive(self, max_bytes: int | None = None) -> bytes:
-        """Receive the bytes that are there, at least one. Blocks until there is one.
+        """Receive the bytes that are available. Blocks until there is at least one.
 
         Args:
-            max_bytes: At most so many; None takes all that is there, up to 256 KiB.
+            max_bytes: The largest number of bytes to return. None returns all that are available,
+                up to 256 KiB.
 
         Raises:
-            EndOfStream: The driver has ended its half; no bytes are missing.
+            EndOfStream: The driver has closed its half; no bytes are missing.
             DriverError: The driver has failed, or the connection is gone: bytes may be missing.
             DriverTimeoutError: The surrounding `timeout` ran out. No bytes are lost, and the
                 stream can still be used.
@@ -183,18 +185,18 @@ class BlockingStream:
         return data[: len(data) - len(rest)]
 
     async def _receive(self, max_bytes: int | None) -> None:
-        """Receive into `_received`, where the next call finds it if this one's caller is gone."""
+        """Receive into `_received`, so that the next call gets the data after an interruption."""
         self._received = await self._remote.receive_some(max_bytes)
 
     def send_eof(self) -> None:
-        """End this half. The driver reads all that was sent, then the end. Receiving goes on.
+        """Close this half: the driver reads all that was sent, then EOF. Receiving still works.
 
         Raises as `send` does.
         """
         self._run("send_eof()", self._remote.send_eof)
 
     def detach(self) -> RemoteStream:
-        """Return the stream to a caller that closes it from now on."""
+        """Return the stream; from now on the caller is responsible for closing it."""
         self._forget(self)
         return self._remote
 
@@ -204,7 +206,7 @@ class BlockingStream:
         Bytes that were not received are lost. Closing it again does nothing.
 
         Raises:
-            DriverError: The driver has failed in what it did with the bytes.
+            DriverError: The driver has failed while it processed the bytes.
         """
         self._forget(self)
         if not self._remote.closed:
@@ -215,7 +217,7 @@ class BlockingStream:
         try:
             return self._runner.run(self._runner.on_stream(step), function, *args)
         except trio.BrokenResourceError as exc:
-            # Blocking code gets the reason itself, and no exception of Trio's.
+            # Blocking code gets the reason itself instead of Trio's exception.
             if isinstance(exc.__cause__, DriverError):
                 raise exc.__cause__ from None
             raise DriverConnectionError(str(exc)) from None
@@ -240,7 +242,7 @@ class BlockingStream:
             self._close_for(exc_type)
 
     def _close_for(self, exc_type: type[BaseException]) -> None:
-        """Close after an exception: after Ctrl-C, the driver need not take what was sent."""
+        """Close after an exception; after Ctrl-C, without delivering what was sent."""
         if issubclass(exc_type, Exception) or self._remote.closed:
             self.close()
         else:

@@ -1,4 +1,4 @@
-"""The client whose class is missing here."""
+"""Define the client that is used when a client class is missing or not allowed."""
 
 from __future__ import annotations
 

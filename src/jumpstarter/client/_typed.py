@@ -1,4 +1,4 @@
-"""Calls with a result type: the result is of that type, here and for a type checker.
+"""Calls with a result type: the result is converted to it, and type checkers infer it.
 
 The calls without a result type are in `_base`.
 """

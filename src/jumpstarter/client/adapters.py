@@ -93,7 +93,7 @@ def blocking(
 
 @asynccontextmanager
 async def _patient(client: DriverClient, method: str) -> AsyncIterator[RemoteStream]:
-    """Open a stream whose end leaves a slow device time to take what a program has sent."""
+    """Open a stream which, when closed, gives a slow device time to accept what was sent."""
     async with client.stream_async(method) as stream:
         stream.linger_for(STALL)
         yield stream
@@ -108,7 +108,7 @@ async def tcp_portforward(
     local_port: int = 0,
     quiet_limit: float = QUIET_LIMIT,
 ) -> AsyncIterator[tuple[str, int]]:
-    """Forward each connection to a local TCP port to a raw stream of its own of the driver.
+    """Forward connections to a local TCP port, each to its own raw stream of the driver.
 
     Args:
         client: The driver's client.
@@ -147,7 +147,7 @@ async def unix_portforward(
     path: str = "",
     quiet_limit: float = QUIET_LIMIT,
 ) -> AsyncIterator[str]:
-    """Forward each connection to a local Unix socket to a raw stream of its own of the driver.
+    """Forward connections to a local Unix socket, each to its own raw stream of the driver.
 
     Only the owner of the socket may connect.
 
@@ -177,7 +177,7 @@ async def unix_portforward(
 async def pexpect_session(
     *, client: DriverClient, method: str = "connect", **options: Any
 ) -> AsyncIterator[fdspawn[Any]]:
-    r"""Open a driver's raw stream as a pexpect session, which is for blocking code.
+    r"""Open a driver's raw stream as a pexpect session. For blocking code.
 
     Args:
         client: The driver's client.
@@ -190,8 +190,8 @@ async def pexpect_session(
         has ended its half; the text says why if the driver has failed or the connection is gone,
         and then `send` raises BrokenPipeError. A line ends with "\n"; for a console that wants "\r"
         set `session.linesep = "\r"`. `send`, `sendline`, `write` and `writelines` send everything,
-        and block while the driver takes none. When the block is left, everything that was sent has
-        reached the driver, and the session is closed.
+        and block while the driver reads nothing. When the block has been left, everything that was
+        sent has reached the driver, and the session is closed.
 
     Raises:
         MissingExtra: The extra `pexpect` is not installed.
@@ -240,7 +240,7 @@ async def _joined(near: trio.SocketStream, stream: RemoteStream) -> AsyncIterato
     typed = trio.Event()
 
     def refuse_typing() -> None:
-        """Make `send` fail, also one that waits: nothing reads its bytes any more."""
+        """Make `send` fail, even one that is waiting: nothing reads its bytes any more."""
         with suppress(OSError):  # closed already
             near.socket.shutdown(socket.SHUT_RD)
 
