@@ -388,7 +388,7 @@ def test_a_driver_learns_why_its_source_has_failed(suffix: str) -> None:
         """Fails once the driver reads: before that, the call would find no loan."""
 
         def read(self, size: int = -1) -> bytes:
-            while not any(loan._taken for loan in list(driver.resources.values())):
+            while not any(loan.in_use for loan in list(driver.resources.values())):
                 time.sleep(0.001)
             return super().read(size)
 
