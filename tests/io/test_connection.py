@@ -1292,9 +1292,8 @@ async def test_liveness_check_fails_after_a_second_of_silence(
         assert not await side.connection.keepalive.is_alive()
         assert trio.current_time() == pytest.approx(started + 1, abs=0.01)
         asked = await peer.hear(FrameType.PING)
-        assert (
-            not await side.connection.keepalive.is_alive()
-        )  # and no second PING is sent: one is pending
+        # No second PING is sent while one is pending.
+        assert not await side.connection.keepalive.is_alive()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(peer.answer_pings, 5)
             await peer.send(frame(FrameType.PING, 0, asked.payload, Flag.ACK))

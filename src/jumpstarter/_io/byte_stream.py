@@ -3,16 +3,23 @@
 The two directions are independent. `send_all` waits for credit, and until its bytes have left the
 queue. `receive_some` returns credit to the peer for the bytes that it returns.
 
-| direction | state                              | left by                                         |
-|-----------|------------------------------------|-------------------------------------------------|
-| sending   | open                               | `send_eof`: ended; `aclose` or the slot's end:  |
-|           |                                    | closed; a `send_all` that is cut short: torn    |
-| sending   | torn: `send_all` was cut short     | another `send_all`: open; otherwise as open     |
-| sending   | ended: the END flag was queued     | `aclose` or the slot's end: closed              |
-| receiving | open                               | the peer's END: ended; an error or a lost       |
-|           |                                    | connection: broken; `aclose`: closed            |
-| receiving | ended: buffered bytes, then b""    | `aclose`: closed                                |
-| receiving | broken: buffered bytes, then error | `aclose`: closed                                |
+| direction | state                               | left by                                        |
+|-----------|-------------------------------------|------------------------------------------------|
+| sending   | OPEN                                | `send_eof`: ENDED; the end of the slot: OVER;  |
+|           |                                     | `aclose`: CLOSED                               |
+| sending   | ENDED: the END flag was queued      | `aclose`: CLOSED                               |
+| sending   | OVER: the slot has ended            | `aclose`: CLOSED                               |
+| sending   | CLOSED                              | none                                           |
+| receiving | OPEN                                | the peer's END, or the end of the slot without |
+|           |                                     | an error: ENDED; an error or a lost            |
+|           |                                     | connection: BROKEN; `aclose`: CLOSED           |
+| receiving | ENDED: buffered bytes, then b""     | `aclose`: CLOSED                               |
+| receiving | BROKEN: buffered bytes, then raises | `aclose`: CLOSED                               |
+| receiving | CLOSED                              | none                                           |
+
+The reader of the connection and the tasks that use the stream move the states, all in one event
+loop. Apart from its state, the sending direction is torn while a `send_all` has sent only a part.
+The client's `aclose` then cancels the driver's code, so that truncated data never looks complete.
 
 The slot ends differently on the two sides, so each side extends `aclose`. This module does not know
 clients or drivers.
@@ -20,6 +27,7 @@ clients or drivers.
 
 from __future__ import annotations
 
+import enum
 from typing import ClassVar, Final
 
 import trio
@@ -38,6 +46,31 @@ __all__ = ["SlotStream"]
 _MAX_RECEIVE: Final = 256 * 1024  # bytes that one `receive_some` returns by default
 
 
+class SendState(enum.Enum):
+    """The state of the sending direction. See the table in the module's docstring."""
+
+    OPEN = enum.auto()
+    ENDED = enum.auto()
+    OVER = enum.auto()
+    CLOSED = enum.auto()
+
+
+class ReceiveState(enum.Enum):
+    """The state of the receiving direction. See the table in the module's docstring."""
+
+    OPEN = enum.auto()
+    ENDED = enum.auto()
+    BROKEN = enum.auto()
+    CLOSED = enum.auto()
+
+
+# Constants of the module: Python 3.11 is slow at looking up the members of an enum, and each piece
+# that is sent or received needs these.
+_MAY_SEND: Final = SendState.OPEN
+_MAY_RECEIVE: Final = ReceiveState.OPEN
+_RECEIVE_CLOSED: Final = ReceiveState.CLOSED
+
+
 class SlotStream(trio.abc.HalfCloseableStream):
     """A raw stream on a connection. One task may send while another receives.
 
@@ -48,16 +81,15 @@ class SlotStream(trio.abc.HalfCloseableStream):
 
     __slots__ = (
         "_broken",
-        "_closed",
         "_connection",
         "_inbox",
         "_may_receive",
         "_may_send",
-        "_peer_done",
+        "_receive_state",
         "_receiving",
         "_rules",
+        "_send_state",
         "_sending",
-        "_sent_eof",
         "_torn",
         "over",
         "slot",
@@ -73,10 +105,9 @@ class SlotStream(trio.abc.HalfCloseableStream):
         self.slot: int = slot
         self.over: bool = False
         self._inbox = ReceiveBuffer()  # received by the connection, not yet by the application
-        self._peer_done = False  # the peer has sent END
-        self._broken: Exception | None = None  # why bytes are missing, if some are
-        self._sent_eof = False
-        self._closed = False
+        self._send_state = SendState.OPEN
+        self._receive_state = ReceiveState.OPEN
+        self._broken: Exception | None = None  # why the slot has ended early, if it has
         self._torn = False  # the last `send_all` has sent only a part
         self._sending = False
         self._receiving = False
@@ -84,23 +115,29 @@ class SlotStream(trio.abc.HalfCloseableStream):
         self._may_receive = Wakeup()
 
     @property
+    def closed(self) -> bool:
+        """True once it was closed here."""
+        return self._send_state is SendState.CLOSED
+
+    @property
     def complete(self) -> bool:
         """True if the peer has sent END, or this stream was closed here: no bytes are missing."""
-        return self._peer_done or self._closed
+        return self._receive_state in (ReceiveState.ENDED, ReceiveState.CLOSED)
 
     @property
     def pending(self) -> bool:
         """True if `receive_some` would return or raise without waiting."""
-        return bool(self._inbox) or self.complete or self.over or self._broken is not None
+        return bool(self._inbox) or self._receive_state is not _MAY_RECEIVE
 
     # ------------------------------------------------------------------ from the connection
 
     def on_data(self, event: ev.DataReceived) -> None:
         """Buffer bytes that the connection has received."""
-        if event.data and not self._closed:
-            self._inbox.append(event.data)
-        if event.end:
-            self._peer_done = True
+        if self._receive_state is not _RECEIVE_CLOSED:
+            if event.data:
+                self._inbox.append(event.data)
+            if event.end:
+                self._receive_state = ReceiveState.ENDED
         self._may_receive.set()
 
     def on_writable(self) -> None:
@@ -112,6 +149,10 @@ class SlotStream(trio.abc.HalfCloseableStream):
         self.over = True
         if reason is not None and self._broken is None:
             self._broken = reason
+        if self._send_state is SendState.OPEN:
+            self._send_state = SendState.OVER
+        if self._receive_state is ReceiveState.OPEN:
+            self._receive_state = ReceiveState.ENDED if reason is None else ReceiveState.BROKEN
         self._may_send.set()
         self._may_receive.set()
 
@@ -188,7 +229,7 @@ class SlotStream(trio.abc.HalfCloseableStream):
         try:
             self._check_closed()
             await trio.lowlevel.checkpoint()
-            if self._sent_eof:
+            if self._send_state is SendState.ENDED:
                 return
             self._check_sendable()
             self.send_end()
@@ -197,25 +238,25 @@ class SlotStream(trio.abc.HalfCloseableStream):
 
     def send_end(self) -> None:
         """Queue the end of our half after the bytes that were sent. Synchronous."""
-        if not self._sent_eof and not self.over:
-            self._sent_eof = True
+        if self._send_state is SendState.OPEN:
+            self._send_state = SendState.ENDED
             self._rules.data(self.slot, b"", end=True)
             self._connection.writer.flush()
 
     def _check_sendable(self) -> None:
-        if self._closed or self._sent_eof or self.over:
+        if self._send_state is not _MAY_SEND:
             self._refuse_to_send()
 
     def _refuse_to_send(self) -> None:
         self._check_closed()
-        if self._sent_eof:
+        if self._send_state is SendState.ENDED:
             raise trio.ClosedResourceError("send_eof was called on this stream")
         if self._broken is not None:
             raise self._break() from self._broken
         raise trio.BrokenResourceError("the driver has closed this stream")
 
     def _check_closed(self) -> None:
-        if self._closed:
+        if self._receive_state is _RECEIVE_CLOSED:  # so is the sending direction
             raise trio.ClosedResourceError("this stream was closed")
 
     def _break(self) -> trio.BrokenResourceError:
@@ -242,11 +283,11 @@ class SlotStream(trio.abc.HalfCloseableStream):
         self._begin_receiving()
         try:
             self._check_closed()
-            if self._inbox or self._peer_done or self.over:
+            if self._inbox or self._receive_state is not _MAY_RECEIVE:
                 await trio.lowlevel.checkpoint()
             while not self._inbox:
                 self._check_closed()
-                if self._peer_done or self.over:
+                if self._receive_state is not _MAY_RECEIVE:
                     return self._end()
                 await self._may_receive.wait()
             self._check_closed()
@@ -272,7 +313,7 @@ class SlotStream(trio.abc.HalfCloseableStream):
         return max(most, self._inbox.first_size)
 
     def _end(self) -> bytes:
-        if self._broken is not None and not self._peer_done:
+        if self._receive_state is ReceiveState.BROKEN:
             raise self._break() from self._broken
         return b""
 
@@ -290,7 +331,8 @@ class SlotStream(trio.abc.HalfCloseableStream):
 
     def shut(self) -> None:
         """Reject further use, and wake the tasks that use it. Synchronous; sends nothing."""
-        self._closed = True
+        self._send_state = SendState.CLOSED
+        self._receive_state = ReceiveState.CLOSED
         self._inbox.clear()
         self._may_send.set()
         self._may_receive.set()

@@ -342,7 +342,7 @@ async def listen_unix(
             bound.bind(os.fspath(where))
             owner = os.getpid()
             try:
-                where.chmod(0o600)  # nobody can connect before it listens
+                where.chmod(0o600)  # no peer can connect before it listens
                 bound.listen(_BACKLOG)
                 async with _serving([listener], handler):
                     yield str(where)

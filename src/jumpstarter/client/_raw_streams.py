@@ -115,11 +115,6 @@ class RemoteStream(SlotStream):
         self._cut = False  # we cancelled the driver's code: its error only says so
 
     @property
-    def closed(self) -> bool:
-        """True once it was closed here."""
-        return self._closed
-
-    @property
     def metadata(self) -> Any:
         """The metadata that the exporter sent with its ACCEPT: None for a driver's stream.
 
@@ -155,7 +150,7 @@ class RemoteStream(SlotStream):
 
     def close_soon(self) -> None:
         """Schedule the end of the driver's code, without waiting. In any thread; for finalizers."""
-        if not self._closed and not self._call.done:
+        if not self.closed and not self._call.done:
             self._call.channel.ask_to_end_soon(self._call)
 
     async def aclose(self) -> None:
@@ -202,7 +197,7 @@ class RemoteStream(SlotStream):
 
     async def _close_in_order(self) -> None:
         call = self._call
-        if not self._closed and not call.done:
+        if not self.closed and not call.done:
             self.send_end()
             call.channel.ask_to_end(call, Code.CLOSE)
         self.shut()
