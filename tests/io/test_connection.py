@@ -444,9 +444,7 @@ async def test_reading_continues_while_the_peer_reads_nothing(make_pair: PairMak
         answered, endpoint = side.call()
         side.connection.writer.flush()
         await peer.hear(FrameType.CALL)
-        side.call(
-            size=50_000_000
-        )  # far more than any kernel buffers, and the peer reads none of it
+        side.call(size=50_000_000)  # far more than any kernel buffers; the peer reads none of it
         side.connection.writer.flush()
         for _ in range(1000):  # each requires an answer, which must wait in the queue
             await peer.send(frame(FrameType.PING, 0, bytes(8)))

@@ -93,9 +93,8 @@ def test_hang_up_is_unknown_if_the_kernel_does_not_answer(
 ) -> None:
     with connected("tcp", tmp_path) as (program, ours):
         program.close()
-        monkeypatch.setattr(
-            "jumpstarter._io.hangup._NETLINK_SOCK_DIAG", 31
-        )  # an unused netlink protocol
+        unused_protocol = 31
+        monkeypatch.setattr("jumpstarter._io.hangup._NETLINK_SOCK_DIAG", unused_protocol)
         assert is_gone(ours) is None
 
 

@@ -107,7 +107,7 @@ def test_ctrl_c_at_random_moments() -> None:
                     armed.set()
                     use(portal, number)
                     over = True
-                    while True:  # and not in one sleep: a signal just before it may go unnoticed
+                    while True:  # not one sleep: a signal just before it may go unnoticed
                         time.sleep(0.05)
                 except KeyboardInterrupt:
                     caught += 1

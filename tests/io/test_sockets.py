@@ -798,9 +798,8 @@ async def test_listening_at_an_address_of_another_machine_fails(host: str, why: 
 
 async def test_connecting_to_a_port_without_a_server_fails() -> None:
     with socket.socket() as reserved:
-        reserved.bind(
-            ("127.0.0.1", 0)
-        )  # bound but not listening: refuses connections, and no other process can take the port
+        # Bound but not listening: it refuses connections, and no other process can take the port.
+        reserved.bind(("127.0.0.1", 0))
         address = Address("tcp", host="127.0.0.1", port=reserved.getsockname()[1])
         with trio.fail_after(DEADLINE), pytest.raises(HandshakeError) as info:
             await open_stream(address)

@@ -111,7 +111,7 @@ class _Step(Generic[T]):
                 then = self._then.pop(0)
             try:
                 then()
-            except Exception:  # nobody waits here, and what comes next must be done all the same
+            except Exception:  # no caller waits here, and the next callbacks must run
                 _logger.exception("cleaning up after an abandoned thread failed")
         if self._notify is not None:
             with suppress(trio.RunFinishedError):
@@ -431,7 +431,7 @@ class SinkFile:
 
 
 def _is_for_devices(directory: Path) -> bool:
-    """Tell if a directory's files are devices: not so in mounts below /dev, such as /dev/shm."""
+    """Return True if a directory holds devices; mounts below /dev, such as /dev/shm, do not."""
     root = Path("/dev")
     within = directory == root or root in directory.parents
     return within and directory.exists() and directory.stat().st_dev == root.stat().st_dev
@@ -442,7 +442,7 @@ def _create_beside(part: Path, path: Path) -> None:
     try:
         part.touch()
     except OSError as exc:
-        exc.filename = str(path)  # that of the part is nobody's concern
+        exc.filename = str(path)  # the caller does not know the partial file
         raise
     with suppress(FileNotFoundError):
         part.chmod(stat.S_IMODE(path.stat().st_mode))

@@ -50,7 +50,7 @@ class Keepalive:
         self._asked = -math.inf  # when `is_alive` last sent a PING
 
     async def is_alive(self) -> bool:
-        """Ask the peer for a sign of life, and tell if one arrived within a second.
+        """Send a PING if none is pending; return True if any byte arrives within a second.
 
         A checkpoint; cancelling it loses nothing. Concurrent callers share one PING or wait for the
         next one: at most one is sent per second, however many calls have reached their deadline.

@@ -4,11 +4,11 @@ All code queues whole frames in the rules and calls `flush`, which writes them i
 is possible without waiting. Only the writer's task waits for the transport. So no cancellation of a
 call can leave half a frame on the wire.
 
-| state   | who writes to the transport | next state                                       |
+| state   | writes to the transport     | next state                                       |
 |---------|-----------------------------|--------------------------------------------------|
 | IDLE    | each caller of `flush`      | WRITING: `flush_soon`; BROKEN: a write failed    |
 | WRITING | the writer's task           | IDLE: all is written; BROKEN: a write failed     |
-| BROKEN  | nobody                      | none: the reader finds the end of the connection |
+| BROKEN  | none                        | none: the reader finds the end of the connection |
 
 `flush_soon` enters WRITING before the task runs, and before the task exists if the connection does
 not run yet: `start` looks for that. While a thread or task leads the connection (see the
@@ -274,7 +274,7 @@ class Writer:
             await self._drained.park()
 
     async def flush_goaway(self) -> None:
-        """Give queued frames up to a second to leave. A checkpoint if some have not.
+        """Wait up to a second for queued frames to be written. A checkpoint if any are queued.
 
         Cancelling it loses the frames that are left.
         """
