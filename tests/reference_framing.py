@@ -1,7 +1,7 @@
-"""What `jumpstarter._framing` does, in plain Python and the most obvious way: the tests' oracle.
+"""The tests' oracle for `jumpstarter._framing`: the same functions in simple Python.
 
-It is slow, keeps whole streams, and shares nothing with the extension but the errors' codes. A
-breach is a `Breach(code, position)`, not an exception's text.
+It is slow, keeps whole streams, and shares only the error codes with the extension. A
+breach is a `Breach(code, position)` instead of an exception.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jumpstarter.errors import Code
 Frame = tuple[int, int, int, bytes]
 
 
-# What a datetime can be, in seconds since 1970: from the year 1 to 9999.
+# The range of a datetime, in seconds since 1970: the years 1 to 9999.
 FIRST_SECOND, LAST_SECOND = -62_135_596_800, 253_402_300_799
 
 
@@ -43,7 +43,7 @@ class ReferenceDecoder:
     frames: list[Frame] = field(default_factory=list)
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Take bytes and give the frames which they complete; nothing once there is a breach."""
+        """Consume bytes and return the frames that they complete; none after a breach."""
         before = len(self.frames)
         self.stream += data
         while self.breach is None and self._next_frame():
@@ -71,10 +71,10 @@ class ReferenceDecoder:
 
 @dataclass
 class ReferenceScan:
-    """One walk through a message, by recursion; `run` gives what its values count, or raises.
+    """A recursive scan of one message; `run` returns the number of its values, or raises.
 
-    Afterwards `readable` says whether there is such a text and such a time: what a scan does not
-    look at, and a decoder must refuse.
+    Afterwards `readable` tells whether all texts and times are valid. A scan does not check that,
+    but a decoder must.
     """
 
     message: bytes
@@ -133,7 +133,7 @@ class ReferenceScan:
         nanoseconds, seconds = divmod(number, 2**34 if size == 8 else 2**64)
         if seconds >= 2**63:
             seconds -= 2**64
-        last = seconds == LAST_SECOND and nanoseconds >= 999_999_500  # is rounded to the next
+        last = seconds == LAST_SECOND and nanoseconds >= 999_999_500  # rounds up out of range
         if nanoseconds >= 10**9 or not FIRST_SECOND <= seconds <= LAST_SECOND or last:
             self.readable = False
 

@@ -1,4 +1,4 @@
-"""The tree of exceptions and its codes; that each can be caught, printed, copied and pickled."""
+"""Tests of the exception tree and its codes, and of catching, printing, copying and pickling."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ DETAILS: Final[dict[str, Any]] = {
 
 
 def printed_tree() -> dict[str, tuple[str, ...]]:
-    """Read the module's docstring: for each class the names of its bases."""
+    """Read from the module's docstring the names of each class's bases."""
     tree: dict[str, tuple[str, ...]] = {}
     path: list[str] = []
     for line in (errors.__doc__ or "").splitlines():
@@ -223,7 +223,7 @@ def test_the_attributes_are_for_programs() -> None:
 COPIERS: Final[list[Callable[[BaseException], BaseException]]] = [
     copy.copy,
     copy.deepcopy,
-    lambda exc: pickle.loads(pickle.dumps(exc)),  # noqa: S301 - what was dumped right here
+    lambda exc: pickle.loads(pickle.dumps(exc)),  # noqa: S301 - our own data
 ]
 
 

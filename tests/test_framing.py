@@ -1,4 +1,4 @@
-"""Frames out of bytes and bytes out of frames, against the oracle in `reference_framing`."""
+"""Compare the frame decoder, the packers and the scan with the oracle in `reference_framing`."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from reference_framing import pack_header as reference_header
 END, MORE, ACK = 0x10, 0x20, 0x40
 MAX_FRAME = 64 * 1024
 NO_LIMITS = (512, 2**31, 2**31)
-KEY_COST = 16  # what the key of a map counts among the items
+KEY_COST = 16  # items that the key of a map counts as
 
-# The same table is read by the decoder and written by the packers.
+# The decoder reads this table, and the packers write it.
 FRAMES: list[tuple[Frame, bytes]] = [
     ((0, 0, 0, b""), bytes.fromhex("000000 00 00000000")),
     ((1, MORE, 7, b"abc"), bytes.fromhex("030000 21 07000000 616263")),
@@ -37,7 +37,7 @@ FRAMES: list[tuple[Frame, bytes]] = [
     ((5, 0, 1, b"y" * MAX_FRAME), bytes.fromhex("000001 05 01000000") + b"y" * MAX_FRAME),
 ]
 
-# A header, its code, and what the text must tell.
+# A header, its code, and a part of the error's text.
 BAD_HEADERS = [
     ("010001 01 00000000", Code.FRAME_SIZE, "declares 65537 bytes of payload where 65536"),
     ("ffffff 01 00000000", Code.FRAME_SIZE, "declares 16777215 bytes"),
@@ -55,7 +55,7 @@ frames = st.tuples(headers, st.binary(max_size=40)).map(lambda pair: (*pair[0], 
 
 
 def drip(decoder: FrameDecoder, stream: bytes, cuts: list[int]) -> list[Frame]:
-    """Feed a stream cut at these places, up to where the decoder breaks."""
+    """Feed a stream, cut at these positions, until the decoder breaks."""
     received: list[Frame] = []
     edges = [0, *sorted(cuts), len(stream)]
     for start, stop in itertools.pairwise(edges):
@@ -192,7 +192,7 @@ def test_a_reused_buffer_gives_the_same_frames(sent: list[Frame], data: st.DataO
     assert received == sent
 
 
-# Frames that are as long as they may be, or just not, and as long as they say, or just not.
+# Frames at or just over the limit, and frames with the declared length or one byte less or more.
 nearly_frames = st.builds(
     lambda length, kind, slot, more: (
         length.to_bytes(3, "little")
@@ -250,7 +250,7 @@ def test_a_declared_length_allocates_nothing() -> None:
 
 
 def test_a_chunk_is_released_although_a_piece_of_it_is_held() -> None:
-    """Or a peer that sends a large chunk and stops would pin it by the few bytes at its end."""
+    """Otherwise a peer could pin a large chunk by the few bytes at its end."""
     decoder = FrameDecoder(MAX_FRAME)
     chunk = pack_frame(6, 0, 1, bytes(60_000)) + pack_frame(6, 0, 1, b"rest")[:-1]
     before = sys.getrefcount(chunk)
@@ -285,10 +285,10 @@ def test_only_a_buffer_is_fed(data: object) -> None:
 # ----------------------------------------------------------------------------------------- breaches
 
 
-@pytest.mark.parametrize(("header", "code", "told"), BAD_HEADERS)
+@pytest.mark.parametrize(("header", "code", "text"), BAD_HEADERS)
 @pytest.mark.parametrize("size", [4, 8])
 def test_a_bad_header_is_seen_at_its_fourth_byte(
-    header: str, code: Code, told: str, size: int
+    header: str, code: Code, text: str, size: int
 ) -> None:
     good = pack_frame(1, 0, 1, b"good")
     decoder = FrameDecoder(MAX_FRAME)
@@ -296,7 +296,7 @@ def test_a_bad_header_is_seen_at_its_fourth_byte(
     assert decoder.failure is None
     assert decoder.feed(bytes.fromhex(header)[3:size]) == []
     assert broken(decoder).code is code
-    assert told in str(decoder.failure)
+    assert text in str(decoder.failure)
     assert "at byte 12 of the stream" in str(decoder.failure)
     assert "begins with" not in str(decoder.failure)
     assert decoder.buffered == 0
@@ -401,7 +401,7 @@ values = st.recursive(
     ),
 )
 
-# Bytes that are mostly first bytes of values, so that walks get somewhere.
+# Bytes that are mostly first bytes of values, so that scans get further than a few bytes.
 message_bytes = st.lists(
     st.integers(0, 255) | st.integers(0x80, 0xDF) | st.sampled_from([0, 1, 2, 0xDC, 0xDE])
 ).map(bytes)
@@ -475,13 +475,13 @@ def test_a_message_with_wrong_bytes_scans_as_in_the_oracle(
 def test_a_message_that_passes_the_scan_can_be_decoded(message: bytes) -> None:
     if type(outcome(message, 64, 10_000, 1000)) is Code:
         return
-    # Text that is not UTF-8 and times out of range are the decoder's to refuse, and nothing else.
+    # Only invalid UTF-8 and times out of range are left for the decoder to reject.
     oracle = ReferenceScan(message, 64, 10_000, 1000)
     oracle.run()
     assert decodes(message) is oracle.readable
 
 
-NEVER = {  # what a scan lets through and a decoder refuses
+NEVER = {  # messages that a scan accepts and a decoder rejects
     "text": b"\xa1\xff",
     "text cut": b"\xa2a\xc3",
     "surrogate": b"\xa3\xed\xa0\x80",
@@ -529,7 +529,7 @@ def test_a_key_is_str_or_int(key: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "told"),
+    ("message", "text"),
     [
         (b"", "at byte 0: it is cut short"),
         (b"\xa5abc", "at byte 1: it is cut short"),
@@ -542,8 +542,8 @@ def test_a_key_is_str_or_int(key: object) -> None:
         (b"\xc9\xff\xff\xff\xff\xff", "at byte 5: an extension must be a timestamp"),
     ],
 )
-def test_a_scan_rejects_malformed_messages(message: bytes, told: str) -> None:
-    with pytest.raises(FramingError, match=told) as caught:
+def test_a_scan_rejects_malformed_messages(message: bytes, text: str) -> None:
+    with pytest.raises(FramingError, match=text) as caught:
         scan(message, *NO_LIMITS)
     assert caught.value.code is Code.INVALID_ARGUMENT
 
@@ -556,7 +556,7 @@ def test_a_scan_rejects_malformed_messages(message: bytes, told: str) -> None:
     " dc000100 dd0000000100 de00010000 df000000010000".replace(" 61", "61").split(),
 )
 def test_a_list_truncated_anywhere_is_rejected(value: str) -> None:
-    """Behind a step that went too far there would be other bytes, which look like values."""
+    """A scan that went too far would read the bytes behind, which look like values."""
     message = b"\x93" + bytes.fromhex(value) * 3
     assert scan(message, *NO_LIMITS) > 3
     for size in range(len(message)):
@@ -566,7 +566,7 @@ def test_a_list_truncated_anywhere_is_rejected(value: str) -> None:
         assert int(str(caught.value).split()[5].strip(":")) <= size
 
 
-# An extension's first byte and its length, where that is not in the first byte, by its size.
+# By its size: an extension's first byte, and its length where the first byte does not contain it.
 EXTENSIONS = [
     *(
         (size, bytes([first]))
@@ -661,7 +661,7 @@ def test_neither_success_nor_failure_leaks() -> None:
         return sys.getallocatedblocks() - before
 
     rounds(100)
-    assert rounds(1000) < 100  # one block a round would be 1000
+    assert rounds(1000) < 100  # one leaked block in each round would make 1000
 
 
 def test_the_same_failure_raised_again_and_again_does_not_grow() -> None:
@@ -681,7 +681,7 @@ def test_a_buffer_is_free_again_after_every_call() -> None:
         scan(message, 1, 1, 1)
     with pytest.raises(ValueError, match="type 99"):
         pack_frame(99, 0, 0, message)
-    message.append(0)  # a bytearray that is exported refuses this with BufferError
+    message.append(0)  # raises BufferError if the bytearray is still exported
 
 
 def test_the_deepest_scan_fits_in_a_small_stack() -> None:

@@ -1,4 +1,4 @@
-"""Limits: their ranges, how they depend on each other, and that what cannot work is refused."""
+"""Tests of the limits: their ranges, their dependencies, and the rejection of invalid ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from jumpstarter._limits import DEFAULT_LIMITS, MAX_WIRE_FRAME, MIN_WIRE_FRAME, Limits
 from jumpstarter.errors import ConfigurationError
 
-# Each limit's least and greatest value; None where there is no greatest.
+# Each limit's smallest and largest value; None if there is no largest.
 RANGES: list[tuple[str, float, float | None]] = [
     ("max_frame", 1024, 2**20),
     ("max_message", 64 * 1024, 2**31 - 1),
@@ -123,4 +123,4 @@ def test_the_repr_shows_only_changed_limits() -> None:
     assert repr(Limits()) == "Limits()"
     limits = Limits(max_frames_per_turn=3, ping_rate=0.5, max_calls=1024)
     assert repr(limits) == "Limits(max_frames_per_turn=3, ping_rate=0.5)"
-    assert eval(repr(limits)) == limits  # noqa: S307 - it says how to make one
+    assert eval(repr(limits)) == limits  # noqa: S307 - our own repr

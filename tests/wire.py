@@ -1,6 +1,6 @@
-"""Frames as bytes, and connections without a socket, for the tests of the protocol's rules.
+"""Helpers for protocol tests: frames as bytes, and connections without a socket.
 
-The payloads here are the shortest that make sense: what values say is tested elsewhere.
+The payloads here are the shortest valid ones, because other tests cover the values.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jumpstarter._protocol.frames import ErrorBody, FrameType, Hello, Kind
 from jumpstarter._protocol.server import ServerProtocol
 from jumpstarter.errors import Code
 
-# The smallest frames there are, so that a message of 3,000 bytes has three of them.
+# The smallest possible frames, so that a message of 3,000 bytes has three of them.
 LIMITS = Limits(
     max_frame=1024,
     max_message=4096,
@@ -37,7 +37,7 @@ LIMITS = Limits(
 
 
 class Frame(NamedTuple):
-    """One frame off the wire."""
+    """One frame as read from the wire."""
 
     type: FrameType
     flags: int
@@ -46,12 +46,12 @@ class Frame(NamedTuple):
 
 
 def frame(type_: FrameType, slot: int = 0, payload: bytes = b"", flags: int = 0) -> bytes:
-    """Make one frame as a peer would send it, right or wrong."""
+    """Build one frame as a peer could send it, valid or not."""
     return pack_frame(type_, flags, slot, payload)
 
 
 def frames(data: bytes) -> list[Frame]:
-    """Cut what one side has sent; it must be whole frames."""
+    """Cut the bytes that one side has sent into frames, which must be complete."""
     decoder = FrameDecoder(2**24 - 1)
     found = [
         Frame(FrameType(type_), flags, slot, payload)
@@ -68,7 +68,7 @@ def take(rules: BaseProtocol) -> bytes:
 
 
 def take_all(rules: BaseProtocol) -> bytes:
-    """Take batches until nothing waits."""
+    """Take batches until the send queue is empty."""
     data = b""
     while rules.send_queue:
         data += take(rules)
@@ -76,46 +76,46 @@ def take_all(rules: BaseProtocol) -> bytes:
 
 
 def sent(rules: BaseProtocol) -> list[Frame]:
-    """Take all that waits, as frames."""
+    """Take all queued frames."""
     return frames(take_all(rules))
 
 
 def call(kind: Kind = Kind.UNARY, size: int = 0, method: str = "m") -> bytearray:
-    """Encode a CALL whose arguments have about `size` bytes, behind room for a header."""
+    """Encode a CALL whose arguments have about `size` bytes, after space for a header."""
     return encode_call(call_prefix(1, kind, method), (bytes(size),))
 
 
 def value(content: Any = None) -> bytearray:
-    """Encode a value behind room for a header; `bytes` of a length make it as large."""
+    """Encode a value after space for a header. For a large message, pass large `bytes`."""
     return encode_value(content)
 
 
 def error(code: int = Code.UNKNOWN, text: str = "no") -> bytearray:
-    """Encode an ERROR behind room for a header."""
+    """Encode an ERROR after space for a header."""
     return encode_error(code, ErrorBody("", text))
 
 
 def payload(buffer: bytearray) -> bytes:
-    """Give what follows the room for a header."""
+    """Return the payload that follows the space for a header."""
     return bytes(buffer[HEADER_SIZE:])
 
 
-def told(event: ev.Event) -> tuple[int, str]:
-    """Give code and text of an ERROR that came."""
+def code_and_text(event: ev.Event) -> tuple[int, str]:
+    """Return code and text of a received ERROR."""
     assert isinstance(event, ev.ErrorReceived)
     code, body = decode_error(event.body, LIMITS)
     return code, body.message
 
 
 def failure(events: list[ev.Event]) -> Code:
-    """Give the code with which a connection failed; nothing else may have happened."""
+    """Return the code of a connection's failure, which must be the only event."""
     (event,) = events
     assert isinstance(event, ev.ConnectionFailed)
     return event.error.code
 
 
 def ready_client(limits: Limits = LIMITS, offered: Limits | None = None) -> ClientProtocol:
-    """Make a client that has exchanged HELLOs with a server of these limits."""
+    """Return a client that has exchanged HELLOs with a server of these limits."""
     rules = ClientProtocol(limits, Hello.of(limits))
     take_all(rules)
     hello = Hello.of(offered or limits)
@@ -124,7 +124,7 @@ def ready_client(limits: Limits = LIMITS, offered: Limits | None = None) -> Clie
 
 
 def ready_server(limits: Limits = LIMITS, offered: Limits | None = None) -> ServerProtocol:
-    """Make a server that has exchanged HELLOs with a client of these limits."""
+    """Return a server that has exchanged HELLOs with a client of these limits."""
     rules = ServerProtocol(limits)
     hello = Hello.of(offered or limits)
     rules.receive(frame(FrameType.HELLO, 0, encode_hello(hello)))
@@ -134,15 +134,15 @@ def ready_server(limits: Limits = LIMITS, offered: Limits | None = None) -> Serv
 
 
 def connected(limits: Limits = LIMITS) -> tuple[ClientProtocol, ServerProtocol]:
-    """Make both ends of a connection that is ready."""
+    """Return both ends of a connection that is ready."""
     return ready_client(limits), ready_server(limits)
 
 
 def carry(source: BaseProtocol, target: BaseProtocol) -> list[ev.Event]:
-    """Bring all that one side has sent to the other."""
+    """Deliver all queued frames of one side to the other."""
     return target.receive(take_all(source))
 
 
 def carry_one(source: BaseProtocol, target: BaseProtocol) -> list[ev.Event]:
-    """Bring one batch to the other side."""
+    """Deliver one batch to the other side."""
     return target.receive(take(source))

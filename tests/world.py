@@ -23,7 +23,7 @@ from jumpstarter._protocol.flow_control import ITEM_COST
 from jumpstarter._protocol.frames import Flag, FrameType, Kind
 from jumpstarter._protocol.server import ServerProtocol
 from jumpstarter.errors import Code
-from wire import Frame, payload, told, value
+from wire import Frame, code_and_text, payload, value
 
 __all__ = ["DOWN", "UP", "Call", "Flow", "World"]
 
@@ -327,7 +327,7 @@ class World:
             case ev.ErrorReceived() if call.answer == (T.ERROR, event.body):
                 call.outcome = "error"
             case ev.ErrorReceived():
-                call.outcome = self._own_answer(call, told(event)[0])
+                call.outcome = self._own_answer(call, code_and_text(event)[0])
             case ev.MessageDropped(terminal=True):
                 call.outcome = "dropped"
             case _:

@@ -1,4 +1,4 @@
-"""What frames may say: each encoder and decoder of payloads, on good input, bad input and noise."""
+"""Tests of the payload encoders and decoders, with valid, invalid and random input."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ values = st.recursive(
 
 
 def through(value: Any, limits: Limits = LIMITS) -> Any:
-    """Send a value over the wire."""
+    """Encode a value and decode it again."""
     return decode_value(encode_value(value)[HEADER_SIZE:], limits)
 
 
 def nested(levels: int) -> list[Any]:
-    """Make a list in a list, and so on."""
+    """Return a list nested to a depth."""
     value: list[Any] = []
     for _ in range(levels - 1):
         value = [value]
@@ -157,13 +157,13 @@ UNENCODABLE: Final[list[tuple[str, Any, str]]] = [
 
 
 @pytest.mark.parametrize(
-    ("value", "says"), [case[1:] for case in UNENCODABLE], ids=[case[0] for case in UNENCODABLE]
+    ("value", "reason"), [case[1:] for case in UNENCODABLE], ids=[case[0] for case in UNENCODABLE]
 )
-def test_encoding_an_unsupported_value_raises_the_reason(value: Any, says: str) -> None:
+def test_encoding_an_unsupported_value_raises_the_reason(value: Any, reason: str) -> None:
     for hidden in (value, [1, {"a": value}]):
         with pytest.raises(ArgumentError) as caught:
             encode_value(hidden)
-        assert says in str(caught.value)
+        assert reason in str(caught.value)
 
 
 def test_a_failed_encoding_leaves_the_callers_prefix_unchanged() -> None:
@@ -173,7 +173,7 @@ def test_a_failed_encoding_leaves_the_callers_prefix_unchanged() -> None:
     assert encode_value(None, prefix) == prefix + NIL
 
 
-# A receiver's limits bind whatever the message's size: what passes when short passes when long.
+# A receiver's limits do not depend on the message's size.
 
 
 @pytest.mark.parametrize("padding", ["", "x" * 200])
@@ -205,7 +205,7 @@ def test_the_last_of_two_values_for_one_key_wins(body: bytes, arrives: Any) -> N
 
 
 @pytest.mark.parametrize(
-    ("limits", "fits", "too_much", "says"),
+    ("limits", "fits", "too_much", "reason"),
     [
         (Limits(), nested(64), nested(65), "deeper than 64 levels"),
         (Limits(max_depth=2), nested(2), nested(3), "deeper than 2 levels"),
@@ -216,10 +216,10 @@ def test_the_last_of_two_values_for_one_key_wins(body: bytes, arrives: Any) -> N
     ids=["default depth", "depth", "items", "keys", "containers"],
 )
 def test_decoding_rejects_a_message_beyond_a_limit(
-    limits: Limits, fits: Any, too_much: Any, says: str
+    limits: Limits, fits: Any, too_much: Any, reason: str
 ) -> None:
     assert through(fits, limits) == fits
-    with pytest.raises(ArgumentError, match=says):
+    with pytest.raises(ArgumentError, match=reason):
         through(too_much, limits)
 
 
@@ -301,7 +301,7 @@ def test_a_name_has_up_to_255_bytes(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "reason"),
     [
         ("", "1 to 255 bytes, not 0"),
         ("m" * 256, "1 to 255 bytes, not 256"),
@@ -310,8 +310,8 @@ def test_a_name_has_up_to_255_bytes(name: str) -> None:
         (None, "a str, not NoneType"),
     ],
 )
-def test_a_method_name_of_invalid_length_is_rejected(name: Any, says: str) -> None:
-    with pytest.raises(ArgumentError, match=says):
+def test_a_method_name_of_invalid_length_is_rejected(name: Any, reason: str) -> None:
+    with pytest.raises(ArgumentError, match=reason):
         call_prefix(1, Kind.UNARY, name)
 
 
@@ -414,7 +414,7 @@ def test_cut_truncates_with_a_mark_and_makes_text_encodable(
 
 
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("body", "reason"),
     [
         (b"", "cannot be read"),
         (b"\xc0", "cannot be read"),
@@ -426,11 +426,11 @@ def test_cut_truncates_with_a_mark_and_makes_text_encodable(
         (b"\xdd\xff\xff\xff\xff", "more than 65536 values"),
     ],
 )
-def test_a_malformed_error_body_becomes_text(body: bytes, says: str) -> None:
+def test_a_malformed_error_body_becomes_text(body: bytes, reason: str) -> None:
     code, arrived = decode_error(b"\x03\x00" + body, LIMITS)
     assert code == Code.INVALID_ARGUMENT
     assert arrived.type == ""
-    assert says in arrived.message
+    assert reason in arrived.message
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x03"])
@@ -497,7 +497,7 @@ def test_a_hello_may_omit_known_keys_and_have_unknown_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("payload", "says"),
+    ("payload", "reason"),
     [
         (b"", "begins with b'', not b'JMPS'"),
         (FIXED[:27], "28 bytes"),
@@ -510,13 +510,13 @@ def test_a_hello_may_omit_known_keys_and_have_unknown_ones() -> None:
         (FIXED + b"\x81\xa1a\xdc\x01\x00", "more than 256 values"),
     ],
 )
-def test_a_malformed_hello_is_rejected(payload: bytes, says: str) -> None:
+def test_a_malformed_hello_is_rejected(payload: bytes, reason: str) -> None:
     with pytest.raises(ArgumentError, match="malformed HELLO") as caught:
         decode_hello(payload)
-    assert says in str(caught.value)
+    assert reason in str(caught.value)
 
 
-# -------------------------------------------------------------------------------- the small ones
+# ------------------------------------------------------------------------- CREDIT, CANCEL, GOAWAY
 
 
 @given(U32)
@@ -614,7 +614,7 @@ def test_a_malformed_report_is_rejected(report: Any) -> None:
         decode_nodes(bytes(encode_value(report)[HEADER_SIZE:]), LIMITS)
 
 
-# ----------------------------------------------------------------------------------------- noise
+# ----------------------------------------------------------------------------------- random bytes
 
 DECODERS: Final[list[Callable[[bytes], object]]] = [
     decode_call,

@@ -1,4 +1,4 @@
-"""A decoder refuses bytes by an exception of any class: ours is the same."""
+"""A decoder may raise any exception: the caller always gets the error of this project."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jumpstarter.errors import ArgumentError
 
 NONE = (64, 100, 100)
 
-# Functions written in C, as msgspec's are: what they raise has no frame of its own.
+# Functions written in C, like those of msgspec: their exceptions have no frame of their own.
 REFUSING: dict[str, Any] = {
     "DecodeError": msgspec.msgpack.Decoder().decode,
     "ValidationError": msgspec.msgpack.Decoder(int).decode,
@@ -32,7 +32,7 @@ class Interrupted(Exception):
 
 @pytest.mark.parametrize("decode", REFUSING.values(), ids=REFUSING)
 def test_any_exception_of_a_decoder_becomes_our_error(decode: Callable[[bytes], Any]) -> None:
-    with pytest.raises(Exception) as expected:  # noqa: PT011 - of whichever class
+    with pytest.raises(Exception) as expected:  # noqa: PT011 - any class
         decode(b"\xa1\xff")
     with pytest.raises(ArgumentError) as caught:
         decode_checked(SimpleNamespace(decode=decode), b"\xa1\xff", NONE, "that")  # type: ignore[arg-type]

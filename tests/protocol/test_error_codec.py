@@ -1,4 +1,4 @@
-"""Exceptions to the wire and back: what a driver raises, however odd, and what a peer may claim."""
+"""Tests of the error codec: any exception of a driver, and any ERROR of a peer."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ CONTEXT: Final = "method 'flash' of driver 'storage'"
 
 
 def across(exc: BaseException, **options: Any) -> DriverError:
-    """Send an exception over the wire, and give what the client raises."""
+    """Encode an exception, and return the exception that the client would raise."""
     payload = bytes(encode_error(*exception_to_wire(exc, **options))[HEADER_SIZE:])
     return exception_from_wire(*decode_error(payload, LIMITS), CONTEXT)
 
 
 def raised(exc: BaseException) -> BaseException:
-    """Give the exception as it is once it was raised, with a traceback."""
+    """Raise and catch an exception, and return it with its traceback."""
     try:
         raise exc
     except BaseException as caught:  # noqa: BLE001 - SystemExit too
@@ -267,7 +267,7 @@ def test_a_wide_group_states_the_number_of_omitted_members() -> None:
     assert notes_of(error) == ["36 more members of the group were omitted"]
 
 
-# ------------------------------------------------- exceptions whose own code fails, or misleads
+# ------------------------------------------------------- exceptions whose own code fails or lies
 
 
 class NoText(Exception):
@@ -326,7 +326,7 @@ def test_a_driver_error_with_an_undefined_code_becomes_unknown(code: Any) -> Non
     assert across(exc).code is Code.UNKNOWN
 
 
-# --------------------------------------- what a driver passes on of calls that it has made itself
+# ----------------------------------------------------- errors of calls that a driver has made
 
 
 def test_a_driver_error_keeps_its_code_and_details() -> None:
@@ -355,7 +355,7 @@ def test_a_code_about_an_inner_call_is_not_applied_to_the_outer_one(
     assert error.code not in {Code.REFUSED, Code.CANCELLED, Code.DEADLINE_EXCEEDED}
 
 
-# ------------------------------------------------------------------------- what a peer may claim
+# ----------------------------------------------------------------------- arbitrary errors of peers
 
 
 @pytest.mark.parametrize("name", ["SystemExit", "KeyboardInterrupt", "trio.Cancelled", "os.system"])

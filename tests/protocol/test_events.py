@@ -1,4 +1,4 @@
-"""Events: frozen, complete, and never in the way of the garbage collector."""
+"""Events are frozen and complete, and do not keep the garbage collector from freeing cycles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jumpstarter._protocol.frames import CallHead, Goaway, Hello, Kind
 from wire import ready_server
 
 EVENTS: list[type[msgspec.Struct]] = list(typing.get_args(ev.Event))
-# What refers to nothing that could refer back to an event.
+# Types of values that cannot refer back to an event.
 ATOMS = {int, bool, bytes, str, Hello, CallHead, Goaway}
 
 

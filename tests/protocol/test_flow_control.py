@@ -1,4 +1,4 @@
-"""Credit: the three rules, that nobody stalls or overruns, and that a budget's books balance."""
+"""Tests of credit: its three rules, no stall, no overrun, and a balanced budget."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_received_bytes_use_credit_and_may_overshoot() -> None:
     one.receive(70)
     assert one.available == 30
     one.receive(50)
-    assert one.available == -20  # for the caller to judge: an ITEM may, DATA may not
+    assert one.available == -20  # the caller decides: an ITEM may overshoot, DATA may not
 
 
 # ------------------------------------------------ rule 2: a window grows while its reader keeps up
@@ -78,7 +78,7 @@ def test_a_window_doubles_when_nothing_is_left_to_read() -> None:
         deltas.append(quick.consume(amount))
         sizes.append(quick.size)
     assert sizes == [200, 400, 800, 1000, 1000]
-    assert deltas == [200, 400, 800, 1000, 1000]  # what was read, and the growth
+    assert deltas == [200, 400, 800, 1000, 1000]  # the bytes that were read, and the growth
     assert quick.available == 1000
 
 
@@ -165,7 +165,7 @@ def test_a_grant_first_compensates_an_overshoot() -> None:
 
 @dataclass
 class Stream:
-    """A sender and a receiver, and what is on its way between them."""
+    """A sender, a receiver, and the bytes and credit in transit between them."""
 
     sender: SendWindow
     receiver: ReceiveWindow
@@ -189,7 +189,7 @@ class Stream:
             self.credit.append(delta)
 
     def settle(self) -> None:
-        """Let all arrive, be read, and be credited."""
+        """Deliver and read all bytes, and deliver all credit."""
         while self.sent:
             self.arrive()
         if self.unread:
@@ -199,7 +199,7 @@ class Stream:
 
 
 class FlowControl(RuleBasedStateMachine):
-    """Bytes and items go, arrive and are read in any order, in any portions."""
+    """Send, deliver and read bytes and items in any order, in portions of any size."""
 
     @initialize(size=st.integers(1, 300), factor=st.integers(1, 20), total=st.integers(0, 4000))
     def begin(self, size: int, factor: int, total: int) -> None:
@@ -221,7 +221,7 @@ class FlowControl(RuleBasedStateMachine):
     @precondition(lambda self: self.stream.sent)
     @rule()
     def arrive(self) -> None:
-        # What the receiver checks: credit is left as a message begins.
+        # The receiver's check: credit is left when a message begins.
         assert self.stream.receiver.available > 0
         self.stream.arrive()
 
@@ -274,7 +274,7 @@ def test_grants_are_counted_against_the_frames_that_were_sent() -> None:
 
 
 def test_returned_credit_never_exceeds_the_wires_maximum() -> None:
-    """The largest windows there are: a peer's credit is bounded by the window's size."""
+    """The largest possible windows: the window's size bounds a peer's credit."""
     receiver = ReceiveWindow(MAX_CREDIT // 2, MAX_CREDIT, Budget(2**40))
     sender = SendWindow(MAX_CREDIT // 2)
     for _ in range(5):

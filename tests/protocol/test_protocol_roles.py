@@ -1,6 +1,6 @@
-"""What only a client or only a server does: its verbs, and when its slots are free again.
+"""Tests of the client's and the server's verbs, and of when their slots become free.
 
-What a frame does when it comes in is in `test_protocol`; here is what goes out.
+`test_protocol` covers received frames; this module covers sent ones.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from wire import (
     call,
     carry,
     carry_one,
+    code_and_text,
     connected,
     error,
     frame,
     payload,
-    told,
     value,
 )
 
@@ -44,12 +44,12 @@ ONE_FRAME_AT_A_TIME: Final = pytest.mark.usefixtures("one_frame_at_a_time")
 
 @pytest.fixture
 def one_frame_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `take` give all that is urgent and one frame of a large message, not 64 KiB of them."""
+    """Limit a batch to the urgent frames and one frame of a large message, not 64 KiB."""
     monkeypatch.setattr("jumpstarter._protocol.send_queue.BATCH_SIZE", 1)
 
 
 def called(kind: Kind = Kind.UNARY, size: int = 0) -> tuple[ClientProtocol, ServerProtocol]:
-    """Make both ends of a connection with one open call, on slot 1."""
+    """Return both ends of a connection with one open call, on slot 1."""
     client, server = connected()
     client.call(kind, call(kind, size))
     (event,) = carry(client, server)
@@ -73,7 +73,7 @@ def test_a_call_may_fail() -> None:
     client, server = called()
     server.error(1, error(Code.OS_ERROR, "no such device"))
     (event,) = carry(server, client)
-    assert told(event) == (Code.OS_ERROR, "no such device")
+    assert code_and_text(event) == (Code.OS_ERROR, "no such device")
     assert (client.busy_slots, server.busy_slots) == (0, 0)
 
 
@@ -134,10 +134,10 @@ def test_a_call_that_is_too_large_takes_no_slot() -> None:
     assert client.call(Kind.UNARY, call()) == 1
 
 
-@pytest.mark.parametrize("who", ["client", "server"])
-def test_no_call_is_made_after_a_goaway_of_either_side(who: str) -> None:
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_no_call_is_made_after_a_goaway_of_either_side(side: str) -> None:
     client, _ = connected()
-    if who == "client":
+    if side == "client":
         client.goaway(Code.OK, 0, "bye")
     else:
         client.receive(GOAWAY)
@@ -156,7 +156,7 @@ def test_a_cancelled_call_is_busy_until_its_terminal_frame() -> None:
     assert (client.busy_slots, server.busy_slots) == (1, 1)
     server.error(1, error(Code.CANCELLED))
     (event,) = carry(server, client)
-    assert told(event)[0] == Code.CANCELLED
+    assert code_and_text(event)[0] == Code.CANCELLED
     assert (client.busy_slots, server.busy_slots) == (0, 0)
 
 
@@ -204,7 +204,7 @@ def test_cancelling_an_unsent_call_withdraws_it() -> None:
 
 
 def test_cancelling_a_small_queued_call_does_not_withdraw_it() -> None:
-    """It is among the urgent frames already; the server has it and its CANCEL together."""
+    """It is already among the urgent frames; the server receives it together with its CANCEL."""
     client, server = connected()
     client.call(Kind.UNARY, call())
     assert client.cancel(1)
@@ -221,7 +221,7 @@ def test_cancelling_a_partly_sent_call_prevents_its_start() -> None:
     assert carry(client, server) == []
     assert (client.busy_slots, server.busy_slots, server._pending_bytes) == (1, 1, 0)
     (event,) = carry(server, client)
-    assert told(event) == (Code.CANCELLED, "cancelled before it was started")
+    assert code_and_text(event) == (Code.CANCELLED, "cancelled before it was started")
     assert (client.busy_slots, server.busy_slots) == (0, 0)
     client.call(Kind.UNARY, call(size=LARGE))
     assert [type(event) for event in carry(client, server)] == [ev.CallReceived]
@@ -314,7 +314,7 @@ def test_calls_that_cross_a_goaway_are_rejected_and_earlier_ones_continue() -> N
     _, event = carry(server, client)
     assert isinstance(event, ev.ErrorReceived)
     assert event.slot == 2
-    assert told(event)[0] == Code.REFUSED
+    assert code_and_text(event)[0] == Code.REFUSED
     assert carry(client, server) == [ev.GoawayAcked()]
     server.result(1, value())
     assert carry(server, client) == [ev.ResultReceived(1, payload(value()))]
@@ -329,7 +329,7 @@ def test_a_call_in_parts_that_crosses_a_goaway_is_rejected_when_complete() -> No
     carry(server, client)
     assert carry(client, server) == [ev.GoawayAcked()]
     (event,) = carry(server, client)
-    assert told(event)[0] == Code.REFUSED
+    assert code_and_text(event)[0] == Code.REFUSED
 
 
 def test_a_malformed_call_fails_only_itself() -> None:
@@ -339,7 +339,9 @@ def test_a_malformed_call_fails_only_itself() -> None:
     answers = wire.sent(server)
     assert [answer.slot for answer in answers] == [1, 2, 3]
     for answer in answers:
-        assert told(ev.ErrorReceived(answer.slot, answer.payload))[0] == Code.INVALID_ARGUMENT
+        assert (
+            code_and_text(ev.ErrorReceived(answer.slot, answer.payload))[0] == Code.INVALID_ARGUMENT
+        )
     assert (server.failure, server.busy_slots) == (None, 0)
 
 
@@ -355,14 +357,14 @@ def test_a_result_that_is_too_large_leaves_the_call_open() -> None:
         server.result(1, value(bytes(LIMITS.max_message)))
     server.error(1, error(Code.INTERNAL, "too large"))
     (event,) = carry(server, client)
-    assert told(event) == (Code.INTERNAL, "too large")
+    assert code_and_text(event) == (Code.INTERNAL, "too large")
 
 
 def test_an_error_that_is_too_large_is_sent_shortened() -> None:
     client, server = called()
     server.error(1, encode_error(Code.OS_ERROR, ErrorBody("E", "x" * LIMITS.max_message)))
     (event,) = carry(server, client)
-    code, text = told(event)
+    code, text = code_and_text(event)
     assert code == Code.OS_ERROR
     assert "4096" in text
 
@@ -377,7 +379,7 @@ def test_cancel_interrupts_a_large_result(frames_left: int) -> None:
     client.cancel(1)
     carry(client, server)
     (event,) = carry(server, client)
-    assert told(event) == (Code.CANCELLED, "cancelled as its result was sent")
+    assert code_and_text(event) == (Code.CANCELLED, "cancelled as its result was sent")
     assert (client.busy_slots, server.busy_slots, client._pending_bytes) == (0, 0, 0)
 
 
@@ -408,7 +410,7 @@ def test_items_are_sent_while_there_is_credit_for_any_part_of_them() -> None:
     client.consume(1, first.cost)
     client.consume(1, second.cost)
     assert carry(client, server) == [ev.CreditReceived(1)]
-    # All that was spent, and the windows' growth: once at half a window, once for the rest.
+    # All used credit, and the window's growth: once at half a window, once for the rest.
     assert server.sendable(1) == client._slots[1].receiving.available > 1000  # type: ignore[union-attr]
 
 
@@ -442,7 +444,7 @@ def test_an_error_interrupts_an_abandoned_item() -> None:
     server.abandon(1)
     server.error(1, error(Code.CANCELLED))
     (event,) = carry(server, client)
-    assert told(event)[0] == Code.CANCELLED
+    assert code_and_text(event)[0] == Code.CANCELLED
     assert client._pending_bytes == 0
 
 
@@ -521,7 +523,7 @@ def test_a_generator_has_nothing_to_withdraw() -> None:
     assert [found.type for found in wire.sent(server)] == [T.ITEM]
 
 
-# ---------------------------------------------------------------------------- verbs used wrongly
+# -------------------------------------------------------------------------------- misused verbs
 
 VERBS: Final[dict[str, Callable[..., object]]] = {
     "sendable": lambda rules: rules.sendable(1),
@@ -566,7 +568,7 @@ def opening() -> ServerProtocol:
     return server
 
 
-# In which state which verbs may be used; all others there are a LocalProtocolError.
+# The verbs that each state allows; any other verb raises LocalProtocolError.
 MAY: Final[dict[str, tuple[Callable[[], BaseProtocol], str]]] = {
     "client: never used": (wire.ready_client, ""),
     "client: unary": (lambda: client_after(Kind.UNARY), "sendable cancel close"),

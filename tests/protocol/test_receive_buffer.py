@@ -1,4 +1,4 @@
-"""What has come and waits is given back whole and in order, and small pieces cost no objects."""
+"""A receive buffer returns its bytes completely and in order, and merges small pieces."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from jumpstarter._protocol.receive_buffer import ReceiveBuffer
 
-ALL = 2**30  # bytes: more than there are
+ALL = 2**30  # bytes: more than any buffer here has
 
 
 @given(st.lists(st.one_of(st.binary(min_size=1, max_size=9000), st.integers(1, 20_000))))

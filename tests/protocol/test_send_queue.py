@@ -1,4 +1,4 @@
-"""What leaves when: order within a slot, turns between slots, and nothing that grows unbounded."""
+"""Tests of the send queue: order within a slot, turns between slots, and bounded memory."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def send_queue(max_frame: int = MAX_FRAME) -> SendQueue:
 
 
 def buffer(payload: bytes) -> bytearray:
-    """Give a payload behind room for a header."""
+    """Return a buffer with space for a header, followed by a payload."""
     return bytearray(HEADER_SIZE) + payload
 
 
 def taken(batch: WriteBatch) -> list[Frame]:
-    """Give the frames of a batch; all of them are whole."""
+    """Return the frames of a batch, each of which must be complete."""
     return frames(b"".join(batch.buffers))
 
 
 def take_all(queue: SendQueue) -> list[Frame]:
-    """Take batches until nothing waits."""
+    """Take batches until the queue is empty."""
     found: list[Frame] = []
     while queue:
         found += taken(queue.next_batch())
@@ -47,7 +47,7 @@ def take_all(queue: SendQueue) -> list[Frame]:
 
 
 def shape(found: list[Frame]) -> list[tuple[FrameType, int, int]]:
-    """Give type, slot and flags of each frame."""
+    """Return type, slot and flags of each frame."""
     return [(frame.type, frame.slot, frame.flags) for frame in found]
 
 
@@ -91,7 +91,7 @@ def test_frames_before_the_peers_hello_have_the_smallest_size() -> None:
     assert [len(frame.payload) for frame in take_all(queue)] == [MIN_WIRE_FRAME, 1]
 
 
-# ----------------------------------------------------------------------------------------- lanes
+# --------------------------------------------------------------------------------- stream queues
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_the_send_queue_knows_the_message_that_a_slot_is_sending() -> None:
     assert not queue.is_sending(1, T.RESULT)
 
 
-# ------------------------------------------------------------------------- what does not queue up
+# ------------------------------------------------------------------ merged and replaced frames
 
 
 def test_credit_is_one_sum_for_each_slot() -> None:
@@ -273,7 +273,7 @@ def test_a_dropped_slot_sends_nothing_more() -> None:
 
 def test_discard_returns_whether_any_frame_was_sent() -> None:
     queue = send_queue()
-    assert not queue.discard(1), "there is no lane"
+    assert not queue.discard(1), "the slot has no stream queue"
     queue.add_message(T.CALL, 1, buffer(bytes(BATCH_SIZE * 2)))
     queue.next_batch()
     assert not queue.discard(1), "a part has left"
@@ -316,7 +316,7 @@ def test_withdrawing_the_last_data_keeps_the_turns_of_other_stream_queues() -> N
     assert [frame.slot for frame in take_all(queue)] == [2, 2, 2]
 
 
-# ------------------------------------------------------------------------------ how much waits
+# ------------------------------------------------------------------------------- unstarted bytes
 
 
 def test_a_message_is_unstarted_until_its_first_frame_is_sent() -> None:
@@ -373,7 +373,7 @@ def test_withdrawing_keeps_the_count_of_remaining_bytes() -> None:
 
 # ------------------------------------------------------------------------------- any interleaving
 
-# Odd slots are generators, even ones raw streams. A payload begins with its number, to be known by.
+# Odd slots are generators, even ones raw streams. A payload begins with its number.
 ACTIONS: Final = st.one_of(
     st.tuples(st.just("item"), st.sampled_from([1, 3]), st.integers(0, 30_000)),
     st.tuples(st.just("data"), st.sampled_from([2, 4]), st.integers(1, 30_000)),
@@ -383,7 +383,7 @@ ACTIONS: Final = st.one_of(
 
 
 class Run:
-    """An send_queue, and what went in and came out of it."""
+    """A send queue, with the messages put into it and the frames taken from it."""
 
     def __init__(self, max_frame: int) -> None:
         self.queue = send_queue(max_frame)
@@ -416,7 +416,7 @@ class Run:
         self.found += taken(batch)
 
     def check_the_books(self) -> None:
-        """What waits is what went in and has not come out, beside a header for each."""
+        """The queued bytes are those put in and not taken out, and a header for each."""
         queued = sum(len(payload) for each in self.queued.values() for payload in each)
         out = sum(len(frame.payload) for frame in self.found if frame.type in (T.ITEM, T.DATA))
         assert queued - out <= self.queue.queued_bytes <= queued - out + HEADER_SIZE * self.count

@@ -1,4 +1,4 @@
-"""Conversions: what types become on the wire, and what is made of it when a type is asked for."""
+"""Tests of conversions: from Python types to the wire, and from the wire to a requested type."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ LIMITS: Final = Limits()
 
 
 def carried(value: Any) -> Any:
-    """Give what the wire makes of a value."""
+    """Encode a value and decode it without a type."""
     return decode_value(encode_value(value)[HEADER_SIZE:], LIMITS)
 
 
 def through(value: Any, type_: Any) -> Any:
-    """Send a value, and ask for a type."""
+    """Encode a value and convert it to a type."""
     check_type(type_)
     return convert(carried(value), type_, "it")
 
@@ -135,7 +135,7 @@ def test_nan_survives_a_round_trip() -> None:
     assert through(decimal.Decimal("NaN"), decimal.Decimal).is_nan()
 
 
-# What docs/values.md says is lost, is lost as it says.
+# The losses that docs/values.md describes.
 
 
 def test_an_aware_datetime_is_the_same_moment_in_utc() -> None:
@@ -177,11 +177,11 @@ def test_an_attrs_class_runs_its_validators() -> None:
         convert({"number": 0}, Positive, "it")
 
 
-# ------------------------------------------------------------------------- what cannot be sent
+# --------------------------------------------------------------------------- unsendable values
 
 
 class Secret:
-    """Of no type that crosses the wire."""
+    """A class whose instances cannot be sent."""
 
 
 class Rude(pydantic.BaseModel):
@@ -193,7 +193,7 @@ class Rude(pydantic.BaseModel):
 
 
 @pytest.mark.parametrize(
-    ("value", "says"),
+    ("value", "reason"),
     [
         (1j, "an object of type complex cannot be encoded"),
         ([1, {"a": 1j}], "an object of type complex cannot be encoded - at `value[1]['a']`"),
@@ -222,10 +222,10 @@ class Rude(pydantic.BaseModel):
     ],
     ids=repr,
 )
-def test_the_error_for_an_unsendable_value_names_its_place(value: Any, says: str) -> None:
+def test_the_error_for_an_unsendable_value_names_its_place(value: Any, reason: str) -> None:
     with pytest.raises(ArgumentError) as caught:
         encode_value(value)
-    assert says in str(caught.value)
+    assert reason in str(caught.value)
 
 
 def test_an_unsendable_value_deep_in_a_large_value_is_found() -> None:
@@ -261,11 +261,11 @@ def test_the_receiver_rejects_a_key_that_is_neither_text_nor_a_number(key: Any) 
         carried({key: 1})
 
 
-# ------------------------------------------------------------------------- what does not fit
+# ------------------------------------------------------------------------------- mismatches
 
 
 @pytest.mark.parametrize(
-    ("value", "type_", "says"),
+    ("value", "type_", "reason"),
     [
         ({"x": "a"}, Point, "Expected `int`, got `str` - at `it.x`"),
         ({}, Point, "Object missing required field `x`"),
@@ -288,11 +288,11 @@ def test_the_receiver_rejects_a_key_that_is_neither_text_nor_a_number(key: Any) 
     ],
     ids=lambda value: None if isinstance(value, (dict, list)) else str(value)[:40],
 )
-def test_the_error_for_a_mismatch_names_type_and_path(value: Any, type_: Any, says: str) -> None:
+def test_the_error_for_a_mismatch_names_type_and_path(value: Any, type_: Any, reason: str) -> None:
     with pytest.raises(ArgumentError) as caught:
         convert(value, type_, "it")
     assert str(caught.value).startswith(f"does not fit {type_name(type_)}: ")
-    assert says in str(caught.value) or says == "- at"
+    assert reason in str(caught.value) or reason == "- at"
     assert "$" not in str(caught.value)
 
 
@@ -308,11 +308,11 @@ def test_any_exception_of_a_types_own_code_is_a_mismatch() -> None:
         convert({"x": 1}, Picky, "it")
 
 
-# ------------------------------------------------------------------------------ what is asked for
+# ------------------------------------------------------------------------------------ annotations
 
 
 class Plain:
-    """A class like any other."""
+    """An ordinary class."""
 
 
 class Options(TypedDict):
@@ -403,7 +403,7 @@ def test_a_type_alias_may_be_recursive() -> None:
 
 @dataclass
 class Forward:
-    x: Nowhere  # type: ignore[name-defined]  # noqa: F821 - what it is about
+    x: Nowhere  # type: ignore[name-defined]  # noqa: F821 - the test needs an undefined name
 
 
 @dataclass
@@ -412,7 +412,7 @@ class Initialised:
 
 
 @pytest.mark.parametrize(
-    ("type_", "says"),
+    ("type_", "reason"),
     [
         (
             Plain,
@@ -428,8 +428,8 @@ class Initialised:
     ],
     ids=lambda each: None if isinstance(each, str) else type_name(each),
 )
-def test_an_unsupported_type_is_rejected_before_any_call(type_: Any, says: str) -> None:
-    with pytest.raises(ArgumentError, match=says):
+def test_an_unsupported_type_is_rejected_before_any_call(type_: Any, reason: str) -> None:
+    with pytest.raises(ArgumentError, match=reason):
         check_type(type_)
 
 
@@ -455,7 +455,7 @@ def test_the_keys_of_a_map_are_converted_too() -> None:
         assert arrived == value, "a Path is equal to no str"
 
 
-# --- keys that are chosen to collide ---
+# --- keys chosen to collide ---
 
 
 @dataclasses.dataclass
@@ -466,7 +466,7 @@ class Rack:
 
 
 def boards(count: int) -> list[str]:
-    """Give UUIDs whose hashes are all alike: a thousand cost as much as a million others."""
+    """Return UUIDs with equal hashes: a thousand cost as much as a million others."""
     return [str(UUID(int=number * (2**61 - 1))) for number in range(count)]
 
 
@@ -512,7 +512,7 @@ def test_keys_that_cannot_collide_are_not_bounded(type_: Any) -> None:
     assert len(convert(value, type_, "x")) == 200_000
 
 
-# ------------------------------------------------------------------ what to do, in a message
+# -------------------------------------------------------------------- advice in error messages
 
 
 class Speed(enum.Enum):
@@ -537,7 +537,7 @@ HAS_SPEEDS: Final = f"{__name__}.Speed has 'slow', 'fast'"
 
 
 @pytest.mark.parametrize(
-    ("value", "type_", "told"),
+    ("value", "type_", "expected"),
     [
         ("quick", Speed, f"Invalid enum value 'quick'; {HAS_SPEEDS}"),
         ("FAST", Speed, f"'FAST'; {HAS_SPEEDS}, and 'FAST' is the name of 'fast'"),
@@ -550,11 +550,11 @@ HAS_SPEEDS: Final = f"{__name__}.Speed has 'slow', 'fast'"
     ],
 )
 def test_the_error_for_an_unknown_enum_value_lists_the_members(
-    value: Any, type_: Any, told: str
+    value: Any, type_: Any, expected: str
 ) -> None:
     with pytest.raises(ArgumentError) as caught:
         through(value, type_)
-    assert str(caught.value).endswith(told.replace("{HAS}", HAS_SPEEDS))
+    assert str(caught.value).endswith(expected.replace("{HAS}", HAS_SPEEDS))
 
 
 def test_the_error_for_another_field_does_not_mention_the_enum() -> None:
@@ -563,7 +563,7 @@ def test_the_error_for_another_field_does_not_mention_the_enum() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "expected"),
     [
         (
             {1.5: 2},
@@ -579,9 +579,9 @@ def test_the_error_for_another_field_does_not_mention_the_enum() -> None:
         ),
     ],
 )
-def test_an_unsendable_key_is_rejected_before_anything_is_sent(value: Any, told: str) -> None:
+def test_an_unsendable_key_is_rejected_before_anything_is_sent(value: Any, expected: str) -> None:
     prefix = call_prefix(1, Kind.UNARY, "move")
-    begin, _, end = told.partition(" .* ")
+    begin, _, end = expected.partition(" .* ")
     with pytest.raises(ArgumentError) as caught:
         encode_call(prefix, (value,))
     assert str(caught.value).startswith(begin)

@@ -1,4 +1,4 @@
-"""The specification, held against the code: its test vectors, its tables and its examples."""
+"""Check the code against the specification: its test vectors, its tables and its examples."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ def test_every_frame_type_and_every_flag_has_a_vector() -> None:
     assert any(unhex(fragment)[3] & FLAGS["MORE"] for fragment in fragments)
 
 
-# The document's own table of a frame's payload, read as a program, against the document's vectors:
-# this way neither can be wrong without the other.
+# Interpret the document's byte table of a payload, and compare it with the document's vectors:
+# neither can then be wrong without the other.
 
 
 class Table:
-    """Reads a payload by the rows of its byte table."""
+    """Read a payload by the rows of its byte table."""
 
     def __init__(self, payload: bytes) -> None:
         self.payload = payload
@@ -111,7 +111,7 @@ class Table:
         self.fields[row["field"]] = value
 
 
-# What stands in a table for the reader's sake only: a constant, or what other fields tell.
+# Fields that a table lists only for the reader: constants, and values derived from other fields.
 CONSTANTS: Final = {"magic": b"JMPS", "reserved": 0}
 
 
@@ -206,7 +206,7 @@ def test_the_table_of_events_has_every_event() -> None:
     assert sorted(listed) == sorted(EVENTS.values())
 
 
-# By which exchange a slot comes to be what a row of the state tables says it is.
+# The exchange that brings a slot into the state of a row of the state tables.
 SERVER_SLOTS: Final = {
     "never used": "HELLO",
     "part of a CALL has come": "a large call is under way",
@@ -233,7 +233,7 @@ OF_A_SLOT: Final = [row["name"] for row in table("Types") if row["id"] == "slot"
 
 
 def cells(role: str, slots: dict[str, str]) -> list[tuple[str, str, str]]:
-    """Give every cell of a state table, and a breach for each column that it leaves away."""
+    """Return every cell of a state table, and a breach for each column that it omits."""
     rows = table(f"What a frame does to a {role}")
     assert [row["slot"] for row in rows] == list(slots)
     return [
@@ -242,7 +242,7 @@ def cells(role: str, slots: dict[str, str]) -> list[tuple[str, str, str]]:
 
 
 def outcome(rules: BaseProtocol, wire: bytes) -> str:
-    """Say in the state tables' words what a frame has done."""
+    """Return the state tables' word for the effect of a frame."""
     late = rules.late_frames
     match rules.receive(wire):
         case [ev.ConnectionFailed()]:
@@ -261,7 +261,7 @@ def outcome(rules: BaseProtocol, wire: bytes) -> str:
 
 
 def frame_of(name: str) -> bytes:
-    """Give the first vector of this type, in slot 1."""
+    """Return the first vector of this type, in slot 1."""
     wire = next(unhex(vector.bytes) for vector in VECTORS.frames if vector.type == name)
     return wire[:4] + (1).to_bytes(4, "little") + wire[8:]
 
