@@ -70,7 +70,7 @@ class World:
     """Two ends, the frames in transit, and the records.
 
     Attributes:
-        ends: The client and the server. `ends[way]` sends in that direction.
+        ends: The client and the server. `ends[direction]` sends in that direction.
         pipes: Frames in transit, each with the serial number of its call, or -1.
         offset: Bytes of the first frame of each pipe that have already arrived.
         calls: All calls, by serial number.
@@ -78,7 +78,7 @@ class World:
         serving: The calls that the server's application has received and not answered, by slot.
         begun: Slots with a CALL that has reached the server, and whose answer has not left.
         sent: The last call that was sent on each slot.
-        said_goaway: The directions in which a GOAWAY was sent.
+        sent_goaway: The directions in which a GOAWAY was sent.
         acked: True once the server knows that no further CALL will start.
     """
 
@@ -92,7 +92,7 @@ class World:
         self.serving: dict[int, Call] = {}
         self.begun: set[int] = set()
         self.sent: dict[int, Call] = {}
-        self.said_goaway: set[int] = set()
+        self.sent_goaway: set[int] = set()
         self.acked = False
 
     # ------------------------------------------------------------------ what applications do
@@ -115,36 +115,36 @@ class World:
         call.closed = True
         self.ends[UP].cancel(call.slot, Code.CLOSE)
 
-    def send(self, call: Call, way: int, size: int) -> None:
-        self._send(call, way, size, end=False)
+    def send(self, call: Call, direction: int, size: int) -> None:
+        self._send(call, direction, size, end=False)
 
-    def send_last(self, call: Call, way: int, size: int) -> None:
-        self._send(call, way, size, end=True)
+    def send_last(self, call: Call, direction: int, size: int) -> None:
+        self._send(call, direction, size, end=True)
 
-    def _send(self, call: Call, way: int, size: int, *, end: bool) -> None:
-        flow = call.flows[way]
+    def _send(self, call: Call, direction: int, size: int, *, end: bool) -> None:
+        flow = call.flows[direction]
         start = flow.sent % 251
-        self.ends[way].data(call.slot, _PATTERN[start : start + size], end=end)
+        self.ends[direction].data(call.slot, _PATTERN[start : start + size], end=end)
         flow.sent += size
         flow.window -= size
         flow.end_sent = end
 
-    def withdraw(self, call: Call, way: int) -> None:
+    def withdraw(self, call: Call, direction: int) -> None:
         """Withdraw bytes that have not left, and learn their number from the credit that returns.
 
         A wrong number would show later: the receiver checks the content of the next bytes.
         """
-        flow = call.flows[way]
-        before = self.ends[way].sendable(call.slot)
-        self.ends[way].withdraw(call.slot)
-        withdrawn = self.ends[way].sendable(call.slot) - before
+        flow = call.flows[direction]
+        before = self.ends[direction].sendable(call.slot)
+        self.ends[direction].withdraw(call.slot)
+        withdrawn = self.ends[direction].sendable(call.slot) - before
         assert 0 <= withdrawn <= flow.sent - flow.got
         flow.window += withdrawn
         flow.sent -= withdrawn
 
-    def consume(self, call: Call, way: int, amount: int) -> None:
-        call.flows[way].unread -= amount
-        self.ends[1 - way].consume(call.slot, amount)
+    def consume(self, call: Call, direction: int, amount: int) -> None:
+        call.flows[direction].unread -= amount
+        self.ends[1 - direction].consume(call.slot, amount)
 
     def accept(self, call: Call) -> None:
         call.accepted = True
@@ -173,30 +173,30 @@ class World:
         self.ends[DOWN].abandon(call.slot)
         self.error(call)
 
-    def goaway(self, way: int) -> None:
-        self.said_goaway.add(way)
-        self.ends[way].goaway(Code.OK, 0, "")
+    def goaway(self, direction: int) -> None:
+        self.sent_goaway.add(direction)
+        self.ends[direction].goaway(Code.OK, 0, "")
 
     # --------------------------------------------------------------------------- on the wire
 
-    def take(self, way: int) -> None:
+    def take(self, direction: int) -> None:
         """Move one batch of frames from an end into its pipe."""
-        batch = wire.frames(wire.take(self.ends[way]))
+        batch = wire.frames(wire.take(self.ends[direction]))
         for found in batch:
-            call = self._of(way, found)
+            call = self._of(direction, found)
             if found.type in _TERMINAL and found.flags != Flag.MORE:
                 self.begun.remove(found.slot)
-            self.pipes[way].append((-1 if call is None else call.serial, found))
+            self.pipes[direction].append((-1 if call is None else call.serial, found))
         self._check_batch(batch)
 
-    def _of(self, way: int, found: Frame) -> Call | None:
+    def _of(self, direction: int, found: Frame) -> Call | None:
         """Return the call of a frame that leaves now."""
         if found.slot == 0:
             return None
-        if way == UP and found.type is T.CALL:
+        if direction == UP and found.type is T.CALL:
             self.sent[found.slot] = self.calling[found.slot]
         # A slot of the client is free only after it has received all frames of the call.
-        return (self.sent if way == UP else self.calling)[found.slot]
+        return (self.sent if direction == UP else self.calling)[found.slot]
 
     def _check_batch(self, batch: list[Frame]) -> None:
         answers = Counter(
@@ -208,29 +208,29 @@ class World:
         )
         assert all(count == 1 for count in answers.values()), answers
 
-    def deliver(self, way: int, size: int | None = None) -> None:
+    def deliver(self, direction: int, size: int | None = None) -> None:
         """Deliver up to `size` bytes of the first frame, or the whole frame."""
-        serial, found = self.pipes[way][0]
+        serial, found = self.pipes[direction][0]
         data = wire.frame(found.type, found.slot, found.payload, found.flags)
-        start = self.offset[way]
+        start = self.offset[direction]
         stop = len(data) if size is None else min(len(data), start + size)
-        events = self.ends[1 - way].receive(data[start:stop])
+        events = self.ends[1 - direction].receive(data[start:stop])
         if stop < len(data):
             assert events == []
-            self.offset[way] = stop
+            self.offset[direction] = stop
             return
-        self.offset[way] = 0
-        self.pipes[way].popleft()
+        self.offset[direction] = 0
+        self.pipes[direction].popleft()
         assert len(events) <= 1
         event = events[0] if events else None
         if serial < 0:
-            self._of_connection(way, found, event)
-        elif way == UP:
+            self._of_connection(direction, found, event)
+        elif direction == UP:
             self._at_server(self.calls[serial], found, event)
         else:
             self._at_client(self.calls[serial], found, event)
 
-    def _of_connection(self, way: int, found: Frame, event: ev.Event | None) -> None:
+    def _of_connection(self, direction: int, found: Frame, event: ev.Event | None) -> None:
         match found.type, found.flags:
             case T.PING, Flag.NONE:
                 assert event is None
@@ -240,7 +240,7 @@ class World:
                 assert isinstance(event, ev.GoawayReceived)
             case T.GOAWAY, Flag.ACK:
                 assert event == ev.GoawayAcked()
-                self.acked |= way == UP
+                self.acked |= direction == UP
             case _:
                 raise AssertionError(found)
 
@@ -371,9 +371,9 @@ class World:
         for rules in self.ends:
             self._check_sums(rules)
 
-    def _check_windows(self, rules: BaseProtocol, call: Call, way: int) -> None:
-        sends = call.kind is Kind.STREAM or (call.kind is Kind.GENERATOR and way == DOWN)
-        assert rules.sendable(call.slot) == (max(0, call.flows[way].window) if sends else 0)
+    def _check_windows(self, rules: BaseProtocol, call: Call, direction: int) -> None:
+        sends = call.kind is Kind.STREAM or (call.kind is Kind.GENERATOR and direction == DOWN)
+        assert rules.sendable(call.slot) == (max(0, call.flows[direction].window) if sends else 0)
         slot = rules._slots[call.slot]
         if slot.receiving is not None:
             overshoot = 0 if call.kind is Kind.STREAM else self.limits.max_message + ITEM_COST

@@ -1,12 +1,12 @@
-"""The rules which both sides of a connection keep: every frame in every state, and what may break.
+"""Tests of the rules that both sides of a connection share: every frame in every state.
 
-The tables say for each cell what one frame does. A cell is one of these:
+Each cell of the tables has the effect of one frame. A cell is one of these:
 
-    .  a breach: PROTOCOL_ERROR        F  a breach: FLOW_CONTROL       0  ignored, without a word
-    -  taken, and nothing to report    ~  late: dropped and counted    !  answered with an ERROR
+    .  a breach: PROTOCOL_ERROR        F  a breach: FLOW_CONTROL       0  ignored
+    -  accepted without an event      ~  late: dropped and counted    !  answered with an ERROR
     p  answered with a PONG
 
-or the letter of the event that it makes, see `EVENTS`. In the columns `+` is the flag MORE, `|` is
+or the letter of the event that it causes, see `EVENTS`. In the columns `+` is the flag MORE, `|` is
 END and `?` is ACK.
 """
 
@@ -88,7 +88,7 @@ EVENTS: Final = {
     ev.ErrorReceived: "E",
     ev.ItemReceived: "I",
     ev.AcceptReceived: "A",
-    ev.DataReceived: "D",  # and d with the end
+    ev.DataReceived: "D",  # and "d" with END
     ev.CreditReceived: "C",
     ev.CancelReceived: "c",
     ev.MessageDropped: "m",
@@ -101,7 +101,7 @@ BREACHES: Final = {Code.PROTOCOL_ERROR: ".", Code.FLOW_CONTROL: "F", Code.FRAME_
 
 @pytest.fixture
 def one_frame_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `take` give all that is urgent and one frame of a large message, not 64 KiB of them."""
+    """Limit a batch to the urgent frames and one frame of a large message, not 64 KiB."""
     monkeypatch.setattr("jumpstarter._protocol.send_queue.BATCH_SIZE", 1)
 
 
@@ -109,7 +109,7 @@ def one_frame_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def client_called(kind: Kind, *received: bytes) -> ClientProtocol:
-    """Make a client whose CALL on slot 1 has left, and to which this has come since."""
+    """Return a client that has sent a CALL on slot 1, and then received these frames."""
     rules = wire.ready_client()
     rules.call(kind, call(kind))
     wire.take_all(rules)
@@ -120,7 +120,7 @@ def client_called(kind: Kind, *received: bytes) -> ClientProtocol:
 
 
 def client_calling(kind: Kind, *, begun: bool) -> ClientProtocol:
-    """Make a client whose large CALL has not left, or only its first frame."""
+    """Return a client that has sent nothing, or the first frame, of a large CALL."""
     rules = wire.ready_client()
     rules.call(kind, call(kind, LARGE))
     if begun:
@@ -135,7 +135,7 @@ def client_cancelled(rules: ClientProtocol) -> ClientProtocol:
 
 
 def server_called(kind: Kind, *received: bytes) -> ServerProtocol:
-    """Make a server with a call on slot 1, to which this has come since."""
+    """Return a server with a call on slot 1 that has then received these frames."""
     rules = wire.ready_server()
     for data in (frame(T.CALL, 1, payload(call(kind))), *received):
         rules.receive(data)
@@ -143,7 +143,7 @@ def server_called(kind: Kind, *received: bytes) -> ServerProtocol:
 
 
 def server_calling(*pending: bytes) -> ServerProtocol:
-    """Make a server to which a part of a CALL on slot 1 has come, after these frames."""
+    """Return a server that has received these frames, and then a part of a CALL on slot 1."""
     rules = wire.ready_server()
     for data in (*pending, frame(T.CALL, 1, CALL_PAYLOAD, MORE)):
         rules.receive(data)
@@ -151,7 +151,7 @@ def server_calling(*pending: bytes) -> ServerProtocol:
 
 
 def server_answered(size: int, *, batches: int) -> ServerProtocol:
-    """Make a server whose RESULT on slot 1 waits, but for so many batches of it."""
+    """Return a server with a queued RESULT on slot 1, of which some batches were taken."""
     rules = server_called(Kind.UNARY)
     rules.result(1, value(bytes(size)))
     for _ in range(batches):
@@ -160,7 +160,7 @@ def server_answered(size: int, *, batches: int) -> ServerProtocol:
 
 
 def spent(type_: FrameType) -> bytes:
-    """Use up all the credit of a new slot with one frame."""
+    """Return a frame that uses all the credit of a new slot."""
     cost = ITEM_COST if type_ is T.ITEM else 0
     return frame(type_, 1, bytes(LIMITS.stream_window - cost))
 
@@ -278,13 +278,13 @@ server: free                          K     -     .       .      .     .     .  
 
 
 def rows(table: str, columns: int) -> dict[str, list[str]]:
-    """Read a table: the last words of a line are its cells, what is before them its name."""
+    """Read a table: the last words of a line are its cells, and the text before them its name."""
     lines = [line.split() for line in table.strip().splitlines()[1:]]
     return {" ".join(words[:-columns]): words[-columns:] for words in lines}
 
 
 def outcome(rules: BaseProtocol, data: bytes) -> str:
-    """Give the symbol for what these bytes did."""
+    """Return the symbol for the effect of these bytes."""
     was_late, had_failed = rules.late_frames, rules.failure is not None
     events = rules.receive(data)
     if had_failed:
@@ -304,7 +304,7 @@ FLAG_SETS: Final = [e | m | a for e in (0, END) for m in (0, MORE) for a in (0, 
 
 
 def cells(row: list[str]) -> Iterator[tuple[FrameType, int, int, str]]:
-    """Give every type with every set of flags, on the connection and on slot 1, and its cell."""
+    """Yield every type with every set of flags, on the connection and on slot 1, and its cell."""
     expected: dict[tuple[FrameType, int], str] = dict(zip(COLUMNS.values(), row, strict=True))
     for type_, flags in itertools.product(FrameType, FLAG_SETS):
         yield type_, flags, 0, WHEN_READY.get((type_, flags), ".")
@@ -335,7 +335,7 @@ def client_failed() -> ClientProtocol:
 
 
 def server_asked() -> ServerProtocol:
-    """Make a server that has the client's HELLO and has not answered."""
+    """Return a server that has received the client's HELLO and has not answered."""
     rules = ServerProtocol(LIMITS)
     rules.receive(HELLO_FRAME)
     return rules
@@ -348,7 +348,7 @@ def server_failed() -> ServerProtocol:
 
 
 PHASES: Final[dict[str, Callable[[], BaseProtocol]]] = {
-    "client: said HELLO": lambda: ClientProtocol(LIMITS, Hello.of(LIMITS)),
+    "client: sent HELLO": lambda: ClientProtocol(LIMITS, Hello.of(LIMITS)),
     "client: ready": wire.ready_client,
     "client: failed": client_failed,
     "server: waits for HELLO": lambda: ServerProtocol(LIMITS),
@@ -358,7 +358,7 @@ PHASES: Final[dict[str, Callable[[], BaseProtocol]]] = {
 }
 PHASE_TABLE: Final = """
 phase                              HELLO PING PING? GOAWAY GOAWAY? CALL CALL+ RESULT RESULT+ ERROR ERROR+ ITEM ITEM+ ACCEPT DATA DATA| CREDIT CANCEL
-client: said HELLO                   H    .     .     G       g     .     .      .      .      .     .     .     .     .      .    .     .      .
+client: sent HELLO                   H    .     .     G       g     .     .      .      .      .     .     .     .     .      .    .     .      .
 client: ready                        .    p     P     G       g     .     .      .      .      .     .     .     .     .      .    .     .      .
 client: failed                       0    0     0     0       0     0     0      0      0      0     0     0     0     0      0    0     0      0
 server: waits for HELLO              H    .     .     G       g     .     .      .      .      .     .     .     .     .      .    .     .      .
@@ -372,7 +372,7 @@ server: failed                       0    0     0     0       0     0     0     
     ("phase", "row"), rows(PHASE_TABLE, len(OF_THE_CONNECTION) + len(COLUMNS)).items()
 )
 def test_every_frame_in_every_phase_of_a_connection(phase: str, row: list[str]) -> None:
-    """The table's cells, and no other flags and no other class of id anywhere."""
+    """Other flags and classes of id than the table has are breaches, and ignored after one."""
     listed = [(0, *column) for column in OF_THE_CONNECTION.values()]
     listed += [(1, *column) for column in COLUMNS.values()]
     expected: dict[tuple[int, int, int], str] = dict(zip(listed, row, strict=True))
@@ -429,7 +429,7 @@ def test_a_breach_directly_after_the_hello_leaves_nothing_to_answer(verb: str) -
 
 
 def hello_with(**changes: int) -> bytes:
-    hello = Hello.of(LIMITS, token="shibboleth")  # noqa: S106 - to be looked for in what is told
+    hello = Hello.of(LIMITS, token="shibboleth")  # noqa: S106 - the test looks for it in the errors
     return frame(T.HELLO, 0, encode_hello(msgspec.structs.replace(hello, **changes)))
 
 
@@ -618,11 +618,16 @@ def test_the_ack_of_a_goaway_follows_the_first_frame_of_every_call() -> None:
 
 # ---------------------------------------------------------------------------------- large messages
 
-MESSAGES: Final = {T.CALL: 0, T.RESULT: 0, T.ERROR: 0, T.ITEM: ITEM_COST}  # and what each costs
+MESSAGES: Final = {
+    T.CALL: 0,
+    T.RESULT: 0,
+    T.ERROR: 0,
+    T.ITEM: ITEM_COST,
+}  # and the fixed cost of each
 
 
 def receiver(type_: FrameType) -> BaseProtocol:
-    """Make whoever may be sent such a message, with an open call on each slot if it is a client."""
+    """Return the side that receives such messages; a client has an open call on each slot."""
     if type_ is T.CALL:
         return wire.ready_server()
     rules = wire.ready_client()
@@ -633,20 +638,20 @@ def receiver(type_: FrameType) -> BaseProtocol:
 
 
 def parts(type_: FrameType, slot: int, message: bytes, size: int = 1000) -> list[bytes]:
-    """Cut a message in frames."""
+    """Split a message into frames."""
     pieces = [message[start : start + size] for start in range(0, len(message), size)] or [b""]
     flags = [MORE] * (len(pieces) - 1) + [NONE]
     return [frame(type_, slot, piece, flag) for piece, flag in zip(pieces, flags, strict=True)]
 
 
 def of_length(type_: FrameType, length: int) -> bytes:
-    """Make a message of this type and length."""
+    """Return a message of this type and length."""
     head = {T.CALL: CALL_PAYLOAD, T.ERROR: PAYLOADS[T.ERROR]}.get(type_, b"")
     return head + bytes(length - len(head))
 
 
 def body_of(event: ev.Event) -> bytes:
-    """Give the message of an event, a CALL's without the head."""
+    """Return the message of an event, for a CALL without its head."""
     assert isinstance(
         event, ev.CallReceived | ev.ResultReceived | ev.ErrorReceived | ev.ItemReceived
     )
@@ -658,7 +663,7 @@ def body_of(event: ev.Event) -> bytes:
 def test_messages_split_and_interleaved_in_any_way_arrive_whole(
     type_: FrameType, data: st.DataObject
 ) -> None:
-    """Three slots, one message each, in parts of any size; between them the order is free."""
+    """Send one message on each of three slots, in parts of any size, in any order of slots."""
     rules = receiver(type_)
     shortest = {T.CALL: len(CALL_PAYLOAD), T.ERROR: len(PAYLOADS[T.ERROR])}.get(type_, 0)
     messages = {}
@@ -710,7 +715,7 @@ def test_a_message_may_be_as_large_as_max_message_and_no_larger(type_: FrameType
 
 
 def fill(rules: BaseProtocol, type_: FrameType) -> None:
-    """Let so much of two messages come that slot 1 can hold 999 bytes of another."""
+    """Fill the buffer with parts of two messages, so that 999 bytes are left for slot 1."""
     for slot, size in ((2, 4000), (3, 1001)):
         for start in range(0, size, 1000):
             part = of_length(type_, 1000)[: size - start]
@@ -724,7 +729,7 @@ def test_a_message_beyond_max_pending_is_dropped_and_others_continue(type_: Fram
     fill(rules, type_)
     *first, last = parts(type_, 1, of_length(type_, 2000), 500)
     assert rules.receive(b"".join(first)) == []
-    assert rules._pending_bytes == LIMITS.max_pending - 999  # what had come of it was let go
+    assert rules._pending_bytes == LIMITS.max_pending - 999  # the received parts were released
     (event,) = rules.receive(last)
     assert isinstance(event, ev.MessageDropped)
     assert (event.slot, event.terminal) == (1, type_ is not T.ITEM)
@@ -741,7 +746,7 @@ def test_a_call_beyond_max_pending_is_rejected_and_others_continue() -> None:
     fill(rules, T.CALL)
     *first, last = parts(T.CALL, 1, of_length(T.CALL, 2000), 500)
     assert rules.receive(b"".join(first)) == []
-    assert not rules.send_queue  # the answer waits for the last part: nothing may cross it
+    assert not rules.send_queue  # the answer waits for the last part, so that no frame crosses it
     assert rules.receive(last) == []
     (answer,) = wire.sent(rules)
     assert (answer.type, answer.slot) == (T.ERROR, 1)
@@ -749,7 +754,7 @@ def test_a_call_beyond_max_pending_is_rejected_and_others_continue() -> None:
     for slot in (2, 3):
         (event,) = rules.receive(frame(T.CALL, slot, b"x"))
         assert isinstance(event, ev.CallReceived)
-    assert rules._pending_bytes == 4001  # the larger of the two, until it is answered
+    assert rules._pending_bytes == 4001  # the larger of the two, until the call is answered
 
 
 def test_an_unanswered_call_counts_towards_max_pending() -> None:
@@ -761,7 +766,7 @@ def test_an_unanswered_call_counts_towards_max_pending() -> None:
     (refused,) = wire.sent(rules)
     assert (refused.type, refused.slot) == (T.ERROR, 3)
     assert refused.payload.startswith(Code.RESOURCE_EXHAUSTED.to_bytes(2, "little"))
-    rules.result(1, wire.value())  # taken or not: what it was called with is let go
+    rules.result(1, wire.value())  # queuing the answer releases the arguments
     (event,) = rules.receive(b"".join(parts(T.CALL, 3, of_length(T.CALL, size - 10))))
     assert isinstance(event, ev.CallReceived)
     for slot in (2, 3):
@@ -770,7 +775,7 @@ def test_an_unanswered_call_counts_towards_max_pending() -> None:
 
 
 def test_a_call_in_one_frame_never_exceeds_max_pending() -> None:
-    """What switches a device off gets through while images are under way."""
+    """A call that switches a device off is not delayed by the transfer of images."""
     rules = wire.ready_server()
     fill(rules, T.CALL)
     (event,) = rules.receive(frame(T.CALL, 1, of_length(T.CALL, LIMITS.max_frame)))
@@ -787,7 +792,7 @@ def test_dropping_a_message_ends_with_its_last_frame() -> None:
     assert failure(rules.receive(part)) is Code.FRAME_SIZE
 
 
-# --- turns: no more frames at once than the caller wants ---
+# --- turns: a bounded number of frames in each step ---
 
 
 @given(most=st.integers(1, 12), cuts=st.lists(st.integers(1, 60), max_size=8))
@@ -834,7 +839,7 @@ def test_a_breach_drops_the_unprocessed_frames() -> None:
     assert rules.control_frames == 0
 
 
-# --- what is counted, for whoever has a clock ---
+# --- counters and failures for the caller's timeouts and rate limits ---
 
 
 def test_the_caller_can_fail_the_connection_on_a_timeout() -> None:
@@ -908,7 +913,7 @@ def test_a_large_message_counts_as_the_frames_it_is_sent_in() -> None:
 
 
 def test_the_next_message_of_a_slot_is_received_after_a_dropped_one() -> None:
-    """What comes next on it, whole in one frame, is not dropped too."""
+    """The next message on the slot, complete in one frame, is received."""
     rules: BaseProtocol = wire.ready_server()
     fill(rules, T.CALL)
     for part in parts(T.CALL, 1, of_length(T.CALL, 2000)):
@@ -937,10 +942,10 @@ def test_an_error_replaces_a_message_that_is_partly_received(
     pending = rules._pending_bytes
     for part in parts(cut, 1, bytes(3000))[:2]:
         assert rules.receive(part) == []
-    told = PAYLOADS[T.ERROR]
-    *first, last = parts(T.ERROR, 1, told, len(told) // pieces + 1)
+    body = PAYLOADS[T.ERROR]
+    *first, last = parts(T.ERROR, 1, body, len(body) // pieces + 1)
     assert rules.receive(b"".join(first)) == []
-    assert rules.receive(last) == [ev.ErrorReceived(1, told)]
+    assert rules.receive(last) == [ev.ErrorReceived(1, body)]
     assert rules._pending_bytes == pending
     assert rules.busy_slots == 2
 
@@ -963,7 +968,7 @@ def test_unfinished_messages_may_total_max_pending_bytes_and_no_more(
 
 
 def stream_receiver(role: str, limits: Limits = LIMITS) -> BaseProtocol:
-    """Make one side of an open raw stream on slot 1."""
+    """Return one side of an open raw stream on slot 1."""
     rules: BaseProtocol
     if role == "client":
         client = wire.ready_client(limits)
@@ -1042,7 +1047,7 @@ def test_waiting_credit_is_merged_into_one_frame(role: str) -> None:
         rules.consume(1, 500)
     (credit,) = wire.sent(rules)
     assert credit.type is T.CREDIT
-    # Half a window, then the other half and the window's growth: the reader has kept up.
+    # Half a window, then the other half and the window's growth, because the reader keeps up.
     assert credit.payload == encode_credit(500 + 500 + 1000)
 
 
@@ -1059,7 +1064,7 @@ def test_credit_for_an_overshoot_counts_from_below_zero() -> None:
     rules = client_called(Kind.GENERATOR, *parts(T.ITEM, 1, bytes(4000)))
     assert rules.consume(1, 4000 + ITEM_COST)
     (credit,) = wire.sent(rules)
-    # All of it goes back, and the window grows: 1,000 - 4,064 + 4,064 + 1,000.
+    # All credit is returned, and the window grows: 1,000 - 4,064 + 4,064 + 1,000.
     assert credit.payload == encode_credit(4000 + ITEM_COST + 1000)
     rules.receive(frame(T.ITEM, 1, bytes(1000)))
     rules.receive(frame(T.ITEM, 1, bytes(1000)))
@@ -1114,15 +1119,15 @@ def test_a_breach_is_sent_to_the_peer_and_stored(
     assert rules.failure.code is code
     assert rules.going_away
     (goaway,) = wire.sent(rules)
-    said = Goaway(code, 0, str(rules.failure))
-    assert goaway == Frame(T.GOAWAY, NONE, 0, encode_goaway(said))
+    expected = Goaway(code, 0, str(rules.failure))
+    assert goaway == Frame(T.GOAWAY, NONE, 0, encode_goaway(expected))
 
 
 def test_calls_may_still_be_answered_after_a_breach_but_goaway_is_the_last_frame() -> None:
     rules = server_called(Kind.GENERATOR)
     rules.item(1, value())
     rules.receive(frame(T.HELLO, 1))
-    rules.item(1, value())  # its task does not know yet
+    rules.item(1, value())  # the task that sends it has not noticed the failure yet
     rules.result(1, value())
     assert [sent.type for sent in wire.sent(rules)] == [T.GOAWAY]
     assert not rules.send_queue
@@ -1139,7 +1144,7 @@ def test_no_call_can_be_made_after_a_breach() -> None:
 
 
 def behave(rules: BaseProtocol, events: list[ev.Event]) -> None:
-    """Do what an application would, as soon as it may, so that many states are reached."""
+    """Act as an application would, as soon as possible, in order to reach many states."""
     for event in events:
         match event:
             case ev.HelloReceived() if isinstance(rules, ServerProtocol):
@@ -1155,7 +1160,7 @@ def behave(rules: BaseProtocol, events: list[ev.Event]) -> None:
                 with suppress(LocalProtocolError):
                     rules.consume(event.slot, len(event.data))
             case ev.CancelReceived() | ev.DataReceived() if isinstance(rules, ServerProtocol):
-                with suppress(LocalProtocolError):  # an event before this one has ended it
+                with suppress(LocalProtocolError):  # an earlier event has ended the call
                     rules.error(event.slot, error())
             case _:
                 pass
@@ -1173,9 +1178,9 @@ def answer(rules: ServerProtocol, event: ev.CallReceived) -> None:
 
 
 def feed(rules: BaseProtocol, pieces: list[bytes], *, writes: bool) -> list[ev.Event]:
-    """Let these bytes come, and check what must hold whatever they are.
+    """Receive these bytes, and check the invariants that hold for any bytes.
 
-    If it `writes`, all that is to be sent leaves after each piece, else nothing ever does.
+    If `writes` is true, all queued frames are sent after each piece; otherwise none ever is.
     """
     events: list[ev.Event] = []
     had_failed = rules.failure is not None
@@ -1187,7 +1192,7 @@ def feed(rules: BaseProtocol, pieces: list[bytes], *, writes: bool) -> list[ev.E
         events += now
         assert 0 <= rules.busy_slots <= LIMITS.max_calls
         assert 0 <= rules._pending_bytes <= LIMITS.max_pending
-        # What we hold for a peer is bounded by its slots: three frames each, a HELLO, a GOAWAY.
+        # The slots bound the memory for a peer: three frames each, a HELLO, a GOAWAY.
         assert len(rules.send_queue._urgent) <= 3 * LIMITS.max_calls + 2
     failed = [isinstance(event, ev.ConnectionFailed) for event in events]
     assert not any(failed[:-1])
@@ -1196,7 +1201,7 @@ def feed(rules: BaseProtocol, pieces: list[bytes], *, writes: bool) -> list[ev.E
 
 
 def pieces_of(data: st.DataObject, stream: bytes) -> list[bytes]:
-    """Cut a stream of bytes in any way."""
+    """Cut a stream of bytes at random positions."""
     cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=8).map(sorted))
     return [stream[a:b] for a, b in itertools.pairwise([0, *cuts, len(stream)])]
 
@@ -1220,7 +1225,7 @@ any_frames: Final = st.builds(
 
 @st.composite
 def likely_frames(draw: st.DrawFn, types: tuple[FrameType, ...]) -> bytes:
-    """Make a frame that may well be legal: its payload is its type's, its flags are known."""
+    """Draw a frame that is plausible: its payload fits its type, and its flags are defined."""
     type_, flags = draw(
         st.sampled_from([cell for cell in (*COLUMNS.values(), *WHEN_READY) if cell[0] in types])
     )
@@ -1257,7 +1262,7 @@ def test_events_do_not_depend_on_how_the_bytes_are_cut(role: str, data: st.DataO
 
 
 def transcript() -> dict[str, list[bytes]]:
-    """Record what each side receives in a conversation that has every type of frame in it."""
+    """Record the frames that each side receives in a conversation with every type of frame."""
     client, server = beginner("client"), beginner("server")
     assert isinstance(client, ClientProtocol)
     assert isinstance(server, ServerProtocol)
@@ -1306,7 +1311,7 @@ TRANSCRIPT: Final = transcript()
 
 @st.composite
 def mutations(draw: st.DrawFn, role: str) -> list[bytes]:
-    """Take a valid conversation, and leave out, repeat, swap or spoil some of it."""
+    """Omit, repeat, swap or corrupt frames of a valid conversation."""
     frames = list(TRANSCRIPT[role])
     for _ in range(draw(st.integers(1, 4))):
         at, other = (draw(st.integers(0, len(frames) - 1)) for _ in range(2))
@@ -1327,7 +1332,7 @@ def mutations(draw: st.DrawFn, role: str) -> list[bytes]:
 
 
 def partition(data: st.DataObject, frames: list[bytes]) -> list[list[bytes]]:
-    """Let some frames arrive together."""
+    """Join some of the frames, so that they arrive together."""
     together = data.draw(st.integers(1, 3))
     return [frames[at : at + together] for at in range(0, len(frames), together)]
 

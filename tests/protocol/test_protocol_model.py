@@ -1,33 +1,33 @@
-"""The invariants of the protocol, over whatever two applications may do and in whatever order.
+"""Check the invariants of the protocol, for any actions of two applications in any order.
 
 Two sweeps drive a `World`: one at random, with all verbs, messages of all sizes and bytes cut
-anywhere; one through every order that a small script leaves open, frame by frame. Both find a
+anywhere; one through every order that a small script allows, frame by frame. Both detect a
 breach where it happens:
 
-- I1  *One terminal frame for each CALL, and nothing after it.* A frame from the server belongs, by
-      the wire's order, to one call, and finds it open in the client's books, or the test fails; a
-      terminal frame closes it there. What it says must be what the server's application answered,
-      or what the rules may answer by themselves in this case. `check_quiet` finds what never ended.
-- I2  *Nothing for a slot before its CALL or after its end is acted on.* What arrives at the server
-      makes an event exactly if the call it was sent for is open there, and none otherwise; no
-      CALL is reported twice, none that was refused is reported at all.
-- I3  *No sender exceeds its credit, but an ITEM by one message.* After each step `sendable` is what
-      the books say: the window promised in HELLO, and each CREDIT that has arrived, less what was
-      handed over. The receiver's own count is below zero for no stream, and for no generator by
-      more than one message; no connection fails.
-- I4  *A frame is queued whole or not at all.* Each batch is cut by a decoder of its own, which must
-      have nothing left; so it is for each frame that is cancelled half-way through its message.
+- I1  *One terminal frame for each CALL, and nothing after it.* By the wire's order, each frame from
+      the server belongs to one call, which must be open in the client's books. A terminal frame
+      closes it there. Its content must be the answer of the server's application, or an answer
+      that the rules may give by themselves in this case. `check_quiet` finds calls that never end.
+- I2  *No frame of a slot before its CALL or after its end is acted on.* A frame at the server
+      causes an event exactly if the call that it was sent for is open there. No CALL is reported
+      twice, and a refused one is not reported at all.
+- I3  *No sender exceeds its credit, but an ITEM by one message.* After each step `sendable` equals
+      the books: the window declared in HELLO, and each CREDIT that has arrived, less the sent
+      bytes. The receiver's own count is never negative for a stream, and never negative for a
+      generator by more than one message. No connection fails.
+- I4  *A frame is queued whole or not at all.* A separate decoder reads each batch, and must have
+      no bytes left, also if a call is cancelled in the middle of its message.
 - I5  *No more slots in use than `max_calls`; none is freed early.* After each step `busy` is, at
-      the client, the calls that no terminal frame has come for, and at the server, the slots on
-      which a CALL has begun to arrive and from which no terminal frame was taken.
-- I6  *An end arrives only behind every byte before it.* Bytes have a pattern and items a number. An
-      END, and a RESULT, find that all has arrived that was sent before them.
-- I7  *The reader never waits.* Any frame may arrive in any state, whatever waits to be sent or
-      read; what a peer makes us queue is, in any batch, one answer and one CREDIT for each slot,
-      one pong and one ack. In the sweep through every order a wait would be a state without an
-      exit.
+      the client, the calls without a received terminal frame, and at the server, the slots on
+      which a CALL has begun to arrive and of which no terminal frame was sent.
+- I6  *An end arrives only after every byte before it.* Bytes have a pattern and items a number. At
+      an END or a RESULT, everything that was sent before it must have arrived.
+- I7  *The reader never waits.* Any frame may arrive in any state, with any number of frames and
+      bytes queued. In any batch, a peer can make a side queue one answer and one CREDIT for each
+      slot, one pong and one ack. In the sweep through every order a wait would be a state without
+      an exit.
 
-At the end all slots, windows and budgets are back: `check_quiet`.
+At the end `check_quiet` checks that all slots, windows and budgets were returned.
 """
 
 from __future__ import annotations
@@ -62,19 +62,19 @@ from jumpstarter._protocol.server import ServerProtocol
 from wire import LIMITS
 from world import DOWN, UP, Call, World
 
-WAYS: Final = st.sampled_from([UP, DOWN])
+DIRECTIONS: Final = st.sampled_from([UP, DOWN])
 
 
 @pytest.fixture(autouse=True)
 def one_frame_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `take` give all that is urgent and one frame of a large message, not 64 KiB of them."""
+    """Limit a batch to the urgent frames and one frame of a large message, not 64 KiB."""
     monkeypatch.setattr("jumpstarter._protocol.send_queue.BATCH_SIZE", 1)
 
 
 # --------------------------------------------------------------------------------------- at random
 
 
-# One frame, and two of them, so that two or three large messages at once are too much.
+# One frame, and two of them, so that two or three concurrent large messages exceed the limit.
 SIZES: Final = st.sampled_from([0, 1, 500, 1100, 1900])
 CROWDED: Final = Limits(
     max_frame=1024,
@@ -88,37 +88,37 @@ CROWDED: Final = Limits(
 
 
 class TwoEnds(RuleBasedStateMachine):
-    """Two applications that do anything they may, and a wire that cuts bytes anywhere."""
+    """Run two applications with random valid actions, and a wire that cuts bytes anywhere."""
 
     def __init__(self) -> None:
         super().__init__()
         self.world = World(CROWDED)
 
-    # To which calls what may be done now, and by whom
+    # The calls on which each application may act
 
-    def open_at(self, way: int, *kinds: Kind) -> list[Call]:
-        """Give the calls that the application at this way's beginning has, and still wants."""
-        open_calls = self.world.calling if way == UP else self.world.serving
+    def open_at(self, direction: int, *kinds: Kind) -> list[Call]:
+        """Return the open, uncancelled calls of the application at the sending end of a pipe."""
+        open_calls = self.world.calling if direction == UP else self.world.serving
         return [
             call
             for call in open_calls.values()
-            if call.kind in (kinds or Kind) and not (way == UP and call.cancelled)
+            if call.kind in (kinds or Kind) and not (direction == UP and call.cancelled)
         ]
 
     def sending(self) -> list[tuple[Call, int]]:
         return [
-            (call, way)
-            for way in (UP, DOWN)
-            for call in self.open_at(way, Kind.STREAM)
-            if not call.flows[way].end_sent and not (way == UP and call.closed)
+            (call, direction)
+            for direction in (UP, DOWN)
+            for call in self.open_at(direction, Kind.STREAM)
+            if not call.flows[direction].end_sent and not (direction == UP and call.closed)
         ]
 
     def reading(self) -> list[tuple[Call, int]]:
         return [
-            (call, way)
-            for way in (UP, DOWN)
-            for call in self.open_at(1 - way, Kind.STREAM, Kind.GENERATOR)
-            if call.flows[way].unread
+            (call, direction)
+            for direction in (UP, DOWN)
+            for call in self.open_at(1 - direction, Kind.STREAM, Kind.GENERATOR)
+            if call.flows[direction].unread
         ]
 
     def yielding(self) -> list[Call]:
@@ -171,12 +171,12 @@ class TwoEnds(RuleBasedStateMachine):
     @precondition(lambda self: self.sending())
     @rule(data=st.data(), part=st.sampled_from([0, 0.5, 1]), last=st.booleans())
     def send(self, data: st.DataObject, part: float, *, last: bool) -> None:
-        call, way = data.draw(st.sampled_from(self.sending()))
-        size = int(part * self.world.ends[way].sendable(call.slot))
+        call, direction = data.draw(st.sampled_from(self.sending()))
+        size = int(part * self.world.ends[direction].sendable(call.slot))
         if last:
-            self.world.send_last(call, way, size)
+            self.world.send_last(call, direction, size)
         elif size:
-            self.world.send(call, way, size)
+            self.world.send(call, direction, size)
 
     @precondition(lambda self: self.sending())
     @rule(data=st.data())
@@ -186,44 +186,47 @@ class TwoEnds(RuleBasedStateMachine):
     @precondition(lambda self: self.reading())
     @rule(data=st.data(), part=st.sampled_from([0.4, 1]))
     def consume(self, data: st.DataObject, part: float) -> None:
-        call, way = data.draw(st.sampled_from(self.reading()))
-        self.world.consume(call, way, ceil(part * call.flows[way].unread))
+        call, direction = data.draw(st.sampled_from(self.reading()))
+        self.world.consume(call, direction, ceil(part * call.flows[direction].unread))
 
     @precondition(lambda self: self.sending())
     @rule(data=st.data(), times=st.integers(2, 6))
     def pump(self, data: st.DataObject, times: int) -> None:
-        """Let a fast reader have more than a window, so that it grows."""
-        call, way = data.draw(st.sampled_from(self.sending()))
+        """Let a fast reader read more than a window, so that the window grows."""
+        call, direction = data.draw(st.sampled_from(self.sending()))
         for _ in range(times):
             self.carry_all()
-            if (call, way) in self.sending():
-                if size := self.world.ends[way].sendable(call.slot):
-                    self.world.send(call, way, size)
+            if (call, direction) in self.sending():
+                if size := self.world.ends[direction].sendable(call.slot):
+                    self.world.send(call, direction, size)
                 self.carry_all()
-            if (call, way) in self.reading():
-                self.world.consume(call, way, call.flows[way].unread)
+            if (call, direction) in self.reading():
+                self.world.consume(call, direction, call.flows[direction].unread)
 
-    @rule(way=WAYS, goaway=st.booleans())
-    def ping(self, way: int, *, goaway: bool) -> None:
+    @rule(direction=DIRECTIONS, goaway=st.booleans())
+    def ping(self, direction: int, *, goaway: bool) -> None:
         if goaway and len(self.world.calls) > 10:
-            self.world.goaway(way)
+            self.world.goaway(direction)
         else:
-            self.world.ends[way].ping(b"12345678")
+            self.world.ends[direction].ping(b"12345678")
 
     # The wire
 
     @precondition(lambda self: any(end.send_queue for end in self.world.ends))
-    @rule(way=WAYS)
-    def take(self, way: int) -> None:
-        if self.world.ends[way].send_queue:
-            self.world.take(way)
+    @rule(direction=DIRECTIONS)
+    def take(self, direction: int) -> None:
+        if self.world.ends[direction].send_queue:
+            self.world.take(direction)
 
     @precondition(lambda self: any(self.world.pipes))
-    @rule(way=WAYS, sizes=st.lists(st.none() | st.integers(1, 1100), min_size=1, max_size=5))
-    def deliver(self, way: int, sizes: list[int | None]) -> None:
+    @rule(
+        direction=DIRECTIONS,
+        sizes=st.lists(st.none() | st.integers(1, 1100), min_size=1, max_size=5),
+    )
+    def deliver(self, direction: int, sizes: list[int | None]) -> None:
         for size in sizes:
-            if self.world.pipes[way]:
-                self.world.deliver(way, size)
+            if self.world.pipes[direction]:
+                self.world.deliver(direction, size)
 
     @rule()
     def carry_all(self) -> None:
@@ -231,14 +234,14 @@ class TwoEnds(RuleBasedStateMachine):
             pass
 
     def carry(self) -> bool:
-        """Take and deliver all there is. False if there was nothing."""
+        """Send and deliver all queued bytes. Return False if there were none."""
         busy = False
-        for way in (UP, DOWN):
-            while self.world.ends[way].send_queue:
-                self.world.take(way)
+        for direction in (UP, DOWN):
+            while self.world.ends[direction].send_queue:
+                self.world.take(direction)
                 busy = True
-            while self.world.pipes[way]:
-                self.world.deliver(way)
+            while self.world.pipes[direction]:
+                self.world.deliver(direction)
                 busy = True
         return busy
 
@@ -247,7 +250,7 @@ class TwoEnds(RuleBasedStateMachine):
         self.world.check()
 
     def teardown(self) -> None:
-        """Let everything come to its end, and see that nothing is left."""
+        """End all calls, and check that nothing is left."""
         self.carry_all()
         while self.world.serving:
             for call in list(self.world.serving.values()):
@@ -261,15 +264,15 @@ class TwoEnds(RuleBasedStateMachine):
 
 def test_the_invariants_hold_for_any_actions_of_two_applications() -> None:
     many = 3 * settings().max_examples
-    run: Any = run_state_machine_as_test  # some versions give it no types
+    run: Any = run_state_machine_as_test  # untyped in some versions
     run(TwoEnds, settings=settings(max_examples=many, stateful_step_count=80))
 
 
 # -------------------------------------------------------------------------------------- every order
 #
-# A state is saved as a tuple of all that changes in the rules and the books, and what may follow is
-# tried on a world made from that tuple alone: two states that are saved alike are alike.
-# `test_a_saved_state_has_everything_that_changes` knows each field there is.
+# A state is saved as a tuple of everything that changes in the rules and the books. Each next move
+# is tried on a world built from only that tuple, so states with equal tuples are equal.
+# `test_a_saved_state_has_everything_that_changes` checks that no field is missing.
 
 SAVED: Final = {
     ClientProtocol: (
@@ -287,10 +290,10 @@ SAVED: Final = {
     SendWindow: "available",
     ReceiveWindow: "size available _waiting _returning",
     Budget: "left",
-    World: "ends pipes calls calling serving begun sent said_goaway acked",
+    World: "ends pipes calls calling serving begun sent sent_goaway acked",
 }
-# The same all through a sweep, in which no connection fails and frames arrive whole; or without
-# consequence, as what is counted for the sake of patience.
+# Fields that are constant in a sweep, in which no connection fails and frames arrive complete, or
+# that have no effect, like the counters for rate limits.
 _RULES: Final = (
     "limits peer failure late_frames no_op_frames control_frames unprocessed "
     "_phase _decoder _max_slot _max_buffer"
@@ -304,7 +307,7 @@ CONSTANT: Final = {
     ReceiveWindow: "_limit _budget",
     World: "limits offset",
 }
-OVER: Final = "over"  # the outcome of a call that is of no more interest
+OVER: Final = "over"  # the outcome of a call that no move can change any more
 State = tuple[Any, ...]
 _message = attrgetter("type", "flags", "terminal", "started")
 _slot = attrgetter("state", "may_receive", "may_send", "kind", "drop_reason", "reserved_bytes")
@@ -320,13 +323,13 @@ def save(world: World) -> State:
         tuple(map(tuple, world.pipes)),
         tuple(sorted((slot, call.serial) for slot, call in world.sent.items())),
         frozenset(world.begun),
-        frozenset(world.said_goaway),
+        frozenset(world.sent_goaway),
         world.acked,
     )
 
 
 def _save_call(call: Call) -> State | bool:
-    """Save a call's books; of one that has ended on both sides, only what `moves` asks for."""
+    """Save a call's books; if it has ended on both sides, only the fields that `moves` reads."""
     if call.outcome and (call.answer or not call.seen):
         return call.cancelled
     *plain, flows = vars(call).values()
@@ -371,8 +374,8 @@ def _save_send_queue(send_queue: SendQueue) -> State:
 
 
 def load(world: World, state: State, now: State) -> None:
-    """Bring a world that is like `now` back to a state; what is the same in both stays."""
-    client, server, calls, pipes, sent, begun, said_goaway, acked = state
+    """Set a world in the state `now` to another state; replace only the differing parts."""
+    client, server, calls, pipes, sent, begun, sent_goaway, acked = state
     if client != now[0]:
         *rules, unused, free = client
         _load_rules(world.ends[UP], *rules)
@@ -387,7 +390,7 @@ def load(world: World, state: State, now: State) -> None:
     world.serving = {call.slot: call for call in world.calls if call.seen and not call.answer}
     world.pipes = tuple(map(deque, pipes))
     world.sent = {slot: world.calls[serial] for slot, serial in sent}
-    world.begun, world.said_goaway, world.acked = set(begun), set(said_goaway), acked
+    world.begun, world.sent_goaway, world.acked = set(begun), set(sent_goaway), acked
 
 
 def _load_call(serial: int, state: State | bool) -> Call:
@@ -458,14 +461,14 @@ def _load_message(plain: State, rest: bytes) -> _Message:
 
 
 class Script(NamedTuple):
-    """What two applications will do, in any order that the protocol and good sense allow.
+    """The actions of two applications, in any order that the protocol allows and that makes sense.
 
     Attributes:
-        calls: Kind and size of the arguments of each call, in the order in which they are made. A
+        calls: Kind and size of the arguments of each call, in the order of the calls. A
             size over 2 makes two frames.
-        states: How many states there are at least: with fewer, the sweep would have lost something.
-        outcomes: How calls may end, all of them.
-        max_calls: Slots that there are.
+        states: The least number of states: with fewer, the sweep would miss some.
+        outcomes: All ways in which calls may end.
+        max_calls: The number of slots.
         results: Bytes of a method's result; over 76 make two frames.
         items: Bytes of each of a generator's items; over 76 make two frames. Each is more than the
             window.
@@ -473,7 +476,7 @@ class Script(NamedTuple):
         down: Bytes that it carries to the client before it ends; None for not even an end.
         hasty: The driver of a stream may end before its client's half has.
         cancels: How many calls the client cancels, any of them at any time.
-        goaway: Who says GOAWAY, once, at any time.
+        goaway: The side that sends GOAWAY, once, at any time.
     """
 
     calls: tuple[tuple[Kind, int], ...]
@@ -493,15 +496,15 @@ Move = tuple[Any, ...]  # the name of a World's method, a call's serial number i
 
 
 def moves(world: World, script: Script) -> Iterator[Move]:
-    """Give all that may happen next."""
+    """Return all moves that are possible next."""
     yield from _client_moves(world, script)
     for call in world.serving.values():
         yield from _server_moves(world, script, call)
-    if script.goaway is not None and script.goaway not in world.said_goaway:
+    if script.goaway is not None and script.goaway not in world.sent_goaway:
         yield "goaway", script.goaway
-    for way in (UP, DOWN):
-        if world.pipes[way]:
-            yield "deliver", way
+    for direction in (UP, DOWN):
+        if world.pipes[direction]:
+            yield "deliver", direction
 
 
 def _client_moves(world: World, script: Script) -> Iterator[Move]:
@@ -542,28 +545,28 @@ def _server_moves(world: World, script: Script, call: Call) -> Iterator[Move]:
             yield "result", call.serial, 0
 
 
-def _sending(world: World, call: Call, way: int, total: int) -> Iterator[Move]:
-    flow = call.flows[way]
-    size = min(total - flow.sent, world.ends[way].sendable(call.slot))
+def _sending(world: World, call: Call, direction: int, total: int) -> Iterator[Move]:
+    flow = call.flows[direction]
+    size = min(total - flow.sent, world.ends[direction].sendable(call.slot))
     if size:
-        yield "send", call.serial, way, size
+        yield "send", call.serial, direction, size
     elif flow.sent == total and not flow.end_sent:
-        yield "send_last", call.serial, way, 0
+        yield "send_last", call.serial, direction, 0
 
 
 def make(world: World, move: Move) -> None:
-    """Make a move, and let each side write if nothing of it is under way, as a connection does."""
+    """Make a move, and let each side write if none of its bytes is in transit."""
     name, *args = move
     if name not in ("call", "goaway", "deliver"):
         args[0] = world.calls[args[0]]
     getattr(world, name)(*args)
-    for way in (UP, DOWN):
-        if not world.pipes[way] and world.ends[way].send_queue:
-            world.take(way)
+    for direction in (UP, DOWN):
+        if not world.pipes[direction] and world.ends[direction].send_queue:
+            world.take(direction)
 
 
 def small_world(script: Script) -> World:
-    """Make a world where a few bytes are more than a frame, and a few more than a window."""
+    """Return a world with frames and windows of a few bytes."""
     world = World(Limits(max_calls=script.max_calls, stream_window=16, max_window=16))
     world.ends[UP].send_queue.max_frame = 14
     world.ends[DOWN].send_queue.max_frame = 80
@@ -571,10 +574,10 @@ def small_world(script: Script) -> World:
 
 
 def sweep(script: Script) -> tuple[int, set[str]]:
-    """Go through every state that the script can reach, and check it.
+    """Visit and check every state that the script can reach.
 
     Returns:
-        How many there are, and the ways in which calls have ended.
+        The number of states, and the ways in which calls have ended.
     """
     world = small_world(script)
     now = save(world)
@@ -606,7 +609,7 @@ def sweep(script: Script) -> tuple[int, set[str]]:
 
 
 def path(came_from: dict[int, tuple[int, Move]], state: int) -> list[Move]:
-    """Give the moves that lead to a state."""
+    """Return the moves that lead to a state."""
     steps: list[Move] = []
     while (step := came_from[state])[1]:
         steps.append(step[1])
@@ -639,7 +642,7 @@ SCRIPTS: Final = {
         up=5,
         cancels=2,
     ),
-    "a slot is used again with everything still under way": Script(
+    "a slot is used again with everything still in progress": Script(
         ((Kind.STREAM, 0), (Kind.STREAM, 0), (Kind.GENERATOR, 0)),
         states=20_000,
         outcomes={"result", "error"},
@@ -664,7 +667,7 @@ SCRIPTS: Final = {
 
 @pytest.fixture
 def no_garbage_collection() -> Iterator[None]:
-    """Spare the collector a million tuples among which there is no cycle."""
+    """Keep the garbage collector from traversing a million tuples without cycles."""
     gc.disable()
     yield
     gc.enable()
@@ -685,7 +688,7 @@ def fields(target: object) -> set[str]:
 
 
 def test_a_saved_state_has_everything_that_changes() -> None:
-    """A field that is new must be saved and loaded, or be known to be constant."""
+    """A new field must be saved and loaded, or be listed as constant."""
     client, server = wire.connected()
     window = ReceiveWindow(1, 1, Budget(1))
     message = _Message(0, memoryview(b""), 0, terminal=False)
@@ -698,7 +701,7 @@ def test_a_saved_state_has_everything_that_changes() -> None:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_loading_restores_the_saved_state(name: str) -> None:
-    """Along one way through the script, into a world that has another state."""
+    """Load each state of one path through the script into a world in another state."""
     script = SCRIPTS[name]
     world = small_world(script)
     other = small_world(script)

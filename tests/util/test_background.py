@@ -1,4 +1,4 @@
-"""Tests of `jumpstarter._util.background`: tasks beside a block, whose exceptions stay its own."""
+"""Tests of `jumpstarter._util.background`: tasks that run concurrently with a block."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jumpstarter._util.background import open_background
 
 
 class Task:
-    """Something in the background, and how far it has come."""
+    """A background task that records its progress."""
 
     state = "not started"
 

@@ -1,4 +1,4 @@
-"""Arguments of a wrong type or value, at every public function: the error names the argument."""
+"""Every public function names an argument of a wrong type or value in its error."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ NO_FLAG: list[Any] = [None, 0, 1, "no", "False", [], NAN]
 
 
 class CheckedClient(StreamMixin, ResourceMixin, DriverClient):
-    """Has all that lends and forwards."""
+    """A driver with every feature for lending and forwarding."""
 
 
 class Checked(Driver):
@@ -100,7 +100,7 @@ def portal() -> Iterator[BlockingPortal]:
 
 
 def refused(name: str, value: object, kind: type[Exception] = ArgumentError) -> Any:
-    """Expect an error that names the argument, and the value or its type, and what is accepted."""
+    """Expect an error with the argument's name, its value or type, and the accepted values."""
     given = "None" if value is None else type(value).__name__
     return pytest.raises(kind, match=rf"{re.escape(name)}.* must be .*, not .*{given}")
 
@@ -157,7 +157,7 @@ def test_no_foreign_repr_and_no_long_value_gets_into_an_error() -> None:
         assert "\n" not in str(caught.value)
 
 
-# -------------------------------------------------------------------- to serve and to connect
+# ---------------------------------------------------------------------- serving and connecting
 
 
 @pytest.mark.parametrize("address", NO_TEXT)
@@ -267,7 +267,7 @@ def test_a_limit_in_seconds_is_a_duration(value: Any) -> None:
             Limits(**limits)
 
 
-# ------------------------------------------------------------------------------- in a client
+# ------------------------------------------------------------------------------------ clients
 
 
 @pytest.mark.parametrize("duration", NO_DURATION)
@@ -305,7 +305,7 @@ def test_a_number_of_bytes_is_received(client: CheckedClient, size: Any) -> None
 
 @pytest.mark.parametrize("host", [*NO_TEXT, ""])
 def test_the_host_of_a_listener_is_a_text(client: CheckedClient, host: Any) -> None:
-    """None, or an empty one, would let all of the network in."""
+    """None or an empty text would listen on all interfaces."""
     with refused("local_host", host):
         enter(client.portforward(host=host))
     with refused("local_host", host):

@@ -1,4 +1,4 @@
-"""Tests of `jumpstarter._util.deferred_signals`: no signal handler cuts anything in two."""
+"""Tests of `jumpstarter._util.deferred_signals`: no signal handler interrupts a block."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jumpstarter._util.deferred_signals import (
 
 
 class Handler:
-    """A signal handler that counts, and raises what it is told to."""
+    """A signal handler that counts its calls, and raises a given exception."""
 
     def __init__(self, error: type[BaseException] | None = None) -> None:
         self.error = error
@@ -84,7 +84,7 @@ def test_a_signal_ends_a_wait_and_its_handler_runs_later(on_sigterm: Handler) ->
             with pytest.raises(Interrupted):
                 shelter.wait(lambda _: signal.raise_signal(signal.SIGTERM), 1)
             assert not on_sigterm.ran
-            signal.raise_signal(signal.SIGTERM)  # the wait is over: nothing is ended any more
+            signal.raise_signal(signal.SIGTERM)  # the wait is over, so this signal ends nothing
 
     with pytest.raises(SystemExit):
         be_struck()
@@ -181,7 +181,7 @@ def test_other_threads_defer_nothing() -> None:
 
 
 def test_a_handler_that_never_raises_stays_installed() -> None:
-    """To install it again would undo `siginterrupt`, which cannot be read."""
+    """Installing it again would undo `siginterrupt`, whose setting cannot be read."""
 
     def nothing(_signum: int, _frame: object) -> None:
         """Do nothing."""

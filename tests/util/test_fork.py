@@ -14,7 +14,7 @@ _OPEN = 7  # the exit code of a child that has a descriptor still open
 
 
 class Broken:
-    """A resource whose `fileno` fails in a way of its own."""
+    """A resource whose `fileno` raises an unusual exception."""
 
     def fileno(self) -> int:
         raise RuntimeError("no number today")
@@ -28,7 +28,7 @@ class Absurd:
 
 
 def exit_code_of_child(number: int) -> int:
-    """Fork; the child tells by its exit code if a descriptor leads to a socket there."""
+    """Fork, and return the child's exit code: whether a descriptor is a socket there."""
     pid = os.fork()
     if pid == 0:
         is_socket = False

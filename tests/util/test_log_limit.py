@@ -1,4 +1,4 @@
-"""A journal lets some lines pass and counts the others, and never hurts who writes."""
+"""A rate-limited logger writes some lines, counts the others, and never raises."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ async def test_lines_suppressed_at_the_end_are_reported_on_close(
 async def test_a_line_must_pass_the_parent_logger_too(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """As for connections, each with a few lines, of which there may be any number."""
+    """A parent bounds the lines of any number of connections, each with a few lines."""
     parent = RateLimitedLogger(burst=5, rate=0)
     for _ in range(4):
         write(RateLimitedLogger(burst=2, rate=0, parent=parent), 3)
@@ -125,5 +125,5 @@ def broken() -> Iterator[None]:
 @pytest.mark.usefixtures("broken")
 async def test_a_failing_log_handler_does_not_raise() -> None:
     with pytest.raises(OSError, match="No space left"):
-        LOGGER.error("without a journal")
+        LOGGER.error("without a rate limit")
     RateLimitedLogger().log(LOGGER, logging.ERROR, "with one")

@@ -1,4 +1,4 @@
-"""What belongs to its process is neither copied nor pickled, and says what to do instead."""
+"""Objects that belong to one process reject copying and pickling with advice."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Numbered(Echo):
 
 @dataclass(kw_only=True)
 class Portable(Numbered):
-    """Knows what makes another one."""
+    """A driver that defines how it is copied."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _portable, (self.number,)
@@ -39,7 +39,7 @@ def _portable(number: int) -> Portable:
 
 
 def refuses(thing: object, instead: str) -> None:
-    """See to it that nothing makes a copy."""
+    """Check that every way of copying fails."""
     name = type(thing).__name__
     for way in WAYS:
         for each in (thing, {"in": [thing]}) if way is not copy.copy else (thing,):

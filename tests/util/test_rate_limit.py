@@ -1,4 +1,4 @@
-"""Buckets: what is borne at once, what comes back with time, and that neither is ever exceeded."""
+"""Tests of token buckets: the burst, the rate, and that neither is ever exceeded."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_rate_of_zero_returns_no_tokens() -> None:
 def test_no_interval_exceeds_burst_and_rate(
     burst: int, rate: int, asked: list[tuple[int, int]]
 ) -> None:
-    """Over every stretch of time, and what is refused would have been too much."""
+    """Check every interval of time; a refused token would have exceeded the limit."""
     bucket = TokenBucket(burst, rate)
     now, passed = 0, [(0, 0)]
     for pause, amount in asked:

@@ -1,4 +1,4 @@
-"""The log's way to stderr: whoever reads it or not, the program goes on, and ends as it should."""
+"""Logging to stderr never blocks the program, nor keeps it from ending."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from processes import PATIENCE, running
 
-# Logs some lines, each of about a kilobyte, and says on stdout when it has; then it may end.
+# Logs some lines of about a kilobyte each, reports this on stdout, and ends after reading stdin.
 SCRIPT = """
 import logging, sys
 from jumpstarter._util.stderr_log import logging_to_stderr
@@ -46,14 +46,14 @@ def test_all_lines_arrive_in_order_if_stderr_is_read() -> None:
 
 
 def test_an_unread_stderr_blocks_nothing_and_lost_lines_are_reported() -> None:
-    """10 MB are logged into a pipe of 64 KiB."""
+    """Log 10 MB into a pipe of 64 KiB."""
     with start(SCRIPT, "10000") as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline() == b"logged\n"
-        came = lost = 0
-        while came + lost < 10_000:
-            if came == 1000:  # there is room again, and a next line to follow
+        received = lost = 0
+        while received + lost < 10_000:
+            if received == 1000:  # the pipe has space again, and another line will follow
                 assert process.stdin is not None
                 process.stdin.write(b"\n")
                 process.stdin.flush()
@@ -61,10 +61,10 @@ def test_an_unread_stderr_blocks_nothing_and_lost_lines_are_reported() -> None:
             if "were lost" in line:
                 lost += int(line.removeprefix("(").split()[0])
             else:
-                came += 1
+                received += 1
         rest = process.stderr.read().decode()
         assert process.wait(PATIENCE) == 0
-    assert (came + lost, lost > 0) == (10_000, True)
+    assert (received + lost, lost > 0) == (10_000, True)
     assert rest == "INFO the last line\n"
 
 
@@ -102,9 +102,9 @@ def test_a_failing_stderr_does_not_affect_the_program(make: Callable[[], int]) -
 
 @pytest.mark.parametrize("size", [1_000, 10_000], ids=["whole", "torn"])
 def test_the_next_written_line_reports_the_lost_ones(size: int) -> None:
-    """A full pipe which fails at once instead of waiting, until it is read.
+    """A full pipe that is not blocking fails immediately, until the test reads it.
 
-    It takes short lines whole or not at all. Of a long one it takes a part, which gets its end.
+    It accepts short lines completely or not at all, and a part of a long line, whose rest follows.
     """
     wait = "    while not logging.getLogger().handlers[-1]._lines.empty(): pass\n"
     script = SCRIPT.replace("* 1000", f"* {size}").replace(
@@ -125,14 +125,14 @@ def test_the_next_written_line_reports_the_lost_ones(size: int) -> None:
     assert begins.startswith(b"INFO line 0 ")
     assert begins.endswith(b"\n") is (size == 1_000)
     whole = begins.count(b"\n")
-    *torn, told, last = ends.splitlines()
+    *torn, report, last = ends.splitlines()
     assert torn == [""] * (size != 1_000)
-    assert int(told.removeprefix("(").split()[0]) == 500 - whole
+    assert int(report.removeprefix("(").split()[0]) == 500 - whole
     assert last == "INFO the last line"
 
 
 def test_nothing_is_logged_to_a_closed_stderr() -> None:
-    """Its number is soon another file's, which must get none of the lines."""
+    """Another file soon has its number, and must not receive any of the lines."""
     script = f"""
 import os, sys
 assert sys.stderr is None

@@ -1,4 +1,4 @@
-"""What the exporter, its drivers and their programs print: nobody waits for it, and none fails."""
+"""Output of the exporter, its drivers and their programs never blocks or fails anything."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def call_everything(client: DriverClient) -> None:
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[DriverClient]:
-    """Connect to an exporter whose `ready:` nobody can read."""
+    """Connect to an exporter whose `ready:` line cannot be read."""
     give_up = time.monotonic() + PATIENCE
     with contextlib.ExitStack() as stack:
         while True:
@@ -134,7 +134,7 @@ def connected(address: str) -> Iterator[DriverClient]:
 
 @contextlib.contextmanager
 def a_stream(kind: str) -> Iterator[int]:
-    """Give a descriptor to write to which takes nothing, or fails."""
+    """Yield a descriptor for writing that blocks or fails."""
     if kind == "full disk":
         ours, theirs = os.open("/dev/null", os.O_RDONLY), os.open("/dev/full", os.O_WRONLY)
     elif kind == "hung-up terminal":
@@ -143,7 +143,7 @@ def a_stream(kind: str) -> Iterator[int]:
         ours = os.open("/dev/null", os.O_RDONLY)
     elif kind == "stopped terminal":
         ours, theirs = os.openpty()
-        import termios  # noqa: PLC0415 - for this alone
+        import termios  # noqa: PLC0415 - only this case needs it
 
         termios.tcflow(theirs, termios.TCOOFF)  # as by Ctrl-S
     else:
@@ -222,11 +222,11 @@ def test_stdout_has_one_line_and_prints_go_to_the_log(lab: Path) -> None:
             assert process.wait(PATIENCE) == 0
         finally:
             process.kill()
-    said = log.read_text()
-    assert "grüße" in said
-    assert "20000" in said
-    assert "UserWarning: careful" in said
-    assert "printed at exit" in said, "what is printed last has a second to leave"
+    text = log.read_text()
+    assert "grüße" in text
+    assert "20000" in text
+    assert "UserWarning: careful" in text
+    assert "printed at exit" in text, "the last output has a second to be written"
 
 
 @pytest.mark.parametrize("redirection", [">&-", ">/dev/full"], ids=["closed", "full"])
@@ -293,7 +293,7 @@ def test_a_child_does_not_keep_a_killed_exporters_streams_open(lab: Path, how: s
             server.send(signal.SIGKILL)
             server.rest_of_log()
             assert server.rest_of_stdout() == ""
-            os.kill(child, 0)  # it lives
+            os.kill(child, 0)  # the child is alive
     finally:
         if child is not None:
             os.kill(child, signal.SIGKILL)

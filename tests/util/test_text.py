@@ -1,4 +1,4 @@
-"""A peer's words in a line of ours: whatever they are, they stay on their line and are short."""
+"""Any text of a peer stays on one line of the log and is short."""
 
 from __future__ import annotations
 

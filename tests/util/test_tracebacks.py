@@ -1,4 +1,4 @@
-"""What pytest shows of an error: the test's line and the driver's, and no frame of this library."""
+"""Tests of pytest's output: it shows the test's line and the driver's, but no library frame."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LONGEST = 30  # lines of one failure, the test's own source and the driver's tr
 
 @pytest.fixture(scope="module")
 def failures() -> dict[str, str]:
-    """Give what pytest prints of each failing test."""
+    """Return the output of pytest for each failing test."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q"]
     options = ["--confcutdir", str(HERE / "typing"), "-o", "addopts=", "--color=no"]
     done = subprocess.run(
@@ -119,7 +119,7 @@ def failed(exc: BaseException, cause: BaseException | None = None) -> BaseExcept
 def failed_in(module: str) -> BaseException:
     """Return an exception that was raised by code of another module."""
     with pytest.raises(ZeroDivisionError) as caught:
-        exec("1 / 0", {"__name__": module})  # noqa: S102 - it is written right here
+        exec("1 / 0", {"__name__": module})  # noqa: S102 - a constant
     error = caught.value
     assert error.__traceback__ is not None
     error.__traceback__ = error.__traceback__.tb_next  # without this file's frame
@@ -171,7 +171,7 @@ def test_stripping_ends_if_causes_form_a_cycle() -> None:
 
 
 class Unsendable:
-    """Its code raises an exception that is its own cause when it is encoded."""
+    """A class whose encoding raises an exception that is its own cause."""
 
     __struct_fields__ = ()
     __pydantic_validator__ = model_validate = None

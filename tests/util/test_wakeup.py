@@ -1,4 +1,4 @@
-"""One task waits, another one wakes it: nothing is remembered, and nothing is missed."""
+"""Tests of wakeups: none is stored, and none is missed by a waiting task."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from jumpstarter._util.wakeup import LazyEvent, LazyParkingLot, Wakeup
 
 
 class Waiter:
-    """A task that waits for a signal; `woken` counts how often it was woken."""
+    """A task that waits for wakeups, and counts them in `woken`."""
 
-    def __init__(self, signal: Wakeup) -> None:
-        self.signal = signal
+    def __init__(self, wakeup: Wakeup) -> None:
+        self.wakeup = wakeup
         self.scope = trio.CancelScope()
         self.woken = 0
 
     async def run(self) -> None:
         with self.scope:
             while True:
-                await self.signal.wait()
+                await self.wakeup.wait()
                 self.woken += 1
 
 
@@ -36,7 +36,7 @@ async def test_a_waiter_sleeps_until_it_is_woken() -> None:
         await wait_all_tasks_blocked()
         assert waiter.woken == 0
         for times in (1, 2, 3):
-            waiter.signal.set()
+            waiter.wakeup.set()
             await wait_all_tasks_blocked()
             assert waiter.woken == times
         nursery.cancel_scope.cancel()
@@ -45,7 +45,7 @@ async def test_a_waiter_sleeps_until_it_is_woken() -> None:
 @timed()
 async def test_waking_without_a_waiter_has_no_effect() -> None:
     waiter = Waiter(Wakeup())
-    waiter.signal.set()
+    waiter.wakeup.set()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(waiter.run)
         await wait_all_tasks_blocked()
@@ -59,8 +59,8 @@ async def test_waking_twice_before_the_waiter_runs_wakes_it_once() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(waiter.run)
         await wait_all_tasks_blocked()
-        waiter.signal.set()
-        waiter.signal.set()
+        waiter.wakeup.set()
+        waiter.wakeup.set()
         await wait_all_tasks_blocked()
         assert waiter.woken == 1
         nursery.cancel_scope.cancel()
@@ -68,31 +68,31 @@ async def test_waking_twice_before_the_waiter_runs_wakes_it_once() -> None:
 
 @timed()
 async def test_waiting_is_a_checkpoint() -> None:
-    signal = Wakeup()
+    wakeup = Wakeup()
     async with trio.open_nursery() as nursery:
 
         async def wake() -> None:
-            signal.set()
+            wakeup.set()
 
         nursery.start_soon(wake)
         with assert_checkpoints():
-            await signal.wait()
+            await wakeup.wait()
 
 
 @timed()
 async def test_a_cancelled_waiter_leaves_the_wakeup_to_the_next_one() -> None:
-    signal = Wakeup()
-    first, second = Waiter(signal), Waiter(signal)
+    wakeup = Wakeup()
+    first, second = Waiter(wakeup), Waiter(wakeup)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(first.run)
         await wait_all_tasks_blocked()
         first.scope.cancel()
         await wait_all_tasks_blocked()
         assert first.scope.cancelled_caught
-        signal.set()  # wakes nobody, and nothing that has ended
+        wakeup.set()  # has no effect: the waiter has ended
         nursery.start_soon(second.run)
         await wait_all_tasks_blocked()
-        signal.set()
+        wakeup.set()
         await wait_all_tasks_blocked()
         assert (first.woken, second.woken) == (0, 1)
         nursery.cancel_scope.cancel()
@@ -104,7 +104,7 @@ async def test_a_waiter_that_is_woken_and_then_cancelled_was_woken() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(waiter.run)
         await wait_all_tasks_blocked()
-        waiter.signal.set()
+        waiter.wakeup.set()
         waiter.scope.cancel()
     assert waiter.woken == 1
     assert waiter.scope.cancelled_caught
@@ -117,38 +117,38 @@ async def test_a_waiter_that_is_cancelled_and_then_woken_was_cancelled() -> None
         nursery.start_soon(waiter.run)
         await wait_all_tasks_blocked()
         waiter.scope.cancel()
-        waiter.signal.set()
+        waiter.wakeup.set()
     assert waiter.woken == 0
 
 
 @timed()
 async def test_only_one_task_may_wait() -> None:
-    signal = Wakeup()
+    wakeup = Wakeup()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(Waiter(signal).run)
+        nursery.start_soon(Waiter(wakeup).run)
         await wait_all_tasks_blocked()
         with pytest.raises(AssertionError, match="only one task can wait"):
-            await signal.wait()
+            await wakeup.wait()
         nursery.cancel_scope.cancel()
 
 
 @timed()
 async def test_a_loop_of_check_and_wait_misses_no_wakeup() -> None:
-    signal = Wakeup()
+    wakeup = Wakeup()
     queue: deque[int] = deque()
     taken: list[int] = []
 
     async def consume() -> None:
         while len(taken) < 1000:
             while not queue:
-                await signal.wait()
+                await wakeup.wait()
             taken.append(queue.popleft())
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(consume)
         for number in range(1000):
             queue.append(number)
-            signal.set()
+            wakeup.set()
             if number % 7 == 0:
                 await trio.lowlevel.checkpoint()
     assert taken == list(range(1000))
@@ -157,7 +157,7 @@ async def test_a_loop_of_check_and_wait_misses_no_wakeup() -> None:
 # --- any number of tasks ---
 
 
-async def wait_and_tell(wait: Callable[[], Awaitable[None]], name: str, woken: list[str]) -> None:
+async def wait_and_record(wait: Callable[[], Awaitable[None]], name: str, woken: list[str]) -> None:
     await wait()
     woken.append(name)
 
@@ -167,7 +167,7 @@ async def test_waiters_are_woken_in_order() -> None:
     waiters, woken = LazyParkingLot(), list[str]()
     async with trio.open_nursery() as nursery:
         for name in "abcd":
-            nursery.start_soon(wait_and_tell, waiters.park, name, woken)
+            nursery.start_soon(wait_and_record, waiters.park, name, woken)
             await wait_all_tasks_blocked()
         assert len(waiters) == 4
         for so_far in ("a", "ab"):
@@ -175,7 +175,7 @@ async def test_waiters_are_woken_in_order() -> None:
             await wait_all_tasks_blocked()
             assert "".join(woken) == so_far
         waiters.unpark_all()
-    assert sorted(woken) == list("abcd")  # Trio runs those that are woken at once in any order
+    assert sorted(woken) == list("abcd")  # Trio runs tasks that were woken together in any order
     assert not waiters
 
 
@@ -186,7 +186,7 @@ async def test_waking_an_empty_parking_lot_has_no_effect() -> None:
     waiters.unpark_all()
     assert not waiters
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(wait_and_tell, waiters.park, "a", woken)
+        nursery.start_soon(wait_and_record, waiters.park, "a", woken)
         await wait_all_tasks_blocked()
         assert not woken
         nursery.cancel_scope.cancel()
@@ -195,16 +195,16 @@ async def test_waking_an_empty_parking_lot_has_no_effect() -> None:
 
 @timed()
 async def test_a_lazy_event_releases_all_waiters_once_set() -> None:
-    gate, woken = LazyEvent(), list[str]()
+    event, woken = LazyEvent(), list[str]()
     async with trio.open_nursery() as nursery:
         for name in "ab":
-            nursery.start_soon(wait_and_tell, gate.wait, name, woken)
+            nursery.start_soon(wait_and_record, event.wait, name, woken)
         await wait_all_tasks_blocked()
         assert not woken
-        assert not gate.is_set()
-        gate.set()
-        assert gate.is_set()
+        assert not event.is_set()
+        event.set()
+        assert event.is_set()
     assert sorted(woken) == ["a", "b"]
-    gate.set()
+    event.set()
     with assert_checkpoints():
-        await gate.wait()
+        await event.wait()

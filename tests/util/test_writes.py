@@ -28,11 +28,11 @@ from jumpstarter.testing import client_for_async
 from resources_for_tests import Library, Reader
 
 DATA = b"0123456789" * 500
-WRONG = [0, -1, len(DATA) + 1, True, "all", 5.0]  # what no write of a part of DATA may return
+WRONG = [0, -1, len(DATA) + 1, True, "all", 5.0]  # results that no write of DATA may return
 
 
 class Writer:
-    """Takes a part of what it is given, and returns what it was told to."""
+    """A file that writes a part of the data, and returns a given value."""
 
     def __init__(self, answer: Callable[[int], object], most: int = 10**6) -> None:
         self.taken = b""
@@ -46,7 +46,7 @@ class Writer:
 
 
 class Full(io.RawIOBase):
-    """An unbuffered file that does not block, and is full."""
+    """An unbuffered, nonblocking file that is full."""
 
     def writable(self) -> bool:
         return True
@@ -93,7 +93,7 @@ def test_a_full_nonblocking_pipe_is_an_error() -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with (
-        open(reading, "rb"),  # noqa: PTH123 - it has no path
+        open(reading, "rb"),  # noqa: PTH123 - a descriptor has no path
         open(writing, "wb", buffering=0) as file,  # noqa: PTH123
         pytest.raises(BlockingIOError, match="takes no more now"),
     ):
@@ -118,7 +118,7 @@ def test_an_os_error_gets_the_file_name_unless_it_has_one() -> None:
         raise OSError("no /dev/card")
 
 
-# ---------------------------------------------------------------------------------- what is lent
+# ------------------------------------------------------------------------------------ lent files
 
 
 def lent(sink: object, count: int = 1) -> None:
@@ -150,7 +150,7 @@ def test_a_full_nonblocking_lent_file_fails_the_block() -> None:
 
 
 class Sender:
-    """A stream in Trio's terms that says how much it has sent."""
+    """A Trio stream whose `send_all` returns a number of bytes."""
 
     def __init__(self, answer: object) -> None:
         self._answer = answer
@@ -170,7 +170,7 @@ async def test_a_lent_trio_stream_that_sends_a_part_fails_the_block(answer: int)
 
 
 class Giver:
-    """Gives what it was told to, where bytes are expected."""
+    """A file whose `read` returns a given object instead of bytes."""
 
     def __init__(self, answer: object) -> None:
         self._answer = answer
@@ -180,7 +180,7 @@ class Giver:
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind", "told"),
+    ("answer", "kind", "text"),
     [
         (None, BlockingIOError, "gave None: the stream does not block"),
         ("text", ArgumentError, "Giver gave str, where bytes are expected"),
@@ -188,12 +188,12 @@ class Giver:
     ],
 )
 def test_a_lent_file_that_returns_no_bytes_fails_the_block(
-    answer: object, kind: type[Exception], told: str
+    answer: object, kind: type[Exception], text: str
 ) -> None:
     with (
         served(Library()) as client,
         client.timeout(PATIENCE),
-        pytest.raises(kind, match=told),
+        pytest.raises(kind, match=text),
         cast("Reader", client).resource(Giver(answer)) as handle,
     ):
         client.call("read", handle)
@@ -226,7 +226,7 @@ def test_a_full_storage_error_names_its_path(tmp_path: Path) -> None:
 
 
 class Short:
-    """A device's stream that says that it took a part of what it was given."""
+    """A device's stream that returns a smaller number than it was given."""
 
     def __init__(self, answer: object) -> None:
         self._answer = answer
@@ -254,7 +254,7 @@ class ShortAnyio(Short):
 
 @dataclass(kw_only=True)
 class Board(Driver):
-    """Yields the stream that it was made with."""
+    """A driver that yields a given stream."""
 
     stream: object
 
