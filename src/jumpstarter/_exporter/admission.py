@@ -1,9 +1,9 @@
 """Limit how many connections an exporter has, before and after it has admitted their clients.
 
 A connection costs something even before its client has shown that it may connect. So there are few
-slots for pending connections. A slow client and a malicious one look alike until HELLO, but an
-honest client sends it immediately. When all slots are taken, a new connection evicts one that was
-rejected and has not gone yet, or else the one that has waited longest.
+slots for pending connections. Until HELLO, a slow client cannot be distinguished from a malicious
+one, but an honest client sends HELLO immediately. When all slots are taken, a new connection evicts
+one that was rejected and has not disconnected yet, or else the one that has waited longest.
 
     state of a connection   next
     PENDING                 ADMITTED, by `admit`; REJECTED, by `reject`; evicted, by `arrive`
@@ -33,7 +33,7 @@ class AdmissionState(enum.Enum):
 
 
 class PendingConnection(Protocol):
-    """One connection, as far as admission is concerned."""
+    """The interface of a connection that admission uses."""
 
     def evict(self) -> None:
         """Close the connection: a newer one needs the slot. Synchronous."""
@@ -56,7 +56,7 @@ class AdmissionControl:
         }
 
     def arrive(self, connection: PendingConnection) -> None:
-        """Give a new connection a slot, if necessary that of another one."""
+        """Assign a slot to a new connection, if necessary by evicting another one."""
         pending = self._connections[AdmissionState.PENDING]
         rejected = self._connections[AdmissionState.REJECTED]
         if len(pending) + len(rejected) >= self._max_pending:

@@ -61,7 +61,7 @@ def _of_forwarder(own: Mapping[str, Any]) -> Holder | None:
 
 
 def _of_verb(own: Mapping[str, Any]) -> Holder:
-    """Name the `reset` or `close` that the loop waits for; it runs in a thread."""
+    """Name the `reset` or `close` for which the loop waits; it runs in a thread."""
     return Holder(f"{own['verb']} of {own['title']}", FROM_A_THREAD, own["driver"])
 
 

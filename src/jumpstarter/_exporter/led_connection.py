@@ -1,24 +1,24 @@
-"""A connection that a worker thread may have to itself, for plain methods called one by one.
+"""Let a worker thread use a connection exclusively, for plain methods called one after the other.
 
-The way to a thread and back costs several times what most plain methods do. But most often a test
-calls one after the other, and nothing else goes on. So a thread that is given a call is given the
-connection with it: it sends the answer itself, waits a moment for the next call, and goes on with
-that, while the loop stands aside.
+Switching to a thread and back costs several times as much as most plain methods. Usually a test
+calls one after the other, and nothing else happens. So a thread that gets a call gets the
+connection with it: it sends the answer itself, waits a moment for the next call, and answers that
+too. Meanwhile the loop does not use the connection.
 
     owner     what comes next
     LOOP      THREAD: a plain method was called, and nothing else is open
     THREAD    LOOP: a method takes its time, something else has come, nothing has come for a
               moment, others need the thread, the loop wants it back, the connection has ended
 
-- The owner is changed, and what the thread does with the rules and the socket is done, under a
-  lock, which nobody holds while a driver's code runs or for longer than a frame takes. So the loop
-  can take the connection back whenever it likes, and finds it whole.
-- All that a thread does alone is small and ordinary: one call, one answer. Whatever else it reads,
-  it leaves to the loop.
-- A method that runs when the connection goes back to the loop is an ordinary call from then on: its
-  CANCEL is heard, and its answer is the loop's to send.
-- The task that has brought the thread here stays with it, so that `trio.from_thread` works in all
-  its methods.
+- A lock protects changes of the owner, and the thread's use of the rules and the socket. It is
+  never held while a driver's code runs, or for longer than handling one frame takes. So the loop
+  can take the connection back at any time, and finds it in a consistent state.
+- A thread handles only the simple case by itself: one call, one answer. Anything else that it reads
+  is left to the loop.
+- If a method still runs when the connection goes back to the loop, it is an ordinary call from then
+  on: it can be cancelled, and the loop sends its answer.
+- The task that started the thread waits for it, so `trio.from_thread` works in all methods that it
+  runs.
 
 A thread can own only a plain socket: the loop must handle TLS. This module knows no drivers.
 """
@@ -43,48 +43,48 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = ["Lead", "LedConnection", "ThreadAnswerer"]
 
-_PATIENCE: Final = 0.002  # seconds: a method that takes so long, or twice that, is not waited for
+_PATIENCE: Final = 0.002  # seconds; a method that takes once or twice this loses the connection
 _STAYS: Final = 2  # times that a thread waits for the next call,
-_STAY_MS: Final = 5  # for so long, which bounds the delay for other uses of the thread
+_STAY_MS: Final = 5  # this long each, which limits the delay for other uses of the thread
 _SMALL: Final = 16 * 1024  # bytes of an answer that a thread sends by itself
 
 C = TypeVar("C", bound=Begun)
 
 
 class ThreadAnswerer(Answerer[C], Protocol[C]):
-    """What a connection needs of the side that answers its calls."""
+    """The interface of the code that answers a connection's calls."""
 
     async def answer_in_thread(self, lead: Lead[C]) -> None:
-        """Have a thread `lead`, and answer the call that it leaves, if it leaves one."""
+        """Run `lead` in a thread, and finish the call that it returns unanswered, if any."""
 
     def may_lead(self) -> bool:
-        """Tell if a thread is to be had, and may wait for calls. In any thread."""
+        """Return True if a thread is available, and may wait for calls. In any thread."""
 
     def run_sync(self, call: C) -> object:
         """Answer a call. In a thread.
 
         Returns:
-            The result, encoded as a bytearray; anything else is the loop's to make one of.
+            The result, encoded as a bytearray. The loop must convert anything else to one.
 
         Raises:
-            BaseException: What went wrong.
+            BaseException: The failure of the call.
         """
 
     def take(self, event: ev.CallReceived) -> C | None:
-        """Make an endpoint of a call, if a thread may answer it. In a thread."""
+        """Register a call as an endpoint, if a thread may answer it. In a thread."""
 
     def answered(self, call: C, result: bytearray) -> None:
         """Queue the result of a call that a thread has answered. In that thread."""
 
 
 class Lead(Generic[C]):
-    """One thread's time with a connection.
+    """The exclusive use of a connection by one thread.
 
     Attributes:
-        call: What the thread is at, None while it waits.
-        number: Of the calls that it has begun.
-        poll: Waits for more.
-        scope: Of the task that stays with it.
+        call: The call that the thread answers, None while it waits for one.
+        number: The number of calls that it has begun.
+        poll: Waits for more data.
+        scope: The cancel scope of the task that waits for the thread.
     """
 
     __slots__ = ("call", "number", "poll", "scope")
@@ -98,7 +98,7 @@ class Lead(Generic[C]):
 
 
 class LedConnection(EagerConnection[C]):
-    """A connection whose plain methods are answered by a thread that has it to itself.
+    """A connection on which a thread can answer calls of plain methods by itself.
 
     Args:
         transport, rules, owner, name, event_log, dispatch_lock: See `Connection`.
@@ -124,14 +124,14 @@ class LedConnection(EagerConnection[C]):
         self._lock = threading.Lock()
         self._lead: Lead[C] | None = None  # the owner of the connection; None for the loop
         self._returned = Wakeup()  # for the reader
-        self._left: list[ev.Event] = []  # what a thread has read, and is the loop's to act on
-        self._write_error: OSError | None = None  # or what reading has found
+        self._left: list[ev.Event] = []  # events read by a thread, to be handled by the loop
+        self._write_error: OSError | None = None  # or the error of reading
 
     # ---------------------------------------------------------------------------- in the loop
 
     @property
     def is_leased(self) -> bool:
-        """True while the connection is not the loop's."""
+        """True while the loop does not own the connection."""
         return self._lead is not None
 
     async def _begin_in_thread(self, call: C) -> None:
@@ -144,14 +144,14 @@ class LedConnection(EagerConnection[C]):
         await self._stand_aside(lead)
 
     def _is_quiet(self) -> bool:
-        """Tell if nothing goes on but one call that has come."""
+        """Return True if one call has arrived, and nothing else is in progress."""
         rules = self.rules
         if rules.busy_slots > 1 or self._socket is None or not self.is_quiescent:
             return False
         return self._rate_limits.counted == self._rate_limits.count(rules)
 
     async def _stand_aside(self, lead: Lead[C]) -> None:
-        """Wait while a thread leads, and take the connection back if a method takes its time."""
+        """Wait while a thread leads, and take the connection back if a method takes long."""
         while self._lead is lead:
             number = lead.number
             with trio.move_on_after(_PATIENCE):
@@ -164,10 +164,10 @@ class LedConnection(EagerConnection[C]):
             self._act_on(left)
 
     def reclaim(self, number: int = 0) -> None:
-        """Take the connection back; a call that is under way goes on, as any other.
+        """Take the connection back. A call in progress continues as an ordinary call.
 
         Args:
-            number: Only while the thread is at this one of its calls; 0 for at any, or at none.
+            number: Only if this is the number of the thread's current call; 0 for always.
         """
         with self._lock:
             lead = self._lead
@@ -192,7 +192,7 @@ class LedConnection(EagerConnection[C]):
             self.writer.flush()
 
     def returned(self, lead: Lead[C]) -> None:
-        """The thread is back."""
+        """Note that the thread has returned."""
         if self._lead is lead:
             self.reclaim()
 
@@ -203,14 +203,14 @@ class LedConnection(EagerConnection[C]):
     # ---------------------------------------------------------------------------- in a thread
 
     def lead(self, lead: Lead[C]) -> tuple[object, ...]:
-        """Answer the call that a thread was given, and those that follow.
+        """Answer the call that was passed to a thread, and those that follow.
 
         Returns:
-            What `work` has given for the call that the lead has still, if it has one; in a tuple,
-            since Trio lets no coroutine out of a thread.
+            The result of `work` for the call that is still unanswered, if there is one; in a tuple,
+            since Trio does not allow a thread to return a coroutine.
 
         Raises:
-            BaseException: What `work` has raised for it.
+            BaseException: Raised by `work` for that call.
         """
         while lead.call is not None:
             answer = self._desk.run_sync(lead.call)
@@ -220,7 +220,7 @@ class LedConnection(EagerConnection[C]):
         return ()
 
     def _send(self, lead: Lead[C], call: C, answer: object) -> bool:
-        """Send an answer, unless that is for the loop to do."""
+        """Send an answer, unless the loop must do that."""
         if not isinstance(answer, bytearray) or len(answer) > _SMALL:
             return False
         with self._lock:
@@ -236,7 +236,7 @@ class LedConnection(EagerConnection[C]):
         return True
 
     def _wait_for_next(self, lead: Lead[C]) -> None:
-        """Wait for a call, and take it."""
+        """Wait for a call, and register it."""
         if self.writer.rest or self._write_error is not None:
             return
         for _ in range(_STAYS):
@@ -249,12 +249,12 @@ class LedConnection(EagerConnection[C]):
                 return
 
     def _receive(self, lead: Lead[C]) -> None:
-        """Read, and take what came if it is one call for a thread; all else is the loop's."""
+        """Read, and register one call for a thread; leave anything else to the loop."""
         assert self._socket is not None
         try:
             data = self._socket.try_read()
         except OSError as exc:
-            self._write_error = exc  # the system says it once, and the loop will find an end
+            self._write_error = exc  # reported only once; the loop will see EOF
             return
         match self.rules.receive(data, self.rules.limits.max_frames_per_turn) if data else []:
             case [ev.CallReceived() as event] if self._is_quiet():

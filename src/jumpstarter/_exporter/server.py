@@ -77,7 +77,7 @@ class Server:
             await close_immediately(stream)
 
     def _is_welcome(self, stream: trio.abc.Stream) -> bool:
-        """Tell if a peer's user may connect; True where the system does not know the user."""
+        """Return True if a peer's user may connect, or if the system does not report the user."""
         credentials = peer_credentials(stream)
         return credentials is None or credentials.uid in self._users
 
@@ -103,10 +103,10 @@ class Server:
     async def drain(self, grace: float) -> None:
         """Accept no more clients and calls, let running calls finish, and disconnect all clients.
 
-        It returns when the functions that drivers have given to `on_disconnect` have run, too.
+        It returns after the functions that drivers have registered with `on_disconnect` have run.
 
-        A checkpoint. Cancelling it cancels the calls immediately, and leaves those functions one
-        second; it still waits until all of them have ended.
+        A checkpoint. If it is cancelled, it cancels the calls immediately, and those functions
+        after one second. It still waits until all of them have ended.
 
         Args:
             grace: Seconds after which calls that still run are cancelled; `math.inf` waits for them
@@ -154,7 +154,7 @@ def _name_of_peer(stream: trio.abc.Stream) -> str:
 
 
 def _verify(stream: trio.abc.Stream) -> VerifiedIdentity:
-    """Return what the system and TLS say of a client. Call it after HELLO, so after TLS's own."""
+    """Return what the system and TLS report of a client. Call it after HELLO, and so after TLS."""
     inner = getattr(stream, "transport_stream", stream)
     credentials = peer_credentials(inner)
     if credentials is not None:

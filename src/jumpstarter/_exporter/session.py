@@ -87,7 +87,7 @@ class Session:
         stream: The stream to the client.
         name: The client's name in the log.
         welcome: False for a client that is not admitted, whatever token it sends.
-        verify: Returns what the system or TLS says of the client. Called after its HELLO.
+        verify: Returns what the system or TLS reports of the client. Called after its HELLO.
 
     Attributes:
         running: The calls that have not ended.
@@ -161,10 +161,10 @@ class Session:
         return self._dispatcher.title(call.head)
 
     async def drain(self, grace: float, text: str) -> None:
-        """Take no more calls, let those that run finish, and end the connection.
+        """Accept no more calls, let running calls finish, and end the connection.
 
-        A checkpoint. Cancelling it cancels the calls, and hurries what runs at the connection's
-        end; it still waits for both.
+        A checkpoint. If it is cancelled, it cancels the calls, and hurries the functions that run
+        at the connection's end. It still waits for both.
 
         Args:
             grace: Seconds for calls to end and answers to be sent; then calls are cancelled.
@@ -314,7 +314,7 @@ class Session:
         self._finish(call, result, error)
 
     async def answer_in_thread(self, lead: Lead[IncomingCall]) -> None:
-        """Let a thread own the connection, and answer the call that it leaves, if it does."""
+        """Let a thread own the connection, and finish the call that it returns, if any."""
         result: bytearray | None = None
         error: tuple[int, ErrorBody] | None = None
         status = cancel_status()
@@ -331,7 +331,7 @@ class Session:
             self._finish(lead.call, result, error)
 
     def may_lead(self) -> bool:
-        """Tell if enough threads are idle for one to wait for calls. In any thread."""
+        """Return True if enough threads are idle for one to wait for calls. In any thread."""
         return self._dispatcher.executor.has_idle_threads
 
     def run_sync(self, call: IncomingCall) -> object:

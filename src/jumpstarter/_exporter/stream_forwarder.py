@@ -95,7 +95,8 @@ class _AnyioDevice:
 
     async def receive(self) -> bytes:
         try:
-            # anyio's end is an exception; empty bytes would be taken for the end by the caller.
+            # anyio reports the end by an exception. The caller would mistake empty bytes for the
+            # end.
             while not (data := _as_bytes(await self._stream.receive())):
                 pass
         except self._end:
@@ -161,7 +162,7 @@ class StreamForwarder:
 
     @property
     def closed(self) -> bool:
-        """True once the client has closed its side, and reads nothing more."""
+        """True once the client has closed its side, and will read nothing more."""
         return self._down.cancel_called
 
     @property
@@ -175,7 +176,7 @@ class StreamForwarder:
         return bool(self._client.pending)
 
     def client_closed(self) -> None:
-        """Stop reading the device. What the client has sent before is delivered. Synchronous."""
+        """Stop reading the device. Bytes sent by the client are still delivered. Synchronous."""
         self._down.cancel()
 
     def arrived(self) -> None:

@@ -29,7 +29,7 @@ _logger = logging.getLogger("jumpstarter.exporter")
 MAX_DRIVERS: Final = 65535  # a target has two bytes in a CALL, and 0 is the exporter itself
 # Characters of all docstrings and signatures in a report, which each client receives at connect.
 MAX_TEXTS: Final = 1024 * 1024
-_ONE_TEXT: Final = 64  # characters that each text costs besides its own
+_ONE_TEXT: Final = 64  # characters of overhead that are counted for each text
 
 _SLOW: Final = 5.0  # seconds after which the log names the driver that a start waits for
 
@@ -124,7 +124,7 @@ class DeviceTree:
         return {name: text for name in texts if (text := self._text(texts[name]))}
 
     def _text(self, text: str) -> str:
-        """Return a text if it still fits the report, or an empty one."""
+        """Return a text if it still fits in the report, otherwise an empty one."""
         cost = len(text) + _ONE_TEXT
         if not text or cost > self._texts:
             return ""
@@ -193,7 +193,7 @@ class DeviceTree:
                 verb,
                 title,
                 abandon_on_cancel=abandon,
-                limiter=trio.CapacityLimiter(1),  # one that hangs keeps no thread from the next
+                limiter=trio.CapacityLimiter(1),  # a hung driver must not block the next
             )
         except BaseException:
             if claim is not None:  # cancelled, or out of threads, before a thread began
@@ -201,7 +201,7 @@ class DeviceTree:
             raise
 
     def _attempt(self, claim: ThreadClaim | None, driver: Driver, verb: str, title: str) -> None:
-        """Run one driver's verb. Log what it raises, SystemExit too, so that the others follow."""
+        """Run one driver's `reset` or `close`; log any exception, so that the others run."""
         with nullcontext(True) if claim is None else claim.running() as runs:
             try:
                 if runs:

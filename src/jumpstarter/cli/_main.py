@@ -5,18 +5,20 @@
 A program that starts an exporter can rely on this:
 
 - stdout gets one line, `ready: <address>`, when clients can connect. The log goes to stderr, and so
-  does all that drivers, and the programs that they run, print to stdout or stderr. No code ever
-  waits for either stream, or fails because of it. Text that stderr does not take is lost, and the
-  log says later how much; if stdout does not take `ready:`, the log has a warning.
+  does everything that drivers and the programs that they run print to stdout or stderr. No code
+  ever blocks or fails because of either stream. Text that cannot be written to stderr immediately
+  is lost, and the log says later how much; if `ready:` cannot be written to stdout, the log has a
+  warning.
 - The first SIGTERM, SIGINT or SIGHUP drains: clients and calls are refused, and running calls may
   finish within the grace period, after which they are cancelled. SIGHUP has no effect if it was
   ignored at the start, as by `nohup`. A second SIGTERM or SIGINT cancels the calls immediately. In
   both cases the exporter waits for the calls, and then resets and closes the drivers. Only SIGKILL
   ends a plain method that does not return: a thread cannot be killed, and is never abandoned.
-- A signal that comes before `ready:` ends the start: the `reset()` that runs returns, the drivers
-  are reset and closed, and no `ready:` is written.
+- A signal that arrives before `ready:` cancels the start: the exporter waits for the running
+  `reset()`, resets and closes the drivers, and never writes `ready:`.
 - Programs that drivers run start with an empty signal mask and default dispositions, however the
-  exporter was started, except for signals that `nohup` and `&` ignore. Their exit codes are true.
+  exporter was started, except for signals that `nohup` and `&` ignore. The exit codes that drivers
+  get are the real ones.
 - Access that is broader than the operator may intend is a warning in the log.
 - The exit code is 0 after a drain; 128 + the signal's number (130 for SIGINT, 143 for SIGTERM) if a
   second one came; and 2, with one line on stderr, if nothing could be served.

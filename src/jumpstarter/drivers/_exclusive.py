@@ -2,8 +2,8 @@
 
 A `PortLock` takes two locks, since neither of them stops every other program:
 
-- `flock` refuses every program that also takes it, even root's, by whichever name it opens the
-  device: the lock belongs to the device's file, to which links lead.
+- `flock` stops every program that also takes it, even one of root, whichever name it uses for the
+  device: the lock belongs to the file to which all links lead.
 - TIOCEXCL makes the kernel refuse every further `open()`, by any program and through any file of
   the device, unless it is root's (CAP_SYS_ADMIN).
 
@@ -46,7 +46,7 @@ class PortInUse(OSError):
 
     Args:
         path: The path of the device.
-        holder: Which program, driver or client holds it, as far as that is known.
+        holder: The program, driver or client that holds it, as far as known.
         transient: True if the holder seems to have ended, so that the port may be free in a moment.
     """
 
@@ -107,7 +107,7 @@ class PortLock:
             raise
 
     def release(self) -> None:
-        """Let others open the device. Call it once, before the descriptor is closed."""
+        """Release both locks. Call it once, before the descriptor is closed."""
         # End the guard first: it would clear the lock of the device's next holder.
         if self._guard is not None:
             self._guard.kill()

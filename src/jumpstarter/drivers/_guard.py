@@ -6,8 +6,8 @@ TIOCEXCL at the last `close()` of a serial port, but on a pseudo-terminal only w
 closed to all others. The guard waits for that process to end, and then clears TIOCEXCL.
 
 A service manager signals all processes of a service, so the guard must outlast the signals that
-ask its parent to end. Its parent starts it with all signals blocked, which leaves no moment at
-which one could end it; only SIGKILL does.
+ask its parent to end. Its parent starts it with all signals blocked, so that from the first moment
+only SIGKILL can end it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 A port that reads and writes as `serial.Serial` does is used by its file descriptor, in the Trio
 loop. Any other port, like those of `spy://`, `alt://`, `loop://`, `socket://` and `rfc2217://`, is
-used by its own `read` and `write` in worker threads, since these are what the URL was chosen for.
+used by its own `read` and `write` in worker threads, since the user chose the URL for what these
+do.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ READ_TIMEOUT: Final = 0.1
 _WRITE_SIZE: Final = 1024  # bytes written in one call
 _READ_SIZE: Final = 4096  # bytes read in one call: as many as a Linux port buffers
 _MAX_QUEUED: Final = 2048  # bytes that may wait in the port's output buffer, which holds 4,096
-_OUTPUT_POLL: Final = READ_TIMEOUT / 10  # seconds between two looks at that buffer
+_OUTPUT_POLL: Final = READ_TIMEOUT / 10  # seconds between two checks of that buffer
 
 
 def stream_of(port: Any) -> trio.abc.Stream:
@@ -39,7 +40,8 @@ def stream_of(port: Any) -> trio.abc.Stream:
     kind = type(port)
     if kind.read is not serial.Serial.read or kind.write is not serial.Serial.write:
         return _ThreadStream(port, port.fileno())
-    # pyserial sets VMIN to 0: read() returns nothing rather than waits, and FdStream sees EOF.
+    # pyserial sets VMIN to 0: then read() returns nothing instead of waiting, and FdStream sees
+    # EOF.
     settings = termios.tcgetattr(port.fileno())
     settings[6][termios.VMIN] = 1
     termios.tcsetattr(port.fileno(), termios.TCSANOW, settings)

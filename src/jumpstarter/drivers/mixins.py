@@ -67,12 +67,13 @@ class StreamMixin:
         port: int = 0,
         quiet_limit: float = QUIET_LIMIT,
     ) -> AbstractContextManager[tuple[str, int]]:
-        """Let any program reach the driver's raw stream by a local TCP port, for a `with` block.
+        """Forward a local TCP port to the driver's raw stream, for the length of a `with` block.
 
-        Each connection has a raw stream of its own, and there can be hundreds; half-close is passed
-        on. A connection that fails is logged, and reset. One whose program has gone is ended within
-        seconds, even if the device sends nothing. The end of the block ends them all. Blocks while
-        it is entered and left; `portforward_async` is for Trio code.
+        Any program on this machine can connect to the port. Each connection has its own raw stream,
+        and there can be hundreds; half-close is passed on. A connection that fails is logged and
+        reset. When a program disconnects, its raw stream ends within seconds, even if the device
+        sends nothing. The end of the block ends all connections. Blocks while it is entered and
+        left; `portforward_async` is for Trio code.
 
         Args:
             method: Name of the `exportstream` method.
@@ -181,9 +182,9 @@ class ResourceMixin:
             with self.local_file("image.img") as handle:
                 self.call("flash", handle)
 
-        Any number of bytes passes in constant memory, beside other calls. Blocks while it is
-        entered and left, from any thread that runs no Trio loop; `local_file_async` is for Trio
-        code.
+        Memory use is constant for any number of bytes, and other calls can run at the same time.
+        Call it in any thread that runs no Trio loop. Blocks while it is entered and left;
+        `local_file_async` is for Trio code.
 
         Args:
             path: Of the file.
@@ -198,7 +199,7 @@ class ResourceMixin:
         Raises:
             ArgumentError: An argument cannot be used.
             OSError: The file cannot be read or written, or changed while it was read. If that
-                happens during the transfer, the driver is told, and the block raises this.
+                happens during the transfer, the driver gets an error too.
             DriverTimeoutError: The surrounding `timeout` ran out. It ends the block even if the
                 file hangs in the operating system, after another 0.5 s; the thread is abandoned,
                 and that is logged.
@@ -214,8 +215,8 @@ class ResourceMixin:
     ) -> AsyncIterator[str]:
         """Lend a local file as `local_file` does, with the same arguments, for Trio code.
 
-        Entering and leaving are checkpoints. Cancelled, the loan is withdrawn: the driver's read or
-        write fails, and a file that was to be replaced stays as it was.
+        Entering and leaving are checkpoints. If it is cancelled, the loan is withdrawn: the
+        driver's read or write fails, and a file that was to be replaced stays unchanged.
         """
         async with lend_async(_client(self), loans.local_file(path, **options)) as handle:
             yield handle
@@ -250,8 +251,8 @@ class ResourceMixin:
     ) -> AsyncIterator[str]:
         """Lend a stream as `resource` does, with the same arguments, for Trio code.
 
-        Entering and leaving are checkpoints. Cancelled, the loan is withdrawn: the driver's read or
-        write fails.
+        Entering and leaving are checkpoints. If it is cancelled, the loan is withdrawn: the
+        driver's read or write fails.
         """
         async with lend_async(_client(self), loans.resource(stream, **options)) as handle:
             yield handle

@@ -1,8 +1,8 @@
 """Run commands on the exporter that its configuration fixes, by name.
 
 A client passes the name and nothing else: no argument, environment or input of the client's reaches
-the command, and no shell is involved. Cancelling the call ends the command with its whole process
-group: SIGTERM, and five seconds later SIGKILL.
+the command, and no shell is involved. Cancelling the call ends the command and its whole process
+group: with SIGTERM, and five seconds later with SIGKILL.
 
 A command starts with default signal dispositions and an empty signal mask, whatever the exporter's
 process ignores or blocks. Its exit code is the real one, or the call fails.
@@ -188,7 +188,7 @@ async def _end_group(program: Program) -> None:
 
 
 async def _reap(program: Program) -> None:
-    with suppress(ChildProcessError):  # after a cancellation nobody asks for the exit code
+    with suppress(ChildProcessError):  # after a cancellation, the exit code is not needed
         await program.wait()
 
 
@@ -205,7 +205,7 @@ class ShellClient(DriverClient):
         return self.call_as(list[str], "names")
 
     def run(self, name: str) -> ShellResult:
-        """Run a command until it ends, whatever its exit code. Bound it with `timeout`.
+        """Run a command until it ends, whatever its exit code. Limit its time with `timeout`.
 
         Args:
             name: One of `names()`.

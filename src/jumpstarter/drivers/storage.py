@@ -1,8 +1,8 @@
 """Storage in a file on the exporter: a disk image for an emulator, or a card in a reader.
 
 An image is written to a temporary file in the same directory, and renamed when it is complete. So
-a transfer that breaks off, or whose source changed while it was read, leaves the old image. A block
-device is written in place, and a failure after the first byte says that its content is lost.
+if a transfer is interrupted, or its source changes meanwhile, the old image stays. A block device
+is written in place; if that fails after the first byte, the error says that its content is lost.
 
 Any file operation can hang, on a network file system for example. The call still ends in time (see
 `_io.files`), and further calls are refused until the hanging thread has returned.
@@ -120,7 +120,7 @@ class FileStorage(Driver):
     def _operations(self) -> Iterator[FileOperations]:
         """Yield the file operations of one call, unless a thread of an earlier call still hangs.
 
-        Otherwise every call to a file system that hangs would cost one more thread.
+        Otherwise every call would use up one more thread while the file system hangs.
 
         Raises:
             OSError: An earlier call's thread has not returned (EBUSY).
@@ -176,7 +176,7 @@ class StorageClient(ResourceMixin, DriverClient):
         Raises:
             OSError: The image cannot be read, or changed while it was read.
             DriverError: The driver could not write it. After either error, a file has its old
-                content; a note on the error says if a device has lost its own.
+                content; if the content of a device was lost, a note on the error says so.
             ArgumentError: The URL has another scheme; nothing was sent.
         """
         if isinstance(image, str) and (scheme := _URL.match(image)):
