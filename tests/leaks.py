@@ -84,8 +84,8 @@ def _unfinished() -> list[str]:
         busy = connection.rules.busy_slots
         if connection.ended is None and busy:
             found.append(f"the connection to {connection.name} is open, with {busy} slots in use")
-        elif connection.ended is not None and connection.endpoints:
-            left = len(connection.endpoints)
+        elif connection.ended is not None and connection.handlers:
+            left = len(connection.handlers)
             found.append(
                 f"the connection to {connection.name} has ended, and {left} calls have not"
             )

@@ -100,10 +100,10 @@ async def test_a_call_that_is_under_way_on_a_living_connection_is_a_leak() -> No
 async def test_a_call_that_was_never_told_of_the_end_is_a_leak() -> None:
     async with channel_to(Lab()) as channel:
         pass
-    channel.connection.endpoints[1] = None  # type: ignore[assignment]  # nobody's
+    channel.connection.handlers[1] = None  # type: ignore[assignment]  # nobody's
     with pytest.raises(AssertionError, match="has ended, and 1 calls have not"):
         leaking(int)
-    channel.connection.endpoints.clear()
+    channel.connection.handlers.clear()
 
 
 TESTS = """

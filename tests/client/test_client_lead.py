@@ -125,7 +125,7 @@ def test_one_call_after_another_is_led_by_its_thread(client: DriverClient) -> No
         assert client.call("echo_async", number) == number
         assert client.call("echo", [number]) == [number]
     assert led_calls(client) == before + 20
-    assert not connection_of(client).endpoints
+    assert not connection_of(client).handlers
 
 
 @pytest.mark.usefixtures("unhurried")
@@ -476,7 +476,7 @@ async def test_one_call_after_another_is_led_by_its_task() -> None:
             await channel.call(ask("fail"))
         assert channel.connection._calls == before + 11
         assert channel.connection.is_leased
-        assert not channel.connection.endpoints
+        assert not channel.connection.handlers
 
 
 @pytest.mark.usefixtures("unhurried")
@@ -574,7 +574,7 @@ async def test_led_call_cancelled_at_any_step_keeps_the_state_consistent() -> No
             scope = trio.CancelScope()
             with counted(at, scope.cancel) as steps, scope:
                 assert await channel.call(ask("echo_async", at)) == at
-            assert not channel.connection.endpoints, at
+            assert not channel.connection.handlers, at
             assert await channel.call(ask("echo_async", "usable")) == "usable"
             if steps.taken < at:
                 break
@@ -805,7 +805,7 @@ def test_ctrl_c_at_any_step_of_a_led_call_keeps_the_state_consistent(client: Dri
                 break  # the call has fewer steps
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         assert client.call("echo_async", "usable") == "usable", step
-        assert not connection.endpoints, step
+        assert not connection.handlers, step
     assert step > 500
 
 
@@ -894,4 +894,4 @@ def test_threads_tasks_and_ctrl_c_concurrently(client: DriverClient) -> None:
     for future in [*futures, beside]:
         future.result(PATIENCE)
     assert client.call("echo_async", "usable") == "usable"
-    wait_until(lambda: not connection_of(client).endpoints)
+    wait_until(lambda: not connection_of(client).handlers)

@@ -166,7 +166,7 @@ async def test_one_plain_call_after_another_is_answered_by_one_thread(make_pair:
             assert await it.call("plain", number) == number
             assert it.connection.is_leased
         assert len(set(it.driver.threads)) == 1
-        assert not it.connection.endpoints
+        assert not it.connection.handlers
 
 
 async def test_a_thread_that_nobody_calls_gives_the_connection_back() -> None:
@@ -540,5 +540,5 @@ async def test_threads_lead_and_give_back_under_a_mix_of_calls() -> None:
         assert it.driver.log.count("slow ended") == 25
         assert await it.call("check_cancelled") == "not cancelled"
         await until(lambda: not it.connection.is_leased)
-        assert not it.connection.endpoints
+        assert not it.connection.handlers
         assert not it.session.running

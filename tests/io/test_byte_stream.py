@@ -108,7 +108,7 @@ class Side:
 
     def stream_on(self, slot: int) -> SlotStream:
         stream = SlotStream(self.connection, slot)
-        self.connection.endpoints[slot] = StreamHandler(stream)
+        self.connection.handlers[slot] = StreamHandler(stream)
         return stream
 
     def on_slot_free(self) -> None:
@@ -141,7 +141,7 @@ class Ends:
         """End the stream on the server."""
         assert isinstance(self.server.rules, ServerProtocol)
         slot = self.theirs.slot
-        del self.server.connection.endpoints[slot]
+        del self.server.connection.handlers[slot]
         self.theirs.finish(None)
         (self.server.rules.result if well else self.server.rules.error)(slot, buffer)
         self.server.connection.writer.flush()

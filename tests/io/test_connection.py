@@ -116,7 +116,7 @@ class Side:
 
     def on_call(self, event: ev.CallReceived) -> None:
         self.calls.append(event)
-        self.connection.endpoints[event.slot] = StreamHandler()
+        self.connection.handlers[event.slot] = StreamHandler()
 
     def on_slot_free(self) -> None:
         self.freed_times += 1
@@ -125,8 +125,8 @@ class Side:
         """Queue a CALL."""
         assert isinstance(self.rules, ClientProtocol)
         slot = self.rules.call(kind, call(kind, size))
-        endpoint = self.connection.endpoints[slot] = StreamHandler()
-        return slot, endpoint
+        handler = self.connection.handlers[slot] = StreamHandler()
+        return slot, handler
 
 
 class Peer:
@@ -397,13 +397,13 @@ async def test_goaway_instead_of_hello_reports_the_peers_reason(role: Role) -> N
 @timed()
 async def test_client_receives_the_answer_to_its_call(make_pair: PairMaker) -> None:
     async with greeted("client", make_pair) as (side, peer):
-        slot, endpoint = side.call()
+        slot, handler = side.call()
         side.connection.writer.flush()
         assert (await peer.hear(FrameType.CALL)).slot == slot
         await peer.send(frame(FrameType.RESULT, slot, b"\xc0"))
-        await endpoint.until(lambda: endpoint.events)
-        assert endpoint.events == [ev.ResultReceived(slot, b"\xc0")]
-        assert slot not in side.connection.endpoints
+        await handler.until(lambda: handler.events)
+        assert handler.events == [ev.ResultReceived(slot, b"\xc0")]
+        assert slot not in side.connection.handlers
         assert side.freed_times == 1
 
 
@@ -441,7 +441,7 @@ async def test_peer_that_reads_nothing_does_not_delay_other_connections() -> Non
 @timed()
 async def test_reading_continues_while_the_peer_reads_nothing(make_pair: PairMaker) -> None:
     async with greeted("client", make_pair, Limits(ping_burst=1000)) as (side, peer):
-        answered, endpoint = side.call()
+        answered, handler = side.call()
         side.connection.writer.flush()
         await peer.hear(FrameType.CALL)
         side.call(size=50_000_000)  # far more than any kernel buffers; the peer reads none of it
@@ -449,8 +449,8 @@ async def test_reading_continues_while_the_peer_reads_nothing(make_pair: PairMak
         for _ in range(1000):  # each requires an answer, which must wait in the queue
             await peer.send(frame(FrameType.PING, 0, bytes(8)))
         await peer.send(frame(FrameType.RESULT, answered, b"\xc0"))
-        await endpoint.until(lambda: endpoint.events)
-        assert endpoint.events == [ev.ResultReceived(answered, b"\xc0")]
+        await handler.until(lambda: handler.events)
+        assert handler.events == [ev.ResultReceived(answered, b"\xc0")]
 
 
 @timed()
@@ -458,7 +458,7 @@ async def test_frames_for_a_slot_without_a_handler_are_dropped() -> None:
     async with greeted("client") as (side, peer):
         slot, _ = side.call(Kind.STREAM)
         side.connection.writer.flush()
-        del side.connection.endpoints[slot]
+        del side.connection.handlers[slot]
         await peer.hear(FrameType.CALL)
         await peer.send(
             frame(FrameType.DATA, slot, b"x"),
@@ -510,18 +510,18 @@ async def test_internal_error_ends_the_connection_and_is_logged(
 ) -> None:
     async with greeted("client") as (side, peer):
         slot, _ = side.call()
-        other, endpoint = side.call()
+        other, handler = side.call()
         side.connection.writer.flush()
         del other
 
         def fail(event: ev.SlotEvent) -> None:
             raise ZeroDivisionError(event)
 
-        side.connection.endpoints[slot].received = fail  # type: ignore[method-assign]
+        side.connection.handlers[slot].received = fail  # type: ignore[method-assign]
         await peer.send(frame(FrameType.RESULT, slot, b"\xc0"))
         reason = await reason_of(side)
         assert isinstance(reason, ZeroDivisionError)
-        assert endpoint.reasons == [reason]
+        assert handler.reasons == [reason]
     assert "internal error on the connection to the peer" in caplog.text
     assert "ZeroDivisionError" in caplog.text
 
@@ -671,26 +671,26 @@ def test_frames_are_written_in_queue_order(steps: list[str], calls: int) -> None
 @timed()
 async def test_slot_is_notified_once_when_its_last_frame_is_written(make_pair: PairMaker) -> None:
     async with greeted("client", make_pair) as (side, peer):
-        slot, endpoint = side.call(size=300_000)
+        slot, handler = side.call(size=300_000)
         _, small = side.call()
         side.connection.writer.flush()
-        assert endpoint.drained_times == 0
+        assert handler.drained_times == 0
         received = 0
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(endpoint.until, lambda: endpoint.drained_times)
+            nursery.start_soon(handler.until, lambda: handler.drained_times)
             while received < 300_000:
                 heard = await peer.hear(FrameType.CALL)
                 received += len(heard.payload) if heard.slot == slot else 0
-        assert endpoint.drained_times == 1
+        assert handler.drained_times == 1
         assert small.drained_times == 0  # it never waited in the queue
 
 
 @timed()
 async def test_slot_is_notified_immediately_if_its_frame_is_written_immediately() -> None:
     async with greeted("client", unix_pair) as (side, peer):
-        _, endpoint = side.call(size=20_000)
+        _, handler = side.call(size=20_000)
         side.connection.writer.flush()
-        assert endpoint.drained_times == 1
+        assert handler.drained_times == 1
         assert heard_so_far(peer)[-1].type is FrameType.CALL
 
 
@@ -703,14 +703,14 @@ async def test_peer_that_reads_nothing_is_disconnected(
     limits = Limits(write_stall=15, ping_interval=0)
     async with greeted("client", make_pair, limits) as (side, _):
         started = trio.current_time()
-        _, endpoint = side.call(size=10_000_000)
+        _, handler = side.call(size=10_000_000)
         side.connection.writer.flush()
         reason = await reason_of(side)
     assert trio.current_time() == started + 15
     assert isinstance(reason, RemoteProtocolError)
     assert reason.code is Code.WRITE_STALL
     assert str(reason) == "the peer took nothing for 15 s"
-    assert endpoint.reasons == [reason]
+    assert handler.reasons == [reason]
 
 
 @pytest.mark.parametrize("flush", [Writer.flush, Writer.flush_soon])
@@ -722,14 +722,14 @@ async def test_failed_write_does_not_hide_the_peers_last_frames(
     del attempt
     async with greeted("client", unix_pair) as (side, peer):
         assert isinstance(peer.stream, trio.SocketStream)
-        _, endpoint = side.call()
+        _, handler = side.call()
         # Without a checkpoint between them: the connection writes before it can read.
         os.write(peer.stream.socket.fileno(), goaway(Code.FLOW_CONTROL, "you sent too much"))
         peer.stream.socket.close()
         flush(side.connection.writer)
         reason = await reason_of(side)
     assert str(reason) == "the peer ended the connection: 'you sent too much'"
-    assert endpoint.reasons == [reason]
+    assert handler.reasons == [reason]
 
 
 @timed()
@@ -908,17 +908,17 @@ async def test_every_handler_is_notified_once_of_the_reason_of_the_end(
     make_pair: PairMaker, finish: Callable[[Side, Peer], Awaitable[None]], text: str
 ) -> None:
     async with greeted("client", make_pair) as (side, peer):
-        endpoints = [side.call()[1] for _ in range(3)]
+        handlers = [side.call()[1] for _ in range(3)]
         async with trio.open_nursery() as nursery:
             nursery.start_soon(side.connection.writer.written)
-            for _ in endpoints:
+            for _ in handlers:
                 await peer.hear(FrameType.CALL)
         await finish(side, peer)
         reason = await reason_of(side)
         assert str(reason).startswith(text)
-        for endpoint in endpoints:
-            assert endpoint.reasons == [reason]
-        assert not side.connection.endpoints
+        for handler in handlers:
+            assert handler.reasons == [reason]
+        assert not side.connection.handlers
         assert side.connection.acked.is_set()
         assert side.freed_times == 1
         side.connection.end(ConnectionError("too late"))
@@ -935,9 +935,9 @@ async def test_cancelled_connection_notifies_its_handlers_and_closes(make_pair: 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(side.connection.run)
             await peer.greet()
-            _, endpoint = side.call()
+            _, handler = side.call()
             nursery.cancel_scope.cancel()
-        (reason,) = endpoint.reasons
+        (reason,) = handler.reasons
         assert str(reason) == "the connection to the peer was cancelled"
         await peer.hear_all()
 

@@ -56,7 +56,7 @@ def _of_forwarder(own: Mapping[str, Any]) -> Holder | None:
     """Find the stream whose second task this is, which forwards the client's bytes."""
     client = own["self"]._client  # noqa: SLF001 - as below, the frame's own
     connection = client._connection  # noqa: SLF001
-    session, call = connection._owner, connection.endpoints.get(client.slot)  # noqa: SLF001
+    session, call = connection._owner, connection.handlers.get(client.slot)  # noqa: SLF001
     return None if call is None else _holder(session, call)
 
 

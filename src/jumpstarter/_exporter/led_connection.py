@@ -71,7 +71,7 @@ class ThreadAnswerer(Answerer[C], Protocol[C]):
         """
 
     def take(self, event: ev.CallReceived) -> C | None:
-        """Register a call as an endpoint, if a thread may answer it. In a thread."""
+        """Register a call as an handler, if a thread may answer it. In a thread."""
 
     def answered(self, call: C, result: bytearray) -> None:
         """Queue the result of a call that a thread has answered. In that thread."""

@@ -288,7 +288,7 @@ class Session:
 
     def _call(self, event: ev.CallReceived) -> IncomingCall:
         call = IncomingCall(event, self._connection, self._clock)
-        self._connection.endpoints[event.slot] = call
+        self._connection.handlers[event.slot] = call
         self.running.add(call)
         return call
 
@@ -341,7 +341,7 @@ class Session:
     def answered(self, call: IncomingCall, result: bytearray) -> None:
         """Queue the result of a call that a thread has answered. In that thread."""
         self._forget(call)
-        del self._connection.endpoints[call.slot]
+        del self._connection.handlers[call.slot]
         self._rules.result(call.slot, result)
 
     def _forget(self, call: IncomingCall) -> None:
@@ -354,7 +354,7 @@ class Session:
         """Queue the terminal frame of a call; without result and error, it was cancelled."""
         self._forget(call)
         if self._connection.ended is None:
-            del self._connection.endpoints[call.slot]
+            del self._connection.handlers[call.slot]
             if call.stream is not None:
                 call.stream.finish(None)
             if error is None and result is not None:

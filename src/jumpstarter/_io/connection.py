@@ -64,7 +64,7 @@ class Connection:
         name: The peer's name in errors and logs.
         writer: The writing half.
         keepalive: Asks the peer for signs of life.
-        endpoints: The handler of each slot that is in use.
+        handlers: The handler of each slot that is in use.
         ended: Why the connection has ended, None while it has not.
         last_read: When bytes were last read, in seconds of `trio.current_time`.
         acked: Set when the peer has acknowledged our GOAWAY, or the connection has ended.
@@ -84,7 +84,7 @@ class Connection:
     ) -> None:
         self.rules: BaseProtocol = rules
         self.name: str = name
-        self.endpoints: dict[int, StreamHandler] = {}
+        self.handlers: dict[int, StreamHandler] = {}
         self.ended: Exception | None = None
         self.goaway: ev.GoawayReceived | None = None
         self.acked: LazyEvent = LazyEvent()
@@ -163,9 +163,9 @@ class Connection:
         if self.ended is None:
             cancelled = ConnectionError(f"the connection to {self.name} was cancelled")
             self.ended = self.rules.failure or self.writer.failure or cancelled
-        endpoints, self.endpoints = self.endpoints, {}
-        for endpoint in endpoints.values():
-            endpoint.lost(self.ended)
+        handlers, self.handlers = self.handlers, {}
+        for handler in handlers.values():
+            handler.lost(self.ended)
         self.acked.set()
         self.finished.set()
         self.writer.close()
@@ -274,9 +274,9 @@ class Connection:
             case ev.CallReceived():
                 self._owner.on_call(event)
             case ev.ResultReceived() | ev.ErrorReceived() | ev.MessageDropped(terminal=True):
-                endpoint = self.endpoints.pop(event.slot, None)
-                if endpoint is not None:
-                    endpoint.received(event)
+                handler = self.handlers.pop(event.slot, None)
+                if handler is not None:
+                    handler.received(event)
                 self._owner.on_slot_free()
             case ev.HelloReceived():
                 self._owner.on_hello(event.hello)
@@ -289,9 +289,9 @@ class Connection:
             case ev.PongReceived():
                 pass  # any byte read is a sign of life
             case _:
-                endpoint = self.endpoints.get(event.slot)
-                if endpoint is not None:
-                    endpoint.received(event)
+                handler = self.handlers.get(event.slot)
+                if handler is not None:
+                    handler.received(event)
 
     def _on_goaway(self, event: ev.GoawayReceived) -> None:
         self.goaway = event

@@ -57,7 +57,7 @@ class _Host(Protocol):
 
     name: str
     ended: Exception | None
-    endpoints: dict[int, StreamHandler]
+    handlers: dict[int, StreamHandler]
 
     def log_end(self, reason: Exception) -> None:
         """Log why the connection ends."""
@@ -224,7 +224,7 @@ class Writer:
     def _next_buffers(self) -> list[Buffer]:
         batch = self._rules.next_batch()
         for slot in batch.drained:
-            handler = self._connection.endpoints.get(slot)
+            handler = self._connection.handlers.get(slot)
             if handler is not None:
                 handler.drained()
         if self._writable and not self.write_paused:

@@ -120,16 +120,16 @@ class Channel:
         self._closing = True
         with trio.CancelScope(shield=True):
             await self.connection.reclaim()
-            if self.connection.endpoints:
+            if self.connection.handlers:
                 await self._cancel_all()
             self.connection.end(ConnectionError("the client was closed"))
             await self.connection.finished.wait()
 
     async def _cancel_all(self) -> None:
         async with trio.open_nursery() as nursery:
-            for endpoint in list(self.connection.endpoints.values()):
-                if isinstance(endpoint, OutgoingCall):
-                    nursery.start_soon(endpoint.cancel)
+            for handler in list(self.connection.handlers.values()):
+                if isinstance(handler, OutgoingCall):
+                    nursery.start_soon(handler.cancel)
 
     @property
     def ended(self) -> Exception | None:
@@ -199,7 +199,7 @@ class Channel:
         Otherwise as `call`.
         """
         call = OutgoingCall(self, request)
-        if self.connection.endpoints:
+        if self.connection.handlers:
             await self.open(call)
             return await self.answer(call, decode)
         if self.connection.is_leased and await self._lead_here(call):
@@ -306,7 +306,7 @@ class Channel:
             call.opened(self._rules.call(request.kind, request.buffer))
         except ArgumentError as exc:
             raise DriverInvalidArgument(str(exc), context=request.context) from exc
-        self.connection.endpoints[call.slot] = call
+        self.connection.handlers[call.slot] = call
 
     def _check_open(self, request: Request) -> None:
         if self._closing or self._rules.going_away or self.connection.ended is not None:
@@ -337,7 +337,7 @@ class Channel:
         if not asked:
             # The rules have removed the unsent CALL, so the slot is free now. The handler goes
             # first: the task that gets the slot next registers its own.
-            del self.connection.endpoints[call.slot]
+            del self.connection.handlers[call.slot]
             call.taken_back()
             self.on_slot_free()
         self.connection.writer.flush()

@@ -6,7 +6,7 @@ as the call. Usually one small call follows another, and nothing else happens on
 Then the reader pauses: the calling thread or task writes the call, waits, and reads and handles the
 answer itself, with the same protocol rules and the same objects.
 
-At any time one side owns the connection, its rules, endpoints and transport:
+At any time one side owns the connection, its rules, handlers and transport:
 
     state    lock    owner               what comes next
     LOOP     free    the loop            FREE: nothing is open, and a quick call has just ended
@@ -157,7 +157,7 @@ class LeadConnection(Connection):
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _is_quiet(self) -> bool:
-        if self.endpoints or not self.is_quiescent:
+        if self.handlers or not self.is_quiescent:
             return False
         return trio.current_time() >= self._last_wanted + _PAUSE
 
@@ -301,7 +301,7 @@ class LeadConnection(Connection):
     def _leave(self, *, keep: bool) -> None:
         if self._state is not _TASK:
             return  # the reader goes on already, or the connection has ended
-        if keep and not (self.endpoints or not self.writer.is_idle or self._wanted):
+        if keep and not (self.handlers or not self.writer.is_idle or self._wanted):
             self._state = _FREE
             return
         self._last_wanted = trio.current_time()
@@ -320,7 +320,7 @@ class LeadConnection(Connection):
         Args:
             call: The call. Afterwards it is `done` if it was answered; if it has a slot and is not
                 `done`, the loop handles it from now on.
-            start: Registers the call with the rules and the endpoints. If it raises DriverError,
+            start: Registers the call with the rules and the handlers. If it raises DriverError,
                 nothing has changed.
             seconds: The timeout to pass to `start`.
 
@@ -400,7 +400,7 @@ class LeadConnection(Connection):
         events = rules.receive(data, rules.limits.max_frames_per_turn)
         event = events[0] if len(events) == 1 else None
         if isinstance(event, _ANSWERS) and event.slot == call.slot:
-            del self.endpoints[event.slot]
+            del self.handlers[event.slot]
             call.received(event)
             events = []
         self._left = events
