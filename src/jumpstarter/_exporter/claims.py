@@ -71,7 +71,7 @@ class ThreadClaim:
             claim.threads += 1
 
     def withdraw(self) -> None:
-        """Give the claim up if the thread has not begun; it does nothing then if it begins later.
+        """Release the claim if the thread has not begun; if it begins later, it does nothing.
 
         Does nothing once the thread runs. In any thread.
         """

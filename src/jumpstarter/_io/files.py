@@ -124,7 +124,7 @@ class _Step(Generic[T]):
         return self._value
 
     async def ends(self, grace: float) -> bool:
-        """Wait up to `grace` seconds, and tell if it has ended. In the loop, when cancelled."""
+        """Wait up to `grace` seconds; return True if it has ended. In the loop, when cancelled."""
         ended = trio.Event()
         token = trio.lowlevel.current_trio_token()
         with self._lock:
@@ -254,7 +254,7 @@ def _take_back(limiter: trio.CapacityLimiter) -> None:
 
 
 class Unchanged:
-    """Tells whether a regular file changed while it was read.
+    """Detects whether a regular file changed while it was read.
 
     Compares the size and the times of modification and of change, before and after. What was read
     is not counted against the size: files in /proc and /sys give more or fewer bytes than they say.

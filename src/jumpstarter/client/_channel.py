@@ -185,8 +185,9 @@ class Channel:
     def call(self, request: Request) -> Awaitable[Any]:
         """Make a call and return its decoded result.
 
-        A checkpoint. Cancelled before the call was sent, it sends nothing; cancelled later, the
-        driver's code has ended when this returns, or `cancel_grace` has passed.
+        A checkpoint. If it is cancelled before the call was sent, nothing is sent. If it is
+        cancelled later, it waits until the driver's code has ended, for at most `cancel_grace`
+        seconds.
 
         Raises:
             DriverError: The call failed; see its subclasses.
@@ -293,7 +294,7 @@ class Channel:
         self.connection.writer.flush()
 
     def _start(self, call: OutgoingCall, seconds: float) -> None:
-        """Give a call its slot, and queue its frame.
+        """Assign a slot to a call, and queue its frame.
 
         Raises:
             DriverError: It was not queued, and nothing has changed.

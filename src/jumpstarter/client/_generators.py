@@ -217,7 +217,7 @@ class RemoteGenerator(Generic[T]):
         return [item.body for item in items]
 
     def _give_back(self, call: _GeneratorCall) -> None:
-        """Give the credit back for what was fetched before."""
+        """Return the credit for the items that were fetched before."""
         cost, self._fetched = self._fetched, 0
         if cost and not call.done:
             self._channel.consumed(call, cost)

@@ -22,7 +22,7 @@ At any time one side owns the connection, its rules, handlers and transport:
 - A thread or task only makes one small call alone, which is answered immediately. If the answer
   takes longer, or if there is another frame, a lost peer, a signal or a cancellation, it gives the
   connection back and waits for its call like any other caller.
-- While a task reads, other tasks may open slots and write, as they may beside the reader.
+- While a task reads, other tasks may open slots and write, as they may while the reader runs.
 - A thread that holds the lock defers signals except while it polls, when the state is consistent,
   and Trio protects the steps of a task from Ctrl-C. If an exception is raised anyway, the state may
   be inconsistent, so the connection is ended.
@@ -130,7 +130,7 @@ class LeadConnection(Connection):
         self._wanted = False  # a task waits for the connection
         self._offered = False  # the reader is to step aside
         self._returned = Wakeup()  # for the reader
-        self._waiting = LazyParkingLot()  # who want it
+        self._waiting = LazyParkingLot()  # tasks that want it
         self._last_wanted = -_PAUSE
         self._left: list[ev.Event] = []  # events read by a leader, to be handled by the loop
         self._write_error: OSError | None = None
@@ -256,7 +256,7 @@ class LeadConnection(Connection):
     ) -> bool:
         """Make a call from the task that waits for it. See `lead`.
 
-        A checkpoint if it was started. Cancelled, the loop has the call.
+        A checkpoint if it was started. If it is cancelled, the loop continues the call.
         """
         if not self._enter():
             return False

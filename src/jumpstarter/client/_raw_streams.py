@@ -33,7 +33,7 @@ _logger = logging.getLogger("jumpstarter.connection")
 async def open_stream(channel: Channel, request: Request) -> RemoteStream:
     """Open a raw stream; the caller closes it with `aclose`. A checkpoint.
 
-    Cancelled, it is not open, and the driver's code has ended.
+    If it is cancelled, the stream is not open, and the driver's code has ended.
 
     Raises:
         DriverError: The driver could not open it.

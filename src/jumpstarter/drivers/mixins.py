@@ -69,11 +69,11 @@ class StreamMixin:
     ) -> AbstractContextManager[tuple[str, int]]:
         """Forward a local TCP port to the driver's raw stream, for the length of a `with` block.
 
-        Any program on this machine can connect to the port. Each connection has its own raw stream,
-        and there can be hundreds; half-close is passed on. A connection that fails is logged and
-        reset. When a program disconnects, its raw stream ends within seconds, even if the device
-        sends nothing. The end of the block ends all connections. Blocks while it is entered and
-        left; `portforward_async` is for Trio code.
+        Any program can then connect to the port. Each connection has its own raw stream, and there
+        can be hundreds; half-close is passed on. A connection that fails is logged and reset. When
+        a program disconnects, its raw stream ends within seconds, even if the device sends nothing.
+        The end of the block ends all connections. Blocks while it is entered and left;
+        `portforward_async` is for Trio code.
 
         Args:
             method: Name of the `exportstream` method.
