@@ -84,6 +84,10 @@ async def use(client: DriverClient, how: str) -> Any:
     match how:
         case "call":
             return await client.call_async("m")
+        case "call and end":
+            result = await client.call_async("m")
+            await client.channel.channel.connection.finished.wait()
+            return result
         case "generator":
             async with client.streamingcall_async("m") as items:
                 return [item async for item in items]
@@ -96,6 +100,11 @@ def use_blocking(client: DriverClient, how: str) -> Any:
     match how:
         case "call":
             return client.call("m")
+        case "call and end":  # the loop may read only later what follows the answer
+            result = client.call("m")
+            assert client.portal is not None
+            client.portal.call(client.channel.channel.connection.finished.wait)
+            return result
         case "generator":
             with client.streamingcall("m") as items:
                 return list(items)
@@ -244,7 +253,7 @@ async def test_a_call_that_is_answered_before_it_is_whole_is_unknown(
 @timed()
 async def test_what_follows_the_answer_of_a_call_ends_the_connection_behind_it(way: Way) -> None:
     async with listening(answering(lambda slot: result(slot, 5) + result(slot, 6))) as address:
-        ending = await way(address, "call")
+        ending = await way(address, "call and end")
     assert (ending.value, ending.error, ending.lost) == (5, None, True)
 
 
