@@ -1,6 +1,6 @@
-# Each target is one visible command. All of them make the virtual environment first, and make it
-# again when what it is built from has changed. What is in it is locked, with hashes; `make lock`
-# takes what is newest today.
+# Each target is one visible command. Targets that use the virtual environment first create it, and
+# create it again when its sources have changed. A lock file with hashes fixes its contents;
+# `make lock` updates the locks to the newest versions.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,11 +12,11 @@ INSTALL := pip install --quiet --disable-pip-version-check
 .PHONY: venv lock build demo test coverage check test-lowest test-latest test-all \
 	lane sanitize fuzz fuzz-coverage soak lint types verify-types docs sizes bench bench-peers \
 	instructions hostile clean
-.NOTPARALLEL: # one extension module is built in one place
+.NOTPARALLEL: # targets share the directory in which the extension module is built
 
 venv: $(VENV)/.stamp
 
-# The build requirements are locked too: nothing is fetched to build.
+# The build requirements are locked too, so the build downloads nothing.
 $(VENV)/.stamp: $(SOURCES) $(VENV)/.locked
 	$(BIN)/$(INSTALL) --no-deps --no-index --no-build-isolation --editable .
 	touch $@
@@ -27,7 +27,7 @@ $(VENV)/.locked: $(LOCK)
 	$(BIN)/$(INSTALL) --require-hashes --requirement $(LOCK)
 	echo $(LOCK) >$@
 
-# For all platforms and Pythons that are supported. To keep what is not forced to change:
+# Locks all supported platforms and Python versions. To keep each version that need not change:
 # make lock UPGRADE=
 UPGRADE := --upgrade
 
@@ -45,11 +45,11 @@ build: venv
 demo: venv
 	$(BIN)/python examples/demo.py
 
-# All tests, or those given: make test TESTS=tests/protocol/test_values.py
+# To run only some of the tests: make test TESTS=tests/protocol/test_values.py
 TESTS :=
 MINUTES := 11
 
-# COVERAGE=1 also measures coverage, with a floor in pyproject.toml, and takes half as long again.
+# COVERAGE=1 also measures coverage, which takes 50 % longer. pyproject.toml sets the minimum.
 COVERAGE :=
 
 test: demo
@@ -61,17 +61,17 @@ else
 	$(MAKE) coverage
 endif
 
-# Tests whose work is in other processes, where coverage does not count it.
+# Tests that do their work in other processes, where coverage does not measure it.
 UNCOVERED_TESTS := tests/conformance/ tests/hostile/ $(wildcard tests/test_benchmarks*.py) \
 	$(patsubst %,tests/test_%.py,examples lock pages reference_example versions)
 COVERED_TESTS := $(filter-out $(UNCOVERED_TESTS) %/__pycache__/,$(wildcard tests/test_*.py tests/*/))
 
-# All other tests, under coverage.
+# Runs all other tests under coverage.
 coverage: venv
 	$(BIN)/coverage run -m pytest $(COVERED_TESTS)
 	$(BIN)/coverage report
 
-# The quick answer: lint, and the tests of what everything stands on, up to whole calls.
+# A quick check: lint, and the tests from the lowest layers up to complete calls.
 QUICK_TESTS := $(filter-out %_model.py,$(wildcard tests/protocol/test_*.py)) \
 	$(addprefix tests/test_,$(addsuffix .py,architecture end_to_end errors exports framing \
 	guarantees lock security_table testing)) \
@@ -87,7 +87,7 @@ check: lint
 	@echo "running the quick tests: about a minute"
 	$(BIN)/python -m pytest $(QUICK_TESTS)
 
-# The tests that touch what is not ours: values, messages, framing, extras, typing.
+# The tests that depend on other packages: values, messages, framing, extras, typing.
 FOREIGN_TESTS := tests/drivers \
 	$(addprefix tests/test_,$(addsuffix .py,deadlines end_to_end framing fuzz lock testing typing)) \
 	$(addprefix tests/protocol/test_,$(addsuffix .py,codec decoding values)) \
@@ -95,31 +95,31 @@ FOREIGN_TESTS := tests/drivers \
 	$(addprefix tests/driver/test_driver_,$(addsuffix .py,anyio http)) \
 	tests/exporter/test_stream_forwarder.py tests/io/test_transfer.py
 
-# With every dependency, build requirements too, at the lowest version that pyproject.toml admits.
+# Tests with the lowest versions that pyproject.toml permits, of build requirements too.
 test-lowest:
 	$(MAKE) lane VENV=.venv-lowest LOCK=locks/lowest.txt
 
-# Without a lock: what a user gets from pip today. It gates nothing.
+# Tests without a lock, with the versions that a user gets from pip today. CI ignores failures.
 test-latest:
 	PYTHON=$(PYTHON) .ci/latest $(FOREIGN_TESTS)
 
-# The whole suite on each of these, by version or by path.
+# Runs the whole suite on each of these Pythons, given by version or by path.
 PYTHONS ?= 3.11 3.12 3.13
 
 test-all:
 	.ci/test-all $(PYTHONS)
 
-# As a user installs it, beside the editable one.
+# Tests a regular installation, as users have it, next to the editable one.
 lane: $(VENV)/.locked
-	rm -rf build/lib* build/bdist* # what an older tree has left there would be installed
+	rm -rf build/lib* build/bdist* # pip would install files of an older tree
 	$(BIN)/$(INSTALL) --no-deps --no-index --no-build-isolation --force-reinstall .
 	$(BIN)/pip check
 	$(BIN)/ruff check && $(BIN)/ruff format --check
 	$(BIN)/mypy --cache-dir $(VENV)/mypy
 	$(BIN)/python -m pytest $(FOREIGN_TESTS)
 
-# The extension with the address and undefined-behaviour sanitizers, in a place of its own. Python's
-# own allocator would hide from them where an object ends.
+# Builds the extension with the address and undefined-behaviour sanitizers, in a separate directory.
+# PYTHONMALLOC=malloc is necessary: Python's own allocator hides the bounds of objects from them.
 SANITIZED := build/sanitized
 SANITIZERS = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-name=libubsan.so)
 
@@ -137,7 +137,7 @@ SEED := $(strip $(shell od -An -N4 -tu4 /dev/urandom))
 fuzz: venv
 	PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(SECONDS) --seed $(SEED)
 
-# Needs clang and Python's headers. What it finds is written to build/coverage.
+# Needs clang and Python's headers. Writes its findings to build/coverage.
 CLANG ?= clang
 COVERED := build/coverage
 EMBEDDED = $(shell $(PYTHON)-config --embed --includes --ldflags) -rdynamic \
@@ -163,15 +163,15 @@ lint: venv
 types: venv
 	$(BIN)/mypy && $(BIN)/python -m mypy.stubtest jumpstarter._framing
 
-# pyright comes from PyPI with a node of its own, and finds the package through PATH.
+# pyright comes from PyPI with its own Node.js, and finds the package through PATH.
 verify-types: venv
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/pyright --verifytypes jumpstarter --ignoreexternal
 
-# The documentation site, in build/docs; a warning is an error.
+# Builds the documentation site in build/docs. Any warning is an error.
 docs: venv
 	$(BIN)/sphinx-build --fresh-env --fail-on-warning --keep-going --quiet docs build/docs
 
-# Lines of functions, classes and modules of the package.
+# Prints the number of lines of functions, classes and modules of the package.
 sizes: venv
 	$(BIN)/python tests/sizes.py
 
@@ -184,7 +184,7 @@ bench-peers: venv
 instructions: venv
 	$(BIN)/python -m benchmarks.framing
 
-# For less than all of it: make hostile ARGS='--peer jumpstarter --seconds 0.5' (or --help)
+# To run a part of it: make hostile ARGS='--peer jumpstarter --seconds 0.5' (or --help)
 ARGS :=
 
 hostile: venv

@@ -1,11 +1,12 @@
-"""The one extension module; everything else about the package is in pyproject.toml.
+"""Build the extension module; pyproject.toml has all other settings of the package.
 
-Switches, each an environment variable set to 1:
-    JUMPSTARTER_TRACE       line tracing, for coverage of the .pyx
-    JUMPSTARTER_SANITIZE    AddressSanitizer and UndefinedBehaviorSanitizer
-    JUMPSTARTER_STRICT      a warning of Cython fails the build. CI sets it; a Cython that warns of
-                            something new must not fail the installation for everybody
-    JUMPSTARTER_ANNOTATE    an HTML page beside the generated C: how far each line is from plain C
+To turn on a switch, set its environment variable to 1:
+    JUMPSTARTER_TRACE       enable line tracing, for coverage of the .pyx
+    JUMPSTARTER_SANITIZE    enable AddressSanitizer and UndefinedBehaviorSanitizer
+    JUMPSTARTER_STRICT      fail the build on any Cython warning. CI sets it. It is off by default,
+                            so that a new warning of a later Cython does not break installations
+    JUMPSTARTER_ANNOTATE    write an HTML page next to the generated C, which shows how much each
+                            line interacts with Python
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if "JUMPSTARTER_SANITIZE" in switches:
     framing.extra_compile_args += ["-O1", "-g", "-UNDEBUG", *sanitizers]
     framing.extra_link_args = sanitizers
 
-# Time stamps know nothing of the switches, so the one file is always compiled anew.
+# Time stamps do not reflect the switches, so always compile the file again.
 extensions = cythonize(
     framing,
     build_dir="build",

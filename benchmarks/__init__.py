@@ -1,34 +1,35 @@
-"""How fast the library is, beside the least that the same work can cost, and beside its peers.
+"""Measure the library's speed, next to the cheapest possible implementation and other libraries.
 
-`python -m benchmarks` prints one table. Each workload of it is run through the library, through its
-*floor*, which is the same bytes over a bare socket, and through those *peers*, other libraries, for
-which it is meaningful. The rules:
+`python -m benchmarks` prints one table. It runs each workload through several *sides*: the library,
+the *floor*, which sends the same bytes over a bare socket and so shows the least that the work can
+cost, and those *peers*, other libraries, for which the workload is meaningful. The rules:
 
-- Both ends of each side are processes of their own, over a Unix socket. Where time is measured all
-  of them are pinned to one core: figures then repeat to a few per cent, and no second core hides
-  what is spent. Where a rate is, each end has a core.
-- The sides take turns, one round each, so that what disturbs the machine disturbs all. A ratio is
-  taken within each round; the table gives the median over the rounds, and the extremes.
-- No side is made slower than it can be, nor the library's side faster than users have it.
-- Nothing here passes or fails: a machine's figures are to be read, by somebody. What can be held to
-  a number is how many instructions the framing takes, by `python -m benchmarks.framing`.
+- Each end of each side runs in its own process, over a Unix socket. A workload that measures time
+  pins all ends to one core: its figures then repeat to within a few per cent, and no second core
+  hides work. A workload that measures a rate uses one core for each end.
+- The sides take turns, one round each, so that a disturbance of the machine affects all of them.
+  Ratios are computed within each round. The table shows the median over the rounds, and the
+  extremes.
+- No side is slowed down artificially, and the library's side runs as its users run it.
+- These benchmarks do not pass or fail: a person reads the figures of a machine. Only the number of
+  instructions for framing is checked against a limit, by `python -m benchmarks.framing`.
 
-Read from the ground up; each module knows only those above it:
+Read the modules in this order; each one imports only modules that are listed before it:
 
-    payloads       the bytes that cross, the same on all sides
+    payloads       the bytes that cross the wire, the same on all sides
     worker         one end of a side, in its own process; runs in any environment
-    loops          what clients do with an operation
-    ends           what all ends that run on Trio share
-    floors         the ends of bare sockets
-    idle, ours     the library's servers, and its clients
-    peers          the ends of other libraries, and the environment they live in
-    framing_loops  bytes to frames and back, with no socket
-    model          the words that workloads are put in
-    workloads      what is measured, and who with: pure data
-    memory         what a process has of it
+    loops          the loops in which clients repeat an operation
+    ends           helpers that all ends on Trio share
+    floors         the ends that use bare sockets
+    idle, ours     the library's servers and clients
+    peers          the ends of other libraries, and their virtual environment
+    framing_loops  conversion of bytes to frames and back, without a socket
+    model          the types that describe workloads
+    workloads      the workloads and their sides: pure data
+    memory         the memory use of a process
     harness        processes, turns, rounds
-    table, record  figures, and how they are shown and kept
-    plot, publish  a picture of a run on record, and both put into the docs
-    framing        instructions for each frame
+    table, record  calculation, display and storage of figures
+    plot, publish  charts of a recorded run, and publication of the run in the docs
+    framing        instructions per frame
     __main__       the command line
 """

@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks`, or `make bench`."""
+"""Run the benchmarks from the command line: `python -m benchmarks`, or `make bench`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ QUICK: Final = Plan(rounds=3, seconds=0.05)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what is asked for and print the table, a workload as soon as it is known."""
+    """Run the selected workloads and print the table, each workload as soon as it has finished."""
     arguments = sys.argv[1:] if argv is None else argv
     options = _parser().parse_args(arguments)
     if options.show is not None:
         return _show(options.show)
     if options.quick and "--quick" not in arguments:
-        arguments = ["--quick", *arguments]  # so that the record says so
+        arguments = ["--quick", *arguments]  # so that the record includes the flag
     plan = _plan(options)
     workloads = [w for w in WORKLOADS if all(text in w.name for text in options.only)]
     if options.quick and not options.only:
@@ -89,9 +89,9 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 
 def _last_cores() -> tuple[int, ...]:
-    """Choose two: the last, since the first has most of the system's own work."""
+    """Choose the last two cores, because the system's own work runs mostly on the first."""
     if not hasattr(os, "sched_setaffinity"):
-        return ()  # not on this system; the table's head says so
+        return ()  # this system cannot pin processes; the head of the table then says "unpinned"
     return tuple(sorted(os.sched_getaffinity(0))[-2:])
 
 

@@ -1,4 +1,4 @@
-"""What all ends that run on Trio share."""
+"""Helpers that all ends on Trio share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Download = Callable[[int], Awaitable[object]]
 
 
 def on_trio(main: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Make a blocking function of an async one: a worker knows no other."""
+    """Turn an async function into a blocking one, because a worker calls only blocking ones."""
 
     @functools.wraps(main)
     def run(*args: str) -> None:
@@ -29,13 +29,13 @@ def on_trio(main: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 
 async def stay() -> None:
-    """Serve until the harness is done with this server."""
+    """Report ready, and wait until the harness closes this server's standard input."""
     ready()
     await trio.lowlevel.wait_readable(sys.stdin)
 
 
 async def repeat_at_once(do: Do, tasks: int) -> None:
-    """Do it from so many tasks, which share each round's operations."""
+    """Call `do` from several tasks concurrently, which share each round's operations."""
     for count in rounds():
         turns = iter(range(count))
         async with trio.open_nursery() as nursery:
@@ -49,12 +49,13 @@ async def _do_for_each(do: Do, turns: Iterator[int]) -> None:
 
 
 async def repeat_among(hold: Callable[..., Awaitable[None]], each: int) -> None:
-    """Do something through many holders at once, which share each round's operations.
+    """Hold connections or streams open concurrently, and share each round's operations among them.
 
     Args:
-        hold: A task of its own, since a thousand scopes are not to be nested: opens something, has
-            started with what is to be done through it, and keeps it open until cancelled.
-        each: How often it is done through each.
+        hold: A task that opens one of them, passes the operation to `task_status.started`, and
+            keeps it open until cancelled. Each runs in its own task, so that a thousand scopes
+            need not be nested.
+        each: The number of operations on each.
     """
     for count in rounds():
         async with trio.open_nursery() as holders:
@@ -66,11 +67,12 @@ async def repeat_among(hold: Callable[..., Awaitable[None]], each: int) -> None:
 
 
 async def repeat_beside_bulk(downloads: Sequence[Download], call: Do) -> None:
-    """Run the bulk by itself, then with small calls beside it.
+    """Run the bulk transfers alone, then concurrently with small calls.
 
     Args:
-        downloads: Each takes the number of pieces of a round, and is one of the bulk's streams.
-        call: The small one.
+        downloads: The bulk transfers, one for each stream. Each takes the number of pieces of a
+            round.
+        call: The small call.
     """
     for count in rounds():
         watch = Watch()

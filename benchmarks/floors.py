@@ -1,7 +1,7 @@
-"""The floors: bare bytes over a Unix socket, between a Trio server and a Trio or blocking client.
+"""Floors: bare bytes over a Unix socket, between a Trio server and a Trio or blocking client.
 
-A small message is taken to come in one piece: these few bytes do on a Unix socket, and a loop to
-make sure would be the larger part of what is measured. That it did is checked.
+The clients read a small message with one call. A message of this size arrives in one piece on a
+Unix socket, and a receive loop would dominate the measurement. An assertion checks the length.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ __all__ = [
 
 Handler = Callable[[trio.SocketStream], Awaitable[object]]
 
-_READ: Final = 64 * 1024  # bytes: what Trio reads at once too
+_READ: Final = 64 * 1024  # bytes; Trio's own read size
 _PIECES: Final = {"message": MESSAGE, "piece": PIECE}
-_BACKLOG: Final = 4096  # connections that come at once
+_BACKLOG: Final = 4096  # connections that arrive concurrently
 
 
 # ------------------------------------------------------------------------------------ servers
 
 
 async def _serve(handlers: dict[str, Handler]) -> None:
-    """Serve each path by its handler."""
+    """Listen on each path, and run its handler for each connection."""
     async with trio.open_nursery() as nursery:
         for path, handler in handlers.items():
             sock = trio.socket.socket(socket.AF_UNIX)
@@ -112,7 +112,7 @@ async def serve_beside_bulk(path: str) -> None:
 
 
 def serve_blocking(path: str) -> None:
-    """Echo, to one client after the other."""
+    """Echo to one client after the other, with blocking sockets."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen()
@@ -130,7 +130,7 @@ def _echo_blocking(listener: socket.socket) -> None:
 
 
 def _small(path: str) -> str:
-    """Give the path for what goes on beside the bulk."""
+    """Return the path of the socket for small calls during bulk transfers."""
     return f"{path}-small"
 
 
@@ -144,7 +144,7 @@ async def _ping_pong(stream: trio.SocketStream) -> None:
 
 
 async def _receive(stream: trio.SocketStream, size: int) -> bytearray:
-    """Receive so many bytes, or as many as there are."""
+    """Receive `size` bytes, or fewer if the stream ends before that."""
     received = bytearray()
     while len(received) < size and (data := await stream.receive_some(_READ)):
         received += data
@@ -152,7 +152,7 @@ async def _receive(stream: trio.SocketStream, size: int) -> bytearray:
 
 
 async def _take(stream: trio.SocketStream, size: int) -> None:
-    """Receive so many bytes, and keep none."""
+    """Receive `size` bytes and discard them."""
     while size:
         size -= len(await stream.receive_some(_READ))
 
@@ -182,7 +182,7 @@ async def trio_messages(path: str, size: str) -> None:
 
 @on_trio
 async def trio_pipeline(path: str) -> None:
-    """Have all messages of a round under way at once."""
+    """Send all messages of a round without waiting for replies."""
     async with await trio.open_unix_socket(path) as stream:
         for count in rounds():
             async with trio.open_nursery() as nursery:
@@ -246,7 +246,7 @@ async def trio_set_up(path: str) -> None:
 
 @on_trio
 async def trio_connections(path: str, each: str) -> None:
-    """Share the round's operations out to connections which are open at once, so many to each."""
+    """Hold connections open concurrently, and do `each` of the round's operations on every one."""
 
     async def hold(*, task_status: trio.TaskStatus[Do]) -> None:
         async with await trio.open_unix_socket(path) as stream:

@@ -1,13 +1,14 @@
-"""How many instructions a frame costs: `python -m benchmarks.framing`, or `make instructions`.
+"""Count the instructions per frame: `python -m benchmarks.framing`, or `make instructions`.
 
 Times vary with the machine and its other work; the number of instructions does not. Valgrind's
-callgrind counts them over two lengths of a loop, and what the longer one has more is shared out
-among its frames, so that starting and warming up cancel out. The same interpreter and compiler
-give the same number each time.
+callgrind counts the instructions of a loop of two lengths. The difference, divided by the number of
+additional frames, is the cost of a frame; start-up and warm-up cancel out. The same interpreter and
+compiler produce the same number each time.
 
-That makes it a gate: what ours cost when it was last accepted is in `instructions.json`, for each
-minor version of Python and kind of processor. More than the margin above that fails. Only the
-smallest frames are held to it: how the C library copies larger ones depends on the processor.
+The count therefore serves as a gate. `instructions.json` has the last accepted counts of our
+framing, for each minor version of Python and each processor architecture. The gate fails if a count
+exceeds the accepted one by more than the margin. It checks only the smallest frames, because the
+way in which the C library copies larger ones depends on the processor.
 """
 
 from __future__ import annotations
@@ -31,23 +32,23 @@ from .framing_loops import BATCH, CASES, MARK, SIDES
 __all__ = ["BASELINES", "MARGIN", "count", "judge", "main"]
 
 BASELINES: Final = Path(__file__).with_name("instructions.json")
-MARGIN: Final = 0.03  # of the accepted; below what one more object or lookup for a frame costs
+MARGIN: Final = 0.03  # of the accepted count; one more object or lookup per frame costs more
 FRAMES: Final = 25 * BATCH  # in the shorter loop
 _GATED: Final = 16  # bytes of payload
-_PATIENCE: Final = 300.0  # seconds; a side takes about fifteen
+_PATIENCE: Final = 300.0  # seconds; a side takes about 15
 
 Counts = Mapping[str, float]
 
 
 def count(side: str, frames: int = FRAMES) -> dict[str, float]:
-    """Give the instructions per frame of each case.
+    """Return the number of instructions per frame, for each case.
 
     Args:
-        side: One of the loops' sides.
-        frames: In the shorter of the two loops.
+        side: One of the keys of `framing_loops.SIDES`.
+        frames: The number of frames in the shorter of the two loops.
 
     Raises:
-        FileNotFoundError: There is no Valgrind.
+        FileNotFoundError: Valgrind is not installed.
         subprocess.CalledProcessError: The loops failed.
     """
     python = str(peers.PYTHON) if side == "h2" else sys.executable
@@ -64,11 +65,12 @@ def count(side: str, frames: int = FRAMES) -> dict[str, float]:
             check=True,
             stderr=subprocess.DEVNULL,
             cwd=Path(__file__).parents[1],
-            # Nothing else of the environment, which is on the stack and so moves what lies there.
+            # Pass nothing else: the environment lies on the stack, so its size shifts addresses
+            # there.
             env={"PATH": os.environ["PATH"], "PYTHONHASHSEED": "0"},
             timeout=_PATIENCE,
         )
-        # Three marks for each case; what ends at the second is the shorter loop.
+        # Each case has three marks: the second ends the shorter loop, the third the longer.
         parts = [_total(out.with_name(f"part.{n}")) for n in range(1, 3 * len(CASES) + 1)]
     return {
         name_of(case): (parts[3 * n + 2] - parts[3 * n + 1]) / (2 * frames)
@@ -77,7 +79,7 @@ def count(side: str, frames: int = FRAMES) -> dict[str, float]:
 
 
 def name_of(case: tuple[str, int]) -> str:
-    """Say what a case is."""
+    """Return the name of a case, as the table shows it."""
     task, size = case
     return f"{task} {size} B"
 
@@ -93,7 +95,7 @@ def _total(part: Path) -> int:
 
 
 def judge(counts: Counts, accepted: Counts) -> list[str]:
-    """Compare with what was accepted. Returns what is worse, in words."""
+    """Compare counts with the accepted ones. Returns a message for each that exceeds the margin."""
     return [
         f"{name}: {counts[name]:.1f} instructions per frame, accepted are {standard:.1f} "
         f"and {MARGIN:.0%} more"
@@ -113,7 +115,7 @@ def _here() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Count, print, and hold ours to what was accepted."""
+    """Count instructions, print them, and compare our framing with the accepted counts."""
     options = _parser().parse_args(argv)
     if shutil.which("valgrind") is None:
         print("not counted: there is no valgrind (a package of that name has it)")

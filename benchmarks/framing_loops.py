@@ -1,15 +1,16 @@
-"""The framing by itself, in loops: bytes to frames and back, with no socket and nothing behind it.
+"""Run the framing alone in loops: bytes to frames and back, without a socket or a connection.
 
-Frames are decoded as they come in one read, several together, and encoded one by one. The sides:
+The loops decode several frames from one read, and encode frames one by one. The sides:
 
     ours    the extension
-    floor   the least that plain Python can do: bytes cut and joined at places known beforehand
-    plain   the same framing as ours in plain Python, as one would write it for speed
-    h2      HTTP/2's DATA frames, by a library that does more: it keeps its streams' states
+    floor   the least that plain Python can do: cut and join bytes at positions known in advance
+    plain   the same framing as ours, in plain Python written for speed
+    h2      HTTP/2's DATA frames, by a library that does more: it tracks the states of its streams
 
-`run` is an end for the harness. As a script, `python -m benchmarks.framing_loops SIDE COUNT` does
-each case twice, over COUNT and over three times COUNT frames, and marks where they begin and end by
-a system call that nothing else makes; whoever counts instructions cuts there.
+`run` is an end for the harness. As a script, `python -m benchmarks.framing_loops SIDE COUNT` runs
+each case twice, over COUNT and over three times COUNT frames. It marks the beginning and the end of
+each loop with a system call that nothing else makes; `benchmarks.framing` splits its instruction
+counts at these marks.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ __all__ = ["BATCH", "CASES", "MARK", "SIDES", "PlainDecoder", "mark", "run"]
 
 Loop = Callable[[int], None]
 
-BATCH: Final = 8  # frames of one read
+BATCH: Final = 8  # frames in one read
 CASES: Final = tuple(
     (task, size) for task in ("decode", "encode") for size in (16, 1024, 16 * 1024)
 )
-MARK: Final = "getpgid"  # the C library's name of what `mark` calls
+MARK: Final = "getpgid"  # the C function that `mark` calls
 _SLOT: Final = 7
 _RESULT: Final = 2
 _MAX_FRAME: Final = 64 * 1024
@@ -45,7 +46,7 @@ def run(_path: str, side: str, task: str, size: str) -> None:
 
 
 def mark() -> None:
-    """Leave a mark for whoever counts instructions."""
+    """Make the system call at which callgrind splits its counts."""
     os.getpgid(0)
 
 
@@ -53,7 +54,7 @@ def mark() -> None:
 
 
 def _ours(task: str, size: int) -> Loop:
-    from jumpstarter._framing import FrameDecoder, pack_frame  # noqa: PLC0415 - h2 has no such
+    from jumpstarter._framing import FrameDecoder, pack_frame  # noqa: PLC0415 - absent for h2
 
     payload = bytes(size)
     if task == "encode":
@@ -145,8 +146,8 @@ def _h2(task: str, size: int) -> Loop:
 
 
 def _h2_pair() -> tuple[Any, Any]:
-    """Make two ends with a stream between them, through which a GiB may go."""
-    from h2.config import H2Configuration  # noqa: PLC0415 - ours has no such
+    """Create two connected ends with an open stream, whose window is 1 GiB."""
+    from h2.config import H2Configuration  # noqa: PLC0415 - absent for ours
     from h2.connection import H2Connection  # noqa: PLC0415
 
     client = H2Connection()
@@ -180,12 +181,12 @@ SIDES: Final[Mapping[str, Callable[[str, int], Loop]]] = {
 
 
 def main(side: str, count: str) -> None:
-    """Do each case over two numbers of frames, with marks before, between and behind."""
+    """Run each case over two numbers of frames, with a mark before, between and after the loops."""
     frames = int(count)
     gc.disable()
     for task, size in CASES:
         loop = SIDES[side](task, size)
-        loop(frames)  # the interpreter has adapted to it afterwards
+        loop(frames)  # warm-up: lets the interpreter specialize the bytecode
         mark()
         loop(frames)
         mark()

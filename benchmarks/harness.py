@@ -1,9 +1,9 @@
-"""Runs workloads: starts the ends, lets the sides take turns, stops the ends.
+"""Run workloads: start the ends, let the sides take turns, stop the ends.
 
-Every process started here has ended when the block that started it is left, however that happens:
-it is told by the end of its input, and killed if it does not listen. A peer that is not there, or
-that fails, is left out, and the result says why; our own side and the floor must work. This file
-knows no units and no side's code.
+Every process started here has ended by the time its `with` block exits, even on an exception: the
+harness closes the process's standard input, and kills the process if it does not end. The harness
+leaves out a peer that is not installed or fails, and records the reason in the result; our own side
+and the floor must work. This module does not depend on the units or on the code of any side.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ __all__ = [
     "take_turns",
 ]
 
-PATIENCE: Final = 60.0  # seconds for any one answer of a worker; the longest round takes one or two
-_END_GRACE: Final = 10.0  # seconds for a worker to end in by itself
-_ROOT: Final = Path(__file__).parents[1]  # from where workers find this package
-_FEWER: Final = 3  # times fewer rounds of new processes: memory repeats much better than time
-_WARM: Final = 16  # operations before memory is looked at: what is loaded once is not counted
+PATIENCE: Final = 60.0  # seconds to wait for an answer of a worker; the longest round takes 1 or 2
+_END_GRACE: Final = 10.0  # seconds in which a worker must end by itself
+_ROOT: Final = Path(__file__).parents[1]  # the directory from which workers import this package
+_FEWER: Final = 3  # divides the rounds of new processes: memory varies much less than time
+_WARM: Final = 16  # operations before the first memory reading, to exclude what loads only once
 
 Measures = Mapping[str, float]
 Run = Callable[[int], Measures]
@@ -49,15 +49,15 @@ Round = Mapping[str, Measures]
 
 @dataclass(frozen=True)
 class Plan:
-    """How to measure.
+    """Settings of a measurement.
 
     Attributes:
-        rounds: Turns of each side.
-        seconds: About how long each turn takes, where a workload does not say otherwise.
-        cores: The processors that ends are pinned to, none for none: a workload on one core has the
-            last, one on two has its server on the last and its client on the first.
-        installed: The peers that are there, with their versions.
-        operations: In each turn, whatever the workloads say; 0 lets them say.
+        rounds: Number of turns of each side.
+        seconds: Approximate duration of a turn, unless the workload fixes the number of operations.
+        cores: Processors to pin ends to; empty to pin none. A workload on one core uses the last.
+            A workload on two runs its server on the last and its client on the first.
+        installed: Versions of the installed peers, by name.
+        operations: Operations in each turn; overrides the workloads' own numbers unless 0.
     """
 
     rounds: int
@@ -69,13 +69,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a workload.
+    """Results of a workload.
 
     Attributes:
-        workload: Which one.
-        operations: In each round, by side.
-        rounds: In order, each with its measures by side.
-        absent: The sides that are not in the rounds, and why.
+        workload: The workload.
+        operations: Number of operations in each round, by side.
+        rounds: The rounds in order, each with its measures by side.
+        absent: The reason why a side is not in the rounds, by side.
     """
 
     workload: Workload
@@ -85,10 +85,10 @@ class Result:
 
 
 class SideError(RuntimeError):
-    """An end of a side has failed, or does not answer.
+    """Raised when an end of a side fails or does not answer.
 
     Attributes:
-        side: Its name.
+        side: The side's name.
     """
 
     def __init__(self, side: str, reason: str) -> None:
@@ -100,11 +100,11 @@ class SideError(RuntimeError):
 
 
 class Worker:
-    """One end, in its process.
+    """A handle to one end in its process.
 
     Args:
-        process: With unbuffered pipes for its input and output.
-        end: What messages call it.
+        process: The process, with unbuffered pipes for its input and output.
+        end: The end's name in error messages.
         patience: Seconds to wait for an answer.
     """
 
@@ -120,16 +120,16 @@ class Worker:
         self._patience = patience
 
     def begin(self, path: str) -> None:
-        """Have it serve at the path, or connect there; returns when it does."""
+        """Make the end serve at the path or connect to it. Returns when the end is ready."""
         self._ask(path)
 
     def run(self, operations: int) -> dict[str, float]:
-        """Do a round. Returns its measures."""
+        """Run a round. Returns its measures."""
         measures: dict[str, float] = json.loads(self._ask(str(operations)))
         return measures
 
     def _ask(self, line: str) -> str:
-        """Send one line and give the one that answers it, the only one there can be."""
+        """Send one line, and return the single line that answers it."""
         try:
             self._stdin.write(f"{line}\n".encode())
             if not select.select([self._stdout], [], [], self._patience)[0]:
@@ -146,28 +146,28 @@ class Worker:
 def start(
     end: str, python: str, cores: Sequence[int] = (), *, patience: float = PATIENCE
 ) -> Iterator[Worker]:
-    """Start an end; it has ended when the block is left.
+    """Start an end, which ends before the `with` block exits.
 
     Args:
-        end: Dotted name of a function, and its arguments.
+        end: The dotted name of a function, followed by its arguments.
         python: The interpreter.
-        cores: To pin it to; none for none.
-        patience: Seconds to wait for an answer of it.
+        cores: Processors to pin the end to; empty to pin it to none.
+        patience: Seconds to wait for an answer of the end.
     """
     pin = ",".join(map(str, cores))
     process = subprocess.Popen(
         [python, "-m", "benchmarks.worker", pin, *end.split()],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        bufsize=0,  # nothing is left to be flushed to a worker that has died
+        bufsize=0,  # no buffered data remains to flush when the worker has died
         cwd=_ROOT,
-        start_new_session=True,  # Ctrl-C is for the harness; the worker sees its input end
+        start_new_session=True,  # Ctrl-C reaches only the harness, which then ends the worker
     )
     with process:
         try:
             yield Worker(process, end, patience)
         except BaseException:
-            process.kill()  # it may be in the midst of a round, and does not listen
+            process.kill()  # the worker may be in a round, and does not read its input then
             raise
         assert process.stdin is not None
         process.stdin.close()
@@ -181,11 +181,11 @@ def start(
 
 
 class Ends:
-    """The processes of one side, which has begun.
+    """The running processes of one side.
 
     Args:
-        name: The side's.
-        workers: By role, "server" and "client"; the client is there in any case.
+        name: The side's name.
+        workers: The workers by role, "server" and "client". The client is always present.
     """
 
     def __init__(self, name: str, workers: Mapping[str, Worker]) -> None:
@@ -193,18 +193,18 @@ class Ends:
         self._workers = workers
 
     def begin(self, path: str) -> None:
-        """Have the server serve at the path, then the client connect there."""
+        """Make the server serve at the path, then the client connect to it."""
         with _failing_as(self._name):
             for worker in self._workers.values():
                 worker.begin(path)
 
     def run(self, operations: int) -> dict[str, float]:
-        """Do a round. Returns its measures."""
+        """Run a round. Returns its measures."""
         with _failing_as(self._name):
             return self._workers["client"].run(operations)
 
-    def classify_annotation(self, operations: int) -> dict[str, float]:
-        """Do a round, and look how much memory it takes, too."""
+    def run_and_measure(self, operations: int) -> dict[str, float]:
+        """Run a round, and measure its memory use as well. Returns its measures."""
         self.run(min(operations, _WARM))
         before = {}
         for role, worker in self._workers.items():
@@ -223,7 +223,7 @@ def _failing_as(side: str) -> Iterator[None]:
     try:
         yield
     except SideError:
-        raise  # of another side, whose processes ended these
+        raise  # raised for another side, whose failure ended this side's processes
     except RuntimeError as error:
         raise SideError(side, str(error)) from error
 
@@ -232,7 +232,7 @@ def _failing_as(side: str) -> Iterator[None]:
 def _all_ends(
     sides: Mapping[str, Side], cores: Mapping[str, Sequence[int]]
 ) -> Iterator[list[Ends]]:
-    """Start all ends of these sides at once, and have them begin."""
+    """Start all ends of these sides, which run concurrently, and make them begin."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
         begun = []
@@ -259,12 +259,12 @@ def _all_ends(
 
 
 def measure(workload: Workload, plan: Plan) -> Result:
-    """Run one workload, all its sides that are there.
+    """Run one workload with all its available sides.
 
-    A peer that fails is left out, and the workload begun again without it.
+    If a peer fails, the workload starts again without that peer.
 
     Raises:
-        SideError: Our own side or the floor has failed, or does not answer.
+        SideError: Our own side or the floor failed, or does not answer.
     """
     absent = {
         name: "not installed"
@@ -303,14 +303,14 @@ def _run_in_turns(
 def _run_afresh(
     workload: Workload, sides: Mapping[str, Side], plan: Plan
 ) -> tuple[dict[str, int], list[Round]]:
-    """Give each turn processes of its own."""
+    """Run a workload with new processes for each turn."""
     fixed = plan.operations or workload.operations
     cores = _cores(workload, plan)
 
     def turn(name: str) -> Run:
         def run(operations: int) -> Measures:
             with _all_ends({name: sides[name]}, cores) as (ends,):
-                return ends.classify_annotation(operations)
+                return ends.run_and_measure(operations)
 
         return run
 
@@ -320,7 +320,7 @@ def _run_afresh(
 
 
 def calibrate(run: Run, seconds: float) -> int:
-    """Find how many operations take about so long. Warms the side up, too."""
+    """Return how many operations take about `seconds`. This also warms up the side."""
     operations = 1
     while (took := run(operations)["seconds"]) < seconds / 4:
         operations *= 4
@@ -328,5 +328,5 @@ def calibrate(run: Run, seconds: float) -> int:
 
 
 def take_turns(runs: Mapping[str, Run], operations: Mapping[str, int], rounds: int) -> list[Round]:
-    """Let each side do its operations, all sides once in each round; give what they measured."""
+    """Run every side once in each round. Returns the measures of each round, by side."""
     return [{name: run(operations[name]) for name, run in runs.items()} for _ in range(rounds)]

@@ -1,4 +1,4 @@
-"""The library's servers: a driver of which nothing does any work, served as users would."""
+"""The library's servers: a driver whose methods do no work, served as users serve theirs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .payloads import ANSWER, PIECE, VALUE, Tally, decode_order
 
 __all__ = ["MANY_CALLS", "IdleDriver", "serve", "serve_many_calls"]
 
-MANY_CALLS: Final = Limits(max_calls=16 * 1024)  # above the default, for whoever wants 10,000
-_QUEUE: Final = 64  # pieces that a device holds; more wait on the client
+MANY_CALLS: Final = Limits(max_calls=16 * 1024)  # workloads have up to 10,000
+_QUEUE: Final = 64  # pieces that a device holds; further ones wait in the client
 
 
 class _Device(trio.abc.Stream):
-    """As little as can be behind a raw stream: a queue of what it has to say."""
+    """The smallest device behind a raw stream: a queue that returns what it receives."""
 
     def __init__(self) -> None:
         self._say, self._said = trio.open_memory_channel[bytes](_QUEUE)
@@ -43,7 +43,7 @@ class _Device(trio.abc.Stream):
 
 
 class _Sink(_Device):
-    """Takes upward transfers."""
+    """Receives uploads, and answers each with `ANSWER` when it is complete."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class _Sink(_Device):
 
 
 class _Source(_Device):
-    """Gives downward transfers."""
+    """Sends the downloads that a client orders."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class _Source(_Device):
 
 
 class IdleDriver(Driver):
-    """Exports one of each kind, none of which does any work."""
+    """Exports one method of each kind, and none does any work."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,7 +90,7 @@ class IdleDriver(Driver):
 
     @export
     async def meet(self, count: int) -> None:
-        """Wait until so many calls are under way."""
+        """Wait until `count` calls are in flight."""
         self._there += 1
         met = self._met
         if self._there == count:

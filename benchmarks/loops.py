@@ -1,6 +1,7 @@
-"""What all clients do with an operation: repeat it, alone or in company, and time what is asked.
+"""Loops in which clients repeat an operation, alone or concurrently with others, and time it.
 
-The standard library alone is known here, so that every side's ends can use the same loops.
+This module imports only the standard library and `worker`, so that the ends of every side can use
+the same loops.
 """
 
 from __future__ import annotations
@@ -21,25 +22,25 @@ __all__ = [
     "report_beside_bulk",
 ]
 
-PACE: Final = 1e-3  # seconds between two small calls beside bulk: company, not a load of their own
+PACE: Final = 1e-3  # seconds between two small calls during bulk; keeps their own load negligible
 
 
 def repeat(do: Callable[[], object]) -> None:
-    """Do it, one after the other."""
+    """Call `do` for each operation of each round, one after the other."""
     for count in rounds():
         for _ in range(count):
             do()
 
 
 async def repeat_async(do: Callable[[], Awaitable[object]]) -> None:
-    """Do it, one after the other, on any event loop."""
+    """Await `do` for each operation of each round, one after the other, on any event loop."""
     for count in rounds():
         for _ in range(count):
             await do()
 
 
 def repeat_from_threads(do: Callable[[], object], threads: int) -> None:
-    """Do it from so many threads at once, which share the round's operations."""
+    """Call `do` from several threads concurrently, which share each round's operations."""
     for count in rounds():
         workers = [
             threading.Thread(target=_repeat, args=(do, len(range(first, count, threads))))
@@ -57,18 +58,21 @@ def _repeat(do: Callable[[], object], count: int) -> None:
 
 
 class Watch:
-    """Times a small call again and again, beside something else."""
+    """Times a small call repeatedly while something else runs."""
 
     def __init__(self) -> None:
         self.latencies: list[float] = []
-        self.over = False  # set by whoever waits for the something else
+        self.over = False  # set when the other work has finished
 
     async def run(
         self,
         call: Callable[[], Awaitable[object]],
         sleep: Callable[[float], Awaitable[object]],
     ) -> None:
-        """Call until it is over. Not by cancelling: half a round trip would be left."""
+        """Repeat the call until `over` is set.
+
+        Cancellation would end the loop in the middle of a round trip, so a flag ends it instead.
+        """
         while not self.over:
             started = time.perf_counter()
             await call()
@@ -77,12 +81,12 @@ class Watch:
 
 
 def report_beside_bulk(alone: float, beside: float, latencies: Sequence[float]) -> None:
-    """Report what small calls had to wait beside bulk, and what they did to it.
+    """Report the latencies of small calls during bulk transfers, and the slowdown of the bulk.
 
     Args:
-        alone: Seconds that the bulk took by itself.
-        beside: Seconds that it took beside the calls.
-        latencies: Of the calls, in seconds.
+        alone: Seconds that the bulk took without the calls.
+        beside: Seconds that the bulk took concurrently with the calls.
+        latencies: The latencies of the calls, in seconds.
     """
     ordered = sorted(latencies)
     last = len(ordered) - 1

@@ -1,4 +1,4 @@
-"""How much memory a process has, as Linux counts it. Elsewhere there are no such measures."""
+"""Read the memory use of a process from Linux's `/proc`; other systems do not report it."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Final
 
 __all__ = ["forget_peak", "peak", "resident"]
 
-PAGE: Final = 4096  # bytes; the least that is counted
+PAGE: Final = 4096  # bytes; the smallest growth that is reported
 
 
 def resident(pid: int) -> int:
-    """Give the bytes that are resident now; 0 if nobody says."""
+    """Return the resident bytes of a process, or 0 if the system does not report them."""
     return _read(pid, "VmRSS")
 
 
 def peak(pid: int) -> int:
-    """Give the most that was resident since `forget_peak`."""
+    """Return the peak of resident bytes since `forget_peak`, or 0 if it is not reported."""
     return _read(pid, "VmHWM")
 
 
 def forget_peak(pid: int) -> None:
-    """Let what is resident now be the most there was; where that is not allowed, nothing."""
+    """Reset the peak to the bytes that are resident now, if the system permits it."""
     try:
         Path(f"/proc/{pid}/clear_refs").write_text("5")
     except OSError:
-        return  # then the peak is that of the whole life, start included
+        return  # the peak then covers the whole life of the process, including its start
 
 
 def _read(pid: int, name: str) -> int:

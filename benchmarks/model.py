@@ -1,4 +1,4 @@
-"""The words that workloads are put in. Pure data."""
+"""The types that describe workloads. Pure data."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ FLOOR: Final = "floor"
 
 @dataclass(frozen=True)
 class Unit:
-    """What a figure says.
+    """The unit of a figure, and the measure from which the figure is computed.
 
     Attributes:
-        name: As it stands in the table.
-        scale: What one of the measure counts in this unit.
-        is_rate: Operations per measure, the more the better; else the less the better.
-        measure: Which of a round's: "seconds", what an end reports, or of the memory of the
-            "server" or "client" its "_growth" at most, or its "_peak", in bytes.
-        each: The measure is shared out among the operations; else it is taken as it is.
+        name: The unit's name in the table.
+        scale: The factor that converts the raw figure to this unit.
+        is_rate: If true, the figure is operations per measure, and higher is better. Otherwise
+            lower is better.
+        measure: The name of a round's measure: "seconds", a name that an end reports, or a memory
+            measure in bytes. Memory measures are "server" or "client" followed by "_peak", or by
+            "_growth" for the peak's growth.
+        each: If true, the measure is divided by the number of operations, otherwise not.
     """
 
     name: str
@@ -32,7 +34,7 @@ class Unit:
     each: bool = True
 
     def figure(self, operations: int, measures: Mapping[str, float]) -> float:
-        """Say in this unit what a round of so many operations measured."""
+        """Return the figure of a round in this unit."""
         value = measures[self.measure]
         if self.is_rate:
             return self.scale * operations / value
@@ -41,14 +43,14 @@ class Unit:
 
 @dataclass(frozen=True)
 class Side:
-    """Who does a workload: two ends, each a function's dotted name and its arguments.
+    """The two ends that run a workload, each a function's dotted name and its arguments.
 
     Attributes:
-        server: Serves at the path that it is called with, until the end of its input. Empty if the
-            client is all there is.
-        client: Does `worker.rounds`.
-        peer: The distribution that both need from the peers' environment; empty if they live in
-            ours.
+        server: The function that serves at the given path until its standard input ends. Empty if
+            the side has only a client.
+        client: The function that runs the rounds of `worker.rounds`.
+        peer: The distribution that both ends need from the peers' environment. Empty if they run
+            in ours.
     """
 
     server: str
@@ -58,21 +60,23 @@ class Side:
 
 @dataclass(frozen=True)
 class Workload:
-    """One subject of the table, with a line for each side and unit.
+    """One entry of the table, with a line for each side and unit.
 
     Attributes:
-        name: Unique.
-        units: Of its figures; the first is the one that is drawn.
-        sides: By name; they take turns in this order.
-        goals: By side. For ours, what the figure itself is to reach; for the floor, what multiple
-            of its figure; for a peer, how many times better ours is to be. At least if the unit is
-            a rate, else at most, but for a peer always at least. They hold for the first unit.
-        series: What it is a point of, if it is measured at several sizes; else empty.
-        size: Where on the series.
-        operations: In each round; by default as many as take the planned time.
-        cores: How many the ends are pinned to: one for times, two for rates.
-        afresh: Each round has new processes, since memory that was used is never small again.
-        quick: A quick run has it too.
+        name: A unique name.
+        units: The units of its figures; the chart shows the first.
+        sides: The sides by name. They take turns in this order.
+        goals: Goals for our figure in the first unit, by side. Our own side's entry is the figure
+            to reach, the floor's entry a multiple of the floor's figure, and a peer's entry how
+            many times better than the peer ours must be. A peer's goal is always a minimum. The
+            others are a minimum if the unit is a rate, and a maximum otherwise.
+        series: The name of the series, if the workload is one of several sizes. Otherwise empty.
+        size: The size, as the position on the series' axis.
+        operations: Operations in each round. By default, as many as take the planned time.
+        cores: The number of cores that the ends are pinned to: one for times, two for rates.
+        afresh: Start new processes for each round, because a process rarely shrinks again once it
+            has used memory.
+        quick: Include the workload in a quick run.
     """
 
     name: str

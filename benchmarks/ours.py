@@ -1,4 +1,4 @@
-"""The library's clients, as users would write them."""
+"""The library's clients, written as users would write them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def async_calls_at_once(path: str, method: str, tasks: str) -> None:
 
 @on_trio
 async def async_meeting(path: str) -> None:
-    """Have all calls of a round under way at once: none returns before the last has arrived."""
+    """Run all calls of a round concurrently: none returns before the last has arrived."""
     async with _connect(path, MANY_CALLS) as client:
         for count in rounds():
             async with trio.open_nursery() as nursery:
@@ -82,7 +82,7 @@ async def async_set_up(path: str) -> None:
 
 @on_trio
 async def async_connections(path: str, each: str) -> None:
-    """Share the round's operations out to connections which are open at once, so many to each."""
+    """Hold connections open concurrently, and do `each` of the round's operations on every one."""
 
     async def hold(*, task_status: trio.TaskStatus[Do]) -> None:
         async with _connect(path) as client:
@@ -103,7 +103,7 @@ def blocking_calls_from_threads(path: str, method: str, threads: str) -> None:
 
 
 def blocking_serve_and_call(_path: str, method: str) -> None:
-    """Be both ends, as tests of drivers are."""
+    """Run both ends in one process, as tests of drivers do."""
     with jumpstarter.serve(IdleDriver()) as client:
         repeat(functools.partial(client.call, method, VALUE))
 
@@ -214,7 +214,7 @@ async def async_beside_bulk(path: str, streams: str) -> None:
 
 @on_trio
 async def async_streams(path: str) -> None:
-    """Have as many streams open at once as a round has operations."""
+    """Hold one stream open concurrently for each operation of a round."""
     async with _connect(path) as client:
 
         async def hold(*, task_status: trio.TaskStatus[Do]) -> None:

@@ -1,8 +1,9 @@
 """The bytes that cross the wire, the same on all sides of a workload.
 
-A *bulk transfer* is a stream's unit of work: the client orders a number of pieces, in a message of
-its own, and these go one way, back to back. Upwards, the server answers when it has the last byte:
-without that, the client would time how fast a kernel's buffer fills.
+A *bulk transfer* is a stream's unit of work: the client sends an order, a separate message with the
+number of pieces, and the pieces then follow in one direction, back to back. The server answers an
+upload when it has received the last byte; without the answer, the client would measure how fast the
+kernel's buffer fills.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ from typing import Final
 
 __all__ = ["ANSWER", "MESSAGE", "PIECE", "VALUE", "Tally", "decode_order", "encode_order"]
 
-VALUE: Final = bytes(16)  # the argument, result or item of the library's side, and of its peers'
-MESSAGE: Final = bytes(
-    32
-)  # on the floor's side: about what VALUE has on the wire, headers included
+VALUE: Final = bytes(16)  # argument, result or item on the library's side and the peers'
+# The floor's counterpart of VALUE: about the size of VALUE on the wire, headers included.
+MESSAGE: Final = bytes(32)
 PIECE: Final = bytes(64 * 1024)
 ANSWER: Final = b"."
 
@@ -23,24 +23,24 @@ _ORDER: Final = struct.Struct("<Q")
 
 
 def encode_order(pieces: int) -> bytes:
-    """Begin a bulk transfer."""
+    """Return the message that orders a bulk transfer of so many pieces."""
     return _ORDER.pack(pieces)
 
 
 def decode_order(message: bytes | bytearray | memoryview) -> int:
-    """Give the number of pieces; bytes behind the order are not looked at."""
+    """Return the number of pieces in an order, and ignore any bytes after the order."""
     (pieces,) = _ORDER.unpack_from(message)
     return int(pieces)
 
 
 class Tally:
-    """Counts the bytes of upward transfers, one after the other, however they are cut."""
+    """Counts the bytes of consecutive uploads, however the reads split them."""
 
     def __init__(self) -> None:
         self._left = 0
 
     def add(self, data: bytes | bytearray | memoryview) -> bool:
-        """Count what has come. True if it ends a transfer, so that it is to be answered."""
+        """Count received bytes. Returns true if they complete an upload, which needs an answer."""
         size = len(data)
         if self._left == 0:
             self._left = decode_order(data) * len(PIECE)

@@ -1,8 +1,8 @@
-"""Draws a run on record: `python -m benchmarks.plot FILE` makes `docs/performance.{svg,png}`.
+"""Draw a recorded run: `python -m benchmarks.plot FILE` makes `docs/performance.{svg,png}`.
 
-On the left, how many times worse than its floor each side of a workload is, by the workload's first
-figure: a dot for the median, a line from the least to the most. On the right, how figures grow with
-size. It needs matplotlib, which the extra `bench` brings.
+The left part shows how many times worse than the floor each side of a workload is, by the
+workload's first figure: a dot for the median, and a line from the minimum to the maximum. The right
+part shows how figures grow with size. The module needs matplotlib, from the extra `bench`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Colours = dict[str, str]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw the run in a file."""
+    """Draw the run that a file contains."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plot", description=__doc__)
     parser.add_argument("file", type=Path, help="what `python -m benchmarks --json` wrote")
     parser.add_argument("--into", type=Path, default=DOCS, help="another directory than docs")
@@ -50,17 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def draw(record: Record, into: Path) -> list[Path]:
-    """Draw a run. Returns the files that were made.
+    """Draw a run. Returns the paths of the new files.
 
     Raises:
-        ModuleNotFoundError: There is no matplotlib.
+        ModuleNotFoundError: matplotlib is not installed.
     """
-    import matplotlib as mpl  # noqa: PLC0415 - an extra
+    import matplotlib as mpl  # noqa: PLC0415 - optional dependency
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     series = _series(record.results)
     colours = _colours(record.results)
-    # The same figures give the same file, whenever they are drawn.
+    # A fixed salt makes the SVG reproducible: the same figures produce the same file.
     with mpl.rc_context({"svg.hashsalt": "jumpstarter", "svg.fonttype": "none", "font.size": 8}):
         height = max(5, _ROW * len(record.results) + 2)
         figure = Figure((14 if series else 9, height), layout="constrained")
@@ -78,7 +78,7 @@ def draw(record: Record, into: Path) -> list[Path]:
 
 
 def _series(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Give the series of which there is more than a point."""
+    """Return the series with at least two points, by name."""
     found: dict[str, list[Result]] = {}
     for result in results:
         found.setdefault(result.workload.series, []).append(result)

@@ -1,6 +1,6 @@
-"""Puts a run into the docs: `python -m benchmarks.publish FILE`, its record, table and pictures.
+"""Publish the record, table and charts of a run: `python -m benchmarks.publish FILE`.
 
-The table stands in `performance.md` between two marks, and nothing else of that page is touched.
+The table goes into `docs/performance.md`, between two marks. The rest of that page stays unchanged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _END: Final = "<!-- the end of the run -->"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Publish the run in a file."""
+    """Publish the run that a file contains."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.publish", description=__doc__)
     parser.add_argument("file", type=Path, help="what `python -m benchmarks --json` wrote")
     publish(parser.parse_args(argv).file, plot.DOCS)
@@ -31,11 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def publish(file: Path, docs: Path) -> None:
-    """Put the run in a file into a directory that has the page.
+    """Publish the run that a file contains in the directory that has the page.
 
     Raises:
-        ModuleNotFoundError: There is no matplotlib; nothing was changed.
-        ValueError: The page has no place for the run.
+        ModuleNotFoundError: matplotlib is not installed. Nothing has changed.
+        ValueError: The page does not have exactly one place for the run.
     """
     record = read(file)
     plot.draw(record, docs)
@@ -49,7 +49,7 @@ def publish(file: Path, docs: Path) -> None:
 
 
 def section(record: Record) -> str:
-    """Give what stands on the page, marks included."""
+    """Return the section of the page for a run, including the marks."""
     return f"{_BEGIN}\n```text\n{record.setting}\n```\n\n{table.whole(record.results)}\n{_END}"
 
 

@@ -1,4 +1,4 @@
-"""A run on record: what was measured, where and when, as JSON and back."""
+"""Store a run as JSON and load it: the results, and where and when they were measured."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ __all__ = ["Record", "Setting", "read", "setting", "write"]
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a run took place.
+    """The environment and options of a run.
 
     Attributes:
-        command: That which began it.
-        date: When, in UTC.
-        python: The version.
-        trio: The version.
-        system: The operating system, and the kind and number of processors.
-        load: Of the machine, as the run began: processes that wanted to run, in the last minute.
-        rounds: Turns of each side.
-        seconds: Of each turn, about.
-        cores: That ends were pinned to.
-        peers: Their versions.
+        command: The command that started the run.
+        date: The date and time of the start, in UTC.
+        python: The version of Python.
+        trio: The version of Trio.
+        system: The operating system, and the architecture and number of processors.
+        load: The machine's load average over the minute before the run.
+        rounds: Number of turns of each side.
+        seconds: Approximate duration of each turn.
+        cores: The cores that the ends were pinned to.
+        peers: The versions of the installed peers, by name.
     """
 
     command: str
@@ -59,14 +59,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class Record:
-    """One run."""
+    """One run: its setting and results."""
 
     setting: Setting
     results: list[Result]
 
 
 def setting(plan: Plan, arguments: Sequence[str]) -> Setting:
-    """Look around."""
+    """Return the setting of a run that starts now."""
     return Setting(
         command=f"python -m benchmarks {shlex.join(arguments)}".rstrip(),
         date=dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -82,14 +82,14 @@ def setting(plan: Plan, arguments: Sequence[str]) -> Setting:
 
 
 def write(record: Record, path: Path) -> None:
-    """Write what `read` reads."""
+    """Write a record as JSON, for `read`."""
     path.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1))
 
 
 def read(path: Path) -> Record:
-    """Read what `write` has written.
+    """Read a record that `write` has written.
 
     Raises:
-        msgspec.MsgspecError: It is something else.
+        msgspec.MsgspecError: The file does not contain a record.
     """
     return msgspec.json.decode(path.read_bytes(), type=Record)

@@ -1,8 +1,8 @@
-"""A large transfer to a driver and from it, beside a raw stream that carries the same bytes.
+"""Compare large transfers to and from a driver with a raw stream that carries the same bytes.
 
-`python -m benchmarks.resources` prints a table: the rate of each, and by how much either process
-has grown at its peak. What is read comes from memory and what is written goes to the null device,
-so that no disk is measured. The exporter is a process of its own, over a Unix socket.
+`python -m benchmarks.resources` prints a table: the rate of each transfer, and the peak growth of
+both processes. Reads come from memory and writes go to the null device, so that the table does not
+measure a disk. The exporter runs in its own process, over a Unix socket.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ZEROS = bytes(MIB // 2)
 
 
 class _Counting(trio.abc.HalfCloseableStream):
-    """A device: takes what comes, and gives so many bytes."""
+    """A device that discards what it receives, and sends a given number of bytes."""
 
     def __init__(self, size: int) -> None:
         self._left = size
@@ -55,7 +55,7 @@ class _Counting(trio.abc.HalfCloseableStream):
 
 
 class _Zeros(io.RawIOBase):
-    """A file of so many zeros."""
+    """A file with a given number of zeros."""
 
     def __init__(self, size: int) -> None:
         self._left = size
@@ -70,16 +70,16 @@ class _Zeros(io.RawIOBase):
 
 
 class Storage(Driver):
-    """Takes bytes and forgets them, and gives zeros."""
+    """Discards the bytes that it receives, and sends zeros."""
 
     @classmethod
     def client(cls) -> str:
-        """Name the client class."""
+        """Return the dotted name of the client class."""
         return "benchmarks.resources.StorageClient"
 
     @export
     async def read(self, handle: str) -> int:
-        """Read a resource to its end."""
+        """Read a resource to its end. Returns the number of bytes."""
         count = 0
         async with self.resource(handle) as stream:
             async for data in stream:
@@ -88,7 +88,7 @@ class Storage(Driver):
 
     @export
     async def write(self, handle: str, size: int) -> None:
-        """Write a resource."""
+        """Write `size` zeros to a resource."""
         async with self.resource(handle) as stream:
             for _ in range(size // len(PIECE)):
                 await stream.send_all(PIECE)
@@ -96,20 +96,20 @@ class Storage(Driver):
     @exportstream
     @asynccontextmanager
     async def connect(self, size: int) -> AsyncIterator[trio.abc.Stream]:
-        """Give so many zeros, and take whatever comes."""
+        """Open a stream that sends `size` zeros, and discards what it receives."""
         yield _Counting(size)
 
     @export
     def peak(self) -> int:
-        """Give the most memory that this process had since it was last asked, in KiB."""
+        """Return this process's peak memory since the previous call, in KiB."""
         return peak()
 
 
 class StorageClient(ResourceMixin, DriverClient):
-    """Does each transfer once."""
+    """Runs each kind of transfer."""
 
     def send_raw(self, size: int) -> None:
-        """Send through a raw stream."""
+        """Send `size` bytes through a raw stream."""
         assert self.portal is not None
         self.portal.call(self._send_raw, size)
 
@@ -119,7 +119,7 @@ class StorageClient(ResourceMixin, DriverClient):
                 await stream.send_all(PIECE)
 
     def receive_raw(self, size: int) -> None:
-        """Receive through a raw stream."""
+        """Receive `size` bytes through a raw stream."""
         assert self.portal is not None
         self.portal.call(self._receive_raw, size)
 
@@ -129,18 +129,18 @@ class StorageClient(ResourceMixin, DriverClient):
                 pass
 
     def lend_to_read(self, size: int) -> None:
-        """Let the driver read a blocking stream."""
+        """Lend the driver a blocking stream, from which it reads `size` bytes."""
         with self.resource(_Zeros(size), progress=False) as handle:
             assert self.call("read", handle) == size
 
     def lend_to_write(self, size: int) -> None:
-        """Let the driver write a file."""
+        """Lend the driver a file, to which it writes `size` bytes."""
         with self.local_file("/dev/null", write=True, progress=False) as handle:
             self.call("write", handle, size)
 
 
 def peak() -> int:
-    """Give the most memory that this process had since it was last asked, in KiB."""
+    """Return this process's peak memory since the previous call, in KiB."""
     status = Path("/proc/self/status").read_text()
     found = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     Path("/proc/self/clear_refs").write_text("5")
@@ -148,7 +148,7 @@ def peak() -> int:
 
 
 def measure(client: StorageClient, transfer: Callable[[int], None], size: int) -> list[float]:
-    """Give MB/s, and the growth of the client's and the exporter's process in MiB."""
+    """Return the rate in MB/s, and the growth of the client's and exporter's processes in MiB."""
     transfer(16 * MIB)
     before = peak(), client.call("peak")
     start = time.perf_counter()
@@ -159,14 +159,14 @@ def measure(client: StorageClient, transfer: Callable[[int], None], size: int) -
 
 
 async def run_exporter(path: str) -> None:
-    """Serve until the parent hangs up."""
+    """Serve until the parent closes this process's standard input."""
     async with serve_async(Storage(), f"unix:{path}"):
         print("ready", flush=True)
         await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
 
 
 def run_client(path: str, size: int) -> None:
-    """Print the table."""
+    """Run each transfer, and print the table."""
     with connect(f"unix:{path}", allow=["benchmarks.*"]) as client:
         assert isinstance(client, StorageClient)
         print(f"{size // MIB} MiB           MB/s  client MiB  exporter MiB")
@@ -181,7 +181,7 @@ def run_client(path: str, size: int) -> None:
 
 
 def main() -> None:
-    """Run one end, or both."""
+    """Run the exporter only, or the client with a new exporter process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mib", type=int, default=4096, help="size of each transfer")
     parser.add_argument("--exporter", help=argparse.SUPPRESS)

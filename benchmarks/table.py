@@ -1,7 +1,7 @@
-"""From measures to figures, and from figures to a table in Markdown.
+"""Compute figures from measures, and format them as a table in Markdown.
 
-A figure is shown as the median over the rounds, with the extremes in brackets. Every side's line
-says what multiple of the floor's its figure is, and how many times better ours is than it.
+The table shows a figure as the median over the rounds, with the extremes in brackets. The line of
+each side also has the ratio of its figure to the floor's, and how many times better ours is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _WIDTHS: Final = (33, 18, 17, 27, 21, 22, 13)
 
 @dataclass(frozen=True)
 class Spread:
-    """What the rounds of one figure came to."""
+    """The median and the extremes of one figure over the rounds."""
 
     median: float
     low: float
@@ -29,7 +29,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Sum up one value of each round."""
+        """Summarize a sequence with one value for each round."""
         return cls(statistics.median(values), min(values), max(values))
 
     def __str__(self) -> str:
@@ -42,19 +42,19 @@ def _short(value: float) -> str:
 
 
 def figures(result: Result, side: str, unit: Unit) -> list[float]:
-    """Give a side's figure of each round."""
+    """Return the figure of a side for each round."""
     operations = result.operations[side]
     return [unit.figure(operations, measures[side]) for measures in result.rounds]
 
 
 def ratio(result: Result, side: str, base: str, unit: Unit) -> Spread:
-    """Compare two sides within each round."""
+    """Compute the ratio of two sides' figures within each round."""
     pairs = zip(figures(result, side, unit), figures(result, base, unit), strict=True)
     return Spread.of([figure / standard for figure, standard in pairs])
 
 
 def gain(result: Result, side: str, unit: Unit) -> Spread:
-    """Say how many times better ours is than a side."""
+    """Return how many times better our side is than another one."""
     if unit.is_rate:
         return ratio(result, OURS, side, unit)
     return ratio(result, side, OURS, unit)
@@ -78,7 +78,7 @@ HEAD: Final = f"{_row(_TITLES)}\n|{'|'.join('-' * (width + 2) for width in _WIDT
 
 
 def lines(result: Result) -> Iterator[str]:
-    """Give a workload's lines of the table."""
+    """Yield the lines of a workload in the table."""
     workload = result.workload
     name = workload.name
     for unit in workload.units:
@@ -93,7 +93,7 @@ def lines(result: Result) -> Iterator[str]:
 
 
 def whole(results: Iterable[Result]) -> str:
-    """Give the table."""
+    """Return the whole table."""
     return "\n".join([HEAD, *(line for result in results for line in lines(result))])
 
 
@@ -106,7 +106,7 @@ def _cells(result: Result, side: str, unit: Unit) -> list[str]:
 
 
 def _goal(workload: Workload, side: str) -> str:
-    """Give what ours is to reach beside this side."""
+    """Return the goal of our side in comparison with this side, or an empty string."""
     if side not in workload.goals:
         return ""
     goal = workload.goals[side]

@@ -1,16 +1,17 @@
-"""One end of a side, in its own process: `python -m benchmarks.worker CORES FUNCTION ARG...`.
+"""Run one end of a side in its own process: `python -m benchmarks.worker CORES FUNCTION ARG...`.
 
-FUNCTION is a dotted name, called with the socket's path and the ARGs. The harness speaks to it over
-the process's standard streams, one line at a time:
+FUNCTION is the dotted name of a function that takes the socket's path and the ARGs. The harness
+communicates with the worker over the worker's standard streams, one line at a time:
 
-    path ->           begin: serve there, or connect
-    <- ready          it serves, or is connected
-    count ->          (client) do so many operations
-    <- {"seconds": s} it has, and took so long; as JSON, with what else it measured
+    path ->           begin: serve at the path, or connect to it
+    <- ready          the end serves, or is connected
+    count ->          (client) run this number of operations
+    <- {"seconds": s} the round's duration and any other measures, as JSON
     end of input ->   end
 
-The end of input comes even if the harness is killed, so nothing is left behind. This file needs
-nothing but the standard library: the end may live in an environment that has nothing of ours.
+The operating system closes the worker's input even if the harness is killed, so no worker outlives
+the harness. This module imports only the standard library, because an end may run in an environment
+without our package and its dependencies.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ from collections.abc import Iterator
 
 __all__ = ["main", "ready", "report", "rounds"]
 
-_more: dict[str, float] = {}  # what the present round has measured besides its time
+_more: dict[str, float] = {}  # measures of the current round other than its duration
 
 
 def ready() -> None:
-    """Tell the harness that this end is."""
+    """Notify the harness that this end is ready."""
     print("ready", flush=True)
 
 
 def rounds() -> Iterator[int]:
-    """Give the number of operations of each round; the time until the next step is the round's.
+    """Yield the number of operations of each round, and time the caller until its next step.
 
-    It blocks between rounds, an event loop too: nothing is under way then, and nothing is to wake
-    up within another side's round.
+    Between rounds this iterator blocks the thread, including an event loop that runs in it. No
+    operation is in flight then, and no task may wake up during another side's round.
     """
     ready()
     for line in sys.stdin:
@@ -49,26 +50,26 @@ def rounds() -> Iterator[int]:
 
 
 def report(**measures: float) -> None:
-    """Add to what the present round's answer says."""
+    """Add measures to the answer of the current round."""
     _more.update(measures)
 
 
 def main(cores: str, function: str, *args: str) -> None:
-    """Be one end until the input's end.
+    """Run one end until its standard input ends.
 
     Args:
-        cores: The processors to be pinned to, with commas; empty for none.
-        function: What to run.
-        args: Its arguments behind the path.
+        cores: The processors to pin this process to, separated by commas; empty for no pinning.
+        function: The dotted name of the function to run.
+        args: The function's arguments after the path.
     """
     module, _, name = function.rpartition(".")
     run = getattr(importlib.import_module(module), name)
     if cores:
-        # After the imports; threads to come inherit it.
+        # Pin after the imports. Threads that start later inherit the affinity.
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a thousand connections
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # for 1,000 connections
     path = sys.stdin.readline().rstrip("\n")
     if path:
         run(path, *args)

@@ -1,7 +1,7 @@
-"""What is measured, and who with. Pure data: nothing is imported that a side needs.
+"""The workloads and their sides. Pure data: this module imports nothing that a side needs.
 
-A workload has a side named `jumpstarter`, one named `floor`, and those of the peers for which it is
-meaningful. Adding a workload is adding an entry here, and its ends to the modules of its sides.
+A workload has a side named `jumpstarter`, one named `floor`, and one for each peer for which it is
+meaningful. To add a workload, add an entry here, and add its ends to the modules of its sides.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ _CALLS: Final = (
 
 
 def _at_once(tasks: int, goals: Mapping[str, float] = _NO_GOALS) -> Workload:
-    # The floor's round trips are one at a time here too: the rest is what company saves a call.
+    # The floor still runs one round trip at a time, so the ratio shows the gain from concurrency.
     return Workload(
         f"{tasks} calls at once",
         (_RATE,),
@@ -193,7 +193,7 @@ def _payload(name: str, size: int) -> Workload:
         | _floor(f"serve_messages {whole}", f"trio_messages {whole}")
         | _grpc_aio(f"call {size}")
     )
-    if size < 4 * 2**20:  # gRPC's wall, which the published one leaves where it is
+    if size < 4 * 2**20:  # gRPC's default limit, which the published jumpstarter keeps
         sides |= _published(f"async_call echo_async {size}")
     return Workload(f"echo of {name}", (_TIME,), sides, {}, "bytes", size, quick=size == 2**20)
 
@@ -222,7 +222,7 @@ def _generator(
 
 
 _GENERATORS: Final = (
-    # The floor sends each item by itself, as it is given; we may send several at once.
+    # The floor sends each item separately; the library may combine several items in one send.
     _generator(
         "async -> async",
         _ITEMS,
@@ -405,7 +405,7 @@ _MEMORY: Final = (
         )
         for count in (250, 500, 1000)
     ),
-    # The floor of these is a connection to each.
+    # These workloads' floor opens one connection for each stream or call.
     *(
         _memory(
             "idle streams", count, 8, _ours("async_streams") | _CONNECTIONS | _grpc_aio("streams")

@@ -1,4 +1,4 @@
-"""Says and hears what the vectors list: fields to payloads and back, and whole exchanges."""
+"""Replay the wire vectors: convert fields to payloads and back, and play whole exchanges."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ DECODERS: Final[dict[str, Callable[[bytes], Fields]]] = {
 
 
 def decoded(message: Message) -> Fields:
-    """Give a vector's fields as the decoders give them."""
+    """Return a vector's fields in the form that the decoders return."""
     fields = {name: value_of(value) for name, value in message.fields.items()}
     match message.type:
         case "HELLO":
@@ -170,11 +170,11 @@ def decoded(message: Message) -> Fields:
 
 
 class Conversation:
-    """A client's and a server's rules that say the steps of an exchange, and hear them."""
+    """A client and a server protocol that send and receive the steps of an exchange."""
 
     def __init__(self, exchange: Exchange | None, piece: int | None = None) -> None:
         self.steps = [] if exchange is None else list(_steps_of(exchange))
-        self.piece = piece  # bytes that arrive at once; None for all of a step
+        self.piece = piece  # bytes per delivery; None for a whole step
         hellos = {
             step.side: message.fields
             for step in self.steps
@@ -186,7 +186,7 @@ class Conversation:
         self.server = ServerProtocol(_limits_of(hellos.get("server")))
 
     def play(self) -> None:
-        """Go through all steps; what a side sends and hears must be what they list."""
+        """Run all steps, and check that each side sends and receives exactly as listed."""
         crossing: tuple[Step, bytes] | None = None
         for step in self.steps:
             wire = self._send(step)
@@ -214,14 +214,14 @@ class Conversation:
             assert heard == [_as_heard(event) for event in step.hears]
 
     def feed(self, rules: BaseProtocol, wire: bytes) -> list[ev.Event]:
-        """Let bytes arrive in pieces, and give all that they tell."""
+        """Deliver bytes in pieces, and return all events that result."""
         piece = self.piece or len(wire)
         pieces = [wire[start : start + piece] for start in range(0, len(wire), piece)]
         return [event for part in pieces for event in rules.receive(part)]
 
 
 def rendered(event: ev.Event) -> Fields:
-    """Write an event as the vectors do."""
+    """Return an event in the notation of the vectors."""
     match event:
         case ev.HelloReceived(hello=hello):
             fields = fields_of_hello(hello)
@@ -254,7 +254,7 @@ def _limits_of(hello: Fields | None) -> Limits:
     return Limits(ping_interval=hello["ping_ms"] / 1000, **{name: hello[name] for name in names})
 
 
-# What a side does to say a message. Answers to PING, GOAWAY and breaches it says by itself.
+# How each side sends a message. The protocol answers PING, GOAWAY and violations by itself.
 
 
 def _error(rules: ServerProtocol, message: Message) -> None:
@@ -272,7 +272,7 @@ def _goaway(rules: ServerProtocol, message: Message) -> None:
 
 
 _CLIENT: Final[dict[str, Callable[[ClientProtocol, Message], object]]] = {
-    "HELLO": lambda _rules, _message: None,  # said as it was made
+    "HELLO": lambda _rules, _message: None,  # queued by the constructor
     "CALL": lambda rules, message: rules.call(kind_of(message.fields), call_of(message.fields)),
     "CANCEL": lambda rules, message: rules.cancel(message.id, Code(message.fields["code"])),
 }

@@ -1,4 +1,4 @@
-"""Tests of access by users, tokens and certificates, and of what a rejected client learns."""
+"""Test access by users, tokens and certificates, and the errors of rejected clients."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become ano
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the peer's uid so")
 ANY_TCP = "tcp://127.0.0.1:0"
 ANY_TLS = "tls://localhost:0"
-OTHER = 54321  # a uid that nobody has
+OTHER = 54321  # an unused uid
 
-# Becomes another user once all is imported, and says what a call gives.
+# Imports everything, becomes another user, and prints the outcome of a call.
 CALL_AS = """
 import sys, os, trio
 from jumpstarter import connect_async
@@ -62,7 +62,7 @@ except ConnectionError as exc:
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """Give a directory with a short name, which every user can enter."""
+    """Yield a directory that has a short name and that every user can enter."""
     path = Path(tempfile.mkdtemp(prefix="access-"))
     path.chmod(0o755)
     yield path
@@ -115,7 +115,7 @@ async def test_who_is_named_may_connect_and_nobody_else(
 @ON_LINUX
 @timed(60)
 async def test_the_system_is_asked_even_if_the_file_lets_everybody_in(directory: Path) -> None:
-    """As after a chmod, or where an inherited descriptor or a bind mount has opened the way."""
+    """Other users can reach the file after a chmod, or by a descriptor or a bind mount."""
     path = directory / "socket"
     async with serve_async(Echo(), f"unix:{path}") as server:
         assert "Permission denied" in await call_as(server.address, OTHER)
@@ -203,7 +203,7 @@ async def test_letting_in_everybody_on_the_network_is_warned_of(
 
 
 class Lab:
-    """Certificates of one authority."""
+    """Certificates issued by one authority."""
 
     def __init__(self) -> None:
         self.authority = trustme.CA()
@@ -236,7 +236,7 @@ def lab() -> Lab:
 
 
 async def why_not(address: str, context: ssl.SSLContext | None) -> str:
-    """Fail to connect, and give the error's text."""
+    """Fail to connect, and return the text of the error."""
     with pytest.raises(HandshakeError) as caught:
         async with connect_async(address, ssl_context=context):
             pass
@@ -287,7 +287,7 @@ async def test_clients_with_a_certificate_get_in_and_others_are_told_what_they_l
 
 
 def revoked(authority: trustme.CA, serial: int) -> str:
-    """Give an authority's list with one certificate on it, in PEM."""
+    """Return, in PEM, an authority's revocation list with one certificate."""
     name = x509.load_pem_x509_certificate(authority.cert_pem.bytes()).subject
     key = serialization.load_pem_private_key(authority.private_key_pem.bytes(), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
@@ -319,7 +319,7 @@ async def test_a_context_of_ones_own_shuts_out_who_was_revoked(lab: Lab, tmp_pat
 async def test_a_client_without_a_certificate_is_refused_in_each_version_of_tls(
     lab: Lab, version: ssl.TLSVersion
 ) -> None:
-    """In 1.2 while hands are shaken, in 1.3 when the client has done its part already."""
+    """TLS 1.2 refuses during the handshake, TLS 1.3 after the client has completed its part."""
     context = lab.client()
     context.maximum_version = version
     async with serve_async(Echo(), ANY_TLS, ssl_context=lab.asking_server()) as server:

@@ -1,4 +1,4 @@
-"""Tests of `_api` and `Server`: both sides over real sockets, and the order in which they end."""
+"""Test `_api` and `Server` over real sockets, including the order of the shutdown."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ANY_TCP = "tcp://127.0.0.1:0"
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """Give a directory whose name is short enough for sockets, which tmp_path need not be."""
+    """Yield a directory whose path, unlike that of tmp_path, is short enough for sockets."""
     path = Path(tempfile.mkdtemp(prefix="serve-"))
     yield path
     shutil.rmtree(path)
@@ -64,14 +64,14 @@ def address(request: pytest.FixtureRequest, directory: Path) -> str:
 
 @pytest.fixture
 def private(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the directory in which `serve` makes its own, private one."""
+    """Return the directory in which `serve` creates its private directory."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(directory))
     return directory
 
 
 @contextmanager
 def serving(driver: Driver, address: str = ANY_TCP, **options: Any) -> Iterator[Server]:
-    """Serve a driver in a thread of its own."""
+    """Serve a driver in a separate thread."""
     served = serve_async(driver, address, **options)
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(served) as server:
         yield server
@@ -79,11 +79,11 @@ def serving(driver: Driver, address: str = ANY_TCP, **options: Any) -> Iterator[
 
 @dataclass(kw_only=True)
 class Chronicle(Recorder, Lab):
-    """Writes down everything: its `reset` and `close`, and what is called."""
+    """A driver that records each `reset`, `close` and call."""
 
 
 class OddClient(DriverClient):
-    """A client class that no allow-list has."""
+    """A client class that is on no allow-list."""
 
 
 class Odd(Echo):
@@ -239,11 +239,11 @@ async def test_several_clients_are_served_concurrently(address: str) -> None:
             nursery.start_soon(attend, server.address)
 
 
-# --------------------------------------------------------------------- what may be imported
+# ----------------------------------------------------------------------------- allowed imports
 
 
 class Loop(Echo):
-    """Its raw stream gives back what it is sent, with no task of its own."""
+    """A driver whose raw stream echoes its input without a separate task."""
 
     @exportstream
     @asynccontextmanager
@@ -271,9 +271,9 @@ async def test_an_idle_connection_and_an_idle_stream_cost_few_tasks(address: str
 
     async with serve_async(Loop(), address) as server:
         before, connected, streaming = await trio.to_thread.run_sync(use, server.address)
-    # The session's, which finds a peer that has fallen silent, and the reader's.
+    # The reader task, and the session task that detects a silent peer.
     assert connected - before == 2
-    # One for each; and with two calls under way, what they say leaves through the writer.
+    # One task for each stream. With two calls in flight, the writer task sends their frames.
     assert streaming - connected == 2 + 1
 
 
@@ -296,7 +296,7 @@ def test_connecting_from_blocking_code_imports_only_what_is_allowed() -> None:
             assert type(client) is OddClient
 
 
-# ------------------------------------------------------- what a block raises, and leaves behind
+# ----------------------------------------------------------- exceptions and cleanup of a block
 
 RAISED: list[BaseException] = [
     ValueError("mine"),
@@ -462,7 +462,7 @@ def connect_and_leave(address: str, closed: list[str]) -> None:
         client.stack.callback(closed.append, "in blocking code")
 
 
-# -------------------------------------------------------------------------- the end in order
+# ------------------------------------------------------------------- the order of the shutdown
 
 
 def tree(log: list[str], **options: Any) -> Chronicle:
@@ -549,7 +549,7 @@ async def test_end_of_the_server_fails_only_the_calls_of_a_client() -> None:
             await client.call_async("echo")
             leave.set()
             await until(lambda: client.channel.channel.ended is not None)
-            # The body goes on: only its calls fail, each with what is known of it.
+            # The body continues; only its calls fail, each with the error for its state.
             await trio.lowlevel.checkpoint()
             with pytest.raises(CallRefused, match=f"not sent: {server.address} closed"):
                 await client.call_async("echo")
@@ -586,7 +586,7 @@ def test_blocking_body_continues_when_the_server_ends() -> None:
                 client.call("echo", 2)
 
 
-# --------------------------------------------------------------------- trouble with clients
+# ------------------------------------------------------------------------- misbehaving clients
 
 
 async def raw(address: str) -> trio.SocketStream:
@@ -606,13 +606,13 @@ async def read_to_the_end(stream: trio.SocketStream) -> bytes:
 
 
 async def says_nothing(address: str) -> None:
-    """Be dropped once the time for HELLO is over."""
+    """Send nothing, and expect to be disconnected after the HELLO timeout."""
     async with await raw(address) as stream:
         await read_to_the_end(stream)
 
 
 async def says_garbage(address: str) -> None:
-    """Be told why, and dropped."""
+    """Send garbage, and expect the reason and a disconnection."""
     async with await raw(address) as stream:
         await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
         assert b"is too large. The peer may not speak this protocol" in await read_to_the_end(
@@ -626,7 +626,7 @@ async def hangs_up_within_hello(address: str) -> None:
 
 
 async def resets_before_it_is_accepted(address: str) -> None:
-    """Have the system send RST, before the server's loop has its next turn."""
+    """Make the system send RST before the server's loop runs again."""
     if not address.startswith("tcp:"):
         return
     host, _, port = address.removeprefix("tcp://").partition(":")
@@ -711,14 +711,14 @@ def test_an_http_client_gets_no_answer_and_does_no_harm(caplog: pytest.LogCaptur
     assert "its stream begins with b'GET / HTTP/1.1" in message
 
 
-# -------------------------------------------------------------------------- no exporter there
+# --------------------------------------------------------------------------- missing exporters
 
 
 @asynccontextmanager
 async def answering(
     answer: Callable[[trio.abc.Stream], Awaitable[None]],
 ) -> AsyncIterator[str]:
-    """Listen, answer each connection by a function, and yield the address."""
+    """Listen, handle each connection with a function, and yield the address."""
     listeners = await open_listeners(parse_address(ANY_TCP))
     async with listeners, trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, answer, list(listeners.listeners))
@@ -830,12 +830,12 @@ async def test_connecting_can_be_cancelled() -> None:
         assert scope.cancelled_caught
 
 
-# --- what cannot be meant ---
+# --- invalid arguments ---
 
 
 @pytest.mark.parametrize("allow", ["mylab.*", "*", None, [None], [b"mylab.*"], 5, {"mylab.*": 1}])
 async def test_allow_must_be_a_list_of_patterns(allow: Any) -> None:
-    """A text alone would be taken for a pattern of each of its letters, `*` among them."""
+    """A single string would otherwise become one pattern per letter, including `*`."""
     with pytest.raises(ConfigurationError, match=r'must be a list of patterns, like \["mylab'):
         connect("unix:/nowhere", allow=allow)
     with pytest.raises(ConfigurationError, match=r'must be a list of patterns, like \["mylab'):

@@ -1,7 +1,7 @@
-"""Check the imports of the package against its layers.
+"""Test that the imports of the package follow its layers.
 
-`LAYERS` is the whole rule: a package imports from itself and from the packages listed for it, and
-from nothing else of ours. Imports under TYPE_CHECKING and inside functions count like all others.
+`LAYERS` contains every rule: of our packages, each imports only from itself and from those listed
+for it. Imports under TYPE_CHECKING and inside functions count like all others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SRC: Final = Path(jumpstarter.__file__).parent
 _CORE: Final = {"errors", "_limits", "_framing", "_util"}
 _SIDES: Final = _CORE | {"_protocol", "_io", "_version"}
 _ALL: Final = _SIDES | {"client", "driver", "_exporter", "drivers", "_api"}
-# One rule per package (or module at the top level): what it may import of ours.
+# The packages of ours that each package or top-level module may import.
 LAYERS: Final[dict[str, set[str]]] = {
     "_version": set(),
     "_installed": set(),
@@ -45,7 +45,7 @@ LAYERS: Final[dict[str, set[str]]] = {
     "testing": _ALL,
     "cli": _ALL,
 }
-# The packages without I/O: they import nothing that could wait, measure time or reach the outside.
+# The packages without I/O, which import nothing that waits, measures time or performs I/O.
 SANS_IO: Final = {"errors", "_limits", "_framing", "_protocol"}
 IO: Final = {
     "asyncio",
@@ -82,7 +82,7 @@ def modules() -> Iterator[tuple[str, Path]]:
             yield name, path
 
 
-MODULES: Final = dict(modules())  # of a stub and a Cython module of one name, the latter
+MODULES: Final = dict(modules())  # a Cython module replaces its stub
 
 
 def package_of(module: str) -> str:
@@ -90,7 +90,7 @@ def package_of(module: str) -> str:
 
 
 def imports_of(name: str, path: Path) -> set[str]:
-    """Return the modules that a module imports, ours as `jumpstarter.<module>`."""
+    """Return the modules that a module imports, with ours named `jumpstarter.<module>`."""
     package = ["jumpstarter", *name.split(".")] if name else ["jumpstarter"]
     if path.stem != "__init__":
         package = package[:-1]
@@ -173,7 +173,7 @@ def test_each_package_has_a_rule_and_each_rule_a_package() -> None:
 
 
 def test_the_layers_have_an_order() -> None:
-    list(TopologicalSorter(LAYERS).static_order())  # raises CycleError if they have none
+    list(TopologicalSorter(LAYERS).static_order())  # raises CycleError if there is a cycle
 
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - {"", "__main__"}))

@@ -1,4 +1,4 @@
-"""Check that docs/architecture.md lists each state of each state machine, and links its module."""
+"""Test that docs/architecture.md lists each state of each state machine, and links its module."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""No byte of a peer's makes code run, a file open or a process start, on either side of the wire.
+"""Test that bytes from a peer never run code, open a file or start a process, on either side.
 
-An audit hook watches in another process, since it cannot be taken away again.
+An audit hook watches in a separate process, since Python cannot remove a hook.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).parent / "script_audit.py"
-PATIENCE = 120.0  # seconds for what takes two
+PATIENCE = 120.0  # seconds for a run that takes two seconds
 
 
 def audited(side: str) -> Mapping[str, Any]:
-    """Have one side handle hostile bytes, and give what the hook has seen."""
+    """Make one side handle hostile bytes, and return the hook's record."""
     command = [sys.executable, str(SCRIPT), side]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -42,7 +42,7 @@ def test_hostile_bytes_cause_nothing_that_an_audit_hook_sees(
 ) -> None:
     told = audited(side)
     assert told["inputs"] > 2000
-    for outcome, least in outcomes.items():  # they were handled, in each way in which they can be
+    for outcome, least in outcomes.items():  # each way of handling bytes occurred
         assert told["outcomes"][outcome] > least
     assert told["seen"] == []
     seen_if_done = {line.partition(" ")[0] for line in told["control"]}

@@ -1,7 +1,6 @@
-"""The benchmarks run: every workload, once, with next to no operations; and their arithmetic.
+"""Test the benchmarks: each workload, with very few operations, and the arithmetic.
 
-The peers are not installed here: what is tested of them is what becomes of one that is missing or
-fails, on peers that are made up.
+The peers are not installed here. Made-up peers test the handling of a missing or failing peer.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ ON_LINUX = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no p
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Give a way to make a module that workers can import; its end is the function `run`."""
+    """Return a function that makes a module for workers to import, with its end named `run`."""
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
 
     def make(source: str) -> str:
@@ -52,13 +51,13 @@ def result_of(
     *rounds: dict[str, float],
     goals: dict[str, float] | None = None,
 ) -> Result:
-    """Make a result of seconds."""
+    """Make a result from durations in seconds."""
     workload = Workload("a name", (unit,), dict.fromkeys(operations, BLOCKING), goals or {})
     measures = [{side: {"seconds": taken} for side, taken in each.items()} for each in rounds]
     return Result(workload, operations, list(measures))
 
 
-# --- the whole ---
+# --- whole runs ---
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
@@ -118,7 +117,7 @@ def test_record_is_drawn(tmp_path: Path) -> None:
     path = tmp_path / "raw.json"
     arguments = ["--no-peers", "--rounds", "1", "--operations", "1", "--json", str(path)]
     assert command.main([*arguments, "calls at once"]) == 0
-    # In a process of its own: it keeps its fonts' files open.
+    # In a separate process, since matplotlib keeps its font files open.
     draw = [sys.executable, "-m", "benchmarks.plot", str(path), "--into", str(tmp_path)]
     drawings = []
     for _ in range(2):
@@ -313,7 +312,7 @@ def test_memory_that_a_round_took_is_weighed(module: Callable[[str], str]) -> No
     unit = Unit("KiB each", 1 / 1024, measure="client_growth")
     workload = Workload("a name", (unit,), sides, {}, operations=64, afresh=True)
     result = measure(workload, Plan(rounds=1, seconds=0))
-    assert result.rounds[0][OURS]["client_growth"] >= 40 * 2**20  # 16 of 64 MiB warmed it up
+    assert result.rounds[0][OURS]["client_growth"] >= 40 * 2**20  # warm-up took 16 of 64 MiB
     assert result.rounds[0][OURS]["client_peak"] >= result.rounds[0][OURS]["client_growth"]
 
 
@@ -347,7 +346,7 @@ def test_latencies_are_reported_by_percentile(monkeypatch: pytest.MonkeyPatch) -
     assert said == {"p50": 50, "p99": 99, "slowdown": 1.5}
 
 
-# --- what crosses the wire ---
+# --- bytes on the wire ---
 
 
 @pytest.mark.parametrize("cut", [1, 4096, len(PIECE), 3 * len(PIECE)])
@@ -381,7 +380,7 @@ def test_unit_takes_its_own_measure() -> None:
 
 
 def test_ratio_is_taken_within_each_round() -> None:
-    # The second round is slow on both sides: it says nothing about how they compare.
+    # The second round is slow on both sides, which must not affect their ratio.
     rounds = [{OURS: 2.0, FLOOR: 1.0}, {OURS: 20.0, FLOOR: 10.0}, {OURS: 3.0, FLOOR: 1.0}]
     result = result_of(TIME, {OURS: 100, FLOOR: 100}, *rounds)
     assert table.ratio(result, OURS, FLOOR, TIME) == table.Spread(2.0, 2.0, 3.0)

@@ -1,4 +1,4 @@
-"""The framing's loops do what they say, and the count of their instructions is a gate."""
+"""Test the loops of the framing benchmarks, and the gate on their instruction counts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COUNTED = pytest.mark.skipif(shutil.which("valgrind") is None, reason="there is 
 
 @pytest.fixture
 def count_as(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Give a way to decide what is counted; nothing is accepted yet."""
+    """Return a function that sets the instruction count, with no counts accepted yet."""
     monkeypatch.setattr(framing, "BASELINES", tmp_path / "instructions.json")
     framing.BASELINES.write_text("{}")
     monkeypatch.setattr(shutil, "which", lambda _name: "valgrind")

@@ -1,4 +1,4 @@
-"""`benchmarks.resources` runs, and says what it is to say; its figures are for people."""
+"""Test that `benchmarks.resources` runs and prints every line; its figures are not checked."""
 
 from __future__ import annotations
 

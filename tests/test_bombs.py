@@ -1,4 +1,4 @@
-"""What is small on the wire, and would be large or deep in memory, is refused before it is made."""
+"""Test that values small on the wire but large or deep in memory are refused before decoding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jumpstarter.errors import ArgumentError
 from memory import measured_here, peak_memory
 
 SCRIPT: Final = Path(__file__).parent / "script_bombs.py"
-PATIENCE: Final = 120.0  # seconds for what takes two
+PATIENCE: Final = 120.0  # seconds for a run that takes two seconds
 LIMITS: Final = Limits()
 MIB: Final = 1024 * 1024
 
@@ -28,7 +28,7 @@ def test_no_depth_overflows_the_stack_of_a_small_thread() -> None:
 
 
 def many(count: int, body: bytes) -> bytes:
-    """Encode a list of the same value."""
+    """Encode a list that repeats one value."""
     return b"\xdd" + count.to_bytes(4, "big") + body * count
 
 
@@ -62,9 +62,9 @@ def test_a_bomb_is_refused_and_costs_nothing(bomb: bytes) -> None:
     assert peak_memory() - before < MIB
 
 
-# A text of which one character takes four bytes takes four for each of them.
+# One four-byte character makes Python store every character of a text in four bytes.
 WIDE_TEXT: Final = b"x" * (16 * MIB - 4) + b"\xf0\x9f\x98\x80"
-# The most of each that the limits let through, and the most memory that it may take.
+# The largest value of each kind within the limits, and the most memory that it may take.
 MOST: Final = {
     "lists": (many(LIMITS.max_containers - 1, b"\x90"), 24),
     "maps": (many(LIMITS.max_containers - 1, b"\x80"), 24),

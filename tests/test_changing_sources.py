@@ -1,4 +1,4 @@
-"""A source that changes or fails while it is transferred is an error, and the old content stays."""
+"""Test that a source changing or failing mid-transfer is an error and keeps the old content."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from jumpstarter.errors import (
 )
 from resources_for_tests import Library, Reader
 
-SIZE: Final = 32 * 1024**2  # more than what is under way at any time
+SIZE: Final = 32 * 1024**2  # more than is ever in flight
 LONG_AGO: Final = 1_000_000_000
 OLD: Final = b"what was there"
 
@@ -60,7 +60,7 @@ Progress = Callable[[int, int | None], None]
 
 
 def once_under_way(change: Callable[[Path], None], path: Path) -> Progress:
-    """Make a progress callback that changes a file when its first bytes have passed."""
+    """Return a progress callback that changes a file after its first bytes were transferred."""
     done = False
 
     def progress(count: int, _total: int | None) -> None:
@@ -83,7 +83,7 @@ def image(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """Give a file in a directory of its own, of which nothing may change."""
+    """Return a file alone in a directory; neither may change."""
     (tmp_path / "there").mkdir()
     path = tmp_path / "there" / "file"
     path.write_bytes(OLD)
@@ -151,7 +151,7 @@ def test_a_lent_stream_of_a_file_that_changes_is_an_error(
 
 def test_a_file_that_cannot_be_read_to_its_end_leaves_what_was_there(old: Path) -> None:
     with storage(old) as client, pytest.raises(OSError, match="/proc/self/mem") as told:
-        client.flash("/proc/self/mem")  # a regular file, of which nothing can be read at 0
+        client.flash("/proc/self/mem")  # a regular file that cannot be read at offset 0
     assert told.value.errno == errno.EIO
     assert_unchanged(old)
 
@@ -175,7 +175,7 @@ def test_a_storage_that_cannot_be_read_to_its_end_leaves_what_was_there(old: Pat
     assert_unchanged(old)
 
 
-# ------------------------------------------------------------------------- sizes that are no test
+# ---------------------------------------------------------------------------- unreliable sizes
 
 
 @pytest.mark.parametrize("path", ["/proc/version", "/sys/class/net/lo/mtu"])
@@ -248,7 +248,7 @@ def test_a_target_that_takes_no_more_keeps_what_it_had(image: Path, old: Path) -
 
 
 def test_a_failure_says_that_a_device_has_lost_what_it_had(tmp_path: Path) -> None:
-    device = tmp_path / "device"  # a FIFO stands for it: it is written where it is
+    device = tmp_path / "device"  # a FIFO stands in for a device: both are written in place
     os.mkfifo(device)
 
     def drain() -> None:
@@ -270,7 +270,7 @@ def test_a_failure_says_that_a_device_has_lost_what_it_had(tmp_path: Path) -> No
 
 
 class _FailsLate:
-    """Gives a megabyte, and then fails."""
+    """A source that returns a megabyte and then fails."""
 
     left = 16
 

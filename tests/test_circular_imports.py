@@ -1,7 +1,7 @@
-"""Imports every module alone, in a process that knows no other: no circle, and no warning.
+"""Test that each module can be imported first, without circular imports or warnings.
 
-Alone means without the packages that it is in, whose `__init__` would import half of the house
-first and hide what a module itself needs; and then once more through them, as users do.
+One case imports each module without its parent packages, since their `__init__` would import many
+other modules and hide a missing import. Another case imports it through them, as users do.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from helpers import PATIENCE
 
 SRC: Final = Path(jumpstarter.__file__).parent
 
-# One process imports what is not ours, and forks for each module: a fresh start costs little.
+# One process imports the dependencies and forks for each module, which makes each start cheap.
 SCRIPT: Final = """
 import os, sys, types, warnings
 sys.path.insert(0, sys.argv[1])

@@ -1,4 +1,4 @@
-"""Tests of `python -m jumpstarter serve`: its output, its errors, and how it ends."""
+"""Test the output, the errors and the shutdown of `python -m jumpstarter serve`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from jumpstarter.client import DriverClient
 from jumpstarter.errors import CallCancelled, DriverError, DriverInvalidArgument, HandshakeError
 from processes import running
 
-LONG = "1000"  # seconds of grace: a test that waits for its end is killed before
+LONG = "1000"  # seconds of grace, longer than the timeout of a test
 
 MODULE = '''
 from jumpstarter.client import DriverClient
@@ -80,7 +80,7 @@ def _handlers_of_signals() -> Iterator[None]:
 
 @pytest.fixture
 def lamps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a directory with the module `lamps`, and make it the current one."""
+    """Write the module `lamps` to a directory, enter the directory, and return it."""
     (tmp_path / "lamps.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
@@ -91,7 +91,7 @@ def lamps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run_serve(
     spec: str, *options: str, cwd: Path, python: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """Run an exporter that fails before it listens."""
+    """Run an exporter that is expected to fail before it listens."""
     command = [sys.executable, *python, "-m", "jumpstarter", "serve", spec, *options]
     command += ["--address", "unix:/nowhere"]
     return subprocess.run(
@@ -121,7 +121,7 @@ def test_serve_accepts_a_class_a_function_or_an_instance(lamps: Path, spec: str,
 
 
 def test_the_installed_command_finds_modules_of_the_current_directory_too(lamps: Path) -> None:
-    # -P leaves it out of the path, as the installed command does.
+    # -P keeps the current directory out of sys.path, like the installed command.
     result = run_serve("lamps:Broken", cwd=lamps, python=("-P",))
     assert "the lamp is not plugged in" in result.stderr
 
@@ -213,7 +213,7 @@ def test_allow_user_accepts_names_and_uids(tmp_path: Path) -> None:
 
 def test_insecure_lets_it_listen_beyond_loopback(tmp_path: Path) -> None:
     with exporter(tmp_path, "--address", "tcp://0.0.0.0:0", "--insecure") as server:
-        address = server.address.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - no bind
+        address = server.address.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - not bound
         with jumpstarter.connect(address) as client:
             assert client.call("echo", 1) == 1
 
@@ -283,7 +283,7 @@ class Chatty(Echo):
 def test_exporter_serves_and_ends_whatever_stderr_is(
     tmp_path: Path, stderr: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """5 MB of log, from a driver and from calls that fail, are not read."""
+    """Nobody reads the 5 MB of log from a driver and from failing calls."""
     (tmp_path / "chatty.py").write_text(CHATTY)
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
     redirection = {"unread": "", "full": "2>/dev/full", "closed": "2>&-"}[stderr]
@@ -306,7 +306,7 @@ def test_last_log_lines_are_on_stderr_when_the_exporter_has_ended(tmp_path: Path
         assert server.rest_of_log().splitlines()[-1].endswith(": closed")
 
 
-# --- the end ---
+# --- shutdown ---
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -395,7 +395,7 @@ def test_signals_do_not_interrupt_the_close_of_a_driver(tmp_path: Path) -> None:
         server.send(signal.SIGINT)
         server.send(signal.SIGUSR1)
         assert "closed" in server.rest_of_log()
-        assert server.wait() in (130, 143)  # the system does not define their order
+        assert server.wait() in (130, 143)  # the order of the two signals is undefined
 
 
 def test_ctrl_c_while_the_driver_is_made_is_quiet(lamps: Path) -> None:
@@ -462,7 +462,7 @@ def test_setup_error_is_one_line_on_stderr_and_exit_code_2(
 
 @pytest.fixture
 def pems(lamps: Path) -> Path:
-    """Return the directory of `lamps`, with keys and certificates that match or do not."""
+    """Return the directory of `lamps` with matching and mismatched keys and certificates."""
     authority = trustme.CA()
     for name in ("one", "other"):
         issued = authority.issue_cert("localhost")
@@ -540,7 +540,7 @@ def test_tls_error_is_one_line_that_names_the_option(
 
 
 def test_no_passphrase_is_asked_for_at_the_terminal(pems: Path) -> None:
-    """The process has a terminal, at which OpenSSL would ask."""
+    """The process has a terminal on which OpenSSL would otherwise ask."""
     at_it = "import os, sys; os.login_tty(0); os.execv(sys.argv[1], sys.argv[1:])"
     command = [sys.executable, "-c", at_it]
     command += [sys.executable, "-m", "jumpstarter", "serve", "lamps:Lamp"]
@@ -561,7 +561,7 @@ def test_no_passphrase_is_asked_for_at_the_terminal(pems: Path) -> None:
 
 
 def warnings_of(directory: Path, *options: str) -> list[str]:
-    """Run an exporter, end it, and return the warnings that it logged."""
+    """Run and stop an exporter, and return the warnings that it logged."""
     with exporter(directory, *options) as server:
         server.send(signal.SIGTERM)
         log = server.rest_of_log().splitlines()
@@ -770,7 +770,7 @@ def test_unrecognized_arguments_are_reported_under_the_usage_of_serve(
     assert f"unrecognized arguments: {' '.join(arguments)}" in stderr
 
 
-# --- a lack of descriptors or threads ---
+# --- too few descriptors or threads ---
 
 NO_THREADS = """
 import resource
@@ -854,12 +854,12 @@ def test_signal_during_a_reset_ends_the_start_after_that_driver(
         assert "resetting" in log
         process.send_signal(number)
         log += (line := process.stderr.readline())
-        assert f"received {number.name}: shutting down when the reset()" in line  # which still runs
+        assert f"received {number.name}: shutting down when the reset()" in line  # still running
         (lamps / "go").touch()
         stdout, rest = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0
     assert stdout == ""
     log += rest
-    # The second driver is reset only for the end, after the first one's second reset.
+    # The second driver is reset only during the shutdown, after the first one's second reset.
     assert log.count("resetting the second") == 1
     assert log.index("closing") > log.index("resetting the second") > log.rindex("reset has ended")

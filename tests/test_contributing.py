@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md and the pre-commit hooks name targets, files and names that exist."""
+"""Test that CONTRIBUTING.md and the hooks of pre-commit only name targets and files that exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A test that waits for a process fails in time, whatever the process does."""
+"""Test that a test waiting for a process fails in time, whatever the process does."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ TESTS: Final = Path(__file__).parent
 STUCK: Final = [sys.executable, "-c", "import time; time.sleep(1000)"]
 RUN_TO_THEIR_END: Final = {"run", "call", "check_call", "check_output"}
 
-# ----------------------------------------------------------------------------- what is written
+# --------------------------------------------------------------------- the source of the tests
 
 
 def without_deadline(path: Path) -> Iterator[str]:
-    """Give the lines of a file that wait for a process without a timeout.
+    """Yield the lines of a file that wait for a process without a timeout.
 
-    To read what one writes has none: `processes.running` is for that. A test that waits in some
-    other way is ended by its own deadline.
+    Reading a process's output has no timeout: `processes.running` exists for that. The deadline of
+    a test ends any other kind of wait.
     """
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and (what := _waits(node)):
@@ -77,7 +77,7 @@ def test_a_wait_without_a_deadline_is_found(
     assert found.startswith("script.py:8: ")
 
 
-# --------------------------------------------------------------------------- what comes of it
+# ------------------------------------------------------------------ the behaviour of the tests
 
 
 def read(process: subprocess.Popen[str]) -> None:
@@ -169,7 +169,7 @@ def test_it():
 
 
 def run_tests(directory: Path, script: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run a script's tests and one behind it, as this project's tests are run."""
+    """Run a script's tests, followed by one more, with this project's pytest settings."""
     (directory / "test_it.py").write_text(script)
     (directory / "test_next.py").write_text("def test_next(): ...")
     settings = ("-c", str(TESTS.parent / "pyproject.toml"), "--rootdir", str(directory))
@@ -191,7 +191,7 @@ def test_the_deadlines_of_tests_are_longer_than_those_of_processes(
     assert 2 * PATIENCE <= of_a_test < float(pytestconfig.getini("faulthandler_timeout"))
 
 
-# -------------------------------------------------------- what this process was started with
+# ---------------------------------------------------------------------- inherited signal state
 
 INHERITED: Final = [signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD]
 SHOW: Final = """
@@ -209,7 +209,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 
 
 def started_badly(script: str) -> list[str]:
-    """Run a script with signals ignored and blocked; give the lines that it prints."""
+    """Run a script with signals ignored and blocked, and return the lines that it prints."""
     command = [sys.executable, "-c", AS_STARTED, "-c", script]
     done = subprocess.run(
         command, cwd=TESTS, capture_output=True, text=True, timeout=PATIENCE, check=True

@@ -1,4 +1,4 @@
-"""Tests of inherited signal dispositions, of what drivers' children get, and of SIGHUP."""
+"""Test inherited signal dispositions, those of drivers' children, and SIGHUP."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from exporter_process import PATIENCE, exporter, wait_until_refused
 from jumpstarter.errors import CallCancelled
 from processes import running
 
-LONG = "1000"  # seconds of grace: a test that waits for its end is killed before
+LONG = "1000"  # seconds of grace, longer than the timeout of a test
 
 MODULE = '''
 import json, os, signal, subprocess, sys
@@ -62,7 +62,7 @@ def make():
     return Lab(children={"shell": Shell(commands=COMMANDS)})
 '''
 
-# What a parent may do before it starts an exporter, as Python code.
+# Python code that a parent may run before it starts an exporter.
 PARENTS = {
     "plain": "",
     "SIGCHLD ignored": "signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
@@ -75,7 +75,7 @@ OPERATORS = {"SIGHUP", "SIGINT", "SIGQUIT", "SIGTSTP", "SIGTTIN", "SIGTTOU"}
 
 
 def prefix(code: str) -> tuple[str, ...]:
-    """Give a command that runs another one after some Python code."""
+    """Return a command that runs some Python code and then another command."""
     script = f"import os, signal, sys\n{code}\nos.execv(sys.argv[1], sys.argv[1:])"
     return (sys.executable, "-c", script)
 
@@ -91,7 +91,7 @@ def names_of(mask: int) -> set[str]:
     found = set()
     for bit in range(64):
         if mask >> bit & 1:
-            with contextlib.suppress(ValueError):  # a signal of the C library's own
+            with contextlib.suppress(ValueError):  # a signal reserved by the C library
                 found.add(signal.Signals(bit + 1).name)
     return found
 
@@ -122,15 +122,15 @@ def test_children_of_drivers_have_true_exit_codes_and_a_clean_start(lab: Path, p
             assert code == 0
             blocked, ignored = json.loads(stdout)
             assert names_of(blocked) == set(), way
-            # Of what an operator ignores on purpose, SIGINT is handled here all the same. Python
-            # ignores SIGPIPE and SIGXFSZ by itself, and so does the command that tells it.
+            # The exporter handles SIGINT even if the operator ignores it. Python ignores SIGPIPE
+            # and SIGXFSZ itself, and so does the command that prints the dispositions.
             kept = OPERATORS - {"SIGINT"} if parent == "all ignored" and way != "shell" else set()
             assert names_of(ignored) - {"SIGPIPE", "SIGXFSZ"} == kept, way
         server.send(signal.SIGTERM)
         assert server.wait() == 0
 
 
-# ------------------------------------------------------------------------------ within a program
+# ---------------------------------------------------------------------- within another program
 
 IN_PROCESS = """
 import json, os, signal, subprocess, sys, threading, time
@@ -221,7 +221,7 @@ def test_sighup_drains_as_sigterm_does(lab: Path) -> None:
         client.call("until_held", 1)
         server.send(signal.SIGHUP)
         wait_until_refused(client)
-        server.send(signal.SIGHUP)  # the shell sends one, and so does the system
+        server.send(signal.SIGHUP)  # the shell and the system each send one
         server.send(signal.SIGUSR1)
         assert held.result(PATIENCE) == "finished"
         assert server.wait() == 0
@@ -259,7 +259,7 @@ def test_sighup_has_no_effect_under_nohup(lab: Path) -> None:
 
 
 def test_a_terminal_that_goes_away_drains_and_closes_the_drivers(lab: Path) -> None:
-    """The exporter runs in the foreground of a terminal, with all of its streams there."""
+    """The exporter runs in a terminal's foreground, with its three streams on the terminal."""
     (lab / "closing.py").write_text(
         "from exporter_process import Probe\n"
         "class Closing(Probe):\n"

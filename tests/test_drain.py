@@ -1,4 +1,4 @@
-"""Tests of `Server.drain`: running calls may finish, and every call has its answer."""
+"""Test that `Server.drain` lets running calls finish and answers every call."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IMPATIENT = Limits(hello_timeout=0.1)
 
 
 class Holding(Echo):
-    """Has a call that ends only when it is cancelled."""
+    """A driver with a call that ends only when it is cancelled."""
 
     @export
     async def hold(self) -> None:
@@ -35,7 +35,7 @@ class Holding(Echo):
 
 
 async def test_an_answer_leaves_before_the_end_however_slowly_the_client_takes_it(
-    autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - it is enough that it is there
+    autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - only its presence matters
 ) -> None:
     executor = DriverExecutor()
     ours, theirs = trio.testing.memory_stream_pair()
@@ -59,7 +59,7 @@ async def test_an_answer_leaves_before_the_end_however_slowly_the_client_takes_i
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session.run)
             await channel.begin(nursery)
-            theirs.send_stream.send_all_hook = take_a_second  # for each batch, and there are 16
+            theirs.send_stream.send_all_hook = take_a_second  # for each of the 16 batches
             nursery.start_soon(call)
             await trio.testing.wait_all_tasks_blocked()
             await session.drain(60, "the end")
@@ -95,7 +95,7 @@ async def test_a_drained_server_admits_nobody_and_has_ended(tmp_path: Path) -> N
     with trio.fail_after(30):
         listeners = await open_listeners(parse_address(f"unix:{tmp_path}/socket"))
         server = Server(exporter, listeners)
-        async with listeners, trio.open_nursery() as nursery:  # which waits for the server's end
+        async with listeners, trio.open_nursery() as nursery:  # waits for the server to end
             await nursery.start(server.run)
             async with connect_async(server.address) as client:
                 assert await client.call_async("echo_async", 1) == 1

@@ -1,7 +1,6 @@
-"""Tests with an exporter in one process, clients in another, and real devices.
+"""Test an exporter in one process with clients in another, and with real devices.
 
-What is checked here in small is that all the rooms together do what each promises: the tests of the
-rooms go into the corners.
+These tests briefly check that all parts work together. The tests of each part cover the details.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ from jumpstarter.errors import CallOutcomeUnknown, CallRefused, DriverError, End
 from processes import running
 
 EXAMPLES: Final = TESTS.parent / "examples"
-LONG: Final = "1000"  # seconds of grace: a test that waits for its end is killed before
+LONG: Final = "1000"  # seconds of grace, longer than the timeout of a test
 
 
 @pytest.fixture(scope="module", params=["unix", "tcp"])
 def address(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """Run an exporter with a `Probe`; give its address."""
+    """Run an exporter with a `Probe`, and yield its address."""
     directory = tmp_path_factory.mktemp("exporter")
     options = ["--address", "tcp://127.0.0.1:0"] if request.param == "tcp" else []
     with exporter(directory, *options) as server:
@@ -97,7 +96,7 @@ def test_large_value_is_not_changed_on_its_way(client: DriverClient, value: Any)
 
 
 def use_all_ways(address: str, number: int) -> None:
-    """Call, iterate and stream, with data that no other client has."""
+    """Call, iterate and stream with data that is unique to this client."""
     with connect(address) as client, client.timeout(PATIENCE), client.stream() as stream:
         for turn in range(20):
             value = [number, turn]
@@ -133,7 +132,7 @@ async def test_trio_client_calls_from_several_tasks(address: str) -> None:
 
 @pytest.fixture
 def in_examples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the client import what the examples have."""
+    """Let the client import the modules of the examples."""
     monkeypatch.syspath_prepend(EXAMPLES)
 
 
@@ -171,7 +170,7 @@ def test_a_bench_with_children_of_several_classes(tmp_path: Path) -> None:
 
 
 class StreamSocket:
-    """As much of a socket as `http.client` uses, on a driver's raw stream."""
+    """The part of the socket interface that `http.client` uses, over a driver's raw stream."""
 
     def __init__(self, stream: BlockingStream) -> None:
         self._stream = stream
@@ -184,7 +183,7 @@ class StreamSocket:
         return io.BufferedReader(StreamReader(self._stream))
 
     def close(self) -> None:
-        """Leave the stream open: its opener closes it."""
+        """Leave the stream open, since its opener closes it."""
 
 
 class StreamReader(io.RawIOBase):
@@ -205,7 +204,7 @@ class StreamReader(io.RawIOBase):
 
 @pytest.fixture
 def web_server(tmp_path: Path) -> Iterator[int]:
-    """Run a web server that has the files of a directory; give its port."""
+    """Run a web server for the files of a directory, and yield its port."""
     command = [sys.executable, "-u", "-m", "http.server", "0"]
     command += ["--bind", "127.0.0.1", "--protocol", "HTTP/1.1"]
     with running(
@@ -231,7 +230,7 @@ def test_a_web_server_that_only_the_exporter_reaches(
             assert body == page or status == 404
 
 
-# --- the end of an exporter ---
+# --- exit of an exporter ---
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
-"""The machine runs out of things, or plays tricks: those who are served go on, and all recovers.
+"""Test that an exporter survives exhausted resources, signals and clock changes.
 
-Real limits of the system, in an exporter's own process, and clocks that jump.
+Connected clients must still be served, and everything must recover. The tests apply the system's
+real limits to an exporter in its own process, and set the clocks.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="root has no limit, and c
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """Give a directory with a short name, which every user can enter."""
+    """Yield a directory that has a short name and that every user can enter."""
     path = Path(tempfile.mkdtemp(prefix="environment-"))
     path.chmod(0o755)
     yield path
@@ -50,7 +51,7 @@ def directory() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def launched(script: str, *options: str) -> Iterator[ExporterProcess]:
-    """Run an exporter by a script of the test's own."""
+    """Run an exporter from the given script."""
     pipe = subprocess.PIPE
     command = [sys.executable, "-c", script, "serve", *options]
     with running(command, seconds=PATIENCE, cwd=TESTS, stdout=pipe, stderr=pipe) as process:
@@ -113,7 +114,7 @@ sys.exit(jumpstarter.cli.main(sys.argv[1:]))
 
 @AS_ROOT
 def test_without_threads_calls_are_refused_and_later_ones_run(directory: Path) -> None:
-    uid = 40_000 + os.getpid() % 20_000  # nobody's, so that all of its threads are the exporter's
+    uid = 40_000 + os.getpid() % 20_000  # unused, so that all of its threads are the exporter's
     os.chown(directory, uid, uid)
     script = NO_THREADS.replace("UID", str(uid), 1)
     address = f"unix:{directory}/socket"
@@ -172,7 +173,7 @@ sys.exit(code)
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGCHLD])
 def test_a_storm_of_signals_harms_no_call(directory: Path, number: signal.Signals) -> None:
-    """A thousand a second from its own timer, and as many as we can send."""
+    """The process's timer sends a thousand signals per second, and the test as many as it can."""
     over = threading.Event()
     address = f"unix:{directory}/socket"
     with launched(STORM, "__main__:Stormy", "--address", address) as server:
@@ -211,7 +212,7 @@ def test_a_storm_of_signals_harms_no_call(directory: Path, number: signal.Signal
 
 
 def test_no_clock_that_can_be_set_is_looked_at() -> None:
-    """Deadlines, rates and silences are measured by clocks that only go on."""
+    """Deadlines, rates and idle times are measured with monotonic clocks."""
     wall = re.compile(
         r"\btime\.(time|time_ns|localtime|gmtime)\b|\b(datetime|date)\.(now|utcnow|today)\b"
         r"|\bfrom time import"
@@ -244,7 +245,7 @@ async def test_a_clock_that_is_set_changes_nothing(
         assert waiting.error is None
 
 
-# --------------------------------------------------------------------- what a handler may raise
+# ---------------------------------------------------------------------- exceptions in handlers
 
 
 def recurse() -> None:
@@ -308,7 +309,7 @@ async def test_ctrl_c_that_meets_a_session_ends_the_program(
             async with await open_stream(parse_address(server.address)):
                 await trio.sleep_forever()
 
-    with pytest.raises(BaseException) as caught:  # noqa: PT011 - in whatever groups
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - in nested groups
         await serve_one()
     exc: Any = caught.value
     while isinstance(exc, BaseExceptionGroup):

@@ -1,4 +1,4 @@
-"""Tests that a system error names its subject: the path, the address or the program."""
+"""Test that a system error names its subject: the path, the address or the program."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ MISSING = "/no/such/thing"
 
 @pytest.fixture
 def free_port() -> int:
-    """Give a TCP port at which nobody listens."""
+    """Return a TCP port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
 
 @pytest.fixture
 def dead_socket(tmp_path: Path) -> str:
-    """Give the path of a Unix socket at which nobody listens."""
+    """Return the path of a Unix socket without a listener."""
     path = str(tmp_path / "dead")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
@@ -74,7 +74,7 @@ def test_missing_unix_server_is_named(dead_socket: str) -> None:
 
 
 def test_too_long_path_is_named() -> None:
-    path = "/tmp/" + "x" * 200  # noqa: S108 - nothing is made there
+    path = "/tmp/" + "x" * 200  # noqa: S108 - never created
     assert path in str(failure_to_open(UnixNetwork(path=path)))
 
 

@@ -1,4 +1,4 @@
-"""Tests of the exception tree and its codes, and of catching, printing, copying and pickling."""
+"""Test the exception tree and its codes, and catching, printing, copying and pickling."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ DETAILS: Final[dict[str, Any]] = {
 
 
 def printed_tree() -> dict[str, tuple[str, ...]]:
-    """Read from the module's docstring the names of each class's bases."""
+    """Return the names of each class's bases, read from the module's docstring."""
     tree: dict[str, tuple[str, ...]] = {}
     path: list[str] = []
     for line in (errors.__doc__ or "").splitlines():
@@ -145,7 +145,7 @@ def test_a_code_has_two_bytes_and_is_in_the_range_of_its_kind() -> None:
     assert {code for code in Code if code in last} == set(range(32, 40))
 
 
-# An ERROR with one of these codes is a plain DriverError at the client.
+# The client raises a plain DriverError for an ERROR with one of these codes.
 PLAIN: Final = {
     Code.OK,
     Code.UNKNOWN,

@@ -1,4 +1,4 @@
-"""Run the examples, and check statements of the pages beyond their code blocks."""
+"""Test the examples, and the statements of the pages beyond their code blocks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jumpstarter import serve
 from jumpstarter.errors import DriverOSError
 from pages import ROOT, blocks_of
 
-TIMEOUT: Final = 60.0  # seconds for a step that takes one or two
+TIMEOUT: Final = 60.0  # seconds for a step that takes one or two seconds
 
 
 def run(cwd: Path, *arguments: str) -> str:
@@ -229,7 +229,7 @@ def test_security_page_certificates_are_made_and_required(power: Path) -> None:
     with exporter(power, *options, driver="power:Power", cwd=power) as server:
         client = client.replace("tls://localhost:8443", server.address)
         showing = "context.load_cert_chain"
-        strictly = f"context.verify_flags |= ssl.VERIFY_X509_STRICT\n{showing}"  # as from 3.13 on
+        strictly = f"context.verify_flags |= ssl.VERIFY_X509_STRICT\n{showing}"  # default in 3.13+
         run(power, "-c", client.replace(showing, strictly))
         with pytest.raises(AssertionError):
             run(power, "-c", client.replace(showing, "# without "))

@@ -1,4 +1,4 @@
-"""Tests of the public modules: the paths that existing drivers import, and their docstrings.
+"""Test the public modules: the paths that existing drivers import, and the docstrings.
 
 A module is public if no part of its path begins with an underscore.
 """
@@ -19,7 +19,7 @@ import pytest
 
 import jumpstarter
 
-# Where the users of this library, and of the published driver API before it, import what from.
+# Import paths of users of this library, and of the published driver API before it.
 PATHS: Final = {
     "jumpstarter": ["Limits", "Server", "connect", "connect_async", "serve", "serve_async"],
     "jumpstarter.client": [
@@ -63,7 +63,7 @@ PATHS: Final = {
     "jumpstarter.portal": ["BlockingPortal", "start_blocking_portal"],
     "jumpstarter.testing": ["client_fixture", "client_for", "client_for_async"],
 }
-# The one place in which each of these is to be found again.
+# The module that provides the same names as each of these aliases.
 SAME: Final = {
     "jumpstarter.client.base": "jumpstarter.client",
     "jumpstarter.client.core": "jumpstarter.errors",
@@ -86,13 +86,13 @@ every_public_module = pytest.mark.parametrize(
 
 
 def is_door(module: ModuleType) -> bool:
-    """Say whether a module defines nothing, and only shows what is elsewhere."""
+    """Return True if a module defines no function or class, and only re-exports names."""
     tree = ast.parse(Path(str(module.__file__)).read_text())
     return not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in tree.body)
 
 
 def order(name: str) -> tuple[int, str]:
-    """Constants, then classes, then functions."""
+    """Return a sort key that orders constants, then classes, then functions."""
     return 0 if name.isupper() else 1 if name[0].isupper() else 2, name
 
 
@@ -131,7 +131,7 @@ def test_all_lists_every_public_name(module: ModuleType) -> None:
 
 
 def without_words(name: str, thing: Any) -> Iterator[str]:
-    """Give the names of what has no docstring: the thing itself, and what a class offers."""
+    """Yield the name of an object, and those of a class's public members, without a docstring."""
     if not inspect.getdoc(thing):
         yield name
     if not inspect.isclass(thing) or issubclass(thing, enum.Enum):

@@ -1,4 +1,4 @@
-"""Compare the frame decoder, the packers and the scan with the oracle in `reference_framing`."""
+"""Test the frame decoder, the packers and the scan against the oracle in `reference_framing`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from reference_framing import pack_header as reference_header
 END, MORE, ACK = 0x10, 0x20, 0x40
 MAX_FRAME = 64 * 1024
 NO_LIMITS = (512, 2**31, 2**31)
-KEY_COST = 16  # items that the key of a map counts as
+KEY_COST = 16  # items that each key of a map counts for
 
 # The decoder reads this table, and the packers write it.
 FRAMES: list[tuple[Frame, bytes]] = [
@@ -37,7 +37,7 @@ FRAMES: list[tuple[Frame, bytes]] = [
     ((5, 0, 1, b"y" * MAX_FRAME), bytes.fromhex("000001 05 01000000") + b"y" * MAX_FRAME),
 ]
 
-# A header, its code, and a part of the error's text.
+# Invalid headers, each with its error code and a part of the error's text.
 BAD_HEADERS = [
     ("010001 01 00000000", Code.FRAME_SIZE, "declares 65537 bytes of payload where 65536"),
     ("ffffff 01 00000000", Code.FRAME_SIZE, "declares 16777215 bytes"),
@@ -55,7 +55,7 @@ frames = st.tuples(headers, st.binary(max_size=40)).map(lambda pair: (*pair[0], 
 
 
 def drip(decoder: FrameDecoder, stream: bytes, cuts: list[int]) -> list[Frame]:
-    """Feed a stream, cut at these positions, until the decoder breaks."""
+    """Feed a stream in chunks, cut at the given positions, until the decoder breaks."""
     received: list[Frame] = []
     edges = [0, *sorted(cuts), len(stream)]
     for start, stop in itertools.pairwise(edges):
@@ -192,7 +192,7 @@ def test_a_reused_buffer_gives_the_same_frames(sent: list[Frame], data: st.DataO
     assert received == sent
 
 
-# Frames at or just over the limit, and frames with the declared length or one byte less or more.
+# Frames at or just over the limit, with the declared length or one byte less or more.
 nearly_frames = st.builds(
     lambda length, kind, slot, more: (
         length.to_bytes(3, "little")
@@ -243,14 +243,14 @@ def test_a_frame_in_a_million_pieces_is_held_in_few_blocks() -> None:
 
 def test_a_declared_length_allocates_nothing() -> None:
     promise = pack_header(6, 0, 1, 2**24 - 1)
-    decoders = [FrameDecoder(2**24 - 1) for _ in range(1000)]  # 16 GB, were it believed
+    decoders = [FrameDecoder(2**24 - 1) for _ in range(1000)]  # 16 GB if they allocated it
     for decoder in decoders:
         assert decoder.feed(promise + b"x") == []
         assert decoder.buffered == HEADER_SIZE + 1
 
 
 def test_a_chunk_is_released_although_a_piece_of_it_is_held() -> None:
-    """Otherwise a peer could pin a large chunk by the few bytes at its end."""
+    """A peer could otherwise keep a large chunk in memory with the few bytes at its end."""
     decoder = FrameDecoder(MAX_FRAME)
     chunk = pack_frame(6, 0, 1, bytes(60_000)) + pack_frame(6, 0, 1, b"rest")[:-1]
     before = sys.getrefcount(chunk)
@@ -475,7 +475,7 @@ def test_a_message_with_wrong_bytes_scans_as_in_the_oracle(
 def test_a_message_that_passes_the_scan_can_be_decoded(message: bytes) -> None:
     if type(outcome(message, 64, 10_000, 1000)) is Code:
         return
-    # Only invalid UTF-8 and times out of range are left for the decoder to reject.
+    # The decoder need only reject invalid UTF-8 and out-of-range times.
     oracle = ReferenceScan(message, 64, 10_000, 1000)
     oracle.run()
     assert decodes(message) is oracle.readable
@@ -556,7 +556,7 @@ def test_a_scan_rejects_malformed_messages(message: bytes, text: str) -> None:
     " dc000100 dd0000000100 de00010000 df000000010000".replace(" 61", "61").split(),
 )
 def test_a_list_truncated_anywhere_is_rejected(value: str) -> None:
-    """A scan that went too far would read the bytes behind, which look like values."""
+    """A scan that overran the message would read the following bytes, which look like values."""
     message = b"\x93" + bytes.fromhex(value) * 3
     assert scan(message, *NO_LIMITS) > 3
     for size in range(len(message)):
@@ -566,7 +566,7 @@ def test_a_list_truncated_anywhere_is_rejected(value: str) -> None:
         assert int(str(caught.value).split()[5].strip(":")) <= size
 
 
-# By its size: an extension's first byte, and its length where the first byte does not contain it.
+# Sizes of extensions, and their first byte, followed by the length unless that byte implies it.
 EXTENSIONS = [
     *(
         (size, bytes([first]))

@@ -1,4 +1,4 @@
-"""The fuzzer's short form: a few cases for each target, and that it finds what is wrong."""
+"""Test that short runs of the fuzzer pass for every target, and that it finds injected faults."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_seed_makes_the_same_cases_again(
 
 
 def test_the_cases_reach_all_that_can_happen() -> None:
-    """Good and bad values, and most events of both roles."""
+    """The cases include valid and invalid values, and most events of both roles."""
     messages = framing.messages(Mutator("1"))
     verdicts = {framing.judged(m, framing.NARROW) for _ in range(500) for m in next(messages)}
     assert {Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED, 1, 2, 18, 19} <= verdicts
@@ -78,7 +78,7 @@ def test_what_is_wrong_is_found_and_made_small() -> None:
 
 
 def test_a_fault_in_the_rules_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Credit that stays behind when its slot has ended: what nobody sees who sends no credit."""
+    """The fault keeps the credit of a slot that has ended, which only cases with CREDIT reveal."""
     add_message = SendQueue.add_message
 
     def keep_credit(

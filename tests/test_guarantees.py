@@ -1,4 +1,4 @@
-"""Check that every guarantee in docs/guarantees.md names tests that exist."""
+"""Test that every guarantee in docs/guarantees.md names existing tests."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""An exception of a signal handler propagates unchanged, also from within encoding and decoding.
+"""Test that an exception of a signal handler propagates unchanged through encoding and decoding.
 
-The signals are real, and arrive at random times. Each exception must reach the code that it has
-interrupted: it is never reported as an encoding error, nor swallowed by the search for its cause.
+The signals are real and arrive at random times. Each exception must reach the code that it
+interrupted. The library must neither report it as an encoding error nor swallow it while searching
+for the cause of one.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from jumpstarter.client import DriverClient, _methods
 from jumpstarter.driver import Driver, _signature, export
 from jumpstarter.errors import ArgumentError, DriverInvalidArgument
 
-SECONDS: Final = 0.3  # for each case; some hundreds of signals
-LATEST: Final = 0.0005  # seconds after which a signal comes: within the first few rounds
+SECONDS: Final = 0.3  # for each case: a few hundred signals
+LATEST: Final = 0.0005  # maximum delay of a signal in seconds: within the first few rounds
 
 
 class Alarm(Exception):
@@ -52,7 +53,7 @@ class TypeAlarm(TypeError):
 
 
 class Model(pydantic.BaseModel):
-    # No path: pydantic swallows exceptions of handlers while it looks up the kind of a path.
+    # No path field: pydantic swallows handlers' exceptions while it looks up the type of a path.
     numbers: list[int]
 
     @pydantic.field_serializer("numbers")
@@ -62,7 +63,7 @@ class Model(pydantic.BaseModel):
     @pydantic.field_validator("numbers")
     @classmethod
     def check(cls, value: list[int]) -> list[int]:
-        if any(number < 0 for number in value):  # no assert: pytest's swallows exceptions, too
+        if any(number < 0 for number in value):  # no assert: pytest's swallows handlers' exceptions
             raise ValueError("they are not negative")
         return value
 
@@ -78,7 +79,7 @@ class Checked:
 
 
 class Unsendable:
-    """Cannot be sent."""
+    """A class whose instances cannot be encoded."""
 
 
 MODEL: Final = Model(numbers=[1, 2])
@@ -91,7 +92,7 @@ ENCODED: Final = bytes(encode_value([{"numbers": list(range(50))}] * 5, b""))
 
 
 def _check_error(error: type[Exception], text: str, function: Callable[[], object]) -> None:
-    """Fail unless the function raises this error with this text."""
+    """Check that the function raises this error with this text."""
     message = ""
     try:
         function()
@@ -124,7 +125,7 @@ CASES: Final[dict[str, Callable[[], object]]] = {
     "a type that no value fits": lambda: _check_error(
         ArgumentError, "more than one", lambda: check_type(Checked | Other)
     ),
-    "a type with sets": lambda: _bounded(),  # noqa: PLW0108 - it is defined below
+    "a type with sets": lambda: _bounded(),  # noqa: PLW0108 - defined below
     "a signature that is told": lambda: _told_signature(),  # noqa: PLW0108 - as above
 }
 
@@ -136,7 +137,7 @@ class Other:
 
 def _bounded() -> None:
     """Check that the cached bound on sets is right, even if signals have struck before."""
-    from jumpstarter._protocol import values  # noqa: PLC0415 - beside what it is for
+    from jumpstarter._protocol import values  # noqa: PLC0415 - only used here
 
     values._max_parts.cache_clear()
     assert values._max_parts(list[set[int]]) == values._MAX_INT_KEYS
@@ -155,7 +156,7 @@ def _told_signature() -> None:
 
 @contextmanager
 def alarms(kind: type[Exception]) -> Iterator[list[Exception]]:
-    """Make SIGALRM raise a new exception each time; yield the list of those raised."""
+    """Make each SIGALRM raise a new exception, and yield the list of those raised."""
     raised: list[Exception] = []
 
     def handler(_signum: int, frame: FrameType | None) -> None:
@@ -182,8 +183,8 @@ def alarms(kind: type[Exception]) -> Iterator[list[Exception]]:
 def _is_dropped_by_python(frame: FrameType | None) -> bool:
     """Return True if Python drops an exception that is raised in this frame.
 
-    It does so in finalizers and in the callbacks of its collector; and since Python 3.12, PurePath
-    takes any TypeError for one of an argument.
+    Python drops exceptions in finalizers and in callbacks of the garbage collector. Since Python
+    3.12, PurePath also mistakes any TypeError for one about its argument.
     """
     dropped = {"__del__", "_remove", *(getattr(each, "__name__", "") for each in gc.callbacks)}
     while frame is not None:
@@ -195,19 +196,22 @@ def _is_dropped_by_python(frame: FrameType | None) -> bool:
 
 
 def _tick(over: threading.Event) -> None:
-    """Wake up often: CPython delays some signals until another thread wants to run."""
+    """Wake up often, since CPython delays some signals until another thread wants to run."""
     while not over.wait(0.005):
         pass
 
 
 def _until_struck(operation: Callable[[], object], raised: list[Exception], count: int) -> None:
-    """Loop in a separate frame: since Python 3.12 a loop's jump may lie outside its `try`."""
+    """Repeat an operation until a signal strikes.
+
+    The loop has its own frame, since a loop's jump may lie outside its `try` since Python 3.12.
+    """
     while len(raised) == count:
         operation()
 
 
 def strike(kind: type[Exception], latest: float, operation: Callable[[], object]) -> None:
-    """Repeat an operation while signals arrive; check that each exception propagates unchanged."""
+    """Repeat an operation under signals, and check that each exception propagates unchanged."""
     deadline = time.monotonic() + SECONDS
     with alarms(kind) as raised:
         count = 0

@@ -1,7 +1,8 @@
-"""Whatever an exporter says, its client has one documented exception for each call, and can close.
+"""Test clients against exporters that break the protocol, stall, flood or disappear.
 
-The exporter here is a real socket with no rules behind it, the client the real one: once for Trio
-code, and once blocking. What a client makes of single payloads is tested where those are read.
+Each call must end with one documented exception, and the client must be able to close. The
+exporter is a raw socket that enforces no rules. The client is the real one, used from Trio code and
+from blocking code. The tests of the decoders cover single payloads.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ MORE: Final = 0x20
 END: Final = 0x10
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
-# Small, so that what is too much is soon there; and no patience where none is tested.
+# Small limits, so that tests exceed them quickly, and short timeouts.
 LIMITS: Final = Limits(
     max_message=MIB, max_pending=2 * MIB, stream_window=4 * KIB, cancel_grace=0.2, linger=0.2
 )
@@ -66,12 +67,12 @@ LIMITS: Final = Limits(
 
 
 class Ending(NamedTuple):
-    """How a use of a client has ended.
+    """The outcome of using a client.
 
     Attributes:
-        value: What it gave.
-        error: What it raised, else None.
-        lost: Whether the connection was over then.
+        value: The result.
+        error: The exception that was raised, or None.
+        lost: Whether the connection was closed afterwards.
     """
 
     value: Any
@@ -80,7 +81,7 @@ class Ending(NamedTuple):
 
 
 async def use(client: DriverClient, how: str) -> Any:
-    """Call, iterate, or read a stream to its end."""
+    """Call a method, iterate over a generator, or read a stream to its end."""
     match how:
         case "call":
             return await client.call_async("m")
@@ -100,7 +101,7 @@ def use_blocking(client: DriverClient, how: str) -> Any:
     match how:
         case "call":
             return client.call("m")
-        case "call and end":  # the loop may read only later what follows the answer
+        case "call and end":  # the loop may read the frames after the answer later
             result = client.call("m")
             assert client.portal is not None
             client.portal.call(client.channel.channel.connection.finished.wait)
@@ -118,7 +119,7 @@ async def of_trio(address: str, how: str, limits: Limits = LIMITS) -> Ending:
         channel = client.channel.channel
         try:
             return Ending(await use(client, how), None, channel.ended is not None)
-        except trio.BrokenResourceError as exc:  # as any Trio stream breaks; it says why
+        except trio.BrokenResourceError as exc:  # as Trio's streams do; the cause explains it
             if not isinstance(exc.__cause__, DriverError):
                 raise
             return Ending(None, exc.__cause__, channel.ended is not None)
@@ -142,9 +143,9 @@ Way = Callable[..., Awaitable[Ending]]
 both_ways = pytest.mark.parametrize("way", [of_trio, of_threads])
 
 
-# ------------------------------------------------------------------------ what ends a connection
+# ------------------------------------------------------------ breaches that end the connection
 
-# Answers to a CALL that no exporter may give, and what the client says of each.
+# Forbidden answers to a CALL, and the client's error for each.
 BREACHES: Final[dict[str, tuple[str, Callable[[int], bytes], str]]] = {
     "a slot that was never used": ("call", lambda _: result(77), "RESULT on slot 77 .never used"),
     "a slot that there is not": ("call", lambda _: result(70_000), "RESULT on slot 70000"),
@@ -257,7 +258,7 @@ async def test_what_follows_the_answer_of_a_call_ends_the_connection_behind_it(w
     assert (ending.value, ending.error, ending.lost) == (5, None, True)
 
 
-# ------------------------------------------------------------------------- what fails one call
+# ------------------------------------------------------------------ answers that fail one call
 
 
 def deep_group(levels: int) -> ErrorBody:
@@ -276,7 +277,7 @@ def at_once(body: ErrorBody, code: int = Code.GROUP) -> Callable[[int], bytes]:
     return lambda slot: in_parts(T.ERROR, slot, struct.pack("<H", code) + payload(value(body)))
 
 
-# Answers that may be given and cannot be used; the connection goes on behind each.
+# Permitted answers that the client cannot use; the connection survives each of them.
 FAILURES: Final[dict[str, tuple[str, Callable[[int], bytes], type[Exception], str]]] = {
     "no value": ("call", lambda s: frame(T.RESULT, s, b"\xc1"), DriverError, "its result"),
     "nothing": ("call", lambda s: frame(T.RESULT, s), DriverError, "its result"),
@@ -493,7 +494,7 @@ async def test_an_answer_that_drips_in_is_as_good_as_any(way: Way) -> None:
 
 
 async def begins_and_never_ends(peer: RawExporter) -> None:
-    """Give a generator an item, and a stream a byte, and pass over all that comes after that."""
+    """Send one item to a generator or one byte to a stream, and ignore everything after that."""
     await peer.greet(answer=hello(stream_window=KIB))
     while True:
         slot = (await peer.next(T.CALL)).slot
@@ -541,7 +542,7 @@ async def test_closing_a_client_ends_calls_that_are_never_answered() -> None:
     outcome.failed(CallOutcomeUnknown, "the client was closed")
 
 
-# ------------------------------------------------------------------------------------ the end
+# ------------------------------------------------------------------------------- disconnection
 
 
 @both_ways
@@ -610,7 +611,7 @@ async def test_an_exporter_that_goes_before_it_was_connected_to_is_told_as_that(
 
 
 def with_a_flood_of(flood: Callable[[int], bytes]) -> Script:
-    """Give a script of an exporter that sends this again and again, and an answer after 64 MiB."""
+    """Return a script that repeats the same bytes for 64 MiB, and then answers the call."""
 
     async def script(peer: RawExporter) -> None:
         await peer.greet()
@@ -923,15 +924,18 @@ async def test_the_largest_tree_that_addresses_allow_is_one_or_is_told_to_be_too
             async with connect_async(address, limits=Limits(hello_timeout=PATIENCE)) as client:
                 assert len(client.children) == 65_534
         except HandshakeError as exc:
-            assert "more than" in str(exc)  # noqa: PT017 - either will do
+            assert "more than" in str(exc)  # noqa: PT017 - both outcomes are valid
 
 
-# ------------------------------------------------------------------- what an exporter names
+# ------------------------------------------------------------------- names sent by an exporter
 
 
 @pytest.fixture
 def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], bool]]:
-    """Give what tells if the module `canary` was imported: it leaves a file behind."""
+    """Return a function that reports whether the module `canary` was imported.
+
+    The module creates a file when it is imported.
+    """
     trace = tmp_path / "was_imported"
     (tmp_path / "canary.py").write_text(
         "import pathlib\n"

@@ -1,4 +1,4 @@
-"""What a caller is told, and when, while an operation on a file hangs in the operating system."""
+"""Test when and how a call fails while a file operation hangs in the operating system."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from jumpstarter.testing import client_for_async
 from leaks import nothing_leaks
 from resources_for_tests import Library, Reader
 
-SOON = GRACE + 5.0  # seconds after which a caller has been kept for too long; the rest is slack
-WAIT = 0.3  # seconds: until the timeout, or until Ctrl-C
+SOON = GRACE + 5.0  # seconds within which a call must end, including slack
+WAIT = 0.3  # seconds until the timeout or Ctrl-C
 
 reading_or_writing = pytest.mark.parametrize("write", [False, True])
 in_a_task_or_a_thread = pytest.mark.parametrize("suffix", ["", "_in_thread"])
@@ -33,7 +33,7 @@ in_a_task_or_a_thread = pytest.mark.parametrize("suffix", ["", "_in_thread"])
 
 @contextmanager
 def soon() -> Iterator[None]:
-    """Fail if the block takes much longer than it should: even a test that hangs has an end."""
+    """Fail if the block takes much longer than expected, so that even a hanging test ends."""
     begun = time.monotonic()
     yield
     assert time.monotonic() - begun < WAIT + SOON
@@ -65,7 +65,7 @@ def lend(client: Reader, path: Path, *, write: bool, suffix: str) -> None:
             client.call(f"read{suffix}", handle)
 
 
-# --------------------------------------------------------------------------- what a client lends
+# ---------------------------------------------------------------------- files lent by a client
 
 
 @HUNG
@@ -121,8 +121,8 @@ def test_a_lent_stream_that_hangs_in_write_ends_in_time(tmp_path: Path) -> None:
             reader.resource(fifo, write=True) as handle,
         ):
             client.call("write", handle, bytes(65536), 100)
-        with path.open("rb", 0) as peer:  # lets the thread go before its file is closed
-            os.set_blocking(peer.fileno(), False)  # the thread may be done before this sees it
+        with path.open("rb", 0) as peer:  # releases the thread before its file is closed
+            os.set_blocking(peer.fileno(), False)  # the thread may end before the loop notices
             while abandoned_threads:
                 peer.read(65536)
                 time.sleep(0.001)

@@ -1,4 +1,4 @@
-"""Commands that add an extra, for each way in which this library may have been installed."""
+"""Test the commands that add an extra, for each way of installing this library."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 def installed(
     place: Path, monkeypatch: pytest.MonkeyPatch, record: dict[str, Any] | str | None
 ) -> None:
-    """Have only this installation of the library be found: its real metadata, one record."""
+    """Make this installation of the library the only one found, with metadata and one record."""
     info = place / "jumpstarter-0.1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: jumpstarter\nVersion: 0.1.0\n")
@@ -72,7 +72,7 @@ def test_a_wheel_is_named_as_the_file_that_it_is(
             {"url": "https://x.example/j-0.1.0.whl", "archive_info": {}},
             "pip install 'jumpstarter[zstd] @ https://x.example/j-0.1.0.whl'",
         ),
-        # From an index: pinned, or another project of this name would satisfy it.
+        # From an index: pinned, since another project of this name could satisfy it otherwise.
         (None, "pip install 'jumpstarter[zstd]==0.1.0'"),
         (
             {"url": "file:///no/such/checkout", "dir_info": {}},

@@ -1,4 +1,4 @@
-"""Tests of `leaks`: what a test leaves behind fails it, and what is none of its doing does not."""
+"""Test that `leaks` fails a test for the leaks of that test, and for no others."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_what_is_only_waiting_to_be_collected_is_no_leak(tmp_path: Path) -> None
     class Holder:
         def __init__(self, descriptor: int) -> None:
             self.descriptor = descriptor
-            self.myself = self  # so that it takes a collector
+            self.myself = self  # a cycle, for the garbage collector
 
         def __del__(self) -> None:
             os.close(self.descriptor)
@@ -100,7 +100,7 @@ async def test_a_call_that_is_under_way_on_a_living_connection_is_a_leak() -> No
 async def test_a_call_that_was_never_told_of_the_end_is_a_leak() -> None:
     async with channel_to(Lab()) as channel:
         pass
-    channel.connection.handlers[1] = None  # type: ignore[assignment]  # nobody's
+    channel.connection.handlers[1] = None  # type: ignore[assignment]  # without an owner
     with pytest.raises(AssertionError, match="has ended, and 1 calls have not"):
         leaking(int)
     channel.connection.handlers.clear()

@@ -1,4 +1,4 @@
-"""Tests of the limits: their ranges, their dependencies, and the rejection of invalid ones."""
+"""Test the ranges of the limits, their dependencies, and the rejection of invalid limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from jumpstarter._limits import DEFAULT_LIMITS, MAX_WIRE_FRAME, MIN_WIRE_FRAME, Limits
 from jumpstarter.errors import ConfigurationError
 
-# Each limit's smallest and largest value; None if there is no largest.
+# The smallest and largest value of each limit; None means no upper bound.
 RANGES: list[tuple[str, float, float | None]] = [
     ("max_frame", 1024, 2**20),
     ("max_message", 64 * 1024, 2**31 - 1),

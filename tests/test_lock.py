@@ -1,4 +1,4 @@
-"""What the environment is made of is locked, the locks are whole, and what they promise is true."""
+"""Test that the locks pin the whole environment, are complete, and match the metadata."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LOCKS: Final = sorted((ROOT / "locks").glob("*.txt"))
 
 @cache
 def locked(path: Path) -> list[tuple[Requirement, list[str]]]:
-    """Give each requirement of a lock, with its hashes."""
+    """Return each requirement of a lock, with its hashes."""
     text = re.sub(r"#.*", "", path.read_text()).replace("\\\n", " ")
     lines = filter(None, map(str.strip, text.splitlines()))
     parts = [re.split(r"\s+--hash=", line) for line in lines]
@@ -41,7 +41,7 @@ def locked(path: Path) -> list[tuple[Requirement, list[str]]]:
 
 
 def claimed(*extras: str) -> Iterator[Requirement]:
-    """Give what pyproject.toml requires with these extras, to build and to run."""
+    """Yield the build and run requirements in pyproject.toml, including these extras."""
     lines = [*PYPROJECT["build-system"]["requires"], *PROJECT["dependencies"]]
     todo = list(extras)
     while todo:
@@ -55,7 +55,7 @@ def claimed(*extras: str) -> Iterator[Requirement]:
 
 
 def versions(path: Path, name: str, python: str) -> list[Version]:
-    """Give the versions that a lock installs of a package, on Linux."""
+    """Return the versions of a package that a lock installs on Linux."""
     environment = {"python_version": python, "python_full_version": f"{python}.9"}
     return [
         Version(next(iter(requirement.specifier)).version)
@@ -104,7 +104,7 @@ def test_a_lock_has_all_that_is_required_in_a_version_that_is_admitted(
 
 
 def test_the_lowest_lock_has_the_lowest_version_of_each() -> None:
-    """The lowest release that there is; a claim that names no release is a claim to correct."""
+    """Each lower bound in pyproject.toml must name an existing release; otherwise correct it."""
     for requirement in claimed("dev"):
         if applies(requirement, "3.11"):
             (version,) = versions(ROOT / "locks" / "lowest.txt", requirement.name, "3.11")
@@ -114,7 +114,7 @@ def test_the_lowest_lock_has_the_lowest_version_of_each() -> None:
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_what_attacks_for_comparison_fits_the_development_environment(python: str) -> None:
-    """`make hostile` adds to it, and changes nothing in it."""
+    """`make hostile` adds packages to the environment without changing any."""
     for requirement, _ in locked(ROOT / "locks" / "hostile.txt"):
         there = versions(ROOT / "locks" / "dev.txt", requirement.name, python)
         more = versions(ROOT / "locks" / "hostile.txt", requirement.name, python)
@@ -140,7 +140,7 @@ def test_this_environment_is_what_is_locked() -> None:
     assert found.keys() - expected.keys() <= {"pip", canonicalize_name(PROJECT["name"])}
 
 
-# ------------------------------------------------------------------- what is said of Pythons
+# --------------------------------------------------------------------------- supported Pythons
 
 
 def test_the_pythons_that_are_claimed_are_those_that_are_tested() -> None:
@@ -172,7 +172,7 @@ def test_an_interpreter_is_found_on_the_path_and_where_pyenv_keeps_them(tmp_path
     assert Path(done.stdout.strip()).parent in {kept, Path("/usr/bin"), Path("/bin")}
     broken = tmp_path / "bin"
     broken.mkdir()
-    (broken / f"python{version}").write_text("#!/bin/sh\nexit 127\n")  # as a shim of pyenv
+    (broken / f"python{version}").write_text("#!/bin/sh\nexit 127\n")  # like a shim of pyenv
     (broken / f"python{version}").chmod(0o755)
     found = find_python(version, PATH=f"{broken}:/usr/bin:/bin", PYENV_ROOT=str(tmp_path))
     assert Path(found.stdout.strip()) == kept / "python"
@@ -214,7 +214,7 @@ def test_a_warning_of_cython_fails_the_build_only_where_that_is_asked_for(
 
 
 def test_nothing_is_fetched_to_build() -> None:
-    """Each build of ours is by what is locked; `make test-latest` is the exception, and says so."""
+    """Each build uses only locked packages, except the one of `make test-latest`, which says so."""
     makefile = (ROOT / "Makefile").read_text().replace("\\\n", "")
     ours = re.compile(r"(INSTALL\)|pip wheel).* \.$")
     builds = [line for line in makefile.splitlines() if ours.search(line)]

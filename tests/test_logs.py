@@ -1,7 +1,7 @@
-"""Text of peers reaches the log and errors only quoted, cut, on one line, and at a limited rate.
+"""Test that logs and errors quote, truncate and rate-limit text from peers, each on one line.
 
-Each case sends something nasty over the wire to a real session or a real client, and looks at every
-line that the log got and at the text of what was raised.
+Each case sends hostile text over the wire to a real session or a real client, and checks every
+line of the log and the text of every exception.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _everything_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 
 class Failing(Echo):
-    """Fails with what it is given."""
+    """A driver that fails with the given text."""
 
     @export
     async def fail(self, text: str, kind: str = "KeyError") -> None:
@@ -63,7 +63,7 @@ class Failing(Echo):
 
 
 def assert_harmless(text: str, length: int = 2_000) -> None:
-    """Check that no line of a text can be taken for a line of the log, and none does a thing."""
+    """Check that no line of a text can pass for a log line or has an effect on a terminal."""
     first, *others = text.split("\n")
     assert all(line.startswith("    | ") for line in others), text[:500]
     assert all(line.isprintable() for line in (first, *others)), text[:500]
@@ -74,7 +74,7 @@ def assert_log_harmless(caplog: pytest.LogCaptureFixture, at_least: int = 1) -> 
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) >= at_least
     for line in lines:
-        assert_harmless(line, 20_000)  # a traceback's 10,000, and what escapes make of them
+        assert_harmless(line, 20_000)  # a traceback's 10,000 characters, which escapes lengthen
 
 
 # --------------------------------------------------------------------------- in the exporter
@@ -84,7 +84,7 @@ def assert_log_harmless(caplog: pytest.LogCaptureFixture, at_least: int = 1) -> 
 async def test_the_name_of_a_method_stays_a_name(
     text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Such a name is in the log only if a driver exports it, and in the client's error."""
+    """Such a name appears in the client's error, and in the log only if a driver exports it."""
 
     class Odd(Echo):
         pass
@@ -148,7 +148,7 @@ async def test_another_protocols_first_bytes_are_shown_and_do_no_harm(
 async def test_a_flood_of_failing_calls_writes_few_lines(
     caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
-    """A thousand at once, and then a hundred in six seconds."""
+    """A thousand calls fail concurrently, and then a hundred in six seconds."""
     async with channel_to(Failing()) as channel:
 
         async def fail() -> None:
@@ -163,13 +163,13 @@ async def test_a_flood_of_failing_calls_writes_few_lines(
             await fail()
     assert sum("raised" in message for message in caplog.messages) == 16, autojump_clock
     assert "1005 lines were omitted here" in caplog.messages
-    assert len(caplog.messages) < 16 + 16  # who has come and gone, and what was left out
+    assert len(caplog.messages) < 16 + 16  # connections opened and closed, and omission counts
 
 
 async def test_connecting_again_makes_no_room_for_more_lines(
     caplog: pytest.LogCaptureFixture, mock_clock: MockClock
 ) -> None:
-    """Of any number of connections, each with failing calls, one second brings a few lines."""
+    """Any number of connections with failing calls write only a few lines per second."""
     exporter = ServerContext(DeviceTree(Failing()), DriverExecutor())
     for _ in range(30):
         ours, theirs = trio.testing.memory_stream_pair()
@@ -203,7 +203,7 @@ async def test_no_noise_hides_who_tries_tokens(caplog: pytest.LogCaptureFixture)
 async def test_a_flood_of_connections_writes_few_lines(
     caplog: pytest.LogCaptureFixture, mock_clock: MockClock
 ) -> None:
-    """Each of another protocol, refused, silent or gone; one journal for all of them."""
+    """All connections, whether foreign, refused, silent or closed, share one rate-limited log."""
     exporter = ServerContext(DeviceTree(Echo()), DriverExecutor(), token="secret")  # noqa: S106
     hello = frame(FrameType.HELLO, 0, encode_hello(Hello.of(DEFAULT_LIMITS)))
     for said in (b"GET / HTTP/1.1\r\n\r\n", hello, b"", b"\x16\x03\x01"):
@@ -212,7 +212,7 @@ async def test_a_flood_of_connections_writes_few_lines(
             await ours.send_all(said)
             await ours.send_eof()
             await Session(exporter, theirs, "a client").run()
-    assert len(caplog.messages) == 20  # ten of those who showed no token, and ten of the others
+    assert len(caplog.messages) == 20  # ten without a token, and ten others
     mock_clock.jump(2)
     ours, theirs = trio.testing.memory_stream_pair()
     await ours.aclose()
@@ -284,7 +284,7 @@ async def test_the_name_of_a_remote_exception_is_a_word(name: str) -> None:
 
 
 def error_of_type(name: str) -> bytearray:
-    """Encode what this library's own exporter would have cut."""
+    """Encode an error whose type name this library's own exporter would have truncated."""
     return encode_value(ErrorBody(name, "text"), HEADER_SPACE + b"\x02\x00")
 
 

@@ -1,4 +1,4 @@
-"""Run every block of every documentation page, in order, as a reader would."""
+"""Test every block of every documentation page, run in order as a reader would."""
 
 from __future__ import annotations
 

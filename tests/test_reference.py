@@ -1,4 +1,4 @@
-"""The API reference has every public name, and the documentation site builds without a warning."""
+"""Test that the API reference has every public name and the site builds without warnings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from processes import PATIENCE
 
 ROOT: Final = Path(__file__).parents[1]
 REFERENCE: Final = "\n".join(page.read_text() for page in (ROOT / "docs/reference").glob("*.md"))
-NOT_INDEXED: Final = re.findall(r"automodule:: (\S+)\n +:no-index:", REFERENCE)  # second paths
+NOT_INDEXED: Final = re.findall(r"automodule:: (\S+)\n +:no-index:", REFERENCE)  # aliases
 
 pytest.importorskip("furo", reason="the site is built by the extra docs")
 
@@ -38,7 +38,7 @@ def names_of(module: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def inventory(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """Build the site, as `make docs` does, and return the names that its index has."""
+    """Build the site as `make docs` does, and return the names in its index."""
     site = tmp_path_factory.mktemp("docs")
     command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet"]
     done = subprocess.run(

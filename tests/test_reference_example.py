@@ -1,4 +1,4 @@
-"""The driver API reference's own example, word for word, as its readers run it."""
+"""Test the example of the driver API reference, verbatim, as its readers run it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from jumpstarter import serve
 from jumpstarter.testing import client_for_async
 
 TEXT: Final = (Path(__file__).parents[1] / "examples" / "example.py").read_text()
-TIMEOUT: Final = 60.0  # seconds for what takes one
+TIMEOUT: Final = 60.0  # seconds for a run that takes one second
 
 
 def run_script(directory: Path, text: str) -> str:
-    """Run `python example.py`, see that it is content and writes nothing to stderr; give stdout."""
+    """Run `python example.py`, check its exit code and empty stderr, and return its stdout."""
     (directory / "example.py").write_text(text)
     command = [sys.executable, "example.py"]
     result = subprocess.run(
@@ -37,7 +37,7 @@ def run_script(directory: Path, text: str) -> str:
 def import_example(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[str], ModuleType]]:
-    """Give a way to import the example, which runs it."""
+    """Return a function that imports the example, and thereby runs it."""
 
     def import_text(text: str) -> ModuleType:
         (tmp_path / "example.py").write_text(text)
@@ -51,13 +51,13 @@ def import_example(
 
 @pytest.fixture
 def example(import_example: Callable[[str], ModuleType]) -> ModuleType:
-    """Give the example as a module."""
+    """Return the example as a module."""
     return import_example(TEXT)
 
 
 @pytest.fixture
 def reversing_server() -> Iterator[int]:
-    """Run a TCP server that greets its only client and says backwards what it hears."""
+    """Run a TCP server that greets its only client and echoes its input reversed."""
 
     def answer() -> None:
         connection, _ = listener.accept()

@@ -1,4 +1,4 @@
-"""Check that docs/security.md has every fault, with an answer and tests that exist."""
+"""Test that docs/security.md has every fault, with an answer and existing tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hostile.attacks import ATTACKS
 from test_guarantees import TESTS, functions
 
 TEXT: Final = (TESTS.parent / "docs" / "security.md").read_text(encoding="utf-8")
-# A fault: its number, its title, how the library behaves, and the tests.
+# The number and title of each fault, the behaviour of the library, and the tests.
 FAULTS: Final = re.findall(
     r"^- \*\*([A-D]\d+)\. (.+?)\*\*(.+?)^((?:  `[^\n]+`,?\n)+)",
     TEXT,

@@ -1,4 +1,4 @@
-"""Modules and classes stay below the limits, and `make sizes` counts as it says."""
+"""Test that modules and classes stay below the limits, and test the counts of `make sizes`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from sizes import CLASS_LIMIT, MODULE_LIMIT, Size, classes, functions, main, modules
 
-# Longer than the limit, until the reading of a connection moves out of it.
+# Exceeds the limit until reading moves out of the connection class.
 EXEMPT: Final = {"jumpstarter/client/_lead.py: LeadConnection"}
 
 

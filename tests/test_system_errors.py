@@ -1,4 +1,4 @@
-"""Tests of the number, the files and the class of an OSError, from the driver to its caller."""
+"""Test that the number, files and class of an OSError travel from the driver to its caller."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ MISSING: Final = "/nowhere/ttyUSB0"
 
 
 def across(exc: BaseException) -> DriverError:
-    """Send an exception over the wire, and give what the client raises."""
+    """Encode and decode an exception, and return the client's error."""
     payload = bytes(encode_error(*exception_to_wire(exc))[HEADER_SIZE:])
     return exception_from_wire(*decode_error(payload, Limits()), "the method")
 
 
 def said(exc: BaseException) -> list[Any]:
-    """Give what it says as an OSError."""
+    """Return the values of the OSError attributes of an exception."""
     return [getattr(exc, name) for name in ATTRIBUTES]
 
 
-# ----------------------------------------------------------------------------- one exception
+# --------------------------------------------------------------------------- single exceptions
 
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode))
@@ -72,7 +72,7 @@ def test_a_class_without_a_number_arrives_too(mirror: type[DriverError]) -> None
 
 
 class PortGone(FileNotFoundError):
-    """A driver's own."""
+    """An exception class defined by a driver."""
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_what_an_error_was_only_raised_amid_stays_on_the_exporter() -> None:
 def test_causes_end_after_eight() -> None:
     exc = ValueError("0")
     for number in range(1, 1000):
-        exc = caused(ValueError(str(number)), exc)  # type: ignore[assignment]  # it is the first
+        exc = caused(ValueError(str(number)), exc)  # type: ignore[assignment]  # inferred as ValueError
     error: BaseException | None = across(exc)
     texts = []
     while isinstance(error, DriverError):
@@ -221,7 +221,7 @@ def test_causes_that_go_in_circles_end() -> None:
 
 
 class Board(Plain):
-    """Fails at the system, in each way in which a driver is called."""
+    """A driver whose methods of every kind fail with system errors."""
 
     @export
     def plain(self) -> None:
@@ -304,7 +304,7 @@ def test_a_wrapped_one_is_the_cause() -> None:
 
 
 def test_a_refused_connection_says_so_with_its_number() -> None:
-    with socket.socket() as bound, served(Board()) as client:  # bound, and nobody listens
+    with socket.socket() as bound, served(Board()) as client:  # bound, but not listening
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
         with pytest.raises(ConnectionRefusedError) as caught:
@@ -317,7 +317,7 @@ def test_a_refused_connection_says_so_with_its_number() -> None:
 
 
 class Between(Plain):
-    """A driver that uses another exporter's, and lets its errors pass."""
+    """A driver that uses a driver of another exporter, and passes on its errors."""
 
     def __init__(self, behind: DriverClient) -> None:
         super().__init__()

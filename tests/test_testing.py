@@ -1,4 +1,4 @@
-"""Tests of `jumpstarter.testing`: a driver and its client, joined in memory."""
+"""Test `jumpstarter.testing`, which connects a driver and its client in memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ echo = client_fixture(Echo)
 
 
 class Clock(Plain):
-    """Takes its time."""
+    """A driver with a method that sleeps and a method that fails."""
 
     @export
     async def wait(self, seconds: float) -> str:
@@ -140,7 +140,7 @@ async def test_an_hour_takes_no_time_under_a_mock_clock(
 
 
 async def test_mock_clock_does_not_interrupt_the_close_of_a_driver(
-    autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - it is enough that it is there
+    autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - only its presence matters
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     log: list[str] = []

@@ -1,4 +1,4 @@
-"""The files in `typing/` pass mypy and pyright, with the errors that they expect."""
+"""Test that mypy and pyright report exactly the expected errors for the files in `typing/`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 TESTS: Final = Path(__file__).parent
 FILES: Final = sorted(str(path) for path in (TESTS / "typing").glob("*.py"))
-DEADLINE: Final = 300.0  # seconds; a checker without a cache reads all that is imported
+DEADLINE: Final = 300.0  # seconds; without a cache, a checker reads all imported modules
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
@@ -35,13 +35,13 @@ def test_pyright_agrees(tmp_path: Path) -> None:
         "extraPaths": [str(TESTS.parent / "src")],
         "typeCheckingMode": "strict",
         "reportUnnecessaryTypeIgnoreComment": "error",
-        # The comments there have mypy's codes; each must be an error of pyright's too.
+        # The comments contain mypy's codes; pyright must report each of these errors, too.
         "enableTypeIgnoreComments": True,
-        "reportUnknownMemberType": "none",  # of names that only a report knows
+        "reportUnknownMemberType": "none",  # of names known only from a report
         "reportUnknownVariableType": "none",
         "pythonVersion": "3.11",
     }
-    for file in FILES:  # it looks at files below its settings only
+    for file in FILES:  # pyright only checks files below its settings
         shutil.copy(file, tmp_path)
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
     done = run("pyright", "--outputjson", "--pythonpath", sys.executable, "-p", str(tmp_path))

@@ -1,7 +1,7 @@
-"""This version of the wire and the one before, each side in turn: the older peer is a real one.
+"""Test this version of the wire protocol against the one before, with either side the older one.
 
-It is the package as it was in the last commit before the wire's version 1.1, from the history of
-this repository, in a process of its own.
+The older peer is the real package from the last commit before version 1.1 of the wire protocol. The
+tests take it from this repository's history and run it in a separate process.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from script_of_versions import Spoiled, lend
 
 TESTS: Final = Path(__file__).parent
 ROOT: Final = TESTS.parent
-COMMIT: Final = "926d1e3dcc97847be6eba35e194072ff862e8ec2"  # the last one of version 1.0
+COMMIT: Final = "926d1e3dcc97847be6eba35e194072ff862e8ec2"  # the last commit of version 1.0
 BUILDING: Final = 300.0  # seconds
 RUNNING: Final = 60.0
 ALLOW: Final = ("driver_of_versions.*",)
@@ -46,7 +46,7 @@ QUICK: Final = Limits(ping_interval=0.3, ping_timeout=0.3)
 
 @pytest.fixture(scope="module")
 def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the place of the older package, for PYTHONPATH."""
+    """Return the directory of the older package, for PYTHONPATH."""
     place = tmp_path_factory.mktemp("older")
     paths = ("src", "setup.py", "pyproject.toml", "README.md", "LICENSE")
     command = ["git", "-C", str(ROOT), "archive", "--format=tar", COMMIT, *paths]
@@ -66,7 +66,7 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if (package / "_framing.pyx").read_bytes() == (
         ROOT / "src/jumpstarter/_framing.pyx"
     ).read_bytes():
-        shutil.copy(ours, package / ours.name)  # of the same source: nothing to be built
+        shutil.copy(ours, package / ours.name)  # built from the same source
         return place / "src"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
     subprocess.run([*command, str(place / "built"), str(place)], check=True, timeout=BUILDING)
@@ -74,7 +74,7 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_client(package: Path, address: str) -> dict[str, Any]:
-    """Run the script with a package, and give what it has seen."""
+    """Run the script with the given package, and return its observations."""
     result = subprocess.run(
         [sys.executable, str(TESTS / "script_of_versions.py"), address],
         env={**os.environ, "PYTHONPATH": str(package)},
@@ -135,14 +135,14 @@ def test_our_client_uses_an_older_exporter(older: Path, tmp_path: Path, scheme: 
             lend(client, Spoiled())
         with pytest.raises(DriverErrorGroup) as group:
             client.call("group")
-    # What the older one does not say is not there; what it says is all there.
+    # Fields that the older exporter omits are absent; all that it sends arrive.
     assert type(missing.value) is DriverOSError
     assert (missing.value.errno, missing.value.filename) == (None, None)
     assert "FileNotFoundError: [Errno 2] No such file or directory: '/dev/ttyUSB0'" in str(
         missing.value
     )
     assert caused.value.__cause__ is None
-    assert isinstance(spoiled.value.__cause__, DriverError)  # of the call, which was cut short
+    assert isinstance(spoiled.value.__cause__, DriverError)  # the error of the interrupted call
     assert [type(each).__name__ for each in group.value.exceptions] == [
         "DriverConnectionError",
         "DriverError",
@@ -153,7 +153,7 @@ def test_our_client_uses_an_older_exporter(older: Path, tmp_path: Path, scheme: 
 
 
 class Asking(Board):
-    """Asks who calls, and notes who has gone."""
+    """A driver that asks for its caller's identity and records callers that disconnect."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """A model of one connection: both ends, the frames in transit, and records of every call.
 
 A `World` acts as both applications and carries bytes between the ends. It checks each event
-against its own records. These come from what the applications did and from the frames on the wire,
+against its own records. These come from the applications' actions and from the frames on the wire,
 never from the state of the implementation. `test_protocol_model` drives it, and lists the
 invariants.
 """
@@ -61,7 +61,7 @@ class Call:
         self.seen = False  # the server's application has received it
         self.asked_to_end = False  # the server's application has received CANCEL
         self.accepted = False
-        self.answer: tuple[FrameType, bytes] | None = None  # what the server's application answered
+        self.answer: tuple[FrameType, bytes] | None = None  # sent by the server's application
         self.outcome = ""  # how it ended, as seen by the client
         self.flows = (Flow(window), Flow(window))
 
@@ -76,8 +76,8 @@ class World:
         calls: All calls, by serial number.
         calling: The client's open calls, by slot.
         serving: The calls that the server's application has received and not answered, by slot.
-        begun: Slots with a CALL that has reached the server, and whose answer has not left.
-        sent: The last call that was sent on each slot.
+        begun: Slots whose CALL has reached the server and whose answer has not left.
+        sent: The last call sent on each slot.
         sent_goaway: The directions in which a GOAWAY was sent.
         acked: True once the server knows that no further CALL will start.
     """
@@ -95,7 +95,7 @@ class World:
         self.sent_goaway: set[int] = set()
         self.acked = False
 
-    # ------------------------------------------------------------------ what applications do
+    # ---------------------------------------------------------------------- the applications
 
     def call(self, kind: Kind, size: int) -> Call:
         call = Call(len(self.calls), kind, size, self.limits.stream_window)
@@ -356,10 +356,10 @@ class World:
             case _:
                 raise AssertionError(code)
 
-    # ----------------------------------------------------------------------------- judgement
+    # ---------------------------------------------------------------------------- invariants
 
     def check(self) -> None:
-        """Check what must hold at any time."""
+        """Check the invariants that hold at any time."""
         client, server = self.ends
         assert (client.failure, server.failure) == (None, None)
         assert client.busy_slots == len(self.calling) <= self.limits.max_calls
@@ -395,7 +395,7 @@ class World:
         assert rules._budget.left == self.limits.max_total_window - granted
 
     def check_quiet(self) -> None:
-        """Check what must hold once every call was answered and all was delivered."""
+        """Check the invariants that hold once all calls are answered and all frames delivered."""
         self.check()
         assert not any(self.pipes)
         for rules in self.ends:

@@ -1,20 +1,21 @@
-"""The peers: other libraries that do the same work, each in a form that its own users would write.
+"""Peers: other libraries that do the same work, each used as its own users would use it.
 
-They live in a virtual environment of their own, `.venv-peers`, which `make bench-peers` (that is
-`python -m benchmarks.peers`) makes and fills. It has no package of ours: the published jumpstarter,
-which is one of the peers, has the same import name. A peer that is not there has a line in the
-table that says so.
+The peers have a separate virtual environment, `.venv-peers`. `make bench-peers`, which runs
+`python -m benchmarks.peers`, creates it and installs the peers. It does not contain our package,
+because one of the peers, the published jumpstarter, has the same import name. The table marks a
+peer that is not installed.
 
-A module here is named for its library, and has the servers and clients of those workloads that are
-meaningful for it. What is fair is decided thus:
+Each module is named after its library. It has the servers and clients of the workloads that are
+meaningful for the library. These rules keep the comparison fair:
 
-- A Unix socket, the library's fastest serializer that keeps bytes, its compiled parts if there are.
-- No library's own limit stands in the way: gRPC's 4 MiB wall is lifted, and that on calls that
-  come at once.
-- gRPC and grpclib carry protobuf's own message of one `bytes` field.
-- A blocking server answers each connection in a thread, an asynchronous one each call in a task,
-  as the libraries do by themselves.
-- A generator's items come as the library has them come. For some that is one call for each item.
+- Each peer uses a Unix socket, the library's fastest serializer that preserves bytes, and the
+  library's compiled parts if it has any.
+- Limits of a library do not apply: the benchmarks lift gRPC's limits on the size of a message,
+  4 MiB, and on the number of concurrent calls.
+- gRPC and grpclib carry protobuf's standard message with one `bytes` field.
+- A blocking server answers each connection in a thread, and an asynchronous server each call in a
+  task, which is the default of these libraries.
+- A generator uses the library's own mechanism for items. Some libraries make one call per item.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ __all__ = ["HOME", "PEERS", "PYTHON", "installed"]
 HOME: Final = Path(__file__).parents[2] / ".venv-peers"
 PYTHON: Final = HOME / "bin" / "python"
 
-# What each needs beside itself, if anything, is behind it. The published one is pinned: its
-# successor is what is measured against it.
+# The requirements of each peer: the library, then any packages that it needs in addition. The
+# published jumpstarter is pinned, because the library measured here is its successor.
 PEERS: Final[Mapping[str, tuple[str, ...]]] = {
     "grpcio": ("grpcio", "protobuf"),
     "grpclib": ("grpclib", "protobuf"),
@@ -40,7 +41,7 @@ PEERS: Final[Mapping[str, tuple[str, ...]]] = {
     "thriftpy2": ("thriftpy2",),
     "pyzmq": ("pyzmq",),
     "jumpstarter": ("jumpstarter==0.9.0", "jumpstarter-driver-network==0.9.0"),
-    "h2": ("h2",),  # for the framing alone
+    "h2": ("h2",),  # only for the framing
 }
 
 _ASK: Final = """
@@ -56,7 +57,7 @@ print(json.dumps(found))
 
 
 def installed() -> dict[str, str]:
-    """Give the versions of the peers that are there."""
+    """Return the versions of the installed peers, by name."""
     if not PYTHON.exists():
         return {}
     ask = [str(PYTHON), "-c", _ASK, *PEERS]

@@ -1,6 +1,6 @@
-"""Makes the peers' environment: `python -m benchmarks.peers`, or `make bench-peers`.
+"""Create the peers' environment: `python -m benchmarks.peers`, or `make bench-peers`.
 
-Each peer is installed by itself: one that cannot be had takes no other with it.
+pip installs each peer separately, so that a failed installation does not affect the other peers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from . import HOME, PEERS, PYTHON, installed
 
 
 def main() -> int:
-    """Install what is not there yet, and say what is."""
+    """Install the missing peers, and print the version of each peer."""
     if not PYTHON.exists():
         print(f"making {HOME.name}", flush=True)
         venv.create(HOME, with_pip=True)

@@ -1,4 +1,4 @@
-"""What the ends of several peers share: how they serve, and loops on asyncio."""
+"""Helpers that the ends of several peers share: servers, and loops on asyncio."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ Download = Callable[[int], Awaitable[object]]
 
 
 def serve_in_thread(path: str, run: Callable[[], object]) -> None:
-    """Run a blocking server until the harness is done with it.
+    """Run a blocking server until the harness closes this process's standard input.
 
     Args:
-        path: Of the socket which it will listen on.
-        run: Its loop. It is not asked to end: the process does.
+        path: The path of the socket on which the server listens.
+        run: The server's loop. It runs in a daemon thread, which ends with the process.
     """
     threading.Thread(target=run, daemon=True).start()
     while not _listens(path):
@@ -49,7 +49,7 @@ def _listens(path: str) -> bool:
 
 
 def on_asyncio(main: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Make a blocking function of an async one: a worker knows no other."""
+    """Turn an async function into a blocking one, because a worker calls only blocking ones."""
 
     @functools.wraps(main)
     def run(*args: str) -> None:
@@ -62,7 +62,7 @@ def on_asyncio(main: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 
 async def stay() -> None:
-    """Serve until the harness is done with this server."""
+    """Report ready, and wait until the harness closes this server's standard input."""
     loop = asyncio.get_running_loop()
     over = asyncio.Event()
     loop.add_reader(sys.stdin, over.set)
@@ -72,13 +72,13 @@ async def stay() -> None:
 
 
 async def drain(items: AsyncIterable[object]) -> None:
-    """Take all items."""
+    """Receive all items and discard them."""
     async for _ in items:
         pass
 
 
 async def repeat_at_once(do: Do, tasks: int) -> None:
-    """Do it from so many tasks, which share each round's operations."""
+    """Call `do` from several tasks concurrently, which share each round's operations."""
     for count in rounds():
         turns = iter(range(count))
         async with asyncio.TaskGroup() as group:
@@ -92,7 +92,7 @@ async def _do_for_each(do: Do, turns: Iterator[int]) -> None:
 
 
 async def repeat_beside_bulk(downloads: Sequence[Download], call: Do) -> None:
-    """Run the bulk by itself, then with small calls beside it; as its twin for Trio."""
+    """Run the bulk transfers alone, then concurrently with small calls, as in `benchmarks.ends`."""
     for count in rounds():
         watch = Watch()
         started = time.perf_counter()

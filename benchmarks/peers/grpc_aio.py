@@ -1,4 +1,4 @@
-"""grpcio on asyncio."""
+"""The ends of grpcio on asyncio."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .common import drain, on_asyncio, repeat_at_once, repeat_beside_bulk, stay
 __all__ = ["NO_WALL", "method", "serve"]
 
 NO_WALL: Final = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-# Without this, all channels of a process share one connection.
+# Without this option, all channels of a process share one connection.
 _OWN_CONNECTION: Final = [*NO_WALL, ("grpc.use_local_subchannel_pool", 1)]
-# Without these, a server begins to drop calls when a thousand of them come at once.
+# Without these options, a server begins to drop calls when 1,000 calls arrive concurrently.
 _NO_REFUSAL: Final = [
     ("grpc.server.max_pending_requests", 100_000),
     ("grpc.server.max_pending_requests_hard_limit", 100_000),
@@ -98,7 +98,7 @@ def _connect(path: str) -> Any:
 
 
 def method(channel: Any, kind: str, name: str) -> Any:
-    """Make what calls a method, as a generated stub would."""
+    """Return a callable that calls a method, as a generated stub does."""
     make = getattr(channel, kind)
     return make(f"/Bench/{name}", BytesValue.SerializeToString, BytesValue.FromString)
 

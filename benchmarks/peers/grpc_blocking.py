@@ -1,4 +1,4 @@
-"""grpcio in threads."""
+"""The ends of grpcio in threads."""
 
 from __future__ import annotations
 

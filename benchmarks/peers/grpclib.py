@@ -1,4 +1,4 @@
-"""grpclib: gRPC in plain Python, on asyncio and h2."""
+"""The ends of grpclib: gRPC in plain Python, on asyncio and h2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`multiprocessing.Connection` of the standard library: pickles, one at a time."""
+"""The ends of the standard library's `multiprocessing.Connection`: one pickle at a time."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The published jumpstarter: the same drivers, on gRPC, protobuf, pydantic and asyncio.
+"""The ends of the published jumpstarter: the same drivers, on gRPC, protobuf, pydantic and asyncio.
 
-It sends bytes as text, and only if they are text; so text is what its calls are given here.
+It sends bytes as text, and only bytes that are valid text. The calls here therefore pass text.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _VALUE: Final = "x" * 16
 
 
 class _Sink(ObjectStream[bytes]):
-    """Takes upward transfers."""
+    """Receives uploads, and answers each with `ANSWER` when it is complete."""
 
     def __init__(self) -> None:
         self._tally = Tally()
@@ -72,7 +72,7 @@ class _Sink(ObjectStream[bytes]):
 
 
 class _Source(_Sink):
-    """Gives downward transfers."""
+    """Sends the downloads that a client orders."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class _Source(_Sink):
 
 
 class _IdleDriver(EchoNetwork):
-    """Its inherited `connect` gives back what it gets."""
+    """A driver whose methods do no work. The inherited `connect` echoes what it receives."""
 
     @classmethod
     def client(cls) -> str:

@@ -1,4 +1,4 @@
-"""Pyro5, with msgpack: its default serializer would send bytes as base64."""
+"""The ends of Pyro5, with msgpack: the default serializer would send bytes as base64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""pyzmq: messages, not calls. Request and reply sockets for calls, push and pull for streams."""
+"""The ends of pyzmq, which has messages instead of calls.
+
+Calls use request and reply sockets, and streams use push and pull sockets.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RPyC, with a thread for each connection."""
+"""The ends of RPyC, with a thread for each connection."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _connect(path: str) -> Any:
 
 def call(path: str) -> None:
     with _connect(path) as connection:
-        echo = connection.root.echo  # to look it up is calls of its own
+        echo = connection.root.echo  # the lookup makes remote calls itself
         repeat(lambda: echo(VALUE))
 
 

@@ -1,4 +1,7 @@
-"""thriftpy2, with its compiled protocol and transport. A connection has one call at a time."""
+"""The ends of thriftpy2, with its compiled protocol and transport.
+
+A connection carries one call at a time.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ def serve(path: str) -> None:
         unix_socket=path,
         proto_factory=TCyBinaryProtocolFactory(),
         trans_factory=TCyBufferedTransportFactory(),
-        client_timeout=None,  # else it hangs up after three seconds of silence
+        client_timeout=None,  # by default the server closes a connection after 3 idle seconds
     )
     serve_in_thread(path, server.serve)
 

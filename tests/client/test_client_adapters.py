@@ -1,4 +1,4 @@
-"""Tests of `jumpstarter.client.adapters`, through the mixins and by their own names."""
+"""Tests of `jumpstarter.client.adapters`, through the mixins and directly."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ HOST = "127.0.0.1"
 
 
 class StreamClient(StreamMixin, DriverClient):
-    """The client of all drivers here."""
+    """The client class of every driver in this module."""
 
 
 class Console(Echo):
-    """Streams of several kinds."""
+    """A driver whose streams behave in different ways."""
 
     @classmethod
     def client(cls) -> str:
@@ -69,7 +69,7 @@ class Console(Echo):
     @exportstream
     @asynccontextmanager
     async def deaf(self) -> AsyncIterator[trio.abc.Stream]:
-        """One that takes nothing."""
+        """Yield a stream whose far end receives nothing."""
         ours, theirs = trio.testing.lockstep_stream_pair()
         async with ours:
             yield theirs
@@ -77,7 +77,7 @@ class Console(Echo):
     @exportstream
     @asynccontextmanager
     async def slow(self) -> AsyncIterator[trio.abc.Stream]:
-        """One that is not there before long."""
+        """Block forever before the stream opens."""
         await trio.sleep(math.inf)
         yield trio.testing.memory_stream_pair()[0]
 
@@ -88,7 +88,7 @@ class Console(Echo):
 
 
 class Recording(Lab):
-    """A lab whose client has streams."""
+    """A lab driver whose client has the stream methods."""
 
     @classmethod
     def client(cls) -> str:
@@ -257,7 +257,7 @@ def test_session_may_be_closed_within_its_block() -> None:
 
 
 def test_leaving_a_session_raises_the_drivers_failure() -> None:
-    with (  # noqa: PT012 - the end of the block raises
+    with (  # noqa: PT012 - leaving the block raises
         served(Recording()) as client,
         pytest.raises(DriverOSError, match="the device has gone"),
         cast("StreamClient", client).pexpect("sink") as session,
@@ -300,7 +300,7 @@ def test_bytes_that_the_driver_does_not_take_raise_an_error(
         pytest.raises(DriverTimeoutError, match="has not taken everything that was sent"),
         client.pexpect("deaf") as session,
     ):
-        session.send(b"x" * 150_000)  # more than a window, less than a socket's buffer beside it
+        session.send(b"x" * 150_000)  # more than a window, less than a window plus a socket buffer
 
 
 def test_timeout_limits_entering_a_block_but_not_its_body() -> None:

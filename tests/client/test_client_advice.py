@@ -1,4 +1,4 @@
-"""Errors for usual mistakes of a test author say what to do instead."""
+"""Tests of the advice in the error messages for common mistakes of test authors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from jumpstarter.testing import client_fixture, client_for, client_for_async
 
 
 class BoardClient(StreamMixin, ResourceMixin, DriverClient):
-    """Has the methods of both mixins."""
+    """A client class with the methods of both mixins."""
 
 
 class Board(Lab):
@@ -38,7 +38,7 @@ class Board(Lab):
     @exportstream
     @asynccontextmanager
     async def slow(self) -> AsyncIterator[trio.abc.Stream]:
-        """Send "late" once it is let go."""
+        """Send "late" once the test sets `let_go`."""
         ours, theirs = trio.testing.memory_stream_pair()
 
         async def send() -> None:

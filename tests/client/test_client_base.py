@@ -1,4 +1,4 @@
-"""Tests of `jumpstarter.client._base`: the client object, and client classes derived from it."""
+"""Tests of `jumpstarter.client._base`: the client object, and subclasses of the client class."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from jumpstarter.testing import client_for_async
 
 
 class ClosingClient(DriverClient):
-    """Closes something of its own before the base class does."""
+    """A client whose `close` records the call before it calls the base class's `close`."""
 
     def close(self) -> None:
         self.labels["closed"] = self.labels.get("closed", "") + "once "
@@ -45,7 +45,7 @@ class Closing(Echo):
 
 
 class LabClient(DriverClient):
-    """A client class as test authors write them: its methods know of no timeouts."""
+    """A client class as test authors write it: its methods do not handle timeouts."""
 
     def wait(self) -> Any:
         return self.call("wait")
@@ -55,7 +55,7 @@ class LabClient(DriverClient):
 
 
 class Logging:
-    """A mixin with a __post_init__ of its own."""
+    """A mixin with its own `__post_init__`."""
 
     def __post_init__(self) -> None:
         self.calls = ["the mixin"]
@@ -84,7 +84,7 @@ class NoClientLab(Echo):
 
 
 class Meeting(Plain):
-    """Has methods that return only once eight calls are under way."""
+    """A driver whose methods return only once eight calls run concurrently."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,7 +104,7 @@ class Meeting(Plain):
 
 @dataclass
 class Clock:
-    """Stands for `time.monotonic` where deadlines of blocking calls are kept."""
+    """A fake clock that replaces `time.monotonic` for the deadlines of blocking calls."""
 
     now: float = 100.0
 
@@ -317,7 +317,7 @@ async def test_leaving_a_stream_raises_the_drivers_failure() -> None:
 async def test_leaving_a_stream_raises_the_exception_of_its_body_first() -> None:
     async with client_for_async(Lab()) as client:
         error = KeyError()
-        with pytest.raises(KeyError) as caught:  # noqa: PT012 - how the block is left is the point
+        with pytest.raises(KeyError) as caught:  # noqa: PT012 - the test is about leaving the block
             async with client.stream_async("sink") as stream:
                 await stream.send_all(b"fail")
                 raise error
@@ -477,7 +477,7 @@ def test_each_client_of_a_tree_is_closed_once_whatever_its_own_close_does() -> N
 def test_closing_a_deep_tree_visits_every_client_once() -> None:
     closed: list[int] = []
     driver = Plain()
-    for _ in range(2000):  # more than Python calls deep
+    for _ in range(2000):  # deeper than Python's recursion limit
         driver = Plain(children={"below": driver})
     with served(driver) as client:
         below: DriverClient | None = client

@@ -1,7 +1,7 @@
-"""Tests of `jumpstarter.client._channel`: how calls end, wait their turn and are cancelled.
+"""Tests of `jumpstarter.client._channel`: how calls end, wait for a slot and are cancelled.
 
-Against a session with a driver where it matters what that does, and against a scripted exporter
-where it matters which frames cross. All in one Trio loop, over memory.
+Tests that depend on the driver's behaviour use a session, and tests that depend on the frames use
+a scripted exporter. Both ends run in one Trio loop, over memory streams.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ MEGABYTE = bytes(1024 * 1024)
 T = FrameType
 
 
-# -------------------------------------------------------------------------------- answered
+# --------------------------------------------------------------------------------- answers
 
 
 async def test_a_call_gives_what_the_driver_returned() -> None:
@@ -111,7 +111,7 @@ async def test_oversized_call_is_refused_without_waiting_for_a_slot() -> None:
         assert third.value == 3
 
 
-# ---------------------------------------------------------------------- refused, or unknown
+# ---------------------------------------------------------- refused calls, unknown outcomes
 
 
 async def the_client_closes(channel: Channel, _: ScriptedExporter) -> None:
@@ -172,7 +172,7 @@ async def test_waiting_calls_are_refused_when_the_connection_ends(
         await wait_all_tasks_blocked()
         for outcome in waiting:
             outcome.failed(CallRefused, f"method 'off' of the driver: not sent: {reason}")
-        if end is the_exporter_says_goaway:  # which lets those that were sent finish
+        if end is the_exporter_says_goaway:  # GOAWAY lets the calls that were sent finish
             for slot, outcome in zip(slots, sent, strict=True):
                 assert not outcome.ended
                 await exporter.result(slot, "done")
@@ -206,7 +206,7 @@ async def test_refusal_by_the_exporter_raises_call_refused(code: Code) -> None:
         outcome.failed(CallRefused, "method 'on' of the driver: too much")
 
 
-# -------------------------------------------------------------------------- slots, in order
+# ----------------------------------------------------------------------- order of the slots
 
 
 async def test_calls_on_one_slot_run_in_the_order_they_were_made() -> None:
@@ -298,7 +298,7 @@ async def test_call_cancelled_as_a_slot_gets_free_passes_it_on() -> None:
         channel_to(Lab(), exporter_limits=ONE_CALL) as channel,
         trio.open_nursery() as nursery,
     ):
-        for _ in range(20):  # which task runs first is the loop's choice
+        for _ in range(20):  # repeat, as the loop chooses which task runs first
             await begin(nursery, channel.call, ask("echo_async"))
             first = await begin(nursery, channel.call, ask("wait"))
             second = await begin(nursery, channel.call, ask("echo_async"))
@@ -348,7 +348,7 @@ async def test_a_drivers_own_call_does_not_wait_for_a_slot() -> None:
         await exporter.result((await exporter.event(ev.CallReceived)).slot)
 
 
-# ------------------------------------------------------------------------------ cancelled
+# --------------------------------------------------------------------------- cancellation
 
 
 async def test_call_cancelled_before_sending_sends_nothing() -> None:
@@ -405,7 +405,7 @@ async def test_driver_that_ignores_cancellation_is_awaited_for_the_grace(
         assert outcome.error.__notes__ == [text]
         assert caplog.messages == [f"{text}; its slot stays busy until it has"]
 
-        # The only slot is free again when the driver's code has ended, and not before.
+        # The only slot becomes free only once the driver's code has ended.
         assert await channel.call(ask("echo_async", "usable")) == "usable"
         assert lab.log == ["stubborn started", "stubborn ended"]
         assert autojump_clock.current_time() == pytest.approx(5)
@@ -438,7 +438,7 @@ async def test_a_large_call_cancelled_as_it_is_sent_leaves_a_usable_connection()
         await wait_all_tasks_blocked()
         await large.cancel()
         assert not large.ended
-        while not exporter.rules.send_queue:  # until the rules have seen CANCEL
+        while not exporter.rules.send_queue:  # until the exporter's rules have handled CANCEL
             await exporter.read()
         await exporter.send()
         await wait_all_tasks_blocked()
@@ -478,7 +478,7 @@ async def test_unsent_large_call_is_taken_back() -> None:
 def test_ctrl_c_is_raised_after_the_drivers_finally() -> None:
     lab = Lab()
 
-    @trio.lowlevel.enable_ki_protection  # so that it strikes the main task, which waits
+    @trio.lowlevel.enable_ki_protection  # so that Ctrl-C interrupts the main task, which waits
     async def press_ctrl_c() -> None:
         await wait_all_tasks_blocked()
         signal.raise_signal(signal.SIGINT)
@@ -574,7 +574,7 @@ async def test_a_deadline_that_has_just_passed_is_sent_as_one_millisecond(
     async with scripted() as (channel, exporter), trio.open_nursery() as nursery:
 
         async def call_late() -> None:
-            mock_clock.jump(5)  # before the loop has seen that it is late
+            mock_clock.jump(5)  # before the loop notices that the deadline has passed
             await channel.call(ask("on"))
 
         outcome = Outcome()
@@ -607,7 +607,7 @@ async def test_time_spent_waiting_for_a_slot_is_subtracted(
         await exporter.result(second.slot)
 
 
-# -------------------------------------------------------------------- too much to be held
+# ----------------------------------------------------- results that are too large to hold
 
 
 async def test_a_result_that_would_not_fit_in_memory_fails_its_call_and_no_other() -> None:
@@ -616,7 +616,7 @@ async def test_a_result_that_would_not_fit_in_memory_fails_its_call_and_no_other
         for _ in outcomes:
             event = await exporter.event(ev.CallReceived)
             exporter.rules.result(event.slot, encode_value(bytes(3072)))
-        await exporter.send()  # in frames of 1 KiB, in turns
+        await exporter.send()  # interleaved, in frames of 1 KiB
         await wait_all_tasks_blocked()
         kept, dropped = sorted(outcomes, key=lambda outcome: outcome.error is not None)
         assert kept.value == bytes(3072)
@@ -626,7 +626,7 @@ async def test_a_result_that_would_not_fit_in_memory_fails_its_call_and_no_other
         assert channel.ended is None
 
 
-# ------------------------------------------------------------------------- life of a channel
+# -------------------------------------------------------------------- lifecycle of a channel
 
 
 async def test_closing_the_client_ends_calls_of_other_tasks(
@@ -775,4 +775,4 @@ async def test_peer_that_is_not_an_exporter_fails_the_handshake(
             await channel.begin(nursery)
         with pytest.raises(CallRefused):
             await channel.call(ask("on"))
-    assert autojump_clock.current_time() <= 7  # the HELLO's timeout, and the last words
+    assert autojump_clock.current_time() <= 7  # HELLO timeout plus the time to flush the GOAWAY

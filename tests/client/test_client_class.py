@@ -1,4 +1,4 @@
-"""`client=`: the class of the root's client is checked, allowed, and given, on every way to one."""
+"""Tests of `client=`: every way to get a client checks, allows and uses the root's class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jumpstarter.testing import client_fixture, client_for, client_for_async
 
 
 class BoardClient(DriverClient):
-    """One of a user's."""
+    """A client class as a user would define it."""
 
 
 class Board(Driver):

@@ -1,4 +1,4 @@
-"""A pexpect session sends everything or raises: with signals, timeouts and a failing driver."""
+"""Tests that a pexpect session sends everything or raises: signals, timeouts, driver failures."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from jumpstarter.client.adapters import PexpectAdapter
 from jumpstarter.driver import Driver, exportstream
 from jumpstarter.errors import CallOutcomeUnknown, DriverOSError
 
-MUCH = 3_000_000  # bytes: more than all the buffers and windows on the way
+MUCH = 3_000_000  # bytes: more than all the buffers and windows on the path can hold
 
 
 class Slow(trio.abc.Stream):
-    """A board that takes its first bytes only after a delay."""
+    """A board that accepts its first bytes only after a delay."""
 
     def __init__(self, patience: float, failing_at: int | None) -> None:
         self.got = 0
@@ -86,7 +86,7 @@ def handling(
 
 @pytest.fixture(autouse=True)
 def _deadline() -> Iterator[None]:
-    """Fail a test that hangs: an alarm interrupts the waiting write."""
+    """Fail a test that hangs: an alarm interrupts the blocked write."""
 
     def fail(_number: int, _frame: FrameType | None) -> None:
         raise TimeoutError("the test hangs")
@@ -105,7 +105,7 @@ def session(board: Board, **options: Any) -> Iterator[Any]:
 
 @contextmanager
 def signals_meanwhile() -> Iterator[list[int]]:
-    """Send a signal every few milliseconds, whose handler only records it."""
+    """Send this process a signal every 20 ms, whose handler only records it."""
     caught: list[int] = []
     done = threading.Event()
 
@@ -191,7 +191,7 @@ def test_leaving_after_a_caught_send_error_raises_the_failure() -> None:
 
 
 def use_until_the_end(it: Any, why: str) -> None:
-    """Use a session whose stream has failed: EOF says why, and sending raises."""
+    """Use a session whose stream has failed: EOF reports the cause, and sending raises."""
     with pytest.raises(pexpect.EOF, match=rf"the driver's stream has ended: .*{why}"):
         it.expect("login: ")
     text = rf"the driver's stream has ended \(.*{why}.*\); 0 of 5 bytes were sent"
@@ -203,7 +203,7 @@ def use_until_the_end(it: Any, why: str) -> None:
 def test_after_the_exporter_has_gone_eof_says_why_and_sending_raises(tmp_path: Path) -> None:
     with exporter(tmp_path) as process, connect(process.address) as client:
         block = PexpectAdapter(client=client, timeout=PATIENCE)
-        with pytest.raises(CallOutcomeUnknown), block as it:  # noqa: PT012 - how it is left counts
+        with pytest.raises(CallOutcomeUnknown), block as it:  # noqa: PT012 - how it exits
             process.send(signal.SIGKILL)
             use_until_the_end(it, "not answered")
 

@@ -1,4 +1,4 @@
-"""Tests of `jumpstarter.client._generators`: a driver's generator for Trio code, and its ends."""
+"""Tests of `jumpstarter.client._generators`: a driver's generator in Trio code, and how it ends."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def test_unstarted_generator_sends_nothing() -> None:
         async with items:
             pass
         del items
-        generator(channel, "items")  # collected on the spot
+        generator(channel, "items")  # collected immediately
         gc.collect()
         await channel.aclose()
         assert [sent.type for sent in await exporter.all_frames()] == [T.HELLO]
@@ -205,7 +205,7 @@ async def test_credit_returns_as_items_are_taken_and_holds_the_driver_back_until
         @export
         async def source(self) -> AsyncGenerator[bytes, None]:
             nonlocal sent
-            for sent in range(200):  # noqa: B007 - the test looks at it
+            for sent in range(200):  # noqa: B007 - the test reads it
                 yield bytes(100)
 
     async with channel_to(Source(), limits=limits) as channel:
@@ -243,7 +243,7 @@ async def test_no_item_follows_a_discarded_one(*, finishes: bool) -> None:
         await exporter.item(slot, "before")
         exporter.rules.item(slot, encode_value(bytes(3072)))
         exporter.rules.result(other, encode_value(bytes(3072)))
-        await exporter.send()  # both in turns
+        await exporter.send()  # both, interleaved
         await exporter.item(slot, "behind")
         if finishes:
             await exporter.result(slot)

@@ -1,4 +1,4 @@
-"""Tests of `jumpstarter.client._lead`: threads fetch their answers, and others come by."""
+"""Tests of `jumpstarter.client._lead`: threads read their own answers beside other calls."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def portal_of(client: DriverClient) -> BlockingPortal:
 
 
 def be_led(client: DriverClient) -> LeadConnection:
-    """Make calls until the reader has stepped aside."""
+    """Make calls until the loop's reader has stepped aside and the connection is leased."""
     connection = connection_of(client)
     give_up = time.monotonic() + PATIENCE
     while not connection.is_leased:
@@ -109,7 +109,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def unhurried(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `patient`, and the loop does not take the connection back between calls of a slow test."""
+    """Keep the connection leased between calls too, so that a slow test does not lose it."""
     del patient
     monkeypatch.setattr(_lead, "_IDLE", PATIENCE)
 
@@ -180,7 +180,7 @@ def test_a_message_that_is_too_large_is_refused_and_the_lead_goes_on() -> None:
 
 @contextmanager
 def served_with(driver: Driver, limits: jumpstarter.Limits) -> Iterator[DriverClient]:
-    """Serve with limits of the exporter's."""
+    """Serve a driver in another thread, with the given limits, and connect to it."""
     with (
         ServerContext(driver, limits) as exporter,
         jumpstarter.connect(exporter.address) as client,
@@ -190,7 +190,7 @@ def served_with(driver: Driver, limits: jumpstarter.Limits) -> Iterator[DriverCl
 
 
 class ServerContext:
-    """An exporter in a thread of its own, which a test can drain or end."""
+    """An exporter in its own thread, which a test can drain or end."""
 
     def __init__(self, driver: Driver, limits: jumpstarter.Limits | None = None) -> None:
         self._driver = driver
@@ -226,7 +226,7 @@ class ServerContext:
         self.end()
 
 
-# ----------------------------------------------------------------- what the loop continues
+# ----------------------------------------------------------- calls that the loop continues
 
 
 def test_a_slow_call_is_waited_for_by_the_loop(client: DriverClient, lab: Lab) -> None:
@@ -267,7 +267,7 @@ def test_an_answer_in_pieces_is_put_together(
     def read_a_byte() -> bytes | None:
         if not rest:
             rest.extend(read() or b"")
-            return None  # as if there had been nothing, after all
+            return None  # as if no data had arrived
         return bytes([rest.pop(0)])
 
     monkeypatch.setattr(socket, "try_read", read_a_byte)
@@ -325,7 +325,7 @@ def test_a_mark_that_the_holder_sees_too_late_is_not_lost(
     about_to, go = threading.Event(), threading.Event()
 
     class Lock:
-        """The connection's, held up when it is about to be released."""
+        """A wrapper around the connection's lock that pauses before one release."""
 
         def __init__(self, lock: threading.Lock) -> None:
             self.acquire, self._release = lock.acquire, lock.release
@@ -356,7 +356,7 @@ def test_a_mark_that_the_holder_sees_too_late_is_not_lost(
     monkeypatch.setattr(connection, "_lock", lock)
 
 
-# ------------------------------------------------------------------------------ ends of all kinds
+# ---------------------------------------------------------------------------- how connections end
 
 
 @pytest.mark.usefixtures("patient")
@@ -368,7 +368,7 @@ def test_an_exporter_that_ends_in_the_midst_of_a_call_leaves_its_outcome_unknown
             waiting = pool.submit(client.call, "wait")
             wait_until(lambda: bool(lab.log))
             exporter.end()
-            with pytest.raises(DriverError):  # that it was cancelled, if its word came first
+            with pytest.raises(DriverError):  # the cancellation, if it arrives before the end
                 waiting.result(PATIENCE)
         wait_until(lambda: connection.ended is not None)
         with pytest.raises(CallRefused, match=r"closed the connection|shut"):
@@ -390,7 +390,7 @@ def test_a_goaway_that_comes_with_an_answer_is_acted_on() -> None:
     with ServerContext(Lab()) as exporter, jumpstarter.connect(exporter.address) as client:
         connection = be_led(client)
         drain = threading.Thread(target=exporter.drain)
-        drain.start()  # which waits for our acknowledgement
+        drain.start()  # waits for our acknowledgement
         with pytest.raises(CallRefused, match=r"shut|takes no more calls|closed"):
             call_for_ever(client)
         drain.join(PATIENCE)
@@ -455,7 +455,7 @@ def test_a_finalizer_in_the_midst_of_a_call_is_refused(
 
 @asynccontextmanager
 async def led_by_tasks(driver: Driver) -> AsyncIterator[Channel]:
-    """Give a channel over a socket whose reader has stepped aside."""
+    """Yield a channel over a socket whose reader has stepped aside."""
     async with in_time(), channel_over(await unix_pair(), driver) as channel:
         await be_led_by_tasks(channel)
         yield channel
@@ -540,7 +540,8 @@ async def test_the_reader_takes_a_call_over_that_takes_its_time(
         monkeypatch.setattr(_lead, "_IDLE", 0.001)
         connection = channel.connection
         async with trio.open_nursery() as nursery:
-            while not lab.log:  # until it is led, and not idle for longer than that
+            # Repeat until the call is led: the connection may have been idle longer than `_IDLE`.
+            while not lab.log:
                 await be_led_by_tasks(channel)
                 before = connection._calls
                 slow = await begin(nursery, channel.call, ask("wait"))
@@ -565,7 +566,7 @@ async def test_a_led_call_that_is_cancelled_has_ended_and_the_reader_goes_on() -
 
 @pytest.mark.usefixtures("unhurried")
 async def test_led_call_cancelled_at_any_step_keeps_the_state_consistent() -> None:
-    """Before each step that any task takes in its course."""
+    """Cancel the call before each step that any task takes during it."""
     async with led_by_tasks(Lab()) as channel:
         channel.connection._last_wanted = -math.inf
         for at in range(1, 100):
@@ -578,7 +579,7 @@ async def test_led_call_cancelled_at_any_step_keeps_the_state_consistent() -> No
             assert await channel.call(ask("echo_async", "usable")) == "usable"
             if steps.taken < at:
                 break
-        assert 2 < at < 99  # the caller has to wait once, and the exporter not at all
+        assert 2 < at < 99  # the caller must wait once, the exporter need not wait
 
 
 async def test_a_writer_that_waits_goes_on_when_the_reader_takes_over_from_a_task() -> None:
@@ -701,7 +702,7 @@ def test_a_thread_calls_while_a_task_leads(client: DriverClient, lab: Lab) -> No
 
 @asynccontextmanager
 async def scripted_and_led() -> AsyncIterator[tuple[Channel, ScriptedExporter]]:
-    """Give a channel whose reader has stepped aside, and the exporter at its other end."""
+    """Yield a channel whose reader has stepped aside, and the exporter at its other end."""
     pair = await unix_pair()
     async with scripted(make_pair=lambda: pair) as (channel, exporter):
         while not channel.connection.is_leased:
@@ -779,7 +780,7 @@ class Strike:
         before = sys.gettrace()
         frame = inspect.currentframe()
         assert frame is not None
-        frame.f_trace_opcodes = True  # Python 3.12 looks if any frame has it when tracing is set
+        frame.f_trace_opcodes = True  # Python 3.12 checks every frame for this when tracing is set
         sys.settrace(self.trace)
         try:
             yield
@@ -833,7 +834,7 @@ def _one_round(client: DriverClient, number: int) -> None:
 
 
 class CtrlC:
-    """Strikes the main thread again and again, wherever it is within `struck`."""
+    """A thread that sends SIGINT to the main thread repeatedly; it interrupts only `struck`."""
 
     def __init__(self) -> None:
         self._armed = False
@@ -850,7 +851,7 @@ class CtrlC:
             raise KeyboardInterrupt
 
     def struck(self, function: Callable[[], object]) -> bool:
-        """Return True if `function` was interrupted."""
+        """Run `function`, and return True if Ctrl-C interrupted it."""
         try:
             self._armed = True
             function()
@@ -871,13 +872,13 @@ class CtrlC:
 
 
 def test_threads_tasks_and_ctrl_c_concurrently(client: DriverClient) -> None:
-    """Whatever comes together, each call gets its own answer, and the connection lives on."""
+    """Each call gets its own answer, and the connection survives, whatever runs concurrently."""
     over = threading.Event()
 
     def work(thread: int) -> None:
         for number in range(ROUNDS):
             _one_round(client, number + thread)
-            time.sleep(0.002 * (thread % 3))  # at times only one thread calls, and leads
+            time.sleep(0.002 * (thread % 3))  # sometimes a single thread calls, and leads
 
     async def work_in_trio() -> None:
         while not over.is_set():

@@ -1,6 +1,6 @@
 """Tests of `jumpstarter.client._lending`, through `ResourceMixin`: loans in both directions.
 
-What is refused, and how loans end, is the exporter's side: see `test_driver_resources`.
+`test_driver_resources` tests the exporter's side: which loans it refuses, and how loans end.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ in_a_task_or_a_thread = pytest.mark.parametrize("suffix", ["", "_in_thread"])
 
 @contextmanager
 def blocking() -> Iterator[Reader]:
-    """Give a client for blocking code, over a real socket."""
+    """Yield a client for blocking code, over a real socket."""
     driver = Library()
     with served(driver) as client:
         yield cast("Reader", client)
@@ -71,7 +71,7 @@ def blocking() -> Iterator[Reader]:
 
 @asynccontextmanager
 async def trio_client(driver: Library | None = None) -> AsyncIterator[Reader]:
-    """Give a client for Trio code."""
+    """Yield a client for Trio code."""
     driver = driver or Library()
     async with client_for_async(driver) as client:
         yield cast("Reader", client)
@@ -187,7 +187,7 @@ async def test_buffers_that_wait_to_be_sent_are_not_overwritten(tmp_path: Path) 
     taken: list[bytes] = []
 
     async def take_slowly(pieces: Chunks) -> None:
-        await trio.sleep(0.01)  # the thread reads ahead as far as it is let
+        await trio.sleep(0.01)  # the thread reads ahead as far as it may
         for piece in pieces:
             taken.append(bytes(piece))
             await trio.sleep(0.001)
@@ -232,7 +232,7 @@ def test_the_cap_on_what_is_written_is_the_clients(tmp_path: Path) -> None:
 
 
 class Stubborn(io.RawIOBase):
-    """Takes a few bytes per write."""
+    """A file that accepts at most 1,000 bytes per write."""
 
     def __init__(self) -> None:
         self.taken = b""
@@ -326,14 +326,14 @@ def test_leaving_the_block_does_not_wait_for_a_silent_pipe() -> None:
         theirs.close()
         with blocking() as client, client.resource(pipe) as handle:
             client.call("ignore", handle)
-        ours.shutdown(socket.SHUT_WR)  # lets the thread go that waits there
+        ours.shutdown(socket.SHUT_WR)  # unblocks the thread that waits there
 
 
-# -------------------------------------------------------------------------- failures of our own
+# -------------------------------------------------------------------------- our own failures
 
 
 class Failing(io.RawIOBase):
-    """Gives some bytes, and then fails."""
+    """A file that returns some bytes, and then fails."""
 
     def __init__(self, failure: Exception) -> None:
         self._left = 3
@@ -385,7 +385,7 @@ def test_a_driver_learns_why_its_source_has_failed(suffix: str) -> None:
     driver = Library()
 
     class FailingLater(Failing):
-        """Fails once the driver reads: before that, the call would find no loan."""
+        """Fails only once the driver reads: before that, the call would find no loan."""
 
         def read(self, size: int = -1) -> bytes:
             while not any(loan.in_use for loan in list(driver.resources.values())):
@@ -493,7 +493,7 @@ async def test_invalid_handle_from_the_exporter_is_refused() -> None:
             lending.failed(DriverError, "which is not a str")
 
 
-# ------------------------------------------------------------------------------ where, and beside
+# --------------------------------------------------------------- concurrency, limits, lost peers
 
 
 def test_many_threads_lend_files_concurrently(image: Path) -> None:
@@ -520,7 +520,7 @@ async def test_the_blocking_form_is_refused_in_a_trio_task(image: Path) -> None:
 
 
 class Endless(io.RawIOBase):
-    """Gives zeros, as many as one likes."""
+    """A file that returns an endless number of zeros."""
 
     count = 0
 

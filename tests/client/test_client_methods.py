@@ -1,4 +1,4 @@
-"""The methods of a report as attributes of a client: useful, and harmless with a hostile peer."""
+"""Tests of the methods in a report as client attributes: useful, and safe with a hostile peer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from values_for_tests import Point
 
 
 class PlainText(pydoc.TextDoc):
-    """Shows nothing in bold, as a terminal would."""
+    """A renderer without the bold text that a terminal would show."""
 
     def bold(self, text: str) -> str:
         return text
@@ -228,7 +228,7 @@ def test_unconnected_client_has_no_method_attributes() -> None:
                 duplicate(client)
 
 
-# ------------------------------------------------------------------------- for people
+# ---------------------------------------------------------------------- help and repr
 
 
 def test_function_has_the_drivers_signature_and_doc() -> None:
@@ -310,7 +310,7 @@ def test_repr_of_a_client_is_one_line() -> None:
         assert repr(client).startswith("MoverClient(uuid="), "a dataclass shows its own fields"
 
 
-# ------------------------------------------------------------------- a report is a peer's word
+# ----------------------------------------------------------------------- reports are untrusted
 
 
 def node(methods: dict[str, int], **texts: dict[str, str]) -> Node:

@@ -1,4 +1,4 @@
-"""A client class may use any names for its own private members."""
+"""Tests that a client class may use any name for its own private members."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jumpstarter.drivers.mixins import ResourceMixin, StreamMixin
 from jumpstarter.testing import client_for_async
 from resources_for_tests import Library
 
-# Names that a client class could well choose, and that this library has used itself.
+# Names that a client class may well choose, and that this library has used itself.
 NAMES = (
     "_call",
     "_channel",
@@ -45,7 +45,7 @@ NAMES = (
 
 @dataclass(kw_only=True)
 class FieldsClient(StreamMixin, ResourceMixin, DriverClient):
-    """Has each of the names as a field, whose values fit nothing."""
+    """A client class with some of the names as fields, whose values would break the library."""
 
     _methods: dict[str, Any] = field(init=False, default_factory=lambda: {"on": 1})
     _portal: str = "1-2.3"
@@ -56,7 +56,7 @@ class FieldsClient(StreamMixin, ResourceMixin, DriverClient):
 
 
 class ManyClient(FieldsClient):
-    """Has all the names, as attributes of the class."""
+    """A client class with all the names as class attributes."""
 
 
 for _name in NAMES:
@@ -97,7 +97,7 @@ def test_blocking_methods_work_whatever_private_names_a_class_has() -> None:
             left_open = client.open_stream()
             assert "echo" in dir(client)
             assert "echo" in client.__doc__
-            assert "echo" in DriverClient.__repr__(client)  # the one of a dataclass shows fields
+            assert "echo" in DriverClient.__repr__(client)  # not a dataclass's repr
             client.close()
             assert left_open.detach().closed
             assert client._request == 7

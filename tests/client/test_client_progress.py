@@ -1,4 +1,4 @@
-"""Tests of `jumpstarter.client._progress`: callbacks and bars."""
+"""Tests of `jumpstarter.client._progress`: progress callbacks and progress bars."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MIB = 1024 * 1024
 
 
 class Terminal(io.StringIO):
-    """Stands for a terminal on stderr."""
+    """A fake stderr that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
 def put_on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """Make stderr a terminal, within a test: for fixtures pytest has one of its own."""
+    """Make stderr a terminal; only within a test, as fixtures have a different stderr in pytest."""
     made = Terminal()
     monkeypatch.setattr(sys, "stderr", made)
     monkeypatch.setenv("TERM", "xterm")
@@ -37,7 +37,7 @@ def put_on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 @pytest.fixture
 def fast_forward(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every transfer look like a long one."""
+    """Show progress immediately, as for a long transfer."""
     monkeypatch.setattr(_progress, "_DELAY", 0.0)
 
 

@@ -1,4 +1,4 @@
-"""Tests of `jumpstarter.client._raw_streams`: how a raw stream is opened, and how it ends."""
+"""Tests of `jumpstarter.client._raw_streams`: how a raw stream opens, and how it ends."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def test_sending_is_done_when_the_bytes_have_left_and_not_when_they_were_t
         exporter.rules.accept((await exporter.event(ev.CallReceived)).slot, encode_value(None))
         await exporter.send()
         await wait_all_tasks_blocked()
-        await begin(nursery, channel.call, ask("beside"))  # with which the writer's task is shared
+        await begin(nursery, channel.call, ask("beside"))  # shares the writer's task
         sending = await begin(nursery, opening.value.send_all, bytes(20_000))
         assert sending.ended
         more = await begin(nursery, opening.value.send_all, bytes(20_000))
@@ -96,7 +96,7 @@ async def test_closing_waits_no_longer_than_the_device_may_linger(
 
 
 class Slow(Driver):
-    """Takes 16 KiB every 0.2 s, as a slow line does in longer."""
+    """A driver whose stream takes 16 KiB every 0.2 s, like a slow line but sped up."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -212,7 +212,7 @@ async def test_a_stream_that_ends_without_its_last_bytes_never_looks_finished() 
         slot = (await exporter.event(ev.CallReceived)).slot
         exporter.rules.accept(slot, encode_value(None))
         exporter.rules.data(slot, b"almost")
-        await exporter.result(slot)  # and no end of the exporter's half before it
+        await exporter.result(slot)  # the exporter's half has not ended before it
         await wait_all_tasks_blocked()
         source = opening.value
         assert isinstance(source, RemoteStream)

@@ -17,7 +17,7 @@ from jumpstarter.client._outgoing_call import Request
 from jumpstarter.client._remote import DriverRef
 from jumpstarter.errors import ArgumentTypeError, DriverInvalidArgument
 
-# Nothing of the channel is used before a request is made of it.
+# `DriverRef` does not use its channel before it makes a request.
 remote = DriverRef(cast("Channel", None), 7, "driver 'power' (lab.PowerClient)")
 
 

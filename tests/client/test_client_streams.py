@@ -1,6 +1,7 @@
 """Tests of `jumpstarter.client._streams`: generators and raw streams for blocking code.
 
-Through `serve`, since each step is a call through the portal. Ctrl-C has a file of its own.
+The tests use `serve`, since each step is a call through the portal. Tests of Ctrl-C have their own
+file.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from jumpstarter.errors import (
 
 
 class Failing:
-    """Gives a few bytes, and then an error."""
+    """A stream that returns a few bytes, and then fails."""
 
     def __init__(self) -> None:
         self._rest = [b"almost"]
@@ -52,7 +53,7 @@ class Failing:
 
 
 class Device(Plain):
-    """A device whose streams behave as their methods are named."""
+    """A device whose streams behave as their names say."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,7 +62,7 @@ class Device(Plain):
     @exportstream
     @asynccontextmanager
     async def says_goodbye(self) -> AsyncIterator[trio.abc.Stream]:
-        """Send a few bytes and the end, then read until the client ends its half."""
+        """Send a few bytes and an end, then read until the client ends its half."""
         ours, theirs = trio.testing.memory_stream_pair()
         await ours.send_all(b"goodbye")
         await ours.send_eof()
@@ -209,7 +210,7 @@ def test_collection_in_the_portals_thread_does_not_block() -> None:
     lab = Lab()
 
     def relay(client: DriverClient) -> Generator[int, None, None]:
-        yield from client.streamingcall("items", 3)  # which closes it when it is collected
+        yield from client.streamingcall("items", 3)  # collecting this generator closes that one
 
     with served(lab) as client:
         holding: list[Any] = [relay(client)]
@@ -441,7 +442,7 @@ def test_the_classes_are_what_the_package_shows() -> None:
 
 
 class Meter(Plain):
-    """Counts how many items it was asked for."""
+    """A driver that counts the items that it was asked for."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -463,7 +464,7 @@ def test_fetched_but_untaken_items_return_no_credit() -> None:
         portal.call(trio.testing.wait_all_tasks_blocked, 0.05)
         window = jumpstarter.Limits().stream_window
         assert meter.made <= window // 1000 + 2
-        for _ in range(3 * meter.made):  # while items that are taken do
+        for _ in range(3 * meter.made):  # items that are taken return credit
             next(readings)
 
 

@@ -1,4 +1,4 @@
-"""Tests of `jumpstarter.client._tree`: a report is a peer's word, and no reason to import."""
+"""Tests of `jumpstarter.client._tree`: a report is untrusted, and never enough for an import."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ROOT = node(1)
 
 
 def build(*nodes: Node, allow: Sequence[str] | None = DEFAULT_ALLOW) -> DriverClient:
-    """Build a tree; nothing of the channel is used before something is called."""
+    """Build a tree of clients without a channel, which only a call would use."""
     return build_tree(nodes, cast("Channel", None), allow=allow)
 
 
@@ -163,7 +163,7 @@ def test_any_report_is_a_tree_or_refused(nodes: list[Node]) -> None:
 
 @pytest.fixture
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Give a directory of modules that can be imported, and forget those that were."""
+    """Yield a directory of importable modules, and unload the modules afterwards."""
     before = set(sys.modules)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
@@ -172,7 +172,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def write_module(directory: Path, name: str, more: str = "") -> None:
-    """Write a module with a client class and other things."""
+    """Write a module with a client class and other objects."""
     (directory / f"{name}.py").write_text(
         "from jumpstarter.client import DriverClient\n"
         "class Client(DriverClient): pass\n"
@@ -195,7 +195,7 @@ def test_a_client_of_many_children_is_shown_in_a_line() -> None:
 
 
 def stub_of(client: str, *, allow: Sequence[str] | None = DEFAULT_ALLOW) -> StubDriverClient:
-    """Build a client that must be a stub."""
+    """Build a client, and check that it is a stub."""
     stub = build(node(1, client=client), allow=allow)
     assert isinstance(stub, StubDriverClient)
     with pytest.raises(ClientImportError) as caught:

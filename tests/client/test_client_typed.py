@@ -1,4 +1,4 @@
-"""Values through a client and a driver: each arrives as the type that either side asks for."""
+"""Tests of values through a client and a driver: each arrives as the type its receiver asks for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ID = UUID(int=7)
 
 
 class Board(Plain):
-    """Returns values of its own types, and records its arguments."""
+    """A driver that returns values of its own types, and records its arguments."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,7 +59,7 @@ class Board(Plain):
 
 @dataclass
 class OddPoint:
-    """Looks like a Point, but has other types."""
+    """A class that resembles `Point`, but whose field has another type."""
 
     x: bool
 
@@ -70,7 +70,7 @@ class Odd:
 
 
 class Relay:
-    """A class like any other."""
+    """An ordinary class."""
 
 
 ROUTE: Final = Route("there", [Point(1, 2.5)], {Colour.GREEN: (ID,)})
@@ -80,7 +80,7 @@ ROUTE: Final = Route("there", [Point(1, 2.5)], {Colour.GREEN: (ID,)})
 
 
 def keeping(type_: Any, kept: list[Any]) -> Driver:
-    """Make a driver whose only method is annotated with a type, and records its argument."""
+    """Return a driver whose only method has this annotation, and records its argument."""
 
     async def echo(self: Driver, value: Any) -> Any:
         del self
@@ -92,7 +92,7 @@ def keeping(type_: Any, kept: list[Any]) -> Driver:
     return driver
 
 
-@settings(max_examples=60)  # each with a connection of its own
+@settings(max_examples=60)  # each example opens a connection
 @given(typed_values())
 def test_values_of_supported_types_arrive_equal(drawn: tuple[Any, Any]) -> None:
     type_, value = drawn

@@ -1,11 +1,12 @@
-"""What any client and any exporter must do together: one async function for each case.
+"""The conformance cases that any client and exporter must pass: one async function for each.
 
-The cases and their byte sizes are those of gRPC's interoperability tests, with those which that
-list has only as plans. A case gets a client of a `Conformance` driver and says nothing of the
-transport below it; a `Scale` says how large it is. `cases_blocking` has the same for blocking code.
+The cases and their byte sizes are those of gRPC's interoperability tests, including the cases that
+gRPC's list only plans. A case receives a client of a `Conformance` driver and does not depend on
+the transport below it; a `Scale` defines its sizes. `cases_blocking` has the same cases for
+blocking code.
 
-A case may be cancelled anywhere, and its connection may be lost anywhere: then it raises what the
-client has raised, alone or in the group of its nursery, and never takes that for another failure.
+A case may be cancelled at any step, and its connection may be lost at any step. Then it raises the
+client's exception, alone or in the group of its nursery, and never mistakes it for another failure.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ __all__ = [
     "ping_pongs",
 ]
 
-AT_ONCE: Final = 32  # large calls in flight: enough to be many, and 20 MB at the most
+AT_ONCE: Final = 32  # large calls in flight: a heavy load of at most 20 MB
 LONG: Final = 1000.0  # seconds; nothing waits for it
 
-# One of each kind; they sign in.
+# One method of each kind; the driver lists each as running.
 EXPORTED: Final = {Kind.UNARY: "hold", Kind.GENERATOR: "gen_async", Kind.STREAM: "duplex"}
 
 SPECIAL_TEXT: Final = (
@@ -51,11 +52,11 @@ SPECIAL_TEXT: Final = (
 
 @dataclass(frozen=True)
 class Case:
-    """One case.
+    """A conformance case.
 
     Attributes:
-        run: The case; raises if it fails.
-        max_calls: The slots that it must have, if it depends on that.
+        run: Runs the case, and raises if it fails.
+        max_calls: The number of slots that the case requires, or None if it works with any.
     """
 
     run: Callable[[DriverClient, Scale], Awaitable[None]]
@@ -80,11 +81,11 @@ def case_with(max_calls: int) -> Callable[[Run], Run]:
     return decorate
 
 
-# -------------------------------------------------------------------------------- what cases share
+# ---------------------------------------------------------------------------------- shared helpers
 
 
 async def failure_of(step: Awaitable[Any]) -> DriverError:
-    """Give what the driver has failed with; what the connection did is none of that."""
+    """Return the error that the driver raised; let errors of the connection propagate."""
     try:
         await step
     except (CallOutcomeUnknown, CallRefused):
@@ -109,7 +110,7 @@ async def all_of(stream: trio.abc.ReceiveStream) -> bytes:
 
 
 async def settled(client: DriverClient, count: Callable[[], Awaitable[int]], echoes: int) -> int:
-    """Wait until a number does not grow any more while other calls come and go."""
+    """Wait until a number stops growing while other calls come and go, and return it."""
     before = -1
     while (now := await count()) != before:
         before = now
@@ -119,7 +120,7 @@ async def settled(client: DriverClient, count: Callable[[], Awaitable[int]], ech
 
 
 def ping_pongs(scale: Scale) -> list[tuple[bytes, bytes]]:
-    """Requests for `duplex` with their heads, and the answers to them."""
+    """Return requests for `duplex`, including their heads, with the answer to each."""
     exchanges = []
     for up, down in zip(scale.uploads, scale.downloads, strict=True):
         head = up.to_bytes(4, "little") + down.to_bytes(4, "little")
@@ -129,7 +130,7 @@ def ping_pongs(scale: Scale) -> list[tuple[bytes, bytes]]:
 
 
 def nobody_at(client: DriverClient) -> DriverClient:
-    """Make a client of a driver that the exporter does not have."""
+    """Return a client of a driver that the exporter does not have."""
     channel = client.channel.channel
     return DriverClient(
         uuid=client.uuid, channel=DriverRef(channel, 999, "nobody"), portal=client.portal
@@ -204,7 +205,7 @@ async def server_answers_before_request_ends(client: DriverClient, scale: Scale)
 
 
 async def failures(client: DriverClient, code: Code, text: str) -> list[DriverError]:
-    """Fail in each of the three ways of calling."""
+    """Make each of the three kinds of call fail, and return the errors."""
     args = (int(code), text, ["a note", text])
 
     async def iterate() -> None:
@@ -293,7 +294,7 @@ async def cancel_before_start(client: DriverClient, _scale: Scale) -> None:
 async def cancel_after_begin(client: DriverClient, _scale: Scale) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.call_async, "hold")
-        await trio.lowlevel.checkpoint()  # sent, and nothing more is known
+        await trio.lowlevel.checkpoint()  # the call is sent, but may not have started
         nursery.cancel_scope.cancel()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.call_async, "hold")
@@ -444,7 +445,7 @@ async def pushback_at_server(client: DriverClient, scale: Scale) -> None:
 
     async with client.stream_async("stuck") as stream, trio.open_nursery() as nursery:
         nursery.start_soon(send, stream)
-        # A window waits on the exporter, and as much may be in the hands of the driver.
+        # A window waits on the exporter, and the driver may hold another.
         assert window <= await settled(client, count, scale.echoes) <= 2 * window
         await client.call_async("release")
         assert int.from_bytes(await all_of(stream), "little") == scale.windows * window

@@ -1,7 +1,7 @@
-"""The conformance cases for blocking code: each does what its namesake in `cases` does.
+"""The conformance cases for blocking code; each matches the case of the same name in `cases`.
 
-What has no blocking form is not here: a blocking call cannot be cancelled but by its timeout or by
-Ctrl-C, of which there are tests elsewhere, and backpressure takes a second thread on one stream.
+This module omits the cases that have no blocking form. Only a timeout or Ctrl-C can cancel a
+blocking call, and other tests cover both. Backpressure would require a second thread on one stream.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def case(run: Run) -> Run:
 
 
 def in_threads(function: Callable[[Any], Any], arguments: Iterable[Any]) -> None:
-    """Call with each argument, in several threads at once."""
+    """Call a function with each argument, in several threads concurrently."""
     with ThreadPoolExecutor(THREADS) as pool:
         for done in [pool.submit(function, argument) for argument in arguments]:
             done.result(LONG)
@@ -127,7 +127,7 @@ def fail_stream(client: DriverClient, *args: Any) -> None:
 
 
 def failures(client: DriverClient, code: Code, text: str) -> list[DriverError]:
-    """Fail in each of the three ways of calling."""
+    """Make each of the three kinds of call fail, and return the errors."""
     args = (int(code), text, ["a note", text])
     with pytest.raises(DriverError) as of_call:
         client.call("fail", *args)

@@ -1,7 +1,7 @@
 """An echo driver that answers all conformance cases. It touches nothing and keeps no secrets.
 
-What runs on a client's behalf, and is to end with it, signs in and out, so that a client can ask
-what still runs, and whether something has ever begun.
+Methods that run for a client, and must end with it, register while they run. A client can therefore
+ask which of them still run, and how many have ever begun.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from jumpstarter.errors import Code, DriverError
 
 __all__ = ["HEAD", "Conformance", "pattern", "receive_exactly", "stretched"]
 
-HEAD = 8  # bytes before each request on `duplex`: its size and its answer's, four each
+HEAD = 8  # bytes before each request on `duplex`: four for its size, four for its answer's
 
 Stream = trio.abc.HalfCloseableStream
 
 
 def pattern(size: int) -> bytes:
-    """Give bytes of which no two neighbouring pieces are alike."""
+    """Return bytes in which neighbouring pieces always differ."""
     return (bytes(range(251)) * (size // 251 + 1))[:size]
 
 
 def stretched(payload: bytes, size: int) -> bytes:
-    """Repeat or cut a payload to this size: an answer that shows what was asked."""
+    """Repeat or cut a payload to this size, so that an answer identifies its request."""
     return (payload * (size // max(1, len(payload)) + 1))[:size]
 
 
 async def receive_exactly(stream: trio.abc.ReceiveStream, size: int) -> bytes:
-    """Receive so many bytes; less only where the stream ends."""
+    """Receive `size` bytes, or fewer if the stream ends first."""
     data = b""
     while len(data) < size and (piece := await stream.receive_some(size - len(data))):
         data += piece
@@ -45,12 +45,12 @@ async def receive_exactly(stream: trio.abc.ReceiveStream, size: int) -> bytes:
 
 @dataclass(kw_only=True)
 class Conformance(Plain):
-    """Answers the conformance cases.
+    """A driver that answers the conformance cases.
 
     Attributes:
-        running: Names of what runs now.
-        begun: How much has ever begun.
-        offered: Bytes that left the hands of the last `flood`.
+        running: Names of the registered methods that run now.
+        begun: How many registered methods have ever begun.
+        offered: Bytes that the last `flood` has sent.
     """
 
     running: list[str] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Conformance(Plain):
         finally:
             self.running.remove(name)
 
-    # ------------------------------------------------------------------- about the driver
+    # ----------------------------------------------------------------- the driver's state
 
     @export
     async def what_runs(self) -> list[str]:
@@ -90,18 +90,18 @@ class Conformance(Plain):
 
     @export
     async def release(self) -> None:
-        """Let `stuck` take what it is given."""
+        """Let `stuck` read the bytes sent to it."""
         self._let_go.set()
 
     # ---------------------------------------------------------------------------- methods
 
     @export
     def empty(self) -> None:
-        """Take nothing and give nothing, in a thread."""
+        """Take no argument and return nothing, in a thread."""
 
     @export
     async def empty_async(self) -> None:
-        """Take nothing and give nothing, in a task."""
+        """Take no argument and return nothing, in a task."""
 
     @export
     def unary(self, size: int, payload: bytes) -> bytes:
@@ -153,7 +153,7 @@ class Conformance(Plain):
     async def _device(
         self, name: str, behave: Callable[[Stream], Awaitable[None]]
     ) -> AsyncIterator[Stream]:
-        """Give one end of a stream that buffers nothing, at whose other end a device behaves."""
+        """Yield one end of an unbuffered stream, and run `behave` as the device at the other."""
         ours, theirs = trio.testing.lockstep_stream_pair()
         with self._signed_in(name):
             async with trio.open_nursery() as nursery:
@@ -164,14 +164,14 @@ class Conformance(Plain):
     @exportstream
     @asynccontextmanager
     async def sum_stream(self) -> AsyncIterator[Stream]:
-        """Say how many bytes came, once they have ended."""
+        """Send back the number of bytes received, after the client has ended its half."""
         async with self._device("sum_stream", _add_up) as stream:
             yield stream
 
     @exportstream
     @asynccontextmanager
     async def duplex(self) -> AsyncIterator[Stream]:
-        """Answer each request with as many bytes as its head asks for."""
+        """Answer each request with the number of bytes that its head asks for."""
 
         async def answer(stream: Stream) -> None:
             while len(head := await receive_exactly(stream, HEAD)) == HEAD:
@@ -186,7 +186,7 @@ class Conformance(Plain):
     @exportstream
     @asynccontextmanager
     async def hasty(self) -> AsyncIterator[Stream]:
-        """Answer at the first byte and end this half; what else comes is dropped."""
+        """Answer the first bytes, end this half, and discard all later bytes."""
 
         async def answer(stream: Stream) -> None:
             await stream.receive_some()
@@ -201,7 +201,7 @@ class Conformance(Plain):
     @exportstream
     @asynccontextmanager
     async def stuck(self) -> AsyncIterator[Stream]:
-        """Take nothing before `release`, and then as `sum_stream`."""
+        """Read nothing before `release`, and then behave like `sum_stream`."""
         self._let_go = trio.Event()
 
         async def wait(stream: Stream) -> None:
@@ -214,7 +214,7 @@ class Conformance(Plain):
     @exportstream
     @asynccontextmanager
     async def flood(self, pieces: int, size: int) -> AsyncIterator[Stream]:
-        """Send so many pieces of this size, as fast as they are taken."""
+        """Send `pieces` pieces of `size` bytes, as fast as the client reads them."""
         self.offered = 0
 
         async def send(stream: Stream) -> None:
@@ -229,7 +229,7 @@ class Conformance(Plain):
     @exportstream
     @asynccontextmanager
     async def fail_stream(self, code: int, text: str, notes: list[str]) -> AsyncIterator[Stream]:
-        """Fail once the first bytes have come."""
+        """Fail after the first bytes have arrived."""
 
         async def fail(stream: Stream) -> None:
             await stream.receive_some()

@@ -1,4 +1,4 @@
-"""A driver that offers a gibibyte, and one end that takes nothing, for test_backpressure.py."""
+"""A driver that offers a gibibyte, and a device that reads nothing, for test_backpressure.py."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ PIECES = 16 * 1024  # a gibibyte in all
 
 
 def resident() -> int:
-    """Bytes of memory that this process has now."""
+    """Return the resident memory of this process, in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 class Stuck(trio.abc.HalfCloseableStream):
-    """A device that sends nothing and takes no bytes."""
+    """A device that sends nothing and reads nothing."""
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         del max_bytes
@@ -44,7 +44,7 @@ class Stuck(trio.abc.HalfCloseableStream):
 
 
 class Gushing(Stuck):
-    """A device that sends a gibibyte to whoever takes it."""
+    """A device that sends a gibibyte as fast as its reader takes it."""
 
     def __init__(self, driver: Flooding) -> None:
         self._driver = driver
@@ -59,9 +59,9 @@ class Gushing(Stuck):
 
 
 class Flooding(Driver):
-    """Counts what it could get rid of."""
+    """A driver that counts the pieces it has sent."""
 
-    offered = 0  # pieces that left the driver's hands
+    offered = 0  # pieces that the driver has handed over
 
     @classmethod
     def client(cls) -> str:

@@ -1,4 +1,4 @@
-"""A driver that says in its log what becomes of its callers. Served by tests of lost peers."""
+"""A driver that logs when its callers' code begins and ends, for test_lost_peers.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jumpstarter.driver import Driver, caller, export, exportstream, on_disconne
 
 
 class Holding(Driver):
-    """Holds each caller for ever, in its task or in a thread."""
+    """A driver that blocks each caller forever, in a task or in a thread."""
 
     @classmethod
     def client(cls) -> str:
@@ -33,7 +33,7 @@ class Holding(Driver):
 
     @export
     async def on(self) -> None:
-        """Switch on what is to be off when its user has gone."""
+        """Switch on a device that must be off after its user has gone."""
         on_disconnect(self._off)
         self.logger.info("it is on")
 

@@ -1,4 +1,4 @@
-"""Both ends of a connection in one Trio loop, as the conformance tests look at them."""
+"""Both ends of a connection in one Trio loop, for the conformance tests to inspect."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ["Ends"]
 
 
 class Ends:
-    """A client and a session with a `Conformance` driver, over two streams that are joined.
+    """A client and a session with a `Conformance` driver, over two connected streams.
 
     Attributes:
-        driver: What answers.
+        driver: The driver that answers the calls.
         channel: The client's end.
         session: The exporter's end.
         client: The driver's client, for Trio code.
@@ -43,7 +43,7 @@ class Ends:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[DriverClient]:
-        """Run both ends for the length of the block."""
+        """Run both ends for the duration of the block."""
         async with open_background() as nursery:
             nursery.start_soon(self.session.run)
             await self.channel.begin(nursery)
@@ -54,7 +54,7 @@ class Ends:
 
     @property
     def busy(self) -> dict[str, int]:
-        """Whatever is in use on either side, by its name."""
+        """Count the resources in use on either side, by name."""
         in_use = {
             "slots of the client": self.channel._rules.busy_slots,
             "slots of the exporter": self.session._rules.busy_slots,

@@ -1,7 +1,7 @@
-"""Starts helpers that outlive the process which has forked them, in each way that Python has.
+"""Start helper processes that outlive the process that forked them, in every way Python offers.
 
-Not a test: the processes of test_forks.py import it. The exporter serves `Forking`; and as
-a program it is the client: python forking.py ADDRESS WAY [AUTHORITY]
+This module is not a test: the processes of test_forks.py import it. The exporter serves `Forking`.
+Run as a program, the module is the client: python forking.py ADDRESS WAY [AUTHORITY]
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from jumpstarter.client import DriverClient
 from jumpstarter.driver import Driver, export, exportstream
 from jumpstarter.drivers.mixins import ResourceMixin, StreamMixin
 
-LIFE = 60  # seconds that a helper lives, unless it is killed
+LIFE = 60  # seconds that a helper lives unless it is killed
 SLEEP = [sys.executable, "-c", f"import time; time.sleep({LIFE})"]
 WAYS = ["os.fork", "multiprocessing", "pty.fork", "preexec_fn", "close_fds=False", "os.exec"]
 
 
 def start_helper(way: str) -> int:
-    """Start a helper, and give its process id."""
+    """Start a helper, and return its process id."""
     match way:
         case "multiprocessing":
             context = multiprocessing.get_context("fork")
@@ -41,7 +41,7 @@ def start_helper(way: str) -> int:
             helper.start()
             return cast("int", helper.pid)
         case "preexec_fn":
-            return subprocess.Popen(SLEEP, preexec_fn=os.getpid, close_fds=False).pid  # noqa: PLW1509 - which forks in yet another way
+            return subprocess.Popen(SLEEP, preexec_fn=os.getpid, close_fds=False).pid  # noqa: PLW1509 - yet another way to fork
         case "close_fds=False":
             return subprocess.Popen(SLEEP, close_fds=False).pid
         case "pty.fork":
@@ -49,16 +49,16 @@ def start_helper(way: str) -> int:
         case _:
             pid = os.fork()
     if pid == 0:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which the end of its terminal sends
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the end of its terminal sends SIGHUP
         if way == "os.exec":
-            os.execv(SLEEP[0], SLEEP)  # noqa: S606 - a program that a fork becomes
+            os.execv(SLEEP[0], SLEEP)  # noqa: S606 - the forked child becomes this program
         time.sleep(LIFE)
         os._exit(0)
     return pid
 
 
 class Forking(Driver):
-    """Starts helpers, from a thread and from the loop's task."""
+    """A driver that starts helpers, from a thread and from a task of the loop."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,7 +82,7 @@ class Forking(Driver):
 
     @export
     async def hold_resource(self, handle: str) -> None:
-        """Begin to read what was lent, and go on when told to."""
+        """Begin to read the lent resource, and continue after `release`."""
         async with self.resource(handle) as stream:
             await stream.receive_some()
             self.begun.set()
@@ -115,11 +115,11 @@ class Forking(Driver):
 
 
 class ForkingClient(StreamMixin, ResourceMixin, DriverClient):
-    """Has the ports."""
+    """A client that forwards ports and lends resources."""
 
 
 def main(address: str, way: str, authority: str = "") -> None:
-    """Hold a call and two forwarded ports, and start a helper."""
+    """Forward two ports, start a helper, and hold a call."""
     context = ssl.create_default_context(cafile=authority) if authority else None
     with (
         connect(address, allow=["forking.*"], ssl_context=context) as client,
@@ -127,7 +127,7 @@ def main(address: str, way: str, authority: str = "") -> None:
         client.portforward_unix() as path,
     ):
         print(port, path, flush=True)
-        sys.stdin.readline()  # the test has connected to both
+        sys.stdin.readline()  # wait until the test has connected to both
         print(start_helper(way), flush=True)
         client.call("hold")
 

@@ -1,4 +1,4 @@
-"""How large the conformance cases are, over sockets, in memory, byte by byte, and in sweeps."""
+"""Sizes of the conformance cases: over sockets, in memory, byte by byte, and in sweeps."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from jumpstarter.errors import Code
 
 __all__ = ["DRIPPING", "FULL", "IN_MEMORY", "PASSED_ON", "SWEPT", "Scale"]
 
-# The code of a DriverError that a driver raises, and the one that its caller sees: what speaks of
-# a call that the driver itself had made is not true of this one.
+# Maps the code of a DriverError that a driver raises to the code that its caller receives. A code
+# that describes a call made by the driver itself would be wrong for the caller's own call.
 PASSED_ON: Final = {code: code for code in Code if Code.OK < code <= Code.CLOSE} | {
     Code.CANCELLED: Code.UNKNOWN,
     Code.DEADLINE_EXCEEDED: Code.TIMED_OUT,
@@ -22,20 +22,20 @@ PASSED_ON: Final = {code: code for code in Code if Code.OK < code <= Code.CLOSE}
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How large the cases are; by default as in gRPC.
+    """The sizes of the cases; the defaults are gRPC's.
 
     Attributes:
         request: Bytes of a large argument.
         response: Bytes of a large result.
-        uploads: Bytes of the messages that are streamed to the driver.
-        downloads: Bytes of those that come from it.
+        uploads: Bytes of each message streamed to the driver.
+        downloads: Bytes of each message streamed from the driver.
         large_calls: Large calls on one connection.
-        calls: Small calls at once on one connection.
-        soak: Small calls one after the other.
-        codes: What a driver fails with.
-        windows: How much is offered to a reader that does not read, in windows.
-        echoes: Calls after which what is in flight on other slots has arrived.
-        limits: Of both sides.
+        calls: Concurrent small calls on one connection.
+        soak: Consecutive small calls.
+        codes: Codes of the errors that a driver raises.
+        windows: Windows of data offered to a reader that does not read.
+        echoes: Calls after which data in flight on other slots has arrived.
+        limits: Limits of both sides.
     """
 
     request: int = 271_828
@@ -48,11 +48,11 @@ class Scale:
     codes: tuple[Code, ...] = tuple(PASSED_ON)
     windows: int = 16
     echoes: int = 10
-    # Ten thousand calls that end at once take a moment, and none is to give up waiting.
+    # Ten thousand calls that end together take a moment, and each must wait for its end.
     limits: Limits = field(default_factory=lambda: Limits(max_calls=10_000, cancel_grace=60.0))
 
     def within(self, max_calls: int | None) -> Scale:
-        """The same with so many slots, or as many as before."""
+        """Return a copy with `max_calls` slots, or with as many as before if it is None."""
         limits = self.limits
         return replace(self, limits=replace(limits, max_calls=max_calls or limits.max_calls))
 
@@ -60,8 +60,8 @@ class Scale:
 FULL: Final = Scale()
 IN_MEMORY: Final = Scale(large_calls=100, calls=2_000)
 DRIPPING: Final = Scale(large_calls=10, calls=2_000)  # byte by byte; takes a second or two
-# All in small: what one connection costs is paid thousands of times. A large message is still of
-# several frames, and a stream still longer than its window.
+# Everything is small, because a sweep pays for one connection thousands of times. A large message
+# still takes several frames, and a stream is still longer than its window.
 SWEPT: Final = Scale(
     request=1_300,
     response=1_500,

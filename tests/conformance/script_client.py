@@ -1,4 +1,4 @@
-"""A client in a process of its own, to be killed or stopped. test_lost_peers.py runs it.
+"""Run a client in its own process, for test_lost_peers.py to kill or stop.
 
 python script_client.py ADDRESS call|deadline|generator|stream|on|on_items
 """

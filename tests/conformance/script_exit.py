@@ -1,4 +1,4 @@
-"""Ends in the middle of something. Not a test: test_process_end.py runs it.
+"""Exit while an operation is open. This is not a test: test_process_end.py runs it.
 
 python script_exit.py WHAT [HOW]
 """
@@ -25,12 +25,12 @@ from jumpstarter.driver import export
 
 
 def say(line: object) -> None:
-    """Write a line in one piece: the driver's thread writes lines too."""
+    """Write a line in one system call, because the driver's thread also writes lines."""
     os.write(1, f"{line}\n".encode())
 
 
 class Slow(Echo):
-    """Takes for ever, or a while, and says on stdout when it has ended."""
+    """A driver that runs forever or for a while, and reports its progress on stdout."""
 
     @export
     async def sleep(self) -> None:
@@ -54,7 +54,7 @@ class Slow(Echo):
             say("ended")
 
 
-KEPT: list[object] = []  # so that nothing is collected before the exit
+KEPT: list[object] = []  # keeps objects from being collected before the exit
 
 
 def in_thread(function: Callable[..., Any], *args: object) -> None:
@@ -62,7 +62,7 @@ def in_thread(function: Callable[..., Any], *args: object) -> None:
 
 
 def begin(client: DriverClient, what: str) -> object:
-    """Begin something, and give what must be kept for it to go on."""
+    """Begin an operation, and return the object that keeps it open, if any."""
     match what:
         case "call":
             in_thread(client.call, "sleep")
@@ -98,7 +98,7 @@ def fork(client: DriverClient) -> None:
 
 
 def interrupted(client: DriverClient) -> None:
-    """Wait in a call for a Ctrl-C."""
+    """Wait in a call for Ctrl-C, then call again."""
     try:
         client.call("sleep")
     except KeyboardInterrupt:
@@ -107,7 +107,7 @@ def interrupted(client: DriverClient) -> None:
 
 
 def collected(client: DriverClient) -> None:
-    """Lose a generator that has not ended, in a cycle, so that only the collector finds it."""
+    """Drop an unfinished generator in a reference cycle, so that only the collector finds it."""
     gc.disable()
     items: Any = client.streamingcall("tick")
     next(items)
@@ -121,14 +121,14 @@ def collected(client: DriverClient) -> None:
 
 def main(what: str, how: str = "") -> None:
     manager = serve(Slow())
-    client = manager.__enter__()  # and never left, but for the three
+    client = manager.__enter__()  # exited only after the three functions above
     KEPT.append(begin(client, what))
     if what in {"fork", "interrupted", "collected"}:
         {"fork": fork, "interrupted": interrupted, "collected": collected}[what](client)
         manager.__exit__(None, None, None)
         return
     if what.endswith("call"):
-        time.sleep(0.3)  # for the driver to have started; nothing else tells this process
+        time.sleep(0.3)  # let the driver start; this process cannot observe it
     say(f"exiting {time.monotonic()}")
     if how == "exit":
         raise SystemExit(7)

@@ -1,8 +1,8 @@
-"""Exporters of a ledger, each in a fork of this process, so that two hundred of them start quickly.
+"""Run exporters of a ledger in forks of this process, so that two hundred of them start quickly.
 
-Nobody waits for them before this process ends, so no process id is used twice: a signal that comes
-late meets a dead exporter, and nobody else. Reads lines of `SOCKET LEDGER` on stdin and answers
-each with the process id of an exporter that is ready. test_ledger.py runs it.
+This process never waits for the exporters, so no process id is used twice while it runs: a late
+signal reaches a dead exporter and no other process. The script reads lines of `SOCKET LEDGER` on
+stdin and answers each with the process id of an exporter that is ready. test_ledger.py runs it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import trio.testing
 from jumpstarter import serve_async
 from jumpstarter.driver import Driver, export, exportstream
 
-GRACE = 5.0  # seconds that a drain leaves for the calls that run
+GRACE = 5.0  # seconds that a drain allows running calls
 
 
 @dataclass(kw_only=True)
 class Ledger(Driver):
-    """Writes down every operation before it answers.
+    """A driver that records every operation before it answers.
 
     Attributes:
-        path: The file; each line an operation's id.
+        path: The file; each line is the id of an operation.
     """
 
     path: str
@@ -64,7 +64,7 @@ class Ledger(Driver):
     @exportstream
     @asynccontextmanager
     async def note_stream(self) -> AsyncIterator[trio.abc.Stream]:
-        """Each operation comes as a line, and goes back once it is written down."""
+        """Receive each operation as a line, record it, and send the line back."""
         ours, theirs = trio.testing.memory_stream_pair()
 
         async def note() -> None:

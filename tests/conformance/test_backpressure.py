@@ -1,7 +1,7 @@
-"""A consumer that does not read costs a window at the most, on both sides, and nobody else notices.
+"""Tests of backpressure: a consumer that stops reading costs each side at most one window.
 
-A gibibyte is offered to each kind of reader that has stopped. The exporter is a process of its own,
-so that each side's memory can be told apart.
+Other calls on the connection continue. Each test offers a gibibyte to a reader that has stopped.
+The exporter runs in its own process, so that the tests can measure the memory of each side.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ async def connected(directory: Path) -> AsyncIterator[DriverClient]:
         exporter(directory, driver="driver_flooding:Flooding", cwd=HERE) as process,
     ):
         async with connect_async(process.address) as client:
-            for number in range(ECHOES):  # both sides have what they need from now on
+            for number in range(ECHOES):  # warm up, so that both sides allocate their memory
                 assert await client.call_async("echo", number) == number
             yield client
 
 
 async def settled(client: DriverClient) -> int:
-    """Wait until the driver gets rid of nothing more; give what it got rid of, in pieces."""
+    """Wait until the driver can send no more, and return how many pieces it has sent."""
     before = -1
     while (now := await client.call_async("count")) != before:
         before = now

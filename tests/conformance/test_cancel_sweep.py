@@ -1,8 +1,8 @@
-"""Every conformance case, cancelled at every step that any task takes: nothing is ever left behind.
+"""Tests that cancelling a conformance case at any step of any task leaves nothing behind.
 
-A case is run once to count the steps of all tasks of the loop (the client's, the exporter's and the
-driver's), and then once for each, cancelled right before it. All runs of a case share a connection,
-so that what one leaves behind is in the way of the next.
+Each test runs a case once to count the steps of all tasks of the loop (the client's, the exporter's
+and the driver's), and then once per step, cancelling the case right before that step. All runs of a
+case share a connection, so that anything that one run leaves behind disturbs the next.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from leaks import leaked_since, look
 from transports import memory_pair
 
 PATIENCE: Final = 120.0  # seconds for a sweep; most take one
-LEAST: Final = 2_000  # points in all; a sweep that has less has lost its steps
+LEAST: Final = 2_000  # steps in all cases; fewer mean that the sweep missed some
 
 _swept: Final[dict[str, int]] = {}
 
 
 async def run_once(case: Case, client: DriverClient, at: int) -> tuple[int, bool]:
-    """Run a case, cancelled at a step; give how many it took and if it was cut short."""
+    """Run a case, cancelled at a step; return its step count and whether it was cut short."""
     scope = trio.CancelScope()
     with counted(at, scope.cancel) as steps, scope:
         await case.run(client, SWEPT.within(case.max_calls))
@@ -36,7 +36,7 @@ async def run_once(case: Case, client: DriverClient, at: int) -> tuple[int, bool
 
 
 async def settled(ends: Ends) -> tuple[dict[str, int], int]:
-    """Give what is in use once nothing moves any more, and how many tasks there are."""
+    """Wait until all tasks block; return the resources in use and the number of tasks."""
     await wait_all_tasks_blocked()
     return ends.busy, trio.lowlevel.current_statistics().tasks_living
 
@@ -54,7 +54,7 @@ async def test_a_case_can_be_cancelled_at_every_step(name: str) -> None:
         for step in range(1, total + 1):
             _, caught = await run_once(case, client, at=step)
             cut_short += caught
-            # At once, not when it has settled: this is what a cancelled call waits for.
+            # Check before anything settles: a cancelled call waits for the driver's code to end.
             assert ends.driver.running == [], f"cancelled at step {step}"
             assert await client.call_async("echo", step) == step
             assert await settled(ends) == baseline, f"cancelled at step {step}"

@@ -1,14 +1,14 @@
-"""Every conformance case, with the cable cut behind every byte: each call knows what it knows.
+"""Tests that each call reports its outcome correctly when the connection is cut after any byte.
 
-A case is recorded once, and then its connection is cut behind one byte after the other, in each
-direction. Every day that is each byte of transcripts up to 120 bytes (which have the HELLOs, and a
-call), and of longer ones those around every frame's boundary and every 17th; behind all of the
-25,000 bytes it is with `pytest --hypothesis-profile=long`, which takes some minutes. What is cut
-ends in turn as if the peer had hung up, and as if it was reset.
+Each test records a conformance case once, and then repeats it with the connection cut after one
+byte after another, in each direction. By default, the test cuts transcripts of up to 120 bytes (the
+HELLOs and a call) after every byte, and longer transcripts around every frame boundary and at every
+17th byte. `pytest --hypothesis-profile=long` cuts after all 25,000 bytes, which takes some minutes.
+The cut connections end alternately with a hang-up and with a reset.
 
-However it is cut, the case passes (the answers had come before), or ends with nothing but refused
-calls, calls of which the outcome is unknown, and a handshake that failed; and both ends, with the
-driver's code, end on their own.
+Wherever the cut is, the case passes (because the answers arrived before), or ends only with refused
+calls, calls whose outcome is unknown, and a failed handshake. Both ends and the driver's code then
+end on their own.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ from jumpstarter.errors import CallOutcomeUnknown, CallRefused, HandshakeError
 from leaks import leaked_since, look
 from wire import frames
 
-PATIENCE: Final = 1_800.0  # seconds for a sweep; most take one, and behind all bytes a minute
-ONE_CUT: Final = 10.0  # seconds in which everything has ended; it takes milliseconds
-LEAST: Final = 2_500  # cuts in all; a sweep that has less has lost its bytes
+PATIENCE: Final = 1_800.0  # seconds for a sweep; most take one, and a minute with all bytes
+ONE_CUT: Final = 10.0  # seconds for one run to end; it takes milliseconds
+LEAST: Final = 2_500  # cuts in all cases; fewer mean that the sweep missed some
 SHORT: Final = 120
-STRIDE: Final = 17  # a prime, so that it falls on every place of a frame
+STRIDE: Final = 17  # a prime, so that cuts fall on every position in a frame
 
-LONG: Final = 1_000  # examples that hypothesis tries when there is time
+LONG: Final = 1_000  # examples in the long hypothesis profile, which cuts after every byte
 
-UP, DOWN = 0, 1  # from the client, and to it
+UP, DOWN = 0, 1  # from the client, and to the client
 
 _swept: Final[dict[str, int]] = {}
 
 
 class Cable:
-    """Joins two ends in memory until so many bytes have gone in one direction.
+    """Connects two ends in memory until a number of bytes has gone in one direction.
 
     Attributes:
-        carried: What has gone, up and down.
+        carried: The bytes that have gone up, and those that have gone down.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Cable:
         self.cut_if_due()
 
     def carry(self, direction: int, data: bytes) -> bytes:
-        """Give the part of some bytes that comes through."""
+        """Return the part of `data` that passes before the cut."""
         if self.is_cut:
             return b""
         if direction == self._direction and self._length is not None:
@@ -78,7 +78,7 @@ class Cable:
         return data
 
     def cut_if_due(self) -> None:
-        """Cut it if as much has gone as may; what is under way still arrives."""
+        """Cut the cable if its limit is reached; bytes in transit still arrive."""
         if self._length is not None and len(self.carried[self._direction]) >= self._length:
             self.is_cut = True
             for stream in self._inputs:
@@ -120,16 +120,16 @@ class End(trio.abc.Stream):
 
 
 def is_of_the_cut(exc: BaseException) -> bool:
-    """Tell if an exception says no more than that the connection was lost."""
+    """Return True if an exception reports only that the connection was lost."""
     if isinstance(exc, BaseExceptionGroup):
         return all(map(is_of_the_cut, exc.exceptions))
-    if isinstance(exc, trio.BrokenResourceError):  # of a raw stream: Trio code expects this one
+    if isinstance(exc, trio.BrokenResourceError):  # raised by a raw stream, as Trio code expects
         return isinstance(exc.__cause__, CallOutcomeUnknown)
     return isinstance(exc, CallOutcomeUnknown | CallRefused | HandshakeError)
 
 
 async def run_over(cable: Cable, case: Case) -> BaseException | None:
-    """Run a case from HELLO to the end of both sides; give what it has raised."""
+    """Run a case from HELLO to the end of both sides; return the exception it raised, if any."""
     scale = SWEPT.within(case.max_calls)
     ends = Ends(cable.ends, scale.limits)
     failure: BaseException | None = None
@@ -149,7 +149,7 @@ async def run_over(cable: Cable, case: Case) -> BaseException | None:
 
 
 def places(transcript: bytes) -> list[int]:
-    """Choose where to cut."""
+    """Choose the positions in a transcript at which to cut."""
     size = len(transcript)
     if size <= SHORT or hypothesis.settings().max_examples >= LONG:
         return list(range(size + 1))

@@ -1,6 +1,7 @@
-"""Whatever children a process has forked, its peers learn of its end, and its addresses are free.
+"""Tests that forked children neither hide their parent's end nor keep its addresses occupied.
 
-And a child does its parent no harm. All of it happens between processes, so all peers are some.
+The tests also check that a child does its parent no harm. Every peer in these tests is a process,
+because all of these effects occur between processes.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from processes import running
 
 HERE = Path(__file__).parent
 PATIENCE = 30.0  # seconds for a test; each takes one or two
-SOON = 1.0 + 2.0  # seconds: the promise's, and a busy machine's share
+SOON = 1.0 + 2.0  # seconds: the guaranteed one, and slack for a busy machine
 DRIVER = "forking:Forking"
 
 
 class Place:
-    """Where an exporter is served, and how it is reached."""
+    """The address at which a test serves an exporter, and the options to connect to it."""
 
     def __init__(self, directory: Path, scheme: str) -> None:
         self.scheme = scheme
@@ -61,7 +62,7 @@ class Place:
 
     @contextlib.contextmanager
     def exporter(self, address: str = "") -> Iterator[ExporterProcess]:
-        """Serve, at the same address as before if need be."""
+        """Serve an exporter, at `address` if one is given."""
         options = ("--address", address, *self.options[2:]) if address else self.options
         with exporter(self.directory, *options, driver=DRIVER, cwd=HERE) as process:
             yield process
@@ -79,15 +80,15 @@ def place(tmp_path: Path, request: pytest.FixtureRequest) -> Place:
 @contextlib.contextmanager
 def killed_at_the_end(helper: int) -> Iterator[None]:
     try:
-        os.kill(helper, 0)  # it is there
+        os.kill(helper, 0)  # the helper is alive
         yield
-        os.kill(helper, 0)  # and still is
+        os.kill(helper, 0)  # and still alive
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(helper, signal.SIGKILL)
 
 
-# ------------------------------------------------------------------------- who was killed
+# --------------------------------------------------------------------------- killed peers
 
 
 async def is_told_of_the_end(place: Place, method: str, way: str) -> None:
@@ -154,7 +155,7 @@ async def ends_with_killed_client(place: Place, way: str) -> None:
                 client.kill()
                 with trio.fail_after(SOON):
                     await trio.to_thread.run_sync(process.until_logged, "hold has ended")
-                    for stream in (tcp, unix):  # the programs at its ports are told as well
+                    for stream in (tcp, unix):  # the programs at its ports see the end too
                         with contextlib.suppress(trio.BrokenResourceError):
                             assert await stream.receive_some() == b""
                 with socket.create_server(("127.0.0.1", int(port))):
@@ -172,11 +173,11 @@ async def test_the_same_over_every_kind_of_socket(place: Place) -> None:
     await ends_with_killed_client(place, "os.fork")
 
 
-# --------------------------------------------------------------------------- what a child does
+# ----------------------------------------------------------------------------- forked children
 
 
 def run(script: str, *args: str) -> list[str]:
-    """Run a script in this directory; give its lines. It has the deadline of a test."""
+    """Run a script in this directory within the deadline of a test; return its output lines."""
     process = subprocess.run(
         [sys.executable, "-X", "dev", "-c", SCRIPT_HEAD + script, *args],
         cwd=HERE,
@@ -371,7 +372,7 @@ def test_a_child_of_an_exporter_can_be_terminated(tmp_path: Path, number: signal
         deadline = time.monotonic() + PATIENCE
         while state_of(helper) not in {"Z", "gone"}:
             assert time.monotonic() < deadline, f"it runs on: {state_of(helper)}"
-            os.kill(helper, number)  # Python forgets one that comes before a child's first line
+            os.kill(helper, number)  # Python drops a signal sent before a child's first line
             time.sleep(0.1)
         assert client.call("echo", "well") == "well"
 

@@ -1,6 +1,6 @@
-"""Programs on another machine at a forwarded port: nobody can tell whether they have gone.
+"""Tests of a forwarded port that cannot detect whether a program on another machine has quit.
 
-The other machine is a network namespace, its cable a pair of network devices.
+A network namespace stands in for the other machine, and a pair of network devices for its cable.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ PATIENCE = 30.0  # seconds for a test; each takes a few
 
 
 class Device:
-    """Says nothing.
+    """A device that sends nothing.
 
     Attributes:
-        opened, ended: Set when its stream is, or was.
+        opened: Set when its stream has opened.
+        ended: Set when its stream has ended.
     """
 
     def __init__(self) -> None:
@@ -42,7 +43,7 @@ class Device:
 
 @contextmanager
 def program(namespace: str, port: int, script: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program there that is connected to the port."""
+    """Run a program in the namespace that connects to the port and then runs `script`."""
     connected = f"import socket, time\ns = socket.create_connection(('198.18.77.1', {port}))\n"
     command = ["ip", "netns", "exec", namespace, sys.executable, "-c", connected + script]
     with subprocess.Popen(command) as process:

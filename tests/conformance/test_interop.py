@@ -1,7 +1,8 @@
-"""The conformance cases, with gRPC's byte sizes, over every transport and for blocking code too.
+"""Tests of the conformance cases, with gRPC's sizes, over every transport and in blocking code.
 
-In memory the thousands are hundreds (see `IN_MEMORY` and `DRIPPING`), over sockets they are all
-there. What only a peer that misbehaves can show is at the end: there the exporter is scripted.
+In memory, the cases make hundreds of calls instead of thousands (see `IN_MEMORY` and `DRIPPING`);
+over sockets, they make all of them. The tests at the end use a scripted exporter, because only a
+misbehaving peer can cause the behaviour that they check.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ async def test_a_trio_client_does_it(case: Case, make_pair: PairMaker) -> None:
 
 @contextmanager
 def connected(limits: Limits) -> Iterator[DriverClient]:
-    """Give a blocking client over TCP, to an exporter in a thread beside it."""
+    """Yield a blocking client that is connected over TCP to an exporter in another thread."""
     address = "tcp://127.0.0.1:0"
     with (
         start_blocking_portal() as portal,
@@ -74,7 +75,7 @@ def connected(limits: Limits) -> Iterator[DriverClient]:
 
 @contextmanager
 def served(limits: Limits) -> Iterator[DriverClient]:
-    """Give the blocking client of everyday use, over a Unix socket; its limits are the defaults."""
+    """Yield the client of `serve`, which uses a Unix socket and the default limits."""
     del limits
     with serve(Conformance()) as client, client.timeout(PATIENCE):
         yield client
@@ -90,7 +91,7 @@ def test_a_blocking_client_does_it(
         BLOCKING_CASES[name](client, scale)
 
 
-# ---------------------------------------------------------------------------- channels of all sorts
+# ------------------------------------------------------------------------ many and long connections
 
 
 @over_every_transport
@@ -119,10 +120,10 @@ async def test_a_connection_lives_as_long_as_it_takes(
 async def scripted_over(
     make_pair: PairMaker, limits: Limits = DEFAULT_LIMITS
 ) -> AsyncIterator[tuple[Channel, ScriptedExporter]]:
-    """Give a channel and a scripted exporter, over these streams, which are closed."""
+    """Yield a channel and a scripted exporter over a new pair of streams, then close both."""
     ours, theirs = await make_pair()
     async with theirs, scripted(limits=limits, make_pair=lambda: (ours, theirs)) as ends:
-        await wait_all_tasks_blocked()  # the exporter's HELLO is out of its hands
+        await wait_all_tasks_blocked()  # the exporter has sent its HELLO
         yield ends
 
 
@@ -195,7 +196,7 @@ async def test_every_ping_is_answered_and_of_a_flood_at_least_the_last(
 
 
 async def test_bytes_in_the_smallest_frames_are_all_accounted_for() -> None:
-    """As many frames of 5 bytes as 314,160 bytes take; the window would hold a tenth of them."""
+    """Send 314,160 bytes in frames of 5 bytes; the window would hold a tenth of them."""
     size, pieces = 5, 62_832
     async with in_time(PATIENCE), scripted() as (channel, exporter), trio.open_nursery() as tasks:
 

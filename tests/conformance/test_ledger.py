@@ -1,13 +1,12 @@
-"""What a client was told is what has happened, whatever becomes of the exporter.
+"""Tests that the outcomes a client receives are true, however its exporter ends.
 
-Every operation has an id, which the driver appends to a file before it answers. Meanwhile the
-exporter is killed, stopped for a while, or drained, at a random moment of a mixed load. Then the
-two stories are
-compared: nothing was executed twice, nothing that was acknowledged is missing, nothing that was
-refused was executed, and every operation has ended in one of these ways.
+Every operation has an id, which the driver appends to a file before it answers. Meanwhile the test
+kills the exporter, stops it for a while, or drains it, at a random moment of a mixed load. Then the
+test compares the two records: no operation was executed twice, every acknowledged operation was
+executed, no refused operation was executed, and every operation has an outcome.
 
-`LEDGER_ROUNDS` says how many exporters have to die (200), `LEDGER_SEED` how (a random one,
-printed).
+`LEDGER_ROUNDS` sets how many exporters have to die (200 by default), and `LEDGER_SEED` sets the
+seed for how they die (a random one by default). The test prints the seed.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ from processes import running
 
 ROUNDS = int(os.environ.get("LEDGER_ROUNDS", "200"))
 SEED = int(os.environ.get("LEDGER_SEED", str(random.SystemRandom().randrange(10**6))))
-PATIENCE = 10.0  # seconds for a round, which takes a tenth of one
+PATIENCE = 10.0  # seconds for a round, which takes a tenth of a second
 SCRIPT = Path(__file__).with_name("script_ledger.py")
 
 
 class Story:
-    """What the clients were told."""
+    """The operations that the clients attempted, and the outcomes that they received."""
 
     def __init__(self) -> None:
         self.attempted = 0
@@ -48,7 +47,7 @@ class Story:
 
 
 class Exporters:
-    """Starts exporters, and ends them."""
+    """Starts exporters in forks of the script's process."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -111,7 +110,7 @@ KINDS: list[Callable[[DriverClient, Story, str], Awaitable[None]]] = [
 
 
 async def load(client: DriverClient, story: Story, chance: random.Random) -> None:
-    """Do one thing after the other until the exporter is lost."""
+    """Run random operations one after another until the exporter is lost."""
     while True:
         operation = story.attempt()
         try:
@@ -125,7 +124,7 @@ async def load(client: DriverClient, story: Story, chance: random.Random) -> Non
 
 
 async def end(exporter: int, chance: random.Random) -> None:
-    """Let something happen to an exporter; in the end it is gone."""
+    """Kill, stop or drain an exporter at a random moment; it ends in every case."""
     await trio.sleep(chance.uniform(0, 0.05))
     match chance.choice(["kill", "stop", "stop and kill", "drain", "drain and kill"]):
         case "stop":
@@ -156,7 +155,7 @@ async def one_round(
             for _ in range(8):
                 nursery.start_soon(load, client, story, chance)
     except* HandshakeError:
-        pass  # it was gone before anything was asked
+        pass  # the exporter ended before the client made a call
 
 
 async def test_what_a_client_was_told_is_what_has_happened(
@@ -180,7 +179,7 @@ async def test_what_a_client_was_told_is_what_has_happened(
     refused = {name for name, outcome in story.outcome.items() if outcome == "refused"}
     assert {name for name in executed if name.split(".")[0] in refused} == set()
     attempted = {f"op{number}" for number in range(1, story.attempted + 1)}
-    assert attempted - story.outcome.keys() == set()  # every one has ended
+    assert attempted - story.outcome.keys() == set()  # every operation has an outcome
     assert {name.split(".")[0] for name in executed} <= attempted
-    # Or the test would show nothing.
+    # The test proves nothing unless each outcome occurs often enough.
     assert min(told["acknowledged"], told["refused"], told["unknown"]) > ROUNDS / 10

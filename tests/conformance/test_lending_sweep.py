@@ -1,7 +1,7 @@
-"""Lending, cancelled at every step that any task takes: nothing is ever left lent, open or running.
+"""Tests that cancelling a lending at any step of any task leaves nothing lent, open or running.
 
-As `test_cancel_sweep` does it for calls, over one connection for all runs. What is lent are streams
-of the same loop, since the steps of a thread cannot be counted.
+The tests work like those of `test_cancel_sweep`: all runs share one connection. They lend streams
+of the same loop, because the steps of a thread cannot be counted.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from leaks import leaked_since, look
 from resources_for_tests import Library, Reader
 
 PATIENCE: Final = 120.0  # seconds
-SIZE: Final = 100_000  # more than a window, so that credit is waited for
+SIZE: Final = 100_000  # more than a window, so that the sender waits for credit
 
 
 class Source(trio.abc.ReceiveStream):
-    """Gives so many bytes, a few at a time."""
+    """A stream that returns `SIZE` bytes, a piece at a time."""
 
     def __init__(self) -> None:
         self._left = SIZE
@@ -41,7 +41,7 @@ class Source(trio.abc.ReceiveStream):
 
 
 class Sink(trio.abc.SendStream):
-    """Takes bytes."""
+    """A stream that discards the bytes sent to it."""
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         del data

@@ -1,7 +1,8 @@
-"""When a peer is killed, stopped or cut off, the other side knows in time, and knows what it knows.
+"""Tests that a side notices in time that its peer was killed, stopped or cut off.
 
-Every call that was sent ends as *unknown*, every one that was not as *refused*, and the driver's
-code for a lost client has ended. All peers are processes, the cable is a pair of network devices.
+Every call that was sent ends as *unknown*, every call that was not sent ends as *refused*, and the
+driver's code for a lost client ends. All peers are processes, and a pair of network devices serves
+as the cable.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from processes import running
 
 HERE = Path(__file__).parent
 PATIENCE = 20.0  # seconds for a test; each takes one or two
-SOON = 1.0 + 1.0  # seconds that the promise allows on a Unix socket, and a busy machine's share
-QUICK = Limits(ping_interval=0.3, ping_timeout=0.3)  # the same keepalive, in less time
+SOON = 1.0 + 1.0  # seconds: the limit guaranteed on a Unix socket, and slack for a busy machine
+QUICK = Limits(ping_interval=0.3, ping_timeout=0.3)  # the same keepalive, but faster
 DRIVER = "driver_holding:Holding"
 
 
@@ -48,7 +49,7 @@ def client_process(address: str, what: str) -> Iterator[subprocess.Popen[str]]:
 
 
 async def use(client: DriverClient, what: str) -> None:
-    """Do something that the exporter holds for ever."""
+    """Use the client for an operation that the exporter never completes."""
     match what:
         case "hold" | "hold_thread":
             await client.call_async(what)
@@ -63,7 +64,7 @@ async def use(client: DriverClient, what: str) -> None:
 async def ends_unknown(client: DriverClient, what: str, ended: list[str]) -> None:
     with pytest.raises((CallOutcomeUnknown, trio.BrokenResourceError)) as info:
         await use(client, what)
-    if isinstance(info.value, trio.BrokenResourceError):  # what Trio code expects of a stream
+    if isinstance(info.value, trio.BrokenResourceError):  # Trio code expects this of a stream
         assert isinstance(info.value.__cause__, CallOutcomeUnknown)
     ended.append(what)
 
@@ -130,7 +131,7 @@ async def test_a_device_does_not_outlive_its_user(
 
 @pytest.mark.parametrize("scheme", ["unix", "tcp"])
 async def test_a_quiet_client_keeps_what_it_has(tmp_path: Path, scheme: str) -> None:
-    """It answers the pings by itself, and silence of its program is no sign of its end."""
+    """The client answers pings by itself, so a silent program does not count as lost."""
     options = ("--address", "tcp://127.0.0.1:0") if scheme == "tcp" else ()
     with trio.fail_after(PATIENCE), holding_exporter(tmp_path, *options, *ASKS_SOON) as process:
         async with connect_async(process.address, name="quiet") as client:
@@ -176,7 +177,7 @@ async def test_keepalive_finds_an_exporter_that_has_stopped(tmp_path: Path) -> N
 
 
 async def test_a_long_call_survives_many_keepalives(tmp_path: Path) -> None:
-    """No default ends it: the exporter answers the pings, and that is all it takes."""
+    """No default limit ends a call while the exporter answers the pings."""
     options = ("--address", "tcp://127.0.0.1:0")
     with trio.fail_after(PATIENCE), holding_exporter(tmp_path, *options) as process:
         connection = connect_async(process.address, limits=QUICK)
@@ -192,7 +193,7 @@ async def test_a_long_call_survives_many_keepalives(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def cable() -> Iterator[tuple[str, str]]:
-    """A network of two: a namespace for the exporter, and a cable from there to here."""
+    """Create a network namespace and a cable to it; yield its name and the device on this side."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("making network namespaces takes root, and the ip command")
     name = f"js{uuid.uuid4().hex[:8]}"

@@ -1,7 +1,7 @@
-"""However a process with a client ends, it ends soon, with the right exit code, and says nothing.
+"""Tests that a process with a client ends soon, silently, and with the right exit code.
 
-And what a signal, a fork or the garbage collector does in the middle of a call. All of it can only
-be seen from outside, so each case is a process.
+The tests also cover a signal, a fork and the garbage collector in the middle of a call. These
+effects are visible only from outside, so each case runs in its own process.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from processes import running
 
 SCRIPT = Path(__file__).with_name("script_exit.py")
 PATIENCE = 30  # seconds for a process; it takes two
-EXIT = 1.5  # seconds that the promise allows from the last line of the program to its end
+EXIT = 1.5  # seconds guaranteed from the last line of the program to its end
 OPEN = ["nothing", "call", "blocking call", "generator", "plain generator", "stream"]
 
 
 def run(*args: str) -> tuple[subprocess.CompletedProcess[str], float]:
-    """Run the script; give how it ended, and how long after its last line."""
+    """Run the script; return its result, and the seconds from its last line to its end."""
     process = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", str(SCRIPT), *args],
         capture_output=True,
@@ -42,8 +42,8 @@ def test_a_process_ends_soon_and_quietly_whatever_is_open(what: str, how: str, c
     process, took = run(what, how)
     assert process.returncode == code
     assert process.stderr == ""
-    # The promise itself, not a measurement: without it, this would take the driver's 60 seconds.
-    assert took < EXIT + 1.0  # the slack is for a machine that is busy with other tests
+    # This checks the guarantee itself: without it, the process would take the driver's 60 seconds.
+    assert took < EXIT + 1.0  # slack for a machine that is busy with other tests
 
 
 def test_an_exception_with_a_call_open_is_the_only_thing_on_stderr() -> None:
@@ -69,7 +69,7 @@ def test_ctrl_c_in_a_call_ends_the_driver_and_is_raised_once() -> None:
         assert process.stderr is not None
         assert process.stdout.readline() == "started\n"
         process.send_signal(signal.SIGINT)
-        # The driver has ended before the caller knows.
+        # The driver ends before the call raises.
         assert process.stdout.read().splitlines() == ["ended", "interrupted", "and on"]
         assert process.stderr.read() == ""
         assert process.wait(PATIENCE) == 0
@@ -78,6 +78,6 @@ def test_ctrl_c_in_a_call_ends_the_driver_and_is_raised_once() -> None:
 def test_a_generator_that_only_the_collector_finds_is_ended_without_waiting() -> None:
     process, _ = run("collected")
     assert process.stderr == ""
-    first, second = sorted(process.stdout.splitlines())  # which comes first is the machine's affair
+    first, second = sorted(process.stdout.splitlines())  # their order depends on timing
     assert first.startswith("collected in ")
     assert second == "ended"

@@ -1,7 +1,7 @@
-"""Raw streams from end to end, over every transport: they are Trio streams, and they close as such.
+"""Tests that raw streams behave and close like Trio streams, end to end and over every transport.
 
-Each test has a real exporter and a real client. The driver yields one end of a pair that buffers
-nothing, of which the test holds the other, or a `Device` that writes down what it was given.
+Each test has a real exporter and a real client. The driver yields either one end of an unbuffered
+pair, while the test holds the other end, or a `Device` that records the bytes it receives.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jumpstarter.driver import export, exportstream
 from jumpstarter.errors import CallOutcomeUnknown, DriverConnectionError, DriverError, DriverOSError
 from transports import PairMaker, memory_pair, over_every_transport, unix_pair
 
-WINDOW = 1024  # bytes; small, so that a stream is clogged soon
+WINDOW = 1024  # bytes; small, so that a stream fills up soon
 SMALL = Limits(stream_window=WINDOW, max_window=WINDOW)
 PATIENCE = 60  # seconds for Trio's whole check, which takes 5 over the slowest transport
 
@@ -34,7 +34,7 @@ FarEnd = trio.abc.HalfCloseableStream
 
 @dataclass(kw_only=True)
 class Pipe(Plain):
-    """Yields one end of a pair of streams, and leaves the other to the test.
+    """A driver that yields one end of a pair of streams, and leaves the other to the test.
 
     Attributes:
         far_end: The other end, once the stream is open.
@@ -60,13 +60,13 @@ class Pipe(Plain):
 
 
 class Device(trio.abc.HalfCloseableStream):
-    """Writes down what it is given.
+    """A device that records the bytes it receives.
 
     Attributes:
         log: The bytes, `"eof"` where a client's half has ended properly, and `"closed"`.
-        broken: What every send raises, if anything.
-        may_take: Each send waits for it.
-        gives: What it sends of its own accord before it fails with `broken`, or waits for ever.
+        broken: The exception that every send raises, if any.
+        may_take: An event that each send waits for.
+        gives: Pieces that the device sends before it fails with `broken`, or waits forever.
     """
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ async def opened(channel: Channel) -> RemoteStream:
 async def piped(
     make_pair: PairMaker, limits: Limits = SMALL
 ) -> AsyncIterator[tuple[RemoteStream, FarEnd, Pipe, Channel]]:
-    """Give an open stream, what it leads to, the driver, and the channel."""
+    """Yield an open stream, its far end, the driver, and the channel."""
     driver = Pipe()
     pair = await make_pair()
     async with (
@@ -152,7 +152,7 @@ async def send_for_ever(stream: trio.abc.SendStream) -> None:
 
 
 async def note(log: list[str], what: str, function: Callable[[], Awaitable[None]]) -> None:
-    """Write down when something has ended."""
+    """Await a function, then log that it has ended."""
     await function()
     log.append(what)
 
@@ -177,7 +177,7 @@ class Makers:
         return (driver.far_end, stream) if self._swapped else (stream, driver.far_end)
 
     async def clogged(self) -> tuple[FarEnd, FarEnd]:
-        """Fill both directions: a window waits to be read, and the bridge holds another one."""
+        """Fill both directions: a window waits to be read, and the bridge holds another."""
         ends = await self.free()
         for end in ends:
             await end.send_all(bytes(2 * WINDOW))
@@ -194,7 +194,7 @@ async def test_a_raw_stream_is_a_half_closeable_trio_stream(make_pair: PairMaker
 async def test_the_far_end_is_a_half_closeable_trio_stream_too() -> None:
     async with in_time(PATIENCE), AsyncExitStack() as stack:
         makers = Makers(unix_pair, stack, swapped=True)
-        # Not clogged: what that checks of a far end is the work of Trio's own lockstep streams.
+        # No clogged pair: at a far end, it would only check Trio's own lockstep streams.
         await trio.testing.check_half_closeable_stream(makers.free, None)
 
 
@@ -256,7 +256,7 @@ async def test_a_drivers_failure_breaks_the_stream_behind_the_bytes_before_it(
 async def test_a_device_that_breaks_under_a_send_breaks_the_clients_stream() -> None:
     device = Device()
     device.broken = trio.BrokenResourceError("the device hung up")
-    device.gives = [b"x"] * 2 * WINDOW  # whoever only sends fails by it
+    device.gives = [b"x"] * 2 * WINDOW  # too many to drain, so that a send fails first
     device.may_take.set()
     async with in_time(), to_device(device) as stream:
         with pytest.raises(trio.BrokenResourceError, match="the device hung up") as broken:
@@ -335,7 +335,7 @@ async def test_closing_under_a_send_ends_both_at_once_and_never_looks_finished(
             await wait_all_tasks_blocked()
             started = trio.current_time()
             await stream.aclose()
-            assert trio.current_time() == started  # no lingering for what is lost anyway
+            assert trio.current_time() == started  # no lingering, since the bytes are lost anyway
         assert device.log == ["closed"]
 
 
@@ -365,7 +365,7 @@ async def test_closing_lingers_for_a_device_that_takes_nothing_and_then_gives_up
         await stream.aclose()
         assert trio.current_time() == started + 3
         assert device.log == ["closed"]
-        stream.check()  # that we have cut it short is no failure of the driver's
+        stream.check()  # raises nothing: the client's cut does not count as the driver's failure
 
 
 async def test_two_tasks_may_close_a_stream_and_both_wait_for_its_end() -> None:
@@ -404,12 +404,12 @@ async def test_a_driver_that_does_not_read_bounds_what_a_client_can_send(
     make_pair: PairMaker,
 ) -> None:
     async with piped(make_pair) as (stream, far_end, _, channel):
-        # A window waits on the exporter, and as much is in the hands of the driver.
+        # A window waits on the exporter, and the driver holds another.
         await stream.send_all(bytes(2 * WINDOW))
         log: list[str] = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(note, log, "sent", lambda: stream.send_all(b"x"))
-            for _ in range(10):  # what is in flight for the stream arrives before each answer
+            for _ in range(10):  # the stream's data in flight arrives before each answer
                 assert await channel.call(ask("ping")) == "pong"
             assert not log
             received = b""

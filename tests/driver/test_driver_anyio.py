@@ -1,6 +1,7 @@
-"""`anyio.from_thread` and `trio.from_thread` in a driver's plain methods and plain generators.
+"""Tests of `anyio.from_thread` and `trio.from_thread` in a driver's plain methods and generators.
 
-A thread that leads its connection, and one that the loop has given a single call, are both meant.
+The tests cover a thread that leads its connection, and a thread that runs a single call for the
+loop.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from jumpstarter.errors import DriverError
 
 @dataclass(kw_only=True)
 class Mixed(Driver):
-    """Its plain code calls into the loop, by anyio's functions and by Trio's."""
+    """A driver whose plain code calls into the loop, with anyio's functions and with Trio's."""
 
     cleaned: list[str] = field(default_factory=list)
 
@@ -85,7 +86,7 @@ led_or_not = pytest.mark.parametrize("led", [True, False])
 
 @contextmanager
 def mixed(*, led: bool) -> Iterator[tuple[Mixed, DriverClient]]:
-    """Give a driver and its client, with another call under way where no thread is to lead."""
+    """Yield a driver and its client; without `led`, another call keeps threads from leading."""
     driver = Mixed()
     with served(driver) as client, ExitStack() as stack:
         if not led:

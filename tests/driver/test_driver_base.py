@@ -1,7 +1,7 @@
-"""The base class of all drivers: how subclasses are written, and the orderly end of a tree.
+"""Tests of the base class of all drivers: how to write subclasses, and how a tree ends in order.
 
-What is said here of `reset` and `close` holds when they are called directly, without a server; what
-a server does is in `test_driver_tree`.
+The tests call `reset` and `close` directly, without a server; `test_exporter_tree` covers how a
+server calls them.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ def test_children_that_are_no_mapping_are_refused(children: Any) -> None:
 
 
 def family(log: list[str], **options: Any) -> Recorder:
-    """Make a tree of four; `options` are for each of them but the root."""
+    """Return the root of a tree of four drivers; all but the root get the `options`."""
     leaf = Recorder(name="leaf", log=log, **options)
     left = Recorder(name="left", log=log, children={"leaf": leaf}, **options)
     right = Recorder(name="right", log=log, **options)
@@ -308,7 +308,7 @@ def test_a_driver_that_closes_a_child_itself_closes_all_below_that_child() -> No
         "close child",
         "close leaf",
         "close impatient",
-        "close child",  # and now in its turn
+        "close child",  # again, in its turn
         "close leaf",
     ]
 

@@ -43,7 +43,7 @@ AS_SHOWN: Final = os.geteuid(), os.getegid(), os.getpid()
 
 
 class Nosy(Plain):
-    """Asks who calls, in each way in which it is called."""
+    """A driver that records its caller in each kind of method."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ def test_a_name_that_cannot_be_is_refused_where_it_is_passed(function: Any, name
 
 
 def mutual(authority: trustme.CA, common_name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Give a server's context, which asks for certificates, and that of a client who has one."""
+    """Return a server context that requires client certificates, and a client context with one."""
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("localhost").configure_cert(server)
     server.verify_mode = ssl.CERT_REQUIRED
@@ -253,16 +253,16 @@ def test_callers_are_values() -> None:
     )
     assert len({one, Caller(connection=2)}) == 2
     with pytest.raises(AttributeError):
-        one.connection = 2  # type: ignore[misc]  # it is frozen
+        one.connection = 2  # type: ignore[misc]  # `Caller` is frozen
 
 
-# ----------------------------------------------------------------------------------- the diary
+# ---------------------------------------------------------------------------- the log of calls
 
 LINE: Final = re.compile(r"'(\w+)' of driver 'root' \(.*\) for (.*): (.+) after (\d+\.\d{3}) ms")
 
 
 def diary(messages: list[str]) -> list[tuple[str, str, str]]:
-    """Give method, caller and outcome of each call to a driver that was logged."""
+    """Return the method, the caller and the outcome of each logged call to a driver."""
     found = [LINE.fullmatch(text) for text in messages]
     return [(match[1], match[2], match[3]) for match in found if match is not None]
 

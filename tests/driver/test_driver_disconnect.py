@@ -1,4 +1,4 @@
-"""Tests of `on_disconnect`: functions that run when the connection of a client has ended."""
+"""Tests of `on_disconnect`: functions that run when a client's connection has ended."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from jumpstarter.errors import DriverError
 
 
 class Relay(Plain):
-    """Is off when its user has gone, and serves one user at a time."""
+    """A relay that serves one user at a time, and switches off when its user disconnects."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,11 +165,11 @@ async def test_a_hook_runs_before_the_drivers_are_closed(tmp_path: Path) -> None
     assert relay.log == ["on", "a call waits", "the call has ended", "off after 1", "closed"]
 
 
-# ------------------------------------------------------------------------- what goes wrong
+# -------------------------------------------------------------------------------- failures
 
 
 class Registering(Plain):
-    """Registers what a test gives it."""
+    """A driver that registers the functions that a test passes to it."""
 
     def __init__(self, *hooks: Any) -> None:
         super().__init__()
@@ -244,7 +244,7 @@ def hangs_in_thread(release: threading.Event, *_: object) -> None:
 async def _drained(
     driver: Driver, hurry_after: float = math.inf, *, client_stays: bool = True
 ) -> float:
-    """Let a client register functions, then drain its session; give the seconds that it took."""
+    """Let a client register functions, then drain its session; return the seconds that it takes."""
     ours, theirs = trio.testing.memory_stream_pair()
     session = Session(ServerContext(DeviceTree(driver), DriverExecutor()), theirs, "the client")
     channel = Channel(ours, "the exporter")
@@ -281,7 +281,7 @@ async def test_the_hooks_of_a_connection_share_one_timeout_in_a_drain(
 
     hooks = [off, *(partial(hang, number) for number in range(100))]
     took = await _drained(Registering(*hooks), client_stays=client_stays)
-    assert took == pytest.approx(11), autojump_clock  # 10 s for them all, 1 s for those behind
+    assert took == pytest.approx(11), autojump_clock  # 10 s for them all, 1 s for the rest
     assert "off" in log
     assert len(log) == 101
 

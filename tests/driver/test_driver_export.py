@@ -1,4 +1,4 @@
-"""Tests of the export table, which is built from the class and has only marked methods."""
+"""Tests of the export table, which is built from the class and contains only its marked methods."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def kinds_of(cls: type) -> dict[str, Kind]:
 
 
 def wrapped(function: F) -> F:
-    """Decorate as most decorators do, which hides what kind of function it is."""
+    """Decorate as most decorators do: the wrapper hides what kind of function it is."""
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -33,7 +33,7 @@ def wrapped(function: F) -> F:
 
 
 def validated(function: F) -> F:
-    """Decorate as validators do: the function is an attribute, and there is no `__wrapped__`."""
+    """Decorate as validators do: an attribute holds the function, without `__wrapped__`."""
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
@@ -187,9 +187,9 @@ def test_what_is_no_method_of_the_class_is_refused_when_it_is_decorated(
 
 
 class Trap:
-    """Fails when anything of it is looked at, by name or as a descriptor."""
+    """An object that fails if code looks up its attributes, or evaluates it as a descriptor."""
 
-    __isabstractmethod__ = False  # `ABCMeta` looks at it when the class is made
+    __isabstractmethod__ = False  # `ABCMeta` reads this when it creates the class
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"{name} was looked up on an object in the class")
@@ -204,7 +204,7 @@ class TrappedMeta(type(Driver)):  # type: ignore[misc]
 
 
 class Trapped(Echo, metaclass=TrappedMeta):
-    """Everything that could run code when a name is looked up."""
+    """A driver with everything that could run code when a name is looked up."""
 
     attribute: ClassVar[Any] = Trap()
 

@@ -1,4 +1,4 @@
-"""Tests of the errors for common mistakes in a driver's class: each says what to change."""
+"""Tests of the errors for common mistakes in a driver's class: each one explains how to fix it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_fields_without_a_decorator_are_an_error() -> None:
         make(port="/dev/ttyUSB0")
 
     class Below(Undecorated):
-        """Inherits the mistake."""
+        """A subclass that inherits the mistake."""
 
     make = Below
     with pytest.raises(TypeError, match=DECLARES):
@@ -96,7 +96,7 @@ def test_correct_classes_cause_no_error() -> None:
 
     class Declares(Base, Mixin):
         count: ClassVar[int] = 0
-        handle: object  # is set when it is opened
+        handle: object  # set when the driver opens it
         speed: int = 9600
 
         def __post_init__(self) -> None:
@@ -198,7 +198,7 @@ def test_a_class_without_client_is_explained() -> None:
 def test_other_missing_attributes_have_the_usual_error() -> None:
     driver = Base()
     with pytest.raises(AttributeError, match=r"'Base' object has no attribute 'nothing'$"):
-        driver.nothing  # type: ignore[attr-defined]  # noqa: B018 - it is looked up
+        driver.nothing  # type: ignore[attr-defined]  # noqa: B018 - the lookup raises
     assert not hasattr(driver, "__nothing__")
     assert getattr(driver, "nothing", 7) == 7
 
@@ -226,7 +226,7 @@ def test_a_property_that_raises_attributeerror_keeps_its_error() -> None:
 def test_annotations_that_cannot_be_evaluated_are_no_mistake(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """From Python 3.14 on they are evaluated when they are read."""
+    """Python 3.14 and later evaluate annotations when they are read."""
 
     def fail(_: object) -> Any:
         raise NameError("name 'Relay' is not defined")
@@ -239,17 +239,17 @@ def test_annotations_that_cannot_be_evaluated_are_no_mistake(
     assert not hasattr(Lazy(), "relay")
 
 
-# ------------------------------------------------------------------------------ what is exported
+# --------------------------------------------------------------------------- exported attributes
 
 
 def exporting(attribute: object) -> Driver:
-    """Make a driver of a class with this attribute."""
+    """Return a driver whose class has this attribute."""
     made: type[Driver] = type("Made", (Base,), {"volts": attribute})
     return made()
 
 
 def method() -> Any:
-    """Give a new function, without a mark."""
+    """Return a new function without an export mark."""
 
     def volts(self: object) -> int:
         return len(str(self))
@@ -257,7 +257,7 @@ def method() -> Any:
     return volts
 
 
-on_class: Any = classmethod  # to a type checker, what is below it must be a method
+on_class: Any = classmethod  # a type checker requires a method below `classmethod`
 
 
 def no_self() -> int:
@@ -370,9 +370,7 @@ def test_a_result_that_cannot_be_sent_names_the_mistake(name: str, text: str) ->
             client.call("nested", name)
         with pytest.raises(DriverError, match=f"its item cannot be sent: .*{text}"):
             list(client.streamingcall("items", name))
-        if (
-            name == "coroutine"
-        ):  # what a plain method returns is awaited, as a decorator may hide it
+        if name == "coroutine":  # awaited, as a decorator may hide a coroutine function
             assert client.call("plain", name) == 5
         else:
             with pytest.raises(DriverError, match=text):

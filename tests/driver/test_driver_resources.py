@@ -38,14 +38,14 @@ from resources_for_tests import Library, Reader
 
 @asynccontextmanager
 async def library() -> AsyncIterator[tuple[Library, Reader]]:
-    """Give a driver and its client; at the end nothing is lent any more."""
+    """Yield a driver and its client, then check that nothing is lent any more."""
     driver = Library()
     async with client_for_async(driver) as client:
         yield driver, cast("Reader", client)
         assert driver.resources == {}
 
 
-# ------------------------------------------------------------------------------ what is refused
+# ------------------------------------------------------------------- resources that are refused
 
 
 @timed()
@@ -170,7 +170,7 @@ async def test_a_large_read_is_capped_where_the_driver_says_so() -> None:
                     await client.call_async("read", handle, 50_000)
 
 
-# ------------------------------------------------------------------------------------- its end
+# --------------------------------------------------------------------------- the end of a loan
 
 
 @timed()
@@ -190,7 +190,7 @@ async def test_a_driver_that_reads_never_takes_a_lost_client_for_the_end() -> No
     driver = Library()
     async with client_for_async(driver) as client, trio.open_nursery() as nursery:
         reader = cast("Reader", client)
-        with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the body is what raises
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the body raises
             async with reader.resource_async(io.BytesIO(bytes(10_000_000))) as handle:
                 call = await begin(nursery, client.call_async, "read_slowly", handle)
                 await driver.opened.wait()
@@ -206,7 +206,7 @@ async def test_a_driver_that_writes_learns_that_the_client_is_gone(tmp_path: Pat
     driver = Library()
     async with client_for_async(driver) as client, trio.open_nursery() as nursery:
         reader = cast("Reader", client)
-        with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the body is what raises
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the body raises
             async with reader.local_file_async(tmp_path / "out", write=True) as handle:
                 call = await begin(nursery, client.call_async, "write_slowly", handle)
                 await driver.opened.wait()
@@ -214,7 +214,7 @@ async def test_a_driver_that_writes_learns_that_the_client_is_gone(tmp_path: Pat
         driver.let_go.set()
         await wait_all_tasks_blocked()
         call.failed(DriverConnectionError, "")
-        assert os.listdir(tmp_path) == []  # noqa: PTH208 - as a Trio task may
+        assert os.listdir(tmp_path) == []  # noqa: PTH208 - a Trio task may do this
 
 
 @timed()
@@ -265,11 +265,11 @@ async def test_a_client_that_closes_before_the_driver_has_come_is_heard() -> Non
         assert driver.resources == {}
 
 
-# ----------------------------------------------------------------------------- what drivers get
+# -------------------------------------------------------------------------- forms of a resource
 
 
 class Kinds(Plain):
-    """Shows a resource in its other forms."""
+    """A driver that uses a resource in its other forms."""
 
     @classmethod
     def client(cls) -> str:
@@ -277,7 +277,7 @@ class Kinds(Plain):
 
     @export
     async def receive(self, handle: str) -> list[Any]:
-        """Read as from an anyio stream."""
+        """Read the resource as an anyio stream."""
         async with self.resource(handle) as stream:
             pieces: list[Any] = [await stream.receive()]
             try:
@@ -288,27 +288,27 @@ class Kinds(Plain):
 
     @export
     async def send(self, handle: str) -> None:
-        """Write as to an anyio stream."""
+        """Write to the resource as an anyio stream."""
         async with self.resource(handle) as stream:
             await stream.wait_send_all_might_not_block()
             await stream.send(b"sent")
 
     @export
     async def leave(self, handle: str) -> str:
-        """Close the stream within the block, which changes nothing."""
+        """Close the stream within the block, which has no effect."""
         async with self.resource(handle) as stream, stream:
             pass
         return "left"
 
     @export
     async def block(self, handle: str) -> None:
-        """Use the form for plain methods in a Trio task."""
+        """Use the form for plain methods in a Trio task, which fails."""
         with self.resource(handle):
             raise AssertionError
 
     @export
     def file(self, handle: str) -> list[Any]:
-        """Show what a plain method gets."""
+        """Return what the file of a plain method reads, and its properties."""
         with self.resource(handle) as file:
             return [file.read(2), file.readable(), file.writable(), file.read()]
 
@@ -331,7 +331,7 @@ async def test_a_resource_can_be_used_as_an_anyio_stream() -> None:
 
 
 class Keeper(Plain):
-    """Goes on with a stream behind its block."""
+    """A driver that uses a stream after its block has ended."""
 
     @classmethod
     def client(cls) -> str:

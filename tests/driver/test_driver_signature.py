@@ -22,21 +22,21 @@ from jumpstarter.errors import ArgumentError, ConfigurationError
 from values_for_tests import Colour, Level, Point
 
 if TYPE_CHECKING:
-    from decimal import Decimal  # as many drivers import what they only annotate with
+    from decimal import Decimal  # as many drivers import names only for annotations
 
 F = TypeVar("F", bound=Callable[..., Any])
 ID = UUID(int=1)
 
 
 class Relay:
-    """A class like any other."""
+    """An ordinary class."""
 
 
 class Turntable(Plain):
     """Has a parameter of each kind, rich and plain."""
 
     class Way(enum.Enum):
-        """Which only the class itself knows."""
+        """An enumeration whose name only the class itself defines."""
 
         LEFT = "left"
         RIGHT = "right"
@@ -79,7 +79,7 @@ def build_converter(name: str, cls: type[Driver] = Turntable) -> ArgumentConvert
 
 
 def fitted(name: str, *args: Any, cls: type[Driver] = Turntable, **kwargs: Any) -> Any:
-    """Give arguments as a method would get them."""
+    """Return the arguments as a method would receive them."""
     fit = build_converter(name, cls)
     assert fit is not None
     positional = list(args)
@@ -312,7 +312,7 @@ def test_an_annotation_that_runs_code_is_harmless() -> None:
     assert exports_of(driver)["method"].signature == ""
 
 
-# ------------------------------------------------------------------------------- for people
+# ----------------------------------------------------------------------- signatures as text
 
 
 def test_a_signature_is_written_as_in_its_def() -> None:
@@ -372,7 +372,7 @@ def test_the_docstring_that_dataclass_generates_is_left_out() -> None:
 
 
 class Shadowing(Plain):
-    """Has methods with the names of types."""
+    """A driver whose methods have the names of types."""
 
     @export
     def set(self, values: set[int]) -> None: ...

@@ -1,4 +1,4 @@
-"""Tests of `jumpstarter.drivers.mixins`, the mixins for client classes."""
+"""Tests of `jumpstarter.drivers.mixins`: the mixins for client classes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from jumpstarter.testing import client_for
 
 
 class MixinFirst(StreamMixin, DriverClient):
-    """The usual order of bases."""
+    """A client class with the usual order of bases."""
 
 
 class MixinLast(DriverClient, StreamMixin):
-    """The other order of bases."""
+    """A client class with the other order of bases."""
 
 
 class Console(Echo):
-    """Has a second stream, which sends one line and ends, and a third that cannot be opened."""
+    """A driver with a second stream, which sends one line and ends, and a third that fails."""
 
     client_class = "MixinFirst"
 

@@ -25,7 +25,7 @@ from jumpstarter.errors import (
 
 
 class Upper(socketserver.StreamRequestHandler):
-    """Hears a client out, and then answers."""
+    """A handler that reads until the client ends its half, and then answers."""
 
     def handle(self) -> None:
         self.wfile.write(self.rfile.read().upper())

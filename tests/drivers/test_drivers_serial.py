@@ -22,7 +22,7 @@ from jumpstarter.errors import DriverConnectionError, DriverError, DriverOSError
 
 @pytest.fixture
 def line() -> Iterator[tuple[int, str]]:
-    """Give a pseudo-terminal: the board's end as a file descriptor, and the path of the other."""
+    """Yield a pseudo-terminal: the board's end as a file descriptor, and the path of its port."""
     board, port = os.openpty()
     tty.setraw(port)
     yield board, os.ttyname(port)
@@ -31,7 +31,7 @@ def line() -> Iterator[tuple[int, str]]:
 
 
 def heard(stream: BlockingStream, count: int) -> bytes:
-    """Receive so many bytes."""
+    """Receive at least `count` bytes."""
     data = b""
     while len(data) < count:
         data += stream.receive()
@@ -39,7 +39,7 @@ def heard(stream: BlockingStream, count: int) -> bytes:
 
 
 def read(descriptor: int, count: int) -> bytes:
-    """Read so many bytes."""
+    """Read at least `count` bytes."""
     data = b""
     while len(data) < count:
         data += os.read(descriptor, 1024)
@@ -130,7 +130,7 @@ def test_blocked_write_does_not_keep_a_cancelled_stream_open() -> None:
     with served(SerialPort(url="loop://", baudrate=1_000_000)) as client:
         stream = client.open_stream()
         with pytest.raises(DriverTimeoutError), client.timeout(0.5):
-            stream.send(bytes(50_000_000))  # which nobody reads here
+            stream.send(bytes(50_000_000))  # nothing reads these bytes
         stream.close()
 
 
@@ -162,7 +162,7 @@ def test_forwarded_port_is_free_after_its_program_quits_even_if_the_board_is_sil
         deadline = time.monotonic() + 5
         while time.monotonic() < deadline:
             try:
-                with client.connect() as stream:  # refused as long as the port is in use
+                with client.connect() as stream:  # fails while the port is in use
                     stream.send(b"two\n")
                     assert read(board, 4) == b"two\n"
                     return

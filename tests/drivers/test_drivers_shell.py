@@ -108,7 +108,7 @@ def test_cancelled_command_ends_with_its_children(tmp_path: Path) -> None:
 
 
 def _has_ended(pid: int) -> bool:
-    """Tell if a process is gone, or is a zombie of somebody's."""
+    """Wait until a process is gone or a zombie, and return whether it is."""
     give_up = time.monotonic() + PATIENCE
     while time.monotonic() < give_up:
         try:
@@ -145,7 +145,7 @@ def test_children_of_a_command_that_ignore_sigterm_are_killed(
     script = (
         "import subprocess, sys, time\n"
         f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE)\n"
-        "child.stdout.readline()\n"  # now it ignores it
+        "child.stdout.readline()\n"  # now the child ignores SIGTERM
         f"open({str(pid)!r}, 'w').write(f'{{child.pid}} ')\n"
         "time.sleep(1000)\n"
     )
@@ -163,7 +163,7 @@ def test_children_of_a_command_that_ignore_sigterm_are_killed(
 
 @pytest.fixture
 def inheritable() -> Iterator[int]:
-    """Give a descriptor that `exec` would leave open in a child."""
+    """Yield a descriptor that `exec` would leave open in a child."""
     descriptor = os.open(os.devnull, os.O_RDONLY)
     os.set_inheritable(descriptor, True)
     yield descriptor
@@ -219,7 +219,7 @@ with serve(module.Shell(commands={"it": json.loads(sys.argv[1])})) as shell:
 
 @pytest.fixture
 def become_root() -> Iterator[Path]:
-    """Give a program that any user may run, and that runs a command as root."""
+    """Yield a program that any user may run, and that runs a command as root."""
     place = Path(tempfile.mkdtemp(prefix="setuid-"))
     place.chmod(0o755)
     program = Path(shutil.copy(shutil.which("setpriv") or "", place))
@@ -234,7 +234,7 @@ def become_root() -> Iterator[Path]:
 def test_shell_leaves_a_command_it_may_not_signal_and_reaps_it_later(
     tmp_path: Path, become_root: Path, child: str
 ) -> None:
-    """Like `sudo`, the command runs as root while the exporter is not root's."""
+    """Like `sudo`, the command runs as root while the exporter does not."""
     pid_file = tmp_path / "pid"
     script = f"echo $$ > {pid_file}; exec sleep 1000"
     root = f"{become_root} --reuid=0 --regid=0 --clear-groups sh -c"

@@ -89,13 +89,13 @@ def test_dump_of_a_missing_image_is_an_error(card: Path, tmp_path: Path) -> None
 
 def test_device_is_written_in_place(image: Path) -> None:
     with storage(Path("/dev/null")) as client, pytest.raises(DriverError, match="Invalid arg"):
-        client.flash(image)  # it writes all bytes, but fsync refuses this device
+        client.flash(image)  # the driver writes all bytes, but fsync refuses this device
     assert Path("/dev/null").is_char_device()
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
-        """Say nothing."""
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+        """Log nothing."""
 
 
 def test_an_image_can_be_fetched_by_the_exporter(

@@ -1,7 +1,7 @@
 """Tests of the locks on a serial port: which programs they refuse, and when the port is free.
 
-On pseudo-terminals, with real processes. TIOCEXCL does not hold root off, so programs run as
-another user where it matters; those tests need root, and are skipped without.
+The tests use pseudo-terminals and real processes. TIOCEXCL does not stop root, so some tests run a
+program as another user; they need root, and are skipped without it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ as_anyone = pytest.mark.parametrize("user", ["", pytest.param(NOBODY, marks=as_r
 
 @pytest.fixture
 def path() -> Iterator[str]:
-    """Give the path of a pseudo-terminal, whose both ends stay open here."""
+    """Yield the path of a pseudo-terminal, with both ends open in this process."""
     board, port = os.openpty()
     tty.setraw(port)
     path = os.ttyname(port)
@@ -47,10 +47,10 @@ def path() -> Iterator[str]:
 
 
 class Program:
-    """A process that has a port, or was kept out of it.
+    """A process that has opened a port, or was refused.
 
     Attributes:
-        said: `held`, or why not.
+        said: `held`, or the reason for the refusal.
     """
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
@@ -61,7 +61,7 @@ class Program:
         self.said = process.stdout.readline().strip()
 
     def end(self) -> None:
-        """Have it close the port and end."""
+        """Make the process close the port and exit."""
         self._stdin.write("\n")
         self._stdin.flush()
         assert self.process.wait(PATIENCE) == 0
@@ -69,7 +69,7 @@ class Program:
 
 @contextmanager
 def program(how: str, path: str, user: str = "") -> Iterator[Program]:
-    """Run `script_port.py`, for the length of a block at most."""
+    """Run `script_port.py` during the block, and kill it at the end."""
     command = [sys.executable, str(SCRIPT), how, path, *([user] if user else [])]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
@@ -83,7 +83,7 @@ def program(how: str, path: str, user: str = "") -> Iterator[Program]:
 
 
 def refusal(url: str) -> str:
-    """Say how a driver's client is refused."""
+    """Return the error with which a driver refuses its client."""
     with (
         served(SerialPort(url=url)) as client,
         client.timeout(PATIENCE),
@@ -95,7 +95,7 @@ def refusal(url: str) -> str:
 
 
 def opened(url: str) -> None:
-    """Open a driver's stream, and close it."""
+    """Open and close a driver's stream."""
     with served(SerialPort(url=url)) as client, client.timeout(PATIENCE):
         client.open_stream().close()
 
@@ -157,7 +157,7 @@ def test_a_link_to_the_port_is_refused_too(path: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["spy://{}?file=/dev/null", "alt://{}?class=VTIMESerial"])
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # spy:// leaves it so
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # spy:// leaves the file open
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_url_of_the_port_is_refused_too(path: str, url: str) -> None:
     wrapped = url.format(path)
@@ -201,7 +201,7 @@ def test_program_without_flock_is_refused_unless_it_is_root(path: str) -> None:
             with program("open", path, NOBODY) as it:
                 assert it.said.startswith(f"errno {errno.EBUSY}: ")
             with program("open", path) as it:
-                assert it.said == "held"  # nothing that the system has keeps it out
+                assert it.said == "held"  # no lock of the system keeps root out
         with program("open", path, NOBODY) as it:
             assert it.said == "held"
 
@@ -216,7 +216,7 @@ def test_refused_driver_does_not_change_the_settings_of_the_port(path: str) -> N
         os.close(line)
 
 
-# ------------------------------------------------------------------------------- when it is free
+# ------------------------------------------------------------------------- when the port is free
 
 
 def is_free(path: str, user: str) -> bool:
@@ -260,7 +260,7 @@ def test_guard_outlasts_the_signals_by_which_a_service_manager_ends_a_service(pa
 def test_tiocexcl_of_a_killed_program_does_not_stop_root(
     unopened: str,
 ) -> None:
-    """The kernel forgets TIOCEXCL of a pseudo-terminal with its other end only."""
+    """The kernel clears TIOCEXCL of a pseudo-terminal only when its other end closes."""
     with program("excl", unopened) as it:
         assert it.said == "held"
         it.process.kill()
@@ -273,7 +273,7 @@ def test_tiocexcl_of_a_killed_program_does_not_stop_root(
 
 @pytest.fixture
 def unopened() -> Iterator[str]:
-    """Give the path of a pseudo-terminal whose port nobody has open."""
+    """Yield the path of a pseudo-terminal whose port no process has open."""
     board, port = os.openpty()
     tty.setraw(port)
     path = os.ttyname(port)

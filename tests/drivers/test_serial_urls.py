@@ -1,4 +1,4 @@
-"""Tests of ports that are used by their own `read` and `write`: pyserial's wrappers and URLs."""
+"""Tests of ports that use their own `read` and `write`: pyserial's wrappers and URLs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from jumpstarter.errors import DriverConnectionError, DriverTimeoutError
 
 DATA = os.urandom(20_000)
 
-# pyserial leaves the file of spy:// to the garbage collector, and the socket of a lost peer.
+# pyserial leaves the file of spy:// and the socket of a lost peer to the garbage collector.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning"),
@@ -34,7 +34,7 @@ pytestmark = [
 
 @pytest.fixture
 def line() -> Iterator[tuple[int, str]]:
-    """Give a pseudo-terminal: the board's end as a file descriptor, and the path of the other."""
+    """Yield a pseudo-terminal: the board's end as a file descriptor, and the path of its port."""
     board, port = os.openpty()
     tty.setraw(port)
     yield board, os.ttyname(port)
@@ -144,7 +144,7 @@ def test_a_board_that_hangs_up_breaks_the_stream(url: str) -> None:
 
 @contextmanager
 def board_on_tcp() -> Iterator[tuple[str, socket.socket]]:
-    """Give the URL of a board that listens on TCP, and where it does."""
+    """Yield the URL of a board that listens on TCP, and its listening socket."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(PATIENCE)
         yield f"socket://127.0.0.1:{listener.getsockname()[1]}", listener
@@ -209,7 +209,7 @@ def test_a_port_server_carries_every_byte() -> None:
 
 
 def serve_rfc2217(listener: socket.socket) -> None:
-    """Be the server of a port that says what it hears, until its client goes."""
+    """Serve an RFC 2217 port that echoes the bytes it receives, until its client disconnects."""
     connection, _ = listener.accept()
     with connection, serial.serial_for_url("loop://", baudrate=1_000_000, timeout=0) as port:
         connection.settimeout(PATIENCE)
@@ -221,11 +221,11 @@ def serve_rfc2217(listener: socket.socket) -> None:
         writer.close()
 
 
-# ------------------------------------------------------------------------ what a write returns
+# -------------------------------------------------------------------------- results of a write
 
 
 class Odd(serial.SerialBase):
-    """A port of a user's, which takes a part of what it is given, and returns as it is told."""
+    """A user's port, which takes a part of each write, and returns a result as the test chooses."""
 
     def __init__(self, answer: Any, most: int) -> None:
         super().__init__()
@@ -255,7 +255,7 @@ async def test_port_with_short_writes_gets_all_bytes(most: int) -> None:
 
 @timed()
 async def test_port_whose_write_returns_none_has_written_all() -> None:
-    port = Odd(lambda _: None, 10**6)  # as that of cp2110://
+    port = Odd(lambda _: None, 10**6)  # as cp2110:// does
     await stream_of(port).send_all(DATA)
     assert port.taken == DATA
 

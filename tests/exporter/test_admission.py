@@ -1,4 +1,4 @@
-"""Admission control: few slots for pending connections, more for clients, and none is lost."""
+"""Tests of admission control: few slots for pending connections, more for clients, none leaks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jumpstarter._exporter.admission import AdmissionControl
 
 
 class FakeConnection:
-    """A connection that remembers its eviction."""
+    """A connection that records its eviction."""
 
     def __init__(self, control: AdmissionControl) -> None:
         self.admission = control

@@ -1,4 +1,4 @@
-"""A driver is served once at a time, and clients wait for the start of an exporter."""
+"""Tests that one server at a time serves a driver, and that clients wait for a slow start."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Device(Driver):
 
 @dataclass(kw_only=True)
 class Equal(Device):
-    """Has no hash, and equals others of its class."""
+    """A device without a hash, which equals all others of its class."""
 
 
 def enter(manager: AbstractContextManager[DriverClient, None]) -> int:
@@ -74,7 +74,7 @@ def enter(manager: AbstractContextManager[DriverClient, None]) -> int:
         return used
 
 
-# ------------------------------------------------------------------------ served once at a time
+# ------------------------------------------------------------------- one server for each driver
 
 
 @pytest.mark.parametrize("make", [Device, Equal])
@@ -103,7 +103,7 @@ def test_each_way_of_serving_refuses_what_is_served_already(
         assert client.call("use") == 2
     assert device.log == ["reset", "use", "reset", "close"]
     assert not (tmp_path / "socket").exists()
-    with serve(make()) as one, serve(make()) as other:  # they are not the same, though equal
+    with serve(make()) as one, serve(make()) as other:  # equal, but not the same driver
         assert (one.call("use"), other.call("use")) == (2, 2)
 
 
@@ -284,7 +284,7 @@ def test_a_forked_child_can_serve_what_its_parent_serves() -> None:
     subprocess.run(script, timeout=60, check=True)
 
 
-# ------------------------------------------------------------------------ a start that takes long
+# ------------------------------------------------------------------------------------ slow starts
 
 
 def free_port() -> int:
@@ -294,7 +294,7 @@ def free_port() -> int:
 
 
 async def until_there(address: str, context: ssl.SSLContext | None) -> None:
-    """Wait until something listens."""
+    """Wait until a server listens at the address."""
     while True:
         try:
             stream = await open_stream(parse_address(address), ssl_context=context)
@@ -374,7 +374,7 @@ async def test_a_client_that_waits_too_long_for_the_start_gets_the_reason(tmp_pa
 
 @timed()
 async def test_no_driver_is_called_before_it_was_reset(tmp_path: Path) -> None:
-    """A client that does not wait for the report is refused."""
+    """The exporter refuses a client that does not wait for the report."""
     device = Device(slow=threading.Event())
     address = f"unix:{tmp_path}/socket"
 

@@ -23,7 +23,7 @@ from jumpstarter._protocol.frames import FrameType, Hello
 from jumpstarter.errors import Code, HandshakeError
 from wire import frame, frames
 
-TOKEN = "the right one"  # noqa: S105 - of these tests alone
+TOKEN = "the right one"  # noqa: S105 - a token for these tests only
 SMALL = Limits(max_connections=2, max_unadmitted=3)
 
 
@@ -34,12 +34,12 @@ async def serving(limits: Limits, token: str = "") -> AsyncIterator[Server]:
 
 
 async def stranger(server: Server) -> trio.SocketStream:
-    """Connect, and say nothing."""
+    """Connect without sending anything."""
     return await trio.open_tcp_stream("127.0.0.1", int(server.address.rpartition(":")[2]))
 
 
 async def hung_up(stream: trio.SocketStream) -> bool:
-    """Tell if the exporter has hung up, without a word."""
+    """Return True if the exporter has closed the connection without sending anything."""
     with trio.move_on_after(0.02):
         return await stream.receive_some() == b""
     return False
@@ -102,7 +102,7 @@ async def test_one_client_too_many_is_refused_until_another_has_left() -> None:
                     pass
 
         got_in = False
-        while not got_in:  # the exporter hears of their leaving when it gets to it
+        while not got_in:  # the exporter may not have noticed yet that the clients left
             with contextlib.suppress(HandshakeError):
                 async with connect_async(server.address) as client:
                     got_in = await client.call_async("echo", True)
@@ -110,7 +110,7 @@ async def test_one_client_too_many_is_refused_until_another_has_left() -> None:
 
 @timed()
 async def test_a_client_without_a_token_learns_only_that() -> None:
-    """Not even that the exporter is full, or that its token is a prefix of the right one."""
+    """It does not learn that the exporter is full, or that it sent a prefix of the right token."""
     async with serving(SMALL, token=TOKEN) as server:
         for token in ("", TOKEN[:-1], TOKEN + " ", "\0", "x" * 4000):
             async with await stranger(server) as stream:
@@ -124,7 +124,7 @@ async def test_a_client_without_a_token_learns_only_that() -> None:
 
 @timed()
 async def test_a_client_with_a_wrong_token_frees_its_slot_immediately() -> None:
-    roomy = dataclasses.replace(SMALL, max_connections=20, max_unadmitted=8)  # and five who knock
+    roomy = dataclasses.replace(SMALL, max_connections=20, max_unadmitted=8)  # five for the tasks
     async with serving(roomy, token=TOKEN) as server:
         hello = frame(FrameType.HELLO, 0, encode_hello(Hello.of(DEFAULT_LIMITS, token=TOKEN[1:])))
         async with trio.open_nursery() as nursery:

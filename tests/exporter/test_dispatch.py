@@ -1,7 +1,7 @@
-"""Each call has one answer, whatever it asks and whatever the driver does, and affects no other.
+"""Tests that each call gets one answer and affects no other, whatever it asks or its driver does.
 
-Here are the failures of single calls. How calls end for other reasons (deadlines, cancellation, the
-end of the session) is in `test_driver_session`.
+These tests cover the failures of single calls. `test_session` covers the other ends of calls:
+deadlines, cancellation and the end of the session.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ DRIVER = "driver 'root' (drivers_for_tests.Echo)"
 
 
 async def run(channel: Channel, method: str, kind: Kind, *args: Any, target: int = 1) -> Any:
-    """Make a call of any kind and see it through; gives a generator's items in a list."""
+    """Make a call of any kind to its end; return its result, its items as a list, or its bytes."""
     request = Request(target, kind, method, args, driver="the driver")
     if kind is Kind.UNARY:
         return await channel.call(request)
@@ -70,19 +70,19 @@ async def run(channel: Channel, method: str, kind: Kind, *args: Any, target: int
 
 
 async def failure_of(channel: Channel, method: str, kind: Kind, *args: Any) -> DriverError:
-    """Make a call that fails, see that the connection lives on, and give the failure."""
+    """Make a call that fails, check that the connection survives, and return the failure."""
     with pytest.raises((DriverError, trio.BrokenResourceError)) as caught:
         await run(channel, method, kind, *args)
     assert await channel.call(ask("echo_async", "still here")) == "still here"
     failure: BaseException | None = caught.value
-    # A raw stream that was open breaks, as any stream does, and says why.
+    # An open raw stream breaks, as any stream does, and its error has the cause.
     if isinstance(failure, trio.BrokenResourceError):
         failure = failure.__cause__
     assert isinstance(failure, DriverError)
     return failure
 
 
-# --- what was asked for is not there ---
+# --- missing drivers and methods ---
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -161,7 +161,7 @@ async def test_no_name_but_an_exported_one_reaches_the_driver() -> None:
 
 
 class Watched(Echo):
-    """Writes down which of its attributes are looked at."""
+    """A driver that records which of its attributes are looked up."""
 
     looked_at: ClassVar[list[str]] = []
 
@@ -169,7 +169,7 @@ class Watched(Echo):
         type(self).looked_at.append(name)
         return super().__getattribute__(name)
 
-    def count(self, stop: int) -> Any:  # an override that is not exported hides what it overrides
+    def count(self, stop: int) -> Any:  # this override is not exported, and hides the base's method
         raise AssertionError(stop)
 
     @property
@@ -277,7 +277,7 @@ async def test_a_type_error_of_the_drivers_own_is_the_drivers() -> None:
 
 
 def raw_call(body: bytes, *, flags: int = 0, name: bytes = b"echo") -> bytearray:
-    """Encode a CALL of the root driver, behind room for a header, with arguments in any form."""
+    """Encode a CALL of the root driver, behind room for a header, with raw bytes as arguments."""
     buffer = encode_call(call_prefix(1, Kind.UNARY, "e" * len(name)), ())
     head = bytearray(buffer[: -len(name) - 1]) + name + body
     head[14] |= flags
@@ -437,7 +437,7 @@ UNSENDABLE: dict[str, Callable[[], Any]] = {
 
 
 class Returning(Echo):
-    """Gives what cannot be sent, in each place where it could."""
+    """A driver that returns a value, which cannot be sent, in each place where it can."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         super().__init__()
@@ -522,7 +522,7 @@ async def test_a_result_that_the_client_does_not_take_fails_its_own_call(method:
     )
 
 
-# --- whatever a driver raises ---
+# --- exceptions that drivers raise ---
 
 PLACES = {
     "method": Kind.UNARY,
@@ -545,7 +545,7 @@ def disguised(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Raising(Echo):
-    """Raises what it is told to, in each place where a driver's code runs."""
+    """A driver that raises a given exception in each place where its code runs."""
 
     def __init__(self, make: Callable[[], BaseException]) -> None:
         super().__init__()
@@ -579,7 +579,7 @@ class Raising(Echo):
     async def stream_entering(self) -> AsyncIterator[trio.abc.Stream]:
         await trio.lowlevel.checkpoint()
         raise self.make()
-        yield  # type: ignore[unreachable] # without it, this would be no generator
+        yield  # type: ignore[unreachable] # makes it a generator
 
     @exportstream
     @asynccontextmanager
@@ -610,7 +610,7 @@ class Broken:
 async def assert_contained(
     make: Callable[[], BaseException], places: dict[str, Kind]
 ) -> list[DriverError]:
-    """Have a driver raise in each place, and give what arrived from each."""
+    """Have a driver raise in each place, and return the failures that the client receives."""
     async with channel_to(Raising(make)) as channel:
         return [await failure_of(channel, place, kind) for place, kind in places.items()]
 
@@ -644,7 +644,7 @@ async def test_every_exception_of_python_is_one_error_of_its_call(cls: type[Base
     kind = SYSTEM_ERROR_CLASSES.get((by_code, cls.__name__), by_code)
     for failure in await assert_contained(lambda: cls(*UNUSUAL.get(cls, ("text",))), PLACES):
         if cls in {StopIteration, StopAsyncIteration} and failure.remote_type != cls.__name__:
-            assert failure.remote_type == "RuntimeError"  # as the language has it
+            assert failure.remote_type == "RuntimeError"  # Python turns it into this
             continue
         assert (type(failure), failure.code, failure.remote_type) == (kind, code, cls.__name__)
         assert "text" in str(failure) or cls in UNUSUAL or cls is KeyError
@@ -675,7 +675,7 @@ async def test_other_libraries_exceptions_have_their_code_and_text(
 
 
 class MuteError(Exception):
-    """Fails when somebody looks at it."""
+    """An exception that raises when it is converted to text."""
 
     def __init__(self, failure: BaseException) -> None:
         super().__init__()
@@ -689,7 +689,7 @@ class MuteError(Exception):
 
 
 class MuteExit(MuteError, SystemExit):
-    """The same, of the kind that is logged."""
+    """A `MuteError` of the kind that the exporter logs."""
 
 
 def deep_group(depth: int) -> BaseException:
@@ -745,7 +745,7 @@ async def test_an_exception_that_cannot_be_described_is_one_error_all_the_same(
 
 
 async def a_cancellation() -> trio.Cancelled:
-    """Give an exception that only Trio can make, once its scope is gone."""
+    """Return a Cancelled, which only Trio can create, after its scope has ended."""
     with trio.CancelScope() as scope:
         scope.cancel()
         with pytest.raises(trio.Cancelled) as caught:
@@ -789,7 +789,7 @@ async def test_an_exception_of_a_driver_is_logged(
     (record,) = (each for each in caplog.records if "raised" in each.message)
     assert record.levelno == logging.INFO
     lines = record.message.splitlines()
-    assert "raise self.make()" in lines[2]  # the line at fault comes first, and not who called it
+    assert "raise self.make()" in lines[2]  # the line that raised comes first, not its callers
     assert lines[-1].endswith("KeyError: 'relay'")
 
 
@@ -819,7 +819,7 @@ async def test_a_traceback_is_sent_by_an_exporter_that_is_told_to_alone(told: bo
     assert ("raise self.make()" in (caught.value.remote_traceback or "")) is told
 
 
-# --- streams that are none ---
+# --- objects that are not streams ---
 
 
 class NoStreams(Echo):
@@ -847,7 +847,7 @@ class NoStreams(Echo):
     @asynccontextmanager
     async def never_yields(self) -> AsyncIterator[None]:
         return
-        yield  # without it, this would be no generator
+        yield  # makes it a generator
 
 
 @pytest.mark.parametrize(
@@ -867,7 +867,7 @@ async def test_a_stream_method_that_yields_no_stream_explains_how(method: str, t
     assert text in str(failure)
 
 
-# --- the five ways, over a whole connection ---
+# --- the five kinds of methods, over a whole connection ---
 
 
 async def test_each_way_of_calling_works() -> None:
@@ -904,7 +904,7 @@ async def test_a_generator_that_never_waits_lets_others_have_their_turn() -> Non
             items += 1
         assert isinstance(event, ev.ResultReceived)
         assert event.slot == other
-        assert items < 200  # and there is credit for 500
+        assert items < 200  # although there is credit for 500
 
 
 async def test_no_item_is_sent_beyond_the_clients_credit() -> None:

@@ -1,4 +1,4 @@
-"""Tests of `jumpstarter._exporter.eager`: calls begin in the task that has read them."""
+"""Tests of `jumpstarter._exporter.eager`: a call begins in the task that has read it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _said: Final[ContextVar[str]] = ContextVar("said", default="nothing")
 
 @dataclass(kw_only=True)
 class Tasks(Plain):
-    """Tells which task each of its calls is run by."""
+    """A driver that records which task runs each of its calls."""
 
     tasks: list[trio.lowlevel.Task] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
@@ -138,7 +138,7 @@ async def test_a_call_that_waits_keeps_its_task_and_another_one_reads_on() -> No
         await trio.testing.wait_all_tasks_blocked()
         assert (first.value, second.value) == ("slow", "slow")
         await channel.call(ask("quick"))
-        assert driver.tasks[-1] is driver.tasks[2]  # still the one that reads
+        assert driver.tasks[-1] is driver.tasks[2]  # this task still reads the connection
 
 
 async def test_calls_behind_one_that_waits_do_not_wait_for_it() -> None:
@@ -149,7 +149,7 @@ async def test_calls_behind_one_that_waits_do_not_wait_for_it() -> None:
         async def ask_for(method: str) -> None:
             outcomes.append((method, await channel.call(ask(method))))
 
-        for method in ("quick", "slow", "quick", "slow", "quick"):  # all in one read
+        for method in ("quick", "slow", "quick", "slow", "quick"):  # all of them arrive in one read
             nursery.start_soon(ask_for, method)
         await trio.testing.wait_all_tasks_blocked()
         assert outcomes == [("quick", None)] * 3
@@ -237,7 +237,7 @@ async def test_scopes_of_a_drivers_own_are_its_own_business() -> None:
 async def test_a_call_that_waits_for_room_is_not_woken_before_it_waits(
     make_pair: PairMaker,
 ) -> None:
-    """What was answered before it, in the same read, makes room as it leaves."""
+    """The answer before it, from the same read, frees room as it is sent."""
     limits = Limits(max_unsent=64 * 1024)
     for _ in range(20):
         driver = Tasks()
@@ -325,6 +325,6 @@ async def test_what_is_raised_at_a_wait_reaches_the_work() -> None:
         nursery.start_soon(in_a_task)
 
 
-class _foreign:  # noqa: N801 - awaited as a function of another event loop's is
+class _foreign:  # noqa: N801 - awaited like a function of another event loop
     def __await__(self) -> Any:
         yield "not Trio's"

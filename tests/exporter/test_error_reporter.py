@@ -1,4 +1,4 @@
-"""Tests of `_exporter.error_reporter`: a failure is sent once, logged once, and then released."""
+"""Tests of `_exporter.error_reporter`: it sends a failure once, logs it once, then releases it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from jumpstarter.errors import ArgumentError, CallRefused, Code, DriverError, Dr
 
 
 async def cancelled() -> trio.Cancelled:
-    """Give a real Cancelled; no other can be made."""
+    """Return a real Cancelled, which only Trio can create."""
     with trio.CancelScope() as scope:
         scope.cancel()
         try:
@@ -105,7 +105,7 @@ async def test_an_expected_refusal_is_one_line_of_the_log_and_has_a_traceback_at
     caplog.set_level(level)
     try:
         raise exc
-    except Exception as raised:  # noqa: BLE001 - the very one
+    except Exception as raised:  # noqa: BLE001 - the exception raised above
         report = failures(send_tracebacks=True).report(raised, "'on' of the relay")
     assert report is not None
     assert report[1].traceback is not None
@@ -129,15 +129,15 @@ def test_a_typeerror_of_the_driver_differs_from_arguments_that_do_not_fit() -> N
         check_fit(switch, [], {})
 
 
-# --- what is held, and for how long ---
+# --- how long objects are held ---
 
 
 class Image:
-    """Stands for what is large in an argument: it can be seen to be gone."""
+    """A large argument; a weak reference shows when it is gone."""
 
 
 class Holder(Echo):
-    """Fails with what it was called with, which is kept in sight."""
+    """A driver that fails with objects that it keeps weak references to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class Holder(Echo):
 
 @pytest.mark.parametrize("method", ["fail", "fail_in_a_thread", "give_what_cannot_be_sent"])
 async def test_a_call_that_has_failed_keeps_nothing_alive(method: str) -> None:
-    """Not until the garbage collector runs, either: an argument may be an image of a disk."""
+    """A failed call frees its arguments without the garbage collector: one may be a disk image."""
     driver = Holder()
     async with channel_to(driver) as channel:
         gc.collect()
@@ -210,7 +210,7 @@ async def test_arguments_that_are_refused_do_not_count() -> None:
 
 
 async def test_large_arguments_are_decoded_one_at_a_time_with_others_in_between() -> None:
-    """Each holds the loop for as long as it takes, and together they would for seconds."""
+    """Decoding one blocks the loop, and decoding all together would block it for seconds."""
     driver = Echo()
     async with answered(driver) as client:
         await client.greet()

@@ -1,7 +1,7 @@
 """Tests of `_exporter.executor`: `async` code runs in the call's own task, other code in a thread.
 
-Threads are real, and wait for events of the test's, so that nothing here depends on time. Where a
-virtual clock is used, no thread is.
+Threads are real, and wait for events that the test sets, so no test depends on real time. Tests
+with a virtual clock use no threads.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jumpstarter._exporter.executor import DriverExecutor, NoThreadError
 from jumpstarter._util.reentrancy import CallOrigin, call_origin
 from jumpstarter.errors import DriverConnectionError
 
-DEADLINE = 10.0  # seconds for what takes milliseconds
+DEADLINE = 10.0  # seconds, for steps that take milliseconds
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def executor() -> DriverExecutor:
 
 @pytest.fixture(autouse=True)
 async def the_default_threads_are_left_alone() -> AsyncIterator[None]:
-    """Hold all of Trio's own threads: code that needs one of them would hang."""
+    """Hold all of Trio's default threads: code that needs one of them would hang."""
     default = trio.to_thread.current_default_thread_limiter()
     holders = [object() for _ in range(int(default.total_tokens))]
     for holder in holders:
@@ -51,7 +51,7 @@ async def call(
 
 
 async def iterate(executor: DriverExecutor, method: Callable[..., Any], *args: Any) -> list[Any]:
-    """Run a generator to its end; what it returned is last."""
+    """Run a generator to its end; return its items, then its return value."""
     items: list[Any] = []
 
     async def send(item: Any) -> None:
@@ -63,16 +63,16 @@ async def iterate(executor: DriverExecutor, method: Callable[..., Any], *args: A
 
 
 class LeftError(Exception):
-    """The consumer of a generator has had enough."""
+    """Raised by a consumer that leaves a generator early."""
 
 
 async def leave(_item: object) -> None:
-    """Take one item and no more."""
+    """Take one item, then leave."""
     raise LeftError
 
 
 async def take_one(executor: DriverExecutor, method: Callable[..., Any]) -> None:
-    """Run a generator up to its first item, and leave it there."""
+    """Run a generator up to its first item, then leave it."""
     with trio.fail_after(DEADLINE), pytest.raises(LeftError):
         await executor.iterate(method, [], {}, leave)
 
@@ -95,7 +95,7 @@ both_disguises = pytest.mark.parametrize("decorate", [undisguised, disguised])
 
 
 class LazyEvent:
-    """Where a thread waits for the test: it has `arrived`, and goes on once it is `open`."""
+    """A gate for a thread: the thread sets `arrived`, then waits until the test sets `open`."""
 
     def __init__(self) -> None:
         self.arrived = trio.Event()
@@ -236,7 +236,7 @@ async def test_a_hidden_coroutine_is_awaited_even_if_its_call_was_cancelled_mean
             await gate.arrived.wait()
             nursery.cancel_scope.cancel()
             gate.open.set()
-    gc.collect()  # a coroutine that nobody awaited would say so, and fail this test
+    gc.collect()  # a coroutine never awaited would warn, and fail this test
     assert ran == ["started"]
 
 
@@ -290,11 +290,11 @@ async def test_calls_that_call_each_other_without_end_are_refused(
     assert len(depth) == 3
 
 
-# --- one client among others ---
+# --- fairness between clients ---
 
 
 class BackpressureSource:
-    """A client who reads, or one who does not until it is told to."""
+    """A client that reads, or that does not read until the test calls `read`."""
 
     def __init__(self, *, reads: bool = True) -> None:
         self.write_paused = not reads
@@ -370,7 +370,7 @@ async def test_a_share_is_given_back_by_a_call_that_is_cancelled_as_it_waits() -
 
 
 async def test_a_plain_generator_is_closed_though_its_client_does_not_read() -> None:
-    """While calls wait for it to read, too: a relay must not wait for that."""
+    """Calls wait until the client reads, but the close of, for example, a relay must not."""
     client, closed = BackpressureSource(), threading.Event()
     executor = DriverExecutor(1).for_client(client)
 
@@ -561,7 +561,7 @@ async def test_an_async_generator_may_hold_a_nursery_and_a_deadline(
 
 
 class WithNursery:
-    """An async generator that has a task running while it is suspended."""
+    """A class whose async generator has a task that runs while the generator is suspended."""
 
     def __init__(self) -> None:
         self.ended: list[str] = []
@@ -664,7 +664,7 @@ async def sleep_while_sending(_item: object) -> None:
 
 
 class Generators:
-    """One generator of each kind, alike, that writes down how far it came."""
+    """A plain and an async generator that behave alike, and log how far they came."""
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -806,7 +806,7 @@ async def test_the_cleanup_of_a_plain_generator_is_waited_for_however_long(
 
 
 class Slow:
-    """An async generator that takes its time to clean up."""
+    """A class whose async generator takes some time to clean up."""
 
     def __init__(self, needs: float) -> None:
         self.needs = needs
@@ -867,7 +867,7 @@ async def test_a_generator_that_goes_on_after_its_close_fails(executor: DriverEx
             await executor.iterate(method, [], {}, leave)
 
 
-# --- iterators that a decorator has made of a generator ---
+# --- iterators that decorators make from generators ---
 
 
 async def test_an_iterator_need_not_be_a_generator(executor: DriverExecutor) -> None:
@@ -945,7 +945,7 @@ async def test_the_steps_of_a_plain_generator_share_one_context(executor: Driver
 
 @pytest.fixture
 def no_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
-    """Let the start of a thread fail, as the system's limit does, or work again."""
+    """Return a function that makes the start of threads fail, as at the system's limit, or work."""
     really_start = trio._core._thread_cache.start_thread_soon
     refused = False
 
@@ -972,7 +972,7 @@ async def test_a_method_without_a_thread_never_begins(
         yield 1
 
     no_threads(True)
-    for _ in range(5):  # more than there are tokens: none of them is lost
+    for _ in range(5):  # more often than there are tokens: none may leak
         with pytest.raises(NoThreadError, match="starts no more threads"):
             await call(executor, begun.append, 1)
         with pytest.raises(NoThreadError):

@@ -1,4 +1,4 @@
-"""Tests of a drain: drivers learn of it, calls that only listen end soon, and the log says why."""
+"""Tests of a drain: drivers are notified, calls that only listen end soon, the log says why."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Listener(ResourceMixin, DriverClient):
 
 
 class Endless(Driver):
-    """Has generators and streams without an end."""
+    """A driver with endless generators and streams."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,9 +130,9 @@ class Endless(Driver):
 
 @asynccontextmanager
 async def joined(driver: Driver) -> AsyncIterator[tuple[Any, Session, trio.Nursery]]:
-    """Give a client of a driver, over memory, and the session that serves it."""
+    """Yield a client of a driver, over memory, the session that serves it, and a nursery."""
     ours, theirs = trio.testing.memory_stream_pair()
-    with trio.fail_after(1000):  # of a mock clock's
+    with trio.fail_after(1000):  # seconds of the mock clock
         session = Session(ServerContext(DeviceTree(driver), DriverExecutor()), theirs, "the client")
         channel = Channel(ours, "the exporter")
         async with trio.open_nursery() as nursery:
@@ -151,7 +151,7 @@ async def listen(client: Any, name: str) -> None:
 
 
 async def watch(client: Any, name: str, every: float) -> None:
-    """Open a raw stream, and send a byte from time to time."""
+    """Open a raw stream, and send a byte every `every` seconds."""
     with pytest.raises((trio.BrokenResourceError, JumpstarterException)):  # noqa: PT012
         async with client.stream_async(name) as stream:
             while True:
@@ -228,7 +228,7 @@ async def test_a_generator_that_uses_a_lent_file_goes_on_until_it_has_it(
         assert 11 < driver.ended["flash"] - begin <= 17
 
 
-# ------------------------------------------------------------------------ drivers that are told
+# ---------------------------------------------------------------------- notification of drivers
 
 MODULE = '''
 import time

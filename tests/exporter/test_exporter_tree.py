@@ -1,7 +1,7 @@
 """Tests of `_exporter.tree`: targets, the report, and the reset and close of every driver.
 
-Drivers are reset and closed in worker threads, for which no virtual clock waits: where a grace has
-to pass, the test moves the clock by hand once the driver hangs.
+Drivers reset and close in worker threads, which virtual clocks do not wait for: where a grace has
+to pass, the test advances the clock itself, once the driver hangs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jumpstarter._protocol.frames import Kind
 from jumpstarter.driver import Driver, export
 from jumpstarter.errors import ConfigurationError
 
-DEADLINE = 10.0  # seconds for what takes milliseconds
+DEADLINE = 10.0  # seconds, for steps that take milliseconds
 GRACE = 5.0
 
 
@@ -35,7 +35,7 @@ def tree_of(root: Driver) -> DeviceTree:
 
 
 class Hanging(Plain):
-    """Hangs in `reset` or `close`, as asked, until it is released."""
+    """A driver that hangs in `reset` or `close` until the test releases it."""
 
     def __init__(self, verb: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -56,7 +56,7 @@ class Hanging(Plain):
 
     @contextmanager
     def until_the_end(self) -> Iterator[None]:
-        """Let go at the end of the block, however it ends."""
+        """Release the driver at the end of the block, even if the block raises."""
         try:
             yield
         finally:
@@ -231,7 +231,7 @@ def test_a_tree_that_no_client_could_read_is_refused(monkeypatch: pytest.MonkeyP
 
 
 def family(log: list[str], **options: Any) -> Recorder:
-    """Make a tree of four; `options` are for each of them."""
+    """Return the root of a tree of four drivers; each of them gets the `options`."""
     leaf = Recorder(name="leaf", log=log, **options)
     left = Recorder(name="left", log=log, children={"leaf": leaf}, **options)
     right = Recorder(name="right", log=log, **options)

@@ -1,4 +1,4 @@
-"""Tests of `_exporter.item_batcher`: items leave while the generator's thread goes on."""
+"""Tests of `_exporter.item_batcher`: it sends items while the generator's thread continues."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from jumpstarter.driver import export
 from jumpstarter.errors import DriverError
 from transports import lockstep_pair
 
-COST = 10  # what each item takes of the room here
+COST = 10  # room that each item takes in these tests
 
 
 class Client:
-    """Takes items: those that found room, and those that it was asked to wait for."""
+    """A client that records the items that found room, and the items that it had to wait for."""
 
     def __init__(self, room: int) -> None:
         self.space = room
@@ -140,7 +140,7 @@ async def test_a_generator_goes_no_further_once_its_call_is_cancelled() -> None:
 
 
 class Counter(Plain):
-    """Counts as far as it is let."""
+    """A driver that counts as far as the client lets it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -168,7 +168,7 @@ async def test_it_never_runs_further_ahead_than_the_credit_allows() -> None:
     ):
         await anext(items)
         await trio.testing.wait_all_tasks_blocked(0.05)
-        # The one that overshoots, and the one that waits for credit, come on top.
+        # Add the item that overshoots the credit, and the item that waits for credit.
         assert driver.made <= 10_000 // 1000 + 2
 
 
@@ -195,6 +195,7 @@ async def test_a_client_with_endless_credit_that_reads_nothing_stops_it_all_the_
         await client.send()
         await until(lambda: driver.made > 20)
         await trio.testing.wait_all_tasks_blocked(0.05)
-        # What the writer has taken before anybody looked, which is a turn of the thread if that is
-        # quicker than the loop; what may wait behind it; one more turn; an item at either end.
+        # The bound adds up the bytes that the writer takes before the loop looks (one turn of the
+        # thread, if that is faster than the loop), the bytes that may wait behind them, one more
+        # turn, and an item at each end.
         assert driver.made <= (20_000 + 2 * 64 * 1024) // 1000 + 2

@@ -1,4 +1,4 @@
-"""Tests of `_exporter.led_connection`: a thread reads a connection, and gives it back."""
+"""Tests of `_exporter.led_connection`: a thread reads a connection, then gives it back."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _said: Final[ContextVar[str]] = ContextVar("said", default="nothing")
 
 @dataclass(kw_only=True)
 class Bench(Echo):
-    """Tells which thread each of its plain methods runs in; some wait to be let go."""
+    """A driver that records the thread of each plain call; slow methods wait for `let_go`."""
 
     threads: list[int] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
@@ -112,7 +112,7 @@ class Bench(Echo):
 
 @dataclass
 class Led:
-    """Both ends of a connection, in one loop."""
+    """Both ends of a connection, in one event loop."""
 
     channel: Channel
     connection: LedConnection[Any]
@@ -144,14 +144,14 @@ async def led(
 
 @pytest.fixture
 def lasting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a thread wait for its next call, and the loop for a method, however slow the test is."""
+    """Make a thread wait for its next call, and the loop for a method, even in a slow test."""
     monkeypatch.setattr(led_connection, "_STAYS", 1_000_000)
     monkeypatch.setattr(led_connection, "_PATIENCE", PATIENCE)
 
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the loop take the connection back as soon as it looks."""
+    """Make the loop take the connection back as soon as it checks."""
     monkeypatch.setattr(led_connection, "_PATIENCE", 0.0005)
 
 
@@ -189,7 +189,7 @@ async def test_whatever_is_no_plain_call_goes_back_to_the_loop() -> None:
             async with await stream(it.channel, "connect") as raw:
                 await raw.send_all(b"bytes")
                 assert await raw.receive_some() == b"bytes"
-                assert await it.call("plain", 4) == 4  # beside the stream
+                assert await it.call("plain", 4) == 4  # while the stream is open
 
 
 @pytest.mark.usefixtures("hasty")
@@ -271,7 +271,7 @@ async def test_trios_from_thread_works_in_each_led_call() -> None:
             assert await it.call("check_cancelled") == "not cancelled"
 
 
-# ------------------------------------------------------------------- what takes its time
+# -------------------------------------------------------------------------- slow methods
 
 
 @pytest.mark.usefixtures("hasty")
@@ -286,7 +286,7 @@ async def test_a_method_that_takes_its_time_keeps_no_other_call_waiting() -> Non
             assert await it.call("plain", 2) == 2
             assert results == []
             it.driver.let_go.set()
-            await until(lambda: bool(results))  # noqa: B023 - it is waited for here
+            await until(lambda: bool(results))  # noqa: B023 - awaited within the iteration
             assert results == ["a result"]
 
 
@@ -403,7 +403,7 @@ async def test_what_a_thread_has_half_written_leaves_before_anything_else() -> N
         assert socket is not None
         write = socket.try_write
 
-        def go_away() -> None:  # as a drain does, before the thread is back
+        def go_away() -> None:  # as a drain does, before the thread returns
             it.connection.reclaim()
             it.session._rules.goaway(Code.OK, 0, "shutting down")
             it.connection.writer.flush()
@@ -420,7 +420,7 @@ async def test_what_a_thread_has_half_written_leaves_before_anything_else() -> N
         await until(lambda: it.channel.connection.goaway is not None)
 
 
-# --------------------------------------------------------------------- threads are for others
+# ------------------------------------------------------------------ threads for other clients
 
 
 @pytest.mark.usefixtures("lasting")
@@ -445,7 +445,7 @@ async def test_a_thread_that_others_need_does_not_wait_for_calls() -> None:
             limiter.release_on_behalf_of(borrower)
 
 
-# ----------------------------------------------------------------------- hostile and unlucky
+# ------------------------------------------------------------- hostile clients, and failures
 
 
 @pytest.mark.usefixtures("lasting")
@@ -453,7 +453,7 @@ async def test_what_comes_behind_a_plain_call_is_acted_on() -> None:
     async with led() as it:
         await it.call("plain")
         async with trio.open_nursery() as nursery:
-            for number in range(5):  # in one piece
+            for number in range(5):  # sent together
                 nursery.start_soon(it.call, "plain", number)
                 nursery.start_soon(it.call, "echo_async", number)
         assert await it.call("plain", 1) == 1
@@ -473,7 +473,7 @@ async def test_a_breach_that_a_thread_has_read_ends_the_connection_with_a_word()
 
 @contextmanager
 def _failing(monkeypatch: pytest.MonkeyPatch, it: Led, name: str, exc: Exception) -> Iterator[None]:
-    """Have the exporter's socket fail; the client's works."""
+    """Make the exporter's socket fail, while the client's works."""
 
     def fail(*_: object) -> Any:
         raise exc
@@ -517,7 +517,7 @@ async def test_a_fault_of_ours_in_a_thread_ends_this_connection_and_is_logged(
 
 
 async def test_threads_lead_and_give_back_under_a_mix_of_calls() -> None:
-    """Plain calls in a row, in company, cancelled and late, on one connection."""
+    """Make plain calls one after another, concurrently, cancelled and late, on one connection."""
     async with led() as it:
         it.driver.let_go.set()
 

@@ -1,7 +1,7 @@
 """Tests of `_exporter.session`: calls end by deadline, by cancellation, and with the session.
 
-In each case the driver's code has ended before anybody is told that it has. Virtual clocks are for
-`async` drivers alone: no such clock waits for a thread.
+In each case the driver's code has ended before the client learns of it. The tests use virtual
+clocks for `async` drivers only, since these clocks do not wait for threads.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from jumpstarter.errors import (
 from transports import lockstep_pair
 from wire import frame
 
-# What holds on until it is cancelled, by its kind.
+# The kinds of the methods that hold until they are cancelled.
 HOLDING = {
     "method": Kind.UNARY,
     "method_async": Kind.UNARY,
@@ -53,7 +53,7 @@ each_holding = pytest.mark.parametrize("method", HOLDING)
 
 
 class Holding(Echo):
-    """Holds on in each place where a driver's code runs, and writes down when it has let go."""
+    """A driver that holds in each place where its code runs, and logs when it has let go."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Holding(Echo):
 
 
 class Stubborn(Echo):
-    """Does not do as it is told, or not at once."""
+    """A driver that ignores a cancellation, or reacts to it late."""
 
     @export
     async def swallow(self) -> str:
@@ -215,7 +215,7 @@ async def test_what_a_silent_client_has_opened_is_ended_a_second_after_its_deadl
         await trio.sleep(5.5)
         assert driver.log == []
         with pytest.raises(DriverTimeoutError, match="its deadline passed, 5 s after") as caught:
-            await client.answer(slot)  # without the PING's answer
+            await client.answer(slot)  # although the PING has no answer
         assert caught.value.code is Code.DEADLINE_EXCEEDED
         assert autojump_clock.current_time() == pytest.approx(6, abs=0.01)
         assert driver.log == ["let go"]
@@ -251,7 +251,7 @@ async def test_a_stream_outlives_its_deadline_while_its_client_is_alive(
 
 
 async def assert_cancelled(client: ScriptedClient, slot: int) -> None:
-    """See that a call ends as a cancelled one does, and that the connection lives on."""
+    """Check that a call ends as a cancelled one, and that the connection survives."""
     with pytest.raises(CallCancelled, match=r"^the call was cancelled$") as caught:
         await client.answer(slot)
     assert caught.value.code is Code.CANCELLED
@@ -278,7 +278,7 @@ async def test_a_call_cancelled_before_its_start_never_starts(method: str) -> No
         await client.greet()
         slot = client.queue(method, kind=HOLDING[method])
         client.rules.cancel(slot)
-        await client.send()  # both in one piece
+        await client.send()  # both frames together
         await assert_cancelled(client, slot)
         assert not driver.begun.is_set()
         assert driver.log == []
@@ -354,7 +354,7 @@ async def test_a_large_item_that_nobody_wants_is_cut_short() -> None:
     async with answered(Large()) as client:
         await client.greet()
         slot = await client.call("large", kind=Kind.GENERATOR)
-        await client.read()  # its beginning
+        await client.read()  # the beginning of the item
         await client.cancel(slot)
         await assert_cancelled(client, slot)
         assert client.items[slot] == []
@@ -476,7 +476,7 @@ async def test_calls_that_come_with_a_hello_that_is_not_admitted_are_not_acted_o
     assert not driver.begun.is_set()
 
 
-# --- the session's orderly end ---
+# --- orderly end of a session ---
 
 
 async def test_a_drain_lets_what_was_accepted_finish_and_refuses_what_comes_after(
@@ -494,7 +494,7 @@ async def test_a_drain_lets_what_was_accepted_finish_and_refuses_what_comes_afte
         await wait_all_tasks_blocked()
         nursery.start_soon(client.session.drain, 5, "maintenance")
         await wait_all_tasks_blocked()
-        crossing = await client.call("echo_async", 1)  # its client has not read the GOAWAY yet
+        crossing = await client.call("echo_async", 1)  # the client has not read the GOAWAY yet
         goaway = await client.event(ev.GoawayReceived)
         await client.send()
         with pytest.raises(CallRefused, match="shutting down and takes no new calls") as caught:
@@ -518,7 +518,7 @@ async def test_a_drain_cancels_what_has_not_finished_in_its_grace(
         await driver.begun.wait()
         nursery.start_soon(client.session.drain, 5, "maintenance")
         while not isinstance(await client.next_event(), ev.GoawayReceived):
-            pass  # the ITEM or ACCEPT that came before it
+            pass  # the ITEM or ACCEPT before the GOAWAY
         await client.send()
         with pytest.raises(CallCancelled):
             await client.answer(slot)
@@ -563,11 +563,11 @@ async def test_a_drain_before_the_clients_hello_just_hangs_up() -> None:
         assert await client.stream.receive_some() == b""
 
 
-# --- the connection is lost ---
+# --- lost connections ---
 
 
 async def begin_everything(client: ScriptedClient, driver: Holding) -> None:
-    """Have a call of each kind hold on, each twice."""
+    """Start two calls of each kind, which all hold."""
     await client.greet()
     for method, kind in [*HOLDING.items(), ("flood", Kind.GENERATOR)] * 2:
         driver.begun = trio.Event()
@@ -604,7 +604,7 @@ async def test_a_session_returns_when_all_code_of_the_driver_has_ended(
         await begin_everything(client, driver)
         assert driver.log == []
         await lose(client)  # type: ignore[misc]
-    # `answered` has waited for the session, and for nothing else
+    # `answered` has waited for the session, and for nothing else.
     assert driver.log == ["let go"] * 2 * (len(HOLDING) + 1)
     assert executor.limiter.borrowed_tokens == 0
 
@@ -662,13 +662,13 @@ async def test_an_error_cuts_a_generators_items_short_but_loses_none() -> None:
         assert client.items[slot] == [bytes(100_000)]
 
 
-# --- a client that does not read ---
+# --- clients that do not read ---
 
-ANSWER: int = 30_000  # bytes: three are more than may wait
+ANSWER: int = 30_000  # bytes: three exceed `max_unsent`
 
 
 class Answering(Echo):
-    """Writes down which of its methods were begun."""
+    """A driver that records which of its calls have begun."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -686,7 +686,7 @@ class Answering(Echo):
 
 
 async def answers(client: ScriptedClient, slots: list[int]) -> list[str]:
-    """Wait for the end of all these calls, and say in order how each has ended."""
+    """Wait until all these calls end, and return how each of them ended, in order."""
     ended: dict[int, str] = {}
     while ended.keys() != set(slots):
         event = await client.next_event()
@@ -700,7 +700,7 @@ async def answers(client: ScriptedClient, slots: list[int]) -> list[str]:
 
 @pytest.mark.parametrize("method", ["answer_async", "answer"])
 async def test_what_a_client_asks_for_and_does_not_read_is_not_begun(method: str) -> None:
-    """A few answers wait, and threads may be at a few more; the rest waits, and all are given."""
+    """A few answers wait, and threads may run a few more calls; the rest begin later."""
     driver, executor = Answering(), DriverExecutor(4)
     limits = Limits(max_unsent=2 * ANSWER)
     async with answered(
@@ -717,7 +717,7 @@ async def test_what_a_client_asks_for_and_does_not_read_is_not_begun(method: str
 
 
 async def test_small_answers_need_not_wait_for_a_large_one_that_is_being_read() -> None:
-    """Room is a matter of what has not begun to leave, not of how much there is to send."""
+    """Only answers that have not begun to leave take room, not all the bytes left to send."""
     limits = Limits(max_unsent=2 * ANSWER)
     driver = Answering()
     async with answered(driver, exporter_limits=limits, make_pair=lockstep_pair) as client:
@@ -772,7 +772,7 @@ async def test_a_generator_whose_client_does_not_read_stops_though_it_has_credit
 
 
 async def test_an_image_that_a_driver_works_on_is_held_once() -> None:
-    """Not its encoded form beside it for as long as the call lasts."""
+    """The session does not keep the encoded image beside it for as long as the call lasts."""
 
     class Flasher(Echo):
         @export
@@ -782,6 +782,6 @@ async def test_an_image_that_a_driver_works_on_is_held_once() -> None:
             assert call.take_body() == b""
             return len(image)
 
-    gc.collect()  # calls of other tests, which have failed and are held by their tracebacks
+    gc.collect()  # failed calls of other tests, which their tracebacks still hold
     async with channel_to(Flasher()) as channel:
         assert await channel.call(ask("flash", bytes(100_000))) == 100_000

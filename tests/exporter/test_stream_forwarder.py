@@ -1,7 +1,7 @@
 """Tests of `_exporter.stream_forwarder`: both directions, with Trio and anyio streams.
 
-The client's side is a memory stream here, since a bridge asks no more of it than Trio's interface;
-raw streams through a whole connection are in `test_driver_answers`.
+The client's side is a memory stream here, since a forwarder needs no more than Trio's interface;
+`test_dispatch` tests raw streams through a whole connection.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jumpstarter._io.byte_stream import SlotStream
 from jumpstarter._util.background import open_background
 from jumpstarter._util.wakeup import Wakeup
 
-DEADLINE = 10.0  # seconds for what takes milliseconds
+DEADLINE = 10.0  # seconds, for steps that take milliseconds
 
 Pair = tuple[Any, Any]
 Client = trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream]
@@ -72,7 +72,7 @@ async def anyio_memory() -> Pair:
 
 
 class NoHalfClose(trio.abc.Stream):
-    """A stream that cannot end one direction alone, as over TLS or a serial port."""
+    """A stream that cannot close one direction alone, like TLS or a serial port."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
@@ -103,7 +103,7 @@ Maker = Callable[[], Awaitable[Pair]]
 
 
 class Scripted:
-    """A device that does as it is told, in Trio's terms."""
+    """A device with Trio's interface that runs the functions of a test."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class Scripted:
 
 
 class Patient:
-    """The client's stream as a bridge has it; it cannot tell whether anything has come."""
+    """The client's stream as a forwarder sees it; it cannot report whether data has arrived."""
 
     pending = True
 
@@ -141,7 +141,7 @@ def client_pair() -> tuple[Client, SlotStream]:
 
 @asynccontextmanager
 async def opened(make: Maker) -> AsyncIterator[Pair]:
-    """Give a device's stream and its far end, and close both."""
+    """Yield a device's stream and its far end, then close both."""
     near, far = await make()
     async with near, far:
         yield near, far
@@ -149,7 +149,7 @@ async def opened(make: Maker) -> AsyncIterator[Pair]:
 
 @asynccontextmanager
 async def bridged(device: object) -> AsyncIterator[tuple[Client, StreamForwarder]]:
-    """Run a bridge to a device; give the client's end. The block ends when the bridge has."""
+    """Run a forwarder to a device; yield the client's end, then wait until the forwarder ends."""
     client, exporter = client_pair()
     bridge = StreamForwarder(exporter, Wakeup())
     ended = trio.Event()
@@ -350,7 +350,7 @@ async def test_of_two_failures_the_first_is_told() -> None:
         try:
             await trio.sleep_forever()
         finally:
-            raise jammed  # instead of Cancelled, when the other direction has failed
+            raise jammed  # raised instead of Cancelled, when the other direction has failed
 
     with pytest.raises(OSError, match="unplugged") as caught:
         async with bridged(Scripted(send=jam, receive=unplug)) as (client, _):
@@ -364,7 +364,7 @@ async def test_a_device_that_goes_away_fails_what_is_sent_to_it(make: Maker) -> 
         async with bridged(near) as (client, _):
             await far.aclose()
             assert await read_all(client) == b""
-            for _ in range(1000):  # a socket tells the second time, or a little later
+            for _ in range(1000):  # a socket reports it at the second send, or a little later
                 await client.send_all(b"x")
 
     async with opened(make) as (near, far):
@@ -372,14 +372,14 @@ async def test_a_device_that_goes_away_fails_what_is_sent_to_it(make: Maker) -> 
             await talk_to_nobody(near, far)
 
 
-# --- the task that carries what the client sends ---
+# --- the task that forwards the client's data ---
 
 
 whose: ContextVar[str] = ContextVar("whose", default="the reader's")
 
 
 class Telling:
-    """The client's stream, which can tell if anything has come; nothing goes back through it."""
+    """A client's stream that reports whether data has arrived; the device sends nothing back."""
 
     def __init__(self, *pieces: bytes) -> None:
         self.pieces = list(pieces)
@@ -397,7 +397,7 @@ class Telling:
         return self.pieces.pop(0)
 
     async def arrive(self, *pieces: bytes) -> int:
-        """Have pieces arrive; tells how many more tasks there are once they were carried."""
+        """Deliver pieces; return how many more tasks exist once the pieces are forwarded."""
         before = living()
         self.pieces += pieces
         self.forwarder.arrived()
@@ -413,7 +413,7 @@ def living() -> int:
 
 @asynccontextmanager
 async def told(device: object) -> AsyncIterator[Telling]:
-    """Run a bridge that is told when something has come."""
+    """Run a forwarder that is notified when data has arrived."""
     client = Telling()
     with trio.fail_after(DEADLINE):
         async with open_background() as nursery:
@@ -517,7 +517,7 @@ async def test_what_arrives_while_no_bridge_runs_begins_nothing() -> None:
     assert device.taken == b"early"
 
 
-# --- what is a device ---
+# --- which objects are devices ---
 
 
 async def test_an_empty_piece_of_an_anyio_stream_is_not_its_end() -> None:

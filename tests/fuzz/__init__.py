@@ -1,15 +1,15 @@
-"""Mutated bytes against everything that reads a peer's: `make fuzz`, and `tests/test_fuzz.py`.
+"""Fuzz tests of all code that reads bytes from a peer: `make fuzz` and `tests/test_fuzz.py`.
 
-    corpus      what mutations start from: the specification's frames, exchanges and values
-    mutation    how they are mutated, by grammar and by bytes
-    framing     targets: the decoder and the scan, against their oracle
+    corpus      the inputs of mutation: the specification's frames, exchanges and values
+    mutation    mutates the corpus, by grammar and by bytes
+    framing     targets: the decoder and the scan, compared with their oracle
     rules       targets: a server's and a client's rules, without I/O
     live        target: an exporter in a process of its own
-    covered     the first two once more, for libFuzzer, which sees what it has reached
-    campaign    runs a target for a time, and makes what fails small
+    covered     the decoder and the scan as a target of libFuzzer, which is guided by coverage
+    campaign    runs a target for a given time, and minimizes a failing case
 
-A *case* is a list of byte strings. A target makes one from a source of chance, and checks one
-without any, so that a case that fails can be cut down and fails again.
+A *case* is a list of byte strings. A target generates cases from a random source, but checks them
+deterministically, so that a failing case fails again and can be minimized.
 """
 
 from __future__ import annotations

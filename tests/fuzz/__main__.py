@@ -1,4 +1,4 @@
-"""The command line: `python -m fuzz`, in the directory of the tests."""
+"""Command line of the fuzz tests: `python -m fuzz`, in the directory `tests`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def arguments() -> argparse.Namespace:
 
 
 def told(target: Target, report: Report, seed: str) -> bool:
-    """Print what became of a target. Returns whether all was well."""
+    """Print the report on a target. Returns True if no case failed."""
     rate = report.units / report.seconds
     print(
         f"{target.name:8} {report.units:12,} {target.unit} in {report.cases:,} cases,"

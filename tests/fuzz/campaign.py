@@ -1,4 +1,4 @@
-"""Runs a target for a time, and makes what fails small."""
+"""Run a target for a given time, and minimize a failing case."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Whole = TypeVar("Whole", bytes, Case)
 
 
 class Target(NamedTuple):
-    """Something that reads bytes.
+    """A part of the code that reads bytes, with its cases and its check.
 
     Attributes:
-        name: For the command line.
-        unit: What it counts.
-        cases: Makes cases from a source of chance.
-        check: Raises if it is wrong about a case, else gives how many units there were in it.
+        name: The target's name on the command line.
+        unit: The plural noun for the units that `check` counts.
+        cases: Generates cases from a mutator.
+        check: Checks a case. Returns the number of units in it, or raises if the check fails.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Target(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What became of a target: how much it was given, and what it was wrong about, if it was."""
+    """The result of running a target: counts, and the failing case and its error, if any."""
 
     cases: int
     units: int
@@ -41,13 +41,13 @@ class Report(NamedTuple):
 
 
 def run(target: Target, seed: str, seconds: float, cases: int | None = None) -> Report:
-    """Check cases until the time is over, there were so many, or one fails."""
+    """Check cases until the time is over, `cases` of them have passed, or one fails."""
     start = time.monotonic()
     done = units = 0
     for case in target.cases(Mutator(f"{target.name} {seed}")):
         try:
             units += target.check(case)
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it is what we look for
+        except Exception as exc:  # noqa: BLE001 - any exception is a finding
             small = smallest(case, target.check, time.monotonic() + 60)
             return Report(
                 done, units, time.monotonic() - start, small, failure(small, target) or exc
@@ -59,7 +59,7 @@ def run(target: Target, seed: str, seconds: float, cases: int | None = None) -> 
 
 
 def failure(case: Case, target: Target) -> Exception | None:
-    """Give what a case makes a target raise."""
+    """Return the exception that a target raises for a case, or None."""
     try:
         target.check(case)
     except Exception as exc:  # noqa: BLE001
@@ -68,7 +68,7 @@ def failure(case: Case, target: Target) -> Exception | None:
 
 
 def smallest(case: Case, check: Check, deadline: float) -> Case:
-    """Leave away all that the failure does not need: pieces of the case, then bytes of each."""
+    """Minimize a failing case: remove pieces, then bytes of each piece, while it still fails."""
 
     def fails(smaller: Case) -> bool:
         if time.monotonic() > deadline:
@@ -91,7 +91,7 @@ def _around(before: Case, after: Case, piece: bytes) -> Case:
 
 
 def _without(whole: Whole, fails: Callable[[Whole], bool]) -> Whole:
-    """Leave away halves, quarters and so on, as long as it fails without them."""
+    """Remove halves, quarters and so on, as long as the rest still fails."""
     size = len(whole) // 2
     while size:
         at = 0

@@ -1,4 +1,4 @@
-"""What mutations start from: the frames, exchanges and breaches of docs/vectors.json."""
+"""The inputs of mutation: the frames, exchanges and breaches of docs/vectors.json."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from jumpstarter._limits import MAX_WIRE_FRAME
 from jumpstarter._protocol.frames import FrameType
 from specification import EXCHANGES, VECTORS, Exchange, unhex
 
-LONGEST: Final = 1024  # bytes that are kept of a payload: what fits the smallest frame
-# Slots by what a client of `rules` opens there.
+LONGEST: Final = 1024  # bytes kept of a payload: the smallest limit on a frame
+# The slots in which a client of `rules` opens each kind of call.
 UNARY, STREAM, GENERATOR = 1, 2, 3
 
 
 class Frame(NamedTuple):
-    """One frame, right or wrong."""
+    """One frame, valid or invalid."""
 
     type: int
     flags: int
@@ -24,13 +24,13 @@ class Frame(NamedTuple):
 
 
 def frames_of(wire: bytes) -> list[Frame]:
-    """Cut bytes into frames; what is no frame any more is left away."""
+    """Split bytes into frames, dropping an incomplete frame at the end."""
     found = FrameDecoder(MAX_WIRE_FRAME).feed(wire)
     return [Frame(type_, flags, slot, payload[:LONGEST]) for type_, flags, slot, payload in found]
 
 
 def _stream(exchange: Exchange, side: str) -> list[Frame]:
-    """Give all that one side sends in an exchange, and in those before it."""
+    """Return all frames that one side sends in an exchange and in its predecessors."""
     before = _stream(EXCHANGES[exchange.after], side) if exchange.after else []
     steps = [step for step in exchange.steps if step.side == side]
     return before + [frame for step in steps for b in step.bytes for frame in frames_of(unhex(b))]
@@ -41,7 +41,7 @@ def _on_slot(frames: list[Frame], slot: int) -> list[Frame]:
 
 
 def _fitting(frames: list[Frame]) -> int:
-    """Give a slot whose call may be answered so."""
+    """Return the slot whose kind of call these frames can answer."""
     types = {frame.type for frame in frames}
     if FrameType.ITEM in types:
         return GENERATOR
@@ -61,7 +61,7 @@ TO_CLIENT: Final = [
     if (stream := _stream(exchange, "server"))
 ]
 HELLO: Final = next(frame for frame in FRAMES if frame.type == FrameType.HELLO)
-# Where in a payload the MessagePack begins, for those frames that have any.
+# The offset of the MessagePack value in the payload, by type of frame.
 VALUE_AT: Final = {
     FrameType.HELLO: 28,
     FrameType.RESULT: 0,

@@ -1,6 +1,7 @@
-"""What libFuzzer calls, and what it begins with: `python -m fuzz.covered` writes that in files.
+"""The function that libFuzzer calls, and its initial corpus.
 
-The first byte of an input says where the rest goes, and how it is cut.
+`python -m fuzz.covered DIRECTORY` writes the corpus to a directory. The first byte of an input
+selects the target of the other bytes and the size of the pieces that they are fed in.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from jumpstarter._framing import pack_frame
 from . import framing
 from .corpus import FRAMES, VALUES
 
-SCAN, DECODER = 0x00, 0x87  # with pieces of eight bytes
+SCAN, DECODER = 0x00, 0x87  # the decoder is fed pieces of eight bytes
 
 
 def one(data: bytes) -> None:
-    """Check one input; raises if something is wrong about it."""
+    """Check one input. Raises if the check fails."""
     how, rest = data[:1] or b"\x00", data[1:]
     if how[0] < 0x80:
         framing.check_messages([rest])
@@ -27,7 +28,7 @@ def one(data: bytes) -> None:
 
 
 def write(directory: Path) -> None:
-    """Write the corpus, a file for each input."""
+    """Write the corpus, one file for each input."""
     directory.mkdir(parents=True, exist_ok=True)
     inputs = [bytes([SCAN]) + value for value in VALUES]
     inputs += [bytes([DECODER]) + pack_frame(*frame) for frame in FRAMES]

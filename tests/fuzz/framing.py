@@ -1,4 +1,4 @@
-"""The decoder and the scan: what they say of mutated bytes is what the oracle says."""
+"""Fuzz targets: the decoder and the scan must agree with their oracle on mutated bytes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .corpus import LONGEST, TO_CLIENT, TO_SERVER, Frame
 from .mutation import Mutator
 
 MAX_FRAME: Final = LONGEST
-LARGE_FRAME: Final = 9000  # bytes: two pieces of it are too large to be gathered
+LARGE_FRAME: Final = 9000  # bytes; two pieces of this size are too large to be gathered
 NARROW: Final = (4, 60, 8)  # depth, items, containers
 LIMITS: Final = Limits(max_items=10_000, max_containers=1000)
 
 
 def streams(mutator: Mutator) -> Iterator[list[bytes]]:
-    """Make streams of frames, cut anywhere: each one as it is, and four times with wrong bytes."""
+    """Make streams of frames, split anywhere: each one intact, then four times mutated."""
     while True:
         frames = mutator.frames(mutator.random.choice((TO_SERVER, TO_CLIENT)))
         if mutator.random.random() < 0.05:
@@ -37,7 +37,7 @@ def streams(mutator: Mutator) -> Iterator[list[bytes]]:
 
 
 def check_stream(pieces: list[bytes]) -> int:
-    """Feed a decoder these pieces and the oracle all at once. Returns the frames there were."""
+    """Feed a decoder these pieces, and the oracle all of them joined. Returns a count of frames."""
     large = sum(map(len, pieces)) > LARGE_FRAME
     return _check_stream(pieces, MAX_FRAME) + (_check_stream(pieces, LARGE_FRAME) if large else 0)
 
@@ -49,7 +49,7 @@ def _check_stream(pieces: list[bytes], max_frame: int) -> int:
     for number, piece in enumerate(pieces):
         if decoder.failure is not None:
             break
-        if number % 2:  # as bulk is read: the next one overwrites it
+        if number % 2:  # like a bulk read, whose buffer the next read overwrites
             buffer[: len(piece)] = piece
             frames += decoder.feed(memoryview(buffer)[: len(piece)])
         else:
@@ -68,14 +68,14 @@ def _check_stream(pieces: list[bytes], max_frame: int) -> int:
 
 
 def messages(mutator: Mutator) -> Iterator[list[bytes]]:
-    """Make batches of values: each one as it is, and four times with wrong bytes."""
+    """Make batches of one value: intact, then four times with its bytes mutated."""
     while True:
         message = mutator.message()
         yield [message, *(mutator.bytes_changed(message) for _ in range(4))]
 
 
 def check_messages(batch: list[bytes]) -> int:
-    """Have each judged by `scan` and by the oracle, and read by all that reads a peer's values."""
+    """Compare `scan` with the oracle on each message, and pass the message to all `READERS`."""
     wide = (LIMITS.max_depth, LIMITS.max_items, LIMITS.max_containers)
     for message in batch:
         assert judged(message, NARROW) == _by_oracle(ReferenceScan(message, *NARROW))
@@ -93,7 +93,7 @@ def check_messages(batch: list[bytes]) -> int:
 
 
 def judged(message: bytes, limits: tuple[int, int, int]) -> int | Code:
-    """Give what `scan` says: what a message counts, or why not."""
+    """Return `scan`'s count for a message, or the code of its error."""
     try:
         return scan(message, *limits)
     except FramingError as exc:
@@ -108,15 +108,15 @@ def _by_oracle(oracle: ReferenceScan) -> int | Code:
 
 
 def decodes(message: bytes) -> bool:
-    """Tell whether msgspec can read what `scan` let through, by whichever exception it says no."""
+    """Return True if msgspec can decode a message that `scan` accepted."""
     try:
         msgspec.msgpack.decode(message)
-    except Exception:  # noqa: BLE001 - the classes differ from one version of msgspec to the next
+    except Exception:  # noqa: BLE001 - the exception classes differ between versions of msgspec
         return False
     return True
 
 
-# All that reads a value of a peer, and may raise ArgumentError and nothing else.
+# All functions that read a peer's value. They may raise ArgumentError, and nothing else.
 HELLO_HEAD: Final = m.encode_hello(Hello.of(LIMITS))[:28]
 READERS: Final[tuple[Callable[[bytes], Any], ...]] = (
     lambda body: m.decode_value(body, LIMITS),

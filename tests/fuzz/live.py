@@ -1,4 +1,4 @@
-"""An exporter in a process of its own: it stays alive, and answers its good clients."""
+"""Fuzz target: an exporter process must stay alive and answer its good clients."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from . import rules
 from .mutation import Mutator
 
 TESTS: Final = Path(__file__).parent.parent
-CONNECTIONS: Final = 10  # in a batch: fewer than may be without a HELLO at once
-PATIENCE: Final = 30.0  # seconds for what takes a hundredth of one
+CONNECTIONS: Final = 10  # in a batch; below the limit on concurrent connections before HELLO
+PATIENCE: Final = 30.0  # seconds; each of these operations usually takes a hundredth of one
 
 
 def batches(mutator: Mutator) -> Iterator[list[bytes]]:
-    """Make what a few connections send; the first byte says how each of them ends."""
+    """Make the bytes that each connection of a batch sends, after a byte that selects its end."""
     streams = rules.to_server(mutator)
     while True:
         yield [
@@ -33,7 +33,7 @@ def batches(mutator: Mutator) -> Iterator[list[bytes]]:
 
 
 class ServerContext:
-    """Serves `Echo` in a process, and starts another one where that has died."""
+    """Serve `Echo` in a process, and start another process if it has died."""
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
@@ -70,12 +70,12 @@ class ServerContext:
             watchdog.join()
 
     def log(self) -> str:
-        """Give the end of the exporter's log."""
+        """Return the end of the exporter's log."""
         self._log.seek(0)
         return self._log.read()[-2000:]
 
     def check(self, batch: list[bytes]) -> int:
-        """Send these on a connection each, then call as a good client. Returns how many."""
+        """Send each item on its own connection, then make a good call. Returns the item count."""
         if self._process is None or self._process.poll() is not None:
             self._start()
         assert self._process is not None
@@ -101,7 +101,7 @@ class ServerContext:
             peer.sendall(data)
 
     def _end(self, peer: socket.socket, how: int) -> None:
-        """Go without a word, or end our half and read to the end, slowly or not."""
+        """Do nothing if `how` is 0; else send EOF and read until EOF, by the byte if `how` is 1."""
         with contextlib.suppress(ConnectionResetError, OSError if how == 0 else ConnectionError):
             if how:
                 peer.shutdown(socket.SHUT_WR)

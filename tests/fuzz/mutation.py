@@ -1,4 +1,4 @@
-"""Frames and values made wrong: by grammar, so that what reads them gets far, and by bytes."""
+"""Mutate frames and values: by grammar, so that parsing advances far, and by bytes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ SLOTS: Final = (1, 1, 1, 2, 2, 3, 3, 0, 4, 0xFFFF, 2**32 - 1)
 FLAGS: Final = (0, 0, 0, 0x10, 0x20, 0x20, 0x40, 0x30, 0x70, 0x80, 0xF0)
 NUMBERS: Final = (0, 1, 2, 0x7F, 0x80, 0xFF, 2**16 - 1, 2**24 - 1, 2**31 - 1, 2**31, 2**32 - 1)
 PART: Final = 1024  # bytes in a good part of a message
-DEEPEST: Final = 70  # levels: a few more than are allowed
+DEEPEST: Final = 70  # levels; a few more than the limit
 
 
 class Mutator:
-    """A source of chance, and what it makes of the corpus.
+    """A random source, and the mutations that it applies to the corpus.
 
     Args:
-        seed: The same one makes the same cases in the same order.
+        seed: The same seed generates the same cases in the same order.
     """
 
     def __init__(self, seed: str) -> None:
         self.random = random.Random(seed)
-        self._others: list[Frame] = []  # from which a frame may be inserted
+        self._others: list[Frame] = []  # the stream that `_insert` takes frames from
         self._moves: tuple[Callable[[list[Frame], int], None], ...] = (
             self._repeat,
             self._insert,
@@ -47,7 +47,7 @@ class Mutator:
     # ---------------------------------------------------------------------------------- frames
 
     def frames(self, streams: Sequence[list[Frame]]) -> list[Frame]:
-        """Weave streams into one behind a HELLO, and make up to eight changes."""
+        """Interleave streams after a HELLO, and apply up to eight mutations."""
         pick = self.random.choice
         frames = list(pick(streams)[1:])
         for _ in range(self.random.choice((0, 1, 3, 8))):
@@ -60,7 +60,7 @@ class Mutator:
         return [HELLO, *frames]
 
     def wire(self, frame: Frame) -> bytes:
-        """Write a frame; one in three hundred is not what its header says."""
+        """Encode a frame; one in three hundred gets a wrong length or mutated bytes."""
         type_, flags, slot, payload = frame
         length = len(payload)
         wrong = self.random.random() < 1 / 300
@@ -96,7 +96,7 @@ class Mutator:
         frames[at] = frames[at]._replace(flags=self.random.choice(FLAGS))
 
     def _in_parts(self, frames: list[Frame], at: int) -> None:
-        """Send a message in parts, of the right size or smaller, and sometimes not to its end."""
+        """Split a message into parts, of the right size or smaller, sometimes without its end."""
         frame = frames[at]
         count = self.random.choice((1, 1, 2, 3, 5))
         filling = bytes(self.random.choice((PART, PART, PART, PART - 1, 1, 0)))
@@ -126,7 +126,7 @@ class Mutator:
     # ----------------------------------------------------------------------------------- bytes
 
     def bytes_changed(self, data: bytes) -> bytes:
-        """Change, cut, double, insert or remove some bytes."""
+        """Change, truncate, duplicate, insert or remove some bytes."""
         changed = bytearray(data)
         for _ in range(self.random.choice((1, 1, 1, 2, 4))):
             at = self.random.randrange(len(changed) + 1)
@@ -147,7 +147,7 @@ class Mutator:
         return bytes(changed)
 
     def pieces(self, stream: bytes) -> list[bytes]:
-        """Cut bytes anywhere: rarely, often, or everywhere."""
+        """Split bytes at random positions: at few, at many, or at all of them."""
         count = self.random.choice((0, 1, 3, 10, len(stream)))
         if count >= len(stream):
             return [stream[at : at + 1] for at in range(len(stream))]
@@ -157,7 +157,7 @@ class Mutator:
     # ---------------------------------------------------------------------------------- values
 
     def message(self) -> bytes:
-        """Make one MessagePack value, in any of the forms that it may have; most are good."""
+        """Make one MessagePack value, in any encoding that it may have; most are well-formed."""
         draw = self.random.random()
         if draw < 0.25:
             return self.random.choice(VALUES)
@@ -178,7 +178,7 @@ class Mutator:
         return self._head(promised, (0x80, 16), (0xDE, 2), (0xDF, 4)) + b"".join(pairs)
 
     def _head(self, count: int, small: tuple[int, int], *wide: tuple[int, int]) -> bytes:
-        """Write a length in any form that has room for it; `wide` are first bytes and sizes."""
+        """Encode a length in any form that can hold it; `wide` are pairs of first byte and size."""
         base, room = small
         forms = [(first, size) for first, size in wide if count < 256**size]
         if count < room and self.random.random() < 0.7:

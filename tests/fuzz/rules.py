@@ -1,12 +1,15 @@
-"""A server's and a client's rules: whatever comes, they keep the promises of docs/protocol.md.
+"""Fuzz targets: the server's and the client's rules must keep the promises of docs/protocol.md.
 
-Each case is heard three times. At once and cut anywhere, by an application that does nothing: what
-happens must not depend on the cutting. And frame by frame, by one that answers at once, cancels and
-begins anew; after each step its books must agree with the rules, and with what leaves:
+The rules receive each case three times. A passive application passes it in one piece, then split at
+random positions: the events must not depend on the splits. An active application passes it frame
+by frame, answers immediately, cancels calls and starts new ones. After each step, its books must
+agree with the rules and with the frames sent:
 
-- Nothing is raised, `ConnectionFailed` is the last event, and one GOAWAY the last frame after it.
-- One terminal frame for each call, nothing of a call before it has come or after it has ended.
-- As many slots are busy as there are calls, and at the end nothing is held of any of them.
+- The rules never raise. `ConnectionFailed` is the last event, and one GOAWAY, the last frame,
+  follows it.
+- Each call gets one terminal frame. No frame of a call leaves before the call arrives or after it
+  ends.
+- The number of busy slots equals the number of calls, and at the end no call holds any memory.
 """
 
 from __future__ import annotations
@@ -33,17 +36,17 @@ from .mutation import Mutator
 
 T = FrameType
 KINDS: Final = {UNARY: Kind.UNARY, STREAM: Kind.STREAM, GENERATOR: Kind.GENERATOR}  # by slot
-CHUNK: Final = 5000  # bytes that are sent at once of a stream, where credit may be for gigabytes
-MOST: Final = (1, 7, 1000)  # frames that are handled at once
+CHUNK: Final = 5000  # bytes sent per step on a stream, whose credit may be gigabytes
+MOST: Final = (1, 7, 1000)  # maximum frames handled per call of `receive`
 
 
 def to_server(mutator: Mutator) -> Iterator[list[bytes]]:
-    """Make what a client might send, one piece a frame."""
+    """Make frames that a client might send, one frame per piece."""
     return _frames(mutator, TO_SERVER)
 
 
 def to_client(mutator: Mutator) -> Iterator[list[bytes]]:
-    """Make what a server might send."""
+    """Make frames that a server might send, one frame per piece."""
     return _frames(mutator, TO_CLIENT)
 
 
@@ -53,12 +56,12 @@ def _frames(mutator: Mutator, streams: list[list[Frame]]) -> Iterator[list[bytes
 
 
 def check_server(frames: list[bytes]) -> int:
-    """Let a server hear these frames. Returns how many times one was heard."""
+    """Check a server on these frames. Returns the number of frames that it received in total."""
     return _check(Server, frames)
 
 
 def check_client(frames: list[bytes]) -> int:
-    """Let a client hear these frames. Returns how many times one was heard."""
+    """Check a client on these frames. Returns the number of frames that it received in total."""
     return _check(Client, frames)
 
 
@@ -83,16 +86,16 @@ def _cut(frames: list[bytes], chance: random.Random) -> Iterator[bytes]:
 
 
 def _shown(event: ev.Event) -> object:
-    """Give what must be the same however bytes are cut: all but the words for a breach."""
+    """Return the part of an event that must not depend on splits: all but a breach's message."""
     return event.error.code if isinstance(event, ev.ConnectionFailed) else event
 
 
 class Books:
-    """What an application knows of its calls, and of what has crossed the wire.
+    """An application's record of its calls and of the frames on the wire.
 
     Attributes:
-        rules: What is tested.
-        open: The kind of each call that is open, by its slot.
+        rules: The rules under test.
+        open: The kind of each open call, by slot.
     """
 
     rules: BaseProtocol
@@ -104,7 +107,7 @@ class Books:
     def listen(
         self, pieces: list[bytes], first: list[bytes], chance: random.Random | None = None
     ) -> list[object]:
-        """Hear HELLO, get ready, and then only listen. Gives all that happened."""
+        """Receive HELLO, complete the handshake, and receive the rest. Returns all events."""
         events = [event for frame in first for event in self.rules.receive(frame)]
         self.begin(events)
         for piece in pieces:
@@ -114,19 +117,19 @@ class Books:
         return list(map(_shown, events))
 
     def begin(self, events: list[ev.Event]) -> None:
-        """Do what makes the connection ready, if it can be."""
+        """Complete the handshake, if these events allow it."""
         raise NotImplementedError
 
     def act(self, event: ev.Event) -> None:
-        """Note one event, and answer it."""
+        """Record one event, and answer it."""
         raise NotImplementedError
 
     def check(self) -> None:
-        """Take what waits, and hold it and the rules against the books."""
+        """Take the queued frames, and compare them and the rules with the books."""
         raise NotImplementedError
 
     def hear(self, frame: bytes) -> None:
-        """Hear a frame, answer what it told, and hold everything against the books."""
+        """Receive a frame, answer its events, and compare everything with the books."""
         events = self.rules.receive(frame)
         if self.rules.failure is None:
             self.note(frame)
@@ -138,10 +141,10 @@ class Books:
             self.check_failed(events)
 
     def note(self, frame: bytes) -> None:
-        """Enter what the peer has sent."""
+        """Record a frame that the peer has sent."""
 
     def check_failed(self, events: list[ev.Event]) -> None:
-        """Check the end of a connection that has failed."""
+        """Check the last events and frames of a failed connection."""
         assert [type(event) for event in events].index(ev.ConnectionFailed) == len(events) - 1
         assert self.rules.receive(b"\x00" * 8) == []
         (goaway,) = wire.sent(self.rules)
@@ -149,39 +152,39 @@ class Books:
         assert goaway.payload[0] >= Code.PROTOCOL_ERROR
 
     def finish(self) -> None:
-        """End what is open, and see that nothing is left of it."""
+        """End the open calls, and check that nothing remains of them."""
         raise NotImplementedError
 
     @property
     def large(self) -> int:
-        """Bytes that make a message of three frames, if the peer takes such."""
+        """Size in bytes of a message of three frames, or less if the peer's limit is lower."""
         assert self.rules.peer is not None
         return min(3000, self.rules.peer.max_message - 100)
 
     def max_frames_per_turn(self, every: int) -> bool:
-        """Tell if it is time for what is done every so often."""
+        """Return True once in every `every` calls, counting all calls together."""
         return next(self._turns) % every == 0
 
 
 class Server(Books):
-    """An exporter's application, and all that is known of each slot from the wire alone."""
+    """An exporter's application, and the state of each slot as derived from the wire alone."""
 
     rules: ServerProtocol
 
     def __init__(self) -> None:
         super().__init__()
         self.rules = ServerProtocol(LIMITS)
-        self.received_bytes = FrameDecoder(MAX_WIRE_FRAME)
-        self.opening: set[int] = set()  # slots on which part of a CALL has come
-        self.due: Counter[int] = Counter()  # terminal frames that are or were owed, by slot
-        self.ended: Counter[int] = Counter()  # terminal frames that have left
+        self._decoder = FrameDecoder(MAX_WIRE_FRAME)
+        self.opening: set[int] = set()  # slots on which a CALL is incomplete
+        self.due: Counter[int] = Counter()  # terminal frames owed in total, by slot
+        self.ended: Counter[int] = Counter()  # terminal frames sent, by slot
 
     def begin(self, events: list[ev.Event]) -> None:
         if any(isinstance(event, ev.HelloReceived) for event in events):
             self.rules.admit(Hello.of(LIMITS))
 
     def note(self, frame: bytes) -> None:
-        for type_, flags, slot, _ in self.received_bytes.feed(frame):
+        for type_, flags, slot, _ in self._decoder.feed(frame):
             whole = type_ == T.CALL and flags != Flag.MORE
             if type_ == T.CALL:
                 self.opening.add(slot)
@@ -207,7 +210,7 @@ class Server(Books):
                 assert not isinstance(event, ev.SlotEvent)
 
     def answer(self, slot: int) -> None:
-        """Do something that is allowed now; every few times, end the call."""
+        """Make one move that the call allows now; once in a while, end the call."""
         rules = self.rules
         if self.open[slot] is Kind.UNARY or self.max_frames_per_turn(8):
             self.end(slot)
@@ -249,7 +252,7 @@ class Server(Books):
 
 
 class Client(Books):
-    """Makes calls of all kinds, as many as there are slots for, and never stops."""
+    """A client's application, which calls continuously, in all slots, with all kinds of calls."""
 
     rules: ClientProtocol
 
@@ -299,7 +302,7 @@ class Client(Books):
         assert self.rules.busy_slots == len(self.open)
 
     def finish(self) -> None:
-        """End every call as a server would."""
+        """End every call as a server would, and check that nothing remains of them."""
         if self.rules.failure is not None or self.rules.peer is None:
             return
         self.rules.goaway(Code.OK, 0, "")

@@ -1,39 +1,43 @@
-"""Attacks on a live exporter, while a good client goes on calling it.
+"""Attacks on a live exporter, while a good client continues to call it.
 
-`python -m hostile`, from the directory `tests`, or `make hostile`: runs every attack against an
-exporter in a process of its own, and the nearest equivalent against servers of grpcio, RPyC and
-Pyro5 where these are installed (the extra `hostile`). Prints a line for each, and a table in
-Markdown that compares them. The rules:
+`python -m hostile`, from the directory `tests`, or `make hostile`, runs every attack against an
+exporter in a process of its own. It runs the nearest equivalent against servers of grpcio, RPyC and
+Pyro5 if these are installed (the extra `hostile`). It prints a line for each attack, and a Markdown
+table that compares the servers. The rules:
 
-- The server, the good client and the attacker are three processes. The attacker is niced, as it
-  would be on a machine of its own, and speaks from bytes: no client library holds it back.
-- Each attack has a fresh server, and goes on until its time is over. Who is cut off comes back.
-- The good client makes a call every 10 ms, and a newcomer beside it connects every 100 ms. Calls
-  that a slow one has kept from being made in time count as having waited, too. In three seconds
-  there are 300 calls and 30 newcomers: the latter's 99th percentile is the slowest of them.
-- Memory is the server's resident set, at its highest during the attack, over that just before.
-- Servers have their defaults, and run as their documentation shows. Where a protocol has no such
-  thing as the attack needs, the cell says n/a.
+- The server, the good client and the attacker are three processes. The attacker has a lower
+  priority (nice), because in reality it would have a machine of its own. It sends raw bytes, so
+  that no client library restricts it.
+- Each attack has a fresh server, and continues until its time is over. An attacker that is cut off
+  reconnects.
+- The good client makes a call every 10 ms, and beside it a newcomer connects every 100 ms. If a
+  slow call delays later calls, their delays count, too. In three seconds there are 300 calls and
+  30 newcomers, so the newcomers' 99th percentile is the slowest of them.
+- Memory growth is the maximum of the server's resident set during the attack, minus its size just
+  before.
+- Servers have their default settings, and run as their documentation shows. If a protocol lacks the
+  feature that an attack needs, the cell says n/a.
 
-`test_hostile.py` beside it runs the attacks on our own exporter for a fraction of a second each.
+`test_hostile.py` in this package runs the attacks on our own exporter for a fraction of a second
+each.
 
-Read from the ground up; each module knows only those above it:
+The modules, bottom-up; each one imports only those above it:
 
-    attacker   one attack's sockets, its time, and what is counted
-    attacks    what there is: names, rows of the fault table, what each does
+    attacker   the sockets, the deadline and the counters of one attack
+    attacks    the list of attacks: names, rows of the fault table, descriptions
     preambles, bombs
-               what speaks another protocol; much in few bytes
-    sockets    attacks on anything that listens
-    wire_ours  our frames, right and wrong
-    victim     the driver that is attacked
+               the first bytes of other protocols; compressed messages that inflate
+    sockets    attacks on any listening server
+    wire_ours  valid and invalid frames of our protocol
+    victim     the driver under attack
     frames, values, doors
-               attacks on our protocol, on what it carries, and on who may come in
-    peer       what an adapter of a server has to say
+               attacks on our protocol, on the values that it carries, and on admission
+    peer       the interface of an adapter of a server
     peer_ours, peer_grpcio, peer_rpyc, peer_pyro5
-               how each is served and called, and which function is which attack
-    peers      the table of them
-    good, raid the good client's process, and the attacker's
-    target     the processes, and what is measured of them
-    table      figures, and how they are shown
+               the adapters: how to serve and call each one, and its functions by attack
+    peers      the table of adapters
+    good, raid the processes of the good client and of the attacker
+    target     the three processes, and their measurements
+    table      verdicts and tables
     __main__   the command line
 """

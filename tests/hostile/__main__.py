@@ -1,4 +1,4 @@
-"""The command line: `python -m hostile` from the directory `tests`, or `make hostile`."""
+"""Command line of the attacks: `python -m hostile` in the directory `tests`, or `make hostile`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from .peer import Peer
 from .peers import NAMES, peer_named
 from .target import Measured, Target, prepare
 
-_AROUND: Final = 2.5  # seconds for each attack, to start the processes, warm up and end
+_AROUND: Final = 2.5  # seconds per attack, to start the processes, warm up and end
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what is asked for, and print a line as soon as it is known."""
+    """Run the selected attacks, and print the line of each as soon as it has ended."""
     options = _parser().parse_args(argv)
     inherited.restore()
     attacks = [a for a in ATTACKS if not options.only or a.name in options.only]
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @contextmanager
 def _many_sockets() -> Iterator[None]:
-    """Raise the limit of open files to what the system allows, for the servers too."""
+    """Raise the limit on open files to the hard limit; the servers inherit it."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
     try:
@@ -95,7 +95,7 @@ def _can_be_made(attack: Attack, peer: Peer) -> bool:
 
 
 def _extent(attacks: Sequence[Attack], peers: Sequence[Peer], seconds: float) -> str:
-    """Say how much there is to be done, and how long it will take."""
+    """Return a line with the number of runs and the time that they will take."""
     runs = sum(_can_be_made(attack, peer) for attack in attacks for peer in peers)
     minutes = runs * (seconds + _AROUND) / 60
     names = ", ".join(peer.name for peer in peers)

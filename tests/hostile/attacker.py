@@ -1,10 +1,11 @@
-"""One attack's sockets, its time, and what is counted.
+"""The sockets, the deadline and the counters of one attack.
 
-An attack is a function of an `Attacker`. It is called again and again until the time is over, each
-time with all its connections hung up; who was cut off comes back that way. It need not look at the
-clock: whatever waits here ends with `Over` in time, and with `Cut` where the server has hung up.
+An attack is a function that takes an `Attacker`. `attack` calls it repeatedly until the time is
+over, and closes all connections between two calls, so an attack that was cut off reconnects. The
+function need not check the time: every method that waits raises `Over` at the deadline, and `Cut`
+if the server has closed the connection.
 
-This file knows no protocol.
+This module is independent of protocols.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from typing import Final
 
 __all__ = ["Attacker", "Cut", "Function", "Line", "Over", "attack"]
 
-_TICK: Final = 0.05  # seconds; how late an attack may notice that its time is over
+_TICK: Final = 0.05  # seconds; the maximum delay after which an attack notices its deadline
 _CHUNK: Final = 256 * 1024
-_PAUSE: Final = 0.002  # seconds before the next round of an attack that was refused at once
+_PAUSE: Final = 0.002  # seconds before the next round of an attack that was refused immediately
 
 
 class Cut(Exception):
-    """The server has hung up, or does not let us in."""
+    """The server has closed the connection or refused it."""
 
 
 class Over(Exception):
@@ -42,22 +43,22 @@ class Line:
 
     @property
     def alive(self) -> bool:
-        """Whether the server has not hung up, as far as we know."""
+        """Whether the connection is open, as far as this side knows."""
         return self._alive
 
     def cut(self) -> Cut:
-        """Note that the server has hung up."""
+        """Record that the server has closed the connection. Returns a `Cut` to raise."""
         if self._alive:
             self._alive = False
             self._attacker.cuts += 1
         return Cut()
 
     def send(self, data: bytes, frames: int = 1) -> None:
-        """Send all of it, however long the server takes.
+        """Send all the data, however long the server takes to read it.
 
         Args:
-            data: What.
-            frames: How many it counts for, once it has left.
+            data: The bytes to send.
+            frames: The number of frames to count once all the data is sent.
         """
         rest = memoryview(data)
         while rest:
@@ -71,18 +72,18 @@ class Line:
         self._attacker.frames += frames
 
     def flood(self, data: bytes, frames: int) -> None:
-        """Send the same without end."""
+        """Send the same data repeatedly, until the time is over or the connection is cut."""
         while True:
             self.send(data, frames)
 
     def drip(self, data: bytes, every: float) -> None:
-        """Send it a byte at a time."""
+        """Send the data one byte at a time, with a pause of `every` seconds after each."""
         for byte in data:
             self.send(bytes((byte,)), 0)
             self._attacker.sleep(every)
 
     def receive(self, size: int = _CHUNK) -> bytes:
-        """Read at least a byte."""
+        """Read at least one byte."""
         while True:
             self._attacker.check()
             try:
@@ -96,47 +97,47 @@ class Line:
             return data
 
     def receive_exactly(self, size: int) -> bytes:
-        """Read so many bytes."""
+        """Read exactly `size` bytes."""
         data = b""
         while len(data) < size:
             data += self.receive(size - len(data))
         return data
 
     def drain(self) -> None:
-        """Throw away what has come, without waiting."""
+        """Discard the data that has arrived, without waiting."""
         while select.select([self.socket], [], [], 0)[0]:
             self.receive()
 
     def until_cut(self) -> None:
-        """Throw away what comes, until the server hangs up."""
+        """Read and discard data until the server closes the connection."""
         with contextlib.suppress(Cut):
             while True:
                 self.receive()
 
     def reset(self) -> None:
-        """Hang up without a goodbye: what is under way is lost, and the server gets an error."""
+        """Reset the connection (RST): data in flight is lost, and the server gets an error."""
         with contextlib.suppress(OSError):
             linger = struct.pack("ii", 1, 0)
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.close()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._alive = False
         self.socket.close()
 
 
 class Attacker:
-    """Whoever attacks.
+    """The connections, the deadline and the counters of one attack.
 
     Args:
-        address: Host and port.
-        seconds: For how long.
+        address: Host and port of the server.
+        seconds: The duration of the attack.
 
     Attributes:
-        frames: Frames, messages or requests that were sent whole, by what the attack is about.
-        connections: That the server, or its system, has accepted.
-        cuts: Of these, how many it has ended.
+        frames: The number of frames, messages or requests (as the attack defines) sent completely.
+        connections: The number of connections that the server, or its kernel, has accepted.
+        cuts: The number of these connections that the server has closed.
     """
 
     def __init__(self, address: tuple[str, int], seconds: float) -> None:
@@ -148,20 +149,21 @@ class Attacker:
         self._lines: list[Line] = []
 
     def check(self) -> None:
-        """Go on only if there is time left."""
+        """Raise `Over` if the time is over."""
         if time.monotonic() >= self._until:
             raise Over
 
     def sleep(self, seconds: float) -> None:
-        """Wait for so long, or for the end."""
+        """Sleep for `seconds`. Raises `Over` when the time of the attack is over."""
         time.sleep(max(0.0, min(seconds, self._until - time.monotonic())))
         self.check()
 
     def dial(self, receive_buffer: int | None = None) -> Line:
-        """Connect.
+        """Connect to the server.
 
         Args:
-            receive_buffer: Bytes that the system takes for who does not read; about.
+            receive_buffer: The approximate number of bytes that the kernel buffers for a connection
+                that does not read.
         """
         self.check()
         sock = socket.socket()
@@ -179,7 +181,7 @@ class Attacker:
         return line
 
     def dial_many(self, count: int) -> list[Line]:
-        """Connect so many times, or until the server lets no more in."""
+        """Connect `count` times, or until the server refuses a connection."""
         return list(self._dialled(count))
 
     def _dialled(self, count: int) -> Iterator[Line]:
@@ -188,7 +190,7 @@ class Attacker:
                 yield self.dial()
 
     def send_each(self, lines: Iterable[Line], data: bytes, frames: int = 1) -> None:
-        """Send the same on all that are not cut."""
+        """Send the same data on all connections that are not cut."""
         for line in lines:
             if not line.alive:
                 continue
@@ -196,10 +198,10 @@ class Attacker:
                 line.send(data, frames)
 
     def hold(self, seconds: float | None = None) -> None:
-        """Keep all connections, without reading, until the server has cut the last of them.
+        """Keep all connections open, without reading, until the server has cut the last one.
 
         Args:
-            seconds: At most.
+            seconds: The maximum time to wait; by default, until the time is over.
         """
         poll = select.poll()
         left = {line.socket.fileno(): line for line in self._lines if line.alive}
@@ -213,7 +215,7 @@ class Attacker:
                 left.pop(number).cut()
 
     def hang_up(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         for line in self._lines:
             line.close()
         self._lines.clear()
@@ -223,7 +225,7 @@ Function = Callable[[Attacker], None]
 
 
 def attack(function: Function, attacker: Attacker) -> None:
-    """Attack until the time is over."""
+    """Run an attack repeatedly until the time is over."""
     with contextlib.suppress(Over):
         while True:
             attacker.check()

@@ -1,7 +1,7 @@
-"""What attacks there are: pure data.
+"""The list of attacks, as pure data.
 
-A *row* is the fault's number in our fault table. What an attack does is told in our own terms; the
-others get the nearest that their protocol has.
+A *row* is the fault's number in our fault table. Descriptions use the terms of our own protocol;
+the other servers get the nearest equivalent in theirs.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ Setting: TypeAlias = Literal["plain", "token", "tls"]
 
 @dataclass(frozen=True)
 class Attack:
-    """One of them.
+    """One attack.
 
     Attributes:
-        name: By which peers know it.
-        row: Of the fault table.
-        what: It does.
-        setting: How the server is set up.
+        name: The key to the attack's function in each peer.
+        row: The row of the fault table.
+        what: A description of the attack.
+        setting: The server's configuration.
     """
 
     name: str
@@ -74,7 +74,7 @@ ATTACKS: Final = (
     Attack("names", "B7", "dunder names, properties, what is not exported, any other text"),
     Attack("log flood", "B11", "methods that raise, and texts with newlines and escapes"),
     Attack("decompression bomb", "B12", "a compressed message of 256 MiB of zeros"),
-    # --- doors ---
+    # --- admission ---
     Attack("wrong token", "B14", "thousands of HELLOs with a wrong secret", "token"),
     Attack("half handshakes", "B14", "TLS handshakes of 300 connections that stop", "tls"),
     Attack("connect and close", "C1", "connections that end as soon as they begin"),

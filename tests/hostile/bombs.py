@@ -1,4 +1,4 @@
-"""Much in few bytes: a message that a receiver inflates."""
+"""A decompression bomb: a small message that inflates at the receiver."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["packed_zeros"]
 
 @functools.cache
 def packed_zeros(wbits: int = zlib.MAX_WBITS) -> bytes:
-    """Give 256 MiB of zeros, compressed to about one; 31 for `wbits` is gzip's form."""
+    """Return 256 MiB of zeros, compressed to about 1 MiB; `wbits=31` selects the gzip format."""
     packer = zlib.compressobj(1, wbits=wbits)
     zeros = bytes(2**20)
     return b"".join(packer.compress(zeros) for _ in range(256)) + packer.flush()

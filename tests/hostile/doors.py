@@ -1,4 +1,4 @@
-"""Attacks on who may come in, and when: our HELLO, and what belongs around it."""
+"""Attacks on admission: on our HELLO, the token and TLS, and on connecting and closing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["FUNCTIONS"]
 
 
 def _versions() -> list[bytes]:
-    """Every other major version, and fields that are out of range."""
+    """Return HELLOs with every major version, and with fields that are out of range."""
     fixed = struct.Struct("<4sBBHIIIII")
     good = (65536, 2**27, 1024, 32768, 0)
     bad = ((0, 2**27, 1024, 1, 0), (1024, 0, 1, 1, 0), (1024, 1024, 0, 1, 0), (2**32 - 1,) * 5)

@@ -1,4 +1,4 @@
-"""Attacks on our protocol, frame by frame."""
+"""Attacks on our protocol at the level of frames."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .wire_ours import PART, SLOTS, call, cancel, credit, hello, raw_call, read_
 
 __all__ = ["FUNCTIONS"]
 
-_MANY: Final = 1000  # of the small frames of a flood, sent together
+_MANY: Final = 1000  # small frames of a flood that are sent together
 _STREAMS: Final = range(1, 101)
 _LINES: Final = 20
 _PING: Final = frame(FrameType.PING, 0, b"attacker")
@@ -52,7 +52,7 @@ def refused_calls(attacker: Attacker) -> None:
 
 
 def flood_of(data: bytes) -> Function:
-    """Make an attack of one frame, sent without end and without reading."""
+    """Make an attack that sends one frame repeatedly and never reads."""
 
     def attack(attacker: Attacker) -> None:
         ready(attacker, deaf=True).flood(data * _MANY, _MANY)
@@ -80,7 +80,7 @@ def tiny_data(attacker: Attacker) -> None:
     line = ready(attacker)
     line.send(b"".join(call(slot, "connect", kind=Kind.STREAM) for slot in _STREAMS), 100)
     data = b"".join(frame(FrameType.DATA, slot, b"x") for slot in _STREAMS) * 10
-    for _ in range(30):  # what the credit of each stream allows, and what its growth does
+    for _ in range(30):  # as many as each stream's credit and its growth allow
         line.send(data, len(_STREAMS) * 10)
         line.drain()
 
@@ -162,7 +162,7 @@ def broken_promises(attacker: Attacker) -> None:
     line = ready(attacker)
     half = raw_call(1, b"echo", bytes(2000))[8:]
     line.send(b"".join(frame(FrameType.CALL, s, half, Flag.MORE) for s in SLOTS), len(SLOTS))
-    line.send(frame(FrameType.CALL, 1, bytes(PART))[:1000])  # and half a frame behind them
+    line.send(frame(FrameType.CALL, 1, bytes(PART))[:1000])  # and part of a frame after them
     attacker.hold()
 
 

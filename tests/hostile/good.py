@@ -1,8 +1,9 @@
 """The good client, in a process of its own: `python -m hostile.good PEER HOST PORT SETTING DIR`.
 
-One thread makes a call every 10 ms on one connection, another connects every 100 ms, makes a call
-and hangs up. Each writes a line for what it has done: which of them, when it was due, how long it
-took, and what went wrong, in JSON. Who was cut off connects again. It ends with its input.
+One thread makes a call every 10 ms on one connection. Another connects every 100 ms, makes a call
+and disconnects. Each writes a JSON line for each step: the thread's kind, the time at which the
+step was due, its duration, and the failure, if any. A thread that is cut off connects again. The
+process ends at the end of its input.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from .peers import peer_named
 
 __all__ = ["INTERVALS"]
 
-INTERVALS: Final = {"call": 0.01, "newcomer": 0.1}  # seconds from one to the next
+INTERVALS: Final = {"call": 0.01, "newcomer": 0.1}  # seconds between two steps
 
-_PAUSE: Final = 0.1  # seconds before one that was cut off comes back
+_PAUSE: Final = 0.1  # seconds before a thread reconnects after a failure
 
 _speaking: Final = threading.Lock()
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Call, and come anew, until the input ends."""
+    """Run both threads until the input ends."""
     name, host, port, setting, directory = arguments
     place = Place(host, int(port), _setting(setting), Path(directory))
     for kind, work in (("call", _stay), ("newcomer", _come_and_go)):
@@ -47,7 +48,7 @@ def _setting(text: str) -> Setting:
 def _for_ever(
     kind: str, work: Callable[[Peer, Place], Iterator[None]], peer: Peer, place: Place
 ) -> None:
-    """Do a step of the work each time that one is due, and tell how it went."""
+    """Run a step of the work whenever one is due, and report its result."""
     interval = INTERVALS[kind]
     due = time.monotonic()
     steps = work(peer, place)
@@ -56,7 +57,7 @@ def _for_ever(
         try:
             next(steps)
             failure = ""
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it is counted
+        except Exception as exc:  # noqa: BLE001 - every failure is counted
             failure = " ".join(f"{type(exc).__name__}: {exc}".split())
             steps = work(peer, place)
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""What an adapter of a server has to say: how it is started, called and attacked."""
+"""The interface of an adapter: how to start, call and attack a server."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from .attacks import Setting
 
 __all__ = ["PATIENCE", "TOKEN", "Call", "Peer", "Place", "own_server"]
 
-PATIENCE = 5.0  # seconds for the good client's calls, and to connect
-TOKEN = "the right one"  # noqa: S105 - of a server that lives for seconds
+PATIENCE = 5.0  # seconds; the good client's timeout for connecting and for each call
+TOKEN = "the right one"  # noqa: S105 - only for a server that runs for seconds
 
 Call = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a server is, and how it is set up.
+    """A server's address and configuration.
 
     Attributes:
-        host: As connected to.
-        port: Chosen by the server.
-        setting: What is asked of clients.
-        directory: With `ca.pem` and `server.pem` for the setting "tls", and `token` for "token".
+        host: The host to connect to.
+        port: The port, chosen by the server.
+        setting: The server's configuration, which determines how clients connect.
+        directory: Contains `ca.pem` and `server.pem` for the setting "tls", and `token` for the
+            setting "token".
     """
 
     host: str
@@ -38,16 +39,18 @@ class Place:
 
 @dataclass(frozen=True)
 class Peer:
-    """An adapter.
+    """An adapter of a server.
 
     Attributes:
-        name: Of the library, as installed; its module here is `peer_<name>`.
-        command: Gives the command that serves in a setting, from a directory. It prints one line
-            that begins with "ready: " and ends with ":<port>".
-        dial: Connects a good client, as its library is used, and gives a call that echoes a value
-            and raises what has gone wrong, within `PATIENCE`.
-        functions: The attacks that there are on it, by name.
-        settings: That it has.
+        name: The name of the installed library. Except for ours, the adapter is the module
+            `peer_<name>`.
+        command: Returns the command that runs the server in a setting, with the files of a
+            directory. The command prints one line that begins with "ready: " and ends with
+            ":<port>".
+        dial: Connects a good client, as its library documents, and yields a call that echoes a
+            value. Within `PATIENCE`, the call returns, or raises if it failed.
+        functions: The attacks on this server, by name.
+        settings: The settings that the server supports.
     """
 
     name: str
@@ -58,5 +61,5 @@ class Peer:
 
 
 def own_server(name: str, setting: Setting, directory: Path) -> list[str]:
-    """Give the command that runs `serve` of an adapter's module."""
+    """Return the command that runs an adapter's module as a server."""
     return [sys.executable, "-m", f"hostile.peer_{name}", setting, str(directory)]

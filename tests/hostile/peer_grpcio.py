@@ -1,7 +1,8 @@
-"""grpcio's asyncio server, and HTTP/2 by hand against it.
+"""The adapter of grpcio's asyncio server, with attacks in hand-written HTTP/2.
 
-`python -m hostile.peer_grpcio plain DIRECTORY` serves. All that is said to it is bytes, so nothing
-of HTTP/2 that its own client would not do is left out. Headers are literals that no table indexes.
+`python -m hostile.peer_grpcio plain DIRECTORY` runs the server. The attacks send raw bytes, so they
+can use HTTP/2 in ways that grpcio's own client would not. Header fields are literals without
+indexing.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ _DATA, _HEADERS, _RST, _SETTINGS, _PING, _GOAWAY, _WINDOW, _CONTINUATION = 0, 1,
 _END_STREAM, _END_HEADERS = 1, 4
 _INITIAL_WINDOW: Final = 4  # SETTINGS_INITIAL_WINDOW_SIZE
 _MANY: Final = 1000
-_CALLS: Final = 100  # streams that we have at once; a server may allow fewer
+_CALLS: Final = 100  # concurrent streams that we open; a server may allow fewer
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
 # --- the server ---
 
 
-class _Victim(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no types
+class _Victim(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
     def service(self, details: Any) -> Any:
         name = details.method.rpartition("/")[2]
         if name == "items":
@@ -99,7 +100,7 @@ async def _serve(setting: Setting, directory: Path) -> None:
 @contextmanager
 def _dial(place: Place) -> Iterator[Call]:
     address = f"{place.host}:{place.port}"
-    options = (("grpc.use_local_subchannel_pool", 1),)  # each newcomer has a connection of its own
+    options = (("grpc.use_local_subchannel_pool", 1),)  # gives each newcomer its own connection
     if place.setting == "tls":
         credentials = grpc.ssl_channel_credentials((place.directory / "ca.pem").read_bytes())
         channel = grpc.secure_channel(address, credentials, options)
@@ -180,7 +181,7 @@ def _streams(start: int = 1) -> Iterator[int]:
     return iter(range(start, 2**31, 2))
 
 
-# --- attacks, by the names of `attacks` ---
+# --- attacks, named as in `attacks` ---
 
 
 def _rapid_cancel(attacker: Attacker) -> None:
@@ -199,13 +200,13 @@ def _rapid_cancel_unread(attacker: Attacker) -> None:
 
 def _made_resets(attacker: Attacker) -> None:
     line = _ready(attacker)
-    for stream in _streams():  # the delta 0 makes the server reset the stream
+    for stream in _streams():  # a delta of 0 makes the server reset the stream
         line.send(_call(stream, "hold") + _window(stream, 0), 3)
         line.drain()
 
 
 def _in_turn(method: str, *contents: bytes) -> Function:
-    """Make an attack of calls, a hundred of which are sent before answers are looked for."""
+    """Make an attack that sends batches of a hundred calls, and discards answers after each."""
 
     def attack(attacker: Attacker) -> None:
         line = _ready(attacker)
@@ -290,7 +291,7 @@ def _endless_messages(attacker: Attacker) -> None:
 def _window_overflow(attacker: Attacker) -> None:
     line = _ready(attacker)
     line.send(_call(1, "items") + _window(1, 2**31 - 1) + _window(0, 2**31 - 1), 3)
-    attacker.hold(0.3)  # it may be borne
+    attacker.hold(0.3)  # the server may tolerate the overflow
     line = _ready(attacker)
     line.send(_open(1, "sink") + _frame(_DATA, 1, bytes(16_384)) * 1000, 1000)
     attacker.hold(0.3)

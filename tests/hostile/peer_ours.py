@@ -1,4 +1,4 @@
-"""The exporter, as its command line serves it."""
+"""The adapter of our own exporter, which runs from its command line."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Pyro5's daemon, and its messages by hand against it.
+"""The adapter of Pyro5's daemon, with attacks in hand-written messages.
 
-`python -m hostile.peer_pyro5 plain DIRECTORY` serves. A message is a header of 40 bytes and a value
-in one of four encodings, of which the sender chooses: Python's `marshal` is one of them.
+`python -m hostile.peer_pyro5 plain DIRECTORY` runs the server. A message is a header of 40 bytes
+and a value in one of four encodings. The sender chooses the encoding; one of the four is Python's
+`marshal`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ __all__ = ["PEER"]
 _MANY: Final = 1000
 _HEADER: Final = struct.Struct("!4sHBBHHII16sHH")
 _SERPENT: Final = serializers.serializers["serpent"]
-_MARSHAL, _JSON = 2, 3  # ids of two other encodings
+_MARSHAL, _JSON = 2, 3  # IDs of two other encodings
 
 
 # --- the server ---
@@ -37,7 +38,7 @@ _MARSHAL, _JSON = 2, 3  # ids of two other encodings
 
 @Pyro5.api.expose
 class Victim:
-    """What is called."""
+    """The object that the server exposes."""
 
     def echo(self, value: Any) -> Any:
         return value
@@ -125,11 +126,11 @@ def _ready(attacker: Attacker, *, deaf: bool = False) -> Line:
     return line
 
 
-# --- attacks, by the names of `attacks` ---
+# --- attacks, named as in `attacks` ---
 
 
 def _in_turn(*calls: bytes) -> Function:
-    """Make an attack of calls, one after the other, each with its answer; cut, it comes back."""
+    """Make an attack that sends calls one at a time, and waits for each answer."""
 
     def attack(attacker: Attacker) -> None:
         line = _ready(attacker)
@@ -142,7 +143,7 @@ def _in_turn(*calls: bytes) -> Function:
 
 
 def _bodies(*bodies: tuple[int, bytes]) -> Function:
-    """Make an attack of bodies in encodings; each on a connection of its own."""
+    """Make an attack that sends each body, a pair of encoding and bytes, on its own connection."""
 
     def attack(attacker: Attacker) -> None:
         for encoding, body in bodies:
@@ -195,7 +196,7 @@ def _stalled_items(attacker: Attacker) -> None:
 
 
 def _text_call(arguments: bytes) -> bytes:
-    """Make a call in Pyro's text encoding (serpent), of arguments that are given as text."""
+    """Encode a call in Pyro's text encoding (serpent), with arguments already encoded."""
     return b"# serpent utf-8 python3.2\n('victim','echo',(" + arguments + b",),{})"
 
 

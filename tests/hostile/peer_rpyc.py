@@ -1,7 +1,8 @@
-"""RPyC's threaded server, and its messages by hand against it.
+"""The adapter of RPyC's threaded server, with attacks in hand-written messages.
 
-`python -m hostile.peer_rpyc plain DIRECTORY` serves. A message is a length, a mark of compression,
-a kind, and a tuple in RPyC's own encoding (brine), which is used here to write what is well formed.
+`python -m hostile.peer_rpyc plain DIRECTORY` runs the server. A message is a length, a compression
+flag, a kind, and a tuple in RPyC's own encoding (brine). This module uses RPyC's encoder for
+well-formed values.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _NIL: Final = b"\x00"  # in brine
 # --- the server ---
 
 
-class _Victim(rpyc.Service):  # type: ignore[misc]  # it has no types
+class _Victim(rpyc.Service):  # type: ignore[misc]  # RPyC has no types
     def exposed_echo(self, value: Any) -> Any:
         return value
 
@@ -102,7 +103,7 @@ def _request(handler: int, arguments: Any) -> bytes:
 
 
 def _raw_request(value: bytes) -> bytes:
-    """Ask for an echo (PING) of a value that is given encoded."""
+    """Make a request to echo (PING) a value that is already encoded."""
     pair = b"\x11"  # a tuple of two, in brine
     one, ping, by_value = (brine.dump(number) for number in (1, consts.HANDLE_PING, 1))
     arguments = b"\x10" + value  # a tuple of one
@@ -125,7 +126,7 @@ def _receive(line: Line) -> bytes:
 
 
 def _ready(attacker: Attacker, *, deaf: bool = False) -> tuple[Line, Any]:
-    """Connect, and ask for the root's id."""
+    """Connect, and request the root object's ID. Returns the connection and the ID."""
     line = attacker.dial(4096 if deaf else None)
     line.send(_GETROOT, 0)
     while True:
@@ -141,11 +142,11 @@ def _call(root: Any, name: str, *args: Any) -> bytes:
     return _request(consts.HANDLE_CALLATTR, (consts.LABEL_TUPLE, arguments))
 
 
-# --- attacks, by the names of `attacks` ---
+# --- attacks, named as in `attacks` ---
 
 
 def _in_turn(*calls: tuple[str, tuple[Any, ...]]) -> Function:
-    """Make an attack of calls, sent a hundred at a time."""
+    """Make an attack that sends calls in batches of a hundred, and reads all their answers."""
 
     def attack(attacker: Attacker) -> None:
         line, root = _ready(attacker)
@@ -160,7 +161,7 @@ def _in_turn(*calls: tuple[str, tuple[Any, ...]]) -> Function:
 
 
 def _values(*values: bytes) -> Function:
-    """Make an attack of values, encoded; who is cut off goes on with the next."""
+    """Make an attack that sends each encoded value on its own connection."""
     requests = [_raw_request(value) for value in values]
 
     def attack(attacker: Attacker) -> None:

@@ -1,4 +1,4 @@
-"""The table of adapters; those of other libraries are there if these are installed."""
+"""The table of adapters: ours, and those of the other libraries that are installed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ NAMES: Final = (OURS.name, *(name for name, module in _OTHERS.items() if find_sp
 
 
 def peer_named(name: str) -> Peer:
-    """Give an adapter.
+    """Return the adapter with this name.
 
     Raises:
-        ImportError: Its library is not installed: it is in the extra `hostile`.
+        ImportError: The adapter's library is not installed. The extra `hostile` installs it.
     """
     if name == OURS.name:
         return OURS

@@ -1,4 +1,4 @@
-"""What else speaks on a network, and may be pointed at the wrong port. Its first words."""
+"""The first bytes of other protocols, whose clients may connect to the wrong port."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PREAMBLES: Final = (
     b"SSH-2.0-OpenSSH_9.6\r\n",
     b"\x10\x0e\x00\x04MQTT\x04\x02\x00\x3c\x00\x02me",
     b"*1\r\n$4\r\nPING\r\n",
-    b"\x00\x00\x00\x08\x04\xd2\x16\x2f",  # PostgreSQL asks for TLS
+    b"\x00\x00\x00\x08\x04\xd2\x16\x2f",  # PostgreSQL, SSLRequest
     b"EHLO example.org\r\n",
     b"USER anonymous\r\n",
     b"\x03\x00\x00\x13\x0e\xe0\x00\x00\x00\x00\x00\x01\x00\x08\x00\x03\x00\x00\x00",  # RDP

@@ -1,7 +1,8 @@
 """The attacker, in a process of its own: `python -m hostile.raid PEER HOST PORT`.
 
-Says that it is ready, reads lines of an attack's name and its seconds, in JSON, and answers each,
-when its time is over, with what it came to.
+It prints "ready", then reads JSON lines, each with an attack's name and its duration in seconds. It
+runs each attack, and when its time is over prints a JSON line with its counters: frames,
+connections and cuts.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from typing import Final
 from .attacker import Attacker, attack
 from .peers import peer_named
 
-_NICE: Final = 10  # it would have a machine of its own
+_NICE: Final = 10  # a real attacker would not compete for the server's CPU
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Attack as asked, until the input ends."""
+    """Run the requested attacks until the input ends."""
     name, host, port = arguments
     functions = peer_named(name).functions
     os.nice(_NICE)

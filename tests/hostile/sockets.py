@@ -1,4 +1,4 @@
-"""Attacks on anything that listens, made from a few bytes of its protocol."""
+"""Attacks on any listening server, built from a few bytes of its protocol."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = [
 
 
 def peace(attacker: Attacker) -> None:
-    """Do nothing."""
+    """Do nothing, as the baseline for the measurements."""
     attacker.hold()
     attacker.sleep(1)
 
 
 def wrong_protocols(attacker: Attacker) -> None:
-    """Speak other protocols; every other time hang up at once, else wait to be cut."""
+    """Send other protocols' bytes; reset every other connection immediately, and hold the rest."""
     chance = random.Random()
     for number, preamble in enumerate((*PREAMBLES, chance.randbytes(chance.randrange(1, 3000)))):
         with contextlib.suppress(Cut):
@@ -41,13 +41,13 @@ def wrong_protocols(attacker: Attacker) -> None:
 
 
 def idle(attacker: Attacker) -> None:
-    """Connect and say nothing."""
+    """Connect and send nothing."""
     attacker.dial_many(500)
     attacker.hold()
 
 
 def connect_and_close(attacker: Attacker) -> None:
-    """Connect and hang up, a thousand times."""
+    """Connect and disconnect a thousand times, with a reset every other time."""
     for number in range(1000):
         line = attacker.dial()
         if number % 2:
@@ -57,7 +57,7 @@ def connect_and_close(attacker: Attacker) -> None:
 
 
 def half_handshakes(attacker: Attacker) -> None:
-    """Begin to shake hands, and stop: after nothing, a part, or the first message."""
+    """Start TLS handshakes, and stop before, within or after the first message."""
     cuts = itertools.cycle((0, 3, 40, len(CLIENT_HELLO)))
     for line, cut in zip(attacker.dial_many(300), cuts, strict=False):
         with contextlib.suppress(Cut):
@@ -66,12 +66,12 @@ def half_handshakes(attacker: Attacker) -> None:
 
 
 def drip(data: bytes, *, prefix: bytes = b"", count: int = 500, every: float = 0.05) -> Function:
-    """Make an attack that says something a byte at a time, on many connections at once.
+    """Make an attack that sends data one byte at a time, on many connections concurrently.
 
     Args:
-        data: What.
-        prefix: Is said at once.
-        count: Connections.
+        data: The bytes to send slowly.
+        prefix: The bytes to send first, all together.
+        count: The number of connections.
         every: Seconds between two bytes.
     """
 
@@ -87,7 +87,7 @@ def drip(data: bytes, *, prefix: bytes = b"", count: int = 500, every: float = 0
 
 
 def hoard(greeting: bytes) -> Function:
-    """Make an attack of 500 connections that greet, and stay."""
+    """Make an attack that opens 500 connections, sends a greeting on each, and holds them."""
 
     def attack(attacker: Attacker) -> None:
         attacker.send_each(attacker.dial_many(500), greeting)
@@ -97,7 +97,7 @@ def hoard(greeting: bytes) -> Function:
 
 
 def reset_storm(*openings: bytes) -> Function:
-    """Make an attack of connections that begin something, and are reset at any moment."""
+    """Make an attack that sends one of the openings, and resets the connection at random."""
 
     def attack(attacker: Attacker) -> None:
         chance = random.Random()
@@ -112,13 +112,13 @@ def reset_storm(*openings: bytes) -> Function:
 
 
 def say(*sayings: bytes, prefix: bytes = b"", count: int = 1, pause: float = 0.05) -> Function:
-    """Make an attack of connections that each say one thing, and wait for the answer.
+    """Make an attack that sends each saying on its own connections, and waits to be cut.
 
     Args:
-        sayings: What there is to be said; each on `count` connections of its own.
-        prefix: Comes before it.
-        count: Connections.
-        pause: Seconds that the server has to cut them, before all is said again.
+        sayings: Byte strings to send, each on `count` connections of its own.
+        prefix: The bytes to send before each saying.
+        count: The number of connections per saying.
+        pause: Seconds that the server has to cut the connections, before the next round.
     """
 
     def attack(attacker: Attacker) -> None:

@@ -1,4 +1,4 @@
-"""From what was measured to verdicts, and to tables in Markdown."""
+"""Turn measurements into verdicts and Markdown tables."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .target import Measured
 
 __all__ = ["HEAD", "caveat", "comparison", "line", "percentile", "raw", "verdict"]
 
-MAX_GROWTH: Final = 16.0  # MiB
-MAX_WAIT: Final = 0.020  # seconds, the 99th percentile
-MAX_CONNECT: Final = 0.2  # seconds, the same to connect, make a call and hang up
+MAX_GROWTH: Final = 16.0  # MiB of the resident set
+MAX_WAIT: Final = 0.020  # seconds; the 99th percentile of calls
+MAX_CONNECT: Final = 0.2  # seconds; the same to connect, make a call and disconnect
 
 _COLUMNS: Final = (
     "attack",
@@ -31,13 +31,13 @@ _COLUMNS: Final = (
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Give the smallest value that so many are not above; 0 of none."""
+    """Return the smallest value that a share of the values does not exceed, or 0 without values."""
     ranked = sorted(values)
     return ranked[min(len(ranked) - 1, int(len(ranked) * share))] if ranked else 0.0
 
 
 def verdict(measured: Measured) -> str:
-    """Say how a server came through: ok, or all that was not."""
+    """Return "ok", or all faults of a server during an attack."""
     if measured.died:
         return "died"
     faults = []
@@ -68,7 +68,7 @@ HEAD: Final = _head(_COLUMNS)
 
 
 def line(attack: Attack, measured: Measured) -> str:
-    """Give an attack's line in the table of one server."""
+    """Return an attack's line in the table of one server."""
     return _row(
         (
             attack.name,
@@ -90,7 +90,7 @@ def line(attack: Attack, measured: Measured) -> str:
 def comparison(
     attacks: Iterable[Attack], results: Mapping[str, Mapping[str, Measured | None]]
 ) -> str:
-    """Give the table of all servers; the results are by server and attack, None for n/a."""
+    """Return the table of all servers. `results` is by server, then attack; None means n/a."""
     lines = [_head(("attack", "row", "what it does", *results))]
     for attack in attacks:
         found = [results[peer].get(attack.name) for peer in results]
@@ -100,10 +100,12 @@ def comparison(
 
 
 def caveat(peace: Mapping[str, Measured | None]) -> str:
-    """Say which servers were slow in peace already: there it is the machine that was measured.
+    """Return a warning that names the servers that were slow without an attack, or "".
+
+    The results of these servers measure the machine, not the attacks.
 
     Args:
-        peace: By server, what came of no attack at all.
+        peace: The measurements without an attack, by server.
     """
     slow = [name for name, found in peace.items() if found is not None and verdict(found) != "ok"]
     if not slow:
@@ -112,7 +114,7 @@ def caveat(peace: Mapping[str, Measured | None]) -> str:
 
 
 def raw(attack: Attack, measured: Measured) -> dict[str, Any]:
-    """Give an attack's figures, for other programs; times in ms."""
+    """Return an attack's figures for other programs, with times in ms."""
     return {
         "attack": attack.name,
         "row": attack.row,

@@ -1,6 +1,6 @@
-"""A server, its good client and its attacker, each in a process, and what is measured of them.
+"""Run a server, its good client and its attacker in three processes, and measure them.
 
-All have ended when the block that started them is left.
+All three processes have ended when control leaves the block that started them.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from .peer import PATIENCE, TOKEN, Peer
 __all__ = ["Measured", "Target", "prepare"]
 
 _HOST: Final = "127.0.0.1"
-_TESTS: Final = Path(__file__).parents[1]  # from where processes find this package
-_LOOK: Final = 0.005  # seconds between two looks at the memory
-_WARM_UP: Final = 0.7  # seconds of peace first: what a server needs anyway is not the attack's
-_READY: Final = 30.0  # seconds for a process to be ready
+_TESTS: Final = Path(__file__).parents[1]  # where the processes find this package
+_LOOK: Final = 0.005  # seconds between two samples of the memory
+_WARM_UP: Final = 0.7  # seconds without an attack first, which exclude the server's normal growth
+_READY: Final = 30.0  # seconds; the timeout for a process to become ready
 _MIB: Final = 2**20
 
 
 class Step(NamedTuple):
-    """A line of the good client."""
+    """One step of the good client, as reported on one line."""
 
     kind: str
     due: float
@@ -44,18 +44,19 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of an attack.
+    """The measurements of one attack.
 
     Attributes:
-        frames: That were sent whole.
-        connections: Of the attacker.
-        cuts: Of these, how many the server has ended.
-        grew: MiB, the server's resident set at its highest over that just before.
-        logged: KiB in its log.
-        calls: Seconds of each of the good client's calls, those kept waiting included.
-        newcomers: The same of those that came anew.
-        failures: What went wrong for either.
-        died: The server has ended.
+        frames: The number of frames sent completely.
+        connections: The number of the attacker's connections.
+        cuts: The number of these connections that the server has closed.
+        grew: MiB from the resident set just before the attack to its maximum.
+        logged: KiB added to the server's log.
+        calls: Seconds of each of the good client's calls, including delays of calls not made in
+            time.
+        newcomers: The same for the newcomers.
+        failures: The failures of calls and newcomers.
+        died: Whether the server has ended.
     """
 
     frames: int
@@ -70,7 +71,7 @@ class Measured:
 
 
 class _Memory(threading.Thread):
-    """Looks at a process's resident set all the time."""
+    """A thread that samples a process's resident set."""
 
     def __init__(self, process: int) -> None:
         super().__init__(daemon=True)
@@ -81,7 +82,7 @@ class _Memory(threading.Thread):
     def _look(self) -> int:
         try:
             pages = self._statm.read_text().split()[1]
-        except (OSError, IndexError):  # it has ended
+        except (OSError, IndexError):  # the process has ended
             return 0
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
@@ -99,10 +100,10 @@ class Target:
     """A server under attack.
 
     Args:
-        server: Its process.
-        log: Where it logs.
+        server: The server's process.
+        log: The server's log file.
         raid: The attacker's process.
-        steps: What the good client has told so far; another thread adds to it.
+        steps: The steps that the good client has reported; another thread appends to the list.
     """
 
     def __init__(
@@ -121,10 +122,12 @@ class Target:
     @classmethod
     @contextmanager
     def running(cls, peer: Peer, setting: Setting, directory: Path) -> Iterator[Target]:
-        """Run a server and who calls it, for the length of a block; the good client's calls work.
+        """Run a server, its good client and its attacker for the duration of a block.
+
+        The block starts after the good client's first calls have succeeded.
 
         Raises:
-            RuntimeError: They do not.
+            RuntimeError: The server does not start, or does not answer the good client.
         """
         log = directory / f"{peer.name}.log"
         with ExitStack() as stack:
@@ -149,11 +152,11 @@ class Target:
             yield target
 
     def attacked(self, what: Attack, seconds: float) -> Measured:
-        """Attack the server for so long, and then let the good client end what it is at.
+        """Attack the server, then wait until the good client has finished its current steps.
 
         Args:
-            what: The attack; the server has its setting.
-            seconds: For how long.
+            what: The attack, whose setting must be the server's.
+            seconds: The duration of the attack.
         """
         logged = self._log.stat().st_size
         begin = time.monotonic()
@@ -178,11 +181,11 @@ class Target:
         )
 
     def log(self) -> str:
-        """Give what the server has logged so far."""
+        """Return the server's log so far."""
         return self._log.read_text(errors="replace")
 
     def kill(self) -> None:
-        """End the server."""
+        """Kill the server."""
         self._server.kill()
 
     def _attack(self, name: str, seconds: float) -> list[int]:
@@ -194,10 +197,10 @@ class Target:
         return counts
 
     def _until_told(self, since: float, patience: float) -> list[str]:
-        """Wait until each kind of good client has begun and ended something since then.
+        """Wait until both kinds of good client have finished a step that was due after `since`.
 
         Returns:
-            Who has not.
+            A failure for each kind that has not.
         """
         until = time.monotonic() + patience
         while missing := set(INTERVALS) - {s.kind for s in list(self._steps) if s.due >= since}:
@@ -208,7 +211,7 @@ class Target:
 
 
 def _waited(steps: list[Step], kind: str) -> list[float]:
-    """Give the seconds of each step, and of those that it has kept from being made in time."""
+    """Return the duration of each step, and the delays of steps that it kept from starting."""
     interval = INTERVALS[kind]
     waited = []
     for step in steps:
@@ -235,7 +238,7 @@ def _process(command: list[str], errors: IO[str] | None) -> subprocess.Popen[str
 
 
 class _Killed(subprocess.Popen[str]):
-    """A process that the end of its block kills."""
+    """A process that is killed at the end of its block."""
 
     def __exit__(self, *exc: object) -> None:
         self.kill()
@@ -264,7 +267,7 @@ def _end(client: subprocess.Popen[str], listener: threading.Thread) -> None:
 
 
 def prepare(directory: Path) -> None:
-    """Put into a directory what servers and clients of any setting need."""
+    """Write the token and the certificates, for servers and clients of all settings."""
     (directory / "token").write_text(TOKEN)
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(directory / "ca.pem"))

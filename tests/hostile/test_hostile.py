@@ -1,8 +1,9 @@
-"""The attacks in short, on one exporter after the other; and what measures them, by itself.
+"""Tests of our exporter under short attacks, and unit tests of the attacker and its measurements.
 
-Asserted is that the good client never fails, that the exporter lives and stays bounded, and that
-nothing is in its log that should not be. How fast it is meanwhile is for `make hostile` to tell: a
-fraction of a second on a busy machine says nothing about it.
+The attacks' tests assert that the good client never fails, that the exporter survives with bounded
+memory, and that its log contains no internal errors and no forbidden executions. They assert
+nothing about speed, because a fraction of a second on a busy machine is too short to measure it;
+`make hostile` does.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from hostile.preambles import CLIENT_HELLO, PREAMBLES
 from hostile.target import Measured, Step, Target, _waited, prepare
 
 SECONDS = 0.3
-BOUND = 512.0  # MiB, twice what one connection may have us hold
+BOUND = 512.0  # MiB; twice the memory that one connection may occupy
 SHORT = 0.05
 OURS = tuple(attack for attack in ATTACKS if attack.name in PEER.functions)
 GOOD = Measured(
@@ -55,7 +56,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def target(request: pytest.FixtureRequest, directory: Path) -> Iterator[Target]:
-    """Give the exporter that all attacks on a setting have to share."""
+    """Run the exporter that all attacks on one setting share."""
     with Target.running(PEER, request.param, directory) as target:
         yield target
 
@@ -177,7 +178,7 @@ def test_one_that_is_not_let_in_is_cut(server: socket.socket) -> None:
     attacker.hang_up()
 
 
-# --- what is measured ---
+# --- measurements ---
 
 
 def test_a_slow_call_counts_for_those_that_it_kept_from_being_made() -> None:

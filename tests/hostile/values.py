@@ -1,6 +1,6 @@
-"""Attacks on what our protocol carries: arguments, results, names and texts.
+"""Attacks on the values that our protocol carries: arguments, results, names and texts.
 
-None of them is a breach: each call gets its answer, and the connection lives.
+None of them violates the protocol: each call gets its answer, and the connection stays open.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _map(pairs: Sequence[tuple[Any, Any]]) -> bytes:
 
 
 def calls_with(*arguments: bytes) -> Function:
-    """Make an attack of calls with these arguments, encoded, one after the other."""
+    """Make an attack that makes a call with each encoded argument, one call at a time."""
     calls = [raw_call(1, b"echo_size", b"\x91" + each) for each in arguments]
 
     def attack(attacker: Attacker) -> None:
@@ -67,7 +67,7 @@ def calls_with(*arguments: bytes) -> Function:
 
 
 def calls_of(*calls: tuple[str, tuple[Any, ...]]) -> Function:
-    """Make an attack of these calls, in as many slots as there are."""
+    """Make an attack that makes these calls in all slots concurrently."""
     every = [calls[number % len(calls)] for number in range(len(SLOTS))]
     storm = b"".join(call(slot, name, *a) for slot, (name, a) in zip(SLOTS, every, strict=True))
 

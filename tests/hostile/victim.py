@@ -1,4 +1,4 @@
-"""The driver that is attacked, and what the attacks on it must know of it."""
+"""The driver under attack, and the constants that attacks share with it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TEXTS: Final = (
 
 
 class _Full(trio.abc.Stream):
-    """A device that gives no bytes, takes none, and keeps none."""
+    """A device that neither returns nor accepts nor buffers bytes."""
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         del max_bytes
@@ -56,7 +56,7 @@ class _Full(trio.abc.Stream):
 
 
 class Victim(Echo):
-    """Has what an attacker can ask for, and something that it cannot."""
+    """A driver with methods that an attacker can call, and members that it must not reach."""
 
     @export
     async def hold(self) -> None:
@@ -65,41 +65,41 @@ class Victim(Echo):
 
     @export
     async def echo_size(self, value: Any) -> int:
-        """Take a large value, and give a small one."""
+        """Take a large value, and return a small one."""
         return len(value) if isinstance(value, str | bytes | list | dict) else 0
 
     @export
     async def big(self, size: int) -> bytes:
-        """Give so many bytes."""
+        """Return `size` bytes."""
         return bytes(size)
 
     @export
     async def items(self, count: int, size: int) -> AsyncGenerator[bytes, None]:
-        """Give so many items of so many bytes."""
+        """Yield `count` items of `size` bytes each."""
         for _ in range(count):
             yield bytes(size)
 
     @exportstream
     @asynccontextmanager
     async def sink(self) -> AsyncIterator[trio.abc.Stream]:
-        """Open a device that takes nothing."""
+        """Open a device that accepts no bytes."""
         yield _Full()
 
     @export
     async def fail(self, text: str) -> None:
-        """Raise."""
+        """Raise an exception with this text."""
         raise ValueError(text)
 
     @export
     async def bad_result(self, name: str) -> Any:
-        """Return what cannot be sent."""
+        """Return a value that cannot be sent."""
         return BAD_RESULTS[name]
 
     @property
     def secret(self) -> str:
-        """End the process, if anybody gets here."""
+        """End the process if a peer reaches this property."""
         raise SystemExit("a property was executed that a peer has named")
 
     async def not_exported(self) -> None:
-        """Raise, if anybody gets here."""
+        """End the process if a peer reaches this method."""
         raise SystemExit("a method was executed that is not exported")

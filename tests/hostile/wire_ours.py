@@ -1,4 +1,4 @@
-"""Our frames, right and wrong, as an attacker makes them: no rule holds it back."""
+"""Build valid and invalid frames of our protocol, without a client's restrictions."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ SLOTS: Final = range(1, DEFAULT_LIMITS.max_calls + 1)
 PART: Final = DEFAULT_LIMITS.max_frame
 WINDOW: Final = DEFAULT_LIMITS.stream_window
 _ENDS: Final = (FrameType.RESULT, FrameType.ERROR)
-_SMALL_BUFFER: Final = 4096  # bytes that the system takes for an attacker who does not read
+_SMALL_BUFFER: Final = 4096  # bytes that the kernel buffers for an attacker that does not read
 
 
 def hello(token: str = "", stream_window: int = WINDOW) -> bytes:
-    """Make a HELLO."""
+    """Return a HELLO frame."""
     limits = Limits(stream_window=stream_window)
     return frame(FrameType.HELLO, 0, encode_hello(Hello.of(limits, "attacker", token)))
 
@@ -49,9 +49,9 @@ def ready(attacker: Attacker, *, deaf: bool = False, stream_window: int = WINDOW
     """Connect, and exchange HELLOs.
 
     Args:
-        attacker: Who.
-        deaf: It will not read.
-        stream_window: That it offers.
+        attacker: The attacker that connects.
+        deaf: Whether the attacker will never read; selects a small receive buffer.
+        stream_window: The stream window to announce.
     """
     line = attacker.dial(_SMALL_BUFFER if deaf else None)
     line.send(hello(stream_window=stream_window), 0)
@@ -61,20 +61,20 @@ def ready(attacker: Attacker, *, deaf: bool = False, stream_window: int = WINDOW
 
 
 def call(slot: int, method: str, *args: Any, kind: Kind = Kind.UNARY) -> bytes:
-    """Make a CALL of the root driver; it fits in a frame."""
+    """Return a CALL of the root driver, which must fit in one frame."""
     buffer = encode_call(call_prefix(1, kind, method), args)
     seal(buffer, FrameType.CALL, 0, slot)
     return bytes(buffer)
 
 
 def raw_call(slot: int, method: bytes, arguments: bytes) -> bytes:
-    """Make a CALL whose arguments are any bytes, in as many frames as it needs."""
+    """Return a CALL with any bytes as arguments, in as many frames as it needs."""
     head = struct.pack("<IHBB", 0, 1, Kind.UNARY, len(method))
     return in_parts(slot, head + method + arguments)
 
 
 def in_parts(slot: int, message: bytes, type_: FrameType = FrameType.CALL) -> bytes:
-    """Cut a message into frames."""
+    """Split a message into frames."""
     starts = range(0, len(message), PART)
     return b"".join(
         frame(type_, slot, message[at : at + PART], Flag.MORE if at + PART < len(message) else 0)
@@ -83,17 +83,17 @@ def in_parts(slot: int, message: bytes, type_: FrameType = FrameType.CALL) -> by
 
 
 def cancel(slot: int) -> bytes:
-    """Make a CANCEL."""
+    """Return a CANCEL frame."""
     return frame(FrameType.CANCEL, slot, encode_cancel(1))
 
 
 def credit(slot: int, delta: int) -> bytes:
-    """Make a CREDIT."""
+    """Return a CREDIT frame."""
     return frame(FrameType.CREDIT, slot, encode_credit(delta))
 
 
 def read_ends(line: Line, count: int, decoder: FrameDecoder | None = None) -> None:
-    """Read until so many calls have ended."""
+    """Read until `count` calls have ended."""
     decoder = decoder or FrameDecoder(PART)
     while count > 0:
         found = decoder.feed(line.receive())
