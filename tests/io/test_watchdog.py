@@ -691,8 +691,8 @@ def test_a_loop_that_waits_for_the_interpreters_lock_is_reported_once_without_a_
         "trio.run(main)\n"
     )
     assert result.returncode == 0, result.stderr
-    [line] = result.stderr.splitlines()
-    assert "interpreter's lock, which other threads held" in line
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert "interpreter's lock, which other threads held" in result.stderr
 
 
 def test_library_tasks_are_not_reported_while_plain_methods_compute() -> None:
