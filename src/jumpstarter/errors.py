@@ -52,8 +52,6 @@ import io
 from collections.abc import Sequence
 from typing import Any, Final, Self
 
-from ._installed import command_for
-
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = [
@@ -176,6 +174,8 @@ class MissingExtra(JumpstarterException, ImportError):
     def named(cls, extra: str, what: str, *, where: str = "") -> MissingExtra:
         """Return the error for an extra of this library, needed by `what`."""
         place = where and f" {where}"
+        from ._installed import command_for  # noqa: PLC0415 - slow, and for this text only
+
         return cls(f"{what} needs the extra {extra!r}{place}: {command_for(extra)}")
 
 
