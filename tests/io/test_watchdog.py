@@ -674,7 +674,7 @@ logging.basicConfig(format="%(message)s")
 
 
 def test_a_loop_that_waits_for_the_interpreters_lock_is_reported_once_without_a_name() -> None:
-    result = run(
+    script = (
         COMPUTE + "async def innocent():\n"
         "    end = time.monotonic() + 3\n"
         "    while time.monotonic() < end:\n"
@@ -690,9 +690,16 @@ def test_a_loop_that_waits_for_the_interpreters_lock_is_reported_once_without_a_
         "    done = True\n"
         "trio.run(main)\n"
     )
-    assert result.returncode == 0, result.stderr
-    assert len(result.stderr.splitlines()) == 1, result.stderr
-    assert "interpreter's lock, which other threads held" in result.stderr
+    # The watchdog probes the lock. If other processes take the processors, a probe can find the
+    # lock free between two threads that compute, so a busy machine gets three attempts.
+    for _ in range(3):
+        result = run(script)
+        assert result.returncode == 0, result.stderr
+        lines = result.stderr.splitlines()
+        if len(lines) == 1:
+            break
+    assert len(lines) == 1, result.stderr
+    assert "interpreter's lock, which other threads held" in lines[0]
 
 
 def test_library_tasks_are_not_reported_while_plain_methods_compute() -> None:
