@@ -58,7 +58,7 @@ SocketStream: TypeAlias = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 _MAX_PATH: Final = (108 if sys.platform == "linux" else 104) - 1
 _BACKLOG: Final = 4096  # the cap of Linux: a thousand clients may connect concurrently
 _LOCK_PATIENCE: Final = 5.0  # seconds; another server keeps the lock for less than a millisecond
-_FORK_TRIES: Final = 3  # to connect while no child is forked
+_FORK_TRIES: Final = 10  # to connect while no child is forked; storms of forks need several
 _PORT_TRIES: Final = 8  # to find a port that is free at each address of a host
 _UCRED: Final = struct.Struct("=iII")  # pid, uid, gid
 
@@ -111,7 +111,7 @@ async def open_tcp_stream(host: str, port: int) -> trio.SocketStream:
     """Connect as `trio.open_tcp_stream` does; forked children close their copy of the socket.
 
     A fork can happen after the socket was made and before it is registered for that. Then the
-    connection is made again, up to three times in all.
+    connection is made again, up to ten times in all.
     """
     tries = _FORK_TRIES
     while True:

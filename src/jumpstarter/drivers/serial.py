@@ -32,7 +32,7 @@ __all__ = ["SerialClient", "SerialPort"]
 
 _HANDOVER: Final = 1.0  # seconds that the guard of a killed process has to release its port
 _HANDOVER_POLL: Final = 0.02  # seconds between two checks whether it has
-_FORK_TRIES: Final = 3  # how often a network port connects, until no child is forked meanwhile
+_FORK_TRIES: Final = 10  # how often a network port connects, until no child is forked meanwhile
 
 
 @dataclass(kw_only=True)
