@@ -32,7 +32,14 @@ from typing import Final, NamedTuple, TypeAlias
 
 import trio
 
-from .._util.fork import close_in_children, close_without_fork, fork_count, is_child, no_fork
+from .._util.fork import (
+    FORK_TRIES,
+    close_in_children,
+    close_without_fork,
+    fork_count,
+    is_child,
+    no_fork,
+)
 from .._util.tracebacks import strip_tracebacks
 from ..errors import ArgumentError, ConfigurationError, HandshakeError
 from .addresses import Address
@@ -58,7 +65,6 @@ SocketStream: TypeAlias = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 _MAX_PATH: Final = (108 if sys.platform == "linux" else 104) - 1
 _BACKLOG: Final = 4096  # the cap of Linux: a thousand clients may connect concurrently
 _LOCK_PATIENCE: Final = 5.0  # seconds; another server keeps the lock for less than a millisecond
-_FORK_TRIES: Final = 10  # to connect while no child is forked; storms of forks need several
 _PORT_TRIES: Final = 8  # to find a port that is free at each address of a host
 _UCRED: Final = struct.Struct("=iII")  # pid, uid, gid
 
@@ -113,7 +119,7 @@ async def open_tcp_stream(host: str, port: int) -> trio.SocketStream:
     A fork can happen after the socket was made and before it is registered for that. Then the
     connection is made again, up to ten times in all.
     """
-    tries = _FORK_TRIES
+    tries = FORK_TRIES
     while True:
         before = fork_count()
         stream = await trio.open_tcp_stream(host, port)

@@ -31,6 +31,7 @@ from weakref import WeakSet
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = [
+    "FORK_TRIES",
     "close_in_children",
     "close_path_in_children",
     "close_without_fork",
@@ -38,6 +39,8 @@ __all__ = [
     "is_child",
     "no_fork",
 ]
+
+FORK_TRIES: Final = 10  # to connect while no child is forked; storms of forks need several
 
 
 class HasFileno(Protocol):

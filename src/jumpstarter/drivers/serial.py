@@ -18,7 +18,7 @@ from typing import Any, Final
 import trio
 
 from .._util.checks import check_int, check_path, check_text
-from .._util.fork import close_in_children, close_path_in_children, fork_count
+from .._util.fork import FORK_TRIES, close_in_children, close_path_in_children, fork_count
 from ..client import DriverClient
 from ..driver import Driver, caller, export, exportstream
 from ..errors import ConfigurationError, MissingExtra
@@ -32,7 +32,6 @@ __all__ = ["SerialClient", "SerialPort"]
 
 _HANDOVER: Final = 1.0  # seconds that the guard of a killed process has to release its port
 _HANDOVER_POLL: Final = 0.02  # seconds between two checks whether it has
-_FORK_TRIES: Final = 10  # how often a network port connects, until no child is forked meanwhile
 
 
 @dataclass(kw_only=True)
@@ -184,7 +183,7 @@ def _open(port: Any) -> None:
 
     pyserial waits for the connection, so forks cannot be held up meanwhile.
     """
-    tries = _FORK_TRIES
+    tries = FORK_TRIES
     while True:
         before = fork_count()
         port.open()
