@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 LOCK ?= locks/dev.txt
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml setup.py $(wildcard src/jumpstarter/*.pyx)
+SOURCES := pyproject.toml setup.py src/jumpstarter/_version.py $(wildcard src/jumpstarter/*.pyx)
 INSTALL := pip install --quiet --disable-pip-version-check
 
 .PHONY: venv lock build demo test coverage check test-lowest test-latest test-all \

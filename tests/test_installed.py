@@ -21,9 +21,11 @@ def installed(
     place: Path, monkeypatch: pytest.MonkeyPatch, record: dict[str, Any] | str | None
 ) -> None:
     """Make this installation of the library the only one found, with metadata and one record."""
-    info = place / "jumpstarter-0.1.0.dist-info"
+    info = place / "jumpstarter-0.9.0+trio.1.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: jumpstarter\nVersion: 0.1.0\n")
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: jumpstarter\nVersion: 0.9.0+trio.1\n"
+    )
     if record is not None:
         text = record if isinstance(record, str) else json.dumps(record)
         (info / "direct_url.json").write_text(text)
@@ -55,7 +57,7 @@ def test_a_path_with_blanks_and_quotes_is_for_the_shell(
 def test_a_wheel_is_named_as_the_file_that_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wheel = tmp_path / "jumpstarter-0.1.0-cp311-linux.whl"
+    wheel = tmp_path / "jumpstarter-0.9.0+trio.1-cp311-linux.whl"
     wheel.touch()
     installed(tmp_path, monkeypatch, {"url": wheel.as_uri(), "archive_info": {}})
     assert command_for("http") == f"pip install '{wheel}[http]'"
@@ -69,11 +71,11 @@ def test_a_wheel_is_named_as_the_file_that_it_is(
             "pip install 'jumpstarter[zstd] @ git+https://x.example/j.git@1234abcd'",
         ),
         (
-            {"url": "https://x.example/j-0.1.0.whl", "archive_info": {}},
-            "pip install 'jumpstarter[zstd] @ https://x.example/j-0.1.0.whl'",
+            {"url": "https://x.example/j-0.9.0+trio.1.whl", "archive_info": {}},
+            "pip install 'jumpstarter[zstd] @ https://x.example/j-0.9.0+trio.1.whl'",
         ),
         # From an index: pinned, since another project of this name could satisfy it otherwise.
-        (None, "pip install 'jumpstarter[zstd]==0.1.0'"),
+        (None, "pip install 'jumpstarter[zstd]==0.9.0+trio.1'"),
         (
             {"url": "file:///no/such/checkout", "dir_info": {}},
             "pip install '.[zstd]', in the checkout of this project, which was /no/such/checkout",
@@ -111,14 +113,14 @@ def test_another_project_in_the_same_directory_is_known_by_its_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed(tmp_path, monkeypatch, None)
-    files = tmp_path / "jumpstarter-0.1.0.dist-info" / "RECORD"
+    files = tmp_path / "jumpstarter-0.9.0+trio.1.dist-info" / "RECORD"
     files.write_text("jumpstarter/__init__.py,,\njumpstarter/common.py,,\n")
     (tmp_path / "jumpstarter").mkdir()
     for name in ("__init__", "common", "_installed"):
         (tmp_path / "jumpstarter" / f"{name}.py").touch()
     assert command_for("zstd") == FROM_SOURCE
     files.write_text("jumpstarter/__init__.py,,\njumpstarter/_installed.py,,\n")
-    assert command_for("zstd") == "pip install 'jumpstarter[zstd]==0.1.0'"
+    assert command_for("zstd") == "pip install 'jumpstarter[zstd]==0.9.0+trio.1'"
 
 
 def test_ours_is_found_behind_another_project_of_our_name(
@@ -130,7 +132,7 @@ def test_ours_is_found_behind_another_project_of_our_name(
     installed(other, monkeypatch, None)
     installed(ours, monkeypatch, None)
     monkeypatch.setattr("sys.path", [str(other), str(ours)])
-    (ours / "jumpstarter-0.1.0.dist-info" / "METADATA").write_text(
+    (ours / "jumpstarter-0.9.0+trio.1.dist-info" / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: jumpstarter\nVersion: 0.2.0\n"
     )
     assert command_for("zstd") == "pip install 'jumpstarter[zstd]==0.2.0'"
