@@ -158,7 +158,7 @@ def test_without_metadata_it_is_the_checkout(
 def test_the_real_metadata_has_the_extra_that_a_command_names() -> None:
     extras = importlib.metadata.metadata("jumpstarter").get_all("Provides-Extra")
     assert extras is not None
-    assert {"zstd", "progress", "http", "pexpect", "serial", "all"} <= set(extras)
+    assert {"zstd", "progress", "http", "pexpect", "serial", "compat", "all"} <= set(extras)
     assert importlib.metadata.version("jumpstarter") == jumpstarter.__version__
 
 

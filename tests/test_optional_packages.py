@@ -1,0 +1,78 @@
+"""Test that only the modules for published drivers need packages other than trio and msgspec."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import jumpstarter
+from helpers import PATIENCE
+from jumpstarter._util.extras import requires_extra
+from jumpstarter.errors import MissingExtra
+from test_circular_imports import module_names
+
+SRC: Final = Path(jumpstarter.__file__).parent
+
+# The modules that need the extra `compat` when they are imported. All other modules are the core.
+COMPAT: Final[set[str]] = set()
+# The private modules that need another extra. The code that needs one imports it inside a function.
+INNER: Final = {"jumpstarter.client._expect"}
+
+# The packages of all extras, by the names that they are imported by.
+OPTIONAL: Final = (
+    *("anyio", "backports", "click", "httpx", "pexpect", "pydantic", "rich", "serial", "yaml"),
+    *("compression.zstd", "pydantic_core", "httpcore", "ptyprocess", "typing_extensions"),
+)
+
+# One process imports the dependencies and forks for each module, which makes each start cheap.
+SCRIPT: Final = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import trio.testing, msgspec
+for name in sys.argv[2].split(","):
+    sys.modules[name] = None  # any import of it raises ModuleNotFoundError
+for name in sys.argv[3:]:
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        try:
+            __import__(name)
+        except BaseException as exc:
+            print(name, type(exc).__name__, exc, flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+def test_the_core_needs_trio_and_msgspec_only() -> None:
+    names = module_names()
+    assert set(names) >= COMPAT
+    command = [sys.executable, "-I", "-c", SCRIPT, str(SRC.parent), ",".join(OPTIONAL), *names]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=6 * PATIENCE, check=True)
+    failed = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert {name: line for name, line in failed.items() if name not in COMPAT | INNER} == {}
+    for name in sorted(COMPAT):
+        assert f"{name} MissingExtra " in failed[name]
+        assert "needs the extra 'compat'" in failed[name]
+
+
+def test_a_missing_package_is_an_error_that_names_the_extra() -> None:
+    expected = pytest.raises(MissingExtra, match="the client of a board needs the extra 'compat'")
+    with expected, requires_extra("compat", "the client of a board"):
+        import no_such_package  # type: ignore[import-not-found]  # noqa: F401, PLC0415
+
+
+def test_a_module_of_ours_that_is_missing_is_no_missing_extra() -> None:
+    with pytest.raises(ModuleNotFoundError) as caught, requires_extra("compat", "this"):
+        import jumpstarter.missing  # type: ignore[import-not-found]  # noqa: F401, PLC0415
+    assert not isinstance(caught.value, MissingExtra)
+
+
+def test_a_package_that_is_broken_is_not_a_missing_extra() -> None:
+    with pytest.raises(ImportError) as caught, requires_extra("compat", "this"):
+        raise ImportError("a wrong version")
+    assert not isinstance(caught.value, MissingExtra)
