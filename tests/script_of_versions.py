@@ -61,6 +61,9 @@ def main(address: str) -> None:
             "lent": lend(client, io.BytesIO(b"abc")),
             "spoiled": failure(lambda: lend(client, Spoiled())),
             "group": failure(lambda: client.call("group")),
+            "described": [
+                getattr(client, name, None) for name in ("description", "methods_description")
+            ],
         }
         with client.stream("connect") as stream:
             stream.send(b"through the stream")

@@ -1,7 +1,7 @@
-"""Test this version of the wire protocol against the one before, with either side the older one.
+"""Test this version of the wire protocol against each older one, with either side the older one.
 
-The older peer is the real package from the last commit before version 1.1 of the wire protocol. The
-tests take it from this repository's history and run it in a separate process.
+The older peer is the real package from the last commit with an older version of the wire protocol.
+The tests take it from this repository's history and run it in a separate process.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,25 +38,61 @@ from script_of_versions import Spoiled, lend
 
 TESTS: Final = Path(__file__).parent
 ROOT: Final = TESTS.parent
-COMMIT: Final = "926d1e3dcc97847be6eba35e194072ff862e8ec2"  # the last commit of version 1.0
 BUILDING: Final = 300.0  # seconds
 RUNNING: Final = 60.0
 ALLOW: Final = ("driver_of_versions.*",)
 QUICK: Final = Limits(ping_interval=0.3, ping_timeout=0.3)
 
 
-@pytest.fixture(scope="module")
-def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the directory of the older package, for PYTHONPATH."""
-    place = tmp_path_factory.mktemp("older")
+@dataclass(frozen=True)
+class Release:
+    """The last commit with an older version of the wire protocol."""
+
+    version: tuple[int, int]
+    commit: str
+    module: str  # the one that has VERSION
+
+
+OLDER: Final = {
+    "1.0": Release((1, 0), "926d1e3dcc97847be6eba35e194072ff862e8ec2", "jumpstarter._messages"),
+    "1.1": Release(
+        (1, 1), "6574e490013c1b9d4d15b78205aa623c28fe5842", "jumpstarter._protocol.frames"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Older:
+    """A build of an older package."""
+
+    release: Release
+    package: Path  # its directory, for PYTHONPATH
+
+    @property
+    def has_system_errors(self) -> bool:
+        return self.release.version >= (1, 1)
+
+    @property
+    def has_names(self) -> bool:
+        return self.release.version >= (1, 1)
+
+
+@pytest.fixture(scope="module", params=list(OLDER.values()), ids=list(OLDER))
+def older(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Older:
+    release: Release = request.param
+    return Older(release, build(release.commit, tmp_path_factory.mktemp("older")))
+
+
+def build(commit: str, place: Path) -> Path:
+    """Build the package of a commit, and return its directory."""
     paths = ("src", "setup.py", "pyproject.toml", "README.md", "LICENSE")
-    command = ["git", "-C", str(ROOT), "archive", "--format=tar", COMMIT, *paths]
+    command = ["git", "-C", str(ROOT), "archive", "--format=tar", commit, *paths]
     try:
         archive = subprocess.run(command, capture_output=True, check=True, timeout=RUNNING).stdout
     except (OSError, subprocess.CalledProcessError) as exc:
         said = getattr(exc, "stderr", b"").decode().strip()
         pytest.fail(
-            f"the version before is built from this repository's history, and commit {COMMIT[:12]} "
+            f"an older version is built from this repository's history, and commit {commit[:12]} "
             f"cannot be had: {said or exc}. In a shallow clone: git fetch --unshallow",
             pytrace=False,
         )
@@ -88,18 +125,23 @@ def run_client(package: Path, address: str) -> dict[str, Any]:
     return seen
 
 
-def test_the_older_one_is_of_the_version_before(older: Path) -> None:
-    program = "import jumpstarter._messages as m; print(m.__file__, *m.VERSION)"
+def test_the_older_one_is_of_the_older_version(older: Older) -> None:
+    program = f"import {older.release.module} as m; print(m.__file__, *m.VERSION)"
     said = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": str(older)},
+        env={**os.environ, "PYTHONPATH": str(older.package)},
         capture_output=True,
         text=True,
         timeout=RUNNING,
         check=True,
     ).stdout
-    assert said.split() == [str(older / "jumpstarter" / "_messages.py"), "1", "0"]
-    assert VERSION == (1, 1)
+    file, *version = said.split()
+    assert Path(file).is_relative_to(older.package)
+    assert tuple(map(int, version)) == older.release.version < VERSION
+
+
+def test_each_older_version_is_tested() -> None:
+    assert [release.version for release in OLDER.values()] == [(1, n) for n in range(VERSION[1])]
 
 
 # ----------------------------------------------------------------- an older exporter, our client
@@ -117,9 +159,9 @@ def use(client: DriverClient) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["unix", "tcp"])
-def test_our_client_uses_an_older_exporter(older: Path, tmp_path: Path, scheme: str) -> None:
+def test_our_client_uses_an_older_exporter(older: Older, tmp_path: Path, scheme: str) -> None:
     options = ["--address", "tcp://127.0.0.1:0"] if scheme == "tcp" else []
-    prefix = ("env", f"PYTHONPATH={older}")
+    prefix = ("env", f"PYTHONPATH={older.package}")
     with (
         exporter(tmp_path, *options, driver="driver_of_versions:Board", prefix=prefix) as process,
         connect(process.address, name="ours", limits=QUICK, allow=ALLOW) as client,
@@ -136,17 +178,25 @@ def test_our_client_uses_an_older_exporter(older: Path, tmp_path: Path, scheme: 
         with pytest.raises(DriverErrorGroup) as group:
             client.call("group")
     # Fields that the older exporter omits are absent; all that it sends arrive.
-    assert type(missing.value) is DriverOSError
-    assert (missing.value.errno, missing.value.filename) == (None, None)
-    assert "FileNotFoundError: [Errno 2] No such file or directory: '/dev/ttyUSB0'" in str(
-        missing.value
-    )
-    assert caused.value.__cause__ is None
+    assert (client.description, client.methods_description) == (None, {})
+    check_errors(older, missing.value, caused.value)
     assert isinstance(spoiled.value.__cause__, DriverError)  # the error of the interrupted call
     assert [type(each).__name__ for each in group.value.exceptions] == [
-        "DriverConnectionError",
+        "DriverConnectionResetError" if older.has_system_errors else "DriverConnectionError",
         "DriverError",
     ]
+
+
+def check_errors(older: Older, missing: DriverOSError, caused: DriverInvalidArgument) -> None:
+    fields = (type(missing), missing.errno, missing.filename)
+    if older.has_system_errors:
+        assert fields == (DriverFileNotFoundError, 2, "/dev/ttyUSB0")
+        assert isinstance(caused.__cause__, DriverFileNotFoundError)
+    else:
+        assert fields == (DriverOSError, None, None)
+        assert caused.__cause__ is None
+    text = "FileNotFoundError: [Errno 2] No such file or directory: '/dev/ttyUSB0'"
+    assert text in str(missing)
 
 
 # ----------------------------------------------------------------- an older client, our exporter
@@ -156,7 +206,7 @@ class Asking(Board):
     """A driver that asks for its caller's identity and records callers that disconnect."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(description="Board 7", methods_description={"echo": "Ask board 7"})
         self.seen: list[Caller] = []
         self.gone: list[int] = []
 
@@ -172,24 +222,29 @@ class Asking(Board):
 
 @pytest.mark.parametrize("scheme", ["unix", "tcp"])
 @timed(RUNNING)
-async def test_an_older_client_uses_our_exporter(older: Path, tmp_path: Path, scheme: str) -> None:
+async def test_an_older_client_uses_our_exporter(older: Older, tmp_path: Path, scheme: str) -> None:
     board = Asking()
     address = "tcp://127.0.0.1:0" if scheme == "tcp" else f"unix:{tmp_path}/socket"
     async with serve_async(board, address, limits=QUICK) as server:
-        seen = await trio.to_thread.run_sync(run_client, older, server.address)
-    assert Path(seen["file"]).is_relative_to(older)
+        seen = await trio.to_thread.run_sync(run_client, older.package, server.address)
+    assert Path(seen["file"]).is_relative_to(older.package)
     assert seen["echo"] == [1, [2], "three"]
     assert (seen["large"], seen["count"], seen["alive"]) == (True, True, "alive")
     assert seen["stream"] == "through the stream"
+    assert seen["described"] == [None, None]
     kind, text, mirrored, _ = seen["missing"]
-    assert (kind, mirrored) == ("DriverOSError", ["OSError"])
+    assert kind == ("DriverFileNotFoundError" if older.has_system_errors else "DriverOSError")
+    assert mirrored == ["OSError"]
     assert text.endswith("FileNotFoundError: [Errno 2] No such file or directory: '/dev/ttyUSB0'")
     assert (seen["lent"], seen["spoiled"][0]) == (3, "OSError")
     assert "/dev/sdz" in seen["spoiled"][1]
     assert seen["caused"][0] == "DriverInvalidArgument"
     assert seen["caused"][1].endswith("ValueError: no console")
-    assert seen["group"][3] == ["DriverConnectionError", "DriverError"]
-    assert {each.claimed.name for each in board.seen} == {""}
+    assert seen["group"][3] == [
+        "DriverConnectionResetError" if older.has_system_errors else "DriverConnectionError",
+        "DriverError",
+    ]
+    assert {bool(each.claimed.name) for each in board.seen} == {older.has_names}
     assert board.gone == [1]
     assert board.seen[0].claimed.agent.startswith("jumpstarter/")
 
@@ -203,3 +258,4 @@ async def test_the_same_script_sees_more_with_our_client(tmp_path: Path) -> None
     assert seen["missing"][0] == DriverFileNotFoundError.__name__
     assert seen["group"][3] == ["DriverConnectionResetError", "DriverError"]
     assert "script_of_versions.py" in board.seen[0].claimed.name
+    assert seen["described"] == ["Board 7", {"echo": "Ask board 7"}]

@@ -326,9 +326,11 @@ def test_the_fields_are_what_a_report_and_a_subclass_expect() -> None:
         ("uuid", True),
         ("labels", True),
         ("children", True),
+        ("resources", False),
+        ("description", True),
+        ("methods_description", True),
         ("log_level", True),
         ("logger", False),
-        ("resources", False),
     ]
 
 

@@ -484,7 +484,7 @@ def test_a_hello_carries_the_limits() -> None:
     assert (hello.max_frame, hello.max_message) == (1024, limits.max_message)
     assert (hello.max_calls, hello.stream_window, hello.ping_ms) == (7, 9, 1500)
     assert (hello.agent, hello.token) == ("agent/1", "open sesame")
-    assert hello.version == (1, 1)
+    assert hello.version == (1, 2)
 
 
 FIXED: Final = encode_hello(Hello.of(LIMITS))[:28]

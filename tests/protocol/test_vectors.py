@@ -11,7 +11,7 @@ import pytest
 from jumpstarter._framing import HEADER_SIZE, FrameDecoder, pack_frame
 from jumpstarter._limits import MAX_WIRE_FRAME
 from jumpstarter._protocol import events as ev
-from jumpstarter._protocol.codec import decode_goaway
+from jumpstarter._protocol.codec import decode_goaway, decode_nodes, encode_value
 from jumpstarter._protocol.frames import KEYWORDS, NESTED, Flag, FrameType, Kind, Node
 from jumpstarter.errors import ERROR_CLASSES, SYSTEM_ERROR_CLASSES, Code
 from rehearsal import (
@@ -199,6 +199,16 @@ def test_the_table_of_limits_has_every_limit_and_its_default() -> None:
 
 def test_the_report_s_table_has_the_fields_of_a_node() -> None:
     assert [row["key"] for row in table("The report")] == list(Node.__struct_fields__)
+
+
+def test_a_report_is_read_and_written_as_listed() -> None:
+    [vector] = [vector for vector in VECTORS.frames if vector.name == "RESULT of report"]
+    payload = unhex(vector.bytes)[HEADER_SIZE:]
+    nodes = decode_nodes(payload, LIMITS)
+    assert (nodes[0].description, nodes[0].methods_description) == ("", {})
+    assert nodes[1].description == "The rail of board 7"
+    assert nodes[1].methods_description == {"on": "Power board 7"}
+    assert bytes(encode_value(nodes, b"")) == payload
 
 
 def test_the_table_of_events_has_every_event() -> None:

@@ -11,8 +11,8 @@ import msgspec
 import trio
 
 from .._limits import DEFAULT_LIMITS
-from .._protocol.codec import decode_nodes, encode_value
-from .._protocol.frames import Node
+from .._protocol.codec import decode_nodes, encode_value, truncate
+from .._protocol.frames import MAX_DOC, Node
 from .._util.background import open_background
 from ..driver._base import Driver, run_single, walk
 from ..driver._export import Exported, exports_of
@@ -105,6 +105,10 @@ class DeviceTree:
             doc=self._text(doc_of(cls)),
             signatures=self._of_methods({name: each.signature for name, each in exports.items()}),
             docs=self._of_methods({name: each.doc for name, each in exports.items()}),
+            description=self._text(truncate(driver.description or "", MAX_DOC)),
+            methods_description=self._of_methods(
+                {name: truncate(text, MAX_DOC) for name, text in driver.methods_description.items()}
+            ),
         )
         self.nodes.append(_readable(node, title))
 

@@ -36,7 +36,7 @@ __all__ = [
 
 MAGIC: Final = b"JMPS"
 # A peer with another major version is refused. A higher minor version adds keys and elements.
-VERSION: Final = (1, 1)
+VERSION: Final = (1, 2)
 MAX_METHOD_NAME: Final = 255  # bytes of UTF-8: its length crosses the wire in one byte
 MAX_DOC: Final = 4096  # characters of a docstring in a report
 MAX_SIGNATURE: Final = 1024  # characters of a signature in a report: parsing a deep one recurses
@@ -191,6 +191,9 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True):
         doc: The docstring of the driver's class.
         signatures: The signature of an exported method, such as `"(volts: float = 3.3) -> None"`.
         docs: The docstring of an exported method.
+        description: What the configuration says about the driver. Since version 1.2.
+        methods_description: What it says about methods, by their names or those of commands.
+            Since version 1.2.
     """
 
     target: int
@@ -203,6 +206,8 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True):
     doc: str = ""
     signatures: dict[str, str] = {}
     docs: dict[str, str] = {}
+    description: str = ""
+    methods_description: dict[str, str] = {}
 
 
 class Goaway(msgspec.Struct, frozen=True):

@@ -69,6 +69,8 @@ class DriverClient(TypedCalls):
     Attributes:
         uuid: The driver's UUID.
         labels: The driver's labels.
+        description: What the exporter's configuration says about the driver, or None.
+        methods_description: What it says about methods, by the names of methods or commands.
         channel: The connection to the driver.
         log_level: The level of this client's logger.
         children: Clients of the drivers below, by name.
@@ -79,6 +81,8 @@ class DriverClient(TypedCalls):
 
     uuid: UUID
     labels: dict[str, str] = field(default_factory=dict)
+    description: str | None = None
+    methods_description: dict[str, str] = field(default_factory=dict)
     channel: DriverRef = field(repr=False)
     log_level: str = "INFO"
     children: dict[str, DriverClient] = field(default_factory=dict)

@@ -13,9 +13,10 @@ import re
 import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
-from typing import Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 from uuid import UUID
 
 from .._io.portal import BlockingPortal
@@ -134,7 +135,13 @@ def _check_texts(nodes: Sequence[Node]) -> None:
     texts = (
         text
         for node in nodes
-        for text in (node.doc, *node.docs.values(), *node.signatures.values())
+        for text in (
+            node.doc,
+            node.description,
+            *node.docs.values(),
+            *node.signatures.values(),
+            *chain.from_iterable(node.methods_description.items()),
+        )
     )
     if (size := sum(map(len, texts))) > _MAX_TEXTS:
         text = f"the exporter's report has {size} characters of documentation"
@@ -196,18 +203,22 @@ def _build(
     except ValueError:
         raise HandshakeError(f"the exporter's report: {driver} has no valid uuid") from None
     remote = DriverRef(channel, node.target, driver, methods_of(node), printable(node.doc))
+    given: dict[str, Any] = {
+        "uuid": uuid,
+        "labels": node.labels,
+        "description": printable(node.description) or None,
+        "methods_description": {
+            printable(name): printable(text) for name, text in node.methods_description.items()
+        },
+        "channel": remote,
+        "children": children,
+        "portal": portal,
+    }
     try:
         cls = _client_class(node.client, driver, allow)
     except ClientImportError as exc:
-        return StubDriverClient(
-            uuid=uuid,
-            labels=node.labels,
-            channel=remote,
-            children=children,
-            portal=portal,
-            missing=str(exc),
-        )
-    return cls(uuid=uuid, labels=node.labels, channel=remote, children=children, portal=portal)
+        return StubDriverClient(**given, missing=str(exc))
+    return cls(**given)
 
 
 def _client_class(path: str, driver: str, allow: Sequence[str] | None) -> type[DriverClient]:

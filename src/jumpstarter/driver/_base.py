@@ -41,17 +41,23 @@ class Driver(ABC):
         uuid: The driver's identity; random by default.
         labels: Free text that helps people find the driver; clients can read it.
         children: The drivers below this one, by their names in a client.
+        resources: The files and streams that clients have lent to the driver, by handle.
+        description: What this driver is for in this setup. Clients can read it, and command lines
+            show it as their help.
+        methods_description: The same for single methods, by the names of the methods, or of the
+            commands that call them.
         log_level: The name of the logger's level, `"INFO"` by default.
         logger: The driver's own logger, `driver.<class>.<start of the uuid>`.
-        resources: The files and streams that clients have lent to the driver, by handle.
     """
 
     uuid: UUID = field(default_factory=uuid4)
     labels: dict[str, str] = field(default_factory=dict)
     children: dict[str, Driver] = field(default_factory=dict)
+    resources: dict[UUID, Any] = field(init=False, repr=False, default_factory=dict)
+    description: str | None = None
+    methods_description: dict[str, str] = field(default_factory=dict)
     log_level: str = "INFO"
     logger: logging.Logger = field(init=False, repr=False)
-    resources: dict[UUID, Any] = field(init=False, repr=False, default_factory=dict)
 
     if not TYPE_CHECKING:  # to a type checker, every name would be an attribute then
 
@@ -155,6 +161,10 @@ def _check_fields(driver: Driver) -> None:
         check_instance(f"uuid{of}", given, UUID, "a UUID", ConfigurationError)
     check_instance(f"labels{of}", driver.labels, dict, "a dict of texts", ConfigurationError)
     check_instance(f"children{of}", driver.children, dict, "a dict of drivers", ConfigurationError)
+    texts = driver.methods_description
+    check_instance(f"methods_description{of}", texts, dict, "a dict of texts", ConfigurationError)
+    for text in (*texts, *texts.values(), driver.description or ""):
+        check_instance(f"the descriptions{of}", text, str, "texts", ConfigurationError)
     level: object = driver.log_level
     if isinstance(level, bool):
         raise_type_error(f"log_level{of}", level, "a level's name", ConfigurationError)
