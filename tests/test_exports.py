@@ -45,6 +45,7 @@ PATHS: Final = {
         "DriverInvalidArgument",
         "DriverMethodNotImplemented",
     ],
+    "jumpstarter.client.decorators": ["driver_click_command", "driver_click_group"],
     "jumpstarter.common": ["TemporaryTcpListener", "TemporaryUnixListener"],
     "jumpstarter.common.exceptions": [
         "ArgumentError",
@@ -53,6 +54,7 @@ PATHS: Final = {
     ],
     "jumpstarter.common.utils": ["serve"],
     "jumpstarter.driver": ["Driver", "draining", "export", "exportstream", "until_draining"],
+    "jumpstarter.driver.decorators": ["export", "exportstream"],
     "jumpstarter.drivers.composite": ["Composite", "CompositeClient"],
     "jumpstarter.drivers.mixins": ["ResourceMixin", "StreamMixin"],
     "jumpstarter.drivers.network": ["NetworkClient", "TcpNetwork", "UnixNetwork"],
@@ -69,6 +71,7 @@ SAME: Final = {
     "jumpstarter.client.core": "jumpstarter.errors",
     "jumpstarter.common.exceptions": "jumpstarter.errors",
     "jumpstarter.common.utils": "jumpstarter",
+    "jumpstarter.driver.decorators": "jumpstarter.driver",
 }
 
 

@@ -7,6 +7,7 @@ evaluate a property by sending its name.
 
 from __future__ import annotations
 
+import enum
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -19,19 +20,47 @@ import msgspec
 
 from .._protocol.frames import Kind
 from .._util.checks import check_flag, check_seconds
-from ..errors import ConfigurationError
+from ..errors import ArgumentValueError, ConfigurationError
 from ._mistakes import hidden_export, why_unbound
 from ._signature import ArgumentConverter, build_converter, doc_of, signature_of, text_of
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Exported", "export", "exports_of", "exportstream"]
+__all__ = [
+    "MARKER_DRIVERCALL",
+    "MARKER_MAGIC",
+    "MARKER_STREAMCALL",
+    "MARKER_STREAMING_DRIVERCALL",
+    "Exported",
+    "export",
+    "exports_of",
+    "exportstream",
+]
 
 _MARK: Final = "__jumpstarter_export__"
+# The attributes by which the published package marks exported methods. We only set them.
+MARKER_MAGIC: Final = "07c9b9cc"
+MARKER_DRIVERCALL: Final = "marker_drivercall"
+MARKER_STREAMCALL: Final = "marker_streamcall"
+MARKER_STREAMING_DRIVERCALL: Final = "marker_streamingdrivercall"
+_MARKERS: Final = {
+    Kind.UNARY: MARKER_DRIVERCALL,
+    Kind.GENERATOR: MARKER_STREAMING_DRIVERCALL,
+    Kind.STREAM: MARKER_STREAMCALL,
+}
 _UNBOUND: Final = (staticmethod, classmethod)
 _MAX_LAYERS: Final = 100  # decorators around one function that are examined
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Omitted(enum.Enum):
+    """The default of an argument for which None is a mistake."""
+
+    OMITTED = enum.auto()
+
+
+_OMITTED: Final = _Omitted.OMITTED
 
 
 @overload
@@ -39,7 +68,7 @@ def export(function: F) -> F: ...
 @overload
 def export(*, strict: bool = False, drain: float | None = None) -> Callable[[F], F]: ...
 def export(
-    function: F | None = None, *, strict: bool = False, drain: float | None = None
+    function: F | _Omitted = _OMITTED, *, strict: bool = False, drain: float | None = None
 ) -> F | Callable[[F], F]:
     """Let clients call a driver's method by its name.
 
@@ -69,7 +98,8 @@ def export(
     Raises:
         TypeError: The function is not a method that a class defines, but a property or a builtin,
             for example; or `drain` was given for a method that is not a generator.
-        ArgumentError: `drain` is not a number of seconds >= 0.
+        ArgumentError: `drain` is not a number of seconds >= 0, or the function is None. It is a
+            ValueError too.
     """
     check_flag("strict", strict)
     if drain is not None:
@@ -83,14 +113,16 @@ def export(
             raise TypeError(f"drain= is for generators, and {name} is not one: a method may finish")
         return _mark(function, _Mark(Kind.GENERATOR if yields else Kind.UNARY, strict, drain))
 
-    return mark if function is None else mark(function)
+    return mark if function is _OMITTED else mark(function)
 
 
 @overload
 def exportstream(function: F) -> F: ...
 @overload
 def exportstream(*, drain: float | None = None) -> Callable[[F], F]: ...
-def exportstream(function: F | None = None, *, drain: float | None = None) -> F | Callable[[F], F]:
+def exportstream(
+    function: F | _Omitted = _OMITTED, *, drain: float | None = None
+) -> F | Callable[[F], F]:
     """Let clients open a raw byte stream by the method's name.
 
     The method is an `asynccontextmanager` that yields a Trio stream or an anyio stream. It is
@@ -111,7 +143,8 @@ def exportstream(function: F | None = None, *, drain: float | None = None) -> F 
     Raises:
         TypeError: The function is not a method that a class defines, but a property or a builtin,
             for example.
-        ArgumentError: `drain` is not a number of seconds >= 0.
+        ArgumentError: `drain` is not a number of seconds >= 0, or the function is None. It is a
+            ValueError too.
     """
     if drain is not None:
         drain = check_seconds("drain", drain)
@@ -119,7 +152,7 @@ def exportstream(function: F | None = None, *, drain: float | None = None) -> F 
     def mark(function: F) -> F:
         return _mark(function, _Mark(Kind.STREAM, drain=drain))
 
-    return mark if function is None else mark(function)
+    return mark if function is _OMITTED else mark(function)
 
 
 class _Mark(msgspec.Struct, frozen=True):
@@ -131,9 +164,12 @@ class _Mark(msgspec.Struct, frozen=True):
 
 
 def _mark(function: F, mark: _Mark) -> F:
+    if function is None:  # to a type checker, it is not
+        raise ArgumentValueError("only a method can be exported, not None")
     if _binds(function):
         with suppress(AttributeError):  # a property takes no mark
             setattr(function, _MARK, mark)
+            setattr(function, _MARKERS[mark.kind], MARKER_MAGIC)
             return function
     text = f"a {type(function).__name__} cannot be exported; write a method, and export that"
     raise TypeError(text)
