@@ -134,11 +134,12 @@ class Reader:
             case "not run", _:
                 assert len(block.detail) > 10, "a block that is not run needs a reason"
             case "output", _:
-                assert self._output.split() == text.split()
+                told = f"the page shows:\n{text}\nbut the block before it printed:\n{self._output}"
+                assert self._output.split() == text.split(), told
             case "file", "python" if block.detail.startswith("test_"):
                 self.save(block)
                 output = self._run("-m", "pytest", "-q", *self._plugins(), block.detail)
-                assert f"{text.count('def test_')} passed" in output
+                assert f"{text.count('def test_')} passed" in output, output
             case "file", "python":
                 self.save(block)
                 self._output = self._run(block.detail)

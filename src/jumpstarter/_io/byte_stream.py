@@ -133,7 +133,7 @@ class SlotStream(trio.abc.HalfCloseableStream):
 
     def on_data(self, event: ev.DataReceived) -> None:
         """Buffer bytes that the connection has received."""
-        if self._receive_state is not _RECEIVE_CLOSED:
+        if self._receive_state is _MAY_RECEIVE:  # else this side has cut it short, see `finish`
             if event.data:
                 self._inbox.append(event.data)
             if event.end:
@@ -145,7 +145,10 @@ class SlotStream(trio.abc.HalfCloseableStream):
         self._may_send.set()
 
     def finish(self, reason: Exception | None) -> None:
-        """Handle the end of the slot: complete (None), or with bytes missing in a direction."""
+        """Handle the end of the slot: complete (None), or with bytes missing in a direction.
+
+        This side may also call it earlier, to receive only what has arrived, and send no more.
+        """
         self.over = True
         if reason is not None and self._broken is None:
             self._broken = reason

@@ -37,6 +37,7 @@ from .._util.background import open_background
 from .._util.checks import check_seconds
 from .._util.fork import close_without_fork, is_child, no_fork
 from .addresses import Address
+from .byte_stream import SlotStream
 from .hangup import at_end, is_gone
 from .listener import SocketListener
 from .sockets import listen_at_host, private_socket_path
@@ -71,7 +72,8 @@ async def forward(one: trio.abc.HalfCloseableStream, other: trio.abc.HalfCloseab
     """Copy bytes both ways until both directions have ended, or one fails. A checkpoint.
 
     Forwards the end of each direction by `send_eof`. Closes neither stream. Cancelling it loses the
-    bytes that were read and not written.
+    bytes that were read and not written. If a raw stream to a driver has failed, the bytes that had
+    arrived from it before are still copied.
 
     Raises:
         Exception: The first exception of either stream, not wrapped in a group.
@@ -90,7 +92,9 @@ async def forward(one: trio.abc.HalfCloseableStream, other: trio.abc.HalfCloseab
             await sink.send_eof()
         except Exception as exc:  # noqa: BLE001 - raised below, outside the nursery, so not in a group
             failure = failure or exc
-            scope.cancel()
+            # A slot that is over receives nothing more, so the other direction ends by itself.
+            if not (isinstance(sink, SlotStream) and sink.over):
+                scope.cancel()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(carry, one, other, nursery.cancel_scope)

@@ -140,8 +140,16 @@ class CompressingWriter:
             if compressed := self._codec.compress(view[start : start + CHUNK_SIZE]):
                 await self._send(compressed)
 
+    async def flush(self) -> None:
+        """Write the bytes that the compressor still holds, without an end behind them.
+
+        A checkpoint if the bytes are compressed. The reader gets all of them, and misses the end.
+        """
+        if self._codec is not None:
+            await self._send(self._codec.flush(self._codec.FLUSH_BLOCK))
+
     async def finish(self) -> None:
-        """Write the bytes that the compressor still holds. A checkpoint if there are any."""
+        """Write the bytes that the compressor still holds, and the end. A checkpoint likewise."""
         if self._codec is not None:
             await self._send(self._codec.flush())
 

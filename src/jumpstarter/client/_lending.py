@@ -2,7 +2,8 @@
 
 While the block that lends is open, a task transfers the bytes between the client's end and the raw
 stream. If the client's end fails, the block raises that exception. Neither the driver nor the
-client's file ever treats truncated data as complete.
+client's file ever treats truncated data as complete. If the block ends by an exception, the bytes
+that had arrived from the driver still reach the client's end.
 
 States of a `_ResourceTransfer`. Its task owns it until `done` is set, the block from then on:
 
@@ -143,6 +144,7 @@ class _ResourceTransfer:
         self.state: _TransferState = _TransferState.RUNNING
         self.failure: Exception | None = None
         self.done: trio.Event = trio.Event()
+        self._scope = trio.CancelScope()  # of the task
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -153,8 +155,14 @@ class _ResourceTransfer:
         try:
             async with open_background() as nursery:
                 nursery.start_soon(self._run)
-                yield
-                await self.finish()
+                try:
+                    yield
+                    await self.finish()
+                except BaseException:
+                    await self.interrupted()
+                    raise
+                finally:
+                    self._scope.cancel()
         except DriverError as exc:  # often only the consequence of our failure, at the driver
             if self.failure is not None:
                 raise self.failure from exc
@@ -163,6 +171,10 @@ class _ResourceTransfer:
             raise self.failure
 
     async def _run(self) -> None:
+        with self._scope:
+            await self._transfer_all()
+
+    async def _transfer_all(self) -> None:
         try:
             await self.transfer()
             self.state = _TransferState.COMPLETE
@@ -187,6 +199,9 @@ class _ResourceTransfer:
     async def finish(self) -> None:
         """Finish, at the end of a block that raised nothing."""
         raise NotImplementedError
+
+    async def interrupted(self) -> None:
+        """Do what is left to do when the block ends by an exception. Shielded, and bounded."""
 
 
 class _Reading(_ResourceTransfer):
@@ -224,15 +239,20 @@ class _Writing(_ResourceTransfer):
         self._batch_size = loan.batch_size
         self._write = write
         self._meter = meter
+        self._scope.shield = True  # only the block ends the task, after `interrupted`
 
     async def transfer(self) -> None:
         await pipe(self._receive, self._take, _WRITE_AHEAD // self._batch_size)
 
     async def _receive(self) -> list[bytes]:
         chunks: list[bytes] = []
-        while len(chunks) < self._batch_size and (data := await self._reader.receive_some()):
-            chunks.append(data)
-        return chunks
+        try:
+            while len(chunks) < self._batch_size and (data := await self._reader.receive_some()):
+                chunks.append(data)
+        except _PeerClosed:
+            if not chunks:
+                raise
+        return chunks  # after an error too: the next call raises it again
 
     async def _take(self, chunks: Chunks) -> None:
         await self._write(chunks)
@@ -248,6 +268,15 @@ class _Writing(_ResourceTransfer):
             self.stream.check()
             if self.state is not _TransferState.COMPLETE:
                 raise DriverError("the client was closed before the driver had written everything")
+
+    async def interrupted(self) -> None:
+        """Let the sink take the bytes that have arrived, for at most `cancel_grace` seconds.
+
+        Bytes that arrive later are dropped, so a driver that goes on writing does not prolong it.
+        """
+        self.stream.finish(ConnectionError("the block that lends was left by an exception"))
+        with trio.move_on_after(self.stream.cancel_grace, shield=True):
+            await self.done.wait()
 
 
 class _PeerClosed(Exception):

@@ -131,6 +131,11 @@ class RemoteStream(SlotStream):
         """Why the driver failed; None if it did not, or only because this side closed."""
         return None if self._cut else self._call.failure
 
+    @property
+    def cancel_grace(self) -> float:
+        """Seconds that work which is left to do may delay a cancellation, see `Limits`."""
+        return self._call.channel.limits.cancel_grace
+
     def check(self) -> None:
         """Raise the driver's failure, if there is one.
 

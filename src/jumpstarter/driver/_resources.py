@@ -310,6 +310,9 @@ class Resource:
                 await stream.send_eof()
         except BaseException as exc:
             failure = exc
+            if isinstance(flow, CompressingWriter) and isinstance(exc, Exception):
+                with suppress(Exception):  # `exc` says more
+                    await flow.flush()
             raise
         finally:
             loan.release(failure)

@@ -229,7 +229,9 @@ class ResourceMixin:
             stream: A blocking binary stream, whose `read` or `write` is called in worker threads;
                 or a Trio stream. It is not closed. A `read` or `write` that still waits when the
                 block is left gets 0.5 s, then its thread is abandoned, which is logged. If it reads
-                a regular file that changes meanwhile, that is an error.
+                a regular file that changes meanwhile, that is an error. If the block ends by an
+                exception, the stream still gets the bytes that had arrived from the driver, as far
+                as it takes them within `cancel_grace` (1 s).
             options: Keyword arguments, as for `local_file`.
 
         Yields:
