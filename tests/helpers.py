@@ -64,7 +64,7 @@ __all__ = [
     "until",
 ]
 
-PATIENCE = 10.0  # seconds: ten times what the slowest step takes
+PATIENCE = 30.0  # seconds: far more than the slowest step takes, on a busy machine too
 
 E = TypeVar("E")
 P = ParamSpec("P")

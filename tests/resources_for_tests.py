@@ -45,6 +45,7 @@ class Library(Driver):
     @export
     def read_in_thread(self, handle: str) -> str:
         with self.resource(handle) as file:
+            trio.from_thread.run_sync(self.opened.set)
             return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
     @export

@@ -69,7 +69,7 @@ def main(address: str) -> None:
             stream.send(b"through the stream")
             stream.send_eof()
             seen["stream"] = b"".join(stream).decode()
-        time.sleep(1.5)  # in which an exporter that asks for signs of life does so a few times
+        time.sleep(3)  # the exporter of the tests asks for a sign of life, for which it waits 2 s
         seen["alive"] = client.call("echo", "alive")
     json.dump(seen, sys.stdout)
 

@@ -29,6 +29,7 @@ from jumpstarter import Limits, Server, connect, connect_async, serve, serve_asy
 from jumpstarter._exporter.session import Session
 from jumpstarter._io.addresses import parse_address
 from jumpstarter._io.sockets import open_listeners, open_stream
+from jumpstarter._limits import DEFAULT_LIMITS
 from jumpstarter._protocol import events as ev
 from jumpstarter._protocol.frames import FrameType
 from jumpstarter.client import DriverClient, StubDriverClient
@@ -663,8 +664,9 @@ async def test_failure_of_one_client_does_not_affect_the_others(
     trouble: Callable[[str], Awaitable[None]], address: str
 ) -> None:
     lab = Lab()
+    limits = Limits(hello_timeout=2) if trouble is says_nothing else DEFAULT_LIMITS
     async with (
-        serve_async(lab, address, limits=Limits(hello_timeout=0.5)) as server,
+        serve_async(lab, address, limits=limits) as server,
         connect_async(server.address) as before,
     ):
         async with before.stream_async() as stream:
@@ -766,26 +768,43 @@ async def by_hanging_up_after_hello(stream: trio.abc.Stream) -> None:
 
 
 SILENT = "did not answer within 0.2 s; is a jumpstarter exporter there"
+IMPATIENT = Limits(hello_timeout=0.2, cancel_grace=0)
+IMPATIENT_AT_START = Limits(start_timeout=0.2, cancel_grace=0)
 
 
 @pytest.mark.parametrize(
-    ("answer", "text"),
+    ("answer", "text", "limits"),
     [
-        (never, SILENT),
-        (by_hanging_up, "closed the connection"),
-        (in_another_protocol, "does not speak jumpstarter's protocol: .*b'220 mail.example"),
-        (with_no_report, "gave no device tree: .*: no disk"),
-        (with_a_report_that_is_none, "gave no device tree: .*the exporter's report cannot be read"),
-        (with_a_report_that_never_comes, "is still starting, or hangs: .* within 0.2 s"),
-        (by_hanging_up_after_hello, "gave no device tree: .* sent, but not answered"),
+        (never, SILENT, IMPATIENT),
+        (by_hanging_up, "closed the connection", DEFAULT_LIMITS),
+        (
+            in_another_protocol,
+            "does not speak jumpstarter's protocol: .*b'220 mail.example",
+            DEFAULT_LIMITS,
+        ),
+        (with_no_report, "gave no device tree: .*: no disk", DEFAULT_LIMITS),
+        (
+            with_a_report_that_is_none,
+            "gave no device tree: .*the exporter's report cannot be read",
+            DEFAULT_LIMITS,
+        ),
+        (
+            with_a_report_that_never_comes,
+            "is still starting, or hangs: .* within 0.2 s",
+            IMPATIENT_AT_START,
+        ),
+        (
+            by_hanging_up_after_hello,
+            "gave no device tree: .* sent, but not answered",
+            DEFAULT_LIMITS,
+        ),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 @timed()
 async def test_peer_that_is_not_an_exporter_is_named_with_the_reason(
-    answer: Callable[[trio.abc.Stream], Awaitable[None]], text: str
+    answer: Callable[[trio.abc.Stream], Awaitable[None]], text: str, limits: Limits
 ) -> None:
-    limits = Limits(hello_timeout=0.2, start_timeout=0.2, cancel_grace=0)
     async with answering(answer) as address:
         with pytest.raises(HandshakeError, match=f"{address}.*{text}"):
             async with connect_async(address, limits=limits):
@@ -814,7 +833,7 @@ def test_http_server_is_not_an_exporter() -> None:
     try:
         address = f"tcp://127.0.0.1:{server.server_address[1]}"
         with pytest.raises(HandshakeError, match=address):
-            enter(connect(address, limits=Limits(hello_timeout=0.2)))
+            enter(connect(address))
     finally:
         server.shutdown()
         thread.join(PATIENCE)

@@ -41,7 +41,7 @@ ROOT: Final = TESTS.parent
 BUILDING: Final = 300.0  # seconds
 RUNNING: Final = 60.0
 ALLOW: Final = ("driver_of_versions.*",)
-QUICK: Final = Limits(ping_interval=0.3, ping_timeout=0.3)
+QUICK: Final = Limits(ping_interval=0.3, ping_timeout=2)
 
 
 @dataclass(frozen=True)

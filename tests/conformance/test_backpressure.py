@@ -20,7 +20,7 @@ from jumpstarter.client import DriverClient
 
 MIB = 1024 * 1024
 HERE = Path(__file__).parent
-PATIENCE = 30.0  # seconds for a test; each takes two or three
+PATIENCE = 60.0  # seconds for a test; each takes two or three
 ALLOWED = 8 * MIB  # growth of either side
 ECHOES = 200
 Open = Callable[[DriverClient, AsyncExitStack], Awaitable[None]]

@@ -30,7 +30,7 @@ from jumpstarter.errors import CallOutcomeUnknown
 from processes import running
 
 HERE = Path(__file__).parent
-PATIENCE = 30.0  # seconds for a test; each takes one or two
+PATIENCE = 60.0  # seconds for a test; each takes one or two
 SOON = 1.0 + 2.0  # seconds: the guaranteed one, and slack for a busy machine
 DRIVER = "forking:Forking"
 

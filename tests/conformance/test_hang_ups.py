@@ -17,7 +17,7 @@ from test_lost_peers import cable, ip
 
 from jumpstarter._io.forward import forward_to, listen_tcp
 
-PATIENCE = 30.0  # seconds for a test; each takes a few
+PATIENCE = 60.0  # seconds for a test; each takes a few
 
 
 class Device:

@@ -30,7 +30,7 @@ from processes import running
 
 ROUNDS = int(os.environ.get("LEDGER_ROUNDS", "200"))
 SEED = int(os.environ.get("LEDGER_SEED", str(random.SystemRandom().randrange(10**6))))
-PATIENCE = 10.0  # seconds for a round, which takes a tenth of a second
+PATIENCE = 60.0  # seconds for a round, which takes a tenth of a second
 SCRIPT = Path(__file__).with_name("script_ledger.py")
 
 

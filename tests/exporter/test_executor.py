@@ -23,7 +23,7 @@ from jumpstarter._exporter.executor import DriverExecutor, NoThreadError
 from jumpstarter._util.reentrancy import CallOrigin, call_origin
 from jumpstarter.errors import DriverConnectionError
 
-DEADLINE = 10.0  # seconds, for steps that take milliseconds
+DEADLINE = 60.0  # seconds, for steps that take milliseconds
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from jumpstarter._protocol.frames import Kind
 from jumpstarter.driver import Driver, export
 from jumpstarter.errors import ConfigurationError
 
-DEADLINE = 10.0  # seconds, for steps that take milliseconds
+DEADLINE = 60.0  # seconds, for steps that take milliseconds
 GRACE = 5.0
 
 

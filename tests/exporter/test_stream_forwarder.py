@@ -26,7 +26,7 @@ from jumpstarter._io.byte_stream import SlotStream
 from jumpstarter._util.background import open_background
 from jumpstarter._util.wakeup import Wakeup
 
-DEADLINE = 10.0  # seconds, for steps that take milliseconds
+DEADLINE = 60.0  # seconds, for steps that take milliseconds
 
 Pair = tuple[Any, Any]
 Client = trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream]

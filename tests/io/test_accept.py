@@ -16,7 +16,7 @@ from trio.testing import MockClock
 
 from jumpstarter._io.accept import accept_forever
 
-DEADLINE = 10  # seconds; each test takes milliseconds
+DEADLINE = 60  # seconds; each test takes milliseconds
 
 
 class FakeListener(trio.abc.Listener[trio.abc.Stream]):

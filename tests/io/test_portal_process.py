@@ -374,7 +374,7 @@ def test_exit_with_an_open_portal(state: str) -> None:
         portal = cm.__enter__()
         portal.call(double, 1)
         {textwrap.indent(textwrap.dedent(EXIT_STATES[state]), " " * 8).strip()}
-        signal.alarm(5)  # from here to the end; it kills
+        signal.alarm(30)  # from here to the end, half of what the tasks take; it kills
         sys.exit(3)
         """,
         code=3,

@@ -42,7 +42,7 @@ from jumpstarter._io.sockets import (
 )
 from jumpstarter.errors import ArgumentError, ConfigurationError, HandshakeError
 
-DEADLINE = 10  # seconds; each test takes milliseconds
+DEADLINE = 60  # seconds; each test takes milliseconds
 MAX_PATH = 107 if sys.platform == "linux" else 103
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the mode or the peer so")
