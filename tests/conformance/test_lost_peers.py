@@ -23,6 +23,7 @@ import trio
 from exporter_process import ExporterProcess, exporter
 from helpers import until
 from jumpstarter import Limits, connect_async
+from jumpstarter._io.connection import Connection
 from jumpstarter.client import DriverClient
 from jumpstarter.errors import CallOutcomeUnknown, CallRefused
 from processes import running
@@ -184,6 +185,12 @@ async def test_keepalive_finds_an_exporter_that_has_stopped(tmp_path: Path) -> N
         assert ended == ["hold"]
 
 
+async def until_read(connection: Connection) -> None:
+    """Wait for the next bytes from the exporter, which are a PONG while a call is held."""
+    before = connection.last_read
+    await until(lambda: connection.last_read > before)
+
+
 async def test_a_long_call_survives_many_keepalives(tmp_path: Path) -> None:
     """No default limit ends a call while the exporter answers the pings."""
     options = ("--address", "tcp://127.0.0.1:0")
@@ -192,10 +199,8 @@ async def test_a_long_call_survives_many_keepalives(tmp_path: Path) -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(client.call_async, "hold")
                 await trio.to_thread.run_sync(process.until_logged, "hold begins")
-                connection = client.channel.channel.connection
-                for _ in range(3):  # a PONG is all that the exporter sends now
-                    before = connection.last_read
-                    await until(lambda before=before: connection.last_read > before)
+                for _ in range(3):
+                    await until_read(client.channel.channel.connection)
                 nursery.cancel_scope.cancel()
             assert await client.call_async("echo", 1) == 1
 
