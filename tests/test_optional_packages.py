@@ -18,7 +18,12 @@ from test_circular_imports import module_names
 SRC: Final = Path(jumpstarter.__file__).parent
 
 # The modules that need the extra `compat` when they are imported. All other modules are the core.
-COMPAT: Final = {"jumpstarter.client.decorators"}
+COMPAT: Final = {
+    "jumpstarter.client.decorators",
+    "jumpstarter.common.oci",
+    "jumpstarter.common.resources",
+    "jumpstarter.common.storage",
+}
 # The private modules that need another extra. The code that needs one imports it inside a function.
 INNER: Final = {"jumpstarter.client._expect"}
 
