@@ -41,6 +41,7 @@ LAYERS: Final[dict[str, set[str]]] = {
     "drivers": _SIDES | {"client", "driver"},
     "_api": _SIDES | {"client", "driver", "_exporter"},
     "common": _ALL,
+    "streams": _ALL,
     "portal": _ALL,
     "testing": _ALL,
     "cli": _ALL,

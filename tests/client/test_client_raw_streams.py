@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import anyio
 import pytest
 import trio
 import trio.testing
@@ -251,3 +252,32 @@ async def test_close_soon_ends_the_driver_without_waiting() -> None:
         await wait_all_tasks_blocked()
         assert lab.log == ["sink started", "sink ended"]
         sink.close_soon()
+
+
+async def test_a_stream_has_the_methods_and_errors_of_anyio() -> None:
+    async with channel_to(Lab()) as channel:
+        echo = await stream(channel, "connect")
+        await echo.send(b"abcdef")
+        assert await echo.receive(2) == b"ab"
+        assert await echo.receive() == b"cdef"
+        assert echo.extra(anyio.abc.SocketAttribute.raw_socket, "none") == "none"
+        async with echo:
+            await echo.send(b"last")
+            await echo.send_eof()
+            assert [data async for data in echo] == [b"last"]
+            with pytest.raises(anyio.EndOfStream):
+                await echo.receive()
+        for use in (echo.receive, echo.send_eof):
+            with pytest.raises(anyio.ClosedResourceError):
+                await use()
+
+
+async def test_a_broken_stream_raises_anyios_error_with_the_reason() -> None:
+    async with channel_to(Lab()) as channel:
+        broken = await stream(channel, "sink")
+        await broken.send(b"fail")
+        with pytest.raises(anyio.BrokenResourceError) as caught:
+            await broken.receive()
+        assert isinstance(caught.value, trio.BrokenResourceError)
+        assert isinstance(caught.value.__cause__, DriverError)
+        await broken.aclose()

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 import pytest
 import trio
 import trio.testing
@@ -270,6 +271,8 @@ def test_bytes_go_both_ways_and_end_each_on_its_own() -> None:
         for _ in range(2):
             with pytest.raises(EndOfStream, match="the driver has ended its half"):
                 stream.receive()
+        with pytest.raises(anyio.EndOfStream):
+            stream.receive()
         assert list(stream) == []
         with pytest.raises(trio.ClosedResourceError, match="send_eof was called"):
             stream.send(b"more")

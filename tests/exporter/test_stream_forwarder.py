@@ -46,7 +46,7 @@ async def trio_socket() -> Pair:
 
 async def anyio_socket() -> Pair:
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - no database here
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)
     accepted: list[anyio.abc.SocketStream] = []
     someone = trio.Event()
 

@@ -36,6 +36,7 @@ from .._protocol import events as ev
 from .._protocol.receive_buffer import ReceiveBuffer
 from .._util.checks import as_bytes, check_max_bytes
 from .._util.no_copies import ReduceEx, no_copies
+from .._util.stream_errors import broken, busy, closed
 from .._util.wakeup import Wakeup
 from .connection import Connection
 
@@ -253,17 +254,17 @@ class SlotStream(trio.abc.HalfCloseableStream):
     def _refuse_to_send(self) -> None:
         self._check_closed()
         if self._send_state is SendState.ENDED:
-            raise trio.ClosedResourceError("send_eof was called on this stream")
+            raise closed("send_eof was called on this stream")
         if self._broken is not None:
             raise self._break() from self._broken
-        raise trio.BrokenResourceError("the driver has closed this stream")
+        raise broken("the driver has closed this stream")
 
     def _check_closed(self) -> None:
         if self._receive_state is _RECEIVE_CLOSED:  # so is the sending direction
-            raise trio.ClosedResourceError("this stream was closed")
+            raise closed("this stream was closed")
 
     def _break(self) -> trio.BrokenResourceError:
-        return trio.BrokenResourceError(str(self._broken))
+        return broken(str(self._broken))
 
     # ---------------------------------------------------------------------------- receiving
 
@@ -322,12 +323,12 @@ class SlotStream(trio.abc.HalfCloseableStream):
 
     def _begin_sending(self) -> None:
         if self._sending:
-            raise trio.BusyResourceError("another task is sending on this stream")
+            raise busy("another task is sending on this stream")
         self._sending = True
 
     def _begin_receiving(self) -> None:
         if self._receiving:
-            raise trio.BusyResourceError("another task is receiving on this stream")
+            raise busy("another task is receiving on this stream")
         self._receiving = True
 
     # ------------------------------------------------------------------------------ closing

@@ -1,6 +1,7 @@
 """A driver's raw stream, as a Trio stream for Trio code: how it is opened, and how it ends.
 
-Closing delivers what was sent. Bytes that were cut short never look like a finished stream.
+It also has the methods of an anyio stream, for code that was written for anyio. Closing delivers
+what was sent. Bytes that were cut short never look like a finished stream.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .._protocol import events as ev
 from .._protocol.codec import encode_error
 from .._protocol.error_codec import exception_to_wire
 from .._protocol.frames import Kind
+from .._util.stream_errors import NoAttributes, end_of_stream
 from ..errors import ArgumentError, Code, DriverError
 from ._channel import Channel
 from ._outgoing_call import OutgoingCall, Request
@@ -105,8 +107,8 @@ class _StreamCall(OutgoingCall):
             raise self.failure
 
 
-class RemoteStream(SlotStream):
-    """A raw stream to a driver, as a Trio stream; made by `open_stream`."""
+class RemoteStream(SlotStream, NoAttributes):
+    """A raw stream to a driver, as a Trio stream and as an anyio stream; made by `open_stream`."""
 
     def __init__(self, connection: Connection, call: _StreamCall) -> None:
         super().__init__(connection, call.slot)  # 0; the slot follows when the CALL is sent
@@ -125,6 +127,23 @@ class RemoteStream(SlotStream):
             return self._call.channel.decode(self._call.metadata)
         except ArgumentError as exc:
             raise DriverError(f"its metadata: {exc}", context=self._call.context) from exc
+
+    send = SlotStream.send_all  # as anyio streams name it
+
+    async def receive(self, max_bytes: int | None = None) -> bytes:
+        """Receive at least one byte, as an anyio stream does. A checkpoint.
+
+        Args:
+            max_bytes: As for `receive_some`.
+
+        Raises:
+            EndOfStream: The driver has ended its half. It is anyio's too, if anyio was imported.
+            Exception: As `receive_some` raises.
+        """
+        data = await self.receive_some(max_bytes)
+        if not data:
+            raise end_of_stream("the driver has ended its half of the stream")
+        return data
 
     @property
     def failure(self) -> DriverError | None:

@@ -18,6 +18,7 @@ import trio
 from .._io.portal import in_trio_thread
 from .._util.checks import check_max_bytes, refuse_timeout
 from .._util.no_copies import ReduceEx, no_copies
+from .._util.stream_errors import end_of_stream
 from ..errors import DriverConnectionError, DriverError, EndOfStream
 from ._channel import Channel
 from ._outgoing_call import Request
@@ -168,7 +169,8 @@ class BlockingStream:
                 up to 256 KiB.
 
         Raises:
-            EndOfStream: The driver has closed its half; no bytes are missing.
+            EndOfStream: The driver has closed its half; no bytes are missing. It is anyio's
+                `EndOfStream` too, if anyio was imported.
             DriverError: The driver has failed, or the connection is gone: bytes may be missing.
             DriverTimeoutError: The surrounding `timeout` ran out. No bytes are lost, and the
                 stream can still be used.
@@ -181,7 +183,7 @@ class BlockingStream:
         rest = b"" if max_bytes is None else data[max_bytes:]
         self._received = rest or None
         if not data:
-            raise EndOfStream("the driver has ended its half of the stream")
+            raise end_of_stream("the driver has ended its half of the stream")
         return data[: len(data) - len(rest)]
 
     async def _receive(self, max_bytes: int | None) -> None:

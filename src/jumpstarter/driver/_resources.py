@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import enum
 import io
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from types import TracebackType
@@ -33,7 +32,8 @@ import trio
 from .._io.byte_stream import SlotStream
 from .._io.transfer import ENCODINGS, MAX_BYTES, CompressingWriter, DecompressingReader
 from .._util.checks import check_int, check_max_bytes, check_seconds
-from ..errors import EndOfStream, MissingExtra, ResourceError
+from .._util.stream_errors import closed, end_of_stream
+from ..errors import MissingExtra, ResourceError
 from ._caller import current_connection
 from ._http import IDLE, is_url, open_url
 
@@ -169,7 +169,7 @@ class ResourceStream(trio.abc.Stream):
 
     def _check_open(self) -> None:
         if self._closed:
-            raise trio.ClosedResourceError("the block that has opened this resource was left")
+            raise closed("the block that has opened this resource was left")
 
     @property
     def is_readable(self) -> bool:
@@ -199,13 +199,12 @@ class ResourceStream(trio.abc.Stream):
         """Receive at least one byte, as an anyio stream does. A checkpoint.
 
         Raises:
-            EndOfStream: At the end: anyio's if anyio was imported, else `jumpstarter.errors`'.
+            EndOfStream: At the end; it is anyio's too, if anyio was imported.
             Exception: As `receive_some` raises.
         """
         data = await self.receive_some(max_bytes)
         if not data:
-            anyio = sys.modules.get("anyio")
-            raise EndOfStream("the resource has ended") if anyio is None else anyio.EndOfStream
+            raise end_of_stream("the resource has ended")
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
