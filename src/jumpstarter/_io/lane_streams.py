@@ -1,0 +1,490 @@
+"""Carry a byte stream from one loop to the other, in batches.
+
+A `CrossingQueue` carries chunks one way. In the loop that has the stream, one task reads it into a
+queue, and another writes a queue to it. Code of the other loop uses a `LaneStream`: it takes what
+has arrived, and is woken once per batch.
+
+| state of a direction | next                                                                     |
+|----------------------|--------------------------------------------------------------------------|
+| OPEN                 | ENDED, when the producer has no more; STOPPED                             |
+| ENDED                | DRAINED, when the consumer has taken everything, and passed on the end   |
+| DRAINED              | none                                                                     |
+| STOPPED              | none: the consumer takes nothing more, because it has failed or was left |
+
+The producer's loop owns the state until ENDED, then the consumer's. STOPPED is the consumer's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final, Protocol, Self
+
+import trio
+
+from .._util.checks import check_max_bytes
+from .._util.wakeup import Wakeup
+from ..errors import EndOfStream
+from .lane_call import LaneCall, LanePosts, TrioCall
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = [
+    "AsyncioSideStream",
+    "CrossingQueue",
+    "CrossingState",
+    "Device",
+    "TrioSideStream",
+    "open_asyncio_stream",
+    "open_trio_stream",
+]
+
+CAPACITY: Final = 256 * 1024  # bytes that wait in one direction: four pieces of a fast stream
+_BATCH: Final = 64 * 1024  # bytes that one `receive` joins from small chunks
+
+
+class Device(Protocol):
+    """A stream in its own loop, as far as a lane needs it."""
+
+    def receive(self) -> Awaitable[Any]:
+        """Receive the next bytes; an empty buffer is the end."""
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes."""
+
+    async def send_eof(self) -> None:
+        """End the sending direction, if the stream can."""
+
+
+class CrossingState(enum.Enum):
+    """How far one direction of a stream is; see the table in the module's docstring."""
+
+    OPEN = enum.auto()
+    ENDED = enum.auto()
+    DRAINED = enum.auto()
+    STOPPED = enum.auto()
+
+
+class _Signal(Protocol):
+    """Wakes the one task that waits in its loop. `notify` is called in the other loop."""
+
+    def notify(self) -> None: ...
+
+    async def wait_for(self, condition: Callable[[], bool]) -> None: ...
+
+
+class _TrioSignal:
+    def __init__(self, lane: LanePosts) -> None:
+        self._lane = lane
+        self._wakeup = Wakeup()
+        self._waits = False
+
+    def notify(self) -> None:
+        if self._waits:
+            self._waits = False
+            self._lane.post_back(self._wakeup.set)
+
+    async def wait_for(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._waits = True
+            if condition():  # it may have changed before the other thread saw that we wait
+                return
+            await self._wakeup.wait()
+
+
+class _AsyncioSignal:
+    def __init__(self, lane: LanePosts) -> None:
+        self._lane = lane
+        self._future: asyncio.Future[None] | None = None
+        self._waits = False
+
+    def notify(self) -> None:
+        if self._waits:
+            self._waits = False
+            self._lane.post(self._set)
+
+    def _set(self) -> None:
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    async def wait_for(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._waits = True
+            if condition():
+                return
+            self._future = self._lane.loop.create_future()
+            await self._future
+
+
+class CrossingQueue:
+    """A bounded queue of chunks from a task of one loop to a task of the other.
+
+    Args:
+        producer: Wakes the task that puts chunks in.
+        consumer: Wakes the task that takes them.
+    """
+
+    def __init__(self, producer: _Signal, consumer: _Signal) -> None:
+        self._producer = producer
+        self._consumer = consumer
+        self._chunks: deque[bytes] = deque()
+        self._produced = 0  # bytes; only the producer writes it
+        self._consumed = 0  # bytes; only the consumer writes it
+        self._ended = False
+        self._drained = False
+        self._stopped = False
+        self._failure: BaseException | None = None  # of the producer, after its last chunk
+        self._refusal: BaseException | None = None  # of the consumer
+
+    @property
+    def state(self) -> CrossingState:
+        """The state, in any thread."""
+        if self._stopped:
+            return CrossingState.STOPPED
+        if self._drained:
+            return CrossingState.DRAINED
+        return CrossingState.ENDED if self._ended else CrossingState.OPEN
+
+    # ------------------------------------------------------------------------------ producer
+
+    async def put(self, chunk: bytes) -> None:
+        """Add a chunk, when there is space for it. If this is cancelled, nothing was added.
+
+        Raises:
+            BaseException: The consumer takes nothing more, for this reason.
+        """
+        await self._producer.wait_for(self._has_space)
+        self._check()
+        if self._ended:
+            raise trio.ClosedResourceError("the sending direction has ended")
+        self._chunks.append(chunk)
+        self._produced += len(chunk)
+        self._consumer.notify()
+
+    def end(self, failure: BaseException | None = None) -> None:
+        """Say that no more comes, and why."""
+        if not self._ended:
+            self._failure, self._ended = failure, True
+            self._consumer.notify()
+
+    async def drained(self) -> None:
+        """Wait until the consumer has used everything, and the end if there is one.
+
+        Raises:
+            BaseException: The consumer takes nothing more, for this reason.
+        """
+        await self._producer.wait_for(self._is_used)
+        self._check()
+
+    def _has_space(self) -> bool:
+        return self._produced - self._consumed < CAPACITY or self._stopped
+
+    def _is_used(self) -> bool:
+        used = self._consumed == self._produced and (self._drained or not self._ended)
+        return used or self._stopped
+
+    def _check(self) -> None:
+        if self._stopped:
+            raise self._refusal or trio.BrokenResourceError("the stream was closed")
+
+    # ------------------------------------------------------------------------------ consumer
+
+    @property
+    def has_chunks(self) -> bool:
+        """True while there is something to take, which may be the end."""
+        return bool(self._chunks) or self._ended
+
+    async def take(self, size: int) -> bytes:
+        """Take what has arrived, or `b""` at the end. If this is cancelled, nothing was taken.
+
+        Args:
+            size: Chunks are joined until they have this size.
+
+        Raises:
+            BaseException: The producer's failure, once its last chunk was taken.
+        """
+        if not self._chunks:
+            await self._consumer.wait_for(lambda: self.has_chunks)
+        if not self._chunks:
+            if self._failure is not None:
+                raise self._failure
+            return b""
+        chunk = self._chunks.popleft()
+        if len(chunk) >= size or not self._chunks:
+            return chunk
+        chunks, total = [chunk], len(chunk)
+        while self._chunks and total < size:
+            chunks.append(self._chunks.popleft())
+            total += len(chunks[-1])
+        return b"".join(chunks)
+
+    def used(self, size: int) -> None:
+        """Make space for as many bytes."""
+        self._consumed += size
+        self._producer.notify()
+
+    def passed_end(self) -> None:
+        """Say that the end was passed on."""
+        self._drained = True
+        self._producer.notify()
+
+    def stop(self, refusal: BaseException | None = None) -> None:
+        """Take nothing more, for this reason."""
+        self._refusal, self._stopped = refusal, True
+        self._chunks.clear()
+        self._producer.notify()
+
+
+async def _read(device: Device, queue: CrossingQueue) -> None:
+    """Read a stream into a queue, until its end or a failure. In the stream's loop."""
+    try:
+        while data := await device.receive():
+            await queue.put(data if type(data) is bytes else bytes(data))
+            del data
+        queue.end()
+    except BaseException as exc:
+        queue.end(exc)
+        if not isinstance(exc, Exception):
+            raise
+
+
+async def _write(queue: CrossingQueue, device: Device, other: CrossingQueue) -> None:
+    """Write a queue to a stream, until its end or a failure. In the stream's loop.
+
+    A failure ends the other direction too: its consumer may wait, and the producer not come back.
+    """
+    try:
+        while data := await queue.take(0):  # chunk by chunk: the stream may be one of messages
+            await device.send(data)
+            queue.used(len(data))
+            del data
+        await device.send_eof()
+        queue.passed_end()
+    except BaseException as exc:
+        queue.stop(exc)
+        other.end(exc)
+        if not isinstance(exc, Exception):
+            raise
+
+
+class _Task(Protocol):
+    """A task of the stream's loop, started and ended from the other loop."""
+
+    def start(self) -> None: ...
+
+    def cancel(self) -> None: ...
+
+    async def join(self) -> None: ...
+
+
+class _LaneStream:
+    """The ends of both queues, in the loop of the code that uses the stream.
+
+    The tasks that read and write the stream start when they are first needed.
+    """
+
+    def __init__(
+        self, incoming: CrossingQueue, outgoing: CrossingQueue, reader: _Task, writer: _Task
+    ) -> None:
+        self._incoming = incoming
+        self._outgoing = outgoing
+        self._reader = reader
+        self._writer = writer
+        self._started: list[_Task] = []
+        self._rest = b""
+        self._closed = False
+
+    def _ensure(self, task: _Task) -> None:
+        if task not in self._started:
+            self._started.append(task)
+            task.start()
+
+    async def _receive(self, max_bytes: int | None) -> bytes:
+        self._ensure(self._reader)
+        data, self._rest = self._rest, b""
+        if not data:
+            data = await self._incoming.take(_BATCH)
+            self._incoming.used(len(data))
+        if max_bytes is not None and len(data) > max_bytes:
+            self._rest = data[max_bytes:]
+            data = data[:max_bytes]
+        return data
+
+    async def _send(self, data: bytes | bytearray | memoryview) -> None:
+        if data:
+            self._ensure(self._writer)
+            await self._outgoing.put(bytes(data))
+
+    async def _send_eof(self) -> None:
+        self._ensure(self._writer)
+        if self._outgoing.state is CrossingState.OPEN:
+            self._outgoing.end()
+        await self._outgoing.drained()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("the block that has opened this stream was left")
+
+    async def flush(self) -> None:
+        """Wait until everything that was sent has reached the stream, or it has failed."""
+        await self._outgoing.drained()
+
+    async def stop(self) -> None:
+        """End the tasks, and discard what they have not transferred. Not to be cancelled."""
+        self._closed = True
+        self._incoming.stop()
+        for task in self._started:
+            task.cancel()
+        for task in self._started:
+            await task.join()
+
+
+class TrioSideStream(_LaneStream, trio.abc.HalfCloseableStream):
+    """A stream of the asyncio loop, for Trio code."""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        self._check_open()
+        check_max_bytes(max_bytes)
+        await trio.lowlevel.checkpoint()
+        return await self._receive(max_bytes)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self._check_open()
+        await trio.lowlevel.checkpoint()
+        await self._send(data)
+
+    async def send_eof(self) -> None:
+        self._check_open()
+        await trio.lowlevel.checkpoint()
+        await self._send_eof()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        """Do nothing: the block that has opened the stream closes it. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+
+
+@asynccontextmanager
+async def open_asyncio_stream(lane: LanePosts, device: Device) -> AsyncIterator[TrioSideStream]:
+    """Use a stream of the asyncio loop in a block of Trio code.
+
+    When the block ends normally, everything that was sent has been written. Otherwise, what was not
+    written yet is discarded.
+
+    Args:
+        lane: The lane.
+        device: The stream.
+    """
+    incoming = CrossingQueue(_AsyncioSignal(lane), _TrioSignal(lane))
+    outgoing = CrossingQueue(_TrioSignal(lane), _AsyncioSignal(lane))
+    reader = LaneCall(lane, partial(_read, device, incoming))
+    writer = LaneCall(lane, partial(_write, outgoing, device, incoming))
+    stream = TrioSideStream(incoming, outgoing, reader, writer)
+    try:
+        yield stream
+        await stream.flush()
+    finally:
+        with trio.CancelScope(shield=True):
+            await stream.stop()
+
+
+class AsyncioSideStream(_LaneStream):
+    """A stream of the Trio loop, for asyncio code. It has the methods of an anyio byte stream."""
+
+    async def receive(self, max_bytes: int | None = None) -> bytes:
+        """Receive at least one byte.
+
+        Raises:
+            EndOfStream: At the end: anyio's if anyio was imported, else `jumpstarter.errors`'.
+            Exception: Raised by the stream.
+        """
+        self._check_open()
+        data = await self._receive(max_bytes)
+        if not data:
+            anyio = sys.modules.get("anyio")
+            raise EndOfStream("the stream has ended") if anyio is None else anyio.EndOfStream
+        return data
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Receive at least one byte, or `b""` at the end."""
+        self._check_open()
+        return await self._receive(max_bytes)
+
+    async def send(self, item: bytes | bytearray | memoryview) -> None:
+        """Send bytes; blocks while too many of them wait to be sent."""
+        self._check_open()
+        await self._send(item)
+
+    send_all = send
+
+    async def send_eof(self) -> None:
+        """End the sending direction, when everything was sent."""
+        self._check_open()
+        await self._send_eof()
+
+    async def aclose(self) -> None:
+        """Send what is left, and refuse further use."""
+        if not self._closed:
+            await self.flush()
+            self._closed = True
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        data = await self.receive_some()
+        if not data:
+            raise StopAsyncIteration
+        return data
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+
+class _TrioDevice:
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def receive(self) -> Awaitable[Any]:
+        return self._stream.receive_some()  # type: ignore[no-any-return]  # of any class
+
+    async def send(self, data: bytes) -> None:
+        await self._stream.send_all(data)
+
+    async def send_eof(self) -> None:
+        if hasattr(self._stream, "send_eof"):
+            await self._stream.send_eof()
+
+
+@asynccontextmanager
+async def open_trio_stream(lane: LanePosts, stream: Any) -> AsyncIterator[AsyncioSideStream]:
+    """Use a stream of the Trio loop in a block of asyncio code.
+
+    When the block ends normally, everything that was sent has been written. Otherwise, what was not
+    written yet is discarded.
+
+    Args:
+        lane: The lane.
+        stream: The stream, with `receive_some` and `send_all`.
+    """
+    device = _TrioDevice(stream)
+    incoming = CrossingQueue(_TrioSignal(lane), _AsyncioSignal(lane))
+    outgoing = CrossingQueue(_AsyncioSignal(lane), _TrioSignal(lane))
+    reader = TrioCall(lane, partial(_read, device, incoming))
+    writer = TrioCall(lane, partial(_write, outgoing, device, incoming))
+    side = AsyncioSideStream(incoming, outgoing, reader, writer)
+    try:
+        yield side
+        await side.flush()
+    finally:
+        await side.stop()
