@@ -11,7 +11,7 @@ INSTALL := pip install --quiet --disable-pip-version-check
 
 .PHONY: venv lock build demo test coverage check test-lowest test-latest test-all \
 	lane sanitize fuzz fuzz-coverage soak lint types verify-types docs sizes bench bench-peers \
-	instructions hostile clean
+	instructions hostile compat compat-quick compat-baseline compat-venv clean
 .NOTPARALLEL: # targets share the directory in which the extension module is built
 
 venv: $(VENV)/.stamp
@@ -190,6 +190,37 @@ ARGS :=
 hostile: venv
 	$(BIN)/$(INSTALL) --require-hashes --requirement locks/hostile.txt
 	cd tests && ../$(BIN)/python -m hostile $(ARGS)
+
+# Runs the suites inside the published driver packages, as they are, on this project.
+# To run a few: make compat PACKAGES="power opendal"
+PACKAGES :=
+COMPAT := .venv-compat
+
+compat: compat-venv
+	cd tests && ../$(COMPAT)/bin/python -m published $(PACKAGES)
+
+compat-quick: compat-venv
+	cd tests && ../$(COMPAT)/bin/python -m published --quick
+
+compat-venv:
+	$(MAKE) $(COMPAT)/.drivers VENV=$(COMPAT) LOCK=locks/compat.txt
+
+# The wheels require the published core, but this project takes its place.
+$(VENV)/.drivers: locks/drivers.txt $(VENV)/.stamp
+	$(BIN)/$(INSTALL) --no-deps --require-hashes --requirement locks/drivers.txt
+	touch $@
+
+# Records which tests pass on the published core, in an environment that has it.
+PUBLISHED := .venv-published
+
+compat-baseline: $(PUBLISHED)/.locked-published
+	cd tests && ../$(PUBLISHED)/bin/python -m published --record $(PACKAGES)
+
+$(PUBLISHED)/.locked-published: locks/published.txt locks/drivers.txt
+	$(PYTHON) -m venv --clear $(PUBLISHED)
+	$(PUBLISHED)/bin/$(INSTALL) --require-hashes --requirement locks/published.txt
+	$(PUBLISHED)/bin/$(INSTALL) --no-deps --require-hashes --requirement locks/drivers.txt
+	touch $@
 
 clean:
 	rm -rf .venv .venv-* build dist src/*.egg-info src/jumpstarter/*.so

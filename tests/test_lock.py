@@ -88,7 +88,8 @@ def test_every_line_of_a_lock_has_one_version_and_its_hashes(path: Path) -> None
 
 @pytest.mark.parametrize("python", PYTHONS)
 @pytest.mark.parametrize(
-    ("lock", "extra"), [("dev", "dev"), ("lowest", "dev"), ("hostile", "hostile")]
+    ("lock", "extra"),
+    [("dev", "dev"), ("lowest", "dev"), ("hostile", "hostile"), ("compat", "compat")],
 )
 def test_a_lock_has_all_that_is_required_in_a_version_that_is_admitted(
     lock: str, extra: str, python: str
@@ -119,6 +120,28 @@ def test_what_attacks_for_comparison_fits_the_development_environment(python: st
         there = versions(ROOT / "locks" / "dev.txt", requirement.name, python)
         more = versions(ROOT / "locks" / "hostile.txt", requirement.name, python)
         assert not there or there == more, requirement
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_published_core_runs_with_what_this_project_runs_with(python: str) -> None:
+    """The baseline and `make compat` differ in the core, and in what only one core requires."""
+    ours, theirs = ROOT / "locks" / "compat.txt", ROOT / "locks" / "published.txt"
+    names = {requirement.name for requirement, _ in locked(ours)}
+    assert len(names & {requirement.name for requirement, _ in locked(theirs)}) > 100
+    for name in names:
+        found = versions(theirs, name, python)
+        assert not found or found == versions(ours, name, python), name
+    assert not any(requirement.name == "jumpstarter" for requirement, _ in locked(ours))
+
+
+@pytest.mark.parametrize("lines", ["drivers.txt", "requirements.txt"])
+def test_what_the_published_suites_need_is_locked(lines: str) -> None:
+    path = ROOT / "locks" / lines.replace("requirements", "compat")
+    text = (ROOT / "tests" / "published" / lines).read_text()
+    for line in filter(None, (line.partition("#")[0].strip() for line in text.splitlines())):
+        requirement = Requirement(line)
+        [version] = versions(path, requirement.name, "3.11")
+        assert version in requirement.specifier, "make lock"
 
 
 @pytest.mark.skipif(
@@ -222,7 +245,7 @@ def test_nothing_is_fetched_to_build() -> None:
     for line in builds:
         assert {"--no-index", "--no-build-isolation", "--no-deps"} <= set(line.split()), line
     others = [line for line in makefile.splitlines() if "--requirement" in line]
-    assert len(others) == 2
+    assert len(others) == 5
     assert all("--require-hashes" in line for line in others)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from .identity import identity
 from .records import unavailable
-from .runner import PACKAGE, RECORD
+from .runner import LISTED, PACKAGE, RECORD
 
 
 def _write(event: str, node: str, why: str = "") -> None:
@@ -38,7 +38,7 @@ def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    listed = unavailable()
+    listed = unavailable(Path(os.environ[LISTED]))
     out = [item for item in items if identity(os.environ[PACKAGE], item.nodeid) in listed]
     if out:
         config.hook.pytest_deselected(items=out)

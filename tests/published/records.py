@@ -13,14 +13,14 @@ BASELINE: Final = _HERE / "baseline.txt"
 UNAVAILABLE: Final = _HERE / "unavailable.txt"
 
 
-def baseline(path: Path = BASELINE) -> set[str]:
+def baseline() -> set[str]:
     """Return the ids of the tests that pass on the published core."""
-    return set(path.read_text(encoding="utf-8").split("\n")) - {""}
+    return set(BASELINE.read_text(encoding="utf-8").split("\n")) - {""}
 
 
-def unavailable(path: Path = UNAVAILABLE) -> dict[str, str]:
+def unavailable(path: Path | None = None) -> dict[str, str]:
     """Return why each test that cannot run here cannot, by its id."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = (path or UNAVAILABLE).read_text(encoding="utf-8").splitlines()
     parts = [line.partition("  # ") for line in lines if line and not line.startswith("#")]
     return {test.strip(): reason for test, _, reason in parts}
 
@@ -31,6 +31,6 @@ def replaced(old: Iterable[str], passed: Iterable[str], packages: Collection[str
     return sorted(others | set(passed))
 
 
-def write_baseline(tests: Iterable[str], path: Path = BASELINE) -> None:
+def write_baseline(tests: Iterable[str]) -> None:
     """Write ids, one per line."""
-    path.write_text("".join(f"{test}\n" for test in tests), encoding="utf-8")
+    BASELINE.write_text("".join(f"{test}\n" for test in tests), encoding="utf-8")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from .verdict import Verdict
 
 __all__ = ["HEAD", "closing", "details", "line"]
 
-_WIDTH: Final = 110
+_WIDTH: Final = 110  # characters of a reason in the table
+_LONG: Final = 500  # and in the details
 _FORMAT: Final = "{:16} {:>6} {:>6} {:>7} {:>7}  {}"
 HEAD: Final = _FORMAT.format("package", "passed", "failed", "skipped", "seconds", "why")
 
@@ -32,20 +33,21 @@ def _summary(verdict: Verdict) -> str:
 
 
 def details(verdicts: Iterable[Verdict]) -> str:
-    """Return each test that failed or did not run, with the reason, by id."""
-    lines = []
+    """Return what failed or did not run: each reason, and the ids of its tests."""
+    failed, not_run = [], []
     for verdict in verdicts:
         package = verdict.result.package
-        lines += [f"FAILED {package}: {_one_line(each)}" for each in verdict.result.errors]
-        lines += [f"FAILED {test}: {_short(why)}" for test, why in verdict.failures.items()]
-    reasons = defaultdict(list)
-    for verdict in verdicts:
-        for test, why in verdict.not_run.items():
-            reasons[verdict.result.package, _one_line(why)].append(test.partition("::")[2])
-    for (package, why), tests in sorted(reasons.items()):
-        lines.append(f"not run: {package}: {why}")
-        lines += [f"    {test}" for test in tests]
-    return "\n".join(lines)
+        failed += [f"FAILED: {package}: {_one_line(each)}" for each in verdict.result.errors]
+        failed += _grouped(f"FAILED: {package}", verdict.failures)
+        not_run += _grouped(f"not run: {package}", verdict.not_run)
+    return "\n".join(failed + not_run)
+
+
+def _grouped(title: str, reasons: Mapping[str, str]) -> list[str]:
+    tests = defaultdict(list)
+    for test, why in reasons.items():
+        tests[_one_line(why)[:_LONG]].append(f"    {test}")
+    return [line for why, names in tests.items() for line in (f"{title}: {why}", *names)]
 
 
 def closing(verdicts: Sequence[Verdict]) -> str:

@@ -15,17 +15,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from . import loopback
+from . import loopback, records
 from .identity import PREFIX
 from .suites import arguments_of, limit_of
 
 __all__ = ["Outcome", "Result", "outcomes_of", "run"]
 
 Outcome = Literal["passed", "failed", "skipped"]
-_TESTS: Final = Path(__file__).parents[1]
+PATH: Final = [Path(__file__).parents[1]]  # where a suite finds the recorder
 _NO_TESTS: Final = 5  # pytest's exit status, where a package has none
 _OF_THE_USER: Final = ("JUMPSTARTER_", "JMP_", "PYTEST_", "COVERAGE_", "PYTHON")
 RECORD: Final = "PUBLISHED_RECORD"  # names the file that the recorder writes
+LISTED: Final = "PUBLISHED_UNAVAILABLE"  # names the list of tests that cannot run here
 PACKAGE: Final = "PUBLISHED_PACKAGE"  # names the package to the recorder
 
 
@@ -94,7 +95,7 @@ def run(package: str, *, isolated: bool) -> Result:
     result.output = output
     if status is None:
         result.errors.append(f"killed at its limit of {limit:g} s")
-    elif status not in {0, 1, 2, _NO_TESTS} or (status == 2 and not result.errors):
+    elif status not in {0, _NO_TESTS} and "failed" not in result.outcomes.values():
         result.errors.append(f"pytest ended with {status}: {_last_line(output)}")
     return result
 
@@ -133,10 +134,11 @@ def _environment(directory: Path, package: str, record: Path) -> dict[str, str]:
         **kept,
         "HOME": str(directory),
         "PATH": os.pathsep.join([programs, kept.get("PATH", os.defpath)]),
-        "PYTHONPATH": str(_TESTS),
+        "PYTHONPATH": os.pathsep.join(map(str, PATH)),
         "PYTHONDONTWRITEBYTECODE": "1",
         RECORD: str(record),
         PACKAGE: package,
+        LISTED: str(records.UNAVAILABLE),
     }
 
 
