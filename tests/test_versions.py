@@ -32,6 +32,7 @@ from jumpstarter.errors import (
     DriverErrorGroup,
     DriverFileNotFoundError,
     DriverInvalidArgument,
+    DriverMethodNotImplemented,
     DriverOSError,
 )
 from script_of_versions import Spoiled, lend
@@ -177,6 +178,9 @@ def test_our_client_uses_an_older_exporter(older: Older, tmp_path: Path, scheme:
             lend(client, Spoiled())
         with pytest.raises(DriverErrorGroup) as group:
             client.call("group")
+        too_old = pytest.raises(DriverMethodNotImplemented, match="its version of the library")
+        with too_old, client.log_stream():
+            pytest.fail("an older exporter does not send its log")
     # Fields that the older exporter omits are absent; all that it sends arrive.
     assert (client.description, client.methods_description) == (None, {})
     check_errors(older, missing.value, caused.value)

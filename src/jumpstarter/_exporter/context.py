@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
 import trio
@@ -22,9 +22,11 @@ from ..driver._caller import current_connection
 from ..driver._drain import Drain
 from ..driver._export import export, exports_of, exportstream
 from ..driver._resources import Loan, loan_request
-from ..errors import ResourceError
+from ..errors import Code, ResourceError
 from .admission import AdmissionControl
+from .error_reporter import reject
 from .executor import DriverExecutor
+from .log_stream import MAX_QUEUES, LogFanout
 from .tree import DeviceTree, Target
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -32,14 +34,16 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 __all__ = ["ServerContext"]
 
 _CLIENT_S: Final = "the client could not go on with what it has lent"
+_LOG_DRAIN: Final = 1.0  # seconds of the log that clients still get when the exporter ends
 
 
 class _Service:
-    """The exporter's own methods, at target 0, for `connect` and for loans."""
+    """The exporter's own methods, at target 0, for `connect`, for loans and for its log."""
 
-    def __init__(self, tree: DeviceTree, limits: Limits) -> None:
+    def __init__(self, tree: DeviceTree, limits: Limits, log: LogFanout) -> None:
         self._tree = tree
         self._limits = limits
+        self._log = log
         self._loans: dict[str, Loan] = {}
         self.ready: trio.Event = trio.Event()
 
@@ -66,6 +70,23 @@ class _Service:
         if loan is None or loan.owner is not current_connection.get():
             raise ResourceError("there is no such loan of this client")
         loan.excuse = exception_from_wire(*decode_error(error, self._limits), _CLIENT_S)
+
+    @export(drain=_LOG_DRAIN)
+    async def log(self) -> AsyncIterator[object]:
+        """Yield the number for `log_end`, and then batches of what this process logs."""
+        with self._log.queue(current_connection.get()) as queue:
+            if queue is None:
+                text = f"this client has {MAX_QUEUES} streams of the log already"
+                reject(Code.RESOURCE_EXHAUSTED, text)
+            yield queue.number
+            async with aclosing(queue.batches()) as batches:
+                async for batch in batches:
+                    yield batch
+
+    @export
+    async def log_end(self, number: int) -> None:
+        """Let a `log` of this client end once it has sent what was logged before."""
+        self._log.end(current_connection.get(), number)
 
 
 class ServerContext:
@@ -105,7 +126,7 @@ class ServerContext:
         starting: bool = False,
     ) -> None:
         self._tree = tree
-        self._service = _Service(tree, limits)
+        self._service = _Service(tree, limits, LogFanout(send_tracebacks=send_tracebacks))
         service = Target(self._service, exports_of(_Service), "the exporter's own service")
         self.targets: list[Target] = [service]
         if not starting:

@@ -27,6 +27,7 @@ from .._util.text import indent_text, sanitize_name
 from .._util.tracebacks import hidden_contextmanager
 from ..errors import DriverError
 from ._generators import RemoteGenerator
+from ._log_stream import LogStreams
 from ._methods import CALL_STYLES, Method, as_function, build_help
 from ._outgoing_call import Request
 from ._raw_streams import RemoteStream, close_together, open_stream
@@ -53,7 +54,7 @@ _in_walk: ContextVar[bool] = ContextVar("jumpstarter_closing", default=False)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class DriverClient(TypedCalls):
+class DriverClient(TypedCalls, LogStreams):
     """The client of one driver. A keyword-only dataclass; subclasses with fields must be one too.
 
     Any number of threads that run no Trio loop may call the blocking methods concurrently; the
