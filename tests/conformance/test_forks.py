@@ -446,7 +446,9 @@ def wait():
 
 directory = sys.argv[1]
 mine = links()
-shell = Shell(commands={"slow": ["sleep", "2"]})
+over = Path(directory, "over")
+until_over = ["sh", "-c", 'until [ -e "$0" ]; do sleep 0.05; done', str(over)]
+shell = Shell(commands={"slow": until_over})
 with serve(Composite(children={"forking": Forking(), "shell": shell})) as client:
     threads = [threading.Thread(target=lend), threading.Thread(target=wait)]
     for thread in threads:
@@ -457,6 +459,7 @@ with serve(Composite(children={"forking": Forking(), "shell": shell})) as client
     print(len(ours()))
     in_child(lambda: print(ours()))
     client.forking.release()
+    over.touch()
     for thread in threads:
         thread.join()
 """,

@@ -572,19 +572,24 @@ def test_a_context_manager_can_be_wrapped_for_more_than_one_use(portal: Blocking
 
 
 def test_closing_cancels_running_tasks_and_waits_for_them() -> None:
-    task, seen = Recorder(), Seen()
+    task, seen, begun = Recorder(), Seen(), threading.Event()
     threads = threading.active_count()
+
+    async def sleep_for_ever() -> None:
+        begun.set()
+        await trio.sleep_forever()
+
     with start_blocking_portal(name="Arthur") as portal:
         future = portal.start_task_soon(task.run)
         held = portal.wrap_async_context_manager(seen)
         held.__enter__()
         waiting = concurrent.futures.ThreadPoolExecutor(1)
-        call = waiting.submit(portal.call, sleep_forever)
+        call = waiting.submit(portal.call, sleep_for_ever)
         assert task.running.wait(TIMEOUT)
-        portal.call(trio.testing.wait_all_tasks_blocked)
+        assert begun.wait(TIMEOUT)
     assert task.events == ["started", "cancelled", "ended"]
     assert future.cancelled()
-    with pytest.raises(RuntimeError, match="sleep_forever was cancelled: its portal was closed"):
+    with pytest.raises(RuntimeError, match="sleep_for_ever was cancelled: its portal was closed"):
         call.result(TIMEOUT)
     waiting.shutdown()
     assert isinstance(seen.left_with[0], trio.Cancelled)
