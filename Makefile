@@ -6,13 +6,15 @@ PYTHON ?= python3
 VENV ?= .venv
 LOCK ?= locks/dev.txt
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml setup.py src/jumpstarter/_version.py $(wildcard src/jumpstarter/*.pyx)
+TYPES := $(wildcard src/jumpstarter/_protocol/*.pxd)
+SOURCES := pyproject.toml setup.py src/jumpstarter/_version.py \
+	$(wildcard src/jumpstarter/_framing.*px*) $(TYPES) $(TYPES:.pxd=.py)
 INSTALL := pip install --quiet --disable-pip-version-check
 
-.PHONY: venv lock build demo test coverage check test-lowest test-latest test-all \
-	lane sanitize fuzz fuzz-coverage soak lint types verify-types docs sizes bench bench-peers \
-	instructions hostile compat compat-quick compat-baseline compat-venv clean
-.NOTPARALLEL: # targets share the directory in which the extension module is built
+.PHONY: venv lock build demo test coverage check python-rules compiled-rules test-lowest \
+	test-latest test-all lane sanitize fuzz fuzz-coverage soak lint types verify-types docs sizes \
+	bench bench-peers instructions hostile compat compat-quick compat-baseline compat-venv clean
+.NOTPARALLEL: # targets share the directory in which the extension modules are built
 
 venv: $(VENV)/.stamp
 
@@ -56,8 +58,10 @@ test: demo
 	@echo "running all tests: about $(MINUTES) minutes on two cores (make check: one minute)"
 ifeq ($(COVERAGE),)
 	$(BIN)/python -m pytest $(TESTS)
+	$(if $(TESTS),,$(MAKE) python-rules)
 else
 	$(BIN)/python -m pytest $(UNCOVERED_TESTS)
+	$(MAKE) compiled-rules
 	$(MAKE) coverage
 endif
 
@@ -66,9 +70,9 @@ UNCOVERED_TESTS := tests/conformance/ tests/hostile/ $(wildcard tests/test_bench
 	$(patsubst %,tests/test_%.py,examples lock pages reference_example versions)
 COVERED_TESTS := $(filter-out $(UNCOVERED_TESTS) %/__pycache__/,$(wildcard tests/test_*.py tests/*/))
 
-# Runs all other tests under coverage.
+# Runs all other tests under coverage. It does not see compiled code, so the rules are Python code.
 coverage: venv
-	$(BIN)/coverage run -m pytest $(COVERED_TESTS)
+	JUMPSTARTER_PURE=1 $(BIN)/coverage run -m pytest $(COVERED_TESTS)
 	$(BIN)/coverage report
 
 # A quick check: lint, and the tests from the lowest layers up to complete calls.
@@ -86,6 +90,16 @@ QUICK_TESTS := $(filter-out %_model.py,$(wildcard tests/protocol/test_*.py)) \
 check: lint
 	@echo "running the quick tests: about a minute"
 	$(BIN)/python -m pytest $(QUICK_TESTS)
+
+# The tests of the rules, in the form that the rest of `make test` does not use. Under coverage that
+# is the form that users have, so complete calls are tested with it too.
+RULES_TESTS := tests/protocol/ $(addprefix tests/test_,$(addsuffix .py,end_to_end fuzz))
+
+python-rules: venv
+	JUMPSTARTER_PURE=1 $(BIN)/python -m pytest $(RULES_TESTS)
+
+compiled-rules: venv
+	$(BIN)/python -m pytest $(RULES_TESTS) tests/client/ tests/exporter/ tests/io/
 
 # The tests that depend on other packages: values, messages, framing, extras, typing.
 FOREIGN_TESTS := tests/drivers \
@@ -118,7 +132,7 @@ lane: $(VENV)/.locked
 	$(BIN)/mypy --cache-dir $(VENV)/mypy
 	$(BIN)/python -m pytest $(FOREIGN_TESTS)
 
-# Builds the extension with the address and undefined-behaviour sanitizers, in a separate directory.
+# Builds the extensions with the address and undefined-behaviour sanitizers, in a separate directory.
 # PYTHONMALLOC=malloc is necessary: Python's own allocator hides the bounds of objects from them.
 SANITIZED := build/sanitized
 SANITIZERS = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-name=libubsan.so)
@@ -134,8 +148,12 @@ sanitize: venv
 SECONDS := 60
 SEED := $(strip $(shell od -An -N4 -tu4 /dev/urandom))
 
+# Half of the time with compiled rules, and half with rules as Python code.
+FUZZ = PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $$(( $(SECONDS) / 2 )) --seed $(SEED)
+
 fuzz: venv
-	PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(SECONDS) --seed $(SEED)
+	$(FUZZ)
+	JUMPSTARTER_PURE=1 $(FUZZ)
 
 # Needs clang and Python's headers. Writes its findings to build/coverage.
 CLANG ?= clang
@@ -223,4 +241,5 @@ $(PUBLISHED)/.locked-published: locks/published.txt locks/drivers.txt
 	touch $@
 
 clean:
-	rm -rf .venv .venv-* build dist src/*.egg-info src/jumpstarter/*.so
+	rm -rf .venv .venv-* build dist src/*.egg-info
+	find src -name '*.so' -delete -o -name 'built.*.txt' -delete

@@ -1,6 +1,10 @@
-"""Build the extension module; pyproject.toml has all other settings of the package.
+"""Build the extension modules; pyproject.toml has all other settings of the package.
+
+Each .pxd file in `_protocol` has the C types for the .py file of the same name, and turns it into
+an extension module. The .py file stays the source, and runs as it is if there is no such module.
 
 To turn on a switch, set its environment variable to 1:
+    JUMPSTARTER_PURE        compile only `_framing`: the rules in `_protocol` run as Python code
     JUMPSTARTER_TRACE       enable line tracing, for coverage of the .pyx
     JUMPSTARTER_SANITIZE    enable AddressSanitizer and UndefinedBehaviorSanitizer
     JUMPSTARTER_STRICT      fail the build on any Cython warning. CI sets it. It is off by default,
@@ -12,32 +16,87 @@ To turn on a switch, set its environment variable to 1:
 from __future__ import annotations
 
 import os
+import zlib
+from pathlib import Path
 
 from Cython.Build import cythonize
 from Cython.Compiler import Options
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+PACKAGE = Path("src/jumpstarter")
+RULES = PACKAGE / "_protocol"
 
 switches = {name for name, value in os.environ.items() if value == "1"}
-directives = {"warn.unused": True, "warn.unused_result": True, "warn.maybe_uninitialized": True}
-framing = Extension("jumpstarter._framing", ["src/jumpstarter/_framing.pyx"])
-framing.extra_compile_args = ["-Wall", "-Wextra"]
+directives = {
+    "language_level": "3",
+    "annotation_typing": False,  # the .pxd files have the types; an annotation is not a C type
+    "auto_pickle": False,
+    "nonecheck": True,  # of an attribute of None, which would end the process
+}
+# Not for the rules: Cython warns of what Python code does every day. Ruff and mypy check them.
+warnings = dict.fromkeys(["warn.unused", "warn.unused_result", "warn.maybe_uninitialized"], True)
+macros = []
+compile_args = ["-Wall", "-Wextra"]
+link_args = []
 Options.warning_errors = "JUMPSTARTER_STRICT" in switches
 
 if "JUMPSTARTER_TRACE" in switches:
     directives["linetrace"] = True
     tracing = ("CYTHON_TRACE", "CYTHON_TRACE_NOGIL")
-    framing.define_macros = [(name, "1") for name in tracing] + [("CYTHON_USE_SYS_MONITORING", "0")]
+    macros = [(name, "1") for name in tracing] + [("CYTHON_USE_SYS_MONITORING", "0")]
 if "JUMPSTARTER_SANITIZE" in switches:
-    sanitizers = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
-    framing.extra_compile_args += ["-O1", "-g", "-UNDEBUG", *sanitizers]
-    framing.extra_link_args = sanitizers
+    link_args = ["-fsanitize=address,undefined"]
+    compile_args += ["-O1", "-g", "-UNDEBUG", *link_args, "-fno-omit-frame-pointer"]
 
-# Time stamps do not reflect the switches, so always compile the file again.
+rules = []
+if "JUMPSTARTER_PURE" not in switches:
+    rules = sorted(path.with_suffix(".py") for path in RULES.glob("*.pxd"))
+
+
+def module(source: Path) -> Extension:
+    """Describe the extension module that is built from a source file."""
+    return Extension(
+        ".".join(source.with_suffix("").parts[1:]),
+        [str(source)],
+        define_macros=macros,
+        extra_compile_args=compile_args,
+        extra_link_args=link_args,
+    )
+
+
+class BuildExtensions(build_ext):
+    """Keep modules of an earlier build out: they would run instead of newer Python code."""
+
+    def run(self) -> None:
+        """Build the extension modules."""
+        self._remove_modules_in(Path(self.build_lib, *RULES.parts[1:]))
+        super().run()
+
+    def copy_extensions_to_source(self) -> None:
+        """Put the modules into the source tree, with a list of what they were built from."""
+        self._remove_modules_in(RULES)
+        super().copy_extensions_to_source()
+        if rules:
+            sources = sorted([*rules, *RULES.glob("*.pxd")])
+            lines = [f"{zlib.crc32(path.read_bytes()):08x} {path.name}\n" for path in sources]
+            Path(RULES, f"built{self.get_ext_filename('')}.txt").write_text("".join(lines))
+
+    def _remove_modules_in(self, directory: Path) -> None:
+        suffix = self.get_ext_filename("")
+        for path in [*directory.glob(f"*{suffix}"), *directory.glob(f"built{suffix}.txt")]:
+            path.unlink()
+
+
+# Time stamps do not reflect the switches, so always compile the files again.
+settings = {"build_dir": "build", "force": True, "annotate": "JUMPSTARTER_ANNOTATE" in switches}
 extensions = cythonize(
-    framing,
-    build_dir="build",
-    force=True,
-    annotate="JUMPSTARTER_ANNOTATE" in switches,
-    compiler_directives=directives,
+    module(PACKAGE / "_framing.pyx"), compiler_directives=directives | warnings, **settings
 )
-setup(ext_modules=extensions, options={"build_ext": {"force": True}})
+if rules:
+    extensions += cythonize(list(map(module, rules)), compiler_directives=directives, **settings)
+setup(
+    ext_modules=extensions,
+    cmdclass={"build_ext": BuildExtensions},
+    options={"build_ext": {"force": True, "parallel": len(os.sched_getaffinity(0))}},
+)

@@ -15,6 +15,7 @@ from typing import Final
 import pytest
 
 from jumpstarter import _framing
+from jumpstarter._protocol import base
 
 # The functions that instrumented code calls to check reads, writes and arithmetic.
 CHECKS: Final = (b"__asan_report_load", b"__asan_report_store", b"__ubsan_handle_")
@@ -39,7 +40,9 @@ def missing(module: Path) -> Iterator[str]:
 
 
 def pytest_configure() -> None:
-    assert _framing.__file__ is not None
-    reasons = list(missing(Path(_framing.__file__)))
+    reasons: list[str] = []
+    for module in (_framing, base):
+        assert module.__file__ is not None
+        reasons += missing(Path(module.__file__))
     if reasons:
         raise pytest.UsageError(f"the sanitizers are not armed: {'; '.join(reasons)}")

@@ -24,6 +24,7 @@ import pytest
 import trio
 
 import inherited
+from jumpstarter._protocol import is_compiled
 from leaks import nothing_leaks, register_connections
 
 pytest_plugins = ["pytester"]
@@ -34,6 +35,10 @@ inherited.restore()
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("long", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("default")
+
+
+def pytest_report_header() -> str:
+    return f"jumpstarter: the rules are {'compiled' if is_compiled() else 'Python code'}"
 
 
 @pytest.fixture(scope="session", autouse=True)

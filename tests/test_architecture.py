@@ -223,3 +223,59 @@ def test_only_listed_modules_turn_names_into_code(module: str) -> None:
     assert IMPORTS[module] & {"pickle", "marshal", "shelve", "dill"} == set()
     source = MODULES[module].read_text()
     assert not re.search(r"(?<![\w.])(eval|exec|compile|__import__)\(", source)
+
+
+# ------------------------------------------------------------------------------ the compiled rules
+
+RULES: Final = SRC / "_protocol"
+TYPED: Final = sorted(path.stem for path in RULES.glob("*.pxd"))
+
+
+def declared_fields(module: str) -> dict[str, set[str]]:
+    """Return the fields that a .pxd file declares, by class."""
+    found: dict[str, set[str]] = {}
+    for line in RULES.joinpath(f"{module}.pxd").read_text().splitlines():
+        if opened := re.match(r"cdef class (\w+)", line):
+            fields = found.setdefault(opened[1], set())
+        elif field := re.match(r"    cdef public (?:long long|\w+) ([\w, ]+)$", line):
+            fields.update(field[1].split(", "))
+    return found
+
+
+def assigned_fields(cls: ast.ClassDef) -> set[str]:
+    """Return the fields that a class's own methods, or a dataclass's annotations, assign."""
+    setters = {f.name for f in cls.body if isinstance(f, ast.FunctionDef) and f.decorator_list}
+    found = {
+        node.attr
+        for node in ast.walk(cls)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    }
+    if any(isinstance(each, ast.Name) and each.id == "dataclass" for each in cls.decorator_list):
+        fields = [each.target for each in cls.body if isinstance(each, ast.AnnAssign)]
+        found |= {each.id for each in fields if isinstance(each, ast.Name)}
+    return found - setters
+
+
+@pytest.mark.parametrize("module", TYPED)
+def test_the_types_of_compiled_rules_declare_each_field_and_no_other(module: str) -> None:
+    """The compiled form refuses a field that the .pxd lacks, in whichever form the tests run."""
+    declared = {name: fields for each in TYPED for name, fields in declared_fields(each).items()}
+    classes = {
+        node.name: node
+        for each in TYPED
+        for node in ast.parse(RULES.joinpath(f"{each}.py").read_text()).body
+        if isinstance(node, ast.ClassDef)
+    }
+    for name, own in declared_fields(module).items():
+        inherited: set[str] = set()
+        bases = list(classes[name].bases)
+        while bases:
+            base = bases.pop()
+            if isinstance(base, ast.Name) and base.id in classes:
+                inherited |= declared[base.id]
+                bases += classes[base.id].bases
+        assigned = assigned_fields(classes[name])
+        assert assigned - inherited == own, f"{module}.pxd: class {name}"

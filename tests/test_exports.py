@@ -79,6 +79,7 @@ PATHS: Final = {
     "jumpstarter.drivers.shell": ["Shell", "ShellClient", "ShellResult"],
     "jumpstarter.drivers.storage": ["FileStorage", "StorageClient"],
     "jumpstarter.portal": ["BlockingPortal", "start_blocking_portal"],
+    "jumpstarter.streams.blocking": ["BlockingStream"],
     "jumpstarter.testing": ["client_fixture", "client_for", "client_for_async"],
 }
 # The module that provides the same names as each of these aliases.
@@ -116,7 +117,7 @@ def order(name: str) -> tuple[int, str]:
 
 
 def test_public_modules_are_the_intended_ones() -> None:
-    others = {"jumpstarter.cli", "jumpstarter.drivers", "jumpstarter.errors"}
+    others = {f"jumpstarter.{name}" for name in ("cli", "drivers", "errors", "streams")}
     assert set(PUBLIC) == set(PATHS) | others
 
 

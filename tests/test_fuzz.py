@@ -13,6 +13,7 @@ from fuzz.mutation import Mutator
 from jumpstarter._framing import scan
 from jumpstarter._protocol.send_queue import SendQueue
 from jumpstarter.errors import Code
+from wire import PYTHON_RULES
 
 SHORT = 300  # cases
 
@@ -77,12 +78,13 @@ def test_what_is_wrong_is_found_and_made_small() -> None:
     assert "cut short" in str(report.error)
 
 
+@PYTHON_RULES
 def test_a_fault_in_the_rules_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fault keeps the credit of a slot that has ended, which only cases with CREDIT reveal."""
     add_message = SendQueue.add_message
 
     def keep_credit(
-        self: SendQueue, type_: int, slot: int, buffer: bytearray, *, terminal: bool = False
+        self: SendQueue, type_: int, slot: int, buffer: bytearray, terminal: bool = False
     ) -> None:
         credit = self._credit.get(slot)
         add_message(self, type_, slot, buffer, terminal=terminal)

@@ -5,11 +5,14 @@ The payloads here are the shortest valid ones, because other tests cover the val
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+import pytest
 
 from jumpstarter._framing import HEADER_SIZE, FrameDecoder, pack_frame
 from jumpstarter._limits import Limits
 from jumpstarter._protocol import events as ev
+from jumpstarter._protocol import is_compiled
 from jumpstarter._protocol.base import BaseProtocol
 from jumpstarter._protocol.client import ClientProtocol
 from jumpstarter._protocol.codec import (
@@ -24,6 +27,9 @@ from jumpstarter._protocol.frames import ErrorBody, FrameType, Hello, Kind
 from jumpstarter._protocol.server import ServerProtocol
 from jumpstarter.errors import Code
 
+PYTHON_RULES: Final = pytest.mark.skipif(
+    is_compiled(), reason="compiled objects have fixed fields and methods, and no __dict__"
+)
 # The smallest possible frames, so that a message of 3,000 bytes has three of them.
 LIMITS = Limits(
     max_frame=1024,
@@ -146,3 +152,18 @@ def carry(source: BaseProtocol, target: BaseProtocol) -> list[ev.Event]:
 def carry_one(source: BaseProtocol, target: BaseProtocol) -> list[ev.Event]:
     """Deliver one batch to the other side."""
     return target.receive(take(source))
+
+
+class RulesWith:
+    """Rules with methods of the test's own. The compiled form permits no new attribute.
+
+    Attributes:
+        rules: The rules that do all the rest.
+    """
+
+    def __init__(self, rules: BaseProtocol, **methods: Any) -> None:
+        self.rules = rules
+        self.methods = methods
+
+    def __getattr__(self, name: str) -> Any:
+        return self.methods.get(name) or getattr(self.rules, name)

@@ -18,6 +18,8 @@ Rules:
   runs here. It runs before any state changes or after all of it has changed, so it cannot see or
   re-enter a half-updated decoder.
 
+_framing.pxd declares what the compiled rules call from C.
+
 This module is independent of the meaning of frame types, of the side of the connection, and of the
 source of the bytes.
 """
@@ -59,12 +61,6 @@ cdef inline uint32_t read_u32(const uint8_t* at) noexcept nogil:
     return read_u24(at) | <uint32_t>at[3] << 24
 
 
-cdef struct Chunk:
-    const char* data  # the received bytes
-    Py_ssize_t size
-    Py_ssize_t position  # index of the first byte that is not consumed yet
-
-
 cdef inline const char* step(Chunk* chunk, Py_ssize_t size) noexcept nogil:
     """Consume `size` bytes and return a pointer to the first of them."""
     chunk.position += size
@@ -87,17 +83,6 @@ cdef class FrameDecoder:
     Raises:
         ValueError: `max_frame` is out of range.
     """
-
-    cdef uint32_t _max_frame  # bytes
-    cdef object _failure  # a FramingError once broken, else None
-    cdef uint64_t _offset  # bytes of the stream before the current frame
-    cdef uint8_t[HEADER] _header  # of the current frame, as received
-    cdef Py_ssize_t _header_size  # bytes of the header that have arrived
-    # Pieces of the current payload, in order: large ones as received, small ones merged into a
-    # bytearray.
-    cdef list _pieces
-    cdef bytearray _gathered  # the last of _pieces while small pieces may be added to it, else None
-    cdef Py_ssize_t _held  # bytes in _pieces
 
     def __cinit__(self, Py_ssize_t max_frame):
         self._failure = None
@@ -132,7 +117,7 @@ cdef class FrameDecoder:
         """Bytes of the incomplete frame that the decoder holds, including its header."""
         return self._header_size + self._held
 
-    def feed(self, data not None):
+    cpdef list feed(self, data):
         """Consume the next bytes of the stream and return the frames that they complete.
 
         Bytes from the peer never make this raise. At a bad header it returns the frames before it,
@@ -305,8 +290,8 @@ cdef inline void write_header(
     at[7] = slot >> 24 & 0xFF
 
 
-def pack_frame(
-    Py_ssize_t type, Py_ssize_t flags, long long slot, payload not None = b""
+cpdef bytes pack_frame(
+    Py_ssize_t type, Py_ssize_t flags, long long slot, payload = b""
 ):
     """Build a frame with a copy of the payload, for payloads too small for a separate buffer.
 
@@ -338,7 +323,7 @@ def pack_frame(
     return frame
 
 
-def pack_header(Py_ssize_t type, Py_ssize_t flags, long long slot, Py_ssize_t length):
+cpdef bytes pack_header(Py_ssize_t type, Py_ssize_t flags, long long slot, Py_ssize_t length):
     """Build only the header, for a payload that is sent as a separate buffer.
 
     Args:
@@ -354,7 +339,7 @@ def pack_header(Py_ssize_t type, Py_ssize_t flags, long long slot, Py_ssize_t le
     return header
 
 
-def seal(bytearray buffer not None, Py_ssize_t type, Py_ssize_t flags, long long slot):
+cpdef object seal(bytearray buffer, Py_ssize_t type, Py_ssize_t flags, long long slot):
     """Write the header over the first 8 bytes of a buffer whose rest is the payload.
 
     Args:
@@ -365,7 +350,10 @@ def seal(bytearray buffer not None, Py_ssize_t type, Py_ssize_t flags, long long
     Raises:
         ValueError: As for `pack_frame`, or the buffer is shorter than a header.
     """
-    cdef Py_ssize_t length = PyByteArray_GET_SIZE(buffer) - HEADER
+    cdef Py_ssize_t length
+    if buffer is None:  # `not None` is not allowed in a cpdef function's signature
+        raise TypeError("buffer must be a bytearray, not None")
+    length = PyByteArray_GET_SIZE(buffer) - HEADER
     if length < 0:
         raise ValueError(f"buffer of {len(buffer)} bytes: a header alone has {HEADER}")
     check_header(type, flags, slot, length)
@@ -510,9 +498,9 @@ cdef Verdict walk_through(
         here = Level(left=walk.count, keyed=walk.kind == MAP)
 
 
-def scan(
-    message not None, Py_ssize_t max_depth, Py_ssize_t max_items, Py_ssize_t max_containers
-):
+cpdef Py_ssize_t scan(
+    message, Py_ssize_t max_depth, Py_ssize_t max_items, Py_ssize_t max_containers
+) except -1:
     """Check one MessagePack value against limits before it is decoded, and count its values.
 
     A decoder recurses on the C stack and can take 72 bytes of memory for one byte of the message. A
@@ -555,7 +543,7 @@ def scan(
         PyBuffer_Release(&view)
     if verdict != GOOD:
         raise refusal(verdict, position, max_depth, max_items, max_containers)
-    return walk.items
+    return <Py_ssize_t>walk.items
 
 
 cdef object refusal(

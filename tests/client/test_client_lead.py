@@ -50,6 +50,7 @@ from jumpstarter.errors import (
     DriverTimeoutError,
 )
 from transports import unix_pair
+from wire import RulesWith
 
 MEGABYTE: Final = bytes(1024 * 1024)
 
@@ -423,7 +424,7 @@ def test_an_exception_in_the_midst_of_the_rules_ends_the_connection(
     def fail(_: bytes, _turn: int) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(connection.rules, "receive", fail)
+    monkeypatch.setattr(connection, "rules", RulesWith(connection.rules, receive=fail))
     with pytest.raises(MemoryError):
         client.call("echo_async", 1)
     wait_until(lambda: connection.ended is not None)
@@ -445,7 +446,8 @@ def test_a_finalizer_in_the_midst_of_a_call_is_refused(
         refused.append(str(caught.value))
         return receive(data, turn)
 
-    monkeypatch.setattr(connection.rules, "receive", receive_and_finalize)
+    rules = RulesWith(connection.rules, receive=receive_and_finalize)
+    monkeypatch.setattr(connection, "rules", rules)
     assert client.call("echo_async", 1) == 1
     assert refused
     monkeypatch.undo()
@@ -684,7 +686,8 @@ async def test_an_exception_in_the_rules_ends_the_connection_that_a_task_leads(
         def fail(_: bytes, _turn: int) -> None:
             raise MemoryError
 
-        monkeypatch.setattr(channel.connection.rules, "receive", fail)
+        rules = RulesWith(channel.connection.rules, receive=fail)
+        monkeypatch.setattr(channel.connection, "rules", rules)
         with pytest.raises(MemoryError):
             await channel.call(ask("echo_async", 1))
         await until(lambda: channel.ended is not None)

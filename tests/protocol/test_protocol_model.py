@@ -59,7 +59,7 @@ from jumpstarter._protocol.frames import Kind
 from jumpstarter._protocol.receive_buffer import ReceiveBuffer
 from jumpstarter._protocol.send_queue import SendQueue, _Message
 from jumpstarter._protocol.server import ServerProtocol
-from wire import LIMITS
+from wire import LIMITS, PYTHON_RULES
 from world import DOWN, UP, Call, World
 
 DIRECTIONS: Final = st.sampled_from([UP, DOWN])
@@ -296,11 +296,11 @@ SAVED: Final = {
 # that have no effect, like the counters for rate limits.
 _RULES: Final = (
     "limits peer failure late_frames no_op_frames control_frames unprocessed "
-    "_phase _decoder _max_slot _max_buffer"
+    "_phase _decoder _max_slot _max_buffer _max_message _max_pending"
 )
 CONSTANT: Final = {
     ClientProtocol: _RULES,
-    ServerProtocol: _RULES,
+    ServerProtocol: f"{_RULES} _max_small_call",
     SendQueue: "_closed _last",
     Slot: "cancelled received_bytes",
     SendWindow: "grants",
@@ -687,6 +687,7 @@ def fields(target: object) -> set[str]:
     return set(getattr(target, "__slots__", ()) or vars(target))
 
 
+@PYTHON_RULES
 def test_a_saved_state_has_everything_that_changes() -> None:
     """A new field must be saved and loaded, or be listed as constant."""
     client, server = wire.connected()

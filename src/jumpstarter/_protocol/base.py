@@ -40,7 +40,7 @@ from .._limits import MIN_WIRE_FRAME, Limits
 from ..errors import ArgumentError, Code, LocalProtocolError, RemoteProtocolError
 from . import events as ev
 from .codec import decode_credit
-from .connection import ConnectionProtocol, Phase, mask
+from .connection import ConnectionProtocol, Phase, frame_name, mask
 from .flow_control import GRANTS, Budget, ReceiveWindow, SendWindow
 from .frames import Flag, FrameType, Kind
 from .receive_buffer import ReceiveBuffer
@@ -69,9 +69,13 @@ class SlotState(enum.Enum):
 
 
 _T = FrameType
-# Constants: looking up an enum's member takes as long as handling a frame.
+# Constants: looking up an enum's member takes as long as handling a frame. base.pxd makes C
+# integers of the types and flags.
 _OPEN: Final = SlotState.OPEN
-_MORE: Final = Flag.MORE
+_DATA: Final = int(_T.DATA)
+_CREDIT: Final = int(_T.CREDIT)
+_END: Final = int(Flag.END)
+_MORE: Final = int(Flag.MORE)
 # The frames that each side may receive on a slot that a call of this kind has just opened.
 TO_CLIENT: Final = {
     Kind.UNARY: mask(_T.RESULT, _T.ERROR),
@@ -131,6 +135,8 @@ class BaseProtocol(ConnectionProtocol):
         self.busy_slots: int = 0
         self.late_frames: int = 0
         self._budget = Budget(limits.max_total_window)
+        self._max_message: int = limits.max_message
+        self._max_pending: int = limits.max_pending
         self._pending_bytes = 0  # bytes of unfinished messages and unanswered calls
         self._unfinished_messages = 0
         self._slots: dict[int, Slot] = {}  # those that were ever used
@@ -142,7 +148,15 @@ class BaseProtocol(ConnectionProtocol):
 
     # ------------------------------------------------------------------------ frames received
 
-    def _receiving_slot(self, slot_id: int, type_: FrameType) -> Slot | None:
+    def _handle(self, type_: int, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
+        if type_ == _DATA:
+            return self._on_data(flags, slot_id, payload)
+        if type_ == _CREDIT:
+            return self._on_credit(slot_id, payload)
+        # Not by super(), which cannot reach a C method.
+        return ConnectionProtocol._handle(self, type_, flags, slot_id, payload)  # noqa: SLF001
+
+    def _receiving_slot(self, slot_id: int, type_: int) -> Slot | None:
         """Find the slot of a frame that has arrived; None if it is late, and dropped."""
         slot = self._slots.get(slot_id)
         if slot is not None and slot.may_receive >> type_ & 1:
@@ -150,16 +164,16 @@ class BaseProtocol(ConnectionProtocol):
         if slot is not None and self._is_late(slot, type_):
             self.late_frames += 1
             return None
-        raise RemoteProtocolError(f"{type_.name} on slot {slot_id} ({_describe(slot)})")
+        raise RemoteProtocolError(f"{frame_name(type_)} on slot {slot_id} ({_describe(slot)})")
 
-    def _is_late(self, slot: Slot, type_: FrameType) -> bool:
+    def _is_late(self, slot: Slot, type_: int) -> bool:
         raise NotImplementedError
 
     def _on_data(self, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
-        slot = self._receiving_slot(slot_id, _T.DATA)
+        slot = self._receiving_slot(slot_id, _DATA)
         if slot is None:
             return None
-        end = flags == Flag.END
+        end = flags == _END
         if not payload and not end:
             raise RemoteProtocolError(f"empty DATA on slot {slot_id}")
         window = slot.receiving
@@ -169,12 +183,12 @@ class BaseProtocol(ConnectionProtocol):
             text = f"DATA on slot {slot_id}: {-window.available} bytes beyond its credit"
             raise RemoteProtocolError(text, Code.FLOW_CONTROL)
         if end:
-            slot.may_receive &= ~mask(_T.DATA)
+            slot.may_receive &= ~(1 << _DATA)
         return ev.DataReceived(slot_id, payload, end)
 
-    def _on_credit(self, _flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
+    def _on_credit(self, slot_id: int, payload: bytes) -> ev.Event | None:
         delta = decode_credit(payload)
-        slot = self._receiving_slot(slot_id, _T.CREDIT)
+        slot = self._receiving_slot(slot_id, _CREDIT)
         if slot is None:
             return None
         assert slot.sending is not None
@@ -206,7 +220,7 @@ class BaseProtocol(ConnectionProtocol):
         if more and len(payload) < MIN_WIRE_FRAME:
             self.no_op_frames += 1
         slot.received_bytes += len(payload)
-        if slot.received_bytes > self.limits.max_message:
+        if slot.received_bytes > self._max_message:
             text = f"a message of over {self.limits.max_message} bytes on slot {slot_id}"
             raise RemoteProtocolError(text, Code.FRAME_SIZE)
         if not slot.drop_reason and not self._may_hold(len(payload)):
@@ -223,7 +237,7 @@ class BaseProtocol(ConnectionProtocol):
         return parts.read(len(parts)) if parts else b""
 
     def _may_hold(self, size: int) -> bool:
-        return self._pending_bytes + size <= self.limits.max_pending
+        return self._pending_bytes + size <= self._max_pending
 
     def _over_max_pending(self) -> str:
         return (
@@ -267,11 +281,11 @@ class BaseProtocol(ConnectionProtocol):
             raise LocalProtocolError(f"{verb} on slot {slot_id} ({_describe(slot)})")
         return slot
 
-    def _sending_slot(self, slot_id: int, type_: FrameType) -> Slot:
+    def _sending_slot(self, slot_id: int, type_: int) -> Slot:
         """Find the slot on which we are about to send a frame of this type."""
         slot = self._slots.get(slot_id)
         if slot is None or not slot.may_send >> type_ & 1:
-            raise LocalProtocolError(f"{type_.name} on slot {slot_id} ({_describe(slot)})")
+            raise LocalProtocolError(f"{frame_name(type_)} on slot {slot_id} ({_describe(slot)})")
         return slot
 
     def sendable(self, slot_id: int) -> int:
@@ -281,7 +295,7 @@ class BaseProtocol(ConnectionProtocol):
 
     def data(self, slot_id: int, chunk: bytes, end: bool = False) -> None:
         """Send bytes of a raw stream, at most `sendable`, and optionally the end of our half."""
-        slot = self._sending_slot(slot_id, _T.DATA)
+        slot = self._sending_slot(slot_id, _DATA)
         window = slot.sending
         assert window is not None
         if len(chunk) > window.available or not (chunk or end):
@@ -289,8 +303,8 @@ class BaseProtocol(ConnectionProtocol):
             raise LocalProtocolError(text)
         window.spend(len(chunk), self._frame_count(len(chunk)))
         if end:
-            slot.may_send &= ~mask(_T.DATA)
-        self.send_queue.add_data(slot_id, chunk, end=end)
+            slot.may_send &= ~(1 << _DATA)
+        self.send_queue.add_data(slot_id, chunk, end)
 
     def _frame_count(self, size: int) -> int:
         return 1 + size // self.send_queue.max_frame
@@ -311,7 +325,7 @@ class BaseProtocol(ConnectionProtocol):
         Returns:
             True if a CREDIT was queued.
         """
-        window = self._sending_slot(slot_id, _T.CREDIT).receiving
+        window = self._sending_slot(slot_id, _CREDIT).receiving
         assert window is not None
         delta = window.consume(amount)
         if delta:

@@ -9,6 +9,7 @@ from ..errors import Code, LocalProtocolError, RemoteProtocolError
 from . import events as ev
 from .base import TO_CLIENT, TO_SERVER, BaseProtocol, Slot, SlotState, mask, with_header_space
 from .codec import encode_cancel, encode_hello
+from .connection import frame_name
 from .flow_control import ITEM_COST
 from .frames import FrameType, Hello, Kind
 
@@ -18,12 +19,14 @@ __all__ = ["ClientProtocol"]
 
 _T = FrameType
 _ERROR_ALONE: Final = mask(_T.ERROR)
-# After the first frame of a message with MORE: its other frames, or an ERROR that replaces it.
-_UNTIL_COMPLETE: Final = {type_: mask(type_, _T.ERROR) for type_ in (_T.RESULT, _T.ERROR, _T.ITEM)}
-# Constants: looking up an enum's member takes as long as handling a frame.
-_CALL: Final = _T.CALL
-_RESULT: Final = _T.RESULT
-_ERROR: Final = _T.ERROR
+# Constants: looking up an enum's member takes as long as handling a frame. client.pxd makes C
+# integers of the types and masks.
+_CALL: Final = int(_T.CALL)
+_RESULT: Final = int(_T.RESULT)
+_ERROR: Final = int(_T.ERROR)
+_ITEM: Final = int(_T.ITEM)
+_ACCEPT: Final = int(_T.ACCEPT)
+_CANCEL: Final = int(_T.CANCEL)
 _FREE: Final = SlotState.FREE
 _UNARY: Final = Kind.UNARY
 _STREAM: Final = Kind.STREAM
@@ -42,32 +45,33 @@ class ClientProtocol(BaseProtocol):
         self._ready(min(hello.max_calls, self.limits.max_calls))
         return ev.HelloReceived(hello)
 
-    def _is_late(self, slot: Slot, type_: FrameType) -> bool:
-        del slot, type_
+    def _is_late(self, slot: Slot, type_: int) -> bool:  # noqa: ARG002 - the server's needs both
         return False  # the server sends nothing after its terminal frame
 
     # ------------------------------------------------------------------------ frames received
 
-    def _on_result(self, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
-        return self._on_terminal(_RESULT, flags, slot_id, payload)
+    def _handle(self, type_: int, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
+        if type_ in (_RESULT, _ERROR):
+            return self._on_terminal(type_, flags, slot_id, payload)
+        if type_ == _ITEM:
+            return self._on_item(flags, slot_id, payload)
+        if type_ == _ACCEPT:
+            return self._on_accept(slot_id, payload)
+        return BaseProtocol._handle(self, type_, flags, slot_id, payload)  # noqa: SLF001 - the base's
 
-    def _on_error(self, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
-        return self._on_terminal(_ERROR, flags, slot_id, payload)
-
-    def _on_terminal(
-        self, type_: FrameType, flags: int, slot_id: int, payload: bytes
-    ) -> ev.Event | None:
+    def _on_terminal(self, type_: int, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
         slot = self._receiving_slot(slot_id, type_)
         assert slot is not None
         has_queue = self.send_queue.has_slot_queue(slot_id)
         if has_queue and self.send_queue.is_sending(slot_id, _CALL):
-            raise RemoteProtocolError(f"{type_.name} on slot {slot_id} before its CALL was whole")
+            text = f"{frame_name(type_)} on slot {slot_id} before its CALL was whole"
+            raise RemoteProtocolError(text)
         drop_reason = ""
         if flags or slot.parts is not None:  # usually a message is one frame
-            if type_ is _ERROR and slot.may_receive != _ERROR_ALONE:
+            if type_ == _ERROR and slot.may_receive != _ERROR_ALONE:
                 # This first frame of an ERROR replaces an unfinished RESULT or ITEM.
                 self._discard_parts(slot)
-            slot.may_receive = _UNTIL_COMPLETE[type_]
+            slot.may_receive = _until_complete(type_)
             body = self._assemble(slot_id, slot, flags, payload)
             if body is None:
                 return None
@@ -76,31 +80,33 @@ class ClientProtocol(BaseProtocol):
             self.send_queue.discard(slot_id)
         self._free_slot(slot_id, slot)
         if drop_reason:
-            return ev.MessageDropped(slot_id, drop_reason, terminal=True)
-        return (ev.ResultReceived if type_ is _RESULT else ev.ErrorReceived)(slot_id, payload)
+            return ev.MessageDropped(slot_id, drop_reason, True)
+        if type_ == _RESULT:
+            return ev.ResultReceived(slot_id, payload)
+        return ev.ErrorReceived(slot_id, payload)
 
     def _on_item(self, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
-        slot = self._receiving_slot(slot_id, _T.ITEM)
+        slot = self._receiving_slot(slot_id, _ITEM)
         assert slot is not None
         assert slot.receiving is not None
         if slot.parts is None and slot.receiving.available <= 0:
             raise RemoteProtocolError(f"ITEM on slot {slot_id} without credit", Code.FLOW_CONTROL)
         may_receive = slot.may_receive
-        slot.may_receive = _UNTIL_COMPLETE[_T.ITEM]
+        slot.may_receive = _until_complete(_ITEM)
         body = self._assemble(slot_id, slot, flags, payload)
         if body is None:
             return None
-        slot.may_receive = may_receive | mask(_T.RESULT)  # which an unfinished ITEM excludes
+        slot.may_receive = may_receive | 1 << _RESULT  # which an unfinished ITEM excludes
         if slot.drop_reason:
-            return ev.MessageDropped(slot_id, slot.drop_reason, terminal=False)
+            return ev.MessageDropped(slot_id, slot.drop_reason, False)
         cost = len(body) + ITEM_COST
         slot.receiving.receive(cost)
         return ev.ItemReceived(slot_id, body, cost)
 
-    def _on_accept(self, _flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
-        slot = self._receiving_slot(slot_id, _T.ACCEPT)
+    def _on_accept(self, slot_id: int, payload: bytes) -> ev.Event | None:
+        slot = self._receiving_slot(slot_id, _ACCEPT)
         assert slot is not None
-        slot.may_receive &= ~mask(_T.ACCEPT)
+        slot.may_receive &= ~(1 << _ACCEPT)
         return ev.AcceptReceived(slot_id, payload)
 
     def _free_slot(self, slot_id: int, slot: Slot) -> None:
@@ -165,14 +171,19 @@ class ClientProtocol(BaseProtocol):
         Returns:
             False if no part of the CALL had left: the slot is free, and no answer will arrive.
         """
-        slot = self._sending_slot(slot_id, _T.CANCEL)
+        slot = self._sending_slot(slot_id, _CANCEL)
         if code is Code.CLOSE:
-            self.send_queue.add_message(_T.CANCEL, slot_id, with_header_space(encode_cancel(code)))
+            self.send_queue.add_message(_CANCEL, slot_id, with_header_space(encode_cancel(code)))
             return True
         # Ask before discarding: afterwards the queue does not know what it held.
-        call_is_queued = self.send_queue.is_sending(slot_id, _T.CALL)
+        call_is_queued = self.send_queue.is_sending(slot_id, _CALL)
         if self.send_queue.discard(slot_id) and call_is_queued:
             self._free_slot(slot_id, slot)
             return False
-        self.send_queue.add_frame(_T.CANCEL, slot_id, encode_cancel(code))
+        self.send_queue.add_frame(_CANCEL, slot_id, encode_cancel(code))
         return True
+
+
+def _until_complete(type_: int) -> int:
+    """Return what may follow a message's first frame: its other frames, or an ERROR instead."""
+    return 1 << type_ | _ERROR_ALONE

@@ -1,7 +1,8 @@
 """The rules of a connection as a whole: the frames that both sides exchange on id 0.
 
 Takes the bytes that were read, cuts them into frames, checks type, flags and id of each, and calls
-the method that handles the type. Handles HELLO, PING and GOAWAY itself; `base` adds the slots.
+`_handle`, to which each subclass adds frame types. Handles HELLO, PING and GOAWAY itself; `base`
+adds the slots.
 
 `Phase` says where the connection stands. It belongs to the connection and is changed only here and
 in the two sides' reactions to HELLO:
@@ -19,8 +20,7 @@ from __future__ import annotations
 
 import enum
 import sys
-from collections.abc import Callable
-from typing import Any, ClassVar, Final
+from typing import Final
 
 from .._framing import HEADER_SIZE, FrameDecoder
 from .._limits import MAX_WIRE_FRAME, MIN_WIRE_FRAME, Limits
@@ -49,7 +49,6 @@ def mask(*types: FrameType) -> int:
     return sum({1 << type_ for type_ in types})
 
 
-Handler = Callable[[Any, int, int, bytes], ev.Event | None]
 _T = FrameType
 _CONNECTION: Final = mask(_T.HELLO, _T.PING, _T.GOAWAY)  # id 0; all other frames have a slot's id
 _FLAGS: Final = tuple(
@@ -64,9 +63,14 @@ _FLAGS: Final = tuple(
     }.get(type_, Flag.NONE)
     for type_ in FrameType
 )
-_WRONG_FLAGS: Final = tuple(~int(flags) for flags in _FLAGS)
-_OF_CONNECTION: Final = tuple(bool(_CONNECTION >> type_ & 1) for type_ in FrameType)
-_READY: Final = Phase.READY  # looking up an enum's member takes as long as handling a frame
+_WRONG_FLAGS: Final = tuple([~int(flags) for flags in _FLAGS])
+# Constants: looking up an enum's member takes as long as handling a frame. connection.pxd makes C
+# integers of the types and flags, so these are compared with ==.
+_HELLO: Final = int(_T.HELLO)
+_PING: Final = int(_T.PING)
+_GOAWAY: Final = int(_T.GOAWAY)
+_ACK: Final = int(Flag.ACK)
+_READY: Final = Phase.READY
 # The frames that a peer may send before the connection is ready.
 _BEFORE_READY: Final = {Phase.HELLO: mask(_T.HELLO, _T.GOAWAY), Phase.ADMISSION: 0}
 
@@ -84,14 +88,6 @@ class ConnectionProtocol:
         control_frames: PINGs and GOAWAYs received.
         unprocessed: Frames received that `receive` has not handled yet.
     """
-
-    # The method that handles a frame, by the frame's type: `_on_<type>` where the side has one.
-    _handlers: ClassVar[tuple[Handler, ...]]
-
-    def __init_subclass__(cls) -> None:
-        cls._handlers = tuple(
-            getattr(cls, f"_on_{type_.name.lower()}", cls._on_forbidden) for type_ in FrameType
-        )
 
     def __init__(self, limits: Limits) -> None:
         self.limits: Limits = limits
@@ -128,13 +124,14 @@ class ConnectionProtocol:
             frames = frames[:max_frames]
         try:
             for type_, flags, slot_id, payload in frames:
-                if flags & _WRONG_FLAGS[type_] or (slot_id == 0) is not _OF_CONNECTION[type_]:
+                wrong_id = (slot_id == 0) != (_CONNECTION >> type_ & 1)
+                if wrong_id or flags & _WRONG_FLAGS[type_]:
                     raise RemoteProtocolError(
                         f"{frame_name(type_)} with flags {flags:#x} on id {slot_id}"
                     )
                 if self._phase is not _READY:
                     self._check_phase(type_)
-                event = self._handlers[type_](self, flags, slot_id, payload)
+                event = self._handle(type_, flags, slot_id, payload)
                 if event is not None:
                     events.append(event)
             # The decoder's failure comes behind all frames before it, so they are handled first.
@@ -155,16 +152,26 @@ class ConnectionProtocol:
         self.unprocessed = []
         self._phase = Phase.FAILED
         self.going_away = True
-        self.send_queue.close(_T.GOAWAY, encode_goaway(Goaway(exc.code, 0, str(exc))))
+        self.send_queue.close(_GOAWAY, encode_goaway(Goaway(exc.code, 0, str(exc))))
         return ev.ConnectionFailed(exc)
 
     def next_batch(self) -> WriteBatch:
         """Remove and return the next frames to write. The caller owns them, written or lost."""
         return self.send_queue.next_batch()
 
+    def _handle(self, type_: int, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
+        """Call the method for a frame's type. Each subclass tries its own types first."""
+        if type_ == _PING:
+            return self._on_ping(flags, payload)
+        if type_ == _GOAWAY:
+            return self._on_goaway(flags, payload)
+        if type_ == _HELLO:
+            return self._on_hello(payload)
+        raise RemoteProtocolError(f"a frame on id {slot_id} that only the other side may send")
+
     # ---------------------------------------------------------------- frames of the connection
 
-    def _on_hello(self, _flags: int, _id: int, payload: bytes) -> ev.Event | None:
+    def _on_hello(self, payload: bytes) -> ev.Event | None:
         if self.peer is not None:
             raise RemoteProtocolError("a second HELLO")
         try:
@@ -185,18 +192,18 @@ class ConnectionProtocol:
         self._decoder.max_frame = self.limits.max_frame
         self._max_slot = max_calls
 
-    def _on_ping(self, flags: int, _id: int, payload: bytes) -> ev.Event | None:
+    def _on_ping(self, flags: int, payload: bytes) -> ev.Event | None:
         if len(payload) != 8:
             raise RemoteProtocolError(f"PING of {len(payload)} bytes, not 8")
-        if flags & Flag.ACK:
+        if flags & _ACK:
             self.no_op_frames += 1
             return ev.PongReceived(payload)
         self.control_frames += 1
         self.send_queue.add_pong(payload)
         return None
 
-    def _on_goaway(self, flags: int, _id: int, payload: bytes) -> ev.Event | None:
-        if flags & Flag.ACK:
+    def _on_goaway(self, flags: int, payload: bytes) -> ev.Event | None:
+        if flags & _ACK:
             self.no_op_frames += 1
             return ev.GoawayAcked()
         self.control_frames += 1
@@ -204,22 +211,18 @@ class ConnectionProtocol:
         if goaway is None:
             raise RemoteProtocolError(f"malformed GOAWAY of {len(payload)} bytes")
         self.going_away = True
-        if self._phase is Phase.READY:
+        if self._phase is _READY:
             self.send_queue.add_goaway_ack()
         return ev.GoawayReceived(goaway)
 
-    def _on_forbidden(self, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
-        del flags, payload
-        raise RemoteProtocolError(f"a frame on id {slot_id} that only the other side may send")
-
     def ping(self, payload: bytes) -> None:
         """Ask the peer for a sign of life; its answer repeats these 8 bytes."""
-        self.send_queue.add_frame(_T.PING, 0, payload)
+        self.send_queue.add_frame(_PING, 0, payload)
 
     def goaway(self, code: Code, grace_ms: int, text: str) -> None:
         """Announce that we accept no new calls, and how long we let the present ones finish."""
         self.going_away = True
-        self.send_queue.add_frame(_T.GOAWAY, 0, encode_goaway(Goaway(code, grace_ms, text)))
+        self.send_queue.add_frame(_GOAWAY, 0, encode_goaway(Goaway(code, grace_ms, text)))
 
 
 def _check_hello(hello: Hello) -> None:

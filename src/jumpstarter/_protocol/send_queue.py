@@ -13,9 +13,8 @@ what.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from typing import Final
-
-import msgspec
 
 from .._framing import HEADER_SIZE, pack_frame, pack_header, seal
 from .._limits import MIN_WIRE_FRAME
@@ -28,11 +27,22 @@ __all__ = ["BATCH_SIZE", "SendQueue", "WriteBatch"]
 
 BATCH_SIZE: Final = 64 * 1024  # bytes after which a batch is full; its last frame may exceed it
 _SMALL: Final = 16 * 1024  # bytes of payload up to which a message is urgent
+# Constants: looking up an enum's member takes as long as queueing a frame. send_queue.pxd makes C
+# integers of them.
+_DATA: Final = int(FrameType.DATA)
+_CREDIT: Final = int(FrameType.CREDIT)
+_PING: Final = int(FrameType.PING)
+_GOAWAY: Final = int(FrameType.GOAWAY)
+_END: Final = int(Flag.END)
+_MORE: Final = int(Flag.MORE)
+_ACK: Final = int(Flag.ACK)
+_HEADER: Final = HEADER_SIZE
 
 Buffer = bytes | bytearray | memoryview
 
 
-class WriteBatch(msgspec.Struct):
+@dataclass
+class WriteBatch:
     """The frames to write next, whole and in order.
 
     Attributes:
@@ -124,18 +134,16 @@ class SendQueue:
             if terminal:
                 self._ended.append(slot)
         else:
-            rest = memoryview(buffer)[HEADER_SIZE:]
-            self._append_to_slot(slot, _Message(type_, rest, 0, terminal=terminal))
+            rest = memoryview(buffer)[_HEADER:]
+            self._append_to_slot(slot, _Message(type_, rest, 0, terminal))
 
     def add_data(self, slot: int, chunk: bytes, end: bool) -> None:
         """Queue bytes of a raw stream, and the end of our half behind them."""
-        flags = Flag.END if end else 0
-        if len(chunk) + HEADER_SIZE <= self._small and slot not in self._slot_queues:
-            self._append_urgent(pack_frame(FrameType.DATA, flags, slot, chunk))
+        flags = _END if end else 0
+        if len(chunk) + _HEADER <= self._small and slot not in self._slot_queues:
+            self._append_urgent(pack_frame(_DATA, flags, slot, chunk))
         else:
-            self._append_to_slot(
-                slot, _Message(FrameType.DATA, memoryview(chunk), flags, terminal=False)
-            )
+            self._append_to_slot(slot, _Message(_DATA, memoryview(chunk), flags, False))
 
     def add_credit(self, slot: int, delta: int) -> None:
         """Add to the credit that the next batch will give the peer."""
@@ -148,7 +156,7 @@ class SendQueue:
     def add_goaway_ack(self) -> None:
         """Answer GOAWAY, once, when the first frame of each queued CALL has left."""
         if 0 not in self._slot_queues:
-            ack = _Message(FrameType.GOAWAY, memoryview(b""), Flag.ACK, terminal=False)
+            ack = _Message(_GOAWAY, memoryview(b""), _ACK, False)
             self._append_to_slot(0, ack)
 
     def _append_urgent(self, frame: Buffer) -> None:
@@ -204,11 +212,14 @@ class SendQueue:
         queue = self._slot_queues.get(slot)
         if queue is None:
             return 0
-        gone = [message for message in queue if message.type == FrameType.DATA]
-        withdrawn = sum(len(message.rest) for message in gone)
-        for message in gone:
-            self._forget(message)
-        kept = deque(message for message in queue if message.type != FrameType.DATA)
+        withdrawn = 0
+        kept: deque[_Message] = deque()
+        for message in queue:
+            if message.type == _DATA:
+                withdrawn += len(message.rest)
+                self._forget(message)
+            else:
+                kept.append(message)
         if kept:
             self._slot_queues[slot] = kept
         else:
@@ -221,15 +232,17 @@ class SendQueue:
             last, self._last = self._last, None
             return WriteBatch([] if last is None else [last], [], [])
         urgent = self._urgent
-        size = len(urgent[0]) if len(urgent) == 1 else sum(map(len, urgent))
+        size = 0
+        for frame in urgent:
+            size += len(frame)
         self.queued_bytes -= size
         self.unstarted_bytes -= size
         if self._credit:
             for slot, delta in self._credit.items():
-                urgent.append(pack_frame(FrameType.CREDIT, 0, slot, encode_credit(delta)))
+                urgent.append(pack_frame(_CREDIT, 0, slot, encode_credit(delta)))
             self._credit.clear()
         if self._pong is not None:
-            urgent.append(pack_frame(FrameType.PING, Flag.ACK, 0, self._pong))
+            urgent.append(pack_frame(_PING, _ACK, 0, self._pong))
             self._pong = None
         batch = WriteBatch(urgent, [], self._ended)
         self._urgent = []
@@ -252,7 +265,7 @@ class SendQueue:
         done = len(piece) == len(message.rest)
         if not done:
             message.rest = message.rest[self._max_frame :]
-        more = 0 if message.type == FrameType.DATA else Flag.MORE
+        more = 0 if message.type == _DATA else _MORE
         flags = message.flags if done else more
         batch.buffers.append(pack_header(message.type, flags, slot, len(piece)))
         if piece:
@@ -265,4 +278,4 @@ class SendQueue:
             self._slot_queues[slot] = queue  # behind all other queues
         else:
             batch.drained.append(slot)
-        return HEADER_SIZE + len(piece)
+        return _HEADER + len(piece)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from .._framing import HEADER_SIZE
-from .._limits import MIN_WIRE_FRAME
+from .._limits import MIN_WIRE_FRAME, Limits
 from ..errors import ArgumentError, Code, LocalProtocolError, RemoteProtocolError
 from . import events as ev
 from .base import TO_CLIENT, TO_SERVER, BaseProtocol, Phase, Slot, SlotState, mask
@@ -21,9 +21,14 @@ __all__ = ["ServerProtocol"]
 _T = FrameType
 _WHILE_OPENING: Final = mask(_T.CALL, _T.CANCEL)
 _LATE: Final = mask(_T.DATA, _T.CREDIT, _T.CANCEL)  # these may cross the server's terminal frame
-# Constants: looking up an enum's member takes as long as handling a frame.
-_RESULT: Final = _T.RESULT
-_ERROR: Final = _T.ERROR
+# Constants: looking up an enum's member takes as long as handling a frame. server.pxd makes C
+# integers of the types and masks.
+_CALL: Final = int(_T.CALL)
+_RESULT: Final = int(_T.RESULT)
+_ERROR: Final = int(_T.ERROR)
+_ITEM: Final = int(_T.ITEM)
+_ACCEPT: Final = int(_T.ACCEPT)
+_CANCEL: Final = int(_T.CANCEL)
 _FREE: Final = SlotState.FREE
 _OPENING: Final = SlotState.OPENING
 _ENDED: Final = SlotState.ENDED
@@ -33,6 +38,10 @@ _STREAM: Final = Kind.STREAM
 
 class ServerProtocol(BaseProtocol):
     """The side that is called. Sends nothing until the client's HELLO was admitted or refused."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self._max_small_call: int = limits.max_frame
 
     def _hello_done(self, hello: Hello) -> ev.Event | None:
         self._phase = Phase.ADMISSION
@@ -55,10 +64,17 @@ class ServerProtocol(BaseProtocol):
             raise LocalProtocolError(f"{verb} without a HELLO to answer")
         return self._phase is Phase.ADMISSION
 
-    def _is_late(self, slot: Slot, type_: FrameType) -> bool:
+    def _is_late(self, slot: Slot, type_: int) -> bool:
         return slot.state in (SlotState.ENDED, SlotState.FREE) and bool(_LATE >> type_ & 1)
 
     # ------------------------------------------------------------------------ frames received
+
+    def _handle(self, type_: int, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
+        if type_ == _CALL:
+            return self._on_call(flags, slot_id, payload)
+        if type_ == _CANCEL:
+            return self._on_cancel(slot_id, payload)
+        return BaseProtocol._handle(self, type_, flags, slot_id, payload)  # noqa: SLF001 - the base's
 
     def _on_call(self, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
         if slot_id > self._max_slot:
@@ -87,7 +103,7 @@ class ServerProtocol(BaseProtocol):
             return None
         # Only large calls count. Small ones are bounded by the number of slots, and are always
         # accepted: one of them may switch the power off.
-        counted = len(message) if len(message) > self.limits.max_frame else 0
+        counted = len(message) if len(message) > self._max_small_call else 0
         if not self._may_hold(counted):
             self._reject_call(slot_id, slot, Code.RESOURCE_EXHAUSTED, self._over_max_pending())
             return None
@@ -107,14 +123,14 @@ class ServerProtocol(BaseProtocol):
 
     def _reject_call(self, slot_id: int, slot: Slot, code: Code, text: str) -> None:
         slot.state = SlotState.OPEN
-        slot.may_send = mask(_T.ERROR)
+        slot.may_send = 1 << _ERROR
         self.error(slot_id, encode_error(code, ErrorBody("", text)))
 
-    def _on_cancel(self, _flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
+    def _on_cancel(self, slot_id: int, payload: bytes) -> ev.Event | None:
         code = decode_cancel(payload)
         if code is None:
             raise RemoteProtocolError(f"malformed CANCEL on slot {slot_id}")
-        slot = self._receiving_slot(slot_id, _T.CANCEL)
+        slot = self._receiving_slot(slot_id, _CANCEL)
         if slot is None:
             self._replace_queued_result(slot_id, code)
             return None
@@ -129,10 +145,10 @@ class ServerProtocol(BaseProtocol):
 
     def _replace_queued_result(self, slot_id: int, code: int) -> None:
         """End a cancelled call with an ERROR if part of a large result is still queued."""
-        if code != Code.CLOSE and self.send_queue.is_sending(slot_id, _T.RESULT):
+        if code != Code.CLOSE and self.send_queue.is_sending(slot_id, _RESULT):
             self.send_queue.discard(slot_id)
             body = encode_error(Code.CANCELLED, ErrorBody("", "cancelled as its result was sent"))
-            self.send_queue.add_message(_T.ERROR, slot_id, body, terminal=True)
+            self.send_queue.add_message(_ERROR, slot_id, body, True)
 
     # ---------------------------------------------------------------------------------- verbs
 
@@ -153,7 +169,7 @@ class ServerProtocol(BaseProtocol):
         """
         self.check_size(buffer)
         self._terminate(slot_id, _RESULT)
-        self.send_queue.add_message(_RESULT, slot_id, buffer, terminal=True)
+        self.send_queue.add_message(_RESULT, slot_id, buffer, True)
 
     def error(self, slot_id: int, buffer: bytearray) -> None:
         """End a call with an ERROR that `encode_error` has built. Takes over `buffer`.
@@ -167,9 +183,9 @@ class ServerProtocol(BaseProtocol):
             code = int.from_bytes(buffer[HEADER_SIZE : HEADER_SIZE + 2], "little")
             buffer = encode_error(code, ErrorBody("", f"its error cannot be sent: {exc}"))
         self._terminate(slot_id, _ERROR)
-        self.send_queue.add_message(_ERROR, slot_id, buffer, terminal=True)
+        self.send_queue.add_message(_ERROR, slot_id, buffer, True)
 
-    def _terminate(self, slot_id: int, type_: FrameType) -> None:
+    def _terminate(self, slot_id: int, type_: int) -> None:
         slot = self._sending_slot(slot_id, type_)
         slot.state = _ENDED
         slot.may_receive = slot.may_send = 0
@@ -180,7 +196,7 @@ class ServerProtocol(BaseProtocol):
 
     def abandon(self, slot_id: int) -> None:
         """Discard all that a slot has queued: its call was cancelled, and an ERROR will follow."""
-        self._open_slot_for("abandon", slot_id).may_send = mask(_T.ERROR)
+        self._open_slot_for("abandon", slot_id).may_send = 1 << _ERROR
         self.send_queue.discard(slot_id)
 
     @staticmethod
@@ -194,13 +210,13 @@ class ServerProtocol(BaseProtocol):
         Raises:
             ArgumentError: The client accepts no message of this size; nothing was queued.
         """
-        window = self._sending_slot(slot_id, _T.ITEM).sending
+        window = self._sending_slot(slot_id, _ITEM).sending
         assert window is not None
         if window.available <= 0:
             raise LocalProtocolError(f"ITEM on slot {slot_id} without credit")
         self.check_size(buffer)
         window.spend(self.item_cost(buffer), self._frame_count(len(buffer)))
-        self.send_queue.add_message(_T.ITEM, slot_id, buffer)
+        self.send_queue.add_message(_ITEM, slot_id, buffer)
 
     def accept(self, slot_id: int, buffer: bytearray) -> None:
         """Tell the client that its raw stream is open; `buffer` has the encoded metadata.
@@ -208,8 +224,8 @@ class ServerProtocol(BaseProtocol):
         Raises:
             ArgumentError: The metadata is larger than the smallest `max_frame`.
         """
-        slot = self._sending_slot(slot_id, _T.ACCEPT)
+        slot = self._sending_slot(slot_id, _ACCEPT)
         if len(buffer) - HEADER_SIZE > MIN_WIRE_FRAME:
             raise ArgumentError(f"a stream's metadata must fit {MIN_WIRE_FRAME} bytes encoded")
-        slot.may_send &= ~mask(_T.ACCEPT)
-        self.send_queue.add_message(_T.ACCEPT, slot_id, buffer)
+        slot.may_send &= ~(1 << _ACCEPT)
+        self.send_queue.add_message(_ACCEPT, slot_id, buffer)
