@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import trio
@@ -45,6 +45,7 @@ from jumpstarter.errors import (
     HandshakeError,
 )
 from jumpstarter.portal import start_blocking_portal
+from jumpstarter.testing import client_for, client_for_async
 from wire import frame
 
 ANY_TCP = "tcp://127.0.0.1:0"
@@ -81,6 +82,18 @@ def serving(driver: Driver, address: str = ANY_TCP, **options: Any) -> Iterator[
 @dataclass(kw_only=True)
 class Chronicle(Recorder, Lab):
     """A driver that records each `reset`, `close` and call."""
+
+
+@dataclass(kw_only=True)
+class FailingAtTheEnd(Chronicle):
+    """A driver whose `close` may raise."""
+
+    at_the_end: BaseException | None = None
+
+    def close(self) -> None:
+        super().close()
+        if self.at_the_end is not None:
+            raise self.at_the_end
 
 
 class OddClient(DriverClient):
@@ -384,7 +397,7 @@ def leave_by_a_failed_call(client: DriverClient) -> None:
 def test_serve_cleans_up_however_its_block_ends(
     leave: Callable[[DriverClient], None], failure: BaseException | None, private: Path
 ) -> None:
-    driver = Chronicle(name="root", failure=failure)
+    driver = FailingAtTheEnd(name="root", at_the_end=failure)
     with ExitStack() as stack:
         if leave in {leave_by_an_error, leave_by_a_failed_call}:
             stack.enter_context(pytest.raises((ValueError, DriverError)))
@@ -396,7 +409,7 @@ def test_serve_cleans_up_however_its_block_ends(
         assert path.stat().st_mode & 0o777 == 0o600
         leave(client)
     assert list(private.iterdir()) == []
-    assert driver.log == ["reset root", "reset root", "close root"]
+    assert driver.log == ["reset root", "close root"]
 
 
 @pytest.mark.parametrize(
@@ -476,15 +489,13 @@ IN_ORDER = [
     "reset child",
     "wait started",
     "wait ended",
-    "reset root",
-    "reset child",
     "close root",
     "close child",
 ]
 
 
 @timed()
-async def test_calls_end_before_drivers_are_reset_and_closed(
+async def test_calls_end_before_drivers_are_closed(
     address: str,
 ) -> None:
     log: list[str] = []
@@ -531,12 +542,115 @@ async def test_driver_that_fails_to_close_is_logged_and_the_others_are_closed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     log: list[str] = []
-    async with serve_async(tree(log, failure=OSError("the relay is stuck")), ANY_TCP):
+    stuck = OSError("the relay is stuck")
+    child = FailingAtTheEnd(name="child", log=log, at_the_end=stuck)
+    root = FailingAtTheEnd(name="root", log=log, at_the_end=stuck, children={"child": child})
+    async with serve_async(root, ANY_TCP):
         pass
     assert log == [line for line in IN_ORDER if "wait" not in line]
     texts = [record.message for record in caplog.records if record.levelno == logging.ERROR]
-    assert len(texts) == 6
+    assert len(texts) == 2
     assert all("the relay is stuck" in str(record.exc_info) for record in caplog.records)
+
+
+STUCK: Final = "the relay is stuck"
+
+
+def enter_serve(driver: Driver, directory: Path) -> None:
+    del directory
+    with serve(driver):
+        pass
+
+
+def enter_client_for(driver: Driver, directory: Path) -> None:
+    del directory
+    with client_for(driver):
+        pass
+
+
+def enter_serve_async(driver: Driver, directory: Path) -> None:
+    async def main() -> None:
+        async with serve_async(driver, f"unix:{directory}/socket"):
+            pass
+
+    trio.run(main)
+
+
+def enter_client_for_async(driver: Driver, directory: Path) -> None:
+    del directory
+
+    async def main() -> None:
+        async with client_for_async(driver):
+            pass
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize(
+    "enter", [enter_serve, enter_serve_async, enter_client_for, enter_client_for_async]
+)
+@pytest.mark.parametrize("kind", [OSError, ConfigurationError, SystemExit])
+def test_a_reset_that_fails_ends_serving_with_its_error(
+    enter: Callable[[Driver, Path], None], kind: type[BaseException], directory: Path
+) -> None:
+    log: list[str] = []
+    failing = Chronicle(name="failing", log=log, failure=None)
+    after = Chronicle(name="after", log=log)
+    root = Chronicle(name="root", log=log, children={"failing": failing, "after": after})
+    failure = failing.failure = kind(STUCK)
+
+    with pytest.raises(kind) as caught:
+        enter(root, directory)
+    assert caught.value is failure
+    assert caught.value.__notes__ == [
+        "reset() of driver 'failing' (test_api.Chronicle) failed, so nothing is served"
+    ]
+    assert log == [
+        "reset root",
+        "reset failing",  # and not the one after it
+        "close root",
+        "close failing",
+        "close after",
+    ]
+    assert list(directory.iterdir()) == []
+    failing.failure = None
+    enter(root, directory)  # which shows that nothing is claimed
+    assert log[5:] == [f"{verb} {name}" for verb in ("reset", "close") for name in IN_TREE]
+
+
+IN_TREE: Final = ("root", "failing", "after")
+
+
+@timed()
+async def test_a_client_that_waits_for_a_reset_that_fails_is_told(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "jumpstarter.exporter")
+    address = f"unix:{directory}/socket"
+    may_fail = threading.Event()
+
+    class Failing(Echo):
+        def reset(self) -> None:
+            assert may_fail.wait(PATIENCE)
+            raise OSError(STUCK)
+
+    async def wait() -> None:
+        await until((directory / "socket").exists)
+        with pytest.raises((HandshakeError, CallOutcomeUnknown, CallRefused, CallCancelled)):
+            async with connect_async(address):
+                pass
+
+    async def wait_and_fail() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await until(lambda: "has connected" in caplog.text)
+            may_fail.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_and_fail)
+        with pytest.raises(OSError, match=STUCK):
+            async with serve_async(Failing(), address):
+                pass
 
 
 @timed()

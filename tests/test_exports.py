@@ -69,9 +69,17 @@ PATHS: Final = {
     "jumpstarter.common.resources": ["ClientStreamResource", "PresignedRequestResource"],
     "jumpstarter.common.storage": ["read_from_storage_device", "write_to_storage_device"],
     "jumpstarter.common.utils": ["serve"],
-    "jumpstarter.driver": ["Driver", "draining", "export", "exportstream", "until_draining"],
+    "jumpstarter.driver": [
+        "Driver",
+        "DriverReport",
+        "draining",
+        "export",
+        "exportstream",
+        "until_draining",
+    ],
+    "jumpstarter.driver.base": ["Driver"],
     "jumpstarter.driver.decorators": ["export", "exportstream"],
-    "jumpstarter.drivers.composite": ["Composite", "CompositeClient"],
+    "jumpstarter.drivers.composite": ["Composite", "CompositeClient", "Proxy"],
     "jumpstarter.drivers.mixins": ["ResourceMixin", "StreamMixin"],
     "jumpstarter.drivers.network": ["NetworkClient", "TcpNetwork", "UnixNetwork"],
     "jumpstarter.drivers.power": ["MockPower", "PowerClient", "PowerInterface", "PowerReading"],
@@ -88,6 +96,7 @@ SAME: Final = {
     "jumpstarter.client.core": "jumpstarter.errors",
     "jumpstarter.common.exceptions": "jumpstarter.errors",
     "jumpstarter.common.utils": "jumpstarter",
+    "jumpstarter.driver.base": "jumpstarter.driver",
     "jumpstarter.driver.decorators": "jumpstarter.driver",
 }
 

@@ -55,12 +55,12 @@ def test_children_are_attributes() -> None:
         assert client.child.call("echo", 1) == 1
 
 
-def test_drivers_are_reset_first_and_reset_and_closed_last() -> None:
+def test_drivers_are_reset_first_and_closed_last() -> None:
     log: list[str] = []
     child = Recorder(name="child", log=log)
     with client_for(Recorder(name="root", log=log, children={"child": child})):
         assert log == ["reset root", "reset child"]
-    assert log[2:] == ["reset root", "reset child", "close root", "close child"]
+    assert log[2:] == ["close root", "close child"]
 
 
 def test_exception_of_the_body_is_not_changed_and_raised_after_the_close() -> None:
@@ -146,7 +146,7 @@ async def test_mock_clock_does_not_interrupt_the_close_of_a_driver(
     log: list[str] = []
     async with client_for_async(Recorder(name="root", log=log)):
         pass
-    assert log == ["reset root", "reset root", "close root"]
+    assert log == ["reset root", "close root"]
     assert caplog.records == []
 
 
@@ -194,7 +194,7 @@ def test_two(client):
 @pytest.mark.parametrize(
     ("scope", "then"),
     [
-        ("", ["reset driver", "reset driver", "close driver", "reset driver"]),
+        ("", ["reset driver", "close driver", "reset driver"]),
         (', scope="module"', ["reset driver"]),
     ],
     ids=["function", "module"],

@@ -63,9 +63,10 @@ def client_for(
         with client_for(Power()) as client:
             client.on()
 
-    Entering runs `reset()` through the tree. Leaving cancels the calls that still run and waits for
-    them, and then runs `reset()` and `close()` through the tree, however long they take. Both
-    block. The client may be used from any thread that runs no Trio loop.
+    Entering runs `reset()` through the tree. If one raises an exception, that leaves this function,
+    after `close()`. Leaving cancels the calls that still run and waits for them, and then runs
+    `close()` through the tree, however long that takes. Both block. The client may be used from
+    any thread that runs no Trio loop.
 
     Args:
         driver: The root of a tree. It cannot be served elsewhere meanwhile.

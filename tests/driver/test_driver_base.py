@@ -6,6 +6,7 @@ server calls them.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 from dataclasses import dataclass, field, make_dataclass
@@ -63,7 +64,7 @@ def test_a_dataclass_subclass_adds_fields() -> None:
 
     relay = Relay(port=7, labels={"a": "b"})
     assert (relay.port, relay.names, relay.labels) == (7, [], {"a": "b"})
-    assert relay.logger.name.startswith("driver.Relay.")
+    assert relay.logger.name == "driver.Relay"
     assert "port=7" in repr(relay)
     with pytest.raises(TypeError, match="port"):
         Relay()  # type: ignore[call-arg]
@@ -150,25 +151,63 @@ def test_the_base_class_and_a_subclass_without_a_client_cannot_be_made() -> None
 # --- loggers ---
 
 
-def test_a_driver_logs_under_its_class_and_its_own_identity() -> None:
-    uuid = UUID("12345678-1234-5678-1234-567812345678")
-    assert Plain(uuid=uuid).logger.name == "driver.Plain.12345678"
+def test_a_driver_logs_under_its_class_and_with_its_uuid(caplog: pytest.LogCaptureFixture) -> None:
+    first, second = Plain(), Plain()
+    for driver in (first, second):
+        driver.logger.info("info")
+    assert [(record.name, uuid_of(record)) for record in caplog.records] == [
+        ("driver.Plain", str(first.uuid)),
+        ("driver.Plain", str(second.uuid)),
+    ]
+
+
+def uuid_of(record: logging.LogRecord) -> str:
+    uuid: str = vars(record)["uuid"]
+    return uuid
 
 
 def test_a_log_level_affects_one_driver_only(caplog: pytest.LogCaptureFixture) -> None:
-    quiet, loud = Plain(log_level="WARNING"), Plain(log_level="DEBUG")
-    for driver in (quiet, loud, Plain()):
+    quiet, loud, usual = Plain(log_level="WARNING"), Plain(log_level="DEBUG"), Plain()
+    for driver in (quiet, loud, usual):
         driver.logger.debug("debug")
         driver.logger.info("info")
-    logged = [(record.name, record.message) for record in caplog.records]
-    assert [text for name, text in logged if name == quiet.logger.name] == []
-    assert [text for name, text in logged if name == loud.logger.name] == ["debug", "info"]
-    assert [text for _, text in logged if text == "info"] == ["info", "info"]
+    logged = [(uuid_of(record), record.message) for record in caplog.records]
+    assert logged == [
+        (str(loud.uuid), "debug"),
+        (str(loud.uuid), "info"),
+        (str(usual.uuid), "info"),
+    ]
+
+
+def test_the_level_of_a_class_s_logger_affects_drivers_of_the_default_level(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    driver, quiet = Plain(), Plain(log_level="WARNING")
+    assert not driver.logger.isEnabledFor(logging.DEBUG)
+    with caplog.at_level(logging.DEBUG, logger="driver.Plain"):
+        driver.logger.debug("debug")
+        quiet.logger.debug("debug")
+    assert [uuid_of(record) for record in caplog.records] == [str(driver.uuid)]
+    logging.disable(logging.INFO)
+    try:
+        assert not driver.logger.isEnabledFor(logging.INFO)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def test_a_record_keeps_the_uuid_that_its_author_gives(caplog: pytest.LogCaptureFixture) -> None:
+    Plain().logger.info("info", extra={"uuid": "of the card"})
+    assert [uuid_of(record) for record in caplog.records] == ["of the card"]
+
+
+def test_a_copy_of_a_driver_s_logger_is_the_one_of_its_class() -> None:
+    assert copy.deepcopy(Plain().logger) is logging.getLogger("driver.Plain")
+    assert Plain().logger.getChild("x") is logging.getLogger("driver.Plain.x")
 
 
 @pytest.mark.parametrize("level", ["debug", "LOUD", "", None, 1.5])
 def test_a_log_level_that_does_not_exist_is_refused(level: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"driver\.Plain\.\w{8}: log_level") as caught:
+    with pytest.raises(ConfigurationError, match=r"driver\.Plain: log_level") as caught:
         Plain(log_level=level)
     assert repr(level) in str(caught.value)
 
@@ -304,13 +343,87 @@ def test_a_driver_that_closes_a_child_itself_closes_all_below_that_child() -> No
     leaf = Recorder(name="leaf", log=log)
     child = Recorder(name="child", log=log, children={"leaf": leaf})
     Plain(children={"impatient": Impatient(children={"child": child})}).close()
+    assert log == ["close child", "close leaf", "close impatient"]
+
+
+class Bracket(Plain):
+    """Notes when `reset` and `close` begin and end, and passes them on in between."""
+
+    def __init__(self, name: str, log: list[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.title = name
+        self.log = log
+
+    def reset(self) -> None:
+        self.log.append(f"reset {self.title}")
+        super().reset()
+        self.log.append(f"{self.title} is reset")
+
+    def close(self) -> None:
+        self.log.append(f"close {self.title}")
+        super().close()
+        self.log.append(f"{self.title} is closed")
+
+
+@pytest.mark.parametrize(("verb", "done"), [("reset", "is reset"), ("close", "is closed")])
+def test_what_is_below_is_done_when_the_base_class_returns(verb: str, done: str) -> None:
+    log: list[str] = []
+    b = Bracket("b", log)
+    a = Bracket("a", log, children={"b": b})
+    getattr(Bracket("r", log, children={"a": a, "c": Bracket("c", log)}), verb)()
     assert log == [
-        "close child",
-        "close leaf",
-        "close impatient",
-        "close child",  # again, in its turn
-        "close leaf",
+        f"{verb} r",
+        f"{verb} a",
+        f"{verb} b",
+        f"b {done}",
+        f"a {done}",
+        f"{verb} c",
+        f"c {done}",
+        f"r {done}",
     ]
+
+
+def test_a_child_with_another_parent_that_waits_is_left_for_that_one() -> None:
+    log: list[str] = []
+    shared = Bracket("shared", log)
+    left = Bracket("left", log, children={"x": shared})
+    right = Bracket("right", log, children={"y": shared})
+    Plain(children={"left": left, "right": right}).close()
+    assert log == [
+        "close left",
+        "left is closed",
+        "close right",
+        "close shared",
+        "shared is closed",
+        "right is closed",
+    ]
+
+
+def test_a_deep_tree_of_drivers_that_pass_on_is_closed() -> None:
+    log: list[str] = []
+    root: Driver = Bracket("0", log)
+    for depth in range(1, 2001):
+        root = Bracket(str(depth), log, children={"below": root})
+    root.close()
+    begun = [line.removeprefix("close ") for line in log if line.startswith("close ")]
+    assert begun == [str(depth) for depth in range(2000, -1, -1)]
+    assert len(log) == 2 * 2001
+
+
+def test_a_method_that_an_instance_has_of_its_own_is_called_and_left_there() -> None:
+    log: list[str] = []
+    child = Bracket("child", log)
+    own: Any = lambda: log.append("close, the instance's own")  # noqa: E731 - it has no other use
+    child.close = own  # type: ignore[method-assign]
+    Plain(children={"child": child}).close()
+    assert log == ["close, the instance's own"]
+    assert vars(child)["close"] is own
+
+
+def test_nothing_is_left_in_a_driver_that_was_closed() -> None:
+    child = Bracket("child", [])
+    Plain(children={"child": child}).close()
+    assert "close" not in vars(child)
 
 
 def test_a_driver_can_be_closed_again() -> None:

@@ -251,7 +251,7 @@ async def test_all_are_reset_and_then_closed_once_and_parents_first(calls_super:
         assert log == each("reset")
         log.clear()
         await tree.end(GRACE)
-    assert log == [*each("reset"), *each("close")]
+    assert log == each("close")
 
 
 async def test_a_driver_in_two_places_is_ended_once_and_after_both_parents() -> None:
@@ -259,8 +259,10 @@ async def test_a_driver_in_two_places_is_ended_once_and_after_both_parents() -> 
     shared = Recorder(name="shared", log=log)
     left = Recorder(name="left", log=log, children={"x": shared})
     right = Recorder(name="right", log=log, children={"y": shared})
+    tree = tree_of(Recorder(name="root", log=log, children={"l": left, "r": right}))
     with trio.fail_after(DEADLINE):
-        await tree_of(Recorder(name="root", log=log, children={"l": left, "r": right})).end(GRACE)
+        await tree.reset()
+        await tree.end(GRACE)
     order = ["root", "left", "right", "shared"]
     assert log == [f"{verb} {name}" for verb in ("reset", "close") for name in order]
 
@@ -290,30 +292,181 @@ async def test_drivers_are_ended_in_threads_that_calls_do_not_use() -> None:
     ],
     ids=lambda failure: type(failure).__name__,
 )
-async def test_an_exception_of_reset_or_close_is_logged_and_the_others_run(
+async def test_an_exception_of_close_is_logged_and_the_others_run(
     failure: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     log: list[str] = []
-    tree = tree_of(family(log, failure=failure))
     with trio.fail_after(DEADLINE):
-        await tree.reset()
-        await tree.end(GRACE)
-    assert log == [*each("reset"), *each("reset"), *each("close")]
+        await tree_of(family(log, failure=failure)).end(GRACE)
+    assert log == each("close")
     records = [record for record in caplog.records if record.name == "jumpstarter.exporter"]
     assert [record.message for record in records[-2:]] == [
         "close of driver 'leaf' (drivers_for_tests.Recorder) failed",
         "close of driver 'right' (drivers_for_tests.Recorder) failed",
     ]
-    assert len(records) == 12
+    assert len(records) == 4
     assert all(record.exc_info and record.exc_info[1] is failure for record in records)
 
 
-@pytest.mark.parametrize("verb", ["reset", "close"])
-async def test_one_that_hangs_is_left_behind_after_its_grace_and_the_others_have_their_turn(
-    verb: str, caplog: pytest.LogCaptureFixture, mock_clock: trio.testing.MockClock
+@pytest.mark.parametrize("calls_super", [True, False])
+async def test_an_exception_of_close_does_not_reach_the_parent(
+    calls_super: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     log: list[str] = []
-    hanging = Hanging(verb)
+    root = family(log, calls_super=calls_super)
+    left = root.children["left"]
+    assert isinstance(left, Recorder)
+    left.failure = OSError("stuck")
+    with trio.fail_after(DEADLINE):
+        await tree_of(root).end(GRACE)
+    assert log == each("close")
+    assert [record.message for record in caplog.records] == [
+        "close of driver 'left' (drivers_for_tests.Recorder) failed"
+    ]
+
+
+@pytest.mark.parametrize("calls_super", [True, False])
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
+async def test_an_exception_of_reset_is_raised_and_names_the_driver(
+    kind: type[BaseException], calls_super: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    log: list[str] = []
+    failure = kind("stuck")
+    root = family(log, calls_super=calls_super)
+    left = root.children["left"]
+    assert isinstance(left, Recorder)
+    left.failure = failure
+    with trio.fail_after(DEADLINE), pytest.raises(kind, match="stuck") as caught:
+        await tree_of(root).reset()
+    assert caught.value is failure
+    assert log == ["reset root", "reset left"]
+    assert failure.__notes__ == [
+        "reset() of driver 'left' (drivers_for_tests.Recorder) failed, so nothing is served"
+    ]
+    assert caplog.records == []
+
+
+async def test_a_reset_whose_exception_the_parent_handles_has_not_failed() -> None:
+    log: list[str] = []
+
+    class Tolerant(Plain):
+        def reset(self) -> None:
+            try:
+                self.children["child"].reset()
+            except OSError as exc:
+                log.append(str(exc))
+
+    child = Recorder(name="child", log=log, failure=OSError("no card"))
+    with trio.fail_after(DEADLINE):
+        await tree_of(Tolerant(children={"child": child})).reset()
+    assert log == ["reset child", "no card"]
+
+
+class ClosingByHand(Plain):
+    """A driver that closes its children itself, before it lets the base class do so."""
+
+    def __init__(self, log: list[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.log = log
+
+    def close(self) -> None:
+        self.log.append("close root")
+        for child in self.children.values():
+            child.close()
+        self.log.append("children are closed")
+        super().close()
+
+
+async def test_children_that_a_parent_closes_by_hand_are_not_closed_again() -> None:
+    log: list[str] = []
+    leaf = Recorder(name="leaf", log=log)
+    left = Recorder(name="left", log=log, children={"leaf": leaf})
+    right = Recorder(name="right", log=log)
+    root = ClosingByHand(log, children={"left": left, "right": right})
+    with trio.fail_after(DEADLINE):
+        await tree_of(root).end(GRACE)
+    assert log == ["close root", "close left", "close leaf", "close right", "children are closed"]
+
+
+async def test_children_that_a_parent_closes_in_threads_of_its_own_are_not_closed_again() -> None:
+    log: list[str] = []
+
+    class InThreads(Plain):
+        def close(self) -> None:
+            threads = [threading.Thread(target=each.close) for each in self.children.values()]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(DEADLINE)
+            log.append("children are closed")
+            super().close()
+
+    children: dict[str, Driver] = {name: Recorder(name=name, log=log) for name in "ab"}
+    with trio.fail_after(DEADLINE):
+        await tree_of(InThreads(children=children)).end(GRACE)
+    assert sorted(log[:2]) == ["close a", "close b"]
+    assert log[2:] == ["children are closed"]
+
+
+async def test_a_child_that_hangs_in_its_parent_s_close_is_named_and_the_others_have_their_turn(
+    caplog: pytest.LogCaptureFixture, mock_clock: trio.testing.MockClock
+) -> None:
+    log: list[str] = []
+    hanging = Hanging("close")
+    fine = Recorder(name="fine", log=log)
+    children: dict[str, Driver] = {"stuck": hanging, "fine": fine}
+    root = Recorder(name="root", log=log, children=children)
+
+    async def let_the_grace_pass() -> None:
+        await trio.to_thread.run_sync(hanging.hangs.wait, DEADLINE)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(GRACE)  # the child has begun within this time
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(GRACE)
+
+    with hanging.until_the_end():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(let_the_grace_pass)
+            await tree_of(root).end(GRACE)
+        assert log == ["close root", "close fine"]
+    text = "close of driver 'stuck' (test_exporter_tree.Hanging) did not end within 5 s"
+    assert [record.message for record in caplog.records] == [text]
+
+
+async def test_a_thread_that_was_left_behind_closes_nothing_a_second_time(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    log: list[str] = []
+    ended = threading.Event()
+
+    class Slow(Hanging):
+        def close(self) -> None:
+            super().close()
+            for child in self.children.values():
+                child.close()
+            Driver.close(self)
+            ended.set()
+
+    slow = Slow("close", children={"child": Recorder(name="child", log=log)})
+
+    async def let_the_grace_pass() -> None:
+        await trio.to_thread.run_sync(slow.hangs.wait, DEADLINE)
+        mock_clock.jump(GRACE)
+
+    with slow.until_the_end():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(let_the_grace_pass)
+            await tree_of(slow).end(GRACE)
+        assert log == ["close child"]
+    assert await trio.to_thread.run_sync(ended.wait, DEADLINE)
+    assert log == ["close child"]
+
+
+async def test_one_that_hangs_is_left_behind_after_its_grace_and_the_others_have_their_turn(
+    caplog: pytest.LogCaptureFixture, mock_clock: trio.testing.MockClock
+) -> None:
+    log: list[str] = []
+    hanging = Hanging("close")
     tree = tree_of(Plain(children={"stuck": hanging, "fine": Recorder(name="fine", log=log)}))
 
     async def let_the_grace_pass() -> None:
@@ -324,39 +477,10 @@ async def test_one_that_hangs_is_left_behind_after_its_grace_and_the_others_have
         async with trio.open_nursery() as nursery:
             nursery.start_soon(let_the_grace_pass)
             await tree.end(GRACE)
-    assert log == ["reset fine", "close fine"]
-    assert f"{verb} of driver 'stuck' (test_exporter_tree.Hanging) did not end within 5 s" in (
+    assert log == ["close fine"]
+    assert "close of driver 'stuck' (test_exporter_tree.Hanging) did not end within 5 s" in (
         record.message for record in caplog.records if record.levelno == logging.ERROR
     )
-
-
-async def test_what_hung_in_reset_does_not_close_the_children_a_second_time(
-    mock_clock: trio.testing.MockClock,
-) -> None:
-    log: list[str] = []
-    reset_has_ended = threading.Event()
-
-    class Slow(Hanging):
-        def reset(self) -> None:
-            super().reset()
-            reset_has_ended.set()
-
-        def close(self) -> None:
-            self.release.set()
-            assert reset_has_ended.wait(DEADLINE)
-            Driver.close(self)
-
-    slow = Slow("reset", children={"child": Recorder(name="child", log=log)})
-
-    async def let_the_grace_pass() -> None:
-        await trio.to_thread.run_sync(slow.hangs.wait, DEADLINE)
-        mock_clock.jump(GRACE)
-
-    with slow.until_the_end():
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(let_the_grace_pass)
-            await tree_of(slow).end(GRACE)
-    assert log == ["reset child", "close child"]
 
 
 async def test_the_end_of_a_tree_is_not_cut_short_by_cancellation() -> None:
@@ -365,7 +489,7 @@ async def test_the_end_of_a_tree_is_not_cut_short_by_cancellation() -> None:
     with trio.fail_after(DEADLINE), trio.CancelScope() as scope:
         scope.cancel()
         await tree.end(GRACE)
-    assert log == [*each("reset"), *each("close")]
+    assert log == each("close")
 
 
 async def test_the_first_reset_can_be_cancelled_between_two_drivers() -> None:

@@ -325,16 +325,15 @@ async def test_code_that_a_thread_runs_in_the_loop_is_reported(tmp_path: Path, t
     async with client_of(Posting(), tmp_path) as client:
         await client.call_async("post")
         await client.call_async("post_apart")
-    first, *calls, again, last = told()
+    first, *calls, last = told()
     assert first.startswith("reset of driver 'root' (test_watchdog.Posting) has held")
     assert [line.partition(" of driver")[0] for line in calls] == [
         "method 'post'",
         "method 'post_apart'",
     ]
     assert all("call it in the thread itself" in line for line in (first, *calls))
-    assert again.startswith("hold_in_reset (")
     assert last.startswith("hold_in_close (")
-    assert all("must not run in a task of the event loop" in line for line in (again, last))
+    assert "must not run in a task of the event loop" in last
     assert first.count("File ") == 2, "nothing of the program around it"
 
 

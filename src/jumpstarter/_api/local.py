@@ -1,7 +1,7 @@
 """Serve a driver tree and connect to it in one program.
 
-At the end of the block, calls are cancelled and joined, the drivers are reset and closed, and the
-socket is removed, in this order, whatever happened inside it.
+At the end of the block, calls are cancelled and joined, the drivers are closed, and the socket is
+removed, in this order, whatever happened inside it.
 """
 
 from __future__ import annotations
@@ -51,10 +51,11 @@ def serve(
     works here also works with `serve_async` and `connect` in two processes. All client classes may
     be imported, since the driver is the caller's own.
 
-    Entering runs `reset()` through the tree. Leaving cancels the calls that still run, waits for
-    them, and then runs `reset()` and `close()` through the tree; see `serve_async`. Both block, and
-    are refused in a thread that runs a Trio loop. The connection lives in a thread of its own, and
-    the client may be used from any thread that runs no Trio loop.
+    Entering runs `reset()` through the tree; an exception that one raises leaves this function.
+    Leaving cancels the calls that still run, waits for them, and then runs `close()` through the
+    tree; see `serve_async`. Both block, and are refused in a thread that runs a Trio loop. The
+    connection lives in a thread of its own, and the client may be used from any thread that runs no
+    Trio loop.
 
     Args:
         driver: The root of the tree.
@@ -69,6 +70,7 @@ def serve(
     Raises:
         ConfigurationError: (on entering) The tree cannot be served, or a driver of it is served
             already.
+        Exception: (on entering) A driver's `reset()` has raised it; a note on it names the driver.
         ClientImportError: (on entering) The client is not of the class `client`, or cannot be
             imported.
         ArgumentError: An argument cannot be used.

@@ -1,7 +1,7 @@
 """Serve a driver tree at an address: access checks, start-up, and the orderly end.
 
-At the end of the block, calls are cancelled and joined, the drivers are reset and closed, and the
-sockets are closed, whatever happened inside the block.
+At the end of the block, calls are cancelled and joined, the drivers are closed, and the sockets are
+closed, whatever happened inside the block.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = ["check_access", "serve_async", "warn_shadowed_names"]
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 _logger = logging.getLogger("jumpstarter.exporter")
-# Seconds for the last reset() of one driver, and for its close(); hardware is slow.
+# Seconds for the close() of one driver; hardware is slow.
 END_GRACE: Final = 10.0
 
 
@@ -67,14 +67,16 @@ def serve_async(
         async with serve_async(Power(), "unix:/run/exporter/socket") as server:
             await trio.sleep_forever()
 
-    Entering runs `reset()` through the tree. Clients that connect meanwhile wait for it. A driver
-    can be served only once at a time, and may be served again afterwards.
+    Entering runs `reset()` through the tree, parents before children. Clients that connect
+    meanwhile wait for it. If one raises an exception, the drivers are closed, and the exception
+    leaves this function, with a note that names the driver. A driver can be served only once at a
+    time, and may be served again afterwards.
 
-    Leaving admits no more clients, cancels all calls and waits for them, and then runs `reset()`
-    and `close()` through the tree, parents before children. Each has 10 seconds. An exception that
-    one of them raises is logged, and the others still run. Entering and leaving are checkpoints. If
-    entering is cancelled, it waits for the running `reset()`, and then cleans up as leaving does.
-    Leaving cannot be cancelled.
+    Leaving admits no more clients, cancels all calls and waits for them, and then runs `close()`
+    through the tree, parents before children. Each has 10 seconds. An exception that one of them
+    raises is logged, and the others still run. Entering and leaving are checkpoints. If entering is
+    cancelled, it waits for the running `reset()`, and then cleans up as leaving does. Leaving
+    cannot be cancelled.
 
     Args:
         driver: The root of the tree.
@@ -98,6 +100,7 @@ def serve_async(
     Raises:
         ConfigurationError: (on entering) The tree or the address cannot be served, or a driver of
             the tree is served already.
+        Exception: (on entering) A driver's `reset()` has raised it.
         ArgumentError: (on entering) The address or another argument cannot be used.
         RuntimeError: (on entering) No Trio loop runs in this thread.
     """

@@ -62,7 +62,8 @@ def _of_forwarder(own: Mapping[str, Any]) -> Holder | None:
 
 def _of_verb(own: Mapping[str, Any]) -> Holder:
     """Name the `reset` or `close` for which the loop waits; it runs in a thread."""
-    return Holder(f"{own['verb']} of {own['title']}", FROM_A_THREAD, own["driver"])
+    verb, title = own["round_"].verb, own["self"].title_of(own["turn"])
+    return Holder(f"{verb} of {title}", FROM_A_THREAD, own["driver"])
 
 
 _KNOWN: Final[dict[CodeType, Callable[[Mapping[str, Any]], Holder | None]]] = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -14,15 +15,18 @@ from .._limits import DEFAULT_LIMITS
 from .._protocol.codec import decode_nodes, encode_value, truncate
 from .._protocol.frames import MAX_DOC, Node
 from .._util.background import open_background
-from ..driver._base import Driver, run_single, walk
+from .._util.labels import CLIENT_LABEL
+from ..driver._base import Driver, family_of, overrides, own_report, walk
 from ..driver._export import Exported, exports_of
+from ..driver._report import DriverReport
+from ..driver._rounds import Round, Turn
 from ..driver._signature import doc_of
 from ..errors import ArgumentError, ConfigurationError
 from .claims import Claims, ThreadClaim
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["DeviceTree", "Target"]
+__all__ = ["DeviceTree", "Target", "failed_reset"]
 
 _logger = logging.getLogger("jumpstarter.exporter")
 
@@ -31,10 +35,9 @@ MAX_DRIVERS: Final = 65535  # a target has two bytes in a CALL, and 0 is the exp
 MAX_TEXTS: Final = 1024 * 1024
 _ONE_TEXT: Final = 64  # characters of overhead that are counted for each text
 
-_SLOW: Final = 5.0  # seconds after which the log names the driver that a start waits for
+_NOTHING_SERVED: Final = "failed, so nothing is served"
 
-_CLIENT_LABEL = "jumpstarter.dev/client"
-_NAME_LABEL = "jumpstarter.dev/name"
+_SLOW: Final = 5.0  # seconds after which the log names the driver that a start waits for
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -60,54 +63,59 @@ class DeviceTree:
     """
 
     def __init__(self, root: Driver) -> None:
-        self._drivers: dict[int, tuple[Driver, str]] = {}  # each once, after all of its parents
+        rows = list(islice(walk(root), MAX_DRIVERS + 1))
+        if len(rows) > MAX_DRIVERS:
+            raise ConfigurationError(f"a device tree has at most {MAX_DRIVERS:,} drivers")
+        if not rows:
+            raise ConfigurationError(f"enumerate() of {type(root).__name__} has listed no driver")
+        self._family = family_of((driver, parent) for driver, parent, _ in rows)
+        self._titles: dict[int, str] = {}  # how messages name each driver
         self._claims: Claims | None = None
-        self._running = ""  # the `reset` or `close` that runs, for the log
+        self._running: Turn | None = None  # what runs, for the log
         self.targets: list[Target] = []
         self.nodes: list[Node] = []
         self._texts = MAX_TEXTS  # characters that are left for texts in the report
         addresses: dict[int, int] = {}
-        for driver, parent, name in walk(root):
+        for driver, parent, name in rows:
             address = len(self.targets) + 1
             above = None if parent is None else addresses[id(parent)]
             addresses[id(driver)] = address
-            self._add(driver, address, above, name)
+            self._titles[id(driver)] = _title(driver, name)
+            self._add(driver, address, above, parent, name)
+        for driver in self._family.drivers.values():
+            self._titles.setdefault(id(driver), _title(driver, "stand-in"))
         try:
             decode_nodes(bytes(encode_value(self.nodes, b"")), DEFAULT_LIMITS)
         except ArgumentError as exc:
             text = f"a tree of {len(self.nodes):,} drivers is too large to be reported: {exc}"
             raise ConfigurationError(text) from exc
 
-    def _add(self, driver: Driver, address: int, parent: int | None, name: str) -> None:
-        if address > MAX_DRIVERS:
-            raise ConfigurationError(f"a device tree has at most {MAX_DRIVERS:,} drivers")
-        client: object = driver.client()
+    def _add(
+        self, driver: Driver, address: int, above: int | None, parent: Driver | None, name: str
+    ) -> None:
+        report = _report_of(driver, parent, name)
+        client: object = report.labels.get(CLIENT_LABEL)
         if not isinstance(client, str):
             text = f"{type(driver).__name__}.client() gave a {type(client).__name__}"
             raise ConfigurationError(f"{text}; it must give the dotted path of the client class")
         exports = exports_of(type(driver))
-        labels = {**driver.labels, **driver.extra_labels(), _CLIENT_LABEL: client}
-        if name:
-            labels[_NAME_LABEL] = name
-        cls = type(driver)
-        title = f"driver {name or 'root'!r} ({cls.__module__}.{cls.__qualname__})"
-        self._drivers.pop(id(driver), None)  # its last place in the tree comes after all parents
-        self._drivers[id(driver)] = driver, title
+        title = self._titles[id(driver)]
         self.targets.append(Target(driver, exports, title))
+        described = report.methods_description or {}
         node = Node(
             target=address,
-            parent=parent,
+            parent=above,
             name=name,
-            uuid=str(driver.uuid),
-            labels=labels,
+            uuid=report.uuid,
+            labels=dict(report.labels),
             client=client,
             methods={export.name: int(export.kind) for export in exports.values()},
-            doc=self._text(doc_of(cls)),
+            doc=self._text(doc_of(type(driver))),
             signatures=self._of_methods({name: each.signature for name, each in exports.items()}),
             docs=self._of_methods({name: each.doc for name, each in exports.items()}),
-            description=self._text(truncate(driver.description or "", MAX_DOC)),
+            description=self._text(truncate(report.description or "", MAX_DOC)),
             methods_description=self._of_methods(
-                {name: truncate(text, MAX_DOC) for name, text in driver.methods_description.items()}
+                {name: truncate(text, MAX_DOC) for name, text in described.items()}
             ),
         )
         self.nodes.append(_readable(node, title))
@@ -145,18 +153,27 @@ class DeviceTree:
         Raises:
             ConfigurationError: One of them is served already.
         """
-        self._claims = Claims(self._drivers.values(), place)
+        drivers = self._family.drivers.items()
+        self._claims = Claims([(driver, self._titles[key]) for key, driver in drivers], place)
         try:
             yield
         finally:
             self._claims.release()
 
     async def reset(self) -> None:
-        """Run every driver's `reset`, parents before children, and log what they raise."""
-        await self._run_all("reset", grace=None)
+        """Run every driver's `reset`, parents before children. A checkpoint.
+
+        Raises:
+            BaseException: The first that one of them raises. Those after it do not run.
+        """
+        await self._run_all(Round("reset", Driver.reset, self._family, around=self._claim), None)
 
     async def reset_for_clients(self) -> None:
-        """Run `reset`, and log a driver that takes long, since clients wait. A checkpoint."""
+        """Run `reset`, and log a driver that takes long, since clients wait. A checkpoint.
+
+        Raises:
+            BaseException: As `reset` raises.
+        """
         async with open_background() as nursery:
             nursery.start_soon(self._log_slow)
             await self.reset()
@@ -165,53 +182,111 @@ class DeviceTree:
         logged = ""
         while True:
             await trio.sleep(_SLOW)
-            if self._running not in ("", logged):
-                logged = self._running
+            turn = self._running
+            running = "" if turn is None else f"the {turn.round.verb}() of {self.title_of(turn)}"
+            if running not in ("", logged):
+                logged = running
                 _logger.warning("clients wait for %s, which takes long", logged)
 
     async def end(self, grace: float) -> None:
-        """Run every driver's `reset`, then every driver's `close`. Log what they raise.
+        """Run every driver's `close`, parents before children, and log what they raise.
 
         A checkpoint, shielded from cancellation. If one takes longer than `grace` seconds, log it,
         abandon its thread, and go on with the next.
         """
+        closing = Round(
+            "close",
+            Driver.close,
+            self._family,
+            failed=self._log_failure,
+            caught=BaseException,  # in a worker thread, where no signal handler runs
+            around=self._claim,
+        )
         with trio.CancelScope(shield=True):
-            await self._run_all("reset", grace)
-            await self._run_all("close", grace)
+            await self._run_all(closing, grace)
 
-    async def _run_all(self, verb: str, grace: float | None) -> None:
-        for driver, title in self._drivers.values():
-            self._running = f"the {verb}() of {title}"
-            with trio.move_on_after(float("inf") if grace is None else grace) as scope:
-                await self._run(driver, verb, title, abandon=grace is not None)
-            if scope.cancelled_caught:
-                _logger.error("%s of %s did not end within %g s", verb, title, grace)
+    async def _run_all(self, round_: Round, grace: float | None) -> None:
+        with round_.watched():
+            for driver in self._family.drivers.values():
+                if round_.begin(driver) and round_.overrides(driver):
+                    turn = Turn(round_)
+                    self._running = turn
+                    await self._run(driver, turn, grace)
+        await trio.lowlevel.checkpoint()
 
-    async def _run(self, driver: Driver, verb: str, title: str, *, abandon: bool) -> None:
+    async def _run(self, driver: Driver, turn: Turn, grace: float | None) -> None:
+        """Run one driver's `reset` or `close`, and what that asks for, in a thread."""
         claim = None if self._claims is None else self._claims.for_thread(driver)
         try:
-            await trio.to_thread.run_sync(
-                self._attempt,
-                claim,
-                driver,
-                verb,
-                title,
-                abandon_on_cancel=abandon,
-                limiter=trio.CapacityLimiter(1),  # a hung driver must not block the next
-            )
-        except BaseException:
-            if claim is not None:  # cancelled, or out of threads, before a thread began
+            async with open_background() as nursery:
+                if grace is not None:
+                    nursery.start_soon(self._abandon_after, grace, turn, nursery.cancel_scope)
+                await trio.to_thread.run_sync(
+                    self._attempt,
+                    claim,
+                    driver,
+                    turn,
+                    abandon_on_cancel=grace is not None,
+                    limiter=trio.CapacityLimiter(1),  # a hung driver must not block the next
+                )
+        finally:
+            if claim is not None:  # it was cancelled, or out of threads, before a thread began
                 claim.withdraw()
-            raise
 
-    def _attempt(self, claim: ThreadClaim | None, driver: Driver, verb: str, title: str) -> None:
-        """Run one driver's `reset` or `close`; log any exception, so that the others run."""
-        with nullcontext(True) if claim is None else claim.running() as runs:
+    def _attempt(self, claim: ThreadClaim | None, driver: Driver, turn: Turn) -> None:
+        """Run one driver's `reset` or `close` in a worker thread."""
+        with (
+            nullcontext(True) if claim is None else claim.running() as runs,
+            turn.round.watched(),  # for as long as the thread runs, even if it is abandoned
+        ):
+            if not runs:
+                return
             try:
-                if runs:
-                    run_single(driver, verb)
-            except BaseException:  # in a worker thread, where no signal handler runs
-                _logger.exception("%s of %s failed", verb, title)
+                turn.attempt(driver)
+            except BaseException as exc:
+                culprit = driver if turn.failure is None else turn.failure[1]
+                title = self._titles[id(culprit)]
+                exc.add_note(f"{turn.round.verb}() of {title} {_NOTHING_SERVED}")
+                raise
+
+    async def _abandon_after(self, grace: float, turn: Turn, scope: trio.CancelScope) -> None:
+        """Cancel a scope when one driver has run for a time, with no other begun meanwhile."""
+        progress = None
+        while progress != turn.round.progress:
+            progress = turn.round.progress
+            await trio.sleep(grace)
+        text = "%s of %s did not end within %g s"
+        _logger.error(text, turn.round.verb, self.title_of(turn), grace)
+        scope.cancel()
+
+    def title_of(self, turn: Turn) -> str:
+        """Return the name of the driver whose method a thread runs."""
+        running = list(turn.running)
+        return self._titles[id(running[-1])] if running else "a driver"
+
+    def _claim(self, driver: Driver) -> AbstractContextManager[object]:
+        """Keep a driver claimed while a thread runs its method."""
+        return nullcontext() if self._claims is None else self._claims.for_thread(driver).running()
+
+    def _log_failure(self, driver: Driver, exc: BaseException) -> None:
+        _logger.error("close of %s failed", self._titles[id(driver)], exc_info=exc)
+
+
+def failed_reset(exc: BaseException) -> str:
+    """Return which driver's `reset` has raised an exception; "" if none has."""
+    notes = reversed(getattr(exc, "__notes__", []))
+    return next((note for note in notes if note.endswith(_NOTHING_SERVED)), "")
+
+
+def _report_of(driver: Driver, parent: Driver | None, name: str) -> DriverReport:
+    if overrides(driver, "report"):
+        return driver.report(parent=parent, name=name or None)
+    return own_report(driver, parent, name)
+
+
+def _title(driver: Driver, name: str) -> str:
+    cls = type(driver)
+    return f"driver {name or 'root'!r} ({cls.__module__}.{cls.__qualname__})"
 
 
 def _readable(node: Node, title: str) -> Node:

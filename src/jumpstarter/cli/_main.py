@@ -12,10 +12,11 @@ A program that starts an exporter can rely on this:
 - The first SIGTERM, SIGINT or SIGHUP drains: clients and calls are refused, and running calls may
   finish within the grace period, after which they are cancelled. SIGHUP has no effect if it was
   ignored at the start, as by `nohup`. A second SIGTERM or SIGINT cancels the calls immediately. In
-  both cases the exporter waits for the calls, and then resets and closes the drivers. Only SIGKILL
-  ends a plain method that does not return: a thread cannot be killed, and is never abandoned.
+  both cases the exporter waits for the calls, and then closes the drivers. Only SIGKILL ends a
+  plain method that does not return: a thread cannot be killed, and is never abandoned.
 - A signal that arrives before `ready:` cancels the start: the exporter waits for the running
-  `reset()`, resets and closes the drivers, and never writes `ready:`.
+  `reset()`, closes the drivers, and never writes `ready:`.
+- If a driver's `reset()` raises an exception, the log has its traceback, and nothing is served.
 - Programs that drivers run start with an empty signal mask and default dispositions, however the
   exporter was started, except for signals that `nohup` and `&` ignore. The exit codes that drivers
   get are the real ones.
@@ -44,6 +45,7 @@ import trio
 
 from .._api.serving import serve_async
 from .._exporter.executor import DEFAULT_THREADS
+from .._exporter.tree import failed_reset
 from .._io.addresses import parse_address
 from .._util.stdio import StandardStreams, standard_streams
 from .._version import __version__
@@ -134,11 +136,13 @@ def _run(options: argparse.Namespace, streams: StandardStreams) -> int:
             driver=load_driver(options.driver),
         )
         return trio.run(_serve, config, options, announce)
-    except (SetupError, JumpstarterException):
-        _logger.debug("nothing can be served", exc_info=True)
-        raise
-    except Exception as exc:
-        if not is_ready and (text := explain_shortage(exc)):
+    except (Exception, SystemExit) as exc:
+        if reason := failed_reset(exc):
+            _logger.exception("%s", reason)
+            raise SetupError(f"{reason}: {type(exc).__name__}: {exc}") from exc
+        if isinstance(exc, SetupError | JumpstarterException):
+            _logger.debug("nothing can be served", exc_info=True)
+        elif not is_ready and (text := explain_shortage(exc)):
             raise SetupError(text) from exc
         raise
 

@@ -15,13 +15,14 @@ from contextlib import ExitStack, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 from uuid import UUID
 from weakref import WeakSet
 
 from .._io.portal import BlockingPortal
 from .._protocol.frames import Kind
 from .._util.checks import check_seconds
+from .._util.labels import NameOfLabel
 from .._util.no_copies import ReduceEx, no_copies
 from .._util.text import indent_text, sanitize_name
 from .._util.tracebacks import hidden_contextmanager
@@ -78,6 +79,7 @@ class DriverClient(TypedCalls, LogStreams):
         portal: Runs the `_async` methods for the blocking ones; None in a client for Trio code.
         stack: An ExitStack that is closed with the client.
         logger: This client's logger, `client.<class>`.
+        name: The driver's name among its parent's children, `"unknown"` for the root.
     """
 
     uuid: UUID
@@ -90,6 +92,13 @@ class DriverClient(TypedCalls, LogStreams):
     portal: BlockingPortal | None = field(default=None, repr=False)
     stack: ExitStack = field(init=False, repr=False, default_factory=ExitStack)
     logger: logging.Logger = field(init=False, repr=False)
+    if TYPE_CHECKING:  # a field of a subclass may override a property, but not a descriptor
+
+        @property
+        def name(self) -> str: ...
+
+    else:
+        name = NameOfLabel()
     # Open blocking streams. Weak, so that a stream which is dropped is collected, and its
     # finalizer ends the driver's code.
     _jmp_open: WeakSet[BlockingStream] = field(init=False, repr=False, default_factory=WeakSet)

@@ -6,6 +6,7 @@ from ._base import Driver
 from ._caller import Caller, ClaimedIdentity, VerifiedIdentity, caller, on_disconnect
 from ._drain import draining, until_draining
 from ._export import export, exportstream
+from ._report import DriverReport
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -13,6 +14,7 @@ __all__ = [
     "Caller",
     "ClaimedIdentity",
     "Driver",
+    "DriverReport",
     "VerifiedIdentity",
     "caller",
     "draining",

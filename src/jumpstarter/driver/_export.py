@@ -35,6 +35,7 @@ __all__ = [
     "export",
     "exports_of",
     "exportstream",
+    "is_exported",
 ]
 
 _MARK: Final = "__jumpstarter_export__"
@@ -161,6 +162,11 @@ class _Mark(msgspec.Struct, frozen=True):
     kind: Kind
     strict: bool = False
     drain: float | None = None
+
+
+def is_exported(attribute: object) -> bool:
+    """Return True if an attribute of a class has one of the two decorators."""
+    return _mark_of(attribute) is not None
 
 
 def _mark(function: F, mark: _Mark) -> F:

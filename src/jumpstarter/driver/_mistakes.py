@@ -26,7 +26,7 @@ __all__ = [
     "why_unsendable",
 ]
 
-_MADE_BY_INIT: Final = ("uuid", "labels", "children", "resources")
+_MADE_BY_INIT: Final = ("uuid", "labels", "children", "resources", "methods_description")
 _MADE_BY_POST_INIT: Final = ("logger",)
 _FIX: Final = "put @dataclass(kw_only=True) (from dataclasses) above the class"
 _CLIENT: Final = """it has no client(), which names the class of its client. Add this to it:

@@ -70,7 +70,7 @@ class PowerInterface(ABC):
 
 @dataclass(kw_only=True)
 class MockPower(PowerInterface, Driver):
-    """A power switch without hardware, for trying out tests. It is off after each session.
+    """A power switch without hardware, for trying out tests. It is off when serving begins.
 
     Attributes:
         voltage: The voltage that it reports while it is on, in V.
