@@ -47,6 +47,7 @@ PATHS: Final = {
     ],
     "jumpstarter.client.decorators": ["driver_click_command", "driver_click_group"],
     "jumpstarter.common": [
+        "TemporarySocket",
         "TemporaryTcpListener",
         "TemporaryUnixListener",
         "download_fls",
@@ -88,6 +89,14 @@ PATHS: Final = {
     "jumpstarter.drivers.storage": ["FileStorage", "StorageClient"],
     "jumpstarter.portal": ["BlockingPortal", "start_blocking_portal"],
     "jumpstarter.streams.blocking": ["BlockingStream"],
+    "jumpstarter.streams.common": ["copy_stream", "create_memory_stream", "forward_stream"],
+    "jumpstarter.streams.encoding": [
+        "AutoDecompressIterator",
+        "Compression",
+        "compress_stream",
+        "detect_compression_from_signature",
+    ],
+    "jumpstarter.streams.progress": ["ProgressAttribute", "ProgressStream"],
     "jumpstarter.testing": ["client_fixture", "client_for", "client_for_async"],
 }
 # The module that provides the same names as each of these aliases.

@@ -15,7 +15,6 @@ from trio.testing import wait_all_tasks_blocked
 
 from helpers import begin, timed
 from jumpstarter._io.forward import forward, forward_to, listen_tcp, listen_unix
-from jumpstarter.common import TemporaryTcpListener, TemporaryUnixListener
 
 
 @asynccontextmanager
@@ -210,23 +209,3 @@ async def test_failed_transfer_is_reset_and_does_not_look_complete(
         with pytest.raises(trio.BrokenResourceError):
             [piece async for piece in stream]
     assert "the driver has failed" in caplog.text
-
-
-@timed()
-async def test_custom_handler_receives_each_connection(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async def greet(connection: trio.SocketStream) -> None:
-        async with connection:
-            await connection.send_all(b"hello")
-
-    async def fail(connection: trio.SocketStream) -> None:
-        raise ZeroDivisionError(str(connection))
-
-    async with TemporaryTcpListener(greet) as (host, port):
-        assert await ask(await trio.open_tcp_stream(host, port), b"") == b"hello"
-    async with TemporaryUnixListener(fail) as path:
-        async with await trio.open_unix_socket(path) as stream:
-            assert await stream.receive_some(1) == b""
-        await wait_all_tasks_blocked()
-    assert "ZeroDivisionError" in caplog.text

@@ -8,20 +8,14 @@ coroutine function and writes to another.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import trio
 
 from .._util.background import open_background
-from ..errors import MissingExtra, ResourceError
-
-if TYPE_CHECKING:
-    if sys.version_info >= (3, 14):
-        from compression.zstd import ZstdCompressor, ZstdDecompressor
-    else:
-        from backports.zstd import ZstdCompressor, ZstdDecompressor
+from .._util.compression import Compression, Compressor, DamagedDataError, Decompressor
+from ..errors import ResourceError
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -52,8 +46,10 @@ class DecompressingReader:
     Args:
         receive: Returns the next bytes, `b""` at the end. Its argument is the largest number of
             bytes to return, or None.
-        encoding: `""` or `"zstd"`.
+        encoding: `""`, `"zstd"`, or for a file any other `Compression`.
         max_bytes: The limit on all bytes together, after decompression.
+        is_file: The bytes are a compressed file, which may be empty or have several members, and
+            not the one frame of zstd that a loan sends.
 
     Attributes:
         count: The number of bytes read so far, after decompression.
@@ -67,12 +63,15 @@ class DecompressingReader:
         receive: Callable[[int | None], Awaitable[bytes]],
         encoding: str = "",
         max_bytes: int = MAX_BYTES,
+        *,
+        is_file: bool = False,
     ) -> None:
         self._receive = receive
-        self._codec: ZstdDecompressor | None = None
-        self._error: type[Exception] = ResourceError
+        self._codec: Decompressor | None = None
         if encoding:
-            self._codec, self._error = _decompressor()
+            window = None if is_file else _WINDOW_LOG
+            compression = Compression(encoding)
+            self._codec = Decompressor(compression, window_log=window, members=is_file)
         self._max_bytes = max_bytes
         self.count: int = 0
 
@@ -80,7 +79,7 @@ class DecompressingReader:
         """Return the next bytes, `b""` at the end. A checkpoint.
 
         Raises:
-            ResourceError: There are more bytes than the limit, or the zstd frame is invalid or
+            ResourceError: There are more bytes than the limit, or the compressed data is invalid or
                 truncated.
         """
         if self._codec is None:
@@ -93,25 +92,18 @@ class DecompressingReader:
             raise ResourceError(f"{text}; raise max_bytes where that is meant to be")
         return data
 
-    async def _expand(self, codec: ZstdDecompressor, size: int) -> bytes:
+    async def _expand(self, codec: Decompressor, size: int) -> bytes:
         await trio.lowlevel.checkpoint()
-        while not codec.eof:
-            data = b""
-            if codec.needs_input:
+        try:
+            while not (expanded := codec.read(size)):
                 data = await self._receive(None)
                 if not data:
-                    raise ResourceError("the compressed bytes were cut short")
-            try:
-                expanded = codec.decompress(data, size)
-            except self._error as exc:
-                raise ResourceError(
-                    f"the bytes are not compressed as they should be: {exc}"
-                ) from exc
-            if expanded:
-                return expanded
-        if codec.unused_data or await self._receive(None):
-            raise ResourceError("there are bytes behind the end of the compressed ones")
-        return b""
+                    codec.finish()
+                    break
+                codec.feed(data)
+        except DamagedDataError as exc:
+            raise ResourceError(f"the bytes are not compressed as they should be: {exc}") from exc
+        return expanded
 
 
 class CompressingWriter:
@@ -119,7 +111,7 @@ class CompressingWriter:
 
     Args:
         send: Sends bytes.
-        encoding: `""` or `"zstd"`.
+        encoding: `""` or a `Compression`.
 
     Raises:
         MissingExtra: The encoding is `"zstd"`, and the extra `zstd` is not installed.
@@ -127,7 +119,8 @@ class CompressingWriter:
 
     def __init__(self, send: Callable[[bytes], Awaitable[object]], encoding: str = "") -> None:
         self._send = send
-        self._codec = _compressor() if encoding else None
+        self._codec = Compressor(Compression(encoding)) if encoding else None
+        self._in_thread = encoding not in ENCODINGS  # the others take up to 40 ms for a chunk
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Write bytes. A checkpoint. If it is cancelled, an unknown part of them was written."""
@@ -137,21 +130,26 @@ class CompressingWriter:
         view = memoryview(data).cast("B")
         await trio.lowlevel.checkpoint()
         for start in range(0, len(view), CHUNK_SIZE):
-            if compressed := self._codec.compress(view[start : start + CHUNK_SIZE]):
-                await self._send(compressed)
+            await self._send_compressed(self._codec.compress, view[start : start + CHUNK_SIZE])
+
+    async def _send_compressed(self, step: Callable[..., bytes], *args: memoryview) -> None:
+        compressed = await trio.to_thread.run_sync(step, *args) if self._in_thread else step(*args)
+        if compressed:
+            await self._send(compressed)
 
     async def flush(self) -> None:
         """Write the bytes that the compressor still holds, without an end behind them.
 
-        A checkpoint if the bytes are compressed. The reader gets all of them, and misses the end.
+        A checkpoint if there are any. The reader gets all of them, and misses the end. For xz and
+        bz2 it does nothing.
         """
         if self._codec is not None:
-            await self._send(self._codec.flush(self._codec.FLUSH_BLOCK))
+            await self._send_compressed(self._codec.flush)
 
     async def finish(self) -> None:
         """Write the bytes that the compressor still holds, and the end. A checkpoint likewise."""
         if self._codec is not None:
-            await self._send(self._codec.flush())
+            await self._send_compressed(self._codec.finish)
 
 
 async def pipe(
@@ -191,27 +189,3 @@ async def pipe(
             await write(chunks)
     if failure is not None:
         raise failure
-
-
-def _compressor() -> ZstdCompressor:
-    try:
-        if sys.version_info >= (3, 14):
-            from compression import zstd  # noqa: PLC0415 - needed for compression only
-        else:
-            from backports import zstd  # noqa: PLC0415
-    except ImportError as exc:
-        raise MissingExtra.named("zstd", "a compressed transfer") from exc
-    return zstd.ZstdCompressor()
-
-
-def _decompressor() -> tuple[ZstdDecompressor, type[Exception]]:
-    """Make a decompressor; return it with the class of its exceptions."""
-    try:
-        if sys.version_info >= (3, 14):
-            from compression import zstd  # noqa: PLC0415 - as above
-        else:
-            from backports import zstd  # noqa: PLC0415
-    except ImportError as exc:
-        raise MissingExtra.named("zstd", "a compressed transfer") from exc
-    window = zstd.DecompressionParameter.window_log_max
-    return zstd.ZstdDecompressor(options={window: _WINDOW_LOG}), zstd.ZstdError

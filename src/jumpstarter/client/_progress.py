@@ -6,6 +6,7 @@ streams.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Meter", "Progress", "meter_for"]
+__all__ = ["Meter", "Progress", "meter_for", "open_meter"]
 
 # A function that is called with the number of bytes transferred so far and with the total, which is
 # None if it is unknown; True for a bar; False for nothing; None for a bar if stderr is a terminal.
@@ -90,18 +91,22 @@ async def meter_for(progress: Progress, title: str, total: int | None) -> AsyncI
     Raises:
         MissingExtra: A bar was asked for, and the extra `progress` is not installed.
     """
-    meter = _meter(progress, title, total)
+    meter = open_meter(progress, title, total)
     try:
         yield meter
     finally:
         meter.close()
 
 
-def _meter(progress: Progress, title: str, total: int | None) -> Meter:
+def open_meter(progress: Progress, title: str, total: int | None) -> Meter:
+    """Make the meter of a transfer, which the caller closes.
+
+    Raises:
+        MissingExtra: A bar was asked for, and the extra `progress` is not installed.
+    """
     if callable(progress):
         return _Reporter(total, progress)
-    # sys.stderr is None where it is closed.
-    if progress is False or (progress is None and not (sys.stderr and sys.stderr.isatty())):
+    if progress is False or (progress is None and not _is_terminal()):
         return Meter(total)
     try:
         return _Bar(total, _rich_progress(), title)
@@ -109,6 +114,11 @@ def _meter(progress: Progress, title: str, total: int | None) -> Meter:
         if progress:
             raise
         return Meter(total)
+
+
+def _is_terminal() -> bool:
+    """Return True if stderr is a terminal that can draw a bar. It is None where it is closed."""
+    return bool(sys.stderr and sys.stderr.isatty()) and os.environ.get("TERM") != "dumb"
 
 
 def _rich_progress() -> RichProgress:
