@@ -20,7 +20,7 @@ import pytest
 import trio
 
 from helpers import PATIENCE, served
-from jumpstarter._exporter import executor
+from jumpstarter._exporter import anyio_threads
 from jumpstarter.client import DriverClient
 from jumpstarter.driver import Driver, export
 from jumpstarter.errors import DriverError
@@ -125,14 +125,14 @@ def test_calls_work_with_an_anyio_that_lacks_the_private_function(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delattr("anyio._core._eventloop.claim_worker_thread")
-    executor._anyio_claim.cache_clear()
+    anyio_threads._anyio_claim.cache_clear()
     try:
         with mixed(led=True) as (_, client):
             assert client.call("ask", "trio run") == "asked by trio run"
             with pytest.raises(DriverError, match=r"(?i)anyio worker thread"):
                 client.call("ask", "anyio run")
     finally:
-        executor._anyio_claim.cache_clear()
+        anyio_threads._anyio_claim.cache_clear()
 
 
 tried: list[str] = []
@@ -165,8 +165,8 @@ def test_an_anyio_whose_private_function_has_changed_fails_no_call(
 ) -> None:
     tried.clear()
     monkeypatch.setattr("anyio._core._eventloop.claim_worker_thread", other)
-    monkeypatch.setattr(executor, "_no_anyio", [])
-    executor._anyio_claim.cache_clear()
+    monkeypatch.setattr(anyio_threads, "_no_anyio", [])
+    anyio_threads._anyio_claim.cache_clear()
     try:
         with mixed(led=True) as (_, client):
             for _ in range(3):
@@ -174,7 +174,7 @@ def test_an_anyio_whose_private_function_has_changed_fails_no_call(
             with pytest.raises(DriverError, match=r"(?i)anyio worker thread"):
                 client.call("ask", "anyio run")
     finally:
-        executor._anyio_claim.cache_clear()
+        anyio_threads._anyio_claim.cache_clear()
     assert len(tried) <= 1
     assert caplog.text.count("anyio.from_thread does not work in drivers' threads") == 1
 

@@ -22,7 +22,7 @@ from ..client._tree import Wanted
 from ..driver import Driver
 from .connecting import open_channel
 from .contexts import BlockingContext, Opened
-from .serving import check_access, serve_async
+from .serving import check_access, check_async_library, serve_async
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -33,14 +33,26 @@ _C = TypeVar("_C", bound=DriverClient)
 
 @overload
 def serve(
-    driver: Driver, *, client: None = None, limits: Limits = DEFAULT_LIMITS
+    driver: Driver,
+    *,
+    client: None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    async_library: str | None = None,
 ) -> AbstractContextManager[DriverClient, None]: ...
 @overload
 def serve(
-    driver: Driver, *, client: type[_C], limits: Limits = DEFAULT_LIMITS
+    driver: Driver,
+    *,
+    client: type[_C],
+    limits: Limits = DEFAULT_LIMITS,
+    async_library: str | None = None,
 ) -> AbstractContextManager[_C, None]: ...
 def serve(
-    driver: Driver, *, client: type[Any] | None = None, limits: Limits = DEFAULT_LIMITS
+    driver: Driver,
+    *,
+    client: type[Any] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    async_library: str | None = None,
 ) -> AbstractContextManager[Any, None]:
     """Serve a driver tree to this program itself, until a `with` block ends.
 
@@ -62,6 +74,7 @@ def serve(
         client: The expected class of the root driver's client, for type checkers. It is checked
             when the block is entered.
         limits: The limits of both sides. The defaults suit a lab; see `Limits` for the reasons.
+        async_library: Which library the async code of drivers is written for, as for `serve_async`.
 
     Returns:
         A context manager that yields the client of the root driver; the clients of its children are
@@ -77,19 +90,25 @@ def serve(
         RuntimeError: (on entering) A Trio loop runs in this thread.
     """
     check_access(limits, None, None)
+    library = check_async_library(async_library)
 
     def open_it(stack: ExitStack) -> AbstractAsyncContextManager[Opened]:
         address = f"unix:{stack.enter_context(private_socket_path())}"
-        return _serve_and_connect(driver, address, limits)
+        return _serve_and_connect(driver, address, limits, library)
 
     statement = "with serve(...) as client:"
     return BlockingContext(open_it, Wanted(client, None), limits, statement)
 
 
 @asynccontextmanager
-async def _serve_and_connect(driver: Driver, address: str, limits: Limits) -> AsyncIterator[Opened]:
+async def _serve_and_connect(
+    driver: Driver, address: str, limits: Limits, library: str | None
+) -> AsyncIterator[Opened]:
+    serving = serve_async(
+        driver, address, limits=limits, send_tracebacks=True, async_library=library
+    )
     async with (
-        serve_async(driver, address, limits=limits, send_tracebacks=True),
+        serving,
         open_channel(address, limits) as opened,
     ):
         yield opened

@@ -26,6 +26,7 @@ from .._io.sockets import ListenerSet, open_listeners
 from .._io.watchdog import watched
 from .._limits import DEFAULT_LIMITS, Limits
 from .._protocol.frames import Kind
+from .._util.async_library import ASYNCIO, TRIO
 from .._util.background import open_background
 from .._util.checks import (
     check_flag,
@@ -33,6 +34,7 @@ from .._util.checks import (
     check_int,
     check_secret,
     raise_type_error,
+    raise_value_error,
 )
 from .._util.event_loop import check_trio_loop
 from ..client import DriverClient
@@ -41,7 +43,7 @@ from ..driver import Driver
 from ..errors import ConfigurationError
 from .contexts import AsyncContext
 
-__all__ = ["check_access", "serve_async", "warn_shadowed_names"]
+__all__ = ["check_access", "check_async_library", "serve_async", "warn_shadowed_names"]
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -61,6 +63,7 @@ def serve_async(
     insecure: bool = False,
     send_tracebacks: bool = False,
     users: Collection[int] | None = None,
+    async_library: str | None = None,
 ) -> AbstractAsyncContextManager[Server]:
     """Serve a driver tree at an address, for the length of an `async with` block.
 
@@ -93,6 +96,9 @@ def serve_async(
             process, who always may. The socket's mode is then 0666, and the uid that the system
             (Linux) reports for each peer decides. Do not name that of `nobody`: within a user
             namespace, all users that are unknown there have it.
+        async_library: Which library the async code of drivers is written for, if it does not say so
+            itself: `"trio"` or `"asyncio"`. By default it is found out for each driver, see
+            docs/drivers.md; set it if that goes wrong.
 
     Returns:
         An async context manager that yields the server. Its `address` has the real port.
@@ -114,6 +120,7 @@ def serve_async(
         insecure=insecure,
         send_tracebacks=send_tracebacks,
         users=users,
+        async_library=async_library,
     )
     return AsyncContext(managed, "async with serve_async(...) as server:")
 
@@ -130,6 +137,7 @@ async def _serve(
     insecure: bool,
     send_tracebacks: bool,
     users: Collection[int] | None,
+    async_library: str | None,
 ) -> AsyncIterator[Server]:
     instead = "run serve_async() by trio.run() in a thread of its own"
     check_trio_loop("serve_async()", instead)
@@ -142,26 +150,35 @@ async def _serve(
     tree = DeviceTree(driver)
     warn_shadowed_names(tree)
     exporter = ServerContext(
-        tree, executor, limits=limits, token=secret, send_tracebacks=send_tracebacks, starting=True
+        tree,
+        executor,
+        limits=limits,
+        token=secret,
+        send_tracebacks=send_tracebacks,
+        starting=True,
+        async_library=check_async_library(async_library),
     )
     with tree.claimed(f"at {where}"), watched(limits.loop_hold, owner_of):
-        mode = 0o600 if allowed is None else 0o666
-        listeners = await open_listeners(
-            where, ssl_context=ssl_context, insecure=insecure, mode=mode
-        )
-        try:
-            is_access_checked = bool(secret) or _requires_certificates(ssl_context)
-            _log_warnings(listeners, is_access_checked=is_access_checked)
-            server = Server(exporter, listeners, allowed or ())
-            async with open_background() as nursery:
-                await nursery.start(server.run)  # before the reset, so that clients can wait for it
-                await tree.reset_for_clients()
-                exporter.open()
-                yield server
-        finally:
-            with trio.CancelScope(shield=True):
-                await listeners.aclose()
-            await tree.end(END_GRACE)
+        async with exporter.lane():
+            mode = 0o600 if allowed is None else 0o666
+            listeners = await open_listeners(
+                where, ssl_context=ssl_context, insecure=insecure, mode=mode
+            )
+            try:
+                is_access_checked = bool(secret) or _requires_certificates(ssl_context)
+                _log_warnings(listeners, is_access_checked=is_access_checked)
+                server = Server(exporter, listeners, allowed or ())
+                async with open_background() as nursery:
+                    await nursery.start(
+                        server.run
+                    )  # before the reset, so that clients can wait for it
+                    await tree.reset_for_clients()
+                    exporter.open()
+                    yield server
+            finally:
+                with trio.CancelScope(shield=True):
+                    await listeners.aclose()
+                await tree.end(END_GRACE)
 
 
 def _log_warnings(listeners: ListenerSet, *, is_access_checked: bool) -> None:
@@ -195,6 +212,20 @@ def check_access(limits: object, token: object, context: object) -> str:
         accepted = "an ssl.SSLContext, as ssl.create_default_context() makes one, or None"
         check_instance("ssl_context", context, ssl.SSLContext, accepted)
     return check_secret("token", token, "a str (decode bytes, and strip a line), or None")
+
+
+def check_async_library(library: object) -> str | None:
+    """Check the switch for code that does not say for which library it was written.
+
+    Raises:
+        ArgumentError: It is neither None nor the name of a library.
+    """
+    accepted = "'trio', 'asyncio', or None to look at each driver"
+    if library is not None and not isinstance(library, str):
+        raise_type_error("async_library", library, accepted)
+    if library not in {None, TRIO, ASYNCIO}:
+        raise_value_error("async_library", library, accepted)
+    return library
 
 
 def _check_users(users: object, address: Address) -> frozenset[int] | None:

@@ -26,6 +26,7 @@ from ..errors import Code, ResourceError
 from .admission import AdmissionControl
 from .error_reporter import reject
 from .executor import DriverExecutor
+from .libraries import Libraries
 from .log_stream import MAX_QUEUES, LogFanout
 from .tree import DeviceTree, Target
 
@@ -101,8 +102,10 @@ class ServerContext:
             driver can be called before `open`.
         send_tracebacks: Put drivers' tracebacks in errors. Off by default, since a traceback shows
             paths and source lines.
+        async_library: What async code that does not say it itself is written for; None to guess.
 
     Attributes:
+        libraries: Which methods run in Trio, and which in the asyncio lane.
         targets: What can be called, by the target of a CALL.
         event_log: Logs connections that never became a session, or failed.
         auth_log: Logs clients that were not admitted; separate, so that nothing else can hide
@@ -124,8 +127,10 @@ class ServerContext:
         token: str = "",
         send_tracebacks: bool = False,
         starting: bool = False,
+        async_library: str | None = None,
     ) -> None:
         self._tree = tree
+        self.libraries: Libraries = Libraries(tree.targets, async_library)
         self._service = _Service(tree, limits, LogFanout(send_tracebacks=send_tracebacks))
         service = Target(self._service, exports_of(_Service), "the exporter's own service")
         self.targets: list[Target] = [service]
@@ -146,6 +151,17 @@ class ServerContext:
         self.admission: AdmissionControl = AdmissionControl(
             limits.max_connections, limits.max_unadmitted
         )
+
+    @asynccontextmanager
+    async def lane(self) -> AsyncIterator[None]:
+        """Open the asyncio lane, if a driver needs it, for the length of the block."""
+        async with self.libraries.open_lane(self._tree.targets) as lane:
+            if lane is not None:
+                if not self.starting:
+                    self.targets[1:] = self._tree.targets
+                self.executor.adapt_hook = self.libraries.hook_adapter(lane)
+                self._tree.leads_to_loop = self.libraries.loop_finder(lane)
+            yield
 
     def open(self) -> None:
         """Let clients call the drivers, and give them the report. Call it once."""

@@ -91,6 +91,12 @@ class Dispatcher:
         title = targets[head.target].title if head.target < len(targets) else "no driver"
         return f"{sanitize_text(head.method, 100)} of {title}"
 
+    def advice(self, head: CallHead) -> str:
+        """Explain in which loop a method runs, why, and how to change that; for an error."""
+        target = self._exporter.targets[head.target]
+        title = self.title(head)
+        return self._exporter.libraries.advice(target, target.exports[head.method], title)
+
     def execution_mode(self, event: ev.CallReceived) -> ExecutionMode:
         """Choose which task or thread begins a call. In any thread."""
         head, targets = event.head, self._exporter.targets

@@ -31,7 +31,14 @@ __all__ = ["CallRejected", "ErrorReporter", "check_fit", "reject"]
 
 _logger = logging.getLogger("jumpstarter.exporter")
 
-_NO_ASYNCIO: Final = ("no running event loop",)  # as asyncio says it
+# Texts of the exceptions that code for one library raises in the loop of the other.
+_WRONG_LOOP: Final = (
+    "no running event loop",
+    "There is no current event loop",
+    "unrecognized yield message",  # Trio, of an awaited Future
+    "must be called from async context",  # Trio's functions outside of Trio
+    "Task got bad yield",  # asyncio, of an awaited function of Trio
+)
 _EXPECTED: Final = (OSError, JumpstarterException)  # their text is enough for an operator
 _TRIO_CODES: Final[dict[type[BaseException], Code]] = {
     trio.TooSlowError: Code.TIMED_OUT,
@@ -52,12 +59,15 @@ class ErrorReporter:
         self.event_log: RateLimitedLogger = event_log
         self._send_tracebacks = send_tracebacks
 
-    def report(self, exc: BaseException, title: str) -> tuple[int, ErrorBody] | None:
+    def report(
+        self, exc: BaseException, title: str, advice: Callable[[], str] | None = None
+    ) -> tuple[int, ErrorBody] | None:
         """Log an exception, and return the code and body of the ERROR that ends the call.
 
         Args:
             exc: The exception that the call has raised.
             title: The method, for the log.
+            advice: Explains in which loop the method runs, if it is the wrong one.
 
         Returns:
             None for a cancellation alone, which is not logged.
@@ -66,7 +76,7 @@ class ErrorReporter:
         if failure is None:
             return None
         try:
-            return self._report_failure(failure, title)
+            return self._report_failure(failure, title, advice)
         finally:
             _drop_tracebacks(failure)
 
@@ -76,17 +86,19 @@ class ErrorReporter:
         self._write(logging.ERROR, error, title)
         _drop_tracebacks(exc)
 
-    def _report_failure(self, failure: BaseException, title: str) -> tuple[int, ErrorBody]:
+    def _report_failure(
+        self, failure: BaseException, title: str, advice: Callable[[], str] | None
+    ) -> tuple[int, ErrorBody]:
         if isinstance(failure, CallRejected):
             return failure.code, ErrorBody("", str(failure))
         if isinstance(failure, NoThreadError):
             self.event_log.log(_logger, logging.ERROR, "%s was refused: %s", title, failure)
             return Code.RESOURCE_EXHAUSTED, ErrorBody("", str(failure))
+        if advice is not None and _is_in_wrong_loop(failure):
+            failure.add_note(advice())
         return self._report_driver(failure, title)
 
     def _report_driver(self, exc: BaseException, title: str) -> tuple[int, ErrorBody]:
-        if type(exc) is RuntimeError and exc.args[:1] == _NO_ASYNCIO:
-            exc.add_note("async methods of drivers run in Trio: use trio or anyio, not asyncio")
         level = logging.INFO if isinstance(exc, Exception) else logging.ERROR
         is_logged = self.event_log.allows(
             _logger, level
@@ -104,6 +116,14 @@ class ErrorReporter:
         what = indent_text(error.traceback) if error.traceback else sanitize_text(error.message)
         name = sanitize_name(error.type)
         self.event_log.write(_logger, level, "%s raised %s: %s", title, name, what)
+
+
+def _is_in_wrong_loop(exc: BaseException) -> bool:
+    """Return True if the code of a driver has met the loop of the other library."""
+    if type(exc) not in (RuntimeError, TypeError):
+        return False
+    text = str(exc)
+    return any(each in text for each in _WRONG_LOOP)
 
 
 def _drop_tracebacks(exc: BaseException) -> None:

@@ -23,27 +23,24 @@ item goes to an `ItemBatcher`.
 from __future__ import annotations
 
 import inspect
-import logging
 import math
-import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from contextvars import Context, copy_context
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from types import CodeType
-from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import trio
 
 from .._util.reentrancy import CallOrigin, call_origin
 from ..errors import DriverConnectionError
+from .anyio_threads import in_anyio_thread
 from .item_batcher import ItemBatcher
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["DEFAULT_THREADS", "DriverExecutor", "NoThreadError"]
-
-_logger: Final = logging.getLogger("jumpstarter.exporter")
 
 DEFAULT_THREADS: Final = 64  # a blocked thread costs little; a queued call looks like a dead driver
 SPARED: Final = 4  # no client takes the last one in so many threads, so that others can call
@@ -56,9 +53,6 @@ CLEANUP: Final = 5.0
 _PAUSE: Final = 0.1  # seconds between two attempts to get a thread for code that has begun
 
 T = TypeVar("T")
-_AnyioClaim: TypeAlias = Callable[[object], AbstractContextManager[None]]
-
-_no_anyio: Final[list[Exception]] = []  # exception of anyio's private function, if any
 
 
 def is_async(method: Callable[..., Any]) -> bool:
@@ -94,6 +88,7 @@ class DriverExecutor:
         limiter: Of the threads for calls.
         nested: Of the threads for calls that drivers make themselves.
         hook_limiter: Of the threads for functions at the end of a connection.
+        adapt_hook: Puts such a function into the asyncio lane, if it is asyncio's.
     """
 
     def __init__(self, threads: int = DEFAULT_THREADS) -> None:
@@ -101,6 +96,7 @@ class DriverExecutor:
         self.nested: trio.CapacityLimiter = trio.CapacityLimiter(NESTED_THREADS)
         # Separate, so that calls that occupy all threads do not delay the hooks.
         self.hook_limiter: trio.CapacityLimiter = trio.CapacityLimiter(threads)
+        self.adapt_hook: Callable[[Callable[[], Any]], Callable[[], Any]] | None = None
 
     def for_client(self, backpressure: BackpressureSource) -> DriverExecutor:
         """Make an executor for one connection. It shares the threads, and never uses all of them.
@@ -148,6 +144,8 @@ class DriverExecutor:
 
     async def run_hook(self, function: Callable[[], Any]) -> None:
         """Run a function at the end of a connection, even if calls occupy all the threads."""
+        if self.adapt_hook is not None:
+            function = self.adapt_hook(function)
         if is_async(function):
             await function()
             return
@@ -183,6 +181,9 @@ class DriverExecutor:
             trio.TooSlowError: The generator's cleanup took longer than `CLEANUP` seconds.
             NoThreadError: There was no thread to begin it. Once it has begun, it waits for one.
         """
+        in_lane = getattr(method, "iterate_in_lane", None)
+        if in_lane is not None:  # see `lane_methods`
+            return await in_lane(args, kwargs, send, batcher, CLEANUP)
         if inspect.isasyncgenfunction(method):
             return await _drive(method(*args, **kwargs), send)
         context, source = await self.thread(_begin, partial(method, *args, **kwargs))
@@ -274,8 +275,7 @@ def _too_many(threads: int) -> DriverConnectionError:
 async def _in_thread(limiter: trio.CapacityLimiter, function: Callable[[], T]) -> T:
     """Run blocking code in a worker thread; raise NoThreadError if the system starts none."""
     began = False
-    if "anyio" in sys.modules:
-        function = _in_anyio_thread(function)
+    function = in_anyio_thread(function)
 
     def run() -> T:
         nonlocal began
@@ -289,84 +289,6 @@ async def _in_thread(limiter: trio.CapacityLimiter, function: Callable[[], T]) -
             raise
         text = f"the exporter's system starts no more threads ({exc}); try again later"
         raise NoThreadError(text) from exc
-
-
-def _in_anyio_thread(function: Callable[[], T]) -> Callable[[], T]:
-    """Make `anyio.from_thread` work in a worker thread of Trio. In the loop.
-
-    Trio's `from_thread` finds the loop through Trio's own thread-local data, and anyio's through
-    that of anyio.
-    """
-    try:
-        claim = _anyio_claim()
-    except OSError:  # no descriptor is left to import with; the next call tries again
-        claim = None
-    if claim is None:
-        return function
-    token = trio.lowlevel.current_trio_token()
-
-    def run() -> T:
-        leave = _enter(claim, token)
-        try:
-            return function()
-        finally:
-            leave()
-
-    return run
-
-
-def _enter(claim: _AnyioClaim, token: object) -> Callable[[], None]:
-    """Enter anyio's context manager, and return its exit function. Failures are ignored."""
-    try:
-        manager = claim(token)
-        manager.__enter__()
-    except Exception as exc:  # noqa: BLE001 - a private function: another release may change it
-        _give_up_anyio(exc)
-        return _nothing
-
-    def leave() -> None:
-        try:
-            manager.__exit__(None, None, None)
-        except Exception as exc:  # noqa: BLE001 - the same
-            _give_up_anyio(exc)
-
-    return leave
-
-
-def _nothing() -> None:
-    """Do nothing, in place of an exit function."""
-
-
-@cache
-def _anyio_claim() -> _AnyioClaim | None:
-    """Return anyio's function that marks a thread as a worker of a Trio loop.
-
-    The function is private to anyio. If a version of anyio lacks it, or has one with other
-    parameters, calls still work, but `anyio.from_thread` raises in drivers' threads, as it does in
-    any foreign thread.
-    """
-    if _no_anyio:
-        return None
-    try:
-        from anyio._core._eventloop import (  # noqa: PLC0415 - only where anyio is in use
-            claim_worker_thread,
-            get_async_backend,
-        )
-
-        return partial(claim_worker_thread, get_async_backend("trio"))
-    except OSError:
-        raise
-    except Exception:  # noqa: BLE001 - a private module: another release may change anything in it
-        return None
-
-
-def _give_up_anyio(exc: Exception) -> None:
-    """Stop using anyio's private function in this process."""
-    if not _no_anyio:
-        _no_anyio.append(exc)
-        text = "anyio.from_thread does not work in drivers' threads with this anyio: %s: %s"
-        _logger.warning(text, type(exc).__name__, exc)
-    _anyio_claim.cache_clear()
 
 
 async def _at_last(attempt: Callable[[], Awaitable[T]]) -> T:

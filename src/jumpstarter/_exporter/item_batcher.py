@@ -28,7 +28,8 @@ class ItemBatcher:
     """Carry the items of one generator from its thread to the connection's send queue.
 
     Made in the loop. Trio runs a thread's requests in order, so when the thread has returned, all
-    items that it emitted were passed to `put`.
+    items that it emitted were passed to `put`. Another event loop sets `post`, which must keep the
+    order too.
 
     Args:
         capacity: Returns how many bytes the client currently accepts. In the loop.
@@ -49,7 +50,10 @@ class ItemBatcher:
         self._is_scheduled = False  # the loop will deliver
         self._emitted = 0
         self._failure: Exception | None = None
-        self._token = trio.lowlevel.current_trio_token()
+        # Runs a function in the loop, soon; the functions given to it run in order.
+        self.post: Callable[[Callable[[], None]], object] = (
+            trio.lowlevel.current_trio_token().run_sync_soon
+        )
 
     def emit(self, item: object) -> int:
         """Send an item, and return its cost. In the thread.
@@ -59,14 +63,23 @@ class ItemBatcher:
             trio.Cancelled: The call was cancelled, so the generator must end.
         """
         trio.from_thread.check_cancelled()
+        cost = self.add(item)
+        self._emitted += 1
+        if self._emitted % _ITEMS_PER_TURN == 0:
+            time.sleep(0)
+        return cost
+
+    def add(self, item: object) -> int:
+        """Send an item, and return its cost. In a thread of another event loop.
+
+        Raises:
+            Exception: Raised by `pack`: the item cannot be sent.
+        """
         packed, cost = self._pack(item)
         self._packed.append(packed)
         if not self._is_scheduled:
             self._is_scheduled = True
-            self._token.run_sync_soon(self._deliver)
-        self._emitted += 1
-        if self._emitted % _ITEMS_PER_TURN == 0:
-            time.sleep(0)
+            self.post(self._deliver)
         return cost
 
     def _deliver(self) -> None:

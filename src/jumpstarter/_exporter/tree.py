@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -22,6 +23,7 @@ from ..driver._report import DriverReport
 from ..driver._rounds import Round, Turn
 from ..driver._signature import doc_of
 from ..errors import ArgumentError, ConfigurationError
+from .anyio_threads import in_anyio_thread
 from .claims import Claims, ThreadClaim
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -74,6 +76,11 @@ class DeviceTree:
         self._running: Turn | None = None  # what runs, for the log
         self.targets: list[Target] = []
         self.nodes: list[Node] = []
+        # Makes `anyio.from_thread` of a driver's `reset` or `close` lead to its loop; without it,
+        # to Trio.
+        self.leads_to_loop: Callable[[Driver, str], AbstractContextManager[object]] = (
+            lambda _driver, _verb: nullcontext()
+        )
         self._texts = MAX_TEXTS  # characters that are left for texts in the report
         addresses: dict[int, int] = {}
         for driver, parent, name in rows:
@@ -166,7 +173,8 @@ class DeviceTree:
         Raises:
             BaseException: The first that one of them raises. Those after it do not run.
         """
-        await self._run_all(Round("reset", Driver.reset, self._family, around=self._claim), None)
+        around = partial(self._around, "reset")
+        await self._run_all(Round("reset", Driver.reset, self._family, around=around), None)
 
     async def reset_for_clients(self) -> None:
         """Run `reset`, and log a driver that takes long, since clients wait. A checkpoint.
@@ -200,7 +208,7 @@ class DeviceTree:
             self._family,
             failed=self._log_failure,
             caught=BaseException,  # in a worker thread, where no signal handler runs
-            around=self._claim,
+            around=partial(self._around, "close"),
         )
         with trio.CancelScope(shield=True):
             await self._run_all(closing, grace)
@@ -222,10 +230,7 @@ class DeviceTree:
                 if grace is not None:
                     nursery.start_soon(self._abandon_after, grace, turn, nursery.cancel_scope)
                 await trio.to_thread.run_sync(
-                    self._attempt,
-                    claim,
-                    driver,
-                    turn,
+                    in_anyio_thread(partial(self._attempt, claim, driver, turn)),
                     abandon_on_cancel=grace is not None,
                     limiter=trio.CapacityLimiter(1),  # a hung driver must not block the next
                 )
@@ -264,9 +269,15 @@ class DeviceTree:
         running = list(turn.running)
         return self._titles[id(running[-1])] if running else "a driver"
 
-    def _claim(self, driver: Driver) -> AbstractContextManager[object]:
-        """Keep a driver claimed while a thread runs its method."""
-        return nullcontext() if self._claims is None else self._claims.for_thread(driver).running()
+    @contextmanager
+    def _around(self, verb: str, driver: Driver) -> Iterator[object]:
+        """Keep a driver claimed while a thread runs its method, and lead to the driver's loop."""
+        claims = self._claims
+        with (
+            nullcontext() if claims is None else claims.for_thread(driver).running() as runs,
+            self.leads_to_loop(driver, verb),
+        ):
+            yield runs
 
     def _log_failure(self, driver: Driver, exc: BaseException) -> None:
         _logger.error("close of %s failed", self._titles[id(driver)], exc_info=exc)

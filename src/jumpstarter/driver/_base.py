@@ -43,6 +43,8 @@ class Driver(ABC):
     """The base class of drivers: code that runs on the exporter and controls a device.
 
     Attributes:
+        async_library: Which library the class's async code is written for, `"trio"` or
+            `"asyncio"`. By default, that is found out: see docs/drivers.md.
         uuid: The driver's identity; random by default.
         labels: Free text that helps people find the driver; clients can read it.
         children: The drivers below this one, by their names in a client.
@@ -59,6 +61,7 @@ class Driver(ABC):
     """
 
     driver_type: ClassVar[str] = "other"
+    async_library: ClassVar[str | None] = None
 
     uuid: UUID = field(default_factory=uuid4)
     labels: dict[str, str] = field(default_factory=dict)
