@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 from .._io.portal import in_trio_thread, start_blocking_portal
 from .._limits import Limits
 from .._protocol.frames import Node
+from .._util.async_library import library_of_client_class
 from .._util.tracebacks import trim_traceback
 from ..client import DriverClient
+from ..client._base import classes_of
 from ..client._channel import Channel
 from ..client._tree import Wanted
 
@@ -153,6 +155,8 @@ class BlockingContext(_ExplainsForgottenWith, AbstractContextManager[_C, None]):
             # In this thread rather than the portal's: building imports the client classes, and this
             # thread may be importing one of their modules just now.
             client = self._wanted.build(nodes, channel, portal)
+            for cls in classes_of(client):
+                portal.note_library(library_of_client_class(cls))
             stack.callback(client.close)
             self._exit_stack = stack.pop_all()
         return client

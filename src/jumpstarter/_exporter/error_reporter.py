@@ -19,6 +19,7 @@ import trio
 
 from .._protocol.error_codec import exception_to_wire, without_traceback
 from .._protocol.frames import ErrorBody
+from .._util.async_library import is_in_wrong_loop
 from .._util.deferred_signals import DeferAllSignals
 from .._util.log_limit import RateLimitedLogger
 from .._util.text import indent_text, sanitize_name, sanitize_text
@@ -31,14 +32,6 @@ __all__ = ["CallRejected", "ErrorReporter", "check_fit", "reject"]
 
 _logger = logging.getLogger("jumpstarter.exporter")
 
-# Texts of the exceptions that code for one library raises in the loop of the other.
-_WRONG_LOOP: Final = (
-    "no running event loop",
-    "There is no current event loop",
-    "unrecognized yield message",  # Trio, of an awaited Future
-    "must be called from async context",  # Trio's functions outside of Trio
-    "Task got bad yield",  # asyncio, of an awaited function of Trio
-)
 _EXPECTED: Final = (OSError, JumpstarterException)  # their text is enough for an operator
 _TRIO_CODES: Final[dict[type[BaseException], Code]] = {
     trio.TooSlowError: Code.TIMED_OUT,
@@ -94,7 +87,7 @@ class ErrorReporter:
         if isinstance(failure, NoThreadError):
             self.event_log.log(_logger, logging.ERROR, "%s was refused: %s", title, failure)
             return Code.RESOURCE_EXHAUSTED, ErrorBody("", str(failure))
-        if advice is not None and _is_in_wrong_loop(failure):
+        if advice is not None and is_in_wrong_loop(failure):
             failure.add_note(advice())
         return self._report_driver(failure, title)
 
@@ -116,14 +109,6 @@ class ErrorReporter:
         what = indent_text(error.traceback) if error.traceback else sanitize_text(error.message)
         name = sanitize_name(error.type)
         self.event_log.write(_logger, level, "%s raised %s: %s", title, name, what)
-
-
-def _is_in_wrong_loop(exc: BaseException) -> bool:
-    """Return True if the code of a driver has met the loop of the other library."""
-    if type(exc) not in (RuntimeError, TypeError):
-        return False
-    text = str(exc)
-    return any(each in text for each in _WRONG_LOOP)
 
 
 def _drop_tracebacks(exc: BaseException) -> None:

@@ -72,6 +72,7 @@ class AsyncioLane:
 
     Attributes:
         loop: The asyncio loop; only once the thread was started.
+        token: Identifies the Trio loop that the lane belongs to.
         nursery: Runs the Trio tasks that asyncio code has started.
         trio_calls: The functions that run in these tasks.
     """
@@ -87,7 +88,7 @@ class AsyncioLane:
         self.loop: asyncio.AbstractEventLoop
         self._name = name
         self._watch = watch
-        self._token = trio.lowlevel.current_trio_token()
+        self.token: trio.lowlevel.TrioToken = trio.lowlevel.current_trio_token()
         self._state = LaneState.NEW
         self._calls: set[LaneCall] = set()  # that have not ended
         self._ended = trio.Event()
@@ -247,7 +248,7 @@ class AsyncioLane:
         if not self._is_trio_woken:
             self._is_trio_woken = True
             with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._run_outbox)
+                self.token.run_sync_soon(self._run_outbox)
 
     def _run_inbox(self) -> None:
         self._is_asyncio_woken = False

@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol, TypeVar
 
+import trio
+
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["Lane", "current_lane", "enter_lane"]
@@ -23,6 +25,9 @@ class Lane(Protocol):
 
     `AsyncioLane` documents the methods.
     """
+
+    @property
+    def token(self) -> trio.lowlevel.TrioToken: ...
 
     async def run(self, function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T: ...
 

@@ -18,19 +18,19 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, Final, Protocol, Self
 
 import trio
 
 from .._util.checks import check_max_bytes
+from .._util.stream_errors import NoAttributes, broken, closed, end_of_stream
 from .._util.wakeup import Wakeup
-from ..errors import EndOfStream
 from .lane_call import LaneCall, LanePosts, TrioCall
+from .lane_contexts import hold_in_trio
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -40,6 +40,7 @@ __all__ = [
     "CrossingState",
     "Device",
     "TrioSideStream",
+    "hold_trio_stream",
     "open_asyncio_stream",
     "open_trio_stream",
 ]
@@ -161,7 +162,7 @@ class CrossingQueue:
         await self._producer.wait_for(self._has_space)
         self._check()
         if self._ended:
-            raise trio.ClosedResourceError("the sending direction has ended")
+            raise closed("the sending direction has ended")
         self._chunks.append(chunk)
         self._produced += len(chunk)
         self._consumer.notify()
@@ -190,7 +191,7 @@ class CrossingQueue:
 
     def _check(self) -> None:
         if self._stopped:
-            raise self._refusal or trio.BrokenResourceError("the stream was closed")
+            raise self._refusal or broken("the stream was closed")
 
     # ------------------------------------------------------------------------------ consumer
 
@@ -328,7 +329,7 @@ class _LaneStream:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise trio.ClosedResourceError("the block that has opened this stream was left")
+            raise closed("the block that has opened this stream was left")
 
     async def flush(self) -> None:
         """Wait until everything that was sent has reached the stream, or it has failed."""
@@ -395,7 +396,7 @@ async def open_asyncio_stream(lane: LanePosts, device: Device) -> AsyncIterator[
             await stream.stop()
 
 
-class AsyncioSideStream(_LaneStream):
+class AsyncioSideStream(_LaneStream, NoAttributes):
     """A stream of the Trio loop, for asyncio code. It has the methods of an anyio byte stream."""
 
     async def receive(self, max_bytes: int | None = None) -> bytes:
@@ -408,8 +409,7 @@ class AsyncioSideStream(_LaneStream):
         self._check_open()
         data = await self._receive(max_bytes)
         if not data:
-            anyio = sys.modules.get("anyio")
-            raise EndOfStream("the stream has ended") if anyio is None else anyio.EndOfStream
+            raise end_of_stream("the stream has ended")
         return data
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -464,6 +464,23 @@ class _TrioDevice:
     async def send_eof(self) -> None:
         if hasattr(self._stream, "send_eof"):
             await self._stream.send_eof()
+
+
+@asynccontextmanager
+async def hold_trio_stream(
+    lane: LanePosts, manager: AbstractAsyncContextManager[Any]
+) -> AsyncIterator[AsyncioSideStream]:
+    """Use a stream that a context manager of Trio opens, in a block of asyncio code.
+
+    Args:
+        lane: The lane that runs the asyncio code.
+        manager: Its value is the stream.
+    """
+    async with (
+        hold_in_trio(lane, manager) as stream,
+        open_trio_stream(lane, stream) as side,
+    ):
+        yield side
 
 
 @asynccontextmanager

@@ -20,7 +20,6 @@ import atexit
 import functools
 import logging
 import os
-import sys
 import threading
 import time
 import weakref
@@ -40,9 +39,21 @@ from typing import (
 
 import trio
 
+from .._util.async_library import ASYNCIO, Choice
 from .._util.checks import check_seconds, check_text, raise_type_error
 from .._util.no_copies import ReduceEx, no_copies
-from .portal_job import Job, JobState, held_lock, name_of, run_contained
+from .portal_job import (
+    Job,
+    JobState,
+    TaskStatus,
+    held_lock,
+    in_trio_thread,
+    name_of,
+    refuse_in_trio,
+    run_contained,
+    settle,
+)
+from .portal_lane import PortalLane
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -68,21 +79,6 @@ _logger = logging.getLogger("jumpstarter.portal")
 _loops: weakref.WeakSet[_Loop] = weakref.WeakSet()  # for the two hooks at the end of this file
 
 
-def in_trio_thread() -> bool:
-    """Return True if a Trio loop runs in this thread. Trio's worker threads run none."""
-    # A loop sets its thread's hooks for async generators. Looking for them first is four times as
-    # fast as asking Trio in a thread where it never ran.
-    return sys.get_asyncgen_hooks()[0] is not None and trio.lowlevel.in_trio_run()
-
-
-def _refuse_in_trio(what: object) -> None:
-    if in_trio_thread():
-        text = (
-            f"blocking call of {name_of(what)} inside a Trio task: the loop would wait for itself"
-        )
-        raise RuntimeError(f"{text} and deadlock; await the async twin instead")
-
-
 class _Loop(AbstractContextManager["BlockingPortal", None]):
     """The thread, the loop in it, and the callbacks posted to it.
 
@@ -99,6 +95,7 @@ class _Loop(AbstractContextManager["BlockingPortal", None]):
         self.jobs: set[Job[Any]] = set()
         self.token: trio.lowlevel.TrioToken | None = None
         self.nursery: trio.Nursery
+        self.lane: PortalLane = PortalLane(name)
         self.stopping: trio.Event = trio.Event()
         self.ended: threading.Lock = held_lock()
         self.thread: threading.Thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -131,7 +128,7 @@ class _Loop(AbstractContextManager["BlockingPortal", None]):
             self.ended.release()
 
     async def _main(self) -> None:
-        async with trio.open_nursery() as self.nursery:
+        async with self.lane.available(), trio.open_nursery() as self.nursery:
             self.token = trio.lowlevel.current_trio_token()
             self.wake()
             await self.stopping.wait()
@@ -222,7 +219,7 @@ class _BlockingContext(AbstractContextManager[T, bool]):
         self._error: BaseException | None = None  # the exception of the body
 
     def __enter__(self) -> T:
-        _refuse_in_trio(self._what)
+        refuse_in_trio(self._what)
         self._entered = held_lock()
         self._leaving = trio.Event()
         self._job = Job(self._loop, self._hold, (), name=name_of(self._what), then=self._ended)
@@ -234,7 +231,7 @@ class _BlockingContext(AbstractContextManager[T, bool]):
     def __exit__(self, _: object, exc: BaseException | None, trace: TracebackType | None) -> bool:
         if self._loop.dead is not None:
             return False  # the end of the portal left it, or a forked child leaves it to its parent
-        _refuse_in_trio(self._what)
+        refuse_in_trio(self._what)
         self._error = exc
         try:
             self._loop.wait(self._job, self._leaving.set, self._job.done)
@@ -286,6 +283,9 @@ class BlockingPortal:
     def call(self, func: Callable[[Unpack[Ts]], Awaitable[T] | T], *args: *Ts) -> T:
         """Run `func(*args)` as a task of the loop, and block until it has ended.
 
+        A function that is written for asyncio runs in an asyncio loop in another thread, which
+        starts with the first such function: see docs/drivers.md for how that is decided.
+
         The task runs in a copy of the calling thread's context variables. Ctrl-C cancels the task
         and waits up to the portal's `grace` for it to end. Then KeyboardInterrupt is raised, even
         if the task has returned a result. A second Ctrl-C ends the wait. The portal stays open.
@@ -300,10 +300,17 @@ class BlockingPortal:
                 closed, was closed meanwhile, or belongs to the parent of this forked process.
             BaseException: The exception of `func`, with its traceback, not wrapped in a group.
         """
-        _refuse_in_trio(func)
+        refuse_in_trio(func)
         if not callable(func):
             raise_type_error("func", func, _FUNCTION)
-        job = Job(self._loop, func, args)
+        job: Job[T] = Job(self._loop, self._loop.lane.adapt(func), args, name=func)
+        self._loop.wait(job, job.start, job.done)
+        return job.result()
+
+    def call_in_trio(self, func: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T:
+        """Run an async function of Trio as `call` does, without asking for which loop it is."""
+        refuse_in_trio(func)
+        job: Job[T] = Job(self._loop, func, args)
         self._loop.wait(job, job.start, job.done)
         return job.result()
 
@@ -338,7 +345,9 @@ class BlockingPortal:
         if not callable(func):
             raise_type_error("func", func, _FUNCTION)
         future: Future[T] = Future()
-        job = Job(self._loop, func, args, name, functools.partial(_settle, future))
+        adapted = self._loop.lane.adapt(func)
+        task_name = func if name is None else name
+        job: Job[T] = Job(self._loop, adapted, args, task_name, functools.partial(settle, future))
 
         def on_done(future: Future[T]) -> None:
             if future.cancelled():
@@ -347,6 +356,51 @@ class BlockingPortal:
         future.add_done_callback(on_done)
         self._loop.post(job.start)
         return future
+
+    def start_task(
+        self, func: Callable[..., Awaitable[T]], *args: Any, name: object = None
+    ) -> tuple[Future[T], Any]:
+        """Start `func(*args, task_status=...)` as a task, and block until it says that it is ready.
+
+        Args:
+            func: An async function, which calls `task_status.started(value)`.
+            args: Its positional arguments.
+            name: The task's name in Trio; by default the function's name.
+
+        Returns:
+            A Future of the result, as of `start_task_soon`, and the value given to `started`.
+
+        Raises:
+            RuntimeError: The function has returned without a call of `started`, or `call` would
+                raise it.
+            BaseException: Raised by the function before that call.
+        """
+        refuse_in_trio(func)
+        status = TaskStatus()
+        started = functools.partial(func, *args, task_status=status)
+        future = self.start_task_soon(started, name=func if name is None else name)
+        future.add_done_callback(status.ended)
+        try:
+            return future, status.ready.result()
+        except BaseException:
+            future.cancel()  # after Ctrl-C; otherwise it has ended
+            raise
+
+    def adapt_manager(
+        self, manager: AbstractAsyncContextManager[T], said: Choice
+    ) -> AbstractAsyncContextManager[T, bool | None]:
+        """Return a context manager of Trio that holds `manager` open in the loop it is for.
+
+        Args:
+            manager: It was not entered yet.
+            said: What the client's class says of itself.
+        """
+        return self._loop.lane.adapt_manager(manager, said)
+
+    def note_library(self, choice: Choice) -> None:
+        """Record which library a client class is written for, for code that does not tell."""
+        if choice.library == ASYNCIO and not self._loop.lane.others.library:
+            self._loop.lane.others = choice
 
     def wrap_async_context_manager(
         self, cm: AbstractAsyncContextManager[T]
@@ -367,7 +421,7 @@ class BlockingPortal:
         """
         if not hasattr(type(cm), "__aenter__"):
             raise_type_error("cm", cm, "an async context manager")
-        return _BlockingContext(self._loop, cm)
+        return _BlockingContext(self._loop, self._loop.lane.adapt_manager(cm))
 
     def run_sync_soon(self, func: Callable[[Unpack[Ts]], object], *args: *Ts) -> None:
         """Call `func(*args)` in the loop's thread, soon, outside any task.
@@ -400,18 +454,6 @@ class BlockingPortal:
     def in_loop_thread(self) -> bool:
         """Return True if the calling thread runs this portal's loop."""
         return threading.current_thread() is self._loop.thread  # not its ident, which may be reused
-
-
-def _settle(future: Future[T], job: Job[T]) -> None:
-    if job.cancelled:
-        future.cancel()
-    if not future.set_running_or_notify_cancel():
-        return
-    if job.error is None:
-        future.set_result(job.value)
-    else:
-        future.set_exception(job.error)
-        job.error = None  # as in Job.result
 
 
 def start_blocking_portal(

@@ -17,7 +17,9 @@ import enum
 import functools
 import inspect
 import logging
+import sys
 import threading
+from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import trio
@@ -29,7 +31,17 @@ if TYPE_CHECKING:
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Job", "JobState", "held_lock", "name_of", "run_contained"]
+__all__ = [
+    "Job",
+    "JobState",
+    "TaskStatus",
+    "held_lock",
+    "in_trio_thread",
+    "name_of",
+    "refuse_in_trio",
+    "run_contained",
+    "settle",
+]
 
 T = TypeVar("T")
 
@@ -56,6 +68,22 @@ def name_of(what: object) -> str:
     """Name a function, a `functools.partial`, or what `@asynccontextmanager` has made."""
     what = getattr(what, "func", what)
     return getattr(what, "__qualname__", None) or type(what).__qualname__
+
+
+def in_trio_thread() -> bool:
+    """Return True if a Trio loop runs in this thread. Trio's worker threads run none."""
+    # A loop sets its thread's hooks for async generators. Looking for them first is four times as
+    # fast as asking Trio in a thread where it never ran.
+    return sys.get_asyncgen_hooks()[0] is not None and trio.lowlevel.in_trio_run()
+
+
+def refuse_in_trio(what: object) -> None:
+    """Raise RuntimeError in a thread that runs a Trio loop."""
+    if in_trio_thread():
+        text = (
+            f"blocking call of {name_of(what)} inside a Trio task: the loop would wait for itself"
+        )
+        raise RuntimeError(f"{text} and deadlock; await the async twin instead")
 
 
 def run_contained(callback: Callable[..., object], *args: object) -> None:
@@ -172,3 +200,41 @@ class Job(Generic[T]):
             raise trim_traceback(self.error)
         finally:
             self.error = None  # breaks a cycle: its traceback refers to this job
+
+
+class TaskStatus:
+    """The argument `task_status` of a function for `start_task`. In any thread."""
+
+    def __init__(self) -> None:
+        self.ready: Future[Any] = Future()
+
+    def started(self, value: object = None) -> None:
+        """Let `start_task` return.
+
+        Raises:
+            RuntimeError: It was called before.
+        """
+        try:
+            self.ready.set_result(value)
+        except InvalidStateError:
+            raise RuntimeError("task_status.started() was called twice") from None
+
+    def ended(self, future: Future[Any]) -> None:
+        if self.ready.done():
+            return
+        error: BaseException | None = None if future.cancelled() else future.exception()
+        text = "the task has ended without calling task_status.started()"
+        self.ready.set_exception(error or RuntimeError(text))
+
+
+def settle(future: Future[T], job: Job[T]) -> None:
+    """Complete a Future with the outcome of a job."""
+    if job.cancelled:
+        future.cancel()
+    if not future.set_running_or_notify_cancel():
+        return
+    if job.error is None:
+        future.set_result(job.value)
+    else:
+        future.set_exception(job.error)
+        job.error = None  # as in Job.result

@@ -16,6 +16,7 @@ This module imports neither Trio nor asyncio, and knows neither drivers nor clie
 from __future__ import annotations
 
 import inspect
+import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
@@ -32,8 +33,12 @@ __all__ = [
     "Choice",
     "advice_for",
     "choose",
+    "innermost",
+    "is_in_wrong_loop",
     "library_of_class",
+    "library_of_client_class",
     "library_of_function",
+    "library_of_manager",
     "said_by",
 ]
 
@@ -59,6 +64,16 @@ _OF_ASYNCIO: Final = (
     "serial_asyncio",
     "serial_asyncio_fast",
     "websockets",
+)
+
+
+# Texts of the exceptions that code for one library raises in the loop of the other.
+_WRONG_LOOP: Final = (
+    "no running event loop",
+    "There is no current event loop",
+    "unrecognized yield message",  # Trio, of an awaited Future
+    "must be called from async context",  # Trio's functions outside of Trio
+    "Task got bad yield",  # asyncio, of an awaited function of Trio
 )
 
 
@@ -99,7 +114,7 @@ _functions: Final[WeakKeyDictionary[Any, Choice]] = WeakKeyDictionary()
 
 def library_of_function(function: Any) -> Choice:
     """Return which library is seen in the module of a function, below its decorators."""
-    function = innermost(function)
+    function = getattr(function, "__func__", function)
     try:
         found = _functions.get(function)
         if found is None:
@@ -110,8 +125,18 @@ def library_of_function(function: Any) -> Choice:
 
 
 def _seen(function: Any) -> Choice:
-    module_globals = getattr(function, "__globals__", None)
+    module_globals = getattr(innermost(function), "__globals__", None)
     return UNDECIDED if module_globals is None else _seen_in(module_globals)
+
+
+def library_of_manager(manager: Any) -> Choice:
+    """Return which library is seen in the module of an async context manager's function or class.
+
+    Args:
+        manager: The context manager, before it was entered.
+    """
+    function = getattr(manager, "func", None)  # of `asynccontextmanager`
+    return library_of_function(type(manager).__aenter__ if function is None else function)
 
 
 def innermost(function: Any) -> Any:
@@ -190,6 +215,30 @@ def library_of_class(cls: type) -> Choice:
     return UNDECIDED
 
 
+def library_of_client_class(cls: type) -> Choice:
+    """Return what a client class says of itself, or what is seen in its module.
+
+    Its module, since asyncio code of a client class is often a function within a blocking method.
+    """
+    said = said_by(cls)
+    for base in () if said.library else cls.__mro__:
+        module = sys.modules.get(base.__module__)
+        seen = UNDECIDED if module is None else _seen_in(vars(module))
+        if seen is _OUR_OWN:
+            break
+        if seen.library:
+            return Choice(seen.library, f"{cls.__module__}.{cls.__qualname__} is: {seen.reason}")
+    return said
+
+
+def is_in_wrong_loop(exc: BaseException) -> bool:
+    """Return True if code for one library has met the loop of the other."""
+    if type(exc) not in (RuntimeError, TypeError):
+        return False
+    text = str(exc)
+    return any(each in text for each in _WRONG_LOOP)
+
+
 def choose(said: Choice, switch: str | None, seen: Choice, others: Choice) -> Choice:
     """Apply the rules to one function.
 
@@ -211,17 +260,23 @@ def choose(said: Choice, switch: str | None, seen: Choice, others: Choice) -> Ch
     return Choice(TRIO, "nothing in its module is of asyncio, and nothing else of the tree is")
 
 
-def advice_for(what: str, choice: Choice) -> str:
+def advice_for(what: str, choice: Choice, *, serves: bool = True) -> str:
     """Explain why code runs in the loop that it does, and how to choose the other one.
 
     Args:
         what: The code, to begin the sentence.
         choice: Its library.
+        serves: True for code of drivers, for which there is a switch.
     """
     other = TRIO if choice.library == ASYNCIO else ASYNCIO
     place = "in the asyncio lane" if choice.library == ASYNCIO else "in Trio"
-    return (
+    text = (
         f"{what} runs {place}, because {choice.reason}. If it is written for {other}, put "
-        f'async_library: ClassVar[str] = "{other}" into its class, or serve with '
-        f'async_library="{other}" (on the command line: --async-library {other})'
+        f'async_library: ClassVar[str] = "{other}" into its class'
     )
+    if serves:
+        text += (
+            f', or serve with async_library="{other}" (on the command line: '
+            f"--async-library {other})"
+        )
+    return text

@@ -27,7 +27,9 @@ from .._util.no_copies import ReduceEx, no_copies
 from .._util.text import indent_text, sanitize_name
 from .._util.tracebacks import hidden_contextmanager
 from ..errors import DriverError
+from ._channel import Channel
 from ._generators import RemoteGenerator
+from ._lane import generator_for, stream_for
 from ._log_stream import LogStreams
 from ._methods import CALL_STYLES, Method, as_function, build_help
 from ._outgoing_call import Request
@@ -39,7 +41,7 @@ from ._typed import TypedCalls
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["DriverClient"]
+__all__ = ["DriverClient", "classes_of"]
 
 _MAX_NAMES: Final = 20  # of children, and of methods, that an error lists
 
@@ -69,6 +71,8 @@ class DriverClient(TypedCalls, LogStreams):
     `help(client)` lists them.
 
     Attributes:
+        async_library: Which library the class's async code is written for, `"trio"` or
+            `"asyncio"`. By default, that is found out: see docs/drivers.md.
         uuid: The driver's UUID.
         labels: The driver's labels.
         description: What the exporter's configuration says about the driver, or None.
@@ -82,6 +86,7 @@ class DriverClient(TypedCalls, LogStreams):
         name: The driver's name among its parent's children, `"unknown"` for the root.
     """
 
+    async_library: ClassVar[str | None] = None
     uuid: UUID
     labels: dict[str, str] = field(default_factory=dict)
     description: str | None = None
@@ -179,8 +184,11 @@ class DriverClient(TypedCalls, LogStreams):
             RuntimeError: The client belongs to another Trio loop, or none runs here.
         """
         channel = self.channel.channel
-        channel.check_loop(type(self).__name__, "call_async")
-        return await channel.call(self.channel.request(_UNARY, method, args, kwargs))
+        lane = channel.check_loop(type(self).__name__, "call_async")
+        request = self.channel.request(_UNARY, method, args, kwargs)
+        if lane is not None:
+            return await lane.run_in_trio(channel.call, request)
+        return await channel.call(request)
 
     def streamingcall_async(self, method: str, /, *args: Any, **kwargs: Any) -> RemoteGenerator:
         """Call an exported generator and iterate over what it yields.
@@ -193,8 +201,9 @@ class DriverClient(TypedCalls, LogStreams):
             An async iterator, which ends the driver's code when its `async with` block is left.
         """
         channel = self.channel.channel
-        channel.check_loop(type(self).__name__, "streamingcall_async")
-        return RemoteGenerator(channel, self.channel.request(Kind.GENERATOR, method, args, kwargs))
+        lane = channel.check_loop(type(self).__name__, "streamingcall_async")
+        request = self.channel.request(Kind.GENERATOR, method, args, kwargs)
+        return generator_for(lane, RemoteGenerator(channel, request))
 
     @asynccontextmanager
     async def stream_async(
@@ -217,13 +226,10 @@ class DriverClient(TypedCalls, LogStreams):
             RuntimeError: The client belongs to another Trio loop, or none runs here.
         """
         channel = self.channel.channel
-        channel.check_loop(type(self).__name__, "stream_async")
-        stream = await open_stream(channel, self.channel.request(Kind.STREAM, method, args, kwargs))
-        try:
+        lane = channel.check_loop(type(self).__name__, "stream_async")
+        request = self.channel.request(Kind.STREAM, method, args, kwargs)
+        async with stream_for(lane, _open_stream(channel, request)) as stream:
             yield stream
-        finally:
-            await stream.aclose()
-        stream.check()
 
     # ---------------------------------------------------------------------- for blocking code
 
@@ -335,6 +341,16 @@ def _methods_of(client: DriverClient) -> Mapping[str, Method]:
     return getattr(client.__dict__.get("channel"), "methods", {})
 
 
+@asynccontextmanager
+async def _open_stream(channel: Channel, request: Request) -> AsyncIterator[RemoteStream]:
+    stream = await open_stream(channel, request)
+    try:
+        yield stream
+    finally:
+        await stream.aclose()
+    stream.check()
+
+
 def _open(client: DriverClient, method: str, request: Request) -> BlockingStream:
     runner = runner_for(client, method, request, "stream_async")
     left_open = client._jmp_open  # noqa: SLF001 - of this module's class
@@ -352,11 +368,16 @@ def _walk(root: DriverClient) -> Iterator[DriverClient]:
         waiting.extend(reversed(client.children.values()))
 
 
+def classes_of(root: DriverClient) -> list[type[DriverClient]]:
+    """Return the classes of a tree of clients, each once, parents before children."""
+    return list(dict.fromkeys(type(client) for client in _walk(root)))
+
+
 def _close_left_open(root: DriverClient, clients: list[DriverClient]) -> None:
     left = [stream.detach() for client in clients for stream in list(client._jmp_open)]  # noqa: SLF001 - as above
     if not left or root.portal is None or root.channel.channel.closed:
         return
-    root.portal.call(close_together, left)
+    root.portal.call_in_trio(close_together, left)
     for stream in left:
         try:
             stream.check()

@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar
 
 import trio
 
+from .._io.current_lane import Lane, current_lane
 from .._io.transport import transport_for
 from .._limits import DEFAULT_LIMITS, Limits
 from .._protocol import events as ev
@@ -141,12 +142,15 @@ class Channel:
         """True once this side has closed it, and sends nothing more."""
         return self._closing
 
-    def check_loop(self, client: str, method: str) -> None:
+    def check_loop(self, client: str, method: str) -> Lane | None:
         """Raise an error unless the current thread runs the Trio loop of this connection.
 
         Args:
             client: Name of the client's class.
             method: Name of the method that was called.
+
+        Returns:
+            The asyncio lane that runs the calling code, if it belongs to that loop; otherwise None.
 
         Raises:
             RuntimeError: No Trio loop runs here, or another one does.
@@ -154,6 +158,9 @@ class Channel:
         try:
             token = trio.lowlevel.current_trio_token()
         except RuntimeError:
+            lane = current_lane()
+            if lane is not None and lane.token is self.token:
+                return lane
             what = f"{client}.{method}()"
             raise no_trio_loop(what, _FROM_ASYNCIO) from None
         if token is not self.token:
@@ -162,6 +169,7 @@ class Channel:
                 f"{text}; make one for this loop with connect_async() or, in tests, "
                 "client_for_async(); or use its blocking methods in a worker thread"
             )
+        return None
 
     # ----------------------------------------------------------------- for the connection
 

@@ -107,8 +107,10 @@ class BlockingRunner:
     def _run_in_time(self, step: str, function: Callable[..., Any], *args: Any) -> Any:
         limit = _limit.get()
         if limit.until == math.inf:
-            return self._portal.call(function, *args)
-        return self._portal.call(_within, limit, step, self._request.context, function, args)
+            return self._portal.call_in_trio(function, *args)
+        return self._portal.call_in_trio(
+            _within, limit, step, self._request.context, function, args
+        )
 
     def on_stream(self, step: str) -> str:
         """Name a step that is done on the request's stream."""

@@ -14,6 +14,7 @@ from .._protocol.values import check_type, convert
 from ..errors import ArgumentError
 from ._channel import Channel
 from ._generators import RemoteGenerator
+from ._lane import generator_for
 from ._remote import DriverRef
 from ._runner import runner_for
 from ._streams import BlockingGenerator
@@ -96,10 +97,13 @@ class TypedCalls:
             DriverError: The call failed, or it has ended and its result does not fit; the text
                 names the type, and the path to the value that does not fit.
         """
-        self.channel.channel.check_loop(type(self).__name__, "call_as_async")
-        decode = _decoder(self.channel.channel, type_, "result")
+        channel = self.channel.channel
+        lane = channel.check_loop(type(self).__name__, "call_as_async")
+        decode = _decoder(channel, type_, "result")
         request = self.channel.request(Kind.UNARY, method, args, kwargs)
-        return await self.channel.channel.call_as(request, decode)
+        if lane is not None:
+            return await lane.run_in_trio(channel.call_as, request, decode)
+        return await channel.call_as(request, decode)
 
     @overload
     def streamingcall_as(
@@ -143,7 +147,8 @@ class TypedCalls:
         Raises:
             ArgumentError: No item can be of this type.
         """
-        self.channel.channel.check_loop(type(self).__name__, "streamingcall_as_async")
-        decode = _decoder(self.channel.channel, type_, "item")
+        channel = self.channel.channel
+        lane = channel.check_loop(type(self).__name__, "streamingcall_as_async")
+        decode = _decoder(channel, type_, "item")
         request = self.channel.request(Kind.GENERATOR, method, args, kwargs)
-        return RemoteGenerator(self.channel.channel, request, decode)
+        return generator_for(lane, RemoteGenerator(channel, request, decode))

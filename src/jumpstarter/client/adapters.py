@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 import trio
 
 from .._io.forward import QUIET_LIMIT, STALL, forward_to, listen_tcp, listen_unix
+from .._util.async_library import said_by
 from .._util.background import open_background
 from .._util.checks import (
     check_callable,
@@ -85,7 +86,8 @@ def blocking(
             raise_type_error("client=", client, "the client of the driver")
         name = getattr(adapter, "__name__", "it")
         portal = portal_for(client, f"blocking {name}", name)
-        manager = adapter(*args, **kwargs)
+        # Before the time limit is put around it, which is code of this library.
+        manager = portal.adapt_manager(adapter(*args, **kwargs), said_by(type(client)))
         return portal.wrap_async_context_manager(limited(manager, f"the use of {name}"))
 
     return wrapper
