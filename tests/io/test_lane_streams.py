@@ -15,8 +15,8 @@ import trio.testing
 
 from helpers import begin, timed, until
 from jumpstarter._io.asyncio_lane import AsyncioLane, open_lane
+from jumpstarter._io.crossing_queue import CAPACITY
 from jumpstarter._io.lane_streams import (
-    CAPACITY,
     AsyncioSideStream,
     TrioSideStream,
     open_asyncio_stream,

@@ -371,9 +371,8 @@ class BlockingPortal:
             A Future of the result, as of `start_task_soon`, and the value given to `started`.
 
         Raises:
-            RuntimeError: The function has returned without a call of `started`, or `call` would
-                raise it.
-            BaseException: Raised by the function before that call.
+            RuntimeError: The function has not called `started`; or as `call` raises it.
+            BaseException: Raised by the function before that.
         """
         refuse_in_trio(func)
         status = TaskStatus()
@@ -389,12 +388,7 @@ class BlockingPortal:
     def adapt_manager(
         self, manager: AbstractAsyncContextManager[T], said: Choice
     ) -> AbstractAsyncContextManager[T, bool | None]:
-        """Return a context manager of Trio that holds `manager` open in the loop it is for.
-
-        Args:
-            manager: It was not entered yet.
-            said: What the client's class says of itself.
-        """
+        """See `PortalLane.adapt_manager`."""
         return self._loop.lane.adapt_manager(manager, said)
 
     def note_library(self, choice: Choice) -> None:
