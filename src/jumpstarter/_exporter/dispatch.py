@@ -23,7 +23,7 @@ import trio
 from .._io.connection import Connection
 from .._protocol import events as ev
 from .._protocol.codec import decode_value, encode_value
-from .._protocol.frames import HEADER_SPACE, NIL, CallHead, Kind
+from .._protocol.frames import HEADER_SPACE, NIL, CallHead, ErrorBody, Kind
 from .._protocol.server import ServerProtocol
 from .._util.background import open_background
 from .._util.text import sanitize_text
@@ -33,7 +33,7 @@ from ..driver._mistakes import why_unsendable
 from ..driver._resources import Loan
 from ..errors import ArgumentError, Code
 from .context import ServerContext
-from .error_reporter import check_fit, reject
+from .error_reporter import ErrorReporter, check_fit, reject
 from .incoming_call import IncomingCall
 from .item_batcher import ItemBatcher
 from .stream_forwarder import StreamForwarder, device_stream
@@ -91,11 +91,17 @@ class Dispatcher:
         title = targets[head.target].title if head.target < len(targets) else "no driver"
         return f"{sanitize_text(head.method, 100)} of {title}"
 
-    def advice(self, head: CallHead) -> str:
-        """Explain in which loop a method runs, why, and how to change that; for an error."""
-        target = self._exporter.targets[head.target]
-        title = self.title(head)
-        return self._exporter.libraries.advice(target, target.exports[head.method], title)
+    def report(
+        self, reporter: ErrorReporter, exc: BaseException, call: IncomingCall
+    ) -> tuple[int, ErrorBody] | None:
+        """Report an exception of a call, with what code in the wrong event loop needs to know."""
+        head, title = call.head, self.title(call.head)
+
+        def advice() -> str:
+            target = self._exporter.targets[head.target]
+            return self._exporter.libraries.advice(target, target.exports[head.method], title)
+
+        return reporter.report(exc, title, advice)
 
     def execution_mode(self, event: ev.CallReceived) -> ExecutionMode:
         """Choose which task or thread begins a call. In any thread."""

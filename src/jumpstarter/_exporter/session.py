@@ -23,7 +23,6 @@ import enum
 import hmac
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Final
 
 import trio
@@ -311,15 +310,8 @@ class Session:
         except BaseException as exc:  # noqa: BLE001 - SystemExit too stays within its call
             # Without a local variable for it: the traceback refers to this frame, which would keep
             # the call's arguments alive.
-            error = self._report(exc, call)
+            error = self._dispatcher.report(self._error_reporter, exc, call)
         self._finish(call, result, error)
-
-    def _report(self, exc: BaseException, call: IncomingCall) -> tuple[int, ErrorBody] | None:
-        title, advice = (
-            self._dispatcher.title(call.head),
-            partial(self._dispatcher.advice, call.head),
-        )
-        return self._error_reporter.report(exc, title, advice)
 
     async def answer_in_thread(self, lead: Lead[IncomingCall]) -> None:
         """Let a thread own the connection, and finish the call that it returns, if any."""
@@ -333,7 +325,7 @@ class Session:
         except BaseException as exc:  # in the loop, as in `answer`
             if lead.call is None:
                 raise  # not the exception of a driver
-            error = self._report(exc, lead.call)
+            error = self._dispatcher.report(self._error_reporter, exc, lead.call)
         self._connection.returned(lead)
         if lead.call is not None:
             self._finish(lead.call, result, error)

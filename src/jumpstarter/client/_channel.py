@@ -21,14 +21,13 @@ from typing import Any, Final, TypeVar
 
 import trio
 
-from .._io.current_lane import Lane, current_lane
+from .._io.current_lane import Lane
 from .._io.transport import transport_for
 from .._limits import DEFAULT_LIMITS, Limits
 from .._protocol import events as ev
 from .._protocol.client import ClientProtocol
 from .._protocol.codec import decode_value
 from .._protocol.frames import Hello
-from .._util.event_loop import no_trio_loop
 from .._util.text import sanitize_text
 from .._util.wakeup import LazyEvent
 from .._version import __version__
@@ -41,6 +40,7 @@ from ..errors import (
     HandshakeError,
 )
 from ._lead import LeadConnection
+from ._loop import lane_of_loop
 from ._outgoing_call import OutgoingCall, Request
 from ._slot_queue import SlotQueue
 
@@ -53,10 +53,6 @@ T = TypeVar("T")
 AGENT: Final = f"jumpstarter/{__version__}"
 _MAX_TIMEOUT_MS: Final = 2**32 - 1
 _QUICK: Final = 0.002  # seconds: leading the connection gains nothing for a call that takes longer
-_FROM_ASYNCIO: Final = (
-    "use a client of connect(), and call the method without _async in a thread: "
-    "await asyncio.to_thread(client.call, ...)"
-)
 
 
 class Channel:
@@ -155,21 +151,7 @@ class Channel:
         Raises:
             RuntimeError: No Trio loop runs here, or another one does.
         """
-        try:
-            token = trio.lowlevel.current_trio_token()
-        except RuntimeError:
-            lane = current_lane()
-            if lane is not None and lane.token is self.token:
-                return lane
-            what = f"{client}.{method}()"
-            raise no_trio_loop(what, _FROM_ASYNCIO) from None
-        if token is not self.token:
-            text = f"{client}.{method}: this client belongs to another Trio loop"
-            raise RuntimeError(
-                f"{text}; make one for this loop with connect_async() or, in tests, "
-                "client_for_async(); or use its blocking methods in a worker thread"
-            )
-        return None
+        return lane_of_loop(self.token, client, method)
 
     # ----------------------------------------------------------------- for the connection
 
