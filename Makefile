@@ -221,11 +221,12 @@ compat-quick: compat-venv
 	cd tests && ../$(COMPAT)/bin/python -m published --quick
 
 compat-venv:
-	$(MAKE) $(COMPAT)/.drivers VENV=$(COMPAT) LOCK=locks/compat.txt
+	PIP_NO_COMPILE=1 $(MAKE) $(COMPAT)/.drivers VENV=$(COMPAT) LOCK=locks/compat.txt
 
 # The wheels require the published core, but this project takes its place.
 $(VENV)/.drivers: locks/drivers.txt $(VENV)/.stamp
 	$(BIN)/$(INSTALL) --no-deps --require-hashes --requirement locks/drivers.txt
+	$(BIN)/pip check
 	touch $@
 
 # Records which tests pass on the published core, in an environment that has it.

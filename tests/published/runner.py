@@ -135,7 +135,6 @@ def _environment(directory: Path, package: str, record: Path) -> dict[str, str]:
         "HOME": str(directory),
         "PATH": os.pathsep.join([programs, kept.get("PATH", os.defpath)]),
         "PYTHONPATH": os.pathsep.join(map(str, PATH)),
-        "PYTHONDONTWRITEBYTECODE": "1",
         RECORD: str(record),
         PACKAGE: package,
         LISTED: str(records.UNAVAILABLE),

@@ -22,9 +22,9 @@ _ARGUMENTS: Final = {
 
 # Suites that serve their drivers, and that take few seconds each.
 QUICK: Final = (
-    "can",
     "composite",
     "gpiod",
+    "http",
     "network",
     "opendal",
     "power",
