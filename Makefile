@@ -13,7 +13,7 @@ INSTALL := pip install --quiet --disable-pip-version-check
 
 .PHONY: venv lock build demo test coverage check python-rules compiled-rules test-lowest \
 	test-latest test-all lane sanitize fuzz fuzz-coverage soak lint types verify-types docs sizes \
-	bench bench-peers instructions hostile compat compat-quick compat-baseline compat-venv clean
+	bench bench-peers instructions hostile compat compat-quick compat-baseline clean
 .NOTPARALLEL: # targets share the directory in which the extension modules are built
 
 venv: $(VENV)/.stamp
@@ -41,8 +41,13 @@ lock: .venv-lock/.stamp
 	.venv-lock/bin/$(INSTALL) uv
 	touch $@
 
-build: venv
-	$(BIN)/pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir dist .
+# Builds a wheel, unless the one in dist is of the same sources.
+build: dist/.stamp
+
+dist/.stamp: $(SOURCES) $(shell find src/jumpstarter -name '*.py') .venv/.locked
+	rm -rf build/lib* build/bdist* dist/jumpstarter-*.whl # of older sources
+	.venv/bin/pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir dist .
+	touch $@
 
 demo: venv
 	$(BIN)/python examples/demo.py
@@ -214,19 +219,22 @@ hostile: venv
 PACKAGES :=
 COMPAT := .venv-compat
 
-compat: compat-venv
+compat: $(COMPAT)/.stamp
 	cd tests && ../$(COMPAT)/bin/python -m published $(PACKAGES)
 
-compat-quick: compat-venv
+compat-quick: $(COMPAT)/.stamp
 	cd tests && ../$(COMPAT)/bin/python -m published --quick
 
-compat-venv:
-	PIP_NO_COMPILE=1 $(MAKE) $(COMPAT)/.drivers VENV=$(COMPAT) LOCK=locks/compat.txt
-
 # The wheels require the published core, but this project takes its place.
-$(VENV)/.drivers: locks/drivers.txt $(VENV)/.stamp
-	$(BIN)/$(INSTALL) --no-deps --require-hashes --requirement locks/drivers.txt
-	$(BIN)/pip check
+$(COMPAT)/.stamp: $(COMPAT)/.locked-published dist/.stamp
+	$(COMPAT)/bin/$(INSTALL) --no-deps --no-index --force-reinstall dist/jumpstarter-*.whl
+	$(COMPAT)/bin/pip check
+	touch $@
+
+$(COMPAT)/.locked-published: locks/compat.txt locks/drivers.txt
+	$(PYTHON) -m venv --clear $(COMPAT)
+	$(COMPAT)/bin/$(INSTALL) --no-compile --require-hashes --requirement locks/compat.txt
+	$(COMPAT)/bin/$(INSTALL) --no-deps --require-hashes --requirement locks/drivers.txt
 	touch $@
 
 # Records which tests pass on the published core, in an environment that has it.

@@ -29,7 +29,8 @@ _ALL: Final = _SIDES | {"client", "driver", "_exporter", "drivers", "_api"}
 LAYERS: Final[dict[str, set[str]]] = {
     "_version": set(),
     "_installed": set(),
-    "errors": {"_installed"},
+    "_mixture": set(),
+    "errors": {"_installed", "_mixture"},
     "_limits": {"errors"},
     "_framing": {"errors"},
     "_util": {"errors"},

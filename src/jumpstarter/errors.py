@@ -52,6 +52,8 @@ import io
 from collections.abc import Sequence
 from typing import Any, Final, Self
 
+from . import _mixture  # noqa: F401 - every other module imports this one, so all are checked
+
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = [

@@ -46,12 +46,12 @@ def judge(result: Result, baseline: Collection[str], unavailable: Mapping[str, s
     ours = f"{result.package}::"
     expected = {test for test in baseline if test.startswith(ours)}
     passed = {test for test, outcome in result.outcomes.items() if outcome == "passed"}
-    failures = {test: _why(test, result) for test in sorted(expected - passed)}
+    broken = {test for test, outcome in result.outcomes.items() if outcome == "failed"}
+    first = sorted(broken - unavailable.keys())  # before the tests that they kept from running
+    failures = {test: _why(test, result) for test in [*first, *sorted(expected - passed)]}
     not_run = {test: why for test, why in unavailable.items() if test.startswith(ours)}
     for test, outcome in sorted(result.outcomes.items()):
-        if outcome == "failed" and test not in unavailable:
-            failures[test] = _why(test, result)
-        elif outcome == "skipped" and test not in expected:
+        if outcome == "skipped" and test not in expected:
             not_run[test] = result.reasons[test]
     return Verdict(result, len(expected), len(expected & passed), failures, not_run)
 
