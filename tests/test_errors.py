@@ -32,6 +32,7 @@ from jumpstarter.errors import (
     DriverOSError,
     DriverTimeoutError,
     EndOfStream,
+    ExporterConnectionError,
     FramingError,
     HandshakeError,
     JumpstarterException,
@@ -110,6 +111,7 @@ def test_protocol_error_is_only_a_base_class() -> None:
         (ArgumentValueError, ValueError),
         (ClientImportError, ImportError),
         (EndOfStream, EOFError),
+        (ExporterConnectionError, ConnectionError),
         (HandshakeError, ConnectionError),
         (MissingExtra, ImportError),
         (ResourceError, ValueError),
@@ -218,6 +220,26 @@ def test_the_attributes_are_for_programs() -> None:
     assert {name: getattr(error, name) for name in DETAILS} == DETAILS
 
 
+@pytest.mark.parametrize("kind", [ConfigurationError, HandshakeError, MissingExtra])
+def test_the_text_names_the_cause_once(kind: type[JumpstarterException]) -> None:
+    error = kind("no console")
+    assert (error.message, str(error)) == ("no console", "no console")
+    error.__cause__ = OSError("no port")
+    assert (error.message, str(error)) == ("no console", "no console (Caused by: no port)")
+    telling = kind("no console: no port")
+    telling.__cause__ = OSError("no port")
+    assert str(telling) == "no console: no port"
+    telling.__cause__ = OSError()
+    assert str(telling) == "no console: no port"
+    assert (kind().message, str(kind())) == ("", "")
+
+
+def test_one_except_clause_catches_whatever_cuts_an_exporter_off() -> None:
+    for kind in (HandshakeError, CallRefused, CallOutcomeUnknown):
+        with pytest.raises(ExporterConnectionError):
+            raise kind("gone")
+
+
 # --------------------------------------------------------------------------- copying and pickling
 
 COPIERS: Final[list[Callable[[BaseException], BaseException]]] = [
@@ -237,6 +259,7 @@ def samples() -> list[BaseException]:
         MissingExtra,
         ResourceError,
         EndOfStream,
+        ExporterConnectionError,
         HandshakeError,
     ]
     with_code = [LocalProtocolError, RemoteProtocolError, FramingError]

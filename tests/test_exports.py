@@ -57,7 +57,14 @@ PATHS: Final = {
     "jumpstarter.common.exceptions": [
         "ArgumentError",
         "ConfigurationError",
+        "ConnectionError",
+        "EnvironmentVariableNotSetError",
+        "ExporterOfflineError",
+        "ExporterUnreachableError",
+        "FileNotFoundError",
         "JumpstarterException",
+        "MissingDriverError",
+        "ReauthenticationFailed",
     ],
     "jumpstarter.common.fls": ["download_fls", "get_fls_binary", "get_fls_github_url"],
     "jumpstarter.common.ipaddr": ["get_ip_address"],
@@ -102,8 +109,6 @@ PATHS: Final = {
 # The module that provides the same names as each of these aliases.
 SAME: Final = {
     "jumpstarter.client.base": "jumpstarter.client",
-    "jumpstarter.client.core": "jumpstarter.errors",
-    "jumpstarter.common.exceptions": "jumpstarter.errors",
     "jumpstarter.common.utils": "jumpstarter",
     "jumpstarter.driver.base": "jumpstarter.driver",
     "jumpstarter.driver.decorators": "jumpstarter.driver",

@@ -9,7 +9,8 @@
     ├── MissingExtra                    (ImportError) an optional dependency is not installed
     ├── ResourceError                   (ValueError) a lent resource cannot be used (like this)
     ├── EndOfStream                     (EOFError) a blocking stream has ended
-    ├── HandshakeError                  (ConnectionError) the peer is not an exporter, or refused us
+    ├── ExporterConnectionError         (ConnectionError) an exporter is out of reach
+    │   └── HandshakeError              the peer is not an exporter, or refused us
     ├── ProtocolError                   abstract
     │   ├── LocalProtocolError          we broke the protocol: a bug in this library
     │   └── RemoteProtocolError         the peer broke it; the connection has ended
@@ -36,8 +37,8 @@
         │   └── DriverProcessLookupError (ProcessLookupError)
         ├── DriverErrorGroup            (ExceptionGroup) the driver raised a group; keeps its tree
         ├── CallCancelled               the exporter ended the call
-        ├── CallRefused                 (ConnectionError) never started: safe to call again
-        └── CallOutcomeUnknown          (ConnectionError) sent, but no answer arrived
+        ├── CallRefused                 (ExporterConnectionError) never started: may be repeated
+        └── CallOutcomeUnknown          (ExporterConnectionError) sent, but no answer arrived
 
 The class tells what the caller can do, the code tells what the peer sent, and the message tells
 what was called, on which driver, and what failed. Only the classes in `ERROR_CLASSES` and
@@ -88,6 +89,7 @@ __all__ = [
     "DriverTimeoutError",
     "DriverUnsupportedOperation",
     "EndOfStream",
+    "ExporterConnectionError",
     "FramingError",
     "HandshakeError",
     "JumpstarterException",
@@ -146,7 +148,19 @@ class Code(enum.IntEnum):
 
 
 class JumpstarterException(Exception):
-    """The base class of all exceptions of this library."""
+    """The base class of all exceptions of this library.
+
+    `str()` is `message`, and the text of the exception that it was raised `from`, if that is new.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self.message: str = message
+
+    def __str__(self) -> str:
+        cause = str(self.__cause__) if self.__cause__ else ""
+        message = str(self.message)
+        return f"{message} (Caused by: {cause})" if cause and cause not in message else message
 
 
 class ConfigurationError(JumpstarterException):
@@ -189,7 +203,11 @@ class EndOfStream(JumpstarterException, EOFError):
     """The driver has ended its half of a raw stream. All bytes before the end were delivered."""
 
 
-class HandshakeError(JumpstarterException, ConnectionError):
+class ExporterConnectionError(JumpstarterException, ConnectionError):
+    """An exporter cannot be reached, or the connection to it was lost."""
+
+
+class HandshakeError(ExporterConnectionError):
     """No connection was made: nothing answers, or it is not an exporter, or it refused us."""
 
 
@@ -260,7 +278,6 @@ class DriverError(JumpstarterException):
         context: str = "",
     ) -> None:
         super().__init__(message)
-        self.message: str = message
         self.remote_type: str = remote_type
         self.remote_traceback: str | None = remote_traceback
         self.context: str = context
@@ -415,13 +432,13 @@ class CallCancelled(DriverError):
     code = Code.CANCELLED
 
 
-class CallRefused(DriverError, ConnectionError):
+class CallRefused(DriverError, ExporterConnectionError):
     """The call never started, so it is safe to make it again."""
 
     code = Code.REFUSED
 
 
-class CallOutcomeUnknown(DriverError, ConnectionError):
+class CallOutcomeUnknown(DriverError, ExporterConnectionError):
     """The connection ended after the call was sent and before its answer: it may have run.
 
     The library never repeats such a call by itself, because it might power-cycle a device twice.
@@ -445,25 +462,22 @@ ERROR_CLASSES: Final[dict[int, type[DriverError]]] = {
 
 # The class to use instead if the ERROR names a more specific built-in class.
 SYSTEM_ERROR_CLASSES: Final[dict[tuple[type[DriverError], str], type[DriverError]]] = {
-    (kind, builtin.__name__): mirror
-    for kind, builtin, mirror in (
-        (mirror.__bases__[0], mirror.__bases__[1], mirror)
-        for mirror in (
-            DriverUnsupportedOperation,
-            DriverBrokenPipeError,
-            DriverConnectionAbortedError,
-            DriverConnectionRefusedError,
-            DriverConnectionResetError,
-            DriverBlockingIOError,
-            DriverChildProcessError,
-            DriverFileExistsError,
-            DriverFileNotFoundError,
-            DriverInterruptedError,
-            DriverIsADirectoryError,
-            DriverNotADirectoryError,
-            DriverPermissionError,
-            DriverProcessLookupError,
-        )
+    (mirror.__bases__[0], mirror.__bases__[1].__name__): mirror
+    for mirror in (
+        DriverUnsupportedOperation,
+        DriverBrokenPipeError,
+        DriverConnectionAbortedError,
+        DriverConnectionRefusedError,
+        DriverConnectionResetError,
+        DriverBlockingIOError,
+        DriverChildProcessError,
+        DriverFileExistsError,
+        DriverFileNotFoundError,
+        DriverInterruptedError,
+        DriverIsADirectoryError,
+        DriverNotADirectoryError,
+        DriverPermissionError,
+        DriverProcessLookupError,
     )
 }
 

@@ -545,7 +545,7 @@ def test_missing_client_class_is_reported_and_call_works() -> None:
         assert isinstance(client.uuid, UUID)
         assert client.labels["jumpstarter.dev/client"] == "no_such_package.client.PowerClient"
         assert "exports: connect, count," in repr(client)
-        text = r"'NAME': .*'no_such_package'.*; install the .* \(no_such_package\).*call\(\)"
+        text = r"'NAME': .*'no_such_package'.*; install the .*pip install no_such_pack.*call\(\)"
         for name in ("count", "cycle", "echo_async"):
             with pytest.raises(ClientImportError, match=text.replace("NAME", name)):
                 getattr(client, name)

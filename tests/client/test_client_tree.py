@@ -222,7 +222,7 @@ def test_disallowed_class_is_not_imported(
         f"if you trust it, connect with allow=['{path}']"
     )
     assert stub_of(path, allow=allow).missing == text
-    assert caplog.messages == [text]
+    assert caplog.messages == [f"Driver client '{path}' is not available. {text}"]
     assert "canary" not in sys.modules
 
 
@@ -305,7 +305,11 @@ def test_invalid_class_path_is_never_imported(path: str, monkeypatch: pytest.Mon
         ("builtins.exec", "builtins.exec is not a subclass of DriverClient"),
         (
             "no_such_package.Client",
-            "cannot be imported: No module named 'no_such_package'; install",
+            "'no_such_package'; install the package that has it (pip install no_such_package), or",
+        ),
+        (
+            "jumpstarter_driver_nothing.client.Client",
+            "jumpstarter-driver-nothing is missing: pip install jumpstarter-driver-nothing",
         ),
         ("canary.client.Client", "cannot be imported: No module named 'canary.client'"),
         ("fails.Client", "importing its client class failed: ZeroDivisionError: division by zero"),
@@ -337,6 +341,34 @@ def test_class_imported_by_an_allowed_module_is_allowed_under_that_name(
 def test_module_attribute_that_is_not_a_client_class_is_refused(modules: Path, name: str) -> None:
     write_module(modules, "canary")
     assert stub_of(f"canary.{name}", allow=None).missing
+
+
+def test_a_published_class_that_its_package_lacks_is_a_version_mismatch(modules: Path) -> None:
+    write_module(modules, "jumpstarter_driver_canary")
+    text = stub_of("jumpstarter_driver_canary.Newer").missing
+    assert "AttributeError" in text
+    assert text.endswith("missing: pip install jumpstarter-driver-canary")
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("jumpstarter_driver_xyz.client.XyzClient", "version mismatch"),
+        ("custom_driver.client.CustomClient", "pip install custom_driver"),
+    ],
+)
+def test_a_stub_made_by_hand_says_what_is_missing(path: str, told: str) -> None:
+    stub = StubDriverClient(labels={"jumpstarter.dev/client": path}, stub=object())
+    for use in (
+        lambda: stub.on,
+        lambda: stub.call("on"),
+        lambda: list(stub.streamingcall("read")),
+        lambda: stub.stream("connect").__enter__(),
+    ):
+        with pytest.raises(ImportError, match=told) as caught:
+            use()
+        assert path in str(caught.value)
+    assert told in str(stub.__doc__)
 
 
 def test_a_stub_stands_in_its_place_in_the_tree() -> None:

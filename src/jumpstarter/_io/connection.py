@@ -310,7 +310,8 @@ class Connection:
         if self.rules.peer is None:
             known = error.code is Code.VERSION
             why = "" if known else " does not speak jumpstarter's protocol"
-            error.args = (f"{self.name}{why}: {error}",)
+            error.message = f"{self.name}{why}: {error}"
+            error.args = (error.message,)
         self.log_end(error)
 
     def log_end(self, reason: Exception) -> None:

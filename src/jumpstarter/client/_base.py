@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Final
-from uuid import UUID
+from uuid import UUID, uuid4
 from weakref import WeakSet
 
 from .._io.portal import BlockingPortal
@@ -34,7 +34,7 @@ from ._log_stream import LogStreams
 from ._methods import CALL_STYLES, Method, as_function, build_help
 from ._outgoing_call import Request
 from ._raw_streams import RemoteStream, close_together, open_stream
-from ._remote import DriverRef
+from ._remote import NO_DRIVER, DriverRef
 from ._runner import runner_for, time_limit
 from ._streams import BlockingGenerator, BlockingStream, open_blocking_stream
 from ._typed import TypedCalls
@@ -77,7 +77,9 @@ class DriverClient(TypedCalls, LogStreams):
         labels: The driver's labels.
         description: What the exporter's configuration says about the driver, or None.
         methods_description: What it says about methods, by the names of methods or commands.
-        channel: The connection to the driver.
+        channel: The connection to the driver. Without one, every call raises an error; but tests of
+            a client class can construct it, and replace `call`.
+        stub: Not used. Existing tests of client classes pass it.
         log_level: The level of this client's logger.
         children: Clients of the drivers below, by name.
         portal: Runs the `_async` methods for the blocking ones; None in a client for Trio code.
@@ -87,15 +89,16 @@ class DriverClient(TypedCalls, LogStreams):
     """
 
     async_library: ClassVar[str | None] = None
-    uuid: UUID
+    uuid: UUID = field(default_factory=uuid4)
     labels: dict[str, str] = field(default_factory=dict)
     description: str | None = None
     methods_description: dict[str, str] = field(default_factory=dict)
-    channel: DriverRef = field(repr=False)
+    channel: DriverRef = field(default=NO_DRIVER, repr=False)
+    stub: Any = field(default=None, repr=False)
     log_level: str = "INFO"
     children: dict[str, DriverClient] = field(default_factory=dict)
     portal: BlockingPortal | None = field(default=None, repr=False)
-    stack: ExitStack = field(init=False, repr=False, default_factory=ExitStack)
+    stack: ExitStack = field(repr=False, default_factory=ExitStack)
     logger: logging.Logger = field(init=False, repr=False)
     if TYPE_CHECKING:  # a field of a subclass may override a property, but not a descriptor
 

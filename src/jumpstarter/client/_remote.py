@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final, NoReturn
 
 from .._protocol.frames import Kind
+from ..errors import ClientImportError, ConfigurationError
 from ._channel import Channel
 from ._methods import Method
 from ._outgoing_call import Request
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["DriverRef"]
+__all__ = ["NO_DRIVER", "DriverRef", "NoDriver"]
 
 
 class DriverRef:
@@ -62,3 +63,49 @@ class DriverRef:
         """
         args = (self._target, mode, encoding)
         return Request(0, Kind.STREAM, "lend", args, driver=f"the exporter, to {self.name}")
+
+
+class NoDriver(DriverRef):
+    """Takes the place of a driver in a client that was not made by connecting.
+
+    Its calls raise an error. Tests of client classes make such clients, and replace their methods.
+
+    Args:
+        why: Why nothing can be called, if a client class is missing.
+    """
+
+    __slots__ = ("_why",)
+
+    def __init__(self, why: str = "") -> None:
+        self._why = why
+        self.name: str = "no driver"
+        self.methods: Mapping[str, Method] = MappingProxyType({})
+        self.doc: str = ""
+
+    @property
+    def channel(self) -> NoReturn:  # type: ignore[override]  # nothing ever sets it
+        """Raise the error, since there is no connection.
+
+        Raises:
+            ClientImportError: The client stands for one whose class is missing.
+            ConfigurationError: The client was made by hand.
+        """
+        if self._why:
+            raise ClientImportError(self._why)
+        text = "this client was made by hand and has no connection, so it cannot call a driver"
+        raise ConfigurationError(f"{text}; connect() and serve() make clients")
+
+    def request(
+        self, kind: Kind, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Request:
+        """Raise the error."""
+        del kind, method, args, kwargs
+        return self.channel
+
+    def loan_request(self, mode: str, encoding: str) -> Request:
+        """Raise the error."""
+        del mode, encoding
+        return self.channel
+
+
+NO_DRIVER: Final = NoDriver()

@@ -6,14 +6,34 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from .._util.labels import CLIENT_LABEL
 from ..errors import ClientImportError
 from ._base import DriverClient
+from ._remote import NO_DRIVER, NoDriver
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["StubDriverClient"]
+__all__ = ["StubDriverClient", "how_to_install"]
 
 _UNTIL_THEN: Final = "without it there are call(), streamingcall(), stream(), and the children"
+_PUBLISHED: Final = "jumpstarter_driver_"
+
+
+def how_to_install(path: str) -> str:
+    """Return how to get the package of a client class.
+
+    Args:
+        path: The dotted path of the class.
+    """
+    package = path.partition(".")[0]
+    if package.startswith(_PUBLISHED):
+        name = package.replace("_", "-")
+        return (
+            f"this is usually a version mismatch between this machine and the exporter, or the "
+            f"package {name} is missing: pip install {name}"
+        )
+    text = f"install the package that has it (pip install {package})"
+    return f"{text}, or put its directory on PYTHONPATH"
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -25,14 +45,20 @@ class StubDriverClient(DriverClient):
     missing class may have a method of the same name that does more.
 
     Attributes:
-        missing: Why the class is missing, and what to do.
+        missing: Why the class is missing, and what to do. By default it says that the class of the
+            label ``jumpstarter.dev/client`` is not installed.
     """
 
     missing: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.missing:
+            path = self.labels.get(CLIENT_LABEL, "an unknown class")
+            self.missing = f"the client class {path} is not installed; {how_to_install(path)}"
         self.__doc__ = f"{self.missing}\n\n{_UNTIL_THEN.capitalize()}."
+        if self.channel is NO_DRIVER:
+            self.channel = NoDriver(self.missing)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name in self.__dict__.get("children", {}):

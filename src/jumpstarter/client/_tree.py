@@ -29,7 +29,7 @@ from ._base import DriverClient
 from ._channel import Channel
 from ._methods import methods_of, printable
 from ._remote import DriverRef
-from ._stub import StubDriverClient
+from ._stub import StubDriverClient, how_to_install
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -78,7 +78,8 @@ def build_tree(
         below = children[node.target]
         client = _build(node, channel, portal, dict(reversed(below.items())), allow)
         if isinstance(client, StubDriverClient):
-            missing.append(client.missing)
+            path = sanitize_name(node.client)
+            missing.append(f"Driver client '{path}' is not available. {client.missing}")
         if node.parent is not None:
             children[node.parent][node.name] = client
     assert client is not None
@@ -234,15 +235,13 @@ def _client_class(path: str, driver: str, allow: Sequence[str] | None) -> type[D
         cls = getattr(_module(module_name), class_name)
     except ModuleNotFoundError as exc:
         text = f"{driver}: its client class cannot be imported: {exc}"
-        raise ClientImportError(
-            f"{text}; install the package that has it ({path.partition('.')[0]}), or put its "
-            "directory on PYTHONPATH"
-        ) from exc
+        raise ClientImportError(f"{text}; {how_to_install(path)}") from exc
     except (Exception, SystemExit) as exc:  # of the module's own code
         if raised_by_signal_handler(exc):
             raise
         text = f"{driver}: importing its client class failed: {type(exc).__name__}: {exc}"
-        raise ClientImportError(text) from exc
+        hint = f"; {how_to_install(path)}" if isinstance(exc, AttributeError) else ""
+        raise ClientImportError(text + hint) from exc
     if not (isinstance(cls, type) and issubclass(cls, DriverClient)) or cls is StubDriverClient:
         raise ClientImportError(f"{driver}: {path} is not a subclass of DriverClient")
     return cls

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..errors import CallRefused as ExporterNotReady
 from ..errors import DriverError, DriverInvalidArgument, DriverMethodNotImplemented
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["DriverError", "DriverInvalidArgument", "DriverMethodNotImplemented"]
+__all__ = ["DriverError", "DriverInvalidArgument", "DriverMethodNotImplemented", "ExporterNotReady"]
