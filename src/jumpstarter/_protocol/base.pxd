@@ -2,6 +2,7 @@
 
 cimport cython
 
+from .codec cimport decode_credit
 from .connection cimport ConnectionProtocol, frame_name
 from .flow_control cimport Budget, ReceiveWindow, SendWindow
 from .receive_buffer cimport ReceiveBuffer

@@ -3,6 +3,7 @@
 cimport cython
 
 from .base cimport BaseProtocol, Slot
+from .codec cimport encode_cancel
 from .connection cimport frame_name
 from .flow_control cimport ReceiveWindow
 

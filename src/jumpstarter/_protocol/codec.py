@@ -84,6 +84,10 @@ _CODE: Final = struct.Struct("<H")
 _CREDIT: Final = struct.Struct("<I")
 _GOAWAY: Final = struct.Struct("<HI")
 _TIMEOUT: Final = struct.Struct("<I")
+# codec.pxd makes C integers of these two.
+_HEAD_SIZE: Final = _CALL.size
+_TIMEOUT_SIZE: Final = _TIMEOUT.size
+_NO_TIMEOUT: Final = bytes(_TIMEOUT.size)
 
 _TYPES_WITHOUT_KEYS: Final = frozenset({types.NoneType, bool, int, float, str, bytes})
 _MAX_SCAN_DEPTH: Final = 512  # levels, the most that `scan` accepts
@@ -176,13 +180,19 @@ def encode_call(prefix: bytes, args: tuple[Any, ...]) -> bytearray:
         ArgumentError: As `encode_value`, or a dict has a key that no peer accepts.
     """
     buffer = encode_value(args, prefix, "args")
-    if not _TYPES_WITHOUT_KEYS.issuperset(map(type, args)):
-        try:
-            with memoryview(buffer) as view, view[len(prefix) :] as body:
-                _check_keys(body)
-        except ValueError as exc:
-            raise explain_encode_error(exc, args, _encode_and_check_keys, "args") from exc
+    for arg in args:
+        if type(arg) not in _TYPES_WITHOUT_KEYS:
+            _check_keys_of_call(buffer, len(prefix), args)
+            break
     return buffer
+
+
+def _check_keys_of_call(buffer: bytearray, start: int, args: tuple[Any, ...]) -> None:
+    try:
+        with memoryview(buffer) as view, view[start:] as body:
+            _check_keys(body)
+    except ValueError as exc:
+        raise explain_encode_error(exc, args, _encode_and_check_keys, "args") from exc
 
 
 def _encode_and_check_keys(value: object) -> None:
@@ -214,14 +224,17 @@ def decode_call(payload: bytes) -> tuple[CallHead, bytes]:
         ArgumentError: The head is cut short, of an unknown kind, or its name is not UTF-8.
     """
     try:
-        timeout_ms, _target, _flags, name_length = _CALL.unpack_from(payload)
-        end = _CALL.size + name_length
+        if len(payload) < _HEAD_SIZE:
+            raise ValueError(f"a head of {_HEAD_SIZE} bytes in a payload of {len(payload)}")
+        name_length = payload[_HEAD_SIZE - 1]
+        end = _HEAD_SIZE + name_length
         if name_length == 0 or end > len(payload):
             raise ValueError(f"a name of {name_length} bytes in a payload of {len(payload)}")
-        head = _head(payload[_TIMEOUT.size : end])
-    except (struct.error, ValueError, KeyError) as exc:
+        head = _head(payload[_TIMEOUT_SIZE:end])
+    except (ValueError, KeyError) as exc:
         raise ArgumentError(f"malformed CALL: {exc}") from exc
-    if timeout_ms:
+    if not payload.startswith(_NO_TIMEOUT):
+        (timeout_ms,) = _TIMEOUT.unpack_from(payload)
         head = msgspec.structs.replace(head, timeout_ms=timeout_ms)
     return head, payload[end:]
 

@@ -3,6 +3,7 @@
 cimport cython
 
 from .._framing cimport pack_frame, pack_header, seal
+from .codec cimport encode_credit
 
 cdef int _DATA, _CREDIT, _PING, _GOAWAY, _END, _MORE, _ACK
 cdef Py_ssize_t _HEADER

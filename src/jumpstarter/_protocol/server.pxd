@@ -3,6 +3,7 @@
 cimport cython
 
 from .base cimport BaseProtocol, Slot
+from .codec cimport decode_call, decode_cancel
 from .flow_control cimport SendWindow
 from .send_queue cimport WriteBatch
 
