@@ -112,6 +112,7 @@ FOREIGN_TESTS := tests/drivers \
 	$(addprefix tests/protocol/test_,$(addsuffix .py,codec decoding values)) \
 	$(addprefix tests/client/test_client_,$(addsuffix .py,adapters expect lending progress)) \
 	$(addprefix tests/driver/test_driver_,$(addsuffix .py,anyio http)) \
+	tests/util/test_trio_private.py \
 	tests/exporter/test_stream_forwarder.py tests/io/test_transfer.py
 
 # Tests with the lowest versions that pyproject.toml permits, of build requirements too.

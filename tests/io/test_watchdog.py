@@ -22,7 +22,6 @@ import anyio
 import pytest
 import trio
 import trio.testing
-from trio._core._run import GLOBAL_RUN_CONTEXT
 
 from drivers_for_tests import Echo, Plain
 from exporter_process import exporter
@@ -30,6 +29,7 @@ from helpers import timed
 from jumpstarter import Limits, connect, connect_async, serve, serve_async
 from jumpstarter._io import watchdog
 from jumpstarter._io.watchdog import Holder, watched
+from jumpstarter._util import trio_private
 from jumpstarter.client import DriverClient
 from jumpstarter.driver import export, exportstream
 from jumpstarter.drivers.mixins import ResourceMixin
@@ -590,21 +590,11 @@ async def test_lowest_limit_of_a_loop_counts(told: Told) -> None:
         [_] = told()
 
 
-async def test_trio_still_has_the_private_names_in_use() -> None:
-    """This fails if a release of Trio renames the two private names."""
-    here, task = vars(GLOBAL_RUN_CONTEXT), trio.lowlevel.current_task()
-    assert here["task"] is task
-    before = task._schedule_points
-    await trio.lowlevel.checkpoint()
-    assert task._schedule_points > before
-    assert await trio.to_thread.run_sync(here.get, "task") is None, "it waits, for the thread"
-
-
 @pytest.mark.parametrize("context", [SimpleNamespace(), SimpleNamespace(task=object()), None])
 async def test_without_trios_private_names_it_is_off_and_warns_once(
     context: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(watchdog, "_RUN_CONTEXT", context)
+    monkeypatch.setattr(trio_private, "_run_context", context)
     watchdog._is_supported.cache_clear()
     try:
         for _ in range(2):

@@ -29,6 +29,7 @@ from .._io.handlers import ConnectionHandler, StreamHandler
 from .._io.transport import Transport
 from .._protocol.base import BaseProtocol
 from .._util.log_limit import RateLimitedLogger
+from .._util.trio_private import forget_child_nurseries
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -213,7 +214,8 @@ class OwnScope:
         except RuntimeError:
             if exc is not None:
                 raise
-            trio.lowlevel.current_task()._child_nurseries.clear()  # noqa: SLF001 - no other way
+            if not forget_child_nurseries():
+                raise
             return True
 
 

@@ -36,6 +36,7 @@ from .._util.background import open_background
 from .._util.log_limit import RateLimitedLogger
 from .._util.reentrancy import CallOrigin, call_origin
 from .._util.text import sanitize_name
+from .._util.trio_private import cancel_status
 from .._util.wakeup import LazyEvent, LazyParkingLot
 from .._version import __version__
 from ..driver._caller import (
@@ -52,7 +53,7 @@ from .disconnect_hooks import DisconnectHooks
 from .dispatch import Dispatcher, ExecutionMode
 from .drain import end_listening
 from .error_reporter import ErrorReporter
-from .incoming_call import CallState, IncomingCall, cancel_status, check_scopes
+from .incoming_call import CallState, IncomingCall, check_scopes
 from .led_connection import Lead, LedConnection
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out

@@ -37,13 +37,7 @@ from typing import Any, Final
 
 import trio
 
-try:
-    # Private: Trio has no public way to read the running task of a loop from another thread.
-    from trio._core import _run
-
-    _RUN_CONTEXT: Any = _run.GLOBAL_RUN_CONTEXT
-except (ImportError, AttributeError):
-    _RUN_CONTEXT = None  # `_is_supported` logs a warning
+from .._util import trio_private
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -131,7 +125,7 @@ class _Watch:
 
     limits: list[float] = field(default_factory=list)
     namers: list[Namer] = field(default_factory=list)
-    _run: dict[str, Any] = field(default_factory=lambda: vars(_RUN_CONTEXT))  # of this thread
+    _run: dict[str, Any] = field(default_factory=trio_private.run_context)  # of this thread
     _ident: int = field(default_factory=threading.get_ident)
     _native: int = field(default_factory=threading.get_native_id)
     _clock: int | None = field(default_factory=_clock_of_this_thread)
@@ -198,8 +192,7 @@ class _Watch:
     def _now(self) -> tuple[trio.lowlevel.Task, int] | None:
         """Return the running task and the number of its step, or None if the loop is idle."""
         task = self._run.get("task")
-        # Private: Trio counts the steps of a task here, and has no public counter.
-        return None if task is None else (task, task._schedule_points)  # noqa: SLF001
+        return None if task is None else (task, trio_private.steps_of(task))
 
     def _holder(self, task: trio.lowlevel.Task, stack: list[FrameType]) -> Holder | None:
         """Name the running code, and cut the stack down to its frames.
@@ -413,8 +406,8 @@ def _is_supported() -> bool:
     Must be called in a task, whose identity it compares.
     """
     try:
-        task: Any = vars(_RUN_CONTEXT)["task"]
-        if task is trio.lowlevel.current_task() and isinstance(task._schedule_points, int):  # noqa: SLF001 - see `_now`
+        task: Any = trio_private.run_context()["task"]
+        if task is trio.lowlevel.current_task() and isinstance(trio_private.steps_of(task), int):
             return True
     except Exception:  # noqa: BLE001, S110 - any error means no
         pass

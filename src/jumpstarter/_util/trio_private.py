@@ -1,0 +1,88 @@
+"""The private names of Trio that this library uses: all of them, and nowhere else.
+
+Trio has no public way to do the same, or only a slow one: entering a cancel scope for each call
+takes 15 % of what the call costs. So an import looks for each name. If a release of Trio lacks one,
+its entry in `ABSENT` says so, and something public but worse takes its place:
+
+    private name                what it tells                        without it
+    --------------------------  -----------------------------------  ------------------------------
+    GLOBAL_RUN_CONTEXT,         the task that a loop runs, read      the watchdog is off, and warns
+    Task._schedule_points       from another thread, and its step
+    Task._cancel_status         whether a driver's code has left a   each call has a task, and Trio
+                                cancel scope open                    ends the scope with it
+    Task._child_nurseries       the nurseries that it has left open  leaving one open ends the
+                                                                     connection
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import trio
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = [
+    "ABSENT",
+    "CAN_SEE_SCOPES",
+    "cancel_status",
+    "forget_child_nurseries",
+    "run_context",
+    "steps_of",
+]
+
+_TASK: Final[Any] = getattr(trio.lowlevel, "Task", None)
+_ATTRIBUTES: Final = ("_schedule_points", "_cancel_status", "_child_nurseries")
+
+try:
+    from trio._core import _run
+
+    _run_context: Any = _run.GLOBAL_RUN_CONTEXT
+except (ImportError, AttributeError):
+    _run_context = None
+
+ABSENT: Final[tuple[str, ...]] = (
+    *(("GLOBAL_RUN_CONTEXT",) if _run_context is None else ()),
+    *(f"Task.{name}" for name in _ATTRIBUTES if not hasattr(_TASK, name)),
+)
+CAN_SEE_SCOPES: Final = "Task._cancel_status" not in ABSENT
+
+
+def run_context() -> dict[str, Any]:
+    """Return the variables of this thread's loop, which another thread may read later.
+
+    Its `task` is the running task, and is absent while the loop waits.
+
+    Raises:
+        TypeError: This version of Trio has none.
+    """
+    variables: dict[str, Any] = vars(_run_context)
+    return variables
+
+
+def steps_of(task: trio.lowlevel.Task) -> int:
+    """Return how often a task has been resumed. From any thread.
+
+    Raises:
+        AttributeError: This version of Trio does not count.
+    """
+    return task._schedule_points  # noqa: SLF001 - see this module's docstring
+
+
+def cancel_status() -> object:
+    """Return an object that identifies the innermost cancel scope of this task.
+
+    A version of Trio in which it cannot be seen gives a different object each time.
+    """
+    if CAN_SEE_SCOPES:
+        return trio.lowlevel.current_task()._cancel_status  # noqa: SLF001 - as above
+    return object()
+
+
+def forget_child_nurseries() -> bool:
+    """Drop the nurseries that this task has left open. Return whether that is possible."""
+    try:
+        trio.lowlevel.current_task()._child_nurseries.clear()  # noqa: SLF001 - as above
+    except AttributeError:
+        return False
+    return True

@@ -1,0 +1,138 @@
+"""The private names of Trio that are in use exist, and the library works without them.
+
+`make test-latest` runs these tests with the newest Trio: they tell which name it lacks.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import trio
+
+import jumpstarter
+from helpers import PATIENCE
+from jumpstarter._util import trio_private
+
+TESTS: Final = Path(__file__).parents[1]
+SRC: Final = Path(jumpstarter.__file__).parent
+NAMES: Final = {
+    "GLOBAL_RUN_CONTEXT",
+    *(
+        name
+        for cls in (trio.lowlevel.Task, trio.CancelScope, trio.Nursery)
+        for name in vars(cls)
+        if name.startswith("_") and not name.startswith("__")
+    ),
+}
+
+
+def test_trio_has_every_private_name_in_use() -> None:
+    assert trio_private.ABSENT == ()
+
+
+async def test_another_thread_can_see_the_running_task_and_its_steps() -> None:
+    here, task = trio_private.run_context(), trio.lowlevel.current_task()
+    assert here["task"] is task
+    before = trio_private.steps_of(task)
+    await trio.lowlevel.checkpoint()
+    assert trio_private.steps_of(task) > before
+    assert await trio.to_thread.run_sync(here.get, "task") is None, "it waits, for the thread"
+
+
+async def test_each_open_cancel_scope_has_a_status_of_its_own() -> None:
+    seen = [trio_private.cancel_status()]
+    with trio.CancelScope():
+        seen.append(trio_private.cancel_status())
+        with trio.CancelScope():
+            seen.append(trio_private.cancel_status())
+            await trio.lowlevel.checkpoint()
+        assert trio_private.cancel_status() is seen[1]
+    assert trio_private.cancel_status() is seen[0]
+    assert len(set(map(id, seen))) == 3
+
+
+async def test_a_nursery_that_was_left_open_can_be_forgotten() -> None:
+    nurseries = trio.lowlevel.current_task().child_nurseries
+    before = list(nurseries)
+    manager = trio.open_nursery()
+    nursery = await manager.__aenter__()
+    assert list(trio.lowlevel.current_task().child_nurseries) == [*before, nursery]
+    await manager.__aexit__(None, None, None)
+
+    async def leave_one_open() -> None:
+        await trio.open_nursery().__aenter__()
+        assert trio_private.forget_child_nurseries()
+        assert not trio.lowlevel.current_task().child_nurseries
+
+    trio.lowlevel.spawn_system_task(leave_one_open)
+    await trio.testing.wait_all_tasks_blocked()
+
+
+def test_no_other_module_uses_a_private_name_of_trio() -> None:
+    found = {
+        path.name
+        for path in SRC.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("trio._"))
+        or (
+            isinstance(node, ast.Attribute)
+            and node.attr in NAMES
+            and ast.unparse(node.value) not in {"self", "super()"}
+        )
+    }
+    assert found == {"trio_private.py"}
+
+
+SCRIPT: Final = """
+import types, trio
+trio.lowlevel.Task = types.SimpleNamespace()  # Trio itself does not use this name
+trio._core._run = types.SimpleNamespace()
+from test_trio_private import *
+from jumpstarter.driver import Driver, export
+from jumpstarter.errors import DriverError
+
+class Careless(Driver):
+    @classmethod
+    def client(cls): return "jumpstarter.client.DriverClient"
+    @export
+    async def leave_scope_open(self): trio.CancelScope().__enter__()
+    @export
+    async def echo(self, value): return value
+
+print(*trio_private.ABSENT)
+with jumpstarter.serve(Careless()) as client:
+    for number in range(3):
+        assert client.call("echo", number) == number
+        try:
+            client.call("leave_scope_open")
+        except DriverError as exc:
+            print("an error:", exc)
+    assert client.call("echo", "after it") == "after it"
+print("served")
+"""
+
+
+def test_the_library_works_without_the_private_names() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        env={**os.environ, "PYTHONPATH": f"{TESTS}:{Path(__file__).parent}"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    absent, *rest = done.stdout.splitlines()
+    assert absent.split() == [
+        "GLOBAL_RUN_CONTEXT",
+        "Task._schedule_points",
+        "Task._cancel_status",
+        "Task._child_nurseries",
+    ]
+    assert rest[-1] == "served"
+    print(done.stdout, done.stderr)
