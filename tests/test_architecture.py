@@ -43,6 +43,7 @@ LAYERS: Final[dict[str, set[str]]] = {
     "_api": _SIDES | {"client", "driver", "_exporter"},
     "common": _ALL,
     "streams": _ALL,
+    "utils": _ALL | {"common"},
     "portal": _ALL,
     "testing": _ALL,
     "cli": _ALL,

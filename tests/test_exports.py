@@ -76,7 +76,7 @@ PATHS: Final = {
     ],
     "jumpstarter.common.resources": ["ClientStreamResource", "PresignedRequestResource"],
     "jumpstarter.common.storage": ["read_from_storage_device", "write_to_storage_device"],
-    "jumpstarter.common.utils": ["serve"],
+    "jumpstarter.common.utils": ["env", "serve"],
     "jumpstarter.driver": [
         "Driver",
         "DriverReport",
@@ -104,14 +104,15 @@ PATHS: Final = {
         "detect_compression_from_signature",
     ],
     "jumpstarter.streams.progress": ["ProgressAttribute", "ProgressStream"],
+    "jumpstarter.utils.env": ["env"],
     "jumpstarter.testing": ["client_fixture", "client_for", "client_for_async"],
 }
 # The module that provides the same names as each of these aliases.
 SAME: Final = {
     "jumpstarter.client.base": "jumpstarter.client",
-    "jumpstarter.common.utils": "jumpstarter",
     "jumpstarter.driver.base": "jumpstarter.driver",
     "jumpstarter.driver.decorators": "jumpstarter.driver",
+    "jumpstarter.utils.env": "jumpstarter.common.utils",
 }
 
 
@@ -140,7 +141,7 @@ def order(name: str) -> tuple[int, str]:
 
 
 def test_public_modules_are_the_intended_ones() -> None:
-    others = {f"jumpstarter.{name}" for name in ("cli", "drivers", "errors", "streams")}
+    others = {f"jumpstarter.{name}" for name in ("cli", "drivers", "errors", "streams", "utils")}
     assert set(PUBLIC) == set(PATHS) | others
 
 

@@ -101,7 +101,6 @@ __all__ = [
     "code_for",
 ]
 
-
 _OF_OSERROR: Final = ("errno", "strerror", "filename", "filename2")
 
 
@@ -153,14 +152,17 @@ class JumpstarterException(Exception):
     `str()` is `message`, and the text of the exception that it was raised `from`, if that is new.
     """
 
+    explains_cause: bool = False  # True if `message` has the text of the cause in other words
+
     def __init__(self, message: str = "") -> None:
         super().__init__(message)
         self.message: str = message
 
     def __str__(self) -> str:
-        cause = str(self.__cause__) if self.__cause__ else ""
-        message = str(self.message)
-        return f"{message} (Caused by: {cause})" if cause and cause not in message else message
+        message, cause = str(self.message), self.__cause__
+        said = str(getattr(cause, "message", cause or ""))  # an exception may be its own cause
+        is_new = said not in message and not self.explains_cause
+        return f"{message} (Caused by: {said})" if is_new else message
 
 
 class ConfigurationError(JumpstarterException):

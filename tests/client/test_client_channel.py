@@ -759,7 +759,7 @@ async def refuse(stream: trio.abc.Stream) -> None:
         (say_garbage, "the peer does not speak jumpstarter's protocol: .*'SSH-2.0-OpenSSH"),
         (say_garbage_and_hang_up, "the peer does not speak jumpstarter's protocol: .*'SSH-2.0"),
         (hang_up, "the peer closed the connection"),
-        (speak_another_version, "the peer: the peer speaks version 9.1 of the protocol, and this"),
+        (speak_another_version, "the peer: the peer speaks version 9.2 of the protocol, and this"),
         (refuse, "the peer refused the connection: 'not admitted'"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

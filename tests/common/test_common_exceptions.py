@@ -45,3 +45,23 @@ def test_connect_raises_what_published_code_catches() -> None:
 
 def test_a_refused_call_is_what_published_code_catches() -> None:
     assert ExporterNotReady is CallRefused
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+def test_exception_that_is_its_own_cause_has_a_text() -> None:
+    error = exceptions.ConfigurationError("around")
+    other = caused(exceptions.ArgumentError("other"), error)
+    assert str(caused(error, error)) == "around"
+    assert str(caused(error, other)) == "around (Caused by: other)"
+
+
+def test_text_that_explains_the_cause_does_not_repeat_it() -> None:
+    error = caused(exceptions.ArgumentError("failed: 7 V"), ValueError("7 V"))
+    assert str(error) == "failed: 7 V"
+    other = exceptions.ArgumentError("seven volts")
+    other.explains_cause = True
+    assert str(caused(other, ValueError("7 V"))) == "seven volts"

@@ -47,7 +47,9 @@ def as_argument_error(
         again = exception_from(attempt)
         try:
             if again is not None and type(_unwrapped(again)) is type(original):
-                return ArgumentError(text())
+                error = ArgumentError(text())
+                error.explains_cause = True
+                return error
             raise original
         finally:
             del again, original  # their tracebacks refer to this frame

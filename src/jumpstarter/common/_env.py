@@ -1,0 +1,72 @@
+"""Connect to the exporter that the environment names, as a test in a jumpstarter shell does."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from .._api.connecting import connect
+from .._util.tracebacks import hidden_contextmanager
+from ..client import DriverClient
+from ..client._tree import DEFAULT_ALLOW
+from .exceptions import EnvironmentVariableNotSetError
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["env"]
+
+_HOST: Final = "JUMPSTARTER_HOST"
+_ALLOW: Final = "JMP_DRIVERS_ALLOW"
+_INSECURE: Final = ("JMP_GRPC_INSECURE", "JUMPSTARTER_GRPC_INSECURE")
+_TOKEN: Final = "JMP_GRPC_PASSPHRASE"  # noqa: S105 - a variable's name
+_SCHEMES: Final = ("unix:", "tcp://", "tls://")
+
+
+@hidden_contextmanager
+def env() -> Iterator[DriverClient]:
+    """Connect to the exporter at `JUMPSTARTER_HOST`, for the length of a `with` block.
+
+    The variable is an address of this library, such as `unix:/path`, or what the published package
+    puts there: the path of a socket, or `host:port`. These other variables are used:
+
+    - `JMP_DRIVERS_ALLOW`: patterns of client classes that may be imported, with commas between
+      them; `UNSAFE` allows all. By default the packages `jumpstarter_driver_*`.
+    - `JMP_GRPC_PASSPHRASE`: the exporter's token.
+    - `JMP_GRPC_INSECURE`: with `1`, `host:port` is reached by plain TCP, and else by TLS.
+
+    Yields:
+        The client of the root driver, for blocking code.
+
+    Raises:
+        EnvironmentVariableNotSetError: (on entering) `JUMPSTARTER_HOST` is not set.
+        HandshakeError: (on entering) The connection failed, or the exporter refused this client.
+        ArgumentError: (on entering) A variable cannot be used.
+        RuntimeError: (on entering) This thread runs a Trio loop.
+    """
+    host = os.environ.get(_HOST)
+    if not host:
+        text = f"{_HOST} is not set: it says where the exporter is, for example unix:/run/socket"
+        raise EnvironmentVariableNotSetError(text)
+    token = os.environ.get(_TOKEN) or None
+    with connect(_address(host), allow=_allowed(), token=token) as client:
+        yield client
+
+
+def _address(host: str) -> str:
+    if host.startswith(_SCHEMES):
+        return host
+    if re.fullmatch(r"[^/]+:\d+", host):
+        insecure = any(os.environ.get(name) == "1" for name in _INSECURE)
+        return f"{'tcp' if insecure else 'tls'}://{host}"
+    return f"unix:{Path(host).absolute()}"
+
+
+def _allowed() -> Sequence[str]:
+    text = os.environ.get(_ALLOW)
+    if text is None:
+        return DEFAULT_ALLOW
+    patterns = [each.strip() for each in text.split(",") if each.strip()]
+    return ["*"] if "UNSAFE" in patterns else patterns

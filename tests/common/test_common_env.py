@@ -1,0 +1,136 @@
+"""Test that `env` connects to the exporter that the environment names."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from helpers import PATIENCE
+from jumpstarter import serve, serve_async
+from jumpstarter.common import utils
+from jumpstarter.common._env import _address, _allowed
+from jumpstarter.common.exceptions import EnvironmentVariableNotSetError
+from jumpstarter.common.utils import env
+from jumpstarter.driver import Driver, export
+from jumpstarter.errors import ArgumentError, HandshakeError
+from jumpstarter.utils.env import env as other_env
+
+
+class Board(Driver):
+    @classmethod
+    def client(cls) -> str:
+        return "jumpstarter.client.DriverClient"
+
+    @export
+    def echo(self, value: Any) -> Any:
+        return value
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("JUMPSTARTER_HOST", "JMP_DRIVERS_ALLOW", "JMP_GRPC_PASSPHRASE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("JMP_GRPC_INSECURE", "JUMPSTARTER_GRPC_INSECURE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@contextmanager
+def served(address: str, **options: Any) -> Iterator[str]:
+    """Serve a board from another thread; yield the address."""
+    ready, done, found = threading.Event(), trio.Event(), list[Any]()
+
+    async def main() -> None:
+        async with serve_async(Board(), address, **options) as server:
+            found.extend([server.address, trio.lowlevel.current_trio_token()])
+            ready.set()
+            await done.wait()
+
+    thread = threading.Thread(target=trio.run, args=(main,))
+    thread.start()
+    assert ready.wait(PATIENCE)
+    try:
+        yield found[0]
+    finally:
+        found[1].run_sync_soon(done.set)
+        thread.join()
+
+
+def test_both_paths_are_one_function() -> None:
+    assert env is other_env is utils.env
+    assert utils.serve is serve
+
+
+@pytest.mark.parametrize("form", ["{path}", "unix:{path}"])
+def test_socket_is_reached_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    with served(f"unix:{tmp_path}/socket"):
+        monkeypatch.setenv("JUMPSTARTER_HOST", form.format(path=tmp_path / "socket"))
+        with env() as client:
+            assert client.call("echo", 1) == 1
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("JUMPSTARTER_HOST", "socket")
+        with env() as client:
+            assert client.call("echo", 2) == 2
+
+
+def test_port_is_reached_with_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    with served("tcp://127.0.0.1:0", token="right") as address:  # noqa: S106
+        monkeypatch.setenv("JUMPSTARTER_HOST", address.removeprefix("tcp://"))
+        monkeypatch.setenv("JMP_GRPC_INSECURE", "1")
+        monkeypatch.setenv("JMP_GRPC_PASSPHRASE", "right")
+        with env() as client:
+            assert client.call("echo", 1) == 1
+        monkeypatch.setenv("JMP_GRPC_PASSPHRASE", "wrong")
+        with pytest.raises(HandshakeError), env():
+            pytest.fail("the token is wrong")
+
+
+def test_port_is_reached_by_tls_unless_it_is_said_to_be_insecure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert _address("lab.example:8082") == "tls://lab.example:8082"
+    assert _address("[::1]:8082") == "tls://[::1]:8082"
+    monkeypatch.setenv("JUMPSTARTER_GRPC_INSECURE", "1")
+    assert _address("lab.example:8082") == "tcp://lab.example:8082"
+    assert _address("tls://lab.example:8082") == "tls://lab.example:8082"
+    assert _address("/run/lab:1") == "unix:/run/lab:1"
+    with served("tcp://127.0.0.1:0") as address:
+        monkeypatch.delenv("JUMPSTARTER_GRPC_INSECURE")
+        monkeypatch.setenv("JUMPSTARTER_HOST", address.removeprefix("tcp://"))
+        with pytest.raises((HandshakeError, ssl.SSLError)), env():
+            pytest.fail("the exporter has no certificate")
+
+
+def test_allowed_classes_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(_allowed()) == ["jumpstarter_driver_*"]
+    for text, allowed in {
+        "": [],
+        "lab.*": ["lab.*"],
+        "lab.*, other.Client,": ["lab.*", "other.Client"],
+        "UNSAFE": ["*"],
+        "lab.*,UNSAFE": ["*"],
+    }.items():
+        monkeypatch.setenv("JMP_DRIVERS_ALLOW", text)
+        assert _allowed() == allowed
+
+
+@pytest.mark.parametrize("host", [None, ""])
+def test_missing_variable_is_named(monkeypatch: pytest.MonkeyPatch, host: str | None) -> None:
+    if host is not None:
+        monkeypatch.setenv("JUMPSTARTER_HOST", host)
+    with pytest.raises(EnvironmentVariableNotSetError, match="JUMPSTARTER_HOST is not set"), env():
+        pytest.fail("there is no exporter")
+
+
+def test_value_that_is_no_address_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUMPSTARTER_HOST", "tcp://nowhere")
+    with pytest.raises(ArgumentError, match="cannot use the address 'tcp://nowhere'"), env():
+        pytest.fail("there is no exporter")
