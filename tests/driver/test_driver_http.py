@@ -18,7 +18,7 @@ import trustme
 from helpers import served
 from http_server import BODY, Handler, running
 from jumpstarter.client import DriverClient
-from jumpstarter.driver._http import MAX_REDIRECTS, is_url, open_url
+from jumpstarter.driver._http import MAX_REDIRECTS, open_url
 from jumpstarter.errors import DriverConnectionError, DriverError, DriverInvalidArgument
 from resources_for_tests import Library
 
@@ -134,10 +134,3 @@ def test_without_httpx_the_driver_says_what_to_install(
     monkeypatch.setitem(sys.modules, "httpx", None)
     with pytest.raises(DriverError, match=r"the extra 'http'.*pip install .*\[http\]"):
         client.call("read", "http://127.0.0.1:1/file")
-
-
-def test_only_urls_are_taken_for_urls() -> None:
-    assert is_url("http://host/")
-    assert is_url("HTTPS://host/")
-    assert not is_url("ftp://host/")
-    assert not is_url(7)

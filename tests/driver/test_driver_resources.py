@@ -136,7 +136,14 @@ async def test_what_was_lent_for_reading_cannot_be_written_and_the_other_way_rou
 
 @pytest.mark.parametrize(
     "arguments",
-    [(1, "both", ""), (1, "read", "gzip"), (0, "read", ""), (2, "read", ""), ("1", "read", "")],
+    [
+        (1, "up", ""),
+        (1, "both", "lzma"),
+        (1, "read", "gzip"),
+        (0, "read", ""),
+        (2, "read", ""),
+        ("1", "read", ""),
+    ],
 )
 @timed()
 async def test_a_loan_that_cannot_be_is_refused(arguments: tuple[Any, ...]) -> None:

@@ -21,7 +21,7 @@ from .._util.log_limit import RateLimitedLogger
 from ..driver._caller import current_connection
 from ..driver._drain import Drain
 from ..driver._export import export, exports_of, exportstream
-from ..driver._resources import Loan, loan_request
+from ..driver._loan import Loan, loan_request
 from ..errors import Code, ResourceError
 from .admission import AdmissionControl
 from .error_reporter import reject
@@ -67,10 +67,19 @@ class _Service:
     @export
     async def lent_failed(self, handle: str, error: bytes) -> None:
         """Keep the reason why a client's loan has failed, for the driver that uses it."""
+        loan = self._loan_of_caller(handle)
+        loan.excuse = exception_from_wire(*decode_error(error, self._limits), _CLIENT_S)
+
+    @export
+    async def lent_back(self, handle: str) -> None:
+        """Let a loan for both directions end once no driver uses it."""
+        self._loan_of_caller(handle).client_closed()
+
+    def _loan_of_caller(self, handle: str) -> Loan:
         loan = self._loans.get(handle)
         if loan is None or loan.owner is not current_connection.get():
             raise ResourceError("there is no such loan of this client")
-        loan.excuse = exception_from_wire(*decode_error(error, self._limits), _CLIENT_S)
+        return loan
 
     @export(drain=_LOG_DRAIN)
     async def log(self) -> AsyncIterator[object]:

@@ -29,8 +29,8 @@ from .._util.background import open_background
 from .._util.text import sanitize_text
 from ..driver._base import Driver
 from ..driver._export import Exported
+from ..driver._loan import Loan
 from ..driver._mistakes import why_unsendable
-from ..driver._resources import Loan
 from ..errors import ArgumentError, Code
 from .context import ServerContext
 from .error_reporter import ErrorReporter, check_fit, reject

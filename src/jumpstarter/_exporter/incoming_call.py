@@ -29,7 +29,7 @@ from .._protocol import events as ev
 from .._protocol.frames import Kind
 from .._util.trio_private import CAN_SEE_SCOPES, cancel_status
 from .._util.wakeup import Wakeup
-from ..driver._resources import Loan
+from ..driver._loan import Loan
 from ..errors import Code
 from .stream_forwarder import StreamForwarder
 

@@ -112,13 +112,21 @@ class CompressingWriter:
     Args:
         send: Sends bytes.
         encoding: `""` or a `Compression`.
+        is_file: The compressed bytes are a file: no bytes make an empty one.
 
     Raises:
         MissingExtra: The encoding is `"zstd"`, and the extra `zstd` is not installed.
     """
 
-    def __init__(self, send: Callable[[bytes], Awaitable[object]], encoding: str = "") -> None:
+    def __init__(
+        self,
+        send: Callable[[bytes], Awaitable[object]],
+        encoding: str = "",
+        *,
+        is_file: bool = False,
+    ) -> None:
         self._send = send
+        self._is_empty = is_file  # nothing was written
         self._codec = Compressor(Compression(encoding)) if encoding else None
         self._in_thread = encoding not in ENCODINGS  # the others take up to 40 ms for a chunk
 
@@ -129,6 +137,7 @@ class CompressingWriter:
             return
         view = memoryview(data).cast("B")
         await trio.lowlevel.checkpoint()
+        self._is_empty = False
         for start in range(0, len(view), CHUNK_SIZE):
             await self._send_compressed(self._codec.compress, view[start : start + CHUNK_SIZE])
 
@@ -148,7 +157,7 @@ class CompressingWriter:
 
     async def finish(self) -> None:
         """Write the bytes that the compressor still holds, and the end. A checkpoint likewise."""
-        if self._codec is not None:
+        if self._codec is not None and not self._is_empty:
             await self._send_compressed(self._codec.finish)
 
 

@@ -22,11 +22,10 @@ from .._util.labels import CLIENT_LABEL, NAME_LABEL, NameOfLabel
 from .._util.no_copies import ReduceEx, no_copies
 from ..errors import ConfigurationError
 from ._export import is_exported
-from ._http import IDLE
 from ._logger import DEFAULT_LEVEL, DriverLogger
 from ._mistakes import check_class, explain_missing_attributes, unmade, why_missing
 from ._report import DriverReport
-from ._resources import Resource
+from ._resources import Handle, Resource
 from ._rounds import Family, Round, Turn, current_turn
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -112,25 +111,30 @@ class Driver(ABC):
         """
 
     def resource(
-        self, handle: str | UUID, *, max_bytes: int = MAX_BYTES, timeout: float = IDLE
+        self, handle: Handle, timeout: float | None = None, *, max_bytes: int = MAX_BYTES
     ) -> Resource:
         """Open a resource that a client has lent to this driver, or a URL, for one block.
 
         In an `async` method, `async with self.resource(handle) as stream` opens a Trio stream, with
         `receive_some` and `async for`, or with `send_all`. In a plain method, `with
         self.resource(handle) as file` opens a binary file. The client chooses whether it can be
-        read or written. Memory use does not depend on the number of bytes. When the block ends,
-        everything that was written has been sent. If the block raises an exception, the client gets
-        an error, because bytes are missing.
+        read, written, or both. The stream has the methods of an anyio stream too. Memory use does
+        not depend on the number of bytes. When the block ends, everything that was written has been
+        sent. If the block raises an exception, the client gets an error, because bytes are missing.
 
         Args:
             handle: The handle that the client has passed, from its `local_file` or `resource`
                 block; it can be used once, within that block. Or an `http://` or `https://` URL,
                 which the exporter fetches (with an extra), following at most 5 redirects, and none
-                from https to http.
+                from https to http. Or a dict as `jumpstarter.common.resources` makes it: a
+                `client_stream` is a loan for both directions; a `presigned_request` is a GET, which
+                the driver reads, or a PUT, which it writes, and the exporter makes it (with the
+                same extra). It follows at most 10 redirects of a GET, and sends credentials to no
+                other origin.
+            timeout: For a URL, the seconds that its server may send nothing, 30 by default. For a
+                presigned request, the seconds that it may take in all, 7,200 by default.
             max_bytes: The largest number of bytes to read, after decompression. By default 64 GiB,
                 which is larger than the cards that are flashed.
-            timeout: Seconds that the server of a URL may send nothing.
 
         Returns:
             A context manager for plain code that is also one for `async` code.
