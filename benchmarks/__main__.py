@@ -14,8 +14,8 @@ from .harness import Plan, measure
 from .record import Record, read, setting, write
 from .workloads import WORKLOADS
 
-FULL: Final = Plan(rounds=9, seconds=0.3)
-QUICK: Final = Plan(rounds=3, seconds=0.05)
+FULL: Final = Plan(rounds=9, seconds=0.3, starts=3)
+QUICK: Final = Plan(rounds=4, seconds=0.15, starts=2)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         "--quick",
         action="store_true",
         default=os.environ.get("QUICK", "0") not in {"", "0"},
-        help="two minutes: fewer workloads, and rougher; QUICK=1 in the environment does the same",
+        help="five minutes: fewer workloads, and rougher; QUICK=1 in the environment does the same",
     )
     parser.add_argument("--rounds", type=int, help="turns of each side")
     parser.add_argument("--seconds", type=float, help="of one turn, about")
@@ -82,6 +82,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     return Plan(
         rounds=base.rounds if options.rounds is None else options.rounds,
         seconds=base.seconds if options.seconds is None else options.seconds,
+        starts=base.starts,
         cores=() if options.unpinned else options.cores or _last_cores(),
         installed={} if options.no_peers else peers.installed(),
         operations=options.operations,

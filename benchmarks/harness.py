@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from . import memory, peers
+from . import link, memory, peers, processor
 from .model import FLOOR, OURS, Side, Workload
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Worker",
     "calibrate",
     "measure",
+    "shares",
     "start",
     "take_turns",
 ]
@@ -41,6 +42,8 @@ _END_GRACE: Final = 10.0  # seconds in which a worker must end by itself
 _ROOT: Final = Path(__file__).parents[1]  # the directory from which workers import this package
 _FEWER: Final = 3  # divides the rounds of new processes: memory varies much less than time
 _WARM: Final = 16  # operations before the first memory reading, to exclude what loads only once
+_LONG_ENOUGH: Final = 0.7  # of the planned duration of a round
+_TRIES: Final = 5  # to find how many operations take that long
 
 Measures = Mapping[str, float]
 Run = Callable[[int], Measures]
@@ -54,6 +57,8 @@ class Plan:
     Attributes:
         rounds: Number of turns of each side.
         seconds: Approximate duration of a turn, unless the workload fixes the number of operations.
+        starts: How often the processes are started; the rounds are divided among the starts. A
+            process may stay in one mode for its whole life (see `modes`).
         cores: Processors to pin ends to; empty to pin none. A workload on one core uses the last.
             A workload on two runs its server on the last and its client on the first.
         installed: Versions of the installed peers, by name.
@@ -62,6 +67,7 @@ class Plan:
 
     rounds: int
     seconds: float
+    starts: int = 1
     cores: tuple[int, ...] = ()
     installed: Mapping[str, str] = field(default_factory=dict)
     operations: int = 0
@@ -73,7 +79,8 @@ class Result:
 
     Attributes:
         workload: The workload.
-        operations: Number of operations in each round, by side.
+        operations: Number of operations in each round, by side. If a round's measures have
+            "operations", that is the number of its own.
         rounds: The rounds in order, each with its measures by side.
         absent: The reason why a side is not in the rounds, by side.
     """
@@ -185,7 +192,7 @@ class Ends:
 
     Args:
         name: The side's name.
-        workers: The workers by role, "server" and "client". The client is always present.
+        workers: The workers by role, "server", "link" and "client". The client is always present.
     """
 
     def __init__(self, name: str, workers: Mapping[str, Worker]) -> None:
@@ -193,15 +200,27 @@ class Ends:
         self._workers = workers
 
     def begin(self, path: str) -> None:
-        """Make the server serve at the path, then the client connect to it."""
+        """Make the server serve at the path, then the client connect to it.
+
+        A link listens at the path for the client, and the server behind it.
+        """
         with _failing_as(self._name):
-            for worker in self._workers.values():
-                worker.begin(path)
+            for role, worker in self._workers.items():
+                behind_a_link = role == "server" and "link" in self._workers
+                worker.begin(link.behind(path) if behind_a_link else path)
 
     def run(self, operations: int) -> dict[str, float]:
-        """Run a round. Returns its measures."""
+        """Run a round. Returns its measures, with the processor time of each process."""
         with _failing_as(self._name):
-            return self._workers["client"].run(operations)
+            before = self._spent()
+            measures = self._workers["client"].run(operations)
+            for role, spent in self._spent().items():
+                if not math.isnan(spent):
+                    measures[f"{role}_cpu"] = spent - before[role]
+            return measures
+
+    def _spent(self) -> dict[str, float]:
+        return {role: processor.spent(each.process.pid) for role, each in self._workers.items()}
 
     def run_and_measure(self, operations: int) -> dict[str, float]:
         """Run a round, and measure its memory use as well. Returns its measures."""
@@ -239,7 +258,8 @@ def _all_ends(
         for name, side in sides.items():
             stack.enter_context(_failing_as(name))
             python = str(peers.PYTHON) if side.peer else sys.executable
-            ends = {"server": side.server, "client": side.client}
+            between = f"benchmarks.link.forward {side.delay}" if side.delay else ""
+            ends = {"server": side.server, "link": between, "client": side.client}
             begun.append(
                 Ends(
                     name,
@@ -287,17 +307,27 @@ def measure(workload: Workload, plan: Plan) -> Result:
 
 def _cores(workload: Workload, plan: Plan) -> dict[str, Sequence[int]]:
     client = plan.cores[-1:] if workload.cores == 1 else plan.cores[:1]
-    return {"server": plan.cores[-1:], "client": client}
+    return {"server": plan.cores[-1:], "link": plan.cores[-1:], "client": client}
 
 
 def _run_in_turns(
     workload: Workload, sides: Mapping[str, Side], plan: Plan
 ) -> tuple[dict[str, int], list[Round]]:
     fixed = plan.operations or workload.operations
-    with _all_ends(sides, _cores(workload, plan)) as begun:
-        runs = {name: ends.run for name, ends in zip(sides, begun, strict=True)}
-        operations = {name: fixed or calibrate(run, plan.seconds) for name, run in runs.items()}
-        return operations, take_turns(runs, operations, plan.rounds)
+    operations: dict[str, int] = {}
+    rounds: list[Round] = []
+    for share in shares(plan.rounds, plan.starts):
+        with _all_ends(sides, _cores(workload, plan)) as begun:
+            runs = {name: ends.run for name, ends in zip(sides, begun, strict=True)}
+            operations = {name: fixed or calibrate(run, plan.seconds) for name, run in runs.items()}
+            rounds += take_turns(runs, operations, share)
+    return operations, rounds
+
+
+def shares(rounds: int, starts: int) -> list[int]:
+    """Divide the rounds among the starts, as evenly as possible and with at least one each."""
+    starts = min(rounds, starts)
+    return [rounds // starts + (number < rounds % starts) for number in range(starts)]
 
 
 def _run_afresh(
@@ -320,13 +350,27 @@ def _run_afresh(
 
 
 def calibrate(run: Run, seconds: float) -> int:
-    """Return how many operations take about `seconds`. This also warms up the side."""
+    """Return how many operations take about `seconds`. This also warms up the side.
+
+    A single short run can be many times slower than later ones, so the number is tried out.
+    """
     operations = 1
     while (took := run(operations)["seconds"]) < seconds / 4:
         operations *= 4
-    return max(1, round(operations * seconds / took))
+    for _ in range(_TRIES):
+        operations = max(1, round(operations * seconds / took))
+        if took >= _LONG_ENOUGH * seconds:
+            break
+        took = run(operations)["seconds"]
+    return operations
 
 
 def take_turns(runs: Mapping[str, Run], operations: Mapping[str, int], rounds: int) -> list[Round]:
     """Run every side once in each round. Returns the measures of each round, by side."""
-    return [{name: run(operations[name]) for name, run in runs.items()} for _ in range(rounds)]
+    return [
+        {name: _turn(run, operations[name]) for name, run in runs.items()} for _ in range(rounds)
+    ]
+
+
+def _turn(run: Run, operations: int) -> Measures:
+    return {**run(operations), "operations": operations}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -12,10 +13,11 @@ import jumpstarter
 from jumpstarter import Limits
 from jumpstarter.driver import Driver, export, exportstream
 
+from .certificates import leave_address, make_certificate
 from .ends import on_trio, stay
-from .payloads import ANSWER, PIECE, VALUE, Tally, decode_order
+from .payloads import ANSWER, CHATTER, CHATTER_EVERY, CHATTER_ON, PIECE, VALUE, Tally, decode_order
 
-__all__ = ["MANY_CALLS", "IdleDriver", "serve", "serve_many_calls"]
+__all__ = ["MANY_CALLS", "IdleDriver", "serve", "serve_many_calls", "serve_tls"]
 
 MANY_CALLS: Final = Limits(max_calls=16 * 1024)  # workloads have up to 10,000
 _QUEUE: Final = 64  # pieces that a device holds; further ones wait in the client
@@ -66,6 +68,30 @@ class _Source(_Device):
             self._left = decode_order(await super().receive_some(max_bytes))
         self._left -= 1
         return PIECE
+
+
+class _Console(_Device):
+    """Says a small piece at regular intervals, as the log of a board does, while it is on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._on = trio.Event()
+        self._due = 0.0
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        if data == CHATTER_ON:
+            self._due = trio.current_time()
+            self._on.set()
+        else:
+            self._on = trio.Event()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        del max_bytes
+        await self._on.wait()
+        self._due += CHATTER_EVERY
+        await trio.sleep_until(self._due)
+        return CHATTER
 
 
 class IdleDriver(Driver):
@@ -125,6 +151,11 @@ class IdleDriver(Driver):
 
     @exportstream
     @asynccontextmanager
+    async def console(self) -> AsyncIterator[trio.abc.Stream]:
+        yield _Console()
+
+    @exportstream
+    @asynccontextmanager
     async def bytes_up(self) -> AsyncIterator[trio.abc.Stream]:
         yield _Sink()
 
@@ -137,6 +168,18 @@ class IdleDriver(Driver):
 @on_trio
 async def serve(path: str) -> None:
     async with jumpstarter.serve_async(IdleDriver(), f"unix:{path}"):
+        await stay()
+
+
+@on_trio
+async def serve_tls(path: str) -> None:
+    """Serve on loopback, at an address that the client finds in a file at the path."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*make_certificate(path))
+    async with jumpstarter.serve_async(
+        IdleDriver(), "tls://localhost:0", ssl_context=context
+    ) as server:
+        leave_address(path, server.address)
         await stay()
 
 

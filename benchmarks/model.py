@@ -51,11 +51,17 @@ class Side:
         client: The function that runs the rounds of `worker.rounds`.
         peer: The distribution that both ends need from the peers' environment. Empty if they run
             in ours.
+        is_ours: It is the library too, without what the workload is about: with nothing else open,
+            for example.
+        delay: Seconds that each byte takes from one end to the other, through a process of its own.
+            Without a delay the ends are connected directly.
     """
 
     server: str
     client: str
     peer: str = ""
+    is_ours: bool = False
+    delay: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -67,9 +73,10 @@ class Workload:
         units: The units of its figures; the chart shows the first.
         sides: The sides by name. They take turns in this order.
         goals: Goals for our figure in the first unit, by side. Our own side's entry is the figure
-            to reach, the floor's entry a multiple of the floor's figure, and a peer's entry how
-            many times better than the peer ours must be. A peer's goal is always a minimum. The
-            others are a minimum if the unit is a rate, and a maximum otherwise.
+            to reach, the entry of the floor, or of another side that is ours, a multiple of that
+            side's figure, and a peer's entry how many times better than the peer ours must be. A
+            peer's goal is always a minimum. The others are a minimum if the unit is a rate, and a
+            maximum otherwise.
         series: The name of the series, if the workload is one of several sizes. Otherwise empty.
         size: The size, as the position on the series' axis.
         operations: Operations in each round. By default, as many as take the planned time.

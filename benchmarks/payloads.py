@@ -11,13 +11,30 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-__all__ = ["ANSWER", "MESSAGE", "PIECE", "VALUE", "Tally", "decode_order", "encode_order"]
+__all__ = [
+    "ANSWER",
+    "CHATTER",
+    "CHATTER_EVERY",
+    "CHATTER_OFF",
+    "CHATTER_ON",
+    "MESSAGE",
+    "PIECE",
+    "VALUE",
+    "Tally",
+    "decode_order",
+    "encode_order",
+]
 
 VALUE: Final = bytes(16)  # argument, result or item on the library's side and the peers'
 # The floor's counterpart of VALUE: about the size of VALUE on the wire, headers included.
 MESSAGE: Final = bytes(32)
 PIECE: Final = bytes(64 * 1024)
 ANSWER: Final = b"."
+CHATTER: Final = bytes(1024)  # what a console says each time
+CHATTER_EVERY: Final = 1e-3  # seconds; a console that says 1 MB/s
+# A console is on during the rounds of its own side only, so that it disturbs no other side.
+CHATTER_ON: Final = b"1"
+CHATTER_OFF: Final = b"0"
 
 _ORDER: Final = struct.Struct("<Q")
 

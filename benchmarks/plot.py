@@ -1,8 +1,9 @@
 """Draw a recorded run: `python -m benchmarks.plot FILE` makes `docs/performance.{svg,png}`.
 
 The left part shows how many times worse than the floor each side of a workload is, by the
-workload's first figure: a dot for the median, and a line from the minimum to the maximum. The right
-part shows how figures grow with size. The module needs matplotlib, from the extra `bench`.
+workload's first figure: a dot for the median, and a line from the minimum to the maximum. It shows
+nothing if the two were measured in different modes. The right part shows how figures grow with
+size. The module needs matplotlib, from the extra `bench`.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def _draw_costs(axes: Axes, results: Sequence[Result], colours: Colours) -> None
         for side in result.operations:
             worse_over_better = (FLOOR, side) if unit.is_rate else (side, FLOOR)
             spread = ratio(result, *worse_over_better, unit)
-            if side != FLOOR:
+            if side != FLOOR and spread is not None:
                 label = None if side in named else side
                 named.add(side)
                 colour, size = colours[side], 5 if side == OURS else 3

@@ -1,6 +1,7 @@
-"""Publish the record, table and charts of a run: `python -m benchmarks.publish FILE`.
+"""Publish the record, tables and charts of a run: `python -m benchmarks.publish FILE`.
 
-The table goes into `docs/performance.md`, between two marks. The rest of that page stays unchanged.
+The tables go into `docs/performance.md`, each between two marks: the everyday situations, and the
+whole run. The rest of that page stays unchanged.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from . import plot, table
+from . import plot, summary, table
 from .record import Record, read
 
-__all__ = ["main", "publish", "section"]
+__all__ = ["main", "publish", "sections"]
 
-_BEGIN: Final = "<!-- a run, put here by benchmarks.publish -->"
-_END: Final = "<!-- the end of the run -->"
+_SITUATIONS: Final = (
+    "<!-- the situations of a run, put here by benchmarks.publish -->",
+    "<!-- the end of the situations -->",
+)
+_RUN: Final = "<!-- a run, put here by benchmarks.publish -->", "<!-- the end of the run -->"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,22 +39,26 @@ def publish(file: Path, docs: Path) -> None:
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed. Nothing has changed.
-        ValueError: The page does not have exactly one place for the run.
+        ValueError: The page does not have exactly one place for each table of the run.
     """
     record = read(file)
     plot.draw(record, docs)
     page = docs / "performance.md"
-    between = re.compile(f"{re.escape(_BEGIN)}.*{re.escape(_END)}", re.DOTALL)
-    text, places = between.subn(lambda _: section(record), page.read_text())
-    if places != 1:
-        raise ValueError(f"{page} has {places} places for a run, not one")
+    text = page.read_text()
+    for (begin, end), section in sections(record).items():
+        between = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+        text, places = between.subn(lambda _, section=section: section, text)  # type: ignore[misc]
+        if places != 1:
+            raise ValueError(f"{page} has {places} places for a run, not one: {begin}")
     page.write_text(text)
     shutil.copyfile(file, docs / "performance.json")
 
 
-def section(record: Record) -> str:
-    """Return the section of the page for a run, including the marks."""
-    return f"{_BEGIN}\n```text\n{record.setting}\n```\n\n{table.whole(record.results)}\n{_END}"
+def sections(record: Record) -> dict[tuple[str, str], str]:
+    """Return the sections of the page for a run, including the marks, by their marks."""
+    run = f"```text\n{record.setting}\n```\n\n{table.whole(record.results)}"
+    texts = {_SITUATIONS: summary.whole(record.results), _RUN: run}
+    return {marks: f"{marks[0]}\n{text}\n{marks[1]}" for marks, text in texts.items()}
 
 
 if __name__ == "__main__":

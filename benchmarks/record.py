@@ -33,6 +33,7 @@ class Setting:
         seconds: Approximate duration of each turn.
         cores: The cores that the ends were pinned to.
         peers: The versions of the installed peers, by name.
+        starts: How often the processes were started.
     """
 
     command: str
@@ -45,14 +46,16 @@ class Setting:
     seconds: float
     cores: Sequence[int]
     peers: Mapping[str, str]
+    starts: int = 1  # in records of earlier versions
 
     def __str__(self) -> str:
         where = f"pinned to {', '.join(map(str, self.cores))}" if self.cores else "unpinned"
         peers = ", ".join(f"{name} {number}" for name, number in self.peers.items())
+        starts = f" in {self.starts} starts" if self.starts > 1 else ""
         return (
             f"{self.command}\n"
             f"{self.date}; Python {self.python}, Trio {self.trio}, {self.system}; {where}; "
-            f"load {self.load:.2f}; {self.rounds} rounds of {self.seconds:g} s\n"
+            f"load {self.load:.2f}; {self.rounds} rounds of {self.seconds:g} s{starts}\n"
             f"peers: {peers or 'none; make bench-peers installs them'}"
         )
 
@@ -78,6 +81,7 @@ def setting(plan: Plan, arguments: Sequence[str]) -> Setting:
         seconds=plan.seconds,
         cores=plan.cores,
         peers=plan.installed,
+        starts=plan.starts,
     )
 
 

@@ -1,22 +1,39 @@
 """Compute figures from measures, and format them as a table in Markdown.
 
 The table shows a figure as the median over the rounds, with the extremes in brackets. The line of
-each side also has the ratio of its figure to the floor's, and how many times better ours is.
+each side also has the ratio of its figure to the floor's, and how many times better ours is. A
+figure with two modes (see `modes`) is shown as two, and has a ratio only to a figure that changes
+with it. The processor time of an operation is that of the client and of the server.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from . import modes
 from .harness import Result
 from .model import FLOOR, OURS, Unit, Workload
 
-__all__ = ["HEAD", "Spread", "figures", "gain", "lines", "ratio", "whole"]
+__all__ = [
+    "HEAD",
+    "Spread",
+    "figures",
+    "gain",
+    "goal_of",
+    "lines",
+    "processor_time",
+    "ratio",
+    "row",
+    "short",
+    "shown",
+    "whole",
+]
 
-_WIDTHS: Final = (33, 18, 17, 27, 21, 22, 13)
+_WIDTHS: Final = (41, 18, 18, 37, 21, 22, 15, 13)
+_NO_RATIO: Final = "none: two modes"
 
 
 @dataclass(frozen=True)
@@ -33,35 +50,58 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
     def __str__(self) -> str:
-        return f"{_short(self.median)} ({_short(self.low)}-{_short(self.high)})"
+        return f"{short(self.median)} ({short(self.low)}-{short(self.high)})"
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """Return a number with three digits or so."""
     digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 0.1 else 3
     return f"{value:,.{digits}f}"
 
 
 def figures(result: Result, side: str, unit: Unit) -> list[float]:
     """Return the figure of a side for each round."""
-    operations = result.operations[side]
-    return [unit.figure(operations, measures[side]) for measures in result.rounds]
+    return [
+        unit.figure(_operations(result, side, measures[side]), measures[side])
+        for measures in result.rounds
+    ]
 
 
-def ratio(result: Result, side: str, base: str, unit: Unit) -> Spread:
-    """Compute the ratio of two sides' figures within each round."""
-    pairs = zip(figures(result, side, unit), figures(result, base, unit), strict=True)
-    return Spread.of([figure / standard for figure, standard in pairs])
+def _operations(result: Result, side: str, measures: Mapping[str, float]) -> int:
+    return int(measures.get("operations", result.operations[side]))
 
 
-def gain(result: Result, side: str, unit: Unit) -> Spread:
-    """Return how many times better our side is than another one."""
+def processor_time(result: Result, side: str, role: str) -> float | None:
+    """Return the median of a process's seconds of processor time for each operation, if known."""
+    spent = [
+        measures[side][f"{role}_cpu"] / _operations(result, side, measures[side])
+        for measures in result.rounds
+        if f"{role}_cpu" in measures[side]
+    ]
+    return statistics.median(spent) if spent else None
+
+
+def ratio(result: Result, side: str, base: str, unit: Unit) -> Spread | None:
+    """Compute the ratio of two sides' figures within each round.
+
+    Returns None if the two were measured in different modes: such a ratio depends on chance.
+    """
+    ours, theirs = figures(result, side, unit), figures(result, base, unit)
+    if not modes.are_comparable(ours, theirs):
+        return None
+    return Spread.of([figure / standard for figure, standard in zip(ours, theirs, strict=True)])
+
+
+def gain(result: Result, side: str, unit: Unit) -> Spread | None:
+    """Return how many times better our side is than another one, if they can be compared."""
     if unit.is_rate:
         return ratio(result, OURS, side, unit)
     return ratio(result, side, OURS, unit)
 
 
-def _row(cells: Iterable[str]) -> str:
-    aligned = zip(cells, _WIDTHS, strict=True)
+def row(cells: Iterable[str], widths: Sequence[int] = _WIDTHS) -> str:
+    """Return a line of a table in Markdown."""
+    aligned = zip(cells, widths, strict=True)
     return f"| {' | '.join(cell.ljust(width) for cell, width in aligned)} |"
 
 
@@ -72,9 +112,10 @@ _TITLES: Final = (
     "median (min-max)",
     "of the floor's",
     "ours better, times",
+    "CPU, µs each",
     "goal",
 )
-HEAD: Final = f"{_row(_TITLES)}\n|{'|'.join('-' * (width + 2) for width in _WIDTHS)}|"
+HEAD: Final = f"{row(_TITLES)}\n|{'|'.join('-' * (width + 2) for width in _WIDTHS)}|"
 
 
 def lines(result: Result) -> Iterator[str]:
@@ -85,10 +126,10 @@ def lines(result: Result) -> Iterator[str]:
         label = unit.name
         for side in workload.sides:
             if side in result.absent:
-                cells = [result.absent[side], "", "", ""]
+                cells = [result.absent[side], "", "", "", ""]
             else:
                 cells = _cells(result, side, unit)
-            yield _row([name, label, side, *cells])
+            yield row([name, label, side, *cells])
             name = label = ""
 
 
@@ -98,14 +139,33 @@ def whole(results: Iterable[Result]) -> str:
 
 
 def _cells(result: Result, side: str, unit: Unit) -> list[str]:
-    figure = str(Spread.of(figures(result, side, unit)))
-    of_floor = "" if side == FLOOR else str(ratio(result, side, FLOOR, unit))
-    better = "" if side == OURS else str(gain(result, side, unit))
-    is_first = unit == result.workload.units[0]
-    return [figure, of_floor, better, _goal(result.workload, side) if is_first else ""]
+    figure = shown(figures(result, side, unit))
+    of_floor = "" if side == FLOOR else str(ratio(result, side, FLOOR, unit) or _NO_RATIO)
+    better = "" if side == OURS else str(gain(result, side, unit) or _NO_RATIO)
+    if unit != result.workload.units[0]:
+        return [figure, of_floor, better, "", ""]
+    return [figure, of_floor, better, _processor(result, side), goal_of(result.workload, side)]
 
 
-def _goal(workload: Workload, side: str) -> str:
+def shown(values: Sequence[float]) -> str:
+    """Show a figure; one that has two modes as the two, with the number of rounds of each."""
+    slow = modes.slow_rounds(values)
+    if not slow:
+        return str(Spread.of(values))
+    lower = [value for number, value in enumerate(values) if number in slow]
+    upper = [value for number, value in enumerate(values) if number not in slow]
+    return " or ".join(
+        f"{short(statistics.median(mode))} ({len(mode)} rounds)" for mode in (lower, upper)
+    )
+
+
+def _processor(result: Result, side: str) -> str:
+    """Show the processor time of an operation, in microseconds: the client's and the server's."""
+    times = (processor_time(result, side, role) for role in ("client", "server"))
+    return " + ".join(short(seconds * 1e6) for seconds in times if seconds is not None)
+
+
+def goal_of(workload: Workload, side: str) -> str:
     """Return the goal of our side in comparison with this side, or an empty string."""
     if side not in workload.goals:
         return ""
@@ -113,6 +173,6 @@ def _goal(workload: Workload, side: str) -> str:
     bound = ">=" if workload.units[0].is_rate else "<="
     if side == OURS:
         return f"{bound} {goal:g}"
-    if side == FLOOR:
+    if side == FLOOR or workload.sides[side].is_ours:
         return f"ours {bound} {goal:g} x"
     return f">= {goal:g}"

@@ -10,84 +10,42 @@ from collections.abc import Mapping
 from typing import Final
 
 from .model import FLOOR, OURS, Side, Unit, Workload
-from .payloads import MESSAGE, PIECE, VALUE
+from .payloads import MESSAGE, VALUE
+from .sides import (
+    ASYNC_ECHO,
+    ASYNC_ITEMS,
+    ASYNC_PIECES,
+    BLOCKING_ECHO,
+    BLOCKING_ITEMS,
+    BLOCKING_PIECES,
+    BULK,
+    CLIENT_EACH,
+    CONNECTIONS,
+    FRAMES,
+    ITEMS,
+    P50,
+    P99,
+    RATE,
+    SERVER_EACH,
+    SERVER_PEAK,
+    SLOWDOWN,
+    TIME,
+    floor,
+    grpc,
+    grpc_aio,
+    grpclib,
+    ours,
+    peer,
+    pipes,
+    published,
+    pyro5,
+    pyzmq,
+    rpyc,
+    thriftpy2,
+)
+from .situations import SITUATIONS
 
 __all__ = ["WORKLOADS"]
-
-# -------------------------------------------------------------------------------------- units
-
-_TIME: Final = Unit("µs", 1e6)
-_RATE: Final = Unit("calls/ms", 1e-3, is_rate=True)
-_ITEMS: Final = Unit("items/ms", 1e-3, is_rate=True)
-_FRAMES: Final = Unit("frames/ms", 1e-3, is_rate=True)
-_BULK: Final = Unit("MB/s", len(PIECE) / 1e6, is_rate=True)
-_P99: Final = Unit("p99, ms", 1e3, measure="p99", each=False)
-_P50: Final = Unit("p50, ms", 1e3, measure="p50", each=False)
-_SLOWDOWN: Final = Unit("bulk slowed, times", 1, measure="slowdown", each=False)
-_SERVER_EACH: Final = Unit("server, KiB each", 1 / 1024, measure="server_growth")
-_CLIENT_EACH: Final = Unit("client, KiB each", 1 / 1024, measure="client_growth")
-_SERVER_PEAK: Final = Unit("server, MiB", 2**-20, measure="server_peak", each=False)
-
-# -------------------------------------------------------------------------------------- sides
-
-
-def _ours(client: str, server: str = "serve") -> dict[str, Side]:
-    return {OURS: Side(server and f"benchmarks.idle.{server}", f"benchmarks.ours.{client}")}
-
-
-def _floor(server: str, client: str, name: str = FLOOR) -> dict[str, Side]:
-    return {name: Side(f"benchmarks.floors.{server}", f"benchmarks.floors.{client}")}
-
-
-def _peer(name: str, module: str, client: str, peer: str, server: str = "serve") -> dict[str, Side]:
-    home = f"benchmarks.peers.{module}"
-    return {name: Side(server and f"{home}.{server}", f"{home}.{client}", peer)}
-
-
-def _grpc_aio(client: str) -> dict[str, Side]:
-    return _peer("grpc.aio", "grpc_aio", client, "grpcio")
-
-
-def _grpc(client: str) -> dict[str, Side]:
-    return _peer("grpc", "grpc_blocking", client, "grpcio")
-
-
-def _grpclib(client: str) -> dict[str, Side]:
-    return _peer("grpclib", "grpclib", client, "grpclib")
-
-
-def _rpyc(client: str) -> dict[str, Side]:
-    return _peer("RPyC", "rpyc", client, "rpyc")
-
-
-def _pyro5(client: str) -> dict[str, Side]:
-    return _peer("Pyro5", "pyro5", client, "Pyro5")
-
-
-def _thriftpy2(client: str) -> dict[str, Side]:
-    return _peer("thriftpy2", "thriftpy2", client, "thriftpy2")
-
-
-def _pyzmq(client: str, server: str = "serve") -> dict[str, Side]:
-    return _peer("pyzmq", "pyzmq", client, "pyzmq", server)
-
-
-def _pipes(client: str) -> dict[str, Side]:
-    return _peer("multiprocessing", "pipes", client, "")
-
-
-def _published(client: str, server: str = "serve") -> dict[str, Side]:
-    return _peer("published", "published", client, "jumpstarter", server)
-
-
-_ASYNC_ECHO: Final = _floor("serve_echo", "trio_ping_pong")
-_BLOCKING_ECHO: Final = _floor("serve_echo", "blocking_ping_pong")
-_ASYNC_ITEMS: Final = _floor("serve_downloads message", "trio_download message")
-_BLOCKING_ITEMS: Final = _floor("serve_downloads message", "blocking_download message")
-_ASYNC_PIECES: Final = _floor("serve_downloads piece", "trio_download piece")
-_BLOCKING_PIECES: Final = _floor("serve_downloads piece", "blocking_download piece")
-_CONNECTIONS: Final = _floor("serve_echo", "trio_connections 1")
-
 
 # ---------------------------------------------------------------------------------- workloads
 
@@ -101,52 +59,52 @@ def _call(
     *,
     quick: bool = True,
 ) -> Workload:
-    return Workload(f"call, {name}", (_TIME,), sides, goals, quick=quick)
+    return Workload(f"call, {name}", (TIME,), sides, goals, quick=quick)
 
 
 _CALLS: Final = (
     _call(
         "async -> async",
-        _ours("async_call echo_async")
-        | _ASYNC_ECHO
-        | _grpc_aio("call")
-        | _grpclib("call")
-        | _published("async_call echo_async"),
-        {FLOOR: 1.3},
+        ours("async_call echo_async")
+        | ASYNC_ECHO
+        | grpc_aio("call")
+        | grpclib("call")
+        | published("async_call echo_async"),
+        {FLOOR: 1.0},
     ),
     _call(
         "async -> plain",
-        _ours("async_call echo") | _ASYNC_ECHO | _published("async_call echo"),
+        ours("async_call echo") | ASYNC_ECHO | published("async_call echo"),
         quick=False,
     ),
     _call(
         "blocking -> async",
-        _ours("blocking_call echo_async")
-        | _BLOCKING_ECHO
-        | _peer("grpc -> aio", "grpc_blocking", "call", "grpcio", "serve_aio")
-        | _published("blocking_call echo_async"),
-        {FLOOR: 1.8},
+        ours("blocking_call echo_async")
+        | BLOCKING_ECHO
+        | peer("grpc -> aio", "grpc_blocking", "call", "grpcio", "serve_aio")
+        | published("blocking_call echo_async"),
+        {FLOOR: 1.5},
     ),
     _call(
         "blocking -> plain",
-        _ours("blocking_call echo")
-        | _BLOCKING_ECHO
-        | _floor("serve_blocking", "blocking_ping_pong", "blocking sockets")
-        | _pipes("call")
-        | _thriftpy2("call")
-        | _pyzmq("call")
-        | _rpyc("call")
-        | _pyro5("call")
-        | _grpc("call")
-        | _published("blocking_call echo"),
-        {"RPyC": 1, "Pyro5": 1, "grpc": 1},
+        ours("blocking_call echo")
+        | BLOCKING_ECHO
+        | floor("serve_blocking", "blocking_ping_pong", "blocking sockets")
+        | pipes("call")
+        | thriftpy2("call")
+        | pyzmq("call")
+        | rpyc("call")
+        | pyro5("call")
+        | grpc("call")
+        | published("blocking_call echo"),
+        {"blocking sockets": 0.45, "thriftpy2": 1},
     ),
     _call(
         "serve(), blocking -> plain",
-        _ours("blocking_serve_and_call echo", "")
-        | _BLOCKING_ECHO
-        | _published("blocking_serve_and_call echo", ""),
-        {"published": 6},
+        ours("blocking_serve_and_call echo", "")
+        | BLOCKING_ECHO
+        | published("blocking_serve_and_call echo", ""),
+        {"published": 20},
     ),
 )
 
@@ -155,12 +113,12 @@ def _at_once(tasks: int, goals: Mapping[str, float] = _NO_GOALS) -> Workload:
     # The floor still runs one round trip at a time, so the ratio shows the gain from concurrency.
     return Workload(
         f"{tasks} calls at once",
-        (_RATE,),
-        _ours(f"async_calls_at_once echo_async {tasks}")
-        | _ASYNC_ECHO
-        | _grpc_aio(f"calls_at_once {tasks}")
-        | _grpclib(f"calls_at_once {tasks}")
-        | _published(f"async_calls_at_once echo_async {tasks}"),
+        (RATE,),
+        ours(f"async_calls_at_once echo_async {tasks}")
+        | ASYNC_ECHO
+        | grpc_aio(f"calls_at_once {tasks}")
+        | grpclib(f"calls_at_once {tasks}")
+        | published(f"async_calls_at_once echo_async {tasks}"),
         goals,
         series="calls at once",
         size=tasks,
@@ -171,15 +129,15 @@ def _at_once(tasks: int, goals: Mapping[str, float] = _NO_GOALS) -> Workload:
 
 _COMPANY: Final = (
     *(_at_once(tasks) for tasks in (1, 8)),
-    _at_once(64, {"grpc.aio": 20, "published": 25}),
+    _at_once(64, {"grpc.aio": 30, "published": 25}),
     _at_once(512),
     Workload(
         "calls from 8 threads",
-        (_RATE,),
-        _ours("blocking_calls_from_threads echo 8")
-        | _BLOCKING_ECHO
-        | _grpc("calls_from_threads 8")
-        | _published("blocking_calls_from_threads echo 8"),
+        (RATE,),
+        ours("blocking_calls_from_threads echo 8")
+        | BLOCKING_ECHO
+        | grpc("calls_from_threads 8")
+        | published("blocking_calls_from_threads echo 8"),
         {},
         cores=2,
     ),
@@ -189,13 +147,13 @@ _COMPANY: Final = (
 def _payload(name: str, size: int) -> Workload:
     whole = size + len(MESSAGE) - len(VALUE)
     sides = (
-        _ours(f"async_call echo_async {size}")
-        | _floor(f"serve_messages {whole}", f"trio_messages {whole}")
-        | _grpc_aio(f"call {size}")
+        ours(f"async_call echo_async {size}")
+        | floor(f"serve_messages {whole}", f"trio_messages {whole}")
+        | grpc_aio(f"call {size}")
     )
     if size < 4 * 2**20:  # gRPC's default limit, which the published jumpstarter keeps
-        sides |= _published(f"async_call echo_async {size}")
-    return Workload(f"echo of {name}", (_TIME,), sides, {}, "bytes", size, quick=size == 2**20)
+        sides |= published(f"async_call echo_async {size}")
+    return Workload(f"echo of {name}", (TIME,), sides, {}, "bytes", size, quick=size == 2**20)
 
 
 _PAYLOADS: Final = tuple(
@@ -225,49 +183,49 @@ _GENERATORS: Final = (
     # The floor sends each item separately; the library may combine several items in one send.
     _generator(
         "async -> async",
-        _ITEMS,
-        _ours("async_generator items_async")
-        | _ASYNC_ITEMS
-        | _grpc_aio("generator items")
-        | _grpclib("generator")
-        | _published("async_generator items_async"),
+        ITEMS,
+        ours("async_generator items_async")
+        | ASYNC_ITEMS
+        | grpc_aio("generator items")
+        | grpclib("generator")
+        | published("async_generator items_async"),
         {"grpc.aio": 10},
     ),
     _generator(
         "async -> plain",
-        _ITEMS,
-        _ours("async_generator items") | _ASYNC_ITEMS | _published("async_generator items"),
+        ITEMS,
+        ours("async_generator items") | ASYNC_ITEMS | published("async_generator items"),
         quick=False,
     ),
     _generator(
         "blocking -> async",
-        _ITEMS,
-        _ours("blocking_generator items_async")
-        | _BLOCKING_ITEMS
-        | _published("blocking_generator items_async"),
+        ITEMS,
+        ours("blocking_generator items_async")
+        | BLOCKING_ITEMS
+        | published("blocking_generator items_async"),
         quick=False,
     ),
     _generator(
         "blocking -> plain",
-        _ITEMS,
-        _ours("blocking_generator items")
-        | _BLOCKING_ITEMS
-        | _rpyc("generator")
-        | _pyro5("generator")
-        | _grpc("generator items")
-        | _published("blocking_generator items"),
+        ITEMS,
+        ours("blocking_generator items")
+        | BLOCKING_ITEMS
+        | rpyc("generator")
+        | pyro5("generator")
+        | grpc("generator items")
+        | published("blocking_generator items"),
         {"grpc": 4},
     ),
     _generator(
         "64 KiB, async -> async",
-        _BULK,
-        _ours("async_generator pieces_async") | _ASYNC_PIECES | _grpc_aio("generator pieces"),
+        BULK,
+        ours("async_generator pieces_async") | ASYNC_PIECES | grpc_aio("generator pieces"),
         quick=False,
     ),
     _generator(
         "64 KiB, blocking -> plain",
-        _BULK,
-        _ours("blocking_generator pieces") | _BLOCKING_PIECES | _grpc("generator pieces"),
+        BULK,
+        ours("blocking_generator pieces") | BLOCKING_PIECES | grpc("generator pieces"),
         quick=False,
     ),
 )
@@ -275,57 +233,54 @@ _GENERATORS: Final = (
 _STREAMS: Final = (
     Workload(
         "stream, ping-pong, async",
-        (_TIME,),
-        _ours("async_ping_pong")
-        | _ASYNC_ECHO
-        | _grpc_aio("ping_pong")
-        | _published("async_ping_pong"),
+        (TIME,),
+        ours("async_ping_pong") | ASYNC_ECHO | grpc_aio("ping_pong") | published("async_ping_pong"),
         {},
     ),
     Workload(
         "stream, ping-pong, blocking",
-        (_TIME,),
-        _ours("blocking_ping_pong") | _BLOCKING_ECHO | _published("blocking_ping_pong"),
+        (TIME,),
+        ours("blocking_ping_pong") | BLOCKING_ECHO | published("blocking_ping_pong"),
         {},
         quick=False,
     ),
     Workload(
         "stream, 64 KiB pieces up",
-        (_BULK,),
-        _ours("async_upload")
-        | _floor("serve_uploads", "trio_upload")
-        | _grpc_aio("upload")
-        | _pyzmq("upload", "serve_uploads")
-        | _published("async_upload"),
+        (BULK,),
+        ours("async_upload")
+        | floor("serve_uploads", "trio_upload")
+        | grpc_aio("upload")
+        | pyzmq("upload", "serve_uploads")
+        | published("async_upload"),
         {FLOOR: 0.6, "grpc.aio": 2.5},
         cores=2,
     ),
     Workload(
         "stream, 64 KiB pieces down",
-        (_BULK,),
-        _ours("async_download")
-        | _ASYNC_PIECES
-        | _grpc_aio("generator pieces")
-        | _published("async_download"),
+        (BULK,),
+        ours("async_download")
+        | ASYNC_PIECES
+        | grpc_aio("generator pieces")
+        | published("async_download"),
         {FLOOR: 0.6, "grpc.aio": 2.5},
         cores=2,
     ),
     Workload(
         "stream, 64 KiB pieces both ways",
-        (_BULK,),
-        _ours("async_both_ways")
-        | _floor("serve_echo", "trio_both_ways")
-        | _grpc_aio("both_ways")
-        | _published("async_both_ways"),
-        {},
+        (BULK,),
+        ours("async_both_ways")
+        | floor("serve_echo", "trio_both_ways")
+        | grpc_aio("both_ways")
+        | published("async_both_ways"),
+        {FLOOR: 0.8},
         cores=2,
     ),
     Workload(
         "small calls beside 4 bulk streams",
-        (_P99, _P50, _SLOWDOWN),
-        _ours("async_beside_bulk 4")
-        | _floor("serve_beside_bulk", "trio_beside_bulk 4")
-        | _grpc_aio("beside_bulk 4"),
+        (P99, P50, SLOWDOWN),
+        ours("async_beside_bulk 4")
+        | floor("serve_beside_bulk", "trio_beside_bulk 4")
+        | grpc_aio("beside_bulk 4"),
         {OURS: 5},
         operations=600,
         cores=2,
@@ -335,33 +290,33 @@ _STREAMS: Final = (
 _CONNECTING: Final = (
     Workload(
         "connect, call, close, async",
-        (_TIME,),
-        _ours("async_set_up")
-        | _floor("serve_echo", "trio_set_up")
-        | _grpc_aio("set_up")
-        | _grpclib("set_up")
-        | _published("async_set_up"),
+        (TIME,),
+        ours("async_set_up")
+        | floor("serve_echo", "trio_set_up")
+        | grpc_aio("set_up")
+        | grpclib("set_up")
+        | published("async_set_up"),
         {},
     ),
     Workload(
         "connect, call, close, blocking",
-        (_TIME,),
-        _ours("blocking_set_up")
-        | _floor("serve_echo", "blocking_set_up")
-        | _pipes("set_up")
-        | _thriftpy2("set_up")
-        | _rpyc("set_up")
-        | _pyro5("set_up")
-        | _grpc("set_up"),
+        (TIME,),
+        ours("blocking_set_up")
+        | floor("serve_echo", "blocking_set_up")
+        | pipes("set_up")
+        | thriftpy2("set_up")
+        | rpyc("set_up")
+        | pyro5("set_up")
+        | grpc("set_up"),
         {},
         quick=False,
     ),
     Workload(
         "1,000 connections x 10 calls",
-        (_SERVER_PEAK, _RATE),
-        _ours("async_connections 10")
-        | _floor("serve_echo", "trio_connections 10")
-        | _grpc_aio("connections 10"),
+        (SERVER_PEAK, RATE),
+        ours("async_connections 10")
+        | floor("serve_echo", "trio_connections 10")
+        | grpc_aio("connections 10"),
         {OURS: 150},
         operations=10_000,
         cores=2,
@@ -369,10 +324,10 @@ _CONNECTING: Final = (
     ),
     Workload(
         "10,000 calls in flight",
-        (_SERVER_PEAK, _RATE),
-        _ours("async_meeting", "serve_many_calls")
-        | _floor("serve_echo", "trio_pipeline")
-        | _grpc_aio("meeting"),
+        (SERVER_PEAK, RATE),
+        ours("async_meeting", "serve_many_calls")
+        | floor("serve_echo", "trio_pipeline")
+        | grpc_aio("meeting"),
         {OURS: 150},
         operations=10_000,
         cores=2,
@@ -384,7 +339,7 @@ _CONNECTING: Final = (
 def _memory(what: str, count: int, goal: float, sides: Mapping[str, Side]) -> Workload:
     return Workload(
         f"memory, {count:,} {what}",
-        (_SERVER_EACH, _CLIENT_EACH),
+        (SERVER_EACH, CLIENT_EACH),
         sides,
         {OURS: goal},
         series=what,
@@ -400,24 +355,22 @@ _MEMORY: Final = (
         _memory(
             "idle connections",
             count,
-            24,
-            _ours("async_connections 1") | _CONNECTIONS | _grpc_aio("connections 1"),
+            17,
+            ours("async_connections 1") | CONNECTIONS | grpc_aio("connections 1"),
         )
         for count in (250, 500, 1000)
     ),
     # These workloads' floor opens one connection for each stream or call.
     *(
-        _memory(
-            "idle streams", count, 8, _ours("async_streams") | _CONNECTIONS | _grpc_aio("streams")
-        )
+        _memory("idle streams", count, 8, ours("async_streams") | CONNECTIONS | grpc_aio("streams"))
         for count in (250, 500, 1000)
     ),
     *(
         _memory(
             "calls in flight",
             count,
-            6,
-            _ours("async_meeting", "serve_many_calls") | _CONNECTIONS | _grpc_aio("meeting"),
+            4.3,
+            ours("async_meeting", "serve_many_calls") | CONNECTIONS | grpc_aio("meeting"),
         )
         for count in (250, 1000, 4000)
     ),
@@ -430,7 +383,7 @@ def _framing(task: str, size: int) -> Workload:
 
     return Workload(
         f"framing alone, {task} {size:,} B",
-        (_FRAMES,),
+        (FRAMES,),
         side(OURS, "ours")
         | side(FLOOR, "floor")
         | side("plain Python", "plain")
@@ -445,6 +398,7 @@ _FRAMING: Final = tuple(
 )
 
 WORKLOADS: Final = (
+    *SITUATIONS,
     *_CALLS,
     *_COMPANY,
     *_PAYLOADS,

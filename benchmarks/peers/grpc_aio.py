@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, Final
 
 import grpc
 import grpc.aio
 from google.protobuf.wrappers_pb2 import BytesValue
 
+from ..certificates import leave_address, make_certificate
 from ..loops import repeat_async
-from ..payloads import ANSWER, MESSAGE, PIECE, VALUE, decode_order, encode_order
+from ..payloads import (
+    ANSWER,
+    CHATTER,
+    CHATTER_EVERY,
+    MESSAGE,
+    PIECE,
+    VALUE,
+    decode_order,
+    encode_order,
+)
 from ..worker import rounds
 from .common import drain, on_asyncio, repeat_at_once, repeat_beside_bulk, stay
 
-__all__ = ["NO_WALL", "method", "serve"]
+__all__ = ["NO_WALL", "call_beside", "method", "serve", "serve_tls", "server_credentials"]
 
 NO_WALL: Final = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 # Without this option, all channels of a process share one connection.
@@ -58,6 +70,14 @@ class _Bench:
         for _ in range(decode_order(request.value)):
             yield BytesValue(value=PIECE)
 
+    async def console(self, _request: Any, _context: Any) -> AsyncIterator[Any]:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            due += CHATTER_EVERY
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            yield BytesValue(value=CHATTER)
+
     async def take(self, requests: AsyncIterator[Any], _context: Any) -> Any:
         await drain(requests)
         return BytesValue(value=ANSWER)
@@ -67,14 +87,20 @@ class _Bench:
             yield request
 
 
-@on_asyncio
-async def serve(path: str) -> None:
+def server_credentials(path: str) -> Any:
+    """Make a certificate for the server at a path."""
+    certificate, key = (Path(file).read_bytes() for file in make_certificate(path))
+    return grpc.ssl_server_credentials([(key, certificate)])
+
+
+def _server() -> Any:
     bench = _Bench()
     kinds = {
         "echo": grpc.unary_unary_rpc_method_handler,
         "meet": grpc.unary_unary_rpc_method_handler,
         "items": grpc.unary_stream_rpc_method_handler,
         "pieces": grpc.unary_stream_rpc_method_handler,
+        "console": grpc.unary_stream_rpc_method_handler,
         "take": grpc.stream_unary_rpc_method_handler,
         "back": grpc.stream_stream_rpc_method_handler,
     }
@@ -84,8 +110,24 @@ async def serve(path: str) -> None:
     }
     server = grpc.aio.server(options=[*NO_WALL, *_NO_REFUSAL])
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("Bench", handlers)])
+    return server
+
+
+@on_asyncio
+async def serve(path: str) -> None:
+    server = _server()
     server.add_insecure_port(f"unix:{path}")
     await server.start()
+    await stay()
+    await server.stop(None)
+
+
+@on_asyncio
+async def serve_tls(path: str) -> None:
+    server = _server()
+    port = server.add_secure_port("localhost:0", server_credentials(path))
+    await server.start()
+    leave_address(path, f"localhost:{port}")
     await stay()
     await server.stop(None)
 
@@ -113,6 +155,32 @@ async def call(path: str, size: str = "16") -> None:
     async with _connect(path) as channel:
         echo = method(channel, "unary_unary", "echo")
         await repeat_async(lambda: echo(BytesValue(value=value)))
+
+
+@on_asyncio
+async def call_beside(path: str, company: str) -> None:
+    """Call while a console is open; `benchmarks.everyday` explains the company."""
+    async with _connect(path) as channel:
+        echo = method(channel, "unary_unary", "echo")
+        console = None if company == "chatter" else method(channel, "stream_stream", "back")()
+        reading = asyncio.create_task(_read(console)) if company == "read" else None
+        for count in rounds():
+            if company == "chatter":
+                console = method(channel, "unary_stream", "console")(BytesValue(value=VALUE))
+                reading = asyncio.create_task(_read(console))
+            for _ in range(count):
+                await echo(BytesValue(value=VALUE))
+            if company == "chatter" and console is not None:
+                console.cancel()
+        if console is not None:
+            console.cancel()
+        if reading is not None:
+            await reading
+
+
+async def _read(console: Any) -> None:
+    with contextlib.suppress(asyncio.CancelledError):  # it was cancelled
+        await drain(console)
 
 
 @on_asyncio

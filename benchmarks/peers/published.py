@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
 
 import anyio
@@ -23,7 +24,18 @@ from jumpstarter.common.utils import serve as serve_here
 from jumpstarter.driver import export, exportstream
 
 from ..loops import repeat, repeat_async, repeat_from_threads
-from ..payloads import ANSWER, MESSAGE, PIECE, Tally, decode_order, encode_order
+from ..payloads import (
+    ANSWER,
+    CHATTER,
+    CHATTER_EVERY,
+    CHATTER_OFF,
+    CHATTER_ON,
+    MESSAGE,
+    PIECE,
+    Tally,
+    decode_order,
+    encode_order,
+)
 from ..worker import rounds
 from .common import drain, on_asyncio, repeat_at_once, stay
 
@@ -37,6 +49,7 @@ __all__ = [
     "async_set_up",
     "async_upload",
     "blocking_call",
+    "blocking_call_beside",
     "blocking_calls_from_threads",
     "blocking_generator",
     "blocking_ping_pong",
@@ -88,6 +101,28 @@ class _Source(_Sink):
         return PIECE
 
 
+class _Console(_Sink):
+    """Says a small piece at regular intervals while it is on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._on = anyio.Event()
+        self._due = 0.0
+
+    async def send(self, item: bytes) -> None:
+        if item == CHATTER_ON:
+            self._due = anyio.current_time()
+            self._on.set()
+        else:
+            self._on = anyio.Event()
+
+    async def receive(self) -> bytes:
+        await self._on.wait()
+        self._due += CHATTER_EVERY
+        await anyio.sleep(max(0.0, self._due - anyio.current_time()))
+        return CHATTER
+
+
 class _IdleDriver(EchoNetwork):
     """A driver whose methods do no work. The inherited `connect` echoes what it receives."""
 
@@ -112,6 +147,11 @@ class _IdleDriver(EchoNetwork):
     async def items_async(self, count: float) -> AsyncGenerator[str, None]:
         for _ in range(int(count)):
             yield _VALUE
+
+    @exportstream
+    @asynccontextmanager
+    async def console(self) -> AsyncIterator[Any]:
+        yield _Console()
 
     @exportstream
     @asynccontextmanager
@@ -235,6 +275,28 @@ def _connect_blocking(path: str) -> Generator[Any, None, None]:
 def blocking_call(path: str, method: str) -> None:
     with _connect_blocking(path) as client:
         repeat(_calling(client, method))
+
+
+def blocking_call_beside(path: str, method: str, company: str) -> None:
+    """Call while a console is open; `benchmarks.everyday` explains the company."""
+    console = "console" if company == "chatter" else "connect"
+    with _connect_blocking(path) as client, client.stream(console) as stream:
+        if company != "open":
+            threading.Thread(target=_read, args=(stream,), daemon=True).start()
+        call = _calling(client, method)
+        for count in rounds():
+            if company == "chatter":
+                stream.send(CHATTER_ON)
+            for _ in range(count):
+                call()
+            if company == "chatter":
+                stream.send(CHATTER_OFF)
+
+
+def _read(stream: Any) -> None:
+    with suppress(Exception):  # the stream was closed under it: the rounds are over
+        while True:
+            stream.receive()
 
 
 def _calling(client: Any, method: str) -> Callable[[], object]:

@@ -22,10 +22,11 @@ import anyio
 import pytest
 import trio
 import trio.testing
+from trio._core._thread_cache import THREAD_CACHE
 
 from drivers_for_tests import Echo, Plain
 from exporter_process import exporter
-from helpers import timed
+from helpers import PATIENCE, timed
 from jumpstarter import Limits, connect, connect_async, serve, serve_async
 from jumpstarter._io import watchdog
 from jumpstarter._io.watchdog import Holder, watched
@@ -411,7 +412,8 @@ async def test_c_code_that_holds_the_interpreters_lock_is_reported(
 ) -> None:
     """The watching thread cannot run meanwhile; it measures the hold by processor time."""
     async with client_of(Blocking(), tmp_path, Limits(loop_hold=0.2)) as client:
-        await client.call_async("held_by_c", 60_000_000)
+        while not told():  # it is missed if the process is stopped meanwhile
+            await client.call_async("held_by_c", 60_000_000)
     [line] = told()
     assert line.startswith("method 'held_by_c'")
     assert "sum(range(steps))" in line
@@ -505,6 +507,27 @@ async def test_blocking_in_a_thread_is_not_reported(tmp_path: Path, told: Told) 
         await client.call_async("plain")
         await client.call_async("apart")
     assert told() == []
+
+
+@timed()
+async def test_starting_a_thread_is_not_reported_as_the_programs_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A new thread runs late if others compute, and the loop waits for that in `threading`."""
+    starting: list[threading.Thread] = []
+    bootstrap = threading.Thread._bootstrap  # type: ignore[attr-defined]
+
+    def start_late(thread: threading.Thread) -> None:
+        starting.append(thread)
+        time.sleep(HOLD)
+        bootstrap(thread)
+
+    async with client_of(Echo(), tmp_path) as client:
+        monkeypatch.setattr(THREAD_CACHE, "_idle_workers", {})
+        monkeypatch.setattr(threading.Thread, "_bootstrap", start_late)
+        assert await client.call_async("echo", 1) == 1
+    assert starting
+    assert [each for each in caplog.records if each.name == "jumpstarter.watchdog"] == []
 
 
 STOPPED: Final = """

@@ -65,6 +65,7 @@ _STARVED: Final = (
     "(this is logged once)"
 )
 _SERVES_A_THREAD: Final = trio.to_thread.run_sync.__code__
+_STARTS_A_THREAD: Final = threading.Thread.start.__code__
 
 _logger = logging.getLogger("jumpstarter.watchdog")
 
@@ -197,8 +198,11 @@ class _Watch:
     def _holder(self, task: trio.lowlevel.Task, stack: list[FrameType]) -> Holder | None:
         """Name the running code, and cut the stack down to its frames.
 
-        Returns None for the library's own tasks.
+        Returns None for the library's own tasks, and while a thread is being started: that waits
+        until the new thread runs, which is late if others hold the interpreter's lock.
         """
+        if any(frame.f_code is _STARTS_A_THREAD for frame in stack):
+            return None
         for place, frame in enumerate(stack):
             if holder := self._name(frame):
                 del stack[place + 1 :]

@@ -1,0 +1,235 @@
+"""Test the statistics of the benchmarks: modes, ratios, rounds, and what the table shows."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from benchmarks import processor, summary, table
+from benchmarks.floors import serve_echo
+from benchmarks.harness import Result, calibrate, shares, start
+from benchmarks.link import behind
+from benchmarks.model import FLOOR, OURS, Side, Unit, Workload
+from benchmarks.modes import are_comparable, slow_rounds
+from benchmarks.situations import SITUATIONS
+from benchmarks.workloads import WORKLOADS
+
+from processes import PATIENCE
+
+RATE = Unit("MB/s", 1, is_rate=True)
+BARE = Side("", "benchmarks.floors.blocking_ping_pong")
+
+# Rounds of a bare stream, in MB/s: a quick run, and the same minutes later.
+SLOW = [398.0, 402.0, 391.0]
+FAST = [3565.0, 3480.0, 3611.0]
+
+
+# --- modes ---
+
+
+def test_a_figure_that_is_one_of_two_has_two_modes() -> None:
+    assert slow_rounds([*SLOW, *FAST]) == {0, 1, 2}
+    assert slow_rounds([3565, 398, 3480, 402]) == {1, 3}
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        [],
+        [400.0],
+        [398.0, 3565.0],
+        SLOW,
+        [100, 110, 150, 145, 120, 130],  # half as much again, with values in between
+        [100, 101, 99, 300],  # a single round was disturbed
+        [100, 160, 256, 410, 655, 1049],  # far apart, but without two groups
+        [100, 180, 300, 500],  # a group that is wider than the step to the other
+    ],
+)
+def test_a_figure_that_varies_has_one_mode(figures: Sequence[float]) -> None:
+    assert slow_rounds(figures) == frozenset()
+
+
+def test_modes_do_not_depend_on_the_unit() -> None:
+    figures = [*SLOW, *FAST]
+    times = [1 / figure for figure in figures]
+    assert slow_rounds([1000 * figure for figure in figures]) == slow_rounds(figures)
+    assert slow_rounds(times) == set(range(6)) - slow_rounds(figures)
+
+
+def test_figures_are_comparable_if_both_stay_or_change_together() -> None:
+    steady = [100.0, 102.0, 101.0, 99.0, 100.0, 103.0]
+    both = [*SLOW, *FAST]
+    assert are_comparable(steady, steady)
+    assert are_comparable(both, [2 * figure for figure in both])
+    assert not are_comparable(steady, both)
+    assert not are_comparable(both, steady)
+    assert not are_comparable(both, [*FAST, *SLOW])
+
+
+# --- the table ---
+
+
+def result_of(ours: Sequence[float], bare: Sequence[float], **more: float) -> Result:
+    """Make a result from figures in MB/s."""
+    workload = Workload("a stream", (RATE,), {OURS: BARE, FLOOR: BARE}, {})
+    rounds = [
+        {OURS: {"seconds": 1 / mine, **more}, FLOOR: {"seconds": 1 / floor}}
+        for mine, floor in zip(ours, bare, strict=True)
+    ]
+    return Result(workload, {OURS: 1, FLOOR: 1}, list(rounds))
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
+def test_a_ratio_between_modes_is_not_shown() -> None:
+    result = result_of([300, 310, 305, 300, 308, 303], [*SLOW, *FAST])
+    assert table.ratio(result, OURS, FLOOR, RATE) is None
+    assert table.gain(result, FLOOR, RATE) is None
+    ours, bare = (cells(line) for line in table.lines(result))
+    assert ours[4] == bare[5] == "none: two modes"
+    assert ours[3] == "304 (300-310)"
+    assert bare[3] == "398 (3 rounds) or 3,565 (3 rounds)"
+
+
+def test_a_ratio_within_the_same_modes_is_shown() -> None:
+    result = result_of([figure / 2 for figure in [*SLOW, *FAST]], [*SLOW, *FAST])
+    assert table.ratio(result, OURS, FLOOR, RATE) == table.Spread(0.5, 0.5, 0.5)
+
+
+def test_processor_time_is_that_of_an_operation_at_both_ends() -> None:
+    result = result_of([1, 1], [1, 1], client_cpu=0.02, server_cpu=0.001, operations=100)
+    assert table.processor_time(result, OURS, "client") == pytest.approx(0.0002)
+    assert table.processor_time(result, FLOOR, "client") is None
+    ours, bare = (cells(line) for line in table.lines(result))
+    assert ours[6] == "200 + 10.0"
+    assert bare[6] == ""
+
+
+def test_a_rounds_own_number_of_operations_counts() -> None:
+    result = result_of([1.0], [1.0], operations=7)
+    assert table.figures(result, OURS, RATE) == [7]
+    assert table.figures(result, FLOOR, RATE) == [1]
+
+
+def test_a_goal_for_ours_is_a_multiple_of_ours_otherwise() -> None:
+    sides = {OURS: BARE, FLOOR: BARE, "nothing else open": Side("", "", is_ours=True)}
+    workload = Workload("a call", (Unit("µs", 1e6),), sides, {"nothing else open": 1.3})
+    measures = {side: {"seconds": 1.0} for side in sides}
+    result = Result(workload, dict.fromkeys(sides, 1), [measures])
+    assert [cells(line)[7] for line in table.lines(result)] == ["", "", "ours <= 1.3 x"]
+
+
+# --- rounds ---
+
+
+@pytest.mark.parametrize(
+    ("rounds", "starts", "expected"),
+    [(9, 3, [3, 3, 3]), (4, 3, [2, 1, 1]), (2, 3, [1, 1]), (5, 1, [5])],
+)
+def test_rounds_are_divided_among_the_starts(rounds: int, starts: int, expected: list[int]) -> None:
+    assert shares(rounds, starts) == expected
+
+
+def test_a_round_is_as_long_as_planned_although_the_first_ones_were_slow() -> None:
+    runs: list[int] = []
+
+    def run(operations: int) -> dict[str, float]:
+        runs.append(operations)
+        slow = 100 if len(runs) < 4 else 1
+        return {"seconds": operations * 1e-4 * slow}
+
+    assert calibrate(run, 1.0) == pytest.approx(10_000)
+
+
+def test_calibration_of_what_keeps_changing_ends() -> None:
+    assert calibrate(lambda _: {"seconds": 0.5}, 1.0) > 0
+
+
+# --- processor time ---
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the clocks of Linux")
+def test_processor_time_of_a_process_is_that_of_all_its_threads() -> None:
+    before, begin = processor.spent(os.getpid()), time.process_time()
+    sum(range(1_000_000))
+    took = time.process_time() - begin
+    assert processor.spent(os.getpid()) - before >= took > 0
+
+
+def test_processor_time_of_nobody_is_unknown() -> None:
+    assert math.isnan(processor.spent(2**22 + 1))  # above the largest process id
+
+
+# --- a link ---
+
+
+def test_a_link_delays_every_byte_and_its_end(tmp_path: Path) -> None:
+    path, delay = str(tmp_path / "socket"), 0.05
+    data = os.urandom(1_000_000)
+    server = f"{serve_echo.__module__}.{serve_echo.__name__}"
+    with (
+        start(server, sys.executable) as far,
+        start(f"benchmarks.link.forward {delay}", sys.executable) as link,
+        socket.socket(socket.AF_UNIX) as client,
+    ):
+        far.begin(behind(path))
+        link.begin(path)
+        client.settimeout(PATIENCE)
+        client.connect(path)
+        for sent in (b"x", data):
+            begin = time.monotonic()
+            client.sendall(sent)
+            received = b""
+            while len(received) < len(sent):
+                received += client.recv(65536)
+            assert received == sent
+            assert time.monotonic() - begin >= 2 * delay
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(1) == b""
+
+
+# --- the summary ---
+
+
+def everyday(ours: Sequence[float], quiet: Sequence[float], peer: Sequence[float]) -> Result:
+    """Make a result of a call beside a console, from seconds."""
+    sides = {OURS: BARE, "nothing else open": Side("", "", is_ours=True), "grpc": Side("", "")}
+    workload = Workload("a call", (Unit("µs", 1e6),), sides, {"nothing else open": 1.3})
+    rounds = [
+        {side: {"seconds": taken} for side, taken in zip(sides, each, strict=True)}
+        for each in zip(ours, quiet, peer, strict=True)
+    ]
+    return Result(workload, dict.fromkeys(sides, 1), list(rounds))
+
+
+def test_summary_has_what_a_situation_costs_and_how_peers_compare() -> None:
+    result = everyday([2e-6] * 4, [1e-6] * 4, [6e-6] * 4)
+    assert cells(summary.line(result)) == [
+        "a call",
+        "2.00 (2.00-2.00) µs",
+        "2.00 x nothing else open",
+        "<= 1.3 x",
+        "grpc: 3.00",
+    ]
+
+
+def test_summary_has_no_ratio_between_modes() -> None:
+    result = everyday([1e-6, 9e-6] * 3, [1e-6] * 6, [1e-6] * 6)
+    assert cells(summary.line(result))[2:] == ["two modes", "<= 1.3 x", "grpc: two modes"]
+
+
+def test_summary_has_only_everyday_situations() -> None:
+    calls = result_of([1.0], [1.0])
+    assert summary.whole([calls]) == summary.whole([])
+    assert "a stream" not in summary.whole([calls, everyday([1], [1], [1])])
+    assert {workload.name for workload in WORKLOADS if summary.is_everyday(workload)} == {
+        workload.name for workload in SITUATIONS
+    }
