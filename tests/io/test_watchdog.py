@@ -26,7 +26,7 @@ from trio._core._thread_cache import THREAD_CACHE
 
 from drivers_for_tests import Echo, Plain
 from exporter_process import exporter
-from helpers import PATIENCE, timed
+from helpers import timed
 from jumpstarter import Limits, connect, connect_async, serve, serve_async
 from jumpstarter._io import watchdog
 from jumpstarter._io.watchdog import Holder, watched

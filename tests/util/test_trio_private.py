@@ -9,6 +9,7 @@ import ast
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
@@ -41,7 +42,14 @@ async def test_another_thread_can_see_the_running_task_and_its_steps() -> None:
     before = trio_private.steps_of(task)
     await trio.lowlevel.checkpoint()
     assert trio_private.steps_of(task) > before
-    assert await trio.to_thread.run_sync(here.get, "task") is None, "it waits, for the thread"
+
+    def wait_until_idle() -> bool:
+        give_up = time.monotonic() + PATIENCE
+        while here.get("task") is not None:  # the thread can begin before the task waits for it
+            assert time.monotonic() < give_up
+        return True
+
+    assert await trio.to_thread.run_sync(wait_until_idle)
 
 
 async def test_each_open_cancel_scope_has_a_status_of_its_own() -> None:
