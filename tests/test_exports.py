@@ -45,6 +45,7 @@ PATHS: Final = {
         "DriverInvalidArgument",
         "DriverMethodNotImplemented",
     ],
+    "jumpstarter.client.flasher": ["FlasherClient", "FlasherClientInterface", "PathBuf"],
     "jumpstarter.client.decorators": ["driver_click_command", "driver_click_group"],
     "jumpstarter.common": [
         "TemporarySocket",
@@ -80,6 +81,7 @@ PATHS: Final = {
     "jumpstarter.driver": [
         "Driver",
         "DriverReport",
+        "FlasherInterface",
         "draining",
         "export",
         "exportstream",
@@ -87,6 +89,7 @@ PATHS: Final = {
     ],
     "jumpstarter.driver.base": ["Driver"],
     "jumpstarter.driver.decorators": ["export", "exportstream"],
+    "jumpstarter.driver.flasher": ["FlasherInterface"],
     "jumpstarter.drivers.composite": ["Composite", "CompositeClient", "Proxy"],
     "jumpstarter.drivers.mixins": ["ResourceMixin", "StreamMixin"],
     "jumpstarter.drivers.network": ["NetworkClient", "TcpNetwork", "UnixNetwork"],
@@ -112,6 +115,7 @@ SAME: Final = {
     "jumpstarter.client.base": "jumpstarter.client",
     "jumpstarter.driver.base": "jumpstarter.driver",
     "jumpstarter.driver.decorators": "jumpstarter.driver",
+    "jumpstarter.driver.flasher": "jumpstarter.driver",
     "jumpstarter.utils.env": "jumpstarter.common.utils",
 }
 

@@ -20,6 +20,7 @@ SRC: Final = Path(jumpstarter.__file__).parent
 # The modules that need the extra `compat` when they are imported. All other modules are the core.
 COMPAT: Final = {
     "jumpstarter.client.decorators",
+    "jumpstarter.client.flasher",
     "jumpstarter.common.oci",
     "jumpstarter.common.resources",
     "jumpstarter.common.storage",
@@ -31,6 +32,7 @@ COMPAT: Final = {
 INNER: Final = {
     "jumpstarter._io.anyio_tasks",
     "jumpstarter.client._expect",
+    "jumpstarter.client._file_streams",
     "jumpstarter.client._progress_attribute",
     "jumpstarter.common._sockets",
 }

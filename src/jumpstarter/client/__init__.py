@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from ._base import DriverClient
 from ._generators import RemoteGenerator
 from ._raw_streams import RemoteStream
 from ._streams import BlockingGenerator, BlockingStream
 from ._stub import StubDriverClient
+
+if TYPE_CHECKING:
+    from .flasher import FlasherClient as FlasherClient
+    from .flasher import FlasherClientInterface as FlasherClientInterface
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -18,3 +24,11 @@ __all__ = [
     "RemoteStream",
     "StubDriverClient",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in {"FlasherClient", "FlasherClientInterface"}:
+        from . import flasher  # noqa: PLC0415 - needs the extra `compat`
+
+        return getattr(flasher, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,6 +7,7 @@ from ._caller import Caller, ClaimedIdentity, VerifiedIdentity, caller, on_disco
 from ._drain import draining, until_draining
 from ._export import export, exportstream
 from ._report import DriverReport
+from .flasher import FlasherInterface
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -15,6 +16,7 @@ __all__ = [
     "ClaimedIdentity",
     "Driver",
     "DriverReport",
+    "FlasherInterface",
     "VerifiedIdentity",
     "caller",
     "draining",
