@@ -208,6 +208,35 @@ class Asyncio(Driver):
             self.log.append(self.plain())
 
     @export
+    async def read(self, handle: str, *, limit: int = -1) -> int:
+        total = 0
+        async with self.resource(handle) as stream:
+            async for piece in stream:
+                assert asyncio.current_task() is not None
+                total += len(piece)
+                if 0 <= limit < total:
+                    raise ValueError("enough")
+        return total
+
+    @export
+    async def write(self, handle: str, count: int, *, fails: bool = False) -> None:
+        async with self.resource(handle) as stream:
+            for _ in range(count):
+                await stream.send(b"x" * 1000)
+            if fails:
+                raise ValueError("stuck")
+
+    @export
+    async def read_forever(self, handle: str) -> None:
+        async with self.resource(handle) as stream:
+            await stream.receive()
+            self.started.set()
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                self.log.append("end")
+
+    @export
     async def register(self, kind: str) -> None:
         async def in_asyncio() -> None:
             await asyncio.sleep(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from helpers import PATIENCE, served
 from jumpstarter import serve
 from jumpstarter.client import BlockingStream, DriverClient
 from jumpstarter.driver import Driver, export
+from jumpstarter.drivers.mixins import ResourceMixin
 from jumpstarter.drivers.power import MockPower as Power
 from jumpstarter.errors import ArgumentError, DriverError, DriverTimeoutError
 
@@ -167,6 +169,64 @@ def test_task_left_behind_ends_with_serving(driver: Asyncio) -> None:
     assert driver.log == ["begin", f"close leads to {LANE}", "cancelled", "end"]
 
 
+class Lender(ResourceMixin, DriverClient):
+    """A client that lends files."""
+
+
+class Borrows(Asyncio):
+    @classmethod
+    def client(cls) -> str:
+        return f"{__name__}.Lender"
+
+
+@pytest.fixture
+def lender() -> Iterator[tuple[Borrows, Lender]]:
+    driver = Borrows()
+    with serve(driver, client=Lender) as client, client.timeout(PATIENCE):
+        yield driver, client
+
+
+@pytest.mark.parametrize("size", [0, 1, 10_000_000])
+def test_driver_reads_what_a_client_lends(lender: tuple[Borrows, Lender], size: int) -> None:
+    _, client = lender
+    with client.resource(io.BytesIO(bytes(size))) as handle:
+        assert client.call("read", handle) == size
+        with pytest.raises(DriverError, match="was used already"):
+            client.call("read", handle)
+
+
+def test_driver_that_fails_while_it_reads_waits_for_nothing(
+    lender: tuple[Borrows, Lender],
+) -> None:
+    _, client = lender
+    lent = client.resource(io.BytesIO(bytes(10_000_000)))
+    with lent as handle, pytest.raises(DriverError, match="enough"):
+        client.call("read", handle, limit=0)
+
+
+def test_driver_writes_to_what_a_client_lends(lender: tuple[Borrows, Lender]) -> None:
+    _, client = lender
+    target = io.BytesIO()
+    with client.resource(target, write=True) as handle:
+        client.call("write", handle, 3000)
+    assert target.getvalue() == b"x" * 3_000_000
+
+
+def test_driver_that_fails_while_it_writes_fails_the_block(lender: tuple[Borrows, Lender]) -> None:
+    _, client = lender
+    with pytest.raises(DriverError, match="stuck"), client.resource(io.BytesIO(), write=True) as h:
+        client.call("write", h, 3, fails=True)
+
+
+def test_cancelled_call_gives_the_resource_back(lender: tuple[Borrows, Lender]) -> None:
+    driver, client = lender
+    lent = client.resource(io.BytesIO(bytes(10_000_000)))
+    with lent as handle, pytest.raises(DriverTimeoutError), client.timeout(0.2):
+        client.call("read_forever", handle)
+    assert driver.log == ["end"] or not driver.started.is_set()
+    assert client.call("add", 1) == 2
+
+
 class Wrong(Asyncio):
     async_library: ClassVar[str] = "trio"
 
@@ -262,6 +322,7 @@ def test_tree_of_trio_drivers_starts_no_thread_and_imports_no_asyncio() -> None:
     script = """
 import sys, threading
 from jumpstarter import serve
+from jumpstarter.drivers.mixins import ResourceMixin
 from jumpstarter.drivers.power import MockPower
 
 with serve(MockPower()) as client:

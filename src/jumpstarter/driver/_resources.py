@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, BinaryIO, Final, TypeAlias, cast
 from uuid import UUID
 
 import trio
 
+from .._io.current_lane import Lane, current_lane
 from .._io.transfer import MAX_BYTES, CompressingWriter, DecompressingReader
 from .._util.checks import check_int, check_seconds
 from ..errors import MissingExtra, ResourceError
@@ -58,15 +59,20 @@ class Resource:
         self._file: io.BufferedIOBase
 
     async def __aenter__(self) -> ResourceStream:
+        lane = current_lane()
+        manager: AbstractAsyncContextManager[Any]
         match read_handle(self._handle):
             case PresignedRequest() as request:
                 timeout = LONGEST if self._timeout is None else self._timeout
                 manager = open_presigned(request, self._max_bytes, timeout)
             case Url() as url:
                 manager = self._fetch(url)
+            case _ if lane is not None:
+                manager = self._through(lane)
             case handle:
                 manager = self._borrow(self._find(handle))
-        return await self._open.enter_async_context(manager)
+        stream: ResourceStream = await self._open.enter_async_context(manager)
+        return stream
 
     async def __aexit__(
         self,
@@ -85,6 +91,15 @@ class Resource:
                 yield stream
             finally:
                 stream.shut()
+
+    def _through(self, lane: Lane) -> AbstractAsyncContextManager[Any]:
+        """Open it in the Trio loop, for asyncio code in a lane."""
+        from .._io.lane_streams import hold_trio_stream  # noqa: PLC0415 - it imports asyncio
+
+        inner = Resource(
+            self._resources, self._handle, max_bytes=self._max_bytes, timeout=self._timeout
+        )
+        return hold_trio_stream(cast("Any", lane), inner)
 
     def _find(self, handle: UUID) -> Loan:
         loan = self._resources.get(handle)
