@@ -196,6 +196,10 @@ class Asyncio(Driver):
         return anyio.from_thread.run(inside)
 
     @export
+    def plain_counted(self) -> int:
+        return 1
+
+    @export
     def plain_hang(self) -> None:
         anyio.from_thread.run(self.hang)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 from uuid import uuid4
 
 import trio
 from driver_conformance import Conformance
+from driver_conformance_asyncio import AsyncioConformance
 
 from jumpstarter import Limits
 from jumpstarter._exporter.context import ServerContext
@@ -19,7 +21,13 @@ from jumpstarter.client import DriverClient
 from jumpstarter.client._channel import Channel
 from jumpstarter.client._remote import DriverRef
 
-__all__ = ["Ends"]
+__all__ = ["DRIVERS", "Ends"]
+
+# The same driver in Trio, and in the asyncio lane.
+DRIVERS: Final[dict[str, type[Conformance]]] = {
+    "trio": Conformance,
+    "asyncio": AsyncioConformance,
+}
 
 
 class Ends:
@@ -30,13 +38,20 @@ class Ends:
         channel: The client's end.
         session: The exporter's end.
         client: The driver's client, for Trio code.
+        lane: Opens the asyncio lane, if the driver's code is asyncio's.
     """
 
-    def __init__(self, pair: tuple[trio.abc.Stream, trio.abc.Stream], limits: Limits) -> None:
+    def __init__(
+        self,
+        pair: tuple[trio.abc.Stream, trio.abc.Stream],
+        limits: Limits,
+        driver: type[Conformance] = Conformance,
+    ) -> None:
         ours, theirs = pair
-        self.driver = Conformance()
+        self.driver = driver()
         self._lanes = DriverExecutor()
         exporter = ServerContext(DeviceTree(self.driver), self._lanes, limits=limits)
+        self.lane = exporter.lane
         self.session = Session(exporter, theirs, "the client")
         self.channel = Channel(ours, "the exporter", limits=limits)
         self.client = DriverClient(uuid=uuid4(), channel=DriverRef(self.channel, 1, "the driver"))
@@ -44,7 +59,7 @@ class Ends:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[DriverClient]:
         """Run both ends for the duration of the block."""
-        async with open_background() as nursery:
+        async with self.lane(), open_background() as nursery:
             nursery.start_soon(self.session.run)
             await self.channel.begin(nursery)
             try:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from jumpstarter import Limits
+from jumpstarter._io.crossing_queue import CAPACITY
 from jumpstarter.errors import Code
 
-__all__ = ["DRIPPING", "FULL", "IN_MEMORY", "PASSED_ON", "SWEPT", "Scale"]
+__all__ = ["DRIPPING", "FULL", "IN_MEMORY", "LANE_SWEPT", "PASSED_ON", "SWEPT", "Scale"]
 
 # Maps the code of a DriverError that a driver raises to the code that its caller receives. A code
 # that describes a call made by the driver itself would be wrong for the caller's own call.
@@ -34,6 +35,7 @@ class Scale:
         soak: Consecutive small calls.
         codes: Codes of the errors that a driver raises.
         windows: Windows of data offered to a reader that does not read.
+        lane_windows: Windows of data that wait between Trio and an asyncio lane.
         echoes: Calls after which data in flight on other slots has arrived.
         limits: Limits of both sides.
     """
@@ -47,9 +49,17 @@ class Scale:
     soak: int = 1_000
     codes: tuple[Code, ...] = tuple(PASSED_ON)
     windows: int = 16
+    lane_windows: int = 0
     echoes: int = 10
     # Ten thousand calls that end together take a moment, and each must wait for its end.
     limits: Limits = field(default_factory=lambda: Limits(max_calls=10_000, cancel_grace=60.0))
+
+    def in_lane(self) -> Scale:
+        """Return a copy for a driver of asyncio, whose streams cross between two loops."""
+        pieces = CAPACITY // self.limits.stream_window + 1
+        # The queue between the loops takes what fills it quickly, which lets a window grow.
+        limits = replace(self.limits, max_window=self.limits.stream_window)
+        return replace(self, lane_windows=pieces, windows=self.windows + pieces, limits=limits)
 
     def within(self, max_calls: int | None) -> Scale:
         """Return a copy with `max_calls` slots, or with as many as before if it is None."""
@@ -75,3 +85,5 @@ SWEPT: Final = Scale(
     echoes=3,
     limits=Limits(max_frame=1024, stream_window=256, max_window=256, cancel_grace=60.0),
 )
+# For a driver of asyncio, if the queue between the loops takes one chunk (`CAPACITY` is 1).
+LANE_SWEPT: Final = replace(SWEPT, lane_windows=1)

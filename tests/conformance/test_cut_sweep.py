@@ -19,8 +19,8 @@ import hypothesis
 import pytest
 import trio
 from cases import CASES, Case
-from ends import Ends
-from scales import SWEPT
+from ends import DRIVERS, Ends
+from scales import LANE_SWEPT, SWEPT
 from trio.testing import (
     MemoryReceiveStream,
     MemorySendStream,
@@ -30,6 +30,7 @@ from trio.testing import (
 
 from helpers import in_time
 from jumpstarter._framing import HEADER_SIZE
+from jumpstarter._io import crossing_queue
 from jumpstarter.errors import CallOutcomeUnknown, CallRefused, HandshakeError
 from leaks import leaked_since, look
 from wire import frames
@@ -38,6 +39,7 @@ PATIENCE: Final = 1_800.0  # seconds for a sweep; most take one, and a minute wi
 ONE_CUT: Final = 10.0  # seconds for one run to end; it takes milliseconds
 LEAST: Final = 2_500  # cuts in all cases; fewer mean that the sweep missed some
 SHORT: Final = 120
+LANE_STRIDE: Final = 7
 STRIDE: Final = 17  # a prime, so that cuts fall on every position in a frame
 
 LONG: Final = 1_000  # examples in the long hypothesis profile, which cuts after every byte
@@ -128,13 +130,13 @@ def is_of_the_cut(exc: BaseException) -> bool:
     return isinstance(exc, CallOutcomeUnknown | CallRefused | HandshakeError)
 
 
-async def run_over(cable: Cable, case: Case) -> BaseException | None:
+async def run_over(cable: Cable, case: Case, library: str = "trio") -> BaseException | None:
     """Run a case from HELLO to the end of both sides; return the exception it raised, if any."""
-    scale = SWEPT.within(case.max_calls)
-    ends = Ends(cable.ends, scale.limits)
+    scale = (SWEPT if library == "trio" else LANE_SWEPT).within(case.max_calls)
+    ends = Ends(cable.ends, scale.limits, DRIVERS[library])
     failure: BaseException | None = None
     with trio.fail_after(ONE_CUT):
-        async with trio.open_nursery() as nursery:
+        async with ends.lane(), trio.open_nursery() as nursery:
             nursery.start_soon(ends.session.run)
             try:
                 await ends.channel.begin(nursery)
@@ -185,9 +187,36 @@ async def test_a_case_can_be_cut_anywhere(name: str) -> None:
     _swept[name] = cuts
 
 
+@pytest.mark.parametrize("name", CASES)
+async def test_a_case_of_an_asyncio_driver_can_be_cut_anywhere(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut at some of the places: each cut starts a lane of its own."""
+    monkeypatch.setattr(crossing_queue, "CAPACITY", 1)
+    case = CASES[name]
+    async with in_time(PATIENCE):
+        recorded = Cable()
+        assert await run_over(recorded, case, "asyncio") is None
+        await wait_all_tasks_blocked()
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        before = look()
+        for direction in (UP, DOWN):
+            chosen = places(bytes(recorded.carried[direction]))
+            for place in chosen[len(name) % LANE_STRIDE :: LANE_STRIDE]:
+                cable = Cable(direction, place, reset=bool(place % 2))
+                failure = await run_over(cable, case, "asyncio")
+                where = f"cut behind byte {place}, {'down' if direction else 'up'}"
+                if failure is not None and not is_of_the_cut(failure):
+                    raise AssertionError(where) from failure
+                assert failure is None or cable.is_cut, where
+                await wait_all_tasks_blocked()
+                assert trio.lowlevel.current_statistics().tasks_living == tasks, where
+                assert leaked_since(before) == [], where
+
+
 def test_enough_cuts_were_made(request: pytest.FixtureRequest) -> None:
     chosen = {item.name for item in request.session.items if item.path == request.path}
-    if len(chosen) <= len(CASES):
+    if len(chosen) <= 2 * len(CASES):
         pytest.skip("not all cases were run")
     total = sum(_swept.values())
     print(f"cut {total} times in {len(_swept)} cases")

@@ -16,6 +16,7 @@ import trio
 from cases import CASES, Case
 from cases_blocking import BLOCKING_CASES
 from driver_conformance import Conformance, receive_exactly
+from driver_conformance_asyncio import AsyncioConformance
 from ends import Ends
 from scales import DRIPPING, FULL, IN_MEMORY, Scale
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -48,6 +49,15 @@ SCALES: Final[dict[PairMaker, Scale]] = {
 }
 CONNECTIONS: Final = 20
 DAY: Final = 86_400.0  # seconds
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+async def test_asyncio_code_of_a_driver_answers_it(case: Case) -> None:
+    scale = IN_MEMORY.in_lane().within(case.max_calls)
+    ends = Ends(await memory_pair(), scale.limits, AsyncioConformance)
+    async with in_time(PATIENCE), ends.running() as client:
+        await case.run(client, scale)
+        assert not ends.driver.running
 
 
 @over_every_transport

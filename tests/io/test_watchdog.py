@@ -55,7 +55,7 @@ def block(seconds: float = HOLD) -> None:
         time.sleep(seconds)
 
 
-def watch_of_this_loop() -> watchdog._Watch | None:
+def watch_of_this_loop() -> watchdog.Watch | None:
     try:
         return watchdog._watch_here.get()
     except (LookupError, RuntimeError):  # nothing watches this loop, or this thread runs none

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 from .._io.portal import in_trio_thread, start_blocking_portal
 from .._limits import Limits
 from .._protocol.frames import Node
-from .._util.async_library import library_of_client_class
+from .._util.async_library import first_of_asyncio, library_of_client_class
 from .._util.tracebacks import trim_traceback
 from ..client import DriverClient
 from ..client._base import classes_of
@@ -134,6 +134,7 @@ class BlockingContext(_ExplainsForgottenWith, AbstractContextManager[_C, None]):
         self._open = open_it
         self._wanted = wanted
         self._grace = limits.cancel_grace
+        self._loop_hold = limits.loop_hold
         self._statement = statement
 
     def __enter__(self) -> _C:
@@ -155,8 +156,8 @@ class BlockingContext(_ExplainsForgottenWith, AbstractContextManager[_C, None]):
             # In this thread rather than the portal's: building imports the client classes, and this
             # thread may be importing one of their modules just now.
             client = self._wanted.build(nodes, channel, portal)
-            for cls in classes_of(client):
-                portal.note_library(library_of_client_class(cls))
+            others = first_of_asyncio(map(library_of_client_class, classes_of(client)))
+            portal.prepare_lane(others, self._loop_hold)
             stack.callback(client.close)
             self._exit_stack = stack.pop_all()
         return client

@@ -159,7 +159,7 @@ async def _serve(
         async_library=check_async_library(async_library),
     )
     with tree.claimed(f"at {where}"), watched(limits.loop_hold, owner_of):
-        async with exporter.lane():
+        async with exporter.lane(owner_of):
             mode = 0o600 if allowed is None else 0o666
             listeners = await open_listeners(
                 where, ssl_context=ssl_context, insecure=insecure, mode=mode

@@ -13,6 +13,7 @@ from typing import Final
 
 import trio
 
+from .._io.watchdog import Namer
 from .._limits import DEFAULT_LIMITS, Limits
 from .._protocol.codec import decode_error
 from .._protocol.error_codec import exception_from_wire
@@ -162,9 +163,14 @@ class ServerContext:
         )
 
     @asynccontextmanager
-    async def lane(self) -> AsyncIterator[None]:
-        """Open the asyncio lane, if a driver needs it, for the length of the block."""
-        async with self.libraries.open_lane(self._tree.targets) as lane:
+    async def lane(self, namer: Namer | None = None) -> AsyncIterator[None]:
+        """Open the asyncio lane, if a driver needs it, for the length of the block.
+
+        Args:
+            namer: Names the code that blocks it, for the log.
+        """
+        targets, limit = self._tree.targets, self.limits.loop_hold
+        async with self.libraries.open_lane(targets, limit, namer) as lane:
             if lane is not None:
                 if not self.starting:
                     self.targets[1:] = self._tree.targets

@@ -6,13 +6,16 @@ it is looked at again. The rules are those of `_util.async_library`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 
 from .._io.current_lane import Lane
+from .._io.watchdog import Namer
 from .._util.async_library import (
     ASYNCIO,
     UNDECIDED,
@@ -96,13 +99,14 @@ class Libraries:
 
     @asynccontextmanager
     async def open_lane(
-        self, targets: list[Target], watch: Callable[[], Any] | None = None
+        self, targets: list[Target], limit: float = math.inf, namer: Namer | None = None
     ) -> AsyncIterator[Lane | None]:
         """Put the methods that are asyncio's into a lane, for the length of the block.
 
         Args:
             targets: What can be called. Its items are replaced.
-            watch: See `open_lane` of `_io.asyncio_lane`.
+            limit: Seconds for which code may hold the lane's loop before it is logged.
+            namer: Names that code.
 
         Yields:
             The lane, or None if the tree needs none.
@@ -112,9 +116,10 @@ class Libraries:
             return
         # They import asyncio, for which a tree of Trio drivers has no use.
         from .._io.asyncio_lane import open_lane  # noqa: PLC0415
+        from .._io.asyncio_watchdog import watched_asyncio  # noqa: PLC0415
         from .lane_methods import in_lane  # noqa: PLC0415
 
-        async with open_lane(LANE, watch) as lane:
+        async with open_lane(LANE, partial(watched_asyncio, limit, namer)) as lane:
             for place, target in enumerate(targets):
                 exports = {
                     name: in_lane(exported, lane)

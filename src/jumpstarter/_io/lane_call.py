@@ -115,6 +115,11 @@ class LaneCall:
         self.error: BaseException | None = None
         self.value: Any = None
 
+    @property
+    def waiting_task(self) -> trio.lowlevel.Task | None:
+        """The Trio task that waits for it, as the watchdog sees it from its own thread."""
+        return self._waiter
+
     # ------------------------------------------------------------------------ in the Trio loop
 
     def start(self) -> None:

@@ -39,7 +39,7 @@ from typing import (
 
 import trio
 
-from .._util.async_library import ASYNCIO, Choice
+from .._util.async_library import Choice
 from .._util.checks import check_seconds, check_text, raise_type_error
 from .._util.no_copies import ReduceEx, no_copies
 from .portal_job import (
@@ -391,10 +391,9 @@ class BlockingPortal:
         """See `PortalLane.adapt_manager`."""
         return self._loop.lane.adapt_manager(manager, said)
 
-    def note_library(self, choice: Choice) -> None:
-        """Record which library a client class is written for, for code that does not tell."""
-        if choice.library == ASYNCIO and not self._loop.lane.others.library:
-            self._loop.lane.others = choice
+    def prepare_lane(self, others: Choice, loop_hold: float) -> None:
+        """Set the attributes of its `PortalLane`, before it is used."""
+        self._loop.lane.others, self._loop.lane.loop_hold = others, loop_hold
 
     def wrap_async_context_manager(
         self, cm: AbstractAsyncContextManager[T]

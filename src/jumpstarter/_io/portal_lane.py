@@ -7,8 +7,10 @@ function of asyncio, and ends with the portal.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -44,10 +46,12 @@ class PortalLane:
 
     Attributes:
         others: The first client class of the portal's clients that is asyncio's, if there is one.
+        loop_hold: Seconds for which code may hold the loop before it is logged.
     """
 
     def __init__(self, name: str) -> None:
         self.others: Choice = UNDECIDED
+        self.loop_hold: float = math.inf
         self._name = f"{name}-asyncio"
         self._lane: AsyncioLane | None = None
         self._lock = trio.Lock()
@@ -69,8 +73,9 @@ class PortalLane:
 
     async def _run(self, *, task_status: trio.TaskStatus[AsyncioLane]) -> None:
         from .asyncio_lane import open_lane  # noqa: PLC0415 - it imports asyncio
+        from .asyncio_watchdog import watched_asyncio  # noqa: PLC0415 - the same
 
-        async with open_lane(self._name) as lane:
+        async with open_lane(self._name, partial(watched_asyncio, self.loop_hold)) as lane:
             task_status.started(lane)
             await trio.sleep_forever()
 

@@ -41,14 +41,25 @@ from .._util import trio_private
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["FROM_A_THREAD", "Holder", "watched"]
+__all__ = [
+    "FROM_A_THREAD",
+    "Holder",
+    "Namer",
+    "Watch",
+    "frames_of",
+    "function_in",
+    "watched",
+    "watching",
+]
 
 _LOOKS: Final = 4  # per limit: a hold is reported at most a quarter of the limit late
 _LATE: Final = 1.5  # pauses between two looks: after a longer one the process may have been stopped
 _WORKING: Final = 0.5  # a thread computes if it used the processor for this share of the hold
 _FRAMES: Final = 30  # the innermost frames of a stack that are logged
 _JOIN: Final = 0.1  # seconds to wait for the thread to end: it may be writing to a log
-_LIBRARIES: Final = frozenset({"jumpstarter", "trio", "outcome", "anyio", "contextlib"})
+_LIBRARIES: Final = frozenset(
+    {"jumpstarter", "trio", "outcome", "anyio", "contextlib", "asyncio", "threading"}
+)
 _THREAD: Final = "jumpstarter-watchdog"
 
 _IN_A_TASK: Final = (
@@ -116,8 +127,8 @@ def _clock_of_this_thread() -> int | None:
 
 
 @dataclass(eq=False, slots=True)
-class _Watch:
-    """One loop, as the watching thread sees it. Made in the loop's thread.
+class Watch:
+    """One Trio loop, as the watching thread sees it. Made in the loop's thread.
 
     Attributes:
         limits: The limits of all blocks that watch it; the lowest one counts.
@@ -131,7 +142,7 @@ class _Watch:
     _native: int = field(default_factory=threading.get_native_id)
     _clock: int | None = field(default_factory=_clock_of_this_thread)
     _spent: float = field(default_factory=time.thread_time)  # processor time at the last look
-    _step: tuple[weakref.ref[Any], int] | None = None  # a task, and how often it has waited
+    _step: object = None
     _of: object = None
     _held: float = 0.0  # seconds in the present step
     _worked: float = 0.0  # seconds of processor time in it
@@ -152,10 +163,8 @@ class _Watch:
         if now is None:
             self._step = self._of = None
             return None
-        task, step = now[0], (weakref.ref(now[0]), now[1])
-        frame = sys._current_frames().get(self._ident)  # noqa: SLF001 - the documented way to read another thread's frame
-        stack = [] if frame is None else _stack_of(task, frame)
-        holder = self._holder(task, stack)
+        step, stack = self._step_of(now), self._stack(now)
+        holder = self._holder(now, stack)
         of = None if holder is None else holder.of
         if step == self._step and of is self._of:
             self._held += counted
@@ -167,9 +176,7 @@ class _Watch:
             return None
         return self._report(now, holder, stack)
 
-    def _report(
-        self, now: tuple[object, int], holder: Holder | None, stack: list[FrameType]
-    ) -> _Hold | None:
+    def _report(self, now: Any, holder: Holder | None, stack: list[FrameType]) -> _Hold | None:
         hold = None
         if self._is_starved():
             if not _starvation_logged:
@@ -190,12 +197,25 @@ class _Watch:
             return False  # it computes, or that is unknown
         return not _is_in_blocking_call(self._native) and _is_lock_contended()
 
-    def _now(self) -> tuple[trio.lowlevel.Task, int] | None:
+    def _frame(self) -> FrameType | None:
+        """Return the innermost frame of the loop's thread."""
+        return sys._current_frames().get(self._ident)  # noqa: SLF001 - the documented way to read another thread's frame
+
+    def _now(self) -> Any:
         """Return the running task and the number of its step, or None if the loop is idle."""
         task = self._run.get("task")
         return None if task is None else (task, trio_private.steps_of(task))
 
-    def _holder(self, task: trio.lowlevel.Task, stack: list[FrameType]) -> Holder | None:
+    def _step_of(self, now: Any) -> object:
+        """Return an object that is equal as long as the loop is in the same step."""
+        return weakref.ref(now[0]), now[1]
+
+    def _stack(self, now: Any) -> list[FrameType]:
+        """Return the frames of the running step, the innermost first."""
+        frame = self._frame()
+        return [] if frame is None else _stack_of(now[0], frame)
+
+    def _holder(self, now: Any, stack: list[FrameType]) -> Holder | None:
         """Name the running code, and cut the stack down to its frames.
 
         Returns None for the library's own tasks, and while a thread is being started: that waits
@@ -203,26 +223,35 @@ class _Watch:
         """
         if any(frame.f_code is _STARTS_A_THREAD for frame in stack):
             return None
+        task: trio.lowlevel.Task = now[0]
         for place, frame in enumerate(stack):
-            if holder := self._name(frame):
+            if holder := self.name(frame):
                 del stack[place + 1 :]
                 if any(each.f_code is _SERVES_A_THREAD for each in stack):
                     holder = replace(holder, advice=FROM_A_THREAD)
                 return holder
         for frame in _frames_above(task):
-            if holder := self._name(frame):
+            if holder := self.name(frame):
                 return holder
-        for frame in reversed(stack):
-            if not _is_library(frame):
-                code = frame.f_code
-                name = f"{code.co_qualname} ({code.co_filename}:{code.co_firstlineno})"
-                return Holder(name, _IN_A_TASK, None)
+        if holder := function_in(stack, _IN_A_TASK):
+            return holder
         if task.name.partition(".")[0] in _LIBRARIES:
             return None
         return Holder(f"task {task.name}", _IN_A_TASK, None)
 
-    def _name(self, frame: FrameType) -> Holder | None:
+    def name(self, frame: FrameType) -> Holder | None:
+        """Ask the namers for the code that a frame belongs to."""
         return next((found for namer in self.namers if (found := namer(frame))), None)
+
+
+def function_in(stack: list[FrameType], advice: str) -> Holder | None:
+    """Name the outermost function in a stack that belongs to no library."""
+    for frame in reversed(stack):
+        if not _is_library(frame):
+            code = frame.f_code
+            name = f"{code.co_qualname} ({code.co_filename}:{code.co_firstlineno})"
+            return Holder(name, advice, None)
+    return None
 
 
 def _stack_of(task: trio.lowlevel.Task, frame: FrameType) -> list[FrameType]:
@@ -240,11 +269,16 @@ def _frames_above(task: trio.lowlevel.Task) -> Iterator[FrameType]:
     """Yield the frames of the parent tasks, which wait for this task in their nurseries."""
     nursery = task.parent_nursery
     while nursery is not None:
-        coro: Any = nursery.parent_task.coro
-        while (frame := _frame_of(coro)) is not None:
-            yield frame
-            coro = getattr(coro, "cr_await", None) or getattr(coro, "gi_yieldfrom", None)
+        yield from frames_of(nursery.parent_task)
         nursery = nursery.parent_task.parent_nursery
+
+
+def frames_of(task: trio.lowlevel.Task) -> Iterator[FrameType]:
+    """Yield the frames of a task that waits, the outermost first."""
+    coro: Any = task.coro
+    while (frame := _frame_of(coro)) is not None:
+        yield frame
+        coro = getattr(coro, "cr_await", None) or getattr(coro, "gi_yieldfrom", None)
 
 
 def _frame_of(coro: Any) -> FrameType | None:
@@ -299,7 +333,7 @@ class _Watchdog:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # protects the attributes below, and the watches
-        self._watches: list[_Watch] = []
+        self._watches: list[Watch] = []
         self._thread: threading.Thread | None = None
         self._failed = False  # a look has raised, which was logged
         # Releasing it wakes the thread. Not a threading.Event, which has inner locks: if the thread
@@ -308,7 +342,7 @@ class _Watchdog:
         self._bell.acquire()
 
     @trio.lowlevel.enable_ki_protection
-    def begin(self, watch: _Watch, limit: float, namer: Namer | None) -> None:
+    def begin(self, watch: Watch, limit: float, namer: Namer | None) -> None:
         """Watch a loop, or watch it more closely."""
         with self._lock:
             watch.limits.append(limit)
@@ -327,7 +361,7 @@ class _Watchdog:
                 _logger.warning("blocking code will not be noticed: no thread (%s)", exc)
 
     @trio.lowlevel.enable_ki_protection
-    def end(self, watch: _Watch, limit: float, namer: Namer | None) -> None:
+    def end(self, watch: Watch, limit: float, namer: Namer | None) -> None:
         """Undo `begin`. The last call ends the thread, which may still be writing to the log."""
         with self._lock:
             watch.limits.remove(limit)
@@ -362,7 +396,7 @@ class _Watchdog:
             del holds
             self._bell.acquire(timeout=min(pause, threading.TIMEOUT_MAX))
 
-    def _look(self, watch: _Watch, since: float, pause: float) -> _Hold | None:
+    def _look(self, watch: Watch, since: float, pause: float) -> _Hold | None:
         try:
             return watch.look(since, pause)
         # Frames and tasks change while we look at them, and a namer is the caller's code. One
@@ -376,7 +410,7 @@ class _Watchdog:
 
 
 _watchdog = _Watchdog()
-_watch_here: Final[trio.lowlevel.RunVar[_Watch]] = trio.lowlevel.RunVar("_watch_here")
+_watch_here: Final[trio.lowlevel.RunVar[Watch]] = trio.lowlevel.RunVar("_watch_here")
 
 
 @contextmanager
@@ -394,7 +428,14 @@ def watched(limit: float, namer: Namer | None = None) -> Iterator[None]:
     if limit == math.inf or not _is_supported():
         yield
         return
-    dog, watch = _watchdog, _watch_of_this_loop()
+    with watching(_watch_of_this_loop(), limit, namer):
+        yield
+
+
+@contextmanager
+def watching(watch: Watch, limit: float, namer: Namer | None) -> Iterator[None]:
+    """Look at a loop while the block runs; see `watched`."""
+    dog = _watchdog
     dog.begin(watch, limit, namer)
     try:
         yield
@@ -423,12 +464,12 @@ def _is_supported() -> bool:
     return False
 
 
-def _watch_of_this_loop() -> _Watch:
+def _watch_of_this_loop() -> Watch:
     with suppress(LookupError):
         watch = _watch_here.get()
         if watch.limits:  # else it has ended: start a new one, which logs each name again
             return watch
-    watch = _Watch()
+    watch = Watch()
     _watch_here.set(watch)
     return watch
 

@@ -33,6 +33,7 @@ __all__ = [
     "Choice",
     "advice_for",
     "choose",
+    "first_of_asyncio",
     "innermost",
     "is_in_wrong_loop",
     "library_of_class",
@@ -229,6 +230,11 @@ def library_of_client_class(cls: type) -> Choice:
         if seen.library:
             return Choice(seen.library, f"{cls.__module__}.{cls.__qualname__} is: {seen.reason}")
     return said
+
+
+def first_of_asyncio(choices: Iterable[Choice]) -> Choice:
+    """Return the first choice that is asyncio, or `UNDECIDED`."""
+    return next((each for each in choices if each.library == ASYNCIO), UNDECIDED)
 
 
 def is_in_wrong_loop(exc: BaseException) -> bool:

@@ -162,6 +162,7 @@ async def _serve(
             insecure=options.insecure,
             send_tracebacks=options.send_tracebacks,
             users=options.allow_user,
+            async_library=options.async_library,
         ) as server:
             if not signals.started():
                 return signals.exit_code
@@ -243,6 +244,12 @@ def _add_run_options(serve: argparse.ArgumentParser) -> None:
         default=DEFAULT_THREADS,
         metavar="N",
         help="how many blocking driver methods run concurrently (default: %(default)s)",
+    )
+    serve.add_argument(
+        "--async-library",
+        choices=["trio", "asyncio"],
+        help="which library the async code of drivers is written for, if it does not say so itself "
+        "(default: found out from the modules of each driver)",
     )
     serve.add_argument(
         "--grace",
