@@ -13,7 +13,8 @@ INSTALL := pip install --quiet --disable-pip-version-check
 
 .PHONY: venv lock build demo test coverage check python-rules compiled-rules test-lowest \
 	test-latest test-all lane sanitize fuzz fuzz-coverage soak lint types verify-types docs sizes \
-	bench bench-peers instructions hostile compat compat-quick compat-install compat-baseline clean
+	bench bench-peers instructions hostile compat compat-quick compat-install compat-real compat-baseline \
+	clean
 .NOTPARALLEL: # targets share the directory in which the extension modules are built
 
 venv: $(VENV)/.stamp
@@ -229,6 +230,10 @@ compat-quick: $(COMPAT)/.stamp
 # Installs published drivers beside a wheel of this project, with pip and with uv.
 compat-install: venv $(COMPAT)/.stamp
 	$(BIN)/python -m pytest tests/published/installing.py
+
+# Uses published drivers in two processes, with real ports, files and servers.
+compat-real: $(COMPAT)/.stamp
+	cd tests/published && ../../$(COMPAT)/bin/python -m pytest -c pytest.ini real_use.py
 
 # The wheels require the published core, but this project takes its place.
 $(COMPAT)/.stamp: $(COMPAT)/.locked-published dist/.stamp

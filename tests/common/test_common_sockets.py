@@ -112,8 +112,9 @@ def test_the_end_of_the_block_cancels_handlers_and_its_exception_is_alone(loop: 
             await anyio.wait_all_tasks_blocked()
             raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ExceptionGroup) as caught:
         run(loop, main)
+    assert [type(each) for each in caught.value.exceptions] == [ZeroDivisionError]
     assert len(ended) == 1
 
 

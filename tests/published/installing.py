@@ -60,7 +60,7 @@ def python(tmp_path: Path) -> Path:
 @pytest.fixture(params=["pip", "uv"])
 def installer(request: pytest.FixtureRequest, python: Path) -> Installer:
     """Return a function that runs a command of pip, or the same one of uv, in the environment."""
-    pip = [python, "-m", "pip", "--disable-pip-version-check"]
+    pip: list[str | Path] = [python, "-m", "pip", "--disable-pip-version-check"]
 
     def run(command: str, *arguments: str) -> str:
         if request.param == "pip":
@@ -115,7 +115,7 @@ def test_the_published_core_replaces_this_one_on_request_and_is_replaced_again(
 
 @pytest.mark.parametrize("last", [CORE, PUBLISHED], ids=["this", "published"])
 def test_a_mixture_says_how_to_get_one_of_the_two(python: Path, last: str) -> None:
-    pip = [python, "-m", "pip", "--disable-pip-version-check"]
+    pip: list[str | Path] = [python, "-m", "pip", "--disable-pip-version-check"]
     both = [CORE, PUBLISHED] if last == PUBLISHED else [PUBLISHED, CORE]
     output_of(*pip, "install", "trio", "msgspec")
     for each in both:

@@ -18,7 +18,6 @@ with requires_extra("compat", "a listener for driver code"):
     import anyio
     from anyio.abc import AnyByteStream, SocketAttribute
 
-    from .._io.anyio_tasks import open_tasks
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -56,6 +55,8 @@ async def TemporaryTcpListener(  # noqa: N802, PLR0917 - as drivers import and c
 
     Raises:
         OSError: Listening failed.
+        ExceptionGroup: The block raised an exception; it is the only member. Drivers and client
+            classes of the published package handle it so.
     """
     async with await anyio.create_tcp_listener(
         local_host=local_host,
@@ -87,6 +88,7 @@ async def TemporaryUnixListener(  # noqa: N802 - the name that drivers import
 
     Raises:
         OSError: Listening failed.
+        ExceptionGroup: As for `TemporaryTcpListener`.
     """
     with TemporarySocket() if path is None else nullcontext(Path(path)) as where:
         async with await anyio.create_unix_listener(where, mode=0o600) as listener:
@@ -120,7 +122,8 @@ async def _serving(listener: Any, handler: Handler) -> AsyncIterator[None]:
         finally:
             del owner  # it has lived as long as the connection
 
-    async with open_tasks() as tasks:
+    # Not open_tasks: drivers expect what the block raises in an ExceptionGroup.
+    async with anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, guarded, tasks)
         try:
             yield
