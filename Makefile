@@ -208,6 +208,7 @@ bench-peers: venv
 
 instructions: venv
 	$(BIN)/python -m benchmarks.framing
+	$(BIN)/python -m benchmarks.calls
 
 # To run a part of it: make hostile ARGS='--peer jumpstarter --seconds 0.5' (or --help)
 ARGS :=

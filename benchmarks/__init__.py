@@ -12,8 +12,8 @@ cost, and those *peers*, other libraries, for which the workload is meaningful. 
   extremes. The processes are started several times, and no ratio is shown of figures that were
   measured in different modes (see `modes`).
 - No side is slowed down artificially, and the library's side runs as its users run it.
-- These benchmarks do not pass or fail: a person reads the figures of a machine. Only the number of
-  instructions for framing is checked against a limit, by `python -m benchmarks.framing`.
+- These benchmarks do not pass or fail: a person reads the figures of a machine. Only the numbers of
+  instructions for a frame and for a call are checked against a limit, by `make instructions`.
 
 Read the modules in this order; each one imports only modules that are listed before it:
 
@@ -40,5 +40,7 @@ Read the modules in this order; each one imports only modules that are listed be
     summary        what everyday situations cost, in a few columns
     plot, publish  charts of a recorded run, and publication of the run in the docs
     framing        instructions per frame
+    call_loops     calls in loops, with and without a socket
+    calls          instructions per call
     __main__       the command line
 """

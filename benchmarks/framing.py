@@ -71,7 +71,7 @@ def count(side: str, frames: int = FRAMES) -> dict[str, float]:
             timeout=_PATIENCE,
         )
         # Each case has three marks: the second ends the shorter loop, the third the longer.
-        parts = [_total(out.with_name(f"part.{n}")) for n in range(1, 3 * len(CASES) + 1)]
+        parts = [instructions_in(out.with_name(f"part.{n}")) for n in range(1, 3 * len(CASES) + 1)]
     return {
         name_of(case): (parts[3 * n + 2] - parts[3 * n + 1]) / (2 * frames)
         for n, case in enumerate(CASES)
@@ -84,7 +84,7 @@ def name_of(case: tuple[str, int]) -> str:
     return f"{task} {size} B"
 
 
-def _total(part: Path) -> int:
+def instructions_in(part: Path) -> int:
     found = re.search(r"^totals: (\d+)$", part.read_text(), re.MULTILINE)
     if found is None:
         raise ValueError(f"{part.name} has no totals")
@@ -109,7 +109,7 @@ def _gated(counts: Counts) -> dict[str, float]:
     return {name: round(counts[name], 1) for name in names}
 
 
-def _here() -> str:
+def here() -> str:
     major, minor, _patch = platform.python_version_tuple()
     return f"Python {major}.{minor}, {platform.machine()}"
 
@@ -124,13 +124,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(_table(counts))
     baselines = json.loads(BASELINES.read_text())
     if options.accept:
-        baselines[_here()] = _gated(counts["ours"])
+        baselines[here()] = _gated(counts["ours"])
         BASELINES.write_text(json.dumps(baselines, indent=1, sort_keys=True) + "\n")
         return 0
-    if _here() not in baselines:
-        print(f"not held to anything: for {_here()} nothing was accepted yet; --accept does that")
+    if here() not in baselines:
+        print(f"not held to anything: for {here()} nothing was accepted yet; --accept does that")
         return 0
-    worse = judge(counts["ours"], baselines[_here()])
+    worse = judge(counts["ours"], baselines[here()])
     print("\n".join(worse) or "no more than was accepted")
     return 1 if worse else 0
 
