@@ -125,6 +125,20 @@ def test_client_can_listen_again(recorder: Recorder) -> None:
     assert not any(isinstance(h, log_stream.LogFanout) for h in logging.getLogger().handlers)
 
 
+def test_stream_has_a_connection_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "jumpstarter.exporter")
+    with serve(Board()) as board, board.log_stream():
+        assert caplog.text.count("has connected") == 2
+        assert not board.channel.channel.connection.handlers
+
+
+def test_stream_shares_the_connection_where_there_can_be_no_other(recorder: Recorder) -> None:
+    with serve(Board(), limits=Limits(max_connections=1)) as board, board.log_stream():
+        board.call("say", "on the only one")
+        assert board.channel.channel.connection.handlers
+    assert recorder.texts() == ["on the only one"]
+
+
 def test_record_in_one_process_is_shown_once(recorder: Recorder) -> None:
     logging.getLogger("driver").addHandler(recorder)
     try:
@@ -292,6 +306,7 @@ def test_connection_with_many_streams_is_refused_another() -> None:
                     yield
 
     with serve(Board()) as board:
+        board.channel.channel.reopen = None  # all streams share the connection
         refused = pytest.raises(DriverError, match="4 streams of the log")
         with nested(log_stream.MAX_QUEUES), refused, board.log_stream():
             pytest.fail("one too many")

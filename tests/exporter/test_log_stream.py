@@ -201,6 +201,17 @@ async def test_connection_has_few_queues(fanout: LogFanout) -> None:
         opened(fanout, stack, "another connection")
 
 
+async def test_all_connections_have_few_queues_together(
+    fanout: LogFanout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_stream, "MAX_ALL_QUEUES", 3)
+    with ExitStack() as stack:
+        for number in range(3):
+            opened(fanout, stack, number)
+        with fanout.queue(OWNER) as queue:
+            assert queue is None
+
+
 async def test_queue_is_ended_by_its_own_connection_only(fanout: LogFanout) -> None:
     with ExitStack() as stack:
         queue = opened(fanout, stack)

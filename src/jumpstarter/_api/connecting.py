@@ -9,6 +9,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 import trio
@@ -53,6 +54,19 @@ async def open_channel(
     The HELLO exchange must finish within `hello_timeout`, and the report must arrive within
     `start_timeout`.
     """
+    async with _connected(address, limits, token, ssl_context, name) as channel:
+        yield channel, await _wait_for_report(channel)
+
+
+@asynccontextmanager
+async def _connected(
+    address: str,
+    limits: Limits,
+    token: str | None,
+    ssl_context: ssl.SSLContext | None,
+    name: str | None,
+) -> AsyncIterator[Channel]:
+    """Open a connection, and close it at the end of the block."""
     secret = check_access(limits, token, ssl_context)
     own = own_name() if name is None else name
     channel: Channel | None = None
@@ -67,8 +81,9 @@ async def open_channel(
             raise HandshakeError(
                 f"{address} did not answer within {seconds:g} s; is a jumpstarter exporter there?"
             )
+        channel.reopen = partial(_connected, address, limits, token, ssl_context, own)
         try:
-            yield channel, await _wait_for_report(channel)
+            yield channel
         finally:
             await channel.aclose()
 

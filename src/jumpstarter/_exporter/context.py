@@ -28,7 +28,7 @@ from .admission import AdmissionControl
 from .error_reporter import reject
 from .executor import DriverExecutor
 from .libraries import Libraries
-from .log_stream import MAX_QUEUES, LogFanout
+from .log_stream import MAX_ALL_QUEUES, MAX_QUEUES, LogFanout
 from .tree import DeviceTree, Target
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -87,7 +87,8 @@ class _Service:
         """Yield the number for `log_end`, and then batches of what this process logs."""
         with self._log.queue(current_connection.get()) as queue:
             if queue is None:
-                text = f"this client has {MAX_QUEUES} streams of the log already"
+                text = f"there are {MAX_QUEUES} streams of the log for this connection already, "
+                text += f"or {MAX_ALL_QUEUES} for all"
                 reject(Code.RESOURCE_EXHAUSTED, text)
             yield queue.number
             async with aclosing(queue.batches()) as batches:

@@ -10,12 +10,8 @@ A queue has a limit. Rows beyond it are dropped and counted, and the count stand
 the rows are missing. Records of the loggers `exporter:*` are never sent: a client in this process
 has made them of rows that it has received.
 
-A `LogQueue` is owned by the task that answers the client; threads only add to it, under the lock of
-`LogFanout`.
-
-    state     meaning                                      next states
-    RUNNING   records are added                            ENDING: the client has called `log_end`
-    ENDING    records are not added; the rest is sent      none
+A `LogQueue` is owned by the task that answers the client. Threads only add to it, under the lock of
+`LogFanout`, until the client has called `log_end`.
 """
 
 from __future__ import annotations
@@ -41,7 +37,8 @@ __all__ = ["LogFanout", "LogQueue"]
 
 MAX_ROWS: Final = 10_000  # in a client's queue: a second of the chattiest driver
 MAX_SIZE: Final = 1 << 20  # characters in a client's queue
-MAX_QUEUES: Final = 4  # of one connection: each makes all logging slower
+MAX_QUEUES: Final = 4  # of one connection
+MAX_ALL_QUEUES: Final = 64  # of all connections: each makes all logging slower
 _MAX_TEXT: Final = 8192  # characters of a record
 _MAX_FIELD: Final = 1000  # characters of an extra field
 _MAX_FIELDS: Final = 32  # extra fields of a record
@@ -176,9 +173,10 @@ class LogFanout(logging.Handler):
             owner: The client's connection.
 
         Yields:
-            The queue; None if the connection has too many already.
+            The queue; None if the connection, or all together, have too many already.
         """
-        if sum(queue.owner is owner for queue in self._queues) >= MAX_QUEUES:
+        mine = sum(queue.owner is owner for queue in self._queues)
+        if mine >= MAX_QUEUES or len(self._queues) >= MAX_ALL_QUEUES:
             yield None
             return
         queue = LogQueue(self._mutex, owner, next(self._numbers))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, Final, TypeVar
 
 import trio
@@ -67,6 +67,8 @@ class Channel:
         name: How errors and logs name the exporter.
         connection: The connection, for the streams on it.
         token: The token of the Trio loop that runs the connection.
+        reopen: Opens another connection to the exporter, for the length of a block; None if this
+            one was made of a stream.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Channel:
         self._closing = False
         self._slots = SlotQueue(self._rules, self.connection)
         self.token: trio.lowlevel.TrioToken = trio.lowlevel.current_trio_token()
+        self.reopen: Callable[[], AbstractAsyncContextManager[Channel]] | None = None
 
     # -------------------------------------------------------------------------------- life
 

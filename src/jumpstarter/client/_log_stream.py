@@ -4,6 +4,9 @@ The client calls `log` of the exporter's own service, a generator of batches of 
 passes each batch to the loggers in a worker thread: a handler may write to a slow terminal, and the
 client's loop has other calls to serve. While it does, it takes no further batch, so the exporter
 soon has no credit left, and drops and counts what its queue cannot hold.
+
+The stream has a connection of its own if one can be made: while a stream is open on a connection,
+its calls take longer, since no thread can lead it (`_lead`).
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Final
 
 import trio
@@ -22,7 +25,12 @@ from .._util.background import open_background
 from .._util.log_records import STANDARD_FIELDS
 from .._util.text import indent_text
 from .._util.tracebacks import hidden_contextmanager
-from ..errors import DriverError, DriverMethodNotImplemented, JumpstarterException
+from ..errors import (
+    DriverError,
+    DriverMethodNotImplemented,
+    HandshakeError,
+    JumpstarterException,
+)
 from ._channel import Channel
 from ._generators import RemoteGenerator
 from ._outgoing_call import Request
@@ -70,14 +78,15 @@ class LogStreams:
         """
         channel = self.channel.channel
         channel.check_loop(type(self).__name__, "log_stream_async")
-        relay = _Relay(channel)
-        async with relay.items, open_background() as nursery:
-            await relay.begin()
-            nursery.start_soon(relay.run)
-            try:
-                yield
-            finally:
-                await relay.finish()
+        async with _another(channel) as own:
+            relay = _Relay(own)
+            async with relay.items, open_background() as nursery:
+                await relay.begin()
+                nursery.start_soon(relay.run)
+                try:
+                    yield
+                finally:
+                    await relay.finish()
 
     @hidden_contextmanager
     def log_stream(self) -> Iterator[None]:
@@ -96,6 +105,17 @@ class LogStreams:
         manager = limited(self.log_stream_async(), "the start or end of the log stream")
         with portal.wrap_async_context_manager(manager):
             yield
+
+
+@asynccontextmanager
+async def _another(channel: Channel) -> AsyncIterator[Channel]:
+    """Open another connection to the exporter; yield the given one if that fails."""
+    async with AsyncExitStack() as stack:
+        other = channel
+        if channel.reopen is not None:
+            with suppress(HandshakeError):  # the exporter has as many clients as it takes
+                other = await stack.enter_async_context(channel.reopen())
+        yield other
 
 
 class _Relay:
