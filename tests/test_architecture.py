@@ -41,6 +41,7 @@ LAYERS: Final[dict[str, set[str]]] = {
     "_exporter": _SIDES | {"driver"},
     "drivers": _SIDES | {"client", "driver"},
     "_api": _SIDES | {"client", "driver", "_exporter"},
+    "config": _ALL,
     "common": _ALL,
     "streams": _ALL,
     "utils": _ALL | {"common"},
@@ -73,6 +74,7 @@ IO: Final = {
 IMPORTS_BY_NAME: Final = {
     "client._tree": {"importlib", "importlib.util"},
     "cli._options": {"pkgutil"},
+    "config._drivers": {"importlib", "importlib.util"},
 }
 
 

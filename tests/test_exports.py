@@ -78,6 +78,13 @@ PATHS: Final = {
     "jumpstarter.common.resources": ["ClientStreamResource", "PresignedRequestResource"],
     "jumpstarter.common.storage": ["read_from_storage_device", "write_to_storage_device"],
     "jumpstarter.common.utils": ["env", "serve"],
+    "jumpstarter.config.client": ["ClientConfigV1Alpha1"],
+    "jumpstarter.config.common": ["CONFIG_PATH", "ObjectMeta", "TLSConfigV1Alpha1"],
+    "jumpstarter.config.env": ["JMP_DRIVERS_ALLOW", "JUMPSTARTER_HOST"],
+    "jumpstarter.config.exporter": [
+        "ExporterConfigV1Alpha1",
+        "ExporterConfigV1Alpha1DriverInstance",
+    ],
     "jumpstarter.driver": [
         "Driver",
         "DriverReport",
@@ -145,7 +152,8 @@ def order(name: str) -> tuple[int, str]:
 
 
 def test_public_modules_are_the_intended_ones() -> None:
-    others = {f"jumpstarter.{name}" for name in ("cli", "drivers", "errors", "streams", "utils")}
+    names = ("cli", "config", "drivers", "errors", "streams", "utils")
+    others = {f"jumpstarter.{name}" for name in names}
     assert set(PUBLIC) == set(PATHS) | others
 
 
@@ -187,7 +195,7 @@ def without_words(name: str, thing: Any) -> Iterator[str]:
     for base in thing.__mro__:
         if not base.__module__.startswith("jumpstarter"):
             continue
-        for attribute, value in vars(base).items():
+        for attribute, value in list(vars(base).items()):
             function = getattr(value, "__func__", value)
             speaks = inspect.isroutine(function) or isinstance(value, property)
             if speaks and not attribute.startswith("_") and not function.__doc__:

@@ -24,6 +24,9 @@ COMPAT: Final = {
     "jumpstarter.common.oci",
     "jumpstarter.common.resources",
     "jumpstarter.common.storage",
+    "jumpstarter.config.client",
+    "jumpstarter.config.common",
+    "jumpstarter.config.exporter",
     "jumpstarter.streams.common",
     "jumpstarter.streams.encoding",
     "jumpstarter.streams.progress",
@@ -35,6 +38,7 @@ INNER: Final = {
     "jumpstarter.client._file_streams",
     "jumpstarter.client._progress_attribute",
     "jumpstarter.common._sockets",
+    "jumpstarter.config._yaml",
 }
 
 # The packages of all extras, by the names that they are imported by.

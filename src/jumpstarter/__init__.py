@@ -13,6 +13,7 @@ only from those above it:
     _exporter                   answers calls: sessions, dispatch, execution, admission
     drivers                     ready-made drivers and mixins for clients
     _api                        the four functions
+    config                      drivers from configurations in YAML
     common, streams, utils, portal  import paths of the published package
     cli, testing                the command line, and helpers for tests
 """

@@ -1,0 +1,143 @@
+"""Read YAML, with the line of each value, so that an error can name the place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeAlias, TypeVar
+
+from .._util.extras import requires_extra
+from ..errors import ConfigurationError
+
+with requires_extra("compat", "jumpstarter.config"):
+    import yaml
+    from pydantic import BaseModel, ValidationError
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["Source", "read_source"]
+
+M = TypeVar("M", bound=BaseModel)
+_BOOL: Final = "tag:yaml.org,2002:bool"
+_STR: Final = "tag:yaml.org,2002:str"
+_WORDS: Final = {"on", "off", "yes", "no", "y", "n"}  # booleans in YAML 1.1, but names of methods
+_Place: TypeAlias = tuple[str | int, ...]  # keys and indices from the root on
+
+
+class Source:
+    """One document of YAML: its value, and where in the text each part of it is.
+
+    Args:
+        text: The document.
+        name: What messages call it.
+
+    Raises:
+        ConfigurationError: The text is not YAML, or a mapping has a key twice.
+    """
+
+    def __init__(self, text: str, name: str) -> None:
+        self._name = name
+        self._lines: dict[_Place, int] = {}
+        try:
+            self.value: Any = self._construct(yaml.SafeLoader(text))
+        except (yaml.MarkedYAMLError, yaml.reader.ReaderError, RecursionError) as exc:
+            mark = getattr(exc, "problem_mark", None)
+            line = "" if mark is None else f":{mark.line + 1}"
+            why = getattr(exc, "problem", None) or exc
+            raise ConfigurationError(f"{name}{line}: this is not YAML: {why}") from exc
+
+    def _construct(self, loader: yaml.SafeLoader) -> Any:
+        try:
+            root = loader.get_single_node()
+            if root is None:
+                return None
+            self._lines.update(self._number((), root))
+            return loader.construct_document(root)
+        finally:
+            loader.dispose()
+
+    def _number(self, place: _Place, node: yaml.Node) -> Iterator[tuple[_Place, int]]:
+        """Yield the line of each part of a document, and check that no key is there twice."""
+        waiting: list[tuple[_Place, yaml.Node]] = [(place, node)]
+        known: set[int] = set()  # an alias is the same node, and may even contain itself
+        while waiting:
+            place, node = waiting.pop()
+            yield place, node.start_mark.line + 1
+            if id(node) in known:
+                continue
+            known.add(id(node))
+            if isinstance(node, yaml.SequenceNode):
+                waiting.extend(((*place, index), each) for index, each in enumerate(node.value))
+            elif isinstance(node, yaml.MappingNode):
+                self._check_keys(node)
+                pairs = [(key.value, each) for key, each in node.value if _is_text(key)]
+                waiting.extend(((*place, key), each) for key, each in pairs)
+
+    def _check_keys(self, node: yaml.MappingNode) -> None:
+        """Check that no key is there twice, and take `on` and `off` for names, not for booleans."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not _is_text(key):
+                continue
+            if key.tag == _BOOL and key.value.lower() in _WORDS:
+                key.tag = _STR
+            if key.value in seen:
+                text = f"{self._name}:{key.start_mark.line + 1}: the key {key.value!r} is there"
+                raise ConfigurationError(f"{text} twice")
+            seen.add(key.value)
+
+    def where(self, place: _Place = ()) -> str:
+        """Name a place, as in `"lab.yaml:12"`; the nearest one above it that has a line."""
+        while place and place not in self._lines:
+            place = place[:-1]
+        line = self._lines.get(place)
+        return self._name if line is None else f"{self._name}:{line}"
+
+    def load(self, model: type[M]) -> M:
+        """Make an instance of a model of the value.
+
+        Raises:
+            ConfigurationError: The value does not fit. The text names each fault and its line.
+        """
+        try:
+            return model.model_validate(self.value)
+        except ValidationError as exc:
+            faults = [self._explain(error) for error in exc.errors(include_url=False)]
+            raise ConfigurationError("\n".join(faults)) from exc
+
+    def _explain(self, error: Mapping[str, Any]) -> str:
+        """Write one line for a fault that pydantic has found."""
+        place: _Place = ()
+        shown: list[str] = []
+        loc: _Place = tuple(error["loc"])
+        for index, part in enumerate(loc):
+            is_last = index == len(loc) - 1  # a missing key is in no line
+            if (*place, part) in self._lines or (is_last and error["type"] == "missing"):
+                place = (*place, part)
+                shown.append(str(part))
+        return f"{self.where(place)}: {'.'.join(shown) or 'the document'}: {error['msg']}"
+
+
+def _is_text(key: yaml.Node) -> bool:
+    return isinstance(key, yaml.ScalarNode)
+
+
+_MAX: Final = 10 * 1024 * 1024  # bytes of a configuration
+
+
+def read_source(path: Path) -> Source:
+    """Read a file.
+
+    Raises:
+        OSError: It cannot be read.
+        ConfigurationError: It is not YAML, not UTF-8, or larger than 10 MiB.
+    """
+    with path.open("rb") as file:
+        data = file.read(_MAX + 1)
+    if len(data) > _MAX:
+        raise ConfigurationError(f"{path}: a configuration of more than 10 MiB is not read")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as exc:
+        raise ConfigurationError(f"{path}: this is not UTF-8: {exc}") from exc
+    return Source(text, str(path))

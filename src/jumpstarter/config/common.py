@@ -1,0 +1,79 @@
+"""What the configurations of exporters and of clients share. It needs the extra `compat`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Final
+
+from .._util.extras import requires_extra
+from .env import JMP_CLIENT_CONFIG_HOME
+
+with requires_extra("compat", "jumpstarter.config"):
+    from pydantic import BaseModel, ConfigDict
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = [
+    "CONFIG_API_VERSION",
+    "CONFIG_PATH",
+    "ConfigModel",
+    "ObjectMeta",
+    "TLSConfigV1Alpha1",
+    "warn_of_unused",
+]
+
+_logger: Final = logging.getLogger("jumpstarter.config")
+
+CONFIG_API_VERSION: Final = "jumpstarter.dev/v1alpha1"
+
+
+def _config_path() -> Path:
+    if given := os.environ.get(JMP_CLIENT_CONFIG_HOME):
+        return Path(given)
+    base = os.environ.get("XDG_CONFIG_HOME", "")
+    home = Path(base) if base.startswith("/") else Path("~/.config").expanduser()
+    return home / "jumpstarter"
+
+
+CONFIG_PATH: Final = _config_path()
+
+
+class ConfigModel(BaseModel):
+    """The base class of everything that is read from YAML."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="ignore", populate_by_name=True)
+
+
+class ObjectMeta(ConfigModel):
+    """The name of an exporter or client.
+
+    Attributes:
+        namespace: Where a controller has it; not used here.
+        name: Its name.
+    """
+
+    namespace: str | None = None
+    name: str = "default"
+
+
+class TLSConfigV1Alpha1(ConfigModel):
+    """How the published package uses TLS to reach a controller; not used here.
+
+    Attributes:
+        ca: Certificates, PEM in base64.
+        insecure: Whether certificates are not checked.
+    """
+
+    ca: str = ""
+    insecure: bool = False
+
+
+def warn_of_unused(given: Mapping[str, object], used: frozenset[str], where: str) -> None:
+    """Log which keys of a configuration this library does not act on."""
+    unused = sorted(name for name, value in given.items() if value and name not in used)
+    if unused:
+        text = "%s: without effect here, since there are no controller, leases and hooks: %s"
+        _logger.warning(text, where, ", ".join(unused))

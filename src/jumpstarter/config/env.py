@@ -1,0 +1,29 @@
+"""The names of the environment variables that a published shell sets for its programs."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = [
+    "JMP_CLIENT_CONFIG_HOME",
+    "JMP_DRIVERS_ALLOW",
+    "JMP_EXPORTER",
+    "JMP_EXPORTER_LABELS",
+    "JMP_GRPC_INSECURE",
+    "JMP_GRPC_PASSPHRASE",
+    "JMP_LEASE",
+    "JUMPSTARTER_GRPC_INSECURE",
+    "JUMPSTARTER_HOST",
+]
+
+JMP_CLIENT_CONFIG_HOME: Final = "JMP_CLIENT_CONFIG_HOME"
+JMP_DRIVERS_ALLOW: Final = "JMP_DRIVERS_ALLOW"
+JMP_EXPORTER: Final = "JMP_EXPORTER"
+JMP_EXPORTER_LABELS: Final = "JMP_EXPORTER_LABELS"
+JMP_GRPC_INSECURE: Final = "JMP_GRPC_INSECURE"
+JMP_GRPC_PASSPHRASE: Final = "JMP_GRPC_PASSPHRASE"  # noqa: S105 - a name, not a secret
+JMP_LEASE: Final = "JMP_LEASE"
+JUMPSTARTER_GRPC_INSECURE: Final = "JUMPSTARTER_GRPC_INSECURE"
+JUMPSTARTER_HOST: Final = "JUMPSTARTER_HOST"
