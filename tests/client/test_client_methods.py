@@ -192,7 +192,7 @@ def test_misspelled_name_error_lists_the_methods() -> None:
     ("name", "told"),
     [
         ("local_file", "; ResourceMixin of jumpstarter.drivers.mixins gives it to a client class"),
-        ("resource_async", "; ResourceMixin of jumpstarter.drivers.mixins"),
+        ("local_file_async", "; ResourceMixin of jumpstarter.drivers.mixins"),
         (
             "pexpect",
             (

@@ -74,6 +74,16 @@ async def test_a_cancellation_propagates() -> None:
     assert task.state == "ended"
 
 
+@timed()
+async def test_a_block_within_a_block_can_be_ended_by_a_task_of_the_outer_one() -> None:
+    async with open_background() as outer:
+        async with open_background() as inner:
+            inner.start_soon(trio.sleep_forever)
+            outer.cancel_scope.cancel()
+            await trio.sleep_forever()
+        raise AssertionError
+
+
 def test_an_exception_of_a_task_cancels_the_block_and_propagates_in_a_group() -> None:
     async def fail() -> None:
         raise OSError("a bug")

@@ -28,10 +28,10 @@ async def open_background() -> AsyncIterator[trio.Nursery]:
         async with trio.open_nursery() as nursery:
             try:
                 yield nursery
-            except trio.Cancelled:
-                raise
-            except BaseException as exc:  # noqa: BLE001 - raised again below, outside the nursery
-                failure = exc
+            except BaseException as exc:
+                if _is_cancellation(exc):
+                    raise
+                failure = exc  # raised again below, outside the nursery
             nursery.cancel_scope.cancel()
     except BaseException as exc:
         if failure is None or not _is_cancellation(exc):

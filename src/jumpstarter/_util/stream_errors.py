@@ -83,6 +83,6 @@ def _class_of(base: type[E]) -> type[E]:
 @functools.cache
 def _both(base: type[E], other: type[Any]) -> type[E]:
     # BusyResourceError of anyio has an `__init__` that makes a text of its own.
-    members = {"__init__": Exception.__init__, "__module__": base.__module__}
+    members = {"__init__": base.__init__, "__module__": base.__module__}
     made: type[E] = type(base.__name__, (base, other), {**members, "__doc__": base.__doc__})
     return made

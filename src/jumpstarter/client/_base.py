@@ -35,6 +35,7 @@ from ._methods import CALL_STYLES, Method, as_function, build_help
 from ._outgoing_call import Request
 from ._raw_streams import RemoteStream, close_together, open_stream
 from ._remote import NO_DRIVER, DriverRef
+from ._resources import ResourceLending
 from ._runner import runner_for, time_limit
 from ._streams import BlockingGenerator, BlockingStream, open_blocking_stream
 from ._typed import TypedCalls
@@ -57,7 +58,7 @@ _in_walk: ContextVar[bool] = ContextVar("jumpstarter_closing", default=False)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class DriverClient(TypedCalls, LogStreams):
+class DriverClient(TypedCalls, LogStreams, ResourceLending):
     """The client of one driver. A keyword-only dataclass; subclasses with fields must be one too.
 
     Any number of threads that run no Trio loop may call the blocking methods concurrently; the

@@ -5,7 +5,7 @@ stream. If the client's end fails, the block raises that exception. Neither the 
 client's file ever treats truncated data as complete. If the block ends by an exception, the bytes
 that had arrived from the driver still reach the client's end.
 
-States of a `_ResourceTransfer`. Its task owns it until `done` is set, the block from then on:
+States of a `ResourceTransfer`. Its task owns it until `done` is set, the block from then on:
 
     state     meaning                                   next states
     RUNNING   the task transfers bytes                  COMPLETE, FAILED, STOPPED
@@ -38,7 +38,7 @@ from ._raw_streams import RemoteStream
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Loan"]
+__all__ = ["Loan", "PeerClosed", "ResourceTransfer", "map_stream_errors"]
 
 _WRITE_AHEAD: Final = 16  # chunks that may wait while others are written
 
@@ -122,7 +122,7 @@ class Loan:
 
 
 class _TransferState(enum.Enum):
-    """Where a `_ResourceTransfer` is; the module's docstring has the table."""
+    """Where a `ResourceTransfer` is; the module's docstring has the table."""
 
     RUNNING = enum.auto()
     COMPLETE = enum.auto()
@@ -130,7 +130,7 @@ class _TransferState(enum.Enum):
     STOPPED = enum.auto()
 
 
-class _ResourceTransfer:
+class ResourceTransfer:
     """The task that transfers a loan's bytes while the block is open.
 
     Attributes:
@@ -178,7 +178,7 @@ class _ResourceTransfer:
         try:
             await self.transfer()
             self.state = _TransferState.COMPLETE
-        except _PeerClosed:
+        except PeerClosed:
             pass  # the stream knows why, and `finish` or the driver's call raises it
         except Exception as exc:  # noqa: BLE001 - raised by `running` as it is
             self.failure = exc
@@ -203,20 +203,29 @@ class _ResourceTransfer:
     async def interrupted(self) -> None:
         """Do what is left to do when the block ends by an exception. Shielded, and bounded."""
 
+    async def drain(self) -> None:
+        """Let the client's end take the bytes that have arrived, in at most `cancel_grace` seconds.
 
-class _Reading(_ResourceTransfer):
+        Bytes that arrive later are dropped, so a driver that goes on writing does not prolong it.
+        """
+        self.stream.finish(ConnectionError("the block that lends was left by an exception"))
+        with trio.move_on_after(self.stream.cancel_grace, shield=True):
+            await self.done.wait()
+
+
+class _Reading(ResourceTransfer):
     """The driver reads."""
 
     def __init__(self, stream: RemoteStream, read: Source, meter: Meter, encoding: str) -> None:
         super().__init__(stream)
         self._read = read
         self._meter = meter
-        self._writer = CompressingWriter(partial(_map_stream_errors, stream.send_all), encoding)
+        self._writer = CompressingWriter(partial(map_stream_errors, stream.send_all), encoding)
 
     async def transfer(self) -> None:
         await pipe(self._read, self._send, READ_AHEAD)
         await self._writer.finish()
-        await _map_stream_errors(self.stream.send_eof)
+        await map_stream_errors(self.stream.send_eof)
 
     async def _send(self, chunks: Chunks) -> None:
         for chunk in chunks:
@@ -229,12 +238,12 @@ class _Reading(_ResourceTransfer):
             await self.stream.aclose()
 
 
-class _Writing(_ResourceTransfer):
+class _Writing(ResourceTransfer):
     """The driver writes."""
 
     def __init__(self, stream: RemoteStream, write: Sink, meter: Meter, loan: Loan) -> None:
         super().__init__(stream)
-        receive = partial(_map_stream_errors, stream.receive_some)
+        receive = partial(map_stream_errors, stream.receive_some)
         self._reader = DecompressingReader(receive, loan.encoding, loan.max_bytes)
         self._batch_size = loan.batch_size
         self._write = write
@@ -249,7 +258,7 @@ class _Writing(_ResourceTransfer):
         try:
             while len(chunks) < self._batch_size and (data := await self._reader.receive_some()):
                 chunks.append(data)
-        except _PeerClosed:
+        except PeerClosed:
             if not chunks:
                 raise
         return chunks  # after an error too: the next call raises it again
@@ -260,8 +269,8 @@ class _Writing(_ResourceTransfer):
 
     async def finish(self) -> None:
         """Wait until the driver has written everything, and the sink has it."""
-        with suppress(_PeerClosed):
-            await _map_stream_errors(self.stream.send_eof)
+        with suppress(PeerClosed):
+            await map_stream_errors(self.stream.send_eof)
         await self.done.wait()
         if self.state is not _TransferState.FAILED:
             await self.stream.aclose()
@@ -270,20 +279,15 @@ class _Writing(_ResourceTransfer):
                 raise DriverError("the client was closed before the driver had written everything")
 
     async def interrupted(self) -> None:
-        """Let the sink take the bytes that have arrived, for at most `cancel_grace` seconds.
-
-        Bytes that arrive later are dropped, so a driver that goes on writing does not prolong it.
-        """
-        self.stream.finish(ConnectionError("the block that lends was left by an exception"))
-        with trio.move_on_after(self.stream.cancel_grace, shield=True):
-            await self.done.wait()
+        """Let the sink take the bytes that have arrived."""
+        await self.drain()
 
 
-class _PeerClosed(Exception):
+class PeerClosed(Exception):
     """The driver has closed its end of the stream."""
 
 
-async def _map_stream_errors(function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+async def map_stream_errors(function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
     """Call a function of the raw stream, and wrap its errors.
 
     A Trio stream that is lent raises the same classes: only these are failures of the driver's end.
@@ -291,4 +295,4 @@ async def _map_stream_errors(function: Callable[..., Awaitable[Any]], *args: Any
     try:
         return await function(*args)
     except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-        raise _PeerClosed from exc
+        raise PeerClosed from exc

@@ -6,8 +6,9 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
+from typing import Any, Final, Protocol, TypedDict, Unpack
 
+from .._io.portal import BlockingPortal
 from .._util.checks import check_flag, check_path, check_size_hint
 from .._util.tracebacks import hidden_contextmanager
 from ..errors import ArgumentTypeError
@@ -15,17 +16,22 @@ from ._lending import Loan
 from ._loan_ends import file_sink, file_source, sink_of, source_of
 from ._progress import Progress
 from ._raw_streams import open_stream
+from ._remote import DriverRef
 from ._runner import limited, portal_for, runner_for
 from ._streams import open_blocking_stream
-
-if TYPE_CHECKING:
-    from ._base import DriverClient
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["FILE_BATCH", "LoanOptions", "lend", "lend_async", "local_file", "resource"]
 
 FILE_BATCH: Final = 8  # chunks that are written to a file together
+
+
+class _Client(Protocol):
+    """The part of a client that lending uses."""
+
+    channel: DriverRef
+    portal: BlockingPortal | None
 
 
 class LoanOptions(TypedDict, total=False):
@@ -101,7 +107,7 @@ def _split(method: str, options: LoanOptions) -> tuple[bool, int | None, dict[st
 
 
 @hidden_contextmanager
-def lend(client: DriverClient, loan: Loan) -> Iterator[str]:
+def lend(client: _Client, loan: Loan) -> Iterator[str]:
     """Lend something to the client's driver, for the length of a `with` block; yields the handle.
 
     Blocks while it is entered and left; see `Loan.transfer`.
@@ -120,9 +126,19 @@ def _forget_nothing(_: object) -> None:
 
 
 @asynccontextmanager
-async def lend_async(client: DriverClient, loan: Loan) -> AsyncIterator[str]:
-    """Lend something to the client's driver, for the length of an `async with` block."""
-    client.channel.channel.check_loop(type(client).__name__, "resource_async")
+async def lend_async(client: _Client, loan: Loan) -> AsyncIterator[str]:
+    """Lend something to the client's driver, for the length of an `async with` block.
+
+    In code of either kind of loop.
+    """
+    lane = client.channel.channel.check_loop(type(client).__name__, "resource_async")
+    manager = _lend_in_trio(client, loan)
+    async with manager if lane is None else lane.hold_in_trio(manager) as handle:
+        yield handle
+
+
+@asynccontextmanager
+async def _lend_in_trio(client: _Client, loan: Loan) -> AsyncIterator[str]:
     request = client.channel.loan_request(loan.mode, loan.encoding)
     stream = await open_stream(client.channel.channel, request)
     async with loan.transfer(stream) as handle:

@@ -213,11 +213,22 @@ class RemoteStream(SlotStream, NoAttributes):
         A checkpoint, of `cancel_grace` seconds at most. Does nothing if the exporter is gone, or
         uses version 1.0 of the protocol, which has no such message.
         """
-        channel = self._call.channel
         error = bytes(encode_error(*exception_to_wire(exc))[HEADER_SIZE:])
-        args, exporter = (self.metadata, error), f"the exporter at {channel.name}"
-        with trio.move_on_after(channel.limits.cancel_grace), suppress(DriverError):
-            await channel.call(Request(0, Kind.UNARY, "lent_failed", args, driver=exporter))
+        with trio.move_on_after(self.cancel_grace), suppress(DriverError):
+            await self._tell("lent_failed", self.metadata, error)
+
+    async def give_back(self) -> None:
+        """End a loan for both directions, once no driver uses it. A checkpoint.
+
+        Raises:
+            DriverError: The connection has ended, or the loan has.
+        """
+        await self._tell("lent_back", self.metadata)
+
+    async def _tell(self, method: str, *args: Any) -> None:
+        channel = self._call.channel
+        exporter = f"the exporter at {channel.name}"
+        await channel.call(Request(0, Kind.UNARY, method, args, driver=exporter))
 
     async def _close_in_order(self) -> None:
         call = self._call

@@ -58,8 +58,9 @@ class DriverRef:
         """Encode a request to lend something to this driver. In any thread.
 
         Args:
-            mode: `"read"` or `"write"`, from the driver's point of view.
-            encoding: How it is compressed on the wire, `""` or `"zstd"`.
+            mode: `"read"`, `"write"` or `"both"`, from the driver's point of view.
+            encoding: How it is compressed on the wire, `""` or `"zstd"`; for both directions, how
+                the stream that is lent is compressed.
         """
         args = (self._target, mode, encoding)
         return Request(0, Kind.STREAM, "lend", args, driver=f"the exporter, to {self.name}")

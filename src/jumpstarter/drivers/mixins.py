@@ -225,6 +225,8 @@ class ResourceMixin:
     def resource(self, stream: Any, **options: Unpack[LoanOptions]) -> Iterator[str]:
         """Lend a stream to the driver, for the length of a `with` block.
 
+        Every client has `resource_async` for async code, with the same arguments.
+
         Args:
             stream: A blocking binary stream, whose `read` or `write` is called in worker threads;
                 or a Trio stream. It is not closed. A `read` or `write` that still waits when the
@@ -245,18 +247,6 @@ class ResourceMixin:
             MissingExtra: It takes an extra that is not installed here.
         """
         with lend(_client(self), loans.resource(stream, **options)) as handle:
-            yield handle
-
-    @asynccontextmanager
-    async def resource_async(
-        self, stream: Any, **options: Unpack[LoanOptions]
-    ) -> AsyncIterator[str]:
-        """Lend a stream as `resource` does, with the same arguments, for Trio code.
-
-        Entering and leaving are checkpoints. If it is cancelled, the loan is withdrawn: the
-        driver's read or write fails.
-        """
-        async with lend_async(_client(self), loans.resource(stream, **options)) as handle:
             yield handle
 
 
