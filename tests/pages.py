@@ -19,7 +19,6 @@ import http.server
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -29,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ports import free_port
 from processes import PATIENCE, running
 
 __all__ = ["PAGES", "ROOT", "Block", "Reader", "blocks_of", "indented_code", "page_reader"]
@@ -45,6 +45,7 @@ _FENCED: Final = re.compile(
     r"```(?P<language>[\w{}-]*)[^\n]*\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
+
 _SKIPPED_LANGUAGE: Final = re.compile(r"^<!-- not run \((\w+)\): \S.{10,} -->$", re.MULTILINE)
 _INDENTED: Final = re.compile(r"(?:\A|(?<=\n\n)) {4,}\S.*")
 _SERVES: Final = "python -m jumpstarter serve"
@@ -230,7 +231,7 @@ def page_reader(directory: Path) -> Iterator[Reader]:
         replacements = {
             "/dev/ttyUSB0": port,
             "port=8080": f"port={web}",
-            ":8443": f":{_free_port()}",
+            ":8443": f":{free_port()}",
             "unix:/home/me/": f"unix:{directory}/",
         }
         reader = Reader(directory, replacements)
@@ -283,9 +284,3 @@ def _web_server() -> Iterator[int]:
         finally:
             server.shutdown()
             thread.join()
-
-
-def _free_port() -> int:
-    with socket.create_server(("", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port

@@ -19,15 +19,9 @@ from jumpstarter.drivers.serial import SerialPort
 from jumpstarter.drivers.shell import Shell, ShellClient
 from jumpstarter.drivers.storage import FileStorage, StorageClient
 from jumpstarter.errors import DriverError
+from ports import free_port
 
 MISSING = "/no/such/thing"
-
-
-@pytest.fixture
-def free_port() -> int:
-    """Return a TCP port without a listener."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.fixture
@@ -51,11 +45,12 @@ def failure_to_open(driver: Driver) -> OSError:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_missing_tcp_server_is_named(host: str, free_port: int) -> None:
-    error = failure_to_open(TcpNetwork(host=host, port=free_port))
+def test_missing_tcp_server_is_named(host: str) -> None:
+    port = free_port()
+    error = failure_to_open(TcpNetwork(host=host, port=port))
     assert error.errno == errno.ECONNREFUSED
     assert isinstance(error, ConnectionRefusedError)
-    assert f"no server listens there): 'tcp://{host}:{free_port}'" in str(error)
+    assert f"no server listens there): 'tcp://{host}:{port}'" in str(error)
 
 
 def test_unknown_host_is_named() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from jumpstarter.driver import Driver, export
 from jumpstarter.drivers.composite import Composite
 from jumpstarter.errors import CallRefused, ConfigurationError, HandshakeError
 from jumpstarter.testing import client_for, client_for_async
+from ports import free_port
 
 UNUSED: Any = None
 SERVED = "is served already, .*make another instance"
@@ -285,12 +285,6 @@ def test_a_forked_child_can_serve_what_its_parent_serves() -> None:
 
 
 # ------------------------------------------------------------------------------------ slow starts
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
 
 
 async def until_there(address: str, context: ssl.SSLContext | None) -> None:
