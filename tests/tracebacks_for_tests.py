@@ -32,7 +32,7 @@ class Failing(Driver):
 
     @export
     def slow(self) -> None:
-        time.sleep(0.3)
+        time.sleep(1.5)  # far longer than the timeout of the test
 
     @export
     def count(self) -> Generator[int, None, None]:
