@@ -2,7 +2,8 @@
 
 This process never waits for the exporters, so no process id is used twice while it runs: a late
 signal reaches a dead exporter and no other process. The script reads lines of `SOCKET LEDGER` on
-stdin and answers each with the process id of an exporter that is ready. test_ledger.py runs it.
+stdin and answers each with the process id of an exporter that is ready. test_ledger.py runs it;
+with the argument `asyncio`, the driver's async code runs in the asyncio lane.
 """
 
 from __future__ import annotations
@@ -82,9 +83,9 @@ class Ledger(Driver):
             nursery.cancel_scope.cancel()
 
 
-async def serve(socket: str, ledger: str, ready: int) -> None:
+async def serve(socket: str, driver: Driver, ready: int) -> None:
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
-        async with serve_async(Ledger(path=ledger), f"unix:{socket}") as server:
+        async with serve_async(driver, f"unix:{socket}") as server:
             os.write(ready, b"!")
             async for _ in signals:
                 await server.drain(GRACE)
@@ -92,13 +93,19 @@ async def serve(socket: str, ledger: str, ready: int) -> None:
 
 
 def main() -> None:
+    kind: type[Ledger] = Ledger
+    if "asyncio" in sys.argv:
+        sys.modules["script_ledger"] = sys.modules["__main__"]  # so that there is one `Ledger`
+        import driver_ledger_asyncio  # noqa: PLC0415 - it imports this module
+
+        kind = driver_ledger_asyncio.Ledger
     for line in sys.stdin:
         socket, ledger = line.split()
         wait, ready = os.pipe()
         child = os.fork()
         if child == 0:
             os.close(wait)
-            trio.run(serve, socket, ledger, ready)
+            trio.run(serve, socket, kind(path=ledger), ready)
             os._exit(0)
         os.close(ready)
         assert os.read(wait, 1) == b"!"

@@ -23,14 +23,16 @@ HERE = Path(__file__).parent
 PATIENCE = 60.0  # seconds for a test; each takes two or three
 ALLOWED = 8 * MIB  # growth of either side
 ECHOES = 200
+DRIVER = "driver_flooding:Flooding"
+in_each_lane = pytest.mark.parametrize("driver", [DRIVER, "driver_flooding_asyncio:Flooding"])
 Open = Callable[[DriverClient, AsyncExitStack], Awaitable[None]]
 
 
 @asynccontextmanager
-async def connected(directory: Path) -> AsyncIterator[DriverClient]:
+async def connected(directory: Path, driver: str = DRIVER) -> AsyncIterator[DriverClient]:
     with (
         trio.fail_after(PATIENCE),
-        exporter(directory, driver="driver_flooding:Flooding", cwd=HERE) as process,
+        exporter(directory, driver=driver, cwd=HERE) as process,
     ):
         async with connect_async(process.address) as client:
             for number in range(ECHOES):  # warm up, so that both sides allocate their memory
@@ -58,9 +60,12 @@ async def open_generator(client: DriverClient, stack: AsyncExitStack) -> None:
     await items.__anext__()
 
 
+@in_each_lane
 @pytest.mark.parametrize("open_it", [open_stream, open_generator])
-async def test_a_client_that_stops_reading_costs_a_window(tmp_path: Path, open_it: Open) -> None:
-    async with connected(tmp_path) as client, AsyncExitStack() as stack:
+async def test_a_client_that_stops_reading_costs_a_window(
+    tmp_path: Path, open_it: Open, driver: str
+) -> None:
+    async with connected(tmp_path, driver) as client, AsyncExitStack() as stack:
         ours, theirs = resident(), await client.call_async("resident")
         await open_it(client, stack)
         offered = await settled(client)
@@ -84,7 +89,8 @@ async def test_a_client_that_has_kept_up_and_then_stops_costs_the_window_it_has_
         assert await client.call_async("resident") - theirs < ALLOWED
 
 
-async def test_a_device_that_takes_nothing_costs_a_window(tmp_path: Path) -> None:
+@in_each_lane
+async def test_a_device_that_takes_nothing_costs_a_window(tmp_path: Path, driver: str) -> None:
     sent = 0
 
     async def offer(stream: trio.abc.SendStream) -> None:
@@ -93,7 +99,7 @@ async def test_a_device_that_takes_nothing_costs_a_window(tmp_path: Path) -> Non
             await stream.send_all(bytes(PIECE))
             sent += 1
 
-    async with connected(tmp_path) as client, client.stream_async("stuck") as stream:
+    async with connected(tmp_path, driver) as client, client.stream_async("stuck") as stream:
         ours, theirs = resident(), await client.call_async("resident")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(offer, stream)

@@ -61,8 +61,8 @@ class Exporters:
 
 
 @pytest.fixture
-def exporters() -> Iterator[Exporters]:
-    command = [sys.executable, str(SCRIPT)]
+def exporters(library: str) -> Iterator[Exporters]:
+    command = [sys.executable, str(SCRIPT), library]
     seconds = 60.0 + ROUNDS * PATIENCE
     pipe = subprocess.PIPE
     with running(command, seconds=seconds, stdin=pipe, stdout=pipe) as process:
@@ -158,14 +158,15 @@ async def one_round(
         pass  # the exporter ended before the client made a call
 
 
+@pytest.mark.parametrize(("library", "rounds"), [("trio", ROUNDS), ("asyncio", ROUNDS // 4)])
 async def test_what_a_client_was_told_is_what_has_happened(
-    exporters: Exporters, tmp_path: Path
+    exporters: Exporters, tmp_path: Path, rounds: int
 ) -> None:
     print(f"LEDGER_SEED={SEED}")
     chance = random.Random(SEED)
     story = Story()
     (tmp_path / "ledger").touch()
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         with trio.fail_after(PATIENCE):
             await one_round(exporters, tmp_path, story, chance)
 
@@ -182,4 +183,4 @@ async def test_what_a_client_was_told_is_what_has_happened(
     assert attempted - story.outcome.keys() == set()  # every operation has an outcome
     assert {name.split(".")[0] for name in executed} <= attempted
     # The test proves nothing unless each outcome occurs often enough.
-    assert min(told["acknowledged"], told["refused"], told["unknown"]) > ROUNDS / 10
+    assert min(told["acknowledged"], told["refused"], told["unknown"]) > rounds / 10

@@ -33,11 +33,14 @@ PATIENCE = 60.0  # seconds for a test; each takes a few
 SOON = 1.0 + 1.0  # seconds: the limit guaranteed on a Unix socket, and slack for a busy machine
 QUICK = Limits(ping_interval=0.3, ping_timeout=2)  # the same keepalive, but faster
 DRIVER = "driver_holding:Holding"
+in_each_lane = pytest.mark.parametrize("driver", [DRIVER, "driver_holding_asyncio:Holding"])
 
 
 @contextlib.contextmanager
-def holding_exporter(directory: Path, *options: str) -> Iterator[ExporterProcess]:
-    with exporter(directory, *options, driver=DRIVER, cwd=HERE) as process:
+def holding_exporter(
+    directory: Path, *options: str, driver: str = DRIVER
+) -> Iterator[ExporterProcess]:
+    with exporter(directory, *options, driver=driver, cwd=HERE) as process:
         yield process
 
 
@@ -74,11 +77,17 @@ async def ends_unknown(client: DriverClient, what: str, ended: list[str]) -> Non
 EVERYTHING = ["hold", "hold_items", "hold_stream", "hold_thread"]
 
 
+@in_each_lane
 @pytest.mark.parametrize("scheme", ["unix", "tcp"])
-async def test_killing_the_exporter_ends_everything_as_unknown(tmp_path: Path, scheme: str) -> None:
+async def test_killing_the_exporter_ends_everything_as_unknown(
+    tmp_path: Path, scheme: str, driver: str
+) -> None:
     options = ("--address", "tcp://127.0.0.1:0") if scheme == "tcp" else ()
     ended: list[str] = []
-    with trio.fail_after(PATIENCE), holding_exporter(tmp_path, *options) as process:
+    with (
+        trio.fail_after(PATIENCE),
+        holding_exporter(tmp_path, *options, driver=driver) as process,
+    ):
         async with connect_async(process.address) as client:
             async with trio.open_nursery() as nursery:
                 for what in EVERYTHING:
@@ -98,10 +107,13 @@ def begun(process: ExporterProcess, what: list[str]) -> None:
         waiting = {text for text in waiting if text not in line}
 
 
+@in_each_lane
 @pytest.mark.parametrize("what", ["call", "generator", "stream"])
-async def test_killing_a_client_ends_the_drivers_code(tmp_path: Path, what: str) -> None:
+async def test_killing_a_client_ends_the_drivers_code(
+    tmp_path: Path, what: str, driver: str
+) -> None:
     method = {"call": "hold", "generator": "hold_items", "stream": "hold_stream"}[what]
-    with trio.fail_after(PATIENCE), holding_exporter(tmp_path) as process:
+    with trio.fail_after(PATIENCE), holding_exporter(tmp_path, driver=driver) as process:
         with client_process(process.address, what) as client:
             await trio.to_thread.run_sync(process.until_logged, f"{method} begins")
             client.kill()
