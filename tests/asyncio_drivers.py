@@ -50,6 +50,7 @@ class Asyncio(Driver):
 
     log: list[str] = field(default_factory=list)
     started: threading.Event = field(default_factory=threading.Event)
+    release: threading.Event = field(default_factory=threading.Event)
     kept: list[Any] = field(default_factory=list)
 
     @classmethod
@@ -90,7 +91,8 @@ class Asyncio(Driver):
         try:
             await asyncio.sleep(3600)
         except asyncio.CancelledError:
-            await asyncio.sleep(0.3)
+            while not self.release.is_set():  # noqa: ASYNC110 - the test's thread sets it
+                await asyncio.sleep(0.001)
         self.log.append("end")
         return "late"
 

@@ -18,7 +18,7 @@ import trio
 
 from asyncio_drivers import Asyncio
 from helpers import PATIENCE, served
-from jumpstarter import serve
+from jumpstarter import Limits, serve
 from jumpstarter.client import BlockingStream, DriverClient
 from jumpstarter.driver import Driver, export
 from jumpstarter.drivers.mixins import ResourceMixin
@@ -81,6 +81,19 @@ def test_timeout_cancels_the_driver_and_waits_for_its_cleanup(
     with pytest.raises(DriverTimeoutError), client.timeout(0.05):
         client.call("hang")
     assert driver.log == ["begin", "cancelled", "end"]
+
+
+def test_driver_that_swallows_its_cancellation_is_reported_and_waited_for(driver: Asyncio) -> None:
+    with serve(driver, limits=Limits(cancel_grace=0.05)) as client:
+        notes: list[str] = []
+        while not driver.started.is_set():
+            with pytest.raises(DriverTimeoutError) as late, client.timeout(0.1):
+                client.call("swallow")
+            notes = getattr(late.value, "__notes__", [])
+        assert "its driver had not ended after 0.05 s" in notes[0]
+        assert driver.log == []
+        driver.release.set()
+        until(lambda: driver.log == ["end"])
 
 
 def test_generator_yields_everything_in_order(driver: Asyncio, client: DriverClient) -> None:
@@ -321,7 +334,7 @@ def test_switch_is_checked() -> None:
 def test_tree_of_trio_drivers_starts_no_thread_and_imports_no_asyncio() -> None:
     script = """
 import sys, threading
-from jumpstarter import serve
+from jumpstarter import Limits, serve
 from jumpstarter.drivers.mixins import ResourceMixin
 from jumpstarter.drivers.power import MockPower
 

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import pytest
 
@@ -44,11 +43,8 @@ def block() -> None:
     time.sleep(HOLD)
 
 
-@dataclass(kw_only=True)
 class Blocking(Asyncio):
     """A driver that blocks its loop."""
-
-    release: threading.Event = field(default_factory=threading.Event)
 
     @export
     async def block_until_released(self) -> None:
