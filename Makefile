@@ -10,10 +10,12 @@ TYPES := $(wildcard src/jumpstarter/_protocol/*.pxd)
 SOURCES := pyproject.toml setup.py src/jumpstarter/_version.py \
 	$(wildcard src/jumpstarter/_framing.*px*) $(TYPES) $(TYPES:.pxd=.py)
 INSTALL := pip install --quiet --disable-pip-version-check
+COMPAT := .venv-compat
+PUBLISHED := .venv-published
 
 .PHONY: venv lock build demo test coverage check python-rules compiled-rules test-lowest \
 	test-latest test-all lane sanitize fuzz fuzz-coverage soak lint types verify-types docs sizes \
-	bench bench-peers instructions hostile compat compat-quick compat-install compat-real compat-baseline \
+	bench bench-peers bench-drivers instructions hostile compat compat-quick compat-install compat-real compat-baseline \
 	clean
 .NOTPARALLEL: # targets share the directory in which the extension modules are built
 
@@ -206,6 +208,10 @@ bench: venv
 bench-peers: venv
 	$(BIN)/python -m benchmarks.peers
 
+# Compares with the published core, on drivers that both run.
+bench-drivers: venv $(COMPAT)/.stamp $(PUBLISHED)/.locked-published
+	$(BIN)/python -m benchmarks.drivers
+
 instructions: venv
 	$(BIN)/python -m benchmarks.framing
 	$(BIN)/python -m benchmarks.calls
@@ -220,7 +226,6 @@ hostile: venv
 # Runs the suites inside the published driver packages, as they are, on this project.
 # To run a few: make compat PACKAGES="power opendal"
 PACKAGES :=
-COMPAT := .venv-compat
 
 compat: $(COMPAT)/.stamp
 	cd tests && ../$(COMPAT)/bin/python -m published $(PACKAGES)
@@ -249,7 +254,6 @@ $(COMPAT)/.locked-published: locks/compat.txt locks/drivers.txt
 	touch $@
 
 # Records which tests pass on the published core, in an environment that has it.
-PUBLISHED := .venv-published
 
 compat-baseline: $(PUBLISHED)/.locked-published
 	cd tests && ../$(PUBLISHED)/bin/python -m published --record $(PACKAGES)
