@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from benchmarks import processor, summary, table
+from benchmarks import compare, processor, summary, table
 from benchmarks.floors import serve_echo
 from benchmarks.harness import Result, calibrate, shares, start
 from benchmarks.link import behind
 from benchmarks.model import FLOOR, OURS, Side, Unit, Workload
 from benchmarks.modes import are_comparable, slow_rounds
+from benchmarks.record import Record, Setting, write
 from benchmarks.situations import SITUATIONS
 from benchmarks.workloads import WORKLOADS
 
@@ -233,3 +234,47 @@ def test_summary_has_only_everyday_situations() -> None:
     assert {workload.name for workload in WORKLOADS if summary.is_everyday(workload)} == {
         workload.name for workload in SITUATIONS
     }
+
+
+# --- two runs ---
+
+
+def run_of(name: str, *, client: float, server: float) -> Record:
+    """Make a record of a run with one workload, from microseconds of processor time."""
+    cpu = {"client_cpu": client * 1e-6, "server_cpu": server * 1e-6}
+    sides = {OURS: BARE, FLOOR: BARE}
+    workload = Workload(name, (Unit("µs", 1e6),), sides, {})
+    rounds = [{OURS: {"seconds": 1e-4, **cpu}, FLOOR: {"seconds": 1e-5}}] * 3
+    setting = Setting("", "", "", "", "", 0.0, 3, 0.1, (), {})
+    return Record(setting, [Result(workload, {OURS: 1, FLOOR: 1}, list(rounds))])
+
+
+def test_two_runs_are_compared_by_the_processor_time_of_both_ends() -> None:
+    before, after = run_of("a", client=42, server=60), run_of("a", client=62, server=44)
+    [pair] = compare.pairs(before, after)
+    assert compare.change_of(pair) == pytest.approx(4 / 102)
+    assert not compare.worse(pair)
+    [line] = compare.lines([pair])
+    assert cells(line) == ["a", "µs", "100", "100", "102", "106", "+4%"]
+    assert compare.pairs(before, run_of("b", client=1, server=1)) == []
+
+
+def test_a_comparison_fails_if_an_operation_takes_more_processor_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = str(tmp_path / "before"), str(tmp_path / "after")
+    write(run_of("a", client=40, server=60), Path(files[0]))
+    write(run_of("a", client=50, server=60), Path(files[1]))
+    assert compare.main(files) == 1
+    assert "+10% !" in capsys.readouterr().out
+    assert compare.main([files[1], files[0]]) == 0
+    assert "-9%" in capsys.readouterr().out
+
+
+def test_a_run_without_processor_times_is_not_judged() -> None:
+    before = run_of("a", client=1, server=1)
+    for result in before.results:
+        result.rounds[:] = [{OURS: {"seconds": 1.0}, FLOOR: {"seconds": 1.0}}]
+    [pair] = compare.pairs(before, run_of("a", client=9, server=9))
+    assert compare.change_of(pair) is None
+    assert not compare.worse(pair)
