@@ -7,8 +7,9 @@ once per batch.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final, Protocol, Self
 
@@ -31,6 +32,7 @@ __all__ = [
     "open_trio_stream",
 ]
 
+_LINGER: Final = 10.0  # seconds in which a stream may take what was sent before a failure
 _BATCH: Final = 64 * 1024  # bytes that one `receive` joins from small chunks
 
 
@@ -293,8 +295,8 @@ async def hold_trio_stream(
 async def open_trio_stream(lane: LanePosts, stream: Any) -> AsyncIterator[AsyncioSideStream]:
     """Use a stream of the Trio loop in a block of asyncio code.
 
-    When the block ends normally, everything that was sent has been written. Otherwise, what was not
-    written yet is discarded.
+    When the block ends normally, everything that was sent has been written. When it raises an
+    exception, that is given 10 seconds. If it is cancelled, what was not written yet is discarded.
 
     Args:
         lane: The lane.
@@ -309,5 +311,11 @@ async def open_trio_stream(lane: LanePosts, stream: Any) -> AsyncIterator[Asynci
     try:
         yield side
         await side.flush()
+    except Exception:
+        # `send` has returned, so its bytes are as good as sent, as they are in the stream's loop.
+        with suppress(Exception):
+            async with asyncio.timeout(_LINGER):
+                await side.flush()
+        raise
     finally:
         await side.stop()
