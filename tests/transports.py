@@ -1,19 +1,24 @@
-"""Connect two sides in five ways, for tests that must pass over all of them.
+"""Connect two sides in six ways, for tests that must pass over all of them.
 
 A maker returns a new pair of connected streams, `(client_stream, server_stream)`; its caller closes
-them. Two pairs are kernel sockets. Three are in memory, and find mistakes that the kernel's buffers
-hide: `memory` accepts any number of bytes, `lockstep` buffers none, and `dripping` delivers one
-byte at a time, so every frame is split at every place.
+them. Two pairs are kernel sockets, and one is TLS over such. Three are in memory, and find mistakes
+that the kernel's buffers hide: `memory` accepts any number of bytes, `lockstep` buffers none, and
+`dripping` delivers one byte at a time, so every frame is split at every place.
 """
 
 from __future__ import annotations
 
+import functools
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import pytest
 import trio
 import trio.testing
+import trustme
+
+from jumpstarter._io.tls import TlsStream
 
 __all__ = ["MAKERS", "DrippingStream", "Pair", "PairMaker", "over_every_transport"]
 
@@ -70,6 +75,30 @@ async def tcp_pair() -> Pair:
         return await trio.testing.open_stream_to_socket_listener(listener), await listener.accept()
 
 
+@functools.cache
+def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return a client's context, and one for a server at localhost that it trusts."""
+    authority = trustme.CA()
+    client = ssl.create_default_context()
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.num_tickets = 0  # a client that closes without having read them resets the connection
+    authority.configure_trust(client)
+    authority.issue_cert("localhost").configure_cert(server)
+    return client, server
+
+
+async def tls_pair() -> Pair:
+    """Connect over TLS. The client has shaken hands, and the server has as far as it needs to."""
+    client_context, server_context = tls_contexts()
+    ours, theirs = await unix_pair()
+    client = TlsStream(ours, client_context, "localhost")
+    server = TlsStream(theirs, server_context, server_side=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.do_handshake)
+        nursery.start_soon(server.do_handshake)
+    return client, server
+
+
 async def memory_pair() -> Pair:
     return trio.testing.memory_stream_pair()
 
@@ -86,6 +115,7 @@ async def dripping_pair() -> Pair:
 MAKERS: Final[dict[str, PairMaker]] = {
     "unix": unix_pair,
     "tcp": tcp_pair,
+    "tls": tls_pair,
     "memory": memory_pair,
     "lockstep": lockstep_pair,
     "dripping": dripping_pair,

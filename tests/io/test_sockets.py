@@ -40,6 +40,7 @@ from jumpstarter._io.sockets import (
     peer_credentials,
     private_socket_path,
 )
+from jumpstarter._io.tls import TlsStream
 from jumpstarter.errors import ArgumentError, ConfigurationError, HandshakeError
 
 DEADLINE = 60  # seconds; each test takes milliseconds
@@ -864,7 +865,7 @@ async def test_tls_carries_bytes_both_ways(
     assert str(listeners.address).startswith(f"tls://{host}:")
     async with serving(listeners) as accepted:
         await assert_echo(listeners.address, client_context)
-        assert isinstance(accepted[0], trio.SSLStream)
+        assert isinstance(accepted[0], TlsStream)
 
 
 async def test_tls_may_listen_beyond_loopback(server_context: ssl.SSLContext) -> None:
@@ -952,7 +953,7 @@ async def test_a_cut_tls_connection_ends_as_tcp_does(
     ):
         await stream.send_all(b"x")
         assert await stream.receive_some(1) == b"x"
-        assert isinstance(accepted[0], trio.SSLStream)
+        assert isinstance(accepted[0], TlsStream)
         await trio.aclose_forcefully(accepted[0].transport_stream)
         assert await stream.receive_some(1) == b""
 

@@ -23,6 +23,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from drivers_for_tests import Lab
 from helpers import PATIENCE, ask, begin, channel_over, timed, until
+from jumpstarter._io.tls import TlsStream, TlsTransport
 from jumpstarter._io.transport import (
     Buffer,
     SocketTransport,
@@ -629,6 +630,10 @@ def plain(stream: trio.abc.Stream) -> trio.abc.Stream:
 
 
 def in_tls(stream: trio.abc.Stream) -> trio.abc.Stream:
+    return TlsStream(stream, ssl.create_default_context(), "exporter")
+
+
+def in_trios_tls(stream: trio.abc.Stream) -> trio.abc.Stream:
     return trio.SSLStream(stream, ssl.create_default_context(), server_hostname="exporter")
 
 
@@ -638,10 +643,11 @@ def in_tls(stream: trio.abc.Stream) -> trio.abc.Stream:
         (unix_pair, plain, SocketTransport, False),
         (tcp_pair, plain, SocketTransport, True),
         (memory_pair, plain, StreamTransport, False),
-        (unix_pair, in_tls, StreamTransport, False),
-        (tcp_pair, in_tls, StreamTransport, True),
+        (unix_pair, in_tls, TlsTransport, False),
+        (tcp_pair, in_tls, TlsTransport, True),
+        (tcp_pair, in_trios_tls, StreamTransport, True),
     ],
-    ids=["unix", "tcp", "memory", "TLS over unix", "TLS over tcp"],
+    ids=["unix", "tcp", "memory", "TLS over unix", "TLS over tcp", "Trio's TLS over tcp"],
 )
 @timed()
 async def test_sockets_are_written_directly_and_only_a_remote_peer_can_vanish(

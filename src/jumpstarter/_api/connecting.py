@@ -92,8 +92,7 @@ async def _greet(channel: Channel, nursery: trio.Nursery) -> None:
     """Exchange HELLOs. If the connection ends for a reason that TLS does not report, explain it.
 
     With TLS 1.3, a client has finished its handshake before the server checks its certificate. So
-    if the server refuses the certificate, the client only sees the connection end, without a
-    reason.
+    if the server refuses the certificate, the client sees the connection end, and an alert at most.
     """
     try:
         await channel.begin(nursery)

@@ -13,6 +13,7 @@ import trio
 
 from .._io.accept import accept_forever
 from .._io.sockets import ListenerSet, peer_credentials
+from .._io.tls import TlsStream
 from .._io.transport import close_immediately
 from .._protocol.frames import Kind
 from .._util.checks import (
@@ -163,7 +164,7 @@ def _verify(stream: trio.abc.Stream) -> VerifiedIdentity:
     if isinstance(inner, trio.SocketStream) and inner.socket.family != trio.socket.AF_UNIX:
         with suppress(OSError):  # it has disconnected
             host, port, *_ = inner.socket.getpeername()
-    certificate: Any = stream.getpeercert() if isinstance(stream, trio.SSLStream) else None
+    certificate: Any = stream.getpeercert() if isinstance(stream, TlsStream) else None
     subject = (certificate or {}).get("subject", ())
     pairs = tuple((kind, value) for names in subject for kind, value in names)
     return VerifiedIdentity(host=host, port=port, subject=pairs)

@@ -44,6 +44,7 @@ from .._util.tracebacks import strip_tracebacks
 from ..errors import ArgumentError, ConfigurationError, HandshakeError
 from .addresses import Address
 from .listener import SocketListener, bind_all
+from .tls import TlsListener, TlsStream
 
 __all__ = [
     "ListenerSet",
@@ -59,7 +60,7 @@ __all__ = [
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-SocketStream: TypeAlias = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+SocketStream: TypeAlias = trio.SocketStream | TlsStream
 
 # sun_path has 108 bytes on Linux and 104 on macOS and the BSDs, one of them for the closing NUL.
 _MAX_PATH: Final = (108 if sys.platform == "linux" else 104) - 1
@@ -164,13 +165,10 @@ async def open_unix_stream(path: str) -> trio.SocketStream:
 
 async def _start_tls(
     stream: trio.SocketStream, address: Address, context: ssl.SSLContext
-) -> trio.SSLStream[trio.SocketStream]:
-    # https_compatible: no close_notify. The protocol above announces its own end and treats any
-    # other end as an error, so a truncation attack fails. And aclose() never waits for a peer that
-    # does not read or has not shaken hands.
+) -> TlsStream:
     host = address.host.partition("%")[0]
     try:
-        secure = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
+        secure = TlsStream(stream, context, host)
         await secure.do_handshake()
     except BaseException as exc:
         close_without_fork(stream.socket)
@@ -296,7 +294,7 @@ async def open_listeners(
     bound = (ipaddress.ip_address(each.socket.getsockname()[0]) for each in opened)
     exposed = not all(host.is_loopback for host in bound)
     if ssl_context is not None:
-        secure = [trio.SSLListener(each, ssl_context, https_compatible=True) for each in opened]
+        secure = [TlsListener(each, ssl_context) for each in opened]
     return ListenerSet(address, opened if ssl_context is None else secure, exposed)
 
 

@@ -2,8 +2,8 @@
 
 A multiplexer writes several buffers in one call, and tries a write without waiting: a frame that
 fits into the kernel's queue has left before the next line of code runs, and no task was switched. A
-socket can do both. Every other stream (TLS, memory) is written by its `send_all`, never without
-waiting.
+socket can do both, and so can TLS over a socket (`tls`). Every other stream, such as one in memory,
+is written by its `send_all`, never without waiting.
 
 A cancelled write leaves half a frame on the wire. Therefore only a connection's writer writes, and
 a failed or cancelled write ends the connection.
@@ -24,7 +24,7 @@ import functools
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import trio
@@ -269,10 +269,11 @@ async def close_immediately(stream: trio.abc.Stream) -> None:
 
 
 def transport_for(stream: trio.abc.Stream) -> Transport:
-    """Choose the transport for a stream."""
+    """Choose the transport for a stream. One with a `make_transport` makes its own."""
     if isinstance(stream, trio.SocketStream):
         return SocketTransport(stream)
-    return StreamTransport(stream)
+    make: Callable[[], Transport] | None = getattr(stream, "make_transport", None)
+    return StreamTransport(stream) if make is None else make()
 
 
 class _Shared(threading.local):
