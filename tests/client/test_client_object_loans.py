@@ -179,6 +179,17 @@ async def test_a_driver_reads_and_writes_in_any_encoding(encoding: str | None) -
         assert card.resources == {}
 
 
+@timed(DEADLINE)
+async def test_a_loan_that_has_ended_is_given_back_without_an_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    async with client_for_async(Card()) as client:
+        async with client.resource_async(Memory(DATA)) as handle:
+            await client.call_async("flash", handle)
+    assert "lent_back" not in caplog.text
+
+
 @each_encoding
 def test_plain_methods_and_blocking_clients_do_so_too(encoding: str | None) -> None:
     compress, expand = CODECS[encoding]

@@ -73,8 +73,9 @@ class _Service:
 
     @export
     async def lent_back(self, handle: str) -> None:
-        """Let a loan for both directions end once no driver uses it."""
-        self._loan_of_caller(handle).client_closed()
+        """Let a loan for both directions end once no driver uses it; most have ended by then."""
+        if handle in self._loans:
+            self._loan_of_caller(handle).client_closed()
 
     def _loan_of_caller(self, handle: str) -> Loan:
         loan = self._loans.get(handle)
