@@ -184,9 +184,11 @@ async def test_a_loan_that_has_ended_is_given_back_without_an_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
-    async with client_for_async(Card()) as client:
-        async with client.resource_async(Memory(DATA)) as handle:
-            await client.call_async("flash", handle)
+    async with (
+        client_for_async(Card()) as client,
+        client.resource_async(Memory(DATA)) as handle,
+    ):
+        await client.call_async("flash", handle)
     assert "lent_back" not in caplog.text
 
 
