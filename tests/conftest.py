@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import hypothesis
 import pytest
@@ -31,9 +31,13 @@ pytest_plugins = ["pytester"]
 
 inherited.restore()
 
-# A deadline per example measures the machine, not the code.
-hypothesis.settings.register_profile("default", deadline=None)
-hypothesis.settings.register_profile("long", deadline=None, max_examples=1000)
+# A deadline per example measures the machine, and so does the check for slow strategies.
+_UNTIMED: Final[dict[str, Any]] = {
+    "deadline": None,
+    "suppress_health_check": [hypothesis.HealthCheck.too_slow],
+}
+hypothesis.settings.register_profile("default", **_UNTIMED)
+hypothesis.settings.register_profile("long", **_UNTIMED, max_examples=1000)
 hypothesis.settings.load_profile("default")
 
 
