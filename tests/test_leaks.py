@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import trio
 import trio.testing
 
 from drivers_for_tests import Lab
-from helpers import ask, channel_to
+from helpers import ask, channel_to, until
 from leaks import leaked_since, look, nothing_leaks
 
 
@@ -72,18 +73,26 @@ def test_a_thread_that_goes_on_is_a_leak() -> None:
 
 
 def test_a_busy_worker_thread_is_a_leak_and_an_idle_one_is_none() -> None:
-    may_end = threading.Event()
+    begun, may_end = threading.Event(), threading.Event()
 
-    async def run(*, wait: bool) -> None:
-        with trio.move_on_after(0.01):
-            await trio.to_thread.run_sync(
-                may_end.wait if wait else int, abandon_on_cancel=True, thread_name="the busy one"
-            )
+    def work() -> None:
+        begun.set()
+        may_end.wait()
+
+    async def begin_and_abandon() -> None:
+        async with trio.open_nursery() as nursery:
+            in_thread = partial(trio.to_thread.run_sync, work, abandon_on_cancel=True)
+            nursery.start_soon(partial(in_thread, thread_name="the busy one"))
+            await until(begun.is_set)
+            nursery.cancel_scope.cancel()
+
+    async def use_a_thread() -> None:
+        await trio.to_thread.run_sync(int)
 
     with nothing_leaks():
-        trio.run(lambda: run(wait=False))
+        trio.run(use_a_thread)
     with pytest.raises(AssertionError, match="thread 'the busy one'"), nothing_leaks():
-        trio.run(lambda: run(wait=True))
+        trio.run(begin_and_abandon)
     may_end.set()
 
 

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 import trio
 import trio.testing
-from test_lost_peers import cable, ip
+from test_lost_peers import Cable, cable, ip
 
 from jumpstarter._io.forward import forward_to, listen_tcp
 
@@ -42,10 +42,10 @@ class Device:
 
 
 @contextmanager
-def program(namespace: str, port: int, script: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program in the namespace that connects to the port and then runs `script`."""
-    connected = f"import socket, time\ns = socket.create_connection(('198.18.77.1', {port}))\n"
-    command = ["ip", "netns", "exec", namespace, sys.executable, "-c", connected + script]
+def program(link: Cable, port: int, script: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program at the cable's other end that connects to the port and then runs `script`."""
+    connected = f"import socket, time\ns = socket.create_connection(({link.here!r}, {port}))\n"
+    command = ["ip", "netns", "exec", link.namespace, sys.executable, "-c", connected + script]
     with subprocess.Popen(command) as process:
         try:
             yield process
@@ -55,10 +55,10 @@ def program(namespace: str, port: int, script: str) -> Iterator[subprocess.Popen
 
 async def test_a_program_elsewhere_that_has_ended_its_half_has_until_the_limit() -> None:
     device = Device()
-    with trio.fail_after(PATIENCE), cable() as (namespace, _):
+    with trio.fail_after(PATIENCE), cable() as link:
         handler = forward_to(device.connect, quiet_limit=1.5)
-        async with listen_tcp(handler, local_host="198.18.77.1") as (_, port):
-            with program(namespace, port, "s.shutdown(1); time.sleep(60)"):
+        async with listen_tcp(handler, local_host=link.here) as (_, port):
+            with program(link, port, "s.shutdown(1); time.sleep(60)"):
                 await device.opened.wait()
                 with trio.move_on_after(1):
                     await device.ended.wait()
@@ -68,10 +68,10 @@ async def test_a_program_elsewhere_that_has_ended_its_half_has_until_the_limit()
 
 async def test_a_program_elsewhere_that_has_quit_frees_the_device_by_the_limit() -> None:
     device = Device()
-    with trio.fail_after(PATIENCE), cable() as (namespace, _):
+    with trio.fail_after(PATIENCE), cable() as link:
         handler = forward_to(device.connect, quiet_limit=1)
-        async with listen_tcp(handler, local_host="198.18.77.1") as (_, port):
-            with program(namespace, port, "s.send(b'x'); s.close()"):
+        async with listen_tcp(handler, local_host=link.here) as (_, port):
+            with program(link, port, "s.send(b'x'); s.close()"):
                 await device.ended.wait()
 
 
@@ -81,10 +81,10 @@ async def test_a_program_whose_cable_was_pulled_frees_the_device(
     quick = {"TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 2}
     monkeypatch.setattr("jumpstarter._io.forward._KEEPALIVE", quick)
     device = Device()
-    with trio.fail_after(PATIENCE), cable() as (namespace, outside):
+    with trio.fail_after(PATIENCE), cable() as link:
         handler = forward_to(device.connect)
-        async with listen_tcp(handler, local_host="198.18.77.1") as (_, port):
-            with program(namespace, port, "time.sleep(60)"):
+        async with listen_tcp(handler, local_host=link.here) as (_, port):
+            with program(link, port, "time.sleep(60)"):
                 await device.opened.wait()
-                ip("link", "set", outside, "down").check_returncode()
+                ip("link", "set", link.device, "down").check_returncode()
                 await device.ended.wait()

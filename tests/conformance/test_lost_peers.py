@@ -8,13 +8,16 @@ as the cable.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -220,13 +223,34 @@ async def test_a_long_call_survives_many_keepalives(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------ a cable
 
 
+@dataclass(frozen=True)
+class Cable:
+    """A cable to another machine, which is a network namespace.
+
+    Attributes:
+        namespace: The name of the namespace.
+        device: The name of the device at this end.
+        here: The address of this end.
+        there: The address of the other end.
+    """
+
+    namespace: str
+    device: str
+    here: str
+    there: str
+
+
 @contextlib.contextmanager
-def cable() -> Iterator[tuple[str, str]]:
-    """Create a network namespace and a cable to it; yield its name and the device on this side."""
+def cable() -> Iterator[Cable]:
+    """Create a network namespace and a cable to it."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("making network namespaces takes root, and the ip command")
     name = f"js{uuid.uuid4().hex[:8]}"
     inside, outside = f"{name}a", f"{name}b"
+    # A network of its own, since another run may have a cable too. The block is for such tests.
+    networks = ipaddress.ip_network("198.18.0.0/15")
+    network = networks.network_address + 4 * random.randrange(networks.num_addresses // 4)
+    here, there = str(network + 1), str(network + 2)
     made = ip("netns", "add", name)
     if made.returncode:
         pytest.skip(f"network namespaces are not allowed here: {made.stderr.strip()}")
@@ -235,13 +259,13 @@ def cable() -> Iterator[tuple[str, str]]:
         if made.returncode:
             pytest.skip(f"a veth pair is not allowed here: {made.stderr.strip()}")
         for arguments in (
-            ("addr", "add", "198.18.77.1/30", "dev", outside),
+            ("addr", "add", f"{here}/30", "dev", outside),
             ("link", "set", outside, "up"),
-            ("-n", name, "addr", "add", "198.18.77.2/30", "dev", inside),
+            ("-n", name, "addr", "add", f"{there}/30", "dev", inside),
             ("-n", name, "link", "set", inside, "up"),
         ):
             ip(*arguments).check_returncode()
-        yield name, outside
+        yield Cable(name, outside, here, there)
     finally:
         ip("netns", "del", name)
         ip("link", "del", outside)
@@ -254,19 +278,22 @@ def ip(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 async def test_a_cable_that_is_pulled_is_found_by_keepalive(tmp_path: Path) -> None:
     ended: list[str] = []
-    options = ("--address", "tcp://198.18.77.2:0", "--insecure")
     with (
         trio.fail_after(PATIENCE),
-        cable() as (namespace, device),
+        cable() as link,
         exporter(
-            tmp_path, *options, driver=DRIVER, cwd=HERE, prefix=("ip", "netns", "exec", namespace)
+            tmp_path,
+            *("--address", f"tcp://{link.there}:0", "--insecure"),
+            driver=DRIVER,
+            cwd=HERE,
+            prefix=("ip", "netns", "exec", link.namespace),
         ) as process,
     ):
         async with connect_async(process.address, limits=QUICK) as client:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(ends_unknown, client, "hold", ended)
                 await trio.to_thread.run_sync(process.until_logged, "hold begins")
-                ip("link", "set", device, "down").check_returncode()
+                ip("link", "set", link.device, "down").check_returncode()
             assert ended == ["hold"]
             with pytest.raises(CallRefused):
                 await client.call_async("echo")
