@@ -38,6 +38,8 @@ async def test_reader_takes_nothing(tmp_path: Path) -> None:
     async with open_reader(tmp_path / "image") as stream:
         with pytest.raises(anyio.BrokenResourceError, match="lent for reading"):
             await stream.send(b"data")
+    async with open_reader(tmp_path / "image", compressed=True) as stream:
+        await stream.send(b"the end of a compressor")
 
 
 async def test_file_appears_when_it_is_complete(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -128,7 +128,13 @@ class RemoteStream(SlotStream, NoAttributes):
         except ArgumentError as exc:
             raise DriverError(f"its metadata: {exc}", context=self._call.context) from exc
 
-    send = SlotStream.send_all  # as anyio streams name it
+    if TYPE_CHECKING:
+
+        async def send(self, data: bytes | bytearray | memoryview) -> None:
+            """Send data as `send_all` does, under the name that it has in anyio."""
+
+    else:
+        send = SlotStream.send_all
 
     async def receive(self, max_bytes: int | None = None) -> bytes:
         """Receive at least one byte, as an anyio stream does. A checkpoint.

@@ -58,7 +58,7 @@ class StubDriverClient(DriverClient):
             self.missing = f"the client class {path} is not installed; {how_to_install(path)}"
         self.__doc__ = f"{self.missing}\n\n{_UNTIL_THEN.capitalize()}."
         if self.channel is NO_DRIVER:
-            self.channel = NoDriver(self.missing)
+            vars(self)["channel"] = NoDriver(self.missing)  # its declared type stays
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name in self.__dict__.get("children", {}):

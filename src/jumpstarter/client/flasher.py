@@ -221,7 +221,8 @@ async def _lend_file(
     mode: Literal["rb", "wb"],
     compression: Compression | None,
 ) -> AsyncIterator[dict[str, Any]]:
-    opened = open_reader(path) if mode == "rb" else open_writer(path)
+    compressed = compression is not None
+    opened = open_reader(path, compressed=compressed) if mode == "rb" else open_writer(path)
     async with (
         opened as stream,
         client.resource_async(stream, content_encoding=compression) as handle,

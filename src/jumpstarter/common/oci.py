@@ -14,7 +14,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 
 from .._util.extras import requires_extra
@@ -51,7 +51,7 @@ class OciCredentials(BaseModel):
         password: The password, which `repr` hides.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     username: str | None = None
     password: SecretStr | None = None
