@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import http.server
 import logging
 import threading
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, ClassVar, Final
@@ -13,6 +15,7 @@ from typing import Any, ClassVar, Final
 import anyio
 import pytest
 
+from asyncio_loans import AsyncioCard
 from helpers import PATIENCE, served
 from jumpstarter.common.resources import PresignedRequestResource
 from jumpstarter.driver import export
@@ -62,6 +65,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif what == "hops":
             left = int(self.path.partition("?")[0].rpartition("/")[2])
             self.answer(302, location=f"/hops/{left - 1}" if left > 1 else "/file%40name?sig=%2f")
+        elif what in ("gzip", "deflate", "br"):
+            body = gzip.compress(BODY) if what == "gzip" else zlib.compress(BODY)
+            self.answer(200, body, **{"content-encoding": what})
         elif what == "missing":
             self.answer(403, b"the key secret is wrong")
         else:
@@ -162,6 +168,14 @@ def test_redirects_keep_their_escapes_and_end_after_ten(loop: str, url: str) -> 
     assert all(headers["cookie"] == "secret" for _, headers in Handler.asked), "one origin"
     with pytest.raises(RuntimeError, match=r"Too many redirects \(10\)"):
         fetch(loop, f"{url}/hops/{MAX_HOPS + 1}")
+
+
+@each_loop
+def test_content_codings_are_undone(loop: str, url: str) -> None:
+    for coding in ("gzip", "deflate"):
+        assert fetch(loop, f"{url}/{coding}") == BODY
+    with pytest.raises(ResourceError, match="is sent as br"):
+        fetch(loop, f"{url}/br")
 
 
 @each_loop
@@ -299,6 +313,21 @@ class Storer(Library):
     async def fetch(self, handle: Any) -> str:
         async with self.resource(handle) as stream:
             return hashlib.sha256(b"".join([data async for data in stream])).hexdigest()
+
+
+def test_a_driver_of_asyncio_takes_a_presigned_request_too(url: str) -> None:
+    driver = AsyncioCard()
+    with served(driver) as client:
+        handle = PresignedRequestResource(headers={}, url=f"{url}/file", method="GET")
+        client.call("flash", handle.model_dump(mode="json"))
+        assert driver.content == BODY
+        other = PresignedRequestResource(headers={}, url=f"{url}/new", method="PUT")
+        client.call("dump", other.model_dump(mode="json"))
+        assert Handler.stored == {"/new": BODY}
+        with pytest.raises(DriverError, match="the card has gone"):
+            client.call("dump", other.model_dump(mode="json"), True)
+        client.call("flash", f"{url}/hops/3")
+        assert driver.content == BODY
 
 
 def test_a_driver_takes_the_dict_of_a_published_client(url: str) -> None:

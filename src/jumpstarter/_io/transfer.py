@@ -50,6 +50,7 @@ class DecompressingReader:
         max_bytes: The limit on all bytes together, after decompression.
         is_file: The bytes are a compressed file, which may be empty or have several members, and
             not the one frame of zstd that a loan sends.
+        checkpoint: Lets other tasks run; by default, those of Trio.
 
     Attributes:
         count: The number of bytes read so far, after decompression.
@@ -65,8 +66,10 @@ class DecompressingReader:
         max_bytes: int = MAX_BYTES,
         *,
         is_file: bool = False,
+        checkpoint: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint,
     ) -> None:
         self._receive = receive
+        self._checkpoint = checkpoint
         self._codec: Decompressor | None = None
         if encoding:
             window = None if is_file else _WINDOW_LOG
@@ -93,7 +96,7 @@ class DecompressingReader:
         return data
 
     async def _expand(self, codec: Decompressor, size: int) -> bytes:
-        await trio.lowlevel.checkpoint()
+        await self._checkpoint()
         try:
             while not (expanded := codec.read(size)):
                 data = await self._receive(None)

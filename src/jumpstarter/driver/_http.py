@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
@@ -97,7 +97,12 @@ async def open_client(what: str, silence: float | None) -> AsyncIterator[httpx.A
 
 @asynccontextmanager
 async def open_response(
-    response: httpx.Response, url: str, max_bytes: int, *, status: int | None = None
+    response: httpx.Response,
+    url: str,
+    max_bytes: int,
+    *,
+    status: int | None = None,
+    codings: Collection[str] = ("identity",),
 ) -> AsyncIterator[Callable[[int | None], Awaitable[bytes]]]:
     """Read the body of a response, and close it at the end of the block.
 
@@ -106,6 +111,7 @@ async def open_response(
         url: Where it came from, for errors.
         max_bytes: The largest size of the body.
         status: The status that the response must have, if that was not checked before.
+        codings: The content codings that the caller undoes.
 
     Yields:
         A function that receives the next bytes, and `b""` at the end.
@@ -121,7 +127,7 @@ async def open_response(
         if status not in (None, response.status_code):
             text = f"{response.status_code} {response.reason_phrase}"
             raise ResourceError(f"{redact_url(url)}: {text}")
-        _check(response, url, max_bytes)
+        _check(response, url, max_bytes, codings)
         yield _reader(chunks, url)
     finally:
         with requesting(url):
@@ -177,10 +183,10 @@ async def _follow(client: httpx.AsyncClient, url: str) -> httpx.Response:
     raise ResourceError(f"{redact_url(url)} redirects more than {MAX_REDIRECTS} times")
 
 
-def _check(response: httpx.Response, url: str, max_bytes: int) -> None:
+def _check(response: httpx.Response, url: str, max_bytes: int, codings: Collection[str]) -> None:
     shown = redact_url(url)
     coding = response.headers.get("content-encoding", "identity")
-    if coding != "identity":
+    if coding.lower() not in codings:
         raise ResourceError(f"{shown}: is sent as {coding}, though that was not asked for")
     size = response.headers.get("content-length", "")
     if not size and response.headers.get("transfer-encoding", "").lower() != "chunked":

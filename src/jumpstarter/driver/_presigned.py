@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urljoin, urlsplit
 
 from .._io.transfer import CompressingWriter, DecompressingReader
+from .._util.compression import Compression
 from .._util.stream_errors import broken
 from ..errors import ResourceError
 from ._handles import PresignedRequest, redact_url
@@ -41,6 +42,14 @@ _SECRET: Final = (
     "x-goog-",
     "x-ms-",
 )
+# The content codings that are undone, although none was asked for: a store may keep a file in one.
+_CODINGS: Final = {
+    "identity": "",
+    "gzip": Compression.GZIP,
+    "x-gzip": Compression.GZIP,
+    "deflate": Compression.GZIP,  # its decompressor reads both headers
+    "zstd": Compression.ZSTD,
+}
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -89,8 +98,18 @@ async def _opened(
             yield stream
     else:
         response, url = await _follow(client, request)
-        async with open_response(response, url, max_bytes) as receive:
-            yield ResourceStream(DecompressingReader(receive, max_bytes=max_bytes))
+        async with open_response(response, url, max_bytes, codings=_CODINGS) as receive:
+            import anyio  # noqa: PLC0415 - httpx needs it too
+
+            encoding = _CODINGS[response.headers.get("content-encoding", "identity").lower()]
+            reader = DecompressingReader(
+                receive,
+                encoding,
+                max_bytes,
+                is_file=True,
+                checkpoint=anyio.lowlevel.checkpoint,
+            )
+            yield ResourceStream(reader)
 
 
 def _check_status(response: httpx.Response, method: str, url: str) -> None:
