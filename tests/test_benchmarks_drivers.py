@@ -1,38 +1,23 @@
-"""Test the comparison of cores: a round of its worker here, and its table."""
+"""Test the comparison of cores: its worker on this core, without opendal, and its table."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from benchmarks.drivers import __main__ as command
+from benchmarks.drivers import bench, worker
 
-STAND_IN = """
-import sys, types
-opendal = types.ModuleType("jumpstarter_driver_opendal.driver")
-opendal.Opendal = None
-sys.modules["jumpstarter_driver_opendal.driver"] = opendal
-import runpy
-worker = runpy.run_path({worker!r})
-for driver in (worker["Bench"](), worker["AsyncioBench"]()):
-    figures = worker["of_bench"](driver, 0.01)
-    assert len(figures) == 5 and min(figures.values()) > 0, figures
-print("ok")
-"""
+from jumpstarter.common.utils import serve
 
 
-def test_the_worker_runs_in_both_lanes() -> None:
+@pytest.mark.parametrize("driver", [bench.Bench, bench.AsyncioBench])
+def test_the_workloads_run_in_both_lanes(driver: type[bench.Bench]) -> None:
     """The part of opendal, which is not in this environment, runs by `make bench-drivers`."""
-    done = subprocess.run(
-        [sys.executable, "-c", STAND_IN.format(worker=str(command.WORKER))],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.stdout == "ok\n", done.stderr
+    with serve(driver()) as client:
+        figures = worker.of_bench(client, 0.01)
+    assert len(figures) == 5
+    assert min(figures.values()) > 0
 
 
 def test_the_table_has_medians_and_ratios_within_each_round(

@@ -6,9 +6,11 @@ compat-baseline`, which has the published core. On this core, the async code of 
 either lane. Each round starts one process after the other, so that a disturbance of the machine
 affects all of them; figures are medians over the rounds, and ratios are computed within each round.
 
-Client and exporter share a process, by `jumpstarter.common.utils.serve`, as in the tests of the
-published drivers. The client is blocking code.
+The exporter is a process of its own, at a Unix socket. The client is blocking code. Progress bars
+are off.
 
-    worker    the drivers and the workloads, in either environment
+    bench     the drivers
+    exporter  serves them, in either environment
+    worker    the client with its workloads, in either environment
     __main__  rounds, medians and the table
 """

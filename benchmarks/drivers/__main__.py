@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from statistics import median
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
-WORKER: Final = Path(__file__).with_name("worker.py")
+WORKER: Final = "benchmarks.drivers.worker"
 _STARTS: Final = 240.0  # seconds for what is not measured
 
 
@@ -26,7 +27,7 @@ class Side:
     lane: str
 
 
-PUBLISHED: Final = Side("published core", ".venv-published", "asyncio")
+PUBLISHED: Final = Side("published core", ".venv-published", "published")
 OURS: Final = (
     Side("Trio", ".venv-compat", "trio"),
     Side("asyncio lane", ".venv-compat", "asyncio"),
@@ -41,7 +42,9 @@ def measured(python: Path, side: Side, seconds: float) -> Figures:
         subprocess.SubprocessError: The worker failed, or did not end.
     """
     done = subprocess.run(
-        [str(python), "-P", str(WORKER), side.lane, str(seconds)],
+        [str(python), "-m", WORKER, side.lane, str(seconds)],
+        cwd=ROOT,
+        env={**os.environ, "TERM": "dumb"},  # turns progress bars off, of both cores
         stdout=subprocess.PIPE,
         text=True,
         timeout=_STARTS + 20 * seconds,
