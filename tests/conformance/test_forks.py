@@ -199,7 +199,7 @@ import trio
 from forking import Forking
 from jumpstarter import connect, serve, serve_async
 from jumpstarter.portal import start_blocking_portal
-signal.alarm(25)
+signal.alarm(55)
 
 def names():
     # Of all sockets of this process, and of their peers; a pair has none.
@@ -323,7 +323,7 @@ with start_blocking_portal() as portal:
 def test_a_child_that_is_forked_amid_calls_of_other_threads_is_told_and_does_not_wait() -> None:
     lines = run("""
 def child():
-    signal.alarm(5)
+    signal.alarm(30)
     try:
         client.echo(1)
     except RuntimeError:

@@ -395,13 +395,21 @@ def test_the_log_names_a_slow_reset(
 ) -> None:
     monkeypatch.setattr("jumpstarter._exporter.tree._SLOW", 0.05)
     device = Device(slow=threading.Event())
-    assert device.slow is not None
-    threading.Timer(0.5, device.slow.set).start()
+    told = "clients wait for the reset() of driver 'board' (test_claims.Device), which"
+
+    def let_go_when_told() -> None:
+        give_up = time.monotonic() + PATIENCE
+        while told not in caplog.text and time.monotonic() < give_up:
+            time.sleep(0.01)
+        assert device.slow is not None
+        device.slow.set()
+
+    thread = threading.Thread(target=let_go_when_told)
+    thread.start()
     with serve(Composite(children={"board": device})):
         pass
-    assert (
-        "clients wait for the reset() of driver 'board' (test_claims.Device), which" in caplog.text
-    )
+    thread.join()
+    assert told in caplog.text
 
 
 LAB = """

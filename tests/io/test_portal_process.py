@@ -510,7 +510,7 @@ def test_a_fork_while_the_loop_is_busy() -> None:
             for _ in range(20):
                 pid = os.fork()
                 if pid == 0:
-                    signal.alarm(5)
+                    signal.alarm(20)
                     try:
                         portal.call(double, 1)
                     except RuntimeError:
