@@ -17,7 +17,7 @@ import pytest
 from processes import running
 
 SCRIPT = Path(__file__).with_name("script_exit.py")
-PATIENCE = 30  # seconds for a process; it takes two
+PATIENCE = 120  # seconds for a process; it takes two
 EXIT = 1.5  # seconds guaranteed from the last line of the program to its end
 OPEN = ["nothing", "call", "blocking call", "generator", "plain generator", "stream"]
 

@@ -16,7 +16,7 @@ import pytest
 import jumpstarter.portal
 
 SOURCE = str(Path(jumpstarter.portal.__file__).parents[1])
-TIMEOUT = 30.0  # seconds for any script; they take one or two
+TIMEOUT = 120.0  # seconds for any script; they take one or two
 
 PRELUDE = f"""
 import contextlib, functools, gc, os, random, signal, sys, threading, time
