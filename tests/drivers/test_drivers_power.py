@@ -46,11 +46,13 @@ def test_read_yields_readings_until_the_client_stops() -> None:
         assert next(power.read()) == PowerReading(voltage=0.0, current=0.0)
 
 
-def test_mock_power_is_off_after_a_session() -> None:
+def test_mock_power_stays_on_after_a_session_and_is_off_when_the_next_begins() -> None:
     driver = MockPower()
     with served(driver) as client:
         cast("PowerClient", client).on()
-    assert not driver.is_on
+    assert driver.is_on
+    with served(driver):
+        assert not driver.is_on
 
 
 def test_incomplete_power_interface_cannot_be_instantiated() -> None:
