@@ -110,12 +110,13 @@ compiled-rules: venv
 	$(BIN)/python -m pytest $(RULES_TESTS) tests/client/ tests/exporter/ tests/io/
 
 # The tests that depend on other packages: values, messages, framing, extras, typing.
-FOREIGN_TESTS := tests/drivers tests/streams \
+FOREIGN_TESTS := tests/common tests/config tests/drivers tests/streams \
 	$(addprefix tests/test_,$(addsuffix .py,deadlines end_to_end framing fuzz lock testing typing)) \
 	$(addprefix tests/protocol/test_,$(addsuffix .py,codec decoding values)) \
-	$(addprefix tests/client/test_client_,$(addsuffix .py,adapters expect lending object_loans progress)) \
+	$(addprefix tests/client/test_client_,$(addsuffix .py,adapters asyncio_loans decorators expect file_streams \
+	flasher flashing lending object_loans progress)) \
 	$(addprefix tests/driver/test_driver_,$(addsuffix .py,anyio http presigned)) \
-	tests/util/test_trio_private.py tests/common/test_common_sockets.py \
+	tests/util/test_trio_private.py \
 	tests/exporter/test_stream_forwarder.py tests/io/test_transfer.py
 
 # Tests with the lowest versions that pyproject.toml permits, of build requirements too.

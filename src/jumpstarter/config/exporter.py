@@ -84,7 +84,7 @@ def _kind_of(value: object) -> str | None:
     return "group" if isinstance(value, ExporterConfigV1Alpha1DriverInstanceComposite) else None
 
 
-class ExporterConfigV1Alpha1DriverInstance(RootModel):  # type: ignore[type-arg]  # `root` below
+class ExporterConfigV1Alpha1DriverInstance(RootModel[Any]):  # the type of `root` is below
     """A driver and those below it, in a configuration.
 
     With `type` it is a driver of that class, with `ref` another driver of the tree in a second
