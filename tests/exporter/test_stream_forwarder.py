@@ -337,6 +337,26 @@ async def test_a_failure_to_send_ends_the_bridge_with_it(failure: Exception) -> 
     assert caught.value is failure
 
 
+async def test_what_a_device_says_when_it_takes_no_more_reaches_the_client() -> None:
+    refused = trio.Event()
+    words = [b"413 Content", b" Too Large", b""]
+
+    async def refuse(_data: bytes) -> None:
+        refused.set()
+        raise OSError("broken pipe")
+
+    async def say() -> bytes:
+        await refused.wait()
+        return words.pop(0)
+
+    heard = b""
+    with pytest.raises(OSError, match="broken pipe"):  # noqa: PT012 - the bridge raises
+        async with bridged(Scripted(send=refuse, receive=say)) as (client, _):
+            await client.send_all(b"too much")
+            heard = await read_all(client)
+    assert heard == b"413 Content Too Large"
+
+
 async def test_of_two_failures_the_first_is_told() -> None:
     unplugged, jammed = OSError("unplugged"), OSError("jammed")
     sending = trio.Event()

@@ -15,7 +15,7 @@ not imported unless the driver has done so.
     ENDED, FAILED                -
 
 The call's own task owns the device's half, and a second task the client's half. `run` returns when
-both have ended or one has failed.
+both have ended or one has failed. If the device takes no more, it has a second for its last words.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 __all__ = ["Device", "StreamForwarder", "device_stream"]
 
 _UP_TASK: Final = f"{__name__}.StreamForwarder._carry_up"
+# Seconds for what a device still says when it takes no more: a server that refuses a request says
+# why, and closes.
+_LAST_WORDS: Final = 1.0
 _MANY: Final = 16  # chunks from the client after which the second task stays
 
 
@@ -182,6 +185,8 @@ class StreamForwarder:
     def arrived(self) -> None:
         """Start the second task if the client has sent something. Synchronous."""
         task = self._task
+        if self._failure is not None:
+            return
         if self._up is None and task is not None and self._client.pending:
             if task is trio.lowlevel.current_task():
                 self._begin_up(task)
@@ -232,7 +237,10 @@ class StreamForwarder:
                 await self._to_device(self._device)
         except BaseException as exc:  # noqa: BLE001 - `run` raises it in the call's task
             self._failure = self._failure or exc
-            self._down.cancel()
+            if isinstance(exc, Exception):
+                self._down.deadline = trio.current_time() + _LAST_WORDS
+            else:
+                self._down.cancel()
         self._up = None
         self._changed.set()
 
