@@ -240,7 +240,7 @@ compat-install: venv $(COMPAT)/.stamp
 
 # Uses published drivers in two processes, with real ports, files and servers.
 compat-real: $(COMPAT)/.stamp
-	cd tests/published && ../../$(COMPAT)/bin/python -m pytest -c pytest.ini real_use.py
+	cd tests/published && ../../$(COMPAT)/bin/python -m pytest -c real_use.ini real_use.py
 
 # The wheels require the published core, but this project takes its place.
 $(COMPAT)/.stamp: $(COMPAT)/.locked-published dist/.stamp
