@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import enum
+import gc
 import math
 import threading
 import uuid
@@ -633,3 +634,20 @@ def test_decoders_reject_random_bytes_with_their_own_errors(payload: bytes) -> N
     for decode in DECODERS:
         with contextlib.suppress(ArgumentError):
             decode(payload)
+
+
+MANY: Final = b"\xdc\x75\x30" + b"\x90" * 29_999  # a list of 30,000 values, without the last
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("last", [b"\xc0", b"\xa1\xff"], ids=["None", "not UTF-8"])
+def test_decoding_leaves_the_garbage_collector_as_it_was(last: bytes, *, enabled: bool) -> None:
+    """Decoding many values pauses it."""
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with contextlib.nullcontext() if last == b"\xc0" else pytest.raises(ArgumentError):
+            assert len(decode_value(MANY + last, Limits())) == 30_000
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if before else gc.disable)()

@@ -33,6 +33,7 @@ from jumpstarter._protocol.values import (
     check_type,
     classify_annotation,
     convert,
+    explain_encode_error,
     type_name,
 )
 from jumpstarter.errors import ArgumentError
@@ -253,6 +254,22 @@ def test_the_error_for_a_recursive_value_says_that_it_contains_itself() -> None:
         match=r"an object of type (list|dict) is nested too deeply, or contains itself",
     ):
         encode_value(value)
+
+
+def test_the_search_for_the_fault_ends_where_a_value_contains_itself() -> None:
+    value: dict[str, Any] = {}
+    value["self"] = [value]
+    tried = []
+
+    def encode(part: object) -> object:
+        tried.append(part)
+        return msgspec.msgpack.encode(part)
+
+    with pytest.raises(RecursionError) as caught:
+        encode(value)
+    error = explain_encode_error(caught.value, value, encode, "value")
+    assert "contains itself" in str(error)
+    assert len(tried) < 10
 
 
 @pytest.mark.parametrize("key", [1.5, None, True, b"k", (1, 2), MOMENT.replace(tzinfo=EAST)])

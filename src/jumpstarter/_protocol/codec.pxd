@@ -9,9 +9,10 @@ cdef Py_ssize_t _HEAD_SIZE, _TIMEOUT_SIZE
 cdef bytes _NO_TIMEOUT
 cdef frozenset _TYPES_WITHOUT_KEYS
 cdef object _encoder, _decoder
+cdef Py_ssize_t _MANY
 
 cpdef bytearray encode_value(value, bytes prefix=*, root=*)
-@cython.locals(count=Py_ssize_t)
+@cython.locals(count=Py_ssize_t, pause_gc=bint)
 cpdef object decode_value(body, limits, admit=*)
 cpdef object call_prefix(target, kind, method, bint keywords=*, bint nested=*)
 cpdef bytearray encode_call(bytes prefix, tuple args)

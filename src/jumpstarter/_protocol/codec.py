@@ -11,6 +11,7 @@ This module has no state. `connection`, `client` and `server` decide which frame
 from __future__ import annotations
 
 import functools
+import gc
 import struct
 import sys
 import types
@@ -91,6 +92,7 @@ _NO_TIMEOUT: Final = bytes(_TIMEOUT.size)
 
 _TYPES_WITHOUT_KEYS: Final = frozenset({types.NoneType, bool, int, float, str, bytes})
 _MAX_SCAN_DEPTH: Final = 512  # levels, the most that `scan` accepts
+_MANY: Final = 10_000 if sys.version_info < (3, 12) else sys.maxsize  # values; decoded within 1 ms
 
 _encoder: Final = msgspec.msgpack.Encoder(enc_hook=to_wire)
 _decoder: Final = msgspec.msgpack.Decoder()
@@ -140,10 +142,19 @@ def decode_value(
         raise ArgumentError(f"the {len(body)} bytes cannot be decoded: {exc}") from exc
     if admit is not None:
         admit(count)
+    # Up to Python 3.11 a new container can trigger a garbage collection. With many containers these
+    # took most of the time, while nothing else could run. The decoder keeps the interpreter's lock,
+    # so no other thread is affected. Not in a function: see `raise_decode_error`.
+    pause_gc = count > _MANY and gc.isenabled()
     try:
+        if pause_gc:
+            gc.disable()
         return _decoder.decode(body)
     except Exception as exc:  # noqa: BLE001 - re-raised or chained
         raise_decode_error(exc, f"the {len(body)} bytes cannot be decoded")
+    finally:
+        if pause_gc:
+            gc.enable()
 
 
 # ----------------------------------------------------------------------------------------- CALL

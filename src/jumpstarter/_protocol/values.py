@@ -110,10 +110,14 @@ def explain_encode_error(
 
 def _find_fault(value: object, encode: Callable[[object], object], root: str) -> str:
     path = root
+    seen = {id(value)}
     with suppress(Exception):  # raised by the value's own code: no signal handler runs now
         while (step := _step_to_fault(value, encode)) is not None and len(path) < _MAX_PATH:
             path += step[0]
             value = step[1]
+            if id(value) in seen:  # it contains itself: going on would find no other fault
+                break
+            seen.add(id(value))
     failure = exception_from(partial(encode, value))
     try:
         if isinstance(failure, RecursionError):
