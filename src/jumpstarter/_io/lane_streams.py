@@ -33,7 +33,8 @@ __all__ = [
 ]
 
 _LINGER: Final = 10.0  # seconds in which a stream may take what was sent before a failure
-_BATCH: Final = 64 * 1024  # bytes that one `receive` joins from small chunks
+_BATCH: Final = 64 * 1024  # bytes that one `receive` joins from smaller chunks
+_OPERATIONS_PER_TURN: Final = 8  # that need not wait, before other tasks have their turn
 
 
 class Device(Protocol):
@@ -156,15 +157,25 @@ class _LaneStream:
 class TrioSideStream(_LaneStream, trio.abc.HalfCloseableStream):
     """A stream of the asyncio loop, for Trio code."""
 
+    _turns = 0  # operations so far
+
+    async def _checkpoint(self) -> None:
+        """Be cancelled if that is due, and let other tasks run now and then."""
+        self._turns += 1
+        if self._turns % _OPERATIONS_PER_TURN == 0:
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         self._check_open()
         check_max_bytes(max_bytes)
-        await trio.lowlevel.checkpoint()
+        await self._checkpoint()
         return await self._receive(max_bytes)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         self._check_open()
-        await trio.lowlevel.checkpoint()
+        await self._checkpoint()
         await self._send(data)
 
     async def send_eof(self) -> None:
