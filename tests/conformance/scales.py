@@ -7,6 +7,7 @@ from typing import Final
 
 from jumpstarter import Limits
 from jumpstarter._io.crossing_queue import CAPACITY
+from jumpstarter._io.lane_streams import BATCH
 from jumpstarter.errors import Code
 
 __all__ = ["DRIPPING", "FULL", "IN_MEMORY", "LANE_SWEPT", "PASSED_ON", "SWEPT", "Scale"]
@@ -56,7 +57,7 @@ class Scale:
 
     def in_lane(self) -> Scale:
         """Return a copy for a driver of asyncio, whose streams cross between two loops."""
-        pieces = CAPACITY // self.limits.stream_window + 1
+        pieces = (CAPACITY + BATCH) // self.limits.stream_window + 1
         # The queue between the loops takes what fills it quickly, which lets a window grow.
         limits = replace(self.limits, max_window=self.limits.stream_window)
         return replace(self, lane_windows=pieces, windows=self.windows + pieces, limits=limits)

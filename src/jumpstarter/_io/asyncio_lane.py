@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -126,9 +127,10 @@ class AsyncioLane:
         """
         if args or kwargs:
             function = partial(function, *args, **kwargs)
-        await trio.lowlevel.checkpoint_if_cancelled()  # a cancelled call does not begin
         call = LaneCall(self, function)
-        call.start()
+        if call.deadline == -math.inf:  # a cancelled call does not begin
+            await trio.lowlevel.checkpoint_if_cancelled()
+        self.begin(call)
         await call.join()
         value: T = call.result()
         return value

@@ -26,7 +26,7 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = ["CAPACITY", "AsyncioSignal", "CrossingQueue", "CrossingState", "TrioSignal"]
 
-CAPACITY: Final = 256 * 1024  # bytes that wait in one direction: four pieces of a fast stream
+CAPACITY: Final = 1024 * 1024  # bytes that wait in one direction; fewer cost more crossings
 
 
 class CrossingState(enum.Enum):

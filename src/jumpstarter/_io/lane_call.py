@@ -89,22 +89,23 @@ class LaneCall:
         function: An async function without parameters, or one that returns an awaitable.
 
     Attributes:
+        deadline: When the calling task's scopes end; minus infinity if they are cancelled.
         on_end: Called once in the Trio loop when the function has ended, if it is set.
         error: The exception of the function; kept until `result` raises it.
     """
 
     __slots__ = (
         "_cancel_posted", "_context", "_function", "_lane", "_raise_cancel", "_state", "_task",
-        "_waiter", "ended", "error", "on_end", "value",
+        "_waiter", "deadline", "ended", "error", "on_end", "value",
     )  # fmt: skip
 
     def __init__(self, lane: LanePosts, function: Callable[[], Awaitable[Any]]) -> None:
         self._lane = lane
         self._function = function
         self._context: Context = copy_context()
-        deadline = trio.current_effective_deadline()
-        if deadline != math.inf:
-            self._context.run(_deadline.set, deadline)
+        self.deadline: float = trio.current_effective_deadline()
+        if self.deadline != math.inf:
+            self._context.run(_deadline.set, self.deadline)
         self._state = CallState.POSTED
         self._task: asyncio.Task[None] | None = None
         self._waiter: trio.lowlevel.Task | None = None

@@ -24,6 +24,7 @@ from .lane_contexts import hold_in_trio
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = [
+    "BATCH",
     "AsyncioSideStream",
     "Device",
     "TrioSideStream",
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 _LINGER: Final = 10.0  # seconds in which a stream may take what was sent before a failure
-_BATCH: Final = 64 * 1024  # bytes that one `receive` joins from smaller chunks
+BATCH: Final = 256 * 1024  # bytes that one `receive` joins from smaller chunks
 _OPERATIONS_PER_TURN: Final = 8  # that need not wait, before other tasks have their turn
 
 
@@ -118,7 +119,7 @@ class _LaneStream:
         self._ensure(self._reader)
         data, self._rest = self._rest, b""
         if not data:
-            data = await self._incoming.take(_BATCH)
+            data = await self._incoming.take(BATCH)
             self._incoming.used(len(data))
         if max_bytes is not None and len(data) > max_bytes:
             self._rest = data[max_bytes:]
