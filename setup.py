@@ -34,8 +34,10 @@ directives = {
     "auto_pickle": False,
     "nonecheck": True,  # of an attribute of None, which would end the process
 }
-# Not for the rules: Cython warns of what Python code does every day. Ruff and mypy check them.
-warnings = dict.fromkeys(["warn.unused", "warn.unused_result", "warn.maybe_uninitialized"], True)
+# For the frame codec, which checks for None itself. Of the rules, which ruff and mypy check, Cython
+# would warn of what Python code does every day.
+of_framing = dict.fromkeys(["warn.unused", "warn.unused_result", "warn.maybe_uninitialized"], True)
+of_framing["nonecheck"] = False
 macros = []
 compile_args = ["-Wall", "-Wextra"]
 link_args = []
@@ -91,7 +93,7 @@ class BuildExtensions(build_ext):
 # Time stamps do not reflect the switches, so always compile the files again.
 settings = {"build_dir": "build", "force": True, "annotate": "JUMPSTARTER_ANNOTATE" in switches}
 extensions = cythonize(
-    module(PACKAGE / "_framing.pyx"), compiler_directives=directives | warnings, **settings
+    module(PACKAGE / "_framing.pyx"), compiler_directives=directives | of_framing, **settings
 )
 if rules:
     extensions += cythonize(list(map(module, rules)), compiler_directives=directives, **settings)
