@@ -9,6 +9,7 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import ClassVar
 
 import anyio
@@ -17,8 +18,9 @@ import pytest
 import trio
 
 from asyncio_drivers import Asyncio
+from exporter_process import exporter
 from helpers import PATIENCE, served
-from jumpstarter import Limits, serve
+from jumpstarter import Limits, connect, serve
 from jumpstarter.client import BlockingStream, DriverClient
 from jumpstarter.driver import Driver, export
 from jumpstarter.drivers.mixins import ResourceMixin
@@ -324,6 +326,18 @@ def test_code_that_is_neither_runs_where_the_rest_of_the_tree_does(
             power.call("nop" if "nop" in dir(power) else "off")
 
 
+def test_command_line_has_the_switch_too(tmp_path: Path) -> None:
+    options = ("--async-library", "trio")
+    place = Path(__file__).parent
+    with (
+        exporter(tmp_path, *options, driver="asyncio_drivers:Asyncio", cwd=place) as process,
+        connect(process.address) as client,
+        pytest.raises(DriverError) as caught,
+    ):
+        client.call("nop")
+    assert "this exporter was started with async_library='trio'" in caught.value.__notes__[0]
+
+
 def test_switch_is_checked() -> None:
     with pytest.raises(ArgumentError, match="'trio', 'asyncio', or None"):
         serve(Asyncio(), async_library="curio")
@@ -334,7 +348,7 @@ def test_switch_is_checked() -> None:
 def test_tree_of_trio_drivers_starts_no_thread_and_imports_no_asyncio() -> None:
     script = """
 import sys, threading
-from jumpstarter import Limits, serve
+from jumpstarter import Limits, connect, serve
 from jumpstarter.drivers.mixins import ResourceMixin
 from jumpstarter.drivers.power import MockPower
 
