@@ -17,7 +17,7 @@ from typing import Final
 from .harness import Result
 from .model import OURS
 from .record import Record, read
-from .table import Spread, figures, processor_time, row, short
+from .table import Spread, figures, processor_time_of_both, row, short
 
 __all__ = ["MARGIN", "change_of", "lines", "main", "pairs", "spent", "worse"]
 
@@ -41,9 +41,7 @@ def pairs(before: Record, after: Record) -> list[Pair]:
 
 def spent(result: Result) -> float | None:
     """Return the seconds of processor time that our side takes for an operation, at both ends."""
-    times = [processor_time(result, OURS, role) for role in ("client", "server")]
-    known = [seconds for seconds in times if seconds is not None]
-    return sum(known) if known else None
+    return processor_time_of_both(result, OURS)
 
 
 def change_of(pair: Pair) -> float | None:

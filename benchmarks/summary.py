@@ -1,7 +1,8 @@
 """Summarize a run by what users notice: what an everyday situation costs them.
 
 One line for each workload of `situations`, with the medians: the figure, how many times ours
-otherwise that is, and how many times better ours is than each peer.
+otherwise that is, the same for the processor time of both ends, and how many times better ours is
+than each peer.
 """
 
 from __future__ import annotations
@@ -11,12 +12,19 @@ from typing import Final
 
 from .harness import Result
 from .model import FLOOR, OURS, Workload
-from .table import figures, gain, goal_of, ratio, row, short, shown
+from .table import figures, gain, goal_of, processor_time_of_both, ratio, row, short, shown
 
 __all__ = ["HEAD", "is_everyday", "line", "whole"]
 
-_WIDTHS: Final = (42, 28, 30, 8, 50)
-_TITLES: Final = ("situation", "ours", "times ours otherwise", "goal", "times better than a peer")
+_WIDTHS: Final = (42, 28, 26, 8, 16, 50)
+_TITLES: Final = (
+    "situation",
+    "ours",
+    "times ours otherwise",
+    "goal",
+    "CPU, µs",
+    "times better than a peer",
+)
 HEAD: Final = f"{row(_TITLES, _WIDTHS)}\n|{'|'.join('-' * (width + 2) for width in _WIDTHS)}|"
 _NONE: Final = "The last run had none of these workloads."
 
@@ -35,6 +43,7 @@ def line(result: Result) -> str:
         f"{shown(figures(result, OURS, unit))} {unit.name}",
         ", ".join(_otherwise(result)),
         ", ".join(_goals(workload)),
+        _processor(result),
         ", ".join(_peers(result)),
     ]
     return row(cells, _WIDTHS)
@@ -54,6 +63,16 @@ def _otherwise(result: Result) -> Iterator[str]:
     for side in _otherwise_of(result.workload):
         cost = ratio(result, OURS, side, unit)
         yield "two modes" if cost is None else f"{short(cost.median)} x {side}"
+
+
+def _processor(result: Result) -> str:
+    """Show the processor time of an operation, and how many times ours otherwise that is."""
+    ours = processor_time_of_both(result, OURS)
+    if ours is None:
+        return ""
+    others = (processor_time_of_both(result, side) for side in _otherwise_of(result.workload))
+    ratios = [f"{short(ours / other)} x" for other in others if other]
+    return f"{short(ours * 1e6)} ({', '.join(ratios)})" if ratios else short(ours * 1e6)
 
 
 def _peers(result: Result) -> Iterator[str]:

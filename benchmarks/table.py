@@ -25,6 +25,7 @@ __all__ = [
     "goal_of",
     "lines",
     "processor_time",
+    "processor_time_of_both",
     "ratio",
     "row",
     "short",
@@ -79,6 +80,13 @@ def processor_time(result: Result, side: str, role: str) -> float | None:
         if f"{role}_cpu" in measures[side]
     ]
     return statistics.median(spent) if spent else None
+
+
+def processor_time_of_both(result: Result, side: str) -> float | None:
+    """Return the seconds of processor time for an operation at all ends of a side, if known."""
+    times = [processor_time(result, side, role) for role in ("client", "server")]
+    known = [seconds for seconds in times if seconds is not None]
+    return sum(known) if known else None
 
 
 def ratio(result: Result, side: str, base: str, unit: Unit) -> Spread | None:

@@ -218,13 +218,27 @@ def test_summary_has_what_a_situation_costs_and_how_peers_compare() -> None:
         "2.00 (2.00-2.00) µs",
         "2.00 x nothing else open",
         "<= 1.3 x",
+        "",
         "grpc: 3.00",
     ]
 
 
+def test_summary_has_the_processor_time_and_what_it_is_otherwise() -> None:
+    result = everyday([2e-6] * 4, [1e-6] * 4, [6e-6] * 4)
+    cpu = {OURS: (140e-6, 60e-6), "nothing else open": (30e-6, 20e-6)}
+    for number, measures in enumerate(result.rounds):
+        result.rounds[number] = {
+            side: {**of_side, "client_cpu": cpu[side][0], "server_cpu": cpu[side][1]}
+            if side in cpu
+            else of_side
+            for side, of_side in measures.items()
+        }
+    assert cells(summary.line(result))[4] == "200 (4.00 x)"
+
+
 def test_summary_has_no_ratio_between_modes() -> None:
     result = everyday([1e-6, 9e-6] * 3, [1e-6] * 6, [1e-6] * 6)
-    assert cells(summary.line(result))[2:] == ["two modes", "<= 1.3 x", "grpc: two modes"]
+    assert cells(summary.line(result))[2:] == ["two modes", "<= 1.3 x", "", "grpc: two modes"]
 
 
 def test_summary_has_only_everyday_situations() -> None:
