@@ -168,6 +168,21 @@ def test_a_driver_that_cannot_be_made_is_named_with_its_line(driver: str, told: 
     assert caught.value.message.startswith("<configuration>" + told)
 
 
+def test_a_missing_module_of_an_installed_driver_is_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A published driver may use what only the published core requires, such as aiohttp."""
+    (tmp_path / "driver_that_needs_more.py").write_text("import no_such_library.web\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    instance = from_str("type: driver_that_needs_more.Http\n")
+    with pytest.raises(ConfigurationError) as caught:
+        instance.instantiate()
+    assert caught.value.message == (
+        "<configuration>:1: driver 'driver_that_needs_more.Http' needs a module that is not "
+        "installed: No module named 'no_such_library'; does pip install no_such_library help?"
+    )
+
+
 def test_an_exception_of_a_driver_s_class_is_kept_and_its_place_noted(tmp_path: Path) -> None:
     path = tmp_path / "lab.yaml"
     path.write_text("\ntype: jumpstarter.drivers.power.MockPower\nconfig:\n  voltage: high\n")

@@ -36,8 +36,11 @@ def find_class(path: str, where: str) -> Callable[..., object]:
     try:
         found: object = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as exc:
-        package = path.partition(".")[0]
-        text = f"{where}: driver {path!r} is not installed: {exc}"
+        missing = exc.name or module
+        own = f"{module}.".startswith(f"{missing}.")
+        what = "is not installed" if own else "needs a module that is not installed"
+        text = f"{where}: driver {path!r} {what}: {exc}"
+        package = missing.partition(".")[0]
         raise ConfigurationError(f"{text}; does pip install {package} help?") from exc
     except AttributeError as exc:
         raise ConfigurationError(f"{where}: driver {path!r} is not there: {exc}") from exc
