@@ -129,6 +129,9 @@ def _check_spec(spec: str) -> None:
         dotted = ".".join(parts) if is_below else parts[-1]
         where = "" if is_below else f", in the directory {Path(module).parent}"
         raise SetupError(f"{spec!r} names a file: write {dotted}:{name or 'NAME'}{where}")
+    if module.endswith((".yaml", ".yml")):
+        text = f"{spec!r} names a file that is not Python: let a module read it, with"
+        raise SetupError(f"{text} jumpstarter.config.exporter, and write package.module:tree")
     if not module or spec.count(":") != 1:
         raise SetupError(f"{spec!r} does not name a driver: write package.module:Driver")
 
