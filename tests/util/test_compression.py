@@ -149,3 +149,32 @@ def test_a_few_bytes_that_expand_to_many_take_little_memory(compression: Compres
     codec.feed(COMPRESS[compression](bytes(30_000_000)))
     assert len(codec.read(1000)) <= 1000
     assert not codec.needs_input
+
+
+def test_many_tiny_members_take_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    class Counting:
+        def __init__(self) -> None:
+            self.codec = original()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.codec, name)
+
+        def decompress(self, data: bytes, size: int) -> bytes:
+            sizes.append(len(data))
+            return self.codec.decompress(data, size)
+
+    original = bz2.BZ2Decompressor
+    monkeypatch.setattr(bz2, "BZ2Decompressor", Counting)
+    members = 10_000
+    assert expand(Compression.BZ2, bz2.compress(b"") * members) == b""
+    assert len(sizes) == members
+    assert max(sizes) <= 4096  # what is behind a member's end is copied
+
+
+@pytest.mark.parametrize("compression", [Compression.GZIP, Compression.XZ])
+@pytest.mark.parametrize("cut", [1000, 2**20])
+def test_much_padding_is_skipped(compression: Compression, cut: int) -> None:
+    padded = COMPRESS[compression](DATA[:1000]) + bytes(20_000)
+    assert expand(compression, padded * 2, cut) == DATA[:1000] * 2

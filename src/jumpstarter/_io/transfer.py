@@ -99,7 +99,7 @@ class DecompressingReader:
         await self._checkpoint()
         try:
             while not (expanded := codec.read(size)):
-                data = await self._receive(None)
+                data = await self._receive(CHUNK_SIZE)  # others have a turn before the next
                 if not data:
                     codec.finish()
                     break

@@ -30,6 +30,10 @@ __all__ = [
 
 _XZ_MEMORY: Final = 256 * 1024 * 1024  # bytes: `xz -9` needs 65 MiB
 _PADDING: Final = b"\0"  # gzip and xz allow it behind a member
+# Bytes that the first step of a member takes. Its codec copies what is behind its end, so with all
+# of them, a file of many tiny members would take quadratic time.
+_FIRST_STEP: Final = 4096
+_LARGEST_STEP: Final = 1024 * 1024
 
 
 class Compression(StrEnum):
@@ -121,6 +125,8 @@ class Decompressor:
         self._codec, self._errors = self._begin()
         self._fresh = members  # nothing of the current member was read
         self._input = b""
+        self._position = 0  # in the input, behind what the codec has taken
+        self._step = _FIRST_STEP  # bytes that it takes next
 
     def _begin(self) -> tuple[_Codec, tuple[type[Exception], ...]]:
         match self.compression:
@@ -142,16 +148,20 @@ class Decompressor:
     @property
     def needs_input(self) -> bool:
         """True if `read` returns nothing before the next `feed`."""
-        return not self._input and (self._codec.eof or self._codec.needs_input)
+        return not self._has_input and (self._codec.eof or self._codec.needs_input)
 
     @property
     def complete(self) -> bool:
         """True if the data may end here."""
-        return not self._input and (self._codec.eof or self._fresh)
+        return not self._has_input and (self._codec.eof or self._fresh)
+
+    @property
+    def _has_input(self) -> bool:
+        return self._position < len(self._input)
 
     def feed(self, data: bytes) -> None:
         """Add compressed bytes. Only if `needs_input`."""
-        self._input = data
+        self._input, self._position = data, 0
 
     def read(self, size: int) -> bytes:
         """Return at most `size` decompressed bytes, `b""` if it needs input first.
@@ -162,27 +172,38 @@ class Decompressor:
         while not self.needs_input:
             if self._codec.eof and not self._next_member():
                 break
-            data, self._input = self._input, b""
+            data = self._take() if self._codec.needs_input else b""
             self._fresh = self._fresh and not data
             try:
                 found = self._codec.decompress(data, size)
             except self._errors as exc:
                 raise DamagedDataError(str(exc)) from exc
             if self._codec.eof:
-                self._input = self._codec.unused_data
+                self._position -= len(self._codec.unused_data)
+                self._step = _FIRST_STEP
             if found:
                 return found
         return b""
+
+    def _take(self) -> bytes:
+        data = self._input[self._position : self._position + self._step]
+        self._position += len(data)
+        self._step = min(self._step * 2, _LARGEST_STEP)
+        return data
 
     def _next_member(self) -> bool:
         """Begin the next member; return False if there is only padding."""
         if not self._members:
             raise DamagedDataError("there are bytes behind the end of the compressed ones")
         if self.compression in (Compression.GZIP, Compression.XZ):
-            self._input = self._input.lstrip(_PADDING)
-        if self._input:
+            while piece := self._input[self._position : self._position + _FIRST_STEP]:
+                rest = piece.lstrip(_PADDING)
+                self._position += len(piece) - len(rest)
+                if rest:
+                    break
+        if self._has_input:
             self._codec, self._errors = self._begin()
-        return bool(self._input)
+        return self._has_input
 
     def finish(self) -> None:
         """Check that the data may end here.
