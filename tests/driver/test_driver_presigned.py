@@ -51,6 +51,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     stored: ClassVar[dict[str, bytes]] = {}
     location = ""
     let_go = threading.Event()
+    cut_off = threading.Event()
 
     def do_GET(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -85,6 +86,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.rfile.readline()
         self.rfile.readline()
         self.stored[self.path] = body
+        if self.path == "/flood":
+            self.close_connection = True
+            self.send_response(200)
+            self.end_headers()
+            try:
+                for _ in range(64):
+                    self.wfile.write(bytes(1 << 20))
+            except OSError:
+                self.cut_off.set()
+            return
         self.answer(200)
 
     def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
@@ -119,6 +130,7 @@ def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(Handler, "asked", [])
     monkeypatch.setattr(Handler, "stored", {})
     monkeypatch.setattr(Handler, "let_go", threading.Event())
+    monkeypatch.setattr(Handler, "cut_off", threading.Event())
     with running() as address:
         yield address
 
@@ -266,6 +278,12 @@ def test_a_put_stores_what_is_written(loop: str, url: str) -> None:
 def test_a_put_that_is_refused_fails_the_block(loop: str, url: str) -> None:
     with pytest.raises(RuntimeError, match=r"Presigned HTTP PUT request failed: status=403"):
         store(loop, f"{url}/refuse", [])
+
+
+@each_loop
+def test_the_body_of_the_answer_to_a_put_is_not_read(loop: str, url: str) -> None:
+    store(loop, f"{url}/flood", [b"x"])
+    assert Handler.cut_off.wait(PATIENCE)
 
 
 @each_loop

@@ -207,9 +207,11 @@ class _Upload:
         method, url, headers = self._request.method, self._request.url, self._request.headers
         try:
             with receive, requesting(url):
-                response = await self._client.request(
+                made = self._client.build_request(
                     method, url, headers=dict(headers), content=receive
                 )
+                response = await self._client.send(made, stream=True)
+                await response.aclose()  # unread: it may be of any size
                 _check_status(response, method, url)
         except Exception as exc:  # noqa: BLE001 - `check` raises it
             self.failure = exc
