@@ -19,6 +19,7 @@ import trio
 from helpers import Outcome, begin, timed, until
 from jumpstarter._io.asyncio_lane import AsyncioLane, LaneState, open_lane
 from jumpstarter._io.current_lane import current_lane
+from jumpstarter._io.lane_call import TrioCall
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -578,3 +579,65 @@ async def test_crash_of_the_thread_ends_the_calls(caplog: pytest.LogCaptureFixtu
         outcome.failed(RuntimeError, "a lane has crashed")
         assert lane.state is LaneState.ENDED
     assert "a lane has crashed" in caplog.text
+
+
+@timed()
+async def test_async_generator_that_does_not_close_is_logged_and_dropped(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jumpstarter._io.asyncio_lane.END_GRACE", 0.05)
+    log = Log()
+
+    async def stubborn() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            await forever(log)
+
+    source = stubborn()
+    async with open_lane("a lane") as lane:
+        await lane.run(anext, source)
+    assert lane.state is LaneState.ENDED
+    assert log == ["begin", "cancelled", "end"]
+    assert "async generators that were left behind have not ended within 0.05 s" in caplog.text
+
+
+@timed()
+async def test_a_cancellation_outlives_the_failure_of_a_trio_function() -> None:
+    seen = []
+
+    async def code(lane: AsyncioLane) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+
+        async def fail() -> None:  # its cancellation comes when it has already failed
+            lane.loop.call_soon_threadsafe(task.cancel)
+            raise ValueError("too late")
+
+        try:
+            await lane.run_in_trio(fail)
+        except asyncio.CancelledError as exc:
+            seen.append(repr(exc.__cause__))
+
+    async with open_lane("a lane") as lane:
+        await lane.run(code, lane)
+    assert seen == ["ValueError('too late')"]
+
+
+@timed()
+async def test_trio_function_that_begins_as_the_lane_ends_is_cancelled() -> None:
+    ended = []
+
+    async def function() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append(1)
+
+    async with open_lane("a lane") as lane:
+        await lane.run(asyncio.sleep, 0)
+        # In the asyncio loop, after which the lane ends at once.
+        call = TrioCall(lane, function)
+        call._begin_task()
+        assert call in lane.trio_calls
+    assert ended in ([], [1])

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -283,3 +284,59 @@ async def test_asyncio_timeout_of_a_receive_loses_nothing() -> None:
         assert await theirs.receive_some() == b"timed out"
         await theirs.send_all(b"later")
     assert not waits.is_set()
+
+
+@timed()
+async def test_a_stream_of_a_lane_that_has_crashed_ends(caplog: pytest.LogCaptureFixture) -> None:
+    async def crash(lane: AsyncioLane) -> None:
+        def fail() -> None:
+            raise MemoryError("no memory")
+
+        lane.loop._run_once = fail  # type: ignore[attr-defined]
+        await asyncio.sleep(3600)
+
+    async with open_lane("a lane") as lane, open_asyncio_stream(lane, Echo()) as stream:
+        for function in (partial(lane.run, crash, lane), partial(stream.send_all, b"x")):
+            with pytest.raises(RuntimeError, match="a lane has crashed"):
+                await function()
+    assert "a lane has crashed" in caplog.text
+
+
+@timed()
+async def test_a_second_task_in_one_direction_is_refused_in_trio() -> None:
+    async def block(stream: TrioSideStream) -> None:
+        async def fill() -> None:
+            while True:
+                await stream.send_all(PIECE)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.receive_some)
+            nursery.start_soon(fill)
+            await until(lambda: stream._outgoing._produced >= CAPACITY)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(trio.BusyResourceError, match="is receiving"):
+                await stream.receive_some()
+            with pytest.raises(trio.BusyResourceError, match="is sending"):
+                await stream.send_all(b"x")
+            with pytest.raises(trio.BusyResourceError, match="is sending"):
+                await stream.send_eof()
+            nursery.cancel_scope.cancel()
+        raise ZeroDivisionError  # otherwise the end of the block waits until all was sent
+
+    with pytest.raises(ZeroDivisionError):
+        async with over(Echo(reads=False)) as (_, stream):
+            await block(stream)
+
+
+@timed()
+async def test_a_second_task_in_one_direction_is_refused_in_asyncio() -> None:
+    async def function(side: AsyncioSideStream) -> None:
+        task = asyncio.create_task(side.receive())
+        await asyncio.sleep(0)
+        with pytest.raises(trio.BusyResourceError, match="is receiving"):
+            await side.receive()
+        task.cancel()
+        await asyncio.wait([task])
+
+    async with pair_in_trio() as (lane, ours, _):
+        await lane.run(use, lane, ours, function)

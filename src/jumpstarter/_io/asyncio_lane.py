@@ -49,8 +49,8 @@ __all__ = ["AsyncioLane", "LaneState", "open_lane"]
 
 T = TypeVar("T")
 
-# Seconds for the asyncio tasks that drivers have left behind, and for the threads of
-# `asyncio.to_thread`, when the lane ends.
+# Seconds for the asyncio tasks that drivers have left behind, for their async generators, and for
+# the threads of `asyncio.to_thread`, when the lane ends.
 END_GRACE: Final = 10.0
 _SHOWN: Final = 8  # tasks that one line of the log names
 
@@ -284,8 +284,18 @@ class AsyncioLane:
         with nullcontext() if self._watch is None else self._watch():
             await self._stopping.wait()
             await self._end_tasks()
-        await self.loop.shutdown_asyncgens()
+        await self._end_generators()
         await self._threads.end(END_GRACE)
+
+    async def _end_generators(self) -> None:
+        """Close the async generators that drivers have left suspended, or log that it fails."""
+        closing = self.loop.create_task(self.loop.shutdown_asyncgens())
+        done, _ = await asyncio.wait([closing], timeout=END_GRACE)
+        if not done:
+            text = "async generators that were left behind have not ended within %g s"
+            _logger.error(text, END_GRACE)
+            closing.cancel()
+            await asyncio.wait([closing], timeout=END_GRACE)
 
     async def _end_tasks(self) -> None:
         """Cancel the tasks that drivers have left behind, and wait for them."""
@@ -364,7 +374,8 @@ async def open_lane(
 
     When the block ends, asyncio tasks that were left behind are cancelled and joined, and the
     thread has ended. That is a checkpoint, shielded from cancellation, and takes at most
-    `END_GRACE` seconds for the tasks and again for the threads of `asyncio.to_thread`.
+    `END_GRACE` seconds for the tasks, and again for async generators that were left suspended, for
+    the end of these when they are cancelled, and for the threads of `asyncio.to_thread`.
 
     Args:
         name: The name of the thread.

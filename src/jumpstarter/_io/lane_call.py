@@ -232,8 +232,8 @@ class TrioCall:
     """
 
     __slots__ = (
-        "_cancelled", "_context", "_deadline", "_function", "_lane", "_scope", "_state", "_waiter",
-        "_was_cancelled", "ended", "error", "value",
+        "_cancelled", "_context", "_deadline", "_function", "_lane", "_missed_cancel", "_scope",
+        "_state", "_waiter", "_was_cancelled", "ended", "error", "value",
     )  # fmt: skip
 
     def __init__(self, lane: LanePosts, function: Callable[[], Awaitable[Any]]) -> None:
@@ -246,6 +246,7 @@ class TrioCall:
         self._waiter: asyncio.Future[None] | None = None
         self._cancelled: asyncio.CancelledError | None = None  # delivered to the task that waits
         self._was_cancelled = False  # the function was
+        self._missed_cancel = False  # the function had ended before a cancellation reached it
         self.ended: bool = False  # as the asyncio loop knows it
         self.error: BaseException | None = None
         self.value: Any = None
@@ -283,15 +284,15 @@ class TrioCall:
 
         Raises:
             asyncio.CancelledError: The task that waited was cancelled, even if the function has
-                returned: asyncio delivers a cancellation once, so it must not be lost.
+                ended before: asyncio delivers a cancellation once, so it must not be lost.
         """
         error, self.error = self.error, None
         cancelled, self._cancelled = self._cancelled, None
         try:
+            if cancelled is not None and (error is None or self._missed_cancel):
+                raise cancelled from error
             if error is not None:
                 raise error
-            if cancelled is not None:
-                raise cancelled
             if self._was_cancelled:  # the deadline around the asyncio code; its own is being ended
                 raise asyncio.CancelledError
             return self.value
@@ -306,14 +307,15 @@ class TrioCall:
 
     def _begin_task(self) -> None:
         name = name_of(self._function)
+        self._lane.trio_calls.add(self)
         try:
             self._context.run(partial(self._lane.nursery.start_soon, self._run, name=name))
         except RuntimeError as exc:  # the nursery is closed: the Trio loop ends
+            self._lane.trio_calls.discard(self)
             self.error = exc
             self._lane.post(self._finish)
 
     async def _run(self) -> None:
-        self._lane.trio_calls.add(self)
         # Shielded: the asyncio task decides when it is cancelled, so that its `finally` may await.
         self._scope = trio.CancelScope(shield=True, deadline=self._deadline)
         if self._state is CallState.CANCELLED:
@@ -326,6 +328,7 @@ class TrioCall:
             self._was_cancelled = self._scope.cancelled_caught
         except BaseException as exc:  # noqa: BLE001 - `result` raises it in the asyncio task
             self.error = exc
+        self._missed_cancel = self._state is not CallState.CANCELLED
         self._state = CallState.ENDED
         self._lane.trio_calls.discard(self)
         self._lane.post(self._finish)

@@ -8,15 +8,15 @@ once per batch.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any, Final, Protocol, Self
 
 import trio
 
 from .._util.checks import check_max_bytes
-from .._util.stream_errors import NoAttributes, closed, end_of_stream
+from .._util.stream_errors import NoAttributes, busy, closed, end_of_stream
 from .crossing_queue import AsyncioSignal, CrossingQueue, CrossingState, TrioSignal
 from .lane_call import LaneCall, LanePosts, TrioCall
 from .lane_contexts import hold_in_trio
@@ -108,18 +108,26 @@ class _LaneStream:
         self._writer = writer
         self._started: list[_Task] = []
         self._rest = b""
+        self._receiving = False
+        self._sending = False
         self._closed = False
 
     def _ensure(self, task: _Task) -> None:
         if task not in self._started:
+            task.start()  # it raises if the lane has crashed, and then there is nothing to join
             self._started.append(task)
-            task.start()
 
     async def _receive(self, max_bytes: int | None) -> bytes:
+        if self._receiving:
+            raise busy("another task is receiving on this stream")
         self._ensure(self._reader)
         data, self._rest = self._rest, b""
         if not data:
-            data = await self._incoming.take(BATCH)
+            self._receiving = True
+            try:
+                data = await self._incoming.take(BATCH)
+            finally:
+                self._receiving = False
             self._incoming.used(len(data))
         if max_bytes is not None and len(data) > max_bytes:
             self._rest = data[max_bytes:]
@@ -129,13 +137,26 @@ class _LaneStream:
     async def _send(self, data: bytes | bytearray | memoryview) -> None:
         if data:
             self._ensure(self._writer)
-            await self._outgoing.put(bytes(data))
+            with self._alone():
+                await self._outgoing.put(bytes(data))
 
     async def _send_eof(self) -> None:
         self._ensure(self._writer)
-        if self._outgoing.state is CrossingState.OPEN:
-            self._outgoing.end()
-        await self._outgoing.drained()
+        with self._alone():
+            if self._outgoing.state is CrossingState.OPEN:
+                self._outgoing.end()
+            await self._outgoing.drained()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Refuse a second task that sends: a queue wakes only one."""
+        if self._sending:
+            raise busy("another task is sending on this stream")
+        self._sending = True
+        try:
+            yield
+        finally:
+            self._sending = False
 
     def _check_open(self) -> None:
         if self._closed:
@@ -143,7 +164,8 @@ class _LaneStream:
 
     async def flush(self) -> None:
         """Wait until everything that was sent has reached the stream, or it has failed."""
-        await self._outgoing.drained()
+        with self._alone():
+            await self._outgoing.drained()
 
     async def stop(self) -> None:
         """End the tasks, and discard what they have not transferred. Not to be cancelled."""
