@@ -56,6 +56,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!jumpstarter\b)(.|\n)*"),
     ("py:.*", r"jumpstarter\.(\w+\.)*_\w+(\.\w+)*"),
+    ("py:class", r"jumpstarter\.(\w+\.)*RootModel\[Any\]"),  # pydantic's, which is imported there
 ]
 
 
