@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -22,6 +23,17 @@ from jumpstarter.testing import client_fixture, client_for, client_for_async
 HERE = Path(__file__).parent
 
 echo = client_fixture(Echo)
+
+
+class Board(Plain):
+    """A driver whose methods for the server are async, by mistake."""
+
+    @export
+    async def reset(self) -> str:  # type: ignore[override]
+        return "by a client"
+
+    async def close(self) -> None:  # type: ignore[override]
+        raise AssertionError("not reached")
 
 
 class Clock(Plain):
@@ -61,6 +73,20 @@ def test_drivers_are_reset_first_and_closed_last() -> None:
     with client_for(Recorder(name="root", log=log, children={"child": child})):
         assert log == ["reset root", "reset child"]
     assert log[2:] == ["close root", "close child"]
+
+
+def test_an_async_reset_or_close_is_logged_and_can_be_exported(
+    caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    with client_for(Board()) as board:
+        assert board.call("reset") == "by a client"
+    texts = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+    assert texts == [
+        f"{verb}() of Board is async, and did not run: write a plain method; it may use "
+        "anyio.from_thread"
+        for verb in ("reset", "close")
+    ]
+    assert not recwarn.list  # of a coroutine that was never awaited
 
 
 def test_exception_of_the_body_is_not_changed_and_raised_after_the_close() -> None:

@@ -17,6 +17,8 @@ This module knows neither the base class of drivers nor threads.
 
 from __future__ import annotations
 
+import inspect
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -29,6 +31,7 @@ __all__ = ["Family", "Round", "Turn", "current_turn"]
 
 _MAX_NESTED: Final = 50  # calls within one another, each of which takes some of Python's stack
 _ABSENT: Final = object()
+_logger: Final = logging.getLogger("jumpstarter.exporter")
 
 # The turn in which this code of a driver runs.
 _turn: Final[ContextVar[Turn | None]] = ContextVar("jumpstarter_turn", default=None)
@@ -211,7 +214,7 @@ class Turn:
         try:
             with self.round.around(driver) as runs:
                 if runs is not False:
-                    self.round.method_of(driver)()
+                    self._report_async(driver, self.round.method_of(driver)())
         except BaseException as exc:
             if self.failure is None or self.failure[0] is not exc:
                 self.failure = exc, driver
@@ -219,6 +222,17 @@ class Turn:
         finally:
             self.running.pop()
             _turn.reset(token)
+
+    def _report_async(self, driver: Any, result: object) -> None:
+        """Log an error if the method has returned a coroutine, whose code has not run.
+
+        It is not raised, because a driver may export an async method of this name, for its clients.
+        """
+        if inspect.iscoroutine(result):
+            result.close()
+            text = "%s() of %s is async, and did not run: write a plain method; it may use %s"
+            kind = type(driver).__qualname__
+            _logger.error(text, self.round.verb, kind, "anyio.from_thread")
 
     def attempt(self, driver: Any) -> None:
         """Call the method of a driver that has begun, and report its exception to `failed`."""
