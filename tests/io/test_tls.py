@@ -192,6 +192,23 @@ async def test_a_write_that_would_need_a_read_is_an_error() -> None:
 
 
 @timed()
+async def test_answers_that_the_peer_does_not_read_break_the_stream() -> None:
+    ours, theirs = await transports()
+    rest = ours.try_write([bytes(10_000_000)])
+    assert rest  # the socket is full
+    for size, breaks in ((1000, False), (100_000, True)):
+        ours._tls._outgoing.write(bytes(size))  # as alerts against renegotiation do
+        assert theirs.try_write([b"x"]) == []
+        if breaks:
+            with pytest.raises(trio.BrokenResourceError, match="does not read"):
+                await ours.read()
+        else:
+            assert await ours.read() == b"x"
+    await ours.aclose()
+    await theirs.aclose()
+
+
+@timed()
 async def test_a_client_that_does_not_shake_hands_is_disconnected_in_time() -> None:
     _, context = tls_contexts()
     limits = Limits(hello_timeout=0.2)

@@ -22,7 +22,8 @@ Rules:
 - The exporter shakes hands as it reads. Its messages fit into the kernel's queue, which is empty.
 - The peer may want an answer to what is neither data nor the handshake (a key update). It leaves
   with the next write.
-- No peer may renegotiate: a write would have to wait for a read.
+- No peer may renegotiate: a write would have to wait for a read. A request for that is answered by
+  an alert. A peer that makes more answers than it reads is at fault, since they would fill memory.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ __all__ = ["TlsListener", "TlsStream", "TlsTransport"]
 _READ_SIZE: Final = 64 * 1024  # bytes of ciphertext in one read
 _RECORD_SIZE: Final = 16 * 1024  # bytes of plaintext: the most in a record
 _WRITE_SIZE: Final = 64 * 1024  # bytes of plaintext that are encrypted before a write is tried
+_ANSWERS: Final = 64 * 1024  # bytes of answers that may wait behind other ciphertext
 _PENDING: Final = b""  # in a rest: ciphertext that the transport keeps
 
 
@@ -149,6 +151,15 @@ class TlsStream(trio.abc.Stream):
     def take(self) -> bytes:
         """Remove and return the ciphertext to send; alerts and the handshake's messages too."""
         return self._outgoing.read() if self._outgoing.pending else b""
+
+    def check_answers(self) -> None:
+        """Check that the peer has read most answers to what it sent.
+
+        Raises:
+            ssl.SSLError: It has not.
+        """
+        if self._outgoing.pending > _ANSWERS:
+            raise ssl.SSLError("the peer asks for answers that it does not read")
 
     def getpeercert(self) -> Any:
         """Return the peer's certificate, as `ssl.SSLSocket.getpeercert` does."""
@@ -290,6 +301,7 @@ class TlsTransport(SocketTransport):
             # the next write reports that; what it sent before must still be read.
             with suppress(OSError):
                 self._flush()
+        self._tls.check_answers()
         if data and self._tls.has_ended():  # so that the socket stays readable
             with suppress(OSError):
                 self._stream.socket.shutdown(socket.SHUT_RD)
