@@ -375,7 +375,7 @@ async def test_other_protocol_version_is_named(role: Role) -> None:
         payload[4] = 9
         await peer.send(frame(FrameType.HELLO, 0, bytes(payload)))
         reason = await reason_of(side)
-    assert str(reason).startswith("the peer: the peer speaks version 9.1 of the protocol")
+    assert str(reason).startswith("the peer: the peer speaks version 9.2 of the protocol")
     assert isinstance(reason, RemoteProtocolError)
     assert reason.code is Code.VERSION
 
