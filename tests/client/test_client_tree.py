@@ -314,7 +314,12 @@ def test_invalid_class_path_is_never_imported(path: str, monkeypatch: pytest.Mon
         ("canary.client.Client", "cannot be imported: No module named 'canary.client'"),
         ("fails.Client", "importing its client class failed: ZeroDivisionError: division by zero"),
         ("exits.Client", "importing its client class failed: SystemExit: 3"),
-        ("needs.Client", "cannot be imported: No module named 'not_installed'; install"),
+        ("needs.Client", "'not_installed'; install the package that has it (pip install not_ins"),
+        ("clicks.Client", "No module named 'click'; it needs the extra 'compat' here: pip install"),
+        (
+            "newer.Client",
+            "No module named 'jumpstarter.new'; install the package that has it (pip ",
+        ),
     ],
 )
 def test_missing_class_becomes_a_stub_with_the_reason(modules: Path, path: str, text: str) -> None:
@@ -322,7 +327,13 @@ def test_missing_class_becomes_a_stub_with_the_reason(modules: Path, path: str, 
     write_module(modules, "fails", "1 / 0")
     write_module(modules, "exits", "raise SystemExit(3)")
     write_module(modules, "needs", "import not_installed")
-    assert text in stub_of(path, allow=None).missing
+    for name, missing in (("clicks", "click"), ("newer", "jumpstarter.new")):
+        reason = f"No module named {missing!r}"
+        code = f"raise ModuleNotFoundError({reason!r}, name={missing!r})"
+        write_module(modules, name, code)
+    told = stub_of(path, allow=None).missing
+    assert text in told
+    assert "pip install jumpstarter)" not in told  # another project's name on PyPI
 
 
 def test_class_imported_by_an_allowed_module_is_allowed_under_that_name(

@@ -148,6 +148,10 @@ def test_what_does_not_fit_is_named_with_its_line(text: str, told: str) -> None:
             "type: no_such_package.driver.Echo",
             ":3: driver 'no_such_package.driver.Echo' is not installed: No module named 'no_such_p",
         ),
+        (
+            "type: jumpstarter.no.Echo",
+            ":3: driver 'jumpstarter.no.Echo' is not installed: No modul",
+        ),
         ("type: drivers_for_tests.Nobody", ":3: driver 'drivers_for_tests.Nobody' is not there"),
         ("type: drivers_for_tests.__doc__", ":3: drivers_for_tests.__doc__ is a str, not a driver"),
         ("type: builtins.dict", ":3: driver 'builtins.dict' is a dict, not a Driver"),
@@ -166,6 +170,7 @@ def test_a_driver_that_cannot_be_made_is_named_with_its_line(driver: str, told: 
     with pytest.raises(ConfigurationError) as caught:
         instance.instantiate()
     assert caught.value.message.startswith("<configuration>" + told)
+    assert "pip install jumpstarter " not in caught.value.message  # another project's on PyPI
 
 
 def test_a_missing_module_of_an_installed_driver_is_what_to_install(

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from .._util.labels import CLIENT_LABEL
-from ..errors import ClientImportError
+from ..errors import ClientImportError, MissingExtra
 from ._base import DriverClient
 from ._remote import NO_DRIVER, NoDriver
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["StubDriverClient", "how_to_install"]
+__all__ = ["StubDriverClient", "how_to_import", "how_to_install"]
 
 _UNTIL_THEN: Final = "without it there are call(), streamingcall(), stream(), and the children"
 _PUBLISHED: Final = "jumpstarter_driver_"
+_OURS: Final = "jumpstarter"  # on PyPI another project has this name, so nobody is to install it
+_OF_COMPAT: Final = frozenset({"anyio", "click", "httpx", "pydantic", "rich", "yaml"})
 
 
 def how_to_install(path: str) -> str:
@@ -34,6 +36,20 @@ def how_to_install(path: str) -> str:
         )
     text = f"install the package that has it (pip install {package})"
     return f"{text}, or put its directory on PYTHONPATH"
+
+
+def how_to_import(path: str, missing: str) -> str:
+    """Return how to get a module that is missing where a client class is imported.
+
+    Args:
+        path: The dotted path of the class.
+        missing: The name of the module: the class's own, or one that it imports.
+    """
+    package = missing.partition(".")[0]
+    if package in _OF_COMPAT:
+        return str(MissingExtra.named("compat", "it", where="here"))
+    is_own = f"{path}.".startswith(f"{missing}.") or package == _OURS
+    return how_to_install(path if is_own else missing)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

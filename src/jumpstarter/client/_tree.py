@@ -29,7 +29,7 @@ from ._base import DriverClient
 from ._channel import Channel
 from ._methods import methods_of, printable
 from ._remote import DriverRef
-from ._stub import StubDriverClient, how_to_install
+from ._stub import StubDriverClient, how_to_import, how_to_install
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -235,7 +235,7 @@ def _client_class(path: str, driver: str, allow: Sequence[str] | None) -> type[D
         cls = getattr(_module(module_name), class_name)
     except ModuleNotFoundError as exc:
         text = f"{driver}: its client class cannot be imported: {exc}"
-        raise ClientImportError(f"{text}; {how_to_install(path)}") from exc
+        raise ClientImportError(f"{text}; {how_to_import(path, exc.name or path)}") from exc
     except (Exception, SystemExit) as exc:  # of the module's own code
         if raised_by_signal_handler(exc):
             raise

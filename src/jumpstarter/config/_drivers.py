@@ -41,7 +41,9 @@ def find_class(path: str, where: str) -> Callable[..., object]:
         what = "is not installed" if own else "needs a module that is not installed"
         text = f"{where}: driver {path!r} {what}: {exc}"
         package = missing.partition(".")[0]
-        raise ConfigurationError(f"{text}; does pip install {package} help?") from exc
+        # On PyPI another project is named like this one.
+        hint = "" if package == "jumpstarter" else f"; does pip install {package} help?"
+        raise ConfigurationError(text + hint) from exc
     except AttributeError as exc:
         raise ConfigurationError(f"{where}: driver {path!r} is not there: {exc}") from exc
     if not callable(found):
