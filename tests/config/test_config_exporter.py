@@ -339,3 +339,11 @@ def test_a_driver_of_an_exporter_that_cannot_be_made_is_named_with_its_line(
     path.write_text("metadata: {name: x}\nexport:\n  power:\n    type: nobody.Power\n")
     with pytest.raises(ConfigurationError, match=rf"^{path}:4: driver 'nobody.Power' is not inst"):
         ExporterConfigV1Alpha1.load_path(path).instantiate()
+
+
+@pytest.mark.parametrize(
+    "value", ["2024-99-99", "!!bool x", "!!timestamp x", "!!int ''", "0x_", "1" * 5000]
+)
+def test_a_scalar_that_its_type_does_not_fit_is_an_error_with_its_line(value: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"lab\.yaml:2: this is not YAML: .* is no "):
+        Source(f"a: 1\nb: [{value}]\n", "lab.yaml")

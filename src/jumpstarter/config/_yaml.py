@@ -24,6 +24,17 @@ _WORDS: Final = {"on", "off", "yes", "no", "y", "n"}  # booleans in YAML 1.1, bu
 _Place: TypeAlias = tuple[str | int, ...]  # keys and indices from the root on
 
 
+class _Loader(yaml.SafeLoader):
+    """Names the place of a scalar that its type does not fit, for which PyYAML raises anything."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError) as exc:
+            text = f"{node.value!r:.100} is no {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, text, node.start_mark) from exc
+
+
 class Source:
     """One document of YAML: its value, and where in the text each part of it is.
 
@@ -39,7 +50,7 @@ class Source:
         self._name = name
         self._lines: dict[_Place, int] = {}
         try:
-            self.value: Any = self._construct(yaml.SafeLoader(text))
+            self.value: Any = self._construct(_Loader(text))
         except (yaml.MarkedYAMLError, yaml.reader.ReaderError, RecursionError) as exc:
             mark = getattr(exc, "problem_mark", None)
             line = "" if mark is None else f":{mark.line + 1}"
