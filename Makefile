@@ -59,7 +59,9 @@ demo: venv
 TESTS :=
 MINUTES := 11
 
-# COVERAGE=1 also measures coverage, which takes 50 % longer. pyproject.toml sets the minimum.
+# COVERAGE=1 also measures coverage; pyproject.toml sets the minimum. The tests that it does not
+# measure run beside the others, since most of their time they wait. So do those of the rules, in the
+# compiled form that users have, of which coverage sees nothing.
 COVERAGE :=
 
 test: demo
@@ -68,9 +70,10 @@ ifeq ($(COVERAGE),)
 	$(BIN)/python -m pytest $(TESTS)
 	$(if $(TESTS),,$(MAKE) python-rules)
 else
-	$(BIN)/python -m pytest $(UNCOVERED_TESTS)
-	$(MAKE) compiled-rules
-	$(MAKE) coverage
+	@mkdir -p build
+	$(BIN)/python -m pytest $(UNCOVERED_TESTS) $(RULES_TESTS) >build/uncovered.txt 2>&1 & uncovered=$$!; \
+	$(COVER) || code=1; \
+	wait $$uncovered || code=1; cat build/uncovered.txt; exit $${code:-0}
 endif
 
 # Tests that do their work in other processes, where coverage does not measure it.
@@ -79,9 +82,10 @@ UNCOVERED_TESTS := tests/conformance/ tests/hostile/ $(wildcard tests/test_bench
 COVERED_TESTS := $(filter-out $(UNCOVERED_TESTS) %/__pycache__/,$(wildcard tests/test_*.py tests/*/))
 
 # Runs all other tests under coverage. It does not see compiled code, so the rules are Python code.
+COVER = JUMPSTARTER_PURE=1 $(BIN)/coverage run -m pytest $(COVERED_TESTS) && $(BIN)/coverage report
+
 coverage: venv
-	JUMPSTARTER_PURE=1 $(BIN)/coverage run -m pytest $(COVERED_TESTS)
-	$(BIN)/coverage report
+	$(COVER)
 
 # A quick check: lint, and the tests from the lowest layers up to complete calls.
 QUICK_TESTS := $(filter-out %_model.py,$(wildcard tests/protocol/test_*.py)) \
@@ -99,8 +103,7 @@ check: lint
 	@echo "running the quick tests: about a minute"
 	$(BIN)/python -m pytest $(QUICK_TESTS)
 
-# The tests of the rules, in the form that the rest of `make test` does not use. Under coverage that
-# is the form that users have, so complete calls are tested with it too.
+# The tests of the rules, for the form that a run does not use otherwise.
 RULES_TESTS := tests/protocol/ $(addprefix tests/test_,$(addsuffix .py,end_to_end fuzz))
 
 python-rules: venv
