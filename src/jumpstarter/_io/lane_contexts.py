@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -46,45 +46,55 @@ class HoldState(enum.Enum):
 
 
 class _Holder:
-    """The side of a held context manager that enters and leaves it."""
+    """The task that enters and leaves a held context manager.
 
-    def __init__(self, lane: LanePosts, manager: AbstractAsyncContextManager[Any]) -> None:
-        self.lane = lane
-        self.manager = manager
-        self.state = HoldState.ENTERING  # as the task that holds it knows it
+    Args:
+        manager: The context manager, of this task's loop.
+        left: An event of this loop; set when the block has ended.
+        announce: Runs a callback in the loop of the body, soon.
+    """
+
+    call: LaneCall | TrioCall  # which runs `run`
+
+    def __init__(
+        self,
+        manager: AbstractAsyncContextManager[Any],
+        left: asyncio.Event | trio.Event,
+        announce: Callable[[Callable[[], object]], None],
+    ) -> None:
+        self._manager = manager
+        self._left = left
+        self._announce = announce
+        self.state = HoldState.ENTERING  # as this task knows it
         self.is_entered = False  # as the body's loop knows it
         self.value: Any = None
-        self.error: BaseException | None = None  # of the body
-
-    def was_entered(self) -> bool:
-        return self.is_entered
-
-
-class _AsyncioHolder(_Holder):
-    call: LaneCall
-    left: asyncio.Future[None]
+        self._error: BaseException | None = None  # of the body
 
     async def run(self) -> None:
+        """Hold the context manager open until `leave` is called. In its loop."""
         try:
-            async with self.manager as value:
-                self.left = self.lane.loop.create_future()
+            async with self._manager as value:
                 self.state = HoldState.OPEN
-                self.lane.post_back(partial(self.opened, value))
-                await self.left
+                self._announce(partial(self._opened, value))
+                await self._left.wait()
                 self.state = HoldState.LEAVING
-                if self.error is not None:
-                    raise self.error
+                if self._error is not None:
+                    raise self._error
         finally:
             self.state = HoldState.ENDED
 
-    def opened(self, value: object) -> None:  # in the Trio loop
+    def leave(self, error: BaseException | None) -> None:
+        """End the block, with the exception of its body. In the loop of the context manager."""
+        self._error = error
+        self._left.set()
+
+    def _opened(self, value: object) -> None:  # in the loop of the body
         self.value, self.is_entered = value, True
         self.call.wake()
 
-    def leave(self, error: BaseException | None) -> None:  # in the asyncio loop
-        self.error = error
-        if not self.left.done():
-            self.left.set_result(None)
+    def was_entered(self) -> bool:
+        """Return `is_entered`, as the condition of a `join`."""
+        return self.is_entered
 
 
 @asynccontextmanager
@@ -97,7 +107,7 @@ async def hold_in_asyncio(
     or replace it. If the body is cancelled, the asyncio task gets one CancelledError.
     """
     await trio.lowlevel.checkpoint_if_cancelled()
-    holder = _AsyncioHolder(lane, manager)
+    holder = _Holder(manager, asyncio.Event(), lane.post_back)
     call = holder.call = LaneCall(lane, holder.run)
     call.start()
     await call.join(holder.was_entered)
@@ -137,34 +147,6 @@ def _raise_outcome(call: LaneCall, error: BaseException | None) -> None:
     call.result()
 
 
-class _TrioHolder(_Holder):
-    call: TrioCall
-
-    def __init__(self, lane: LanePosts, manager: AbstractAsyncContextManager[Any]) -> None:
-        super().__init__(lane, manager)
-        self.left = trio.Event()
-
-    async def run(self) -> None:
-        try:
-            async with self.manager as value:
-                self.state = HoldState.OPEN
-                self.lane.post(partial(self.opened, value))
-                await self.left.wait()
-                self.state = HoldState.LEAVING
-                if self.error is not None:
-                    raise self.error
-        finally:
-            self.state = HoldState.ENDED
-
-    def opened(self, value: object) -> None:  # in the asyncio loop
-        self.value, self.is_entered = value, True
-        self.call.wake()
-
-    def leave(self, error: BaseException | None) -> None:  # in the asyncio loop
-        self.error = error
-        self.lane.post_back(self.left.set)
-
-
 @asynccontextmanager
 async def hold_in_trio(
     lane: LanePosts, manager: AbstractAsyncContextManager[T]
@@ -174,7 +156,7 @@ async def hold_in_trio(
     If the body is cancelled, the Trio task is cancelled. If the context manager fails while the
     block is open, its exception is raised at the end of the block.
     """
-    holder = _TrioHolder(lane, manager)
+    holder = _Holder(manager, trio.Event(), lane.post)
     call = holder.call = TrioCall(lane, holder.run)
     call.start()
     await call.join(holder.was_entered)
@@ -192,7 +174,7 @@ async def hold_in_trio(
         raise
     except BaseException as exc:  # noqa: BLE001 - raised again below, unless suppressed
         error = exc
-    holder.leave(error)
+    lane.post_back(partial(holder.leave, error))
     await call.join()
     if call.error is error and error is not None:
         call.error = None
