@@ -31,9 +31,10 @@ from jumpstarter._protocol.codec import (
 from jumpstarter._protocol.frames import FrameType, Hello, Kind
 from jumpstarter._protocol.server import ServerProtocol
 from jumpstarter.client import DriverClient
-from jumpstarter.driver import Driver, export
+from jumpstarter.driver import export
 
 from .framing_loops import mark
+from .idle import IdleDriver
 from .payloads import VALUE
 
 __all__ = ["CALLS", "IN_FLIGHT", "PATHS", "ROUNDS", "RULES", "Marked"]
@@ -45,20 +46,8 @@ ROUNDS: Final = 5
 Loop = Callable[[], object]
 
 
-class Marked(Driver):
-    """An echo, and a mark in the exporter's process."""
-
-    @classmethod
-    def client(cls) -> str:
-        return "jumpstarter.client.DriverClient"
-
-    @export
-    def echo(self, value: bytes) -> bytes:
-        return value
-
-    @export
-    async def echo_async(self, value: bytes) -> bytes:
-        return value
+class Marked(IdleDriver):
+    """A driver whose methods do no work, and a mark in the exporter's process."""
 
     @export
     async def mark(self) -> None:

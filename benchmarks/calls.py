@@ -12,7 +12,6 @@ whole calls is wider.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -20,13 +19,14 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from jumpstarter._protocol import is_compiled
 
 from .call_loops import CALLS, PATHS, ROUNDS, RULES
-from .framing import MARGIN, here, instructions_in
+from .framing import MARGIN, accept, hold, instructions_in
 from .framing_loops import MARK
 
 __all__ = ["BASELINES", "ENDS", "MARGIN_OF_PATHS", "count", "judge", "main"]
@@ -141,20 +141,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not is_compiled():
         print("not held to anything: the rules run as Python code")
         return 0
-    baselines = json.loads(BASELINES.read_text())
     if options.accept:
         rounded = {
             name: {end: round(n) for end, n in ends.items()} for name, ends in counts.items()
         }
-        baselines[here()] = rounded
-        BASELINES.write_text(json.dumps(baselines, indent=1, sort_keys=True) + "\n")
+        accept(BASELINES, rounded)
         return 0
-    if here() not in baselines:
-        print(f"not held to anything: for {here()} nothing was accepted yet; --accept does that")
-        return 0
-    worse = judge(counts, baselines[here()])
-    print("\n".join(worse) or "no more than was accepted")
-    return 1 if worse else 0
+    return hold(BASELINES, partial(judge, counts))
 
 
 def _parser() -> argparse.ArgumentParser:

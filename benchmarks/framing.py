@@ -22,14 +22,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from . import peers
 from .framing_loops import BATCH, CASES, MARK, SIDES
 
-__all__ = ["BASELINES", "MARGIN", "count", "judge", "main"]
+__all__ = ["BASELINES", "MARGIN", "accept", "count", "hold", "judge", "main"]
 
 BASELINES: Final = Path(__file__).with_name("instructions.json")
 MARGIN: Final = 0.03  # of the accepted count; one more object or lookup per frame costs more
@@ -109,9 +110,35 @@ def _gated(counts: Counts) -> dict[str, float]:
     return {name: round(counts[name], 1) for name in names}
 
 
-def here() -> str:
+def _here() -> str:
     major, minor, _patch = platform.python_version_tuple()
     return f"Python {major}.{minor}, {platform.machine()}"
+
+
+def accept(baselines: Path, counts: object) -> None:
+    """Store what was counted in a file of accepted counts, for this machine and Python."""
+    accepted = json.loads(baselines.read_text())
+    accepted[_here()] = counts
+    baselines.write_text(json.dumps(accepted, indent=1, sort_keys=True) + "\n")
+
+
+def hold(baselines: Path, judge: Callable[[Any], list[str]]) -> int:
+    """Print how counts compare with the accepted ones of a file, for this machine and Python.
+
+    Args:
+        baselines: The file.
+        judge: Returns a message for each count that exceeds what was accepted.
+
+    Returns:
+        The exit code: 1 if there is a message.
+    """
+    accepted = json.loads(baselines.read_text())
+    if _here() not in accepted:
+        print(f"not held to anything: for {_here()} nothing was accepted yet; --accept does that")
+        return 0
+    worse = judge(accepted[_here()])
+    print("\n".join(worse) or "no more than was accepted")
+    return 1 if worse else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,17 +149,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     counts = {side: count(side) for side in ("ours", *(_others() if options.all else ()))}
     print(_table(counts))
-    baselines = json.loads(BASELINES.read_text())
     if options.accept:
-        baselines[here()] = _gated(counts["ours"])
-        BASELINES.write_text(json.dumps(baselines, indent=1, sort_keys=True) + "\n")
+        accept(BASELINES, _gated(counts["ours"]))
         return 0
-    if here() not in baselines:
-        print(f"not held to anything: for {here()} nothing was accepted yet; --accept does that")
-        return 0
-    worse = judge(counts["ours"], baselines[here()])
-    print("\n".join(worse) or "no more than was accepted")
-    return 1 if worse else 0
+    return hold(BASELINES, partial(judge, counts["ours"]))
 
 
 def _parser() -> argparse.ArgumentParser:
