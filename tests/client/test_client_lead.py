@@ -40,6 +40,7 @@ from jumpstarter._protocol import events as ev
 from jumpstarter.client import DriverClient, _lead
 from jumpstarter.client._channel import Channel
 from jumpstarter.client._lead import LeadConnection
+from jumpstarter.client._outgoing_call import OutgoingCall, Request
 from jumpstarter.driver import Driver
 from jumpstarter.errors import (
     CallOutcomeUnknown,
@@ -456,6 +457,8 @@ def test_a_finalizer_in_the_midst_of_a_call_is_refused(
 
 # ------------------------------------------------------------------------------ led by a task
 
+ONE: Final = jumpstarter.Limits(max_calls=1)
+
 
 @asynccontextmanager
 async def led_by_tasks(driver: Driver) -> AsyncIterator[Channel]:
@@ -517,6 +520,45 @@ async def test_other_tasks_call_while_one_leads() -> None:
         assert not slow.ended
         lab.let_go.set()
     assert slow.value == "wait"
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_tasks_that_wait_for_the_slot_of_a_leading_task_get_it() -> None:
+    async with in_time(), channel_over(await unix_pair(), Lab(), exporter_limits=ONE) as channel:
+        await be_led_by_tasks(channel)
+        results: list[int] = []
+
+        async def echo(number: int) -> None:
+            results.append(await channel.call(ask("echo_async", number)))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(10):
+                nursery.start_soon(echo, number)
+    assert sorted(results) == list(range(10))
+
+
+async def test_a_task_whose_slot_was_taken_by_a_leader_waits_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lab = Lab()
+    leaders: list[OutgoingCall] = []
+
+    async def wait_and_lose(request: Request) -> None:
+        await wait(request)
+        if not leaders:
+            leaders.append(OutgoingCall(channel, ask("echo_async", "faster")))
+            channel._start(leaders[0], math.inf)
+            channel.connection.writer.flush()
+
+    async with in_time(), channel_over(await unix_pair(), lab, exporter_limits=ONE) as channel:
+        wait = channel._slots.wait
+        monkeypatch.setattr(channel._slots, "wait", wait_and_lose)
+        async with trio.open_nursery() as nursery:
+            first = await begin(nursery, channel.call, ask("wait"))
+            second = await begin(nursery, channel.call, ask("echo_async", 2))
+            lab.let_go.set()
+        assert (first.value, second.value) == ("wait", 2)
+        assert [call.done for call in leaders] == [True]
 
 
 @pytest.mark.usefixtures("unhurried")

@@ -278,7 +278,7 @@ class Channel:
             await self.connection.reclaim()
         await trio.lowlevel.checkpoint_if_cancelled()
         seconds = _seconds_left()
-        if not self._slots.has_free_slot:
+        while not self._slots.has_free_slot:  # again, if a thread that leads was faster
             self._check_open(call.request)
             self._check_size(call.request)
             await self._slots.wait(call.request)

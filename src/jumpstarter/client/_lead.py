@@ -285,6 +285,10 @@ class LeadConnection(Connection):
                 self._left = []
                 self.end(self._cut_off())
             self._leave(keep=keep)
+            # Tasks may have begun to wait for the slot meanwhile. (They do not while a thread
+            # leads: they wait for the connection first.)
+            if call.done:
+                self._owner.on_slot_free()
         return call.slot > 0
 
     @trio.lowlevel.enable_ki_protection
