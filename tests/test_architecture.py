@@ -47,7 +47,7 @@ LAYERS: Final[dict[str, set[str]]] = {
     "utils": _ALL | {"common"},
     "portal": _ALL,
     "testing": _ALL,
-    "cli": _ALL,
+    "cli": _ALL | {"common", "config"},
 }
 # The packages without I/O, which import nothing that waits, measures time or performs I/O.
 SANS_IO: Final = {"errors", "_limits", "_framing", "_protocol"}
@@ -73,6 +73,7 @@ IO: Final = {
 # The modules that turn a name into code. Each checks the name first.
 IMPORTS_BY_NAME: Final = {
     "client._tree": {"importlib", "importlib.util"},
+    "cli._app": {"importlib"},
     "cli._options": {"pkgutil"},
     "config._drivers": {"importlib", "importlib.util"},
 }

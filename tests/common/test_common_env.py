@@ -15,7 +15,7 @@ import trio
 from helpers import PATIENCE
 from jumpstarter import serve, serve_async
 from jumpstarter.common import utils
-from jumpstarter.common._env import _address, _allowed
+from jumpstarter.common._env import allowed_clients, exporter_address
 from jumpstarter.common.exceptions import EnvironmentVariableNotSetError
 from jumpstarter.common.utils import env
 from jumpstarter.driver import Driver, export
@@ -96,12 +96,12 @@ def test_port_is_reached_with_the_token(monkeypatch: pytest.MonkeyPatch) -> None
 def test_port_is_reached_by_tls_unless_it_is_said_to_be_insecure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert _address("lab.example:8082") == "tls://lab.example:8082"
-    assert _address("[::1]:8082") == "tls://[::1]:8082"
+    assert exporter_address("lab.example:8082") == "tls://lab.example:8082"
+    assert exporter_address("[::1]:8082") == "tls://[::1]:8082"
     monkeypatch.setenv("JUMPSTARTER_GRPC_INSECURE", "1")
-    assert _address("lab.example:8082") == "tcp://lab.example:8082"
-    assert _address("tls://lab.example:8082") == "tls://lab.example:8082"
-    assert _address("/run/lab:1") == "unix:/run/lab:1"
+    assert exporter_address("lab.example:8082") == "tcp://lab.example:8082"
+    assert exporter_address("tls://lab.example:8082") == "tls://lab.example:8082"
+    assert exporter_address("/run/lab:1") == "unix:/run/lab:1"
     with served("tcp://127.0.0.1:0") as address:
         monkeypatch.delenv("JUMPSTARTER_GRPC_INSECURE")
         monkeypatch.setenv("JUMPSTARTER_HOST", address.removeprefix("tcp://"))
@@ -110,7 +110,7 @@ def test_port_is_reached_by_tls_unless_it_is_said_to_be_insecure(
 
 
 def test_allowed_classes_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(_allowed()) == ["jumpstarter_driver_*"]
+    assert list(allowed_clients()) == ["jumpstarter_driver_*"]
     for text, allowed in {
         "": [],
         "lab.*": ["lab.*"],
@@ -119,7 +119,7 @@ def test_allowed_classes_come_from_the_environment(monkeypatch: pytest.MonkeyPat
         "lab.*,UNSAFE": ["*"],
     }.items():
         monkeypatch.setenv("JMP_DRIVERS_ALLOW", text)
-        assert _allowed() == allowed
+        assert allowed_clients() == allowed
 
 
 @pytest.mark.parametrize("host", [None, ""])

@@ -1,7 +1,7 @@
-"""The command line, `jumpstarter` or `python -m jumpstarter`."""
+"""The command line: `jumpstarter` (also `jmp`, and `python -m jumpstarter`), and `j`."""
 
 from __future__ import annotations
 
-from ._main import main
+from ._main import j, main
 
-__all__ = ["main"]
+__all__ = ["j", "main"]

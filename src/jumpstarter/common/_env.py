@@ -16,7 +16,7 @@ from .exceptions import EnvironmentVariableNotSetError
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["env"]
+__all__ = ["allowed_clients", "env", "exporter_address", "exporter_token"]
 
 _HOST: Final = "JUMPSTARTER_HOST"
 _ALLOW: Final = "JMP_DRIVERS_ALLOW"
@@ -46,16 +46,23 @@ def env() -> Iterator[DriverClient]:
         ArgumentError: (on entering) A variable cannot be used.
         RuntimeError: (on entering) This thread runs a Trio loop.
     """
-    host = os.environ.get(_HOST)
-    if not host:
-        text = f"{_HOST} is not set: it says where the exporter is, for example unix:/run/socket"
-        raise EnvironmentVariableNotSetError(text)
-    token = os.environ.get(_TOKEN) or None
-    with connect(_address(host), allow=_allowed(), token=token) as client:
+    with connect(exporter_address(), allow=allowed_clients(), token=exporter_token()) as client:
         yield client
 
 
-def _address(host: str) -> str:
+def exporter_address(host: str | None = None) -> str:
+    """Return an address in the form that `connect` takes.
+
+    Args:
+        host: An address, the path of a socket, or `host:port`; by default `JUMPSTARTER_HOST`.
+
+    Raises:
+        EnvironmentVariableNotSetError: Neither is there.
+    """
+    host = host or os.environ.get(_HOST)
+    if not host:
+        text = f"{_HOST} is not set: it says where the exporter is, for example unix:/run/socket"
+        raise EnvironmentVariableNotSetError(text)
     if host.startswith(_SCHEMES):
         return host
     if re.fullmatch(r"[^/]+:\d+", host):
@@ -64,7 +71,13 @@ def _address(host: str) -> str:
     return f"unix:{Path(host).absolute()}"
 
 
-def _allowed() -> Sequence[str]:
+def exporter_token() -> str | None:
+    """Return the token of the environment, if there is one."""
+    return os.environ.get(_TOKEN) or None
+
+
+def allowed_clients() -> Sequence[str]:
+    """Return the patterns of client classes that may be imported, of the environment."""
     text = os.environ.get(_ALLOW)
     if text is None:
         return DEFAULT_ALLOW

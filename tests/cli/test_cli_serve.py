@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import serialization
 
 import jumpstarter
 from exporter_process import PATIENCE, TESTS, exporter, wait_until_refused
-from jumpstarter.cli._main import main
+from jumpstarter.cli import main
 from jumpstarter.client import DriverClient
 from jumpstarter.errors import CallCancelled, DriverError, DriverInvalidArgument, HandshakeError
 from processes import running
@@ -733,13 +733,6 @@ def test_an_option_out_of_range_is_refused(
         main(["serve", "lamps:Lamp", "--address", "unix:/nowhere", option, value])
     assert info.value.code == 2
     assert f"argument {option}" in capsys.readouterr().err
-
-
-def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as info:
-        main(["--version"])
-    assert info.value.code == 0
-    assert capsys.readouterr().out == f"jumpstarter {jumpstarter.__version__}\n"
 
 
 @pytest.mark.parametrize(

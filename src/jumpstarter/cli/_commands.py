@@ -1,0 +1,16 @@
+"""The commands of `jumpstarter`, in the order in which the help lists them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["COMMANDS"]
+
+# Each command's name and the line that describes it in the list of all. A command is the object
+# `command` of the module `cli.commands.<name>`, which is imported when the command is run: one
+# command must not wait for what others import. `serve` needs no extra, and is in `cli._serve`.
+COMMANDS: Final[dict[str, str]] = {
+    "serve": "serve a driver tree until SIGTERM, SIGINT or SIGHUP",
+}

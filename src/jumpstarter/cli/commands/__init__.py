@@ -1,0 +1,1 @@
+"""The commands of `jumpstarter` that need the extra `cli`, one module each."""
