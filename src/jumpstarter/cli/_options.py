@@ -32,6 +32,7 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 __all__ = [
     "ServeConfig",
     "SetupError",
+    "add_current_directory",
     "check_options",
     "load_driver",
     "load_limits",
@@ -101,7 +102,7 @@ def load_driver(spec: str) -> Driver:
             a driver.
     """
     _check_spec(spec)
-    _add_current_directory()
+    add_current_directory()
     found: Any = None
     try:
         found = pkgutil.resolve_name(spec)
@@ -157,7 +158,7 @@ def _arguments_hint(spec: str, found: object, exc: BaseException) -> str:
     return f"; {text}: write `tree = {name}({values})` in the module, then {module}:tree"
 
 
-def _add_current_directory() -> None:
+def add_current_directory() -> None:
     """Let modules of the current directory be imported, if that directory still exists."""
     # `python -m` has it in sys.path already; the installed command does not.
     with contextlib.suppress(OSError):

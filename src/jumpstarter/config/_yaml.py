@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from .._util.extras import requires_extra
 from ..errors import ConfigurationError
 
-with requires_extra("compat", "jumpstarter.config"):
+with requires_extra("cli", "jumpstarter.config"):
     import yaml
     from pydantic import BaseModel, ValidationError
 

@@ -1,4 +1,4 @@
-"""The configuration of a client, for code that imports it. It needs the extra `compat`.
+"""The configuration of a client, for code that imports it. It needs the extra `cli`.
 
 This library has no controller, so there is nothing to lease: a client connects to the address of an
 exporter.
@@ -15,7 +15,7 @@ from ._yaml import read_source
 from .common import CONFIG_PATH, ConfigModel, ObjectMeta, TLSConfigV1Alpha1
 from .env import JUMPSTARTER_HOST
 
-with requires_extra("compat", "jumpstarter.config"):
+with requires_extra("cli", "jumpstarter.config"):
     from pydantic import Field
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out

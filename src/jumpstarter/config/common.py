@@ -1,4 +1,4 @@
-"""What the configurations of exporters and of clients share. It needs the extra `compat`."""
+"""What the configurations of exporters and of clients share. It needs the extra `cli`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 from .._util.extras import requires_extra
 from .env import JMP_CLIENT_CONFIG_HOME
 
-with requires_extra("compat", "jumpstarter.config"):
+with requires_extra("cli", "jumpstarter.config"):
     from pydantic import BaseModel, ConfigDict
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out

@@ -1,4 +1,4 @@
-"""The configuration of an exporter: a tree of drivers in YAML. It needs the extra `compat`.
+"""The configuration of an exporter: a tree of drivers in YAML. It needs the extra `cli`.
 
 Its format is that of the published package; docs/drivers.md has an example.
 """
@@ -17,7 +17,7 @@ from ._drivers import find_class, make_driver, own_or_published
 from ._yaml import Source, read_source
 from .common import CONFIG_PATH, ConfigModel, ObjectMeta, TLSConfigV1Alpha1, warn_of_unused
 
-with requires_extra("compat", "jumpstarter.config"):
+with requires_extra("cli", "jumpstarter.config"):
     from pydantic import Discriminator, Field, PrivateAttr, RootModel, Tag
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -32,7 +32,21 @@ __all__ = [
 
 _UNNAMED: Final = "<configuration>"
 # The keys that have an effect here.
-_USED: Final = frozenset({"alias", "apiVersion", "kind", "metadata", "description", "export"})
+_USED: Final = frozenset(
+    {"alias", "apiVersion", "kind", "metadata", "description", "motd", "export"}
+)
+
+
+class ExporterMeta(ObjectMeta):
+    """The name of an exporter.
+
+    Attributes:
+        name: Its name.
+        labels: What distinguishes it from other exporters, as in `{"board": "imx8"}`.
+    """
+
+    name: str
+    labels: dict[str, str] = Field(default_factory=dict)
 
 
 class ExporterConfigV1Alpha1DriverInstanceBase(ConfigModel):
@@ -176,8 +190,9 @@ class ExporterConfigV1Alpha1(ConfigModel):
         alias: The name of its file, without `.yaml`.
         apiVersion: The version of the format.
         kind: What it configures.
-        metadata: The exporter's name.
+        metadata: The exporter's name and labels.
         description: What the exporter is for: the description of the root of the tree.
+        motd: What a shell prints when it starts.
         export: The drivers, by name.
         path: The file that it was read from.
         endpoint: Of a controller; without effect here, as are the following.
@@ -192,12 +207,13 @@ class ExporterConfigV1Alpha1(ConfigModel):
     alias: str = "default"
     apiVersion: Literal["jumpstarter.dev/v1alpha1"] = "jumpstarter.dev/v1alpha1"  # noqa: N815 - in YAML
     kind: Literal["ExporterConfig"] = "ExporterConfig"
-    metadata: ObjectMeta
+    metadata: ExporterMeta
     endpoint: str | None = None
     tls: TLSConfigV1Alpha1 = Field(default_factory=TLSConfigV1Alpha1)
     token: str | None = None
     grpcOptions: dict[str, str | int] | None = Field(default_factory=dict)  # noqa: N815 - in YAML
     description: str | None = None
+    motd: str | None = None
     export: dict[str, ExporterConfigV1Alpha1DriverInstance] = Field(default_factory=dict)
     path: Path | None = None
 
