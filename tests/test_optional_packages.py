@@ -42,6 +42,10 @@ INNER: Final = {
     "jumpstarter.client._file_streams",
     "jumpstarter.client._progress_attribute",
     "jumpstarter.common._sockets",
+    "jumpstarter.config._arguments",
+    "jumpstarter.config._check",
+    "jumpstarter.config._hooks",
+    "jumpstarter.config._keys",
     "jumpstarter.config._loading",
     "jumpstarter.config._yaml",
 }

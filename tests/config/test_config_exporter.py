@@ -143,7 +143,10 @@ def test_what_does_not_fit_is_named_with_its_line(text: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("driver", "told"),
     [
-        ("type: Echo", ":3: type 'Echo' is not a dotted path of a driver's class"),
+        (
+            "type: Echo",
+            ":3: type 'Echo' is neither a dotted path of a driver's class nor a registered name",
+        ),
         (
             "type: no_such_package.driver.Echo",
             ":3: driver 'no_such_package.driver.Echo' is not installed: No module named 'no_such_p",
@@ -157,11 +160,11 @@ def test_what_does_not_fit_is_named_with_its_line(text: str, told: str) -> None:
         ("type: builtins.dict", ":3: driver 'builtins.dict' is a dict, not a Driver"),
         (
             "type: jumpstarter.drivers.power.MockPower\n    config: {volts: 5}",
-            ":3: driver 'jumpstarter.drivers.power.MockPower': MockPower() got an unexpected",
+            ":4: driver 'jumpstarter.drivers.power.MockPower': MockPower() got an unexpected",
         ),
         (
             "type: drivers_for_tests.Echo\n    config: {description: x}",
-            ":3: description of driver 'drivers_for_tests.Echo' belongs beside config",
+            ":4: driver 'drivers_for_tests.Echo': description belongs beside config, not into it",
         ),
     ],
 )
@@ -201,8 +204,8 @@ def test_an_exception_of_a_driver_s_class_is_kept_and_its_place_noted(tmp_path: 
 @pytest.mark.parametrize(
     "text",
     [
-        "a: &a [x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nchildren: {}\n",
-        "base: &base {description: x}\nchildren:\n  y:\n    <<: *base\n    children: {}\n",
+        "children: {a: &a {children: {}}, b: &b {children: {x: *a, y: *a}}, c: *b}\n",
+        "children:\n  x: &x {type: drivers_for_tests.Echo}\n  y: {<<: *x, description: y}\n",
     ],
 )
 def test_aliases_are_read(text: str) -> None:
@@ -283,8 +286,8 @@ def test_a_tree_is_made_of_the_configuration_of_an_exporter(
     path.write_text(EXPORTER)
     config = ExporterConfigV1Alpha1.load("board")
     assert (config.alias, config.path, config.metadata.name) == ("board", path, "board-7")
-    text = f"{path}:2: without effect here, since there are no controller, leases and hooks:"
-    expected = ("jumpstarter.config", logging.WARNING, f"{text} endpoint, hooks, token")
+    text = f"{path}:2: without effect here, since exporters have no controller: endpoint, token"
+    expected = ("jumpstarter.config", logging.WARNING, text)
     assert caplog.record_tuples == [expected]
     with serve(config.instantiate()) as client:
         assert client.description == "Board 7"

@@ -11,6 +11,8 @@ from typing import Any, Final
 from ..driver import Driver
 from ..drivers import composite
 from ..errors import ConfigurationError
+from ._entry_points import dotted_path, registered_drivers
+from ._nearest import did_you_mean
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -20,35 +22,61 @@ _PATH: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _PUBLISHED: Final = "jumpstarter_driver_composite"
 
 
-def find_class(path: str, where: str) -> Callable[..., object]:
+def find_class(name: str, where: str) -> Callable[..., object]:
     """Import the class of a driver. This runs the code of its module.
 
     Args:
-        path: Its dotted path, as in `"jumpstarter.drivers.power.MockPower"`.
+        name: Its dotted path, as in `"jumpstarter.drivers.power.MockPower"`, or the name under
+            which a package has registered it, as in `"MockPower"`.
         where: The place in the configuration, for messages.
 
     Raises:
         ConfigurationError: There is no such class.
+        Exception: The module has raised it; a note on it names the place.
     """
+    path = name if "." in name else _registered(name, where)
     if not _PATH.fullmatch(path):
         raise ConfigurationError(f"{where}: type {path!r} is not a dotted path of a driver's class")
-    module, _, name = path.rpartition(".")
+    module, _, attribute = path.rpartition(".")
     try:
-        found: object = getattr(importlib.import_module(module), name)
+        found: object = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as exc:
-        missing = exc.name or module
-        own = f"{module}.".startswith(f"{missing}.")
-        what = "is not installed" if own else "needs a module that is not installed"
-        text = f"{where}: driver {path!r} {what}: {exc}"
-        package = missing.partition(".")[0]
-        # On PyPI another project is named like this one.
-        hint = "" if package == "jumpstarter" else f"; does pip install {package} help?"
-        raise ConfigurationError(text + hint) from exc
+        raise ConfigurationError(
+            f"{where}: driver {path!r} {_what_is_missing(module, exc)}"
+        ) from exc
     except AttributeError as exc:
         raise ConfigurationError(f"{where}: driver {path!r} is not there: {exc}") from exc
+    except Exception as exc:
+        exc.add_note(f"{where}: the module of driver {path!r} could not be imported")
+        raise
     if not callable(found):
         raise ConfigurationError(f"{where}: {path} is a {type(found).__name__}, not a driver class")
     return found
+
+
+def _what_is_missing(module: str, exc: ModuleNotFoundError) -> str:
+    missing = exc.name or module
+    own = f"{module}.".startswith(f"{missing}.")
+    what = "is not installed" if own else "needs a module that is not installed"
+    package = missing.partition(".")[0]
+    # On PyPI another project is named like this one.
+    hint = "" if package == "jumpstarter" else f"; does pip install {package} help?"
+    return f"{what}: {exc}{hint}"
+
+
+def _registered(name: str, where: str) -> str:
+    """Return the path of the class that is registered under a name."""
+    drivers = registered_drivers()
+    entries = drivers.get(name, [])
+    if len(entries) > 1:
+        paths = " and ".join(dotted_path(each) for each in entries)
+        text = f"type {name!r} is registered by several packages, as {paths}"
+        raise ConfigurationError(f"{where}: {text}; write one of these paths")
+    if not entries:
+        text = f"type {name!r} is neither a dotted path of a driver's class nor a registered name"
+        hint = did_you_mean(name, drivers) or "; `jumpstarter driver list` lists the names"
+        raise ConfigurationError(f"{where}: {text}{hint}")
+    return dotted_path(entries[0])
 
 
 def make_driver(

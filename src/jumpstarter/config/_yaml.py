@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from .._util.extras import requires_extra
 from ..errors import ConfigurationError
+from ._keys import explain_unknown_key
 
 with requires_extra("cli", "jumpstarter.config"):
     import yaml
@@ -21,6 +22,7 @@ M = TypeVar("M", bound=BaseModel)
 _BOOL: Final = "tag:yaml.org,2002:bool"
 _STR: Final = "tag:yaml.org,2002:str"
 _WORDS: Final = {"on", "off", "yes", "no", "y", "n"}  # booleans in YAML 1.1, but names of methods
+_MAX_VALUES: Final = 1_000_000  # of a document: its files can be large, and are read at a start
 _Place: TypeAlias = tuple[str | int, ...]  # keys and indices from the root on
 
 
@@ -30,7 +32,7 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except (ValueError, LookupError, AttributeError) as exc:
+        except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError) as exc:
             text = f"{node.value!r:.100} is no {node.tag.rpartition(':')[2]}"
             raise yaml.constructor.ConstructorError(None, None, text, node.start_mark) from exc
 
@@ -63,6 +65,7 @@ class Source:
             if root is None:
                 return None
             self._lines.update(self._number((), root))
+            self._check_size(root)
             return loader.construct_document(root)
         finally:
             loader.dispose()
@@ -97,6 +100,12 @@ class Source:
                 raise ConfigurationError(f"{text} twice")
             seen.add(key.value)
 
+    def _check_size(self, root: yaml.Node) -> None:
+        """Refuse aliases that stand for so many values that reading them would take forever."""
+        if _expanded_size(root, {}) > _MAX_VALUES:
+            text = f"{self._name}: its aliases stand for more than {_MAX_VALUES:,} values"
+            raise ConfigurationError(text)
+
     def where(self, place: _Place = ()) -> str:
         """Name a place, as in `"lab.yaml:12"`; the nearest one above it that has a line."""
         while place and place not in self._lines:
@@ -110,23 +119,59 @@ class Source:
         Raises:
             ConfigurationError: The value does not fit. The text names each fault and its line.
         """
+        hidden = self._hidden_keys(model)
         try:
-            return model.model_validate(self.value)
-        except ValidationError as exc:
-            faults = [self._explain(error) for error in exc.errors(include_url=False)]
-            raise ConfigurationError("\n".join(faults)) from exc
+            instance = model.model_validate(self.value)
+        except (ValidationError, RecursionError) as exc:
+            faults = [*hidden, *self._explain_all(exc, model)]
+            # Without the cause, whose text has the values: a token may be among them.
+            raise ConfigurationError("\n".join(faults)) from None
+        if hidden:
+            raise ConfigurationError("\n".join(hidden))
+        return instance
 
-    def _explain(self, error: Mapping[str, Any]) -> str:
+    def _hidden_keys(self, model: type[BaseModel]) -> list[str]:
+        """Return a fault for each key that only code may set, and no file."""
+        if not isinstance(self.value, dict):
+            return []
+        found = [each for each in self.value if each in getattr(model, "NOT_IN_FILES", ())]
+        return [self._unknown((key,), model) for key in found]
+
+    def _unknown(self, place: _Place, model: type[BaseModel]) -> str:
+        return f"{self.where(place)}: {place[-1]}: {explain_unknown_key(model, place)}"
+
+    def _explain_all(self, exc: Exception, model: type[BaseModel]) -> list[str]:
+        if not isinstance(exc, ValidationError):
+            return [f"{self._name}: it is nested too deeply"]
+        return [self._explain(error, model) for error in exc.errors(include_url=False)]
+
+    def _explain(self, error: Mapping[str, Any], model: type[BaseModel]) -> str:
         """Write one line for a fault that pydantic has found."""
         place: _Place = ()
         shown: list[str] = []
         loc: _Place = tuple(error["loc"])
         for index, part in enumerate(loc):
             is_last = index == len(loc) - 1  # a missing key is in no line
-            if (*place, part) in self._lines or (is_last and error["type"] == "missing"):
-                place = (*place, part)
+            # A key that is a number has its line under the text that stands in the file.
+            step = part if (*place, part) in self._lines else str(part)
+            if (*place, step) in self._lines or (is_last and error["type"] == "missing"):
+                place = (*place, step)
                 shown.append(str(part))
-        return f"{self.where(place)}: {'.'.join(shown) or 'the document'}: {error['msg']}"
+        is_unknown = error["type"] == "extra_forbidden"
+        text = explain_unknown_key(model, loc) if is_unknown else error["msg"]
+        return f"{self.where(place)}: {'.'.join(shown) or 'the document'}: {text}"
+
+
+def _expanded_size(node: yaml.Node, known: dict[int, int]) -> int:
+    """Count the values below a node, those of each alias as often as it is used."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = 1  # for an alias within itself, which is refused later
+        is_map = isinstance(node, yaml.MappingNode)
+        below = [each for pair in node.value for each in pair] if is_map else node.value
+        known[id(node)] = 1 + sum(_expanded_size(each, known) for each in below)
+    return known[id(node)]
 
 
 def _is_text(key: yaml.Node) -> bool:

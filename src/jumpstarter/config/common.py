@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -21,8 +21,9 @@ __all__ = [
     "CONFIG_PATH",
     "ConfigModel",
     "ObjectMeta",
+    "StrictModel",
     "TLSConfigV1Alpha1",
-    "warn_of_unused",
+    "log_unused",
 ]
 
 _logger: Final = logging.getLogger("jumpstarter.config")
@@ -47,6 +48,12 @@ class ConfigModel(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="ignore", populate_by_name=True)
 
 
+class StrictModel(ConfigModel):
+    """The base class of what is read strictly: an unknown key is an error."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", populate_by_name=True)
+
+
 class ObjectMeta(ConfigModel):
     """The name of an exporter or client.
 
@@ -59,7 +66,7 @@ class ObjectMeta(ConfigModel):
     name: str = "default"
 
 
-class TLSConfigV1Alpha1(ConfigModel):
+class TLSConfigV1Alpha1(StrictModel):
     """How the published package uses TLS to reach a controller; not used here.
 
     Attributes:
@@ -71,9 +78,9 @@ class TLSConfigV1Alpha1(ConfigModel):
     insecure: bool = False
 
 
-def warn_of_unused(given: Mapping[str, object], used: frozenset[str], where: str) -> None:
-    """Log which keys of a configuration this library does not act on."""
-    unused = sorted(name for name, value in given.items() if value and name not in used)
-    if unused:
-        text = "%s: without effect here, since there are no controller, leases and hooks: %s"
-        _logger.warning(text, where, ", ".join(unused))
+def log_unused(given: Mapping[str, object], unused: Container[str], where: str) -> None:
+    """Log which keys of a configuration have no effect here, in one line."""
+    names = ", ".join(sorted(name for name, value in given.items() if value and name in unused))
+    if names:
+        text = "%s: without effect here, since exporters have no controller: %s"
+        _logger.warning(text, where, names)

@@ -6,19 +6,34 @@ Its format is that of the published package; docs/drivers.md has an example.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from .._util.extras import requires_extra
 from ..driver import Driver
 from ..errors import ConfigurationError
+from ._arguments import ArgumentFault, unfit_arguments, unfit_values
 from ._drivers import find_class, make_driver, own_or_published
+from ._hooks import (
+    FailureDetectionConfigV1Alpha1,
+    HookConfigV1Alpha1,
+    HookInstanceConfigV1Alpha1,
+)
+from ._refs import Ref, RefChecker
 from ._yaml import Source, read_source
-from .common import CONFIG_PATH, ConfigModel, ObjectMeta, TLSConfigV1Alpha1, warn_of_unused
+from .common import CONFIG_PATH, ObjectMeta, StrictModel, TLSConfigV1Alpha1, log_unused
 
 with requires_extra("cli", "jumpstarter.config"):
-    from pydantic import Discriminator, Field, PrivateAttr, RootModel, Tag
+    from pydantic import (
+        ConfigDict,
+        Discriminator,
+        Field,
+        PrivateAttr,
+        RootModel,
+        Tag,
+        field_validator,
+    )
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -28,12 +43,16 @@ __all__ = [
     "ExporterConfigV1Alpha1DriverInstanceBase",
     "ExporterConfigV1Alpha1DriverInstanceComposite",
     "ExporterConfigV1Alpha1DriverInstanceProxy",
+    "ExporterMeta",
+    "FailureDetectionConfigV1Alpha1",
+    "HookConfigV1Alpha1",
+    "HookInstanceConfigV1Alpha1",
 ]
 
 _UNNAMED: Final = "<configuration>"
-# The keys that have an effect here.
-_USED: Final = frozenset(
-    {"alias", "apiVersion", "kind", "metadata", "description", "motd", "export"}
+# The keys for a controller, and for the processes that the published package restarts.
+_UNUSED: Final = frozenset(
+    {"endpoint", "token", "tls", "grpcOptions", "failureDetection", "exitOnLeaseEnd"}
 )
 
 
@@ -45,11 +64,13 @@ class ExporterMeta(ObjectMeta):
         labels: What distinguishes it from other exporters, as in `{"board": "imx8"}`.
     """
 
-    name: str
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1)
     labels: dict[str, str] = Field(default_factory=dict)
 
 
-class ExporterConfigV1Alpha1DriverInstanceBase(ConfigModel):
+class ExporterConfigV1Alpha1DriverInstanceBase(StrictModel):
     """A driver of a class.
 
     Attributes:
@@ -66,8 +87,12 @@ class ExporterConfigV1Alpha1DriverInstanceBase(ConfigModel):
     config: dict[str, Any] = Field(default_factory=dict)
     children: dict[str, ExporterConfigV1Alpha1DriverInstance] = Field(default_factory=dict)
 
+    def beside(self) -> dict[str, object]:
+        """Return the fields of the driver that stand beside `config`, except its children."""
+        return {"description": self.description, "methods_description": self.methods_description}
 
-class ExporterConfigV1Alpha1DriverInstanceComposite(ConfigModel):
+
+class ExporterConfigV1Alpha1DriverInstanceComposite(StrictModel):
     """A group of drivers.
 
     Attributes:
@@ -77,7 +102,7 @@ class ExporterConfigV1Alpha1DriverInstanceComposite(ConfigModel):
     children: dict[str, ExporterConfigV1Alpha1DriverInstance] = Field(default_factory=dict)
 
 
-class ExporterConfigV1Alpha1DriverInstanceProxy(ConfigModel):
+class ExporterConfigV1Alpha1DriverInstanceProxy(StrictModel):
     """A second place for a driver of the tree.
 
     Attributes:
@@ -119,6 +144,7 @@ class ExporterConfigV1Alpha1DriverInstance(RootModel[Any]):  # the type of `root
         ),
     ]
     _where: str = PrivateAttr(default=_UNNAMED)
+    _lines: dict[str, str] = PrivateAttr(default_factory=dict)  # the place of each key of `config`
 
     @classmethod
     def from_path(cls, path: str | os.PathLike[str]) -> Self:
@@ -147,17 +173,31 @@ class ExporterConfigV1Alpha1DriverInstance(RootModel[Any]):  # the type of `root
 
     def locate(self, source: Source, place: tuple[str, ...]) -> None:
         """Note where this driver and those below are, for later errors."""
-        waiting = [(self, place)]
+        for names, instance in self.walk():
+            inner = [step for name in names for step in ("children", name)]
+            here = (*place, *inner)
+            instance._where = source.where(here)  # noqa: SLF001 - of this class
+            keys = getattr(instance.root, "config", {})
+            instance._lines = {key: source.where((*here, "config", key)) for key in keys}  # noqa: SLF001 - the same
+
+    def walk(self) -> Iterator[tuple[tuple[str, ...], Self]]:
+        """Yield this driver and all below it, each with the names that lead to it."""
+        waiting: list[tuple[tuple[str, ...], Any]] = [((), self)]
         while waiting:
-            instance, place = waiting.pop()
-            instance._where = source.where(place)  # noqa: SLF001 - of this class
-            below = instance.children.items()
-            waiting.extend((each, (*place, "children", name)) for name, each in below)
+            names, instance = waiting.pop()
+            yield names, instance
+            below = reversed(instance.children.items())
+            waiting.extend(((*names, name), each) for name, each in below)
 
     @property
     def children(self) -> dict[str, ExporterConfigV1Alpha1DriverInstance]:
         """The drivers below this one."""
         return getattr(self.root, "children", {})
+
+    @property
+    def where(self) -> str:
+        """The place in the file that it was read from, as in `"lab.yaml:12"`."""
+        return self._where
 
     def instantiate(self) -> Driver:
         """Make the driver, and those below it. This imports their modules.
@@ -173,17 +213,46 @@ class ExporterConfigV1Alpha1DriverInstance(RootModel[Any]):  # the type of `root
         if isinstance(root, ExporterConfigV1Alpha1DriverInstanceComposite):
             make = own_or_published("Composite")
             return make_driver(make, {"children": children}, "the Composite", where)
-        fields: dict[str, Any] = {"children": children}
-        fields["description"] = root.description
-        fields["methods_description"] = root.methods_description
-        if twice := sorted(fields.keys() & root.config.keys()):
-            text = f"{where}: {', '.join(twice)} of driver {root.type!r} belongs beside config"
-            raise ConfigurationError(f"{text}, not into it")
         make = find_class(root.type, where)
-        return make_driver(make, {**fields, **root.config}, f"driver {root.type!r}", where)
+        if faults := self.faults(make):
+            raise ConfigurationError("\n".join(faults))
+        fields = {"children": children, **root.beside(), **root.config}
+        return make_driver(make, fields, f"driver {root.type!r}", where)
+
+    def faults(self, make: Callable[..., object], *, values: bool = False) -> list[str]:
+        """Compare the configuration of a driver with what its class takes, and make nothing.
+
+        Args:
+            make: The class.
+            values: True compares the types of values too, where the class has plain annotations.
+
+        Returns:
+            A line for each fault, with its place.
+        """
+        root = self.root
+        assert isinstance(root, ExporterConfigV1Alpha1DriverInstanceBase)
+        config, beside = root.config, {"children": {}, **root.beside()}
+        found = [
+            ArgumentFault(name, f"{name} belongs beside config, not into it")
+            for name in sorted(beside.keys() & config.keys())
+        ]
+        found += unfit_arguments(make, {**beside, **config})
+        if values:
+            found += unfit_values(make, config)
+        return [
+            f"{self._lines.get(name, self._where)}: driver {root.type!r}: {text}"
+            for name, text in found
+        ]
 
 
-class ExporterConfigV1Alpha1(ConfigModel):
+for _model in (
+    ExporterConfigV1Alpha1DriverInstanceBase,
+    ExporterConfigV1Alpha1DriverInstanceComposite,
+):
+    _model.model_rebuild()  # they refer to the class above, and messages look at their fields
+
+
+class ExporterConfigV1Alpha1(StrictModel):
     """The configuration of an exporter.
 
     Attributes:
@@ -194,13 +263,17 @@ class ExporterConfigV1Alpha1(ConfigModel):
         description: What the exporter is for: the description of the root of the tree.
         motd: What a shell prints when it starts.
         export: The drivers, by name.
+        hooks: What runs when a session begins and ends.
         path: The file that it was read from.
         endpoint: Of a controller; without effect here, as are the following.
         tls: For that controller.
         token: For that controller.
         grpcOptions: For that controller.
+        failure_detection: For the published package's restarts. In YAML it is `failureDetection`.
+        exit_on_lease_end: For a controller. In YAML it is `exitOnLeaseEnd`.
     """
 
+    NOT_IN_FILES: ClassVar[frozenset[str]] = frozenset({"alias", "path"})
     BASE_PATH: ClassVar[Path] = CONFIG_PATH / "exporters"
     SYSTEM_CONFIG_PATH: ClassVar[Path] = Path("/etc/jumpstarter/exporters")
 
@@ -215,7 +288,18 @@ class ExporterConfigV1Alpha1(ConfigModel):
     description: str | None = None
     motd: str | None = None
     export: dict[str, ExporterConfigV1Alpha1DriverInstance] = Field(default_factory=dict)
+    hooks: HookConfigV1Alpha1 = Field(default_factory=HookConfigV1Alpha1)
+    failure_detection: FailureDetectionConfigV1Alpha1 = Field(
+        default_factory=FailureDetectionConfigV1Alpha1, alias="failureDetection"
+    )
+    exit_on_lease_end: bool = Field(default=False, alias="exitOnLeaseEnd")
     path: Path | None = None
+
+    @field_validator("metadata", mode="before")
+    @classmethod
+    def _take_other_metadata(cls, value: object) -> object:
+        """Accept the metadata of any configuration, as code passes it that builds one."""
+        return dict(value) if type(value) is ObjectMeta else value
 
     @classmethod
     def resolve_path(cls, alias: str) -> Path:
@@ -255,22 +339,45 @@ class ExporterConfigV1Alpha1(ConfigModel):
             OSError: It cannot be read.
             ConfigurationError: It is not the configuration of an exporter.
         """
-        source = read_source(Path(path))
-        config = source.load(cls)
+        config = cls.from_source(read_source(Path(path)))
         config.path = Path(path)
+        return config
+
+    @classmethod
+    def from_source(cls, source: Source) -> Self:
+        """Make a configuration of a document of YAML.
+
+        Raises:
+            ConfigurationError: It is not the configuration of an exporter.
+        """
+        config = source.load(cls)
         for name, instance in config.export.items():
             instance.locate(source, ("export", name))
-        warn_of_unused(source.value, _USED, source.where())
+        log_unused(source.value, _UNUSED, source.where())
         return config
 
     def instantiate(self) -> Driver:
         """Make the tree: a group of the exported drivers.
 
         Raises:
-            ConfigurationError: A class is not installed, or takes other fields.
+            ConfigurationError: A class is not installed, or takes other fields, or a `ref` leads
+                nowhere.
             Exception: A class has raised it; a note on it names the place.
         """
         children = {name: each.instantiate() for name, each in self.export.items()}
         fields: dict[str, Any] = {"children": children, "description": self.description}
         where = str(self.path or _UNNAMED)
-        return make_driver(own_or_published("Composite"), fields, "the root", where)
+        root = make_driver(own_or_published("Composite"), fields, "the root", where)
+        checker = RefChecker(root, lambda driver: driver.children)
+        if faults := list(checker.faults(self.refs())):
+            raise ConfigurationError("\n".join(faults))
+        return root
+
+    def refs(self) -> list[Ref]:
+        """List the places where a driver of the tree has a second place."""
+        return [
+            Ref(path=(name, *names), target=each.root.ref, where=each.where)
+            for name, instance in self.export.items()
+            for names, each in instance.walk()
+            if isinstance(each.root, ExporterConfigV1Alpha1DriverInstanceProxy)
+        ]
