@@ -34,12 +34,15 @@ COMPAT: Final = {
 # The private modules that need an extra. The code that needs one imports it inside a function.
 INNER: Final = {
     "jumpstarter._io.anyio_tasks",
+    "jumpstarter._util.suggestions",
     "jumpstarter.cli._app",
     "jumpstarter.cli._connecting",
     "jumpstarter.cli._j",
     "jumpstarter.cli._output",
+    "jumpstarter.client._commands",
     "jumpstarter.client._expect",
     "jumpstarter.client._file_streams",
+    "jumpstarter.client._parameters",
     "jumpstarter.client._progress_attribute",
     "jumpstarter.common._sockets",
     "jumpstarter.config._arguments",

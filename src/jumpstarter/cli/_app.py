@@ -6,10 +6,12 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple
 
 from .._util.extras import requires_extra
+from .._util.suggestions import SuggestingGroup
 from .._version import __version__
 from ..errors import JumpstarterException
 from ._commands import COMMANDS
@@ -19,12 +21,27 @@ with requires_extra("cli", "the command line"):
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["app", "run", "run_click"]
+__all__ = ["ExitCodes", "Outcome", "app", "reported_errors", "run", "run_click"]
 
 _FAILED: Final = 1  # exit code
 
 
-class _LazyGroup(click.Group):
+class ExitCodes(NamedTuple):
+    """The exit codes of a program, where they may differ from those of the others.
+
+    Attributes:
+        usage: The arguments are wrong. None is the code that click's exception has.
+        cancelled: Ctrl-C ended it.
+    """
+
+    usage: int | None = None
+    cancelled: int = 128 + signal.SIGINT
+
+
+_DEFAULT: Final = ExitCodes()
+
+
+class _LazyGroup(SuggestingGroup):
     """A group that knows the names of its commands, and imports one when it is asked for it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - of click
@@ -72,13 +89,21 @@ def run(arguments: Sequence[str], program: str) -> int:
     return run_click(app, arguments, program)
 
 
-def run_click(command: click.Command, arguments: Sequence[str], program: str, **extra: Any) -> int:
+def run_click(
+    command: click.Command,
+    arguments: Sequence[str],
+    program: str,
+    *,
+    codes: ExitCodes = _DEFAULT,
+    **extra: Any,
+) -> int:
     """Run a click command, and report every expected error in one line on stderr.
 
     Args:
         command: The command. An int that it returns is the exit code.
         arguments: Its arguments.
         program: The name of the program, for messages.
+        codes: Exit codes that differ from program to program.
         extra: More arguments of `click.Command.main`, such as `obj`.
 
     Returns:
@@ -87,20 +112,48 @@ def run_click(command: click.Command, arguments: Sequence[str], program: str, **
     Raises:
         Exception: One that is no error of this library, of the system or of click: a fault.
     """
-    try:
+    with reported_errors(program, codes) as outcome:
         result = command.main(list(arguments), program, standalone_mode=False, **extra)
+        outcome.code = result if isinstance(result, int) and not isinstance(result, bool) else 0
+    return outcome.code
+
+
+class Outcome:
+    """How a command has ended.
+
+    Attributes:
+        code: The exit code.
+    """
+
+    code: int = 0
+
+
+@contextmanager
+def reported_errors(program: str, codes: ExitCodes = _DEFAULT) -> Iterator[Outcome]:
+    """Report every expected error of a block in one line on stderr.
+
+    Args:
+        program: The name of the program, for messages.
+        codes: Exit codes that differ from program to program.
+
+    Yields:
+        The outcome, with the exit code after an error.
+    """
+    outcome = Outcome()
+    try:
+        yield outcome
     except click.ClickException as exc:
         exc.show()
-        return exc.exit_code
+        outcome.code = exc.exit_code if codes.usage is None else codes.usage
     except (click.Abort, KeyboardInterrupt):
-        return 128 + signal.SIGINT
-    except BrokenPipeError:  # the reader of stdout has gone, as in `jumpstarter ls | head`
-        _discard_stdout()
-        return 128 + signal.SIGPIPE
+        outcome.code = codes.cancelled
     except (JumpstarterException, OSError) as exc:
-        sys.stderr.write(f"{program}: {exc}\n")
-        return _FAILED
-    return result if isinstance(result, int) and not isinstance(result, bool) else 0
+        if isinstance(exc, BrokenPipeError) and not isinstance(exc, JumpstarterException):
+            _discard_stdout()  # its reader has gone, as in `jumpstarter ls | head`
+            outcome.code = 128 + signal.SIGPIPE
+        else:
+            sys.stderr.write(f"{program}: {exc}\n")
+            outcome.code = _FAILED
 
 
 def _discard_stdout() -> None:

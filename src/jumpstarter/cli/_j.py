@@ -2,30 +2,77 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final
 
+from ..client._commands import command_of
 from ..common._env import env
-from ..common.exceptions import EnvironmentVariableNotSetError
-from ._app import run_click
+from ..config.env import JUMPSTARTER_HOST
+from ._app import ExitCodes, reported_errors, run_click
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["run"]
 
+_FAILED: Final = 1  # exit code
+_CODES: Final = ExitCodes(usage=1, cancelled=2)  # those of the published `j`
+# Modules whose frames say nothing about an error in a client class.
+_NOT_THE_CLIENTS: Final = {"jumpstarter", "click", "contextlib", "anyio", "asyncio"}
+
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command of the root client.
+
+    Call it in the program's main thread, since it handles SIGTERM.
 
     Args:
         arguments: The arguments after the program's name.
 
     Returns:
-        The exit code, see `cli._main`.
+        The exit code: an integer that the command returns or exits with; 1 if it fails, or if the
+        arguments are wrong; 2 if Ctrl-C or SIGTERM has cancelled it.
     """
+    if not os.environ.get(JUMPSTARTER_HOST):
+        sys.stderr.write(f"j: {JUMPSTARTER_HOST} is not set: use j in a `jumpstarter shell`\n")
+        return _FAILED
     try:
-        with env() as client:
-            return run_click(client.cli(), arguments, "j")
-    except EnvironmentVariableNotSetError:
-        sys.stderr.write("j: JUMPSTARTER_HOST is not set: use j in a `jumpstarter shell`\n")
-        return 1
+        with _sigterm_as_ctrl_c(), reported_errors("j", _CODES) as outcome, env() as client:
+            outcome.code = run_click(command_of(client), arguments, "j", codes=_CODES)
+    except Exception as exc:  # noqa: BLE001 - the code of a client class has raised it
+        _report_fault(exc)
+        return _FAILED
+    return outcome.code
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM cancel the driver's code, as Ctrl-C does, and wait for its end."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _report_fault(exc: Exception) -> None:
+    """Print an exception that a client class did not expect, with the places in that class."""
+    stack = traceback.extract_tb(exc.__traceback__)
+    frames = [frame for frame, _ in traceback.walk_tb(exc.__traceback__)]
+    own = [
+        place
+        for place, frame in zip(stack, frames, strict=True)
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in _NOT_THE_CLIENTS
+    ]
+    sys.stderr.write("".join(traceback.format_list(own)))
+    [*_, last] = traceback.format_exception_only(exc)
+    sys.stderr.write(f"j: {last}")

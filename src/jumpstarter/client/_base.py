@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 from uuid import UUID, uuid4
@@ -39,6 +40,9 @@ from ._resources import ResourceLending
 from ._runner import runner_for, time_limit
 from ._streams import BlockingGenerator, BlockingStream, open_blocking_stream
 from ._typed import TypedCalls
+
+if TYPE_CHECKING:
+    import click
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -69,7 +73,9 @@ class DriverClient(TypedCalls, LogStreams, ResourceLending):
     The children are attributes. What the driver exports is an attribute too, unless the class or a
     child has that name: an exported `on` is `client.on(...)`, and `client.on_async(...)` for Trio
     code. A method is called, a generator iterated over, and a raw stream is a context manager.
-    `help(client)` lists them.
+    `help(client)` lists them. If the class defines no `cli`, and neither the driver nor a child has
+    that name, `client.cli()` gives a click group that is made from the exporter's report, as the
+    command `j` uses it.
 
     Attributes:
         async_library: Which library the class's async code is written for, `"trio"` or
@@ -157,6 +163,8 @@ class DriverClient(TypedCalls, LogStreams, ResourceLending):
             suffix = name.removeprefix(base)
             call = getattr(self, CALL_STYLES[methods[base].kind] + suffix)
             return as_function(methods[base], call, type(self).__name__, suffix=suffix)
+        if name == "cli":
+            return partial(_made_command_line, self)
         text = (
             f"{type(self).__name__} has no attribute {name!r}; its children: {_listed(children)}; "
             f"its driver exports: {_listed(methods)}{_where_to_get(name)}"
@@ -398,6 +406,17 @@ def _where_to_get(name: str) -> str:
             is_stream = mixin == "StreamMixin"
             return text + (", and jumpstarter.client.adapters to any client" if is_stream else "")
     return ""
+
+
+def _made_command_line(client: DriverClient) -> click.Group:
+    """Make the command line of a client whose class has none of its own.
+
+    Raises:
+        MissingExtra: click is not installed.
+    """
+    from ._commands import ClientGroup  # noqa: PLC0415 - it needs an extra
+
+    return ClientGroup(client)
 
 
 def _listed(names: Mapping[str, object]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ DEFAULT_ALLOW: Final = ("jumpstarter_driver_*",)  # packages that follow the eco
 _PATH: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _MAX_TEXTS: Final = 4 * 1024 * 1024  # characters of docstrings and signatures in a report
 _MAX_PATH: Final = 200  # characters
+_SUPPRESS: Final = "_JMP_SUPPRESS_DRIVER_WARNINGS"
 _MAX_LINES: Final = 10  # in the log, for missing client classes
 
 
@@ -165,6 +167,8 @@ def check_allow(allow: Sequence[str]) -> tuple[str, ...]:
 
 
 def _warn_missing(missing: list[str]) -> None:
+    if os.environ.get(_SUPPRESS):  # set by a shell that has logged them already
+        return
     for text in missing[:_MAX_LINES]:
         _logger.warning("%s", text)
     if len(missing) > _MAX_LINES:

@@ -15,6 +15,8 @@ from .._util.extras import requires_extra
 with requires_extra("compat", "jumpstarter.client.decorators"):
     import click
 
+    from .._util.suggestions import SuggestingGroup
+
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["DriverClickGroup", "driver_click_command", "driver_click_group"]
@@ -64,7 +66,7 @@ def driver_click_command(
     return decorator
 
 
-class DriverClickGroup(click.Group):
+class DriverClickGroup(SuggestingGroup):
     """A click group with commands whose help the driver's `methods_description` can replace.
 
     Args:

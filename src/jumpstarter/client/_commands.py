@@ -1,0 +1,292 @@
+"""The command line of a client: its own `cli()`, or one made from the exporter's report.
+
+A made group has a command for each exported method and for each child. It makes them when they are
+requested: a command of one driver must not wait for those of fifty others, and a `cli()` that fails
+must not disable the others. The help lists the children by what the report says about them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from typing import Any, Final, Protocol, TypeAlias
+
+from .._protocol.frames import Kind
+from .._util.extras import requires_extra
+from .._util.suggestions import SuggestingGroup
+from ..errors import ConfigurationError
+from ._methods import Method, printable, signature_from
+from ._parameters import arguments_of, parameters_of
+from ._remote import DriverRef
+
+with requires_extra("cli", "the command line of a client"):
+    import click
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["ClientGroup", "MethodCommand", "command_of", "consoles", "print_value"]
+
+
+class Client(Protocol):
+    """What a command line needs of a `DriverClient`. Its module imports this one."""
+
+    description: str | None
+    methods_description: dict[str, str]
+    channel: DriverRef
+
+    @property
+    def children(self) -> Mapping[str, Client]: ...
+    def call(self, method: str, /, *args: Any, **kwargs: Any) -> Any: ...
+    def streamingcall(
+        self, method: str, /, *args: Any, **kwargs: Any
+    ) -> AbstractContextManager[Iterator[Any]]: ...
+
+
+# Opens a console on a client's raw stream: it gets the client, the name of the method, and the
+# arguments of the method.
+Console: TypeAlias = Callable[..., object]
+
+_PUBLISHED_GROUP: Final = "jumpstarter_driver_composite.client"
+_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_SECTIONS: Final = {"Args:", "Attributes:", "Example:", "Examples:", "Raises:", "Returns:"}
+_ON_STREAM: Final = "Open a console on the raw stream {name!r}."
+
+_console: ContextVar[Console | None] = ContextVar("jumpstarter_console", default=None)
+
+
+@contextmanager
+def consoles(console: Console) -> Iterator[None]:
+    """Let the commands of raw streams open a console, for the length of a block.
+
+    Elsewhere raw streams have no commands, since a console needs the terminal.
+    """
+    token = _console.set(console)
+    try:
+        yield
+    finally:
+        _console.reset(token)
+
+
+def command_of(client: Client) -> click.Command:
+    """Return a client's command line. It may call the driver, if the client's own `cli()` does.
+
+    Raises:
+        ConfigurationError: The client's `cli()` does not give a click command.
+        Exception: Its `cli()` has raised it.
+    """
+    own = getattr(type(client), "cli", None)
+    if own is None or getattr(own, "__module__", "") == _PUBLISHED_GROUP:
+        # The published group calls the cli() of all its children, some of which call their driver.
+        return ClientGroup(client)
+    command: object = own(client)
+    if not isinstance(command, click.Command):
+        text = f"cli() of {type(client).__name__} gave a {type(command).__name__}"
+        raise ConfigurationError(f"{text}; it must give a click command")
+    return command
+
+
+class ClientGroup(SuggestingGroup):
+    """The commands of a client: its children's, and those of the methods that its driver exports.
+
+    As among the client's attributes, a child comes before a method of the same name.
+
+    Args:
+        client: The client.
+    """
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(
+            name="cli",
+            help=_summary(client) or None,
+            params=[_log_level()] if client.children else [],
+        )
+        self._client = client
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - of click.Group
+        """Return the names of the children, and of the methods' commands."""
+        return [*self._client.children, *self._methods()]
+
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - of click.Group
+        cmd_name: str,
+    ) -> click.Command | None:
+        """Make a command. The name of a method may have underscores, as in Python."""
+        if cmd_name in self._client.children:
+            return command_of(self._client.children[cmd_name])
+        methods = self._methods()
+        method = methods.get(cmd_name) or methods.get(_command_name(cmd_name))
+        return None if method is None else MethodCommand(self._client, method)
+
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - of click.Group
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """List the commands, without those that the children's own `cli()` would make."""
+        rows = [(printable(name), _short(each)) for name, each in self._client.children.items()]
+        for name, method in self._methods().items():
+            if name not in self._client.children:
+                rows.append((name, MethodCommand(self._client, method).get_short_help_str(60)))
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
+
+    def _methods(self) -> dict[str, Method]:
+        """Return the methods by the names of their commands."""
+        exported = self._client.channel.methods
+        methods: dict[str, Method] = {}
+        for method in exported.values():
+            if method.kind is not Kind.STREAM or _console.get() is not None:
+                name = _command_name(method.name)
+                is_taken = name in methods or (name in exported and name != method.name)
+                methods[method.name if is_taken else name] = method
+        return methods
+
+
+class MethodCommand(click.Command):
+    """The command that calls an exported method.
+
+    It prints the result: a text as it is, nothing for None, and JSON for other values. Of a
+    generator it prints each item on a line of its own, until the generator ends or is interrupted.
+    For a raw stream it opens a console.
+
+    Args:
+        client: The client.
+        method: The method.
+    """
+
+    def __init__(self, client: Client, method: Method) -> None:
+        self._client = client
+        self._method = method
+        self._parameters = parameters_of(signature_from(method.signature))
+        name = _command_name(method.name)
+        described = client.methods_description
+        text = described.get(name) or described.get(method.name) or method.doc
+        if not text and method.kind is Kind.STREAM:
+            text = _ON_STREAM.format(name=method.name)
+        super().__init__(
+            name=name,
+            callback=self._run,
+            params=[each.command for each in self._parameters],
+            help=_described(text) or None,
+        )
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments. A negative number is not taken for an option."""
+        before = args[: args.index("--")] if "--" in args else args
+        if any(each[:1] == "-" and each[1:2] in "0123456789." for each in before if each[1:]):
+            ctx.ignore_unknown_options = True
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Describe the arguments, which click does not, and the options."""
+        rows = [
+            (each.title, each.described)
+            for each in self._parameters
+            if isinstance(each.command, click.Argument)
+        ]
+        if rows:
+            with formatter.section("Arguments"):
+                formatter.write_dl(rows)
+        super().format_options(ctx, formatter)
+
+    def _run(self, **_: object) -> None:
+        name = self._method.name
+        args, kwargs = arguments_of(self._parameters, click.get_current_context())
+        if self._method.kind is Kind.STREAM:
+            console = _console.get()
+            assert console is not None, "the group had no command for a stream without a console"
+            console(self._client, name, *args, **kwargs)
+        elif self._method.kind is Kind.GENERATOR:
+            with self._client.streamingcall(name, *args, **kwargs) as items:
+                for item in items:
+                    print_value(item)
+        else:
+            print_value(self._client.call(name, *args, **kwargs))
+
+
+def print_value(value: Any) -> None:
+    """Print a result or an item to stdout, see `MethodCommand`. Bytes are written as they are.
+
+    Raises:
+        BrokenPipeError: The reader of stdout has gone.
+    """
+    if value is None:
+        return
+    if not isinstance(value, str | bytes):
+        value = json.dumps(value, ensure_ascii=False, default=_plain)
+    click.echo(value, nl=isinstance(value, str))
+
+
+def _plain(value: Any) -> Any:
+    """Return what stands for a value that JSON does not have."""
+    if isinstance(value, bytes | bytearray):
+        return base64.b64encode(value).decode()
+    if isinstance(value, set | frozenset | tuple):
+        return list(value)
+    isoformat = getattr(value, "isoformat", str)  # of a date or a time
+    return isoformat() if isoformat is not str else str(value)
+
+
+# ------------------------------------------------------------------------------------------- texts
+
+
+def _command_name(name: str) -> str:
+    """Return the name that click gives to the command of a function."""
+    return name.lower().replace("_", "-")
+
+
+def _short(client: Client) -> str:
+    """Describe a child in one line."""
+    command = click.Command(None, help=_summary(client))
+    return command.get_short_help_str(60) or type(client).__name__
+
+
+def _summary(client: Client) -> str:
+    """Return the client's description, or else the first paragraph of the driver's docstring."""
+    if client.description:
+        return _described(client.description)
+    first = client.channel.doc.partition("\n\n")[0]
+    return "" if first.partition("\n")[0].strip() in _SECTIONS else _described(first)
+
+
+def _described(text: str) -> str:
+    """Return a docstring as the help of a command, which keeps the lines of indented blocks."""
+    paragraphs: list[str] = []
+    for each in text.replace("\f", " ").split("\n\n"):
+        is_block = any(line[:1].isspace() for line in each.splitlines())
+        paragraphs.append(f"\b\n{each}" if is_block else each)
+    return "\n\n".join(paragraphs).strip()
+
+
+# ---------------------------------------------------------------------------------------- the log
+
+
+def _log_level() -> click.Option:
+    """Make the option that the published groups have too."""
+    return click.Option(
+        ["--log-level"],
+        type=click.Choice(_LEVELS, case_sensitive=False),
+        help="print log records of this level and above to stderr",
+        expose_value=False,
+        callback=_set_log_level,
+    )
+
+
+def _set_log_level(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    if value is None:
+        return
+    logging.basicConfig(level=value)
+    root = logging.getLogger()
+    root.setLevel(value)
+    for name in list(_loggers(root)):  # a client sets the level of its own logger
+        logging.getLogger(name).setLevel(value)
+
+
+def _loggers(root: logging.Logger) -> Sequence[str]:
+    return [name for name in root.manager.loggerDict if name.partition(".")[0] == "client"]
