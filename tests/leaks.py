@@ -22,7 +22,7 @@ from jumpstarter._io.files import abandoned_threads
 
 __all__ = ["Look", "leaked_since", "look", "nothing_leaks", "register_connections"]
 
-SETTLE: Final = 10.0  # seconds that a thread or a process has for its last steps
+SETTLE: Final = 30.0  # seconds that a thread or a process has for its last steps
 _POLL: Final = 0.01
 _IDLE: Final = "Trio thread"  # the name of a worker thread that waits for its next job
 

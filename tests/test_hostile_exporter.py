@@ -20,6 +20,7 @@ import pytest
 import trio
 import trio.testing
 
+from alone import alone
 from helpers import PATIENCE, Outcome, timed
 from jumpstarter import Limits, connect, connect_async
 from jumpstarter._protocol.codec import encode_credit
@@ -681,6 +682,7 @@ FLOODS: Final[dict[str, tuple[str, Callable[[int], bytes], str]]] = {
 
 @measured_here
 @pytest.mark.parametrize(("how", "flood", "text"), FLOODS.values(), ids=FLOODS)
+@alone
 @timed(6 * PATIENCE)
 async def test_no_flood_costs_more_than_the_limits_allow(
     how: str, flood: Callable[[int], bytes], text: str

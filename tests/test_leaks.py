@@ -117,8 +117,11 @@ async def test_a_call_that_was_never_told_of_the_end_is_a_leak() -> None:
 
 TESTS = """
     import os
+    import leaks
     import pytest
     from leaks import nothing_leaks
+
+    leaks.SETTLE = 0.05
 
     @pytest.fixture(autouse=True)
     def _no_leaks():

@@ -41,9 +41,10 @@ class Limits:
         max_depth: Levels of nesting in a message. 64, as in Cap'n Proto: msgspec recurses in C, and
             would overflow the stack of a small thread.
         max_items: Values in a message, where the key of a map counts 16. 2,097,152: a list of two
-            million numbers, or 123,361 pairs. The smallest value takes one byte on the wire and up
-            to 95 in memory, and keys chosen to collide take over a microsecond each. The arguments
-            of all running calls together may have twice as many.
+            million numbers, or 123,361 pairs. A number takes from one byte on the wire, and a text
+            of five bytes up to 104 in memory, so this many take up to 208 MiB, and 15 MiB more for
+            a moment, since the list is copied as it grows. Keys chosen to collide take over a
+            microsecond each. The arguments of all running calls together may have twice as many.
         max_containers: Lists and maps in a message. 262,144: an empty one takes one byte on the
             wire and 72 in memory, so this many take 19 MB and about 50 ms.
         max_calls: Concurrent calls, generators and streams on a connection, 1 to 65,535. 1,024:

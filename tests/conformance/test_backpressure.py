@@ -1,7 +1,7 @@
 """Tests of backpressure: a consumer that stops reading costs each side at most one window.
 
 Other calls on the connection continue. Each test offers a gibibyte to a reader that has stopped.
-The exporter runs in its own process, so that the tests can measure the memory of each side.
+The exporter and the test each run in a fresh process, since the memory of both is measured.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import pytest
 import trio
 from driver_flooding import PIECE, PIECES, resident
 
+from alone import alone
 from exporter_process import exporter
 from jumpstarter import connect_async
 from jumpstarter.client import DriverClient
 
 MIB = 1024 * 1024
 HERE = Path(__file__).parent
-PATIENCE = 60.0  # seconds for a test; each takes two or three
+PATIENCE = 120.0  # seconds for a test; each takes two or three
 ALLOWED = 8 * MIB  # growth of either side
 ECHOES = 200
 DRIVER = "driver_flooding:Flooding"
@@ -62,6 +63,7 @@ async def open_generator(client: DriverClient, stack: AsyncExitStack) -> None:
 
 @in_each_lane
 @pytest.mark.parametrize("open_it", [open_stream, open_generator])
+@alone
 async def test_a_client_that_stops_reading_costs_a_window(
     tmp_path: Path, open_it: Open, driver: str
 ) -> None:
@@ -75,6 +77,7 @@ async def test_a_client_that_stops_reading_costs_a_window(
         assert await client.call_async("resident") - theirs < ALLOWED
 
 
+@alone
 async def test_a_client_that_has_kept_up_and_then_stops_costs_the_window_it_has_grown_to(
     tmp_path: Path,
 ) -> None:
@@ -90,6 +93,7 @@ async def test_a_client_that_has_kept_up_and_then_stops_costs_the_window_it_has_
 
 
 @in_each_lane
+@alone
 async def test_a_device_that_takes_nothing_costs_a_window(tmp_path: Path, driver: str) -> None:
     sent = 0
 
