@@ -6,11 +6,12 @@ The exporter imports this module too, for `Probe`.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,9 +96,31 @@ def exporter(
     """
     if "--address" not in options:
         options = ("--address", f"unix:{directory}/socket", *options)
-    command = [*prefix, sys.executable, "-m", "jumpstarter", "serve", driver, *options]
+    with exporter_command("serve", driver, *options, cwd=cwd, prefix=prefix) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def exporter_command(
+    *arguments: str,
+    cwd: Path = TESTS,
+    prefix: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[ExporterProcess]:
+    """Run `jumpstarter` with arguments that serve something, for the length of a block.
+
+    Args:
+        arguments: The command and its options.
+        cwd: Its current directory.
+        prefix: A command that runs it, such as one that changes signal dispositions.
+        environment: Variables to add to those of this process.
+    """
+    command = [*prefix, sys.executable, "-m", "jumpstarter", *arguments]
+    variables = {**os.environ, **(environment or {})}
     pipe = subprocess.PIPE
-    with running(command, seconds=PATIENCE, cwd=cwd, stdout=pipe, stderr=pipe) as process:
+    with running(
+        command, seconds=PATIENCE, cwd=cwd, stdout=pipe, stderr=pipe, env=variables
+    ) as process:
         yield ExporterProcess(process)
 
 

@@ -36,6 +36,7 @@ INNER: Final = {
     "jumpstarter._io.anyio_tasks",
     "jumpstarter._util.suggestions",
     "jumpstarter.cli._app",
+    "jumpstarter.cli._configured",
     "jumpstarter.cli._connecting",
     "jumpstarter.cli._j",
     "jumpstarter.cli._output",

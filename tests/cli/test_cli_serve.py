@@ -411,7 +411,7 @@ def test_ctrl_c_while_the_driver_is_made_is_quiet(lamps: Path) -> None:
     ("arguments", "said"),
     [
         (["lamps"], "'lamps' does not name a driver: write package.module:Driver"),
-        (["lab.yaml"], "'lab.yaml' names a file that is not Python: let a module read it"),
+        (["lab.yaml"], "'lab.yaml' names a file that is not Python: write --config lab.yaml"),
         (["lamps:Lamp:x"], "'lamps:Lamp:x' does not name a driver"),
         (["nowhere.at.all:Lamp"], "No module named 'nowhere'"),
         (["lamps:Bulb"], "module 'lamps' has no attribute 'Bulb'"),

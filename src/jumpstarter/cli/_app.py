@@ -24,6 +24,7 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 __all__ = ["ExitCodes", "Outcome", "app", "reported_errors", "run", "run_click"]
 
 _FAILED: Final = 1  # exit code
+_OF_MAIN: Final = {"serve", "run"}  # the commands that `cli._main` runs, without click
 
 
 class ExitCodes(NamedTuple):
@@ -54,8 +55,8 @@ class _LazyGroup(SuggestingGroup):
     ) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        if cmd_name == "serve":  # only for the help: `cli._main` runs it
-            return click.Command("serve", add_help_option=False, help=COMMANDS["serve"])
+        if cmd_name in _OF_MAIN:  # only for the help
+            return click.Command(cmd_name, add_help_option=False, help=COMMANDS[cmd_name])
         package = f"{__package__}.commands"
         command: click.Command = importlib.import_module(f"{package}.{cmd_name}").command
         return command

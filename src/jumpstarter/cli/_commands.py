@@ -10,7 +10,9 @@ __all__ = ["COMMANDS"]
 
 # Each command's name and the line that describes it in the list of all. A command is the object
 # `command` of the module `cli.commands.<name>`, which is imported when the command is run: one
-# command must not wait for what others import. `serve` needs no extra, and is in `cli._serve`.
+# command must not wait for what others import. `serve` needs no extra, and is in `cli._serve`;
+# `run` needs no click, and is in `cli._run`.
 COMMANDS: Final[dict[str, str]] = {
     "serve": "serve a driver tree until SIGTERM, SIGINT or SIGHUP",
+    "run": "serve an exporter's configuration until SIGTERM, SIGINT or SIGHUP",
 }

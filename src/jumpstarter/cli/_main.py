@@ -3,7 +3,7 @@
 The scripts are installed without the extra `cli` too. So this module imports neither click nor the
 rest of the package before it knows which command is run.
 
-Exit codes of all commands but `serve`, which documents its own:
+Exit codes of all commands but `serve` and `run`, which document their own:
 
 - 0: the command did what it was asked to do.
 - 1: it failed: a driver raised an exception, the exporter cannot be reached, or a file is missing.
@@ -49,6 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from ._serve import serve  # noqa: PLC0415 - it imports the exporter
 
         return serve(arguments[1:], until_exit=argv is None)
+    if arguments[:1] == ["run"]:
+        from ._run import run as run_exporter  # noqa: PLC0415 - the same
+
+        return run_exporter(arguments[1:], until_exit=argv is None)
     if arguments == ["--version"]:
         print(f"jumpstarter {__version__}")  # noqa: T201 - the answer
         return 0

@@ -37,6 +37,7 @@ __all__ = [
     "load_driver",
     "load_limits",
     "load_tls",
+    "place_of",
     "read_token",
     "startup_warnings",
 ]
@@ -111,7 +112,7 @@ def load_driver(spec: str) -> Driver:
         raise
     except BaseException as exc:  # SystemExit too: nothing can be served
         text = f"cannot make a driver of {spec!r}: {type(exc).__name__}: {exc}"
-        place = _place_of(exc, found)
+        place = place_of(exc, found)
         text = " ".join(text.split()) + (f" ({place})" if place else "")
         raise SetupError(text + _arguments_hint(spec, found, exc)) from exc
     if _is_client(driver):
@@ -131,8 +132,7 @@ def _check_spec(spec: str) -> None:
         where = "" if is_below else f", in the directory {Path(module).parent}"
         raise SetupError(f"{spec!r} names a file: write {dotted}:{name or 'NAME'}{where}")
     if module.endswith((".yaml", ".yml")):
-        text = f"{spec!r} names a file that is not Python: let a module read it, with"
-        raise SetupError(f"{text} jumpstarter.config.exporter, and write package.module:tree")
+        raise SetupError(f"{spec!r} names a file that is not Python: write --config {module}")
     if not module or spec.count(":") != 1:
         raise SetupError(f"{spec!r} does not name a driver: write package.module:Driver")
 
@@ -166,7 +166,7 @@ def add_current_directory() -> None:
             sys.path.insert(0, here)
 
 
-def _place_of(exc: BaseException, found: object) -> str:
+def place_of(exc: BaseException, found: object) -> str:
     """Return the file and line where making a driver failed; empty if no file is to blame.
 
     This is the innermost frame of the user's own code, since an error of the user's often comes up
@@ -331,10 +331,23 @@ def startup_warnings(config: ServeConfig, options: argparse.Namespace) -> Iterat
     address = config.address
     if address.scheme != "unix" and not config.token and options.tls_client_ca is None:
         yield "any user of this machine may use the drivers: give --token-file, or serve at unix:"
+    if options.passphrase is not None:
+        yield from _passphrase_warnings(config, options)
     if options.token_file is not None:
         yield from _token_warnings(options.token_file, config.token)
     if options.allow_user is not None:
         yield from _directory_warnings(Path(address.path))
+
+
+def _passphrase_warnings(config: ServeConfig, options: argparse.Namespace) -> Iterator[str]:
+    if options.is_passphrase_visible:
+        text = "all users of this machine can see --passphrase in the list of processes"
+        yield f"{text}: give --token-file, or set JMP_GRPC_PASSPHRASE"
+    if options.insecure:
+        yield "the passphrase crosses the network in cleartext: serve at tls://"
+    if len(config.token) < _MIN_TOKEN:
+        text = f"the passphrase has {len(config.token)} characters, and can be guessed"
+        yield f"{text}: make one with `openssl rand -hex 32`"
 
 
 def _token_warnings(path: Path, token: str) -> Iterator[str]:

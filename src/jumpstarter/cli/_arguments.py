@@ -1,0 +1,128 @@
+"""The options that `serve` and `run` have in common, for argparse."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import pwd
+from pathlib import Path
+from typing import Final
+
+from .._exporter.executor import DEFAULT_THREADS
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["EXIT_CODES", "add_access_options", "add_run_options"]
+
+_DEFAULT_GRACE: Final = 60.0  # seconds; systemd kills after 90, and the drivers need some to close
+EXIT_CODES: Final = (
+    "Exit codes: 0 after the first signal; 128 + the number of the second, if that is a SIGTERM or "
+    "SIGINT; 2 if nothing could be served."
+)
+_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+def add_access_options(
+    parser: argparse.ArgumentParser, *, is_address_required: bool = True
+) -> None:
+    """Add the options that say where to listen, and to which clients."""
+    parser.add_argument(
+        "--address",
+        required=is_address_required,
+        help="where to listen: unix:/path, tcp://host:port or tls://host:port; port 0 takes any",
+    )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="a file with the secret that clients must show; an argument would be visible to all "
+        "users of this machine",
+    )
+    parser.add_argument(
+        "--allow-user",
+        type=_user,
+        action="append",
+        metavar="USER",
+        help="a name or uid that may connect to the unix: socket, beside yours and root, if it can "
+        "enter the socket's directory; can be given several times",
+    )
+    parser.add_argument(
+        "--insecure", action="store_true", help="let tcp:// listen beyond loopback, in cleartext"
+    )
+    parser.add_argument(
+        "--tls-cert", type=Path, metavar="FILE", help="certificates for tls://, PEM"
+    )
+    parser.add_argument(
+        "--tls-key", type=Path, metavar="FILE", help="its private key, if --tls-cert holds none"
+    )
+    parser.add_argument(
+        "--tls-client-ca",
+        type=Path,
+        metavar="FILE",
+        help="authorities, PEM: clients must show a certificate of one of them",
+    )
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how drivers are run."""
+    parser.add_argument(
+        "--threads",
+        type=_threads,
+        default=DEFAULT_THREADS,
+        metavar="N",
+        help="how many blocking driver methods run concurrently (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--async-library",
+        choices=["trio", "asyncio"],
+        help="which library the async code of drivers is written for, if it does not say so itself "
+        "(default: found out from the modules of each driver)",
+    )
+    parser.add_argument(
+        "--grace",
+        type=_seconds,
+        default=_DEFAULT_GRACE,
+        metavar="SECONDS",
+        help="how long running calls may go on after the first signal, before they are cancelled; "
+        "a second signal cancels them immediately; neither ends a plain method that does not "
+        "return, which takes SIGKILL (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a field of jumpstarter.Limits (bytes, seconds or a count), as in "
+        "max_message=4194304; can be given several times",
+    )
+    parser.add_argument(
+        "--send-tracebacks",
+        action="store_true",
+        help="put drivers' tracebacks in the errors that clients get; the log has them anyway",
+    )
+    parser.add_argument("--log-level", choices=_LEVELS, default="info", help="default: %(default)s")
+
+
+def _threads(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, not {text!r}")
+    return int(text)
+
+
+def _user(text: str) -> int:
+    if text.isdecimal():
+        return int(text)
+    try:
+        return pwd.getpwnam(text).pw_uid
+    except (KeyError, ValueError):  # ValueError: the name contains a NUL
+        raise argparse.ArgumentTypeError(f"there is no user {text!r} on this machine") from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:  # NaN too
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, 0 or more, not {text!r}")
+    return seconds

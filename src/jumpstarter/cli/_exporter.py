@@ -1,0 +1,148 @@
+"""Serve the driver tree that the options of a command name, until a signal ends the exporter.
+
+`cli._serve` describes what a program that starts an exporter can rely on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Final
+
+import trio
+
+from .._api.serving import serve_async
+from .._exporter.tree import failed_reset
+from .._io.addresses import parse_address
+from .._util.stdio import StandardStreams, standard_streams
+from ..driver import Driver
+from ..errors import JumpstarterException
+from ._options import (
+    ServeConfig,
+    SetupError,
+    check_options,
+    load_driver,
+    load_limits,
+    load_tls,
+    read_token,
+    startup_warnings,
+)
+from ._shortage import explain_shortage
+from ._signals import Signals, reset_signals
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["run_exporter"]
+
+_logger = logging.getLogger("jumpstarter.cli")
+
+_LOG_LINE: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_CANNOT_SERVE: Final = 2  # exit code
+
+
+def run_exporter(options: argparse.Namespace, program: str, *, until_exit: bool = False) -> int:
+    """Serve a driver tree until a signal ends the exporter.
+
+    Call it in the program's main thread, since it handles signals.
+
+    Args:
+        options: The options of `serve` or `run`.
+        program: What messages call the command.
+        until_exit: This is the whole program, and drivers may print until it exits.
+
+    Returns:
+        The exit code.
+    """
+    reset_signals()
+    level = options.log_level.upper()
+    with ExitStack() as stack:
+        try:
+            streams = stack.enter_context(standard_streams(level, _LOG_LINE, until_exit=until_exit))
+        except (OSError, RuntimeError) as exc:
+            if text := explain_shortage(exc):
+                sys.stderr.write(f"{program}: {text}\n")
+                return _CANNOT_SERVE
+            raise
+        if until_exit:
+            atexit.register(stack.pop_all().close)
+        try:
+            return _run(options, streams)
+        except (SetupError, JumpstarterException) as exc:
+            streams.write_line(f"{program}: {exc}")
+            return _CANNOT_SERVE
+        except KeyboardInterrupt:  # while the driver was made, before signals are handled
+            return 128 + signal.SIGINT
+
+
+def _run(options: argparse.Namespace, streams: StandardStreams) -> int:
+    is_ready = False
+
+    def announce(address: str) -> None:
+        nonlocal is_ready
+        is_ready = True
+        streams.announce(f"ready: {address}")
+
+    try:
+        address = parse_address(options.address)
+        check_options(address, options)
+        config = ServeConfig(
+            address=address,
+            limits=load_limits(options.limit),
+            token=read_token(options.token_file) or options.passphrase or "",
+            context=load_tls(address, options),
+            driver=_load(options),
+        )
+        return trio.run(_serve, config, options, announce)
+    except (Exception, SystemExit) as exc:
+        if reason := failed_reset(exc):
+            _logger.exception("%s", reason)
+            raise SetupError(f"{reason}: {type(exc).__name__}: {exc}") from exc
+        if isinstance(exc, SetupError | JumpstarterException):
+            _logger.debug("nothing can be served", exc_info=True)
+        elif not is_ready and (text := explain_shortage(exc)):
+            raise SetupError(text) from exc
+        raise
+
+
+def _load(options: argparse.Namespace) -> Driver:
+    """Make the driver tree of a module, or of a configuration."""
+    if options.driver is not None:
+        return load_driver(options.driver)
+    from ._configured import load_configured  # noqa: PLC0415 - it needs an extra
+
+    driver, config = load_configured(options.exporter, options.config)
+    _logger.info("the drivers of exporter %r are those of %s", config.metadata.name, config.path)
+    return driver
+
+
+async def _serve(
+    config: ServeConfig, options: argparse.Namespace, announce: Callable[[str], None]
+) -> int:
+    signals = Signals()
+    with signals.startup:
+        async with serve_async(
+            config.driver,
+            options.address,
+            limits=config.limits,
+            threads=options.threads,
+            token=config.token,
+            ssl_context=config.context,
+            insecure=options.insecure,
+            send_tracebacks=options.send_tracebacks,
+            users=options.allow_user,
+            async_library=options.async_library,
+        ) as server:
+            if not signals.started():
+                return signals.exit_code
+            for warning in startup_warnings(config, options):
+                _logger.warning("%s", warning)
+            announce(server.address)
+            await signals.first.wait()
+            with signals.hurry:
+                await server.drain(options.grace)
+    return signals.exit_code
