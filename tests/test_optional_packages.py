@@ -40,6 +40,8 @@ INNER: Final = {
     "jumpstarter.cli._connecting",
     "jumpstarter.cli._j",
     "jumpstarter.cli._output",
+    "jumpstarter.cli._targets",
+    "jumpstarter.cli.commands.console",
     "jumpstarter.client._commands",
     "jumpstarter.client._expect",
     "jumpstarter.client._file_streams",

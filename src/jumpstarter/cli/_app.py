@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -114,7 +115,15 @@ def run_click(
         Exception: One that is no error of this library, of the system or of click: a fault.
     """
     with reported_errors(program, codes) as outcome:
-        result = command.main(list(arguments), program, standalone_mode=False, **extra)
+        stdout = sys.stdout
+        try:
+            result = command.main(list(arguments), program, standalone_mode=False, **extra)
+        except SystemExit as exc:
+            # When the reader of stdout has gone, click replaces stdout by an object that hides
+            # errors, and exits with 1.
+            if sys.stdout is stdout:
+                raise
+            raise BrokenPipeError(errno.EPIPE, "the reader of stdout has gone") from exc
         outcome.code = result if isinstance(result, int) and not isinstance(result, bool) else 0
     return outcome.code
 

@@ -15,4 +15,5 @@ __all__ = ["COMMANDS"]
 COMMANDS: Final[dict[str, str]] = {
     "serve": "serve a driver tree until SIGTERM, SIGINT or SIGHUP",
     "run": "serve an exporter's configuration until SIGTERM, SIGINT or SIGHUP",
+    "console": "open an interactive console of a driver's raw stream",
 }
