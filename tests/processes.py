@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 PATIENCE: Final = 60.0  # seconds for what takes a few, on a machine that does other things too
@@ -45,3 +48,14 @@ def running(
             watchdog.join()
             process.kill()
     assert not over.is_set(), f"the process was killed, after {seconds:g} s: {command}"
+
+
+@contextlib.contextmanager
+def setuid_program() -> Iterator[Path]:
+    """Yield a program that any user may run, and that runs a command as root. Only root can."""
+    with tempfile.TemporaryDirectory(prefix="setuid-") as directory:
+        place = Path(directory)
+        place.chmod(0o755)
+        program = Path(shutil.copy(shutil.which("setpriv") or "", place))
+        program.chmod(0o4755)
+        yield program

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from jumpstarter.errors import (
     DriverOSError,
     DriverTimeoutError,
 )
-from processes import running
+from processes import running, setuid_program
 
 
 def python(script: str) -> list[str]:
@@ -217,13 +216,8 @@ with serve(module.Shell(commands={"it": json.loads(sys.argv[1])})) as shell:
 
 @pytest.fixture
 def become_root() -> Iterator[Path]:
-    """Yield a program that any user may run, and that runs a command as root."""
-    place = Path(tempfile.mkdtemp(prefix="setuid-"))
-    place.chmod(0o755)
-    program = Path(shutil.copy(shutil.which("setpriv") or "", place))
-    program.chmod(0o4755)
-    yield program
-    shutil.rmtree(place)
+    with setuid_program() as program:
+        yield program
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a program of another user's")

@@ -28,9 +28,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from ..driver import caller
+
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["PortInUse", "PortLock"]
+__all__ = ["PortInUse", "PortLock", "describe_caller"]
 
 _logger = logging.getLogger("jumpstarter.serial")
 
@@ -39,6 +41,14 @@ _logger = logging.getLogger("jumpstarter.serial")
 _GET_EXCLUSIVE: Final = 0x80045440
 _PTY_MAJORS: Final = range(136, 144)  # major device numbers of /dev/pts on Linux
 _GUARD: Final = Path(__file__).with_name("_guard.py")
+
+
+def describe_caller() -> str:
+    """Name the client that makes the current call, for the error that the next one gets."""
+    try:
+        return str(caller())
+    except RuntimeError:  # the driver's own code, rather than a client
+        return "the driver itself"
 
 
 class PortInUse(OSError):

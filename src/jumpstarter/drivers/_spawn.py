@@ -21,19 +21,22 @@ import fcntl
 import os
 import resource
 import signal
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 import trio
 
 from .._util.fork import close_in_children, no_fork
+from ..errors import ConfigurationError
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Program", "spawn"]
+__all__ = ["FIRST_FREE", "Program", "check_words", "keep", "pipe", "spawn", "start_program"]
 
-_FIRST_FREE: Final = 3  # the first descriptor after stdin, stdout and stderr
+_STANDARD: Final = 3  # how many descriptors every program has: stdin, stdout and stderr
+FIRST_FREE: Final = 4  # the first number after those that a program may start with
 _POLL: Final = 0.02  # seconds between two checks for a program's end, on systems without pidfd
 _DESCRIPTORS: Final = Path("/dev/fd")  # lists this process's descriptors; on Linux it needs /proc
 # Descriptors that are tried one by one where that directory is missing: about 50 ms. Containers
@@ -116,35 +119,75 @@ async def spawn(words: list[str]) -> Program:
 def _spawn(words: list[str]) -> Program:
     # A child forked meanwhile would keep the pipes open after the program has ended.
     with no_fork(), ExitStack() as ours, ExitStack() as theirs:
-        stdout, stdout_end = _pipe(ours, theirs)
-        stderr, stderr_end = _pipe(ours, theirs)
-        pid = os.posix_spawnp(
-            words[0],
-            words,
-            os.environ,
-            file_actions=[
-                *((os.POSIX_SPAWN_CLOSE, number) for number in _inheritable()),
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_DUP2, stdout_end, 1),
-                (os.POSIX_SPAWN_DUP2, stderr_end, 2),
-            ],
-            setsid=True,
-            setsigmask=(),
-            setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
-        )
+        null = os.open(os.devnull, os.O_RDONLY)
+        stdin = keep(null, theirs)
+        stdout, stdout_end = pipe(ours, theirs)
+        stderr, stderr_end = pipe(ours, theirs)
+        pid = start_program(words, [stdin, stdout_end, stderr_end])
         ours.pop_all()  # from here on the Program owns our ends
         return Program(pid, stdout, stderr, _pidfd(pid))
 
 
-def _pipe(ours: ExitStack, theirs: ExitStack) -> tuple[int, int]:
-    """Make a pipe whose ends have numbers above those of a program's standard streams."""
-    ends = list(os.pipe())
-    for index, (number, stack) in enumerate(zip(ends, (ours, theirs), strict=True)):
-        if number < _FIRST_FREE:
-            ends[index] = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
+def start_program(
+    words: list[str], descriptors: Sequence[int], blocked: Iterable[signal.Signals] = ()
+) -> int:
+    """Start a program in a session of its own, with default signal dispositions. Does not wait.
+
+    Args:
+        words: The program, found in PATH, and its arguments.
+        descriptors: What it has open: its descriptors 0, 1, 2 and so on. Each of these numbers is
+            `FIRST_FREE` or more, so that none is replaced before it is copied.
+        blocked: The signals that it starts with blocked.
+
+    Returns:
+        Its process id.
+
+    Raises:
+        OSError: It cannot be started.
+    """
+    return os.posix_spawnp(
+        words[0],
+        words,
+        os.environ,
+        file_actions=[
+            *((os.POSIX_SPAWN_CLOSE, number) for number in _inheritable()),
+            *((os.POSIX_SPAWN_DUP2, number, each) for each, number in enumerate(descriptors)),
+        ],
+        setsid=True,
+        setsigmask=blocked,
+        setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+    )
+
+
+def pipe(ours: ExitStack, theirs: ExitStack) -> tuple[int, int]:
+    """Make a pipe, and give its read end to one stack and its write end to the other.
+
+    Returns:
+        The two ends, as `keep` returns them.
+    """
+    reader, writer = os.pipe()
+    try:
+        reader = keep(reader, ours)
+    except OSError:
+        os.close(writer)
+        raise
+    return reader, keep(writer, theirs)
+
+
+def keep(number: int, stack: ExitStack) -> int:
+    """Have a stack close a descriptor, and give it a number that no program starts with.
+
+    Returns:
+        Its number, `FIRST_FREE` or more.
+    """
+    if number < FIRST_FREE:
+        try:
+            moved = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, FIRST_FREE)
+        finally:
             os.close(number)
-        stack.callback(os.close, ends[index])
-    return ends[0], ends[1]
+        number = moved
+    stack.callback(os.close, number)
+    return number
 
 
 def _inheritable() -> list[int]:
@@ -152,7 +195,7 @@ def _inheritable() -> list[int]:
     found = []
     for number in _open_descriptors():
         with suppress(OSError):  # closed by now, or never open
-            if number >= _FIRST_FREE and os.get_inheritable(number):
+            if number >= _STANDARD and os.get_inheritable(number):
                 found.append(number)
     return found
 
@@ -164,7 +207,7 @@ def _open_descriptors() -> list[int] | range:
     except OSError:  # no /proc, as in a chroot or a minimal container
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         count = _MAX_TRIED if soft == resource.RLIM_INFINITY else min(soft, _MAX_TRIED)
-        return range(_FIRST_FREE, count)
+        return range(_STANDARD, count)
 
 
 def _pidfd(pid: int) -> int | None:
@@ -172,3 +215,21 @@ def _pidfd(pid: int) -> int | None:
         with suppress(OSError):
             return os.pidfd_open(pid)
     return None
+
+
+def check_words(name: str, command: object) -> list[str]:
+    """Check that a configured command is a list of words. Only a shell could split a text.
+
+    Args:
+        name: Names the command in the error.
+        command: The command.
+
+    Raises:
+        ConfigurationError: It is not such a list.
+    """
+    is_list = isinstance(command, Sequence) and not isinstance(command, str | bytes)
+    words = list(cast("Sequence[Any]", command)) if is_list else []
+    if not words or not all(isinstance(word, str) for word in words):
+        text = f"{name} must be a list of the program and its arguments, all texts"
+        raise ConfigurationError(f"{text}, not {command!r}")
+    return words

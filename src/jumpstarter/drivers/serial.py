@@ -20,9 +20,9 @@ import trio
 from .._util.checks import check_int, check_path, check_text
 from .._util.fork import FORK_TRIES, close_in_children, close_path_in_children, fork_count
 from ..client import DriverClient
-from ..driver import Driver, caller, export, exportstream
+from ..driver import Driver, export, exportstream
 from ..errors import ConfigurationError, MissingExtra
-from ._exclusive import PortInUse, PortLock
+from ._exclusive import PortInUse, PortLock, describe_caller
 from ._ports import READ_TIMEOUT, stream_of
 from .mixins import StreamMixin
 
@@ -91,7 +91,7 @@ class SerialPort(Driver):
         """
         if self._holder:
             raise PortInUse(self.url, f"another client of this exporter ({self._holder})")
-        self._holder = _describe_caller()
+        self._holder = describe_caller()
         try:
             port = await self._open()
             try:
@@ -112,13 +112,6 @@ class SerialPort(Driver):
                 if not exc.transient or trio.current_time() > give_up:
                     raise
             await trio.sleep(_HANDOVER_POLL)
-
-
-def _describe_caller() -> str:
-    try:
-        return str(caller())
-    except RuntimeError:  # the driver's own code opens the port, rather than a client
-        return "the driver itself"
 
 
 class _Port:

@@ -26,7 +26,7 @@ from .._util.stderr_log import start_daemon_thread
 from ..client import DriverClient
 from ..driver import Driver, export
 from ..errors import ConfigurationError
-from ._spawn import Program, spawn
+from ._spawn import Program, check_words, spawn
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -81,12 +81,7 @@ class Shell(Driver):
         name = "max_output of Shell"
         check_int(name, self.max_output, 0, error=ConfigurationError)
         for name, command in self.commands.items():
-            listed: object = command
-            is_list = isinstance(listed, Sequence) and not isinstance(listed, str | bytes)
-            words = list(command) if is_list else []
-            if not words or not all(isinstance(word, str) for word in words):
-                text = f"command {name!r} must be a list of the program and its arguments"
-                raise ConfigurationError(f"{text}, not {command!r}")
+            check_words(f"command {name!r}", command)
 
     @classmethod
     def client(cls) -> str:
