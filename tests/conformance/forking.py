@@ -27,7 +27,7 @@ from jumpstarter.client import DriverClient
 from jumpstarter.driver import Driver, export, exportstream
 from jumpstarter.drivers.mixins import ResourceMixin, StreamMixin
 
-LIFE = 60  # seconds that a helper lives unless it is killed
+LIFE = 200  # seconds that a helper lives unless it is killed
 SLEEP = [sys.executable, "-c", f"import time; time.sleep({LIFE})"]
 WAYS = ["os.fork", "multiprocessing", "pty.fork", "preexec_fn", "close_fds=False", "os.exec"]
 

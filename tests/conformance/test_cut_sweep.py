@@ -13,6 +13,7 @@ end on their own.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import hypothesis
@@ -36,7 +37,8 @@ from leaks import leaked_since, look
 from wire import frames
 
 PATIENCE: Final = 1_800.0  # seconds for a sweep; most take one, and a minute with all bytes
-ONE_CUT: Final = 10.0  # seconds for one run to end; it takes milliseconds
+ONE_CUT: Final = 30.0  # seconds for one run to end; it takes milliseconds
+LONGER: Final = 3600.0  # seconds, for the limits that would end a run without the cut
 LEAST: Final = 2_500  # cuts in all cases; fewer mean that the sweep missed some
 SHORT: Final = 120
 LANE_STRIDE: Final = 7
@@ -133,7 +135,8 @@ def is_of_the_cut(exc: BaseException) -> bool:
 async def run_over(cable: Cable, case: Case, library: str = "trio") -> BaseException | None:
     """Run a case from HELLO to the end of both sides; return the exception it raised, if any."""
     scale = (SWEPT if library == "trio" else LANE_SWEPT).within(case.max_calls)
-    ends = Ends(cable.ends, scale.limits, DRIVERS[library])
+    limits = replace(scale.limits, linger=LONGER, read_stall=LONGER, write_stall=LONGER)
+    ends = Ends(cable.ends, limits, DRIVERS[library])
     failure: BaseException | None = None
     with trio.fail_after(ONE_CUT):
         async with ends.lane(), trio.open_nursery() as nursery:
