@@ -360,7 +360,7 @@ async def test_cleartext_to_a_tls_port_is_named_on_both_sides(
     lab: Lab, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "jumpstarter")
-    limits = Limits(hello_timeout=1)
+    limits = Limits(hello_timeout=PATIENCE)
     async with serve_async(Echo(), ANY_TLS, ssl_context=lab.server(), limits=limits) as server:
         text = await why_not(server.address.replace("tls", "tcp"), None)
     assert "closed the connection" in text

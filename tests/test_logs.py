@@ -15,7 +15,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from drivers_for_tests import Echo
-from helpers import ScriptedExporter, answered, ask, begin, channel_to, scripted, timed
+from helpers import PATIENCE, ScriptedExporter, answered, ask, begin, channel_to, scripted, timed
 from jumpstarter._exporter.context import ServerContext
 from jumpstarter._exporter.executor import DriverExecutor
 from jumpstarter._exporter.session import Session
@@ -260,7 +260,7 @@ async def test_why_an_exporter_refuses_is_quoted(
         exporter.rules.refuse(Code.REFUSED, text)
         await exporter.send()
 
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(refuse)
             with pytest.raises(HandshakeError) as caught:

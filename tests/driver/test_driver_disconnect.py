@@ -17,7 +17,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from drivers_for_tests import Plain
-from helpers import ask, channel_to, served, timed, until
+from helpers import PATIENCE, ask, channel_to, served, timed, until
 from jumpstarter import connect_async, serve_async
 from jumpstarter._exporter.context import ServerContext
 from jumpstarter._exporter.executor import DriverExecutor
@@ -238,7 +238,7 @@ async def test_hooks_that_register_hooks_come_to_an_end() -> None:
 
 
 def hangs_in_thread(release: threading.Event, *_: object) -> None:
-    release.wait(20)
+    release.wait(PATIENCE)
 
 
 async def _drained(
@@ -378,7 +378,7 @@ async def test_a_hook_runs_even_if_calls_occupy_all_threads(tmp_path: Path) -> N
 
         @export
         def hold(self) -> None:
-            release.wait(20)
+            release.wait(PATIENCE)
 
     async with (
         serve_async(Busy(), f"unix:{tmp_path}/socket", threads=1) as server,

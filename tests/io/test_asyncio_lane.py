@@ -16,7 +16,7 @@ import anyio.to_thread
 import pytest
 import trio
 
-from helpers import Outcome, begin, timed, until
+from helpers import PATIENCE, Outcome, begin, timed, until
 from jumpstarter._io.asyncio_lane import AsyncioLane, LaneState, open_lane
 from jumpstarter._io.current_lane import current_lane
 from jumpstarter._io.lane_call import TrioCall
@@ -512,7 +512,7 @@ async def test_thread_of_to_thread_is_waited_for() -> None:
     ended = []
 
     def work() -> None:
-        release.wait(10)
+        release.wait(PATIENCE)
         ended.append(1)
 
     async def leave_behind() -> None:

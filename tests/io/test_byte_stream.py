@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
-from helpers import in_time, timed
+from helpers import PATIENCE, in_time, timed
 from jumpstarter._io.byte_stream import SlotStream
 from jumpstarter._io.connection import Connection
 from jumpstarter._io.transport import transport_for
@@ -325,7 +325,7 @@ async def test_one_read_of_all_available_bytes_does_not_grow_the_window() -> Non
         with trio.move_on_after(0), pytest.raises(trio.Cancelled):
             await ends.ours.send_all(b"x")
         assert len(await ends.theirs.receive_some()) == 12 * 1024
-        with trio.fail_after(1):
+        with trio.fail_after(PATIENCE):
             await ends.ours.send_all(b"x")
 
 

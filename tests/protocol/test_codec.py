@@ -256,7 +256,7 @@ def test_the_deepest_message_is_decoded_in_a_small_thread() -> None:
         thread.start()
     finally:
         threading.stack_size(before)
-    thread.join(timeout=10)
+    thread.join(timeout=30)
     assert arrived == [deepest]
 
 
