@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import trio
 
@@ -46,13 +46,25 @@ from ._slot_queue import SlotQueue
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Channel"]
+__all__ = ["Channel", "StreamWatcher"]
 
 T = TypeVar("T")
 
 AGENT: Final = f"jumpstarter/{__version__}"
 _MAX_TIMEOUT_MS: Final = 2**32 - 1
 _QUICK: Final = 0.002  # seconds: leading the connection gains nothing for a call that takes longer
+
+
+class StreamWatcher(Protocol):
+    """Is shown the bytes of a raw stream, in the loop of the connection. It must not wait."""
+
+    def received(self, data: bytes) -> None:
+        """Take bytes that the driver has sent."""
+        ...
+
+    def sent(self, data: bytes) -> None:
+        """Take bytes that this side has sent."""
+        ...
 
 
 class Channel:
@@ -69,6 +81,8 @@ class Channel:
         token: The token of the Trio loop that runs the connection.
         reopen: Opens another connection to the exporter, for the length of a block; None if this
             one was made of a stream.
+        watch: Returns a watcher for a raw stream that is about to be opened, or None; None if no
+            stream is watched.
     """
 
     def __init__(
@@ -92,6 +106,7 @@ class Channel:
         self._slots = SlotQueue(self._rules, self.connection)
         self.token: trio.lowlevel.TrioToken = trio.lowlevel.current_trio_token()
         self.reopen: Callable[[], AbstractAsyncContextManager[Channel]] | None = None
+        self.watch: Callable[[Request], StreamWatcher | None] | None = None
 
     # -------------------------------------------------------------------------------- life
 

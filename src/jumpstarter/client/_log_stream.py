@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import trio
 
@@ -39,7 +39,7 @@ from ._runner import limited, portal_for
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["LogStreams"]
+__all__ = ["LogRow", "LogStreams", "log_rows"]
 
 _SYSTEM: Final = "exporter:system"
 _LOGGERS: Final = {"driver": "exporter:driver"}
@@ -78,15 +78,8 @@ class LogStreams:
         """
         channel = self.channel.channel
         channel.check_loop(type(self).__name__, "log_stream_async")
-        async with _another(channel) as own:
-            relay = _Relay(own)
-            async with relay.items, open_background() as nursery:
-                await relay.begin()
-                nursery.start_soon(relay.run)
-                try:
-                    yield
-                finally:
-                    await relay.finish()
+        async with _relaying(channel, _log):
+            yield
 
     @hidden_contextmanager
     def log_stream(self) -> Iterator[None]:
@@ -107,6 +100,66 @@ class LogStreams:
             yield
 
 
+class LogRow(NamedTuple):
+    """A record of the exporter's log.
+
+    Attributes:
+        created: The time on the exporter, in seconds since 1970.
+        level: Its level.
+        source: `"driver"`, or anything else for the rest of the exporter's process.
+        logger: The logger's name.
+        text: The message. Characters that are not printable are escaped.
+        extra: Fields of any kind.
+    """
+
+    created: float
+    level: int
+    source: str
+    logger: str
+    text: str
+    extra: dict[Any, Any]
+
+
+# Takes, in a worker thread: the exporter's name, how many records are missing before the rest, and
+# the rows, which `_row` checks.
+_Deliver: TypeAlias = Callable[[str, int, list[Any]], None]
+
+
+@asynccontextmanager
+async def log_rows(client: LogStreams, take: Callable[[LogRow], None]) -> AsyncIterator[None]:
+    """Pass the exporter's log to a function instead of loggers, for the length of a block.
+
+    Otherwise as `log_stream_async`.
+
+    Args:
+        client: Any client of the exporter.
+        take: Called with each record, in a worker thread, one at a time.
+    """
+
+    def deliver(exporter: str, lost: int, rows: list[Any]) -> None:
+        if lost:
+            text = f"{lost} records of the log of {exporter} are missing here"
+            take(LogRow(time.time(), logging.WARNING, "", _SYSTEM, text, {}))
+        for row in rows:
+            take(_row(row))
+
+    async with _relaying(client.channel.channel, deliver):
+        yield
+
+
+@asynccontextmanager
+async def _relaying(channel: Channel, deliver: _Deliver) -> AsyncIterator[None]:
+    async with _another(channel) as own:
+        relay = _Relay(own, deliver)
+        async with relay.items, open_background() as nursery:
+            await relay.begin()
+            nursery.start_soon(relay.run)
+            try:
+                yield
+            finally:
+                await relay.finish()
+
+
 @asynccontextmanager
 async def _another(channel: Channel) -> AsyncIterator[Channel]:
     """Open another connection to the exporter; yield the given one if that fails."""
@@ -119,10 +172,11 @@ async def _another(channel: Channel) -> AsyncIterator[Channel]:
 
 
 class _Relay:
-    """Receives the records of one stream, and passes them to loggers."""
+    """Receives the records of one stream, and delivers them."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, deliver: _Deliver) -> None:
         self._channel = channel
+        self._deliver = deliver
         self._number = 0
         self._ended = trio.Event()
         # Other users of Trio's threads must not hold up the log.
@@ -149,7 +203,7 @@ class _Relay:
             async for item in self.items:
                 lost, rows = map(_checked, _checked(item, list)[:2], (int, list))
                 await trio.to_thread.run_sync(
-                    _log, self._channel.name, lost, rows, limiter=self._limiter
+                    self._deliver, self._channel.name, lost, rows, limiter=self._limiter
                 )
         except Exception as exc:  # noqa: BLE001 - a handler's too; the block must not end with it
             if not self._channel.closed:
@@ -175,17 +229,31 @@ def _log(exporter: str, lost: int, rows: list[Any]) -> None:
     for count, row in enumerate(rows, 1):
         if count % _ROWS_PER_TURN == 0:
             time.sleep(0)
-        created, level, source, name, text, extra = _checked(row, list)[:6]
+        _, level, source = _checked(row, list)[:3]
         logger = logging.getLogger(_LOGGERS.get(_checked(source, str), _SYSTEM))
         if logger.isEnabledFor(_checked(level, int)):
-            fields = dict(_fields(_checked(extra, dict)))
-            fields["exporter_logger"] = indent_text(_checked(name, str), _MAX_TEXT)
-            fields["exporter_created"] = _checked(created, float)
-            message = indent_text(_checked(text, str), _MAX_TEXT)
-            record = logger.makeRecord(
-                logger.name, level, _PLACE, 0, message, (), None, extra=fields
+            record = _row(row)
+            fields = dict(_fields(record.extra))
+            fields["exporter_logger"] = record.logger
+            fields["exporter_created"] = record.created
+            logger.handle(
+                logger.makeRecord(
+                    logger.name, level, _PLACE, 0, record.text, (), None, extra=fields
+                )
             )
-            logger.handle(record)
+
+
+def _row(row: Any) -> LogRow:
+    """Check a record that has arrived, and make its texts printable."""
+    created, level, source, name, text, extra = _checked(row, list)[:6]
+    return LogRow(
+        _checked(created, float),
+        _checked(level, int),
+        _checked(source, str),
+        indent_text(_checked(name, str), _MAX_TEXT),
+        indent_text(_checked(text, str), _MAX_TEXT),
+        _checked(extra, dict),
+    )
 
 
 def _fields(extra: dict[Any, Any]) -> Iterator[tuple[str, Any]]:

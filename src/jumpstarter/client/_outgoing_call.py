@@ -23,9 +23,10 @@ from typing import Any, Final, Protocol, TypeVar
 
 import trio
 
+from .._framing import HEADER_SIZE
 from .._limits import Limits
 from .._protocol import events as ev
-from .._protocol.codec import call_prefix, decode_error, encode_call, set_timeout
+from .._protocol.codec import call_prefix, decode_call, decode_error, encode_call, set_timeout
 from .._protocol.error_codec import exception_from_wire
 from .._protocol.frames import Kind
 from .._util.checks import check_text
@@ -105,6 +106,12 @@ class Request:
     def context(self) -> str:
         """The method and its driver, as messages name them. Built only for a message."""
         return f"method {self.method!r} of {self._driver}"
+
+    @property
+    def target(self) -> int:
+        """The address of the driver; 0 is the exporter itself. Decoded, since few need it."""
+        head, _ = decode_call(bytes(self.buffer[HEADER_SIZE:]))
+        return head.target
 
     def set_timeout(self, milliseconds: int) -> None:
         """Write how long the driver may take into the encoded call. Only before it is sent."""

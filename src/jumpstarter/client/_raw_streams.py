@@ -7,8 +7,9 @@ what was sent. Bytes that were cut short never look like a finished stream.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -22,14 +23,26 @@ from .._protocol.error_codec import exception_to_wire
 from .._protocol.frames import Kind
 from .._util.stream_errors import NoAttributes, end_of_stream
 from ..errors import ArgumentError, Code, DriverError
-from ._channel import Channel
+from ._channel import Channel, StreamWatcher
 from ._outgoing_call import OutgoingCall, Request
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["RemoteStream", "close_together", "open_stream"]
+__all__ = ["RemoteStream", "close_together", "open_stream", "unwatched"]
 
 _logger = logging.getLogger("jumpstarter.connection")
+
+_unwatched: ContextVar[bool] = ContextVar("jumpstarter_unwatched", default=False)
+
+
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """Open raw streams without a watcher, in this context and within the block."""
+    token = _unwatched.set(True)
+    try:
+        yield
+    finally:
+        _unwatched.reset(token)
 
 
 async def open_stream(channel: Channel, request: Request) -> RemoteStream:
@@ -69,7 +82,13 @@ class _StreamCall(OutgoingCall):
         self.accepted: bool = False
         self.metadata: bytes = b""
         self.credits: int = 0  # how often the driver has taken half a window
-        self.stream: RemoteStream = RemoteStream(channel.connection, self)
+        watch = None if _unwatched.get() else channel.watch
+        watcher = None if watch is None else watch(request)
+        self.stream: RemoteStream = (
+            RemoteStream(channel.connection, self)
+            if watcher is None
+            else _WatchedStream(channel.connection, self, watcher)
+        )
 
     def opened(self, slot: int) -> None:
         super().opened(slot)
@@ -252,3 +271,24 @@ class RemoteStream(SlotStream, NoAttributes):
         if not call.done:
             text = "a raw stream was closed, and its driver had not taken all within %g s: %s"
             _logger.warning(text, linger, call.context)
+
+
+class _WatchedStream(RemoteStream):
+    """Shows its bytes to a watcher: a class of its own, so that other streams do not ask for one.
+
+    Received bytes are shown when they arrive, even if they are never read.
+    """
+
+    def __init__(self, connection: Connection, call: _StreamCall, watcher: StreamWatcher) -> None:
+        super().__init__(connection, call)
+        self._watcher = watcher
+
+    def on_data(self, event: ev.DataReceived) -> None:
+        if event.data:
+            self._watcher.received(event.data)
+        super().on_data(event)
+
+    async def _send_some(self, chunk: bytes, offset: int) -> int:
+        sent = await super()._send_some(chunk, offset)
+        self._watcher.sent(chunk[offset : offset + sent])
+        return sent

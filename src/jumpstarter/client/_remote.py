@@ -43,6 +43,11 @@ class DriverRef:
         self.methods: Mapping[str, Method] = methods
         self.doc: str = doc
 
+    @property
+    def target(self) -> int:
+        """The driver's address on this connection."""
+        return self._target
+
     def request(
         self, kind: Kind, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Request:

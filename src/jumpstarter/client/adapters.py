@@ -36,7 +36,7 @@ from .._util.fork import close_in_children, close_without_fork, no_fork
 from .._util.writes import name_os_errors
 from ..errors import DriverTimeoutError, MissingExtra
 from ._base import DriverClient
-from ._raw_streams import RemoteStream
+from ._raw_streams import RemoteStream, unwatched
 from ._runner import limited, portal_for
 
 if TYPE_CHECKING:
@@ -95,8 +95,13 @@ def blocking(
 
 @asynccontextmanager
 async def _patient(client: DriverClient, method: str) -> AsyncIterator[RemoteStream]:
-    """Open a stream which, when closed, gives a slow device time to accept what was sent."""
-    async with client.stream_async(method) as stream:
+    """Open a stream which, when closed, gives a slow device time to accept what was sent.
+
+    It is not watched: a program's connection is not a console.
+    """
+    async with AsyncExitStack() as block:
+        with unwatched():
+            stream = await block.enter_async_context(client.stream_async(method))
         stream.linger_for(STALL)
         yield stream
 
