@@ -27,7 +27,7 @@ import inherited
 from jumpstarter._protocol import is_compiled
 from leaks import nothing_leaks, register_connections
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "lab_for_plugin"]
 
 inherited.restore()
 

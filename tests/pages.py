@@ -168,8 +168,10 @@ class Reader:
         return text
 
     def _plugins(self) -> list[str]:
-        trio = "trio_mode" in self._read("pytest.ini")
-        return ["-p", "pytest_trio.plugin"] if trio else []
+        settings = self._read("pytest.ini")
+        plugins = {"trio_mode": "pytest_trio.plugin", "jumpstarter": "_jumpstarter_pytestplugin"}
+        used = [plugin for name, plugin in plugins.items() if name in settings]
+        return [option for plugin in used for option in ("-p", plugin)]
 
     def _read(self, name: str) -> str:
         path = self.directory / name

@@ -48,6 +48,7 @@ LAYERS: Final[dict[str, set[str]]] = {
     "portal": _ALL,
     "testing": _ALL,
     "cli": _ALL | {"common", "config"},
+    "_pytest_plugin": _ALL | {"common", "config"},
 }
 # The packages without I/O, which import nothing that waits, measures time or performs I/O.
 SANS_IO: Final = {"errors", "_limits", "_framing", "_protocol"}

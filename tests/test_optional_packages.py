@@ -35,6 +35,8 @@ COMPAT: Final = {
 INNER: Final = {
     "jumpstarter._io.anyio_tasks",
     "jumpstarter._util.suggestions",
+    "jumpstarter._pytest_plugin.access",
+    "jumpstarter._pytest_plugin.bench",
     "jumpstarter.cli._app",
     "jumpstarter.cli._configured",
     "jumpstarter.cli._connecting",
@@ -60,6 +62,7 @@ INNER: Final = {
 OPTIONAL: Final = (
     *("anyio", "backports", "click", "httpx", "pexpect", "pydantic", "rich", "serial", "yaml"),
     *("compression.zstd", "pydantic_core", "httpcore", "ptyprocess", "typing_extensions"),
+    *("pytest", "_pytest", "pluggy"),
 )
 
 # Imports all modules without the packages. The ones after the blank are each imported in a child,

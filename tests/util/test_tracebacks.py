@@ -25,7 +25,8 @@ _LONGEST = 30  # lines of one failure, the test's own source and the driver's tr
 @pytest.fixture(scope="module")
 def failures() -> dict[str, str]:
     """Return the output of pytest for each failing test."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q"]
+    plugins = ["-p", "no:cacheprovider", "-p", "no:asyncio"]
+    command = [sys.executable, "-m", "pytest", "-q", *plugins]
     options = ["--confcutdir", str(HERE / "typing"), "-o", "addopts=", "--color=no"]
     done = subprocess.run(
         [*command, *options, str(HERE / "tracebacks_for_tests.py")],

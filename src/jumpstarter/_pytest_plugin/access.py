@@ -1,0 +1,124 @@
+"""Turn the options into the arguments of `connect`, or serve a configuration."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import pytest
+
+from .._api.connecting import connect
+from .._api.local import serve
+from .._util.text import indent_text
+from ..client import DriverClient
+from ..client._name import own_name
+from ..common._env import allowed_clients, exporter_address, exporter_token
+from ..errors import JumpstarterException
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["Access", "access_of", "fail_in_one_line", "fails_in_one_line", "served"]
+
+
+class Access(NamedTuple):
+    """The arguments of `connect`."""
+
+    address: str
+    allow: Sequence[str]
+    token: str | None = None
+    ssl_context: ssl.SSLContext | None = None
+    name: str | None = None
+
+    def connect(self) -> AbstractContextManager[DriverClient, None]:
+        """Return the context manager that connects."""
+        return connect(self.address, **self.options())
+
+    def options(self) -> dict[str, Any]:
+        """Return the keyword arguments."""
+        found = self._asdict()
+        del found["address"]
+        return found
+
+
+@contextmanager
+def fails_in_one_line(subject: str) -> Iterator[None]:
+    """Turn the errors that the user can resolve into a failure without a traceback."""
+    try:
+        yield
+    except (JumpstarterException, OSError, UnicodeDecodeError) as exc:
+        fail_in_one_line(f"{subject}: {indent_text(str(exc))}")
+
+
+def fail_in_one_line(text: str) -> NoReturn:
+    """Fail the test with a text and no frames.
+
+    Raises:
+        Exception: pytest's failure.
+    """
+    __tracebackhide__ = False  # pytest adds a line to a failure all of whose frames are hidden
+    # From None: pytest would show the error that is being handled, with frames, in front.
+    raise pytest.fail.Exception(text, pytrace=False) from None
+
+
+def access_of(config: pytest.Config, address: str) -> Access:
+    """Return what the options say.
+
+    Raises:
+        JumpstarterException: The address cannot be used.
+        OSError: A file cannot be read.
+    """
+    token_file = config.getoption("jumpstarter_token_file")
+    token = exporter_token()
+    if token_file is not None:
+        token = Path(token_file).read_text(encoding="utf-8").strip()
+    worker = getattr(config, "workerinput", {}).get("workerid")
+    return Access(
+        exporter_address(address),
+        _allowed(config),
+        token,
+        _ssl_context(config),
+        None if worker is None else f"{own_name()} {worker}",
+    )
+
+
+def _allowed(config: pytest.Config) -> Sequence[str]:
+    texts = config.getoption("jumpstarter_allow")
+    if found := [each.strip() for text in texts for each in text.split(",") if each.strip()]:
+        return found
+    if "JMP_DRIVERS_ALLOW" in os.environ:
+        return allowed_clients()
+    return config.getini("jumpstarter_allow") or allowed_clients()
+
+
+def _ssl_context(config: pytest.Config) -> ssl.SSLContext | None:
+    authorities = config.getoption("jumpstarter_tls_ca")
+    certificate = config.getoption("jumpstarter_tls_cert")
+    if authorities is None and certificate is None:
+        return None
+    context = ssl.create_default_context(cafile=authorities)
+    if certificate is not None:
+        context.load_cert_chain(certificate, config.getoption("jumpstarter_tls_key"))
+    return context
+
+
+@contextmanager
+def served(path: Path) -> Iterator[tuple[DriverClient, str]]:
+    """Serve a configuration in this process, on a private Unix socket.
+
+    Yields:
+        The client of the root driver, and the exporter's name.
+
+    Raises:
+        JumpstarterException: The configuration has a fault, or an extra is missing.
+        OSError: It cannot be read.
+        Exception: A driver has raised it.
+    """
+    from ..config._loading import load_exporter  # noqa: PLC0415 - it needs the extra cli
+
+    config = load_exporter(file=path)
+    with serve(config.instantiate()) as client:
+        yield client, config.metadata.name
