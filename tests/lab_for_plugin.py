@@ -37,6 +37,10 @@ class Power(Driver):
         return "on"
 
     @export
+    def say(self, text: str) -> None:
+        self.logger.warning(text)
+
+    @export
     def burn(self) -> None:
         raise ValueError("bad voltage")
 
@@ -101,6 +105,13 @@ def lab(directory: Path, *options: str) -> Iterator[ExporterProcess]:
 def lab_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Serve the tree for all tests of a module."""
     with lab(tmp_path_factory.mktemp("lab")) as process:
+        yield process.address
+
+
+@pytest.fixture
+def lab_process(tmp_path: Path) -> Iterator[str]:
+    """Serve the tree for one test, which may end the exporter."""
+    with lab(tmp_path) as process:
         yield process.address
 
 

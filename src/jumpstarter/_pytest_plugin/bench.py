@@ -21,10 +21,13 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from .._api.connecting import connect_async
+from .._io.portal import BlockingPortal
 from .._util.text import indent_text
 from ..client import DriverClient
-from ..client._log_stream import log_rows
+from ..client._channel import Channel
+from ..client._log_stream import another_channel, log_rows
 from ..client._outgoing_call import Request
+from ..client._runner import portal_for
 from ..errors import JumpstarterException
 from .access import Access, access_of, fail_in_one_line, fails_in_one_line, served
 from .frames import remove_frames
@@ -67,9 +70,9 @@ def open_bench(
         bench = Bench(config, access, client, record)
         bench.name = name
         bench.from_environment = target.origin == "JUMPSTARTER_HOST"
+        # It stays registered: the last test's report is made after its fixtures have ended, and the
+        # fixtures of the session with them.
         config.pluginmanager.register(bench)
-        stack.callback(config.pluginmanager.unregister, bench)
-        stack.callback(bench.end)
         yield bench
 
 
@@ -98,6 +101,7 @@ class Bench:
         self._served = client
         self._record = record
         self._client: DriverClient | None = None  # of `device`, while it is connected
+        self._log_channel: Channel | None = None  # for the exporter's log, with that client
         self._lost_in = ""  # the test that lost the connection
         self._item: pytest.Item | None = None
         self._recording: Recording | None = None
@@ -119,12 +123,17 @@ class Bench:
             for key, text in [*self._describe(client), *drivers(client)]:
                 self._record(key, text)
             self._add_properties(client)
+            # One connection for the logs of all tests: the exporter logs each that is made.
+            opening = another_channel(client.channel.channel)
+            self._log_channel = stack.enter_context(
+                _portal(client).wrap_async_context_manager(opening)
+            )
             self._begin_log()
             try:
                 yield client
             finally:
                 self._end_log()
-                self._client = None
+                self._client = self._log_channel = None
 
     @asynccontextmanager
     async def connected_async(self) -> AsyncIterator[DriverClient]:
@@ -139,7 +148,8 @@ class Bench:
             recording = self._recording
             if recording is not None and self._client is None:  # else `device` has the log
                 try:
-                    await stack.enter_async_context(log_rows(client, recording.add_record))
+                    own = await stack.enter_async_context(another_channel(client.channel.channel))
+                    await stack.enter_async_context(log_rows(own, recording.add_record))
                 except JumpstarterException as exc:
                     recording.add_note(f"not available: {indent_text(str(exc))}")
             yield client
@@ -179,7 +189,8 @@ class Bench:
         """Begin to record a test."""
         self.end()
         self._item = item
-        self._recording = Recording(item.nodeid, self._file_for(item))
+        with fails_in_one_line("cannot write the log of this test"):
+            self._recording = Recording(item.nodeid, self._file_for(item))
         if self._recording.path is not None:
             item.user_properties.append(("jumpstarter.log", str(self._recording.path)))
         if self._client is not None:
@@ -201,11 +212,11 @@ class Bench:
 
     def _begin_log(self) -> None:
         client, recording = self._client, self._recording
-        if client is None or client.portal is None or recording is None:
+        if client is None or self._log_channel is None or recording is None:
             return
-        rows = log_rows(client, recording.add_record)
+        rows = log_rows(self._log_channel, recording.add_record)
         try:
-            self._log.enter_context(client.portal.wrap_async_context_manager(rows))
+            self._log.enter_context(_portal(client).wrap_async_context_manager(rows))
         except JumpstarterException as exc:
             recording.add_note(f"not available: {indent_text(str(exc))}")
 
@@ -265,6 +276,10 @@ class Bench:
             self.end()
         return report
 
+    def pytest_sessionfinish(self) -> None:
+        """End the recording of a test that Ctrl-C has interrupted."""
+        self.end()
+
     def _attach(self, report: pytest.TestReport) -> None:
         self._end_log()  # the records from before arrive first
         if self._recording is not None:
@@ -273,7 +288,11 @@ class Bench:
         if client is not None and client.channel.channel.ended is not None:
             self._lost_in = self._lost_in or report.nodeid
         elif report.when != "teardown":
-            self._begin_log()
+            self._begin_log()  # for the fixtures that end after the test
+
+
+def _portal(client: DriverClient) -> BlockingPortal:
+    return portal_for(client, "the fixture device", "device_async")
 
 
 class _Watcher:

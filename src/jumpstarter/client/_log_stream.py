@@ -39,7 +39,7 @@ from ._runner import limited, portal_for
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["LogRow", "LogStreams", "log_rows"]
+__all__ = ["LogRow", "LogStreams", "another_channel", "log_rows"]
 
 _SYSTEM: Final = "exporter:system"
 _LOGGERS: Final = {"driver": "exporter:driver"}
@@ -78,7 +78,7 @@ class LogStreams:
         """
         channel = self.channel.channel
         channel.check_loop(type(self).__name__, "log_stream_async")
-        async with _relaying(channel, _log):
+        async with another_channel(channel) as own, _relaying(own, _log):
             yield
 
     @hidden_contextmanager
@@ -126,13 +126,13 @@ _Deliver: TypeAlias = Callable[[str, int, list[Any]], None]
 
 
 @asynccontextmanager
-async def log_rows(client: LogStreams, take: Callable[[LogRow], None]) -> AsyncIterator[None]:
+async def log_rows(channel: Channel, take: Callable[[LogRow], None]) -> AsyncIterator[None]:
     """Pass the exporter's log to a function instead of loggers, for the length of a block.
 
     Otherwise as `log_stream_async`.
 
     Args:
-        client: Any client of the exporter.
+        channel: A connection to the exporter, best one of `another_channel`.
         take: Called with each record, in a worker thread, one at a time.
     """
 
@@ -143,25 +143,24 @@ async def log_rows(client: LogStreams, take: Callable[[LogRow], None]) -> AsyncI
         for row in rows:
             take(_row(row))
 
-    async with _relaying(client.channel.channel, deliver):
+    async with _relaying(channel, deliver):
         yield
 
 
 @asynccontextmanager
 async def _relaying(channel: Channel, deliver: _Deliver) -> AsyncIterator[None]:
-    async with _another(channel) as own:
-        relay = _Relay(own, deliver)
-        async with relay.items, open_background() as nursery:
-            await relay.begin()
-            nursery.start_soon(relay.run)
-            try:
-                yield
-            finally:
-                await relay.finish()
+    relay = _Relay(channel, deliver)
+    async with relay.items, open_background() as nursery:
+        await relay.begin()
+        nursery.start_soon(relay.run)
+        try:
+            yield
+        finally:
+            await relay.finish()
 
 
 @asynccontextmanager
-async def _another(channel: Channel) -> AsyncIterator[Channel]:
+async def another_channel(channel: Channel) -> AsyncIterator[Channel]:
     """Open another connection to the exporter; yield the given one if that fails."""
     async with AsyncExitStack() as stack:
         other = channel
