@@ -63,7 +63,7 @@ class Recording:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Line by line, so that the file is complete if this process is killed.
             self._file = path.open("w", buffering=1, encoding="utf-8", errors="backslashreplace")
-            self._file.write(f"# {indent_text(title, _MAX_LINE)}\n")
+            self._write(f"# {indent_text(title, _MAX_LINE)}\n")
 
     def add_record(self, row: LogRow) -> None:
         """Add a record of the exporter's log. In any thread."""
@@ -113,24 +113,28 @@ class Recording:
     def _add(self, kind: str, line: str, in_file: str, since: float) -> None:
         self._tails[kind].append(line)
         self._counts[kind] += 1
-        if self._file is None or self._written > _MAX_FILE:
-            return
         clock = f"{time.strftime('%H:%M:%S', time.localtime(since))}.{int(since % 1 * 1000):03}"
-        try:
-            self._written += self._file.write(f"{clock} {in_file}\n")
+        if self._written <= _MAX_FILE:
+            self._write(f"{clock} {in_file}\n")
             if self._written > _MAX_FILE:
-                self._file.write(f"{clock} (the rest is cut: more than {_MAX_FILE} characters)\n")
-        except OSError as exc:  # of the loop that the test needs: the test goes on
-            self._fail(exc)
+                self._write(f"{clock} (the rest is cut: more than {_MAX_FILE} characters)\n")
 
-    def _fail(self, exc: OSError) -> None:
-        self._problem = f"{self.path} is not complete: {exc}"
-        broken, self._file = self._file, None
-        try:
-            if broken is not None:
-                broken.close()
-        except OSError:
-            pass  # the same problem, with the bytes that were buffered
+    def _write(self, text: str) -> None:
+        """Write to the file. If that fails, the test goes on, and its report says so."""
+        if self._file is not None:
+            try:
+                self._written += self._file.write(text)
+            except OSError as exc:
+                self._problem = f"{self.path} is not complete: {exc}"
+                self._close_file()
+
+    def _close_file(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                file.close()
+            except OSError as exc:  # of the bytes that were buffered
+                self._problem = f"{self.path} is not complete: {exc}"
 
     def sections(self) -> list[tuple[str, str]]:
         """Return the sections for the report of a failure: titles and texts."""
@@ -155,9 +159,4 @@ class Recording:
         with self._lock:
             for console, partial in self._partial.items():
                 self._end_line(console, partial)
-            file, self._file = self._file, None
-        if file is not None:
-            try:
-                file.close()
-            except OSError as exc:
-                self._problem = f"{self.path} is not complete: {exc}"
+            self._close_file()
