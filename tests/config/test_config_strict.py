@@ -84,7 +84,7 @@ def test_keys_for_a_controller_are_named_in_one_line_of_the_log(
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("drivers: {}", "2: drivers: unknown key; did you mean export?"),
+        ("drivers:\n  a: {}", "2: drivers: unknown key; did you mean export?"),
         ("grpcConfig: {}", "2: grpcConfig: unknown key; did you mean grpcOptions?"),
         ("Hooks: {}", "2: Hooks: unknown key; did you mean hooks?"),
         ("alias: x", "2: alias: unknown key; the keys here are apiVersion, kind, metadata, "),

@@ -16,4 +16,6 @@ COMMANDS: Final[dict[str, str]] = {
     "serve": "serve a driver tree until SIGTERM, SIGINT or SIGHUP",
     "run": "serve an exporter's configuration until SIGTERM, SIGINT or SIGHUP",
     "console": "open an interactive console of a driver's raw stream",
+    "config": "check and list the configurations of exporters",
+    "driver": "list the drivers that are installed",
 }

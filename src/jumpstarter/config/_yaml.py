@@ -51,6 +51,7 @@ class Source:
     def __init__(self, text: str, name: str) -> None:
         self._name = name
         self._lines: dict[_Place, int] = {}
+        self._key_lines: dict[_Place, int] = {}  # a value may begin on the line after its key
         try:
             self.value: Any = self._construct(_Loader(text))
         except (yaml.MarkedYAMLError, yaml.reader.ReaderError, RecursionError) as exc:
@@ -84,8 +85,10 @@ class Source:
                 waiting.extend(((*place, index), each) for index, each in enumerate(node.value))
             elif isinstance(node, yaml.MappingNode):
                 self._check_keys(node)
-                pairs = [(key.value, each) for key, each in node.value if _is_text(key)]
-                waiting.extend(((*place, key), each) for key, each in pairs)
+                pairs = [(key, each) for key, each in node.value if _is_text(key)]
+                waiting.extend(((*place, key.value), each) for key, each in pairs)
+                lines = {(*place, key.value): key.start_mark.line + 1 for key, _ in pairs}
+                self._key_lines.update(lines)
 
     def _check_keys(self, node: yaml.MappingNode) -> None:
         """Check that no key is there twice, and take `on` and `off` for names, not for booleans."""
@@ -138,7 +141,11 @@ class Source:
         return [self._unknown((key,), model) for key in found]
 
     def _unknown(self, place: _Place, model: type[BaseModel]) -> str:
-        return f"{self.where(place)}: {place[-1]}: {explain_unknown_key(model, place)}"
+        return f"{self._where_key(place)}: {place[-1]}: {explain_unknown_key(model, place)}"
+
+    def _where_key(self, place: _Place) -> str:
+        line = self._key_lines.get(place)
+        return self.where(place) if line is None else f"{self._name}:{line}"
 
     def _explain_all(self, exc: Exception, model: type[BaseModel]) -> list[str]:
         if not isinstance(exc, ValidationError):
@@ -157,9 +164,10 @@ class Source:
             if (*place, step) in self._lines or (is_last and error["type"] == "missing"):
                 place = (*place, step)
                 shown.append(str(part))
-        is_unknown = error["type"] == "extra_forbidden"
-        text = explain_unknown_key(model, loc) if is_unknown else error["msg"]
-        return f"{self.where(place)}: {'.'.join(shown) or 'the document'}: {text}"
+        title = ".".join(shown) or "the document"
+        if error["type"] == "extra_forbidden":
+            return f"{self._where_key(place)}: {title}: {explain_unknown_key(model, loc)}"
+        return f"{self.where(place)}: {title}: {error['msg']}"
 
 
 def _expanded_size(node: yaml.Node, known: dict[int, int]) -> int:
