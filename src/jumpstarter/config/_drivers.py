@@ -16,7 +16,7 @@ from ._nearest import did_you_mean
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["find_class", "make_driver", "own_or_published"]
+__all__ = ["composite_class", "find_class", "make_driver"]
 
 _PATH: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _PUBLISHED: Final = "jumpstarter_driver_composite"
@@ -106,9 +106,8 @@ def make_driver(
     return driver
 
 
-def own_or_published(name: str) -> Callable[..., object]:
-    """Return `Composite` or `Proxy`: the published package's if it is installed, else ours."""
+def composite_class() -> Callable[..., object]:
+    """Return the class of groups: the published package's if it is installed, else ours."""
     if importlib.util.find_spec(_PUBLISHED) is None:
-        own: Callable[..., object] = getattr(composite, name)
-        return own
-    return find_class(f"{_PUBLISHED}.driver.{name}", "the configuration")
+        return composite.Composite
+    return find_class(f"{_PUBLISHED}.driver.Composite", "the configuration")

@@ -12,9 +12,10 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from .._util.extras import requires_extra
 from ..driver import Driver
+from ..drivers.composite import Proxy
 from ..errors import ConfigurationError
 from ._arguments import ArgumentFault, unfit_arguments, unfit_values
-from ._drivers import find_class, make_driver, own_or_published
+from ._drivers import composite_class, find_class, make_driver
 from ._hooks import (
     FailureDetectionConfigV1Alpha1,
     HookConfigV1Alpha1,
@@ -209,9 +210,9 @@ class ExporterConfigV1Alpha1DriverInstance(RootModel[Any]):  # the type of `root
         children = {name: child.instantiate() for name, child in self.children.items()}
         root, where = self.root, self._where
         if isinstance(root, ExporterConfigV1Alpha1DriverInstanceProxy):
-            return make_driver(own_or_published("Proxy"), {"ref": root.ref}, "the Proxy", where)
+            return make_driver(Proxy, {"ref": root.ref}, "the Proxy", where)
         if isinstance(root, ExporterConfigV1Alpha1DriverInstanceComposite):
-            make = own_or_published("Composite")
+            make = composite_class()
             return make_driver(make, {"children": children}, "the Composite", where)
         make = find_class(root.type, where)
         if faults := self.faults(make):
@@ -367,7 +368,7 @@ class ExporterConfigV1Alpha1(StrictModel):
         children = {name: each.instantiate() for name, each in self.export.items()}
         fields: dict[str, Any] = {"children": children, "description": self.description}
         where = str(self.path or _UNNAMED)
-        root = make_driver(own_or_published("Composite"), fields, "the root", where)
+        root = make_driver(composite_class(), fields, "the root", where)
         checker = RefChecker(root, lambda driver: driver.children)
         if faults := list(checker.faults(self.refs())):
             raise ConfigurationError("\n".join(faults))
