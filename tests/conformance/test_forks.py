@@ -569,10 +569,10 @@ def test_children_forked_while_a_port_of_the_network_opens_have_no_connection_to
     lines = run(
         FORK_WHILE_OPENING
         + """
-from jumpstarter.drivers.serial import _Port
+from jumpstarter.drivers._ports import Port
 with device(socket.AF_INET, ("127.0.0.1", 0)) as address:
     def open_once():
-        _Port(f"socket://127.0.0.1:{address[1]}", 9600).close()
+        Port(f"socket://127.0.0.1:{address[1]}", 9600).close()
     print(count_children_with(lambda: connections_to(address, has_ended), open_once, 60, 2.0))
 """
     )
@@ -616,7 +616,7 @@ def test_children_forked_while_a_serial_port_is_opened_do_not_have_it() -> None:
     lines = run(
         FORK_WHILE_OPENING
         + """
-from jumpstarter.drivers.serial import _Port
+from jumpstarter.drivers._ports import Port
 terminal, other = os.openpty()
 path = os.ttyname(other)
 os.close(other)
@@ -625,7 +625,7 @@ lock = threading.Lock()
 def open_once():
     # A child has the device's lock from the fork until it has closed its copies.
     with lock, contextlib.suppress(OSError):
-        _Port(path, 9600).close()
+        Port(path, 9600).close()
 
 print(count_children_with(lambda: open_links(path), open_once))
 """

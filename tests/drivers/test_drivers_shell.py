@@ -131,7 +131,7 @@ def test_shell_does_not_wait_for_children_that_hold_the_output_open() -> None:
 def test_children_of_a_command_that_ignore_sigterm_are_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jumpstarter.drivers.shell._TERM_GRACE", 0.2)
+    monkeypatch.setattr("jumpstarter.drivers._spawn._TERM_GRACE", 0.2)
     pid = tmp_path / "pid"
     child = (
         "import signal, time\n"

@@ -44,7 +44,16 @@ from .sockets import listen_at_host, private_socket_path
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["QUIET_LIMIT", "STALL", "Opener", "forward", "forward_to", "listen_tcp", "listen_unix"]
+__all__ = [
+    "QUIET_LIMIT",
+    "STALL",
+    "Opener",
+    "forward",
+    "forward_to",
+    "keep_alive",
+    "listen_tcp",
+    "listen_unix",
+]
 
 _logger = logging.getLogger("jumpstarter.forward")
 
@@ -256,7 +265,7 @@ def forward_to(
 
     async def handle(connection: trio.SocketStream) -> None:
         try:
-            _keep_alive(connection)
+            keep_alive(connection)
             await _carry(_Program(connection, quiet_limit), open_stream, places)
         except BaseException as exc:
             with suppress(OSError):  # the program may have closed it already
@@ -283,7 +292,8 @@ async def _carry(program: _Program, open_stream: Opener, places: trio.CapacityLi
                         await forward(program, stream)
 
 
-def _keep_alive(connection: trio.SocketStream) -> None:
+def keep_alive(connection: trio.SocketStream) -> None:
+    """Have the kernel find out within 25 s that the peer of a TCP connection is gone."""
     if connection.socket.family not in (socket.AF_INET, socket.AF_INET6):
         return
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

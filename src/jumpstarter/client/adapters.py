@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -182,13 +182,18 @@ async def unix_portforward(
 
 @asynccontextmanager
 async def pexpect_session(
-    *, client: DriverClient, method: str = "connect", **options: Any
+    *,
+    client: DriverClient,
+    method: str = "connect",
+    arguments: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> AsyncIterator[fdspawn[Any]]:
     r"""Open a driver's raw stream as a pexpect session. For blocking code.
 
     Args:
         client: The driver's client.
         method: Name of the `exportstream` method.
+        arguments: Its keyword arguments.
         options: Of `pexpect.fdpexpect.fdspawn`: `timeout` in seconds, 30 by default; `encoding`;
             `logfile`.
 
@@ -216,7 +221,7 @@ async def pexpect_session(
         raise MissingExtra.named("pexpect", "a pexpect session") from exc
     from ._expect import Session, SessionBroken  # noqa: PLC0415 - as above
 
-    async with client.stream_async(method) as stream:
+    async with client.stream_async(method, **(arguments or {})) as stream:
         with no_fork():
             ours, theirs = socket.socketpair()
             close_in_children(ours, theirs)

@@ -18,23 +18,27 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import resource
 import signal
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
 import trio
 
 from .._util.fork import close_in_children, no_fork
+from .._util.stderr_log import start_daemon_thread
 from ..errors import ConfigurationError
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["FIRST_FREE", "Program", "check_words", "keep", "pipe", "spawn", "start_program"]
+__all__ = ["FIRST_FREE", "Program", "check_words", "end_program", "keep", "pipe", "spawn", "start_program"]
 
+_TERM_GRACE: Final = 5.0  # seconds between SIGTERM and SIGKILL
 _STANDARD: Final = 3  # how many descriptors every program has: stdin, stdout and stderr
 FIRST_FREE: Final = 4  # the first number after those that a program may start with
 _POLL: Final = 0.02  # seconds between two checks for a program's end, on systems without pidfd
@@ -49,13 +53,20 @@ class Program:
 
     Attributes:
         pid: Its process id, and the id of its group.
+        stdin: A stream to its standard input; None if that is empty.
         stdout: A stream of its standard output.
-        stderr: A stream of its standard error.
+        stderr: A stream of its standard error, which is empty for an interactive program.
         ended: True once `wait` has seen it end, with or without an exit code.
     """
 
-    def __init__(self, pid: int, stdout: int, stderr: int, pidfd: int | None) -> None:
+    def __init__(
+        self, pid: int, stdin: int | None, stdout: int, stderr: int, pidfd: int | None
+    ) -> None:
         self.pid: int = pid
+        self.stdin: trio.lowlevel.FdStream | None = None
+        if stdin is not None:
+            self.stdin = trio.lowlevel.FdStream(stdin)
+            close_in_children(self.stdin)
         self.stdout: trio.lowlevel.FdStream = trio.lowlevel.FdStream(stdout)
         self.stderr: trio.lowlevel.FdStream = trio.lowlevel.FdStream(stderr)
         close_in_children(self.stdout, self.stderr)
@@ -99,11 +110,12 @@ class Program:
             self._pidfd = None
 
 
-async def spawn(words: list[str]) -> Program:
-    """Start a program whose stdin is empty. A checkpoint.
+async def spawn(words: list[str], *, interactive: bool = False) -> Program:
+    """Start a program. A checkpoint.
 
     Args:
         words: The program, found in PATH, and its arguments.
+        interactive: Connect its stdin, which is empty otherwise, and send its stderr to its stdout.
 
     Raises:
         ChildProcessError: SIGCHLD is ignored, so the exit code would be lost; nothing was started.
@@ -113,19 +125,24 @@ async def spawn(words: list[str]) -> Program:
         text = "it was not started: SIGCHLD is ignored in this process, so the system would "
         text += "discard its exit code; call signal.signal(signal.SIGCHLD, signal.SIG_DFL) before"
         raise ChildProcessError(errno.ECHILD, text)
-    return await trio.to_thread.run_sync(_spawn, words)
+    return await trio.to_thread.run_sync(_spawn, words, interactive)
 
 
-def _spawn(words: list[str]) -> Program:
+def _spawn(words: list[str], interactive: bool) -> Program:
     # A child forked meanwhile would keep the pipes open after the program has ended.
     with no_fork(), ExitStack() as ours, ExitStack() as theirs:
-        null = os.open(os.devnull, os.O_RDONLY)
-        stdin = keep(null, theirs)
+        stdin: int | None = None
+        if interactive:
+            stdin_end, stdin = pipe(theirs, ours)
+        else:
+            stdin_end = keep(os.open(os.devnull, os.O_RDONLY), theirs)
         stdout, stdout_end = pipe(ours, theirs)
         stderr, stderr_end = pipe(ours, theirs)
-        pid = start_program(words, [stdin, stdout_end, stderr_end])
+        pid = start_program(
+            words, [stdin_end, stdout_end, stdout_end if interactive else stderr_end]
+        )
         ours.pop_all()  # from here on the Program owns our ends
-        return Program(pid, stdout, stderr, _pidfd(pid))
+        return Program(pid, stdin, stdout, stderr, _pidfd(pid))
 
 
 def start_program(
@@ -215,6 +232,57 @@ def _pidfd(pid: int) -> int | None:
         with suppress(OSError):
             return os.pidfd_open(pid)
     return None
+
+
+async def end_program(program: Program, title: str, logger: logging.Logger) -> None:
+    """End a command and its process group, unless it has ended.
+
+    A command that changed its user, like one that runs under `sudo`, may not be signalled: the log
+    says so, and a thread reaps it when it ends.
+    """
+    if program.ended:
+        return
+    try:
+        with trio.CancelScope(shield=True):
+            await _end_group(program)
+    except ProcessLookupError:
+        pass  # the whole group is gone
+    except PermissionError as exc:
+        text = "cannot end %s (process %d), which runs on: %s"
+        logger.warning(text, title, program.pid, exc.strerror)
+        if not program.ended:
+            start_daemon_thread(partial(_reap_blocking, program.pid), "jumpstarter-reap")
+
+
+async def _end_group(program: Program) -> None:
+    """Send SIGTERM, and then SIGKILL, to a command's group, and reap the command.
+
+    Raises:
+        ProcessLookupError: None of the group is left.
+        PermissionError: This process may not signal the command, or may signal none of its group.
+    """
+    os.killpg(program.pid, signal.SIGTERM)
+    with trio.move_on_after(_TERM_GRACE):
+        await _reap(program)
+        while True:  # its children have no other parent here that could wait for them
+            os.killpg(program.pid, 0)
+            await trio.sleep(_TERM_GRACE / 100)
+    os.killpg(program.pid, signal.SIGKILL)
+    if not program.ended:
+        # killpg succeeds if it reached any of the group. If the command itself may not be
+        # signalled, this raises, rather than wait for it without end.
+        os.kill(program.pid, signal.SIGKILL)
+    await _reap(program)
+
+
+async def _reap(program: Program) -> None:
+    with suppress(ChildProcessError):  # after a cancellation, the exit code is not needed
+        await program.wait()
+
+
+def _reap_blocking(pid: int) -> None:
+    with suppress(ChildProcessError):  # other code in this process waits for all children
+        os.waitpid(pid, 0)
 
 
 def check_words(name: str, command: object) -> list[str]:

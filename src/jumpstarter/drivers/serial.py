@@ -7,31 +7,23 @@ programs this does not stop.
 from __future__ import annotations
 
 import os
-import socket
-import termios
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from errno import EACCES, EAGAIN, EBUSY, ENOTTY
-from typing import Any, Final
 
 import trio
 
 from .._util.checks import check_int, check_path, check_text
-from .._util.fork import FORK_TRIES, close_in_children, close_path_in_children, fork_count
 from ..client import DriverClient
 from ..driver import Driver, export, exportstream
-from ..errors import ConfigurationError, MissingExtra
-from ._exclusive import PortInUse, PortLock, describe_caller
-from ._ports import READ_TIMEOUT, stream_of
+from ..errors import ConfigurationError
+from ._exclusive import PortInUse, describe_caller
+from ._ports import open_serial
 from .mixins import StreamMixin
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["SerialClient", "SerialPort"]
-
-_HANDOVER: Final = 1.0  # seconds that the guard of a killed process has to release its port
-_HANDOVER_POLL: Final = 0.02  # seconds between two checks whether it has
 
 
 @dataclass(kw_only=True)
@@ -93,131 +85,10 @@ class SerialPort(Driver):
             raise PortInUse(self.url, f"another client of this exporter ({self._holder})")
         self._holder = describe_caller()
         try:
-            port = await self._open()
-            try:
-                async with stream_of(port.serial) as stream:
-                    yield stream
-            finally:
-                with trio.CancelScope(shield=True):  # close() waits until all data has been sent
-                    await trio.to_thread.run_sync(port.close)
+            async with open_serial(self.url, self.baudrate) as stream:
+                yield stream
         finally:
             self._holder = ""
-
-    async def _open(self) -> _Port:
-        give_up = trio.current_time() + _HANDOVER
-        while True:
-            try:
-                return await trio.to_thread.run_sync(_Port, self.url, self.baudrate)
-            except PortInUse as exc:
-                if not exc.transient or trio.current_time() > give_up:
-                    raise
-            await trio.sleep(_HANDOVER_POLL)
-
-
-class _Port:
-    """An open pyserial port and the locks on it. For worker threads.
-
-    Attributes:
-        serial: The pyserial port.
-
-    Raises:
-        PortInUse: Another program has the port.
-        OSError: The port cannot be opened.
-        MissingExtra: The extra `serial` is not installed.
-    """
-
-    def __init__(self, url: str, baudrate: int) -> None:
-        try:
-            import serial  # noqa: PLC0415 - an optional dependency
-        except ImportError as exc:
-            raise MissingExtra.named("serial", "a serial port", where="on the exporter") from exc
-        port = serial.serial_for_url(url, baudrate=baudrate, timeout=READ_TIMEOUT, do_not_open=True)
-        self._path = path = str(port.portstr or url)
-        self.serial: Any = port
-        self._lock: PortLock | None = None
-        if isinstance(port, serial.Serial):
-            port.exclusive = (
-                True  # pyserial takes the flock before it changes the device's settings
-            )
-        with ExitStack() as undo, _explaining_errors(path):
-            undo.callback(self.close)
-            # Before open(): a child forked while it opens must not keep the port either. By the
-            # path too, until pyserial has stored the descriptor.
-            close_in_children(self)
-            with close_path_in_children(os.O_RDWR, path):
-                _open(port)
-            if os.isatty(descriptor := self.fileno()):
-                self._lock = PortLock(descriptor, path)
-            undo.pop_all()
-
-    def fileno(self) -> int:
-        """Return the port's descriptor, or -1 if it has none."""
-        descriptor: int | None = getattr(self.serial, "fd", None)  # set while open() still runs
-        if descriptor is not None:
-            return descriptor
-        try:
-            return int(self.serial.fileno())
-        except (AttributeError, OSError, TypeError):  # TypeError: it was closed just now
-            return -1
-
-    def close(self) -> None:
-        """Release the locks and close the port. Blocks until all data has been sent."""
-        try:
-            if self._lock is not None:
-                self._lock.release()
-        finally:
-            if self.serial.is_open:
-                with close_path_in_children(os.O_RDWR, self._path):
-                    self.serial.close()
-
-
-def _open(port: Any) -> None:
-    """Open a pyserial port. A network port connects again if a forked child got a copy of it.
-
-    pyserial waits for the connection, so forks cannot be held up meanwhile.
-    """
-    tries = FORK_TRIES
-    while True:
-        before = fork_count()
-        port.open()
-        # Private: socket:// and rfc2217:// give their connection by no other name.
-        connection = getattr(port, "_socket", None)
-        if not isinstance(connection, socket.socket):
-            return
-        close_in_children(connection)
-        tries -= 1
-        if fork_count() == before or not tries:
-            return
-        with suppress(OSError):  # shutdown() ends the connection for the child's copy too
-            connection.shutdown(socket.SHUT_RDWR)
-        port.close()
-
-
-@contextmanager
-def _explaining_errors(path: str) -> Iterator[None]:
-    """Make an error name the port, what is wrong with it, and what to do."""
-    try:
-        yield
-    except PortInUse:
-        raise
-    except (OSError, termios.error) as exc:
-        # If the device refuses its settings, pyserial keeps only the text of termios.error.
-        cause = exc.__context__ if isinstance(exc.__context__, termios.error) else exc
-        number = cause.args[0] if cause.args else None
-        if number in {EAGAIN, EBUSY}:  # of flock, and of open() where TIOCEXCL is set
-            raise PortInUse.of(path) from exc
-        if number == EACCES:
-            text = (
-                f"{os.strerror(number)}: the exporter's user is not in the group that may open it"
-            )
-            raise OSError(number, text, path) from exc
-        if number == ENOTTY:
-            raise OSError(number, "it is not a serial port", path) from exc
-        if isinstance(number, int):
-            raise OSError(number, os.strerror(number), path) from exc
-        if path not in str(exc):
-            raise OSError(f"{path}: {exc}") from exc
-        raise
 
 
 class SerialClient(StreamMixin, DriverClient):

@@ -26,13 +26,12 @@ from .._util.stderr_log import start_daemon_thread
 from ..client import DriverClient
 from ..driver import Driver, export
 from ..errors import ConfigurationError
-from ._spawn import Program, check_words, spawn
+from ._spawn import check_words, end_program, spawn
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["Shell", "ShellClient", "ShellResult"]
 
-_TERM_GRACE: Final = 5.0  # seconds between SIGTERM and SIGKILL
 # Seconds to read on after a command has ended, if its children still hold its pipes open.
 _OUTPUT_GRACE: Final = 1.0
 
@@ -113,7 +112,7 @@ class Shell(Driver):
                 nursery.cancel_scope.deadline = trio.current_time() + _OUTPUT_GRACE
         finally:
             try:
-                await _end(program, name, self.logger)
+                await end_program(program, f"command {name!r}", self.logger)
             finally:
                 program.close()
         return ShellResult(
@@ -139,57 +138,6 @@ class _Output:
             self.kept += data[:free]
             self.truncated |= len(data) > free
         self.ended = True
-
-
-async def _end(program: Program, name: str, logger: logging.Logger) -> None:
-    """End a command and its process group, unless it has ended.
-
-    A command that changed its user, like one that runs under `sudo`, may not be signalled: the log
-    says so, and a thread reaps it when it ends.
-    """
-    if program.ended:
-        return
-    try:
-        with trio.CancelScope(shield=True):
-            await _end_group(program)
-    except ProcessLookupError:
-        pass  # the whole group is gone
-    except PermissionError as exc:
-        text = "cannot end command %r (process %d), which runs on: %s"
-        logger.warning(text, name, program.pid, exc.strerror)
-        if not program.ended:
-            start_daemon_thread(partial(_reap_blocking, program.pid), "jumpstarter-reap")
-
-
-async def _end_group(program: Program) -> None:
-    """Send SIGTERM, and then SIGKILL, to a command's group, and reap the command.
-
-    Raises:
-        ProcessLookupError: None of the group is left.
-        PermissionError: This process may not signal the command, or may signal none of its group.
-    """
-    os.killpg(program.pid, signal.SIGTERM)
-    with trio.move_on_after(_TERM_GRACE):
-        await _reap(program)
-        while True:  # its children have no other parent here that could wait for them
-            os.killpg(program.pid, 0)
-            await trio.sleep(_TERM_GRACE / 100)
-    os.killpg(program.pid, signal.SIGKILL)
-    if not program.ended:
-        # killpg succeeds if it reached any of the group. If the command itself may not be
-        # signalled, this raises, rather than wait for it without end.
-        os.kill(program.pid, signal.SIGKILL)
-    await _reap(program)
-
-
-async def _reap(program: Program) -> None:
-    with suppress(ChildProcessError):  # after a cancellation, the exit code is not needed
-        await program.wait()
-
-
-def _reap_blocking(pid: int) -> None:
-    with suppress(ChildProcessError):  # other code in this process waits for all children
-        os.waitpid(pid, 0)
 
 
 class ShellClient(DriverClient):
