@@ -36,7 +36,16 @@ from ..errors import ConfigurationError
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["FIRST_FREE", "Program", "check_words", "end_program", "keep", "pipe", "spawn", "start_program"]
+__all__ = [
+    "FIRST_FREE",
+    "Program",
+    "check_words",
+    "end_program",
+    "keep",
+    "pipe",
+    "spawn",
+    "start_program",
+]
 
 _TERM_GRACE: Final = 5.0  # seconds between SIGTERM and SIGKILL
 _STANDARD: Final = 3  # how many descriptors every program has: stdin, stdout and stderr

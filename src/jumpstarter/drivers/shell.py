@@ -10,19 +10,13 @@ process ignores or blocks. Its exit code is the real one, or the call fails.
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 import trio
 
 from .._util.checks import check_int, raise_type_error
-from .._util.stderr_log import start_daemon_thread
 from ..client import DriverClient
 from ..driver import Driver, export
 from ..errors import ConfigurationError
