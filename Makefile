@@ -13,7 +13,7 @@ INSTALL := pip install --quiet --disable-pip-version-check
 COMPAT := .venv-compat
 PUBLISHED := .venv-published
 
-.PHONY: venv lock build demo test coverage check python-rules compiled-rules test-lowest \
+.PHONY: venv lock build demo demo-board test coverage check python-rules compiled-rules test-lowest \
 	test-latest test-all lane sanitize fuzz fuzz-coverage soak lint types verify-types docs sizes \
 	bench bench-peers bench-drivers instructions hostile compat compat-quick compat-install compat-real compat-baseline \
 	clean
@@ -54,6 +54,13 @@ dist/.stamp: $(SOURCES) $(shell find src/jumpstarter -name '*.py') .venv/.locked
 
 demo: venv
 	$(BIN)/python examples/demo.py
+
+# Boots a board in QEMU and tests it. Says which packages it needs if they are not installed.
+BOARD := examples/virtual_board
+
+demo-board: venv
+	$(BIN)/python $(BOARD)/build.py
+	$(BIN)/python -m pytest $(BOARD) --jumpstarter-config $(BOARD)/exporter.yaml
 
 # To run only some of the tests: make test TESTS=tests/protocol/test_values.py
 TESTS :=
