@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def j(argv: Sequence[str] | None = None) -> int:
-    """Run a command of the exporter's root client, in a shell that `jumpstarter shell` started.
+    """Run a command of the exporter's root client, in a shell that ``jumpstarter shell`` started.
 
     Args:
         argv: The arguments after the program's name; by default the process's own.

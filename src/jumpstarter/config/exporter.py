@@ -197,7 +197,7 @@ class ExporterConfigV1Alpha1DriverInstance(RootModel[Any]):  # the type of `root
 
     @property
     def where(self) -> str:
-        """The place in the file that it was read from, as in `"lab.yaml:12"`."""
+        """The name of the file that it was read from and the line, with a colon between them."""
         return self._where
 
     def instantiate(self) -> Driver:
