@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
@@ -34,6 +35,7 @@ from jumpstarter.drivers.composite import Composite
 from jumpstarter.drivers.power import MockPower
 from jumpstarter.errors import ClientImportError, ConfigurationError
 from processes import running
+from ptys import at_a_terminal, user
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -294,7 +296,6 @@ def test_arguments_are_read_by_the_signature(run: Run, arguments: str, result: A
         ("anything --kwargs a", "'a' is not NAME=VALUE"),
         ("anything --kwargs 5=a", "'5=a' is not NAME=VALUE"),
         ("give 1 2", "Got unexpected extra argument (2)"),
-        ("connect", "No such command 'connect'"),
         ("nmubers", "No such command 'nmubers'. Did you mean 'numbers'?"),
         ("xyz", "No such command 'xyz'.\n"),
     ],
@@ -465,16 +466,18 @@ def test_child_named_cli_is_no_command_line() -> None:
 def test_stream_has_a_command_where_there_are_consoles() -> None:
     opened: list[Any] = []
 
-    def console(client: DriverClient, method: str, *args: Any, **kwargs: Any) -> None:
+    def console(client: Any, method: str, args: Any, kwargs: Any) -> int:
         with client.stream(method, *args, **kwargs) as stream:
             opened.append((method, args, kwargs, stream.receive()))
+        return 3
 
     with serve(Board()) as board, consoles(console):
         runner = CliRunner()
         done = runner.invoke(command_of(board), ["connect", "--help"])
         assert "Open a console on the raw stream 'connect'." in done.output
-        assert runner.invoke(command_of(board), ["connect", "115200"]).exit_code == 0
-    assert opened == [("connect", (115200,), {}, b"115200")]
+        command = command_of(board)
+        assert command.main(["connect", "115200"], "j", standalone_mode=False) == 3
+    assert opened == [("connect", [115200], {}, b"115200")]
 
 
 def test_log_level_makes_the_clients_log_visible(address: str) -> None:
@@ -561,6 +564,18 @@ def test_default_that_is_unknown_here_must_be_given() -> None:
         command.parse_args(ctx, ["1"])
         with pytest.raises(click.UsageError, match="--a must be given before"):
             arguments_of(parameters, ctx)
+
+
+def test_stream_opens_a_console_at_the_terminal(address: str) -> None:
+    script = "import sys; from jumpstarter.cli import j; sys.exit(j())"
+    with user() as someone:
+        command = ["-c", script, "board", "connect", "115200"]
+        environment = {**os.environ, "JUMPSTARTER_HOST": address}
+        with at_a_terminal(someone, command, env=environment) as job:
+            someone.see(b"115200")
+            someone.type(b"\x02\x02\x02")
+            assert job.wait() == 0
+            assert someone.is_restored()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

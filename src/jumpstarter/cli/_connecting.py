@@ -13,7 +13,14 @@ from .._api.connecting import connect
 from .._util.extras import requires_extra
 from .._util.tracebacks import hidden_contextmanager
 from ..client import DriverClient
-from ..common._env import allowed_clients, exporter_address, exporter_token
+from ..common._env import (
+    allowed_clients,
+    exporter_address,
+    exporter_tls,
+    exporter_token,
+    load_tls_files,
+)
+from ..config.env import JMP_GRPC_PASSPHRASE, JMP_TLS_CA, JMP_TLS_CERT, JMP_TLS_KEY
 
 with requires_extra("cli", "the command line"):
     import click
@@ -37,6 +44,7 @@ class Access:
         tls_cert: The certificate to show to the exporter, with its private key unless `tls_key`.
         tls_key: The private key of that certificate.
         allow: Patterns of client classes that may be imported; empty for those of the environment.
+        passphrase: The exporter's token itself, for commands with such an option.
     """
 
     token_file: Path | None = None
@@ -44,13 +52,16 @@ class Access:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     allow: tuple[str, ...] = ()
+    passphrase: str | None = None
 
     def token(self) -> str | None:
-        """Return the token of the file, or of the environment.
+        """Return the token of the options, or of the environment.
 
         Raises:
             click.UsageError: The file cannot be read.
         """
+        if self.passphrase is not None:
+            return self.passphrase
         if self.token_file is None:
             return exporter_token()
         try:
@@ -59,21 +70,21 @@ class Access:
             raise click.UsageError(f"cannot read --token-file {self.token_file}: {exc}") from exc
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """Return the TLS settings, or None for the default ones.
+        """Return the TLS settings of the options, or of the environment; None for the default ones.
 
         Raises:
-            click.UsageError: A file cannot be used.
+            ConfigurationError: A file cannot be used.
         """
         if self.tls_ca is None and self.tls_cert is None:
-            return None
-        try:
-            context = ssl.create_default_context(cafile=self.tls_ca)
-            if self.tls_cert is not None:
-                context.load_cert_chain(self.tls_cert, self.tls_key)
-        except OSError as exc:  # the base class of ssl.SSLError
-            files = " ".join(map(str, filter(None, (self.tls_ca, self.tls_cert, self.tls_key))))
-            raise click.UsageError(f"cannot use {files} for TLS: {exc}") from exc
-        return context
+            return exporter_tls()
+        return load_tls_files(self.tls_ca, self.tls_cert, self.tls_key)
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables by which another program reaches the exporter in the same way."""
+        files = {JMP_TLS_CA: self.tls_ca, JMP_TLS_CERT: self.tls_cert, JMP_TLS_KEY: self.tls_key}
+        variables = {name: str(file.absolute()) for name, file in files.items() if file is not None}
+        token = self.token()
+        return variables if token is None else {**variables, JMP_GRPC_PASSPHRASE: token}
 
 
 def access_options(function: Callable[P, R]) -> Callable[..., R]:
@@ -92,7 +103,7 @@ def access_options(function: Callable[P, R]) -> Callable[..., R]:
     @functools.wraps(function)
     def collect(*args: Any, **options: Any) -> R:
         names = [field.name for field in dataclasses.fields(Access)]
-        access = Access(**{name: options.pop(name) for name in names})
+        access = Access(**{name: options.pop(name) for name in names if name in options})
         return function(*args, access=access, **options)  # type: ignore[arg-type]
 
     return collect
@@ -111,7 +122,7 @@ def connected(address: str | None, access: Access) -> Iterator[DriverClient]:
 
     Raises:
         JumpstarterException: (on entering) There is no address, or connecting failed.
-        click.UsageError: (on entering) An option cannot be used.
+        click.UsageError: (on entering) The token's file cannot be read.
     """
     allow = access.allow or allowed_clients()
     where, token, context = exporter_address(address), access.token(), access.ssl_context()

@@ -6,12 +6,12 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
-from ..client._commands import command_of
+from ..client._commands import command_of, consoles
 from ..common._env import env
 from ..config.env import JUMPSTARTER_HOST
 from ._app import ExitCodes, reported_errors, run_click
@@ -42,12 +42,25 @@ def run(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"j: {JUMPSTARTER_HOST} is not set: use j in a `jumpstarter shell`\n")
         return _FAILED
     try:
-        with _sigterm_as_ctrl_c(), reported_errors("j", _CODES) as outcome, env() as client:
+        with (
+            _sigterm_as_ctrl_c(),
+            reported_errors("j", _CODES) as outcome,
+            env() as client,
+            consoles(_open_console),
+        ):
             outcome.code = run_click(command_of(client), arguments, "j", codes=_CODES)
     except Exception as exc:  # noqa: BLE001 - the code of a client class has raised it
         _report_fault(exc)
         return _FAILED
     return outcome.code
+
+
+def _open_console(
+    client: Any, method: str, arguments: Sequence[Any], keywords: Mapping[str, Any]
+) -> int:
+    from ._console import run_console  # noqa: PLC0415 - only this command needs it
+
+    return run_console(client, method, arguments=arguments, keywords=keywords)
 
 
 @contextmanager

@@ -46,9 +46,9 @@ class Client(Protocol):
     ) -> AbstractContextManager[Iterator[Any]]: ...
 
 
-# Opens a console on a client's raw stream: it gets the client, the name of the method, and the
-# arguments of the method.
-Console: TypeAlias = Callable[..., object]
+# Opens a console on a client's raw stream. It gets the client, the name of the method, and the
+# method's positional and keyword arguments, and returns the exit code.
+Console: TypeAlias = Callable[[Any, str, Sequence[Any], Mapping[str, Any]], int]
 
 _PUBLISHED_GROUP: Final = "jumpstarter_driver_composite.client"
 _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -195,19 +195,20 @@ class MethodCommand(click.Command):
                 formatter.write_dl(rows)
         super().format_options(ctx, formatter)
 
-    def _run(self, **_: object) -> None:
+    def _run(self, **_: object) -> int:
         name = self._method.name
         args, kwargs = arguments_of(self._parameters, click.get_current_context())
         if self._method.kind is Kind.STREAM:
             console = _console.get()
             assert console is not None, "the group had no command for a stream without a console"
-            console(self._client, name, *args, **kwargs)
-        elif self._method.kind is Kind.GENERATOR:
+            return console(self._client, name, args, kwargs)
+        if self._method.kind is Kind.GENERATOR:
             with self._client.streamingcall(name, *args, **kwargs) as items:
                 for item in items:
                     print_value(item)
         else:
             print_value(self._client.call(name, *args, **kwargs))
+        return 0
 
 
 def print_value(value: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -12,16 +13,25 @@ from .._api.connecting import connect
 from .._util.tracebacks import hidden_contextmanager
 from ..client import DriverClient
 from ..client._tree import DEFAULT_ALLOW
+from ..errors import ConfigurationError
 from .exceptions import EnvironmentVariableNotSetError
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["allowed_clients", "env", "exporter_address", "exporter_token"]
+__all__ = [
+    "allowed_clients",
+    "env",
+    "exporter_address",
+    "exporter_tls",
+    "exporter_token",
+    "load_tls_files",
+]
 
 _HOST: Final = "JUMPSTARTER_HOST"
 _ALLOW: Final = "JMP_DRIVERS_ALLOW"
 _INSECURE: Final = ("JMP_GRPC_INSECURE", "JUMPSTARTER_GRPC_INSECURE")
 _TOKEN: Final = "JMP_GRPC_PASSPHRASE"  # noqa: S105 - a variable's name
+_TLS: Final = ("JMP_TLS_CA", "JMP_TLS_CERT", "JMP_TLS_KEY")
 _SCHEMES: Final = ("unix:", "tcp://", "tls://")
 
 
@@ -36,6 +46,8 @@ def env() -> Iterator[DriverClient]:
       them; `UNSAFE` allows all. By default the packages `jumpstarter_driver_*`.
     - `JMP_GRPC_PASSPHRASE`: the exporter's token.
     - `JMP_GRPC_INSECURE`: with `1`, `host:port` is reached by plain TCP, and else by TLS.
+    - `JMP_TLS_CA`, `JMP_TLS_CERT` and `JMP_TLS_KEY`: files, PEM, with the authorities that are
+      trusted instead of the system's, this client's certificate, and its private key.
 
     Yields:
         The client of the root driver, for blocking code.
@@ -44,9 +56,15 @@ def env() -> Iterator[DriverClient]:
         EnvironmentVariableNotSetError: (on entering) `JUMPSTARTER_HOST` is not set.
         HandshakeError: (on entering) The connection failed, or the exporter refused this client.
         ArgumentError: (on entering) A variable cannot be used.
+        ConfigurationError: (on entering) A file for TLS cannot be used.
         RuntimeError: (on entering) This thread runs a Trio loop.
     """
-    with connect(exporter_address(), allow=allowed_clients(), token=exporter_token()) as client:
+    with connect(
+        exporter_address(),
+        allow=allowed_clients(),
+        token=exporter_token(),
+        ssl_context=exporter_tls(),
+    ) as client:
         yield client
 
 
@@ -74,6 +92,37 @@ def exporter_address(host: str | None = None) -> str:
 def exporter_token() -> str | None:
     """Return the token of the environment, if there is one."""
     return os.environ.get(_TOKEN) or None
+
+
+def exporter_tls() -> ssl.SSLContext | None:
+    """Return the TLS settings of the environment, or None for the default ones.
+
+    Raises:
+        ConfigurationError: A file cannot be used.
+    """
+    ca, cert, key = (Path(value) if (value := os.environ.get(name)) else None for name in _TLS)
+    return None if ca is None and cert is None else load_tls_files(ca, cert, key)
+
+
+def load_tls_files(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext:
+    """Load the files of a client for TLS.
+
+    Args:
+        ca: The certificate authorities to trust, instead of the system's.
+        cert: The certificate to show, with its private key unless `key`.
+        key: The private key of that certificate.
+
+    Raises:
+        ConfigurationError: A file cannot be used.
+    """
+    try:
+        context = ssl.create_default_context(cafile=ca)
+        if cert is not None:
+            context.load_cert_chain(cert, key)
+    except OSError as exc:  # the base class of ssl.SSLError
+        files = " ".join(map(str, filter(None, (ca, cert, key))))
+        raise ConfigurationError(f"cannot use {files} for TLS: {exc}") from exc
+    return context
 
 
 def allowed_clients() -> Sequence[str]:

@@ -1,0 +1,190 @@
+"""Run a program, or an interactive shell, that uses an exporter: the command `shell`.
+
+The exporter of a configuration runs in this process, in a Trio loop of its own in another thread.
+The main thread waits for the program, so that it is free for signals and for the terminal: a driver
+that blocks the loop must not keep the user's shell from ending or being stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from .._api.serving import serve_async
+from .._exporter.tree import failed_reset
+from .._io.portal import start_blocking_portal
+from .._io.sockets import private_socket_path
+from .._util.stderr_log import StderrHandler
+from .._util.stdio import standard_streams
+from ..common._env import exporter_address
+from ..driver import Driver
+from ..errors import ConfigurationError
+from ._configured import load_configured
+from ._connecting import Access, connected
+from ._foreground import Files, SignalInbox, run_in_foreground
+from ._options import SetupError
+from ._shells import child_environment, interactive_shell
+from ._signals import reset_signals
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["Program", "run_at", "run_with"]
+
+_logger: Final = logging.getLogger("jumpstarter.cli")
+
+_LOG_LINE: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_ALL: Final = ("*",)  # the drivers are the user's own, and so are their clients
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+    """What runs, and where its exporter's log goes.
+
+    Attributes:
+        command: The program and its arguments; empty for the user's shell.
+        exporter_logs: Whether the exporter's log goes to stderr in any case.
+        log_level: The lowest level that is logged.
+    """
+
+    command: Sequence[str]
+    exporter_logs: bool
+    log_level: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Exporter:
+    """What the program is told about its exporter."""
+
+    name: str
+    environment: Mapping[str, str]
+    motd: str = ""
+
+
+def run_with(program: Program, name: str | None, file: Path | None) -> int:
+    """Serve the exporter of a configuration to a program. Call it in the main thread.
+
+    Args:
+        program: The program.
+        name: The exporter's name.
+        file: The path of a configuration, instead of a name.
+
+    Returns:
+        The exit code of the program; 128 + N if signal N arrived before it started.
+
+    Raises:
+        ConfigurationError: Nothing can be served.
+    """
+
+    def start(stack: ExitStack) -> _Exporter:
+        try:
+            driver, config = load_configured(name, file)
+        except SetupError as exc:
+            raise ConfigurationError(str(exc)) from None  # the text has the cause
+        path = stack.enter_context(_serving(driver))
+        meta = config.metadata
+        environment = child_environment(path, meta.name, meta.labels, allow=_ALL)
+        return _Exporter(name=meta.name, environment=environment, motd=config.motd or "")
+
+    return _run(program, start)
+
+
+def run_at(program: Program, address: str, access: Access) -> int:
+    """Run a program that uses a running exporter. Call it in the main thread.
+
+    Args:
+        program: The program.
+        address: The exporter's address, in one of the forms of `JUMPSTARTER_HOST`.
+        access: How to reach it.
+
+    Returns:
+        The exit code of the program; 128 + N if signal N arrived before it started.
+
+    Raises:
+        JumpstarterException: The exporter cannot be reached.
+    """
+
+    def start(stack: ExitStack) -> _Exporter:
+        if program.exporter_logs:
+            client = stack.enter_context(connected(address, access))
+            stack.enter_context(client.log_stream())
+        else:
+            with connected(address, access):  # what is wrong is told here, and not by every `j`
+                pass
+        host = exporter_address(address)
+        name = _name_of(host)
+        environment = child_environment(host, name, {}, allow=access.allow or None)
+        return _Exporter(name=name, environment={**environment, **access.environment()})
+
+    return _run(program, start)
+
+
+def _name_of(address: str) -> str:
+    """Return a short name for the exporter at an address."""
+    scheme, _, rest = address.partition(":")
+    return Path(rest).stem if scheme == "unix" else rest.removeprefix("//")
+
+
+def _run(program: Program, start: Callable[[ExitStack], _Exporter]) -> int:
+    reset_signals()
+    is_interactive = not program.command and os.isatty(0)
+    with ExitStack() as stack:
+        files = Files()
+        stack.callback(files.close)
+        inbox = stack.enter_context(SignalInbox())
+        try:
+            is_quiet = is_interactive and not program.exporter_logs  # a log garbles a terminal
+            silence = files.silence if is_quiet else None
+            stack.enter_context(_output_of(program, silence))
+            exporter = start(stack)
+        except KeyboardInterrupt:
+            return 128 + (inbox.interrupted or signal.SIGINT)
+        environment, command = dict(exporter.environment), list(program.command)
+        if not command:
+            command, environment = interactive_shell(environment, exporter.name)
+        if is_interactive and exporter.motd:
+            files.write(exporter.motd.rstrip("\n") + "\n")
+        return run_in_foreground(command, environment, files, inbox, hang_up=is_interactive)
+
+
+@contextmanager
+def _output_of(program: Program, silence: Callable[[], None] | None) -> Iterator[None]:
+    """Send the log, and the output of drivers, to stderr, or nowhere if it is to be silent."""
+    if silence is None:
+        level = program.log_level.upper()
+        with standard_streams(level, _LOG_LINE, until_exit=False):
+            for handler in logging.getLogger().handlers:
+                if isinstance(handler, StderrHandler):
+                    handler.setLevel(level)  # drivers set the levels of their own loggers
+            yield
+        return
+    silence()
+    nowhere = logging.NullHandler()  # without any handler, logging prints warnings
+    logging.getLogger().addHandler(nowhere)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(nowhere)
+
+
+@contextmanager
+def _serving(driver: Driver) -> Iterator[str]:
+    """Serve a driver tree on a private socket, and yield its path."""
+    with private_socket_path() as path, start_blocking_portal(name="exporter") as portal:
+        managed = portal.wrap_async_context_manager(serve_async(driver, f"unix:{path}"))
+        try:
+            managed.__enter__()
+        except (Exception, SystemExit) as exc:
+            if reason := failed_reset(exc):
+                _logger.debug("%s", reason, exc_info=True)
+                text = f"{reason}: {type(exc).__name__}: {exc}"
+                raise ConfigurationError(" ".join(text.split())) from None
+            raise
+        with ExitStack() as stack:
+            stack.push(managed)
+            yield str(path)
