@@ -202,7 +202,7 @@ def described(driver: Driver) -> Any:
     fields = {
         name: value
         for name, value in vars(driver).items()
-        if name in {"command", "stdin", "ready_socket", "path", "max_bytes", "host", "port", "ref"}
+        if name in {"command", "source", "ready_socket", "path", "max_bytes", "host", "port", "ref"}
     }
     children = {name: described(child) for name, child in driver.children.items()}
     return type(driver).__name__, fields, children
@@ -215,7 +215,8 @@ def test_yaml_and_python_describe_the_same_board() -> None:
 
 def test_board_that_is_off_says_so(tmp_path: Path) -> None:
     with serve(tree.tree(tmp_path, free_port())) as board, board.timeout(60):
-        assert board.console.status().state == "stopped"
+        assert not board.console.status().present
+        assert board.power.process.status().state == "stopped"
         assert board.disk.size() == 0
         board.power.off()
         with pytest.raises(DriverOSError, match="QEMU does not run"):

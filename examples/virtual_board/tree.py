@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from jumpstarter.driver import Driver
-from jumpstarter.drivers.composite import Composite, Proxy
+from jumpstarter.drivers.composite import Composite
+from jumpstarter.drivers.console import RecordedConsole
 from jumpstarter.drivers.network import TcpNetwork
 from jumpstarter.drivers.process import Process, ProcessPower
 from jumpstarter.drivers.qmp import Qmp
@@ -36,10 +37,10 @@ def qemu(directory: str, port: int) -> list[str]:
         *("-append", "console=tty0 console=ttyS0,115200 quiet no_timer_check panic=-1"),
         *("-drive", f"file={directory}/disk.img,format=raw,if=virtio"),
         *("-nic", f"user,model=virtio-net-pci,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:80"),
-        *("-qmp", f"unix:{directory}/qmp.sock,server=on,wait=off"),
-        # The board's console is QEMU's own stdin and stdout, so nothing of it is lost.
-        *("-chardev", "stdio,id=console,signal=off"),
+        # The board starts when the console's recorder has connected, so nothing is lost.
+        *("-chardev", f"socket,id=console,path={directory}/console.sock,server=on,wait=on"),
         *("-serial", "chardev:console"),
+        *("-qmp", f"unix:{directory}/qmp.sock,server=on,wait=off"),
     ]
 
 
@@ -50,14 +51,12 @@ def tree(directory: str | Path = "build/virtual_board", port: int = 8080) -> Dri
         directory: Where `build.py` has put the board.
         port: A free TCP port of this machine.
     """
-    emulator = Process(
-        command=qemu(str(directory), port), stdin="pipe", ready_socket=f"{directory}/qmp.sock"
-    )
+    emulator = Process(command=qemu(str(directory), port), ready_socket=f"{directory}/qmp.sock")
     return Composite(
         description="A Linux board that is a process",
         children={
             "power": ProcessPower(children={"process": emulator}),
-            "console": Proxy(ref="power.process"),
+            "console": RecordedConsole(source=f"unix:{directory}/console.sock"),
             "disk": FileStorage(path=f"{directory}/disk.img", max_bytes=64 * 1024 * 1024),
             "web": TcpNetwork(host="127.0.0.1", port=port),
             "machine": Qmp(path=f"{directory}/qmp.sock"),

@@ -699,8 +699,8 @@ def test_a_console_in_an_exporter_of_its_own_outlives_its_clients(
         ({}, "source of RecordedConsole or command, one of the two"),
         ({"source": "/dev/x", "command": ["x"]}, "one of the two"),
         ({"source": 1}, "source of RecordedConsole must be a path or an address"),
-        ({"source": "pty:relative"}, "an absolute path after pty:"),
-        ({"source": "unix:relative"}, "the path must be absolute"),
+        ({"source": "pty:"}, "pty: with a path after it"),
+        ({"source": "unix:"}, "the path must be absolute"),
         ({"source": "tcp://host"}, "expected host:port"),
         ({"source": "tcp://host:0"}, "with a port from 1 up"),
         ({"source": "tls://host:1"}, "without TLS"),
@@ -719,6 +719,17 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], text: str) -> None:
 def test_a_path_object_is_accepted(tmp_path: Path) -> None:
     path: Any = tmp_path / "port"
     assert RecordedConsole(source=path).source == str(path)
+
+
+@pytest.mark.parametrize("scheme", ["unix", "pty"])
+def test_a_relative_path_begins_at_the_current_directory(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    driver = RecordedConsole(source=f"{scheme}:run/console")
+    monkeypatch.chdir("/")
+    with console_of(driver) as console:
+        assert console.status().source == f"{scheme}:{tmp_path}/run/console"
 
 
 def test_a_missing_extra_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

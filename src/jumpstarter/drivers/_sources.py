@@ -203,7 +203,8 @@ def source_of(text: str, baudrate: int) -> Source:
 
     Args:
         text: `unix:/path`, `tcp://host:port`, `pty:/path`, or else the path or pyserial URL of a
-            serial port.
+            serial port. A relative path begins at the current directory, as the paths of other
+            drivers do: both ends are on this machine.
         baudrate: Of a serial port.
 
     Raises:
@@ -211,9 +212,12 @@ def source_of(text: str, baudrate: int) -> Source:
     """
     name = "source of RecordedConsole"
     scheme, _, rest = text.partition(":")
+    if scheme in {"unix", "pty"} and rest:
+        rest = os.path.abspath(rest)  # noqa: PTH100 - it resolves no links
+        text = f"{scheme}:{rest}"
     if scheme == "pty":
-        if not rest.startswith("/"):
-            raise_value_error(name, text, "an absolute path after pty:", ConfigurationError)
+        if not rest:
+            raise_value_error(name, text, "pty: with a path after it", ConfigurationError)
         return _PtySource(rest)
     if scheme not in {"unix", "tcp", "tls"}:
         return _SerialSource(text, baudrate)
