@@ -154,7 +154,7 @@ class ConsoleLog:
         try:
             # Abandoned when the exporter ends: a disk that hangs must not keep it from that.
             await trio.to_thread.run_sync(self._write, data, abandon_on_cancel=True)
-        except OSError as exc:
+        except (OSError, RuntimeError) as exc:  # RuntimeError: the system starts no more threads
             self._lose(count)
             self._unreported += reported
             self._stamper.begin_line()

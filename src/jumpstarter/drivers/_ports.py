@@ -108,7 +108,8 @@ class Port:
             port.exclusive = (
                 True  # pyserial takes the flock before it changes the device's settings
             )
-        if keep_input:  # private: by this method, open() discards what has arrived
+        if keep_input and isinstance(port, serial.Serial):
+            # Private: by this method, open() discards what has arrived.
             vars(port)["_reset_input_buffer"] = lambda: None
         with ExitStack() as undo, _explaining_errors(path):
             undo.callback(self.close)

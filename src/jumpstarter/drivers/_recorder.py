@@ -31,6 +31,7 @@ import trio
 from .._util.wakeup import LazyEvent, LazyParkingLot
 from ..errors import MissingExtra
 from ._console_log import ConsoleLog
+from ._exclusive import PortInUse
 from ._record import ConsoleMark, ConsoleOutput, Cursor, Record
 from ._sources import Source
 
@@ -42,7 +43,11 @@ _SHORTEST_PAUSE: Final = 0.02  # seconds before the first attempt to open a sour
 # Seconds that a source must stay open before the next pause is short again: a console server that
 # is in use may accept, say so and close, each time.
 _STABLE: Final = 1.0
-_FIRST_ATTEMPT: Final = 5.0  # seconds that `start` waits for the first attempt to open the source
+# Seconds that `start` waits for the first attempt to open the source. A lab's network answers in
+# milliseconds, and an exporter with many consoles starts them one after the other.
+_FIRST_ATTEMPT: Final = 1.0
+# Seconds until a port that another program uses is tried again: finding out which one takes long.
+_BUSY_PAUSE: Final = 1.0
 _READ_SIZE: Final = 65_536  # bytes of one read, and of one piece for a watcher
 _EXPECTED: Final = (
     OSError,
@@ -166,7 +171,7 @@ class Recorder:
     async def start(self) -> None:
         """Begin to record, unless it does so already. In the exporter's loop.
 
-        A checkpoint. Waits for the first attempt to open the source, for at most 5 s, so that what
+        A checkpoint. Waits for the first attempt to open the source, for at most 1 s, so that what
         the device says as soon as it is switched on is recorded.
 
         Raises:
@@ -224,6 +229,8 @@ class Recorder:
                     why = await self._read(stream)
             except Exception as exc:  # noqa: BLE001 - what it was, and that it goes on, is logged
                 why = self._explain_failure(exc)
+                if isinstance(exc, PortInUse):
+                    pause = _BUSY_PAUSE
             finally:
                 self._went(why or _STOPPED)
             if trio.current_time() - began > _STABLE:

@@ -120,7 +120,7 @@ class RecordedConsole(Driver):
         return "jumpstarter.drivers.console.ConsoleClient"
 
     def reset(self) -> None:
-        """Begin to record. Blocks until the port is open, or could not be opened, at most 5 s.
+        """Begin to record. Blocks until the port is open, or could not be opened, at most 1 s.
 
         Raises:
             MissingExtra: A serial port needs the extra `serial`.
