@@ -115,8 +115,12 @@ def _target(config: pytest.Config) -> Target:
         text = "the test needs a device: give --jumpstarter ADDRESS or --jumpstarter-config FILE"
         _fail(f"{text}, set JUMPSTARTER_HOST, or run pytest in `jumpstarter shell`")
     worker = getattr(config, "workerinput", None)
-    if worker is None:
-        return found[0]
+    return found[0] if worker is None else _target_of_worker(found, worker)
+
+
+def _target_of_worker(  # pragma: no cover - runs in the workers of pytest-xdist
+    found: list[Target], worker: dict[str, Any]
+) -> Target:
     if _INPUT not in worker:
         _fail(_too_many_workers(found, worker["workercount"]))
     return Target(*worker[_INPUT])

@@ -24,6 +24,18 @@ Run = Callable[..., pytest.RunResult]
 BOOT = b"\x1b[31mred\x1b[0m alert\r\nbad \xff\xfe bytes\r\nlogin: "
 
 
+# An exporter's configuration with one of the drivers.
+CONFIG = """
+apiVersion: jumpstarter.dev/v1alpha1
+kind: ExporterConfig
+metadata:
+  name: bench-7
+export:
+  power:
+    type: lab_for_plugin.Power
+"""
+
+
 class Power(Driver):
     """Fails in several ways."""
 

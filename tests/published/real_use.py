@@ -317,3 +317,51 @@ def test_drivers_are_used_concurrently(bench: Any) -> None:
         thread.join(PATIENCE)
     assert failures == []
     assert not any(thread.is_alive() for thread in threads)
+
+
+# ---------------------------------------------------------------------------------- pytest
+
+SUITE: Final = """
+from jumpstarter_testing.pytest import JumpstarterTest
+
+class TestBench(JumpstarterTest):
+    selector = "board=none"
+
+    def test_it(self, client):
+        assert type(client.console).__module__ == "jumpstarter_driver_pyserial.client"
+        with client.console.pexpect() as session:
+            session.sendline("uname")
+            session.expect("you typed uname", timeout=60)
+
+    def test_beside_our_fixture(self, client, device):
+        assert client.files.exists("nothing") is False
+        assert device.files.exists("nothing") is False
+
+    def test_a_plugin_is_loaded(self, pytestconfig):
+        assert pytestconfig.pluginmanager.has_plugin("jumpstarter")
+
+def test_our_fixture_alone(device):
+    with device.console.pexpect() as session:
+        session.sendline("uname")
+        session.expect("you typed uname", timeout=60)
+    assert False, "to see the report"
+"""
+
+
+def test_the_published_base_class_of_tests_works_beside_our_plugin(
+    address: str, tmp_path: Path
+) -> None:
+    (tmp_path / "test_bench.py").write_text(SUITE)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_bench.py"],
+        cwd=tmp_path,
+        env={**os.environ, "JUMPSTARTER_HOST": address},
+        capture_output=True,
+        text=True,
+        timeout=3 * PATIENCE,
+        check=False,
+    )
+    assert "3 passed" in done.stdout, done.stdout + done.stderr
+    assert "1 failed" in done.stdout, done.stdout
+    assert "- console console -" in done.stdout, done.stdout
+    assert "> uname" in done.stdout, done.stdout

@@ -12,15 +12,15 @@ from jumpstarter._pytest_plugin.recording import RECEIVED, SENT, Recording
 from jumpstarter.client._log_stream import LogRow
 
 
-def console_of(tested: Recording) -> list[str]:
-    return dict(tested.sections()).get("device console", "").splitlines()
+def console_of(tested: Recording, name: str = "c") -> list[str]:
+    return dict(tested.sections()).get(f"console {name}", "").splitlines()
 
 
 def test_pieces_of_a_line_are_joined_even_within_a_character() -> None:
     tested = Recording("t", None)
     for piece in (b"gr", "ü".encode()[:1], "ü".encode()[1:], b"n\r", b"\nnext"):
         tested.add_bytes("c", RECEIVED, piece)
-    assert console_of(tested) == ["c < grün", "c < next"]
+    assert console_of(tested) == ["< grün", "< next"]
 
 
 def test_a_change_of_direction_ends_a_line() -> None:
@@ -28,7 +28,7 @@ def test_a_change_of_direction_ends_a_line() -> None:
     tested.add_bytes("c", RECEIVED, b"login: ")
     tested.add_bytes("c", SENT, b"root\n")
     tested.add_bytes("c", RECEIVED, b"root\r\n\r\n")
-    assert console_of(tested) == ["c < login: ", "c > root", "c < root", "c < "]
+    assert console_of(tested) == ["< login: ", "> root", "< root", "< "]
 
 
 def test_two_consoles_do_not_mix() -> None:
@@ -36,7 +36,19 @@ def test_two_consoles_do_not_mix() -> None:
     tested.add_bytes("one", RECEIVED, b"fir")
     tested.add_bytes("two", RECEIVED, b"second\n")
     tested.add_bytes("one", RECEIVED, b"st\n")
-    assert console_of(tested) == ["two < second", "one < first"]
+    assert console_of(tested, "one") == ["< first"]
+    assert console_of(tested, "two") == ["< second"]
+
+
+def test_the_log_comes_last_and_the_number_of_sections_is_limited() -> None:
+    tested = Recording("t", None)
+    tested.add_note("first")
+    for number in range(100):
+        tested.add_bytes(f"c{number}", RECEIVED, b"line\n")
+    titles = [title for title, _ in tested.sections()]
+    assert titles[0] == "console c0"
+    assert titles[-1] == "exporter log"
+    assert len(titles) == 20
 
 
 def test_a_line_without_an_end_is_cut() -> None:
@@ -51,7 +63,7 @@ def test_a_line_without_an_end_is_cut() -> None:
 def test_tabs_are_expanded_and_other_control_characters_shown() -> None:
     tested = Recording("t", None)
     tested.add_bytes("c", RECEIVED, b"a\tb\x07\x1b[2J\x00\n")
-    assert console_of(tested) == [r"c < a       b\x07\x1b[2J\x00"]
+    assert console_of(tested) == [r"< a       b\x07\x1b[2J\x00"]
 
 
 def test_a_file_is_complete_without_being_closed(tmp_path: Path) -> None:
@@ -85,7 +97,7 @@ def test_a_full_disk_is_in_the_report_and_does_not_disturb_the_test() -> None:
     tested.add_bytes("c", RECEIVED, b"line\n")
     tested.close()
     sections = dict(tested.sections())
-    assert sections["device console"] == "c < line"
+    assert sections["console c"] == "< line"
     assert sections["jumpstarter log"].startswith("/dev/full is not complete: ")
 
 

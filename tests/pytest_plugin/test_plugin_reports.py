@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lab_for_plugin import Run
+from lab_for_plugin import CONFIG, Run
 
 # Each of these fails in the line with the comment, by code of this library or below it.
 FAILURES = """
@@ -135,13 +135,28 @@ def test_a_failure_shows_the_console_and_the_exporters_log(
     """
     options = ("--jumpstarter", lab_address, "--jumpstarter-allow", "*")
     text = run_pytest(source, *options).stdout.str()
-    assert section(text, "device console") == [
-        r"serial.console < \x1b[31mred\x1b[0m alert",
-        r"serial.console < bad \xff\xfe bytes",
-        "serial.console < login: ",
-        "serial.console > root",
-        "serial.console < root",
+    assert section(text, "console serial.console") == [
+        r"< \x1b[31mred\x1b[0m alert",
+        r"< bad \xff\xfe bytes",
+        "< login: ",
+        "> root",
+        "< root",
     ]
+    assert section(text, "exporter log") == ["WARNING driver.Power: the relay clicks"]
+
+
+def test_the_log_of_an_exporter_in_the_process_is_that_of_its_drivers(
+    run_pytest: Run, pytester: pytest.Pytester
+) -> None:
+    pytester.path.joinpath("bench.yaml").write_text(CONFIG)
+    source = """
+    import logging
+    def test_it(device):
+        logging.getLogger("mine").warning("the test's own")
+        device.power.on()
+        assert False
+    """
+    text = run_pytest(source, "--jumpstarter-config", "bench.yaml").stdout.str()
     assert section(text, "exporter log") == ["WARNING driver.Power: the relay clicks"]
 
 
@@ -154,7 +169,7 @@ def test_a_passed_test_shows_neither(run_pytest: Run, lab_address: str) -> None:
     """
     text = run_pytest(source, "-rA", "--jumpstarter", lab_address).stdout.str()
     assert "1 passed" in text
-    assert "serial.console <" not in text
+    assert "console serial.console" not in text
     assert "the relay clicks" not in text
 
 
@@ -209,9 +224,9 @@ def test_only_the_last_lines_are_shown(run_pytest: Run, lab_address: str) -> Non
             assert False, "to see the report"
     """
     text = run_pytest(source, "--jumpstarter", lab_address).stdout.str()
-    first, *lines = section(text, "device console")
+    first, *lines = section(text, "console serial.console")
     assert re.fullmatch(r"\(the last 50 of \d+ lines\)", first)
-    assert lines[-1] == "serial.console < 999"
+    assert lines[-1] == "< 999"
     assert len(lines) == 50
 
 
@@ -227,7 +242,7 @@ def test_a_forwarded_port_is_no_console(run_pytest: Run, lab_address: str) -> No
         assert False, "to see the report"
     """
     text = run_pytest(source, "--jumpstarter", lab_address).stdout.str()
-    assert text.count("serial.console < bad ") == 1
+    assert text.count("< bad ") == 1
 
 
 # ------------------------------------------------------------------------------------ the files

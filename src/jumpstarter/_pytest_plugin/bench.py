@@ -25,7 +25,7 @@ from .._io.portal import BlockingPortal
 from .._util.text import indent_text
 from ..client import DriverClient
 from ..client._channel import Channel
-from ..client._log_stream import another_channel, log_rows
+from ..client._log_stream import LogRow, another_channel, log_rows
 from ..client._outgoing_call import Request
 from ..client._runner import portal_for
 from ..errors import JumpstarterException
@@ -96,7 +96,7 @@ class Bench:
         self.name: str = ""
         self.from_environment: bool = False
         self._config = config
-        self._full_trace: bool = config.getoption("fulltrace")
+        self._full_trace: bool = config.getoption("fulltrace", False)
         self._access = access
         self._served = client
         self._record = record
@@ -149,7 +149,7 @@ class Bench:
             if recording is not None and self._client is None:  # else `device` has the log
                 try:
                     own = await stack.enter_async_context(another_channel(client.channel.channel))
-                    await stack.enter_async_context(log_rows(own, recording.add_record))
+                    await stack.enter_async_context(log_rows(own, self._takes_records(recording)))
                 except JumpstarterException as exc:
                     recording.add_note(f"not available: {indent_text(str(exc))}")
             yield client
@@ -214,11 +214,22 @@ class Bench:
         client, recording = self._client, self._recording
         if client is None or self._log_channel is None or recording is None:
             return
-        rows = log_rows(self._log_channel, recording.add_record)
+        rows = log_rows(self._log_channel, self._takes_records(recording))
         try:
             self._log.enter_context(_portal(client).wrap_async_context_manager(rows))
         except JumpstarterException as exc:
             recording.add_note(f"not available: {indent_text(str(exc))}")
+
+    def _takes_records(self, recording: Recording) -> Callable[[LogRow], None]:
+        if self._served is None:
+            return recording.add_record
+
+        def take(row: LogRow) -> None:
+            # The exporter is this process: pytest captures what the tests themselves log.
+            if row.source == "driver" or row.logger.startswith("jumpstarter"):
+                recording.add_record(row)
+
+        return take
 
     def _end_log(self) -> None:
         try:

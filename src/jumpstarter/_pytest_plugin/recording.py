@@ -24,10 +24,20 @@ __all__ = ["RECEIVED", "SENT", "Recording"]
 
 RECEIVED: Final = "<"  # marks what the device has sent
 SENT: Final = ">"  # marks what the test has sent
+_LOG: Final = "exporter log"
 _TAIL: Final = 50  # lines in a section of a report
+_MAX_SECTIONS: Final = 20  # of a report: a client may open any number of streams
 _MAX_LINE: Final = 1000  # characters
 _MAX_PARTIAL: Final = 4096  # bytes without a line break
 _MAX_FILE: Final = 64 * 1024 * 1024  # characters of a test's file: a device may print all night
+
+
+class _Tail:
+    """The last lines for a section of the report."""
+
+    def __init__(self) -> None:
+        self.lines: deque[str] = deque(maxlen=_TAIL)
+        self.count = 0
 
 
 class _Partial:
@@ -51,11 +61,7 @@ class Recording:
         self.path: Path | None = path
         self._lock = threading.Lock()
         self._partial: dict[str, _Partial] = {}
-        self._tails: dict[str, deque[str]] = {
-            "console": deque(maxlen=_TAIL),
-            "log": deque(maxlen=_TAIL),
-        }
-        self._counts: dict[str, int] = dict.fromkeys(self._tails, 0)
+        self._tails: dict[str, _Tail] = {}  # by the titles of the sections
         self._written = 0
         self._problem = ""
         self._file: TextIOWrapper | None = None
@@ -69,12 +75,12 @@ class Recording:
         """Add a record of the exporter's log. In any thread."""
         text = f"{logging.getLevelName(row.level)} {row.logger}: {row.text}"
         with self._lock:
-            self._add("log", text, f"[exporter] {text}", time.time())
+            self._add(_LOG, text, f"[exporter] {text}", time.time())
 
     def add_note(self, text: str) -> None:
         """Add a remark to the exporter's log."""
         with self._lock:
-            self._add("log", f"({text})", f"[exporter] ({text})", time.time())
+            self._add(_LOG, f"({text})", f"[exporter] ({text})", time.time())
 
     def add_bytes(self, console: str, mark: str, data: bytes) -> None:
         """Add bytes of a console. In any thread.
@@ -107,12 +113,15 @@ class Recording:
         if partial.data or force:
             text = partial.data.decode("utf-8", "backslashreplace").removesuffix("\r")
             line = f"{partial.mark} {indent_text(text.expandtabs(), _MAX_LINE)}"
-            self._add("console", f"{console} {line}", f"[{console}] {line}", partial.since)
+            self._add(f"console {console}", line, f"[{console}] {line}", partial.since)
             partial.data.clear()
 
-    def _add(self, kind: str, line: str, in_file: str, since: float) -> None:
-        self._tails[kind].append(line)
-        self._counts[kind] += 1
+    def _add(self, title: str, line: str, in_file: str, since: float) -> None:
+        if title not in self._tails and len(self._tails) < _MAX_SECTIONS:
+            self._tails[title] = _Tail()
+        if (tail := self._tails.get(title)) is not None:
+            tail.lines.append(line)
+            tail.count += 1
         clock = f"{time.strftime('%H:%M:%S', time.localtime(since))}.{int(since % 1 * 1000):03}"
         if self._written <= _MAX_FILE:
             self._write(f"{clock} {in_file}\n")
@@ -141,17 +150,18 @@ class Recording:
         with self._lock:
             for console, partial in self._partial.items():
                 self._end_line(console, partial)
-            names = {"console": "device console", "log": "exporter log"}
-            found = [(names[kind], self._section(kind)) for kind in names if self._tails[kind]]
+            # The log comes last, whatever began first.
+            titles = sorted(self._tails, key=lambda title: title == _LOG)
+            found = [(title, self._section(self._tails[title])) for title in titles]
         if self._problem:
             found.append(("jumpstarter log", self._problem))
         return found
 
-    def _section(self, kind: str) -> str:
-        lines = list(self._tails[kind])
-        if (count := self._counts[kind]) > len(lines):
+    def _section(self, tail: _Tail) -> str:
+        lines = list(tail.lines)
+        if tail.count > len(lines):
             where = f"; all of them are in {self.path}" if self.path is not None else ""
-            lines.insert(0, f"(the last {len(lines)} of {count} lines{where})")
+            lines.insert(0, f"(the last {len(lines)} of {tail.count} lines{where})")
         return "\n".join(lines)
 
     def close(self) -> None:
