@@ -88,6 +88,7 @@ def test_without_descriptors_clients_are_served_and_newcomers_wait(directory: Pa
 NO_THREADS = """
 import os, resource, sys, threading
 import jumpstarter.cli
+import jumpstarter.cli._serve  # another user may not be able to read it
 from drivers_for_tests import Echo
 from jumpstarter.driver import export
 
