@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import trio
@@ -212,7 +212,11 @@ def test_a_storm_of_signals_harms_no_call(directory: Path, number: signal.Signal
 # ------------------------------------------------------------------------------------ clocks
 
 
-def test_no_clock_that_can_be_set_is_looked_at() -> None:
+# They record when a line was written, for people to read, and measure nothing with it.
+TIMESTAMPS: Final = {"_log_stream.py", "_recorder.py", "recording.py"}
+
+
+def test_no_clock_that_can_be_set_measures_a_time() -> None:
     """Deadlines, rates and idle times are measured with monotonic clocks."""
     wall = re.compile(
         r"\btime\.(time|time_ns|localtime|gmtime)\b|\b(datetime|date)\.(now|utcnow|today)\b"
@@ -220,12 +224,12 @@ def test_no_clock_that_can_be_set_is_looked_at() -> None:
     )
     sources = list(Path(jumpstarter.__file__).parent.rglob("*.py*"))
     assert len(sources) > 30
-    seen = [
+    seen = {
         path.name
         for path in sources
         if path.suffix in {".py", ".pyx"} and wall.search(path.read_text())
-    ]
-    assert seen == []
+    }
+    assert seen == TIMESTAMPS
 
 
 @pytest.mark.parametrize("jump", [-(10**9), 10**9], ids=["back", "ahead"])

@@ -487,7 +487,7 @@ def test_log_level_makes_the_clients_log_visible(address: str) -> None:
     )
     command = [sys.executable, "-c", script, "--log-level", "debug", "power", "on"]
     with running(command, env={"JUMPSTARTER_HOST": address}, stdout=PIPE) as process:
-        out, _ = process.communicate()
+        out, _ = process.communicate(timeout=PATIENCE)
     assert out == "10 10 0\n"
 
 
@@ -588,7 +588,7 @@ def test_signal_cancels_the_drivers_code(tmp_path: Path, number: signal.Signals)
             with running([*command, "until-held", "1"], env=environment) as waiting:
                 assert waiting.wait(PATIENCE) == 0
             holding.send_signal(number)
-            out, err = holding.communicate()
+            out, err = holding.communicate(timeout=PATIENCE)
         assert (holding.returncode, out, err.strip()) == (2, "", "")
         serving.until_logged("a held call was cancelled")
 

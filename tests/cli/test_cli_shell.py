@@ -24,7 +24,7 @@ from jumpstarter.cli import main
 from jumpstarter.cli._shells import interactive_shell
 from jumpstarter.driver import export
 from jumpstarter.drivers.power import MockPower
-from processes import running
+from processes import PATIENCE, running
 from ptys import User, at_a_terminal, user
 
 JUMPSTARTER: Final = [sys.executable, "-m", "jumpstarter"]
@@ -144,7 +144,7 @@ def completed(arguments: Sequence[str], *, stdin: str = "", **options: Any) -> t
     with running(
         [*JUMPSTARTER, *arguments], stdin=PIPE, stdout=PIPE, stderr=PIPE, **options
     ) as process:
-        out, err = process.communicate(stdin)
+        out, err = process.communicate(stdin, timeout=PATIENCE)
     return process.returncode, out, err
 
 
@@ -366,7 +366,7 @@ def test_signal_is_passed_to_the_program(
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
-        out, _ = process.communicate()
+        out, _ = process.communicate(timeout=PATIENCE)
     assert (out, process.returncode) == (f"got {said}\n", code)
     assert lab.events() == ["reset", "closed"]
 
@@ -377,14 +377,14 @@ def test_interrupt_without_a_terminal_is_passed_to_the_program(lab: Lab) -> None
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait() == 130
+        assert process.wait(PATIENCE) == 130
 
 
 def test_ignored_signal_stays_ignored(lab: Lab) -> None:
     script = "kill -HUP $PPID $$; echo alive"
     command = ["sh", "-c", 'trap "" HUP; exec "$@"', "-", *JUMPSTARTER]
     with running([*command, *lab.shell("sh", "-c", script)], stdout=PIPE) as process:
-        out, _ = process.communicate()
+        out, _ = process.communicate(timeout=PATIENCE)
     assert (out, process.returncode) == ("alive\n", 0)
 
 
@@ -399,7 +399,7 @@ def test_signal_cancels_the_start(
         writer = os.open(tmp_path / "fifo", os.O_WRONLY)  # blocks until reset() reads
         process.send_signal(number)
         os.close(writer)  # reset() returns
-        out, err = process.communicate()
+        out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out, err) == (128 + number, "", "")
     assert lab.events() == ["reset", "closed"]
 

@@ -675,17 +675,17 @@ def test_a_console_in_an_exporter_of_its_own_outlives_its_clients(
         f"console = RecordedConsole(source='pty:{board.path}', log_path='{tmp_path}/log')\n"
         "tree = Composite(children={'console': console})\n"
     )
-    with exporter(tmp_path, driver="lab:tree", cwd=tmp_path) as process:
+    with exporter(tmp_path, driver="lab:tree", cwd=tmp_path) as server:
         board.say(b"before any client")
-        with connect(process.address) as lab, lab.timeout(PATIENCE):
+        with connect(server.address) as lab, lab.timeout(PATIENCE):
             mark = lab.console.wait_for("any client", since=0)
             lab.console.write(b"1")
             assert board.hear(1) == b"1"
         board.say(b", and between two")
-        with connect(process.address) as lab, lab.timeout(PATIENCE):
+        with connect(server.address) as lab, lab.timeout(PATIENCE):
             assert lab.console.wait_for("two", since=mark.end).before == b", and between "
-        process.send(signal.SIGTERM)
-        assert process.wait() == 0
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0
     text = (tmp_path / "log").read_bytes()
     assert b"before any client, and between two" in recovered(text)
 
