@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import trio
 import trio.testing
@@ -14,7 +15,7 @@ from jumpstarter.driver import export, exportstream
 from jumpstarter.drivers.composite import Composite
 from jumpstarter.drivers.power import MockPower
 
-__all__ = ["END", "FAIL", "Device", "Relay", "board"]
+__all__ = ["END", "FAIL", "Calc", "Device", "Relay", "board"]
 
 END = b"\x04"  # the device ends its half of the stream when it is sent this
 FAIL = b"\x18"  # its driver raises an OSError
@@ -134,6 +135,47 @@ class Relay(Plain):
         return self.log
 
 
+class Calc(Plain):
+    """Has methods with all kinds of parameters."""
+
+    @export
+    def add(self, a: int, b: int = 2) -> int:
+        """Add two numbers."""
+        return a + b
+
+    @export
+    def join(self, text: str, *more: str, sep: str = " ") -> str:
+        """Join texts."""
+        return sep.join([text, *more])
+
+    @export
+    def options(self, **options: Any) -> dict[str, Any]:
+        """Return the keyword arguments."""
+        return options
+
+    @export
+    def give(self, value: Any = None) -> Any:
+        """Return the argument."""
+        return value
+
+    @export
+    async def count(self, stop: int | None = None) -> AsyncGenerator[int, None]:
+        """Count, and wait at the end without a `stop`."""
+        number = 0
+        while stop is None or number < stop:
+            yield number
+            number += 1
+            if stop is None and number == 3:
+                await trio.sleep_forever()
+
+    @export
+    def fail(self) -> None:
+        """Raise an exception with a long text."""
+        raise ValueError("the board\nis on fire")
+
+
 def board() -> Composite:
     """Make a board with a console and a power switch."""
-    return Composite(children={"serial": Device(), "power": MockPower(), "relay": Relay()})
+    return Composite(
+        children={"serial": Device(), "power": MockPower(), "relay": Relay(), "calc": Calc()}
+    )

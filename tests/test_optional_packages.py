@@ -44,10 +44,8 @@ INNER: Final = {
     "jumpstarter.cli._output",
     "jumpstarter.cli._session",
     "jumpstarter.cli._targets",
-    "jumpstarter.cli.commands.config",
-    "jumpstarter.cli.commands.console",
-    "jumpstarter.cli.commands.driver",
-    "jumpstarter.cli.commands.shell",
+    # Each command is a click command.
+    *(name for name in module_names() if name.startswith("jumpstarter.cli.commands.")),
     "jumpstarter.client._commands",
     "jumpstarter.client._expect",
     "jumpstarter.client._file_streams",

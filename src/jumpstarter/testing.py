@@ -19,9 +19,10 @@ from typing import Any, Final, Literal, TypeVar, overload
 import trio
 import trio.testing
 
+from ._api.access import check_access
 from ._api.connecting import ask_for_report
 from ._api.contexts import AsyncContext, Opened, SyncContext
-from ._api.serving import check_access, warn_shadowed_names
+from ._api.serving import warn_shadowed_names
 from ._exporter.context import ServerContext
 from ._exporter.executor import DriverExecutor
 from ._exporter.session import Session

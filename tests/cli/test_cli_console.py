@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 from console_drivers import END, FAIL, board
 from delaying_proxy import delaying_proxy
 from exporter_process import ExporterProcess, exporter
+from exporters_for_cli import BOARD, make_certificates
 from helpers import PATIENCE
 from jumpstarter import connect, serve
 from jumpstarter.cli._console import run_console
@@ -28,7 +28,6 @@ from jumpstarter.errors import DriverError
 from processes import running
 from ptys import Job, User, at_a_terminal, user
 
-BOARD = "console_drivers:board"
 READY = b"Ctrl-B ? lists more keys]\r\n"
 CONSOLE = ("-m", "jumpstarter", "console")
 
@@ -366,25 +365,11 @@ def test_a_log_that_cannot_be_written_is_an_error_before_connecting(tmp_path: Pa
 # --- over a long line ---
 
 
-@pytest.fixture
-def certified(tmp_path: Path) -> tuple[str, ...]:
-    """Make a certificate, and return the options of an exporter; `ca.pem` is for clients."""
-    authority = trustme.CA()
-    certificate = authority.issue_cert("localhost")
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
-    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
-    files = ("--tls-cert", str(tmp_path / "cert.pem"), "--tls-key", str(tmp_path / "key.pem"))
-    (tmp_path / "token").write_text("0123456789abcdef")
-    (tmp_path / "token").chmod(0o600)
-    return ("--address", "tls://localhost:0", *files, "--token-file", str(tmp_path / "token"))
-
-
 def test_keys_are_sent_while_the_answers_to_others_are_under_way(
-    someone: User, tmp_path: Path, certified: tuple[str, ...]
+    someone: User, tmp_path: Path
 ) -> None:
-    access = ("--tls-ca", str(tmp_path / "ca.pem"), "--token-file", str(tmp_path / "token"))
-    with exporter(tmp_path, *certified, driver=BOARD) as server:
+    serve_options, access = make_certificates(tmp_path)
+    with exporter(tmp_path, *serve_options, driver=BOARD) as server:
         port = int(server.address.rpartition(":")[2])
         with delaying_proxy(port, seconds=0.1) as proxy:
             arguments = [*CONSOLE, f"tls://localhost:{proxy.port}", "serial", *access]

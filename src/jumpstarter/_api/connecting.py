@@ -31,8 +31,8 @@ from ..client._name import check_name, own_name
 from ..client._outgoing_call import Request
 from ..client._tree import DEFAULT_ALLOW, Wanted, check_allow
 from ..errors import ArgumentError, DriverError, DriverTimeoutError, HandshakeError
+from .access import check_access
 from .contexts import AsyncContext, BlockingContext, Opened
-from .serving import check_access
 
 _C = TypeVar("_C", bound=DriverClient)
 

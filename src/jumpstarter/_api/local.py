@@ -20,9 +20,10 @@ from .._limits import DEFAULT_LIMITS, Limits
 from ..client import DriverClient
 from ..client._tree import Wanted
 from ..driver import Driver
+from .access import check_access
 from .connecting import open_channel
 from .contexts import BlockingContext, Opened
-from .serving import check_access, check_async_library, serve_async
+from .serving import check_async_library, serve_async
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 

@@ -30,9 +30,7 @@ from .._util.async_library import ASYNCIO, TRIO
 from .._util.background import open_background
 from .._util.checks import (
     check_flag,
-    check_instance,
     check_int,
-    check_secret,
     raise_type_error,
     raise_value_error,
 )
@@ -41,9 +39,10 @@ from ..client import DriverClient
 from ..client._methods import CALL_STYLES, names_of
 from ..driver import Driver
 from ..errors import ConfigurationError
+from .access import check_access
 from .contexts import AsyncContext
 
-__all__ = ["check_access", "check_async_library", "serve_async", "warn_shadowed_names"]
+__all__ = ["check_async_library", "serve_async", "warn_shadowed_names"]
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -196,22 +195,6 @@ def _log_warnings(listeners: ListenerSet, *, is_access_checked: bool) -> None:
             "SIGCHLD is ignored in this process, so programs that drivers run seem to exit with 0"
         )
         _logger.warning("%s: call signal.signal(signal.SIGCHLD, signal.SIG_DFL) before", text)
-
-
-def check_access(limits: object, token: object, context: object) -> str:
-    """Check the arguments that both sides take.
-
-    Returns:
-        The secret; empty for none.
-
-    Raises:
-        ArgumentError: One of them cannot be used.
-    """
-    check_instance("limits", limits, Limits, "a jumpstarter.Limits")
-    if context is not None:
-        accepted = "an ssl.SSLContext, as ssl.create_default_context() makes one, or None"
-        check_instance("ssl_context", context, ssl.SSLContext, accepted)
-    return check_secret("token", token, "a str (decode bytes, and strip a line), or None")
 
 
 def check_async_library(library: object) -> str | None:

@@ -11,7 +11,7 @@ from typing import Final
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Verbatim", "indent_text", "sanitize_name", "sanitize_text"]
+__all__ = ["Verbatim", "escape_text", "indent_text", "sanitize_name", "sanitize_text"]
 
 _LENGTH: Final = 200  # characters of a name
 _BLOCK: Final = 10_000  # characters of a traceback: about a hundred lines
@@ -48,10 +48,11 @@ def indent_text(text: str, length: int = _BLOCK) -> str:
     """
     kept = text[:length]
     rest = f"... [cut: {len(text)} characters in all]" if len(text) > length else ""
-    return "\n    | ".join(map(_printable, kept.rstrip("\n").split("\n"))) + rest
+    return "\n    | ".join(map(escape_text, kept.rstrip("\n").split("\n"))) + rest
 
 
-def _printable(line: str) -> str:
+def escape_text(line: str) -> str:
+    """Return a text on one line, with every character escaped that is not printable."""
     if line.isprintable():
         return line
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import importlib
 import os
 import signal
@@ -13,8 +14,9 @@ from typing import Any, Final, NamedTuple
 
 from .._util.extras import requires_extra
 from .._util.suggestions import SuggestingGroup
+from .._util.text import escape_text
 from .._version import __version__
-from ..errors import JumpstarterException
+from ..errors import DriverError, JumpstarterException
 from ._commands import COMMANDS
 
 with requires_extra("cli", "the command line"):
@@ -60,6 +62,9 @@ class _LazyGroup(SuggestingGroup):
             return click.Command(cmd_name, add_help_option=False, help=COMMANDS[cmd_name])
         package = f"{__package__}.commands"
         command: click.Command = importlib.import_module(f"{package}.{cmd_name}").command
+        if not gc.isenabled():  # `main` has disabled it
+            gc.freeze()  # the exit does not look for garbage among the modules either
+            gc.enable()
         return command
 
     def format_commands(
@@ -162,7 +167,8 @@ def reported_errors(program: str, codes: ExitCodes = _DEFAULT) -> Iterator[Outco
             _discard_stdout()  # its reader has gone, as in `jumpstarter ls | head`
             outcome.code = 128 + signal.SIGPIPE
         else:
-            sys.stderr.write(f"{program}: {exc}\n")
+            text = escape_text(str(exc)) if isinstance(exc, DriverError) else str(exc)
+            sys.stderr.write(f"{program}: {text}\n")
             outcome.code = _FAILED
 
 

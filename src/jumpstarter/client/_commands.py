@@ -28,7 +28,7 @@ with requires_extra("cli", "the command line of a client"):
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["ClientGroup", "MethodCommand", "command_of", "consoles", "print_value"]
+__all__ = ["ClientGroup", "MethodCommand", "command_of", "consoles", "plain_value", "print_value"]
 
 
 class Client(Protocol):
@@ -220,11 +220,11 @@ def print_value(value: Any) -> None:
     if value is None:
         return
     if not isinstance(value, str | bytes):
-        value = json.dumps(value, ensure_ascii=False, default=_plain)
+        value = json.dumps(value, ensure_ascii=False, default=plain_value)
     click.echo(value, nl=isinstance(value, str))
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """Return what stands for a value that JSON does not have."""
     if isinstance(value, bytes | bytearray):
         return base64.b64encode(value).decode()

@@ -24,7 +24,7 @@ with requires_extra("cli", "a command line"):
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["MethodParameter", "arguments_of", "parameters_of"]
+__all__ = ["MethodParameter", "arguments_of", "parameters_of", "read_value"]
 
 # How a value on the command line is read.
 _Reading: TypeAlias = Literal[
@@ -242,6 +242,19 @@ def parameters_of(signature: inspect.Signature) -> list[MethodParameter]:
         MethodParameter(each, _command_parameter(each, f"p{index}", flags))
         for index, each in enumerate(parameters)
     ]
+
+
+def read_value(parameter: inspect.Parameter, text: str) -> Any:
+    """Read one value of a parameter, as on the command line.
+
+    Raises:
+        click.BadParameter: The text cannot be read as any of the types in the annotation.
+    """
+    try:
+        return _value_of(parameter.annotation).convert(text, None, None)
+    except click.BadParameter as exc:
+        exc.param_hint = parameter.name
+        raise
 
 
 def _command_parameter(parameter: inspect.Parameter, name: str, flags: set[str]) -> click.Parameter:
