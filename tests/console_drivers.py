@@ -11,11 +11,11 @@ import trio
 import trio.testing
 
 from drivers_for_tests import Plain
-from jumpstarter.driver import export, exportstream
+from jumpstarter.driver import Driver, export, exportstream
 from jumpstarter.drivers.composite import Composite
 from jumpstarter.drivers.power import MockPower
 
-__all__ = ["END", "FAIL", "Calc", "Device", "Relay", "board"]
+__all__ = ["END", "FAIL", "Calc", "Device", "Relay", "Strange", "board"]
 
 END = b"\x04"  # the device ends its half of the stream when it is sent this
 FAIL = b"\x18"  # its driver raises an OSError
@@ -174,8 +174,26 @@ class Calc(Plain):
         raise ValueError("the board\nis on fire")
 
 
+class Strange(Driver):
+    """A driver whose client class is missing."""
+
+    @classmethod
+    def client(cls) -> str:
+        return "no_such_package.Client"
+
+    @export
+    def ping(self) -> str:
+        return "pong"
+
+
 def board() -> Composite:
-    """Make a board with a console and a power switch."""
+    """Make a board with a console, power switches, and drivers below others."""
     return Composite(
-        children={"serial": Device(), "power": MockPower(), "relay": Relay(), "calc": Calc()}
+        children={
+            "serial": Device(),
+            "power": MockPower(),
+            "relay": Relay(),
+            "calc": Calc(),
+            "nested": Composite(children={"calc": Calc(), "a.b": Calc()}),
+        }
     )

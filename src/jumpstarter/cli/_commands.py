@@ -16,6 +16,7 @@ COMMANDS: Final[dict[str, str]] = {
     "serve": "serve a driver tree until SIGTERM, SIGINT or SIGHUP",
     "run": "serve an exporter's configuration until SIGTERM, SIGINT or SIGHUP",
     "shell": "run a program, or an interactive shell, with an exporter",
+    "ls": "show the drivers of an exporter, and what they export",
     "call": "call a method of a driver, and print the result",
     "console": "open an interactive console of a driver's raw stream",
     "config": "check and list the configurations of exporters",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import ssl
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -110,12 +112,16 @@ def access_options(function: Callable[P, R]) -> Callable[..., R]:
 
 
 @hidden_contextmanager
-def connected(address: str | None, access: Access) -> Iterator[DriverClient]:
+def connected(
+    address: str | None, access: Access, *, import_clients: bool = True
+) -> Iterator[DriverClient]:
     """Connect to an exporter, for the length of a `with` block.
 
     Args:
         address: Its address, in one of the forms of `JUMPSTARTER_HOST`; by default that variable's.
         access: The options of `access_options`.
+        import_clients: Import the client classes that `access` allows, and warn of the others. A
+            command that calls drivers by `call`, `streamingcall` and `stream` needs none of them.
 
     Yields:
         The client of the root driver, for blocking code.
@@ -124,7 +130,25 @@ def connected(address: str | None, access: Access) -> Iterator[DriverClient]:
         JumpstarterException: (on entering) There is no address, or connecting failed.
         click.UsageError: (on entering) The token's file cannot be read.
     """
-    allow = access.allow or allowed_clients()
+    allow = (access.allow or allowed_clients()) if import_clients else ()
     where, token, context = exporter_address(address), access.token(), access.ssl_context()
-    with connect(where, allow=allow, token=token, ssl_context=context) as client:
+    with ExitStack() as stack:
+        with nullcontext() if import_clients else _no_warnings():
+            connection = connect(where, allow=allow, token=token, ssl_context=context)
+            client = stack.enter_context(connection)
         yield client
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Log no missing client classes, for the length of a block."""
+    logger = logging.getLogger("jumpstarter.client")
+    logger.addFilter(_drop)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_drop)
+
+
+def _drop(_record: logging.LogRecord) -> bool:
+    return False

@@ -34,7 +34,7 @@ from typing import Any, Final
 import trio
 
 from .._protocol.frames import Kind
-from ..client import DriverClient, RemoteStream
+from ..client import DriverClient, RemoteStream, StubDriverClient
 from ..client._raw_streams import open_stream
 from ..client._runner import portal_for
 from ..errors import ConfigurationError, DriverError
@@ -356,7 +356,9 @@ class _PowerCycle:
 
     def _run(self) -> None:
         try:
-            if callable(cycle := getattr(self._client, "cycle", None)):
+            # A class that is missing here may have had a `cycle`.
+            is_stub = isinstance(self._client, StubDriverClient)
+            if not is_stub and callable(cycle := getattr(self._client, "cycle", None)):
                 cycle()
             else:
                 self._client.call("off")

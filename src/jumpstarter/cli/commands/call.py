@@ -52,7 +52,7 @@ def command(arguments: tuple[str, ...], output: str | None, access: Access) -> N
     """
     address, (path, *texts) = split_address(arguments, 1)
     show: Callable[[Any], None] = _print_json if output == "json" else print_value
-    with connected(address, access) as root:
+    with connected(address, access, import_clients=False) as root:
         client, name = find_method(root, path)
         method = exported(client)[name]
         if method.kind is Kind.STREAM:
