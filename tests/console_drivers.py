@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import trio
 import trio.testing
 
 from drivers_for_tests import Plain
-from jumpstarter.driver import Driver, export, exportstream
+from jumpstarter.client import DriverClient
+from jumpstarter.driver import Driver, FlasherInterface, export, exportstream
 from jumpstarter.drivers.composite import Composite
 from jumpstarter.drivers.power import MockPower
+from jumpstarter.drivers.storage import FileStorage
 
-__all__ = ["END", "FAIL", "Calc", "Device", "Relay", "Strange", "board"]
+__all__ = ["END", "FAIL", "Calc", "Device", "Relay", "Strange", "board", "storages"]
 
 END = b"\x04"  # the device ends its half of the stream when it is sent this
 FAIL = b"\x18"  # its driver raises an OSError
@@ -184,6 +189,125 @@ class Strange(Driver):
     @export
     def ping(self) -> str:
         return "pong"
+
+
+class _Paced:
+    """A stream that pauses after each piece.
+
+    Args:
+        stream: Where the pieces come from.
+        seconds: How long.
+        begun: A file that is made after the first piece.
+    """
+
+    def __init__(self, stream: Any, seconds: float, begun: Path) -> None:
+        self._stream = stream
+        self._seconds = seconds
+        self._begun = begun
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for data in self._stream:
+            yield data
+            self._begun.touch()
+            await trio.sleep(self._seconds)
+
+
+@dataclass(kw_only=True)
+class PacedStorage(FileStorage):
+    """A storage that is slow.
+
+    Attributes:
+        seconds: How long it takes for a piece of 64 KiB.
+    """
+
+    seconds: float
+
+    @asynccontextmanager
+    async def resource(  # type: ignore[override]  # what `write` uses of a resource
+        self, *args: Any, **options: Any
+    ) -> AsyncIterator[Any]:
+        """Open a resource whose pieces come slowly."""
+        async with super().resource(*args, **options) as stream:
+            yield _Paced(stream, self.seconds, Path(self.path).with_name("begun"))
+
+
+@dataclass(kw_only=True)
+class Parts(FlasherInterface, Driver):
+    """A flasher whose parts are files.
+
+    Attributes:
+        directory: Where they are.
+    """
+
+    directory: str
+
+    @export
+    async def flash(self, source: Any, target: str | None = None) -> None:
+        """Write a part; the one named `broken` fails."""
+        if target == "broken":
+            raise OSError("the medium has failed")
+        async with self.resource(source) as stream:
+            data = b"".join([bytes(piece) async for piece in stream])
+        await trio.Path(self.directory, f"{target}.part").write_bytes(data)
+
+    @export
+    async def dump(self, target: Any, partition: str | None = None) -> None:
+        """Do nothing."""
+
+
+class Mux(Plain):
+    """A card that is switched between the host and the device, with the published client's methods.
+
+    Attributes:
+        log: The calls, in order.
+    """
+
+    log: ClassVar[list[str]] = []
+
+    @classmethod
+    def client(cls) -> str:
+        return "console_drivers.MuxClient"
+
+    @export
+    def did(self, what: str) -> None:
+        """Write down a call."""
+        if what == "write bad.img":
+            raise OSError("the medium has failed")
+        self.log.append(what)
+
+    @export
+    def done(self) -> list[str]:
+        """Return the calls."""
+        return self.log
+
+
+class MuxClient(DriverClient):
+    """A client with the methods of a published storage multiplexer's."""
+
+    def host(self) -> None:
+        self.call("did", "host")
+
+    def dut(self) -> None:
+        self.call("did", "dut")
+
+    def write_local_file(self, filepath: str) -> None:
+        self.call("did", f"write {Path(filepath).name}")
+
+
+def storages() -> Composite:
+    """Make a board with storages, in the directory that the environment names."""
+    directory = os.environ["STORAGE"]
+    card = f"{directory}/card.img"
+    return Composite(
+        children={
+            "card": FileStorage(path=card),
+            "stuck": PacedStorage(path=card, seconds=math.inf),
+            "slow": PacedStorage(path=card, seconds=0.2),
+            "parts": Parts(directory=directory),
+            "mux": Mux(),
+            "power": MockPower(),
+        }
+    )
 
 
 def board() -> Composite:

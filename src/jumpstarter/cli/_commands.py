@@ -19,6 +19,8 @@ COMMANDS: Final[dict[str, str]] = {
     "ls": "show the drivers of an exporter, and what they export",
     "call": "call a method of a driver, and print the result",
     "console": "open an interactive console of a driver's raw stream",
+    "forward": "forward a local port, or a Unix socket, to a driver's raw stream",
+    "flash": "write an image to a storage of the device",
     "config": "check and list the configurations of exporters",
     "driver": "list the drivers that are installed",
 }

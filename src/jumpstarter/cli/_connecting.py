@@ -7,7 +7,7 @@ import functools
 import logging
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -120,8 +120,9 @@ def connected(
     Args:
         address: Its address, in one of the forms of `JUMPSTARTER_HOST`; by default that variable's.
         access: The options of `access_options`.
-        import_clients: Import the client classes that `access` allows, and warn of the others. A
-            command that calls drivers by `call`, `streamingcall` and `stream` needs none of them.
+        import_clients: Import the client classes that `access` allows. A command that calls drivers
+            by `call`, `streamingcall` and `stream` needs none of them. A missing class is not
+            logged: a command that needs it says so.
 
     Yields:
         The client of the root driver, for blocking code.
@@ -133,7 +134,7 @@ def connected(
     allow = (access.allow or allowed_clients()) if import_clients else ()
     where, token, context = exporter_address(address), access.token(), access.ssl_context()
     with ExitStack() as stack:
-        with nullcontext() if import_clients else _no_warnings():
+        with _no_warnings():
             connection = connect(where, allow=allow, token=token, ssl_context=context)
             client = stack.enter_context(connection)
         yield client

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from .._protocol.frames import Kind
 from .._util.extras import requires_extra
 from .._util.text import sanitize_name
 from ..client import DriverClient
@@ -18,7 +19,7 @@ with requires_extra("cli", "the command line"):
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["NoSuchName", "exported", "find_driver", "find_method", "split_address"]
+__all__ = ["NoSuchName", "exported", "find_driver", "find_method", "find_stream", "split_address"]
 
 _MAX_NAMES: Final = 20  # that an error lists
 
@@ -83,6 +84,28 @@ def find_method(root: DriverClient, path: str) -> tuple[DriverClient, str]:
     nearest = _nearest(method, {**methods, **client.children})
     lists = f"its children: {_list(client.children)}; it exports: {_list(methods)}"
     raise NoSuchName(f"{text}{nearest}; {lists}")
+
+
+def find_stream(root: DriverClient, path: str) -> tuple[DriverClient, str]:
+    """Return the client and the method for `driver[.method]`, whose method is a stream.
+
+    Raises:
+        NoSuchName: There is no such driver or stream.
+    """
+    try:
+        client = find_driver(root, path)
+    except NoSuchName:
+        client, method = find_method(root, path)
+        if exported(client)[method].kind is not Kind.STREAM:
+            raise NoSuchName(f"{path!r} is a method and not a stream: use `call` for it") from None
+        return client, method
+    streams = [name for name, each in exported(client).items() if each.kind is Kind.STREAM]
+    if len(streams) == 1:
+        return client, streams[0]
+    if "connect" in streams:
+        return client, "connect"
+    names = f"name one: {', '.join(streams)}" if streams else "it exports no stream"
+    raise NoSuchName(f"{client.channel.name} has no stream 'connect'; {names}")
 
 
 def exported(client: DriverClient) -> Mapping[str, Any]:

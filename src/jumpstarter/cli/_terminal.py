@@ -11,14 +11,14 @@ import signal
 import termios
 import threading
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 from typing import Any, Final
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["RawTerminal", "signals_restore"]
+__all__ = ["RawTerminal", "exit_on_signals", "signals_restore"]
 
 _ENDING: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -63,10 +63,6 @@ class RawTerminal:
                 termios.tcsetattr(self._fd, termios.TCSANOW, self._saved)
             self.raw = False
 
-    def suspend(self) -> None:
-        """Stop this process's job, as Ctrl-Z does, in the mode before."""
-        os.kill(0, signal.SIGTSTP)  # to the whole job: a script waits for us, and must stop too
-
 
 @contextmanager
 def signals_restore(terminal: RawTerminal) -> Iterator[None]:
@@ -89,6 +85,26 @@ def signals_restore(terminal: RawTerminal) -> Iterator[None]:
                 stop = _Stop(terminal)
                 stack.enter_context(_handled(signal.SIGTSTP, stop.stop))
                 stack.enter_context(_handled(signal.SIGCONT, stop.proceed))
+        yield
+
+
+@contextmanager
+def exit_on_signals(codes: Mapping[signal.Signals, int]) -> Iterator[None]:
+    """Let signals raise SystemExit within the block, so that it is left in order.
+
+    Signals that are ignored stay ignored.
+
+    Args:
+        codes: The exit code for each signal.
+    """
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(codes[signal.Signals(number)])
+
+    with ExitStack() as stack:
+        if threading.current_thread() is threading.main_thread():
+            for number in codes:
+                stack.enter_context(_handled(number, leave))
         yield
 
 

@@ -6,19 +6,18 @@ import math
 from contextlib import ExitStack
 from pathlib import Path
 
-from ..._protocol.frames import Kind
 from ..._util.extras import requires_extra
 from ...client import DriverClient
 from .._connecting import Access, access_options, connected
 from .._console import run_console
-from .._targets import NoSuchName, exported, find_driver, find_method, split_address
+from .._targets import exported, find_driver, find_stream, split_address
 
 with requires_extra("cli", "the command line"):
     import click
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["command", "find_power", "find_stream"]
+__all__ = ["command"]
 
 
 @click.command("console")
@@ -63,34 +62,12 @@ def command(
         file = None if log is None else stack.enter_context(log.open("ab", buffering=0)).fileno()
         root = stack.enter_context(connected(address, access))
         client, method = find_stream(root, rest[0] if rest else "")
-        switch = find_power(root, client) if power is None else find_driver(root, power)
+        switch = _find_power(root, client) if power is None else find_driver(root, power)
         limit = math.inf if timeout is None else timeout
         return run_console(client, method, log=file, power=switch, timeout=limit)
 
 
-def find_stream(root: DriverClient, path: str) -> tuple[DriverClient, str]:
-    """Return the client and the method for `driver[.method]`, whose method is a stream.
-
-    Raises:
-        NoSuchName: There is no such driver or stream.
-    """
-    try:
-        client = find_driver(root, path)
-    except NoSuchName:
-        client, method = find_method(root, path)
-        if exported(client)[method].kind is not Kind.STREAM:
-            raise NoSuchName(f"{path!r} is a method and not a stream: use `call` for it") from None
-        return client, method
-    streams = [name for name, each in exported(client).items() if each.kind is Kind.STREAM]
-    if len(streams) == 1:
-        return client, streams[0]
-    if "connect" in streams:
-        return client, "connect"
-    names = f"name one: {', '.join(streams)}" if streams else "it exports no stream"
-    raise NoSuchName(f"{client.channel.name} has no stream 'connect'; {names}")
-
-
-def find_power(root: DriverClient, console: DriverClient) -> DriverClient | None:
+def _find_power(root: DriverClient, console: DriverClient) -> DriverClient | None:
     """Return the client of the only power switch that has the same parent as a console.
 
     A power switch exports `on` and `off`.
