@@ -14,7 +14,7 @@ COMPAT := .venv-compat
 PUBLISHED := .venv-published
 
 .PHONY: venv lock build demo demo-board test coverage check python-rules compiled-rules test-lowest \
-	test-latest test-all lane sanitize fuzz fuzz-coverage soak lint types verify-types docs sizes \
+	test-latest test-all lane sanitize fuzz fuzz-coverage soak lint types verify-types docs screenshots sizes \
 	bench bench-peers bench-drivers instructions hostile compat compat-quick compat-install compat-real compat-baseline \
 	clean
 .NOTPARALLEL: # targets share the directory in which the extension modules are built
@@ -209,6 +209,10 @@ verify-types: venv
 # Builds the documentation site in build/docs. Any warning is an error.
 docs: venv
 	$(BIN)/sphinx-build --fresh-env --fail-on-warning --keep-going --quiet docs build/docs
+
+# Records the commands of docs/operating.md at a pseudo-terminal.
+screenshots: venv
+	PYTHONPATH=examples $(BIN)/python docs/screenshots.py
 
 # Prints the number of lines of functions, classes and modules of the package.
 sizes: venv
