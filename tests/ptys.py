@@ -81,6 +81,13 @@ class User:
         """Return whether the terminal is in raw mode."""
         return not self.mode()[3] & termios.ICANON
 
+    def wait_raw(self) -> None:
+        """Wait until a program has switched the terminal to raw mode."""
+        deadline = time.monotonic() + PATIENCE
+        while not self.is_raw():
+            assert time.monotonic() < deadline, "the terminal is not in raw mode"
+            time.sleep(0.01)
+
     def type(self, data: bytes) -> None:
         """Type bytes."""
         assert os.write(self._far_end, data) == len(data)

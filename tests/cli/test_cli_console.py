@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -260,8 +261,9 @@ def test_a_terminal_that_shows_nothing_holds_up_the_device(
     someone: User, lab: DriverClient
 ) -> None:
     def act() -> None:
+        deadline = time.monotonic() + PATIENCE
         while lab.serial.flooded_bytes() < 64 * 1024:
-            pass
+            assert time.monotonic() < deadline
         for _ in range(200):
             assert lab.serial.flooded_bytes() < 16 * 1024 * 1024
         someone.type(b"\x02q")
@@ -308,8 +310,7 @@ def test_a_console_is_suspended_with_the_terminal_restored(
             assert job.wait_stopped()
             assert someone.is_restored()
             job.proceed()
-            while not someone.is_raw():
-                pass
+            someone.wait_raw()
             someone.type(text)
             someone.see(text)
         someone.type(b"\x02q")
@@ -325,8 +326,7 @@ def test_a_console_that_was_stopped_by_force_is_raw_again_when_it_continues(
         job.wait_stopped()
         someone.reset()  # as a shell does
         job.proceed()
-        while not someone.is_raw():
-            pass
+        someone.wait_raw()
         someone.type(b"text\x02q")
         assert job.wait() == 0
         assert someone.is_restored()
