@@ -60,7 +60,8 @@ BOARD := examples/virtual_board
 
 demo-board: venv
 	$(BIN)/python $(BOARD)/build.py
-	$(BIN)/python -m pytest $(BOARD) --jumpstarter-config $(BOARD)/exporter.yaml
+	$(BIN)/jumpstarter shell --exporter-config $(BOARD)/exporter.yaml -- \
+	$(abspath $(BIN))/python -m pytest $(BOARD)
 
 # To run only some of the tests: make test TESTS=tests/protocol/test_values.py
 TESTS :=

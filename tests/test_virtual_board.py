@@ -6,6 +6,7 @@ import gzip
 import importlib
 import lzma
 import os
+import re
 import shutil
 import stat
 import struct
@@ -299,3 +300,44 @@ def test_suite_of_the_board_passes(transport: str, built: Path, tmp_path: Path) 
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert "5 passed" in done.stdout
+
+
+def commands_of(section: str) -> str:
+    """Return the shell commands of a section of the example's page."""
+    text = (BOARD / "README.md").read_text().partition(f"## {section}\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) > 4
+    return "".join(blocks)
+
+
+@pytest.mark.timeout(2 * PATIENCE)
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs the Debian package curl")
+def test_commands_of_the_page_work(built: Path, tmp_path: Path) -> None:
+    port = str(free_port())
+    config = (BOARD / "exporter.yaml").read_text()
+    config = config.replace("build/virtual_board", str(built)).replace("8080", port)
+    (tmp_path / "exporter.yaml").write_text(config)
+    commands = commands_of("Use it by hand").replace("/tmp/", f"{tmp_path}/")  # noqa: S108
+    commands = commands.replace("--retry 60", "--retry 300")  # for a machine under load
+    begin = "jumpstarter shell --exporter-config examples/virtual_board/exporter.yaml\n"
+    assert begin in commands
+    for line in (begin, "jumpstarter console console\n", "exit\n"):  # they need a terminal
+        assert line in commands
+        commands = commands.replace(line, "")
+    programs = str(Path(sys.executable).parent)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "jumpstarter", "shell"),
+            *("--exporter-config", str(tmp_path / "exporter.yaml")),
+            *("--", "/bin/sh", "-ec", commands.replace("127.0.0.1:8080", f"127.0.0.1:{port}")),
+        ],
+        env={**os.environ, "PATH": os.pathsep.join([programs, os.environ["PATH"]])},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "running\n" in done.stdout
+    assert "<h1>Hello</h1>" in done.stdout
+    assert '"state": "stopped"' in done.stdout

@@ -39,6 +39,7 @@ from jumpstarter.drivers.process import (
 from jumpstarter.errors import (
     ConfigurationError,
     DriverChildProcessError,
+    DriverError,
     DriverFileNotFoundError,
     DriverInvalidArgument,
     DriverMethodNotImplemented,
@@ -227,6 +228,18 @@ def test_error_of_a_start_names_what_the_system_refused(
         assert what in process.status().failure
         with pytest.raises(error):  # and again
             process.start()
+
+
+def test_program_is_not_started_without_an_interpreter_for_its_supervisor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with served(command=SLEEP) as process:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "frozen", True, raising=False)
+            with pytest.raises(DriverFileNotFoundError, match="no Python interpreter"):
+                process.start()
+        assert process.status().starts == 0
+        assert process.start().is_running
 
 
 def test_program_that_ignores_sigterm_is_killed_with_its_children() -> None:
@@ -619,6 +632,20 @@ def test_close_input_ends_the_program_s_input() -> None:
         with process.connect() as console:
             process.wait_for("stopped")
             assert list(console) == []
+
+
+def test_bytes_for_an_input_that_was_closed_are_an_error() -> None:
+    with served(command=SLEEP, stdin="pipe") as process:
+        process.start()
+        process.close_input()
+
+        def send() -> None:
+            with process.connect() as console:
+                console.send(b"too late")
+                list(console)
+
+        with pytest.raises(DriverError, match="input is closed"):
+            send()
 
 
 def test_console_without_an_input_is_refused() -> None:
