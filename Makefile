@@ -254,9 +254,10 @@ compat-quick: $(COMPAT)/.stamp
 compat-install: venv $(COMPAT)/.stamp
 	$(BIN)/python -m pytest tests/published/installing.py
 
-# Uses published drivers in two processes, with real ports, files and servers.
+# Uses published drivers in two processes, with real ports, files and servers, and from a shell.
 compat-real: $(COMPAT)/.stamp
-	cd tests/published && ../../$(COMPAT)/bin/python -m pytest -c real_use.ini real_use.py
+	cd tests/published && ../../$(COMPAT)/bin/python -m pytest -c real_use.ini \
+	real_use.py scenarios.py
 
 # The wheels require the published core, but this project takes its place.
 $(COMPAT)/.stamp: $(COMPAT)/.locked-published dist/.stamp

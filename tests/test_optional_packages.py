@@ -34,7 +34,7 @@ COMPAT: Final = {
 # The private modules that need an extra. The code that needs one imports it inside a function.
 INNER: Final = {
     "jumpstarter._io.anyio_tasks",
-    "jumpstarter._util.suggestions",
+    "jumpstarter._util.click_groups",
     "jumpstarter._pytest_plugin.access",
     "jumpstarter._pytest_plugin.bench",
     "jumpstarter.cli._app",
@@ -46,6 +46,11 @@ INNER: Final = {
     "jumpstarter.cli._targets",
     # Each command is a click command.
     *(name for name in module_names() if name.startswith("jumpstarter.cli.commands.")),
+    "jumpstarter.cli.commands.completion",
+    "jumpstarter.cli.commands.config",
+    "jumpstarter.cli.commands.console",
+    "jumpstarter.cli.commands.driver",
+    "jumpstarter.cli.commands.shell",
     "jumpstarter.client._commands",
     "jumpstarter.client._expect",
     "jumpstarter.client._file_streams",

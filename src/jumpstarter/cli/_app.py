@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
+from .._util.click_groups import LazyGroup
 from .._util.extras import requires_extra
-from .._util.suggestions import SuggestingGroup
 from .._util.text import escape_text
 from .._version import __version__
 from ..errors import DriverError, JumpstarterException
@@ -45,11 +45,11 @@ class ExitCodes(NamedTuple):
 _DEFAULT: Final = ExitCodes()
 
 
-class _LazyGroup(SuggestingGroup):
-    """A group that knows the names of its commands, and imports one when it is asked for it."""
+class _Commands(LazyGroup):
+    """The commands, each of which is imported when it is asked for."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - of click
-        return list(COMMANDS)
+    def list_described(self) -> list[tuple[str, str]]:
+        return list(COMMANDS.items())
 
     def get_command(
         self,
@@ -67,17 +67,8 @@ class _LazyGroup(SuggestingGroup):
             gc.enable()
         return command
 
-    def format_commands(
-        self,
-        ctx: click.Context,  # noqa: ARG002 - of click.Group
-        formatter: click.HelpFormatter,
-    ) -> None:
-        """List the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
 
-
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="jumpstarter %(version)s")
 def app() -> None:
     """Drive hardware under test."""

@@ -23,4 +23,5 @@ COMMANDS: Final[dict[str, str]] = {
     "flash": "write an image to a storage of the device",
     "config": "check and list the configurations of exporters",
     "driver": "list the drivers that are installed",
+    "completion": "print a script that completes these commands and those of j",
 }

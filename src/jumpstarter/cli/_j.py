@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Final
 
@@ -22,6 +23,8 @@ __all__ = ["run"]
 
 _FAILED: Final = 1  # exit code
 _CODES: Final = ExitCodes(usage=1, cancelled=2)  # those of the published `j`
+_COMPLETE: Final = "_J_COMPLETE"  # set by a shell that asks for completions
+_PATIENCE: Final = 10.0  # seconds that a completion may take
 # Modules whose frames say nothing about an error in a client class.
 _NOT_THE_CLIENTS: Final = {"jumpstarter", "click", "contextlib", "anyio", "asyncio"}
 
@@ -38,6 +41,8 @@ def run(arguments: Sequence[str]) -> int:
         The exit code: an integer that the command returns or exits with; 1 if it fails, or if the
         arguments are wrong; 2 if Ctrl-C or SIGTERM has cancelled it.
     """
+    if _COMPLETE in os.environ:
+        return _complete()
     if not os.environ.get(JUMPSTARTER_HOST):
         sys.stderr.write(f"j: {JUMPSTARTER_HOST} is not set: use j in a `jumpstarter shell`\n")
         return _FAILED
@@ -53,6 +58,19 @@ def run(arguments: Sequence[str]) -> int:
         _report_fault(exc)
         return _FAILED
     return outcome.code
+
+
+def _complete() -> int:
+    """Print completions for a shell, or nothing if the exporter is out of reach."""
+    impatient = threading.Timer(_PATIENCE, os._exit, [_FAILED])  # the user's shell waits
+    impatient.daemon = True
+    impatient.start()
+    try:
+        with suppress(Exception), env() as client, consoles(_open_console):
+            command_of(client).main([], "j", _COMPLETE)  # it exits
+        return _FAILED
+    finally:
+        impatient.cancel()
 
 
 def _open_console(

@@ -16,8 +16,8 @@ from contextvars import ContextVar
 from typing import Any, Final, Protocol, TypeAlias
 
 from .._protocol.frames import Kind
+from .._util.click_groups import LazyGroup
 from .._util.extras import requires_extra
-from .._util.suggestions import SuggestingGroup
 from ..errors import ConfigurationError
 from ._methods import Method, printable, signature_from
 from ._parameters import arguments_of, parameters_of
@@ -89,7 +89,7 @@ def command_of(client: Client) -> click.Command:
     return command
 
 
-class ClientGroup(SuggestingGroup):
+class ClientGroup(LazyGroup):
     """The commands of a client: its children's, and those of the methods that its driver exports.
 
     As among the client's attributes, a child comes before a method of the same name.
@@ -108,7 +108,7 @@ class ClientGroup(SuggestingGroup):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - of click.Group
         """Return the names of the children, and of the methods' commands."""
-        return [*self._client.children, *self._methods()]
+        return list(dict.fromkeys((*self._client.children, *self._methods())))
 
     def get_command(
         self,
@@ -122,19 +122,14 @@ class ClientGroup(SuggestingGroup):
         method = methods.get(cmd_name) or methods.get(_command_name(cmd_name))
         return None if method is None else MethodCommand(self._client, method)
 
-    def format_commands(
-        self,
-        ctx: click.Context,  # noqa: ARG002 - of click.Group
-        formatter: click.HelpFormatter,
-    ) -> None:
-        """List the commands, without those that the children's own `cli()` would make."""
-        rows = [(printable(name), _short(each)) for name, each in self._client.children.items()]
+    def list_described(self) -> list[tuple[str, str]]:
+        """Return the names and descriptions of the commands, without calling any `cli()`."""
+        children = self._client.children.items()
+        rows = [(printable(name), _short(each)) for name, each in children]
         for name, method in self._methods().items():
             if name not in self._client.children:
                 rows.append((name, MethodCommand(self._client, method).get_short_help_str(60)))
-        if rows:
-            with formatter.section("Commands"):
-                formatter.write_dl(rows)
+        return rows
 
     def _methods(self) -> dict[str, Method]:
         """Return the methods by the names of their commands."""

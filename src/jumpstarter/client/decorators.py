@@ -15,7 +15,7 @@ from .._util.extras import requires_extra
 with requires_extra("compat", "jumpstarter.client.decorators"):
     import click
 
-    from .._util.suggestions import SuggestingGroup
+    from .._util.click_groups import SuggestingGroup
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 

@@ -11,6 +11,7 @@ from .._connecting import Access, access_options
 
 with requires_extra("cli", "the command line"):
     import click
+    from click.shell_completion import CompletionItem
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -23,8 +24,27 @@ _EPILOG: Final = (
 )
 
 
+def _complete_name(
+    _ctx: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    from ...config.exporter import ExporterConfigV1Alpha1 as Config  # noqa: PLC0415 - slow
+
+    paths = [
+        path
+        for directory in (Config.BASE_PATH, Config.SYSTEM_CONFIG_PATH)
+        for path in directory.glob("*.yaml")
+    ]
+    names = sorted({path.stem for path in paths})
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
 @click.command("shell", epilog=_EPILOG, context_settings={"allow_interspersed_args": False})
-@click.option("--exporter", metavar="NAME", help="serve the configuration of this name")
+@click.option(
+    "--exporter",
+    metavar="NAME",
+    shell_complete=_complete_name,
+    help="serve the configuration of this name",
+)
 @click.option(
     "--exporter-config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
