@@ -319,5 +319,6 @@ def board() -> Composite:
             "relay": Relay(),
             "calc": Calc(),
             "nested": Composite(children={"calc": Calc(), "a.b": Calc()}),
+            "bench": Composite(children={"serial": Device(), "relay": Relay()}),
         }
     )

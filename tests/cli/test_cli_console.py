@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from exporter_process import ExporterProcess, exporter
 from exporters_for_cli import BOARD, make_certificates
 from helpers import PATIENCE
 from jumpstarter import connect, serve
+from jumpstarter.cli import main
 from jumpstarter.cli._console import run_console
 from jumpstarter.cli._escape import Command, EscapeKeys
 from jumpstarter.client import DriverClient
@@ -433,6 +434,86 @@ def test_a_reader_of_stdout_that_has_gone_ends_the_console(tmp_path: Path) -> No
             assert process.wait(4 * PATIENCE) == 128 + signal.SIGPIPE
 
 
+@contextmanager
+def pipe() -> Iterator[tuple[int, int]]:
+    """Open a pipe, and close what is left of it at the end."""
+    ends = os.pipe()
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            with suppress(OSError):
+                os.close(end)
+
+
+def test_a_pipe_in_this_process_gets_the_answer(lab: DriverClient, tmp_path: Path) -> None:
+    with (
+        pipe() as (stdin, typing),
+        pipe() as (reading, stdout),
+        (tmp_path / "log").open("wb") as log,
+    ):
+        os.write(typing, b"one \x02q two")
+        os.close(typing)
+        assert run_console(lab.serial, stdin=stdin, stdout=stdout, log=log.fileno()) == 0
+        assert os.read(reading, 100) == b"one \x02q two"
+    assert (tmp_path / "log").read_bytes() == b"one \x02q two"
+
+
+def test_a_file_is_sent_and_reading_ends_in_time(lab: DriverClient, tmp_path: Path) -> None:
+    (tmp_path / "input").write_bytes(b"reboot\r")
+    with (tmp_path / "input").open("rb") as stdin, (tmp_path / "output").open("wb") as stdout:
+        fds = stdin.fileno(), stdout.fileno()
+        assert run_console(lab.serial, "forever", timeout=0.1, stdin=fds[0], stdout=fds[1]) == 0
+    assert lab.serial.until_received(b"reboot\r") == b"reboot\r"
+
+
+def test_a_reader_that_has_gone_is_an_error_that_names_it(lab: DriverClient) -> None:
+    with pipe() as (stdin, _), pipe() as (reading, stdout):
+        os.close(reading)
+        with pytest.raises(BrokenPipeError):
+            run_console(lab.serial, "flood", stdin=stdin, stdout=stdout)
+
+
+def test_descriptors_that_others_made_non_blocking_are_waited_for(lab: DriverClient) -> None:
+    data = b"0123456789abcdef" * 16384
+    received = bytearray()
+
+    def write(typing: int) -> None:
+        os.write(typing, data)
+        os.close(typing)
+
+    def read(reading: int) -> None:
+        while piece := os.read(reading, 65536):
+            received.extend(piece)
+
+    with pipe() as (stdin, typing), pipe() as (reading, stdout):
+        os.set_blocking(stdin, False)
+        os.set_blocking(stdout, False)
+        threads = [
+            threading.Thread(target=read, args=[reading]),
+            threading.Thread(target=write, args=[typing]),
+        ]
+        for thread in threads:
+            thread.start()
+        assert run_console(lab.serial, stdin=stdin, stdout=stdout) == 0
+        os.close(stdout)
+        for thread in threads:
+            thread.join()
+    assert received == data
+
+
+def test_a_signal_in_the_main_thread_restores_and_exits(someone: User, lab: DriverClient) -> None:
+    def act() -> None:
+        someone.see(READY)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with acting(someone, act), pytest.raises(SystemExit) as caught:
+        talk(lab.serial, someone)
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert someone.is_restored()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 def test_ctrl_c_ends_a_console_without_a_terminal(tmp_path: Path) -> None:
     with exporter(tmp_path, driver=BOARD) as server:
         command = [sys.executable, *CONSOLE, server.address, "serial"]
@@ -458,9 +539,52 @@ def test_ctrl_c_ends_a_console_without_a_terminal(tmp_path: Path) -> None:
         ("power", "it exports no stream"),
     ],
 )
-def test_a_console_that_does_not_exist_is_one_line(tmp_path: Path, target: str, said: str) -> None:
+def test_a_console_that_does_not_exist_is_one_line(
+    tmp_path: Path, target: str, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     with exporter(tmp_path, driver=BOARD) as server:
-        done = piped(server.address, target)
-    assert done.returncode == 1
-    assert said in done.stderr.decode()
-    assert done.stderr.count(b"\n") == 1
+        assert main(["console", server.address, target]) == 1
+    err = capfd.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_the_command_uses_the_power_switch_beside_the_console(
+    someone: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def act() -> None:
+        someone.see(b"power-cycle begins]\r\n")
+        someone.see(b"power-cycle has ended]\r\n")
+        someone.type(b"\x02q")
+
+    def begin() -> None:
+        someone.wait_raw()
+        someone.type(b"\x02p")
+        act()
+
+    log = tmp_path / "log"
+    with (
+        exporter(tmp_path, driver=BOARD) as server,
+        os.fdopen(os.dup(someone.line), "r") as stdin,
+        os.fdopen(os.dup(someone.line), "w") as stdout,
+        redirected(2, someone.line),
+        acting(someone, begin),
+    ):
+        monkeypatch.setattr(sys, "stdin", stdin)
+        monkeypatch.setattr(sys, "stdout", stdout)
+        arguments = ["bench.serial", "--log", str(log)]
+        assert main(["console", server.address, *arguments]) == 0
+        assert main(["console", server.address, "serial", "more"]) == 2
+    assert someone.is_restored()
+
+
+@contextmanager
+def redirected(fd: int, to: int) -> Iterator[None]:
+    """Let a descriptor lead elsewhere, for the length of a block."""
+    before = os.dup(fd)
+    os.dup2(to, fd)
+    try:
+        yield
+    finally:
+        os.dup2(before, fd)
+        os.close(before)

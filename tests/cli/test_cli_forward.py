@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,3 +112,29 @@ def test_a_local_place_that_is_none_is_an_error_of_usage(
 ) -> None:
     assert main(["forward", "unix:/nobody", "serial", "--", local]) == 2
     assert "it must be PORT, HOST:PORT or unix:PATH" in capfd.readouterr().err
+
+
+def test_a_forward_in_this_process_ends_in_order_at_sigterm(
+    board: Reached, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "here.sock"
+    answers: list[bytes] = []
+
+    def use() -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not place.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        try:
+            answers.append(echoed(f"unix:{place}", b"one"))
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    program = threading.Thread(target=use)
+    program.start()
+    with pytest.raises(SystemExit) as caught:
+        main(["forward", *board.access, board.address, "serial", f"unix:{place}"])
+    program.join()
+    assert caught.value.code == 0
+    assert answers == [b"one" + END]
+    assert capfd.readouterr() == (f"forwarding: unix:{place}\n", "")
+    assert not place.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -63,7 +64,7 @@ def test_json_and_yaml_have_the_documented_keys(
 ) -> None:
     assert ls(board, "-o", "json") == 0
     rows = json.loads(capsys.readouterr().out)
-    paths = ". serial power relay calc nested nested.calc nested.a.b"
+    paths = ". serial power relay calc nested nested.calc nested.a.b bench bench.serial bench.relay"
     assert [row["path"] for row in rows] == paths.split()
     assert all(row.keys() == KEYS for row in rows)
     power = rows[2]
@@ -86,7 +87,7 @@ def test_the_paths_that_names_are_printed_as_work_as_arguments(
 ) -> None:
     assert ls(board, "-o", "name") == 0
     paths = capsys.readouterr().out.split()
-    assert paths[-2:] == ["nested.calc", "nested.a.b"]
+    assert paths[-5:-3] == ["nested.calc", "nested.a.b"]
     for path in paths:
         assert ls(board, path, "-o", "name") == 0
         assert capsys.readouterr().out.split()[0] == path
@@ -120,6 +121,18 @@ def test_a_client_class_that_is_missing_here_is_not_warned_of(
         ". (no_such_package.Client): A driver whose client class is missing.\n    ping() -> str\n",
         "",
     )
+
+
+def test_the_tree_of_a_terminal_has_one_line_for_each_method(
+    board: Reached, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert ls(board, "power") == 0
+    shown = capsys.readouterr().out
+    assert "├── " in shown
+    assert "() -> None" in shown
+    assert "generator" in shown
 
 
 def test_the_tree_has_lines_and_colours_on_a_terminal(someone: User, board: Reached) -> None:

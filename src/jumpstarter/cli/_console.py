@@ -283,7 +283,7 @@ class _Conversation:
         match command:
             case Command.HELP:
                 self._say(_HELP if self._cycle is None else _HELP + _POWER_HELP)
-            case Command.SUSPEND:
+            case Command.SUSPEND:  # pragma: no cover - tests stop other processes
                 os.kill(0, signal.SIGTSTP)  # the whole job, as Ctrl-Z would: `_terminal` handles it
             case Command.POWER if self._cycle is not None:
                 self._say(self._cycle.start())

@@ -113,7 +113,7 @@ def _end(terminal: RawTerminal, number: int) -> None:
     raise SystemExit(128 + number)
 
 
-class _Stop:
+class _Stop:  # pragma: no cover - tests stop other processes
     """The handlers of job control."""
 
     def __init__(self, terminal: RawTerminal) -> None:
