@@ -40,6 +40,7 @@ INNER: Final = {
     "jumpstarter.cli._app",
     "jumpstarter.cli._configured",
     "jumpstarter.cli._connecting",
+    "jumpstarter.cli._hooks",
     "jumpstarter.cli._j",
     "jumpstarter.cli._output",
     "jumpstarter.cli._session",

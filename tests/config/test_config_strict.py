@@ -77,7 +77,7 @@ def test_keys_for_a_controller_are_named_in_one_line_of_the_log(
     [record] = caplog.records
     assert record.getMessage() == (
         "lab.yaml:2: without effect here, since exporters have no controller: endpoint, "
-        "exitOnLeaseEnd, failureDetection, grpcOptions, tls, token"
+        "failureDetection, grpcOptions, tls, token"
     )
 
 

@@ -10,19 +10,20 @@ import logging
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import trio
 
 from .._exporter.context import ServerContext
 from .._exporter.executor import DEFAULT_THREADS, DriverExecutor
 from .._exporter.frame_owner import owner_of
+from .._exporter.lease import LeaseRunner, Leases
 from .._exporter.server import Server
 from .._exporter.tree import DeviceTree
 from .._io.addresses import Address, parse_address
-from .._io.sockets import ListenerSet, open_listeners
+from .._io.sockets import ListenerSet, open_listeners, private_socket_path
 from .._io.watchdog import watched
 from .._limits import DEFAULT_LIMITS, Limits
 from .._protocol.frames import Kind
@@ -42,13 +43,24 @@ from ..errors import ConfigurationError
 from .access import check_access
 from .contexts import AsyncContext
 
-__all__ = ["check_async_library", "serve_async", "warn_shadowed_names"]
+__all__ = ["check_async_library", "serve_async", "serve_leased", "warn_shadowed_names"]
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 _logger = logging.getLogger("jumpstarter.exporter")
 # Seconds for the close() of one driver; hardware is slow.
 END_GRACE: Final = 10.0
+# The defaults of `serve_async`.
+_DEFAULTS: Final[Mapping[str, Any]] = {
+    "limits": DEFAULT_LIMITS,
+    "threads": DEFAULT_THREADS,
+    "token": None,
+    "ssl_context": None,
+    "insecure": False,
+    "send_tracebacks": False,
+    "users": None,
+    "async_library": None,
+}
 
 
 def serve_async(
@@ -124,6 +136,61 @@ def serve_async(
     return AsyncContext(managed, "async with serve_async(...) as server:")
 
 
+def serve_leased(
+    driver: Driver, address: str, runner: LeaseRunner | None, **options: Any
+) -> AbstractAsyncContextManager[Server]:
+    """Serve a driver tree like `serve_async`, and run code around each lease.
+
+    A lease lasts from the arrival of a first client to the departure of the last one; see
+    `_exporter.lease`. If serving ends during a lease, the runner's `end` runs before the drivers
+    are closed.
+
+    Args:
+        driver: See `serve_async`, as for the options.
+        address: The same.
+        runner: The code to run, or None.
+        options: The other arguments of `serve_async`; all of them have defaults there.
+    """
+    managed = _serve(driver, address, **{**_DEFAULTS, **options}, runner=runner)
+    return AsyncContext(managed, "async with serve_leased(...) as server:")
+
+
+@asynccontextmanager
+async def _leases(
+    exporter: ServerContext, runner: LeaseRunner | None
+) -> AsyncIterator[Leases | None]:
+    """Begin and end leases during the block, and listen for the runner at a private socket."""
+    if runner is None:
+        yield None
+        return
+    with private_socket_path() as path:
+        listeners = await open_listeners(parse_address(f"unix:{path}"))
+        try:
+            leases = Leases(runner, str(path))
+            async with open_background() as nursery:
+                with trio.CancelScope(shield=True):  # it takes no time, and is ended below
+                    await nursery.start(_run_leases, leases, Server(exporter, listeners))
+                try:
+                    yield leases
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await leases.finish()
+        finally:
+            with trio.CancelScope(shield=True):
+                await listeners.aclose()
+
+
+async def _run_leases(
+    leases: Leases, server: Server, *, task_status: trio.TaskStatus[None]
+) -> None:
+    """Run leases, and serve their runner, until `leases.finish`, even if serving is cancelled."""
+    with trio.CancelScope(shield=True):
+        async with open_background() as nursery:
+            await nursery.start(server.run)
+            task_status.started()
+            await leases.run()
+
+
 @asynccontextmanager
 async def _serve(
     driver: Driver,
@@ -137,6 +204,7 @@ async def _serve(
     send_tracebacks: bool,
     users: Collection[int] | None,
     async_library: str | None,
+    runner: LeaseRunner | None = None,
 ) -> AsyncIterator[Server]:
     instead = "run serve_async() by trio.run() in a thread of its own"
     check_trio_loop("serve_async()", instead)
@@ -166,8 +234,8 @@ async def _serve(
             try:
                 is_access_checked = bool(secret) or _requires_certificates(ssl_context)
                 _log_warnings(listeners, is_access_checked=is_access_checked)
-                server = Server(exporter, listeners, allowed or ())
-                async with open_background() as nursery:
+                async with _leases(exporter, runner) as leases, open_background() as nursery:
+                    server = Server(exporter, listeners, allowed or (), leases)
                     await nursery.start(
                         server.run
                     )  # before the reset, so that clients can wait for it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any, ClassVar, Final
 
@@ -24,6 +24,8 @@ from ..driver._caller import VerifiedIdentity
 from ..driver._drain import DRAIN_GRACE
 from .call_log import open_session
 from .context import ServerContext
+from .lease import Leases
+from .leased_session import open_leased_session
 from .session import Session
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -48,7 +50,11 @@ class Server:
     )
 
     def __init__(
-        self, exporter: ServerContext, listeners: ListenerSet, users: Collection[int] = ()
+        self,
+        exporter: ServerContext,
+        listeners: ListenerSet,
+        users: Collection[int] = (),
+        leases: Leases | None = None,
     ) -> None:
         self.address: str = str(listeners.address)
         self._exporter = exporter
@@ -56,6 +62,8 @@ class Server:
         self._users = {0, os.geteuid(), *users}
         self._sessions: set[Session] = set()
         self._draining = False
+        self._leases = leases
+        self._open = open_session if leases is None else partial(open_leased_session, leases)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept clients until it is cancelled or drained. A checkpoint."""
@@ -70,7 +78,7 @@ class Server:
             if not self._draining:
                 name, welcome = _name_of_peer(stream), self._is_welcome(stream)
                 verify = partial(_verify, stream)
-                session = open_session(self._exporter, stream, name, welcome=welcome, verify=verify)
+                session = self._open(self._exporter, stream, name, welcome=welcome, verify=verify)
                 await self._run_session(session)
         except BaseException as exc:  # noqa: BLE001 - one client's failure must not reach the others
             self._contain(exc)
@@ -119,6 +127,8 @@ class Server:
         grace = check_seconds("grace", grace)
         self._draining = True
         self._accepting.cancel()
+        if self._leases is not None:
+            self._leases.stop_beginning()
         # First, so that new connections are refused, and another exporter can listen.
         with trio.CancelScope(shield=True):
             await self._listeners.aclose()
@@ -126,6 +136,19 @@ class Server:
         async with trio.open_nursery() as nursery:
             for session in self._sessions:
                 nursery.start_soon(session.drain, grace, "the exporter is shutting down")
+        if self._leases is not None:
+            await self._leases.finish()
+
+    def hold(self, name: str) -> AbstractAsyncContextManager[None]:
+        """Hold the lease for the length of an `async with` block, as a client that is there does.
+
+        Args:
+            name: What the log calls the holder.
+
+        Raises:
+            CallRefused: (on entering) The lease could not begin.
+        """
+        return nullcontext() if self._leases is None else self._leases.hold(name)
 
     def _log_drain(self, grace: float) -> None:
         """Log what a drain waits for, and for how long."""

@@ -12,11 +12,11 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
-from .._api.serving import serve_async
+from .._api.serving import serve_leased
 from .._exporter.tree import failed_reset
 from .._io.addresses import parse_address
 from .._util.stdio import StandardStreams, standard_streams
@@ -34,6 +34,9 @@ from ._options import (
 )
 from ._shortage import explain_shortage
 from ._signals import Signals, reset_signals
+
+if TYPE_CHECKING:  # it needs an extra
+    from ._hooks import HookRunner
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -90,12 +93,17 @@ def _run(options: argparse.Namespace, streams: StandardStreams) -> int:
     try:
         address = parse_address(options.address)
         check_options(address, options)
+        limits = load_limits(options.limit)
+        token = read_token(options.token_file) or options.passphrase or ""
+        context = load_tls(address, options)
+        driver, hooks = _load(options, token)
         config = ServeConfig(
             address=address,
-            limits=load_limits(options.limit),
-            token=read_token(options.token_file) or options.passphrase or "",
-            context=load_tls(address, options),
-            driver=_load(options),
+            limits=limits,
+            token=token,
+            context=context,
+            driver=driver,
+            hooks=hooks,
         )
         return trio.run(_serve, config, options, announce)
     except (Exception, SystemExit) as exc:
@@ -109,15 +117,16 @@ def _run(options: argparse.Namespace, streams: StandardStreams) -> int:
         raise
 
 
-def _load(options: argparse.Namespace) -> Driver:
-    """Make the driver tree of a module, or of a configuration."""
+def _load(options: argparse.Namespace, token: str) -> tuple[Driver, HookRunner | None]:
+    """Make the driver tree of a module, or of a configuration, and the runner of its hooks."""
     if options.driver is not None:
-        return load_driver(options.driver)
+        return load_driver(options.driver), None
     from ._configured import load_configured  # noqa: PLC0415 - it needs an extra
+    from ._hooks import hooks_of  # noqa: PLC0415 - the same
 
     driver, config = load_configured(options.exporter, options.config)
     _logger.info("the drivers of exporter %r are those of %s", config.metadata.name, config.path)
-    return driver
+    return driver, hooks_of(config, token)
 
 
 async def _serve(
@@ -125,9 +134,10 @@ async def _serve(
 ) -> int:
     signals = Signals()
     with signals.startup:
-        async with serve_async(
+        async with serve_leased(
             config.driver,
             options.address,
+            config.hooks,
             limits=config.limits,
             threads=options.threads,
             token=config.token,
@@ -142,7 +152,21 @@ async def _serve(
             for warning in startup_warnings(config, options):
                 _logger.warning("%s", warning)
             announce(server.address)
-            await signals.first.wait()
+            await _until_end(signals, config.hooks)
             with signals.hurry:
                 await server.drain(options.grace)
-    return signals.exit_code
+    return signals.exit_code or (config.hooks.exit_code if config.hooks is not None else 0)
+
+
+async def _until_end(signals: Signals, hooks: HookRunner | None) -> None:
+    """Wait until a signal or a hook ends the exporter."""
+    async with trio.open_nursery() as nursery:
+        if hooks is not None:
+
+            async def watch(runner: HookRunner) -> None:
+                await runner.exit.wait()
+                signals.first.set()
+
+            nursery.start_soon(watch, hooks)
+        await signals.first.wait()
+        nursery.cancel_scope.cancel()

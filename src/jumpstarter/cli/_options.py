@@ -19,13 +19,16 @@ import sysconfig
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from .._io.addresses import Address
 from .._limits import Limits
 from ..client import DriverClient
 from ..driver import Driver
 from ..errors import ConfigurationError
+
+if TYPE_CHECKING:  # it needs an extra
+    from ._hooks import HookRunner
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -79,6 +82,7 @@ class ServeConfig:
         token: The secret that clients must show; empty for none.
         context: TLS with the server's certificate, for `tls://`.
         driver: The root of the driver tree.
+        hooks: What runs around the sessions, if the configuration has hooks.
     """
 
     address: Address
@@ -86,6 +90,7 @@ class ServeConfig:
     token: str
     context: ssl.SSLContext | None
     driver: Driver
+    hooks: HookRunner | None = None
 
 
 # ------------------------------------------------------------------------------------- the driver

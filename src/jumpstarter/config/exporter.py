@@ -52,9 +52,7 @@ __all__ = [
 
 _UNNAMED: Final = "<configuration>"
 # The keys for a controller, and for the processes that the published package restarts.
-_UNUSED: Final = frozenset(
-    {"endpoint", "token", "tls", "grpcOptions", "failureDetection", "exitOnLeaseEnd"}
-)
+_UNUSED: Final = frozenset({"endpoint", "token", "tls", "grpcOptions", "failureDetection"})
 
 
 class ExporterMeta(ObjectMeta):
@@ -265,13 +263,14 @@ class ExporterConfigV1Alpha1(StrictModel):
         motd: What a shell prints when it starts.
         export: The drivers, by name.
         hooks: What runs when a session begins and ends.
+        exit_on_lease_end: Whether the exporter ends after a session. In YAML it is
+            `exitOnLeaseEnd`.
         path: The file that it was read from.
         endpoint: Of a controller; without effect here, as are the following.
         tls: For that controller.
         token: For that controller.
         grpcOptions: For that controller.
         failure_detection: For the published package's restarts. In YAML it is `failureDetection`.
-        exit_on_lease_end: For a controller. In YAML it is `exitOnLeaseEnd`.
     """
 
     NOT_IN_FILES: ClassVar[frozenset[str]] = frozenset({"alias", "path"})

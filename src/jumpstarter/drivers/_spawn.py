@@ -22,7 +22,7 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -119,12 +119,15 @@ class Program:
             self._pidfd = None
 
 
-async def spawn(words: list[str], *, interactive: bool = False) -> Program:
+async def spawn(
+    words: list[str], *, interactive: bool = False, environment: Mapping[str, str] | None = None
+) -> Program:
     """Start a program. A checkpoint.
 
     Args:
         words: The program, found in PATH, and its arguments.
         interactive: Connect its stdin, which is empty otherwise, and send its stderr to its stdout.
+        environment: Its environment; by default that of this process.
 
     Raises:
         ChildProcessError: SIGCHLD is ignored, so the exit code would be lost; nothing was started.
@@ -134,10 +137,10 @@ async def spawn(words: list[str], *, interactive: bool = False) -> Program:
         text = "it was not started: SIGCHLD is ignored in this process, so the system would "
         text += "discard its exit code; call signal.signal(signal.SIGCHLD, signal.SIG_DFL) before"
         raise ChildProcessError(errno.ECHILD, text)
-    return await trio.to_thread.run_sync(_spawn, words, interactive)
+    return await trio.to_thread.run_sync(_spawn, words, interactive, environment)
 
 
-def _spawn(words: list[str], interactive: bool) -> Program:
+def _spawn(words: list[str], interactive: bool, environment: Mapping[str, str] | None) -> Program:
     # A child forked meanwhile would keep the pipes open after the program has ended.
     with no_fork(), ExitStack() as ours, ExitStack() as theirs:
         stdin: int | None = None
@@ -148,14 +151,20 @@ def _spawn(words: list[str], interactive: bool) -> Program:
         stdout, stdout_end = pipe(ours, theirs)
         stderr, stderr_end = pipe(ours, theirs)
         pid = start_program(
-            words, [stdin_end, stdout_end, stdout_end if interactive else stderr_end]
+            words,
+            [stdin_end, stdout_end, stdout_end if interactive else stderr_end],
+            environment=environment,
         )
         ours.pop_all()  # from here on the Program owns our ends
         return Program(pid, stdin, stdout, stderr, _pidfd(pid))
 
 
 def start_program(
-    words: list[str], descriptors: Sequence[int], blocked: Iterable[signal.Signals] = ()
+    words: list[str],
+    descriptors: Sequence[int],
+    blocked: Iterable[signal.Signals] = (),
+    *,
+    environment: Mapping[str, str] | None = None,
 ) -> int:
     """Start a program in a session of its own, with default signal dispositions. Does not wait.
 
@@ -164,6 +173,7 @@ def start_program(
         descriptors: What it has open: its descriptors 0, 1, 2 and so on. Each of these numbers is
             `FIRST_FREE` or more, so that none is replaced before it is copied.
         blocked: The signals that it starts with blocked.
+        environment: Its environment; by default that of this process.
 
     Returns:
         Its process id.
@@ -174,7 +184,7 @@ def start_program(
     return os.posix_spawnp(
         words[0],
         words,
-        os.environ,
+        os.environ if environment is None else environment,
         file_actions=[
             *((os.POSIX_SPAWN_CLOSE, number) for number in _inheritable()),
             *((os.POSIX_SPAWN_DUP2, number, each) for each, number in enumerate(descriptors)),
