@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import stat
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -278,3 +279,35 @@ def test_a_second_signal_ends_a_hook_that_runs(tmp_path: Path) -> None:
         server.until_logged("received SIGTERM: shutting down")
         server.send(signal.SIGTERM)
         assert server.wait() == 128 + signal.SIGTERM
+
+
+# ----------------------------------------------------------------------------------- with a shell
+
+
+def shell(tmp_path: Path, before: str) -> tuple[int, list[str], str]:
+    """Run a program in a shell, and return the exit code, what was noted, and stderr."""
+    notes = tmp_path / "notes"
+    hooks = {
+        "beforeLease": {"script": before.format(notes), "onFailure": "endLease"},
+        "afterLease": {"script": f"echo after >> {notes}"},
+    }
+    _, _, path, *_ = serve(tmp_path, hooks=hooks)
+    command = [sys.executable, "-m", "jumpstarter", "shell", "--exporter-config", path]
+    command += ["--", "sh", "-c", f"j power on && j power off && echo program >> {notes}; exit 7"]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE, check=False, env=environment
+    )
+    noted = notes.read_text().split() if notes.exists() else []
+    return done.returncode, noted, done.stderr
+
+
+def test_a_shell_is_one_session(tmp_path: Path) -> None:
+    code, noted, err = shell(tmp_path, "echo before >> {}")
+    assert (code, noted) == (7, ["before", "program", "after"]), err
+
+
+def test_a_shell_does_not_start_if_a_hook_refuses_it(tmp_path: Path) -> None:
+    code, noted, err = shell(tmp_path, "exit 5")
+    assert (code, noted) == (1, [])
+    assert "the exporter's beforeLease hook failed with exit code 5" in err

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from .._api.serving import serve_async
+from .._api.serving import serve_leased
 from .._exporter.tree import failed_reset
 from .._io.portal import start_blocking_portal
 from .._io.sockets import private_socket_path
@@ -28,6 +28,7 @@ from ..errors import ConfigurationError
 from ._configured import load_configured
 from ._connecting import Access, connected
 from ._foreground import Files, SignalInbox, run_in_foreground
+from ._hooks import HookRunner, hooks_of
 from ._options import SetupError
 from ._shells import child_environment, interactive_shell
 from ._signals import reset_signals
@@ -86,7 +87,7 @@ def run_with(program: Program, name: str | None, file: Path | None) -> int:
             driver, config = load_configured(name, file)
         except SetupError as exc:
             raise ConfigurationError(str(exc)) from None  # the text has the cause
-        path = stack.enter_context(_serving(driver))
+        path = stack.enter_context(_serving(driver, hooks_of(config)))
         meta = config.metadata
         environment = child_environment(path, meta.name, meta.labels, allow=_ALL)
         return _Exporter(name=meta.name, environment=environment, motd=config.motd or "")
@@ -173,12 +174,12 @@ def _output_of(program: Program, silence: Callable[[], None] | None) -> Iterator
 
 
 @contextmanager
-def _serving(driver: Driver) -> Iterator[str]:
-    """Serve a driver tree on a private socket, and yield its path."""
+def _serving(driver: Driver, hooks: HookRunner | None) -> Iterator[str]:
+    """Serve a driver tree on a private socket, hold a session with it, and yield its path."""
     with private_socket_path() as path, start_blocking_portal(name="exporter") as portal:
-        managed = portal.wrap_async_context_manager(serve_async(driver, f"unix:{path}"))
+        managed = portal.wrap_async_context_manager(serve_leased(driver, f"unix:{path}", hooks))
         try:
-            managed.__enter__()
+            server = managed.__enter__()
         except (Exception, SystemExit) as exc:
             if reason := failed_reset(exc):
                 _logger.debug("%s", reason, exc_info=True)
@@ -187,4 +188,6 @@ def _serving(driver: Driver) -> Iterator[str]:
             raise
         with ExitStack() as stack:
             stack.push(managed)
+            held = server.hold("jumpstarter shell")
+            stack.enter_context(portal.wrap_async_context_manager(held))
             yield str(path)
