@@ -87,8 +87,9 @@ def test_client_code_awaits_the_methods_of_its_client(
     assert client.counted(500) == list(range(500))
     assert client.first() == 2
     assert driver.log == ["begin", "cleaned"] * 2
-    with pytest.raises(TimeoutError):
-        client.cancelled()
+    while len(driver.log) == 4:  # on a busy machine, the time can run out before the driver begins
+        with pytest.raises(TimeoutError):
+            client.cancelled()
     assert driver.log[4:] == ["begin", "cancelled", "end"]
 
 
@@ -105,8 +106,9 @@ def test_adapter_of_asyncio_uses_a_stream(
 
 
 def test_timeout_ends_an_adapter_of_asyncio(client: AsyncioClient) -> None:
-    with pytest.raises(DriverTimeoutError), client.timeout(0.05):
-        hang_adapter(client=client).__enter__()
+    while not log:  # on a busy machine, the time can run out before the adapter begins
+        with pytest.raises(DriverTimeoutError), client.timeout(0.05):
+            hang_adapter(client=client).__enter__()
     assert log == ["cleaned"]
 
 
