@@ -27,7 +27,9 @@ pytest.importorskip("furo", reason="the site is built by the extra docs")
 def public_modules() -> Iterator[str]:
     yield "jumpstarter"
     for module in pkgutil.walk_packages(jumpstarter.__path__, "jumpstarter."):
-        if not any(part.startswith("_") for part in module.name.split(".")):
+        private = any(part.startswith("_") for part in module.name.split("."))
+        # The modules of commands are for the command line only.
+        if not private and not module.name.startswith("jumpstarter.cli.commands"):
             yield module.name
 
 
