@@ -14,7 +14,7 @@ __all__ = ["COMMANDS"]
 # `run` needs no click, and is in `cli._run`.
 COMMANDS: Final[dict[str, str]] = {
     "serve": "serve a driver tree until SIGTERM, SIGINT or SIGHUP",
-    "run": "serve an exporter's configuration until SIGTERM, SIGINT or SIGHUP",
+    "run": "serve a configuration until SIGTERM, SIGINT or SIGHUP",
     "shell": "run a program, or an interactive shell, with an exporter",
     "ls": "show the drivers of an exporter, and what they export",
     "call": "call a method of a driver, and print the result",
