@@ -109,14 +109,18 @@ SLEEP: Final = ["sleep", "1000"]
 # A program with a child in its own group, and a daemon in a session of its own.
 FAMILY: Final = """
 import os, time
-print(os.getpid())
+
+def say(role):
+    os.write(1, f"{role} {os.getpid()}\\n".encode())  # in one piece, beside those of the others
+
+say("1-leader")
 if not os.fork():
-    print(os.getpid())
+    say("2-child")
     time.sleep(1000)
 if not os.fork():
     os.setsid()
     if not os.fork():
-        print(os.getpid())
+        say("3-daemon")
         time.sleep(1000)
     os._exit(0)
 time.sleep(1000)
@@ -124,14 +128,14 @@ time.sleep(1000)
 
 
 def family(process: ProcessClient) -> list[int]:
-    """Start FAMILY, and return its three processes."""
+    """Start FAMILY, and return its leader, its child and its daemon."""
     process.start()
     seen = b""
     for output in process.follow():
         seen += output.stdout
         if seen.count(b"\n") == 3:
             break
-    return [int(line) for line in seen.split()]
+    return [int(line.split()[1]) for line in sorted(seen.splitlines())]
 
 
 def supervisor_of(pid: int) -> int:

@@ -67,8 +67,8 @@ class Runner:
             PermissionError: An earlier run cannot be ended.
         """
         while True:
-            run = await trio.to_thread.run_sync(self._begin)
-            if run.state is not RunState.STOPPING:
+            run, was_stopping = await trio.to_thread.run_sync(self._begin)
+            if not was_stopping:  # if it is by now, that has ended this start
                 break
             await self._until_ended(run)  # and then start it again
         await self.changes.until(lambda: run.state is not RunState.STARTING)
@@ -101,7 +101,7 @@ class Runner:
 
     def start_blocking(self) -> None:
         """Start the program as `start` does, in a worker thread."""
-        run = self._begin()
+        run, _ = self._begin()
         self.changes.block_until(lambda: run.was_ready or not run.is_alive)
         self._check_started(run)
 
@@ -117,11 +117,15 @@ class Runner:
             text = "%s does not end; process %s of it still runs"
             self._logger.warning(text, self._name, run.denied or run.pid)
 
-    def _begin(self) -> Run:
-        """Begin a run, unless one is alive, and return it. Blocks for a moment."""
+    def _begin(self) -> tuple[Run, bool]:
+        """Begin a run, unless one is alive. Blocks for a moment.
+
+        Returns:
+            The run, and whether it was stopping already.
+        """
         with self._lock:
             if self.run is not None and self.run.is_alive:
-                return self.run
+                return self.run, self.run.state is RunState.STOPPING
             address = self._readiness.address
             if address is not None and self._readiness.can_connect():
                 text = "another program listens there already; end it first"
@@ -131,8 +135,9 @@ class Runner:
             program = dataclasses.replace(self._program, environment=environment)
             self.run = Run(program, self._readiness, self.changes, self._log)
             self.starts += 1
+            run = self.run
         self.changes.announce()
-        return self.run
+        return run, False
 
     def _check_started(self, run: Run) -> None:
         """Raise if a run did not become ready."""
