@@ -209,6 +209,24 @@ class Absent(Plain):
         return "pong"
 
 
+class Late(Plain):
+    @classmethod
+    def client(cls) -> str:
+        return "test_cli_j.LateClient"
+
+    @export
+    def shut(self) -> None:
+        pass
+
+
+class LateClient(DriverClient):
+    """Calls its driver, or fails, when it is collected at the end of the program."""
+
+    def __del__(self) -> None:
+        self.call("shut")
+        raise LookupError("unexpected")
+
+
 def tree() -> Driver:
     board = Board()
     board.description = "the board"
@@ -446,6 +464,21 @@ def test_exporter_out_of_reach_is_one_line(
     code, out, err = run("power", "on")
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert err.startswith("j: ")
+
+
+def test_finalizer_that_calls_after_the_end_is_not_reported(tmp_path: Path) -> None:
+    script = "import sys; from jumpstarter.cli import j; sys.exit(j())"
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    with served_at(f"unix:{tmp_path}/socket", Late()) as address:
+        environment = {
+            "JUMPSTARTER_HOST": address,
+            "JMP_DRIVERS_ALLOW": "test_cli_j.*",
+            "PYTHONPATH": path,
+        }
+        command = [sys.executable, "-c", script, "shut"]
+        with running(command, env=environment, stdout=PIPE, stderr=PIPE) as process:
+            assert process.communicate() == ("", "")
+        assert process.returncode == 0
 
 
 def test_client_without_a_command_line_gets_one() -> None:

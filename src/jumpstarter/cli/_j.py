@@ -15,6 +15,7 @@ from typing import Any, Final
 from ..client._commands import command_of, consoles
 from ..common._env import env
 from ..config.env import JUMPSTARTER_HOST
+from ..errors import CallRefused
 from ._app import ExitCodes, reported_errors, run_click
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -29,13 +30,14 @@ _PATIENCE: Final = 10.0  # seconds that a completion may take
 _NOT_THE_CLIENTS: Final = {"jumpstarter", "click", "contextlib", "anyio", "asyncio"}
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], *, until_exit: bool = False) -> int:
     """Run a command of the root client.
 
     Call it in the program's main thread, since it handles SIGTERM.
 
     Args:
         arguments: The arguments after the program's name.
+        until_exit: This is the whole program.
 
     Returns:
         The exit code: an integer that the command returns or exits with; 1 if it fails, or if the
@@ -46,6 +48,8 @@ def run(arguments: Sequence[str]) -> int:
     if not os.environ.get(JUMPSTARTER_HOST):
         sys.stderr.write(f"j: {JUMPSTARTER_HOST} is not set: use j in a `jumpstarter shell`\n")
         return _FAILED
+    if until_exit:
+        sys.unraisablehook = _report_unraisable
     try:
         with (
             _sigterm_as_ctrl_c(),
@@ -93,6 +97,16 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _report_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """Report an exception of a finalizer, unless it has called a driver after the connection's end.
+
+    Client classes that derive from a class of another library, as python-can's, inherit such
+    finalizers. The driver's own `close()` has done the work.
+    """
+    if not isinstance(unraisable.exc_value, CallRefused):
+        sys.__unraisablehook__(unraisable)
 
 
 def _report_fault(exc: Exception) -> None:

@@ -83,7 +83,7 @@ def j(argv: Sequence[str] | None = None) -> int:
     except MissingExtra as exc:
         sys.stderr.write(f"j: {exc}\n")
         return _USAGE
-    return run(arguments)
+    return run(arguments, until_exit=argv is None)
 
 
 def _program(*names: str) -> str:

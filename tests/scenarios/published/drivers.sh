@@ -40,32 +40,35 @@ export:
     ref: board.power
 YAML
 
-in_shell() {
-    jmp shell --exporter-config exporter.yaml -- "$@"
-}
+echo uname >keys
+# The commands are in one shell, since each start of an exporter with these drivers takes seconds.
+cat >commands.sh <<'SHELL'
+. "$SCENARIOS/common.sh"
 
-in_shell j --help >help
+j --help >help
 for name in power serial storage shell net board proxy; do
     grep -q "^  $name " help || fail "no $name in: $(cat help)"
 done
 
-expect 0 in_shell j power on
-expect 0 in_shell j power cycle --wait 0
-in_shell j power read | grep -q 'voltage=5.0 V' || fail "no reading"
-expect 0 in_shell j board power off
-expect 0 in_shell j proxy on
+expect 0 j power on
+expect 0 j power cycle --wait 0
+j power read | grep -q 'voltage=5.0 V' || fail "no reading"
+expect 0 j board power off
+expect 0 j proxy on
 
-expect 0 in_shell j storage write-from-path dst image
+expect 0 j storage write-from-path dst image
 [ "$(cat files/dst)" = 'an image' ] || fail "the image was not written"
-in_shell j storage list / | grep -qx dst || fail "the image is not listed"
-expect 0 in_shell j storage exists dst
-expect 1 in_shell j storage exists missing
+j storage list / | grep -qx dst || fail "the image is not listed"
+expect 0 j storage exists dst
+expect 1 j storage exists missing
 
-[ "$(in_shell j shell greet you)" = 'hello you' ] || fail "no greeting"
-expect 3 in_shell j shell fail
-[ "$(in_shell j net address)" = 127.0.0.1:7 ] || fail "no address"
+[ "$(j shell greet you)" = 'hello you' ] || fail "no greeting"
+expect 3 j shell fail
+[ "$(j net address)" = 127.0.0.1:7 ] || fail "no address"
 
 # The port gives back what it gets, and ends when all was sent.
-echo uname >keys
-expect 0 in_shell j serial pipe -i -o log <keys
+expect 0 j serial pipe -i -o log <keys
 grep -qx uname log || fail "the log has: $(cat log)"
+exit 42
+SHELL
+expect 42 jmp shell --exporter-config exporter.yaml -- sh -eu commands.sh
