@@ -65,7 +65,7 @@ def test_programs_reach_the_device_until_sigterm(board: Reached) -> None:
         assert echoed(where, b"two") == b"two" + END
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0
-        assert process.communicate() == ("", "")
+        assert process.communicate(timeout=PATIENCE) == ("", "")
 
 
 def test_a_forward_ends_at_ctrl_c(board: Reached) -> None:
