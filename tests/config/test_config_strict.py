@@ -132,6 +132,10 @@ def test_a_key_or_value_that_is_not_accepted_is_named(text: str, told: str) -> N
         ("metadata: {}", "1: metadata.name: Field required"),
         ("metadata: {name: ''}", "1: metadata.name: String should have at least 1 character"),
         ("metadata: {name: a, nmae: b}", "1: metadata.nmae: unknown key; did you mean name?"),
+        ('metadata: {name: "a\\0b"}', "1: metadata.name: it must have printable characters only"),
+        ('metadata: {name: "\\e[31m"}', "1: metadata.name: it must have printable characters only"),
+        ('metadata: {name: a, labels: {b: "\\n"}}', "1: metadata.labels: it must have printable"),
+        ("metadata: {name: a, labels: {b: 'c,d'}}", "1: metadata.labels: a comma separates label"),
         ("metadata: {name: a, labels: {b: 7}}", "1: metadata.labels.b: Input should be a valid s"),
     ],
 )

@@ -35,6 +35,7 @@ with requires_extra("cli", "jumpstarter.config"):
         Tag,
         field_validator,
     )
+    from pydantic_core import PydanticCustomError
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -67,6 +68,17 @@ class ExporterMeta(ObjectMeta):
 
     name: str = Field(min_length=1)
     labels: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("name", "labels")
+    @classmethod
+    def _fit_an_environment(cls, value: str | dict[str, str]) -> str | dict[str, str]:
+        """Refuse what would break the variables, prompts and reports that name an exporter."""
+        texts = [value] if isinstance(value, str) else [*value.keys(), *value.values()]
+        if not all(each.isprintable() for each in texts):
+            raise PydanticCustomError("text", "it must have printable characters only")
+        if isinstance(value, dict) and any("," in each for each in texts):
+            raise PydanticCustomError("text", "a comma separates labels, so none may have one")
+        return value
 
 
 class ExporterConfigV1Alpha1DriverInstanceBase(StrictModel):
