@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from jumpstarter.cli import main
+from jumpstarter.cli._output import print_rows
 from jumpstarter.config.exporter import ExporterConfigV1Alpha1
 
 LAB = "metadata: {name: lab-7}\ndescription: Board 7\nexport:\n  power: {type: MockPower}\n"
@@ -127,3 +128,11 @@ def test_drivers_are_listed_with_their_classes_and_packages(
     assert rows["Shell"]["package"] == "jumpstarter"
     assert main(["driver", "list", "-o", "name"]) == 0
     assert capsys.readouterr().out.split() == sorted(rows)
+
+
+@pytest.mark.parametrize("output", [None, "name"])
+def test_listed_names_cannot_control_the_terminal(
+    capsys: pytest.CaptureFixture[str], output: str | None
+) -> None:
+    print_rows([{"name": "a\x1b[2J\nb"}], ("name",), output)
+    assert capsys.readouterr().out.removeprefix("NAME\n") == "a\\x1b[2J\\nb\n"

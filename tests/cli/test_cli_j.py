@@ -25,6 +25,7 @@ from exporter_thread import served_at
 from helpers import PATIENCE
 from jumpstarter import serve
 from jumpstarter.cli import j
+from jumpstarter.cli._j import _report_fault
 from jumpstarter.client import DriverClient
 from jumpstarter.client._commands import command_of, consoles
 from jumpstarter.client._methods import signature_from
@@ -433,6 +434,11 @@ def test_fault_of_a_client_class_shows_its_own_frames_only(run: Run) -> None:
     assert "in break_down" in err
     assert "in _deeper" in err
     assert {line.split('"')[1] for line in err.splitlines() if ", line " in line} == {__file__}
+
+
+def test_fault_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    _report_fault(LookupError("\x1b[2J first\nsecond"))
+    assert capsys.readouterr().err == "j: LookupError: \\x1b[2J first\nsecond\n"
 
 
 def test_command_line_that_is_none_is_an_error(run: Run) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Final
 
+from .._util.text import escape_text
 from ..client._commands import command_of, consoles
 from ..common._env import env
 from ..config.env import JUMPSTARTER_HOST
@@ -120,4 +121,6 @@ def _report_fault(exc: Exception) -> None:
     ]
     sys.stderr.write("".join(traceback.format_list(own)))
     [*_, last] = traceback.format_exception_only(exc)
-    sys.stderr.write(f"j: {last}")
+    # It may repeat a driver's text, whose escape sequences would act on the terminal.
+    lines = "\n".join(map(escape_text, last.splitlines()))
+    sys.stderr.write(f"j: {lines}\n")

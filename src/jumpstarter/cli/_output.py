@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from .._util.extras import requires_extra
+from .._util.text import escape_text
 
 with requires_extra("cli", "the command line"):
     import click
@@ -51,9 +52,11 @@ def print_rows(
         click.echo(yaml.safe_dump([dict(row) for row in rows], sort_keys=False), nl=False)
     elif output == "name":
         for row in rows:
-            click.echo(row[columns[0]])
+            click.echo(escape_text(row[columns[0]]))
     else:
-        _print_table([[str(row.get(each, "")) for each in columns] for row in rows], columns)
+        _print_table(
+            [[escape_text(str(row.get(each, ""))) for each in columns] for row in rows], columns
+        )
 
 
 def _print_table(cells: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
