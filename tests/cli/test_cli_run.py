@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import ssl
 import subprocess
@@ -166,6 +167,15 @@ def test_run_takes_the_passphrase_of_the_environment(lab: Path) -> None:
         with pytest.raises(HandshakeError, match="not admitted"):
             jumpstarter.connect(server.address).__enter__()
         check_served(server, token="short")  # noqa: S106 - for tests
+
+
+def test_programs_of_drivers_do_not_get_the_passphrase(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    del lab
+    monkeypatch.setenv("JMP_GRPC_PASSPHRASE", "short")
+    cannot_serve(capfd, "run", "--exporter-config", "none.yaml", "--address", "unix:/x")
+    assert "JMP_GRPC_PASSPHRASE" not in os.environ
 
 
 def test_a_signal_at_the_start_ends_run(lab: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ holds here too. Options that the published `jmp run` has are accepted, and stand
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +63,7 @@ def _translate(options: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         parser.error("--passphrase is empty, which would admit every client")
     if options.passphrase is None and options.token_file is None:
         options.passphrase = exporter_token()
+    os.environ.pop(JMP_GRPC_PASSPHRASE, None)  # the programs of drivers need not know it
     if options.listener is not None:
         match = _LISTENER.fullmatch(options.listener)
         if match is None:
