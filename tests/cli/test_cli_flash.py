@@ -181,3 +181,11 @@ def test_a_bar_shows_the_progress_on_a_terminal(board: Reached, image: Path) -> 
         someone.see(b"1.0/1.0 MiB")
         someone.see(b"\x1b[?25h")  # the cursor is shown again
         someone.see(f"SHA-256 {DIGEST}".encode())
+
+
+def test_a_closed_stdin_is_an_error_of_usage(
+    board: Reached, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)  # as Python has it then
+    assert flash(board, "card", "-") == 2
+    assert "stdin is closed: redirect the image to it" in capfd.readouterr().err

@@ -71,6 +71,8 @@ def _image(source: str) -> Iterator[str]:
         with open(source, "rb"):  # noqa: PTH123 - a better error than that of an absent Path
             yield source
     else:
+        if sys.stdin is None:
+            raise click.UsageError("stdin is closed: redirect the image to it, or name a file")
         # In a file: clients of flashers take a path, and some read it twice.
         with tempfile.NamedTemporaryFile(prefix="jumpstarter-flash-") as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
