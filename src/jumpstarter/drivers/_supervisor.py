@@ -318,17 +318,19 @@ def _lock_pidfile(path: str) -> int:  # pragma: no cover - in a process of its o
     The lock tells a file that is in use from one that was left behind.
 
     Raises:
-        OSError: It cannot be made, or another program has locked it (EBUSY).
+        OSError: It cannot be made, another program has locked it (EBUSY), or it is a symbolic link
+            (ELOOP).
     """
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        # In a directory like /tmp, others can make links, and the file is overwritten.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path) from None
         with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):  # noqa: PTH116 - as above
+            if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
                 return descriptor
         os.close(descriptor)  # its owner has just removed it
 
