@@ -369,6 +369,26 @@ def test_program_starts_with_default_signals_and_only_its_standard_streams() -> 
     assert not ignored & ~(0b11 << 31)  # 32 and 33 are glibc's own, which posix_spawn ignores
 
 
+def test_attempt_to_connect_that_is_impossible_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    connects = _supervised.Readiness.can_connect
+    attempts: list[None] = []
+
+    def second_fails(readiness: _supervised.Readiness) -> bool:
+        attempts.append(None)
+        if len(attempts) == 2:  # the first one finds that the address is free
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return connects(readiness)
+
+    monkeypatch.setattr(_supervised.Readiness, "can_connect", second_fails)
+    path = str(tmp_path / "socket")
+    server = f"import socket; s = socket.socket(1); s.bind({path!r}); s.listen(); s.accept()"
+    with served(command=python(server + "; s.accept()"), ready_socket=path) as process:
+        assert process.start().is_running
+    assert len(attempts) > 2
+
+
 def test_pidfile_has_the_process_id_while_the_program_runs(tmp_path: Path) -> None:
     pidfile = tmp_path / "pid"
     pidfile.write_text("99999999 left behind")
@@ -382,6 +402,19 @@ def test_pidfile_has_the_process_id_while_the_program_runs(tmp_path: Path) -> No
         process.send_signal("SIGKILL")
         process.wait_for("stopped")
         assert not pidfile.exists()
+
+
+def test_pidfile_is_no_link_to_a_file_of_others(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("data")
+    (tmp_path / "pid").symlink_to(precious)
+    with (
+        served(command=SLEEP, pidfile=tmp_path / "pid") as process,
+        pytest.raises(DriverOSError, match="Too many levels of symbolic links"),
+    ):
+        process.start()
+    assert precious.read_text() == "data"
+    assert (tmp_path / "pid").is_symlink()
 
 
 def test_second_exporter_does_not_start_a_program_with_the_same_pidfile(tmp_path: Path) -> None:

@@ -380,13 +380,21 @@ class Run:
     def _check_ready(self) -> None:
         if self.state is not RunState.STARTING:
             return
-        has_address = self._readiness.address is not None
-        if self.pid and self._matched and (not has_address or self._readiness.can_connect()):
+        if self.pid and self._matched and self._accepts():
             self._become_ready()
         elif time.monotonic() > self._deadline:
             self.failure = f"it was not ready after {self._readiness.timeout:g} s: "
             self.failure += f"{self._readiness}; it was stopped"
             self.stop()
+
+    def _accepts(self) -> bool:
+        """Return whether the program accepts connections, if it is to do that."""
+        if self._readiness.address is None:
+            return True
+        try:
+            return self._readiness.can_connect()
+        except OSError:  # too many open files, or a name server that does not answer
+            return False  # it is tried again: nothing else would read the program's output
 
     def _finish(self) -> None:
         """Reap the supervisor, and close everything."""
