@@ -11,15 +11,17 @@ from typing import Any
 
 import pytest
 import trio
+import trustme
+from cryptography.hazmat.primitives import serialization
 
 from helpers import PATIENCE
 from jumpstarter import serve, serve_async
 from jumpstarter.common import utils
-from jumpstarter.common._env import allowed_clients, exporter_address
+from jumpstarter.common._env import allowed_clients, exporter_address, exporter_tls
 from jumpstarter.common.exceptions import EnvironmentVariableNotSetError
 from jumpstarter.common.utils import env
 from jumpstarter.driver import Driver, export
-from jumpstarter.errors import ArgumentError, HandshakeError
+from jumpstarter.errors import ArgumentError, ConfigurationError, HandshakeError
 from jumpstarter.utils.env import env as other_env
 
 
@@ -107,6 +109,59 @@ def test_port_is_reached_by_tls_unless_it_is_said_to_be_insecure(
         monkeypatch.setenv("JUMPSTARTER_HOST", address.removeprefix("tcp://"))
         with pytest.raises((HandshakeError, ssl.SSLError)), env():
             pytest.fail("the exporter has no certificate")
+
+
+@pytest.fixture
+def tls_files(tmp_path: Path) -> dict[str, Path]:
+    """The files of two certificates of one authority, and a key with a passphrase."""
+    authority = trustme.CA()
+    files = {name: tmp_path / f"{name}.pem" for name in ("ca", "cert", "key", "both", "locked")}
+    authority.cert_pem.write_to_path(str(files["ca"]))
+    own, other = authority.issue_cert("own@lab"), authority.issue_cert("other@lab")
+    own.cert_chain_pems[0].write_to_path(str(files["cert"]))
+    own.private_key_pem.write_to_path(str(files["key"]))
+    other.private_key_and_cert_chain_pem.write_to_path(str(files["both"]))
+    key = serialization.load_pem_private_key(own.private_key_pem.bytes(), None)
+    locked = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    files["locked"].write_bytes(locked)
+    return files
+
+
+def test_files_for_tls_are_of_no_use_without_tls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JMP_TLS_CA", "/no/such/file")
+    with served(f"unix:{tmp_path}/socket"):
+        monkeypatch.setenv("JUMPSTARTER_HOST", f"{tmp_path}/socket")
+        with env() as client:
+            assert client.call("echo", 1) == 1
+    with pytest.raises(ConfigurationError, match="cannot use /no/such/file for TLS"):
+        exporter_tls("tls://lab:1")
+
+
+def test_each_file_for_tls_is_by_default_the_environments(
+    tls_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert exporter_tls("tls://lab:1") is None
+    monkeypatch.setenv("JMP_TLS_CERT", str(tls_files["cert"]))
+    monkeypatch.setenv("JMP_TLS_KEY", str(tls_files["ca"]))
+    with pytest.raises(ConfigurationError, match=r"ca\.pem .*cert\.pem .*ca\.pem for TLS"):
+        exporter_tls("tls://lab:1", ca=tls_files["ca"])  # the environment's certificate counts
+    monkeypatch.setenv("JMP_TLS_KEY", str(tls_files["key"]))
+    assert exporter_tls("tls://lab:1", ca=tls_files["ca"]) is not None
+    # The key of the environment is that of its certificate.
+    assert exporter_tls("tls://lab:1", cert=tls_files["both"]) is not None
+
+
+def test_key_that_cannot_be_used_is_an_error(tls_files: dict[str, Path]) -> None:
+    with pytest.raises(ConfigurationError, match=r"key\.pem is given without its certificate"):
+        exporter_tls("tls://lab:1", key=tls_files["key"])
+    with pytest.raises(ConfigurationError, match=r"locked\.pem: the key has a passphrase"):
+        exporter_tls("tls://lab:1", cert=tls_files["cert"], key=tls_files["locked"])
 
 
 def test_allowed_classes_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

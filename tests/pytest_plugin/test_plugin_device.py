@@ -110,7 +110,9 @@ def test_tls_with_a_token(run_pytest: Run, tmp_path: Path) -> None:
     assert "Does it ask for a token" in line
 
 
-def test_an_exporter_that_asks_for_a_certificate_gets_one(run_pytest: Run, tmp_path: Path) -> None:
+def test_an_exporter_that_asks_for_a_certificate_gets_one(
+    run_pytest: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     authority = trustme.CA()
     ca, both, own = tmp_path / "ca.pem", tmp_path / "both.pem", tmp_path / "own.pem"
     authority.cert_pem.write_to_path(ca)
@@ -120,6 +122,11 @@ def test_an_exporter_that_asks_for_a_certificate_gets_one(run_pytest: Run, tmp_p
     with lab(tmp_path, *map(str, server)) as process:
         options = ["--jumpstarter", process.address, "--jumpstarter-tls-ca", ca]
         run_pytest(USES, *options, "--jumpstarter-tls-cert", own).assert_outcomes(passed=1)
+        # As `jumpstarter shell` hands it to the programs in it.
+        monkeypatch.setenv("JUMPSTARTER_HOST", process.address)
+        monkeypatch.setenv("JMP_TLS_CA", str(ca))
+        monkeypatch.setenv("JMP_TLS_CERT", str(own))
+        run_pytest(USES).assert_outcomes(passed=1)
 
 
 def test_client_classes_are_imported_if_a_pattern_allows_it(

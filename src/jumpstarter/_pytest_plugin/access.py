@@ -16,7 +16,7 @@ from .._api.local import serve
 from .._util.text import indent_text
 from ..client import DriverClient
 from ..client._name import own_name
-from ..common._env import allowed_clients, exporter_address, exporter_token
+from ..common._env import allowed_clients, exporter_address, exporter_tls, exporter_token
 from ..errors import JumpstarterException
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -76,11 +76,12 @@ def access_of(config: pytest.Config, address: str) -> Access:
     if token_file is not None:
         token = Path(token_file).read_text(encoding="utf-8").strip()
     worker = getattr(config, "workerinput", {}).get("workerid")
+    where = exporter_address(address)
     return Access(
-        exporter_address(address),
+        where,
         _allowed(config),
         token,
-        _ssl_context(config),
+        exporter_tls(where, *(_file(config, name) for name in ("ca", "cert", "key"))),
         None if worker is None else f"{own_name()} {worker}",
     )
 
@@ -94,15 +95,10 @@ def _allowed(config: pytest.Config) -> Sequence[str]:
     return config.getini("jumpstarter_allow") or allowed_clients()
 
 
-def _ssl_context(config: pytest.Config) -> ssl.SSLContext | None:
-    authorities = config.getoption("jumpstarter_tls_ca")
-    certificate = config.getoption("jumpstarter_tls_cert")
-    if authorities is None and certificate is None:
-        return None
-    context = ssl.create_default_context(cafile=authorities)
-    if certificate is not None:
-        context.load_cert_chain(certificate, config.getoption("jumpstarter_tls_key"))
-    return context
+def _file(config: pytest.Config, name: str) -> Path | None:
+    """Return a file for TLS that an option names."""
+    given: str | None = config.getoption(f"jumpstarter_tls_{name}")
+    return None if given is None else Path(given)
 
 
 @contextmanager

@@ -20,7 +20,6 @@ from ..common._env import (
     exporter_address,
     exporter_tls,
     exporter_token,
-    load_tls_files,
 )
 from ..config.env import JMP_GRPC_PASSPHRASE, JMP_TLS_CA, JMP_TLS_CERT, JMP_TLS_KEY
 
@@ -71,20 +70,23 @@ class Access:
         except (OSError, UnicodeDecodeError) as exc:
             raise click.UsageError(f"cannot read --token-file {self.token_file}: {exc}") from exc
 
-    def ssl_context(self) -> ssl.SSLContext | None:
+    def ssl_context(self, address: str) -> ssl.SSLContext | None:
         """Return the TLS settings of the options, or of the environment; None for the default ones.
+
+        Args:
+            address: As `exporter_address` returns it.
 
         Raises:
             ConfigurationError: A file cannot be used.
         """
-        if self.tls_ca is None and self.tls_cert is None:
-            return exporter_tls()
-        return load_tls_files(self.tls_ca, self.tls_cert, self.tls_key)
+        return exporter_tls(address, self.tls_ca, self.tls_cert, self.tls_key)
 
     def environment(self) -> dict[str, str]:
         """Return the variables by which another program reaches the exporter in the same way."""
         files = {JMP_TLS_CA: self.tls_ca, JMP_TLS_CERT: self.tls_cert, JMP_TLS_KEY: self.tls_key}
         variables = {name: str(file.absolute()) for name, file in files.items() if file is not None}
+        if self.tls_cert is not None:
+            variables.setdefault(JMP_TLS_KEY, "")  # one in the environment is of another file
         token = self.token()
         return variables if token is None else {**variables, JMP_GRPC_PASSPHRASE: token}
 
@@ -132,7 +134,8 @@ def connected(
         click.UsageError: (on entering) The token's file cannot be read.
     """
     allow = (access.allow or allowed_clients()) if import_clients else ()
-    where, token, context = exporter_address(address), access.token(), access.ssl_context()
+    where, token = exporter_address(address), access.token()
+    context = access.ssl_context(where)
     with ExitStack() as stack:
         with _no_warnings():
             connection = connect(where, allow=allow, token=token, ssl_context=context)

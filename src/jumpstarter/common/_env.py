@@ -7,7 +7,7 @@ import re
 import ssl
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from .._api.connecting import connect
 from .._util.tracebacks import hidden_contextmanager
@@ -24,7 +24,6 @@ __all__ = [
     "exporter_address",
     "exporter_tls",
     "exporter_token",
-    "load_tls_files",
 ]
 
 _HOST: Final = "JUMPSTARTER_HOST"
@@ -47,7 +46,8 @@ def env() -> Iterator[DriverClient]:
     - `JMP_GRPC_PASSPHRASE`: the exporter's token.
     - `JMP_GRPC_INSECURE`: with `1`, `host:port` is reached by plain TCP, and else by TLS.
     - `JMP_TLS_CA`, `JMP_TLS_CERT` and `JMP_TLS_KEY`: files, PEM, with the authorities that are
-      trusted instead of the system's, this client's certificate, and its private key.
+      trusted instead of the system's, this client's certificate, and its private key. They are
+      not read for an address without TLS.
 
     Yields:
         The client of the root driver, for blocking code.
@@ -59,11 +59,12 @@ def env() -> Iterator[DriverClient]:
         ConfigurationError: (on entering) A file for TLS cannot be used.
         RuntimeError: (on entering) This thread runs a Trio loop.
     """
+    address = exporter_address()
     with connect(
-        exporter_address(),
+        address,
         allow=allowed_clients(),
         token=exporter_token(),
-        ssl_context=exporter_tls(),
+        ssl_context=exporter_tls(address),
     ) as client:
         yield client
 
@@ -94,31 +95,43 @@ def exporter_token() -> str | None:
     return os.environ.get(_TOKEN) or None
 
 
-def exporter_tls() -> ssl.SSLContext | None:
-    """Return the TLS settings of the environment, or None for the default ones.
+def exporter_tls(
+    address: str, ca: Path | None = None, cert: Path | None = None, key: Path | None = None
+) -> ssl.SSLContext | None:
+    """Return the TLS settings for an address, or None for the default ones.
 
-    Raises:
-        ConfigurationError: A file cannot be used.
-    """
-    ca, cert, key = (Path(value) if (value := os.environ.get(name)) else None for name in _TLS)
-    return None if ca is None and cert is None else load_tls_files(ca, cert, key)
-
-
-def load_tls_files(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext:
-    """Load the files of a client for TLS.
+    Each file is by default the environment's. Without any of these arguments, the environment does
+    not count for an address without TLS, since it may have been set for another exporter.
 
     Args:
+        address: The exporter's address, as `exporter_address` returns it.
         ca: The certificate authorities to trust, instead of the system's.
         cert: The certificate to show, with its private key unless `key`.
         key: The private key of that certificate.
 
     Raises:
-        ConfigurationError: A file cannot be used.
+        ConfigurationError: A file cannot be used, or a key has no certificate.
     """
+    if ca is cert is key is None and not address.startswith("tls://"):
+        return None
+    usual = [Path(value) if (value := os.environ.get(name)) else None for name in _TLS]
+    if cert is None:
+        cert, key = usual[1], key or usual[2]
+    ca = ca or usual[0]
+    if cert is None and key is not None:
+        raise ConfigurationError(f"the private key {key} is given without its certificate")
+    return None if ca is cert is None else _load_tls_files(ca, cert, key)
+
+
+def _load_tls_files(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext:
+    def refuse() -> NoReturn:  # without it, OpenSSL would ask for the passphrase at the terminal
+        text = f"cannot use {key or cert}: the key has a passphrase, which is not supported"
+        raise ConfigurationError(f"{text}: decrypt it with `openssl pkey`")
+
     try:
         context = ssl.create_default_context(cafile=ca)
         if cert is not None:
-            context.load_cert_chain(cert, key)
+            context.load_cert_chain(cert, key, password=refuse)
     except OSError as exc:  # the base class of ssl.SSLError
         files = " ".join(map(str, filter(None, (ca, cert, key))))
         raise ConfigurationError(f"cannot use {files} for TLS: {exc}") from exc
