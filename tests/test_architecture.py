@@ -47,7 +47,7 @@ LAYERS: Final[dict[str, set[str]]] = {
     "utils": _ALL | {"common"},
     "portal": _ALL,
     "testing": _ALL,
-    "cli": _ALL | {"common", "config"},
+    "cli": _ALL | {"_installed", "common", "config"},
     "_pytest_plugin": _ALL | {"common", "config"},
 }
 # The packages without I/O, which import nothing that waits, measures time or performs I/O.

@@ -27,7 +27,7 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 __all__ = ["ExitCodes", "Outcome", "app", "reported_errors", "run", "run_click"]
 
 _FAILED: Final = 1  # exit code
-_OF_MAIN: Final = {"serve", "run"}  # the commands that `cli._main` runs, without click
+_OF_MAIN: Final = {"serve", "run", "doctor"}  # the commands that `cli._main` runs, without click
 
 
 class ExitCodes(NamedTuple):

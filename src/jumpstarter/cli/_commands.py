@@ -22,6 +22,7 @@ COMMANDS: Final[dict[str, str]] = {
     "forward": "forward a local port, or a Unix socket, to a driver's raw stream",
     "flash": "write an image to a storage of the device",
     "config": "check and list the configurations of exporters",
+    "doctor": "look for faults of this installation",
     "driver": "list the drivers that are installed",
     "completion": "print a script that completes these commands and those of j",
 }

@@ -54,6 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from ._run import run as run_exporter  # noqa: PLC0415 - the same
 
         return run_exporter(arguments[1:], until_exit=argv is None)
+    if arguments[:1] == ["doctor"]:
+        from ._doctor import doctor  # noqa: PLC0415 - for this command only
+
+        return doctor(arguments[1:])
     if arguments == ["--version"]:
         print(f"jumpstarter {__version__}")  # noqa: T201 - the answer
         return 0
@@ -99,6 +103,6 @@ def _without_click(arguments: Sequence[str], missing: MissingExtra) -> int:
         return _USAGE
     lines = ["Usage: jumpstarter [--version] COMMAND ...", "", "Commands:"]
     lines += [f"  {name:<12}{text}" for name, text in COMMANDS.items()]
-    lines += ["", f"All but serve need more: {missing}"]
+    lines += ["", f"All but serve and doctor need more: {missing}"]
     print("\n".join(lines))  # noqa: T201 - the answer
     return 0 if arguments else _USAGE
