@@ -483,7 +483,7 @@ def test_finalizer_that_calls_after_the_end_is_not_reported(tmp_path: Path) -> N
         }
         command = [sys.executable, "-c", script, "shut"]
         with running(command, env=environment, stdout=PIPE, stderr=PIPE) as process:
-            assert process.communicate() == ("", "")
+            assert process.communicate(timeout=PATIENCE) == ("", "")
         assert process.returncode == 0
 
 
