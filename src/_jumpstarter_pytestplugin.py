@@ -147,6 +147,10 @@ def pytest_xdist_setupnodes(config: pytest.Config, specs: list[object]) -> None:
     found = _given(config)
     if found and len(specs) > len(found):
         raise pytest.UsageError(_too_many_workers(found, len(specs)))
+    try:
+        _targets(config)
+    except pytest.fail.Exception as exc:  # the controller has no test that could fail
+        raise pytest.UsageError(str(exc)) from None
 
 
 @pytest.hookimpl(optionalhook=True)

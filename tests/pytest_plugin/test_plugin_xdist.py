@@ -52,6 +52,15 @@ def test_a_failure_in_a_worker_shows_the_console(run_pytest: Run, addresses: lis
     assert "< bad \\xff\\xfe bytes" in text
 
 
+def test_an_ini_file_that_contradicts_itself_is_refused(
+    run_pytest: Run, pytester: pytest.Pytester
+) -> None:
+    pytester.makeini("[pytest]\njumpstarter = unix:/x\njumpstarter_config = x.yaml\n")
+    result = run_pytest(USES, "-n1")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "both jumpstarter and jumpstarter_config" in result.stderr.str()
+
+
 def test_more_workers_than_devices_are_refused(run_pytest: Run, addresses: list[str]) -> None:
     result = run_pytest(
         USES, "-n3", f"--jumpstarter={addresses[0]}", f"--jumpstarter={addresses[1]}"
