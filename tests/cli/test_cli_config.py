@@ -136,3 +136,11 @@ def test_listed_names_cannot_control_the_terminal(
 ) -> None:
     print_rows([{"name": "a\x1b[2J\nb"}], ("name",), output)
     assert capsys.readouterr().out.removeprefix("NAME\n") == "a\\x1b[2J\\nb\n"
+
+
+def test_an_installation_without_registered_drivers_is_reported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("jumpstarter.config._entry_points.registered_drivers", dict)
+    assert main(["driver", "list"]) == 1
+    assert "not even those of this library: install it again" in capsys.readouterr().err

@@ -40,4 +40,7 @@ def list_(output: str | None) -> None:
         for name, entries in registered_drivers().items()
         for entry in entries
     ]
+    if not rows:  # the library registers its own, so its installation is not complete
+        text = "no driver is registered, not even those of this library: install it again"
+        raise click.ClickException(text)
     print_rows(rows, ("name", "type"), output)
