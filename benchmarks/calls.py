@@ -5,8 +5,9 @@ process and in the exporter's: of the protocol's rules alone, and of whole calls
 
 The rules alone do the same each time, so their counts repeat exactly. A whole call does not: it
 depends on the scheduler whether an answer has arrived before the caller waits for it. Such an
-accident adds instructions. Each count is therefore the lowest of several rounds, and the margin of
-whole calls is wider.
+accident adds instructions. Each count is therefore the lowest of several rounds, the margin of
+whole calls is wider, and counts that exceed it are taken again: on a busy machine every round of a
+process may have such accidents, while a call that takes more by itself does so each time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Final
 from jumpstarter._protocol import is_compiled
 
 from .call_loops import CALLS, PATHS, ROUNDS, RULES
-from .framing import MARGIN, accept, hold, instructions_in
+from .framing import MARGIN, accept, accepted_here, hold, instructions_in
 from .framing_loops import MARK
 
 __all__ = ["BASELINES", "ENDS", "MARGIN_OF_PATHS", "count", "judge", "main"]
@@ -34,6 +35,7 @@ __all__ = ["BASELINES", "ENDS", "MARGIN_OF_PATHS", "count", "judge", "main"]
 BASELINES: Final = Path(__file__).with_name("calls.json")
 ENDS: Final = ("client", "exporter")
 MARGIN_OF_PATHS: Final = 0.10  # of the accepted count: counts of one commit differ by up to 5 %
+_REPEATS: Final = 3  # of the counting, as long as counts exceed their margin
 _PATIENCE: Final = 600.0  # seconds; an end takes about 20
 _ROOT: Final = Path(__file__).parents[1]
 
@@ -147,7 +149,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         accept(BASELINES, rounded)
         return 0
-    return hold(BASELINES, partial(judge, counts))
+    return hold(BASELINES, partial(judge, _repeated(counts)))
+
+
+def _repeated(counts: Counts) -> Counts:
+    """Count again while a count exceeds its margin, and return the lowest counts."""
+    accepted = accepted_here(BASELINES)
+    for _ in range(_REPEATS):
+        if accepted is None or not judge(counts, accepted):
+            break
+        print("more than was accepted: counting again")
+        again = count()
+        counts = {
+            name: {end: min(n, again[name][end]) for end, n in ends.items()}
+            for name, ends in counts.items()
+        }
+        print(_table(counts))
+    return counts
 
 
 def _parser() -> argparse.ArgumentParser:

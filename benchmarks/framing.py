@@ -122,6 +122,11 @@ def accept(baselines: Path, counts: object) -> None:
     baselines.write_text(json.dumps(accepted, indent=1, sort_keys=True) + "\n")
 
 
+def accepted_here(baselines: Path) -> Any:
+    """Return the accepted counts of a file for this machine and Python, or None without any."""
+    return json.loads(baselines.read_text()).get(_here())
+
+
 def hold(baselines: Path, judge: Callable[[Any], list[str]]) -> int:
     """Print how counts compare with the accepted ones of a file, for this machine and Python.
 
@@ -132,11 +137,11 @@ def hold(baselines: Path, judge: Callable[[Any], list[str]]) -> int:
     Returns:
         The exit code: 1 if there is a message.
     """
-    accepted = json.loads(baselines.read_text())
-    if _here() not in accepted:
+    accepted = accepted_here(baselines)
+    if accepted is None:
         print(f"not held to anything: for {_here()} nothing was accepted yet; --accept does that")
         return 0
-    worse = judge(accepted[_here()])
+    worse = judge(accepted)
     print("\n".join(worse) or "no more than was accepted")
     return 1 if worse else 0
 

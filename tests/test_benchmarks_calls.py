@@ -127,3 +127,26 @@ def test_gate_holds_calls_to_what_was_accepted(
     count_as(instructions)
     assert calls.main([]) == code
     assert said in capsys.readouterr().out
+
+
+def test_an_accident_that_adds_instructions_does_not_fail_the_gate(
+    count_as: Callable[[float], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    count_as(100.0)
+    assert calls.main(["--accept"]) == 0
+    counted = iter([counts_of(150.0), counts_of(120.0), counts_of(101.0)])
+    monkeypatch.setattr(calls, "count", lambda: next(counted))
+    assert calls.main([]) == 0
+    assert capsys.readouterr().out.count("counting again") == 2
+
+
+def test_calls_that_take_more_each_time_fail_the_gate(
+    count_as: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    count_as(100.0)
+    assert calls.main(["--accept"]) == 0
+    count_as(150.0)
+    assert calls.main([]) == 1
+    assert capsys.readouterr().out.count("counting again") == calls._REPEATS
