@@ -131,9 +131,11 @@ def lab_process(tmp_path: Path) -> Iterator[str]:
 def run_pytest(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run pytest on a source of tests, in this process, with warnings as errors.
 
-    The environment names no device, and the clients of the drivers can be imported.
+    The environment names no device, and the clients of the drivers can be imported. Neither does it
+    say that this is CI, where pytest prints the whole text of each error a second time.
     """
-    for name in ("JUMPSTARTER_HOST", "JMP_DRIVERS_ALLOW", "JMP_EXPORTER", "JMP_EXPORTER_LABELS"):
+    of_devices = ("JUMPSTARTER_HOST", "JMP_DRIVERS_ALLOW", "JMP_EXPORTER", "JMP_EXPORTER_LABELS")
+    for name in (*of_devices, "CI", "BUILD_NUMBER"):
         monkeypatch.delenv(name, raising=False)
 
     def run(source: str, *options: str | Path) -> pytest.RunResult:

@@ -39,7 +39,7 @@ def test_what_fails_alone_fails_with_its_output(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     pytester.makepyfile(TESTS)
-    result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:asyncio")
     result.assert_outcomes(failed=3, skipped=1)
     result.stdout.fnmatch_lines(
         [
