@@ -86,7 +86,7 @@ endif
 
 # Tests that do their work in other processes, where coverage does not measure it.
 UNCOVERED_TESTS := tests/conformance/ tests/hostile/ $(wildcard tests/test_benchmarks*.py) \
-	$(patsubst %,tests/test_%.py,examples lock pages reference_example versions)
+	$(patsubst %,tests/test_%.py,examples lock pages reference_example scenarios versions virtual_board)
 COVERED_TESTS := $(filter-out $(UNCOVERED_TESTS) %/__pycache__/,$(wildcard tests/test_*.py tests/*/))
 
 # Runs all other tests under coverage. It does not see compiled code, so the rules are Python code.
