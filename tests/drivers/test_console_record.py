@@ -114,7 +114,7 @@ class RecordModel(RuleBasedStateMachine):
 
 
 def test_a_record_is_what_was_said_without_what_was_overwritten() -> None:
-    run_state_machine_as_test(
+    run_state_machine_as_test(  # type: ignore[no-untyped-call, unused-ignore] # earlier versions
         RecordModel, settings=settings(max_examples=200, stateful_step_count=60, deadline=None)
     )
 

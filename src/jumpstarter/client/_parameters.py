@@ -78,9 +78,9 @@ class MethodParameter(NamedTuple):
 
 
 if TYPE_CHECKING:
-    _ParamType: TypeAlias = click.ParamType[Any]
+    _ParamType: TypeAlias = click.ParamType[Any]  # type: ignore[type-arg, unused-ignore]
 else:
-    _ParamType = click.ParamType  # it is not generic in earlier versions
+    _ParamType = click.ParamType  # it is not generic in earlier versions, for mypy neither
 
 
 class _Value(_ParamType):

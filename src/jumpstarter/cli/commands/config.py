@@ -22,7 +22,7 @@ def command() -> None:
     """Check and list the configurations of exporters."""
 
 
-@command.command("check")
+@click.command("check")
 @click.argument("file", type=click.Path(path_type=Path))
 def check(file: Path) -> int:
     """Read a configuration strictly, and print a line for each fault.
@@ -45,7 +45,7 @@ def check(file: Path) -> int:
     return 0
 
 
-@command.command("list")
+@click.command("list")
 @output_option
 def list_(output: str | None) -> None:
     """List the exporters that `run --exporter` and `shell --exporter` know by name.
@@ -56,3 +56,7 @@ def list_(output: str | None) -> None:
     from ...config._loading import list_exporters  # noqa: PLC0415 - slow
 
     print_rows(list_exporters(), ("name", "path", "description"), output)
+
+
+command.add_command(check)
+command.add_command(list_)

@@ -18,7 +18,7 @@ def command() -> None:
     """Look at the drivers that are installed."""
 
 
-@command.command("list")
+@click.command("list")
 @output_option
 def list_(output: str | None) -> None:
     """List the drivers that a configuration can name as the `type` of a driver.
@@ -44,3 +44,6 @@ def list_(output: str | None) -> None:
         text = "no driver is registered, not even those of this library: install it again"
         raise click.ClickException(text)
     print_rows(rows, ("name", "type"), output)
+
+
+command.add_command(list_)
