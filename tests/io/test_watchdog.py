@@ -527,7 +527,9 @@ async def test_starting_a_thread_is_not_reported_as_the_programs_code(
         monkeypatch.setattr(threading.Thread, "_bootstrap", start_late)
         assert await client.call_async("echo", 1) == 1
     assert starting
-    assert [each for each in caplog.records if each.name == "jumpstarter.watchdog"] == []
+    # On a busy machine it may also say that the loop had to wait for the interpreter's lock.
+    messages = [each.getMessage() for each in caplog.records if each.name == "jumpstarter.watchdog"]
+    assert [each for each in messages if "has held the event loop" in each] == []
 
 
 STOPPED: Final = """
