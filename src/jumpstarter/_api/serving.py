@@ -10,7 +10,7 @@ import logging
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final
 
@@ -50,17 +50,6 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 _logger = logging.getLogger("jumpstarter.exporter")
 # Seconds for the close() of one driver; hardware is slow.
 END_GRACE: Final = 10.0
-# The defaults of `serve_async`.
-_DEFAULTS: Final[Mapping[str, Any]] = {
-    "limits": DEFAULT_LIMITS,
-    "threads": DEFAULT_THREADS,
-    "token": None,
-    "ssl_context": None,
-    "insecure": False,
-    "send_tracebacks": False,
-    "users": None,
-    "async_library": None,
-}
 
 
 def serve_async(
@@ -151,7 +140,7 @@ def serve_leased(
         runner: The code to run, or None.
         options: The other arguments of `serve_async`; all of them have defaults there.
     """
-    managed = _serve(driver, address, **{**_DEFAULTS, **options}, runner=runner)
+    managed = _serve(driver, address, **options, runner=runner)
     return AsyncContext(managed, "async with serve_leased(...) as server:")
 
 
@@ -196,14 +185,14 @@ async def _serve(
     driver: Driver,
     address: str,
     *,
-    limits: Limits,
-    threads: int,
-    token: str | None,
-    ssl_context: ssl.SSLContext | None,
-    insecure: bool,
-    send_tracebacks: bool,
-    users: Collection[int] | None,
-    async_library: str | None,
+    limits: Limits = DEFAULT_LIMITS,
+    threads: int = DEFAULT_THREADS,
+    token: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    insecure: bool = False,
+    send_tracebacks: bool = False,
+    users: Collection[int] | None = None,
+    async_library: str | None = None,
     runner: LeaseRunner | None = None,
 ) -> AsyncIterator[Server]:
     instead = "run serve_async() by trio.run() in a thread of its own"

@@ -40,11 +40,11 @@ if TYPE_CHECKING:  # it needs an extra
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["run_exporter"]
+__all__ = ["LOG_LINE", "run_exporter"]
 
 _logger = logging.getLogger("jumpstarter.cli")
 
-_LOG_LINE: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+LOG_LINE: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _CANNOT_SERVE: Final = 2  # exit code
 
 
@@ -65,7 +65,7 @@ def run_exporter(options: argparse.Namespace, program: str, *, until_exit: bool 
     level = options.log_level.upper()
     with ExitStack() as stack:
         try:
-            streams = stack.enter_context(standard_streams(level, _LOG_LINE, until_exit=until_exit))
+            streams = stack.enter_context(standard_streams(level, LOG_LINE, until_exit=until_exit))
         except (OSError, RuntimeError) as exc:
             if text := explain_shortage(exc):
                 sys.stderr.write(f"{program}: {text}\n")

@@ -27,6 +27,7 @@ from ..driver import Driver
 from ..errors import ConfigurationError
 from ._configured import load_configured
 from ._connecting import Access, connected
+from ._exporter import LOG_LINE
 from ._foreground import Files, SignalInbox, run_in_foreground
 from ._hooks import HookRunner, hooks_of
 from ._options import SetupError
@@ -39,7 +40,6 @@ __all__ = ["Program", "run_at", "run_with"]
 
 _logger: Final = logging.getLogger("jumpstarter.cli")
 
-_LOG_LINE: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _ALL: Final = ("*",)  # the drivers are the user's own, and so are their clients
 
 
@@ -158,7 +158,7 @@ def _output_of(program: Program, silence: Callable[[], None] | None) -> Iterator
     """Send the log, and the output of drivers, to stderr, or nowhere if it is to be silent."""
     if silence is None:
         level = program.log_level.upper()
-        with standard_streams(level, _LOG_LINE, until_exit=False):
+        with standard_streams(level, LOG_LINE, until_exit=False):
             for handler in logging.getLogger().handlers:
                 if isinstance(handler, StderrHandler):
                     handler.setLevel(level)  # drivers set the levels of their own loggers
