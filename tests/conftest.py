@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import signal
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
@@ -56,6 +57,16 @@ def _known_connections() -> Iterator[None]:
 def _no_leaks(_known_connections: None) -> Iterator[None]:
     with nothing_leaks():
         yield
+
+
+@pytest.fixture
+def handlers_of_signals() -> Iterator[None]:
+    """Restore the signal handlers that a command leaves behind if the process does not end."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,7 +7,6 @@ import signal
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +49,7 @@ class Broken(Lamp):
 SECRET = "a passphrase of some length"  # noqa: S105 - for tests
 
 
-@pytest.fixture(autouse=True)
-def _handlers_of_signals() -> Iterator[None]:
-    """Restore the signal handlers that `main` leaves behind."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("handlers_of_signals")
 
 
 @pytest.fixture

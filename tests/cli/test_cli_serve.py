@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -68,14 +67,7 @@ make_text = str
 '''
 
 
-@pytest.fixture(autouse=True)
-def _handlers_of_signals() -> Iterator[None]:
-    """Restore the signal handlers that `main` leaves behind."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("handlers_of_signals")
 
 
 @pytest.fixture

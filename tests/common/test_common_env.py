@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import ssl
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 import trustme
 from cryptography.hazmat.primitives import serialization
 
-from helpers import PATIENCE
-from jumpstarter import serve, serve_async
+from exporter_thread import served_at
+from jumpstarter import serve
 from jumpstarter.common import utils
 from jumpstarter.common._env import allowed_clients, exporter_address, exporter_tls
 from jumpstarter.common.exceptions import EnvironmentVariableNotSetError
@@ -43,25 +40,9 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@contextmanager
-def served(address: str, **options: Any) -> Iterator[str]:
+def served(address: str, **options: Any) -> AbstractContextManager[str]:
     """Serve a board from another thread; yield the address."""
-    ready, done, found = threading.Event(), trio.Event(), list[Any]()
-
-    async def main() -> None:
-        async with serve_async(Board(), address, **options) as server:
-            found.extend([server.address, trio.lowlevel.current_trio_token()])
-            ready.set()
-            await done.wait()
-
-    thread = threading.Thread(target=trio.run, args=(main,))
-    thread.start()
-    assert ready.wait(PATIENCE)
-    try:
-        yield found[0]
-    finally:
-        found[1].run_sync_soon(done.set)
-        thread.join()
+    return served_at(address, Board(), **options)
 
 
 def test_both_paths_are_one_function() -> None:
