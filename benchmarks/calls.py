@@ -7,7 +7,8 @@ The rules alone do the same each time, so their counts repeat exactly. A whole c
 depends on the scheduler whether an answer has arrived before the caller waits for it. Such an
 accident adds instructions. Each count is therefore the lowest of several rounds, the margin of
 whole calls is wider, and counts that exceed it are taken again: on a busy machine every round of a
-process may have such accidents, while a call that takes more by itself does so each time.
+process may have such accidents, while a call that takes more by itself does so each time. The
+machine's speed must not matter either, so the clock of the exporter's loop stands still.
 """
 
 from __future__ import annotations
