@@ -656,12 +656,12 @@ async def test_a_client_that_waits_for_a_reset_that_fails_is_told(
 @timed()
 async def test_end_of_the_server_fails_only_the_calls_of_a_client() -> None:
     async with trio.open_nursery() as nursery:
-        leave = trio.Event()
-        server = await nursery.start(serve_until, leave)
+        leave, lab = trio.Event(), Lab()
+        server = await nursery.start(serve_until, leave, lab)
         async with connect_async(server.address) as client:
             outcome: list[Exception] = []
             nursery.start_soon(call_and_keep, client, outcome)
-            await client.call_async("echo")
+            await until(lambda: bool(lab.log))  # else the exporter may refuse the call
             leave.set()
             await until(lambda: client.channel.channel.ended is not None)
             # The body continues; only its calls fail, each with the error for its state.
@@ -673,9 +673,9 @@ async def test_end_of_the_server_fails_only_the_calls_of_a_client() -> None:
 
 
 async def serve_until(
-    leave: trio.Event, task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED
+    leave: trio.Event, lab: Lab, task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    async with serve_async(Lab(), ANY_TCP) as server:
+    async with serve_async(lab, ANY_TCP) as server:
         task_status.started(server)
         await leave.wait()
 
@@ -688,13 +688,15 @@ async def call_and_keep(client: DriverClient, outcome: list[Exception]) -> None:
 
 
 def test_blocking_body_continues_when_the_server_ends() -> None:
+    lab = Lab()
     with ExitStack() as server_stack:
-        server = server_stack.enter_context(serving(Lab()))
+        server = server_stack.enter_context(serving(lab))
         with ThreadPoolExecutor(1) as pool, connect(server.address) as client:
             assert client.call("echo", 1) == 1
             waiting = pool.submit(client.call, "wait")
             assert client.portal is not None
-            client.portal.call(until, lambda: bool(client.channel.channel._rules.busy_slots))
+            # Else the exporter may refuse the call.
+            client.portal.call(until, lambda: bool(lab.log))
             server_stack.close()
             assert isinstance(waiting.exception(PATIENCE), CallOutcomeUnknown | CallCancelled)
             with pytest.raises(CallRefused, match="not sent"):
