@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from .._io.watchdog import FROM_A_THREAD, Holder
 from .._protocol.frames import Kind
+from .._util.foreign_frames import frame_of, locals_of
 from .eager import run_until_first_await
 from .incoming_call import IncomingCall
 from .session import Session
@@ -48,7 +49,7 @@ def _of_thread(own: Mapping[str, Any]) -> Holder | None:
 
 
 def _of_begun(own: Mapping[str, Any]) -> Holder | None:
-    frame = own["work"].cr_frame
+    frame = frame_of(own["work"])
     return None if frame is None else owner_of(frame)
 
 
@@ -81,6 +82,6 @@ def owner_of(frame: FrameType) -> Holder | None:
     if ask is None:
         return None
     try:
-        return ask(frame.f_locals)
+        return ask(locals_of(frame))
     except (KeyError, AttributeError):  # the frame has just begun, or ends
         return None

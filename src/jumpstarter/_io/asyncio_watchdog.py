@@ -12,9 +12,11 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from types import CodeType, FrameType
 from typing import Any, Final
 
+from .._util.foreign_frames import locals_of
 from .lane_call import LaneCall
 from .watchdog import Holder, Namer, Watch, frames_of, function_in, watching
 
@@ -38,21 +40,14 @@ class _AsyncioWatch(Watch):
 
     def _now(self) -> Any:
         """Return the frame of the running callback, or None if the loop is idle."""
-        frame = self._frame()
-        while frame is not None and frame.f_code is not _CALLBACK:
-            frame = frame.f_back
-        return frame
+        callbacks = (frame for frame in self._whole_stack() if frame.f_code is _CALLBACK)
+        return next(callbacks, None)
 
     def _step_of(self, now: Any) -> object:
         return now  # until the next look, so that no other frame can have its identity
 
     def _stack(self, now: Any) -> list[FrameType]:
-        stack = []
-        frame = self._frame()
-        while frame is not None and frame is not now:
-            stack.append(frame)
-            frame = frame.f_back
-        return stack
+        return list(takewhile(lambda frame: frame is not now, self._whole_stack()))
 
     def _holder(self, now: Any, stack: list[FrameType]) -> Holder | None:
         del now
@@ -64,7 +59,7 @@ class _AsyncioWatch(Watch):
 
     def _of_call(self, frame: FrameType) -> Holder | None:
         """Ask for the method of the call in whose name the Trio task waits."""
-        task = frame.f_locals["self"].waiting_task
+        task = locals_of(frame)["self"].waiting_task
         for each in () if task is None else frames_of(task):
             if holder := self.name(each):
                 return holder

@@ -38,6 +38,7 @@ from typing import Any, Final
 import trio
 
 from .._util import trio_private
+from .._util.foreign_frames import frame_of, stack_of_thread
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -197,9 +198,9 @@ class Watch:
             return False  # it computes, or that is unknown
         return not _is_in_blocking_call(self._native) and _is_lock_contended()
 
-    def _frame(self) -> FrameType | None:
-        """Return the innermost frame of the loop's thread."""
-        return sys._current_frames().get(self._ident)  # noqa: SLF001 - the documented way to read another thread's frame
+    def _whole_stack(self) -> list[FrameType]:
+        """Return the frames of the loop's thread, the innermost first."""
+        return stack_of_thread(self._ident)
 
     def _now(self) -> Any:
         """Return the running task and the number of its step, or None if the loop is idle."""
@@ -212,8 +213,7 @@ class Watch:
 
     def _stack(self, now: Any) -> list[FrameType]:
         """Return the frames of the running step, the innermost first."""
-        frame = self._frame()
-        return [] if frame is None else _stack_of(now[0], frame)
+        return _stack_of(now[0], self._whole_stack())
 
     def _holder(self, now: Any, stack: list[FrameType]) -> Holder | None:
         """Name the running code, and cut the stack down to its frames.
@@ -254,14 +254,11 @@ def function_in(stack: list[FrameType], advice: str) -> Holder | None:
     return None
 
 
-def _stack_of(task: trio.lowlevel.Task, frame: FrameType) -> list[FrameType]:
+def _stack_of(task: trio.lowlevel.Task, stack: list[FrameType]) -> list[FrameType]:
     """Return the frames of the running task, the innermost first."""
-    stack = []
-    outermost = _frame_of(task.coro)
-    for each, _ in traceback.walk_stack(frame):
-        stack.append(each)
-        if each is outermost:
-            break
+    outermost = frame_of(task.coro)
+    if outermost in stack:
+        del stack[stack.index(outermost) + 1 :]
     return stack
 
 
@@ -276,13 +273,9 @@ def _frames_above(task: trio.lowlevel.Task) -> Iterator[FrameType]:
 def frames_of(task: trio.lowlevel.Task) -> Iterator[FrameType]:
     """Yield the frames of a task that waits, the outermost first."""
     coro: Any = task.coro
-    while (frame := _frame_of(coro)) is not None:
+    while (frame := frame_of(coro)) is not None:
         yield frame
         coro = getattr(coro, "cr_await", None) or getattr(coro, "gi_yieldfrom", None)
-
-
-def _frame_of(coro: Any) -> FrameType | None:
-    return getattr(coro, "cr_frame", None) or getattr(coro, "gi_frame", None)
 
 
 def _is_library(frame: FrameType) -> bool:
