@@ -120,8 +120,10 @@ python-rules: venv
 compiled-rules: venv
 	$(BIN)/python -m pytest $(RULES_TESTS) tests/client/ tests/exporter/ tests/io/
 
-# The tests that depend on other packages: values, messages, framing, extras, typing.
-FOREIGN_TESTS := tests/common tests/config tests/drivers tests/streams \
+# The tests that depend on other packages: values, messages, framing, extras, typing, commands, the
+# plugin. Three commands read their options without click.
+FOREIGN_TESTS := tests/common tests/config tests/drivers tests/pytest_plugin tests/streams \
+	$(filter-out %_doctor.py %_run.py %_serve.py,$(wildcard tests/cli/test_cli_*.py)) \
 	$(addprefix tests/test_,$(addsuffix .py,deadlines end_to_end framing fuzz lock testing typing)) \
 	$(addprefix tests/protocol/test_,$(addsuffix .py,codec decoding values)) \
 	$(addprefix tests/client/test_client_,$(addsuffix .py,adapters asyncio_loans decorators expect file_streams \

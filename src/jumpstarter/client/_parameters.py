@@ -83,6 +83,10 @@ else:
     _ParamType = click.ParamType  # it is not generic in earlier versions, for mypy neither
 
 
+# Stands for None: before its version 8.3, click takes None for an argument that is missing.
+_NONE: Final = object()
+
+
 class _Value(_ParamType):
     """Reads a value by the names of types in an annotation.
 
@@ -105,11 +109,18 @@ class _Value(_ParamType):
         param: click.Parameter | None,
         ctx: click.Context | None,
     ) -> Any:
-        """Return the value that the driver gets.
+        """Return the value that the driver gets, or `_NONE`.
 
         Raises:
             click.BadParameter: The text cannot be read as any of the types.
         """
+        read = self.read(value, param, ctx)
+        return _NONE if read is None else read
+
+    def read(
+        self, value: Any, param: click.Parameter | None = None, ctx: click.Context | None = None
+    ) -> Any:
+        """Return the value that the driver gets; see `convert`."""
         for choice in self._choices:
             if str(choice) == value:
                 return choice
@@ -251,7 +262,7 @@ def read_value(parameter: inspect.Parameter, text: str) -> Any:
         click.BadParameter: The text cannot be read as any of the types in the annotation.
     """
     try:
-        return _value_of(parameter.annotation).convert(text, None, None)
+        return _value_of(parameter.annotation).read(text)
     except click.BadParameter as exc:
         exc.param_hint = parameter.name
         raise
@@ -314,9 +325,9 @@ def arguments_of(
     by_position = _last_by_position(parameters, ctx)
     gap = False
     for index, each in enumerate(parameters):
-        kind, value = each.method.kind, ctx.params[each.command.name or ""]
+        kind, value = each.method.kind, _given(ctx.params[each.command.name or ""])
         if kind is each.method.VAR_POSITIONAL:
-            args += value
+            args += map(_given, value)
         elif kind is each.method.VAR_KEYWORD:
             kwargs.update(_named(text, each, ctx) for text in value)
         elif not _is_given(each, ctx):
@@ -328,6 +339,10 @@ def arguments_of(
         else:
             kwargs[each.method.name] = value
     return args, kwargs
+
+
+def _given(value: Any) -> Any:
+    return None if value is _NONE else value
 
 
 def _is_given(parameter: MethodParameter, ctx: click.Context) -> bool:
@@ -361,5 +376,5 @@ def _named(text: str, parameter: MethodParameter, ctx: click.Context) -> tuple[s
     name, sign, value = text.partition("=")
     if not (sign and name.isidentifier()):
         raise click.BadParameter(f"{text!r} is not NAME=VALUE", ctx, parameter.command)
-    read = _value_of(parameter.method.annotation)
-    return name, read.convert(value, parameter.command, ctx)
+    kind = _value_of(parameter.method.annotation)
+    return name, kind.read(value, parameter.command, ctx)
