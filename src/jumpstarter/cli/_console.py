@@ -218,8 +218,6 @@ class _Conversation:
         """
         with self._scope:
             async with trio.open_nursery() as self._nursery:
-                if self._is_terminal:
-                    self._say("connected; Ctrl-B three times leaves, Ctrl-B ? lists more keys")
                 for task in (self._read, self._send, self._receive):
                     self._nursery.start_soon(self._guard, task)
         if self._failure is not None:
@@ -295,6 +293,8 @@ class _Conversation:
     # ------------------------------------------------------------------------ to the terminal
 
     async def _receive(self) -> None:
+        if self._is_terminal:  # before the first bytes of a device that does not wait to be asked
+            await self._say_in_thread(_GREETING)
         while data := await self._stream.receive_some():
             # In a thread: a terminal or pipe that takes nothing must not block the loop.
             await trio.to_thread.run_sync(self._write, data, abandon_on_cancel=True)
@@ -312,6 +312,7 @@ class _Conversation:
         await trio.to_thread.run_sync(self._tell, text, abandon_on_cancel=True)
 
 
+_GREETING: Final = "connected; Ctrl-B three times leaves, Ctrl-B ? lists more keys"
 _HELP: Final = """keys after Ctrl-B:
   q, or Ctrl-B twice   leave
   b                    send Ctrl-B
