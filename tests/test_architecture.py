@@ -42,12 +42,13 @@ LAYERS: Final[dict[str, set[str]]] = {
     "drivers": _SIDES | {"client", "driver"},
     "_api": _SIDES | {"client", "driver", "_exporter"},
     "config": _ALL,
+    "observe": _SIDES | {"driver", "_exporter"},
     "common": _ALL,
     "streams": _ALL,
     "utils": _ALL | {"common"},
     "portal": _ALL,
     "testing": _ALL,
-    "cli": _ALL | {"_installed", "common", "config"},
+    "cli": _ALL | {"_installed", "common", "config", "observe"},
     "_pytest_plugin": _ALL | {"common", "config"},
 }
 # The packages without I/O, which import nothing that waits, measures time or performs I/O.

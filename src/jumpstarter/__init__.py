@@ -14,6 +14,7 @@ only from those above it:
     drivers                     ready-made drivers and mixins for clients
     _api                        the four functions
     config                      drivers from configurations in YAML
+    observe                     the log in JSON, metrics
     common, streams, utils, portal  import paths of the published package
     cli, testing                the command line, and helpers for tests
 """

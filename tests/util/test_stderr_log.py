@@ -167,8 +167,8 @@ with logging_to_stderr("INFO", "%(message)s"):
     lines = err.decode().splitlines()
     assert lines[0] == "(a line of the log at <string>:5 does not fit its arguments)"
     assert lines[1] == "\\ud800 is no character"
-    assert lines[2:4] == ["it failed", "Traceback (most recent call last):"]
-    assert lines[-1] == "ZeroDivisionError: division by zero"
+    assert lines[2:4] == ["it failed", "    | Traceback (most recent call last):"]
+    assert lines[-1] == "    | ZeroDivisionError: division by zero"
 
 
 def test_a_signal_handler_may_log_while_a_line_is_logged() -> None:

@@ -185,6 +185,10 @@ class ServerContext:
         self.targets.extend(self._tree.targets)
         self._service.ready.set()
 
+    def path_of(self, target: int) -> str | None:
+        """Return the path of the driver at a target; None if there is none. In any thread."""
+        return self._tree.paths[target - 1] if 0 < target < len(self.targets) else None
+
     @property
     def starting(self) -> bool:
         """True until `open`."""

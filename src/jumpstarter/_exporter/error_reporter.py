@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 
 import trio
@@ -22,6 +22,7 @@ from .._protocol.frames import ErrorBody
 from .._util.async_library import is_in_wrong_loop
 from .._util.deferred_signals import DeferAllSignals
 from .._util.log_limit import RateLimitedLogger
+from .._util.log_records import FACTS
 from .._util.text import indent_text, sanitize_name, sanitize_text
 from ..errors import Code, JumpstarterException
 from .executor import NoThreadError
@@ -102,13 +103,18 @@ class ErrorReporter:
         if is_logged:
             # Reuse the description: formatting the exception again would run the driver's code
             # again.
-            self._write(level, without_traceback(error) if is_short else error, title)
+            known = {"outcome": "raised", "exception": f"{error.type}: {error.message}"}
+            extra = {FACTS: known}
+            self._write(level, without_traceback(error) if is_short else error, title, extra)
         return code, error if self._send_tracebacks else without_traceback(error)
 
-    def _write(self, level: int, error: ErrorBody, title: str) -> None:
+    def _write(
+        self, level: int, error: ErrorBody, title: str, extra: Mapping[str, object] | None = None
+    ) -> None:
         what = indent_text(error.traceback) if error.traceback else sanitize_text(error.message)
         name = sanitize_name(error.type)
-        self.event_log.write(_logger, level, "%s raised %s: %s", title, name, what)
+        text = "%s raised %s: %s"
+        self.event_log.write(_logger, level, text, title, name, what, extra=extra)
 
 
 def _drop_tracebacks(exc: BaseException) -> None:

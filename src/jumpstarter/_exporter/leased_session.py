@@ -5,15 +5,14 @@ They are classes of their own, so that the sessions of other exporters pay nothi
 
 from __future__ import annotations
 
-import logging
-from typing import Any, Final
+from typing import Any
 
 from .._io.connection import Connection
 from .._protocol import events as ev
 from .._protocol.frames import Hello
 from .._protocol.server import ServerProtocol
 from ..errors import Code
-from .call_log import LoggedSession
+from .call_log import WatchedSession, is_watched
 from .context import ServerContext
 from .dispatch import Dispatcher, ExecutionMode
 from .error_reporter import reject
@@ -24,8 +23,6 @@ from .session import Session, SessionState
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["open_leased_session"]
-
-_logger: Final = logging.getLogger("jumpstarter.exporter")
 
 
 class _LeasedDispatcher(Dispatcher):
@@ -83,11 +80,10 @@ class _LeasedSession(Session):
                 self._lease.depart()
 
 
-class _LoggedLeasedSession(_LeasedSession, LoggedSession):
-    """The same, and its calls are logged."""
+class _WatchedLeasedSession(_LeasedSession, WatchedSession):
+    """The same, and its calls are watched."""
 
 
 def open_leased_session(leases: Leases, *args: Any, **kwargs: Any) -> Session:
     """Make a session that takes part in leases; see `open_session`."""
-    is_logged = _logger.isEnabledFor(logging.DEBUG)
-    return (_LoggedLeasedSession if is_logged else _LeasedSession)(leases, *args, **kwargs)
+    return (_WatchedLeasedSession if is_watched() else _LeasedSession)(leases, *args, **kwargs)

@@ -28,7 +28,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import trio
 
-from .._util.log_records import STANDARD_FIELDS, plain_text
+from .._util.log_records import extra_fields, plain_text
 from .._util.wakeup import Wakeup
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -40,8 +40,7 @@ MAX_SIZE: Final = 1 << 20  # characters in a client's queue
 MAX_QUEUES: Final = 4  # of one connection
 MAX_ALL_QUEUES: Final = 64  # of all connections: each makes all logging slower
 _MAX_TEXT: Final = 8192  # characters of a record
-_MAX_FIELD: Final = 1000  # characters of an extra field
-_MAX_FIELDS: Final = 32  # extra fields of a record
+_MAX_NAME: Final = 1000  # characters of a logger's name
 _OVERHEAD: Final = 64  # characters that are counted for each row
 _BATCH_ROWS: Final = 250
 _BATCH_SIZE: Final = 16 * 1024  # characters: few, since other calls share the connection
@@ -217,14 +216,8 @@ class LogFanout(logging.Handler):
 
     def _entry(self, record: logging.LogRecord) -> _Entry:
         text = plain_text(self._text(record), _MAX_TEXT)
-        extra = {
-            plain_text(name, _MAX_FIELD): _plain(value)
-            for name, value in itertools.islice(
-                (item for item in vars(record).items() if item[0] not in STANDARD_FIELDS),
-                _MAX_FIELDS,
-            )
-        }
-        name = plain_text(record.name, _MAX_FIELD)
+        extra = extra_fields(record)
+        name = plain_text(record.name, _MAX_NAME)
         source = "driver" if name.partition(".")[0] == "driver" else "system"
         size = _OVERHEAD + len(name) + len(text)
         if extra:
@@ -241,14 +234,3 @@ class LogFanout(logging.Handler):
         else:
             lines = traceback.format_exception_only(exc)
         return f"{text}\n{''.join(lines).rstrip()}"
-
-
-def _plain(value: object) -> Any:
-    """Return a value as a client can receive it."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, float):
-        return float(value)  # not one of numpy's, which is a subclass
-    if isinstance(value, int) and -(1 << 63) <= value < 1 << 63:
-        return int(value)
-    return plain_text(str(value), _MAX_FIELD)

@@ -311,7 +311,7 @@ class Session:
         except BaseException as exc:  # noqa: BLE001 - SystemExit too stays within its call
             # Without a local variable for it: the traceback refers to this frame, which would keep
             # the call's arguments alive.
-            error = self._dispatcher.report(self._error_reporter, exc, call)
+            error = self._report(exc, call)
         self._finish(call, result, error)
 
     async def answer_in_thread(self, lead: Lead[IncomingCall]) -> None:
@@ -326,10 +326,13 @@ class Session:
         except BaseException as exc:  # in the loop, as in `answer`
             if lead.call is None:
                 raise  # not the exception of a driver
-            error = self._dispatcher.report(self._error_reporter, exc, lead.call)
+            error = self._report(exc, lead.call)
         self._connection.returned(lead)
         if lead.call is not None:
             self._finish(lead.call, result, error)
+
+    def _report(self, exc: BaseException, call: IncomingCall) -> tuple[int, ErrorBody] | None:
+        return self._dispatcher.report(self._error_reporter, exc, call)
 
     def may_lead(self) -> bool:
         """Return True if enough threads are idle for one to wait for calls. In any thread."""

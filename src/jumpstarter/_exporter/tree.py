@@ -62,6 +62,8 @@ class DeviceTree:
     Attributes:
         targets: All drivers. The first one is target 1 of a CALL; 0 is the exporter itself.
         nodes: The drivers' parts of the report, in the same order.
+        paths: The names from the root's children down, with dots between them, in the same order;
+            `.` is the root.
     """
 
     def __init__(self, root: Driver) -> None:
@@ -76,6 +78,7 @@ class DeviceTree:
         self._running: Turn | None = None  # what runs, for the log
         self.targets: list[Target] = []
         self.nodes: list[Node] = []
+        self.paths: list[str] = []
         # Makes `anyio.from_thread` of a driver's `reset` or `close` lead to its loop; without it,
         # to Trio.
         self.leads_to_loop: Callable[[Driver, str], AbstractContextManager[object]] = (
@@ -126,6 +129,7 @@ class DeviceTree:
             ),
         )
         self.nodes.append(_readable(node, title))
+        self.paths.append("." if above is None else _join(self.paths[above - 1], name))
 
     def driver_at(self, target: int) -> Driver:
         """Return the driver at a target.
@@ -293,6 +297,10 @@ def _report_of(driver: Driver, parent: Driver | None, name: str) -> DriverReport
     if overrides(driver, "report"):
         return driver.report(parent=parent, name=name or None)
     return own_report(driver, parent, name)
+
+
+def _join(path: str, name: str) -> str:
+    return name if path == "." else f"{path}.{name}"
 
 
 def _title(driver: Driver, name: str) -> str:

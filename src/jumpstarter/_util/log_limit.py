@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Mapping
 from typing import Final
 
 import trio
@@ -85,15 +86,16 @@ class RateLimitedLogger:
         text: str,
         *args: object,
         exc: BaseException | None = None,
+        extra: Mapping[str, object] | None = None,
         stacklevel: int = 2,
     ) -> None:
-        """Write a line for which `allows` has returned True."""
+        """Write a line for which `allows` has returned True; `extra` has fields of the record."""
         # A log handler may raise; logging itself catches most of it.
         with contextlib.suppress(Exception):
             if self._omitted:
                 logger.log(level, "%d lines were omitted here", self._omitted)
                 self._omitted = 0
-            logger.log(level, text, *args, exc_info=exc, stacklevel=stacklevel)
+            logger.log(level, text, *args, exc_info=exc, extra=extra, stacklevel=stacklevel)
 
     def close(self, logger: logging.Logger, name: str) -> None:
         """Log how many lines were omitted since the last one, if any were."""

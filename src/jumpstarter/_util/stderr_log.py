@@ -23,6 +23,7 @@ from queue import SimpleQueue
 from typing import Final
 
 from .fork import close_in_children, close_without_fork
+from .log_lines import LineFormatter
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -36,13 +37,18 @@ __all__ = [
 
 _MAX_LINES: Final = 1_000  # queued lines
 _MAX_RAW: Final = 1024 * 1024  # queued bytes of other text
+_MAX_WRAPPED: Final = 8192  # bytes of a line of other text, if it is wrapped; a longer one is cut
+_LOG: Final = "jumpstarter.cli"  # the logger that other lines of our own show
+_OUTPUT: Final = "output"  # the logger that wrapped lines of drivers and their programs show
 _CLOSE_TIMEOUT: Final = 1.0  # seconds for the last lines to be written
 _STDERR: Final = 2
 _FREE: Final = 3  # the lowest descriptor after the standard streams
 
 
 @contextlib.contextmanager
-def logging_to_stderr(level: int | str, line: str) -> Iterator[StderrHandler | None]:
+def logging_to_stderr(
+    level: int | str, line: str | LineFormatter
+) -> Iterator[StderrHandler | None]:
     """Send all log records to stderr, for the length of a `with` block.
 
     At the end of the block, queued lines have a second to be written. For the start of a program;
@@ -50,16 +56,16 @@ def logging_to_stderr(level: int | str, line: str) -> Iterator[StderrHandler | N
 
     Args:
         level: The lowest level that is logged.
-        line: The format of a line, as for `logging.Formatter`.
+        line: The format of a line, as for `logging.Formatter`, or what formats them.
 
     Yields:
         The handler, for other text; None if stderr is closed.
     """
     root, before = logging.getLogger(), logging.getLogger().level
     # If stderr is closed, sys.stderr is None and its number may be another file's.
-    handler = StderrHandler() if sys.stderr is not None else None
+    formatter = LineFormatter(line) if isinstance(line, str) else line
+    handler = StderrHandler(formatter) if sys.stderr is not None else None
     target = handler or logging.NullHandler()
-    target.setFormatter(logging.Formatter(line))
     root.setLevel(level)
     root.addHandler(target)
     try:
@@ -113,9 +119,16 @@ class Descriptor:
 
 
 class StderrHandler(QueueHandler):
-    """Queue lines for stderr, and count those that are lost."""
+    """Queue lines for stderr, and count those that are lost.
 
-    def __init__(self) -> None:
+    Args:
+        formatter: Makes the lines.
+
+    Attributes:
+        lost: The number of lines that were lost so far.
+    """
+
+    def __init__(self, formatter: LineFormatter) -> None:
         # Not a Queue: a signal handler that logs would deadlock on its lock.
         self._lines: SimpleQueue[bytes | _Gap | None] = SimpleQueue()
         self._lost_to_full_queue = 0  # lines lost to a full queue; counted under the handler's lock
@@ -124,11 +137,20 @@ class StderrHandler(QueueHandler):
         self._raw_queued = self._raw_written = 0  # bytes of other text queued so far, and written
         self._raw_lost = self._raw_reported = 0  # bytes of it lost so far, and reported
         self._gap = False  # the last bytes were lost
+        self._partial = b""  # the last line of other text, if it is to be wrapped and not complete
+        self._lines_of = formatter
+        self.lost: int = 0
         self._fd = Descriptor.copy_of(_STDERR)
         self._thread = start_daemon_thread(self._run, "log to stderr")
         # Last: it registers this handler with `logging`, which closes it at exit. Without a
         # descriptor or a thread, there is nothing to close.
         super().__init__(self._lines)
+        self.setFormatter(formatter)
+
+    def use(self, formatter: LineFormatter) -> None:
+        """Make the lines that follow in another form."""
+        self._lines_of = formatter
+        self.setFormatter(formatter)
 
     def prepare(self, record: logging.LogRecord) -> bytes:
         """Format a line in the thread that logs, because the record's arguments may change."""
@@ -138,6 +160,7 @@ class StderrHandler(QueueHandler):
         """Queue a line if the queue is not full, after a note on the lines that were lost."""
         if self._lines.qsize() >= _MAX_LINES:
             self._lost_to_full_queue += 1
+            self.lost += 1
             return
         self._report_lost()
         self._lines.put(line)
@@ -145,14 +168,16 @@ class StderrHandler(QueueHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
         """Log where a record comes from that cannot be formatted: `logging` would use stderr."""
         where = f"{record.pathname}:{record.lineno}"
-        self.enqueue(_encode(f"(a line of the log at {where} does not fit its arguments)"))
+        self.enqueue(self._note(f"(a line of the log at {where} does not fit its arguments)"))
 
     def write_line(self, text: str) -> None:
         """Queue a line that is not a log record, even if the queue is full."""
-        self._lines.put(_encode(text))
+        self._lines.put(self._note(text, logging.ERROR))
 
     def write_raw(self, data: bytes) -> None:
         """Queue text that may be part of a line, if the queue is not full. One thread at a time."""
+        if self._lines_of.wraps_output:
+            data = self._wrapped(data)
         if self._raw_queued - self._raw_written > _MAX_RAW:
             self._raw_lost += len(data)
             self._gap = True
@@ -163,6 +188,26 @@ class StderrHandler(QueueHandler):
         self._raw_queued += len(data)
         self._lines.put(_Raw(data))
 
+    def _wrapped(self, data: bytes, *, is_last: bool = False) -> bytes:
+        """Return the complete lines of other text as lines of the log, and keep the rest."""
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        while len(self._partial) > _MAX_WRAPPED or (is_last and self._partial):
+            lines.append(self._partial[:_MAX_WRAPPED])
+            self._partial = self._partial[_MAX_WRAPPED:]
+        texts = (line.rstrip(b"\r").decode(errors="backslashreplace") for line in lines)
+        notes = (self._lines_of.note(text, _OUTPUT) for text in texts)
+        return b"".join(map(_encode, notes))
+
+    def end_output(self) -> None:
+        """Queue the last line of other text, which has no end. In the thread of `write_raw`."""
+        if self._partial:
+            data = self._wrapped(b"", is_last=True)
+            self._raw_queued += len(data)
+            self._lines.put(_Raw(data))
+
+    def _note(self, text: str, level: int = logging.WARNING) -> bytes:
+        return _encode(self._lines_of.note(text, _LOG, level))
+
     def close(self) -> None:
         """Have the queued lines written, and end the thread unless it hangs in a write."""
         self._report_lost()
@@ -172,7 +217,7 @@ class StderrHandler(QueueHandler):
 
     def _report_lost(self) -> None:
         if self._lost_to_full_queue:
-            self._lines.put(_lost(self._lost_to_full_queue))
+            self._lines.put(self._lost_note(self._lost_to_full_queue))
             self._lost_to_full_queue = 0
 
     def _run(self) -> None:
@@ -181,6 +226,7 @@ class StderrHandler(QueueHandler):
                 self._take(line)
             except OSError:
                 self._lost_to_errors += 1
+                self.lost += 1
             if isinstance(line, _Raw):
                 self._raw_written += len(line)
             if (
@@ -192,17 +238,21 @@ class StderrHandler(QueueHandler):
 
     def _take(self, line: bytes | _Gap) -> None:
         if self._lost_to_errors:
-            self._write(_lost(self._lost_to_errors))
+            self._write(self._lost_note(self._lost_to_errors))
             self._lost_to_errors = 0
         if isinstance(line, _Gap):
             self._report_raw_lost(line.until)
         else:
             self._write(line)
 
+    def _lost_note(self, count: int) -> bytes:
+        return self._note(f"({count} lines of the log were lost here: stderr did not take them)")
+
     def _report_raw_lost(self, until: int) -> None:
         if until > self._raw_reported:
             text = "bytes which drivers and their programs have written were lost here"
-            self._write(_encode(f"({until - self._raw_reported} {text}: stderr did not take them)"))
+            lost = f"({until - self._raw_reported} {text}: stderr did not take them)"
+            self._write(self._note(lost))
             self._raw_reported = until
 
     def _write(self, line: bytes) -> None:
@@ -223,10 +273,6 @@ class _Raw(bytes):
     """Text that is not a line of the log, and may be a part of another program's line."""
 
     __slots__ = ()
-
-
-def _lost(count: int) -> bytes:
-    return _encode(f"({count} lines of the log were lost here: stderr did not take them)")
 
 
 def _encode(line: str) -> bytes:

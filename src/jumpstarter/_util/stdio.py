@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from .fork import close_without_fork
+from .log_lines import LineFormatter
 from .stderr_log import (
     Descriptor,
     StderrHandler,
@@ -46,14 +47,16 @@ _CLOSE_TIMEOUT: Final = 1.0  # seconds
 
 
 @contextlib.contextmanager
-def standard_streams(level: int | str, line: str, *, until_exit: bool) -> Iterator[StandardStreams]:
+def standard_streams(
+    level: int | str, line: LineFormatter, *, until_exit: bool
+) -> Iterator[StandardStreams]:
     """Send the log and all output to stderr, for the length of a `with` block.
 
     For a program's start, in its main thread.
 
     Args:
         level: The lowest level that is logged.
-        line: The format of a line of the log, as for `logging.Formatter`.
+        line: Formats the lines of the log.
         until_exit: After the block, stdout and stderr lead to the null device, so that the
             interpreter's exit waits for neither. Otherwise they are restored.
     """
@@ -102,6 +105,16 @@ class StandardStreams:
         if self._handler is not None:
             _flush()
             self._handler.write_line(text)
+
+    def use(self, line: LineFormatter) -> None:
+        """Write the lines that follow in another form."""
+        if self._handler is not None:
+            self._handler.use(line)
+
+    @property
+    def lost_lines(self) -> int:
+        """The number of lines of the log that stderr did not take so far. In any thread."""
+        return 0 if self._handler is None else self._handler.lost
 
     def announce(self, text: str) -> None:
         """Write a line to stdout. Does not wait; a failure is logged."""
@@ -157,6 +170,8 @@ class StandardStreams:
                 data = os.read(reader, _PIECE)
                 if self._handler is not None:
                     self._handler.write_raw(data)
+        if self._handler is not None:
+            self._handler.end_output()
 
 
 def _is_closed(number: int) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from .._exporter.executor import DEFAULT_THREADS
+from ._log_format import LOG_FORMATS
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -99,6 +100,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "--send-tracebacks",
         action="store_true",
         help="put drivers' tracebacks in the errors that clients get; the log has them anyway",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=LOG_FORMATS,
+        help="json writes an object a line to stderr, for programs; default: text, or logFormat of "
+        "the configuration",
     )
     parser.add_argument("--log-level", choices=_LEVELS, default="info", help="default: %(default)s")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ..config._loading import load_exporter
@@ -16,13 +17,16 @@ __all__ = ["load_configured"]
 
 
 def load_configured(
-    name: str | None = None, file: Path | None = None
+    name: str | None = None,
+    file: Path | None = None,
+    take: Callable[[ExporterConfigV1Alpha1], None] = lambda _: None,
 ) -> tuple[Driver, ExporterConfigV1Alpha1]:
     """Read a configuration, and make its drivers. Modules of the current directory are found too.
 
     Args:
         name: The exporter's name, see `config._loading.load_exporter`.
         file: The path of a configuration, instead of a name.
+        take: Called with the configuration before the drivers are made.
 
     Returns:
         The root of the tree, and the configuration.
@@ -35,6 +39,7 @@ def load_configured(
         config = load_exporter(name, file)
     except OSError as exc:
         raise SetupError(f"cannot read {exc.filename or file}: {exc.strerror or exc}") from exc
+    take(config)
     add_current_directory()
     try:
         return config.instantiate(), config

@@ -22,6 +22,7 @@ from .._io.addresses import parse_address
 from .._util.stdio import StandardStreams, standard_streams
 from ..driver import Driver
 from ..errors import JumpstarterException
+from ._log_format import TEXT, log_formatter
 from ._options import (
     ServeConfig,
     SetupError,
@@ -35,16 +36,16 @@ from ._options import (
 from ._shortage import explain_shortage
 from ._signals import Signals, reset_signals
 
-if TYPE_CHECKING:  # it needs an extra
+if TYPE_CHECKING:  # they need an extra
+    from ..config.exporter import ExporterConfigV1Alpha1
     from ._hooks import HookRunner
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["LOG_LINE", "run_exporter"]
+__all__ = ["run_exporter"]
 
 _logger = logging.getLogger("jumpstarter.cli")
 
-LOG_LINE: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _CANNOT_SERVE: Final = 2  # exit code
 
 
@@ -62,10 +63,10 @@ def run_exporter(options: argparse.Namespace, program: str, *, until_exit: bool 
         The exit code.
     """
     reset_signals()
-    level = options.log_level.upper()
+    level, line = options.log_level.upper(), log_formatter(options.log_format or TEXT)
     with ExitStack() as stack:
         try:
-            streams = stack.enter_context(standard_streams(level, LOG_LINE, until_exit=until_exit))
+            streams = stack.enter_context(standard_streams(level, line, until_exit=until_exit))
         except (OSError, RuntimeError) as exc:
             if text := explain_shortage(exc):
                 sys.stderr.write(f"{program}: {text}\n")
@@ -96,7 +97,7 @@ def _run(options: argparse.Namespace, streams: StandardStreams) -> int:
         limits = load_limits(options.limit)
         token = read_token(options.token_file) or options.passphrase or ""
         context = load_tls(address, options)
-        driver, hooks = _load(options, token)
+        driver, hooks = _load(options, token, streams)
         config = ServeConfig(
             address=address,
             limits=limits,
@@ -117,14 +118,21 @@ def _run(options: argparse.Namespace, streams: StandardStreams) -> int:
         raise
 
 
-def _load(options: argparse.Namespace, token: str) -> tuple[Driver, HookRunner | None]:
+def _load(
+    options: argparse.Namespace, token: str, streams: StandardStreams
+) -> tuple[Driver, HookRunner | None]:
     """Make the driver tree of a module, or of a configuration, and the runner of its hooks."""
     if options.driver is not None:
         return load_driver(options.driver), None
     from ._configured import load_configured  # noqa: PLC0415 - it needs an extra
     from ._hooks import hooks_of  # noqa: PLC0415 - the same
 
-    driver, config = load_configured(options.exporter, options.config)
+    def take(config: ExporterConfigV1Alpha1) -> None:
+        """Log in the form of the configuration, before the drivers of it log something."""
+        if options.log_format is None and config.logFormat is not None:
+            streams.use(log_formatter(config.logFormat))
+
+    driver, config = load_configured(options.exporter, options.config, take)
     _logger.info("the drivers of exporter %r are those of %s", config.metadata.name, config.path)
     return driver, hooks_of(config, token)
 

@@ -20,6 +20,7 @@ from .._api.serving import serve_leased
 from .._exporter.tree import failed_reset
 from .._io.portal import start_blocking_portal
 from .._io.sockets import private_socket_path
+from .._util.log_lines import LOG_LINE, LineFormatter
 from .._util.stderr_log import StderrHandler
 from .._util.stdio import standard_streams
 from ..common._env import exporter_address
@@ -27,7 +28,6 @@ from ..driver import Driver
 from ..errors import ConfigurationError
 from ._configured import load_configured
 from ._connecting import Access, connected
-from ._exporter import LOG_LINE
 from ._foreground import Files, SignalInbox, run_in_foreground
 from ._hooks import HookRunner, hooks_of
 from ._options import SetupError
@@ -158,7 +158,7 @@ def _output_of(program: Program, silence: Callable[[], None] | None) -> Iterator
     """Send the log, and the output of drivers, to stderr, or nowhere if it is to be silent."""
     if silence is None:
         level = program.log_level.upper()
-        with standard_streams(level, LOG_LINE, until_exit=False):
+        with standard_streams(level, LineFormatter(LOG_LINE), until_exit=False):
             for handler in logging.getLogger().handlers:
                 if isinstance(handler, StderrHandler):
                     handler.setLevel(level)  # drivers set the levels of their own loggers

@@ -273,6 +273,7 @@ class ExporterConfigV1Alpha1(StrictModel):
         metadata: The exporter's name and labels.
         description: What the exporter is for: the description of the root of the tree.
         motd: What a shell prints when it starts.
+        logFormat: The form of the log of `serve` and `run`: `text` (the default) or `json`.
         export: The drivers, by name.
         hooks: What runs when a session begins and ends.
         exit_on_lease_end: Whether the exporter ends after a session. In YAML it is
@@ -299,6 +300,7 @@ class ExporterConfigV1Alpha1(StrictModel):
     grpcOptions: dict[str, str | int] | None = Field(default_factory=dict)  # noqa: N815 - in YAML
     description: str | None = None
     motd: str | None = None
+    logFormat: Literal["text", "json"] | None = None  # noqa: N815 - in YAML
     export: dict[str, ExporterConfigV1Alpha1DriverInstance] = Field(default_factory=dict)
     hooks: HookConfigV1Alpha1 = Field(default_factory=HookConfigV1Alpha1)
     failure_detection: FailureDetectionConfigV1Alpha1 = Field(
