@@ -65,6 +65,8 @@ def call(board: Reached, *arguments: str) -> int:
         ("-o json calc.give text", '"text"\n'),
         ("calc.give -o json", "null\n"),
         ("calc.give -- -o", "-o\n"),
+        ("calc.give -- --option", "--option\n"),
+        ("calc.join -5 -.5 sep=+", "-5+-.5\n"),
         ("calc.count 3", "0\n1\n2\n"),
         ("power.on", ""),
     ],
@@ -104,6 +106,9 @@ def test_a_failure_is_one_line_and_exit_code_1(
         ("calc.add one", "Invalid value for a: 'one' is not: integer"),
         ("calc.add 1 a=2", "multiple values for argument 'a'"),
         ("calc.add 1 b=2 b=3", "b is given twice"),
+        ("calc.join --sep=x", "No such option"),
+        ("calc.join --several x -5", "--several"),
+        ("calc.give -x", "Put -- before an argument that begins with a dash."),
     ],
 )
 def test_arguments_that_do_not_fit_are_an_error_of_usage(

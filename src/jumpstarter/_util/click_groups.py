@@ -1,4 +1,8 @@
-"""Groups of click commands that suggest names, and that make a command when it is requested."""
+"""Click commands that this library's own have in common.
+
+Groups suggest names, and make a command when it is requested. A command may have negative numbers
+as arguments.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from .extras import requires_extra
+from .nearest import nearest_names
 
 with requires_extra("cli", "a command line"):
     import click
@@ -14,7 +19,7 @@ with requires_extra("cli", "a command line"):
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["LazyGroup", "SuggestingGroup", "suggestion"]
+__all__ = ["CommandWithNumbers", "LazyGroup", "SuggestingGroup", "suggestion"]
 
 _MAX_NAMES: Final = 3  # that one message suggests
 
@@ -73,9 +78,39 @@ class LazyGroup(SuggestingGroup):
         return items + click.Command.shell_complete(self, ctx, incomplete)
 
 
+class CommandWithNumbers(click.Command):
+    """A command for which a negative number is an argument, and no option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments.
+
+        Raises:
+            click.UsageError: An option is unknown, or the arguments do not fit.
+        """
+        if not ctx.resilient_parsing:
+            self._find_unknown(ctx, args)
+        # click would take a number for an option.
+        ctx.ignore_unknown_options = any(map(_is_number, args))
+        return super().parse_args(ctx, args)
+
+    def _find_unknown(self, ctx: click.Context, args: list[str]) -> None:
+        try:
+            self.make_parser(ctx).parse_args(["0" if _is_number(each) else each for each in args])
+        except click.NoSuchOption as exc:
+            text = exc.format_message()
+            if any(isinstance(each, click.Argument) for each in self.params):
+                end = "" if text.endswith((".", "?")) else "."
+                text += f"{end} Put -- before an argument that begins with a dash."
+            raise click.UsageError(text, ctx) from exc
+        except click.UsageError:
+            pass  # `parse_args` of click finds it again
+
+
+def _is_number(text: str) -> bool:
+    return text[:1] == "-" and text[1:2] in set("0123456789.")
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Return a question with the known names that look like a name, or "" if none does."""
-    from difflib import get_close_matches  # noqa: PLC0415 - for an error only
-
-    near = get_close_matches(name, list(known), _MAX_NAMES)
+    near = nearest_names(name, known, _MAX_NAMES)
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from .._protocol.frames import Kind
 from .._util.extras import requires_extra
+from .._util.nearest import nearest_names
 from .._util.text import sanitize_name
 from ..client import DriverClient
 
@@ -132,9 +133,7 @@ def _no_such_driver(client: DriverClient, path: str, rest: str) -> NoSuchName:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    import difflib  # noqa: PLC0415 - slow, and only for errors
-
-    found = difflib.get_close_matches(name, list(known), n=1)
+    found = nearest_names(name, known)
     return f"; did you mean {found[0]!r}?" if found else ""
 
 

@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from typing import Any, Final, Protocol, TypeAlias
 
 from .._protocol.frames import Kind
-from .._util.click_groups import LazyGroup
+from .._util.click_groups import CommandWithNumbers, LazyGroup
 from .._util.extras import requires_extra
 from ..errors import ConfigurationError
 from ._methods import Method, printable, signature_from
@@ -143,7 +143,7 @@ class ClientGroup(LazyGroup):
         return methods
 
 
-class MethodCommand(click.Command):
+class MethodCommand(CommandWithNumbers):
     """The command that calls an exported method.
 
     It prints the result: a text as it is, nothing for None, and JSON for other values. Of a
@@ -170,13 +170,6 @@ class MethodCommand(click.Command):
             params=[each.command for each in self._parameters],
             help=_described(text) or None,
         )
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments. A negative number is not taken for an option."""
-        before = args[: args.index("--")] if "--" in args else args
-        if any(each[:1] == "-" and each[1:2] in "0123456789." for each in before if each[1:]):
-            ctx.ignore_unknown_options = True
-        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Describe the arguments, which click does not, and the options."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
+
+from .._util.nearest import nearest_names
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["did_you_mean"]
 
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
-_SIMILAR: Final = 0.6  # of 1.0; words with less in common are rarely what was meant
 
 
 def did_you_mean(
@@ -27,11 +27,9 @@ def did_you_mean(
             empty if no word is near.
         meant: Words that users write for one of these, though they are not similar.
     """
-    words = {each.lower(): each for each in known}
-    near = meant.get(word)
-    if near is None or near.lower() not in words:
-        matches = difflib.get_close_matches(word.lower(), words, n=1, cutoff=_SIMILAR)
-        near = words[matches[0]] if matches else None
-    if near is not None:
-        return f"; did you mean {near}?"
-    return f"; {otherwise} {', '.join(words.values())}" if otherwise and words else ""
+    words = list(known)
+    synonym = meant.get(word)
+    near = [synonym] if synonym in words else nearest_names(word, words)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; {otherwise} {', '.join(words)}" if otherwise and words else ""

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Final
 
 from ..._protocol.frames import Kind
+from ..._util.click_groups import CommandWithNumbers
 from ..._util.extras import requires_extra
 from ...client._commands import plain_value, print_value
 from ...client._methods import Method, signature_from
@@ -29,11 +30,7 @@ __all__ = ["command"]
 _NAMED: Final = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
 
 
-@click.command(
-    "call",
-    # A negative number is an argument and not an option.
-    context_settings={"ignore_unknown_options": True},
-)
+@click.command("call", cls=CommandWithNumbers)
 @click.argument("arguments", nargs=-1, metavar="[ADDRESS] DRIVER.METHOD [ARGUMENT]...")
 @click.option(
     "-o",
