@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -90,6 +91,17 @@ def test_port_is_reached_by_tls_unless_it_is_said_to_be_insecure(
         monkeypatch.setenv("JUMPSTARTER_HOST", address.removeprefix("tcp://"))
         with pytest.raises((HandshakeError, ssl.SSLError)), env():
             pytest.fail("the exporter has no certificate")
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["tpc://lab:1", "unix//run/lab", "tcp:/lab:1", "Unix:/run/lab", "http://lab", "lab:1/socket"],
+)
+def test_an_address_with_a_mistyped_scheme_is_no_path(host: str) -> None:
+    with pytest.raises(ArgumentError, match=re.escape(f"{host!r} is no address")) as raised:
+        exporter_address(host)
+    assert "begins with unix:, tcp://, tls://, or is HOST:PORT" in str(raised.value)
+    assert exporter_address(f"./{host}").startswith("unix:/")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from .._api.connecting import connect
 from .._util.tracebacks import hidden_contextmanager
 from ..client import DriverClient
 from ..client._tree import DEFAULT_ALLOW
-from ..errors import ConfigurationError
+from ..errors import ArgumentError, ConfigurationError
 from .exceptions import EnvironmentVariableNotSetError
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -32,6 +32,7 @@ _INSECURE: Final = ("JMP_GRPC_INSECURE", "JUMPSTARTER_GRPC_INSECURE")
 _TOKEN: Final = "JMP_GRPC_PASSPHRASE"  # noqa: S105 - a variable's name
 _TLS: Final = ("JMP_TLS_CA", "JMP_TLS_CERT", "JMP_TLS_KEY")
 _SCHEMES: Final = ("unix:", "tcp://", "tls://")
+_HOST_PORT: Final = re.compile(r"[^/]+:\d+", re.ASCII)
 
 
 @hidden_contextmanager
@@ -69,14 +70,16 @@ def env() -> Iterator[DriverClient]:
         yield client
 
 
-def exporter_address(host: str | None = None) -> str:
+def exporter_address(host: str | None = None, *, insecure: bool = False) -> str:
     """Return an address in the form that `connect` takes.
 
     Args:
         host: An address, the path of a socket, or `host:port`; by default `JUMPSTARTER_HOST`.
+        insecure: Reach `host:port` by plain TCP, whatever the environment says.
 
     Raises:
         EnvironmentVariableNotSetError: Neither is there.
+        ArgumentError: It looks like an address, and has no scheme of one.
     """
     host = host or os.environ.get(_HOST)
     if not host:
@@ -84,9 +87,12 @@ def exporter_address(host: str | None = None) -> str:
         raise EnvironmentVariableNotSetError(text)
     if host.startswith(_SCHEMES):
         return host
-    if re.fullmatch(r"[^/]+:\d+", host):
-        insecure = any(os.environ.get(name) == "1" for name in _INSECURE)
+    if _HOST_PORT.fullmatch(host):
+        insecure = insecure or any(os.environ.get(name) == "1" for name in _INSECURE)
         return f"{'tcp' if insecure else 'tls'}://{host}"
+    if not host.startswith(("/", ".")) and (":" in host or "//" in host):  # mistyped, as tpc://host
+        text = f"{host!r} is no address: one begins with {', '.join(_SCHEMES)}, or is HOST:PORT"
+        raise ArgumentError(f"{text}, or the path of a socket (then write './{host}')")
     return f"unix:{Path(host).absolute()}"
 
 

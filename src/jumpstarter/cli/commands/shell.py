@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Final
 
 from ..._util.extras import requires_extra
+from ...common._env import exporter_address
 from .._connecting import Access, access_options
 
 with requires_extra("cli", "the command line"):
@@ -102,10 +102,4 @@ def command(
         if insecure or access != Access():
             raise click.UsageError("the options for access are for --address")
         return run_with(program, exporter, exporter_config)
-    return run_at(program, _without_tls(address) if insecure else address, access)
-
-
-def _without_tls(address: str) -> str:
-    """Return the address of a port, in the form that says that there is no TLS."""
-    is_port = re.fullmatch(r"[^/]+:\d+", address) and not address.startswith("unix:")
-    return f"tcp://{address}" if is_port else address
+    return run_at(program, exporter_address(address, insecure=insecure), access)
