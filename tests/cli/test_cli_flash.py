@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,6 +63,20 @@ def test_an_image_comes_from_stdin(board: Reached, tmp_path: Path) -> None:
     )
     assert done.stdout.decode() == f"flashed card with -: 1,048,576 bytes, SHA-256 {DIGEST}\n"
     assert (tmp_path / "card.img").read_bytes() == IMAGE
+
+
+def test_an_image_comes_from_a_pipe_or_a_device(
+    board: Reached, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    threading.Thread(target=fifo.write_bytes, args=[IMAGE], daemon=True).start()
+    assert flash(board, "parts", str(fifo), "--target", "boot") == 0
+    assert capfd.readouterr().out == f"flashed parts with {fifo}: 1,048,576 bytes\n"
+    assert (tmp_path / "boot.part").read_bytes() == IMAGE
+    assert flash(board, "parts", "/dev/null", "--target", "boot") == 0
+    assert capfd.readouterr().out == "flashed parts with /dev/null: 0 bytes\n"
+    assert (tmp_path / "boot.part").read_bytes() == b""
 
 
 def test_an_image_comes_from_a_url(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from ..._util.extras import requires_extra
 from ...client import DriverClient, StubDriverClient
@@ -68,16 +70,27 @@ def _image(source: str) -> Iterator[str]:
     if _URL.match(source):
         yield source
     elif source != _STDIN:
-        with open(source, "rb"):  # noqa: PTH123 - a better error than that of an absent Path
-            yield source
+        with open(source, "rb") as file:  # noqa: PTH123 - a better error than that of an absent Path
+            mode = os.fstat(file.fileno()).st_mode
+            if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
+                yield source
+            else:  # a FIFO, or a device whose size nothing tells
+                with _copied(file) as path:
+                    yield path
     else:
         if sys.stdin is None:
             raise click.UsageError("stdin is closed: redirect the image to it, or name a file")
-        # In a file: clients of flashers take a path, and some read it twice.
-        with tempfile.NamedTemporaryFile(prefix="jumpstarter-flash-") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
-            file.flush()
-            yield file.name
+        with _copied(sys.stdin.buffer) as path:
+            yield path
+
+
+@contextmanager
+def _copied(stream: BinaryIO) -> Iterator[str]:
+    """Copy a stream to a file: clients of flashers take a path, and some read it twice."""
+    with tempfile.NamedTemporaryFile(prefix="jumpstarter-flash-") as file:
+        shutil.copyfileobj(stream, file)
+        file.flush()
+        yield file.name
 
 
 def _flash(client: DriverClient, path: str, image: str, target: str | None) -> Any:
@@ -120,7 +133,12 @@ def _checked(flash: Any, target: str | None) -> Any:
 
 def _described(result: Any, image: str) -> str:
     """Return what is known about the image: its size, and the SHA-256 of what was written."""
-    facts = [] if _URL.match(image) else [f"{Path(image).stat().st_size:,} bytes"]
+    facts = [] if _URL.match(image) else [f"{_size_of(image):,} bytes"]
     if isinstance(result, str) and _SHA256.fullmatch(result):
         facts.append(f"SHA-256 {result}")
     return f": {', '.join(facts)}" if facts else ""
+
+
+def _size_of(image: str) -> int:
+    with Path(image).open("rb") as file:
+        return file.seek(0, os.SEEK_END)  # of a block device too, for which stat() has 0
