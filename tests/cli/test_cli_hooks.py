@@ -229,7 +229,8 @@ def serve(tmp_path: Path, **keys: Any) -> list[str]:
     """Write a configuration, and return the arguments that serve it."""
     path = tmp_path / "lab.yaml"
     export = {"power": {"type": "MockPower"}}
-    path.write_text(yaml.safe_dump({"metadata": {"name": "lab"}, "export": export, **keys}))
+    text = yaml.safe_dump({"metadata": {"name": "lab"}, "export": export, **keys})
+    path.write_text(text)
     return ["run", "--exporter-config", str(path), "--address", f"unix:{tmp_path}/socket"]
 
 
@@ -261,6 +262,23 @@ def test_a_hook_that_fails_can_refuse_the_client_and_end_the_exporter(tmp_path: 
             use(server)
         server.until_logged("beforeLease failed with exit code 5; onFailure: exit")
         assert server.wait() == 1
+
+
+def test_a_signal_is_the_second_one_when_a_hook_has_ended_the_exporter(tmp_path: Path) -> None:
+    keys = {
+        "export": {"slow": {"type": "exporter_process.SlowToClose"}},
+        "hooks": {"beforeLease": {"script": "exit 5", "onFailure": "exit"}},
+    }
+    with exporter_command(*serve(tmp_path, **keys)) as server:
+        with pytest.raises(JumpstarterException):
+            with jumpstarter.connect(server.address) as client, client.timeout(PATIENCE):
+                client.slow.echo()
+        server.until_logged("shutting down after running calls, as the configuration says")
+        server.until_logged("closing")
+        server.send(signal.SIGTERM)
+        server.until_logged("received SIGTERM while shutting down: cancelling what still runs")
+        server.send(signal.SIGUSR1)
+        assert server.wait() == 128 + signal.SIGTERM
 
 
 def test_exit_on_lease_end_ends_the_exporter_after_the_first_session(tmp_path: Path) -> None:

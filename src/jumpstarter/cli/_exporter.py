@@ -173,7 +173,8 @@ async def _until_end(signals: Signals, hooks: HookRunner | None) -> None:
 
             async def watch(runner: HookRunner) -> None:
                 await runner.exit.wait()
-                signals.first.set()
+                signals.drain()
+                _logger.info("shutting down after running calls, as the configuration says")
 
             nursery.start_soon(watch, hooks)
         await signals.first.wait()

@@ -4,12 +4,12 @@ Only the command line uses this module, since it owns its process. `serve()` and
 in somebody else's program, and change no signal disposition and no signal mask there.
 
 The process moves through these states. Only the Trio loop moves it, in `Signals._count`, and at
-`Signals.started`:
+`Signals.started` and `Signals.drain`:
 
     state      left by                               to
     starting   started()                             serving
     starting   SIGTERM, SIGINT, SIGHUP               leaving: start-up is cancelled
-    serving    SIGTERM, SIGINT, SIGHUP               draining: `first` is set
+    serving    SIGTERM, SIGINT, SIGHUP, drain()      draining: `first` is set
     draining   SIGTERM, SIGINT                       hurrying: `hurry` is cancelled
     leaving    SIGTERM, SIGINT                       leaving, with another exit code
     hurrying   -
@@ -99,7 +99,7 @@ class Signals:
     ones, and a signal that comes while the process exits would kill it.
 
     Attributes:
-        first: Set when the first signal has come while clients were served.
+        first: Set when the first signal has come while clients were served, or by `drain`.
         startup: Cancelled if a signal comes before `started`.
         hurry: Cancelled when the second signal has come.
         exit_code: The exit code of the process.
@@ -125,6 +125,12 @@ class Signals:
         self._phase = _Phase.SERVING
         return True
 
+    def drain(self) -> None:
+        """Do what the first signal does, unless it has come. The next one hurries."""
+        if self._phase is _Phase.SERVING:
+            self._phase = _Phase.DRAINING
+            self.first.set()
+
     def _handle(self, number: int, _frame: object) -> None:
         if os.getpid() != self._process:
             is_ctrl_c = number == signal.SIGINT
@@ -144,10 +150,9 @@ class Signals:
             self.startup.cancel()
         elif self._phase is _Phase.SERVING:
             _logger.info("received %s: shutting down after running calls", name)
-            self._phase = _Phase.DRAINING
-            self.first.set()
+            self.drain()
         elif number != signal.SIGHUP:
-            _logger.info("received %s again: cancelling what still runs", name)
+            _logger.info("received %s while shutting down: cancelling what still runs", name)
             self.exit_code = self.exit_code or 128 + number
             if self._phase is _Phase.DRAINING:
                 self._phase = _Phase.HURRYING
