@@ -237,16 +237,19 @@ def test_configuration_with_a_fault_is_one_line(
 
 
 def test_program_finds_the_exporter_in_its_environment(
-    lab: Lab, capfd: pytest.CaptureFixture[str]
+    lab: Lab, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("JMP_GRPC_PASSPHRASE", "that of a shell around this one")
     script = (
+        "echo ${JMP_GRPC_PASSPHRASE-unset};"
         "echo $JMP_EXPORTER; echo $JMP_EXPORTER_LABELS; echo $JMP_DRIVERS_ALLOW;"
         "echo $_JMP_SUPPRESS_DRIVER_WARNINGS; ls -ld $(dirname $JUMPSTARTER_HOST);"
         f"echo $JUMPSTARTER_HOST; {J} power on; {J} board speak"
     )
     assert main(lab.shell("sh", "-c", script)) == 0
     out, err = capfd.readouterr()
-    name, labels, allow, suppress, mode, host, spoken = out.splitlines()
+    outer, name, labels, allow, suppress, mode, host, spoken = out.splitlines()
+    assert outer == "unset"
     assert (name, labels) == ("lab-1", "board=imx8,rack=r3")
     assert (allow, suppress, spoken) == ("UNSAFE", "1", "spoken")
     assert mode.startswith(stat.filemode(stat.S_IFDIR | 0o700))

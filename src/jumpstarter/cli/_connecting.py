@@ -21,7 +21,7 @@ from ..common._env import (
     exporter_tls,
     exporter_token,
 )
-from ..config.env import JMP_GRPC_PASSPHRASE, JMP_TLS_CA, JMP_TLS_CERT, JMP_TLS_KEY
+from ..config.env import JMP_TLS_CA, JMP_TLS_CERT, JMP_TLS_KEY
 
 with requires_extra("cli", "the command line"):
     import click
@@ -82,13 +82,12 @@ class Access:
         return exporter_tls(address, self.tls_ca, self.tls_cert, self.tls_key)
 
     def environment(self) -> dict[str, str]:
-        """Return the variables by which another program reaches the exporter in the same way."""
+        """Return the variables by which another program uses the same files for TLS."""
         files = {JMP_TLS_CA: self.tls_ca, JMP_TLS_CERT: self.tls_cert, JMP_TLS_KEY: self.tls_key}
         variables = {name: str(file.absolute()) for name, file in files.items() if file is not None}
         if self.tls_cert is not None:
             variables.setdefault(JMP_TLS_KEY, "")  # one in the environment is of another file
-        token = self.token()
-        return variables if token is None else {**variables, JMP_GRPC_PASSPHRASE: token}
+        return variables
 
 
 def access_options(function: Callable[P, R]) -> Callable[..., R]:

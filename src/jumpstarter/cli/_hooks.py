@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,15 +16,9 @@ from typing import Final
 
 import trio
 
-from ..config.env import (
-    JMP_DRIVERS_ALLOW,
-    JMP_EXPORTER,
-    JMP_EXPORTER_LABELS,
-    JMP_GRPC_PASSPHRASE,
-    JUMPSTARTER_HOST,
-)
 from ..config.exporter import ExporterConfigV1Alpha1, HookInstanceConfigV1Alpha1
 from ..drivers._spawn import Program, end_program, spawn
+from ._shells import child_environment
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -98,24 +91,12 @@ class HookRunner:
         return f"the exporter's {name} hook {failure}"
 
     def _environment(self, host: str, client: str) -> Mapping[str, str]:
-        config = self._config
-        labels = ",".join(f"{name}={text}" for name, text in config.metadata.labels.items())
-        scripts = str(Path(sys.executable).parent)  # has j, also if nothing has activated it
-        variables = {
-            **os.environ,
-            **_NOT_INTERACTIVE,
-            "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), scripts]),
-            JUMPSTARTER_HOST: host,
-            JMP_DRIVERS_ALLOW: "UNSAFE",  # the clients of the exporter's own drivers
-            "_JMP_SUPPRESS_DRIVER_WARNINGS": "1",
-            JMP_EXPORTER: config.metadata.name,
-            JMP_EXPORTER_LABELS: labels,
-            JMP_GRPC_PASSPHRASE: self._token,
-            "LEASE_NAME": self._lease,
-            "CLIENT_NAME": client,
-        }
-        unset = {"PS1"} if self._token else {"PS1", JMP_GRPC_PASSPHRASE}
-        return {name: text for name, text in variables.items() if name not in unset}
+        meta = self._config.metadata
+        # Any class, since it is that of one of the exporter's own drivers.
+        variables = child_environment(host, meta.name, meta.labels, allow=["*"], token=self._token)
+        variables.pop("PS1", None)
+        own = {"LEASE_NAME": self._lease, "CLIENT_NAME": client}
+        return {**variables, **_NOT_INTERACTIVE, **own}
 
 
 def hooks_of(config: ExporterConfigV1Alpha1, token: str = "") -> HookRunner | None:

@@ -119,7 +119,9 @@ def run_at(program: Program, address: str, access: Access) -> int:
                 pass
         host = exporter_address(address)
         name = _name_of(host)
-        environment = child_environment(host, name, {}, allow=access.allow or None)
+        environment = child_environment(
+            host, name, {}, allow=access.allow or None, token=access.token()
+        )
         return _Exporter(name=name, environment={**environment, **access.environment()})
 
     return _run(program, start)

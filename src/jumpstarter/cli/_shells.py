@@ -1,4 +1,4 @@
-"""The interactive shells: how each starts with a prompt, and the environment of their programs."""
+"""The environment of programs that use an exporter, and how each interactive shell is started."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..config.env import (
     JMP_DRIVERS_ALLOW,
     JMP_EXPORTER,
     JMP_EXPORTER_LABELS,
+    JMP_GRPC_PASSPHRASE,
     JUMPSTARTER_HOST,
 )
 
@@ -33,6 +34,7 @@ def child_environment(
     labels: Mapping[str, str],
     *,
     allow: Sequence[str] | None,
+    token: str | None = None,
 ) -> dict[str, str]:
     """Return the environment of a program that uses an exporter.
 
@@ -42,6 +44,7 @@ def child_environment(
         labels: The exporter's labels.
         allow: Patterns of client classes that may be imported; `["*"]` allows all. None leaves it
             to the environment of this process.
+        token: The exporter's token, if it has one.
     """
     environment = {
         **os.environ,
@@ -49,7 +52,10 @@ def child_environment(
         JMP_EXPORTER: name,
         _SUPPRESS_WARNINGS: "1",
     }
-    environment.pop(JMP_EXPORTER_LABELS, None)  # of a shell around this one
+    for each in (JMP_EXPORTER_LABELS, JMP_GRPC_PASSPHRASE):  # of a shell around this one
+        environment.pop(each, None)
+    if token:
+        environment[JMP_GRPC_PASSPHRASE] = token
     if labels:
         pairs = (f"{key}={value}" for key, value in sorted(labels.items()))
         environment[JMP_EXPORTER_LABELS] = ",".join(pairs)
