@@ -270,9 +270,12 @@ def test_a_signal_is_the_second_one_when_a_hook_has_ended_the_exporter(tmp_path:
         "hooks": {"beforeLease": {"script": "exit 5", "onFailure": "exit"}},
     }
     with exporter_command(*serve(tmp_path, **keys)) as server:
-        with pytest.raises(JumpstarterException):
-            with jumpstarter.connect(server.address) as client, client.timeout(PATIENCE):
-                client.slow.echo()
+        with (
+            pytest.raises(JumpstarterException),
+            jumpstarter.connect(server.address) as client,
+            client.timeout(PATIENCE),
+        ):
+            client.slow.echo()
         server.until_logged("shutting down after running calls, as the configuration says")
         server.until_logged("closing")
         server.send(signal.SIGTERM)
