@@ -53,6 +53,7 @@ INNER: Final = {
     "jumpstarter.cli.commands.driver",
     "jumpstarter.cli.commands.shell",
     "jumpstarter.client._commands",
+    "jumpstarter.drivers._commands",
     "jumpstarter.client._expect",
     "jumpstarter.client._file_streams",
     "jumpstarter.client._parameters",

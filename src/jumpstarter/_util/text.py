@@ -7,11 +7,20 @@ printable, and truncate what is too long.
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Verbatim", "escape_text", "indent_text", "sanitize_name", "sanitize_text"]
+__all__ = [
+    "Verbatim",
+    "escape_json",
+    "escape_lines",
+    "escape_text",
+    "indent_text",
+    "sanitize_name",
+    "sanitize_text",
+]
 
 _LENGTH: Final = 200  # characters of a name
 _BLOCK: Final = 10_000  # characters of a traceback: about a hundred lines
@@ -56,6 +65,19 @@ def escape_text(line: str) -> str:
     if line.isprintable():
         return line
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)
+
+
+def escape_lines(text: str) -> str:
+    """Return a text with its lines and tabs, and every other character escaped as above."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    return "\n".join("\t".join(map(escape_text, line.split("\t"))) for line in lines)
+
+
+def escape_json(text: str) -> str:
+    """Return the same JSON, with every character of its strings escaped that is not printable."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
 
 
 class Verbatim:

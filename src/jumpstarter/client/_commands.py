@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, Protocol, TypeAlias
@@ -18,6 +19,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from .._protocol.frames import Kind
 from .._util.click_groups import CommandWithNumbers, LazyGroup
 from .._util.extras import requires_extra
+from .._util.text import escape_json, escape_lines
 from ..errors import ConfigurationError
 from ._methods import Method, printable, signature_from
 from ._parameters import arguments_of, parameters_of
@@ -28,7 +30,7 @@ with requires_extra("cli", "the command line of a client"):
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["ClientGroup", "MethodCommand", "command_of", "consoles", "plain_value", "print_value"]
+__all__ = ["RAW_HELP", "ClientGroup", "MethodCommand", "command_of", "consoles", "print_value"]
 
 
 class Client(Protocol):
@@ -50,6 +52,7 @@ class Client(Protocol):
 # method's positional and keyword arguments, and returns the exit code.
 Console: TypeAlias = Callable[[Any, str, Sequence[Any], Mapping[str, Any]], int]
 
+RAW_HELP: Final = "print control characters as they are, on a terminal too"
 _PUBLISHED_GROUP: Final = "jumpstarter_driver_composite.client"
 _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _SECTIONS: Final = {"Args:", "Attributes:", "Example:", "Examples:", "Raises:", "Returns:"}
@@ -92,23 +95,31 @@ def command_of(client: Client) -> click.Command:
 class ClientGroup(LazyGroup):
     """The commands of a client: its children's, and those of the methods that its driver exports.
 
-    As among the client's attributes, a child comes before a method of the same name.
+    As among the client's attributes, a child comes before a method of the same name. Commands that
+    are added to the group come before both.
 
     Args:
         client: The client.
+        hidden: Names of methods that have no command, since a command of the client does more.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, hidden: Collection[str] = ()) -> None:
         super().__init__(
             name="cli",
             help=_summary(client) or None,
             params=[_log_level()] if client.children else [],
         )
         self._client = client
+        self._hidden = hidden
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - of click.Group
-        """Return the names of the children, and of the methods' commands."""
-        return list(dict.fromkeys((*self._client.children, *self._methods())))
+        """Return the names of the children, of added commands, and of the methods' commands."""
+        return list(dict.fromkeys((*self._client.children, *self.commands, *self._methods())))
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command, whose help the driver's `methods_description` can replace."""
+        super().add_command(cmd, name)
+        cmd.help = self._client.methods_description.get(cmd.name or "") or cmd.help
 
     def get_command(
         self,
@@ -116,6 +127,8 @@ class ClientGroup(LazyGroup):
         cmd_name: str,
     ) -> click.Command | None:
         """Make a command. The name of a method may have underscores, as in Python."""
+        if added := self.commands.get(_command_name(cmd_name)):
+            return added
         if cmd_name in self._client.children:
             return command_of(self._client.children[cmd_name])
         methods = self._methods()
@@ -126,8 +139,9 @@ class ClientGroup(LazyGroup):
         """Return the names and descriptions of the commands, without calling any `cli()`."""
         children = self._client.children.items()
         rows = [(printable(name), _short(each)) for name, each in children]
+        rows += [(name, each.get_short_help_str(60)) for name, each in self.commands.items()]
         for name, method in self._methods().items():
-            if name not in self._client.children:
+            if name not in self._client.children and name not in self.commands:
                 rows.append((name, MethodCommand(self._client, method).get_short_help_str(60)))
         return rows
 
@@ -136,6 +150,8 @@ class ClientGroup(LazyGroup):
         exported = self._client.channel.methods
         methods: dict[str, Method] = {}
         for method in exported.values():
+            if method.name in self._hidden:
+                continue
             if method.kind is not Kind.STREAM or _console.get() is not None:
                 name = _command_name(method.name)
                 is_taken = name in methods or (name in exported and name != method.name)
@@ -167,9 +183,15 @@ class MethodCommand(CommandWithNumbers):
         super().__init__(
             name=name,
             callback=self._run,
-            params=[each.command for each in self._parameters],
+            params=[each.command for each in self._parameters] + self._raw_option(),
             help=_described(text) or None,
         )
+
+    def _raw_option(self) -> list[click.Parameter]:
+        taken = {name for each in self._parameters for name in each.command.opts}
+        if self._method.kind is Kind.STREAM or "--raw" in taken:
+            return []
+        return [click.Option(["raw", "--raw"], is_flag=True, help=RAW_HELP)]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Describe the arguments, which click does not, and the options."""
@@ -183,7 +205,7 @@ class MethodCommand(CommandWithNumbers):
                 formatter.write_dl(rows)
         super().format_options(ctx, formatter)
 
-    def _run(self, **_: object) -> int:
+    def _run(self, raw: bool = False, **_: object) -> int:
         name = self._method.name
         args, kwargs = arguments_of(self._parameters, click.get_current_context())
         if self._method.kind is Kind.STREAM:
@@ -193,26 +215,38 @@ class MethodCommand(CommandWithNumbers):
         if self._method.kind is Kind.GENERATOR:
             with self._client.streamingcall(name, *args, **kwargs) as items:
                 for item in items:
-                    print_value(item)
+                    print_value(item, raw=raw)
         else:
-            print_value(self._client.call(name, *args, **kwargs))
+            print_value(self._client.call(name, *args, **kwargs), raw=raw)
         return 0
 
 
-def print_value(value: Any) -> None:
+def print_value(value: Any, *, raw: bool = False, as_json: bool = False) -> None:
     """Print a result or an item to stdout, see `MethodCommand`. Bytes are written as they are.
+
+    On a terminal, characters that are not printable are escaped, apart from line breaks and tabs: a
+    device's escape sequences would act on the terminal.
+
+    Args:
+        value: The value.
+        raw: Escape nothing, on a terminal too.
+        as_json: Print a text, bytes and None as JSON too.
 
     Raises:
         BrokenPipeError: The reader of stdout has gone.
     """
-    if value is None:
-        return
-    if not isinstance(value, str | bytes):
-        value = json.dumps(value, ensure_ascii=False, default=plain_value)
-    click.echo(value, nl=isinstance(value, str))
+    is_shown = not raw and sys.stdout.isatty()
+    if as_json or not isinstance(value, str | bytes | None):
+        text = json.dumps(value, ensure_ascii=False, default=_plain_value)
+        click.echo(escape_json(text) if is_shown else text)
+    elif isinstance(value, str):
+        click.echo(escape_lines(value) if is_shown else value)
+    elif value is not None:
+        shown = escape_lines(value.decode(errors="backslashreplace")) if is_shown else value
+        click.echo(shown, nl=False)
 
 
-def plain_value(value: Any) -> Any:
+def _plain_value(value: Any) -> Any:
     """Return what stands for a value that JSON does not have."""
     if isinstance(value, bytes | bytearray):
         return base64.b64encode(value).decode()

@@ -17,6 +17,7 @@ from ._record import ConsoleMark, ConsoleMatch, ConsoleOutput, ConsoleStatus, Se
 from .mixins import StreamMixin
 
 if TYPE_CHECKING:
+    import click
     from pexpect.fdpexpect import fdspawn
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -35,6 +36,12 @@ class ConsoleClient(StreamMixin, DriverClient):
     Positions are a mark, a match, or an offset: how many bytes the exporter had recorded before.
     Each method that blocks has an `_async` form with the same arguments, for Trio code.
     """
+
+    def cli(self) -> click.Group:
+        """Return the commands of `j` for it: those of its driver, and `tail` and `wait-for`."""
+        from ._commands import console_commands  # noqa: PLC0415 - it needs an extra
+
+        return console_commands(self)
 
     def status(self) -> ConsoleStatus:
         """Return what the console does just now."""

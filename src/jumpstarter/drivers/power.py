@@ -13,7 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -21,6 +21,9 @@ from .._util.checks import check_number, check_seconds
 from ..client import DriverClient
 from ..driver import Driver, export
 from ..errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import click
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -123,6 +126,12 @@ class MockPower(PowerInterface, Driver):
 
 class PowerClient(DriverClient):
     """The client of a power switch."""
+
+    def cli(self) -> click.Group:
+        """Return the commands of `j` for it: those of its driver, and `cycle`."""
+        from ._commands import power_commands  # noqa: PLC0415 - it needs an extra
+
+        return power_commands(self)
 
     def on(self) -> None:
         """Switch on."""

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -26,6 +26,9 @@ from .._util.text import sanitize_text
 from ..client import DriverClient
 from ..driver import Driver, export
 from ..errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import click
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -201,6 +204,12 @@ class _Lines:
 
 class QmpClient(DriverClient):
     """The client of QEMU's QMP socket."""
+
+    def cli(self) -> click.Group:
+        """Return the commands of `j` for it: those of its driver, and `screendump` to a file."""
+        from ._commands import qmp_commands  # noqa: PLC0415 - it needs an extra
+
+        return qmp_commands(self)
 
     def query_status(self) -> str:
         """Return the state of the machine, such as `"running"`, `"paused"` or `"shutdown"`.

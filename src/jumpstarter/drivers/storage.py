@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .._io.files import FileOperations, SinkFile, open_sink, open_source
 from .._io.transfer import MAX_BYTES
@@ -28,6 +28,9 @@ from ..client._progress import Progress
 from ..driver import Driver, export
 from ..errors import ArgumentError, ConfigurationError
 from .mixins import ResourceMixin
+
+if TYPE_CHECKING:
+    import click
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -161,6 +164,12 @@ def _note_lost_content(exc: Exception, file: SinkFile) -> None:
 
 class StorageClient(ResourceMixin, DriverClient):
     """The client of a storage."""
+
+    def cli(self) -> click.Group:
+        """Return the commands of `j` for it: those of its driver, and `flash` and `dump`."""
+        from ._commands import storage_commands  # noqa: PLC0415 - it needs an extra
+
+        return storage_commands(self)
 
     def flash(
         self, image: str | os.PathLike[str], *, compress: bool = False, progress: Progress = None

@@ -6,15 +6,14 @@ Scripts start it again and again. So it imports nothing that it does not need to
 from __future__ import annotations
 
 import inspect
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
 from ..._protocol.frames import Kind
 from ..._util.click_groups import CommandWithNumbers
 from ..._util.extras import requires_extra
-from ...client._commands import plain_value, print_value
+from ...client._commands import RAW_HELP, print_value
 from ...client._methods import Method, signature_from
 from ...client._parameters import read_value
 from .._connecting import Access, access_options, connected
@@ -38,8 +37,9 @@ _NAMED: Final = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYW
     type=click.Choice(["json"]),
     help="print a text and None as JSON too",
 )
+@click.option("--raw", is_flag=True, help=RAW_HELP)
 @access_options
-def command(arguments: tuple[str, ...], output: str | None, access: Access) -> None:
+def command(arguments: tuple[str, ...], output: str | None, raw: bool, access: Access) -> None:
     """Call an exported method, and print the result.
 
     Arguments are read by the method's signature, which `ls` shows: as JSON, and as plain text where
@@ -48,7 +48,7 @@ def command(arguments: tuple[str, ...], output: str | None, access: Access) -> N
     until Ctrl-C. Options after `--` are arguments. ADDRESS is by default $JUMPSTARTER_HOST.
     """
     address, (path, *texts) = split_address(arguments, 1)
-    show: Callable[[Any], None] = _print_json if output == "json" else print_value
+    show = partial(print_value, raw=raw, as_json=output == "json")
     with connected(address, access, import_clients=False) as root:
         client, name = find_method(root, path)
         method = exported(client)[name]
@@ -61,10 +61,6 @@ def command(arguments: tuple[str, ...], output: str | None, access: Access) -> N
         with client.streamingcall(name, *args, **kwargs) as items:
             for item in items:
                 show(item)
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, default=plain_value))
 
 
 def _read(
