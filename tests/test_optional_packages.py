@@ -38,6 +38,7 @@ INNER: Final = {
     "jumpstarter._pytest_plugin.access",
     "jumpstarter._pytest_plugin.bench",
     "jumpstarter.cli._app",
+    "jumpstarter.cli._completed",
     "jumpstarter.cli._configured",
     "jumpstarter.cli._connecting",
     "jumpstarter.cli._hooks",

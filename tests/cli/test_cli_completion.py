@@ -121,6 +121,32 @@ def test_names_of_configurations_are_completed(
     assert offers(monkeypatch, capfd, main, line) == ["lab-1", "lab-2"]
 
 
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("serve --tls-c", ["--tls-cert", "--tls-client-ca"]),
+        ("serve --log-level w", ["warning"]),
+        ("serve power:Power --gr", ["--grace"]),
+        ("run --exporter lab", ["lab-1"]),
+        ("run --exporter-config ", [""]),  # click's mark for the path of a file
+        ("run --tls-grpc-i", ["--tls-grpc-insecure"]),
+        ("doctor --o", ["--output"]),
+    ],
+)
+def test_options_of_serve_run_and_doctor_are_completed(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    line: str,
+    offered: list[str],
+) -> None:
+    from jumpstarter.config.exporter import ExporterConfigV1Alpha1  # noqa: PLC0415 - beside its use
+
+    (tmp_path / "lab-1.yaml").touch()
+    monkeypatch.setattr(ExporterConfigV1Alpha1, "BASE_PATH", tmp_path)
+    assert offers(monkeypatch, capfd, main, f"jumpstarter {line}") == offered
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_script_completes_all_three_programs(shell: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0

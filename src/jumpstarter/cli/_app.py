@@ -53,11 +53,15 @@ class _Commands(LazyGroup):
 
     def get_command(
         self,
-        ctx: click.Context,  # noqa: ARG002 - of click.Group
+        ctx: click.Context,
         cmd_name: str,
     ) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
+        if cmd_name in _OF_MAIN and ctx.resilient_parsing:
+            from ._completed import completed_command  # noqa: PLC0415 - for completion only
+
+            return completed_command(cmd_name)
         if cmd_name in _OF_MAIN:  # only for the help
             return click.Command(cmd_name, add_help_option=False, help=COMMANDS[cmd_name])
         package = f"{__package__}.commands"

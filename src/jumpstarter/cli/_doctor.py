@@ -17,7 +17,7 @@ from .._version import __version__
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Finding", "doctor", "examine"]
+__all__ = ["Finding", "doctor", "examine", "make_parser"]
 
 _OURS: Final = "jumpstarter"
 _PACKAGE: Final = Path(__file__).parents[1]
@@ -53,19 +53,7 @@ def doctor(arguments: Sequence[str]) -> int:
     Raises:
         SystemExit: The arguments are wrong, or only ask for help.
     """
-    parser = argparse.ArgumentParser(
-        prog="jumpstarter doctor",
-        description="Look for faults of this installation: a mixture with the published package, "
-        "driver packages without their requirements, missing extras. The exit code is 1 if there "
-        "is one.",
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        choices=["json"],
-        help="print a list of objects with fault, subject and text",
-    )
-    options = parser.parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     findings = list(examine())
     if options.output == "json":
         rows = [
@@ -79,6 +67,23 @@ def doctor(arguments: Sequence[str]) -> int:
         for each in findings:
             _print(f"{'fault' if each.is_fault else 'note'}: {each.subject}: {each.text}")
     return int(any(each.is_fault for each in findings))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the arguments."""
+    parser = argparse.ArgumentParser(
+        prog="jumpstarter doctor",
+        description="Look for faults of this installation: a mixture with the published package, "
+        "driver packages without their requirements, missing extras. The exit code is 1 if there "
+        "is one.",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        choices=["json"],
+        help="print a list of objects with fault, subject and text",
+    )
+    return parser
 
 
 def examine() -> Iterator[Finding]:

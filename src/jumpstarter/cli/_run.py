@@ -24,7 +24,7 @@ from ._exporter import run_exporter
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["run"]
+__all__ = ["make_parser", "run"]
 
 _LISTENER: Final = re.compile(r"(?:(?P<host>[^:/]*|\[[^\]/]*\]):)?(?P<port>\d{1,5})", re.ASCII)
 _ANY_HOST: Final = "0.0.0.0"  # noqa: S104 - what the published command means by a port alone
@@ -45,7 +45,7 @@ def run(arguments: Sequence[str], *, until_exit: bool = False) -> int:
     Raises:
         SystemExit: The arguments are wrong, or only ask for help.
     """
-    parser = _parser()
+    parser = make_parser()
     options = parser.parse_args(arguments)
     _translate(options, parser)
     return run_exporter(options, "jumpstarter run", until_exit=until_exit)
@@ -75,7 +75,8 @@ def _translate(options: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         parser.error("--tls-grpc-insecure is for --tls-grpc-listener: write --address tcp://...")
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the arguments."""
     parser = argparse.ArgumentParser(
         prog="jumpstarter run",
         description="Serve an exporter's configuration until SIGTERM, SIGINT or SIGHUP.",

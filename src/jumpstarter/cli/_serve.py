@@ -41,7 +41,7 @@ from ._exporter import run_exporter
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["serve"]
+__all__ = ["make_parser", "serve"]
 
 
 def serve(arguments: Sequence[str], *, until_exit: bool = False) -> int:
@@ -59,10 +59,13 @@ def serve(arguments: Sequence[str], *, until_exit: bool = False) -> int:
     Raises:
         SystemExit: The arguments are wrong, or only ask for help.
     """
-    return run_exporter(_parse(arguments), "jumpstarter serve", until_exit=until_exit)
+    defaults = argparse.Namespace(exporter=None, passphrase=None)
+    options = make_parser().parse_args(arguments, defaults)
+    return run_exporter(options, "jumpstarter serve", until_exit=until_exit)
 
 
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the arguments."""
     parser = argparse.ArgumentParser(
         prog="jumpstarter serve",
         description="Serve a driver tree until SIGTERM, SIGINT or SIGHUP.",
@@ -84,4 +87,4 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add_access_options(parser)
     add_run_options(parser)
-    return parser.parse_args(arguments, argparse.Namespace(exporter=None, passphrase=None))
+    return parser

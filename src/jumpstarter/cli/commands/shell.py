@@ -7,11 +7,11 @@ from typing import Final
 
 from ..._util.extras import requires_extra
 from ...common._env import exporter_address
+from .._completed import complete_exporter
 from .._connecting import Access, access_options
 
 with requires_extra("cli", "the command line"):
     import click
-    from click.shell_completion import CompletionItem
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -24,25 +24,11 @@ _EPILOG: Final = (
 )
 
 
-def _complete_name(
-    _ctx: click.Context, _parameter: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    from ...config.exporter import ExporterConfigV1Alpha1 as Config  # noqa: PLC0415 - slow
-
-    paths = [
-        path
-        for directory in (Config.BASE_PATH, Config.SYSTEM_CONFIG_PATH)
-        for path in directory.glob("*.yaml")
-    ]
-    names = sorted({path.stem for path in paths})
-    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
-
-
 @click.command("shell", epilog=_EPILOG, context_settings={"allow_interspersed_args": False})
 @click.option(
     "--exporter",
     metavar="NAME",
-    shell_complete=_complete_name,
+    shell_complete=complete_exporter,
     help="serve the configuration of this name",
 )
 @click.option(
