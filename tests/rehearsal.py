@@ -73,6 +73,8 @@ def fields_of_hello(hello: Hello) -> Fields:
     about = {name: fields.pop(name) for name in ("agent", "token")}
     if name := fields.pop("name"):
         about["name"] = name
+    if fields.pop("exclusive"):
+        about["exclusive"] = True
     return {"major": major, "minor": minor, **fields, "about": about}
 
 
@@ -158,7 +160,9 @@ def decoded(message: Message) -> Fields:
         case "HELLO":
             about = fields["about"]
             known = {key: about.get(key, "") for key in ("agent", "token")}
-            fields["about"] = known | {key: about[key] for key in ("name",) if key in about}
+            fields["about"] = known | {
+                key: about[key] for key in ("name", "exclusive") if key in about
+            }
         case "ERROR":
             fields["error"] = msgspec.convert(fields["error"], ErrorBody)
         case "DATA" | "PING":

@@ -212,8 +212,9 @@ def test_a_storm_of_signals_harms_no_call(directory: Path, number: signal.Signal
 # ------------------------------------------------------------------------------------ clocks
 
 
-# They record when a line was written, for people to read, and measure nothing with it.
-TIMESTAMPS: Final = {"_log_stream.py", "_recorder.py", "recording.py"}
+# They record when a line was written, or a client came, for people to read, and measure nothing
+# with it.
+TIMESTAMPS: Final = {"_log_stream.py", "_recorder.py", "exclusive_use.py", "recording.py"}
 
 
 def test_no_clock_that_can_be_set_measures_a_time() -> None:

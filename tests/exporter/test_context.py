@@ -55,7 +55,18 @@ def test_the_exporter_itself_is_target_zero() -> None:
     tree = DeviceTree(Echo(children={"left": Echo(), "right": Echo()}))
     exporter = ServerContext(tree, DriverExecutor())
     assert [list(target.exports) for target in exporter.targets[:1]] == [
-        ["lend", "lent_back", "lent_failed", "log", "log_end", "report"]
+        [
+            "claim",
+            "join",
+            "kick",
+            "lend",
+            "lent_back",
+            "lent_failed",
+            "log",
+            "log_end",
+            "report",
+            "who",
+        ]
     ]
     assert exporter.targets[1:] == tree.targets
     assert (exporter.limits, exporter.token, exporter.send_tracebacks) == (

@@ -195,7 +195,8 @@ async def test_the_exporter_itself_offers_its_report_and_loans_and_nothing_else(
         assert [node["target"] for node in report] == [1, 2]
         with pytest.raises(
             DriverMethodNotImplemented,
-            match=r"exporter's own.*exports: lend, lent_back, lent_failed, log, log_end, report$",
+            match=r"exporter's own.*exports: "
+            r"claim, join, kick, lend, lent_back, lent_failed, log, log_end, report, who$",
         ):
             await run(channel, "echo", Kind.UNARY, target=0)
 

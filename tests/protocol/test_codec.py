@@ -488,6 +488,13 @@ def test_a_hello_carries_the_limits() -> None:
     assert hello.version == (1, 2)
 
 
+def test_an_exporter_says_in_its_hello_that_it_is_in_exclusive_use() -> None:
+    exclusive = Hello.of(LIMITS, "exporter/1", exclusive=True)
+    assert decode_hello(encode_hello(exclusive)) == exclusive
+    assert not Hello.of(LIMITS, "exporter/1").exclusive
+    assert b"exclusive" not in encode_hello(Hello.of(LIMITS, "exporter/1"))
+
+
 FIXED: Final = encode_hello(Hello.of(LIMITS))[:28]
 
 

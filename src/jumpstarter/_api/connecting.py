@@ -7,10 +7,10 @@ and joined, and then the connection is closed, whatever happened inside the bloc
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from functools import partial
-from typing import Any, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Final, TypedDict, TypeVar, Unpack, overload
 
 import trio
 
@@ -21,12 +21,13 @@ from .._limits import DEFAULT_LIMITS, Limits
 from .._protocol.codec import decode_nodes
 from .._protocol.frames import Kind, Node
 from .._util.background import open_background
-from .._util.checks import refuse_timeout
+from .._util.checks import check_flag, check_secret, refuse_timeout
 from .._util.event_loop import check_trio_loop
 from .._util.text import sanitize_text
 from .._util.tracebacks import strip_tracebacks
 from ..client import DriverClient
 from ..client._channel import Channel
+from ..client._claim import Terms, holding, join
 from ..client._name import check_name, own_name
 from ..client._outgoing_call import Request
 from ..client._tree import DEFAULT_ALLOW, Wanted, check_allow
@@ -41,6 +42,9 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 __all__ = ["ask_for_report", "connect", "connect_async", "open_channel"]
 
 
+_DEFAULT_TERMS: Final = Terms()
+
+
 @asynccontextmanager
 async def open_channel(
     address: str,
@@ -48,14 +52,35 @@ async def open_channel(
     token: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
     name: str | None = None,
+    *,
+    terms: Terms = _DEFAULT_TERMS,
 ) -> AsyncIterator[Opened]:
-    """Open a connection, and request the exporter's report of its device tree.
+    """Open a connection, request the exporter's report of its device tree, and wait for a turn.
 
     The HELLO exchange must finish within `hello_timeout`, and the report must arrive within
-    `start_timeout`.
+    `start_timeout`. Waiting for a turn at an exporter in exclusive use has no limit.
     """
     async with _connected(address, limits, token, ssl_context, name) as channel:
-        yield channel, await _wait_for_report(channel)
+        nodes = await _wait_for_report(channel)
+        async with holding(channel, terms):
+            if channel.session is not None:
+                own = own_name() if name is None else name
+                connecting = partial(_connected, address, limits, token, ssl_context, own)
+                channel.reopen = partial(_joined, connecting, channel.session)
+            yield channel, nodes
+
+
+@asynccontextmanager
+async def _joined(
+    connecting: Callable[[], AbstractAsyncContextManager[Channel]], session: str
+) -> AsyncIterator[Channel]:
+    """Open a further connection of a session."""
+    async with connecting() as channel:
+        try:
+            await join(channel, session)
+        except DriverError as exc:
+            raise HandshakeError(f"{channel.name}: {sanitize_text(str(exc))}") from exc
+        yield channel
 
 
 @asynccontextmanager
@@ -141,6 +166,13 @@ async def ask_for_report(channel: Channel) -> list[Node]:
         raise HandshakeError(text) from strip_tracebacks(exc)
 
 
+def _check_terms(claim: object, wait: object, session: object) -> Terms:
+    if session is not None:
+        check_secret("session", session, "the key of a session, or None")
+    is_given = session if isinstance(session, str) else None
+    return Terms(claim=check_flag("claim", claim), wait=check_flag("wait", wait), session=is_given)
+
+
 class _Options(TypedDict, total=False):
     """The keyword arguments of `connect` and `connect_async` except `client`, for type checkers."""
 
@@ -149,6 +181,9 @@ class _Options(TypedDict, total=False):
     token: str | None
     ssl_context: ssl.SSLContext | None
     name: str | None
+    claim: bool
+    wait: bool
+    session: str | None
 
 
 @overload
@@ -169,6 +204,9 @@ def connect_async(
     token: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
     name: str | None = None,
+    claim: bool = True,
+    wait: bool = True,
+    session: str | None = None,
 ) -> AbstractAsyncContextManager[Any, Any]:
     """Connect to an exporter from Trio code, for the length of an `async with` block.
 
@@ -196,6 +234,12 @@ def connect_async(
         name: The name of this client in the exporter's log and for its drivers, at most 255
             characters. By default user, host and program, like `"alice@bench3: pytest"`; an empty
             string sends none. It is not verified.
+        claim: False connects to an exporter in exclusive use without claiming it. Only methods that
+            are marked `read_only` can be called then.
+        wait: False raises an exception if another client holds such an exporter. By default this
+            client waits for its turn, without a limit, and warnings in the log say for whom.
+        session: The key of a session that another connection has begun: take part in it instead of
+            claiming. "jumpstarter shell" passes it to its program in `JMP_SESSION`.
 
     Returns:
         An async context manager that yields the client of the root driver; the clients of its
@@ -203,7 +247,8 @@ def connect_async(
 
     Raises:
         HandshakeError: (on entering) The connection failed, the peer is not an exporter, or it
-            refused this client. A ConnectionError.
+            refused this client. Or this client gets no turn at an exporter in exclusive use. A
+            ConnectionError.
         ClientImportError: (on entering) The client is not of the class `client`, or cannot be
             imported.
         ArgumentError: The address or another argument cannot be used.
@@ -214,8 +259,9 @@ def connect_async(
     )  # an error should point at this call, not at the `with` that enters the block
     check_access(limits, token, ssl_context)
     check_name(name)
+    terms = _check_terms(claim, wait, session)
     wanted = Wanted(client, check_allow(allow))
-    managed = _build(open_channel(address, limits, token, ssl_context, name), wanted)
+    managed = _build(open_channel(address, limits, token, ssl_context, name, terms=terms), wanted)
     return AsyncContext(managed, "async with connect_async(...) as client:")
 
 
@@ -255,6 +301,9 @@ def connect(
     token: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
     name: str | None = None,
+    claim: bool = True,
+    wait: bool = True,
+    session: str | None = None,
 ) -> AbstractContextManager[Any, None]:
     """Connect to an exporter from blocking code, for the length of a `with` block.
 
@@ -283,6 +332,12 @@ def connect(
         name: The name of this client in the exporter's log and for its drivers, at most 255
             characters. By default user, host and program, like `"alice@bench3: pytest"`; an empty
             string sends none. It is not verified.
+        claim: False connects to an exporter in exclusive use without claiming it. Only methods that
+            are marked `read_only` can be called then.
+        wait: False raises an exception if another client holds such an exporter. By default this
+            client waits for its turn, without a limit, and warnings in the log say for whom.
+        session: The key of a session that another connection has begun: take part in it instead of
+            claiming. "jumpstarter shell" passes it to its program in `JMP_SESSION`.
 
     Returns:
         A context manager that yields the client of the root driver; the clients of its children are
@@ -290,7 +345,8 @@ def connect(
 
     Raises:
         HandshakeError: (on entering) The connection failed, the peer is not an exporter, or it
-            refused this client. A ConnectionError.
+            refused this client. Or this client gets no turn at an exporter in exclusive use. A
+            ConnectionError.
         ClientImportError: (on entering) The client is not of the class `client`, or cannot be
             imported.
         ArgumentError: The address or another argument cannot be used.
@@ -299,8 +355,9 @@ def connect(
     parse_address(address)  # as in connect_async
     check_access(limits, token, ssl_context)
     check_name(name)
+    terms = _check_terms(claim, wait, session)
     wanted = Wanted(client, check_allow(allow))
-    opened = _watching(open_channel(address, limits, token, ssl_context, name), limits)
+    opened = _watching(open_channel(address, limits, token, ssl_context, name, terms=terms), limits)
     statement = "with connect(...) as client:"
     return BlockingContext(lambda _: opened, wanted, limits, statement)
 

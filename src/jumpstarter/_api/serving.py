@@ -6,7 +6,10 @@ closed, whatever happened inside the block.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
+import os
 import signal
 import ssl
 import sys
@@ -17,9 +20,11 @@ from typing import Any, Final
 import trio
 
 from .._exporter.context import ServerContext
+from .._exporter.exclusive_use import ExclusiveUse
 from .._exporter.executor import DEFAULT_THREADS, DriverExecutor
 from .._exporter.frame_owner import owner_of
 from .._exporter.lease import LeaseRunner, Leases
+from .._exporter.lease_queue import LeaseQueue, ResettingRunner
 from .._exporter.server import Server
 from .._exporter.tree import DeviceTree
 from .._io.addresses import Address, parse_address
@@ -32,6 +37,8 @@ from .._util.background import open_background
 from .._util.checks import (
     check_flag,
     check_int,
+    check_seconds,
+    check_text,
     raise_type_error,
     raise_value_error,
 )
@@ -64,6 +71,9 @@ def serve_async(
     send_tracebacks: bool = False,
     users: Collection[int] | None = None,
     async_library: str | None = None,
+    exclusive: bool = False,
+    max_session: float = math.inf,
+    operators: Collection[str] = (),
 ) -> AbstractAsyncContextManager[Server]:
     """Serve a driver tree at an address, for the length of an `async with` block.
 
@@ -99,6 +109,13 @@ def serve_async(
         async_library: Which library the async code of drivers is written for, if it does not say so
             itself: `"trio"` or `"asyncio"`. By default it is found out for each driver, see
             docs/drivers.md; set it if that goes wrong.
+        exclusive: True lets one client at a time use the drivers; the others wait in a queue.
+            Without its turn a client can only call methods that are marked `read_only`. Before
+            each client but the first, `reset()` runs through the tree.
+        max_session: With `exclusive`, seconds after which a client is disconnected, and the next
+            one has its turn. It is warned before. Without limit by default.
+        operators: With `exclusive`, common names of client certificates whose owners may end the
+            session of another client. At a Unix socket, root and the user of this process may too.
 
     Returns:
         An async context manager that yields the server. Its `address` has the real port.
@@ -121,6 +138,9 @@ def serve_async(
         send_tracebacks=send_tracebacks,
         users=users,
         async_library=async_library,
+        exclusive=exclusive,
+        max_session=max_session,
+        operators=operators,
     )
     return AsyncContext(managed, "async with serve_async(...) as server:")
 
@@ -144,9 +164,24 @@ def serve_leased(
     return AsyncContext(managed, "async with serve_leased(...) as server:")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Exclusive:
+    """The terms of exclusive use; see `serve_async`."""
+
+    max_session: float
+    operators: frozenset[str]
+
+    def of(self, leases: Leases) -> ExclusiveUse:
+        assert isinstance(leases, LeaseQueue)
+        users = (0, os.geteuid())
+        return ExclusiveUse(
+            leases, max_session=self.max_session, operators=self.operators, users=users
+        )
+
+
 @asynccontextmanager
 async def _leases(
-    exporter: ServerContext, runner: LeaseRunner | None
+    exporter: ServerContext, runner: LeaseRunner | None, kind: type[Leases]
 ) -> AsyncIterator[Leases | None]:
     """Begin and end leases during the block, and listen for the runner at a private socket."""
     if runner is None:
@@ -155,7 +190,7 @@ async def _leases(
     with private_socket_path() as path:
         listeners = await open_listeners(parse_address(f"unix:{path}"))
         try:
-            leases = Leases(runner, str(path))
+            leases = kind(runner, str(path))
             async with open_background() as nursery:
                 with trio.CancelScope(shield=True):  # it takes no time, and is ended below
                     await nursery.start(_run_leases, leases, Server(exporter, listeners))
@@ -193,6 +228,9 @@ async def _serve(
     send_tracebacks: bool = False,
     users: Collection[int] | None = None,
     async_library: str | None = None,
+    exclusive: bool = False,
+    max_session: float = math.inf,
+    operators: Collection[str] = (),
     runner: LeaseRunner | None = None,
 ) -> AsyncIterator[Server]:
     instead = "run serve_async() by trio.run() in a thread of its own"
@@ -202,6 +240,7 @@ async def _serve(
     allowed = _check_users(users, where)
     check_flag("insecure", insecure)
     check_flag("send_tracebacks", send_tracebacks)
+    terms = _check_exclusive(exclusive, max_session, operators)
     executor = DriverExecutor(check_int("threads", threads, 1))
     tree = DeviceTree(driver)
     warn_shadowed_names(tree)
@@ -214,6 +253,9 @@ async def _serve(
         starting=True,
         async_library=check_async_library(async_library),
     )
+    kind: type[Leases] = Leases
+    if terms is not None:
+        runner, kind = ResettingRunner(runner, tree.reset_for_clients), LeaseQueue
     with tree.claimed(f"at {where}"), watched(limits.loop_hold, owner_of):
         async with exporter.lane(owner_of):
             mode = 0o600 if allowed is None else 0o666
@@ -223,8 +265,11 @@ async def _serve(
             try:
                 is_access_checked = bool(secret) or _requires_certificates(ssl_context)
                 _log_warnings(listeners, is_access_checked=is_access_checked)
-                async with _leases(exporter, runner) as leases, open_background() as nursery:
-                    server = Server(exporter, listeners, allowed or (), leases)
+                async with _leases(exporter, runner, kind) as leases, open_background() as nursery:
+                    use = None if terms is None or leases is None else terms.of(leases)
+                    if use is not None:
+                        exporter.use_exclusively(use)
+                    server = Server(exporter, listeners, allowed or (), leases, use)
                     await nursery.start(
                         server.run
                     )  # before the reset, so that clients can wait for it
@@ -266,6 +311,28 @@ def check_async_library(library: object) -> str | None:
     if library not in {None, TRIO, ASYNCIO}:
         raise_value_error("async_library", library, accepted)
     return library
+
+
+def _check_exclusive(
+    exclusive: object, max_session: object, operators: object
+) -> _Exclusive | None:
+    """Check the arguments for exclusive use; return None if there is none."""
+    is_exclusive = check_flag("exclusive", exclusive)
+    accepted = "a collection of common names of certificates"
+    if isinstance(operators, str | bytes) or not isinstance(operators, Collection):
+        raise_type_error("operators", operators, accepted)
+    names = frozenset(check_text("each of operators", name, "a common name") for name in operators)
+    if "" in names:  # each certificate without a common name would have it
+        raise_value_error("operators", operators, accepted)
+    longest = check_seconds("max_session", max_session)
+    if not longest:
+        raise_value_error("max_session", longest, "a number of seconds > 0")
+    if not is_exclusive:
+        if names or longest != math.inf:
+            text = "max_session= and operators= are for exclusive=True, which is not given"
+            raise ConfigurationError(text)
+        return None
+    return _Exclusive(max_session=longest, operators=names)
 
 
 def _check_users(users: object, address: Address) -> frozenset[int] | None:

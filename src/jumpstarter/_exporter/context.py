@@ -26,6 +26,7 @@ from ..driver._loan import Loan, loan_request
 from ..errors import Code, ResourceError
 from .admission import AdmissionControl
 from .error_reporter import reject
+from .exclusive_use import ExclusiveUse
 from .executor import DriverExecutor
 from .libraries import Libraries
 from .log_stream import MAX_ALL_QUEUES, MAX_QUEUES, LogFanout
@@ -40,7 +41,10 @@ _LOG_DRAIN: Final = 1.0  # seconds of the log that clients still get when the ex
 
 
 class _Service:
-    """The exporter's own methods, at target 0, for `connect`, for loans and for its log."""
+    """The exporter's own methods, at target 0.
+
+    They are for `connect`, for loans, for its log and for exclusive use.
+    """
 
     def __init__(self, tree: DeviceTree, limits: Limits, log: LogFanout) -> None:
         self._tree = tree
@@ -48,8 +52,9 @@ class _Service:
         self._log = log
         self._loans: dict[str, Loan] = {}
         self.ready: trio.Event = trio.Event()
+        self.exclusive: ExclusiveUse | None = None
 
-    @export
+    @export(read_only=True)
     async def report(self) -> list[Node]:
         await self.ready.wait()
         return self._tree.nodes
@@ -83,7 +88,7 @@ class _Service:
             raise ResourceError("there is no such loan of this client")
         return loan
 
-    @export(drain=_LOG_DRAIN)
+    @export(drain=_LOG_DRAIN, read_only=True)
     async def log(self) -> AsyncIterator[object]:
         """Yield the number for `log_end`, and then batches of what this process logs."""
         with self._log.queue(current_connection.get()) as queue:
@@ -96,10 +101,39 @@ class _Service:
                 async for batch in batches:
                     yield batch
 
-    @export
+    @export(read_only=True)
     async def log_end(self, number: int) -> None:
         """Let a `log` of this client end once it has sent what was logged before."""
         self._log.end(current_connection.get(), number)
+
+    @export(drain=0, read_only=True)
+    async def claim(self, wait: bool) -> AsyncIterator[object]:
+        """Yield places in the queue, and then the session; see `ExclusiveUse.claim`."""
+        claiming = self._exclusive_use().claim(current_connection.get(), wait)
+        async with aclosing(claiming) as items:
+            async for item in items:
+                yield item
+
+    @export(read_only=True)
+    async def join(self, key: str) -> None:
+        """Let this connection take part in a session that another one has begun."""
+        self._exclusive_use().join(current_connection.get(), key)
+
+    @export(read_only=True)
+    async def who(self) -> object:
+        """Return the holder and the clients that wait."""
+        return self._exclusive_use().who()
+
+    @export(read_only=True)
+    async def kick(self, connection: int | None) -> None:
+        """End the holder's session, and wait until its calls have ended."""
+        await self._exclusive_use().kick(current_connection.get(), connection)
+
+    def _exclusive_use(self) -> ExclusiveUse:
+        if self.exclusive is None:
+            text = "this exporter is not in exclusive use: its clients share it"
+            reject(Code.UNIMPLEMENTED, f"{text}; start it with --exclusive")
+        return self.exclusive
 
 
 class ServerContext:
@@ -179,6 +213,10 @@ class ServerContext:
                 self.executor.adapt_hook = self.libraries.hook_adapter(lane)
                 self._tree.leads_to_loop = self.libraries.loop_finder(lane)
             yield
+
+    def use_exclusively(self, use: ExclusiveUse) -> None:
+        """Let clients claim the exporter. Call it before clients connect."""
+        self._service.exclusive = use
 
     def open(self) -> None:
         """Let clients call the drivers, and give them the report. Call it once."""

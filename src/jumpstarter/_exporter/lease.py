@@ -31,10 +31,13 @@ from ..errors import CallRefused
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Lease", "LeaseRunner", "LeaseState", "Leases"]
+__all__ = ["SHUTTING_DOWN", "Lease", "LeaseRunner", "LeaseState", "Leases"]
 
 _logger: Final = logging.getLogger("jumpstarter.exporter")
-_SHUTTING_DOWN: Final = "the exporter is shutting down"
+SHUTTING_DOWN: Final = "the exporter is shutting down"
+
+
+def _nothing() -> None: ...
 
 
 class LeaseRunner(Protocol):
@@ -73,8 +76,11 @@ class Lease:
         client: The client that came first.
 
     Attributes:
+        client: That client.
         state: How far it is.
         refusal: Why it could not begin.
+        users: How many clients are there.
+        on_decided: Called when it has begun or cannot begin.
     """
 
     def __init__(self, client: str) -> None:
@@ -82,6 +88,7 @@ class Lease:
         self.state: LeaseState = LeaseState.WAITING
         self.refusal: str = ""
         self.users: int = 0
+        self.on_decided: Callable[[], None] = _nothing
         self._decided = trio.Event()
         self._left = trio.Event()
 
@@ -104,6 +111,7 @@ class Lease:
         self.refusal = refusal
         self.state = LeaseState.REFUSED if refusal else LeaseState.HELD
         self._decided.set()
+        self.on_decided()
 
     def depart(self) -> None:
         """Note that one client has left, after its last call has ended."""
@@ -143,7 +151,7 @@ class Leases:
             self._wake.set()
         self._next.users += 1
         if self._closing:
-            self._next.decide(_SHUTTING_DOWN)
+            self._next.decide(SHUTTING_DOWN)
         return self._next
 
     @asynccontextmanager
@@ -165,13 +173,18 @@ class Leases:
         """Begin and end leases, until `finish`. Run it in one task."""
         try:
             while not self._closing:
-                if self._next is None:
+                lease = self._upcoming()
+                if lease is None:
                     await self._wake.wait()
                     self._wake = trio.Event()
                 else:
-                    await self._run(self._next)
+                    await self._run(lease)
         finally:
             self._idle.set()
+
+    def _upcoming(self) -> Lease | None:
+        """Return the lease to begin next; None if no client has come."""
+        return self._next
 
     async def _run(self, lease: Lease) -> None:
         lease.state = LeaseState.BEGINNING
@@ -179,7 +192,7 @@ class Leases:
         with trio.CancelScope() as self._beginning:
             refusal = await self._guarded(self._runner.begin, lease) or ""
         if self._beginning.cancelled_caught:
-            refusal = _SHUTTING_DOWN
+            refusal = SHUTTING_DOWN
         self._beginning = None
         lease.decide(refusal)
         if not refusal:
@@ -204,7 +217,7 @@ class Leases:
                 _logger.exception("internal error at the beginning or the end of a session")
                 result = f"{type(exc).__name__}: {exc}"
         if self._running.cancelled_caught:
-            result = _SHUTTING_DOWN
+            result = SHUTTING_DOWN
         self._running = None
         return result
 

@@ -24,6 +24,8 @@ from ..driver._caller import VerifiedIdentity
 from ..driver._drain import DRAIN_GRACE
 from .call_log import open_session
 from .context import ServerContext
+from .exclusive_session import open_exclusive_session
+from .exclusive_use import ExclusiveUse
 from .lease import Leases
 from .leased_session import open_leased_session
 from .session import Session
@@ -55,6 +57,7 @@ class Server:
         listeners: ListenerSet,
         users: Collection[int] = (),
         leases: Leases | None = None,
+        exclusive: ExclusiveUse | None = None,
     ) -> None:
         self.address: str = str(listeners.address)
         self._exporter = exporter
@@ -63,7 +66,11 @@ class Server:
         self._sessions: set[Session] = set()
         self._draining = False
         self._leases = leases
-        self._open = open_session if leases is None else partial(open_leased_session, leases)
+        self._open = open_session
+        if exclusive is not None:
+            self._open = partial(open_exclusive_session, exclusive)
+        elif leases is not None:
+            self._open = partial(open_leased_session, leases)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept clients until it is cancelled or drained. A checkpoint."""

@@ -23,7 +23,7 @@ import enum
 import hmac
 import logging
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 import trio
 
@@ -94,6 +94,9 @@ class Session:
         running: The calls that have not ended.
     """
 
+    _connection_class: ClassVar[type[LedConnection[IncomingCall]]] = LedConnection
+    _is_exclusive: ClassVar[bool] = False
+
     def __init__(
         self,
         exporter: ServerContext,
@@ -110,7 +113,7 @@ class Session:
         event_log = RateLimitedLogger(parent=exporter.error_log)
         self._error_reporter = ErrorReporter(event_log, send_tracebacks=exporter.send_tracebacks)
         self._rules = ServerProtocol(exporter.limits)
-        self._connection = LedConnection(
+        self._connection = self._connection_class(
             transport_for(stream),
             self._rules,
             self,
@@ -233,8 +236,7 @@ class Session:
         """Admit or reject a client."""
         if self._connection.ended is not None:  # evicted, or lost, while HELLO was being read
             return
-        exporter = self._exporter
-        expected = exporter.token
+        exporter, expected = self._exporter, self._exporter.token
         code, told = Code.UNAUTHENTICATED, "not admitted"  # without the reason, which is a secret
         if not self._welcome:
             why = "its user is not allowed to; --allow-user or users= allows it"
@@ -245,7 +247,7 @@ class Session:
             told = why = f"{exporter.limits.max_connections} clients are connected already"
         else:
             self._state = SessionState.ADMITTED
-            self._rules.admit(Hello.of(exporter.limits, agent=AGENT))
+            self._rules.admit(Hello.of(exporter.limits, agent=AGENT, exclusive=self._is_exclusive))
             self._context.caller = self._introduce(hello)
             text, name = "%s has connected: %s", self._connection.name
             exporter.access_log.log(_logger, logging.INFO, text, name, self._credentials(hello))

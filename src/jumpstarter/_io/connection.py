@@ -254,7 +254,10 @@ class Connection:
             self.writer.flush()
 
     def _end_at_last_byte(self) -> None:
-        self.end(self.writer.failure or ConnectionError(f"{self.name} closed the connection"))
+        text = f"{self.name} closed the connection"
+        if self.goaway is not None and self.goaway.goaway.text:
+            text += f": {sanitize_text(self.goaway.goaway.text, _MAX_REASON)}"
+        self.end(self.writer.failure or ConnectionError(text))
 
     def _handle(self, data: Chunk) -> None:
         self._act_on(self.rules.receive(data, self.rules.limits.max_frames_per_turn))

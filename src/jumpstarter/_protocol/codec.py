@@ -78,6 +78,16 @@ class _NamedHelloMap(_HelloMap, frozen=True):
     name: str = ""
 
 
+class _ExclusiveHelloMap(_HelloMap, frozen=True):
+    exclusive: bool = False
+
+
+class _AnyHelloMap(_NamedHelloMap, frozen=True):
+    """What is read of a HELLO. The others are what is written: no key without need."""
+
+    exclusive: bool = False
+
+
 _HELLO: Final = struct.Struct("<4sBBHIIIII")
 _CALL: Final = struct.Struct("<IHBB")
 _CONSTANT: Final = struct.Struct("<HBB")  # of a CALL: all but the timeout
@@ -96,7 +106,7 @@ _MANY: Final = 10_000 if sys.version_info < (3, 12) else sys.maxsize  # values; 
 
 _encoder: Final = msgspec.msgpack.Encoder(enc_hook=to_wire)
 _decoder: Final = msgspec.msgpack.Decoder()
-_hello_decoder: Final = msgspec.msgpack.Decoder(_NamedHelloMap)
+_hello_decoder: Final = msgspec.msgpack.Decoder(_AnyHelloMap)
 _error_decoder: Final = msgspec.msgpack.Decoder(ErrorBody)
 _nodes_decoder: Final = msgspec.msgpack.Decoder(list[Node])
 
@@ -339,7 +349,9 @@ def encode_hello(hello: Hello) -> bytes:
         hello.ping_ms,
     )
     about = _HelloMap(hello.agent, hello.token)
-    if hello.name:  # no server has one
+    if hello.exclusive:  # no client is
+        about = _ExclusiveHelloMap(hello.agent, hello.token, hello.exclusive)
+    elif hello.name:  # no server has one
         about = _NamedHelloMap(hello.agent, hello.token, truncate(hello.name, MAX_METHOD_NAME))
     return bytes(encode_value(about, fixed))
 
@@ -368,6 +380,7 @@ def decode_hello(payload: bytes) -> Hello:
         agent=more.agent,
         token=more.token,
         name=more.name,
+        exclusive=more.exclusive,
     )
 
 

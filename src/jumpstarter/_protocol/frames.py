@@ -90,6 +90,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
         agent: Name and version of the software, for logs.
         token: A shared secret, or empty.
         name: The name that a client gives itself, or empty. Since version 1.1.
+        exclusive: An exporter's: one client at a time may use the drivers, and claims them first.
+            Since version 1.2.
     """
 
     version: tuple[int, int] = VERSION
@@ -101,9 +103,18 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     agent: str = ""
     token: str = ""
     name: str = ""
+    exclusive: bool = False
 
     @classmethod
-    def of(cls, limits: Limits, agent: str = "", token: str = "", name: str = "") -> Hello:
+    def of(
+        cls,
+        limits: Limits,
+        agent: str = "",
+        token: str = "",
+        name: str = "",
+        *,
+        exclusive: bool = False,
+    ) -> Hello:
         """Make the HELLO that offers `limits`."""
         return cls(
             max_frame=limits.max_frame,
@@ -114,6 +125,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
             agent=agent,
             token=token,
             name=name,
+            exclusive=exclusive,
         )
 
 

@@ -81,8 +81,8 @@ class Channel:
         token: The token of the Trio loop that runs the connection.
         reopen: Opens another connection to the exporter, for the length of a block; None if this
             one was made of a stream.
-        watch: Returns a watcher for a raw stream that is about to be opened, or None; None if no
-            stream is watched.
+        watch: Returns a watcher, or None, for a raw stream that is about to be opened; or None.
+        session: The key of the session at an exporter in exclusive use, if there is one.
     """
 
     def __init__(
@@ -107,6 +107,7 @@ class Channel:
         self.token: trio.lowlevel.TrioToken = trio.lowlevel.current_trio_token()
         self.reopen: Callable[[], AbstractAsyncContextManager[Channel]] | None = None
         self.watch: Callable[[Request], StreamWatcher | None] | None = None
+        self.session: str | None = None
 
     # -------------------------------------------------------------------------------- life
 

@@ -67,9 +67,15 @@ _OMITTED: Final = _Omitted.OMITTED
 @overload
 def export(function: F) -> F: ...
 @overload
-def export(*, strict: bool = False, drain: float | None = None) -> Callable[[F], F]: ...
 def export(
-    function: F | _Omitted = _OMITTED, *, strict: bool = False, drain: float | None = None
+    *, strict: bool = False, drain: float | None = None, read_only: bool = False
+) -> Callable[[F], F]: ...
+def export(
+    function: F | _Omitted = _OMITTED,
+    *,
+    strict: bool = False,
+    drain: float | None = None,
+    read_only: bool = False,
 ) -> F | Callable[[F], F]:
     """Let clients call a driver's method by its name.
 
@@ -92,6 +98,9 @@ def export(
             a driver uses a loan of the same client. Pass `math.inf` for work that has to be
             finished, such as flashing. The exporter's own grace always applies. A generator that
             checks `draining()` ends by itself. Methods always have the exporter's grace.
+        read_only: The method changes nothing. If the exporter is in exclusive use, all clients may
+            call it, and not only the one that holds the exporter. It may run at any time, also
+            beside the driver's `reset()`.
 
     Returns:
         The function, or a decorator if only keywords were given.
@@ -103,6 +112,7 @@ def export(
             ValueError too.
     """
     check_flag("strict", strict)
+    check_flag("read_only", read_only)
     if drain is not None:
         drain = check_seconds("drain", drain)
 
@@ -112,7 +122,8 @@ def export(
         if drain is not None and not yields:
             name = getattr(inner, "__name__", "a method")
             raise TypeError(f"drain= is for generators, and {name} is not one: a method may finish")
-        return _mark(function, _Mark(Kind.GENERATOR if yields else Kind.UNARY, strict, drain))
+        kind = Kind.GENERATOR if yields else Kind.UNARY
+        return _mark(function, _Mark(kind, strict, drain, read_only))
 
     return mark if function is _OMITTED else mark(function)
 
@@ -120,9 +131,9 @@ def export(
 @overload
 def exportstream(function: F) -> F: ...
 @overload
-def exportstream(*, drain: float | None = None) -> Callable[[F], F]: ...
+def exportstream(*, drain: float | None = None, read_only: bool = False) -> Callable[[F], F]: ...
 def exportstream(
-    function: F | _Omitted = _OMITTED, *, drain: float | None = None
+    function: F | _Omitted = _OMITTED, *, drain: float | None = None, read_only: bool = False
 ) -> F | Callable[[F], F]:
     """Let clients open a raw byte stream by the method's name.
 
@@ -137,6 +148,7 @@ def exportstream(
             cancelled. By default it continues as long as its client sends something every 5
             seconds, and is not only receiving. With `math.inf`, only the exporter's grace limits
             it.
+        read_only: The stream changes nothing, also by what the client sends; as for `export`.
 
     Returns:
         The function, or a decorator if only keywords were given.
@@ -147,11 +159,12 @@ def exportstream(
         ArgumentError: `drain` is not a number of seconds >= 0, or the function is None. It is a
             ValueError too.
     """
+    check_flag("read_only", read_only)
     if drain is not None:
         drain = check_seconds("drain", drain)
 
     def mark(function: F) -> F:
-        return _mark(function, _Mark(Kind.STREAM, drain=drain))
+        return _mark(function, _Mark(Kind.STREAM, drain=drain, read_only=read_only))
 
     return mark if function is _OMITTED else mark(function)
 
@@ -162,6 +175,7 @@ class _Mark(msgspec.Struct, frozen=True):
     kind: Kind
     strict: bool = False
     drain: float | None = None
+    read_only: bool = False
 
 
 def is_exported(attribute: object) -> bool:
@@ -193,6 +207,7 @@ class Exported(msgspec.Struct, frozen=True):
         doc: The docstring.
         is_async: True for an `async` method, which runs in Trio from beginning to end.
         drain: Seconds that it may go on in a drain; None if that depends on the client.
+        read_only: True if clients may use it that do not hold an exporter in exclusive use.
     """
 
     name: str
@@ -203,6 +218,7 @@ class Exported(msgspec.Struct, frozen=True):
     doc: str = ""
     is_async: bool = False
     drain: float | None = None
+    read_only: bool = False
 
     def bind(self, instance: object) -> Callable[..., Any]:
         """Bind the method to a driver."""
@@ -253,7 +269,15 @@ def _exported(cls: type, name: str, attribute: Any, mark: _Mark) -> Exported:
     doc = doc_of(function) if callable(function) else ""  # a partialmethod has its class's
     is_async = mark.kind is Kind.UNARY and inspect.iscoroutinefunction(function)
     return Exported(
-        name, mark.kind, attribute, converter, text_of(signature), doc, is_async, mark.drain
+        name,
+        mark.kind,
+        attribute,
+        converter,
+        text_of(signature),
+        doc,
+        is_async,
+        mark.drain,
+        mark.read_only,
     )
 
 

@@ -1,0 +1,122 @@
+"""Get a turn at an exporter in exclusive use, or take part in the session of another connection.
+
+The exporter says in its HELLO that it is in exclusive use. The client calls `claim` of its own
+service, a generator: it yields the client's place in the queue whenever that changes, and at last
+the session. The session lasts as long as the connection. Nothing stays open for it, since calls
+take longer while a generator is open (`_lead`). So the warning before the end of a session, if that
+is limited, comes from this side's own clock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import trio
+
+from .._protocol.frames import Kind
+from .._util.background import open_background
+from .._util.text import escape_text
+from ..errors import CallRefused, DriverError, HandshakeError
+from ._channel import Channel
+from ._generators import RemoteGenerator
+from ._outgoing_call import Request
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["Terms", "holding", "join", "warn"]
+
+# A child of "jumpstarter.client", so that a command can filter the records of that and not these.
+_logger: Final = logging.getLogger("jumpstarter.client.queue")
+_MAX_TEXT: Final = 1000  # characters of a place
+_WARNING: Final = 300.0  # seconds between the warning and the end of a session, or a tenth of it
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Terms:
+    """How to enter an exporter in exclusive use.
+
+    Attributes:
+        claim: Claim it, unless `session` is given.
+        wait: Wait while others hold it.
+        session: The key of the session to join.
+    """
+
+    claim: bool = True
+    wait: bool = True
+    session: str | None = None
+
+
+@asynccontextmanager
+async def holding(channel: Channel, terms: Terms) -> AsyncIterator[None]:
+    """Wait for a turn at the exporter, if it is in exclusive use. Its end warns, in the block.
+
+    Raises:
+        HandshakeError: (on entering) There is no turn for this client, or the connection is lost.
+    """
+    left: float | None = None
+    hello = channel.connection.rules.peer
+    if hello is not None and hello.exclusive:
+        try:
+            if terms.session:
+                await join(channel, terms.session)
+            elif terms.claim:
+                left = await _claim(channel, wait=terms.wait)
+        except CallRefused as exc:
+            raise HandshakeError(f"{channel.name}: {escape_text(exc.message)}") from None
+        except DriverError as exc:
+            raise HandshakeError(f"{channel.name} gave no turn: {escape_text(str(exc))}") from exc
+    if left is None:
+        yield
+        return
+    async with open_background() as nursery:
+        nursery.start_soon(warn, channel, left)
+        yield
+
+
+async def join(channel: Channel, session: str) -> None:
+    """Take part in a session.
+
+    Raises:
+        CallRefused: It has ended.
+        DriverError: The connection is lost.
+    """
+    await channel.call(_request(channel, Kind.UNARY, "join", session))
+    channel.session = session
+
+
+async def _claim(channel: Channel, *, wait: bool) -> float | None:
+    """Wait for a turn, and return for how many seconds it lasts; None for no limit."""
+    left = None
+    async with RemoteGenerator[Any](
+        channel, _request(channel, Kind.GENERATOR, "claim", wait)
+    ) as items:
+        async for item in items:  # to its end: if it is left earlier, the claim is withdrawn
+            if isinstance(key := _field(item, "session"), str):
+                channel.session = key
+                left = _field(item, "left")
+            elif isinstance(text := _field(item, "text"), str):
+                place = escape_text(text[:_MAX_TEXT])
+                _logger.warning("waiting for %s: %s", channel.name, place)
+    if channel.session is None:
+        raise DriverError("it has sent no session")
+    return float(left) if isinstance(left, int | float) else None
+
+
+def _field(item: object, name: str) -> object:
+    return item.get(name) if isinstance(item, dict) else None
+
+
+def _request(channel: Channel, kind: Kind, method: str, *args: Any) -> Request:
+    return Request(0, kind, method, args, driver=f"the exporter at {channel.name}")
+
+
+async def warn(channel: Channel, left: float) -> None:
+    """Log a warning before the exporter ends the session."""
+    before = min(_WARNING, left / 10)
+    await trio.sleep(left - before)
+    text = "the exporter at %s ends this session in %.0f s, since it limits how long one may last"
+    _logger.warning(text, channel.name, before)
