@@ -935,6 +935,7 @@ async def test_cancelled_connection_notifies_its_handlers_and_closes(make_pair: 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(side.connection.run)
             await peer.greet()
+            await side.admitted.wait()
             _, handler = side.call()
             nursery.cancel_scope.cancel()
         (reason,) = handler.reasons
@@ -997,6 +998,7 @@ def test_connection_cancelled_at_any_moment_writes_whole_frames_and_at_most_one_
         async def work() -> None:
             await peer.greet()
             if role == "client":
+                await side.admitted.wait()
                 side.call(size=100_000)
                 side.call(Kind.GENERATOR, size=20_000)
             for _ in range(20):
