@@ -14,7 +14,7 @@ COMPAT := .venv-compat
 PUBLISHED := .venv-published
 
 .PHONY: venv lock build demo demo-board test coverage check python-rules compiled-rules test-lowest \
-	test-latest test-all lane sanitize fuzz fuzz-coverage soak lint types verify-types docs screenshots sizes \
+	test-latest test-all lane sanitize fuzz fuzz-coverage soak soak-console lint types verify-types docs screenshots sizes \
 	bench bench-peers bench-drivers instructions hostile compat compat-quick compat-install compat-real compat-baseline \
 	clean
 .NOTPARALLEL: # targets share the directory in which the extension modules are built
@@ -197,6 +197,12 @@ fuzz-coverage: venv
 soak: venv
 	LEDGER_ROUNDS=1000 $(BIN)/python -m pytest -s --timeout=0 -o faulthandler_timeout=0 \
 	tests/conformance/test_ledger.py
+
+# Ten minutes, or as long as it is told: make soak-console SECONDS=180
+soak-console: SECONDS := 600
+
+soak-console: venv
+	PYTHONPATH=tests $(BIN)/python -m console_soak --seconds $(SECONDS)
 
 lint: venv
 	$(BIN)/ruff check && $(BIN)/ruff format --check
