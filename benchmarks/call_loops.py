@@ -2,7 +2,7 @@
 
     python -m benchmarks.call_loops rules END              the protocol's rules, without a socket
     python -m benchmarks.call_loops calls END ADDRESS      calls to an exporter
-    python -m benchmarks.call_loops serve ADDRESS          this exporter
+    python -m benchmarks.call_loops serve ADDRESS [WHAT]   this exporter; WHAT is metrics or json
 
 END is `client` or `exporter`: the process whose instructions are counted. Each loop runs `ROUNDS`
 times between two marks, which callgrind recognizes. The client's process makes the marks itself,
@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -33,6 +34,7 @@ from jumpstarter._protocol.frames import FrameType, Hello, Kind
 from jumpstarter._protocol.server import ServerProtocol
 from jumpstarter.client import DriverClient
 from jumpstarter.driver import export
+from jumpstarter.observe import JsonFormatter, Metrics
 
 from .framing_loops import mark
 from .idle import IdleDriver
@@ -107,10 +109,13 @@ def make_calls(end: str, address: str) -> None:
             run(make(client), mark if end == "client" else lambda: client.call("mark"))
 
 
-async def serve(address: str) -> None:
-    async with jumpstarter.serve_async(Marked(), address):
+async def serve(address: str, observed: str = "") -> None:
+    formatter = JsonFormatter() if observed == "json" else None  # calls are noted while it exists
+    metrics = Metrics() if observed == "metrics" else None
+    async with jumpstarter.serve_async(Marked(), address, metrics=metrics):
         print("ready", flush=True)
         await trio.lowlevel.wait_readable(sys.stdin)
+    del formatter
 
 
 # ------------------------------------------------------------------------------------- the rules
@@ -183,7 +188,7 @@ def main(what: str, *args: str) -> None:
             # The clock stands still, or the count would depend on the machine's speed: callgrind
             # makes an exporter so slow that a call may take longer than a worker thread may keep
             # the connection (2 ms), and the loop takes it back.
-            trio.run(serve, args[0], clock=MockClock())
+            trio.run(partial(serve, *args), clock=MockClock())
         case "calls":
             make_calls(*args)
         case _:

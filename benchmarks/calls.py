@@ -43,8 +43,12 @@ _ROOT: Final = Path(__file__).parents[1]
 Counts = dict[str, dict[str, float]]  # by path, and by end
 
 
-def count() -> Counts:
+def count(observed: str = "") -> Counts:
     """Return the number of instructions per call, for each path and end.
+
+    Args:
+        observed: What the exporter does beside: `metrics` counts the calls, and `json` notes them
+            for the log. Empty for nothing.
 
     Raises:
         FileNotFoundError: Valgrind is not installed.
@@ -58,7 +62,7 @@ def count() -> Counts:
             _add(counts, RULES, end, directory)
         with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
             directory = Path(name)
-            with _exporter(directory, counted=end == "exporter") as address:
+            with _exporter(directory, observed, counted=end == "exporter") as address:
                 _run(directory, "calls", end, address, counted=end == "client")
             _add(counts, PATHS, end, directory)
     return counts
@@ -71,10 +75,11 @@ def _run(directory: Path, *args: str, counted: bool = True) -> None:
 
 
 @contextmanager
-def _exporter(directory: Path, *, counted: bool) -> Iterator[str]:
+def _exporter(directory: Path, observed: str, *, counted: bool) -> Iterator[str]:
     address = f"unix:{directory}/socket"
+    arguments = ["serve", address, *([observed] if observed else [])]
     process = subprocess.Popen(
-        _command(directory, "serve", address, counted=counted),
+        _command(directory, *arguments, counted=counted),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -139,8 +144,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if shutil.which("valgrind") is None:
         print("not counted: there is no valgrind (a package of that name has it)")
         return 0
-    counts = count()
+    counts = count(options.observe) if options.observe else count()
     print(_table(counts))
+    if options.observe:
+        print(f"not held to anything: the exporter's calls are observed, by {options.observe}")
+        return 0
     if not is_compiled():
         print("not held to anything: the rules run as Python code")
         return 0
@@ -172,6 +180,8 @@ def _repeated(counts: Counts) -> Counts:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.calls", description=__doc__)
     parser.add_argument("--accept", action="store_true", help="what a call costs now is right")
+    text = "count while the exporter counts its calls, or notes them for a log in JSON"
+    parser.add_argument("--observe", choices=["metrics", "json"], help=text)
     return parser
 
 

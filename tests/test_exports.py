@@ -132,7 +132,12 @@ PATHS: Final = {
     ],
     "jumpstarter.streams.progress": ["ProgressAttribute", "ProgressStream"],
     "jumpstarter.utils.env": ["env"],
-    "jumpstarter.observe": ["JsonFormatter"],
+    "jumpstarter.observe": [
+        "JsonFormatter",
+        "Metrics",
+        "Reading",
+        "serve_metrics",
+    ],
     "jumpstarter.testing": ["client_fixture", "client_for", "client_for_async"],
 }
 # The module that provides the same names as each of these aliases.

@@ -65,14 +65,17 @@ INNER: Final = {
     "jumpstarter.config._hooks",
     "jumpstarter.config._keys",
     "jumpstarter.config._loading",
+    "jumpstarter.config._metrics",
     "jumpstarter.config._yaml",
+    "jumpstarter.observe._exposition",
+    "jumpstarter.observe._http",
 }
 
 # The packages of all extras, by the names that they are imported by.
 OPTIONAL: Final = (
     *("anyio", "backports", "click", "httpx", "pexpect", "pydantic", "rich", "serial", "yaml"),
     *("compression.zstd", "pydantic_core", "httpcore", "ptyprocess", "typing_extensions"),
-    *("pytest", "_pytest", "pluggy"),
+    *("pytest", "_pytest", "pluggy", "h11", "prometheus_client"),
 )
 
 # Imports all modules without the packages. The ones after the blank are each imported in a child,

@@ -18,7 +18,7 @@ import trio
 from drivers_for_tests import Plain
 from helpers import timed, until
 from jumpstarter import connect_async, serve_async
-from jumpstarter._exporter.call_log import is_watched
+from jumpstarter._exporter.current_call import is_call_wanted
 from jumpstarter._util.log_records import FACTS
 from jumpstarter.driver import caller, export
 from jumpstarter.errors import DriverError
@@ -235,7 +235,7 @@ async def test_facts_of_a_call_do_not_go_to_clients_as_fields(log: Lines, tmp_pa
 
 def test_calls_are_watched_only_while_a_formatter_exists() -> None:
     formatter = JsonFormatter()
-    assert is_watched()
+    assert is_call_wanted()
     is_alive = weakref.ref(formatter)
     del formatter
     gc.collect()

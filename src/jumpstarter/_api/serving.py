@@ -25,6 +25,7 @@ from .._exporter.executor import DEFAULT_THREADS, DriverExecutor
 from .._exporter.frame_owner import owner_of
 from .._exporter.lease import LeaseRunner, Leases
 from .._exporter.lease_queue import LeaseQueue, ResettingRunner
+from .._exporter.metrics import Metrics
 from .._exporter.server import Server
 from .._exporter.tree import DeviceTree
 from .._io.addresses import Address, parse_address
@@ -74,6 +75,7 @@ def serve_async(
     exclusive: bool = False,
     max_session: float = math.inf,
     operators: Collection[str] = (),
+    metrics: Metrics | None = None,
 ) -> AbstractAsyncContextManager[Server]:
     """Serve a driver tree at an address, for the length of an `async with` block.
 
@@ -116,6 +118,7 @@ def serve_async(
             one has its turn. It is warned before. Without limit by default.
         operators: With `exclusive`, common names of client certificates whose owners may end the
             session of another client. At a Unix socket, root and the user of this process may too.
+        metrics: Counts the calls and sessions of this server, see `jumpstarter.observe`.
 
     Returns:
         An async context manager that yields the server. Its `address` has the real port.
@@ -141,6 +144,7 @@ def serve_async(
         exclusive=exclusive,
         max_session=max_session,
         operators=operators,
+        metrics=metrics,
     )
     return AsyncContext(managed, "async with serve_async(...) as server:")
 
@@ -231,6 +235,7 @@ async def _serve(
     exclusive: bool = False,
     max_session: float = math.inf,
     operators: Collection[str] = (),
+    metrics: Metrics | None = None,
     runner: LeaseRunner | None = None,
 ) -> AsyncIterator[Server]:
     instead = "run serve_async() by trio.run() in a thread of its own"
@@ -252,12 +257,13 @@ async def _serve(
         send_tracebacks=send_tracebacks,
         starting=True,
         async_library=check_async_library(async_library),
+        metrics=_check_metrics(metrics),
     )
     kind: type[Leases] = Leases
     if terms is not None:
         runner, kind = ResettingRunner(runner, tree.reset_for_clients), LeaseQueue
     with tree.claimed(f"at {where}"), watched(limits.loop_hold, owner_of):
-        async with exporter.lane(owner_of):
+        async with exporter.lane(owner_of), _counted(exporter):
             mode = 0o600 if allowed is None else 0o666
             listeners = await open_listeners(
                 where, ssl_context=ssl_context, insecure=insecure, mode=mode
@@ -280,6 +286,25 @@ async def _serve(
                 with trio.CancelScope(shield=True):
                     await listeners.aclose()
                 await tree.end(END_GRACE)
+
+
+@asynccontextmanager
+async def _counted(exporter: ServerContext) -> AsyncIterator[None]:
+    """Measure what is not a call, for the metrics, if there are any."""
+    metrics = exporter.metrics
+    if metrics is None:
+        yield
+        return
+    with metrics.source(exporter.readings):
+        async with open_background() as nursery:
+            nursery.start_soon(metrics.watch_loop)
+            yield
+
+
+def _check_metrics(metrics: object) -> Metrics | None:
+    if metrics is not None and not isinstance(metrics, Metrics):
+        raise_type_error("metrics", metrics, "a jumpstarter.observe.Metrics, or None")
+    return metrics
 
 
 def _log_warnings(listeners: ListenerSet, *, is_access_checked: bool) -> None:

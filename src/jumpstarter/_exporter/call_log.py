@@ -1,8 +1,8 @@
 """Watch the calls of a session: log how each has ended, count it, and name it to its records.
 
-Each call is logged at level DEBUG only. A record that the code of a call logs is told apart from
-those of other calls if a `JsonFormatter` is there. All of it is in a class of its own, so that
-sessions without it pay nothing.
+Each call is logged at level DEBUG only, and counted only for `Metrics`. A record that the code of a
+call logs is told apart from those of other calls if a `JsonFormatter` is there. All of it is in a
+class of its own, so that sessions without it pay nothing.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from typing import Any, Final, NamedTuple
+from collections.abc import Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final, TypeAlias
 
 from .._protocol import events as ev
-from .._protocol.frames import CallHead, ErrorBody
+from .._protocol.frames import CallHead, ErrorBody, Hello, Kind
 from .._util.log_records import FACTS
 from .._util.text import sanitize_name
 from ..errors import Code
 from .context import ServerContext
 from .current_call import CallFacts, current_call, is_call_wanted
 from .incoming_call import CallState, IncomingCall
-from .session import Session
+from .metrics import CountedForwarder, MethodSeries
+from .session import Session, SessionState
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -33,23 +36,22 @@ _NAME: Final = 100  # characters of a method's name, which a client may choose
 
 def open_session(exporter: ServerContext, *args: Any, **kwargs: Any) -> Session:
     """Make a session for a client; see `Session` for the arguments."""
-    kind = WatchedSession if is_watched() else Session
+    kind = WatchedSession if is_watched(exporter) else Session
     return kind(exporter, *args, **kwargs)
 
 
-def is_watched() -> bool:
+def is_watched(exporter: ServerContext) -> bool:
     """Return True if the calls of a session must be watched that begins now.
 
     A change of the logger's level affects clients that connect later.
     """
-    return is_call_wanted() or _logger.isEnabledFor(logging.DEBUG)
+    is_counted = exporter.metrics is not None
+    return is_counted or is_call_wanted() or _logger.isEnabledFor(logging.DEBUG)
 
 
-class _Begun(NamedTuple):
-    """What is known of a call that has begun."""
-
-    facts: CallFacts
-    at: float
+# What is known of a call that has begun: how it is named to its records, unless calls are counted
+# only; the series that it counts for; and when it has begun.
+_Begun: TypeAlias = tuple[CallFacts | None, MethodSeries | None, float]
 
 
 class WatchedSession(Session):
@@ -58,32 +60,75 @@ class WatchedSession(Session):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._begun: dict[IncomingCall, _Begun] = {}
+        self._is_named = is_call_wanted() or _logger.isEnabledFor(logging.DEBUG)
+        self._series: dict[tuple[int, str], MethodSeries] = {}  # by target and exported method
+        self._counting = ExitStack()
+
+    def on_hello(self, hello: Hello) -> None:
+        """See `Session`."""
+        super().on_hello(hello)
+        if self._state is SessionState.ADMITTED and self._exporter.metrics is not None:
+            self._counting.enter_context(self._exporter.metrics.session())
+
+    async def run(self) -> None:
+        """See `Session`."""
+        with self._counting:
+            await super().run()
 
     def _call(self, event: ev.CallReceived) -> IncomingCall:
         call = super()._call(event)
-        self._begun[call] = _Begun(self._facts_of(call.head), time.perf_counter())
+        head = call.head
+        series = self._series.get((head.target, head.method)) or self._series_of(head)
+        if series is not None:
+            series.begin()
+            if call.stream is not None:
+                call.forwarder = CountedForwarder(call.stream, call.changed, series)
+        facts = self._facts_of(head) if self._is_named else None
+        self._begun[call] = facts, series, time.perf_counter()
         return call
+
+    def _series_of(self, head: CallHead) -> MethodSeries | None:
+        """Return the series of an exported method; of others, a client could make any number."""
+        metrics, targets = self._exporter.metrics, self._exporter.targets
+        if metrics is None or head.target == 0:  # the exporter's own service
+            return None
+        path = self._exporter.path_of(head.target)
+        exported = None if path is None else targets[head.target].exports.get(head.method)
+        if path is None or exported is None:
+            metrics.count_unknown()
+            return None
+        series = metrics.series(path, head.method, is_stream=exported.kind is Kind.STREAM)
+        self._series[head.target, head.method] = series
+        return series
 
     def _facts_of(self, head: CallHead) -> CallFacts:
         return CallFacts(self._exporter.path_of(head.target), head.method[:_NAME], next(_numbers))
 
-    async def answer(self, call: IncomingCall) -> None:
-        """See `Session`. The call has a context of its own."""
-        current_call.set(self._begun[call].facts)
+    # Not `async`: another coroutine would make each call slower.
+    def answer(self, call: IncomingCall) -> Coroutine[Any, Any, None]:
+        """See `Session`."""
+        return self._answer_named(call) if self._is_named else super().answer(call)
+
+    async def _answer_named(self, call: IncomingCall) -> None:
+        current_call.set(self._begun[call][0])  # the call has a context of its own
         await super().answer(call)
 
     def run_sync(self, call: IncomingCall) -> object:
         """See `Session`."""
-        token = current_call.set(self._begun[call].facts)
-        try:
+        if not self._is_named:
             return super().run_sync(call)
-        finally:
-            current_call.reset(token)
+        with self._named(call):
+            return super().run_sync(call)
 
     def _report(self, exc: BaseException, call: IncomingCall) -> tuple[int, ErrorBody] | None:
-        token = current_call.set(self._begun[call].facts)
-        try:
+        with self._named(call):
             return super()._report(exc, call)
+
+    @contextmanager
+    def _named(self, call: IncomingCall) -> Iterator[None]:
+        token = current_call.set(self._begun[call][0])
+        try:
+            yield
         finally:
             current_call.reset(token)
 
@@ -99,9 +144,11 @@ class WatchedSession(Session):
         super()._finish(call, result, error)
 
     def _note(self, call: IncomingCall, outcome: str, told: str) -> None:
-        facts, at = self._begun.pop(call)
+        facts, series, at = self._begun.pop(call)
         took = time.perf_counter() - at
-        if _logger.isEnabledFor(logging.DEBUG):
+        if series is not None:
+            series.end(outcome, took)
+        if facts is not None and _logger.isEnabledFor(logging.DEBUG):
             self._log(call, facts, outcome, told, took)
 
     def _log(

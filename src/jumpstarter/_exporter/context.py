@@ -30,6 +30,7 @@ from .exclusive_use import ExclusiveUse
 from .executor import DriverExecutor
 from .libraries import Libraries
 from .log_stream import MAX_ALL_QUEUES, MAX_QUEUES, LogFanout
+from .metrics import LOST_RECORDS, Metrics, Reading
 from .tree import DeviceTree, Target
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -149,6 +150,7 @@ class ServerContext:
         send_tracebacks: Put drivers' tracebacks in errors. Off by default, since a traceback shows
             paths and source lines.
         async_library: What async code that does not say it itself is written for; None to guess.
+        metrics: Counts calls and sessions, or None.
 
     Attributes:
         libraries: Which methods run in Trio, and which in the asyncio lane.
@@ -174,10 +176,13 @@ class ServerContext:
         send_tracebacks: bool = False,
         starting: bool = False,
         async_library: str | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._tree = tree
+        self.metrics: Metrics | None = metrics
         self.libraries: Libraries = Libraries(tree.targets, async_library)
-        self._service = _Service(tree, limits, LogFanout(send_tracebacks=send_tracebacks))
+        self._log = LogFanout(send_tracebacks=send_tracebacks)
+        self._service = _Service(tree, limits, self._log)
         service = Target(self._service, exports_of(_Service), "the exporter's own service")
         self.targets: list[Target] = [service]
         if not starting:
@@ -226,6 +231,10 @@ class ServerContext:
     def path_of(self, target: int) -> str | None:
         """Return the path of the driver at a target; None if there is none. In any thread."""
         return self._tree.paths[target - 1] if 0 < target < len(self.targets) else None
+
+    def readings(self) -> Iterator[Reading]:
+        """Yield what only the exporter itself can count. In any thread."""
+        yield Reading(*LOST_RECORDS, values={("clients",): self._log.lost})
 
     @property
     def starting(self) -> bool:

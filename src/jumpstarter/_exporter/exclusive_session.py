@@ -169,6 +169,9 @@ class _WatchedExclusiveSession(_ExclusiveSession, WatchedSession):
     """The same, and its calls are watched."""
 
 
-def open_exclusive_session(use: ExclusiveUse, *args: Any, **kwargs: Any) -> Session:
+def open_exclusive_session(
+    use: ExclusiveUse, exporter: ServerContext, *args: Any, **kwargs: Any
+) -> Session:
     """Make a session that takes part in exclusive use; see `open_session`."""
-    return (_WatchedExclusiveSession if is_watched() else _ExclusiveSession)(use, *args, **kwargs)
+    kind = _WatchedExclusiveSession if is_watched(exporter) else _ExclusiveSession
+    return kind(use, exporter, *args, **kwargs)

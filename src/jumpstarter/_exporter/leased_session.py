@@ -84,6 +84,9 @@ class _WatchedLeasedSession(_LeasedSession, WatchedSession):
     """The same, and its calls are watched."""
 
 
-def open_leased_session(leases: Leases, *args: Any, **kwargs: Any) -> Session:
+def open_leased_session(
+    leases: Leases, exporter: ServerContext, *args: Any, **kwargs: Any
+) -> Session:
     """Make a session that takes part in leases; see `open_session`."""
-    return (_WatchedLeasedSession if is_watched() else _LeasedSession)(leases, *args, **kwargs)
+    kind = _WatchedLeasedSession if is_watched(exporter) else _LeasedSession
+    return kind(leases, exporter, *args, **kwargs)

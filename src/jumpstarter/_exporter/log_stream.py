@@ -82,6 +82,7 @@ class LogQueue:
         self._lock = lock
         self._entries: deque[_Entry | _Gap] = deque()
         self._size = 0
+        self.lost: int = 0
         self._ending = False
         self._idle = False  # the task waits, and the next record has to wake it
         self._wakeup = Wakeup()
@@ -95,10 +96,12 @@ class LogQueue:
         if len(self._entries) < MAX_ROWS and self._size + entry.size <= MAX_SIZE:
             self._entries.append(entry)
             self._size += entry.size
-        elif isinstance(last, _Gap):
-            last.count += 1
         else:
-            self._entries.append(_Gap())
+            self.lost += 1
+            if isinstance(last, _Gap):
+                last.count += 1
+            else:
+                self._entries.append(_Gap())
         if self._idle:
             self._idle = False
             with suppress(trio.RunFinishedError):  # the exporter has ended
@@ -163,6 +166,7 @@ class LogFanout(logging.Handler):
         self._numbers = itertools.count(1)
         self._mutex = threading.RLock()  # reentrant: a signal handler may log too
         self._pid = os.getpid()
+        self._lost = 0  # records that queues have lost which are closed
 
     @contextmanager
     def queue(self, owner: object) -> Iterator[LogQueue | None]:
@@ -187,8 +191,15 @@ class LogFanout(logging.Handler):
         finally:
             with self._mutex:
                 self._queues = [each for each in self._queues if each is not queue]
+                self._lost += queue.lost
                 if not self._queues:
                     logging.getLogger().removeHandler(self)
+
+    @property
+    def lost(self) -> int:
+        """The number of records that were lost so far, in all queues. In any thread."""
+        with self._mutex:
+            return self._lost + sum(queue.lost for queue in self._queues)
 
     def end(self, owner: object, number: int) -> None:
         """End a queue of a connection, if it has one of this number. In the loop."""

@@ -32,7 +32,7 @@ from .._util.writes import check_sent
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Device", "StreamForwarder", "device_stream"]
+__all__ = ["Device", "StreamForwarder", "as_bytes", "device_stream"]
 
 _UP_TASK: Final = f"{__name__}.StreamForwarder._carry_up"
 # Seconds for what a device still says when it takes no more: a server that refuses a request says
@@ -54,7 +54,7 @@ class Device(Protocol):
         """Pass on the client's half-close, if the stream supports it."""
 
 
-def _as_bytes(data: Any) -> bytes:
+def as_bytes(data: Any) -> bytes:
     """Copy any buffer. `bytes(data)` would also accept a number, as so many zeros, and a list."""
     if type(data) is bytes:
         return data
@@ -100,7 +100,7 @@ class _AnyioDevice:
         try:
             # anyio reports the end by an exception. The caller would mistake empty bytes for the
             # end.
-            while not (data := _as_bytes(await self._stream.receive())):
+            while not (data := as_bytes(await self._stream.receive())):
                 pass
         except self._end:
             return b""
@@ -210,7 +210,7 @@ class StreamForwarder:
         try:
             self.arrived()
             with self._down:
-                while data := _as_bytes(await device.receive()):
+                while data := as_bytes(await device.receive()):
                     await self._client.send_all(data)
                     del data  # free it before waiting for the next
                 await self._client.send_eof()

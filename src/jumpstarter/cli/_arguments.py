@@ -102,6 +102,19 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="put drivers' tracebacks in the errors that clients get; the log has them anyway",
     )
     parser.add_argument(
+        "--metrics",
+        metavar="[HOST:]PORT",
+        help="serve metrics at http://HOST:PORT/metrics, by default at 127.0.0.1; needs the extra "
+        "metrics",
+    )
+    parser.add_argument(
+        "--metrics-token-file",
+        type=Path,
+        metavar="FILE",
+        help="a file with the secret that a scraper must show; needed for a HOST that other "
+        "machines reach",
+    )
+    parser.add_argument(
         "--log-format",
         choices=LOG_FORMATS,
         help="json writes an object a line to stderr, for programs; default: text, or logFormat of "

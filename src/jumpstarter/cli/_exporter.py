@@ -11,18 +11,21 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from contextlib import AbstractAsyncContextManager, ExitStack
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
 from .._api.serving import serve_leased
+from .._exporter.metrics import Metrics
+from .._exporter.server import Server
 from .._exporter.tree import failed_reset
 from .._io.addresses import parse_address
 from .._util.stdio import StandardStreams, standard_streams
 from ..driver import Driver
 from ..errors import JumpstarterException
 from ._log_format import TEXT, log_formatter
+from ._metrics import load_metrics, metrics_served
 from ._options import (
     ServeConfig,
     SetupError,
@@ -97,16 +100,17 @@ def _run(options: argparse.Namespace, streams: StandardStreams) -> int:
         limits = load_limits(options.limit)
         token = read_token(options.token_file) or options.passphrase or ""
         context = load_tls(address, options)
-        driver, hooks = _load(options, token, streams)
+        loaded = _load(options, token, streams)
         config = ServeConfig(
             address=address,
             limits=limits,
             token=token,
             context=context,
-            driver=driver,
-            hooks=hooks,
+            driver=loaded.driver,
+            hooks=loaded.hooks,
+            metrics=load_metrics(options, loaded.config),
         )
-        return trio.run(_serve, config, options, announce)
+        return trio.run(_serve, config, options, streams, announce)
     except (Exception, SystemExit) as exc:
         if reason := failed_reset(exc):
             _logger.exception("%s", reason)
@@ -118,12 +122,18 @@ def _run(options: argparse.Namespace, streams: StandardStreams) -> int:
         raise
 
 
-def _load(
-    options: argparse.Namespace, token: str, streams: StandardStreams
-) -> tuple[Driver, HookRunner | None]:
+class _Loaded(NamedTuple):
+    """What a module or a configuration describes."""
+
+    driver: Driver
+    hooks: HookRunner | None = None
+    config: ExporterConfigV1Alpha1 | None = None
+
+
+def _load(options: argparse.Namespace, token: str, streams: StandardStreams) -> _Loaded:
     """Make the driver tree of a module, or of a configuration, and the runner of its hooks."""
     if options.driver is not None:
-        return load_driver(options.driver), None
+        return _Loaded(load_driver(options.driver))
     from ._configured import load_configured  # noqa: PLC0415 - it needs an extra
     from ._hooks import hooks_of  # noqa: PLC0415 - the same
 
@@ -134,27 +144,21 @@ def _load(
 
     driver, config = load_configured(options.exporter, options.config, take)
     _logger.info("the drivers of exporter %r are those of %s", config.metadata.name, config.path)
-    return driver, hooks_of(config, token)
+    return _Loaded(driver, hooks_of(config, token), config)
 
 
 async def _serve(
-    config: ServeConfig, options: argparse.Namespace, announce: Callable[[str], None]
+    config: ServeConfig,
+    options: argparse.Namespace,
+    streams: StandardStreams,
+    announce: Callable[[str], None],
 ) -> int:
     signals = Signals()
     with signals.startup:
-        async with serve_leased(
-            config.driver,
-            options.address,
-            config.hooks,
-            limits=config.limits,
-            threads=options.threads,
-            token=config.token,
-            ssl_context=config.context,
-            insecure=options.insecure,
-            send_tracebacks=options.send_tracebacks,
-            users=options.allow_user,
-            async_library=options.async_library,
-        ) as server:
+        async with (
+            metrics_served(config.metrics, lambda: streams.lost_lines) as metrics,
+            _serving(config, options, metrics) as server,
+        ):
             if not signals.started():
                 return signals.exit_code
             for warning in startup_warnings(config, options):
@@ -164,6 +168,25 @@ async def _serve(
             with signals.hurry:
                 await server.drain(options.grace)
     return signals.exit_code or (config.hooks.exit_code if config.hooks is not None else 0)
+
+
+def _serving(
+    config: ServeConfig, options: argparse.Namespace, metrics: Metrics | None
+) -> AbstractAsyncContextManager[Server]:
+    return serve_leased(
+        config.driver,
+        options.address,
+        config.hooks,
+        limits=config.limits,
+        threads=options.threads,
+        token=config.token,
+        ssl_context=config.context,
+        insecure=options.insecure,
+        send_tracebacks=options.send_tracebacks,
+        users=options.allow_user,
+        async_library=options.async_library,
+        metrics=metrics,
+    )
 
 
 async def _until_end(signals: Signals, hooks: HookRunner | None) -> None:

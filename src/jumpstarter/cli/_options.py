@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # it needs an extra
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = [
+    "MetricsSetup",
     "ServeConfig",
     "SetupError",
     "add_current_directory",
@@ -68,6 +69,19 @@ _IN_BYTES: Final = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class MetricsSetup:
+    """Where metrics are served.
+
+    Attributes:
+        address: `PORT` or `HOST:PORT`.
+        token: The secret that a scraper must show; empty for none.
+    """
+
+    address: str
+    token: str
+
+
 class SetupError(Exception):
     """Nothing can be served; the text is the line to print."""
 
@@ -83,6 +97,7 @@ class ServeConfig:
         context: TLS with the server's certificate, for `tls://`.
         driver: The root of the driver tree.
         hooks: What runs around the sessions, if the configuration has hooks.
+        metrics: Where metrics are served, if they are.
     """
 
     address: Address
@@ -91,6 +106,7 @@ class ServeConfig:
     context: ssl.SSLContext | None
     driver: Driver
     hooks: HookRunner | None = None
+    metrics: MetricsSetup | None = None
 
 
 # ------------------------------------------------------------------------------------- the driver
@@ -206,8 +222,12 @@ def _is_client(found: object) -> bool:
 # ------------------------------------------------------------------------------ limits and access
 
 
-def read_token(path: Path | None) -> str:
+def read_token(path: Path | None, option: str = "--token-file") -> str:
     """Read the token from a file; empty without one.
+
+    Args:
+        path: The file.
+        option: The option that has named it.
 
     Raises:
         SetupError: The file cannot be read, or is empty.
@@ -217,9 +237,9 @@ def read_token(path: Path | None) -> str:
     try:
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as exc:
-        raise SetupError(f"cannot read --token-file {path}: {exc}") from exc
+        raise SetupError(f"cannot read {option} {path}: {exc}") from exc
     if not token:
-        raise SetupError(f"--token-file {path} is empty, which would admit every client")
+        raise SetupError(f"{option} {path} is empty, which would admit every client")
     return token
 
 

@@ -21,6 +21,7 @@ from ._hooks import (
     HookConfigV1Alpha1,
     HookInstanceConfigV1Alpha1,
 )
+from ._metrics import MetricsConfigV1Alpha1
 from ._refs import Ref, RefChecker
 from ._yaml import Source, read_source
 from .common import CONFIG_PATH, ObjectMeta, StrictModel, TLSConfigV1Alpha1, log_unused
@@ -49,6 +50,7 @@ __all__ = [
     "FailureDetectionConfigV1Alpha1",
     "HookConfigV1Alpha1",
     "HookInstanceConfigV1Alpha1",
+    "MetricsConfigV1Alpha1",
 ]
 
 _UNNAMED: Final = "<configuration>"
@@ -273,6 +275,7 @@ class ExporterConfigV1Alpha1(StrictModel):
         metadata: The exporter's name and labels.
         description: What the exporter is for: the description of the root of the tree.
         motd: What a shell prints when it starts.
+        metrics: Where `serve` and `run` serve metrics.
         logFormat: The form of the log of `serve` and `run`: `text` (the default) or `json`.
         export: The drivers, by name.
         hooks: What runs when a session begins and ends.
@@ -300,6 +303,7 @@ class ExporterConfigV1Alpha1(StrictModel):
     grpcOptions: dict[str, str | int] | None = Field(default_factory=dict)  # noqa: N815 - in YAML
     description: str | None = None
     motd: str | None = None
+    metrics: MetricsConfigV1Alpha1 | None = None
     logFormat: Literal["text", "json"] | None = None  # noqa: N815 - in YAML
     export: dict[str, ExporterConfigV1Alpha1DriverInstance] = Field(default_factory=dict)
     hooks: HookConfigV1Alpha1 = Field(default_factory=HookConfigV1Alpha1)

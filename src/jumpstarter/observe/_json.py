@@ -52,8 +52,7 @@ class JsonFormatter(LineFormatter):
 
     It finds the call in the context variables. So let it format a record in the thread that logs
     it: give it to a `QueueHandler`, rather than to the handler behind the queue. Sessions that
-    begin while there is a formatter note which call runs, which takes a microsecond or two per
-    call.
+    begin while there is a formatter note which call runs; docs/performance.md has what that costs.
 
     Call its methods in any thread.
     """

@@ -1,0 +1,231 @@
+"""Answer GET requests in an exporter's loop, safely for the exporter. It needs h11.
+
+Whoever scrapes metrics, or only pretends to, must not harm the exporter:
+
+- A connection has ten seconds for its request and the answer, and carries one request.
+- A request's head has at most 8 KiB, and nothing after it is looked at.
+- There are at most 16 connections. A further one takes the place of the oldest one that has not
+  sent its request yet, or has its answer already; so silent ones keep nobody out.
+- Without a token, the request must name this machine's loopback as its host. Otherwise a page in
+  the browser of this machine's user could read the answer, by a name that it lets resolve to
+  127.0.0.1.
+- An answer says that browsers must neither keep it nor guess its type.
+
+This module knows nothing of metrics.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from .._io.accept import accept_forever
+from .._io.sockets import ListenerSet
+from .._io.transport import close_immediately
+from .._util.extras import requires_extra
+from .._util.log_limit import RateLimitedLogger
+from .._util.text import sanitize_text
+
+with requires_extra("metrics", "an exporter's HTTP server"):
+    import h11
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["Answer", "HttpServer", "Route"]
+
+_logger: Final = logging.getLogger("jumpstarter.observe")
+
+_PATIENCE: Final = 10.0  # seconds; Prometheus gives up after as many
+_MAX_HEAD: Final = 8192  # bytes of a request line and headers
+_MAX_CONNECTIONS: Final = 16
+_PIECE: Final = 4096
+_LINGER: Final = 1.0  # seconds to read on after the answer, so that a reset does not destroy it
+_LINGER_PIECES: Final = 64  # pieces that are read meanwhile
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a request.
+
+    Attributes:
+        body: The content.
+        kind: Its media type.
+        status: The status code.
+        headers: Further headers.
+    """
+
+    body: bytes
+    kind: str = "text/plain; charset=utf-8"
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Route = Callable[[], Awaitable[Answer]]
+
+
+@dataclass(eq=False)
+class _Connection:
+    """A connection that is open.
+
+    Attributes:
+        scope: Ends it.
+        may_go: True unless its request is being answered.
+    """
+
+    scope: trio.CancelScope
+    may_go: bool = True
+
+
+class HttpServer:
+    """Answer requests for a few paths.
+
+    Args:
+        routes: What makes the answer for each path.
+        token: The secret that a request must have in `Authorization: Bearer`; empty for none.
+        hosts: Names by which this machine may be asked without a token, beside those of loopback.
+    """
+
+    def __init__(
+        self, routes: Mapping[str, Route], *, token: str = "", hosts: Collection[str] = ()
+    ) -> None:
+        self._routes = routes
+        self._token = token.encode()
+        self._hosts = {*_LOOPBACK, *hosts}
+        self._open: dict[_Connection, None] = {}  # the oldest first
+        self._event_log = RateLimitedLogger()
+
+    async def run(
+        self,
+        listeners: ListenerSet,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Answer requests until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for listener in listeners.listeners:
+                nursery.start_soon(accept_forever, listener, self._serve, nursery)
+            task_status.started()
+
+    async def _serve(self, stream: trio.abc.Stream) -> None:
+        connection = _Connection(trio.CancelScope(deadline=trio.current_time() + _PATIENCE))
+        self._make_room()
+        self._open[connection] = None
+        try:
+            with connection.scope, suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._talk(stream, connection)
+        except Exception as exc:  # noqa: BLE001 - a failure must not reach the exporter
+            text = "internal error in the answer to an HTTP request; the exporter goes on"
+            self._event_log.log(_logger, logging.ERROR, text, exc=exc)
+        finally:
+            self._open.pop(connection, None)
+            await close_immediately(stream)
+
+    def _make_room(self) -> None:
+        if len(self._open) < _MAX_CONNECTIONS:
+            return
+        idle = (each for each in self._open if each.may_go)
+        oldest = next(idle, next(iter(self._open)))
+        del self._open[oldest]
+        oldest.scope.cancel()
+
+    async def _talk(self, stream: trio.abc.Stream, connection: _Connection) -> None:
+        rules = h11.Connection(h11.SERVER)
+        is_head = False
+        try:
+            request = await _request(stream, rules)
+            if request is None:
+                return
+            connection.may_go = False
+            is_head = request.method == b"HEAD"
+            answer = await self._answer(request)
+        except h11.RemoteProtocolError as exc:
+            answer = _refusal(exc.error_status_hint, str(exc))
+        for data in _encode(rules, answer, is_head=is_head):
+            await stream.send_all(data)
+        connection.may_go = True
+        connection.scope.deadline = min(connection.scope.deadline, trio.current_time() + _LINGER)
+        if isinstance(stream, trio.SocketStream):
+            await stream.send_eof()
+        for _ in range(_LINGER_PIECES):
+            if not await stream.receive_some(_PIECE):
+                break
+
+    async def _answer(self, request: h11.Request) -> Answer:
+        if request.method not in {b"GET", b"HEAD"}:
+            return _refusal(405, "only GET and HEAD", {"Allow": "GET, HEAD"})
+        if self._token:
+            if not _has_token(request, self._token):
+                text = "an HTTP request for %s had no valid token"
+                shown = sanitize_text(request.target.decode("latin-1"))
+                self._event_log.log(_logger, logging.WARNING, text, shown)
+                text = "send the token: Authorization: Bearer TOKEN"
+                return _refusal(401, text, {"WWW-Authenticate": "Bearer"})
+        elif _host_of(request) not in self._hosts:
+            return _refusal(403, "ask for localhost: this server answers to no other host name")
+        path = request.target.partition(b"?")[0].decode("latin-1")
+        route = self._routes.get(path)
+        if route is None:
+            return _refusal(404, f"there is only {', '.join(self._routes)}")
+        return await route()
+
+
+async def _request(stream: trio.abc.Stream, rules: h11.Connection) -> h11.Request | None:
+    """Read the head of a request; None if the client has closed the connection.
+
+    Raises:
+        h11.RemoteProtocolError: It is not HTTP, or too large.
+    """
+    left = _MAX_HEAD
+    while True:
+        event = rules.next_event()
+        if event is h11.NEED_DATA:
+            if not left:
+                raise h11.RemoteProtocolError("the head of the request is too large", 431)
+            data = bytes(await stream.receive_some(min(_PIECE, left)))
+            left -= len(data)
+            rules.receive_data(data)
+        elif isinstance(event, h11.Request):
+            return event
+        else:
+            return None
+
+
+def _encode(rules: h11.Connection, answer: Answer, *, is_head: bool) -> Iterable[bytes]:
+    if rules.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
+        return
+    headers = {
+        "Content-Type": answer.kind,
+        "Content-Length": str(len(answer.body)),
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+        "Connection": "close",
+        **answer.headers,
+    }
+    head = rules.send(h11.Response(status_code=answer.status, headers=list(headers.items())))
+    body = b"" if is_head else rules.send(h11.Data(data=answer.body))
+    yield (head or b"") + (body or b"")
+
+
+def _refusal(status: int, text: str, headers: Mapping[str, str] | None = None) -> Answer:
+    return Answer(f"{text}\n".encode(), status=status, headers=headers or {})
+
+
+def _has_token(request: h11.Request, token: bytes) -> bool:
+    given = [value for name, value in request.headers if name == b"authorization"]
+    kind, _, secret = (given[0] if len(given) == 1 else b"").partition(b" ")
+    return kind.lower() == b"bearer" and hmac.compare_digest(secret.strip(), token)
+
+
+def _host_of(request: h11.Request) -> str:
+    """Return the host that a request names, without the port."""
+    hosts = [value for name, value in request.headers if name == b"host"]
+    host = (hosts[0] if len(hosts) == 1 else b"").decode("latin-1").lower()
+    name, _, port = host.rpartition(":")
+    return name if name and port.isdecimal() else host

@@ -1,0 +1,138 @@
+"""Serve metrics by HTTP, for the length of an `async with` block."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final
+
+import trio
+
+from .._api.contexts import AsyncContext
+from .._exporter.metrics import Metrics
+from .._io.addresses import Address, parse_address
+from .._io.sockets import ListenerSet, open_listeners
+from .._util.background import open_background
+from .._util.checks import check_instance, check_secret, check_text
+from .._util.event_loop import check_trio_loop
+from ..errors import ArgumentError, ConfigurationError
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["serve_metrics"]
+
+_PATH: Final = "/metrics"
+_PORT: Final = re.compile(r"\d{1,5}", re.ASCII)
+_PAUSE: Final = 0.1  # seconds between two texts, at least
+_SHARE: Final = 9  # how much longer than it took to make one: a tenth of a processor at most
+
+
+def serve_metrics(
+    metrics: Metrics, address: str, *, token: str | None = None
+) -> AbstractAsyncContextManager[str]:
+    """Serve what was counted at `http://ADDRESS/metrics`, in the format OpenMetrics 1.0.
+
+    It needs the extra `metrics`. Enter it in the Trio loop of the exporter, beside `serve_async`;
+    `Metrics` has an example. Entering and leaving are checkpoints. Leaving ends the connections.
+
+    Each answer has the counts of its own time. Texts are made in a worker thread, at most ten in a
+    second, and take at most a tenth of a processor: requests that come faster wait, and share one.
+    Of all connections, 16 are kept, for 10 seconds each. A request's head has at most 8 KiB.
+
+    Args:
+        metrics: What `serve_async` was given.
+        address: `PORT`, which listens at 127.0.0.1 only, or `HOST:PORT`; IPv6 in brackets. Port 0
+            takes any free one.
+        token: The secret that a request must have, as `Authorization: Bearer TOKEN`. It crosses the
+            network in cleartext. Without it, only addresses of loopback are accepted, and requests
+            must name `localhost`, `127.0.0.1`, `[::1]` or HOST as their host.
+
+    Returns:
+        An async context manager that yields the URL, with the real port.
+
+    Raises:
+        ConfigurationError: (on entering) The address is in use or not ours, or other machines reach
+            it and there is no token.
+        MissingExtra: (on entering) The extra is not installed.
+        ArgumentError: (on entering) The address or another argument cannot be used.
+        RuntimeError: (on entering) No Trio loop runs in this thread.
+    """
+    managed = _serve(metrics, address, token=token)
+    return AsyncContext(managed, "async with serve_metrics(...) as url:")
+
+
+@asynccontextmanager
+async def _serve(metrics: Metrics, address: str, *, token: str | None) -> AsyncIterator[str]:
+    check_trio_loop("serve_metrics()", "run it by trio.run() in a thread of its own")
+    check_instance("metrics", metrics, Metrics, "a jumpstarter.observe.Metrics")
+    where, secret = http_address(address), check_secret("token", token, "a str, or None")
+    from ._exposition import CONTENT_TYPE, exposition  # noqa: PLC0415 - it needs an extra
+    from ._http import Answer, HttpServer  # noqa: PLC0415 - the same
+
+    fresh = _Fresh(lambda: exposition(metrics))
+
+    async def answer() -> Answer:
+        return Answer(await fresh.text(), CONTENT_TYPE)
+
+    listeners = await _listen(where, secret)
+    try:
+        server = HttpServer({_PATH: answer}, token=secret, hosts=[where.host])
+        async with open_background() as nursery:
+            await nursery.start(server.run, listeners)
+            yield f"{str(listeners.address).replace('tcp:', 'http:', 1)}{_PATH}"
+    finally:
+        with trio.CancelScope(shield=True):
+            await listeners.aclose()
+
+
+def http_address(text: str) -> Address:
+    """Read `PORT` or `HOST:PORT`.
+
+    Raises:
+        ArgumentError: It is neither.
+    """
+    check_text("the address", text, "a str like 9464 or 127.0.0.1:9464")
+    try:
+        return parse_address(f"tcp://{f'127.0.0.1:{text}' if _PORT.fullmatch(text) else text}")
+    except ArgumentError:
+        accepted = "give PORT or HOST:PORT, as in 9464, 127.0.0.1:9464 or [::1]:9464"
+        raise ArgumentError(f"cannot serve HTTP at {text!r}: {accepted}") from None
+
+
+async def _listen(where: Address, secret: str) -> ListenerSet:
+    listeners = await open_listeners(where, insecure=True)  # the token decides, below
+    if listeners.exposed and not secret:
+        with trio.CancelScope(shield=True):
+            await listeners.aclose()
+        text = f"cannot serve HTTP at {where.host}: other machines reach it, and there is no token"
+        raise ConfigurationError(f"{text}. Listen at 127.0.0.1, or give a token")
+    return listeners
+
+
+class _Fresh:
+    """Make a text in a worker thread for those who ask, and not too often.
+
+    Args:
+        make: Makes the text.
+    """
+
+    def __init__(self, make: Callable[[], bytes]) -> None:
+        self._make = make
+        self._turn = trio.Lock()  # who holds it makes a text, or finds a new enough one
+        self._begun = self._next = float("-inf")
+        self._text = b""
+        self._limiter = trio.CapacityLimiter(1)  # drivers' threads are not ours to use
+
+    async def text(self) -> bytes:
+        """Return a text that was begun after this call. A checkpoint."""
+        asked = trio.current_time()
+        async with self._turn:
+            if self._begun <= asked:
+                await trio.sleep_until(self._next)
+                begun = trio.current_time()
+                make = self._make
+                self._text = await trio.to_thread.run_sync(make, limiter=self._limiter)
+                self._begun, now = begun, trio.current_time()
+                self._next = now + max(_PAUSE, _SHARE * (now - begun))
+            return self._text
