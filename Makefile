@@ -14,7 +14,7 @@ COMPAT := .venv-compat
 PUBLISHED := .venv-published
 
 .PHONY: venv lock build demo demo-board test coverage check python-rules compiled-rules test-lowest \
-	test-latest test-all lane sanitize fuzz fuzz-coverage soak soak-console lint types verify-types docs screenshots sizes \
+	test-latest test-all lane sanitize fuzz fuzz-coverage soak soak-console soak-sharing lint types verify-types docs screenshots sizes \
 	bench bench-peers bench-drivers instructions hostile compat compat-quick compat-install compat-real compat-baseline \
 	clean
 .NOTPARALLEL: # targets share the directory in which the extension modules are built
@@ -203,6 +203,12 @@ soak-console: SECONDS := 600
 
 soak-console: venv
 	PYTHONPATH=tests $(BIN)/python -m console_soak --seconds $(SECONDS)
+
+# Kills, stops and kicks clients of an exporter in exclusive use: make soak-sharing ROUNDS=1000
+ROUNDS := 1000
+
+soak-sharing: venv
+	$(BIN)/python tests/soak_sharing.py $(ROUNDS)
 
 lint: venv
 	$(BIN)/ruff check && $(BIN)/ruff format --check

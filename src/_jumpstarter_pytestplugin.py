@@ -63,6 +63,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption(name, action="append", metavar=value, default=[], help=more)
     for name, value, text in _FILES:
         group.addoption(name, metavar=value, default=None, help=text)
+    text = "fail instead of waiting if another client holds an exporter in exclusive use"
+    group.addoption("--jumpstarter-no-wait", action="store_true", help=text)
     parser.addini("jumpstarter", "addresses, as --jumpstarter has them", "args", [])
     parser.addini("jumpstarter_config", "files, as --jumpstarter-config has them", "paths", [])
     parser.addini("jumpstarter_allow", "patterns, as --jumpstarter-allow has them", "args", [])

@@ -37,6 +37,7 @@ INNER: Final = {
     "jumpstarter._util.click_groups",
     "jumpstarter._pytest_plugin.access",
     "jumpstarter._pytest_plugin.bench",
+    "jumpstarter._pytest_plugin.places",
     "jumpstarter.cli._app",
     "jumpstarter.cli._completed",
     "jumpstarter.cli._configured",

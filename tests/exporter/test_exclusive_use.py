@@ -25,6 +25,11 @@ from jumpstarter.client._claim import join, warn
 from jumpstarter.client._outgoing_call import Request
 from jumpstarter.client._raw_streams import open_stream
 from jumpstarter.driver import caller, export, exportstream, on_disconnect
+from jumpstarter.driver._export import exports_of
+from jumpstarter.drivers.console import RecordedConsole
+from jumpstarter.drivers.network import TcpNetwork
+from jumpstarter.drivers.power import MockPower
+from jumpstarter.drivers.process import Process
 from jumpstarter.errors import (
     ArgumentError,
     CallOutcomeUnknown,
@@ -321,6 +326,16 @@ async def test_only_what_is_read_only_can_be_used_without_a_turn(
         async with watcher.stream_async("watch") as stream:
             assert b"".join([data async for data in stream]) == b"reset\nada"
     assert board.ledger == ["reset", "ada"]
+
+
+def test_ready_made_drivers_let_others_look_on_and_nothing_more() -> None:
+    def read_only(cls: type) -> set[str]:
+        return {export.name for export in exports_of(cls).values() if export.read_only}
+
+    assert read_only(RecordedConsole) == {"mark", "status", "watch"}
+    assert read_only(MockPower) == {"read"}
+    assert read_only(Process) == {"follow", "read_output", "status", "wait_for"}
+    assert read_only(TcpNetwork) == {"address"}
 
 
 @timed()

@@ -11,6 +11,7 @@ from typing import Any, Final
 import trio
 
 from .._io.connection import Connection
+from .._protocol import events as ev
 from .._protocol.codec import truncate
 from .._protocol.frames import CallHead, ErrorBody, Hello
 from .._protocol.server import ServerProtocol
@@ -20,7 +21,7 @@ from ..driver._export import Exported
 from ..errors import Code
 from .call_log import WatchedSession, is_watched
 from .context import ServerContext
-from .dispatch import Dispatcher
+from .dispatch import Dispatcher, ExecutionMode
 from .error_reporter import reject
 from .exclusive_use import Claim, ExclusiveUse
 from .incoming_call import IncomingCall
@@ -66,6 +67,12 @@ class _GuardedDispatcher(Dispatcher):
         super().__init__(exporter, connection, rules)
         self.use = use
         self.may_call = False
+
+    def execution_mode(self, event: ev.CallReceived) -> ExecutionMode:
+        """See `Dispatcher`. A refusal needs no thread, and the holder may use all of them."""
+        if not self.may_call:
+            return ExecutionMode.OWN_TASK
+        return super().execution_mode(event)
 
     def _find(self, head: CallHead) -> tuple[Exported, Callable[..., Any]]:
         found = super()._find(head)

@@ -32,6 +32,7 @@ from typing import Any, Final, NoReturn, Protocol
 
 import trio
 
+from .._util.durations import describe_duration
 from ..driver._caller import Caller, ConnectionContext, VerifiedIdentity
 from ..errors import Code
 from .error_reporter import reject
@@ -40,7 +41,7 @@ from .lease_queue import LeaseQueue
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Claim", "ClaimState", "ExclusiveUse", "Visitor", "describe_seconds", "warning_before"]
+__all__ = ["Claim", "ClaimState", "ExclusiveUse", "Visitor", "warning_before"]
 
 _logger: Final = logging.getLogger("jumpstarter.exporter")
 _KEY: Final = 16  # random bytes of a session's key: too many to guess
@@ -379,8 +380,8 @@ class ExclusiveUse:
         warning = warning_before(self.max_session)
         await trio.sleep(self.max_session - warning)
         text = "the session of %s ends in %s: no session lasts longer than %s"
-        longest = describe_seconds(self.max_session)
-        _logger.warning(text, claim.caller, describe_seconds(warning), longest)
+        longest = describe_duration(self.max_session)
+        _logger.warning(text, claim.caller, describe_duration(warning), longest)
         await trio.sleep(warning)
         self._end(claim, f"the session has ended: none on this exporter lasts more than {longest}")
 
@@ -393,16 +394,6 @@ class ExclusiveUse:
 def warning_before(seconds: float) -> float:
     """Return how many seconds before its end a session of this length is warned."""
     return min(_WARNING, seconds / 10)
-
-
-def describe_seconds(seconds: float) -> str:
-    """Return a duration in words, such as `2 h 5 min`."""
-    if seconds < 60:
-        return f"{seconds:.2g} s"
-    minutes = round(seconds / 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = [f"{hours} h"] * bool(hours) + [f"{minutes} min"] * bool(minutes)
-    return " ".join(parts)
 
 
 def _clock_time(moment: float) -> str:

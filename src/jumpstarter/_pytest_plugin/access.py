@@ -16,7 +16,13 @@ from .._api.local import serve
 from .._util.text import indent_text
 from ..client import DriverClient
 from ..client._name import own_name
-from ..common._env import allowed_clients, exporter_address, exporter_tls, exporter_token
+from ..common._env import (
+    allowed_clients,
+    exporter_address,
+    exporter_session,
+    exporter_tls,
+    exporter_token,
+)
 from ..errors import JumpstarterException
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -32,6 +38,8 @@ class Access(NamedTuple):
     token: str | None = None
     ssl_context: ssl.SSLContext | None = None
     name: str | None = None
+    wait: bool = True
+    session: str | None = None
 
     def connect(self) -> AbstractContextManager[DriverClient, None]:
         """Return the context manager that connects."""
@@ -83,6 +91,8 @@ def access_of(config: pytest.Config, address: str) -> Access:
         token,
         exporter_tls(where, *(_file(config, name) for name in ("ca", "cert", "key"))),
         None if worker is None else f"{own_name()} {worker}",
+        not config.getoption("jumpstarter_no_wait"),
+        exporter_session(where),
     )
 
 

@@ -31,6 +31,7 @@ from ..client._runner import portal_for
 from ..errors import JumpstarterException
 from .access import Access, access_of, fail_in_one_line, fails_in_one_line, served
 from .frames import remove_frames
+from .places import places_shown
 from .properties import describe, drivers, walk
 from .recording import RECEIVED, SENT, Recording
 
@@ -116,7 +117,7 @@ class Bench:
         with ExitStack() as stack:
             client = self._served
             if client is None:
-                with fails_in_one_line(_UNREACHABLE):
+                with fails_in_one_line(_UNREACHABLE), places_shown(self._config):
                     client = stack.enter_context(self._access.connect())
             self._watch(client)
             self._client = client
@@ -139,8 +140,10 @@ class Bench:
     async def connected_async(self) -> AsyncIterator[DriverClient]:
         """Connect for Trio code."""
         options = self._access.options()
+        if self._client is not None and (session := self._client.channel.channel.session):
+            options["session"] = session  # `device` holds the exporter for the whole run
         async with AsyncExitStack() as stack:
-            with fails_in_one_line(_UNREACHABLE):
+            with fails_in_one_line(_UNREACHABLE), places_shown(self._config):
                 connecting = connect_async(self._access.address, **options)
                 client = await stack.enter_async_context(connecting)
             self._watch(client)

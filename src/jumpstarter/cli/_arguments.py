@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from .._exporter.executor import DEFAULT_THREADS
+from .._util.durations import parse_duration
 from ._log_format import LOG_FORMATS
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -66,6 +67,7 @@ def add_access_options(
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how drivers are run."""
+    _add_sharing_options(parser)
     parser.add_argument(
         "--threads",
         type=_threads,
@@ -121,6 +123,35 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "the configuration",
     )
     parser.add_argument("--log-level", choices=_LEVELS, default="info", help="default: %(default)s")
+
+
+def _add_sharing_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--exclusive",
+        action="store_true",
+        help="one client at a time uses the drivers, and the others wait in a queue",
+    )
+    parser.add_argument(
+        "--max-session",
+        type=_duration,
+        metavar="TIME",
+        help="with --exclusive, how long a client may hold the exporter, as in 2h or 90m; it is "
+        "warned before it is disconnected",
+    )
+    parser.add_argument(
+        "--operator",
+        action="append",
+        metavar="NAME",
+        help="with --exclusive, the common name of a client's certificate whose owner may end the "
+        "session of another client; can be given several times",
+    )
+
+
+def _duration(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
 
 
 def _threads(text: str) -> int:

@@ -21,6 +21,8 @@ COMMANDS: Final[dict[str, str]] = {
     "console": "open an interactive console of a driver's raw stream",
     "forward": "forward a local port, or a Unix socket, to a driver's raw stream",
     "flash": "write an image to a storage of the device",
+    "who": "show the holder of an exporter in exclusive use, and the queue",
+    "kick": "end the session of the client that holds an exporter",
     "config": "check and list the configurations of exporters",
     "doctor": "look for faults of this installation",
     "driver": "list the drivers that are installed",

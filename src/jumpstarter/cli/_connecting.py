@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import logging
 import ssl
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..client import DriverClient
 from ..common._env import (
     allowed_clients,
     exporter_address,
+    exporter_session,
     exporter_tls,
     exporter_token,
 )
@@ -46,6 +48,8 @@ class Access:
         tls_key: The private key of that certificate.
         allow: Patterns of client classes that may be imported; empty for those of the environment.
         passphrase: The exporter's token itself, for commands with such an option.
+        no_wait: Fail instead of waiting for a turn at an exporter in exclusive use.
+        no_claim: Do not ask for a turn.
     """
 
     token_file: Path | None = None
@@ -54,6 +58,8 @@ class Access:
     tls_key: Path | None = None
     allow: tuple[str, ...] = ()
     passphrase: str | None = None
+    no_wait: bool = False
+    no_claim: bool = False
 
     def token(self) -> str | None:
         """Return the token of the options, or of the environment.
@@ -103,6 +109,16 @@ def access_options(function: Callable[P, R]) -> Callable[..., R]:
         metavar="PATTERN",
         help="client classes that may be imported, as in 'mylab.*'; can be given several times",
     )
+    @click.option(
+        "--no-wait",
+        is_flag=True,
+        help="fail if another client holds an exporter in exclusive use, instead of waiting",
+    )
+    @click.option(
+        "--no-claim",
+        is_flag=True,
+        help="use only what is read_only of an exporter in exclusive use, without a turn",
+    )
     @functools.wraps(function)
     def collect(*args: Any, **options: Any) -> R:
         names = [field.name for field in dataclasses.fields(Access)]
@@ -112,9 +128,18 @@ def access_options(function: Callable[P, R]) -> Callable[..., R]:
     return collect
 
 
+def _print_place(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
 @hidden_contextmanager
 def connected(
-    address: str | None, access: Access, *, import_clients: bool = True
+    address: str | None,
+    access: Access,
+    *,
+    import_clients: bool = True,
+    claim: bool = True,
+    tell: Callable[[str], None] | None = _print_place,
 ) -> Iterator[DriverClient]:
     """Connect to an exporter, for the length of a `with` block.
 
@@ -124,6 +149,8 @@ def connected(
         import_clients: Import the client classes that `access` allows. A command that calls drivers
             by `call`, `streamingcall` and `stream` needs none of them. A missing class is not
             logged: a command that needs it says so.
+        claim: Wait for a turn at an exporter in exclusive use, unless `access` says otherwise.
+        tell: Called with this client's place while it waits; None for the log alone.
 
     Yields:
         The client of the root driver, for blocking code.
@@ -135,11 +162,50 @@ def connected(
     allow = (access.allow or allowed_clients()) if import_clients else ()
     where, token = exporter_address(address), access.token()
     context = access.ssl_context(where)
+    claim = claim and not access.no_claim
     with ExitStack() as stack:
-        with _no_warnings():
-            connection = connect(where, allow=allow, token=token, ssl_context=context)
+        with _no_warnings(), _places_to(tell):
+            connection = connect(
+                where,
+                allow=allow,
+                token=token,
+                ssl_context=context,
+                claim=claim,
+                wait=not access.no_wait,
+                session=exporter_session(where) if claim else None,
+            )
             client = stack.enter_context(connection)
         yield client
+
+
+class _PlaceHandler(logging.Handler):
+    """Passes the text of records on."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._tell(record.getMessage())
+        except Exception:  # noqa: BLE001 - as logging's own handlers do
+            self.handleError(record)
+
+
+@contextmanager
+def _places_to(tell: Callable[[str], None] | None) -> Iterator[None]:
+    """Pass this client's place in the queue to a function instead of the log."""
+    if tell is None:
+        yield
+        return
+    logger, handler = logging.getLogger("jumpstarter.client.queue"), _PlaceHandler(tell)
+    propagates, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagates
 
 
 @contextmanager

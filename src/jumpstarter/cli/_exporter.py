@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import logging
+import math
 import signal
 import sys
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from ._options import (
     ServeConfig,
     SetupError,
     check_options,
+    check_sharing,
     load_driver,
     load_limits,
     load_tls,
@@ -101,6 +103,7 @@ def _run(options: argparse.Namespace, streams: StandardStreams) -> int:
         token = read_token(options.token_file) or options.passphrase or ""
         context = load_tls(address, options)
         loaded = _load(options, token, streams)
+        check_sharing(options)
         config = ServeConfig(
             address=address,
             limits=limits,
@@ -138,7 +141,11 @@ def _load(options: argparse.Namespace, token: str, streams: StandardStreams) -> 
     from ._hooks import hooks_of  # noqa: PLC0415 - the same
 
     def take(config: ExporterConfigV1Alpha1) -> None:
-        """Log in the form of the configuration, before the drivers of it log something."""
+        """Use what the configuration says, unless an option does, before its drivers are made."""
+        options.exclusive = options.exclusive or config.exclusive
+        if options.max_session is None:
+            options.max_session = config.max_session
+        options.operator = options.operator or config.operators
         if options.log_format is None and config.logFormat is not None:
             streams.use(log_formatter(config.logFormat))
 
@@ -186,6 +193,9 @@ def _serving(
         users=options.allow_user,
         async_library=options.async_library,
         metrics=metrics,
+        exclusive=options.exclusive,
+        max_session=options.max_session or math.inf,
+        operators=options.operator or (),
     )
 
 

@@ -66,6 +66,10 @@ class Files:
         while data:
             data = data[os.write(self.stdout, data) :]
 
+    def write_line(self, text: str) -> None:  # pragma: no cover - at a terminal
+        """Write a line to the real stdout; see `write`."""
+        self.write(f"{text}\n")
+
     def close(self) -> None:
         """Let this process use its standard files again."""
         _flush()

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from .._util.text import escape_text
 from ..client._commands import command_of, consoles
-from ..common._env import env
+from ..common._env import env, environment_client
 from ..config.env import JUMPSTARTER_HOST
 from ..errors import CallRefused
 from ._app import ExitCodes, reported_errors, run_click
@@ -71,7 +71,11 @@ def _complete() -> int:
     impatient.daemon = True
     impatient.start()
     try:
-        with suppress(Exception), env() as client, consoles(_open_console):
+        with (
+            suppress(Exception),
+            environment_client(claim=False) as client,
+            consoles(_open_console),
+        ):
             command_of(client).main([], "j", _COMPLETE)  # it exits
         return _FAILED
     finally:

@@ -38,6 +38,7 @@ __all__ = [
     "SetupError",
     "add_current_directory",
     "check_options",
+    "check_sharing",
     "load_driver",
     "load_limits",
     "load_tls",
@@ -283,6 +284,20 @@ def check_options(address: Address, options: argparse.Namespace) -> None:
                 raise SetupError(f"{address} has no TLS: {option} is for tls://")
     elif options.tls_cert is None:
         raise SetupError(f"{address}: give --tls-cert, a file with the certificate")
+
+
+def check_sharing(options: argparse.Namespace) -> None:
+    """Refuse options of exclusive use without it, and operators whom nothing could verify.
+
+    Raises:
+        SetupError: An option has no effect.
+    """
+    if (options.max_session is not None or options.operator) and not options.exclusive:
+        text = "--max-session and --operator are for an exporter in exclusive use"
+        raise SetupError(f"{text}: add --exclusive, or exclusive: true to the configuration")
+    if options.operator and options.tls_client_ca is None:
+        text = "--operator names the owner of a client's certificate"
+        raise SetupError(f"{text}: serve at tls://, and give --tls-client-ca")
 
 
 # -------------------------------------------------------------------------------------------- TLS

@@ -52,7 +52,7 @@ def print_rows(
         click.echo(yaml.safe_dump([dict(row) for row in rows], sort_keys=False), nl=False)
     elif output == "name":
         for row in rows:
-            click.echo(escape_text(row[columns[0]]))
+            click.echo(escape_text(str(row[columns[0]])))
     else:
         _print_table(
             [[escape_text(str(row.get(each, ""))) for each in columns] for row in rows], columns

@@ -14,7 +14,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from .._api.serving import serve_leased
 from .._exporter.tree import failed_reset
@@ -67,6 +67,10 @@ class _Exporter:
     motd: str = ""
 
 
+# Prints a line for the user while a client waits for its turn.
+_Tell: TypeAlias = Callable[[str], None]
+
+
 def run_with(program: Program, name: str | None, file: Path | None) -> int:
     """Serve the exporter of a configuration to a program. Call it in the main thread.
 
@@ -82,7 +86,7 @@ def run_with(program: Program, name: str | None, file: Path | None) -> int:
         ConfigurationError: Nothing can be served.
     """
 
-    def start(stack: ExitStack) -> _Exporter:
+    def start(stack: ExitStack, _tell: _Tell | None) -> _Exporter:
         try:
             driver, config = load_configured(name, file)
         except SetupError as exc:
@@ -110,21 +114,37 @@ def run_at(program: Program, address: str, access: Access) -> int:
         JumpstarterException: The exporter cannot be reached.
     """
 
-    def start(stack: ExitStack) -> _Exporter:
-        if program.exporter_logs:
-            client = stack.enter_context(connected(address, access))
-            stack.enter_context(client.log_stream())
-        else:
-            with connected(address, access):  # what is wrong is told here, and not by every `j`
-                pass
+    def start(stack: ExitStack, tell: _Tell | None) -> _Exporter:
+        session = _enter(stack, program, address, access, tell)
         host = exporter_address(address)
         name = _name_of(host)
         environment = child_environment(
-            host, name, {}, allow=access.allow or None, token=access.token()
+            host, name, {}, allow=access.allow or None, token=access.token(), session=session
         )
         return _Exporter(name=name, environment={**environment, **access.environment()})
 
     return _run(program, start)
+
+
+def _enter(
+    stack: ExitStack, program: Program, address: str, access: Access, tell: _Tell | None
+) -> str | None:
+    """Connect to the exporter, and stay connected if there is a reason to.
+
+    So what is wrong is told here, and not by every `j`; and at an exporter in exclusive use, this
+    process waits for a turn, and holds it as long as the program runs.
+
+    Returns:
+        The key of the session at an exporter in exclusive use.
+    """
+    with ExitStack() as connection:
+        client = connection.enter_context(connected(address, access, tell=tell))
+        session = client.channel.channel.session
+        if program.exporter_logs:
+            connection.enter_context(client.log_stream())
+        if program.exporter_logs or session is not None:
+            stack.push(connection.pop_all())
+    return session
 
 
 def _name_of(address: str) -> str:
@@ -133,7 +153,7 @@ def _name_of(address: str) -> str:
     return Path(rest).stem if scheme == "unix" else rest.removeprefix("//")
 
 
-def _run(program: Program, start: Callable[[ExitStack], _Exporter]) -> int:
+def _run(program: Program, start: Callable[[ExitStack, _Tell | None], _Exporter]) -> int:
     reset_signals()
     is_interactive = not program.command and os.isatty(0)
     with ExitStack() as stack:
@@ -144,7 +164,8 @@ def _run(program: Program, start: Callable[[ExitStack], _Exporter]) -> int:
             is_quiet = is_interactive and not program.exporter_logs  # a log garbles a terminal
             silence = files.silence if is_quiet else None
             stack.enter_context(_output_of(program, silence))
-            exporter = start(stack)
+            # Otherwise the log, which is on stderr, has it.
+            exporter = start(stack, files.write_line if is_quiet else None)
         except KeyboardInterrupt:
             return 128 + (inbox.interrupted or signal.SIGINT)
         environment, command = dict(exporter.environment), list(program.command)

@@ -15,6 +15,7 @@ from ..config.env import (
     JMP_EXPORTER,
     JMP_EXPORTER_LABELS,
     JMP_GRPC_PASSPHRASE,
+    JMP_SESSION,
     JUMPSTARTER_HOST,
 )
 
@@ -35,6 +36,7 @@ def child_environment(
     *,
     allow: Sequence[str] | None,
     token: str | None = None,
+    session: str | None = None,
 ) -> dict[str, str]:
     """Return the environment of a program that uses an exporter.
 
@@ -45,6 +47,7 @@ def child_environment(
         allow: Patterns of client classes that may be imported; `["*"]` allows all. None leaves it
             to the environment of this process.
         token: The exporter's token, if it has one.
+        session: The session that the program takes part in, at an exporter in exclusive use.
     """
     environment = {
         **os.environ,
@@ -52,10 +55,16 @@ def child_environment(
         JMP_EXPORTER: name,
         _SUPPRESS_WARNINGS: "1",
     }
-    for each in (JMP_EXPORTER_LABELS, JMP_GRPC_PASSPHRASE):  # of a shell around this one
+    for each in (
+        JMP_EXPORTER_LABELS,
+        JMP_GRPC_PASSPHRASE,
+        JMP_SESSION,
+    ):  # of a shell around this one
         environment.pop(each, None)
     if token:
         environment[JMP_GRPC_PASSPHRASE] = token
+    if session:
+        environment[JMP_SESSION] = session
     if labels:
         pairs = (f"{key}={value}" for key, value in sorted(labels.items()))
         environment[JMP_EXPORTER_LABELS] = ",".join(pairs)

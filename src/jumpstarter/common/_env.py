@@ -21,7 +21,9 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 __all__ = [
     "allowed_clients",
     "env",
+    "environment_client",
     "exporter_address",
+    "exporter_session",
     "exporter_tls",
     "exporter_token",
 ]
@@ -31,6 +33,8 @@ _ALLOW: Final = "JMP_DRIVERS_ALLOW"
 _INSECURE: Final = ("JMP_GRPC_INSECURE", "JUMPSTARTER_GRPC_INSECURE")
 _TOKEN: Final = "JMP_GRPC_PASSPHRASE"  # noqa: S105 - a variable's name
 _TLS: Final = ("JMP_TLS_CA", "JMP_TLS_CERT", "JMP_TLS_KEY")
+_SESSION: Final = "JMP_SESSION"
+_NO_WAIT: Final = "JMP_NO_WAIT"
 _SCHEMES: Final = ("unix:", "tcp://", "tls://")
 _HOST_PORT: Final = re.compile(r"[^/]+:\d+", re.ASCII)
 
@@ -46,6 +50,8 @@ def env() -> Iterator[DriverClient]:
       them; `UNSAFE` allows all. By default the packages `jumpstarter_driver_*`.
     - `JMP_GRPC_PASSPHRASE`: the exporter's token.
     - `JMP_GRPC_INSECURE`: with `1`, `host:port` is reached by plain TCP, and else by TLS.
+    - `JMP_SESSION`: the session of a shell at an exporter in exclusive use. Without it, this client
+      waits for a turn, or with `JMP_NO_WAIT=1` raises an exception.
     - `JMP_TLS_CA`, `JMP_TLS_CERT` and `JMP_TLS_KEY`: files, PEM, with the authorities that are
       trusted instead of the system's, this client's certificate, and its private key. They are
       not read for an address without TLS.
@@ -60,14 +66,38 @@ def env() -> Iterator[DriverClient]:
         ConfigurationError: (on entering) A file for TLS cannot be used.
         RuntimeError: (on entering) This thread runs a Trio loop.
     """
+    with environment_client() as client:
+        yield client
+
+
+@hidden_contextmanager
+def environment_client(*, claim: bool = True) -> Iterator[DriverClient]:
+    """Connect as `env` does, for the length of a block.
+
+    Args:
+        claim: False connects to an exporter in exclusive use without waiting for a turn.
+    """
     address = exporter_address()
     with connect(
         address,
         allow=allowed_clients(),
         token=exporter_token(),
         ssl_context=exporter_tls(address),
+        claim=claim,
+        wait=os.environ.get(_NO_WAIT) != "1",
+        session=exporter_session(address) if claim else None,
     ) as client:
         yield client
+
+
+def exporter_session(address: str) -> str | None:
+    """Return the session of the environment, if it is one at this address.
+
+    Args:
+        address: The exporter's address, as `exporter_address` returns it.
+    """
+    session, host = os.environ.get(_SESSION), os.environ.get(_HOST)
+    return session if session and host and exporter_address(host) == address else None
 
 
 def exporter_address(host: str | None = None, *, insecure: bool = False) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
+from .._util.durations import parse_duration
 from .._util.extras import requires_extra
 from ..driver import Driver
 from ..drivers.composite import Proxy
@@ -279,6 +280,10 @@ class ExporterConfigV1Alpha1(StrictModel):
         logFormat: The form of the log of `serve` and `run`: `text` (the default) or `json`.
         export: The drivers, by name.
         hooks: What runs when a session begins and ends.
+        exclusive: Whether one client at a time uses the drivers, and the others wait.
+        max_session: How many seconds a client may hold the exporter then. In YAML it is
+            `maxSession`, and a text like `2h`.
+        operators: Common names of certificates whose owners may end the session of another client.
         exit_on_lease_end: Whether the exporter ends after a session. In YAML it is
             `exitOnLeaseEnd`.
         path: The file that it was read from.
@@ -307,11 +312,19 @@ class ExporterConfigV1Alpha1(StrictModel):
     logFormat: Literal["text", "json"] | None = None  # noqa: N815 - in YAML
     export: dict[str, ExporterConfigV1Alpha1DriverInstance] = Field(default_factory=dict)
     hooks: HookConfigV1Alpha1 = Field(default_factory=HookConfigV1Alpha1)
+    exclusive: bool = False
+    max_session: float | None = Field(default=None, alias="maxSession", gt=0)
+    operators: list[str] = Field(default_factory=list)
     failure_detection: FailureDetectionConfigV1Alpha1 = Field(
         default_factory=FailureDetectionConfigV1Alpha1, alias="failureDetection"
     )
     exit_on_lease_end: bool = Field(default=False, alias="exitOnLeaseEnd")
     path: Path | None = None
+
+    @field_validator("max_session", mode="before")
+    @classmethod
+    def _read_duration(cls, value: object) -> object:
+        return parse_duration(value) if isinstance(value, str) else value
 
     @field_validator("metadata", mode="before")
     @classmethod

@@ -132,7 +132,7 @@ class RecordedConsole(Driver):
         if self._recorder.is_running:
             trio.from_thread.run(self._recorder.stop)
 
-    @export
+    @export(read_only=True)
     async def status(self) -> ConsoleStatus:
         """Return what the console does just now."""
         recorder, record = self._recorder, self._recorder.record
@@ -149,12 +149,12 @@ class RecordedConsole(Driver):
             log_lost=0 if recorder.log is None else recorder.log.lost,
         )
 
-    @export
+    @export(read_only=True)
     async def mark(self) -> ConsoleMark:
         """Return the present end of the record, to read from there later."""
         return self._recorder.mark()
 
-    @export(strict=True)
+    @export(strict=True, read_only=True)
     async def watch(
         self, since: ConsoleMark | int | None = None, last: int | None = None, follow: bool = True
     ) -> AsyncIterator[ConsoleOutput]:

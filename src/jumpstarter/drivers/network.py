@@ -56,7 +56,7 @@ class TcpNetwork(Driver):
         """Return the path of the client class."""
         return "jumpstarter.drivers.network.NetworkClient"
 
-    @export
+    @export(read_only=True)
     def address(self) -> str:
         """Return the server's address as the exporter sees it, like `tcp://board:80`."""
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -101,7 +101,7 @@ class UnixNetwork(Driver):
         """Return the path of the client class."""
         return "jumpstarter.drivers.network.NetworkClient"
 
-    @export
+    @export(read_only=True)
     def address(self) -> str:
         """Return the server's address as the exporter sees it, like `unix:/run/board`."""
         return f"unix:{self.path}"

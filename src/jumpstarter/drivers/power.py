@@ -108,7 +108,7 @@ class MockPower(PowerInterface, Driver):
         self.is_on = False
         self.log.append("off")
 
-    @export
+    @export(read_only=True)
     async def read(self, interval: float) -> AsyncGenerator[PowerReading, None]:
         """Yield a reading every `interval` seconds until the client stops."""
         while True:

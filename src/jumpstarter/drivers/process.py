@@ -243,7 +243,7 @@ class Process(Driver):
         await self.stop()
         return await self.start()
 
-    @export
+    @export(read_only=True)
     def status(self) -> ProcessStatus:
         """Return what the program does, or how it has ended."""
         run = self._runner.run
@@ -257,7 +257,7 @@ class Process(Driver):
             failure=str(run.error or run.failure),
         )
 
-    @export(strict=True)
+    @export(strict=True, read_only=True)
     async def wait_for(self, state: str) -> ProcessStatus:
         """Wait until the program is in a state.
 
@@ -284,7 +284,7 @@ class Process(Driver):
             raise ProcessLookupError(errno.ESRCH, "the program does not run", self._name())
         run.send_signal(number)
 
-    @export
+    @export(read_only=True)
     def read_output(self) -> ProcessOutput:
         """Return the end of the output of its last run, or of the present one."""
         run = self._runner.run
@@ -296,7 +296,7 @@ class Process(Driver):
             truncated=run.stdout.dropped or run.stderr.dropped,
         )
 
-    @export(strict=True)
+    @export(strict=True, read_only=True)
     async def follow(self, history: bool = True) -> AsyncGenerator[ProcessOutput, None]:
         """Yield output as it comes, until the run ends. Any number of clients can.
 

@@ -45,7 +45,7 @@ def command(arguments: tuple[str, ...], output: str | None, access: Access) -> N
     address, rest = split_address(arguments, 0)
     if len(rest) > 1:
         raise click.UsageError(f"unexpected argument {rest[1]!r}")
-    with connected(address, access, import_clients=False) as root:
+    with connected(address, access, import_clients=False, claim=False) as root:
         path = rest[0] if rest else _ROOT
         drivers = list(_drivers(find_driver(root, path), path))
     if output is not None:

@@ -1,0 +1,348 @@
+"""Test how processes share a board in exclusive use: `who`, `kick`, and holders that die."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+import jumpstarter
+from delaying_proxy import delaying_proxy
+from exporter_process import TESTS, ExporterProcess, exporter, exporter_command
+from jumpstarter.cli import main
+from processes import PATIENCE, running
+from sharing_drivers import ledger_of
+
+LEDGER = "sharing_drivers:Ledger"
+# How long a client may be silent, so that a test need not wait for half a minute.
+QUICK = ("--limit", "ping_interval=0.5", "--limit", "ping_timeout=2")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Path:
+    return tmp_path / "ledger"
+
+
+@contextmanager
+def shared(directory: Path, *options: str, exclusive: bool = True) -> Iterator[ExporterProcess]:
+    """Run an exporter of a ledger in exclusive use."""
+    terms = ("--exclusive",) if exclusive else ()
+    prefix = ("env", f"LEDGER={directory}/ledger")
+    with exporter(directory, *terms, *options, driver=LEDGER, prefix=prefix) as process:
+        yield process
+
+
+class Client:
+    """A process that uses the board."""
+
+    def __init__(self, process: subprocess.Popen[Any]) -> None:
+        self.process = process
+
+    def until_in(self) -> None:
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "in\n"
+
+    def until_waits(self) -> str:
+        """Return what it says about its place."""
+        assert self.process.stderr is not None
+        line: str = self.process.stderr.readline()
+        assert line.startswith("waiting for "), line
+        return line
+
+    def leave(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        assert self.process.wait(PATIENCE) == 0
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Client]]:
+    """Start clients, which are killed at the end of the test."""
+    with ExitStack() as stack:
+
+        def run(
+            process: ExporterProcess, name: str, *words: str, address: str | None = None
+        ) -> Client:
+            script = str(TESTS / "script_of_sharing.py")
+            command = [sys.executable, script, address or process.address, name, *words]
+            pipe = subprocess.PIPE
+            return Client(
+                stack.enter_context(running(command, stdin=pipe, stdout=pipe, stderr=pipe))
+            )
+
+        yield run
+
+
+def until_in_ledger(path: Path, text: str, client: Client) -> None:
+    while text not in ledger_of(path):
+        assert client.process.poll() is None
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Run a command in this process."""
+    code = main(list(arguments))
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def who(capsys: pytest.CaptureFixture[str], process: ExporterProcess) -> list[dict[str, Any]]:
+    code, out, _ = run(capsys, "who", process.address, "-o", "json")
+    assert code == 0
+    rows: list[dict[str, Any]] = json.loads(out)
+    return rows
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_a_holder_that_dies_or_is_stopped_is_out_before_the_next_enters(
+    tmp_path: Path, ledger: Path, start: Callable[..., Client], number: signal.Signals
+) -> None:
+    with shared(tmp_path, *QUICK) as process:
+        ada = start(process, "ada", "block")
+        ada.until_in()
+        until_in_ledger(ledger, "ada begins", ada)
+        bob = start(process, "bob")
+        assert ", says 'ada' since " in bob.until_waits()
+        ada.process.send_signal(number)
+        bob.until_in()
+        bob.leave()
+    expected = ["reset", "ada", "ada begins", "ada ends", "ada is gone", "reset", "bob"]
+    assert ledger_of(ledger) == expected
+
+
+def test_a_holder_whose_cable_is_pulled_is_out_before_the_next_enters(
+    tmp_path: Path, ledger: Path, start: Callable[..., Client]
+) -> None:
+    with (
+        shared(tmp_path, "--address", "tcp://127.0.0.1:0", *QUICK) as process,
+        delaying_proxy(int(process.address.rpartition(":")[2]), seconds=0) as proxy,
+    ):
+        ada = start(process, "ada", "block", address=f"tcp://127.0.0.1:{proxy.port}")
+        ada.until_in()
+        until_in_ledger(ledger, "ada begins", ada)
+        bob = start(process, "bob")
+        bob.until_waits()
+        proxy.hold_answers()  # no question of the exporter arrives, and so no answer comes
+        bob.until_in()
+        bob.leave()
+        proxy.release_answers()
+    expected = ["reset", "ada", "ada begins", "ada ends", "ada is gone", "reset", "bob"]
+    assert ledger_of(ledger) == expected
+
+
+def test_a_kicked_holder_is_out_before_the_next_enters(
+    tmp_path: Path,
+    ledger: Path,
+    start: Callable[..., Client],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with shared(tmp_path) as process:
+        ada = start(process, "ada", "block")
+        ada.until_in()
+        until_in_ledger(ledger, "ada begins", ada)
+        bob = start(process, "bob")
+        bob.until_waits()
+        code, out, err = run(capsys, "kick", process.address)
+        assert (code, out) == (0, "ended the session of ada\n")
+        assert "it runs 'block' of driver 'root' (sharing_drivers.Ledger), which is" in err
+        assert "ada ends" in ledger_of(ledger)
+        bob.until_in()
+        assert ada.process.wait(PATIENCE) == 1
+        assert ada.process.stderr is not None
+        assert "the session was ended by uid" in ada.process.stderr.read()
+        bob.leave()
+    expected = ["reset", "ada", "ada begins", "ada ends", "ada is gone", "reset", "bob"]
+    assert ledger_of(ledger) == expected
+
+
+def test_who_shows_the_holder_and_the_queue(
+    tmp_path: Path, start: Callable[..., Client], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with shared(tmp_path) as process:
+        assert run(capsys, "who", process.address) == (
+            0,
+            "",
+            "nobody holds the exporter, and nobody waits\n",
+        )
+        ada = start(process, "ada")
+        ada.until_in()
+        bob = start(process, "bob\x1b[2J")
+        bob.until_waits()
+        first, second = who(capsys, process)
+        assert (first["state"], first["claimed"]) == ("holds", "ada")
+        assert first["verified"]["pid"] == ada.process.pid
+        assert first["verified"]["uid"] == os.geteuid()
+        assert (second["state"], second["claimed"]) == ("waits", "bob\x1b[2J")
+        code, out, _ = run(capsys, "who", process.address)
+        assert code == 0
+        head, *lines = out.splitlines()
+        assert head.split() == ["CONNECTION", "STATE", "FOR", "VERIFIED", "SAYS"]
+        assert f"uid {os.geteuid()}, pid {ada.process.pid}" in lines[0] or os.geteuid() == 0
+        assert f"pid {ada.process.pid}" in lines[0]
+        assert lines[0].endswith("ada")
+        assert lines[1].endswith(r"bob\x1b[2J")
+        assert run(capsys, "who", process.address, "extra")[0] == 2
+
+
+def test_a_command_can_fail_instead_of_waiting_or_use_what_is_read_only(
+    tmp_path: Path, start: Callable[..., Client], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with shared(tmp_path) as process:
+        ada = start(process, "ada")
+        ada.until_in()
+        code, _, err = run(capsys, "call", process.address, "note", "x", "--no-wait")
+        assert code == 1
+        assert ", says 'ada' since " in err
+        assert "(without --no-wait) to wait for it" in err
+        code, out, _ = run(capsys, "call", process.address, "lines", "--no-claim")
+        assert (code, out) == (0, "reset\nada\n")
+        code, _, err = run(capsys, "call", process.address, "note", "x", "--no-claim")
+        assert code == 1
+        assert "this one has not claimed it; held by uid" in err
+        assert run(capsys, "ls", process.address)[0] == 0
+        ada.leave()
+        assert run(capsys, "call", process.address, "note", "x", "--no-wait")[0] == 0
+
+
+def test_a_command_that_waits_says_for_whom(
+    tmp_path: Path, ledger: Path, start: Callable[..., Client]
+) -> None:
+    with shared(tmp_path) as process:
+        ada = start(process, "ada")
+        ada.until_in()
+        pipe = subprocess.PIPE
+        command = [sys.executable, "-m", "jumpstarter", "call", process.address, "note", "call"]
+        with running(command, stdout=pipe, stderr=pipe) as waiting:
+            place = Client(waiting).until_waits()
+            assert ", says 'ada' since " in place
+            assert place.endswith(", you are next\n")
+            ada.leave()
+            assert waiting.wait(PATIENCE) == 0
+    assert ledger_of(ledger) == ["reset", "ada", "reset", "call"]
+
+
+def test_the_programs_of_a_shell_share_its_session(
+    tmp_path: Path, ledger: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with shared(tmp_path) as process:
+        program = "j note one; j note two; jumpstarter who -o name; jumpstarter call note three"
+        environment = os.environ.get("PATH", os.defpath)
+        scripts = str(Path(sys.executable).parent)
+        command = [sys.executable, "-m", "jumpstarter", "shell", "--address", process.address]
+        done = subprocess.run(
+            [*command, "--", "sh", "-ec", program],
+            env={**os.environ, "PATH": f"{scripts}{os.pathsep}{environment}"},
+            timeout=PATIENCE,
+            check=False,
+        )
+    said = capfd.readouterr()
+    assert done.returncode == 0, said.err
+    assert said.out.strip().isdecimal()  # one claim: that of the shell
+    assert ledger_of(ledger) == ["reset", "one", "two", "three"]
+
+
+def test_a_configuration_can_ask_for_exclusive_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text(
+        "metadata: {name: lab}\nexclusive: true\nmaxSession: 1h30m\n"
+        f"export: {{board: {{type: {LEDGER.replace(':', '.')}}}}}\n"
+    )
+    address = f"unix:{tmp_path}/socket"
+    options = ("--exporter-config", str(file), "--address", address)
+    environment = {"LEDGER": f"{tmp_path}/ledger"}
+    with (
+        exporter_command("run", *options, environment=environment) as process,
+        jumpstarter.connect(process.address, name="ada"),
+    ):
+        assert [row["state"] for row in who(capsys, process)] == ["holds"]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--max-session", "2h"], "add --exclusive"),
+        (["--operator", "ops"], "add --exclusive"),
+        (["--exclusive", "--operator", "ops"], "give --tls-client-ca"),
+        (["--exclusive", "--max-session", "soon"], "is not a duration"),
+    ],
+)
+def test_options_that_have_no_effect_are_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], options: list[str], text: str
+) -> None:
+    command = ["serve", LEDGER, "--address", f"unix:{tmp_path}/socket", *options]
+    done = subprocess.run(
+        [sys.executable, "-m", "jumpstarter", *command], cwd=TESTS, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 2
+    assert text in capfd.readouterr().err
+
+
+def test_an_exporter_that_is_shared_has_no_holder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with shared(tmp_path, exclusive=False) as process:
+        for command in ("who", "kick"):
+            code, _, err = run(capsys, command, process.address)
+            assert code == 1
+            assert "is not in exclusive use: its clients share it" in err
+
+
+def test_nobody_is_kicked_if_nobody_holds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with shared(tmp_path) as process:
+        code, _, err = run(capsys, "kick", process.address)
+        assert code == 1
+        assert "nobody holds the exporter" in err
+
+
+def test_a_certificate_names_the_holder_and_the_operator(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(
+        str(tmp_path / "server.pem")
+    )
+    for name in ("ada", "ops"):
+        pem = authority.issue_cert(f"{name}@lab", common_name=name).private_key_and_cert_chain_pem
+        pem.write_to_path(str(tmp_path / f"{name}.pem"))
+
+    def access(name: str) -> list[str]:
+        return ["--tls-ca", f"{tmp_path}/ca.pem", "--tls-cert", f"{tmp_path}/{name}.pem"]
+
+    options = ("--address", "tls://localhost:0", "--tls-cert", f"{tmp_path}/server.pem")
+    terms = ("--tls-client-ca", f"{tmp_path}/ca.pem", "--operator", "ops")
+    with shared(tmp_path, *options, *terms) as process, ExitStack() as stack:
+        command = [sys.executable, "-m", "jumpstarter", "shell", "--address", process.address]
+        holder = stack.enter_context(
+            running(
+                [*command, *access("ada"), "--", "sh", "-c", "echo in; cat"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+        )
+        Client(holder).until_in()
+        code, out, _ = run(capsys, "who", process.address, *access("ada"), "-o", "json")
+        assert code == 0
+        assert ["commonName", "ada"] in json.loads(out)[0]["verified"]["subject"]
+        code, out, _ = run(capsys, "who", process.address, *access("ada"))
+        assert "commonName=ada" in out
+        code, _, err = run(capsys, "kick", process.address, *access("ada"))
+        assert code == 1
+        assert "--operator names" in err
+        code, out, _ = run(capsys, "kick", process.address, *access("ops"))
+        assert (code, out[:20]) == (0, "ended the session of")
+        code, out, _ = run(capsys, "who", process.address, *access("ops"), "-o", "json")
+        assert json.loads(out) == []

@@ -1,0 +1,60 @@
+"""Test that a run of pytest waits for its turn at an exporter in exclusive use, or fails."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import jumpstarter
+from jumpstarter.cli._exclusive import list_claims
+from lab_for_plugin import Run, lab
+
+USES = "def test_it(device): assert device.power.call('on') == 'on'"
+
+
+@pytest.fixture
+def exclusive(tmp_path: Path) -> Iterator[str]:
+    with lab(tmp_path, "--exclusive") as process:
+        yield process.address
+
+
+def test_a_run_waits_for_its_turn_and_says_for_whom(run_pytest: Run, exclusive: str) -> None:
+    def hold() -> None:
+        """Hold the exporter until another client waits."""
+        with jumpstarter.connect(exclusive, name="ada") as client:
+            holds.set()
+            while len(list_claims(client)) < 2 and not stop.is_set():
+                pass
+
+    holds, stop = threading.Event(), threading.Event()
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert holds.wait(30)
+    try:
+        result = run_pytest(USES, "--jumpstarter", exclusive)
+    finally:
+        stop.set()
+        holder.join()
+    result.assert_outcomes(passed=1)
+    places = [line for line in result.outlines if line.startswith("waiting for ")]
+    assert ", says 'ada' since " in places[0]
+
+
+def test_a_run_can_fail_instead(run_pytest: Run, exclusive: str) -> None:
+    with jumpstarter.connect(exclusive, name="ada"):
+        result = run_pytest(USES, "--jumpstarter", exclusive, "--jumpstarter-no-wait")
+    result.assert_outcomes(errors=1)
+    assert any("no connection to the device" in line for line in result.outlines)
+    assert any("says 'ada' since" in line for line in result.outlines)
+
+
+def test_sync_and_async_tests_share_the_session(run_pytest: Run, exclusive: str) -> None:
+    source = """
+    async def test_async(device, device_async):
+        assert await device_async.power.call_async("on") == "on"
+    """
+    options = ("-o", "trio_mode=true", "--jumpstarter", exclusive, "--jumpstarter-no-wait")
+    run_pytest(source, *options).assert_outcomes(passed=1)
