@@ -23,8 +23,9 @@ from processes import PATIENCE, running
 from sharing_drivers import ledger_of
 
 LEDGER = "sharing_drivers:Ledger"
-# How long a client may be silent, so that a test need not wait for half a minute.
-QUICK = ("--limit", "ping_interval=0.5", "--limit", "ping_timeout=2")
+# How long a client may be silent, so that a test need not wait for half a minute. A client that
+# is only slow, on a busy machine, answers in this time.
+QUICK = ("--limit", "ping_interval=0.5", "--limit", "ping_timeout=6")
 
 
 @pytest.fixture
@@ -185,8 +186,7 @@ def test_who_shows_the_holder_and_the_queue(
         assert code == 0
         head, *lines = out.splitlines()
         assert head.split() == ["CONNECTION", "STATE", "FOR", "VERIFIED", "SAYS"]
-        assert f"uid {os.geteuid()}, pid {ada.process.pid}" in lines[0] or os.geteuid() == 0
-        assert f"pid {ada.process.pid}" in lines[0]
+        assert f"uid {os.geteuid()}, pid {ada.process.pid}" in lines[0]
         assert lines[0].endswith("ada")
         assert lines[1].endswith(r"bob\x1b[2J")
         assert run(capsys, "who", process.address, "extra")[0] == 2

@@ -18,6 +18,7 @@ from drivers_for_tests import Plain
 from helpers import PATIENCE, timed, until
 from jumpstarter import connect_async, serve_async
 from jumpstarter._api.serving import serve_leased
+from jumpstarter._exporter.exclusive_use import ExclusiveUse
 from jumpstarter._exporter.server import Server
 from jumpstarter._protocol.frames import Kind
 from jumpstarter.client import DriverClient
@@ -433,23 +434,63 @@ async def test_a_kick_for_an_earlier_holder_does_not_hit_the_next(
 async def test_a_session_ends_after_its_time(
     board: Board, address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with (
-        queue_at(board, address, max_session=0.5) as queue,
-        connect_async(address, name="ada") as ada,
-    ):
-        await queue.add("bob")
-        with pytest.raises(DriverError, match=r"none on this exporter lasts more than 0\.5 s"):
-            await ada.call_async("sleep", "finally")
-        await queue.until_holds("bob")
-        with pytest.raises(CallRefused, match=r"lasts more than 0\.5 s"):
-            await ada.call_async("note", "too late")
-    assert [each for each in board.ledger if each != "finally"] == ["reset", "reset", "bob"]
-    assert board.ledger[-2:] == ["reset", "bob"]
+    async with queue_at(board, address, max_session=0.5):
+        async with connect_async(address, name="ada") as ada:
+            with pytest.raises(DriverError, match=r"none on this exporter lasts more than 0\.5 s"):
+                await ada.call_async("sleep", "finally")
+            with pytest.raises(CallRefused, match=r"lasts more than 0\.5 s"):
+                await ada.call_async("note", "too late")
+        async with connect_async(address, name="bob"):
+            pass
+    assert [each for each in board.ledger if each != "finally"] == ["reset", "reset"]
     said = [each.getMessage() for each in caplog.records]
     warning = (
         r"the session of uid .* says 'ada' ends in 0\.05 s: no session lasts longer than 0\.5 s"
     )
     assert any(re.fullmatch(warning, each) for each in said)
+
+
+class Hostile:
+    """Answers a claim with wrong values, as an exporter that is not ours might."""
+
+    def __init__(self, *items: Any) -> None:
+        self._items = items
+
+    async def claim(self, *_: object) -> AsyncIterator[Any]:
+        for item in self._items:
+            yield item
+
+
+@pytest.mark.parametrize(
+    ("items", "error"),
+    [
+        ([], "it has sent no session"),
+        ([{"session": 1}, "text", {"text": 7}, None], "it has sent no session"),
+        ([{"session": "key", "left": -1}], ""),
+        ([{"session": "key", "left": float("nan")}], ""),
+        ([{"session": "key", "left": "soon"}], ""),
+        ([{"text": "a\x1b[2J"}, {"text": "a\x1b[2J"}, {"session": "key", "left": None}], ""),
+    ],
+)
+@timed()
+async def test_a_client_survives_any_answer_to_its_claim(
+    address: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    items: list[Any],
+    error: str,
+) -> None:
+    monkeypatch.setattr(ExclusiveUse, "claim", Hostile(*items).claim)
+    async with serve_async(Board(), address, exclusive=True):
+        if error:
+            with pytest.raises(HandshakeError, match=error):
+                async with connect_async(address):
+                    pytest.fail("it is connected")
+            return
+        async with connect_async(address) as client:
+            assert client.channel.channel.session == "key"
+    places = [each.getMessage() for each in caplog.records if each.name.endswith(".queue")]
+    assert places in ([], [f"waiting for {address}: a\\x1b[2J"])
 
 
 @timed()

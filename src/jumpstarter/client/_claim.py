@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -90,7 +91,8 @@ async def join(channel: Channel, session: str) -> None:
 
 async def _claim(channel: Channel, *, wait: bool) -> float | None:
     """Wait for a turn, and return for how many seconds it lasts; None for no limit."""
-    left = None
+    left: Any = None
+    told = ""
     async with RemoteGenerator[Any](
         channel, _request(channel, Kind.GENERATOR, "claim", wait)
     ) as items:
@@ -98,12 +100,14 @@ async def _claim(channel: Channel, *, wait: bool) -> float | None:
             if isinstance(key := _field(item, "session"), str):
                 channel.session = key
                 left = _field(item, "left")
-            elif isinstance(text := _field(item, "text"), str):
+            elif isinstance(text := _field(item, "text"), str) and text != told:
+                told = text
                 place = escape_text(text[:_MAX_TEXT])
                 _logger.warning("waiting for %s: %s", channel.name, place)
     if channel.session is None:
         raise DriverError("it has sent no session")
-    return float(left) if isinstance(left, int | float) else None
+    is_limited = isinstance(left, int | float) and math.isfinite(left) and left > 0
+    return float(left) if is_limited else None
 
 
 def _field(item: object, name: str) -> object:

@@ -43,10 +43,10 @@ def command(arguments: tuple[str, ...], output: str | None, access: Access) -> N
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    verified = {name: value for name, value in row["verified"].items() if value}
-    subject = verified.pop("subject", [])
-    texts = [f"{name} {value}" for name, value in verified.items() if name not in ("gid", "port")]
-    texts += [f"{kind}={value}" for kind, value in subject]
+    verified = row["verified"]
+    known = {name: verified.get(name) for name in ("uid", "pid", "host")}
+    texts = [f"{name} {value}" for name, value in known.items() if value not in (None, "")]
+    texts += ["=".join(map(str, pair)) for pair in verified.get("subject") or ()]
     return {
         **row,
         "for": describe_duration(row["seconds"]),
