@@ -14,7 +14,7 @@ COMPAT := .venv-compat
 PUBLISHED := .venv-published
 
 .PHONY: venv lock build demo demo-board test coverage check python-rules compiled-rules test-lowest \
-	test-latest test-all lane sanitize fuzz fuzz-coverage soak soak-console soak-sharing lint types verify-types docs screenshots sizes \
+	test-latest test-all lane sanitize fuzz fuzz-coverage soak soak-console soak-sharing lint types verify-types docs screenshots sizes test-browser \
 	bench bench-peers bench-drivers instructions hostile compat compat-quick compat-install compat-real compat-baseline \
 	clean
 .NOTPARALLEL: # targets share the directory in which the extension modules are built
@@ -228,6 +228,10 @@ docs: venv
 # Records the commands of docs/operating.md at a pseudo-terminal.
 screenshots: venv
 	PYTHONPATH=examples $(BIN)/python docs/screenshots.py
+
+# Looks at the status page with Chromium, and writes screenshots to build/browser.
+test-browser: venv
+	$(BIN)/python -m pytest tests/browser/status_page.py
 
 # Prints the number of lines of functions, classes and modules of the package.
 sizes: venv

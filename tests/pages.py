@@ -235,6 +235,7 @@ def page_reader(directory: Path) -> Iterator[Reader]:
             "port=8080": f"port={web}",
             ":8443": f":{free_port()}",
             "9464": str(free_port()),
+            "9465": str(free_port()),
             "unix:/home/me/": f"unix:{directory}/",
         }
         reader = Reader(directory, replacements)

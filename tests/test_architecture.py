@@ -42,7 +42,7 @@ LAYERS: Final[dict[str, set[str]]] = {
     "drivers": _SIDES | {"client", "driver"},
     "_api": _SIDES | {"client", "driver", "_exporter"},
     "config": _ALL,
-    "observe": _SIDES | {"driver", "_exporter", "_api"},
+    "observe": _SIDES | {"driver", "_exporter", "drivers", "_api"},
     "common": _ALL,
     "streams": _ALL,
     "utils": _ALL | {"common"},

@@ -137,6 +137,7 @@ PATHS: Final = {
         "Metrics",
         "Reading",
         "serve_metrics",
+        "serve_status",
     ],
     "jumpstarter.testing": ["client_fixture", "client_for", "client_for_async"],
 }

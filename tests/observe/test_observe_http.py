@@ -264,7 +264,8 @@ async def test_a_failure_of_a_route_stays_in_its_connection(
 async def test_requests_that_come_fast_share_a_text(autojump_clock: MockClock) -> None:
     made: list[float] = []
 
-    def make() -> bytes:
+    async def make() -> bytes:
+        await trio.lowlevel.checkpoint()
         made.append(len(made))
         return b"%d" % len(made)
 

@@ -104,6 +104,11 @@ class WatchedSession(Session):
     def _facts_of(self, head: CallHead) -> CallFacts:
         return CallFacts(self._exporter.path_of(head.target), head.method[:_NAME], next(_numbers))
 
+    def age_of(self, call: IncomingCall) -> float | None:
+        """Return for how many seconds a call has run; None if it has ended. In any thread."""
+        begun = self._begun.get(call)
+        return None if begun is None else time.perf_counter() - begun[2]
+
     # Not `async`: another coroutine would make each call slower.
     def answer(self, call: IncomingCall) -> Coroutine[Any, Any, None]:
         """See `Session`."""

@@ -19,6 +19,7 @@ from .._protocol.codec import decode_error
 from .._protocol.error_codec import exception_from_wire
 from .._protocol.frames import Node
 from .._util.log_limit import RateLimitedLogger
+from ..driver._base import Driver
 from ..driver._caller import current_connection
 from ..driver._drain import Drain
 from ..driver._export import export, exports_of, exportstream
@@ -227,6 +228,15 @@ class ServerContext:
         """Let clients call the drivers, and give them the report. Call it once."""
         self.targets.extend(self._tree.targets)
         self._service.ready.set()
+
+    @property
+    def drivers(self) -> Iterator[tuple[str, Driver, Node]]:
+        """The path, the driver and the report of each driver, parents before children."""
+        for path, target, node in zip(
+            self._tree.paths, self._tree.targets, self._tree.nodes, strict=True
+        ):
+            assert isinstance(target.instance, Driver)
+            yield path, target.instance, node
 
     def path_of(self, target: int) -> str | None:
         """Return the path of the driver at a target; None if there is none. In any thread."""

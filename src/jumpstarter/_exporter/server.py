@@ -20,15 +20,16 @@ from .._util.checks import (
     check_seconds,
 )
 from .._util.no_copies import ReduceEx, no_copies
-from ..driver._caller import VerifiedIdentity
+from ..driver._caller import Caller, VerifiedIdentity
 from ..driver._drain import DRAIN_GRACE
-from .call_log import open_session
+from .call_log import WatchedSession, open_session
 from .context import ServerContext
 from .exclusive_session import open_exclusive_session
 from .exclusive_use import ExclusiveUse
 from .lease import Leases
 from .leased_session import open_leased_session
-from .session import Session
+from .session import Session, caller_of
+from .view import CallView, DriverView, SessionView, View
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -66,6 +67,7 @@ class Server:
         self._sessions: set[Session] = set()
         self._draining = False
         self._leases = leases
+        self._exclusive = exclusive
         self._open = open_session
         if exclusive is not None:
             self._open = partial(open_exclusive_session, exclusive)
@@ -156,6 +158,30 @@ class Server:
             CallRefused: (on entering) The lease could not begin.
         """
         return nullcontext() if self._leases is None else self._leases.hold(name)
+
+    def view(self) -> View:
+        """Return what goes on in this server. Not a checkpoint."""
+        exporter = self._exporter
+        return View(
+            address=self.address,
+            draining=self._draining,
+            drivers=[DriverView(*each) for each in exporter.drivers],
+            sessions=[
+                self._view_of(each, caller)
+                for each in self._sessions
+                if (caller := caller_of(each)) is not None
+            ],
+            claims=[] if self._exclusive is None else self._exclusive.who(),
+        )
+
+    def _view_of(self, session: Session, caller: Caller) -> SessionView:
+        age_of = session.age_of if isinstance(session, WatchedSession) else lambda _: None
+        running = [
+            CallView(path, call.head.method, age_of(call))
+            for call in list(session.running)  # a thread may add one
+            if (path := self._exporter.path_of(call.head.target)) is not None
+        ]
+        return SessionView(caller, running)
 
     def _log_drain(self, grace: float) -> None:
         """Log what a drain waits for, and for how long."""

@@ -58,7 +58,7 @@ from .led_connection import Lead, LedConnection
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Session", "SessionState"]
+__all__ = ["Session", "SessionState", "caller_of"]
 
 _logger = logging.getLogger("jumpstarter.exporter")
 
@@ -380,3 +380,8 @@ class Session:
             return Code.DEADLINE_EXCEEDED, ErrorBody("", text)
         text = _SHUTTING_DOWN if self._exporter.drain.has_begun else "the call was cancelled"
         return Code.CANCELLED, ErrorBody("", text)
+
+
+def caller_of(session: Session) -> Caller | None:
+    """Return the client of a session, once it was admitted."""
+    return session._context.caller  # noqa: SLF001 - of this module

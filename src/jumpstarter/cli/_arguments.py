@@ -117,6 +117,19 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "machines reach",
     )
     parser.add_argument(
+        "--status",
+        metavar="[HOST:]PORT",
+        help="serve a page that shows what goes on, consoles too, at http://HOST:PORT/, by default "
+        "at 127.0.0.1; needs the extra metrics",
+    )
+    parser.add_argument(
+        "--status-token-file",
+        type=Path,
+        metavar="FILE",
+        help="a file with the secret that the page asks for; needed for a HOST that other machines "
+        "reach",
+    )
+    parser.add_argument(
         "--log-format",
         choices=LOG_FORMATS,
         help="json writes an object a line to stderr, for programs; default: text, or logFormat of "

@@ -26,7 +26,7 @@ from .._util.stdio import StandardStreams, standard_streams
 from ..driver import Driver
 from ..errors import JumpstarterException
 from ._log_format import TEXT, log_formatter
-from ._metrics import load_metrics, metrics_served
+from ._metrics import load_http, metrics_served, status_served
 from ._options import (
     ServeConfig,
     SetupError,
@@ -111,7 +111,9 @@ def _run(options: argparse.Namespace, streams: StandardStreams) -> int:
             context=context,
             driver=loaded.driver,
             hooks=loaded.hooks,
-            metrics=load_metrics(options, loaded.config),
+            metrics=load_http(options, loaded.config, "metrics"),
+            status=load_http(options, loaded.config, "status"),
+            name=options.driver or (loaded.config.metadata.name if loaded.config else ""),
         )
         return trio.run(_serve, config, options, streams, announce)
     except (Exception, SystemExit) as exc:
@@ -163,8 +165,9 @@ async def _serve(
     signals = Signals()
     with signals.startup:
         async with (
-            metrics_served(config.metrics, lambda: streams.lost_lines) as metrics,
+            metrics_served(config, lambda: streams.lost_lines) as metrics,
             _serving(config, options, metrics) as server,
+            status_served(config, server),
         ):
             if not signals.started():
                 return signals.exit_code

@@ -1,4 +1,4 @@
-"""Serve the metrics that the options of `serve` and `run`, or a configuration, ask for."""
+"""Serve the metrics and the status page that options or a configuration ask for."""
 
 from __future__ import annotations
 
@@ -10,53 +10,62 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from .._exporter.metrics import LOST_RECORDS, Metrics, Reading
-from ..observe import serve_metrics
-from ._options import MetricsSetup, SetupError, read_token
+from .._exporter.server import Server
+from ..observe import serve_metrics, serve_status
+from ._options import HttpSetup, ServeConfig, SetupError, read_token
 
 if TYPE_CHECKING:  # it needs an extra
     from ..config.exporter import ExporterConfigV1Alpha1
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["load_metrics", "metrics_served"]
+__all__ = ["load_http", "metrics_served", "status_served"]
 
 _logger: Final = logging.getLogger("jumpstarter.cli")
 
 
-def load_metrics(
-    options: argparse.Namespace, config: ExporterConfigV1Alpha1 | None
-) -> MetricsSetup | None:
-    """Return where metrics are served, or None. An option overrides the configuration.
+def load_http(
+    options: argparse.Namespace, config: ExporterConfigV1Alpha1 | None, what: str
+) -> HttpSetup | None:
+    """Return where something is served, or None. An option overrides the configuration.
+
+    Args:
+        options: The options, among them two that the next argument names.
+        config: The configuration, if there is one.
+        what: `metrics` or `status`.
 
     Raises:
         SetupError: The token cannot be read, or is for nothing.
     """
-    wanted = None if config is None else config.metrics
-    address: str | None = options.metrics or (wanted.address if wanted else None)
-    file: Path | None = options.metrics_token_file or (wanted.token_file if wanted else None)
+    wanted = None if config is None else getattr(config, what)
+    option = f"--{what}-token-file"
+    address: str | None = getattr(options, what) or (wanted.address if wanted else None)
+    given: Path | None = getattr(options, f"{what}_token_file")
+    file = given or (wanted.token_file if wanted else None)
     if address is None:
         if file is not None:
-            raise SetupError("--metrics-token-file is for --metrics, which is missing")
+            raise SetupError(f"{option} is for --{what}, which is missing")
         return None
-    return MetricsSetup(address, read_token(file, "--metrics-token-file"))
+    return HttpSetup(address, read_token(file, option))
 
 
 @asynccontextmanager
 async def metrics_served(
-    setup: MetricsSetup | None, lost_lines: Callable[[], int]
+    config: ServeConfig, lost_lines: Callable[[], int]
 ) -> AsyncIterator[Metrics | None]:
-    """Serve metrics during the block, and yield what must count.
+    """Serve metrics during the block, if they are wanted, and yield what must count.
 
     Args:
-        setup: Where, or None.
+        config: Says where. For the status page too, calls must be counted, for their durations.
         lost_lines: Returns the number of lines of the log that stderr did not take.
 
     Raises:
         ConfigurationError: They cannot be served there.
         MissingExtra: The extra is not installed.
     """
+    setup = config.metrics
     if setup is None:
-        yield None
+        yield None if config.status is None else Metrics()
         return
 
     def readings() -> list[Reading]:
@@ -67,3 +76,21 @@ async def metrics_served(
         async with serve_metrics(metrics, setup.address, token=setup.token or None) as url:
             _logger.info("metrics are served at %s", url)
             yield metrics
+
+
+@asynccontextmanager
+async def status_served(config: ServeConfig, server: Server) -> AsyncIterator[None]:
+    """Serve the status page during the block, if it is wanted.
+
+    Raises:
+        ConfigurationError: It cannot be served there.
+        MissingExtra: The extra is not installed.
+    """
+    setup = config.status
+    if setup is None:
+        yield
+        return
+    token = setup.token or None
+    async with serve_status(server, setup.address, name=config.name, token=token) as url:
+        _logger.info("the status page is at %s", url)
+        yield

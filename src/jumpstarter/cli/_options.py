@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # it needs an extra
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = [
-    "MetricsSetup",
+    "HttpSetup",
     "ServeConfig",
     "SetupError",
     "add_current_directory",
@@ -71,12 +71,12 @@ _IN_BYTES: Final = {
 
 
 @dataclasses.dataclass(frozen=True)
-class MetricsSetup:
-    """Where metrics are served.
+class HttpSetup:
+    """Where metrics, or the status page, are served.
 
     Attributes:
         address: `PORT` or `HOST:PORT`.
-        token: The secret that a scraper must show; empty for none.
+        token: The secret that a request must show; empty for none.
     """
 
     address: str
@@ -99,6 +99,8 @@ class ServeConfig:
         driver: The root of the driver tree.
         hooks: What runs around the sessions, if the configuration has hooks.
         metrics: Where metrics are served, if they are.
+        status: Where the status page is served, if it is.
+        name: What the page calls the exporter.
     """
 
     address: Address
@@ -107,7 +109,9 @@ class ServeConfig:
     context: ssl.SSLContext | None
     driver: Driver
     hooks: HookRunner | None = None
-    metrics: MetricsSetup | None = None
+    metrics: HttpSetup | None = None
+    status: HttpSetup | None = None
+    name: str = ""
 
 
 # ------------------------------------------------------------------------------------- the driver

@@ -22,7 +22,7 @@ from ._hooks import (
     HookConfigV1Alpha1,
     HookInstanceConfigV1Alpha1,
 )
-from ._metrics import MetricsConfigV1Alpha1
+from ._http import HttpConfigV1Alpha1
 from ._refs import Ref, RefChecker
 from ._yaml import Source, read_source
 from .common import CONFIG_PATH, ObjectMeta, StrictModel, TLSConfigV1Alpha1, log_unused
@@ -51,7 +51,7 @@ __all__ = [
     "FailureDetectionConfigV1Alpha1",
     "HookConfigV1Alpha1",
     "HookInstanceConfigV1Alpha1",
-    "MetricsConfigV1Alpha1",
+    "HttpConfigV1Alpha1",
 ]
 
 _UNNAMED: Final = "<configuration>"
@@ -277,6 +277,7 @@ class ExporterConfigV1Alpha1(StrictModel):
         description: What the exporter is for: the description of the root of the tree.
         motd: What a shell prints when it starts.
         metrics: Where `serve` and `run` serve metrics.
+        status: Where they serve the status page.
         logFormat: The form of the log of `serve` and `run`: `text` (the default) or `json`.
         export: The drivers, by name.
         hooks: What runs when a session begins and ends.
@@ -308,7 +309,8 @@ class ExporterConfigV1Alpha1(StrictModel):
     grpcOptions: dict[str, str | int] | None = Field(default_factory=dict)  # noqa: N815 - in YAML
     description: str | None = None
     motd: str | None = None
-    metrics: MetricsConfigV1Alpha1 | None = None
+    metrics: HttpConfigV1Alpha1 | None = None
+    status: HttpConfigV1Alpha1 | None = None
     logFormat: Literal["text", "json"] | None = None  # noqa: N815 - in YAML
     export: dict[str, ExporterConfigV1Alpha1DriverInstance] = Field(default_factory=dict)
     hooks: HookConfigV1Alpha1 = Field(default_factory=HookConfigV1Alpha1)

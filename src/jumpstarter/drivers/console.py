@@ -132,9 +132,20 @@ class RecordedConsole(Driver):
         if self._recorder.is_running:
             trio.from_thread.run(self._recorder.stop)
 
+    def latest(self, size: int) -> bytes:
+        """Return the last bytes of the record, at most `size`. In the loop; not for clients."""
+        record = self._recorder.record
+        end = record.end
+        return record.read(max(record.start, end - size), end)
+
     @export(read_only=True)
     async def status(self) -> ConsoleStatus:
         """Return what the console does just now."""
+        return self.state
+
+    @property
+    def state(self) -> ConsoleStatus:
+        """What the console does just now. In the loop; not for clients."""
         recorder, record = self._recorder, self._recorder.record
         return ConsoleStatus(
             source=recorder.source,

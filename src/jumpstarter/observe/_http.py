@@ -11,7 +11,7 @@ Whoever scrapes metrics, or only pretends to, must not harm the exporter:
   127.0.0.1.
 - An answer says that browsers must neither keep it nor guess its type.
 
-This module knows nothing of metrics.
+This module knows nothing of metrics or of the status.
 """
 
 from __future__ import annotations
@@ -89,14 +89,21 @@ class HttpServer:
     Args:
         routes: What makes the answer for each path.
         token: The secret that a request must have in `Authorization: Bearer`; empty for none.
+        open_paths: Paths that need no token, since their answers have no secrets.
         hosts: Names by which this machine may be asked without a token, beside those of loopback.
     """
 
     def __init__(
-        self, routes: Mapping[str, Route], *, token: str = "", hosts: Collection[str] = ()
+        self,
+        routes: Mapping[str, Route],
+        *,
+        token: str = "",
+        open_paths: Collection[str] = (),
+        hosts: Collection[str] = (),
     ) -> None:
         self._routes = routes
         self._token = token.encode()
+        self._open_paths = frozenset(open_paths)
         self._hosts = {*_LOOPBACK, *hosts}
         self._open: dict[_Connection, None] = {}  # the oldest first
         self._event_log = RateLimitedLogger()
@@ -160,8 +167,9 @@ class HttpServer:
     async def _answer(self, request: h11.Request) -> Answer:
         if request.method not in {b"GET", b"HEAD"}:
             return _refusal(405, "only GET and HEAD", {"Allow": "GET, HEAD"})
+        path = request.target.partition(b"?")[0].decode("latin-1")
         if self._token:
-            if not _has_token(request, self._token):
+            if path not in self._open_paths and not _has_token(request, self._token):
                 text = "an HTTP request for %s had no valid token"
                 shown = sanitize_text(request.target.decode("latin-1"))
                 self._event_log.log(_logger, logging.WARNING, text, shown)
@@ -169,7 +177,6 @@ class HttpServer:
                 return _refusal(401, text, {"WWW-Authenticate": "Bearer"})
         elif _host_of(request) not in self._hosts:
             return _refusal(403, "ask for localhost: this server answers to no other host name")
-        path = request.target.partition(b"?")[0].decode("latin-1")
         route = self._routes.get(path)
         if route is None:
             return _refusal(404, f"there is only {', '.join(self._routes)}")

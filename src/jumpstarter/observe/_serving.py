@@ -1,16 +1,18 @@
-"""Serve metrics by HTTP, for the length of an `async with` block."""
+"""Serve metrics, and a page with the status, by HTTP, for the length of an `async with` block."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from .._api.contexts import AsyncContext
 from .._exporter.metrics import Metrics
+from .._exporter.server import Server
 from .._io.addresses import Address, parse_address
 from .._io.sockets import ListenerSet, open_listeners
 from .._util.background import open_background
@@ -18,11 +20,15 @@ from .._util.checks import check_instance, check_secret, check_text
 from .._util.event_loop import check_trio_loop
 from ..errors import ArgumentError, ConfigurationError
 
+if TYPE_CHECKING:  # it needs an extra
+    from ._http import Route
+
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["serve_metrics"]
+__all__ = ["serve_metrics", "serve_status"]
 
-_PATH: Final = "/metrics"
+_METRICS: Final = "/metrics"
+_INSTEAD: Final = "run it by trio.run() in a thread of its own"
 _PORT: Final = re.compile(r"\d{1,5}", re.ASCII)
 _PAUSE: Final = 0.1  # seconds between two texts, at least
 _SHARE: Final = 9  # how much longer than it took to make one: a tenth of a processor at most
@@ -64,23 +70,99 @@ def serve_metrics(
 
 @asynccontextmanager
 async def _serve(metrics: Metrics, address: str, *, token: str | None) -> AsyncIterator[str]:
-    check_trio_loop("serve_metrics()", "run it by trio.run() in a thread of its own")
+    check_trio_loop("serve_metrics()", _INSTEAD)
     check_instance("metrics", metrics, Metrics, "a jumpstarter.observe.Metrics")
-    where, secret = http_address(address), check_secret("token", token, "a str, or None")
     from ._exposition import CONTENT_TYPE, exposition  # noqa: PLC0415 - it needs an extra
-    from ._http import Answer, HttpServer  # noqa: PLC0415 - the same
+    from ._http import Answer  # noqa: PLC0415 - the same
 
-    fresh = _Fresh(lambda: exposition(metrics))
+    limiter = trio.CapacityLimiter(1)  # drivers' threads are not ours to use
+    fresh = _Fresh(partial(trio.to_thread.run_sync, exposition, metrics, limiter=limiter))
 
     async def answer() -> Answer:
         return Answer(await fresh.text(), CONTENT_TYPE)
 
+    async with _served({_METRICS: answer}, address, token, ()) as url:
+        yield f"{url}{_METRICS}"
+
+
+def serve_status(
+    server: Server, address: str, *, name: str = "", token: str | None = None
+) -> AbstractAsyncContextManager[str]:
+    """Serve a page at `http://ADDRESS/` that shows what goes on, read-only.
+
+    It shows the drivers, the clients that are connected, the calls that run, and the end of each
+    `RecordedConsole`, and asks for news every two seconds. How long calls have run is shown if the
+    server has `metrics`. It needs the extra `metrics`, for h11. Enter it in the Trio loop of the
+    exporter, inside `serve_async`. Entering and leaving are checkpoints.
+
+    The limits are those of `serve_metrics`.
+
+    Args:
+        server: What `serve_async` has given.
+        address: See `serve_metrics`.
+        name: The name of the exporter, for the title.
+        token: See `serve_metrics`. The page itself needs none, and asks for it; it stays in the
+            browser's tab. Consoles show secrets, and every user of this machine can reach an
+            address of loopback: give a token if there are others.
+
+    Returns:
+        An async context manager that yields the URL, with the real port.
+
+    Raises:
+        ConfigurationError: (on entering) As for `serve_metrics`, as the others.
+        MissingExtra: (on entering) The extra is not installed.
+        ArgumentError: (on entering) The address or another argument cannot be used.
+        RuntimeError: (on entering) No Trio loop runs in this thread.
+    """
+    managed = _serve_status(server, address, name=name, token=token)
+    return AsyncContext(managed, "async with serve_status(...) as url:")
+
+
+@asynccontextmanager
+async def _serve_status(
+    server: Server, address: str, *, name: str, token: str | None
+) -> AsyncIterator[str]:
+    check_trio_loop("serve_status()", _INSTEAD)
+    check_instance("server", server, Server, "a jumpstarter.Server")
+    check_text("the name", name, "a str")
+    from ._http import Answer  # noqa: PLC0415 - it needs an extra
+    from ._page import page, page_policy  # noqa: PLC0415 - for this only
+    from ._status import gather, status  # noqa: PLC0415 - the same
+
+    limiter = trio.CapacityLimiter(1)  # as above
+
+    async def make() -> bytes:
+        return await trio.to_thread.run_sync(status, gather(server), name, limiter=limiter)
+
+    fresh, body = _Fresh(make), page()
+    whole = Answer(body, "text/html; charset=utf-8", headers=page_policy(body))
+
+    async def show_page() -> Answer:
+        await trio.lowlevel.checkpoint()
+        return whole
+
+    async def show_status() -> Answer:
+        return Answer(await fresh.text(), "application/json")
+
+    routes = {"/": show_page, "/status.json": show_status}
+    async with _served(routes, address, token, ["/"]) as url:
+        yield f"{url}/"
+
+
+@asynccontextmanager
+async def _served(
+    routes: Mapping[str, Route], address: str, token: str | None, open_paths: Collection[str]
+) -> AsyncIterator[str]:
+    """Serve some paths during the block, and yield the URL without a path."""
+    from ._http import HttpServer  # noqa: PLC0415 - it needs an extra
+
+    where, secret = http_address(address), check_secret("token", token, "a str, or None")
     listeners = await _listen(where, secret)
     try:
-        server = HttpServer({_PATH: answer}, token=secret, hosts=[where.host])
+        server = HttpServer(routes, token=secret, open_paths=open_paths, hosts=[where.host])
         async with open_background() as nursery:
             await nursery.start(server.run, listeners)
-            yield f"{str(listeners.address).replace('tcp:', 'http:', 1)}{_PATH}"
+            yield str(listeners.address).replace("tcp:", "http:", 1)
     finally:
         with trio.CancelScope(shield=True):
             await listeners.aclose()
@@ -111,18 +193,17 @@ async def _listen(where: Address, secret: str) -> ListenerSet:
 
 
 class _Fresh:
-    """Make a text in a worker thread for those who ask, and not too often.
+    """Make a text for those who ask, and not too often.
 
     Args:
         make: Makes the text.
     """
 
-    def __init__(self, make: Callable[[], bytes]) -> None:
+    def __init__(self, make: Callable[[], Awaitable[bytes]]) -> None:
         self._make = make
         self._turn = trio.Lock()  # who holds it makes a text, or finds a new enough one
         self._begun = self._next = float("-inf")
         self._text = b""
-        self._limiter = trio.CapacityLimiter(1)  # drivers' threads are not ours to use
 
     async def text(self) -> bytes:
         """Return a text that was begun after this call. A checkpoint."""
@@ -131,8 +212,7 @@ class _Fresh:
             if self._begun <= asked:
                 await trio.sleep_until(self._next)
                 begun = trio.current_time()
-                make = self._make
-                self._text = await trio.to_thread.run_sync(make, limiter=self._limiter)
+                self._text = await self._make()
                 self._begun, now = begun, trio.current_time()
                 self._next = now + max(_PAUSE, _SHARE * (now - begun))
             return self._text

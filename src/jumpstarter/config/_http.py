@@ -1,4 +1,4 @@
-"""The part of an exporter's configuration about its metrics."""
+"""The parts of an exporter's configuration about its metrics and its status page."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ with requires_extra("cli", "jumpstarter.config"):
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["MetricsConfigV1Alpha1"]
+__all__ = ["HttpConfigV1Alpha1"]
 
 
-class MetricsConfigV1Alpha1(StrictModel):
-    """Where an exporter serves its metrics.
+class HttpConfigV1Alpha1(StrictModel):
+    """Where an exporter serves its metrics, or its status page.
 
     Attributes:
         address: `PORT` or `HOST:PORT`.
-        token_file: A file with the secret that a scraper must show. In YAML it is `tokenFile`.
+        token_file: A file with the secret that a request must show. In YAML it is `tokenFile`.
     """
 
     address: str
