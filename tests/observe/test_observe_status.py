@@ -18,14 +18,19 @@ import pytest
 import trio
 
 from drivers_for_tests import Lab, Plain
-from helpers import timed, until
+from helpers import PATIENCE, timed, until
 from jumpstarter import Server, connect_async, serve_async
 from jumpstarter.drivers.console import RecordedConsole
 from jumpstarter.errors import ArgumentError, ConfigurationError
-from jumpstarter.observe import Metrics, serve_status
+from jumpstarter.observe import Metrics, _http, serve_status
 from jumpstarter.observe._status import readable
 
 HOSTILE = "</pre><script>alert(1)</script>"
+
+
+@pytest.fixture(autouse=True)
+def _no_stall_ends_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_http, "_PATIENCE", 10 * PATIENCE)
 
 
 @asynccontextmanager
