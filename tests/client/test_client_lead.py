@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import math
 import signal
@@ -829,11 +830,13 @@ class Strike:
         frame = inspect.currentframe()
         assert frame is not None
         frame.f_trace_opcodes = True  # Python 3.12 checks every frame for this when tracing is set
+        gc.disable()  # the exception would be lost in a finalizer that the collector runs
         sys.settrace(self.trace)
         try:
             yield
         finally:
             sys.settrace(before)
+            gc.enable()
 
 
 @pytest.mark.usefixtures("unhurried")
