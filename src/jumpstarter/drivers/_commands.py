@@ -51,7 +51,8 @@ class _Position(_ParamType):
             if isinstance(read, int) and not isinstance(read, bool):
                 return read
             return msgspec.convert(read, ConsoleMark)
-        except (ValueError, RecursionError):  # msgspec.ValidationError too
+        # In msgspec 0.20 a ValidationError is no ValueError.
+        except (ValueError, RecursionError, msgspec.ValidationError):
             text = f"{value!r} is neither what `mark` prints nor a number of bytes"
             return self.fail(text, param, ctx)
 
