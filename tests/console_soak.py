@@ -31,7 +31,7 @@ from typing import Final
 
 import trio
 
-from exporter_process import TESTS, ExporterProcess
+from exporter_process import ExporterProcess
 from jumpstarter import connect_async
 from jumpstarter.drivers.console import ConsoleClient, ConsoleMark
 from processes import running
@@ -271,11 +271,8 @@ def soak(plan: Plan, directory: Path) -> Result:
     command = [sys.executable, "-m", "jumpstarter", "serve", "lab:tree"]
     command += ["--address", f"unix:{run.socket}"]
     seconds = 3 * plan.seconds + 4 * PATIENCE
-    environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent / 'src'}"}
     try:
-        with running(
-            command, seconds=seconds, cwd=directory, stdout=PIPE, stderr=PIPE, env=environment
-        ) as process:
+        with running(command, seconds=seconds, cwd=directory, stdout=PIPE, stderr=PIPE) as process:
             exporter = ExporterProcess(process)
             trio.run(run.run)
             exporter.send(signal.SIGTERM)
