@@ -61,14 +61,14 @@ def console_commands(client: Any) -> click.Group:
     """Return the commands of a recorded console."""
     group = ClientGroup(client)
 
-    @group.command()
+    @click.command()
     @click.argument("size", type=click.IntRange(min=0), default=4096)
     @click.option("--raw", is_flag=True, help=RAW_HELP)
     def tail(size: int, raw: bool) -> None:
         """Print the last SIZE bytes of the record, 4096 by default."""
         print_value(client.tail(size), raw=raw)
 
-    @group.command("wait-for")
+    @click.command("wait-for")
     @click.argument("pattern")
     @click.option(
         "--since",
@@ -100,6 +100,8 @@ def console_commands(client: Any) -> click.Group:
         match = client.wait_for(sought, since=since, timeout=timeout)
         print_value(match.data + b"\n", raw=raw)
 
+    group.add_command(tail)
+    group.add_command(wait_for)
     return group
 
 
@@ -107,20 +109,22 @@ def storage_commands(client: Any) -> click.Group:
     """Return the commands of a storage."""
     group = ClientGroup(client, hidden={"read", "write"})
 
-    @group.command()
+    @click.command()
     @click.argument("file")
     @_COMPRESS
     def flash(file: str, compress: bool) -> None:
         """Write the image FILE, or at a URL, and print its SHA-256."""
         click.echo(client.flash(file, compress=compress))
 
-    @group.command()
+    @click.command()
     @click.argument("file")
     @_COMPRESS
     def dump(file: str, compress: bool) -> None:
         """Read the storage into FILE, and print its SHA-256."""
         click.echo(client.dump(file, compress=compress))
 
+    group.add_command(flash)
+    group.add_command(dump)
     return group
 
 
@@ -128,7 +132,7 @@ def power_commands(client: Any) -> click.Group:
     """Return the commands of a power switch."""
     group = ClientGroup(client)
 
-    @group.command()
+    @click.command()
     @click.option(
         "--wait",
         type=click.FloatRange(min=0),
@@ -141,6 +145,7 @@ def power_commands(client: Any) -> click.Group:
         """Switch off, wait, and switch on."""
         client.cycle(wait)
 
+    group.add_command(cycle)
     return group
 
 
@@ -148,10 +153,11 @@ def qmp_commands(client: Any) -> click.Group:
     """Return the commands of a QMP socket."""
     group = ClientGroup(client)
 
-    @group.command()
+    @click.command()
     @click.argument("file", type=click.Path(dir_okay=False))
     def screendump(file: str) -> None:
         """Write a picture of the machine's screen to FILE, as PNG."""
         client.screendump(file)
 
+    group.add_command(screendump)
     return group
