@@ -944,6 +944,23 @@ async def test_cancelled_connection_notifies_its_handlers_and_closes(make_pair: 
 
 
 @timed()
+async def test_bytes_that_arrive_as_the_connection_ends_begin_no_call() -> None:
+    """Nothing would end such a call: those of the connection have been ended already."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    side, peer = Side("server", ours, DEFAULT_LIMITS), Peer(theirs)
+    async with theirs, open_background() as nursery:
+        nursery.start_soon(side.connection.run)
+        await peer.send(HELLO)
+        await side.admitted.wait()
+        await wait_all_tasks_blocked()
+        # It schedules the reader, which runs only after this task has ended the connection.
+        await peer.send(frame(FrameType.CALL, 1, bytes(call()[HEADER_SIZE:])))
+        side.connection.end(ConnectionError("over"))
+        await side.connection.finished.wait()
+    assert side.calls == []
+
+
+@timed()
 async def test_reset_connection_ends_as_broken() -> None:
     async with greeted("client", tcp_pair) as (side, peer):
         assert isinstance(peer.stream, trio.SocketStream)

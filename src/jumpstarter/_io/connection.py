@@ -210,7 +210,8 @@ class Connection:
                     self._handle(b"")
         else:
             data = await self._read()
-            if not data:
+            # Another task may have ended the connection after this one was scheduled to read.
+            if not data or self.ended is not None:
                 return False
             self._handle(data)
         self.last_read = trio.current_time()  # frames that waited for the lock count as well
