@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,16 @@ from drivers_for_tests import Plain
 from helpers import PATIENCE, timed, until
 from jumpstarter import connect_async, serve_async
 from jumpstarter._api.serving import serve_leased
-from jumpstarter._exporter.exclusive_use import ExclusiveUse
+from jumpstarter._exporter.exclusive_use import Claim, ExclusiveUse
+from jumpstarter._exporter.lease_queue import LeaseQueue, ResettingRunner
 from jumpstarter._exporter.server import Server
 from jumpstarter._protocol.frames import Kind
 from jumpstarter.client import DriverClient
 from jumpstarter.client._claim import join, warn
 from jumpstarter.client._outgoing_call import Request
 from jumpstarter.client._raw_streams import open_stream
-from jumpstarter.driver import caller, export, exportstream, on_disconnect
+from jumpstarter.driver import Caller, caller, export, exportstream, on_disconnect
+from jumpstarter.driver._caller import ConnectionContext
 from jumpstarter.driver._export import exports_of
 from jumpstarter.drivers.console import RecordedConsole
 from jumpstarter.drivers.network import TcpNetwork
@@ -434,20 +438,71 @@ async def test_a_kick_for_an_earlier_holder_does_not_hit_the_next(
 async def test_a_session_ends_after_its_time(
     board: Board, address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with queue_at(board, address, max_session=0.5):
+    async with queue_at(board, address, max_session=2):
         async with connect_async(address, name="ada") as ada:
-            with pytest.raises(DriverError, match=r"none on this exporter lasts more than 0\.5 s"):
+            with pytest.raises(DriverError, match=r"none on this exporter lasts more than 2 s"):
                 await ada.call_async("sleep", "finally")
-            with pytest.raises(CallRefused, match=r"lasts more than 0\.5 s"):
+            with pytest.raises(CallRefused, match=r"lasts more than 2 s"):
                 await ada.call_async("note", "too late")
         async with connect_async(address, name="bob"):
             pass
     assert [each for each in board.ledger if each != "finally"] == ["reset", "reset"]
     said = [each.getMessage() for each in caplog.records]
-    warning = (
-        r"the session of uid .* says 'ada' ends in 0\.05 s: no session lasts longer than 0\.5 s"
-    )
+    warning = r"the session of uid .* says 'ada' ends in 0\.2 s: no session lasts longer than 2 s"
     assert any(re.fullmatch(warning, each) for each in said)
+
+
+class Silent:
+    """A connection whose client claims the exporter, and then reads nothing."""
+
+    caller = Caller(connection=1)
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.claim: Claim | None = None
+        self.may_call = False
+        self.told = ""
+        self.dismissed = trio.Event()
+        self._nursery = nursery
+
+    def running_calls(self) -> list[str]:
+        return []
+
+    def dismiss(self, text: str) -> None:
+        self.told = self.told or text
+        self.dismissed.set()
+
+    def run_beside(self, function: Callable[[Claim], Awaitable[None]], claim: Claim) -> None:
+        self._nursery.start_soon(function, claim)
+
+
+@timed()
+async def test_a_session_ends_after_its_time_though_its_client_reads_nothing() -> None:
+    leases = LeaseQueue(ResettingRunner(None, trio.lowlevel.checkpoint), "no socket")
+    use, context = ExclusiveUse(leases, max_session=0.01), ConnectionContext()
+    async with trio.open_nursery() as nursery:
+        visitor = Silent(nursery)
+        use.arrive(context, visitor)
+        nursery.start_soon(leases.run)
+        async with aclosing(use.claim(context, wait=True)) as items:
+            assert (await anext(items))["left"] == 0.01
+            await visitor.dismissed.wait()  # though the generator was not asked for more
+        nursery.cancel_scope.cancel()
+    assert "none on this exporter lasts more than 0.01 s" in visitor.told
+
+
+@timed()
+async def test_a_client_that_gives_up_leaves_nothing_in_the_queue() -> None:
+    leases = LeaseQueue(ResettingRunner(None, trio.lowlevel.checkpoint), "no socket")
+    holder, waiting = leases.arrive("ada"), leases.arrive("bob")
+    gone = weakref.ref(waiting)
+    leases.depart(waiting)
+    del waiting
+    assert gone() is None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(leases.run)
+        assert not await holder.decided()
+        leases.depart(holder)
+        await leases.finish()
 
 
 class Hostile:
@@ -586,17 +641,21 @@ async def test_hooks_run_around_each_client_s_session(board: Board, address: str
     assert board.ledger == ["reset", "begin", first, "end", "reset", "begin", second, "end"]
 
 
+@pytest.mark.parametrize(
+    "failure", [OSError("no relay"), SystemExit(3), asyncio.CancelledError()], ids=repr
+)
 @timed()
 async def test_a_client_is_refused_whose_reset_fails_and_the_next_resets_again(
-    board: Board, address: str, caplog: pytest.LogCaptureFixture
+    board: Board, address: str, caplog: pytest.LogCaptureFixture, failure: BaseException
 ) -> None:
     async with queue_at(board, address) as queue:
         await queue.add("ada")
         await queue.until_holds("ada")
         queue.leave("ada")
         await queue.until_count_is(0)
-        board.broken = OSError("no relay")
-        with pytest.raises(HandshakeError, match=r"reset\(\) of driver 'root' .* failed: OSError"):
+        board.broken = failure
+        text = rf"reset\(\) of driver 'root' .* failed: {type(failure).__name__}: .*connect again"
+        with pytest.raises(HandshakeError, match=text):
             async with connect_async(address):
                 pytest.fail("it has a turn")
         board.broken = None

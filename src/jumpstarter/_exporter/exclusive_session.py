@@ -156,7 +156,7 @@ class _ExclusiveSession(Session):
         if not self._rules.going_away:  # otherwise it drains, and the client knows
             self._rules.goaway(Code.OK, int(_LAST_WORDS * 1000), text)
             self._connection.writer.flush()
-        for call in self.running:
+        for call in list(self.running):  # a thread may end one of them meanwhile
             call.cancel(text)
         self._nursery.start_soon(self._disconnect, text)
 

@@ -95,6 +95,7 @@ class Claim:
     Args:
         visitor: The connection that has made it.
         lease: Its place in the queue of leases.
+        on_held: Called when it begins to hold.
 
     Attributes:
         key: Lets further connections join.
@@ -102,13 +103,14 @@ class Claim:
         left: Set when the last of them has ended, with all its calls.
     """
 
-    def __init__(self, visitor: Visitor, lease: Lease) -> None:
+    def __init__(self, visitor: Visitor, lease: Lease, on_held: Callable[[Claim], None]) -> None:
         self.visitor: Visitor = visitor
         self.lease: Lease = lease
         self.key: str = secrets.token_urlsafe(_KEY)
         self.members: dict[Visitor, None] = {visitor: None}
         self.left: trio.Event = trio.Event()
         self.news: trio.Event = trio.Event()  # something has changed for those that wait
+        self._on_held = on_held
         self._clock = trio.lowlevel.current_clock()
         self._since: tuple[float, float] = self._now()
         lease.on_decided = self._decided
@@ -143,6 +145,7 @@ class Claim:
     def _decided(self) -> None:
         if self.lease.is_held and self.visitor in self.members:
             self.visitor.may_call = True
+            self._on_held(self)
         self._since = self._now()
         self.news.set()
 
@@ -224,7 +227,7 @@ class ExclusiveUse:
         del claim.members[visitor]
         if not claim.members:
             claim.left.set()
-            claim.lease.depart()
+            self._leases.depart(claim.lease)
         self._tell_all()
 
     def refusal(self) -> str:
@@ -269,7 +272,7 @@ class ExclusiveUse:
             reject(Code.REFUSED, "this connection has claimed the exporter already")
         if self._claims and not wait:
             self._reject_busy()
-        claim = Claim(visitor, self._leases.arrive(str(visitor.caller)))
+        claim = Claim(visitor, self._leases.arrive(str(visitor.caller)), self._held)
         visitor.claim = claim
         self._claims.append(claim)
         granted = False
@@ -291,12 +294,14 @@ class ExclusiveUse:
             left = None if math.isinf(self.max_session) else self.max_session
             yield {"session": claim.key, "left": left}
             granted = True
-            _logger.info("%s holds the exporter", claim.caller)
-            if left is not None:
-                visitor.run_beside(self._limit, claim)
         finally:
             if not granted:
                 self._withdraw(claim)
+
+    def _held(self, claim: Claim) -> None:
+        _logger.info("%s holds the exporter", claim.caller)
+        if not math.isinf(self.max_session):  # it counts from here, even if the client never reads
+            claim.visitor.run_beside(self._limit, claim)
 
     def _withdraw(self, claim: Claim) -> None:
         """Give a claim up whose client does not know that it holds."""
@@ -307,7 +312,7 @@ class ExclusiveUse:
         claim.visitor.claim = None
         claim.members.clear()
         claim.left.set()
-        claim.lease.depart()
+        self._leases.depart(claim.lease)
         if waits:  # otherwise it is shown until the lease, which has begun, is over
             self._claims = [each for each in self._claims if each is not claim]
         self._tell_all()
@@ -365,7 +370,8 @@ class ExclusiveUse:
             reject(Code.REFUSED, f"{text}certificate that --operator names may end a session")
         holder = self._claims[0] if self._claims else None
         if holder is None or holder.state not in (ClaimState.HOLDS, ClaimState.LEAVES):
-            reject(Code.REFUSED, "nobody holds the exporter")
+            now = "" if holder is None else f" yet: {holder.describe()}"
+            reject(Code.REFUSED, f"nobody holds the exporter{now}")
         if connection is not None and connection != holder.caller.connection:
             reject(Code.REFUSED, f"another client holds it by now: {holder.describe()}")
         _logger.warning("%s ends the session of %s", caller, holder.caller)

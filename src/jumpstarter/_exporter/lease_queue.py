@@ -1,6 +1,6 @@
 """Leases of one client each, in the order in which the clients came, with a reset before each.
 
-`LeaseQueue` runs the leases of `lease` one after another. A lease that waits is dropped when its
+`LeaseQueue` runs the leases of `lease` one after another. A lease that waits is removed when its
 client has left. `ResettingRunner` resets the drivers before each lease but the first, for which
 they were reset when serving began. If a reset fails, the client is refused, and the next one's
 lease begins with a reset again: no client gets devices that another one has left in any state.
@@ -12,6 +12,8 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
+
+import trio
 
 from .lease import SHUTTING_DOWN, Lease, LeaseRunner, Leases
 from .tree import failed_reset
@@ -36,7 +38,7 @@ class LeaseQueue(Leases):
         self.on_change: Callable[[Lease], None] = lambda _lease: None
 
     def arrive(self, client: str) -> Lease:
-        """Put a client into the queue. It must call `depart` of the lease when it has left."""
+        """Put a client into the queue. Call `depart` when it has left."""
         lease = Lease(client)
         lease.users = 1
         if self._closing:
@@ -46,9 +48,16 @@ class LeaseQueue(Leases):
             self._wake.set()
         return lease
 
+    def depart(self, lease: Lease) -> None:
+        """Note that a lease's client has left, and remove the lease from the queue if it waits.
+
+        Otherwise the queue would keep all clients in memory that give up during a long session.
+        """
+        lease.depart()
+        if lease in self._queue:
+            self._queue.remove(lease)
+
     def _upcoming(self) -> Lease | None:
-        while self._queue and not self._queue[0].users:  # its client has left while it waited
-            self._queue.popleft()
         return self._queue[0] if self._queue else None
 
     async def _run(self, lease: Lease) -> None:
@@ -84,10 +93,13 @@ class ResettingRunner:
         if not self._is_clean:
             try:
                 await self._reset()
-            except (Exception, SystemExit) as exc:
+            except (trio.Cancelled, KeyboardInterrupt):
+                raise
+            except BaseException as exc:  # the exporter goes on, as after a failed call
                 where = failed_reset(exc).partition(" failed,")[0] or "a reset"
                 _logger.exception("%s failed, so %s is not let in", where, client)
-                return f"{where} failed: {type(exc).__name__}: {exc}"
+                again = "connect again to have it tried again, or look at the exporter's log"
+                return f"{where} failed: {type(exc).__name__}: {exc}; {again}"
         self._is_clean = False
         return "" if self._inner is None else await self._inner.begin(host, client)
 
