@@ -19,6 +19,8 @@ import jumpstarter
 from delaying_proxy import delaying_proxy
 from exporter_process import TESTS, ExporterProcess, exporter, exporter_command
 from jumpstarter.cli import main
+from jumpstarter.cli._exclusive import _checked
+from jumpstarter.errors import DriverError
 from processes import PATIENCE, running
 from sharing_drivers import ledger_of
 
@@ -346,3 +348,26 @@ def test_a_certificate_names_the_holder_and_the_operator(
         assert (code, out[:20]) == (0, "ended the session of")
         code, out, _ = run(capsys, "who", process.address, *access("ops"), "-o", "json")
         assert json.loads(out) == []
+
+
+ENTRY = {
+    "connection": 1,
+    "state": "holds",
+    "verified": {"uid": 0, "subject": [["commonName", "ada"]]},
+    "claimed": "ada",
+    "agent": "",
+    "seconds": 1.5,
+    "joined": 0,
+    "calls": [],
+}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"connection": "1"}, {"verified": {"subject": 7}}, {"verified": {"subject": [7]}}, None],
+    ids=repr,
+)
+def test_an_entry_that_cannot_be_read_is_an_error(wrong: dict[str, Any] | None) -> None:
+    assert _checked(ENTRY) == ENTRY
+    with pytest.raises(DriverError, match="cannot be read"):
+        _checked(None if wrong is None else {**ENTRY, **wrong})

@@ -72,5 +72,7 @@ def _checked(row: object) -> Row:
     if isinstance(row, dict) and all(
         isinstance(row.get(key), kinds) for key, kinds in _KINDS.items()
     ):
-        return row
+        subject = row["verified"].get("subject", [])
+        if isinstance(subject, list) and all(isinstance(pair, list) for pair in subject):
+            return row
     raise DriverError("it has sent an entry of its queue that cannot be read")
