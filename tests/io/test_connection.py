@@ -758,6 +758,32 @@ async def test_failed_write_ends_the_connection_of_a_silent_peer() -> None:
     assert str(reason) == "the connection to the peer broke: [Errno 32] Broken pipe"
 
 
+@pytest.mark.parametrize("role", ["client", "server"])
+@timed()
+async def test_a_goodbye_is_the_reason_though_answering_it_fails(role: Role) -> None:
+    async with greeted(role, unix_pair) as (side, peer):
+        assert isinstance(peer.stream, trio.SocketStream)
+        # Both are there before the side reads, so its answer to the goodbye finds no reader.
+        os.write(peer.stream.socket.fileno(), goaway(Code.OK, "your turn is over"))
+        peer.stream.socket.close()
+        reason = await reason_of(side)
+    assert side.connection.writer.failure is not None
+    assert str(reason) == "the peer closed the connection: 'your turn is over'"
+
+
+@timed(3600)
+async def test_a_goodbye_is_the_reason_if_the_peer_reads_no_more(
+    autojump_clock: MockClock,
+) -> None:
+    del autojump_clock
+    async with greeted("client", unix_pair) as (side, peer):
+        assert isinstance(peer.stream, trio.SocketStream)
+        peer.stream.socket.shutdown(socket.SHUT_RD)
+        await peer.send(goaway(Code.OK, "your turn is over"))
+        reason = await reason_of(side)
+    assert str(reason) == "the peer closed the connection: 'your turn is over'"
+
+
 @timed(3600)
 async def test_peer_that_closes_only_its_receiving_half_is_read_for_a_moment(
     autojump_clock: MockClock,

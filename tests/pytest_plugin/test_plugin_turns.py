@@ -58,3 +58,19 @@ def test_sync_and_async_tests_share_the_session(run_pytest: Run, exclusive: str)
     """
     options = ("-o", "trio_mode=true", "--jumpstarter", exclusive, "--jumpstarter-no-wait")
     run_pytest(source, *options).assert_outcomes(passed=1)
+
+
+def test_a_run_whose_client_is_kicked_is_told_by_whom(run_pytest: Run, exclusive: str) -> None:
+    """It must not be told to start the exporter, which has gone on to the next client."""
+    source = f"""
+    import subprocess, sys
+    def test_it(device):
+        command = [sys.executable, "-m", "jumpstarter", "kick", {exclusive!r}]
+        subprocess.run(command, check=True, timeout=60)
+    def test_other(device): device.power.call("on")
+    """
+    result = run_pytest(source, "--jumpstarter", exclusive)
+    result.assert_outcomes(passed=1, errors=1)
+    (line,) = [each for each in result.outlines if "the connection to the device was lost" in each]
+    assert "the session was ended by uid " in line
+    assert line.endswith("; repeat the run")

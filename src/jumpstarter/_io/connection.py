@@ -140,7 +140,8 @@ class Connection:
         try:
             await loop()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            self.end(ConnectionError(f"the connection to {self.name} broke: {exc}"))
+            broken = ConnectionError(f"the connection to {self.name} broke: {exc}")
+            self.end(self._reason_of_loss(broken))
         # A bug, in a task of the loop: it ends this connection only.
         except Exception as exc:  # noqa: BLE001
             text = "internal error on the connection to %s"
@@ -162,7 +163,8 @@ class Connection:
     def _finish(self) -> None:
         if self.ended is None:
             cancelled = ConnectionError(f"the connection to {self.name} was cancelled")
-            self.ended = self.rules.failure or self.writer.failure or cancelled
+            lost = self.writer.failure and self._reason_of_loss(self.writer.failure)
+            self.ended = self.rules.failure or lost or cancelled
         handlers, self.handlers = self.handlers, {}
         for handler in handlers.values():
             handler.lost(self.ended)
@@ -230,7 +232,7 @@ class Connection:
         if data is None:
             self._give_up()
         elif not data:
-            self._end_at_last_byte()
+            self.end(self._reason_of_loss(self.writer.failure))
         return data or b""
 
     async def _read_by(self, deadline: float) -> Chunk | None:
@@ -254,11 +256,18 @@ class Connection:
             self._dispatch(self.rules.fail(RemoteProtocolError(text)))
             self.writer.flush()
 
-    def _end_at_last_byte(self) -> None:
+    def _reason_of_loss(self, failure: Exception | None = None) -> Exception:
+        """Return why the connection ends, once the peer has gone.
+
+        If the peer has said goodbye, that is the reason: a peer that leaves does not wait for our
+        answer to it, so writing the answer may fail.
+        """
         text = f"{self.name} closed the connection"
-        if self.goaway is not None and self.goaway.goaway.text:
+        if self.goaway is None:
+            return failure or ConnectionError(text)
+        if self.goaway.goaway.text:
             text += f": {sanitize_text(self.goaway.goaway.text, _MAX_REASON)}"
-        self.end(self.writer.failure or ConnectionError(text))
+        return ConnectionError(text)
 
     def _handle(self, data: Chunk) -> None:
         self._act_on(self.rules.receive(data, self.rules.limits.max_frames_per_turn))

@@ -265,10 +265,17 @@ class Bench:
         if _FIXTURE not in getattr(item, "fixturenames", ()):
             return
         self.begin(item)
-        if self._client is not None and (reason := self._client.channel.channel.ended):
+        if self._client is None:
+            return
+        channel = self._client.channel.channel
+        if channel.ended is not None:
             where = f" during {self._lost_in}" if self._lost_in else ""
-            text = f"the connection to the device was lost{where}: {indent_text(str(reason))}"
-            fail_in_one_line(f"{text}; start the exporter again, and repeat the run")
+            reason = indent_text(str(channel.ended))
+            text = f"the connection to the device was lost{where}: {reason}"
+            # An exporter that says goodbye may go on for the next client: starting it is not safe.
+            fault = channel.connection.goaway is None
+            advice = "start the exporter again, and repeat the run" if fault else "repeat the run"
+            fail_in_one_line(f"{text}; {advice}")
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(

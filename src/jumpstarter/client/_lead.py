@@ -203,7 +203,7 @@ class LeadConnection(Connection):
         if self.rules.failure is not None and self.writer.is_idle:
             self.end(self.rules.failure)  # as the reader does, but before the task goes on
         elif self._at_end:
-            self._end_at_last_byte()
+            self.end(self._reason_of_loss(self.writer.failure))
         elif self._write_error is not None:
             self.writer.fail(self._write_error)
         elif self.writer.rest or self.rules.send_queue:
