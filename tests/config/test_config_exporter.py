@@ -176,6 +176,22 @@ def test_a_driver_that_cannot_be_made_is_named_with_its_line(driver: str, told: 
     assert "pip install jumpstarter " not in caught.value.message  # another project's on PyPI
 
 
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("relays.Relay", "put its file into the working directory, or install its package"),
+        ("jumpstarter_driver_no_such.driver.Bus", "pip install jumpstarter-driver-no-such"),
+    ],
+)
+def test_a_missing_driver_is_got_by_pip_only_if_its_package_is_known(path: str, hint: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        from_str(f"type: {path}\n").instantiate()
+    package = path.partition(".")[0]
+    assert caught.value.message == (
+        f"<configuration>:1: driver {path!r} is not installed: No module named {package!r}; {hint}"
+    )
+
+
 def test_a_missing_module_of_an_installed_driver_is_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,7 +203,7 @@ def test_a_missing_module_of_an_installed_driver_is_what_to_install(
         instance.instantiate()
     assert caught.value.message == (
         "<configuration>:1: driver 'driver_that_needs_more.Http' needs a module that is not "
-        "installed: No module named 'no_such_library'; does pip install no_such_library help?"
+        "installed: No module named 'no_such_library'; install the package that has it"
     )
 
 

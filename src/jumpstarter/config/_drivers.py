@@ -19,7 +19,8 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 __all__ = ["composite_class", "find_class", "make_driver"]
 
 _PATH: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
-_PUBLISHED: Final = "jumpstarter_driver_composite"
+_DRIVERS: Final = "jumpstarter_driver_"  # how the published packages of drivers are named
+_PUBLISHED: Final = f"{_DRIVERS}composite"
 
 
 def find_class(name: str, where: str) -> Callable[..., object]:
@@ -59,9 +60,18 @@ def _what_is_missing(module: str, exc: ModuleNotFoundError) -> str:
     own = f"{module}.".startswith(f"{missing}.")
     what = "is not installed" if own else "needs a module that is not installed"
     package = missing.partition(".")[0]
-    # On PyPI another project is named like this one.
-    hint = "" if package == "jumpstarter" else f"; does pip install {package} help?"
-    return f"{what}: {exc}{hint}"
+    return f"{what}: {exc}{_how_to_get(package, own)}"
+
+
+def _how_to_get(package: str, own: bool) -> str:
+    """Return how to get a package. On PyPI, others have the names of drivers of one's own."""
+    if package.startswith(_DRIVERS):
+        return f"; pip install {package.replace('_', '-')}"
+    if package == "jumpstarter":
+        return ""
+    if own:
+        return "; put its file into the working directory, or install its package"
+    return "; install the package that has it"
 
 
 def _registered(name: str, where: str) -> str:
