@@ -14,6 +14,8 @@ import pytest
 
 from jumpstarter import Limits
 from jumpstarter.cli._run import make_parser
+from jumpstarter.config._loading import load_exporter
+from pages import blocks_of
 
 ROOT: Final = Path(__file__).parents[1]
 DEPLOY: Final = ROOT / "deploy"
@@ -96,6 +98,25 @@ def test_the_container_runs_an_exporter_with_options_that_it_has() -> None:
     assert set(extras.split(",")) <= set(PROJECT["optional-dependencies"])
     (number,) = re.findall(r"useradd --uid (\d+)", text)
     assert re.findall(r"^USER (.+)$", text, re.MULTILINE) == [number]
+
+
+def test_the_page_and_the_container_install_what_a_configuration_can_ask_for() -> None:
+    page = (ROOT / "docs" / "operating.md").read_text()
+    (named,) = re.findall(r"/opt/jumpstarter/bin/pip install '\.\[(.+)\]'", page)
+    container = (DEPLOY / "Containerfile").read_text()
+    (installed,) = re.findall(r"pip install .*'\.\[(.+)\]'", container)
+    assert named == installed
+    assert {"cli", "serial", "metrics"} <= set(named.split(","))
+
+
+def test_the_configuration_that_the_page_installs_needs_no_other_files(tmp_path: Path) -> None:
+    (block,) = [each for each in blocks_of("docs/operating.md") if each.detail == "board.yaml"]
+    page = (ROOT / "docs" / "operating.md").read_text()
+    assert "board.yaml /etc/jumpstarter/exporters/lab.yaml\n" in page
+    (tmp_path / "lab.yaml").write_text(block.text)
+    root = load_exporter(None, tmp_path / "lab.yaml").instantiate()
+    modules = {type(each).__module__.partition(".")[0] for each in root.children.values()}
+    assert modules == {"jumpstarter"}
 
 
 def test_the_page_names_files_that_are_there() -> None:
