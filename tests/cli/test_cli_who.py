@@ -203,7 +203,7 @@ def test_a_command_can_fail_instead_of_waiting_or_use_what_is_read_only(
         code, _, err = run(capsys, "call", process.address, "note", "x", "--no-wait")
         assert code == 1
         assert ", says 'ada' since " in err
-        assert "(without --no-wait) to wait for it" in err
+        assert "to wait for it, connect without --no-wait, " in err
         code, out, _ = run(capsys, "call", process.address, "lines", "--no-claim")
         assert (code, out) == (0, "reset\nada\n")
         code, _, err = run(capsys, "call", process.address, "note", "x", "--no-claim")

@@ -236,8 +236,8 @@ class ExclusiveUse:
         now = "nobody holds it now" if holder is None else holder.describe()
         return (
             f"the exporter is for one client at a time, and this one has not claimed it; {now}. "
-            "Connect with claim=True (without --no-claim); until then only methods that are marked "
-            "read_only can be called"
+            "Connect without --no-claim (in Python, with claim=True); until then only methods that "
+            "are marked read_only can be called"
         )
 
     def _lease_changed(self, lease: Lease) -> None:
@@ -328,8 +328,8 @@ class ExclusiveUse:
     def _reject_busy(self) -> NoReturn:
         waiting = len(self._claims) - 1
         others = f", and {waiting} wait for it" if waiting else ""
-        text = f"{self._claims[0].describe()}{others}; connect with wait=True (without --no-wait) "
-        reject(Code.REFUSED, f"{text}to wait for it")
+        text = f"{self._claims[0].describe()}{others}; to wait for it, connect without --no-wait, "
+        reject(Code.REFUSED, f"{text}--jumpstarter-no-wait or JMP_NO_WAIT (in Python, wait=True)")
 
     def join(self, context: ConnectionContext | None, key: str) -> None:
         """Let a connection take part in the session with a key.
