@@ -299,6 +299,22 @@ def test_an_exporter_that_is_shared_has_no_holder(
             assert "is not in exclusive use: its clients share it" in err
 
 
+def test_commands_that_need_no_turn_have_no_options_for_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ("--no-wait", "--no-claim")
+    for command in ("who", "kick"):
+        shown = run(capsys, command, "--help")[1]
+        assert "--token-file FILE" in shown
+        assert not any(each in shown for each in options)
+        for each in options:
+            code, _, err = run(capsys, command, "unix:/no/such/socket", each)
+            assert code == 2
+            assert f"No such option: {each}" in err or f"No such option '{each}'" in err
+    shown = run(capsys, "call", "--help")[1]
+    assert all(each in shown for each in options)
+
+
 def test_nobody_is_kicked_if_nobody_holds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,7 +30,7 @@ with requires_extra("cli", "the command line"):
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Access", "access_options", "connected"]
+__all__ = ["Access", "access_options", "connected", "onlooker_options"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -98,6 +98,22 @@ class Access:
 
 def access_options(function: Callable[P, R]) -> Callable[..., R]:
     """Add the options for access to a command, whose function gets them as `access: Access`."""
+    no_wait = click.option(
+        "--no-wait",
+        is_flag=True,
+        help="fail if another client holds an exporter in exclusive use, instead of waiting",
+    )
+    no_claim = click.option(
+        "--no-claim",
+        is_flag=True,
+        help="use only what is read_only of an exporter in exclusive use, without a turn",
+    )
+    # The decorator that is applied last is the first one in --help.
+    return onlooker_options(no_wait(no_claim(function)))
+
+
+def onlooker_options(function: Callable[P, R]) -> Callable[..., R]:
+    """Add the options of `access_options` to a command that never asks for a turn."""
 
     @click.option("--token-file", type=_FILE, metavar="FILE", help="a file with the token")
     @click.option("--tls-ca", type=_FILE, metavar="FILE", help="trusted authorities, PEM")
@@ -108,16 +124,6 @@ def access_options(function: Callable[P, R]) -> Callable[..., R]:
         multiple=True,
         metavar="PATTERN",
         help="client classes that may be imported, as in 'mylab.*'; can be given several times",
-    )
-    @click.option(
-        "--no-wait",
-        is_flag=True,
-        help="fail if another client holds an exporter in exclusive use, instead of waiting",
-    )
-    @click.option(
-        "--no-claim",
-        is_flag=True,
-        help="use only what is read_only of an exporter in exclusive use, without a turn",
     )
     @functools.wraps(function)
     def collect(*args: Any, **options: Any) -> R:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..._util.extras import requires_extra
 from ..._util.text import escape_text
-from .._connecting import Access, access_options, connected
+from .._connecting import Access, connected, onlooker_options
 from .._exclusive import kick, list_claims
 from .._targets import split_address
 
@@ -18,7 +18,7 @@ __all__ = ["command"]
 
 @click.command("kick")
 @click.argument("arguments", nargs=-1, metavar="[ADDRESS]")
-@access_options
+@onlooker_options
 def command(arguments: tuple[str, ...], access: Access) -> None:
     """End the session of the client that holds an exporter in exclusive use.
 

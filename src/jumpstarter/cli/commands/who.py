@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from ..._util.durations import describe_duration
 from ..._util.extras import requires_extra
-from .._connecting import Access, access_options, connected
+from .._connecting import Access, connected, onlooker_options
 from .._exclusive import list_claims
 from .._output import output_option, print_rows
 from .._targets import split_address
@@ -24,7 +24,7 @@ _COLUMNS: Final = ("connection", "state", "for", "verified", "says")
 @click.command("who")
 @click.argument("arguments", nargs=-1, metavar="[ADDRESS]")
 @output_option
-@access_options
+@onlooker_options
 def command(arguments: tuple[str, ...], output: str | None, access: Access) -> None:
     """Show the client that holds an exporter in exclusive use, and the clients that wait, in order.
 
