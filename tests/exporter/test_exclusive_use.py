@@ -45,6 +45,8 @@ from jumpstarter.errors import (
     HandshakeError,
     JumpstarterException,
 )
+from jumpstarter.observe import Metrics
+from jumpstarter.observe._exposition import exposition
 
 
 @dataclass(kw_only=True)
@@ -419,6 +421,41 @@ async def test_a_kicked_holder_s_calls_have_ended_before_the_next_enters(
     assert len(outcomes) == 1
     if method == "sleep":
         assert "the session was ended by uid" in str(outcomes[0])
+
+
+@timed()
+async def test_metrics_have_the_clients_that_wait_and_how_long_one_holds(
+    board: Board, address: str
+) -> None:
+    metrics = Metrics()
+
+    def now() -> dict[str, float]:
+        readings = metrics.snapshot().readings
+        return {each.name: each.values[()] for each in readings if not each.labels}
+
+    async with queue_at(board, address, metrics=metrics) as queue:
+        assert now() == {"waiting_clients": 0, "held_seconds": 0}
+        await queue.add("ada")
+        await queue.until_holds("ada")
+        await queue.add("bob")
+        await queue.add("cleo")
+        [holder, _, _] = await queue.who()
+        found = now()
+        assert found["waiting_clients"] == 2
+        assert found["held_seconds"] >= holder["seconds"]
+        for name in ("ada", "bob", "cleo"):
+            queue.leave(name)
+        await queue.until_count_is(0)
+        assert now() == {"waiting_clients": 0, "held_seconds": 0}
+    text = exposition(metrics).decode()
+    assert "jumpstarter_held_seconds" not in text  # the exporter has ended
+
+
+@timed()
+async def test_metrics_of_a_shared_exporter_have_no_queue(board: Board, address: str) -> None:
+    metrics = Metrics()
+    async with serve_async(board, address, metrics=metrics):
+        assert "jumpstarter_waiting_clients" not in exposition(metrics).decode()
 
 
 @timed()

@@ -245,6 +245,8 @@ class ServerContext:
     def readings(self) -> Iterator[Reading]:
         """Yield what only the exporter itself can count. In any thread."""
         yield Reading(*LOST_RECORDS, values={("clients",): self._log.lost})
+        if self._service.exclusive is not None:
+            yield from self._service.exclusive.readings()
 
     @property
     def starting(self) -> bool:

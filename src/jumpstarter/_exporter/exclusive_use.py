@@ -27,7 +27,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator
 from typing import Any, Final, NoReturn, Protocol
 
 import trio
@@ -38,6 +38,7 @@ from ..errors import Code
 from .error_reporter import reject
 from .lease import Lease, LeaseState
 from .lease_queue import LeaseQueue
+from .metrics import Reading
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -89,6 +90,12 @@ class ClaimState(enum.Enum):
     GONE = enum.auto()
 
 
+_HOLDERS: Final = (ClaimState.HOLDS, ClaimState.LEAVES)
+# The name, kind, text and labels of what is counted.
+_WAITING: Final = ("waiting_clients", "gauge", "Clients that wait for their turn", ())
+_HELD: Final = ("held_seconds", "gauge", "For how long a client holds the exporter, or 0", ())
+
+
 class Claim:
     """The claim of one client.
 
@@ -100,6 +107,7 @@ class Claim:
     Attributes:
         key: Lets further connections join.
         members: The connections that are there, the one that has made it among them.
+        was_held: Whether it has begun to hold.
         left: Set when the last of them has ended, with all its calls.
     """
 
@@ -108,6 +116,7 @@ class Claim:
         self.lease: Lease = lease
         self.key: str = secrets.token_urlsafe(_KEY)
         self.members: dict[Visitor, None] = {visitor: None}
+        self.was_held: bool = False  # set after the time since when, for other threads
         self.left: trio.Event = trio.Event()
         self.news: trio.Event = trio.Event()  # something has changed for those that wait
         self._on_held = on_held
@@ -143,10 +152,11 @@ class Claim:
         return time.time(), self._clock.current_time()
 
     def _decided(self) -> None:
+        self._since = self._now()
+        self.was_held = self.lease.is_held
         if self.lease.is_held and self.visitor in self.members:
             self.visitor.may_call = True
             self._on_held(self)
-        self._since = self._now()
         self.news.set()
 
     def describe(self) -> str:
@@ -353,6 +363,14 @@ class ExclusiveUse:
         """Return the holder, and then the clients that wait, in order."""
         return [claim.row() for claim in self._claims]
 
+    def readings(self) -> Iterator[Reading]:
+        """Yield how many clients wait, and for how long one has held it. In any thread."""
+        claims = list(self._claims)
+        waiting = sum(each.state is ClaimState.WAITS for each in claims)
+        held = [each.seconds for each in claims if each.was_held and each.state in _HOLDERS]
+        yield Reading(*_WAITING, values={(): waiting})
+        yield Reading(*_HELD, values={(): max(held, default=0.0)})
+
     async def kick(self, context: ConnectionContext | None, connection: int | None) -> None:
         """End the session of the holder, and wait until its calls have ended. A checkpoint.
 
@@ -369,7 +387,7 @@ class ExclusiveUse:
             text = "only root, the exporter's own user at a unix: address, or the owner of a "
             reject(Code.REFUSED, f"{text}certificate that --operator names may end a session")
         holder = self._claims[0] if self._claims else None
-        if holder is None or holder.state not in (ClaimState.HOLDS, ClaimState.LEAVES):
+        if holder is None or holder.state not in _HOLDERS:
             now = "" if holder is None else f" yet: {holder.describe()}"
             reject(Code.REFUSED, f"nobody holds the exporter{now}")
         if connection is not None and connection != holder.caller.connection:
