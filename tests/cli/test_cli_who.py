@@ -20,7 +20,8 @@ from delaying_proxy import delaying_proxy
 from exporter_process import TESTS, ExporterProcess, exporter, exporter_command
 from jumpstarter.cli import main
 from jumpstarter.cli._exclusive import _checked
-from jumpstarter.errors import DriverError
+from jumpstarter.errors import CallRefused, DriverError
+from jumpstarter.utils.env import env
 from processes import PATIENCE, running
 from sharing_drivers import ledger_of
 
@@ -249,6 +250,51 @@ def test_the_programs_of_a_shell_share_its_session(
     assert done.returncode == 0, said.err
     assert said.out.strip().isdecimal()  # one claim: that of the shell
     assert ledger_of(ledger) == ["reset", "one", "two", "three"]
+
+
+def test_the_programs_of_a_shell_without_a_turn_claim_none(
+    tmp_path: Path, ledger: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    test = tmp_path / "test_board.py"
+    test.write_text("def test_board(device): device.call('note', 'four')\n")
+    program = (
+        "! j note one; j lines; ! jumpstarter call note two; jumpstarter call lines; "
+        f"! python -m pytest -q -p no:cacheprovider -p no:randomly {test}; "
+        "jumpstarter shell --address $JUMPSTARTER_HOST -- j lines"
+    )
+    with shared(tmp_path) as process, jumpstarter.connect(process.address, name="ada") as ada:
+        ada.call("note", "ada")
+        command = ("shell", "--address", process.address, "--no-claim", "--", "sh", "-ec", program)
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        done = subprocess.run(
+            [sys.executable, "-m", "jumpstarter", *command],
+            # Of a shell around this one; it is not for the program.
+            env={**os.environ, "PATH": path, "JMP_SESSION": "key"},
+            timeout=PATIENCE,
+            check=False,
+        )
+        said = capfd.readouterr()
+        assert done.returncode == 0, said.err
+        assert said.out.count("reset\nada\n") == 3
+        refusals = (said.out + said.err).count("this one has not claimed it")
+        assert refusals >= 3, said  # pytest shows one more than once
+        assert "1 failed" in said.out
+        assert "waiting for" not in said.err
+        ada.call("note", "still")
+    assert ledger_of(ledger) == ["reset", "ada", "still"]
+
+
+def test_a_refused_turn_is_of_one_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with shared(tmp_path) as process:
+        monkeypatch.setenv("JMP_NO_CLAIM", "1")
+        monkeypatch.setenv("JUMPSTARTER_HOST", process.address)
+        assert run(capsys, "call", "note", "one")[0] == 1
+        with env() as board, pytest.raises(CallRefused, match="this one has not claimed it"):
+            board.call("note", "two")
+        monkeypatch.setenv("JUMPSTARTER_HOST", "unix:/of/another")
+        assert run(capsys, "call", process.address, "note", "three")[0] == 0
 
 
 def test_a_configuration_can_ask_for_exclusive_use(

@@ -19,6 +19,7 @@ from ..client._name import own_name
 from ..common._env import (
     allowed_clients,
     exporter_address,
+    exporter_claims,
     exporter_session,
     exporter_tls,
     exporter_token,
@@ -40,6 +41,7 @@ class Access(NamedTuple):
     name: str | None = None
     wait: bool = True
     session: str | None = None
+    claim: bool = True
 
     def connect(self) -> AbstractContextManager[DriverClient, None]:
         """Return the context manager that connects."""
@@ -85,6 +87,7 @@ def access_of(config: pytest.Config, address: str) -> Access:
         token = Path(token_file).read_text(encoding="utf-8").strip()
     worker = getattr(config, "workerinput", {}).get("workerid")
     where = exporter_address(address)
+    claim = exporter_claims(where)
     return Access(
         where,
         _allowed(config),
@@ -92,7 +95,8 @@ def access_of(config: pytest.Config, address: str) -> Access:
         exporter_tls(where, *(_file(config, name) for name in ("ca", "cert", "key"))),
         None if worker is None else f"{own_name()} {worker}",
         not config.getoption("jumpstarter_no_wait"),
-        exporter_session(where),
+        exporter_session(where) if claim else None,
+        claim,
     )
 
 

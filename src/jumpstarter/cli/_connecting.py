@@ -19,6 +19,7 @@ from ..client import DriverClient
 from ..common._env import (
     allowed_clients,
     exporter_address,
+    exporter_claims,
     exporter_session,
     exporter_tls,
     exporter_token,
@@ -86,6 +87,14 @@ class Access:
             ConfigurationError: A file cannot be used.
         """
         return exporter_tls(address, self.tls_ca, self.tls_cert, self.tls_key)
+
+    def claims(self, address: str) -> bool:
+        """Return whether to ask for a turn, by the options and the environment.
+
+        Args:
+            address: As `exporter_address` returns it.
+        """
+        return not self.no_claim and exporter_claims(address)
 
     def environment(self) -> dict[str, str]:
         """Return the variables by which another program uses the same files for TLS."""
@@ -168,7 +177,7 @@ def connected(
     allow = (access.allow or allowed_clients()) if import_clients else ()
     where, token = exporter_address(address), access.token()
     context = access.ssl_context(where)
-    claim = claim and not access.no_claim
+    claim = claim and access.claims(where)
     with ExitStack() as stack:
         with _no_warnings(), _places_to(tell):
             connection = connect(

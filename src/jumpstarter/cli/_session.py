@@ -119,7 +119,13 @@ def run_at(program: Program, address: str, access: Access) -> int:
         host = exporter_address(address)
         name = _name_of(host)
         environment = child_environment(
-            host, name, {}, allow=access.allow or None, token=access.token(), session=session
+            host,
+            name,
+            {},
+            allow=access.allow or None,
+            token=access.token(),
+            session=session,
+            claim=access.claims(host),
         )
         return _Exporter(name=name, environment={**environment, **access.environment()})
 

@@ -15,6 +15,7 @@ from ..config.env import (
     JMP_EXPORTER,
     JMP_EXPORTER_LABELS,
     JMP_GRPC_PASSPHRASE,
+    JMP_NO_CLAIM,
     JMP_SESSION,
     JUMPSTARTER_HOST,
 )
@@ -37,6 +38,7 @@ def child_environment(
     allow: Sequence[str] | None,
     token: str | None = None,
     session: str | None = None,
+    claim: bool = True,
 ) -> dict[str, str]:
     """Return the environment of a program that uses an exporter.
 
@@ -48,6 +50,7 @@ def child_environment(
             to the environment of this process.
         token: The exporter's token, if it has one.
         session: The session that the program takes part in, at an exporter in exclusive use.
+        claim: False lets the program use such an exporter without a turn.
     """
     environment = {
         **os.environ,
@@ -58,6 +61,7 @@ def child_environment(
     for each in (
         JMP_EXPORTER_LABELS,
         JMP_GRPC_PASSPHRASE,
+        JMP_NO_CLAIM,
         JMP_SESSION,
     ):  # of a shell around this one
         environment.pop(each, None)
@@ -65,6 +69,8 @@ def child_environment(
         environment[JMP_GRPC_PASSPHRASE] = token
     if session:
         environment[JMP_SESSION] = session
+    if not claim:
+        environment[JMP_NO_CLAIM] = "1"
     if labels:
         pairs = (f"{key}={value}" for key, value in sorted(labels.items()))
         environment[JMP_EXPORTER_LABELS] = ",".join(pairs)

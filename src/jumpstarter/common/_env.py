@@ -23,6 +23,7 @@ __all__ = [
     "env",
     "environment_client",
     "exporter_address",
+    "exporter_claims",
     "exporter_session",
     "exporter_tls",
     "exporter_token",
@@ -34,6 +35,7 @@ _INSECURE: Final = ("JMP_GRPC_INSECURE", "JUMPSTARTER_GRPC_INSECURE")
 _TOKEN: Final = "JMP_GRPC_PASSPHRASE"  # noqa: S105 - a variable's name
 _TLS: Final = ("JMP_TLS_CA", "JMP_TLS_CERT", "JMP_TLS_KEY")
 _SESSION: Final = "JMP_SESSION"
+_NO_CLAIM: Final = "JMP_NO_CLAIM"
 _NO_WAIT: Final = "JMP_NO_WAIT"
 _SCHEMES: Final = ("unix:", "tcp://", "tls://")
 _HOST_PORT: Final = re.compile(r"[^/]+:\d+", re.ASCII)
@@ -52,6 +54,8 @@ def env() -> Iterator[DriverClient]:
     - `JMP_GRPC_INSECURE`: with `1`, `host:port` is reached by plain TCP, and else by TLS.
     - `JMP_SESSION`: the session of a shell at an exporter in exclusive use. Without it, this client
       waits for a turn, or with `JMP_NO_WAIT=1` raises an exception.
+    - `JMP_NO_CLAIM`: with `1`, this client asks for no turn at an exporter in exclusive use, and
+      can call only methods that are marked `read_only`.
     - `JMP_TLS_CA`, `JMP_TLS_CERT` and `JMP_TLS_KEY`: files, PEM, with the authorities that are
       trusted instead of the system's, this client's certificate, and its private key. They are
       not read for an address without TLS.
@@ -78,6 +82,7 @@ def environment_client(*, claim: bool = True) -> Iterator[DriverClient]:
         claim: False connects to an exporter in exclusive use without waiting for a turn.
     """
     address = exporter_address()
+    claim = claim and exporter_claims(address)
     with connect(
         address,
         allow=allowed_clients(),
@@ -88,6 +93,19 @@ def environment_client(*, claim: bool = True) -> Iterator[DriverClient]:
         session=exporter_session(address) if claim else None,
     ) as client:
         yield client
+
+
+def exporter_claims(address: str) -> bool:
+    """Return whether clients of the exporter at this address ask for turns.
+
+    `JMP_NO_CLAIM` is for the exporter at `JUMPSTARTER_HOST`, as `JMP_SESSION` is.
+
+    Args:
+        address: The exporter's address, as `exporter_address` returns it.
+    """
+    host = os.environ.get(_HOST)
+    is_off = os.environ.get(_NO_CLAIM) == "1"
+    return not (is_off and host and exporter_address(host) == address)
 
 
 def exporter_session(address: str) -> str | None:

@@ -14,6 +14,7 @@ __all__ = [
     "JMP_GRPC_INSECURE",
     "JMP_GRPC_PASSPHRASE",
     "JMP_LEASE",
+    "JMP_NO_CLAIM",
     "JMP_NO_WAIT",
     "JMP_SESSION",
     "JMP_TLS_CA",
@@ -30,7 +31,8 @@ JMP_EXPORTER_LABELS: Final = "JMP_EXPORTER_LABELS"
 JMP_GRPC_INSECURE: Final = "JMP_GRPC_INSECURE"
 JMP_GRPC_PASSPHRASE: Final = "JMP_GRPC_PASSPHRASE"  # noqa: S105 - a name, not a secret
 JMP_LEASE: Final = "JMP_LEASE"
-JMP_NO_WAIT: Final = "JMP_NO_WAIT"  # these two, for exclusive use, are of this library only
+JMP_NO_CLAIM: Final = "JMP_NO_CLAIM"  # these three, for exclusive use, are of this library only
+JMP_NO_WAIT: Final = "JMP_NO_WAIT"
 JMP_SESSION: Final = "JMP_SESSION"
 JMP_TLS_CA: Final = "JMP_TLS_CA"  # these three too
 JMP_TLS_CERT: Final = "JMP_TLS_CERT"
