@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import trio
 import trustme
 
 import jumpstarter
@@ -20,9 +24,11 @@ from delaying_proxy import delaying_proxy
 from exporter_process import TESTS, ExporterProcess, exporter, exporter_command
 from jumpstarter.cli import main
 from jumpstarter.cli._exclusive import _checked
+from jumpstarter.client._claim import warn
 from jumpstarter.errors import CallRefused, DriverError
 from jumpstarter.utils.env import env
 from processes import PATIENCE, running
+from ptys import at_a_terminal, user
 from sharing_drivers import ledger_of
 
 LEDGER = "sharing_drivers:Ledger"
@@ -282,6 +288,72 @@ def test_the_programs_of_a_shell_without_a_turn_claim_none(
         assert "waiting for" not in said.err
         ada.call("note", "still")
     assert ledger_of(ledger) == ["reset", "ada", "still"]
+
+
+def until_told(text: str) -> str:
+    """Return a script that waits for a line on its stderr, which is a file."""
+    told = f"grep -q '{text}' /proc/$$/fd/2"
+    return f"n=0; until {told}; do n=$((n+1)); [ $n -lt 600 ] || exit 9; sleep 0.1; done"
+
+
+def test_the_user_of_a_shell_is_told_when_the_session_ends(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    program = (
+        "jumpstarter kick $JUMPSTARTER_HOST; ! j note one; "
+        f"{until_told('start a new shell')}; exit 7"
+    )
+    with shared(tmp_path) as process:
+        command = ("--address", process.address, "--log-level", "error", "--", "sh", "-c", program)
+        code = main(["shell", *command])
+    said = capfd.readouterr()
+    assert code == 7  # the program's own
+    start = f"the session at {process.address} is over: the session was ended by uid "
+    [ended] = [line for line in said.err.splitlines() if line.startswith(start)]
+    assert ended.endswith("; exit, and start a new shell")
+    refusal = next(line for line in said.err.splitlines() if line.startswith("j: "))
+    assert "the session to join has ended: the session was ended by uid " in refusal
+
+
+def test_the_user_of_a_shell_is_warned_before_the_session_ends(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    with shared(tmp_path) as process:
+
+        def warn_soon() -> None:
+            fifo.read_bytes()  # until the program runs
+            channel: Any = SimpleNamespace(name=process.address)
+            trio.run(warn, channel, 0.01)
+
+        warns = threading.Thread(target=warn_soon, daemon=True)
+        warns.start()
+        program = f"echo > {fifo}; {until_told('ends this session in')}"
+        command = ("--address", process.address, "--log-level", "error", "--", "sh", "-c", program)
+        assert main(["shell", *command]) == 0
+        warns.join(PATIENCE)
+    assert f"the exporter at {process.address} ends this session in" in capfd.readouterr().err
+
+
+def test_the_user_of_an_interactive_shell_is_told_when_the_session_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["-m", "jumpstarter", "shell", "--address"]
+    environment = {**os.environ, "SHELL": shutil.which("bash") or "/bin/sh", "TERM": "dumb"}
+    with (
+        shared(tmp_path) as process,
+        user() as someone,
+        at_a_terminal(someone, [*arguments, process.address], env=environment) as job,
+    ):
+        someone.see("➤ ".encode())
+        assert run(capsys, "kick", process.address)[0] == 0
+        someone.see(f"\r\nthe session at {process.address} is over: ".encode())
+        someone.see(b"; exit, and start a new shell")
+        someone.type(b"exit 3\n")
+        assert job.wait() == 3
 
 
 def test_a_refused_turn_is_of_one_address(

@@ -27,6 +27,7 @@ import logging
 import math
 import secrets
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator
 from typing import Any, Final, NoReturn, Protocol
 
@@ -48,6 +49,7 @@ _logger: Final = logging.getLogger("jumpstarter.exporter")
 _KEY: Final = 16  # random bytes of a session's key: too many to guess
 _SHOWN_CALLS: Final = 3  # calls of a client that has left
 _QUICK: Final = 1.0  # seconds for which a client is not told that the exporter is being prepared
+_REMEMBERED: Final = 16  # sessions that were ended, for programs that still try to join one
 _WARNING: Final = 300.0  # seconds between the warning and the end of a session, or a tenth of it
 
 
@@ -208,6 +210,7 @@ class ExclusiveUse:
         self._users = frozenset(users)
         self._claims: list[Claim] = []  # the holder first, then those that wait
         self._visitors: dict[ConnectionContext, Visitor] = {}
+        self._endings: deque[tuple[str, str]] = deque(maxlen=_REMEMBERED)  # keys, and why
         self.max_session: float = max_session
         leases.on_change = self._lease_changed
 
@@ -357,7 +360,8 @@ class ExclusiveUse:
                 visitor.claim = claim
                 visitor.may_call = True
                 return
-        reject(Code.REFUSED, "the session to join has ended")
+        why = next((f": {text}" for ended, text in self._endings if ended == key), "")
+        reject(Code.REFUSED, f"the session to join has ended{why}")
 
     def who(self) -> list[dict[str, Any]]:
         """Return the holder, and then the clients that wait, in order."""
@@ -410,6 +414,7 @@ class ExclusiveUse:
         self._end(claim, f"the session has ended: none on this exporter lasts more than {longest}")
 
     def _end(self, claim: Claim, text: str) -> None:
+        self._endings.append((claim.key, text))
         for member in list(claim.members):
             member.dismiss(text)
         self._tell_all()

@@ -31,7 +31,7 @@ with requires_extra("cli", "the command line"):
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Access", "access_options", "connected", "onlooker_options"]
+__all__ = ["Access", "access_options", "connected", "onlooker_options", "places_to"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -179,7 +179,7 @@ def connected(
     context = access.ssl_context(where)
     claim = claim and access.claims(where)
     with ExitStack() as stack:
-        with _no_warnings(), _places_to(tell):
+        with _no_warnings(), places_to(tell):
             connection = connect(
                 where,
                 allow=allow,
@@ -208,18 +208,24 @@ class _PlaceHandler(logging.Handler):
 
 
 @contextmanager
-def _places_to(tell: Callable[[str], None] | None) -> Iterator[None]:
-    """Pass this client's place in the queue to a function instead of the log."""
+def places_to(tell: Callable[[str], None] | None) -> Iterator[None]:
+    """Pass this client's place in the queue to a function instead of the log, for a block.
+
+    Also the warning before the end of its session.
+    """
     if tell is None:
         yield
         return
     logger, handler = logging.getLogger("jumpstarter.client.queue"), _PlaceHandler(tell)
     propagates, logger.propagate = logger.propagate, False
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # whatever the level of the log is
     logger.addHandler(handler)
     try:
         yield
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(level)
         logger.propagate = propagates
 
 

@@ -13,6 +13,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -23,13 +24,15 @@ from .._io.sockets import private_socket_path
 from .._util.log_lines import LOG_LINE, LineFormatter
 from .._util.stderr_log import StderrHandler
 from .._util.stdio import standard_streams
+from ..client._runner import portal_for
 from ..common._env import exporter_address
 from ..driver import Driver
 from ..errors import ConfigurationError
 from ._configured import load_configured
-from ._connecting import Access, connected
+from ._connecting import Access, connected, places_to
 from ._foreground import Files, SignalInbox, run_in_foreground
 from ._hooks import HookRunner, hooks_of
+from ._notices import ending_told, write_notice
 from ._options import SetupError
 from ._shells import child_environment, interactive_shell
 from ._signals import reset_signals
@@ -67,8 +70,20 @@ class _Exporter:
     motd: str = ""
 
 
-# Prints a line for the user while a client waits for its turn.
 _Tell: TypeAlias = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Lines:
+    """Prints lines for the user.
+
+    Attributes:
+        place: Called while a client waits for its turn; None for the log.
+        notice: Called when its session is about to end, or has ended.
+    """
+
+    place: _Tell | None
+    notice: _Tell
 
 
 def run_with(program: Program, name: str | None, file: Path | None) -> int:
@@ -86,7 +101,7 @@ def run_with(program: Program, name: str | None, file: Path | None) -> int:
         ConfigurationError: Nothing can be served.
     """
 
-    def start(stack: ExitStack, _tell: _Tell | None) -> _Exporter:
+    def start(stack: ExitStack, _lines: _Lines) -> _Exporter:
         try:
             driver, config = load_configured(name, file)
         except SetupError as exc:
@@ -114,8 +129,8 @@ def run_at(program: Program, address: str, access: Access) -> int:
         JumpstarterException: The exporter cannot be reached.
     """
 
-    def start(stack: ExitStack, tell: _Tell | None) -> _Exporter:
-        session = _enter(stack, program, address, access, tell)
+    def start(stack: ExitStack, lines: _Lines) -> _Exporter:
+        session = _enter(stack, program, address, access, lines)
         host = exporter_address(address)
         name = _name_of(host)
         environment = child_environment(
@@ -133,7 +148,7 @@ def run_at(program: Program, address: str, access: Access) -> int:
 
 
 def _enter(
-    stack: ExitStack, program: Program, address: str, access: Access, tell: _Tell | None
+    stack: ExitStack, program: Program, address: str, access: Access, lines: _Lines
 ) -> str | None:
     """Connect to the exporter, and stay connected if there is a reason to.
 
@@ -144,10 +159,15 @@ def _enter(
         The key of the session at an exporter in exclusive use.
     """
     with ExitStack() as connection:
-        client = connection.enter_context(connected(address, access, tell=tell))
+        client = connection.enter_context(connected(address, access, tell=lines.place))
         session = client.channel.channel.session
         if program.exporter_logs:
             connection.enter_context(client.log_stream())
+        if session is not None:
+            portal = portal_for(client, "shell", "connect_async()")
+            told = ending_told(client, lines.notice)
+            connection.enter_context(places_to(lines.notice))
+            connection.enter_context(portal.wrap_async_context_manager(told))
         if program.exporter_logs or session is not None:
             stack.push(connection.pop_all())
     return session
@@ -159,7 +179,7 @@ def _name_of(address: str) -> str:
     return Path(rest).stem if scheme == "unix" else rest.removeprefix("//")
 
 
-def _run(program: Program, start: Callable[[ExitStack, _Tell | None], _Exporter]) -> int:
+def _run(program: Program, start: Callable[[ExitStack, _Lines], _Exporter]) -> int:
     reset_signals()
     is_interactive = not program.command and os.isatty(0)
     with ExitStack() as stack:
@@ -170,8 +190,12 @@ def _run(program: Program, start: Callable[[ExitStack, _Tell | None], _Exporter]
             is_quiet = is_interactive and not program.exporter_logs  # a log garbles a terminal
             silence = files.silence if is_quiet else None
             stack.enter_context(_output_of(program, silence))
-            # Otherwise the log, which is on stderr, has it.
-            exporter = start(stack, files.write_line if is_quiet else None)
+            lines = _Lines(
+                # Otherwise the log, which is on stderr, has it.
+                place=files.write_line if is_quiet else None,
+                notice=partial(write_notice, files.stderr),
+            )
+            exporter = start(stack, lines)
         except KeyboardInterrupt:
             return 128 + (inbox.interrupted or signal.SIGINT)
         environment, command = dict(exporter.environment), list(program.command)
