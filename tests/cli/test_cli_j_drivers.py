@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shlex
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,14 +16,14 @@ from click.testing import CliRunner
 from drivers_for_tests import Plain
 from exporter_thread import served_at
 from helpers import PATIENCE
-from jumpstarter import serve
+from jumpstarter import connect, serve
 from jumpstarter.cli import j, main
 from jumpstarter.driver import Driver, export
 from jumpstarter.drivers.composite import Composite
 from jumpstarter.drivers.console import RecordedConsole
 from jumpstarter.drivers.power import MockPower
 from jumpstarter.drivers.storage import FileStorage
-from ptys import user
+from ptys import at_a_terminal, user
 
 Run = Callable[..., tuple[int, str, str]]
 BOOT = b"U-Boot 2026\r\nlogin: \x1b[2J\xff"
@@ -102,6 +104,37 @@ def test_a_recorded_console_is_read_and_waited_for(run: Run, console: socket.soc
     code, out, err = run("console", "wait-for", "password", "--since", "5", "--timeout", "0")
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert "'password' did not come within 0 s" in err
+
+
+def test_a_board_that_another_client_holds_is_watched(
+    tree: Driver,
+    console: socket.socket,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with (
+        served_at(f"unix:{tmp_path}/socket", tree, exclusive=True) as address,
+        connect(address) as board,
+        console.accept()[0] as device,
+    ):
+        device.sendall("U-Boot\r\nż".encode())
+        board.console.wait_for("ż", since=0, timeout=PATIENCE)
+        with Path(os.devnull).open() as nothing, monkeypatch.context() as patch:
+            patch.setattr("sys.stdin", nothing)
+            assert main(["console", address, "console", "--no-claim"]) == 1
+        command = f"jumpstarter shell --no-claim --address {address} -- j console tail --follow"
+        assert f"To watch this console without a turn: {command}\n" in capfd.readouterr().err
+        with (
+            user() as someone,
+            at_a_terminal(someone, ["-m", *shlex.split(command)]) as job,
+        ):
+            someone.see("U-Boot\r\nż".encode())
+            for piece in (b"log\xc5", b"\xbcin\r", b"\n\x1bc: "):  # as a serial port cuts it
+                device.sendall(piece)
+            someone.see("logżin\r\n\\x1bc: ".encode())
+            someone.type(b"\x03")
+            assert job.wait() == 2
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ imports this one.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
+import sys
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
@@ -63,10 +65,14 @@ def console_commands(client: Any) -> click.Group:
 
     @click.command()
     @click.argument("size", type=click.IntRange(min=0), default=4096)
+    @click.option("--follow", "-f", is_flag=True, help="Go on with what comes, until Ctrl-C.")
     @click.option("--raw", is_flag=True, help=RAW_HELP)
-    def tail(size: int, raw: bool) -> None:
+    def tail(size: int, follow: bool, raw: bool) -> None:
         """Print the last SIZE bytes of the record, 4096 by default."""
-        print_value(client.tail(size), raw=raw)
+        if follow:
+            _follow(client, size, raw=raw)
+        else:
+            print_value(client.tail(size), raw=raw)
 
     @click.command("wait-for")
     @click.argument("pattern")
@@ -103,6 +109,34 @@ def console_commands(client: Any) -> click.Group:
     group.add_command(tail)
     group.add_command(wait_for)
     return group
+
+
+def _follow(client: Any, size: int, *, raw: bool) -> None:
+    """Print the end of a record, and what is added to it."""
+    pieces = _Pieces()
+    is_shown = not raw and sys.stdout.isatty()
+    with client.watch(last=size) as items:
+        for item in items:
+            if item.missed:
+                click.echo(
+                    f"({item.missed} bytes were overwritten before they came here)", err=True
+                )
+            print_value(pieces.take(item.data) if is_shown else item.data, raw=raw)
+
+
+class _Pieces:
+    """Cuts pieces of a text anew, so that none ends within a character or a line break."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._kept = ""
+
+    def take(self, data: bytes) -> bytes:
+        """Take a piece, and return what can be shown now."""
+        text = self._kept + self._decoder.decode(data)
+        shown = text.removesuffix("\r")
+        self._kept = text[len(shown) :]
+        return shown.encode()
 
 
 def storage_commands(client: Any) -> click.Group:

@@ -169,10 +169,11 @@ class RecordedConsole(Driver):
     async def watch(
         self, since: ConsoleMark | int | None = None, last: int | None = None, follow: bool = True
     ) -> AsyncIterator[ConsoleOutput]:
-        """Yield the record, and what the device says from then on.
+        """Yield what the device says from now on, or from an earlier position.
 
         Args:
-            since: A mark, or an offset, at which to begin; by default at the present end.
+            since: A mark, or an offset, at which to begin: 0 for all that is kept. Without it and
+                `last`, nothing of the record is yielded, but what comes.
             last: In its place, how many of the last bytes to begin with.
             follow: False ends at the present end.
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import shlex
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Final
 
 from ..._util.extras import requires_extra
+from ..._util.labels import CLIENT_LABEL
 from ...client import DriverClient
+from ...errors import CallRefused
 from .._connecting import Access, access_options, connected
 from .._console import run_console
 from .._targets import exported, find_driver, find_stream, split_address
@@ -18,6 +23,8 @@ with requires_extra("cli", "the command line"):
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["command"]
+
+_RECORDED: Final = "jumpstarter.drivers.console.ConsoleClient"
 
 
 @click.command("console")
@@ -64,7 +71,36 @@ def command(
         client, method = find_stream(root, rest[0] if rest else "")
         switch = _find_power(root, client) if power is None else find_driver(root, power)
         limit = math.inf if timeout is None else timeout
-        return run_console(client, method, log=file, power=switch, timeout=limit)
+        try:
+            return run_console(client, method, log=file, power=switch, timeout=limit)
+        except CallRefused as exc:
+            if not (other_way := _other_way(root, client)):
+                raise
+            text = f"{exc.message}. {other_way}"
+            raise CallRefused(text, context=exc.context) from exc
+
+
+def _other_way(root: DriverClient, console: DriverClient) -> str:
+    """Return how to watch a recorded console without a turn, if this client has none."""
+    channel = root.channel.channel
+    hello = channel.connection.rules.peer
+    lacks_turn = hello is not None and hello.exclusive and channel.session is None
+    if not lacks_turn or console.labels.get(CLIENT_LABEL) != _RECORDED:
+        return ""
+    words = " ".join(map(shlex.quote, ["j", *_path_of(root, console), "tail", "--follow"]))
+    shell = f"jumpstarter shell --no-claim --address {shlex.quote(channel.name)}"
+    return f"To watch this console without a turn: {shell} -- {words}"
+
+
+def _path_of(root: DriverClient, wanted: DriverClient) -> Sequence[str]:
+    """Return the names of the drivers from below the root to a client."""
+    waiting: list[tuple[tuple[str, ...], DriverClient]] = [((), root)]
+    while waiting:
+        path, client = waiting.pop()
+        if client is wanted:
+            return path
+        waiting += [((*path, name), child) for name, child in client.children.items()]
+    return ()
 
 
 def _find_power(root: DriverClient, console: DriverClient) -> DriverClient | None:
