@@ -265,7 +265,7 @@ def test_the_programs_of_a_shell_without_a_turn_claim_none(
     test.write_text("def test_board(device): device.call('note', 'four')\n")
     program = (
         "! j note one; j lines; ! jumpstarter call note two; jumpstarter call lines; "
-        f"! python -m pytest -q -p no:cacheprovider -p no:randomly {test}; "
+        f"! {sys.executable} -m pytest -q -p no:cacheprovider -p no:randomly {test}; "
         "jumpstarter shell --address $JUMPSTARTER_HOST -- j lines"
     )
     with shared(tmp_path) as process, jumpstarter.connect(process.address, name="ada") as ada:
