@@ -121,9 +121,11 @@ compiled-rules: venv
 	$(BIN)/python -m pytest $(RULES_TESTS) tests/client/ tests/exporter/ tests/io/
 
 # The tests that depend on other packages: values, messages, framing, extras, typing, commands, the
-# plugin. Three commands read their options without click.
+# plugin. Three commands read their options without click; the last four files are about processes,
+# terminals and exporters, and take long.
 FOREIGN_TESTS := tests/common tests/config tests/drivers tests/pytest_plugin tests/streams \
-	$(filter-out %_doctor.py %_run.py %_serve.py,$(wildcard tests/cli/test_cli_*.py)) \
+	$(filter-out $(addsuffix .py,$(addprefix %_,doctor run serve console hooks shell who)), \
+	$(wildcard tests/cli/test_cli_*.py)) \
 	$(addprefix tests/test_,$(addsuffix .py,deadlines end_to_end framing fuzz lock testing typing)) \
 	$(addprefix tests/protocol/test_,$(addsuffix .py,codec decoding values)) \
 	$(addprefix tests/client/test_client_,$(addsuffix .py,adapters asyncio_loans decorators expect file_streams \
