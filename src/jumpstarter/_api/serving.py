@@ -145,6 +145,7 @@ def serve_async(
         max_session=max_session,
         operators=operators,
         metrics=metrics,
+        runner=None,
     )
     return AsyncContext(managed, "async with serve_async(...) as server:")
 
@@ -164,7 +165,8 @@ def serve_leased(
         runner: The code to run, or None.
         options: The other arguments of `serve_async`; all of them have defaults there.
     """
-    managed = _serve(driver, address, **options, runner=runner)
+    defaults: dict[str, Any] = serve_async.__kwdefaults__ or {}
+    managed = _serve(driver, address, **{**defaults, **options, "runner": runner})
     return AsyncContext(managed, "async with serve_leased(...) as server:")
 
 
@@ -224,19 +226,19 @@ async def _serve(
     driver: Driver,
     address: str,
     *,
-    limits: Limits = DEFAULT_LIMITS,
-    threads: int = DEFAULT_THREADS,
-    token: str | None = None,
-    ssl_context: ssl.SSLContext | None = None,
-    insecure: bool = False,
-    send_tracebacks: bool = False,
-    users: Collection[int] | None = None,
-    async_library: str | None = None,
-    exclusive: bool = False,
-    max_session: float = math.inf,
-    operators: Collection[str] = (),
-    metrics: Metrics | None = None,
-    runner: LeaseRunner | None = None,
+    limits: Limits,
+    threads: int,
+    token: str | None,
+    ssl_context: ssl.SSLContext | None,
+    insecure: bool,
+    send_tracebacks: bool,
+    users: Collection[int] | None,
+    async_library: str | None,
+    exclusive: bool,
+    max_session: float,
+    operators: Collection[str],
+    metrics: Metrics | None,
+    runner: LeaseRunner | None,
 ) -> AsyncIterator[Server]:
     instead = "run serve_async() by trio.run() in a thread of its own"
     check_trio_loop("serve_async()", instead)
