@@ -239,7 +239,7 @@ verify-types: venv
 docs: venv
 	$(BIN)/sphinx-build --fresh-env --fail-on-warning --keep-going --quiet docs build/docs
 
-# Records the commands of docs/operating.md at a pseudo-terminal.
+# Records the commands of docs/howto at a pseudo-terminal.
 screenshots: venv
 	PYTHONPATH=examples $(BIN)/python docs/screenshots.py
 

@@ -1,4 +1,4 @@
-"""Record the commands of docs/operating.md at a terminal, and write the screenshots of the page.
+"""Record the commands of docs/howto at a terminal, and write the screenshots of its pages.
 
 `make screenshots` runs it. The commands and their output are real: they use an exporter of `board`,
 at a pseudo-terminal. Only speeds and times are replaced, so that the files change when the output

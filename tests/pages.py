@@ -31,12 +31,22 @@ from typing import Any, Final
 from ports import free_port
 from processes import PATIENCE, running
 
-__all__ = ["PAGES", "ROOT", "Block", "Reader", "blocks_of", "indented_code", "page_reader"]
+__all__ = [
+    "PAGES",
+    "ROOT",
+    "Block",
+    "Reader",
+    "anchors",
+    "blocks_of",
+    "indented_code",
+    "links",
+    "page_reader",
+]
 
 ROOT: Final = Path(__file__).parents[1]
 PAGES: Final = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+    for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 }
 TIMEOUT: Final = 60.0  # seconds for a block that takes one or two
 
@@ -48,6 +58,9 @@ _FENCED: Final = re.compile(
 
 _SKIPPED_LANGUAGE: Final = re.compile(r"^<!-- not run \((\w+)\): \S.{10,} -->$", re.MULTILINE)
 _INDENTED: Final = re.compile(r"(?:\A|(?<=\n\n)) {4,}\S.*")
+_HEADING: Final = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_LINK: Final = re.compile(r"\]\(([^)\s]+)\)")
+_CODE: Final = re.compile(r"`[^`\n]*`")
 _SERVES: Final = "python -m jumpstarter serve"
 
 
@@ -95,6 +108,18 @@ def blocks_of(page: str) -> list[Block]:
 def indented_code(page: str) -> list[str]:
     """Return the first lines of code that is marked only by four spaces of indentation."""
     return _INDENTED.findall(_FENCED.sub("", PAGES[page]))
+
+
+def links(text: str) -> list[str]:
+    """Return the targets of a page's links to other pages, to its own headings, and to files."""
+    targets = _LINK.findall(_CODE.sub("", _FENCED.sub("", text)))
+    return [target for target in targets if not re.match(r"[a-z]+:", target)]
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors that GitHub and the documentation site give the headings of a page."""
+    headings = (heading.lower() for heading in _HEADING.findall(_FENCED.sub("", text)))
+    return {re.sub(r"[^\w\- ]", "", heading).strip().replace(" ", "-") for heading in headings}
 
 
 class Reader:

@@ -15,10 +15,11 @@ import pytest
 from jumpstarter import Limits
 from jumpstarter.cli._run import make_parser
 from jumpstarter.config._loading import load_exporter
-from pages import blocks_of
+from pages import PAGES, blocks_of
 
 ROOT: Final = Path(__file__).parents[1]
 DEPLOY: Final = ROOT / "deploy"
+PAGE: Final = "docs/howto/set-up-an-exporter.md"
 PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 USER: Final = "jumpstarter"
 # A key of a udev rule, which compares (==, !=) or assigns (=, +=) a value in quotes.
@@ -101,7 +102,7 @@ def test_the_container_runs_an_exporter_with_options_that_it_has() -> None:
 
 
 def test_the_page_and_the_container_install_what_a_configuration_can_ask_for() -> None:
-    page = (ROOT / "docs" / "operating.md").read_text()
+    page = PAGES[PAGE]
     (named,) = re.findall(r"/opt/jumpstarter/bin/pip install '\.\[(.+)\]'", page)
     container = (DEPLOY / "Containerfile").read_text()
     (installed,) = re.findall(r"pip install .*'\.\[(.+)\]'", container)
@@ -110,8 +111,8 @@ def test_the_page_and_the_container_install_what_a_configuration_can_ask_for() -
 
 
 def test_the_configuration_that_the_page_installs_needs_no_other_files(tmp_path: Path) -> None:
-    (block,) = [each for each in blocks_of("docs/operating.md") if each.detail == "board.yaml"]
-    page = (ROOT / "docs" / "operating.md").read_text()
+    (block,) = [each for each in blocks_of(PAGE) if each.detail == "board.yaml"]
+    page = PAGES[PAGE]
     assert "board.yaml /etc/jumpstarter/exporters/lab.yaml\n" in page
     (tmp_path / "lab.yaml").write_text(block.text)
     root = load_exporter(None, tmp_path / "lab.yaml").instantiate()
@@ -120,7 +121,7 @@ def test_the_configuration_that_the_page_installs_needs_no_other_files(tmp_path:
 
 
 def test_the_page_names_files_that_are_there() -> None:
-    page = (ROOT / "docs" / "operating.md").read_text()
+    page = PAGES[PAGE]
     named = set(re.findall(r"deploy/[\w.@]*\w", page))
     assert {ROOT / name for name in named} == set(DEPLOY.iterdir())
     (command,) = re.findall(r"jumpstarter (run --exporter lab (?:\\\n|.)+)", page)

@@ -163,7 +163,7 @@ def test_the_real_metadata_has_the_extra_that_a_command_names() -> None:
 
 
 def test_no_text_tells_to_install_another_project_of_our_name() -> None:
-    sources = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    sources = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
     for folder in ("src", "examples", "tests", "benchmarks"):
         sources += ROOT.joinpath(folder).rglob("*.py")
     wrong = re.compile(r"pip install[^\n]*(?<![./\w])jumpstarter\[")

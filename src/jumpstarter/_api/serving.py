@@ -110,7 +110,7 @@ def serve_async(
             namespace, all users that are unknown there have it.
         async_library: Which library the async code of drivers is written for, if it does not say so
             itself: `"trio"` or `"asyncio"`. By default it is found out for each driver, see
-            docs/drivers.md; set it if that goes wrong.
+            docs/howto/asyncio-code.md; set it if that goes wrong.
         exclusive: True lets one client at a time use the drivers; the others wait in a queue.
             Without its turn a client can only call methods that are marked `read_only`. Before
             each client but the first, `reset()` runs through the tree.

@@ -284,7 +284,7 @@ class BlockingPortal:
         """Run `func(*args)` as a task of the loop, and block until it has ended.
 
         A function that is written for asyncio runs in an asyncio loop in another thread, which
-        starts with the first such function: see docs/drivers.md for how that is decided.
+        starts with the first such function: see docs/howto/asyncio-code.md for how that is decided.
 
         The task runs in a copy of the calling thread's context variables. Ctrl-C cancels the task
         and waits up to the portal's `grace` for it to end. Then KeyboardInterrupt is raised, even

@@ -28,7 +28,9 @@ _KINDS: Final[dict[str, tuple[type, ...]]] = {
 
 
 def list_claims(root: DriverClient) -> list[Row]:
-    """Return the holder, and then the clients that wait, as docs/operating.md lists the keys.
+    """Return the holder, and then the clients that wait.
+
+    docs/howto/share-a-board.md lists the keys.
 
     Args:
         root: A client of the exporter.

@@ -79,7 +79,7 @@ class DriverClient(TypedCalls, LogStreams, ResourceLending):
 
     Attributes:
         async_library: Which library the class's async code is written for, `"trio"` or
-            `"asyncio"`. By default, that is found out: see docs/drivers.md.
+            `"asyncio"`. By default, that is found out: see docs/howto/asyncio-code.md.
         uuid: The driver's UUID.
         labels: The driver's labels.
         description: What the exporter's configuration says about the driver, or None.

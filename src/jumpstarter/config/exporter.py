@@ -1,6 +1,6 @@
 """The configuration of an exporter: a tree of drivers in YAML. It needs the extra `cli`.
 
-Its format is that of the published package; docs/drivers.md has an example.
+Its format is that of the published package; docs/howto/configuration-and-j.md has an example.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class Driver(ABC):
 
     Attributes:
         async_library: Which library the class's async code is written for, `"trio"` or
-            `"asyncio"`. By default, that is found out: see docs/drivers.md.
+            `"asyncio"`. By default, that is found out: see docs/howto/asyncio-code.md.
         uuid: The driver's identity; random by default.
         labels: Free text that helps people find the driver; clients can read it.
         children: The drivers below this one, by their names in a client.

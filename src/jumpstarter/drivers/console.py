@@ -2,7 +2,7 @@
 
 The driver reads its port from `reset()` to `close()` into a ring buffer, and into a file if asked,
 whether a client is connected or not. So no client can come too late for the boot log, and a test
-and a person may watch the same console. See docs/drivers.md.
+and a person may watch the same console. See docs/howto/recorded-console.md.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class _Shown(NamedTuple):
     Attributes:
         depth: How far it is below the first one.
         name: Its name among its parent's children.
-        row: What is known about it, as docs/operating.md lists the keys.
+        row: What is known about it, as docs/howto/commands.md lists the keys.
     """
 
     depth: int
