@@ -12,11 +12,12 @@ SOURCES := pyproject.toml setup.py src/jumpstarter/_version.py \
 INSTALL := pip install --quiet --disable-pip-version-check
 COMPAT := .venv-compat
 PUBLISHED := .venv-published
+RELEASE := .venv-release
 
 .PHONY: venv lock build demo demo-board test coverage check python-rules compiled-rules test-lowest \
 	test-latest test-all lane sanitize fuzz fuzz-coverage soak soak-console soak-sharing lint lint-deploy types verify-types docs screenshots sizes test-browser \
 	bench bench-peers bench-drivers instructions hostile compat compat-quick compat-install compat-real compat-baseline \
-	clean
+	wheels clean
 .NOTPARALLEL: # targets share the directory in which the extension modules are built
 
 venv: $(VENV)/.stamp
@@ -312,6 +313,16 @@ $(PUBLISHED)/.locked-published: locks/published.txt locks/drivers.txt
 	$(PYTHON) -m venv --clear $(PUBLISHED)
 	$(PUBLISHED)/bin/$(INSTALL) --require-hashes --requirement locks/published.txt
 	$(PUBLISHED)/bin/$(INSTALL) --no-deps --require-hashes --requirement locks/drivers.txt
+	touch $@
+
+# Builds and tests a wheel for each of PYTHONS, and the source distribution, in dist/release. The tests
+# install as a user does, so this downloads packages.
+wheels: $(RELEASE)/.stamp
+	$(RELEASE)/bin/python -m tools.wheels $(PYTHONS)
+
+$(RELEASE)/.stamp: locks/release.txt
+	$(PYTHON) -m venv --clear $(RELEASE)
+	$(RELEASE)/bin/$(INSTALL) --require-hashes --requirement locks/release.txt
 	touch $@
 
 clean:

@@ -39,7 +39,7 @@ directives = {
 of_framing = dict.fromkeys(["warn.unused", "warn.unused_result", "warn.maybe_uninitialized"], True)
 of_framing["nonecheck"] = False
 macros = []
-compile_args = ["-Wall", "-Wextra"]
+compile_args = ["-Wall", "-Wextra", "-g0"]  # debug information is ten times the code
 link_args = []
 Options.warning_errors = "JUMPSTARTER_STRICT" in switches
 

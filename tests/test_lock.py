@@ -89,7 +89,13 @@ def test_every_line_of_a_lock_has_one_version_and_its_hashes(path: Path) -> None
 @pytest.mark.parametrize("python", PYTHONS)
 @pytest.mark.parametrize(
     ("lock", "extra"),
-    [("dev", "dev"), ("lowest", "dev"), ("hostile", "hostile"), ("compat", "compat")],
+    [
+        ("dev", "dev"),
+        ("lowest", "dev"),
+        ("hostile", "hostile"),
+        ("compat", "compat"),
+        ("release", "release"),
+    ],
 )
 def test_a_lock_has_all_that_is_required_in_a_version_that_is_admitted(
     lock: str, extra: str, python: str
@@ -114,12 +120,13 @@ def test_the_lowest_lock_has_the_lowest_version_of_each() -> None:
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-def test_what_attacks_for_comparison_fits_the_development_environment(python: str) -> None:
-    """`make hostile` adds packages to the environment without changing any."""
-    for requirement, _ in locked(ROOT / "locks" / "hostile.txt"):
+@pytest.mark.parametrize("name", ["hostile", "release"])
+def test_a_lock_beside_it_fits_the_development_environment(name: str, python: str) -> None:
+    """Adding its packages to the environment changes none that is there."""
+    for requirement, _ in locked(ROOT / "locks" / f"{name}.txt"):
         there = versions(ROOT / "locks" / "dev.txt", requirement.name, python)
-        more = versions(ROOT / "locks" / "hostile.txt", requirement.name, python)
-        assert not there or there == more, requirement
+        more = versions(ROOT / "locks" / f"{name}.txt", requirement.name, python)
+        assert not there or not more or there == more, requirement
 
 
 @pytest.mark.parametrize("python", PYTHONS)
@@ -245,7 +252,7 @@ def test_nothing_is_fetched_to_build() -> None:
     for line in builds:
         assert {"--no-index", "--no-build-isolation", "--no-deps"} <= set(line.split()), line
     others = [line for line in makefile.splitlines() if "--requirement" in line]
-    assert len(others) == 6
+    assert len(others) == 7
     assert all("--require-hashes" in line for line in others)
 
 

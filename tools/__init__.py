@@ -1,0 +1,1 @@
+"""Programs for maintainers, which targets of the Makefile run: wheels, release, licences, sizes."""
