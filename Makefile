@@ -10,6 +10,7 @@ TYPES := $(wildcard src/jumpstarter/_protocol/*.pxd)
 SOURCES := pyproject.toml setup.py src/jumpstarter/_version.py \
 	$(wildcard src/jumpstarter/_framing.*px*) $(TYPES) $(TYPES:.pxd=.py)
 INSTALL := pip install --quiet --disable-pip-version-check
+ALONE := flock build/.lock # for targets that CI runs beside others: builds share a directory
 COMPAT := .venv-compat
 PUBLISHED := .venv-published
 RELEASE := .venv-release
@@ -66,33 +67,31 @@ demo-board: venv
 
 # To run only some of the tests: make test TESTS=tests/protocol/test_values.py
 TESTS :=
-MINUTES := 14
+MINUTES := 10
 
-# COVERAGE=1 also measures coverage; pyproject.toml sets the minimum. The tests that it does not
-# measure run beside the others, since most of their time they wait. So do those of the rules, in the
-# compiled form that users have, of which coverage sees nothing, and some of the tests that it measures.
+# Three runs beside each other are faster than one, since most of their time the tests wait.
+# COVERAGE=1 also measures coverage; pyproject.toml sets the minimum.
 COVERAGE :=
 
 test: demo
 	@echo "running all tests: about $(MINUTES) minutes on two cores (make check: one minute)"
-ifeq ($(COVERAGE),)
+ifneq ($(TESTS),)
 	$(BIN)/python -m pytest $(TESTS)
-	$(if $(TESTS),,$(MAKE) python-rules)
+else ifeq ($(COVERAGE),)
+	.ci/beside "$(BIN)/python -m pytest $(UNCOVERED_TESTS) && JUMPSTARTER_PURE=1 $(BIN)/python -m pytest $(RULES_TESTS)" \
+	"$(BIN)/python -m pytest $(BESIDE_TESTS)" "$(BIN)/python -m pytest $(OTHER_TESTS)"
 else
-	@mkdir -p build
 	$(BIN)/coverage erase
-	(code=0; $(BIN)/python -m pytest $(UNCOVERED_TESTS) $(RULES_TESTS) || code=1; \
-	$(COVER) $(BESIDE_TESTS) || code=1; exit $$code) >build/beside.txt 2>&1 & beside=$$!; \
-	$(COVER) $(filter-out $(BESIDE_TESTS),$(COVERED_TESTS)) || code=1; \
-	wait $$beside || code=1; cat build/beside.txt; \
-	$(REPORT) || code=1; exit $${code:-0}
+	code=0; .ci/beside "$(BIN)/python -m pytest $(UNCOVERED_TESTS) $(RULES_TESTS)" \
+	"$(COVER) $(BESIDE_TESTS)" "$(COVER) $(OTHER_TESTS)" || code=1; $(REPORT) && exit $$code
 endif
 
 # Tests that do their work in other processes, where coverage does not measure it.
 UNCOVERED_TESTS := tests/conformance/ tests/hostile/ $(wildcard tests/test_benchmarks*.py) \
 	$(patsubst %,tests/test_%.py,examples lock pages reference_example scenarios versions virtual_board)
 COVERED_TESTS := $(filter-out $(UNCOVERED_TESTS) %/__pycache__/,$(wildcard tests/test_*.py tests/*/))
-BESIDE_TESTS := tests/cli/ tests/pytest_plugin/ # of these, so that both runs take about as long
+BESIDE_TESTS := $(addprefix tests/,cli/ exporter/ io/ pytest_plugin/) # of these, the longer half
+OTHER_TESTS := $(filter-out $(BESIDE_TESTS),$(COVERED_TESTS))
 
 # Runs tests under coverage. It does not see compiled code, so the rules are Python code.
 COVER = JUMPSTARTER_PURE=1 $(BIN)/coverage run --parallel-mode -m pytest
@@ -158,8 +157,9 @@ test-all:
 
 # Tests a regular installation, as users have it, next to the editable one.
 lane: $(VENV)/.locked
-	rm -rf build/lib* build/bdist* # pip would install files of an older tree
-	$(BIN)/$(INSTALL) --no-deps --no-index --no-build-isolation --force-reinstall .
+	mkdir -p build
+	$(ALONE) rm -rf build/lib* build/bdist* # pip would install files of an older tree
+	$(ALONE) $(BIN)/$(INSTALL) --no-deps --no-index --no-build-isolation --force-reinstall .
 	$(BIN)/pip check
 	$(BIN)/ruff check && $(BIN)/ruff format --check
 	$(BIN)/mypy --cache-dir $(VENV)/mypy
@@ -171,7 +171,8 @@ SANITIZED := build/sanitized
 SANITIZERS = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-name=libubsan.so)
 
 sanitize: venv
-	JUMPSTARTER_SANITIZE=1 $(BIN)/$(INSTALL) --upgrade --no-deps --no-index --no-build-isolation \
+	mkdir -p build
+	JUMPSTARTER_SANITIZE=1 $(ALONE) $(BIN)/$(INSTALL) --upgrade --no-deps --no-index --no-build-isolation \
 	--target $(SANITIZED) .
 	LD_PRELOAD=$(SANITIZERS) PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED):tests \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
