@@ -90,6 +90,13 @@ class BuildExtensions(build_ext):
             path.unlink()
 
 
+def processors() -> int:
+    """Return how many processors this process may use, or has, where the system does not say."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 # Time stamps do not reflect the switches, so always compile the files again.
 settings = {"build_dir": "build", "force": True, "annotate": "JUMPSTARTER_ANNOTATE" in switches}
 extensions = cythonize(
@@ -100,5 +107,5 @@ if rules:
 setup(
     ext_modules=extensions,
     cmdclass={"build_ext": BuildExtensions},
-    options={"build_ext": {"force": True, "parallel": len(os.sched_getaffinity(0))}},
+    options={"build_ext": {"force": True, "parallel": processors()}},
 )

@@ -316,7 +316,7 @@ class _Job:
         pid = self._process.pid
         try:
             stopped = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG)
-        except ChildProcessError:  # it has ended
+        except (ChildProcessError, AttributeError):  # it has ended; macOS before Python 3.13
             return
         if stopped is None:
             return

@@ -27,7 +27,8 @@ __all__ = ["read_from_storage_device", "wait_for_storage_device", "write_to_stor
 
 _Path: TypeAlias = str | os.PathLike[str]
 
-_NOT_YET: Final = {errno.ENOENT, errno.ENOMEDIUM, errno.EIO}
+_NO_MEDIUM: Final = getattr(errno, "ENOMEDIUM", errno.ENXIO)  # macOS reports ENXIO
+_NOT_YET: Final = {errno.ENOENT, _NO_MEDIUM, errno.EIO}
 _FLAGS: Final = {"rb": os.O_RDONLY, "wb": os.O_WRONLY}
 _PIECE: Final = 64 << 10  # bytes that are read at a time
 _REPORT: Final = 50 << 20  # bytes between two lines of the log
