@@ -18,7 +18,7 @@ RELEASE := .venv-release
 .PHONY: venv lock build demo demo-board test coverage check python-rules compiled-rules test-lowest \
 	test-latest test-all lane sanitize fuzz fuzz-coverage soak soak-console soak-sharing lint lint-deploy types verify-types docs screenshots sizes test-browser \
 	bench bench-peers bench-drivers instructions hostile compat compat-quick compat-install compat-real compat-baseline \
-	wheels clean
+	wheels lint-workflows clean
 .NOTPARALLEL: # targets share the directory in which the extension modules are built
 
 venv: $(VENV)/.stamp
@@ -320,6 +320,17 @@ $(PUBLISHED)/.locked-published: locks/published.txt locks/drivers.txt
 # install as a user does, so this downloads packages.
 wheels: $(RELEASE)/.stamp
 	$(RELEASE)/bin/python -m tools.wheels $(PYTHONS)
+
+# Checks the workflow files by their schema, for risks, and by the settings of the wheels. None of
+# these needs a network. actionlint, if it is installed, checks them too.
+WORKFLOWS := $(wildcard .github/workflows/*.yml)
+
+lint-workflows: $(RELEASE)/.stamp
+	$(RELEASE)/bin/check-jsonschema --builtin-schema vendor.github-workflows $(WORKFLOWS)
+	$(RELEASE)/bin/zizmor --offline --quiet --persona auditor $(WORKFLOWS)
+	for platform in linux macos; do \
+	$(RELEASE)/bin/cibuildwheel --print-build-identifiers --archs all --platform $$platform >/dev/null || exit; done
+	if command -v actionlint; then actionlint; fi
 
 $(RELEASE)/.stamp: locks/release.txt
 	$(PYTHON) -m venv --clear $(RELEASE)
