@@ -510,6 +510,20 @@ def test_sigterm_hangs_up_an_interactive_shell(lab: Lab, someone: User) -> None:
     assert lab.events() == ["reset", "closed"]
 
 
+def test_a_hang_up_that_a_shell_misses_is_repeated(
+    lab: Lab, someone: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell = tmp_path / "sh"
+    shell.write_text("#!/bin/bash\ntrap 'trap - HUP' HUP\necho ready\nwhile :; do sleep 1; done\n")
+    shell.chmod(0o755)
+    monkeypatch.setenv("SHELL", str(shell))
+    with at_a_terminal(someone, arguments(lab)) as job:
+        someone.see(b"ready")
+        os.kill(job.pid, signal.SIGTERM)
+        assert job.wait() == 129
+    assert lab.events() == ["reset", "closed"]
+
+
 RAW: Final = """
 import os, sys, tty
 tty.setraw(0)

@@ -37,6 +37,10 @@ _NOT_EXECUTABLE: Final = 126
 _PASSED: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 _OF_THE_KEYBOARD: Final = {signal.SIGINT, signal.SIGQUIT}
 _ON_THE_TERMINAL: Final = {signal.SIGTTIN, signal.SIGTTOU}
+# A shell that gets SIGHUP just before it reads a command can miss it until the next signal: bash
+# notes the signal in its handler, and then sleeps in read().
+_HANG_UPS: Final = 3
+_HANG_UP_INTERVAL: Final = 1.0  # seconds
 
 
 class Files:
@@ -141,10 +145,10 @@ class SignalInbox:
         """Raise no KeyboardInterrupt from now on."""
         self._raises = False
 
-    def wait(self) -> set[int]:
-        """Wait for signals, and return their numbers."""
-        select.select([self._reader], [], [])
-        return {*os.read(self._reader, 4096)}
+    def wait(self, seconds: float | None = None) -> set[int]:
+        """Wait for signals, and return their numbers: none after these seconds."""
+        ready, _, _ = select.select([self._reader], [], [], seconds)
+        return {*os.read(self._reader, 4096)} if ready else set()
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self._raises and number != signal.SIGCHLD:
@@ -227,7 +231,8 @@ def run_in_foreground(
         environment: Its environment.
         files: Its standard files.
         inbox: The signals of this process.
-        hang_up: Pass SIGHUP to it instead of SIGTERM, which an interactive shell ignores.
+        hang_up: Pass SIGHUP to it instead of SIGTERM, which an interactive shell ignores, and
+            repeat it twice, a second apart, while the program runs.
 
     Returns:
         Its exit code; 128 + N if signal N has ended it; 127 if it was not found, and 126 if it
@@ -286,20 +291,26 @@ class _Job:
         self._process = process
         self._terminal = terminal
         self._hang_up = hang_up
+        self._hang_ups_left = 0  # how often SIGHUP is repeated
 
     def wait(self, inbox: SignalInbox) -> None:
         """Pass signals to the program until it has ended."""
         while self._process.poll() is None:
             if self._terminal is not None:
                 self._follow_stop(self._terminal)
-            for number in inbox.wait() & {*_PASSED}:
+            arrived = inbox.wait(_HANG_UP_INTERVAL if self._hang_ups_left else None)
+            for number in arrived & {*_PASSED}:
                 self._pass(number)
+            if not arrived:
+                self._hang_ups_left -= 1
+                self._pass(signal.SIGHUP)
 
     def _pass(self, number: int) -> None:
         if number in _OF_THE_KEYBOARD and self._terminal is None and _is_in_foreground():
             return  # the terminal has sent it to the program too
         if number == signal.SIGTERM and self._hang_up:
             number = signal.SIGHUP
+            self._hang_ups_left = _HANG_UPS - 1
         self._send(number)
         if number in {signal.SIGTERM, signal.SIGHUP}:
             self._send(signal.SIGCONT)  # a stopped program would not notice
