@@ -18,7 +18,7 @@ RELEASE := .venv-release
 .PHONY: venv lock build demo demo-board test coverage check python-rules compiled-rules test-lowest \
 	test-latest test-all lane sanitize fuzz fuzz-coverage soak soak-console soak-sharing lint lint-deploy types verify-types docs screenshots sizes test-browser \
 	bench bench-peers bench-drivers instructions hostile compat compat-quick compat-install compat-real compat-baseline \
-	wheels lint-workflows clean
+	wheels lint-workflows changelog release-check licences clean
 .NOTPARALLEL: # targets share the directory in which the extension modules are built
 
 venv: $(VENV)/.stamp
@@ -320,6 +320,25 @@ $(PUBLISHED)/.locked-published: locks/published.txt locks/drivers.txt
 # install as a user does, so this downloads packages.
 wheels: $(RELEASE)/.stamp
 	$(RELEASE)/bin/python -m tools.wheels $(PYTHONS)
+
+# Moves the fragments of changelog.d into CHANGELOG.md, under the version in _version.py.
+changelog: venv
+	$(BIN)/python -m tools.changelog
+
+# Writes docs/licences.md from the metadata of all packages in the locks, which this installs.
+licences: .venv-licences/.stamp
+	.venv-licences/bin/python -m tools.licences
+
+.venv-licences/.stamp: locks/dev.txt locks/hostile.txt locks/release.txt
+	$(PYTHON) -m venv --clear .venv-licences
+	.venv-licences/bin/$(INSTALL) --require-hashes $(patsubst %,--requirement %,$^)
+	touch $@
+
+# Says what a release of this checkout lacks. Of CI it knows only what it is told: PASSED=commit
+PASSED :=
+
+release-check: venv
+	@$(BIN)/python -m tools.release_check $(PASSED)
 
 # Checks the workflow files by their schema, for risks, and by the settings of the wheels. None of
 # these needs a network. actionlint, if it is installed, checks them too.

@@ -252,7 +252,7 @@ def test_nothing_is_fetched_to_build() -> None:
     for line in builds:
         assert {"--no-index", "--no-build-isolation", "--no-deps"} <= set(line.split()), line
     others = [line for line in makefile.splitlines() if "--requirement" in line]
-    assert len(others) == 7
+    assert len(others) == 8
     assert all("--require-hashes" in line for line in others)
 
 
