@@ -18,7 +18,7 @@ RELEASE := .venv-release
 .PHONY: venv lock build demo demo-board test coverage check python-rules compiled-rules test-lowest \
 	test-latest test-all lane sanitize fuzz fuzz-coverage soak soak-console soak-sharing lint lint-deploy types verify-types docs screenshots sizes test-browser \
 	bench bench-peers bench-drivers instructions hostile compat compat-quick compat-install compat-real compat-baseline \
-	wheels lint-workflows changelog release-check licences clean
+	wheels lint-workflows changelog release-check licences footprint clean
 .NOTPARALLEL: # targets share the directory in which the extension modules are built
 
 venv: $(VENV)/.stamp
@@ -333,6 +333,16 @@ licences: .venv-licences/.stamp
 	$(PYTHON) -m venv --clear .venv-licences
 	.venv-licences/bin/$(INSTALL) --require-hashes $(patsubst %,--requirement %,$^)
 	touch $@
+
+# Writes the tables of docs/size.md. Those of CI come from the output of .ci/run: LOG=build/ci.txt
+LOG :=
+INSTALLED := build/footprint
+
+footprint: venv build
+	rm -rf $(INSTALLED)
+	$(PYTHON) -m venv $(INSTALLED)
+	$(INSTALLED)/bin/$(INSTALL) dist/jumpstarter-*.whl
+	$(BIN)/python -m tools.footprint $(INSTALLED)/bin/python $(LOG)
 
 # Says what a release of this checkout lacks. Of CI it knows only what it is told: PASSED=commit
 PASSED :=

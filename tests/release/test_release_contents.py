@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 import zipfile
 from collections.abc import Iterable
@@ -10,8 +11,13 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from tools.contents import sdist_faults, wheel_faults
+from setuptools.command.egg_info import FileList  # type: ignore[import-untyped] # has no stubs
+from tools.commands import tracked_files
+from tools.contents import OF_THE_REPOSITORY, sdist_faults, wheel_faults
 
+ROOT: Final = Path(__file__).parents[2]
+# What setuptools adds to a source distribution, whatever MANIFEST.in says.
+ALWAYS: Final = {"LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py"}
 TRACKED: Final = (
     ".gitignore",
     ".github/workflows/ci.yml",
@@ -83,3 +89,15 @@ def test_a_wheel_has_no_needless_file(name: str, tmp_path: Path) -> None:
 def test_a_wheel_of_another_version_is_found(tmp_path: Path) -> None:
     faults = wheel_faults(wheel_of(tmp_path, IN_WHEEL, "0.9"), TRACKED, "1.0")
     assert faults == ["jumpstarter-1.0.whl has the version 0.9, and not 1.0"]
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="git lists the files")
+def test_the_manifest_includes_every_tracked_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    manifest = FileList()
+    for line in (ROOT / "MANIFEST.in").read_text().splitlines():
+        manifest.process_template_line(line)
+    included = {Path(name).as_posix() for name in manifest.files}
+    rest = {name for name in tracked_files() if not name.startswith(OF_THE_REPOSITORY)}
+    rest -= included | ALWAYS
+    assert sorted(name for name in rest if not re.fullmatch(r"src/.*\.py", name)) == []
