@@ -24,7 +24,7 @@ from jumpstarter import serve
 from jumpstarter.config.exporter import ExporterConfigV1Alpha1
 from jumpstarter.driver import Driver
 from jumpstarter.errors import DriverFileNotFoundError, DriverOSError
-from pages import ROOT
+from pages import PAGES, ROOT
 from ports import free_port
 from processes import running
 
@@ -303,8 +303,8 @@ def test_suite_of_the_board_passes(transport: str, built: Path, tmp_path: Path) 
 
 
 def commands_of(section: str) -> str:
-    """Return the shell commands of a section of the example's page."""
-    text = (BOARD / "README.md").read_text().partition(f"## {section}\n")[2].partition("\n## ")[0]
+    """Return the shell commands of a section of the tutorial."""
+    text = PAGES["docs/tutorial/virtual-board.md"].partition(f"## {section}\n")[2].partition("\n## ")[0]
     blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert len(blocks) > 4
     return "".join(blocks)
