@@ -61,6 +61,7 @@ _INDENTED: Final = re.compile(r"(?:\A|(?<=\n\n)) {4,}\S.*")
 _HEADING: Final = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _LINK: Final = re.compile(r"\]\(([^)\s]+)\)")
 _CODE: Final = re.compile(r"`[^`\n]*`")
+_ANSWERS: Final = {b"uname -s": b"Linux\r\n"}  # of the board, to commands
 _SERVES: Final = "python -m jumpstarter serve"
 
 
@@ -193,9 +194,9 @@ class Reader:
         (self.directory / block.detail).write_text(self._localized(block.text), encoding="utf-8")
 
     def _localized(self, text: str) -> str:
-        for old, new in self._replacements.items():
-            text = text.replace(old, new)
-        return text
+        # In one pass, since a replacement may contain what another one replaces.
+        texts = "|".join(map(re.escape, self._replacements))
+        return re.sub(texts, lambda match: self._replacements[match[0]], text)
 
     @property
     def _environment(self) -> dict[str, str]:
@@ -256,11 +257,16 @@ class Reader:
 
 @contextlib.contextmanager
 def page_reader(directory: Path) -> Iterator[Reader]:
-    """Yield a reader with what the pages mention: a board at a serial port, a server, an image."""
+    """Yield a reader with what the pages mention: boards at serial ports, a server, an image."""
     (directory / "image.img").write_bytes(b"an image" * 1000)
-    with _board() as port, _web_server() as web:
+    with (
+        _board(has_shell=False) as port,
+        _board(has_shell=True) as shell,
+        _web_server() as web,
+    ):
         replacements = {
             "/dev/ttyUSB0": port,
+            "/dev/ttyUSB1": shell,
             "port=8080": f"port={web}",
             ":8443": f":{free_port()}",
             "9464": str(free_port()),
@@ -276,21 +282,29 @@ def page_reader(directory: Path) -> Iterator[Reader]:
 
 
 @contextlib.contextmanager
-def _board() -> Iterator[str]:
-    """Yield the path of a serial port at which a board keeps asking for a login."""
+def _board(*, has_shell: bool) -> Iterator[str]:
+    """Yield the path of a serial port at which a board keeps asking for a login.
+
+    If it has a shell, the first line logs in, and the others are commands.
+    """
     board, port = os.openpty()
     tty.setraw(port)
     os.set_blocking(board, False)
     over = threading.Event()
 
-    def ask() -> None:
+    def answer() -> None:
+        is_logged_in, typed = False, b""
         while not over.wait(0.05):
             with contextlib.suppress(BlockingIOError):
-                os.write(board, b"login: ")
+                os.write(board, b"" if is_logged_in else b"login: ")
             with contextlib.suppress(BlockingIOError):
-                os.read(board, 1024)
+                typed += os.read(board, 1024)
+            *lines, typed = typed.replace(b"\r", b"\n").split(b"\n")
+            for line in lines if has_shell else []:
+                is_logged_in = True
+                os.write(board, line + b"\r\n" + _ANSWERS.get(line, b"") + b"# ")
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=answer)
     thread.start()
     try:
         yield os.ttyname(port)

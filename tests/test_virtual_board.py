@@ -304,7 +304,8 @@ def test_suite_of_the_board_passes(transport: str, built: Path, tmp_path: Path) 
 
 def commands_of(section: str) -> str:
     """Return the shell commands of a section of the tutorial."""
-    text = PAGES["docs/tutorial/virtual-board.md"].partition(f"## {section}\n")[2].partition("\n## ")[0]
+    page = PAGES["docs/tutorial/virtual-board.md"]
+    text = page.partition(f"## {section}\n")[2].partition("\n## ")[0]
     blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert len(blocks) > 4
     return "".join(blocks)
