@@ -16,7 +16,7 @@ PUBLISHED := .venv-published
 RELEASE := .venv-release
 
 .PHONY: venv lock build demo demo-board test coverage check python-rules compiled-rules test-lowest \
-	test-latest test-all lane sanitize fuzz fuzz-coverage soak soak-console soak-sharing lint lint-deploy types verify-types docs screenshots sizes test-browser \
+	test-latest test-all test-forms lane sanitize fuzz fuzz-coverage soak soak-console soak-sharing lint lint-deploy types verify-types docs screenshots sizes test-browser \
 	bench bench-peers bench-drivers instructions hostile compat compat-quick compat-install compat-real compat-baseline \
 	wheels lint-workflows changelog release-check licences footprint clean
 .NOTPARALLEL: # targets share the directory in which the extension modules are built
@@ -149,7 +149,13 @@ test-lowest:
 test-latest:
 	PYTHON=$(PYTHON) .ci/latest $(FOREIGN_TESTS)
 
-# Runs the whole suite on each of these Pythons, given by version or by path.
+# Runs the whole suite with the rules in both forms. Each run has both lanes of async code: the sweeps
+# of tests/conformance cancel calls and cut connections of Trio's drivers and of asyncio's.
+test-forms: demo
+	$(BIN)/python -m pytest $(TESTS)
+	JUMPSTARTER_PURE=1 $(BIN)/python -m pytest $(TESTS)
+
+# Does that on each of these Pythons, given by version or by path.
 PYTHONS ?= 3.11 3.12 3.13
 
 test-all:
