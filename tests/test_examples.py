@@ -183,14 +183,15 @@ def power(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_readme_console_talks_as_shown(power: Path, line: tuple[int, str]) -> None:
+def test_console_of_a_page_talks_as_shown(power: Path, line: tuple[int, str]) -> None:
     board, path = line
-    console, tree = (python_block("README.md", f"class {name}(") for name in ("Console", "Bench"))
+    page = "docs/howto/write-a-driver.md"
+    console, tree = (python_block(page, f"class {name}(") for name in ("Console", "Bench"))
     assert "/dev/ttyUSB0" in console
     (power / "console.py").write_text(console.replace("/dev/ttyUSB0", path))
     (power / "bench.py").write_text(tree)
     os.write(board, b"a board")
-    talk = python_block("README.md", "bench.console.stream(")
+    talk = python_block(page, "bench.console.stream(")
     assert run(power, "-c", talk) == "b'a board'\n"
     assert os.read(board, 100) == b"uname\n"
 
@@ -215,8 +216,8 @@ def make_files(directory: Path, page: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with openssl")
-def test_readme_token_is_private(tmp_path: Path) -> None:
-    make_files(tmp_path, "README.md")
+def test_token_of_a_page_is_private(tmp_path: Path) -> None:
+    make_files(tmp_path, "docs/howto/tls.md")
     assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
 
 
@@ -248,7 +249,7 @@ def test_security_page_limits_are_accepted(power: Path) -> None:
         run(power, "-c", f"{script} as power: power.on()", server.address)
 
 
-def test_readme_driver_and_tests_are_well_typed(power: Path) -> None:
+def test_driver_and_tests_of_the_pages_are_well_typed(power: Path) -> None:
     pytest.importorskip("mypy", reason="the types are those of the extra `lint`")
-    (power / "test_card.py").write_text(python_block("README.md", "def card("))
+    (power / "test_card.py").write_text(python_block("docs/howto/test-a-driver.md", "def card("))
     assert "no issues found" in run(power, "-m", "mypy", "--strict", "power.py", "test_card.py")
