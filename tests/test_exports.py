@@ -118,6 +118,7 @@ PATHS: Final = {
         "ProcessStatus",
     ],
     "jumpstarter.drivers.qmp": ["Qmp", "QmpClient"],
+    "jumpstarter.drivers.scpi": ["ScpiPower", "ScpiPowerClient"],
     "jumpstarter.drivers.serial": ["SerialClient", "SerialPort"],
     "jumpstarter.drivers.shell": ["Shell", "ShellClient", "ShellResult"],
     "jumpstarter.drivers.storage": ["FileStorage", "StorageClient"],

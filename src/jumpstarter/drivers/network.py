@@ -5,10 +5,8 @@ With the client's `portforward`, any program on the client's machine can connect
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import trio
@@ -19,6 +17,7 @@ from .._util.fork import close_without_fork
 from ..client import DriverClient
 from ..driver import Driver, export, exportstream
 from ..errors import ConfigurationError
+from ._connect_errors import explain_connect_errors
 from .mixins import StreamMixin
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -70,7 +69,7 @@ class TcpNetwork(Driver):
         Raises:
             OSError: The connection failed; `filename` is the server's address.
         """
-        with _explaining_errors(self.address()):
+        with explain_connect_errors(self.address()):
             stream = await open_tcp_stream(self.host, self.port)
         try:
             yield stream
@@ -114,31 +113,12 @@ class UnixNetwork(Driver):
         Raises:
             OSError: The connection failed; `filename` is the server's address.
         """
-        with _explaining_errors(self.address()):
+        with explain_connect_errors(self.address()):
             stream = await open_unix_stream(self.path)
         try:
             yield stream
         finally:
             close_without_fork(stream.socket)
-
-
-@contextmanager
-def _explaining_errors(address: str) -> Iterator[None]:
-    """Make an error name the server's address, and keep the system's error number."""
-    try:
-        yield
-    except OSError as exc:
-        first: BaseException | None = exc.__cause__
-        while isinstance(first, BaseExceptionGroup):  # Trio adds one error per address of a name
-            first = first.exceptions[0]
-        why = first if exc.errno is None and isinstance(first, OSError) else exc
-        if why.errno is None:
-            raise OSError(f"{address}: {why}") from exc
-        # Numbers below 0 are the resolver's (socket.gaierror), which os.strerror does not know.
-        text = os.strerror(why.errno) if why.errno > 0 else why.strerror
-        if why.errno in {errno.ENOENT, errno.ECONNREFUSED}:
-            text = f"{text} (no server listens there)"
-        raise OSError(why.errno, text, address) from exc
 
 
 class NetworkClient(StreamMixin, DriverClient):
