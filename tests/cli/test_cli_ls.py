@@ -55,6 +55,10 @@ def test_the_tree_is_plain_text_in_a_pipe(
         ),
         "      switched() -> list[str]: Return the commands that it received.",
         "      off() -> None",
+        (
+            "      read-only generator read(interval: float) -> AsyncGenerator[PowerReading, None]:"
+            " Yield a reading every `interval` seconds until the client stops."
+        ),
     ]
     assert [line for line in expected if line not in lines] == []
 
@@ -75,7 +79,9 @@ def test_json_and_yaml_have_the_documented_keys(
         "kind": "call",
         "signature": "() -> None",
         "doc": "Switch off.",
+        "read_only": False,
     }
+    assert [each["name"] for each in power["methods"] if each["read_only"]] == ["read"]
     kinds = {each["name"]: each["kind"] for row in rows[:3] for each in row["methods"]}
     assert (kinds["connect"], kinds["read"], kinds["on"]) == ("stream", "generator", "call")
     assert ls(board, "-o", "yaml") == 0

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import uuid4
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -326,7 +327,18 @@ def test_invalid_or_special_names_are_not_attributes(name: str) -> None:
 
 @pytest.mark.parametrize("kind", [-1, 3, 2**40])
 def test_a_method_of_an_unknown_kind_is_left_out(kind: int) -> None:
-    assert methods_of(node({"new": kind, "good": 2})) == {"good": ("good", Kind.STREAM, "", "")}
+    assert methods_of(node({"new": kind, "good": 2})) == {
+        "good": ("good", Kind.STREAM, "", "", False)
+    }
+
+
+def test_methods_that_are_read_only_are_marked_and_other_names_ignored() -> None:
+    reported = Node(1, None, "", str(uuid4()), {}, "lab.Client", {"on": 0, "read": 1})
+    methods = methods_of(msgspec.structs.replace(reported, read_only=["read", "gone", "read"]))
+    assert {name: method.read_only for name, method in methods.items()} == {
+        "on": False,
+        "read": True,
+    }
 
 
 def test_control_characters_in_texts_are_replaced() -> None:

@@ -208,6 +208,7 @@ def test_a_report_is_read_and_written_as_listed() -> None:
     assert (nodes[0].description, nodes[0].methods_description) == ("", {})
     assert nodes[1].description == "The rail of board 7"
     assert nodes[1].methods_description == {"on": "Power board 7"}
+    assert (nodes[0].read_only, nodes[1].read_only) == ([], ["read"])
     assert bytes(encode_value(nodes, b"")) == payload
 
 

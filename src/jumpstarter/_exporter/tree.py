@@ -127,6 +127,7 @@ class DeviceTree:
             methods_description=self._of_methods(
                 {name: truncate(text, MAX_DOC) for name, text in described.items()}
             ),
+            read_only=[each.name for each in exports.values() if self._is_shown_read_only(each)],
         )
         self.nodes.append(_readable(node, title))
         self.paths.append("." if above is None else _join(self.paths[above - 1], name))
@@ -142,6 +143,9 @@ class DeviceTree:
         driver = self.targets[target - 1].instance
         assert isinstance(driver, Driver)
         return driver
+
+    def _is_shown_read_only(self, export: Exported) -> bool:
+        return export.read_only and bool(self._text(export.name))
 
     def _of_methods(self, texts: dict[str, str]) -> dict[str, str]:
         return {name: text for name in texts if (text := self._text(texts[name]))}

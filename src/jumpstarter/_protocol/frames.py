@@ -206,6 +206,8 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True):
         description: What the configuration says about the driver. Since version 1.2.
         methods_description: What it says about methods, by their names or those of commands.
             Since version 1.2.
+        read_only: The methods that any client may use while another one holds the exporter in
+            exclusive use. Since version 1.2.
     """
 
     target: int
@@ -220,6 +222,7 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True):
     docs: dict[str, str] = {}
     description: str = ""
     methods_description: dict[str, str] = {}
+    read_only: list[str] = []
 
 
 class Goaway(msgspec.Struct, frozen=True):

@@ -61,21 +61,24 @@ class Method(NamedTuple):
         kind: How it is called.
         signature: As in its `def`, or empty.
         doc: Its docstring, or empty.
+        read_only: Whether any client may use it while another one holds the exporter.
     """
 
     name: str
     kind: Kind
     signature: str
     doc: str
+    read_only: bool = False
 
 
 def methods_of(node: Node) -> Mapping[str, Method]:
     """Return the methods that can be attributes of a driver's client, by name."""
     signatures = tuple(node.signatures.get(name, "") for name in node.methods)
     docs = tuple(node.docs.get(name, "") for name in node.methods)
+    read_only = frozenset(node.read_only).intersection(node.methods)
     small = _is_small(node.methods, signatures, docs)
     make = _methods_of if small else _methods_of.__wrapped__
-    return make(tuple(node.methods.items()), signatures, docs)
+    return make(tuple(node.methods.items()), signatures, docs, read_only)
 
 
 def _is_small(*texts: Collection[str]) -> bool:
@@ -84,10 +87,13 @@ def _is_small(*texts: Collection[str]) -> bool:
 
 @functools.lru_cache(maxsize=_CACHED)
 def _methods_of(
-    kinds: tuple[tuple[str, int], ...], signatures: tuple[str, ...], docs: tuple[str, ...]
+    kinds: tuple[tuple[str, int], ...],
+    signatures: tuple[str, ...],
+    docs: tuple[str, ...],
+    read_only: frozenset[str],
 ) -> Mapping[str, Method]:
     return {
-        name: Method(name, Kind(kind), printable(signature), printable(doc))
+        name: Method(name, Kind(kind), printable(signature), printable(doc), name in read_only)
         for (name, kind), signature, doc in zip(kinds, signatures, docs, strict=True)
         if name.isidentifier() and not name.startswith("_") and kind in _KINDS
     }

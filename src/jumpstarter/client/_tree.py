@@ -144,6 +144,7 @@ def _check_texts(nodes: Sequence[Node]) -> None:
             *node.docs.values(),
             *node.signatures.values(),
             *chain.from_iterable(node.methods_description.items()),
+            *node.read_only,
         )
     )
     if (size := sum(map(len, texts))) > _MAX_TEXTS:

@@ -13,7 +13,7 @@ from ..._util.labels import CLIENT_LABEL
 from ..._util.text import sanitize_name
 from ...client import DriverClient
 from ...client._methods import Method, signature_from
-from .._connecting import Access, access_options, connected
+from .._connecting import Access, connected, onlooker_options
 from .._output import output_option, print_rows
 from .._targets import exported, find_driver, split_address
 
@@ -36,7 +36,7 @@ _Row: TypeAlias = dict[str, Any]
 @click.command("ls")
 @click.argument("arguments", nargs=-1, metavar="[ADDRESS] [DRIVER]")
 @output_option
-@access_options
+@onlooker_options
 def command(arguments: tuple[str, ...], output: str | None, access: Access) -> None:
     """Show the drivers of an exporter: their classes, methods, streams and descriptions.
 
@@ -105,6 +105,7 @@ def _method(method: Method, client: DriverClient) -> _Row:
         "kind": _KINDS[method.kind],
         "signature": method.signature or "(*args, **kwargs)",
         "doc": client.methods_description.get(method.name) or method.doc,
+        "read_only": method.read_only,
     }
 
 
@@ -115,6 +116,8 @@ def _first_line(text: str) -> str:
 def _call_of(method: _Row) -> tuple[str, str, str]:
     """Return a method's kind (empty for a plain method), its name and signature, and its help."""
     kind = "" if method["kind"] == "call" else f"{method['kind']} "
+    if method["read_only"]:
+        kind = f"read-only {kind}"
     signature = method["signature"]
     if method["kind"] == "stream":  # how Python annotates a raw stream is of no use here
         signature = str(signature_from(signature).replace(return_annotation=Signature.empty))
