@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import re
+import sys
 import textwrap
 from functools import partial
 from itertools import takewhile
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from docutils import nodes
 from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyXRefRole
 from sphinx.environment import BuildEnvironment
+
+sys.path.insert(0, str(Path(__file__).parent))
+import generated
 
 project = "jumpstarter"
 author = "the jumpstarter contributors"
@@ -29,11 +35,11 @@ extensions = [
 html_theme = "furo"
 html_title = "jumpstarter"
 
-# Links between the pages work on GitHub too. Links to files of the repository work only there.
-myst_enable_extensions = ["colon_fence"]
+# Links between the pages work on GitHub too. A link to a file of the repository leads to a copy of
+# it in the site. A link that leads nowhere is a warning, and so an error.
+myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
 myst_fence_as_directive = ["mermaid"]
-suppress_warnings = ["myst.xref_missing"]
 
 default_role = "name"
 add_module_names = False
@@ -58,6 +64,41 @@ nitpick_ignore_regex = [
     ("py:.*", r"jumpstarter\.(\w+\.)*_\w+(\.\w+)*"),
     ("py:class", r"jumpstarter\.(\w+\.)*RootModel\[Any\]"),  # pydantic's, which is imported there
 ]
+
+
+_ROOT: Final = Path(__file__).parents[1]
+_LINK: Final = re.compile(r"\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)")
+
+
+def complete_page(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Put the generated parts into a page, and let each of its links stay within the site."""
+    here = _ROOT / "docs" / f"{docname}.md"
+    text = source[0]
+    if (
+        docname == "readme"
+    ):  # the README is a page of the site: a copy of the file would be a dead end
+        here = _ROOT / "README.md"
+        text = here.read_text(encoding="utf-8")
+        app.env.note_dependency(str(here))
+    source[0] = _LINK.sub(partial(_stay_in_site, here, docname), generated.fill(text))
+
+
+def _stay_in_site(here: Path, docname: str, link: re.Match[str]) -> str:
+    """Return a link whose target is a page, or a copy of a file. A directory has no copy.
+
+    A link that leads nowhere stays as it is, and is a warning.
+    """
+    text, target, anchor = link[1], (here.parent / link[2]).resolve(), link[3] or ""
+    docs, up = _ROOT / "docs", "../" * docname.count("/")
+    if target == _ROOT / "README.md":
+        return f"[{text}]({up}readme.md{anchor})"
+    if target.is_dir():
+        return text
+    if target.is_relative_to(docs):
+        return f"[{text}]({up}{target.relative_to(docs)}{anchor})"
+    if target.is_file():
+        return f"[{text}](path:{up}../{target.relative_to(_ROOT)})"
+    return link[0]
 
 
 class Name(PyXRefRole):
@@ -136,5 +177,6 @@ def setup(app: Sphinx) -> None:
     """Register what this site adds to Sphinx."""
     app.add_lexer("vector", TextLexer)  # the test vectors of the wire
     app.add_role("name", Name())
+    app.connect("source-read", complete_page)
     app.connect("autodoc-process-docstring", quote_examples, priority=400)  # napoleon has 500
     app.connect("autodoc-process-signature", hide_constructors)
