@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shlex
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -110,8 +111,6 @@ def test_a_board_that_another_client_holds_is_watched(
     tree: Driver,
     console: socket.socket,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
 ) -> None:
     with (
         served_at(f"unix:{tmp_path}/socket", tree, exclusive=True) as address,
@@ -120,11 +119,7 @@ def test_a_board_that_another_client_holds_is_watched(
     ):
         device.sendall("U-Boot\r\nż".encode())
         board.console.wait_for("ż", since=0, timeout=PATIENCE)
-        with Path(os.devnull).open() as nothing, monkeypatch.context() as patch:
-            patch.setattr("sys.stdin", nothing)
-            assert main(["console", address, "console", "--no-claim"]) == 1
         command = f"jumpstarter shell --no-claim --address {address} -- j console tail --follow"
-        assert f"To watch this console without a turn: {command}\n" in capfd.readouterr().err
         with (
             user() as someone,
             at_a_terminal(someone, ["-m", *shlex.split(command)]) as job,
@@ -135,6 +130,51 @@ def test_a_board_that_another_client_holds_is_watched(
             someone.see("logżin\r\n\\x1bc: ".encode())
             someone.type(b"\x03")
             assert job.wait() == 2
+
+
+def test_a_console_of_a_board_that_another_client_holds_is_only_looked_at(
+    tree: Driver, console: socket.socket, tmp_path: Path
+) -> None:
+    with (
+        served_at(f"unix:{tmp_path}/socket", tree, exclusive=True) as address,
+        connect(address) as board,
+        console.accept()[0] as device,
+    ):
+        device.sendall(b"U-Boot\r\n")
+        board.console.wait_for("U-Boot\r\n", since=0, timeout=PATIENCE)
+        arguments = ["-m", "jumpstarter", "console", address, "console", "--no-claim"]
+        with user() as someone, at_a_terminal(someone, arguments) as job:
+            someone.see(b"U-Boot\r\n")  # the record's last bytes, raw
+            device.sendall(b"\x1b[1mlogin\x1b[0m: ")
+            someone.see(b"\x1b[1mlogin\x1b[0m: ")
+            someone.type(b"root\r")
+            someone.see(b"nothing is sent: this console is only looked at; to type, connect ")
+            someone.type(b"more\r\x02\x02\x02")
+            assert job.wait() == 0
+        assert someone.seen.count(b"nothing is sent") == 1
+        board.console.write(b"from the holder")
+        assert device.recv(100) == b"from the holder"
+
+
+def test_a_console_is_looked_at_in_a_pipe(
+    tree: Driver, console: socket.socket, tmp_path: Path
+) -> None:
+    said = b"x" * 10_000 + b"login: "
+    with (
+        served_at(f"unix:{tmp_path}/socket", tree, exclusive=True) as address,
+        connect(address) as board,
+        console.accept()[0] as device,
+    ):
+        device.sendall(said)
+        board.console.wait_for("login: ", since=0, timeout=PATIENCE)
+        command = [sys.executable, "-m", "jumpstarter", "console", address, "console"]
+        with subprocess.Popen(
+            [*command, "--no-claim"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.read(4096) == said[-4096:]
+            process.terminate()
+            assert process.wait(PATIENCE) == 143
 
 
 @pytest.mark.parametrize(

@@ -29,16 +29,18 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import trio
 
 from .._protocol.frames import Kind
-from ..client import DriverClient, RemoteStream, StubDriverClient
+from ..client import DriverClient, StubDriverClient
 from ..client._raw_streams import open_stream
 from ..client._runner import portal_for
+from ..drivers._console_client import ConsoleClient
 from ..errors import ConfigurationError, DriverError
 from ._console_io import TypedBytes, read_some, write_all
+from ._console_view import ConsoleView
 from ._escape import Command, EscapeKeys
 from ._terminal import RawTerminal, signals_restore
 
@@ -65,6 +67,7 @@ def run_console(
     stdin: int | None = None,
     stdout: int | None = None,
     stderr: int = 2,
+    view: bool = False,
 ) -> int:
     """Join this process's terminal to a driver's raw stream, until either side ends it. Blocks.
 
@@ -84,6 +87,8 @@ def run_console(
         stdin: The descriptor to read from; by default the process's stdin.
         stdout: The descriptor to write to; by default the process's stdout.
         stderr: The descriptor for messages to the user.
+        view: Only look at a recorded console, which needs no turn at a shared exporter; `client` is
+            its client, and `method` is not used.
 
     Returns:
         The exit code: 0, or 129 if the terminal has gone away.
@@ -101,11 +106,15 @@ def run_console(
     fds = (_descriptor(stdin, sys.stdin, "stdin"), _descriptor(stdout, sys.stdout, "stdout"))
     terminal = RawTerminal(fds[0])
     with signals_restore(terminal):
-        request = client.channel.request(
-            Kind.STREAM, method, tuple(arguments), dict(keywords or {})
-        )
-        stream = portal.call_in_trio(open_stream, client.channel.channel, request)
         tell = functools.partial(_tell, stderr, terminal)
+        stream: _Stream
+        if view:
+            stream = portal.call_in_trio(_view_of, client, tell)
+        else:
+            request = client.channel.request(
+                Kind.STREAM, method, tuple(arguments), dict(keywords or {})
+            )
+            stream = portal.call_in_trio(open_stream, client.channel.channel, request)
         cycle = None if power is None else _PowerCycle(power, tell)
         talk = _Conversation(
             stream,
@@ -144,7 +153,29 @@ def _descriptor(given: int | None, stream: Any, name: str) -> int:
     return number
 
 
-async def _close(stream: RemoteStream, end: _End) -> None:
+class _Stream(Protocol):
+    """What a conversation needs of a raw stream, or of a view that looks like one."""
+
+    async def receive_some(self) -> bytes: ...
+
+    async def send_all(self, data: bytes, /) -> None: ...
+
+    async def send_eof(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+    async def abort(self) -> None: ...
+
+    def check(self) -> None: ...
+
+
+async def _view_of(client: DriverClient, tell: Callable[[str], None]) -> ConsoleView:
+    if not isinstance(client, ConsoleClient):
+        raise ConfigurationError(f"{client.channel.name} is not the client of a recorded console")
+    return ConsoleView(client, tell)
+
+
+async def _close(stream: _Stream, end: _End) -> None:
     """Close the stream, after waiting for a time for what was sent to be read."""
     limit = math.inf if end is _End.TIMEOUT else _LINGER  # `Limits.linger` limits it too
     with trio.move_on_after(limit):
@@ -186,7 +217,7 @@ class _Conversation:
 
     def __init__(
         self,
-        stream: RemoteStream,
+        stream: _Stream,
         *,
         is_terminal: bool,
         fds: tuple[int, int],

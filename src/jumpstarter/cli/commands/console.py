@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-import shlex
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
 
 from ..._util.extras import requires_extra
-from ..._util.labels import CLIENT_LABEL
 from ...client import DriverClient
-from ...errors import CallRefused
+from ...drivers._console_client import ConsoleClient
 from .._connecting import Access, access_options, connected
 from .._console import run_console
 from .._targets import exported, find_driver, find_stream, split_address
@@ -23,8 +19,6 @@ with requires_extra("cli", "the command line"):
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["command"]
-
-_RECORDED: Final = "jumpstarter.drivers.console.ConsoleClient"
 
 
 @click.command("console")
@@ -59,7 +53,8 @@ def command(
     The driver is named by its path in the tree, as in `dut.serial`; by default it is the root. The
     stream is the driver's only one, or `connect`. Ctrl-B three times leaves; Ctrl-B ? lists the
     other keys. If stdin is no terminal, its bytes are sent, and the device's bytes are printed
-    until the device ends the stream. ADDRESS is by default $JUMPSTARTER_HOST.
+    until the device ends the stream. With --no-claim, a recorded console of an exporter in
+    exclusive use is only looked at, and nothing is sent. ADDRESS is by default $JUMPSTARTER_HOST.
     """
     address, rest = split_address(arguments, 0)
     if len(rest) > 1:
@@ -71,36 +66,16 @@ def command(
         client, method = find_stream(root, rest[0] if rest else "")
         switch = _find_power(root, client) if power is None else find_driver(root, power)
         limit = math.inf if timeout is None else timeout
-        try:
-            return run_console(client, method, log=file, power=switch, timeout=limit)
-        except CallRefused as exc:
-            if not (other_way := _other_way(root, client)):
-                raise
-            text = f"{exc.message}. {other_way}"
-            raise CallRefused(text, context=exc.context) from exc
+        view = _is_view(root, client)
+        return run_console(client, method, log=file, power=switch, timeout=limit, view=view)
 
 
-def _other_way(root: DriverClient, console: DriverClient) -> str:
-    """Return how to watch a recorded console without a turn, if this client has none."""
+def _is_view(root: DriverClient, console: DriverClient) -> bool:
+    """Return whether this client may only look at a recorded console: it has no turn."""
     channel = root.channel.channel
     hello = channel.connection.rules.peer
     lacks_turn = hello is not None and hello.exclusive and channel.session is None
-    if not lacks_turn or console.labels.get(CLIENT_LABEL) != _RECORDED:
-        return ""
-    words = " ".join(map(shlex.quote, ["j", *_path_of(root, console), "tail", "--follow"]))
-    shell = f"jumpstarter shell --no-claim --address {shlex.quote(channel.name)}"
-    return f"To watch this console without a turn: {shell} -- {words}"
-
-
-def _path_of(root: DriverClient, wanted: DriverClient) -> Sequence[str]:
-    """Return the names of the drivers from below the root to a client."""
-    waiting: list[tuple[tuple[str, ...], DriverClient]] = [((), root)]
-    while waiting:
-        path, client = waiting.pop()
-        if client is wanted:
-            return path
-        waiting += [((*path, name), child) for name, child in client.children.items()]
-    return ()
+    return lacks_turn and isinstance(console, ConsoleClient)
 
 
 def _find_power(root: DriverClient, console: DriverClient) -> DriverClient | None:
