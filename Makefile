@@ -251,9 +251,9 @@ docs: venv
 screenshots: venv
 	PYTHONPATH=examples $(BIN)/python docs/screenshots.py
 
-# Looks at the status page with Chromium, and writes screenshots to build/browser.
-test-browser: venv
-	$(BIN)/python -m pytest tests/browser/status_page.py
+# Looks at the status page and the site with Chromium, and writes screenshots to build/browser.
+test-browser: docs
+	$(BIN)/python -m pytest tests/browser/status_page.py tests/browser/documentation.py
 
 # Prints the number of lines of functions, classes and modules of the package.
 sizes: venv

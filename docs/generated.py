@@ -142,7 +142,8 @@ def _unwrapped(text: str) -> str:
 
 
 def _usage(text: str) -> list[str]:
-    return ["```text", *text.strip().splitlines(), "```", ""]
+    lines = re.sub(r"\n +", "\n    ", text.strip())
+    return ["```text", lines, "```", ""]
 
 
 # ------------------------------------------------------------------------------- the configuration
