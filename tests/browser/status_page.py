@@ -70,7 +70,7 @@ def browse(url: str, directory: Path, *options: str) -> subprocess.CompletedProc
     """Run the browser until the page has asked for the status a few times."""
     assert CHROMIUM is not None
     command = [CHROMIUM, "--headless", "--disable-gpu", "--hide-scrollbars", "--enable-logging"]
-    command += [f"--user-data-dir={directory}", "--virtual-time-budget=5000", *options, url]
+    command += [f"--user-data-dir={directory}", "--timeout=8000", *options, url]
     if os.geteuid() == 0:
         command.insert(1, "--no-sandbox")  # Chromium refuses to run as root with it
     return subprocess.run(command, capture_output=True, text=True, timeout=4 * PATIENCE, check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 import urllib.request
@@ -21,7 +22,7 @@ from helpers import PATIENCE, timed
 from jumpstarter import connect_async, serve_async
 from jumpstarter.errors import ArgumentError, ConfigurationError, MissingExtra
 from jumpstarter.observe import Metrics, _http, serve_metrics
-from jumpstarter.observe._http import Answer, HttpServer
+from jumpstarter.observe._http import Answer, Events, HttpServer
 from jumpstarter.observe._serving import _Fresh
 from transports import lockstep_pair
 
@@ -223,6 +224,65 @@ async def test_a_connection_ends_after_ten_seconds(begin: bytes, mock_clock: Moc
         assert not end.is_set()
         mock_clock.jump(0.2)
         await end.wait()
+
+
+def events_of() -> HttpServer:
+    """Serve events that are all different."""
+    numbers = itertools.count()
+
+    async def text() -> bytes:
+        await trio.lowlevel.checkpoint()
+        return b"%d" % next(numbers)
+
+    async def answer() -> Events:
+        await trio.lowlevel.checkpoint()
+        return Events(text)
+
+    return HttpServer({"/metrics": answer})
+
+
+async def test_events_go_on_for_a_reader_and_end_when_it_takes_none(mock_clock: MockClock) -> None:
+    ours, theirs = await lockstep_pair()
+    async with trio.open_nursery() as nursery:
+        end = await ended(nursery, events_of(), theirs)
+        await ours.send_all(GET)
+        for number in range(30):  # longer than the patience
+            data = b""
+            while b"data: %d\n\n" % number not in data:
+                data += bytes(await ours.receive_some())
+            await wait_all_tasks_blocked()
+            mock_clock.jump(1.0)
+        await wait_all_tasks_blocked()
+        mock_clock.jump(8.9)
+        await wait_all_tasks_blocked()
+        assert not end.is_set()
+        mock_clock.jump(1.2)
+        await end.wait()
+
+
+@pytest.mark.usefixtures("mock_clock")
+@pytest.mark.parametrize("flood", [b"", b"x" * 4096 * 65], ids=["hangs up", "floods"])
+async def test_events_end_with_their_client(flood: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        end = await ended(nursery, events_of(), theirs)
+        await ours.send_all(GET)
+        await wait_all_tasks_blocked()
+        assert not end.is_set()
+        if flood:
+            await ours.send_all(flood)
+        else:
+            await ours.aclose()
+        await end.wait()
+    assert not caplog.records
+
+
+async def test_head_of_events_ends() -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    await ours.send_all(GET.replace(b"GET", b"HEAD"))
+    await events_of()._serve(theirs)
+    status, headers, body = answer_in(await everything(ours))
+    assert (status, headers["Content-Type"], body) == (200, "text/event-stream", b"")
 
 
 async def test_a_client_that_goes_on_sending_is_read_for_a_second(mock_clock: MockClock) -> None:

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import h11
 import pytest
 import trio
 
@@ -108,6 +109,91 @@ async def test_status_has_the_end_of_each_console(tmp_path: Path) -> None:
                 break
         assert console["tail"] == f"boot\n{HOSTILE}"
         assert (console["path"], console["present"]) == ("serial", True)
+
+
+class EventReader:
+    """Read server-sent events from a connection, with the rules of h11."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self._rules = h11.Connection(h11.CLIENT)
+        self._text = b""
+
+    async def begin(self, *headers: tuple[str, str]) -> h11.Response:
+        request = h11.Request(
+            method="GET", target="/events", headers=[("Host", "localhost"), *headers]
+        )
+        await self.stream.send_all(self._rules.send(request) or b"")
+        await self.stream.send_all(self._rules.send(h11.EndOfMessage()) or b"")
+        response = await self._next()
+        assert isinstance(response, h11.Response)
+        return response
+
+    async def _next(self) -> h11.Event | type[h11.PAUSED]:
+        while (event := self._rules.next_event()) is h11.NEED_DATA:
+            self._rules.receive_data(bytes(await self.stream.receive_some(65536)))
+        assert not isinstance(event, type) or event is h11.PAUSED
+        return event
+
+    async def event(self) -> bytes:
+        """Return the next event or comment."""
+        while b"\n\n" not in self._text:
+            data = await self._next()
+            assert isinstance(data, h11.Data), data
+            self._text += bytes(data.data)
+        event, _, self._text = self._text.partition(b"\n\n")
+        return event
+
+
+@asynccontextmanager
+async def events_at(port: int) -> AsyncIterator[EventReader]:
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        yield EventReader(stream)
+
+
+@timed()
+async def test_events_tell_of_a_change_and_say_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_http, "_PERIOD", 0.01)
+    async with (
+        serve_async(Plain(), f"unix:{tmp_path}/s") as server,
+        shown(server) as port,
+        events_at(port) as reader,
+    ):
+        head = await reader.begin()
+        assert head.status_code == 200
+        assert (b"content-type", b"text/event-stream") in list(head.headers)
+        first = json.loads((await reader.event()).removeprefix(b"data: "))
+        assert first == await status_at(port)
+        assert await reader.event() == b":"
+        async with connect_async(server.address, name="somebody"):
+            while (event := await reader.event()) == b":":
+                pass
+        changed = json.loads(event.removeprefix(b"data: "))
+        assert changed["sessions"]["rows"][0]["claimed"] == "somebody"
+
+
+@timed()
+async def test_events_need_the_token_and_there_are_few_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_http, "_MAX_EVENTS", 1)
+    token = ("Authorization", "Bearer s3cret")
+    async with (
+        serve_async(Lab(), f"unix:{tmp_path}/s") as server,
+        shown(server, token="s3cret") as port,  # noqa: S106 - of this test
+    ):
+        async with events_at(port) as reader:
+            assert (await reader.begin()).status_code == 401
+        async with events_at(port) as first:
+            assert (await first.begin(token)).status_code == 200
+            async with events_at(port) as second:
+                assert (await second.begin(token)).status_code == 503
+        while True:  # the place is free as soon as the exporter has seen that the first is gone
+            async with events_at(port) as third:
+                if (await third.begin(token)).status_code == 200:
+                    break
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ Whoever scrapes metrics, or only pretends to, must not harm the exporter:
   the browser of this machine's user could read the answer, by a name that it lets resolve to
   127.0.0.1.
 - An answer says that browsers must neither keep it nor guess its type.
+- An answer that goes on (server-sent events) ends when its reader has not taken a part of it within
+  ten seconds, or hangs up. There are at most 8 of them, so that others are answered too.
 
 This module knows nothing of metrics or of the status.
 """
@@ -37,16 +39,23 @@ with requires_extra("metrics", "an exporter's HTTP server"):
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Answer", "HttpServer", "Route"]
+__all__ = ["Answer", "Events", "HttpServer", "Route"]
 
 _logger: Final = logging.getLogger("jumpstarter.observe")
 
 _PATIENCE: Final = 10.0  # seconds; Prometheus gives up after as many
 _MAX_HEAD: Final = 8192  # bytes of a request line and headers
 _MAX_CONNECTIONS: Final = 16
+_MAX_EVENTS: Final = 8  # connections with events, of these
+_PERIOD: Final = 1.0  # seconds between two events
 _PIECE: Final = 4096
 _LINGER: Final = 1.0  # seconds to read on after the answer, so that a reset does not destroy it
 _LINGER_PIECES: Final = 64  # pieces that are read meanwhile
+_ALWAYS: Final = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Connection": "close",
+}
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -67,7 +76,19 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Route = Callable[[], Awaitable[Answer]]
+@dataclass(frozen=True)
+class Events:
+    """An answer that goes on, as server-sent events, until the client hangs up.
+
+    Attributes:
+        text: Returns the data of the next event: one line in UTF-8. A text that has not changed is
+            not sent again; a comment shows then that the exporter lives.
+    """
+
+    text: Callable[[], Awaitable[bytes]]
+
+
+Route = Callable[[], Awaitable[Answer | Events]]
 
 
 @dataclass(eq=False)
@@ -77,10 +98,12 @@ class _Connection:
     Attributes:
         scope: Ends it.
         may_go: True unless its request is being answered.
+        has_events: True while it is sent events.
     """
 
     scope: trio.CancelScope
     may_go: bool = True
+    has_events: bool = False
 
 
 class HttpServer:
@@ -145,6 +168,7 @@ class HttpServer:
     async def _talk(self, stream: trio.abc.Stream, connection: _Connection) -> None:
         rules = h11.Connection(h11.SERVER)
         is_head = False
+        answer: Answer | Events
         try:
             request = await _request(stream, rules)
             if request is None:
@@ -154,6 +178,13 @@ class HttpServer:
             answer = await self._answer(request)
         except h11.RemoteProtocolError as exc:
             answer = _refusal(exc.error_status_hint, str(exc))
+        if isinstance(answer, Events):
+            if sum(each.has_events for each in self._open) < _MAX_EVENTS:
+                connection.has_events = True
+                await _send_events(stream, rules, answer, connection, is_head=is_head)
+                return
+            text = f"{_MAX_EVENTS} clients get events already; ask again later"
+            answer = _refusal(503, text, {"Retry-After": "5"})
         for data in _encode(rules, answer, is_head=is_head):
             await stream.send_all(data)
         connection.may_go = True
@@ -164,7 +195,7 @@ class HttpServer:
             if not await stream.receive_some(_PIECE):
                 break
 
-    async def _answer(self, request: h11.Request) -> Answer:
+    async def _answer(self, request: h11.Request) -> Answer | Events:
         if request.method not in {b"GET", b"HEAD"}:
             return _refusal(405, "only GET and HEAD", {"Allow": "GET, HEAD"})
         path = request.target.partition(b"?")[0].decode("latin-1")
@@ -207,17 +238,54 @@ async def _request(stream: trio.abc.Stream, rules: h11.Connection) -> h11.Reques
 def _encode(rules: h11.Connection, answer: Answer, *, is_head: bool) -> Iterable[bytes]:
     if rules.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
         return
-    headers = {
-        "Content-Type": answer.kind,
-        "Content-Length": str(len(answer.body)),
-        "Cache-Control": "no-store",
-        "X-Content-Type-Options": "nosniff",
-        "Connection": "close",
-        **answer.headers,
-    }
+    length = {"Content-Length": str(len(answer.body))}
+    headers = {"Content-Type": answer.kind, **length, **_ALWAYS, **answer.headers}
     head = rules.send(h11.Response(status_code=answer.status, headers=list(headers.items())))
     body = b"" if is_head else rules.send(h11.Data(data=answer.body))
     yield (head or b"") + (body or b"")
+
+
+async def _send_events(
+    stream: trio.abc.Stream,
+    rules: h11.Connection,
+    events: Events,
+    connection: _Connection,
+    *,
+    is_head: bool,
+) -> None:
+    """Send events until the client hangs up, or takes none for too long."""
+    headers = {"Content-Type": "text/event-stream", **_ALWAYS}
+    response = h11.Response(status_code=200, headers=list(headers.items()))
+    await stream.send_all(rules.send(response) or b"")
+    if is_head:
+        return
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_until_hang_up, stream, nursery.cancel_scope)
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await _send_each(stream, rules, events, connection)
+        nursery.cancel_scope.cancel()
+
+
+async def _send_each(
+    stream: trio.abc.Stream, rules: h11.Connection, events: Events, connection: _Connection
+) -> None:
+    last = b""
+    while True:
+        text = await events.text()
+        event = b":\n\n" if text == last else b"data: %b\n\n" % text
+        await stream.send_all(rules.send(h11.Data(data=event)) or b"")
+        last = text
+        await trio.sleep(_PERIOD)
+        connection.scope.deadline = trio.current_time() + _PATIENCE
+
+
+async def _until_hang_up(stream: trio.abc.Stream, scope: trio.CancelScope) -> None:
+    """Cancel a scope when the client has closed the connection, or sends what nobody reads."""
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        for _ in range(_LINGER_PIECES):
+            if not await stream.receive_some(_PIECE):
+                break
+    scope.cancel()
 
 
 def _refusal(status: int, text: str, headers: Mapping[str, str] | None = None) -> Answer:

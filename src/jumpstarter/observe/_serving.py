@@ -91,11 +91,13 @@ def serve_status(
     """Serve a page at `http://ADDRESS/` that shows what goes on, read-only.
 
     It shows the drivers, the clients that are connected, the calls that run, and the end of each
-    `RecordedConsole`, and asks for news every two seconds. How long calls have run is shown if the
+    `RecordedConsole`, and gets news every second. How long calls have run is shown if the
     server has `metrics`. It needs the extra `metrics`, for h11. Enter it in the Trio loop of the
     exporter, inside `serve_async`. Entering and leaving are checkpoints.
 
-    The limits are those of `serve_metrics`.
+    The limits are those of `serve_metrics`, except that a page that gets news keeps its connection.
+    At most 8 pages do; a further one waits until one of them is closed or hidden. Programs can ask
+    for `/status.json`, or read `/events`: server-sent events with the same JSON.
 
     Args:
         server: What `serve_async` has given.
@@ -125,7 +127,7 @@ async def _serve_status(
     check_trio_loop("serve_status()", _INSTEAD)
     check_instance("server", server, Server, "a jumpstarter.Server")
     check_text("the name", name, "a str")
-    from ._http import Answer  # noqa: PLC0415 - it needs an extra
+    from ._http import Answer, Events  # noqa: PLC0415 - it needs an extra
     from ._page import page, page_policy  # noqa: PLC0415 - for this only
     from ._status import gather, status  # noqa: PLC0415 - the same
 
@@ -144,7 +146,15 @@ async def _serve_status(
     async def show_status() -> Answer:
         return Answer(await fresh.text(), "application/json")
 
-    routes = {"/": show_page, "/status.json": show_status}
+    async def follow_status() -> Events:
+        await trio.lowlevel.checkpoint()
+        return Events(fresh.text)
+
+    routes: dict[str, Route] = {
+        "/": show_page,
+        "/status.json": show_status,
+        "/events": follow_status,
+    }
     async with _served(routes, address, token, ["/"]) as url:
         yield f"{url}/"
 
