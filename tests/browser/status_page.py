@@ -67,7 +67,7 @@ def url(tmp_path: Path) -> Iterator[str]:
 
 
 def browse(url: str, directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run the browser until the page has asked for the status a few times."""
+    """Run the browser until it has loaded the page and shown what the first event says."""
     assert CHROMIUM is not None
     command = [CHROMIUM, "--headless", "--disable-gpu", "--hide-scrollbars", "--enable-logging"]
     command += [f"--user-data-dir={directory}", "--timeout=8000", *options, url]
