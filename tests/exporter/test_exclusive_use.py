@@ -29,7 +29,6 @@ from jumpstarter.client._claim import join, warn
 from jumpstarter.client._outgoing_call import Request
 from jumpstarter.client._raw_streams import open_stream
 from jumpstarter.driver import Caller, caller, export, exportstream, on_disconnect
-from jumpstarter.driver._caller import ConnectionContext
 from jumpstarter.driver._export import exports_of
 from jumpstarter.drivers.console import RecordedConsole
 from jumpstarter.drivers.network import TcpNetwork
@@ -516,12 +515,11 @@ class Silent:
 @timed()
 async def test_a_session_ends_after_its_time_though_its_client_reads_nothing() -> None:
     leases = LeaseQueue(ResettingRunner(None, trio.lowlevel.checkpoint), "no socket")
-    use, context = ExclusiveUse(leases, max_session=0.01), ConnectionContext()
+    use = ExclusiveUse(leases, max_session=0.01)
     async with trio.open_nursery() as nursery:
         visitor = Silent(nursery)
-        use.arrive(context, visitor)
         nursery.start_soon(leases.run)
-        async with aclosing(use.claim(context, wait=True)) as items:
+        async with aclosing(use.claim(visitor, wait=True)) as items:
             assert (await anext(items))["left"] == 0.01
             await visitor.dismissed.wait()  # though the generator was not asked for more
         nursery.cancel_scope.cancel()

@@ -21,7 +21,13 @@ from .._limits import DEFAULT_LIMITS, Limits
 from .._protocol.codec import decode_nodes
 from .._protocol.frames import Kind, Node
 from .._util.background import open_background
-from .._util.checks import check_flag, check_secret, refuse_timeout
+from .._util.checks import (
+    check_flag,
+    check_secret,
+    check_text,
+    raise_value_error,
+    refuse_timeout,
+)
 from .._util.event_loop import check_trio_loop
 from .._util.text import sanitize_text
 from .._util.tracebacks import strip_tracebacks
@@ -43,6 +49,7 @@ __all__ = ["ask_for_report", "connect", "connect_async", "open_channel"]
 
 
 _DEFAULT_TERMS: Final = Terms()
+_ACCEPTED_CLAIM: Final = "True, False, or the path of a driver"
 
 
 @asynccontextmanager
@@ -170,7 +177,12 @@ def _check_terms(claim: object, wait: object, session: object) -> Terms:
     if session is not None:
         check_secret("session", session, "the key of a session, or None")
     is_given = session if isinstance(session, str) else None
-    return Terms(claim=check_flag("claim", claim), wait=check_flag("wait", wait), session=is_given)
+    path = None if isinstance(claim, bool) else check_text("claim", claim, _ACCEPTED_CLAIM)
+    if path == "":
+        raise_value_error("claim", claim, _ACCEPTED_CLAIM)
+    is_claimed = path is not None or check_flag("claim", claim)
+    is_waiting = check_flag("wait", wait)
+    return Terms(claim=is_claimed, path=path, wait=is_waiting, session=is_given)
 
 
 class _Options(TypedDict, total=False):
@@ -181,7 +193,7 @@ class _Options(TypedDict, total=False):
     token: str | None
     ssl_context: ssl.SSLContext | None
     name: str | None
-    claim: bool
+    claim: bool | str
     wait: bool
     session: str | None
 
@@ -204,7 +216,7 @@ def connect_async(
     token: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
     name: str | None = None,
-    claim: bool = True,
+    claim: bool | str = True,
     wait: bool = True,
     session: str | None = None,
 ) -> AbstractAsyncContextManager[Any, Any]:
@@ -235,7 +247,8 @@ def connect_async(
             characters. By default user, host and program, like `"alice@bench3: pytest"`; an empty
             string sends none. It is not verified.
         claim: False connects to an exporter in exclusive use without claiming it. Only methods that
-            are marked `read_only` can be called then.
+            are marked `read_only` can be called then. A text is the path of a driver: claim the
+            subtree that has it, if subtrees of the exporter are used independently.
         wait: False raises an exception if another client holds such an exporter. By default this
             client waits for its turn, without a limit, and warnings in the log say for whom.
         session: The key of a session that another connection has begun: take part in it instead of
@@ -301,7 +314,7 @@ def connect(
     token: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
     name: str | None = None,
-    claim: bool = True,
+    claim: bool | str = True,
     wait: bool = True,
     session: str | None = None,
 ) -> AbstractContextManager[Any, None]:
@@ -333,7 +346,8 @@ def connect(
             characters. By default user, host and program, like `"alice@bench3: pytest"`; an empty
             string sends none. It is not verified.
         claim: False connects to an exporter in exclusive use without claiming it. Only methods that
-            are marked `read_only` can be called then.
+            are marked `read_only` can be called then. A text is the path of a driver: claim the
+            subtree that has it, if subtrees of the exporter are used independently.
         wait: False raises an exception if another client holds such an exporter. By default this
             client waits for its turn, without a limit, and warnings in the log say for whom.
         session: The key of a session that another connection has begun: take part in it instead of

@@ -13,13 +13,15 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator, Collection
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import trio
 
 from .._exporter.context import ServerContext
+from .._exporter.exclusive_subtrees import Subtrees, find_parts
 from .._exporter.exclusive_use import ExclusiveUse
 from .._exporter.executor import DEFAULT_THREADS, DriverExecutor
 from .._exporter.frame_owner import owner_of
@@ -27,7 +29,7 @@ from .._exporter.lease import LeaseRunner, Leases
 from .._exporter.lease_queue import LeaseQueue, ResettingRunner
 from .._exporter.metrics import Metrics
 from .._exporter.server import Server
-from .._exporter.tree import DeviceTree
+from .._exporter.tree import DeviceTree, Part
 from .._io.addresses import Address, parse_address
 from .._io.sockets import ListenerSet, open_listeners, private_socket_path
 from .._io.watchdog import watched
@@ -72,7 +74,7 @@ def serve_async(
     send_tracebacks: bool = False,
     users: Collection[int] | None = None,
     async_library: str | None = None,
-    exclusive: bool = False,
+    exclusive: bool | Sequence[str] = False,
     max_session: float = math.inf,
     operators: Collection[str] = (),
     metrics: Metrics | None = None,
@@ -113,7 +115,9 @@ def serve_async(
             docs/howto/asyncio-code.md; set it if that goes wrong.
         exclusive: True lets one client at a time use the drivers; the others wait in a queue.
             Without its turn a client can only call methods that are marked `read_only`. Before
-            each client but the first, `reset()` runs through the tree.
+            each client but the first, `reset()` runs through the tree. The paths of drivers, as in
+            `["left", "right"]`, do this for each of these subtrees by itself, with a queue of its
+            own; the drivers outside of them are free. They must have no driver in common.
         max_session: With `exclusive`, seconds after which a client is disconnected, and the next
             one has its turn. It is warned before. Without limit by default.
         operators: With `exclusive`, common names of client certificates whose owners may end the
@@ -174,25 +178,24 @@ def serve_leased(
 class _Exclusive:
     """The terms of exclusive use; see `serve_async`."""
 
+    paths: tuple[str, ...]
     max_session: float
     operators: frozenset[str]
 
-    def of(self, leases: Leases) -> ExclusiveUse:
-        assert isinstance(leases, LeaseQueue)
+    def of(self, tree: DeviceTree, queues: Sequence[Leases], parts: Sequence[Part]) -> Subtrees:
+        uses = []
+        for queue, path in zip(queues, self.paths or ("",), strict=True):
+            assert isinstance(queue, LeaseQueue)
+            uses.append(ExclusiveUse(queue, max_session=self.max_session, path=path))
         users = (0, os.geteuid())
-        return ExclusiveUse(
-            leases, max_session=self.max_session, operators=self.operators, users=users
-        )
+        return Subtrees(tree, uses, parts, operators=self.operators, users=users)
 
 
 @asynccontextmanager
 async def _leases(
-    exporter: ServerContext, runner: LeaseRunner | None, kind: type[Leases]
-) -> AsyncIterator[Leases | None]:
+    exporter: ServerContext, runner: LeaseRunner, kind: type[Leases]
+) -> AsyncIterator[Leases]:
     """Begin and end leases during the block, and listen for the runner at a private socket."""
-    if runner is None:
-        yield None
-        return
     with private_socket_path() as path:
         listeners = await open_listeners(parse_address(f"unix:{path}"))
         try:
@@ -208,6 +211,15 @@ async def _leases(
         finally:
             with trio.CancelScope(shield=True):
                 await listeners.aclose()
+
+
+@asynccontextmanager
+async def _all_leases(
+    exporter: ServerContext, runners: Sequence[LeaseRunner], kind: type[Leases]
+) -> AsyncIterator[list[Leases]]:
+    """Do so for each of several runners."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(_leases(exporter, each, kind)) for each in runners]
 
 
 async def _run_leases(
@@ -234,7 +246,7 @@ async def _serve(
     send_tracebacks: bool,
     users: Collection[int] | None,
     async_library: str | None,
-    exclusive: bool,
+    exclusive: bool | Sequence[str],
     max_session: float,
     operators: Collection[str],
     metrics: Metrics | None,
@@ -261,9 +273,11 @@ async def _serve(
         async_library=check_async_library(async_library),
         metrics=_check_metrics(metrics),
     )
+    parts = find_parts(tree, () if terms is None else terms.paths)
     kind: type[Leases] = Leases
+    runners = [] if runner is None else [runner]
     if terms is not None:
-        runner, kind = ResettingRunner(runner, tree.reset_for_clients), LeaseQueue
+        runners, kind = _resetting(tree, parts, runner), LeaseQueue
     with tree.claimed(f"at {where}"), watched(limits.loop_hold, owner_of):
         async with exporter.lane(owner_of), _counted(exporter):
             mode = 0o600 if allowed is None else 0o666
@@ -273,8 +287,11 @@ async def _serve(
             try:
                 is_access_checked = bool(secret) or _requires_certificates(ssl_context)
                 _log_warnings(listeners, is_access_checked=is_access_checked)
-                async with _leases(exporter, runner, kind) as leases, open_background() as nursery:
-                    use = None if terms is None or leases is None else terms.of(leases)
+                async with (
+                    _all_leases(exporter, runners, kind) as leases,
+                    open_background() as nursery,
+                ):
+                    use = None if terms is None else terms.of(tree, leases, parts)
                     if use is not None:
                         exporter.use_exclusively(use)
                     server = Server(exporter, listeners, allowed or (), leases, use)
@@ -288,6 +305,18 @@ async def _serve(
                 with trio.CancelScope(shield=True):
                     await listeners.aclose()
                 await tree.end(END_GRACE)
+
+
+def _resetting(
+    tree: DeviceTree, parts: Sequence[Part], runner: LeaseRunner | None
+) -> list[LeaseRunner]:
+    """Return what runs around the sessions of an exporter in exclusive use, for each queue."""
+    if not parts:
+        return [ResettingRunner(runner, tree.reset_for_clients)]
+    if runner is not None:
+        text = "hooks and exitOnLeaseEnd are for sessions of the whole exporter, and exclusive="
+        raise ConfigurationError(f"{text} names subtrees: let drivers prepare them in reset()")
+    return [ResettingRunner(None, partial(tree.reset_for_clients, each)) for each in parts]
 
 
 @asynccontextmanager
@@ -344,7 +373,7 @@ def _check_exclusive(
     exclusive: object, max_session: object, operators: object
 ) -> _Exclusive | None:
     """Check the arguments for exclusive use; return None if there is none."""
-    is_exclusive = check_flag("exclusive", exclusive)
+    paths = _check_paths(exclusive)
     accepted = "a collection of common names of certificates"
     if isinstance(operators, str | bytes) or not isinstance(operators, Collection):
         raise_type_error("operators", operators, accepted)
@@ -354,12 +383,24 @@ def _check_exclusive(
     longest = check_seconds("max_session", max_session)
     if not longest:
         raise_value_error("max_session", longest, "a number of seconds > 0")
-    if not is_exclusive:
+    if paths is None:
         if names or longest != math.inf:
             text = "max_session= and operators= are for exclusive=True, which is not given"
             raise ConfigurationError(text)
         return None
-    return _Exclusive(max_session=longest, operators=names)
+    return _Exclusive(paths=paths, max_session=longest, operators=names)
+
+
+def _check_paths(exclusive: object) -> tuple[str, ...] | None:
+    """Return the subtrees that are used exclusively: none for the whole; None for no such use."""
+    if isinstance(exclusive, bool):
+        return () if exclusive else None
+    accepted = "True, False, or the paths of drivers, as in ['left', 'right']"
+    if isinstance(exclusive, str | bytes) or not isinstance(exclusive, Sequence):
+        raise_type_error("exclusive", exclusive, accepted)
+    if not exclusive:
+        raise_value_error("exclusive", exclusive, accepted)
+    return tuple(check_text("each of exclusive", path, "a driver's path") for path in exclusive)
 
 
 def _check_users(users: object, address: Address) -> frozenset[int] | None:

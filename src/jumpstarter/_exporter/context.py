@@ -27,7 +27,7 @@ from ..driver._loan import Loan, loan_request
 from ..errors import Code, ResourceError
 from .admission import AdmissionControl
 from .error_reporter import reject
-from .exclusive_use import ExclusiveUse
+from .exclusive_subtrees import Subtrees
 from .executor import DriverExecutor
 from .libraries import Libraries
 from .log_stream import MAX_ALL_QUEUES, MAX_QUEUES, LogFanout
@@ -54,7 +54,7 @@ class _Service:
         self._log = log
         self._loans: dict[str, Loan] = {}
         self.ready: trio.Event = trio.Event()
-        self.exclusive: ExclusiveUse | None = None
+        self.exclusive: Subtrees | None = None
 
     @export(read_only=True)
     async def report(self) -> list[Node]:
@@ -65,6 +65,8 @@ class _Service:
     @asynccontextmanager
     async def lend(self, target: int, mode: str, encoding: str) -> AsyncIterator[Loan]:
         await self.ready.wait()
+        if self.exclusive is not None:
+            self.exclusive.check(current_connection.get(), target)
         with loan_request(self._tree.driver_at(target).resources, mode, encoding) as loan:
             self._loans[str(loan.handle)] = loan
             try:
@@ -111,7 +113,15 @@ class _Service:
     @export(drain=0, read_only=True)
     async def claim(self, wait: bool) -> AsyncIterator[object]:
         """Yield places in the queue, and then the session; see `ExclusiveUse.claim`."""
-        claiming = self._exclusive_use().claim(current_connection.get(), wait)
+        claiming = self._exclusive_use().claim(current_connection.get(), wait, None)
+        async with aclosing(claiming) as items:
+            async for item in items:
+                yield item
+
+    @export(drain=0, read_only=True)
+    async def claim_subtree(self, path: str, wait: bool) -> AsyncIterator[object]:
+        """Do the same for the subtree that has the driver at a path; see `Subtrees.claim`."""
+        claiming = self._exclusive_use().claim(current_connection.get(), wait, path)
         async with aclosing(claiming) as items:
             async for item in items:
                 yield item
@@ -131,7 +141,7 @@ class _Service:
         """End the holder's session, and wait until its calls have ended."""
         await self._exclusive_use().kick(current_connection.get(), connection)
 
-    def _exclusive_use(self) -> ExclusiveUse:
+    def _exclusive_use(self) -> Subtrees:
         if self.exclusive is None:
             text = "this exporter is not in exclusive use: its clients share it"
             reject(Code.UNIMPLEMENTED, f"{text}; start it with --exclusive")
@@ -220,7 +230,7 @@ class ServerContext:
                 self._tree.leads_to_loop = self.libraries.loop_finder(lane)
             yield
 
-    def use_exclusively(self, use: ExclusiveUse) -> None:
+    def use_exclusively(self, use: Subtrees) -> None:
         """Let clients claim the exporter. Call it before clients connect."""
         self._service.exclusive = use
 

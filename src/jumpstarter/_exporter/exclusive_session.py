@@ -23,7 +23,8 @@ from .call_log import WatchedSession, is_watched
 from .context import ServerContext
 from .dispatch import Dispatcher, ExecutionMode
 from .error_reporter import reject
-from .exclusive_use import Claim, ExclusiveUse
+from .exclusive_subtrees import Subtrees
+from .exclusive_use import Claim
 from .incoming_call import IncomingCall
 from .led_connection import LedConnection
 from .session import Session, SessionState
@@ -51,22 +52,24 @@ class _GuardedDispatcher(Dispatcher):
     """A dispatcher that refuses the methods which a client may not call.
 
     Attributes:
-        may_call: Whether it may call all of them.
-        use: Explains why not.
+        may_call: Whether it holds something.
+        targets: The targets whose methods it may call.
+        use: Explains why not the others.
     """
 
-    __slots__ = ("may_call", "use")
+    __slots__ = ("may_call", "targets", "use")
 
     def __init__(
         self,
         exporter: ServerContext,
         connection: Connection,
         rules: ServerProtocol,
-        use: ExclusiveUse,
+        use: Subtrees,
     ) -> None:
         super().__init__(exporter, connection, rules)
         self.use = use
         self.may_call = False
+        self.targets = use.reach(None)
 
     def execution_mode(self, event: ev.CallReceived) -> ExecutionMode:
         """See `Dispatcher`. A refusal needs no thread, and the holder may use all of them."""
@@ -76,8 +79,8 @@ class _GuardedDispatcher(Dispatcher):
 
     def _find(self, head: CallHead) -> tuple[Exported, Callable[..., Any]]:
         found = super()._find(head)
-        if not (self.may_call or found[0].read_only):
-            reject(Code.REFUSED, self.use.refusal())
+        if head.target not in self.targets and not found[0].read_only:
+            reject(Code.REFUSED, self.use.refusal(head.target))
         return found
 
 
@@ -88,9 +91,7 @@ class _ExclusiveSession(Session):
         claim: Its claim, or the one that it has joined.
     """
 
-    def __init__(
-        self, use: ExclusiveUse, exporter: ServerContext, *args: Any, **kwargs: Any
-    ) -> None:
+    def __init__(self, use: Subtrees, exporter: ServerContext, *args: Any, **kwargs: Any) -> None:
         super().__init__(exporter, *args, **kwargs)
         self._use = use
         self._guard = _GuardedDispatcher(exporter, self._connection, self._rules, use)
@@ -136,6 +137,8 @@ class _ExclusiveSession(Session):
     @may_call.setter
     def may_call(self, value: bool) -> None:
         self._guard.may_call = value
+        claim = self.claim if value else None
+        self._guard.targets = self._use.reach(None if claim is None else claim.use)
 
     def running_calls(self) -> list[str]:
         """See `Visitor`."""
@@ -177,7 +180,7 @@ class _WatchedExclusiveSession(_ExclusiveSession, WatchedSession):
 
 
 def open_exclusive_session(
-    use: ExclusiveUse, exporter: ServerContext, *args: Any, **kwargs: Any
+    use: Subtrees, exporter: ServerContext, *args: Any, **kwargs: Any
 ) -> Session:
     """Make a session that takes part in exclusive use; see `open_session`."""
     kind = _WatchedExclusiveSession if is_watched(exporter) else _ExclusiveSession

@@ -28,18 +28,17 @@ import math
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Final, NoReturn, Protocol
 
 import trio
 
 from .._util.durations import describe_duration
-from ..driver._caller import Caller, ConnectionContext, VerifiedIdentity
+from ..driver._caller import Caller, VerifiedIdentity
 from ..errors import Code
 from .error_reporter import reject
 from .lease import Lease, LeaseState
 from .lease_queue import LeaseQueue
-from .metrics import Reading
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -93,9 +92,6 @@ class ClaimState(enum.Enum):
 
 
 _HOLDERS: Final = (ClaimState.HOLDS, ClaimState.LEAVES)
-# The name, kind, text and labels of what is counted.
-_WAITING: Final = ("waiting_clients", "gauge", "Clients that wait for their turn", ())
-_HELD: Final = ("held_seconds", "gauge", "For how long a client holds the exporter, or 0", ())
 
 
 class Claim:
@@ -104,6 +100,7 @@ class Claim:
     Args:
         visitor: The connection that has made it.
         lease: Its place in the queue of leases.
+        use: What it claims.
         on_held: Called when it begins to hold.
 
     Attributes:
@@ -113,9 +110,16 @@ class Claim:
         left: Set when the last of them has ended, with all its calls.
     """
 
-    def __init__(self, visitor: Visitor, lease: Lease, on_held: Callable[[Claim], None]) -> None:
+    def __init__(
+        self,
+        visitor: Visitor,
+        lease: Lease,
+        use: ExclusiveUse,
+        on_held: Callable[[Claim], None],
+    ) -> None:
         self.visitor: Visitor = visitor
         self.lease: Lease = lease
+        self.use: ExclusiveUse = use
         self.key: str = secrets.token_urlsafe(_KEY)
         self.members: dict[Visitor, None] = {visitor: None}
         self.was_held: bool = False  # set after the time since when, for other threads
@@ -164,19 +168,21 @@ class Claim:
     def describe(self) -> str:
         """Describe the holder in a few words. In any thread."""
         if self.state is ClaimState.ENTERS:
-            return f"the exporter is being prepared for {self.caller}"
+            return f"{self.use.name} is being prepared for {self.caller}"
         if self.state is ClaimState.HOLDS:
-            return f"held by {self.caller} since {_clock_time(self._since[0])}"
+            name = f"{self.use.path} is " if self.use.path else ""
+            return f"{name}held by {self.caller} since {_clock_time(self._since[0])}"
         calls = [title for each in list(self.members) for title in each.running_calls()]
         if calls:
             shown = ", ".join(calls[:_SHOWN_CALLS])
             return f"{self.caller} has left, but the driver's code for it still runs: {shown}"
-        return f"{self.caller} has left, and the exporter cleans up"
+        return f"{self.caller} has left, and {self.use.name} is cleaned up"
 
     def row(self) -> dict[str, Any]:
         """Return what `who` reports about it."""
         return {
             "connection": self.caller.connection,
+            "subtree": self.use.path,
             "state": self.state.name.lower(),
             "verified": _row_of(self.caller.verified),
             "claimed": self.caller.claimed.name,
@@ -188,55 +194,46 @@ class Claim:
 
 
 class ExclusiveUse:
-    """The claims of one exporter.
+    """The claims of one exporter, or of one subtree of its drivers.
 
     Args:
         leases: The queue of leases.
         max_session: Seconds after which a session is ended; infinite for never.
-        operators: Common names of certificates whose owners may end sessions.
-        users: Uids whose processes may do so, at a Unix socket.
+        path: The subtree; empty for the whole exporter.
+
+    Attributes:
+        path: The same.
+        name: What messages call it.
+        claims: The holder first, then those that wait.
     """
 
     def __init__(
-        self,
-        leases: LeaseQueue,
-        *,
-        max_session: float = math.inf,
-        operators: Collection[str] = (),
-        users: Collection[int] = (0,),
+        self, leases: LeaseQueue, *, max_session: float = math.inf, path: str = ""
     ) -> None:
         self._leases = leases
-        self._operators = frozenset(operators)
-        self._users = frozenset(users)
-        self._claims: list[Claim] = []  # the holder first, then those that wait
-        self._visitors: dict[ConnectionContext, Visitor] = {}
+        self.path: str = path
+        self.name: str = path or "the exporter"
+        self.claims: list[Claim] = []
         self._endings: deque[tuple[str, str]] = deque(maxlen=_REMEMBERED)  # keys, and why
         self.max_session: float = max_session
         leases.on_change = self._lease_changed
 
     # --------------------------------------------------------------------------- for connections
 
-    def arrive(self, context: ConnectionContext, visitor: Visitor) -> None:
-        """Note a connection that was admitted."""
-        self._visitors[context] = visitor
-
-    def lost(self, visitor: Visitor) -> None:
-        """Note that a connection has ended, whose calls may still run."""
+    def lost(self, visitor: Visitor, claim: Claim) -> None:
+        """Note that a connection with a claim has ended, whose calls may still run."""
         visitor.may_call = False
-        claim = visitor.claim
-        if claim is not None and visitor is claim.visitor:
+        if visitor is claim.visitor:
             for other in list(claim.members):
                 if other is not visitor:
                     other.dismiss("the session has ended: the connection that began it has ended")
             self._tell_all()
 
-    def leave(self, context: ConnectionContext) -> None:
-        """Note that a connection and all its calls have ended."""
-        visitor = self._visitors.pop(context, None)
-        claim = None if visitor is None else visitor.claim
-        if visitor is None or claim is None or visitor not in claim.members:
+    def leave(self, visitor: Visitor, claim: Claim) -> None:
+        """Note that a connection with a claim, and all its calls, have ended."""
+        if visitor not in claim.members:
             return
-        self.lost(visitor)
+        self.lost(visitor, claim)
         del claim.members[visitor]
         if not claim.members:
             claim.left.set()
@@ -245,32 +242,28 @@ class ExclusiveUse:
 
     def refusal(self) -> str:
         """Return why a client without a claim may not call a method. In any thread."""
-        holder = next(iter(list(self._claims)), None)
+        holder = next(iter(list(self.claims)), None)
         now = "nobody holds it now" if holder is None else holder.describe()
+        how = "without --no-claim or JMP_NO_CLAIM (in Python, with claim=True)"
+        if self.path:
+            how = f"with --claim {self.path} or JMP_CLAIM (in Python, with claim={self.path!r})"
         return (
-            f"the exporter is for one client at a time, and this one has not claimed it; {now}. "
-            "Connect without --no-claim (in Python, with claim=True); until then only methods that "
-            "are marked read_only can be called"
+            f"{self.name} is for one client at a time, and this one has not claimed it; {now}. "
+            f"Connect {how}; until then only methods that are marked read_only can be called"
         )
 
     def _lease_changed(self, lease: Lease) -> None:
         if lease.state in (LeaseState.OVER, LeaseState.REFUSED):
-            self._claims = [each for each in self._claims if each.lease is not lease]
+            self.claims = [each for each in self.claims if each.lease is not lease]
         self._tell_all()
 
     def _tell_all(self) -> None:
-        for claim in self._claims:
+        for claim in self.claims:
             claim.news.set()
-
-    def _visitor(self, context: ConnectionContext | None) -> Visitor:
-        visitor = None if context is None else self._visitors.get(context)
-        if visitor is None:  # it has come through the private socket for hooks
-            reject(Code.UNIMPLEMENTED, "no claim is needed at this address")
-        return visitor
 
     # ------------------------------------------------------------------ for the exporter's service
 
-    async def claim(self, context: ConnectionContext | None, wait: bool) -> AsyncGenerator[Any]:
+    async def claim(self, visitor: Visitor, wait: bool) -> AsyncGenerator[Any]:
         """Yield a client's place in the queue whenever it changes, and then its session.
 
         A place is a map with `before`, the number of clients that wait before it, and `text`. The
@@ -280,20 +273,19 @@ class ExclusiveUse:
         Raises:
             CallRejected: It holds already, or cannot hold, or must not wait and has to.
         """
-        visitor = self._visitor(context)
         if visitor.claim is not None:
-            reject(Code.REFUSED, "this connection has claimed the exporter already")
-        if self._claims and not wait:
+            reject(Code.REFUSED, f"this connection has claimed {visitor.claim.use.name} already")
+        if self.claims and not wait:
             self._reject_busy()
-        claim = Claim(visitor, self._leases.arrive(str(visitor.caller)), self._held)
+        claim = Claim(visitor, self._leases.arrive(str(visitor.caller)), self, self._held)
         visitor.claim = claim
-        self._claims.append(claim)
+        self.claims.append(claim)
         granted = False
         told: object = None  # the client's place, as it knows it
         try:
             while claim.lease.state in (LeaseState.WAITING, LeaseState.BEGINNING):
                 claim.news = trio.Event()
-                if claim is self._claims[0]:  # it enters, which seldom takes long
+                if claim is self.claims[0]:  # it enters, which seldom takes long
                     with trio.move_on_after(_QUICK):
                         await claim.news.wait()
                     if claim.news.is_set():
@@ -312,7 +304,7 @@ class ExclusiveUse:
                 self._withdraw(claim)
 
     def _held(self, claim: Claim) -> None:
-        _logger.info("%s holds the exporter", claim.caller)
+        _logger.info("%s holds %s", claim.caller, self.name)
         if not math.isinf(self.max_session):  # it counts from here, even if the client never reads
             claim.visitor.run_beside(self._limit, claim)
 
@@ -327,81 +319,55 @@ class ExclusiveUse:
         claim.left.set()
         self._leases.depart(claim.lease)
         if waits:  # otherwise it is shown until the lease, which has begun, is over
-            self._claims = [each for each in self._claims if each is not claim]
+            self.claims = [each for each in self.claims if each is not claim]
         self._tell_all()
 
     def _place(self, claim: Claim) -> dict[str, Any]:
-        index = self._claims.index(claim)
+        index = self.claims.index(claim)
         if not index:
-            return {"before": 0, "text": "the exporter is being prepared for this client"}
+            return {"before": 0, "text": f"{self.name} is being prepared for this client"}
         before = index - 1
         order = f"{before} before you" if before else "you are next"
-        return {"before": before, "text": f"{self._claims[0].describe()}, {order}"}
+        return {"before": before, "text": f"{self.claims[0].describe()}, {order}"}
 
     def _reject_busy(self) -> NoReturn:
-        waiting = len(self._claims) - 1
+        waiting = len(self.claims) - 1
         others = f", and {waiting} wait for it" if waiting else ""
-        text = f"{self._claims[0].describe()}{others}; to wait for it, connect without --no-wait, "
+        text = f"{self.claims[0].describe()}{others}; to wait for it, connect without --no-wait, "
         reject(Code.REFUSED, f"{text}--jumpstarter-no-wait or JMP_NO_WAIT (in Python, wait=True)")
 
-    def join(self, context: ConnectionContext | None, key: str) -> None:
-        """Let a connection take part in the session with a key.
-
-        Raises:
-            CallRejected: There is no such session.
-        """
-        visitor = self._visitor(context)
-        if visitor.claim is not None:
-            reject(Code.REFUSED, "this connection has claimed the exporter, or joined, already")
-        for claim in self._claims:
+    def join(self, visitor: Visitor, key: str) -> bool:
+        """Let a connection take part in the session with a key; return False if there is none."""
+        for claim in self.claims:
             is_right = hmac.compare_digest(claim.key.encode(), key.encode())
             if is_right and claim.state is ClaimState.HOLDS:
                 claim.members[visitor] = None
                 visitor.claim = claim
                 visitor.may_call = True
-                return
-        why = next((f": {text}" for ended, text in self._endings if ended == key), "")
-        reject(Code.REFUSED, f"the session to join has ended{why}")
+                return True
+        return False
 
-    def who(self) -> list[dict[str, Any]]:
-        """Return the holder, and then the clients that wait, in order."""
-        return [claim.row() for claim in self._claims]
+    def ending(self, key: str) -> str:
+        """Return why the session with a key was ended; empty if it was not."""
+        return next((text for ended, text in self._endings if ended == key), "")
 
-    def readings(self) -> Iterator[Reading]:
-        """Yield how many clients wait, and for how long one has held it. In any thread."""
-        claims = list(self._claims)
-        waiting = sum(each.state is ClaimState.WAITS for each in claims)
+    @property
+    def holder(self) -> Claim | None:
+        """The claim that holds, or has held and leaves; None if there is none."""
+        first = self.claims[0] if self.claims else None
+        return first if first is not None and first.state in _HOLDERS else None
+
+    @property
+    def waiting(self) -> int:
+        """How many clients wait. In any thread."""
+        return sum(each.state is ClaimState.WAITS for each in list(self.claims))
+
+    @property
+    def held(self) -> float:
+        """For how many seconds one client holds it, or 0. In any thread."""
+        claims = list(self.claims)
         held = [each.seconds for each in claims if each.was_held and each.state in _HOLDERS]
-        yield Reading(*_WAITING, values={(): waiting})
-        yield Reading(*_HELD, values={(): max(held, default=0.0)})
-
-    async def kick(self, context: ConnectionContext | None, connection: int | None) -> None:
-        """End the session of the holder, and wait until its calls have ended. A checkpoint.
-
-        Args:
-            context: The connection that asks for it.
-            connection: The holder's connection, so that a later holder is not ended by mistake;
-                None for any.
-
-        Raises:
-            CallRejected: The client may not do this, or there is no such holder.
-        """
-        caller = self._visitor(context).caller
-        if not self._is_operator(caller.verified):
-            text = "only root, the exporter's own user at a unix: address, or the owner of a "
-            reject(Code.REFUSED, f"{text}certificate that --operator names may end a session")
-        holder = self._claims[0] if self._claims else None
-        if holder is None or holder.state not in _HOLDERS:
-            now = "" if holder is None else f" yet: {holder.describe()}"
-            reject(Code.REFUSED, f"nobody holds the exporter{now}")
-        if connection is not None and connection != holder.caller.connection:
-            reject(Code.REFUSED, f"another client holds it by now: {holder.describe()}")
-        _logger.warning("%s ends the session of %s", caller, holder.caller)
-        self._end(holder, f"the session was ended by {caller}")
-        await holder.left.wait()
-
-    def _is_operator(self, verified: VerifiedIdentity) -> bool:
-        return verified.uid in self._users or verified.common_name in self._operators
+        return max(held, default=0.0)
 
     async def _limit(self, claim: Claim) -> None:
         """End a session when its time is up, after a warning."""
@@ -411,9 +377,10 @@ class ExclusiveUse:
         longest = describe_duration(self.max_session)
         _logger.warning(text, claim.caller, describe_duration(warning), longest)
         await trio.sleep(warning)
-        self._end(claim, f"the session has ended: none on this exporter lasts more than {longest}")
+        self.end(claim, f"the session has ended: none on this exporter lasts more than {longest}")
 
-    def _end(self, claim: Claim, text: str) -> None:
+    def end(self, claim: Claim, text: str) -> None:
+        """End a session, and tell its connections why."""
         self._endings.append((claim.key, text))
         for member in list(claim.members):
             member.dismiss(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any, ClassVar, Final
@@ -25,7 +25,7 @@ from ..driver._drain import DRAIN_GRACE
 from .call_log import WatchedSession, open_session
 from .context import ServerContext
 from .exclusive_session import open_exclusive_session
-from .exclusive_use import ExclusiveUse
+from .exclusive_subtrees import Subtrees
 from .lease import Leases
 from .leased_session import open_leased_session
 from .session import Session, caller_of
@@ -57,8 +57,8 @@ class Server:
         exporter: ServerContext,
         listeners: ListenerSet,
         users: Collection[int] = (),
-        leases: Leases | None = None,
-        exclusive: ExclusiveUse | None = None,
+        leases: Sequence[Leases] = (),
+        exclusive: Subtrees | None = None,
     ) -> None:
         self.address: str = str(listeners.address)
         self._exporter = exporter
@@ -71,8 +71,8 @@ class Server:
         self._open = open_session
         if exclusive is not None:
             self._open = partial(open_exclusive_session, exclusive)
-        elif leases is not None:
-            self._open = partial(open_leased_session, leases)
+        elif leases:
+            self._open = partial(open_leased_session, leases[0])
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept clients until it is cancelled or drained. A checkpoint."""
@@ -136,8 +136,8 @@ class Server:
         grace = check_seconds("grace", grace)
         self._draining = True
         self._accepting.cancel()
-        if self._leases is not None:
-            self._leases.stop_beginning()
+        for leases in self._leases:
+            leases.stop_beginning()
         # First, so that new connections are refused, and another exporter can listen.
         with trio.CancelScope(shield=True):
             await self._listeners.aclose()
@@ -145,8 +145,8 @@ class Server:
         async with trio.open_nursery() as nursery:
             for session in self._sessions:
                 nursery.start_soon(session.drain, grace, "the exporter is shutting down")
-        if self._leases is not None:
-            await self._leases.finish()
+        for leases in self._leases:
+            await leases.finish()
 
     def hold(self, name: str) -> AbstractAsyncContextManager[None]:
         """Hold the lease for the length of an `async with` block, as a client that is there does.
@@ -157,7 +157,7 @@ class Server:
         Raises:
             CallRefused: (on entering) The lease could not begin.
         """
-        return nullcontext() if self._leases is None else self._leases.hold(name)
+        return self._leases[0].hold(name) if self._leases else nullcontext()
 
     def view(self) -> View:
         """Return what goes on in this server. Not a checkpoint."""

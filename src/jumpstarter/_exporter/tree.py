@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import trio
@@ -20,7 +20,7 @@ from .._util.labels import CLIENT_LABEL
 from ..driver._base import Driver, family_of, overrides, own_report, walk
 from ..driver._export import Exported, exports_of
 from ..driver._report import DriverReport
-from ..driver._rounds import Round, Turn
+from ..driver._rounds import Family, Round, Turn
 from ..driver._signature import doc_of
 from ..errors import ArgumentError, ConfigurationError
 from .anyio_threads import in_anyio_thread
@@ -28,7 +28,7 @@ from .claims import Claims, ThreadClaim
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["DeviceTree", "Target", "failed_reset"]
+__all__ = ["DeviceTree", "Part", "Target", "failed_reset"]
 
 _logger = logging.getLogger("jumpstarter.exporter")
 
@@ -39,6 +39,7 @@ _ONE_TEXT: Final = 64  # characters of overhead that are counted for each text
 
 _NOTHING_SERVED: Final = "failed, so nothing is served"
 
+_SHOWN_PATHS: Final = 20  # of drivers, in an error
 _SLOW: Final = 5.0  # seconds after which the log names the driver that a start waits for
 
 
@@ -54,6 +55,20 @@ class Target(msgspec.Struct, frozen=True):
     instance: object
     exports: Mapping[str, Exported]
     title: str
+
+
+class Part(NamedTuple):
+    """A subtree.
+
+    Attributes:
+        path: Its place in the tree.
+        targets: Its drivers' targets of a CALL.
+        family: Its drivers.
+    """
+
+    path: str
+    targets: frozenset[int]
+    family: Family
 
 
 class DeviceTree:
@@ -75,7 +90,7 @@ class DeviceTree:
         self._family = family_of((driver, parent) for driver, parent, _ in rows)
         self._titles: dict[int, str] = {}  # how messages name each driver
         self._claims: Claims | None = None
-        self._running: Turn | None = None  # what runs, for the log
+        self._running: dict[Round, Turn] = {}  # what runs, for the log
         self.targets: list[Target] = []
         self.nodes: list[Node] = []
         self.paths: list[str] = []
@@ -147,6 +162,27 @@ class DeviceTree:
     def _is_shown_read_only(self, export: Exported) -> bool:
         return export.read_only and bool(self._text(export.name))
 
+    def part(self, path: str) -> Part:
+        """Return the drivers of a subtree.
+
+        Args:
+            path: Its place in the tree, as in `paths`.
+
+        Raises:
+            ConfigurationError: There is no such driver.
+        """
+        if path not in self.paths:
+            names = ", ".join(self.paths[1 : _SHOWN_PATHS + 1]) or "the root alone, '.'"
+            text = f"exclusive= names {path!r:.100}, which is no driver of this tree"
+            raise ConfigurationError(f"{text}; it has: {names}")
+        family = self._family.part(self.targets[self.paths.index(path)].instance)
+        numbers = [
+            number
+            for number, target in enumerate(self.targets, 1)
+            if id(target.instance) in family.drivers  # a driver may be in several places
+        ]
+        return Part(path, frozenset(numbers), family)
+
     def _of_methods(self, texts: dict[str, str]) -> dict[str, str]:
         return {name: text for name in texts if (text := self._text(texts[name]))}
 
@@ -181,24 +217,31 @@ class DeviceTree:
         Raises:
             BaseException: The first that one of them raises. Those after it do not run.
         """
-        around = partial(self._around, "reset")
-        await self._run_all(Round("reset", Driver.reset, self._family, around=around), None)
+        await self._run_all(self._reset_of(None), None)
 
-    async def reset_for_clients(self) -> None:
+    async def reset_for_clients(self, part: Part | None = None) -> None:
         """Run `reset`, and log a driver that takes long, since clients wait. A checkpoint.
+
+        Args:
+            part: The drivers; None for all. Parts that share no driver may be reset together.
 
         Raises:
             BaseException: As `reset` raises.
         """
+        round_ = self._reset_of(part)
         async with open_background() as nursery:
-            nursery.start_soon(self._log_slow)
-            await self.reset()
+            nursery.start_soon(self._log_slow, round_)
+            await self._run_all(round_, None)
 
-    async def _log_slow(self) -> None:
+    def _reset_of(self, part: Part | None) -> Round:
+        family = self._family if part is None else part.family
+        return Round("reset", Driver.reset, family, around=partial(self._around, "reset"))
+
+    async def _log_slow(self, round_: Round) -> None:
         logged = ""
         while True:
             await trio.sleep(_SLOW)
-            turn = self._running
+            turn = self._running.get(round_)
             running = "" if turn is None else f"the {turn.round.verb}() of {self.title_of(turn)}"
             if running not in ("", logged):
                 logged = running
@@ -222,12 +265,14 @@ class DeviceTree:
             await self._run_all(closing, grace)
 
     async def _run_all(self, round_: Round, grace: float | None) -> None:
-        with round_.watched():
-            for driver in self._family.drivers.values():
-                if round_.begin(driver) and round_.overrides(driver):
-                    turn = Turn(round_)
-                    self._running = turn
-                    await self._run(driver, turn, grace)
+        try:
+            with round_.watched():
+                for driver in round_.family.drivers.values():
+                    if round_.begin(driver) and round_.overrides(driver):
+                        turn = self._running[round_] = Turn(round_)
+                        await self._run(driver, turn, grace)
+        finally:
+            self._running.pop(round_, None)
         await trio.lowlevel.checkpoint()
 
     async def _run(self, driver: Driver, turn: Turn, grace: float | None) -> None:

@@ -41,7 +41,7 @@ class Access(NamedTuple):
     name: str | None = None
     wait: bool = True
     session: str | None = None
-    claim: bool = True
+    claim: bool | str = True
 
     def connect(self) -> AbstractContextManager[DriverClient, None]:
         """Return the context manager that connects."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 import pwd
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +16,7 @@ from ._log_format import LOG_FORMATS
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["EXIT_CODES", "add_access_options", "add_run_options"]
+__all__ = ["EXIT_CODES", "add_access_options", "add_run_options", "with_values"]
 
 _DEFAULT_GRACE: Final = 60.0  # seconds; systemd kills after 90, and the drivers need some to close
 EXIT_CODES: Final = (
@@ -138,11 +140,26 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log-level", choices=_LEVELS, default="info", help="default: %(default)s")
 
 
+def with_values(arguments: Sequence[str] | None) -> list[str]:
+    """Return the arguments with `--exclusive` alone as `--exclusive=`, which has an empty value.
+
+    `argparse` would take the next argument for the value, which is the driver.
+
+    Args:
+        arguments: The arguments; None for those of this process.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    return ["--exclusive=" if each == "--exclusive" else each for each in given]
+
+
 def _add_sharing_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--exclusive",
-        action="store_true",
-        help="one client at a time uses the drivers, and the others wait in a queue",
+        action="append",
+        metavar="PATH",
+        help="one client at a time uses the drivers, and the others wait in a queue; with "
+        "--exclusive=PATH, the driver there and those below it have a queue of their own: it can "
+        "be given several times",
     )
     parser.add_argument(
         "--max-session",

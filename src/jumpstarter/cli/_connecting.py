@@ -51,6 +51,7 @@ class Access:
         passphrase: The exporter's token itself, for commands with such an option.
         no_wait: Fail instead of waiting for a turn at an exporter in exclusive use.
         no_claim: Do not ask for a turn.
+        claim: The path of a driver, to ask for a turn at the subtree that has it.
     """
 
     token_file: Path | None = None
@@ -61,6 +62,7 @@ class Access:
     passphrase: str | None = None
     no_wait: bool = False
     no_claim: bool = False
+    claim: str | None = None
 
     def token(self) -> str | None:
         """Return the token of the options, or of the environment.
@@ -88,13 +90,18 @@ class Access:
         """
         return exporter_tls(address, self.tls_ca, self.tls_cert, self.tls_key)
 
-    def claims(self, address: str) -> bool:
-        """Return whether to ask for a turn, by the options and the environment.
+    def claims(self, address: str) -> bool | str:
+        """Return whether to ask for a turn, and at what, by the options and the environment.
 
         Args:
             address: As `exporter_address` returns it.
+
+        Raises:
+            click.UsageError: The options contradict each other.
         """
-        return not self.no_claim and exporter_claims(address)
+        if self.no_claim and self.claim is not None:
+            raise click.UsageError("--claim and --no-claim exclude each other")
+        return not self.no_claim and (self.claim or exporter_claims(address))
 
     def environment(self) -> dict[str, str]:
         """Return the variables by which another program uses the same files for TLS."""
@@ -117,8 +124,14 @@ def access_options(function: Callable[P, R]) -> Callable[..., R]:
         is_flag=True,
         help="use only what is read_only of an exporter in exclusive use, without a turn",
     )
+    part = click.option(
+        "--claim",
+        metavar="PATH",
+        help="take a turn at the board that has this driver, where boards of an exporter are used "
+        "independently",
+    )
     # The decorator that is applied last is the first one in --help.
-    return onlooker_options(no_wait(no_claim(function)))
+    return onlooker_options(no_wait(no_claim(part(function))))
 
 
 def onlooker_options(function: Callable[P, R]) -> Callable[..., R]:
@@ -154,6 +167,7 @@ def connected(
     *,
     import_clients: bool = True,
     claim: bool = True,
+    path: str | None = None,
     tell: Callable[[str], None] | None = _print_place,
 ) -> Iterator[DriverClient]:
     """Connect to an exporter, for the length of a `with` block.
@@ -165,6 +179,8 @@ def connected(
             by `call`, `streamingcall` and `stream` needs none of them. A missing class is not
             logged: a command that needs it says so.
         claim: Wait for a turn at an exporter in exclusive use, unless `access` says otherwise.
+        path: The driver that the command uses: the turn is at the board that has it, if boards of
+            the exporter are used independently, and nothing else says at which.
         tell: Called with this client's place while it waits; None for the log alone.
 
     Yields:
@@ -177,7 +193,9 @@ def connected(
     allow = (access.allow or allowed_clients()) if import_clients else ()
     where, token = exporter_address(address), access.token()
     context = access.ssl_context(where)
-    claim = claim and access.claims(where)
+    terms = claim and access.claims(where)
+    if terms is True and path is not None:
+        terms = path or "."
     with ExitStack() as stack:
         with _no_warnings(), places_to(tell):
             connection = connect(
@@ -185,9 +203,9 @@ def connected(
                 allow=allow,
                 token=token,
                 ssl_context=context,
-                claim=claim,
+                claim=terms,
                 wait=not access.no_wait,
-                session=exporter_session(where) if claim else None,
+                session=exporter_session(where) if terms else None,
             )
             client = stack.enter_context(connection)
         yield client

@@ -18,6 +18,7 @@ Row: TypeAlias = dict[str, Any]
 _KINDS: Final[dict[str, tuple[type, ...]]] = {
     "connection": (int,),
     "state": (str,),
+    "subtree": (str,),
     "verified": (dict,),
     "claimed": (str,),
     "agent": (str,),
@@ -71,6 +72,8 @@ def _call(root: DriverClient, method: str, *args: Any) -> Any:
 
 def _checked(row: object) -> Row:
     """Check an entry that the exporter has sent."""
+    if isinstance(row, dict):
+        row.setdefault("subtree", "")  # an exporter of an earlier version does not send it
     if isinstance(row, dict) and all(
         isinstance(row.get(key), kinds) for key, kinds in _KINDS.items()
     ):

@@ -35,6 +35,7 @@ from ._options import (
     load_driver,
     load_limits,
     load_tls,
+    read_exclusive,
     read_token,
     startup_warnings,
 )
@@ -102,6 +103,7 @@ def _run(options: argparse.Namespace, streams: StandardStreams) -> int:
         limits = load_limits(options.limit)
         token = read_token(options.token_file) or options.passphrase or ""
         context = load_tls(address, options)
+        options.exclusive = read_exclusive(options.exclusive)
         loaded = _load(options, token, streams)
         check_sharing(options)
         config = ServeConfig(
@@ -144,7 +146,8 @@ def _load(options: argparse.Namespace, token: str, streams: StandardStreams) -> 
 
     def take(config: ExporterConfigV1Alpha1) -> None:
         """Use what the configuration says, unless an option does, before its drivers are made."""
-        options.exclusive = options.exclusive or config.exclusive
+        if not options.exclusive:
+            options.exclusive = config.exclusive
         if options.max_session is None:
             options.max_session = config.max_session
         options.operator = options.operator or config.operators

@@ -43,6 +43,7 @@ __all__ = [
     "load_limits",
     "load_tls",
     "place_of",
+    "read_exclusive",
     "read_token",
     "startup_warnings",
 ]
@@ -288,6 +289,19 @@ def check_options(address: Address, options: argparse.Namespace) -> None:
                 raise SetupError(f"{address} has no TLS: {option} is for tls://")
     elif options.tls_cert is None:
         raise SetupError(f"{address}: give --tls-cert, a file with the certificate")
+
+
+def read_exclusive(given: Sequence[str] | None) -> bool | list[str]:
+    """Return what the values of `--exclusive` stand for, as `serve_async` takes it.
+
+    Raises:
+        SetupError: It is given both with and without a path.
+    """
+    paths = [each for each in given or () if each]
+    if given and paths and len(paths) < len(given):
+        text = "--exclusive is for the whole exporter, and --exclusive=PATH for a subtree"
+        raise SetupError(f"{text}: give one of them")
+    return paths or bool(given)
 
 
 def check_sharing(options: argparse.Namespace) -> None:

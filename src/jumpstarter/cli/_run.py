@@ -19,7 +19,7 @@ from typing import Final
 
 from ..common._env import exporter_token
 from ..config.env import JMP_GRPC_PASSPHRASE
-from ._arguments import EXIT_CODES, add_access_options, add_run_options
+from ._arguments import EXIT_CODES, add_access_options, add_run_options, with_values
 from ._exporter import run_exporter
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -46,7 +46,7 @@ def run(arguments: Sequence[str], *, until_exit: bool = False) -> int:
         SystemExit: The arguments are wrong, or only ask for help.
     """
     parser = make_parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(with_values(arguments))
     _translate(options, parser)
     return run_exporter(options, "jumpstarter run", until_exit=until_exit)
 

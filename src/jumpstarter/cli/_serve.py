@@ -36,7 +36,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ._arguments import EXIT_CODES, add_access_options, add_run_options
+from ._arguments import EXIT_CODES, add_access_options, add_run_options, with_values
 from ._exporter import run_exporter
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -60,7 +60,7 @@ def serve(arguments: Sequence[str], *, until_exit: bool = False) -> int:
         SystemExit: The arguments are wrong, or only ask for help.
     """
     defaults = argparse.Namespace(exporter=None, passphrase=None)
-    options = make_parser().parse_args(arguments, defaults)
+    options = make_parser().parse_args(with_values(arguments), defaults)
     return run_exporter(options, "jumpstarter serve", until_exit=until_exit)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from ..config.env import (
+    JMP_CLAIM,
     JMP_DRIVERS_ALLOW,
     JMP_EXPORTER,
     JMP_EXPORTER_LABELS,
@@ -38,7 +39,7 @@ def child_environment(
     allow: Sequence[str] | None,
     token: str | None = None,
     session: str | None = None,
-    claim: bool = True,
+    claim: bool | str = True,
 ) -> dict[str, str]:
     """Return the environment of a program that uses an exporter.
 
@@ -50,7 +51,8 @@ def child_environment(
             to the environment of this process.
         token: The exporter's token, if it has one.
         session: The session that the program takes part in, at an exporter in exclusive use.
-        claim: False lets the program use such an exporter without a turn.
+        claim: False lets the program use such an exporter without a turn. A text is the path of
+            the driver at whose board it has one.
     """
     environment = {
         **os.environ,
@@ -61,6 +63,7 @@ def child_environment(
     for each in (
         JMP_EXPORTER_LABELS,
         JMP_GRPC_PASSPHRASE,
+        JMP_CLAIM,
         JMP_NO_CLAIM,
         JMP_SESSION,
     ):  # of a shell around this one
@@ -69,6 +72,8 @@ def child_environment(
         environment[JMP_GRPC_PASSPHRASE] = token
     if session:
         environment[JMP_SESSION] = session
+    if isinstance(claim, str):
+        environment[JMP_CLAIM] = claim
     if not claim:
         environment[JMP_NO_CLAIM] = "1"
     if labels:

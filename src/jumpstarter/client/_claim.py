@@ -21,7 +21,7 @@ import trio
 from .._protocol.frames import Kind
 from .._util.background import open_background
 from .._util.text import escape_text
-from ..errors import CallRefused, DriverError, HandshakeError
+from ..errors import CallRefused, DriverError, DriverMethodNotImplemented, HandshakeError
 from ._channel import Channel
 from ._generators import RemoteGenerator
 from ._outgoing_call import Request
@@ -42,11 +42,14 @@ class Terms:
 
     Attributes:
         claim: Claim it, unless `session` is given.
+        path: Claim the subtree that has the driver at this path, if subtrees are used by
+            themselves; None for the only one.
         wait: Wait while others hold it.
         session: The key of the session to join.
     """
 
     claim: bool = True
+    path: str | None = None
     wait: bool = True
     session: str | None = None
 
@@ -65,7 +68,7 @@ async def holding(channel: Channel, terms: Terms) -> AsyncIterator[None]:
             if terms.session:
                 await join(channel, terms.session)
             elif terms.claim:
-                left = await _claim(channel, wait=terms.wait)
+                left = await _claim(channel, terms)
         except CallRefused as exc:
             raise HandshakeError(f"{channel.name}: {escape_text(exc.message)}") from None
         except DriverError as exc:
@@ -89,22 +92,34 @@ async def join(channel: Channel, session: str) -> None:
     channel.session = session
 
 
-async def _claim(channel: Channel, *, wait: bool) -> float | None:
+async def _claim(channel: Channel, terms: Terms) -> float | None:
     """Wait for a turn, and return for how many seconds it lasts; None for no limit."""
+    whole = _request(channel, Kind.GENERATOR, "claim", terms.wait)
+    if terms.path is None:
+        return await _wait(channel, whole)
+    part = _request(channel, Kind.GENERATOR, "claim_subtree", terms.path, terms.wait)
+    try:
+        return await _wait(channel, part)
+    except DriverMethodNotImplemented:  # an exporter of an earlier version has one queue for all
+        return await _wait(channel, whole)
+
+
+async def _wait(channel: Channel, request: Request) -> float | None:
     left: Any = None
     told = ""
-    async with RemoteGenerator[Any](
-        channel, _request(channel, Kind.GENERATOR, "claim", wait)
-    ) as items:
+    is_free = False
+    async with RemoteGenerator[Any](channel, request) as items:
         async for item in items:  # to its end: if it is left earlier, the claim is withdrawn
             if isinstance(key := _field(item, "session"), str):
                 channel.session = key
                 left = _field(item, "left")
+            elif isinstance(item, dict) and item.get("session", item) is None:
+                is_free = True  # the driver is in none of the subtrees
             elif isinstance(text := _field(item, "text"), str) and text != told:
                 told = text
                 place = escape_text(text[:_MAX_TEXT])
                 _logger.warning("waiting for %s: %s", channel.name, place)
-    if channel.session is None:
+    if channel.session is None and not is_free:
         raise DriverError("it has sent no session")
     is_limited = isinstance(left, int | float) and math.isfinite(left) and left > 0
     return float(left) if is_limited else None

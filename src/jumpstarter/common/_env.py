@@ -35,6 +35,7 @@ _INSECURE: Final = ("JMP_GRPC_INSECURE", "JUMPSTARTER_GRPC_INSECURE")
 _TOKEN: Final = "JMP_GRPC_PASSPHRASE"  # noqa: S105 - a variable's name
 _TLS: Final = ("JMP_TLS_CA", "JMP_TLS_CERT", "JMP_TLS_KEY")
 _SESSION: Final = "JMP_SESSION"
+_CLAIM: Final = "JMP_CLAIM"
 _NO_CLAIM: Final = "JMP_NO_CLAIM"
 _NO_WAIT: Final = "JMP_NO_WAIT"
 _SCHEMES: Final = ("unix:", "tcp://", "tls://")
@@ -56,6 +57,8 @@ def env() -> Iterator[DriverClient]:
       waits for a turn, or with `JMP_NO_WAIT=1` raises an exception.
     - `JMP_NO_CLAIM`: with `1`, this client asks for no turn at an exporter in exclusive use, and
       can call only methods that are marked `read_only`.
+    - `JMP_CLAIM`: the path of a driver, to claim the subtree that has it, if subtrees of the
+      exporter are used independently.
     - `JMP_TLS_CA`, `JMP_TLS_CERT` and `JMP_TLS_KEY`: files, PEM, with the authorities that are
       trusted instead of the system's, this client's certificate, and its private key. They are
       not read for an address without TLS.
@@ -82,30 +85,34 @@ def environment_client(*, claim: bool = True) -> Iterator[DriverClient]:
         claim: False connects to an exporter in exclusive use without waiting for a turn.
     """
     address = exporter_address()
-    claim = claim and exporter_claims(address)
+    terms = claim and exporter_claims(address)
     with connect(
         address,
         allow=allowed_clients(),
         token=exporter_token(),
         ssl_context=exporter_tls(address),
-        claim=claim,
+        claim=terms,
         wait=os.environ.get(_NO_WAIT) != "1",
-        session=exporter_session(address) if claim else None,
+        session=exporter_session(address) if terms else None,
     ) as client:
         yield client
 
 
-def exporter_claims(address: str) -> bool:
-    """Return whether clients of the exporter at this address ask for turns.
+def exporter_claims(address: str) -> bool | str:
+    """Return whether clients of the exporter at this address ask for turns, and for what.
 
-    `JMP_NO_CLAIM` is for the exporter at `JUMPSTARTER_HOST`, as `JMP_SESSION` is.
+    `JMP_NO_CLAIM` and `JMP_CLAIM` are for the exporter at `JUMPSTARTER_HOST`, as `JMP_SESSION` is.
 
     Args:
         address: The exporter's address, as `exporter_address` returns it.
+
+    Returns:
+        What `connect` takes as `claim`.
     """
     host = os.environ.get(_HOST)
-    is_off = os.environ.get(_NO_CLAIM) == "1"
-    return not (is_off and host and exporter_address(host) == address)
+    if not host or exporter_address(host) != address:
+        return True
+    return os.environ.get(_NO_CLAIM) != "1" and (os.environ.get(_CLAIM) or True)
 
 
 def exporter_session(address: str) -> str | None:

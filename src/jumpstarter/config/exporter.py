@@ -281,7 +281,8 @@ class ExporterConfigV1Alpha1(StrictModel):
         logFormat: The form of the log of `serve` and `run`: `text` (the default) or `json`.
         export: The drivers, by name.
         hooks: What runs when a session begins and ends.
-        exclusive: Whether one client at a time uses the drivers, and the others wait.
+        exclusive: Whether one client at a time uses the drivers, and the others wait; or the
+            paths of drivers, each of which is used so by itself, with those below it.
         max_session: How many seconds a client may hold the exporter then. In YAML it is
             `maxSession`, and a text like `2h`.
         operators: Common names of certificates whose owners may end the session of another client.
@@ -314,7 +315,7 @@ class ExporterConfigV1Alpha1(StrictModel):
     logFormat: Literal["text", "json"] | None = None  # noqa: N815 - in YAML
     export: dict[str, ExporterConfigV1Alpha1DriverInstance] = Field(default_factory=dict)
     hooks: HookConfigV1Alpha1 = Field(default_factory=HookConfigV1Alpha1)
-    exclusive: bool = False
+    exclusive: bool | Annotated[list[str], Field(min_length=1)] = False
     max_session: float | None = Field(default=None, alias="maxSession", gt=0)
     operators: list[str] = Field(default_factory=list)
     failure_detection: FailureDetectionConfigV1Alpha1 = Field(

@@ -73,6 +73,16 @@ class Family:
             waiting.extend(below)
         return [self.drivers[key] for key in sorted(found, key=self._places.__getitem__)]
 
+    def part(self, top: Any) -> Family:
+        """Return a driver and those below it, as a family of its own."""
+        below = self.below(top)
+        keys = {id(top), *map(id, below)}
+        rows: list[tuple[Any, Any]] = [(top, None)]
+        for driver in below:
+            parents = sorted(self.parents_of(driver) & keys, key=self._places.__getitem__)
+            rows += [(driver, self.drivers[key]) for key in parents]
+        return Family(rows)
+
 
 class Round:
     """One round of `reset` or `close` through a tree. Used by any number of threads.

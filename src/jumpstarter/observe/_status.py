@@ -95,6 +95,8 @@ def _session(each: SessionView, claims: Mapping[int, Mapping[str, Any]]) -> dict
     caller = each.caller
     claim = claims.get(caller.connection)
     turn = "" if claim is None else f"{claim['state']} {claim['seconds']:.0f} s"
+    if claim is not None and claim["subtree"]:
+        turn = f"{claim['subtree']}: {turn}"
     return {
         "turn": turn,
         "connection": caller.connection,

@@ -49,7 +49,7 @@ def command(arguments: tuple[str, ...], output: str | None, raw: bool, access: A
     """
     address, (path, *texts) = split_address(arguments, 1)
     show = partial(print_value, raw=raw, as_json=output == "json")
-    with connected(address, access, import_clients=False) as root:
+    with connected(address, access, import_clients=False, path=path) as root:
         client, name = find_method(root, path)
         method = exported(client)[name]
         if method.kind is Kind.STREAM:

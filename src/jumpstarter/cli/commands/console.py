@@ -62,8 +62,9 @@ def command(
     with ExitStack() as stack:
         # Before connecting, so that a mistake is found before the device notices anything.
         file = None if log is None else stack.enter_context(log.open("ab", buffering=0)).fileno()
-        root = stack.enter_context(connected(address, access))
-        client, method = find_stream(root, rest[0] if rest else "")
+        path = rest[0] if rest else ""
+        root = stack.enter_context(connected(address, access, path=path))
+        client, method = find_stream(root, path)
         switch = _find_power(root, client) if power is None else find_driver(root, power)
         limit = math.inf if timeout is None else timeout
         view = _is_view(root, client)

@@ -53,7 +53,7 @@ def command(arguments: tuple[str, ...], target: str | None, access: Access) -> N
     with (
         exit_on_signals(ending),
         _image(source) as image,  # first: without an image, the device is not disturbed
-        connected(address, access) as root,
+        connected(address, access, path=path) as root,
     ):
         result = _flash(find_driver(root, path), path, image, target)
         text = _described(result, image)

@@ -44,7 +44,7 @@ def command(arguments: tuple[str, ...], access: Access) -> None:
     place = _parse_local(others[0] if others else "0")
     with (
         exit_on_signals({signal.SIGTERM: 0, signal.SIGHUP: 128 + signal.SIGHUP}),
-        connected(address, access, import_clients=False) as root,
+        connected(address, access, import_clients=False, path=path) as root,
     ):
         client, method = find_stream(root, path)
         portal = portal_for(client, "forward", "tcp_portforward()")

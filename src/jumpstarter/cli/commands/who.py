@@ -19,6 +19,7 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 __all__ = ["command"]
 
 _COLUMNS: Final = ("connection", "state", "for", "verified", "says")
+_WITH_BOARDS: Final = ("connection", "subtree", *_COLUMNS[1:])
 
 
 @click.command("who")
@@ -37,7 +38,8 @@ def command(arguments: tuple[str, ...], output: str | None, access: Access) -> N
     with connected(address, access, import_clients=False, claim=False) as root:
         rows = list_claims(root)
     if rows or output is not None:
-        print_rows([row if output else _shown(row) for row in rows], _COLUMNS, output)
+        columns = _WITH_BOARDS if any(row["subtree"] for row in rows) else _COLUMNS
+        print_rows([row if output else _shown(row) for row in rows], columns, output)
     else:
         click.echo("nobody holds the exporter, and nobody waits", err=True)
 

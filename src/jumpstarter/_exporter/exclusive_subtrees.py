@@ -1,0 +1,230 @@
+"""Know who may call what of an exporter in exclusive use, and answer its clients' questions.
+
+The whole exporter has one queue, or each of some subtrees has one of its own. Drivers outside of
+these subtrees are free. A connection has at most one claim.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
+from typing import Any, Final
+
+from ..driver._caller import ConnectionContext, VerifiedIdentity
+from ..errors import Code, ConfigurationError
+from .error_reporter import reject
+from .exclusive_use import ExclusiveUse, Visitor
+from .metrics import Reading
+from .tree import DeviceTree, Part
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["Subtrees", "find_parts"]
+
+_logger: Final = logging.getLogger("jumpstarter.exporter")
+_WAITING: Final = ("waiting_clients", "gauge", "Clients that wait for their turn")
+_HELD: Final = ("held_seconds", "gauge", "For how long a client holds the exporter, or 0")
+
+
+def find_parts(tree: DeviceTree, paths: Sequence[str]) -> list[Part]:
+    """Return the subtrees of a tree that are used independently.
+
+    Raises:
+        ConfigurationError: There is no such driver, or two subtrees share one.
+    """
+    parts: list[Part] = []
+    for path in paths:
+        part = tree.part(path)
+        for other in parts:
+            if shared := part.targets & other.targets:
+                driver = tree.paths[min(shared) - 1]
+                text = f"exclusive= names {other.path!r} and {path!r}, which share {driver!r}"
+                raise ConfigurationError(f"{text}; name subtrees that have no driver in common")
+        parts.append(part)
+    return parts
+
+
+class Subtrees:
+    """The exclusive use of one exporter.
+
+    Args:
+        tree: Its drivers.
+        uses: The queue of the whole exporter, or the queues of the subtrees.
+        parts: Those subtrees, in the same order; empty for the whole exporter.
+        operators: Common names of certificates whose owners may end sessions.
+        users: Uids whose processes may do so, at a Unix socket.
+    """
+
+    def __init__(
+        self,
+        tree: DeviceTree,
+        uses: Sequence[ExclusiveUse],
+        parts: Sequence[Part],
+        *,
+        operators: Collection[str] = (),
+        users: Collection[int] = (0,),
+    ) -> None:
+        self._tree = tree
+        self._uses = uses
+        every = frozenset(range(len(tree.targets) + 1))  # with the exporter's own service
+        self._every = every
+        self._targets = [each.targets for each in parts] or [every]
+        self._free = every.difference(*self._targets)
+        self._reach = {
+            use: self._free | targets for use, targets in zip(uses, self._targets, strict=True)
+        }
+        self._operators = frozenset(operators)
+        self._users = frozenset(users)
+        self._visitors: dict[ConnectionContext, Visitor] = {}
+
+    # --------------------------------------------------------------------------- for connections
+
+    def arrive(self, context: ConnectionContext, visitor: Visitor) -> None:
+        """Note a connection that was admitted."""
+        self._visitors[context] = visitor
+
+    def lost(self, visitor: Visitor) -> None:
+        """Note that a connection has ended, whose calls may still run."""
+        visitor.may_call = False
+        if visitor.claim is not None:
+            visitor.claim.use.lost(visitor, visitor.claim)
+
+    def leave(self, context: ConnectionContext) -> None:
+        """Note that a connection and all its calls have ended."""
+        visitor = self._visitors.pop(context, None)
+        if visitor is not None and visitor.claim is not None:
+            visitor.claim.use.leave(visitor, visitor.claim)
+
+    def reach(self, use: ExclusiveUse | None) -> Collection[int]:
+        """Return the targets whose methods a client may call that holds this, or nothing."""
+        return self._free if use is None else self._reach[use]
+
+    def refusal(self, target: int) -> str:
+        """Return why a client may not call a method at a target. In any thread."""
+        pairs = zip(self._uses, self._targets, strict=True)
+        return next(use.refusal() for use, targets in pairs if target in targets)
+
+    def check(self, context: ConnectionContext | None, target: int) -> None:
+        """Check that a connection may use the driver at a target.
+
+        Raises:
+            CallRejected: It may not.
+        """
+        visitor = None if context is None else self._visitors.get(context)
+        if visitor is not None:
+            claim = visitor.claim if visitor.may_call else None
+            held = self.reach(None if claim is None else claim.use)
+            if target not in held and target in self._every:
+                reject(Code.REFUSED, self.refusal(target))
+
+    # ------------------------------------------------------------------ for the exporter's service
+
+    def claim(
+        self, context: ConnectionContext | None, wait: bool, path: str | None
+    ) -> AsyncGenerator[Any]:
+        """Claim the exporter, or the subtree that has a driver; see `ExclusiveUse.claim`.
+
+        Args:
+            context: The connection that asks for it.
+            wait: Wait while others hold it.
+            path: The path of the driver, or of one of its methods; None for the only subtree.
+
+        Raises:
+            CallRejected: There is no such driver, or more than one subtree to choose from.
+        """
+        visitor = self._visitor(context)
+        use = self._find(path)
+        return _free() if use is None else use.claim(visitor, wait)
+
+    def _find(self, path: str | None) -> ExclusiveUse | None:
+        """Return the queue for a driver; None if it is free."""
+        if len(self._uses) == 1 and (path is None or not self._uses[0].path):
+            return self._uses[0]
+        names = ", ".join(use.path for use in self._uses)
+        if path is None:
+            text = f"its boards are used independently: name one of {names}, by --claim NAME or "
+            reject(Code.REFUSED, f"{text}JMP_CLAIM=NAME (in Python, claim='NAME')")
+        for use in self._uses:
+            if use.path in (".", path) or path.startswith(f"{use.path}."):
+                return use
+        parent, _, method = path.rpartition(".")
+        paths = self._tree.paths
+        if path in paths:
+            return None
+        at = paths.index(parent or ".") if (parent or ".") in paths else -1
+        if at < 0 or method not in self._tree.targets[at].exports:
+            text = f"there is no driver {path!r:.100}; the boards that can be claimed are {names}"
+            reject(Code.REFUSED, text)
+        return None
+
+    def join(self, context: ConnectionContext | None, key: str) -> None:
+        """Let a connection take part in the session with a key.
+
+        Raises:
+            CallRejected: There is no such session.
+        """
+        visitor = self._visitor(context)
+        if visitor.claim is not None:
+            name = visitor.claim.use.name
+            reject(Code.REFUSED, f"this connection has claimed {name}, or joined, already")
+        if not any(use.join(visitor, key) for use in self._uses):
+            texts = (use.ending(key) for use in self._uses)
+            why = next((f": {text}" for text in texts if text), "")
+            reject(Code.REFUSED, f"the session to join has ended{why}")
+
+    def who(self) -> list[dict[str, Any]]:
+        """Return the holder, and then the clients that wait, in order; subtree by subtree."""
+        return [claim.row() for use in self._uses for claim in use.claims]
+
+    async def kick(self, context: ConnectionContext | None, connection: int | None) -> None:
+        """End the session of a holder, and wait until its calls have ended. A checkpoint.
+
+        Args:
+            context: The connection that asks for it.
+            connection: The holder's connection, so that a later holder is not ended by mistake;
+                None for any, if there is one queue.
+
+        Raises:
+            CallRejected: The client may not do this, or there is no such holder.
+        """
+        caller = self._visitor(context).caller
+        if not self._is_operator(caller.verified):
+            text = "only root, the exporter's own user at a unix: address, or the owner of a "
+            reject(Code.REFUSED, f"{text}certificate that --operator names may end a session")
+        holders = [holder for use in self._uses if (holder := use.holder) is not None]
+        if not holders:
+            firsts = [use.claims[0].describe() for use in self._uses if use.claims]
+            now = f" yet: {'; '.join(firsts)}" if firsts else ""
+            reject(Code.REFUSED, f"nobody holds the exporter{now}")
+        found = [each for each in holders if connection in (None, each.caller.connection)]
+        now = "; ".join(each.describe() for each in holders)
+        if not found:
+            reject(Code.REFUSED, f"another client holds it by now: {now}")
+        if len(found) > 1:
+            reject(Code.REFUSED, f"name the connection whose session is to end: {now}")
+        holder = found[0]
+        _logger.warning("%s ends the session of %s", caller, holder.caller)
+        holder.use.end(holder, f"the session was ended by {caller}")
+        await holder.left.wait()
+
+    def readings(self) -> Iterator[Reading]:
+        """Yield how many clients wait, and for how long one has held it. In any thread."""
+        labels = ("subtree",) if self._uses[0].path else ()
+        keys = [(use.path,) if labels else () for use in self._uses]
+        pairs = list(zip(keys, self._uses, strict=True))
+        yield Reading(*_WAITING, labels, values={key: use.waiting for key, use in pairs})
+        yield Reading(*_HELD, labels, values={key: use.held for key, use in pairs})
+
+    def _visitor(self, context: ConnectionContext | None) -> Visitor:
+        visitor = None if context is None else self._visitors.get(context)
+        if visitor is None:  # it has come through the private socket for hooks
+            reject(Code.UNIMPLEMENTED, "no claim is needed at this address")
+        return visitor
+
+    def _is_operator(self, verified: VerifiedIdentity) -> bool:
+        return verified.uid in self._users or verified.common_name in self._operators
+
+
+async def _free() -> AsyncGenerator[Any]:
+    """Yield what a client gets that claims a driver which is free."""
+    yield {"session": None}
