@@ -147,15 +147,14 @@ async def test_a_board_of_another_client_is_out_of_reach(bench: Bench, address: 
         with pytest.raises(CallRefused, match=text):
             await note(right, "ada")
         async with connect_async(address, claim="right", name="bob"):
-            with pytest.raises(CallRefused, match="right is held by .*'bob'"):
+            with pytest.raises(CallRefused, match=r"right is held by .*'bob'"):
                 await note(right, "ada")
             channel = ada.channel.channel
             request = Request(
                 0, Kind.STREAM, "lend", (right.channel.target, "r", "utf-8"), driver="the exporter"
             )
             with pytest.raises(CallRefused, match="right is for one client at a time"):
-                async with open_stream(channel, request):
-                    pytest.fail("it has lent a stream to a board of another client")
+                await open_stream(channel, request)
     assert bench.right.ledger == ["reset"]
 
 
@@ -210,7 +209,7 @@ async def test_a_reset_of_one_board_keeps_nobody_from_the_other(bench: Bench, ad
                 async with connect_async(address, claim="right", name=name) as client:
                     await note(client.children["right"], name)
             rows = await service(watcher, "who")
-            assert [(row["subtree"], row["state"]) for row in rows] == [("left", "enters")]
+            assert ("left", "enters") in [(row["subtree"], row["state"]) for row in rows]
             bench.left.may_reset.set()
     assert bench.left.ledger == ["reset", "reset", "ada"]
     assert bench.right.ledger == ["reset", "bob", "reset", "cleo"]
@@ -306,7 +305,7 @@ async def test_boards_that_share_a_driver_in_two_places_are_refused(
     bench: Bench, address: str
 ) -> None:
     bench.right.children["same"] = bench.left.children["part"]
-    with pytest.raises(ConfigurationError, match="which share 'left.part'"):
+    with pytest.raises(ConfigurationError, match=r"which share 'left\.part'"):
         async with serve_async(bench, address, exclusive=["left", "right"]):
             pytest.fail("it is served")
 
