@@ -505,3 +505,54 @@ def test_an_entry_that_cannot_be_read_is_an_error(wrong: dict[str, Any] | None) 
     assert _checked(ENTRY) == ENTRY
     with pytest.raises(DriverError, match="cannot be read"):
         _checked(None if wrong is None else {**ENTRY, **wrong})
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[str]:
+    """Serve two boards that are used independently, and a lamp; yield the address."""
+    file = tmp_path / "bench.yaml"
+    rail = "{children: {rail: {type: MockPower}}}"
+    file.write_text(
+        "metadata: {name: bench}\nexclusive: [left]\n"
+        f"export: {{left: {rail}, right: {rail}, lamp: {{type: MockPower}}}}\n"
+    )
+    options = ("--exporter-config", str(file), "--address", f"unix:{tmp_path}/socket")
+    boards = ("--exclusive=left", "--exclusive=right")  # instead of the configuration's
+    with exporter_command("run", *options, *boards) as process:
+        yield process.address
+
+
+def test_commands_use_a_board_while_another_client_uses_another(
+    bench: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with jumpstarter.connect(bench, claim="left", name="ada"):
+        assert run(capsys, "call", bench, "right.rail.on")[0] == 0
+        assert run(capsys, "call", bench, "lamp.on")[0] == 0
+        code, _, err = run(capsys, "call", "--no-wait", bench, "left.rail.on")
+        assert (code, "left is held by" in err) == (1, True)
+        code, _, err = run(capsys, "call", "--claim", "right", bench, "left.rail.on")
+        assert (code, "left is held by" in err) == (1, True)
+        code, _, err = run(capsys, "call", "--claim", "r", "--no-claim", bench, "lamp.on")
+        assert (code, "--claim and --no-claim exclude each other" in err) == (2, True)
+        monkeypatch.setenv("JUMPSTARTER_HOST", bench)
+        monkeypatch.setenv("JMP_CLAIM", "right")
+        with env() as client:
+            client.children["right"].children["rail"].call("on")
+            code, out, _ = run(capsys, "who", bench)
+            assert out.split()[:2] == ["CONNECTION", "SUBTREE"]
+            code, _, err = run(capsys, "kick", bench)
+            assert (code, "name one of left, right" in err) == (2, True)
+            assert run(capsys, "kick", bench, "right")[0] == 0
+            with pytest.raises(CallRefused, match="the session was ended by"):
+                client.children["right"].children["rail"].call("on")
+        code, _, err = run(capsys, "kick", bench, "lamp")
+        assert (code, "nobody holds lamp" in err) == (1, True)
+        shell = ("shell", "--claim", "right", "--address", bench, "--")
+        assert run(capsys, *shell, "j", "right", "rail", "on")[0] == 0
+
+
+def test_boards_and_the_whole_exporter_exclude_each_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--exclusive", "--exclusive=left", LEDGER, "--address", f"unix:{tmp_path}/socket")
+    assert run(capsys, "serve", *words)[0] == 2
