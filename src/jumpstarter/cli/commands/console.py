@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..._util.extras import requires_extra
 from ...client import DriverClient
+from ...common._env import exporter_address
 from ...drivers._console_client import ConsoleClient
 from .._connecting import Access, access_options, connected
 from .._console import run_console
@@ -67,7 +68,8 @@ def command(
         client, method = find_stream(root, path)
         switch = _find_power(root, client) if power is None else find_driver(root, power)
         limit = math.inf if timeout is None else timeout
-        view = _is_view(root, client)
+        claims = access.claims(exporter_address(address))
+        view = not claims and _is_view(root, client)
         return run_console(client, method, log=file, power=switch, timeout=limit, view=view)
 
 
