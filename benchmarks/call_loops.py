@@ -2,7 +2,9 @@
 
     python -m benchmarks.call_loops rules END              the protocol's rules, without a socket
     python -m benchmarks.call_loops calls END ADDRESS      calls to an exporter
-    python -m benchmarks.call_loops serve ADDRESS [WHAT]   this exporter; WHAT is metrics or json
+    python -m benchmarks.call_loops serve ADDRESS [WHAT]   this exporter
+
+WHAT is `metrics`, `json` or `exclusive`: what the exporter does beside.
 
 END is `client` or `exporter`: the process whose instructions are counted. Each loop runs `ROUNDS`
 times between two marks, which callgrind recognizes. The client's process makes the marks itself,
@@ -112,7 +114,8 @@ def make_calls(end: str, address: str) -> None:
 async def serve(address: str, observed: str = "") -> None:
     formatter = JsonFormatter() if observed == "json" else None  # calls are noted while it exists
     metrics = Metrics() if observed == "metrics" else None
-    async with jumpstarter.serve_async(Marked(), address, metrics=metrics):
+    exclusive = observed == "exclusive"
+    async with jumpstarter.serve_async(Marked(), address, metrics=metrics, exclusive=exclusive):
         print("ready", flush=True)
         await trio.lowlevel.wait_readable(sys.stdin)
     del formatter

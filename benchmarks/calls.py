@@ -48,7 +48,7 @@ def count(observed: str = "") -> Counts:
 
     Args:
         observed: What the exporter does beside: `metrics` counts the calls, and `json` notes them
-            for the log. Empty for nothing.
+            for the log. `exclusive` lets one client at a time use it. Empty for nothing.
 
     Raises:
         FileNotFoundError: Valgrind is not installed.
@@ -180,8 +180,8 @@ def _repeated(counts: Counts) -> Counts:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.calls", description=__doc__)
     parser.add_argument("--accept", action="store_true", help="what a call costs now is right")
-    text = "count while the exporter counts its calls, or notes them for a log in JSON"
-    parser.add_argument("--observe", choices=["metrics", "json"], help=text)
+    text = "count while the exporter counts its calls, notes them for a log, or is exclusive"
+    parser.add_argument("--observe", choices=["metrics", "json", "exclusive"], help=text)
     return parser
 
 
