@@ -549,6 +549,8 @@ def test_commands_use_a_board_while_another_client_uses_another(
         assert (code, "nobody holds lamp" in err) == (1, True)
         shell = ("shell", "--claim", "right", "--address", bench, "--")
         assert run(capsys, *shell, "j", "right", "rail", "on")[0] == 0
+    other = ("-m", "jumpstarter", "call", "--claim", "left", bench, "left.rail.on")
+    assert run(capsys, *shell, sys.executable, *other)[0] == 0
 
 
 def test_boards_and_the_whole_exporter_exclude_each_other(

@@ -11,23 +11,28 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from drivers_for_tests import Plain
 from helpers import PATIENCE, timed, until
 from jumpstarter import connect_async, serve_async
+from jumpstarter._api.connecting import _connected
 from jumpstarter._api.serving import serve_leased
+from jumpstarter._limits import DEFAULT_LIMITS
 from jumpstarter._protocol.frames import Kind
 from jumpstarter.client import DriverClient
-from jumpstarter.client._claim import join
+from jumpstarter.client._claim import Terms, holding, join
 from jumpstarter.client._generators import RemoteGenerator
 from jumpstarter.client._outgoing_call import Request
 from jumpstarter.client._raw_streams import open_stream
 from jumpstarter.driver import export
+from jumpstarter.drivers.composite import Proxy
 from jumpstarter.errors import (
     ArgumentError,
     CallRefused,
     ConfigurationError,
     DriverError,
+    DriverInvalidArgument,
     HandshakeError,
 )
 from jumpstarter.observe import Metrics
@@ -221,6 +226,8 @@ async def test_a_reset_of_one_board_keeps_nobody_from_the_other(bench: Bench, ad
         (True, "name one of left, right, by --claim NAME"),  # as a client of an earlier version
         ("lefft", "there is no driver 'lefft'; the boards that can be claimed are left, right"),
         ("lamp.nothing", "there is no driver 'lamp.nothing'"),
+        ("left.nothing.on", "there is no driver 'left.nothing.on'"),
+        ("left.", "there is no driver 'left.'"),
     ],
 )
 @timed()
@@ -253,6 +260,79 @@ async def test_a_free_driver_needs_no_claim(bench: Bench, address: str, path: st
         await note(client.children["lamp"], "free")
         with pytest.raises(CallRefused):
             await note(client.children["left"], "not free")
+
+
+@timed()
+async def test_a_board_is_claimed_in_each_place_of_its_drivers(bench: Bench, address: str) -> None:
+    bench.children["mirror"] = Proxy(ref="left")
+    bench.left.children["light"] = Proxy(ref="lamp")
+    async with served(bench, address) as watcher:
+        for path in ("mirror", "mirror.note", "mirror.part", "lamp", "left.light.note"):
+            async with connect_async(address, claim=path, name=path) as client:
+                assert await holders(watcher) == {"left": path}
+                await note(client.children["mirror"], path)
+                await note(client.children["lamp"], path)
+
+
+@timed()
+async def test_a_name_with_dots_is_not_taken_for_a_path(bench: Bench, address: str) -> None:
+    bench.children["left.2"] = second = Board()
+    async with (
+        serve_async(bench, address, exclusive=["left", "left.2"]),
+        connect_async(address, claim="left.2") as client,
+    ):
+        await note(client.children["left.2"], "second")
+        assert second.ledger == ["reset", "second"]
+        with pytest.raises(CallRefused, match="left is for one client at a time"):
+            await note(client.children["left"], "first")
+
+
+@pytest.mark.parametrize("path", [None, 3, ["left"], b"left"])
+@timed()
+async def test_a_path_that_is_no_text_is_an_invalid_argument(
+    bench: Bench, address: str, path: Any
+) -> None:
+    async with served(bench, address) as watcher:
+        with pytest.raises(DriverInvalidArgument, match="the path of a driver must be a str"):
+            await claim_again(watcher, path)
+
+
+@pytest.mark.parametrize("exclusive", [True, ["left", "right"]])
+@timed()
+async def test_a_claim_waits_until_the_exporter_has_started(
+    bench: Bench, address: str, exclusive: Any
+) -> None:
+    bench.left.may_reset.clear()
+    seen: list[list[str]] = []
+
+    async def claim_without_the_report() -> None:
+        # As a peer might do; our clients ask for the report first, which waits too.
+        async with (
+            _connected(address, DEFAULT_LIMITS, None, None, None) as channel,
+            holding(channel, Terms(path="left")),
+        ):
+            seen.append(list(bench.left.ledger))
+
+    async def start(task_status: trio.TaskStatus[None]) -> None:
+        async with serve_async(bench, address, exclusive=exclusive):
+            task_status.started()
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as starting:
+            starting.start_soon(nursery.start, start)
+            await until(lambda: bench.left.ledger == ["reset"])
+            starting.start_soon(claim_without_the_report)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert seen == []
+            bench.left.may_reset.set()
+        assert seen == [["reset"]]
+        for name in ("ada", "bob"):
+            claim = True if exclusive is True else "left"
+            async with connect_async(address, claim=claim) as client:
+                await note(client.children["left"], name)
+        assert bench.left.ledger == ["reset", "reset", "ada", "reset", "bob"]
+        nursery.cancel_scope.cancel()
 
 
 @timed()

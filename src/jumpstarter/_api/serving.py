@@ -385,7 +385,7 @@ def _check_exclusive(
         raise_value_error("max_session", longest, "a number of seconds > 0")
     if paths is None:
         if names or longest != math.inf:
-            text = "max_session= and operators= are for exclusive=True, which is not given"
+            text = "max_session= and operators= are for exclusive=, which is not given"
             raise ConfigurationError(text)
         return None
     return _Exclusive(paths=paths, max_session=longest, operators=names)

@@ -113,14 +113,18 @@ class _Service:
     @export(drain=0, read_only=True)
     async def claim(self, wait: bool) -> AsyncIterator[object]:
         """Yield places in the queue, and then the session; see `ExclusiveUse.claim`."""
+        await self.ready.wait()  # two resets of one driver must not overlap
         claiming = self._exclusive_use().claim(current_connection.get(), wait, None)
         async with aclosing(claiming) as items:
             async for item in items:
                 yield item
 
     @export(drain=0, read_only=True)
-    async def claim_subtree(self, path: str, wait: bool) -> AsyncIterator[object]:
+    async def claim_subtree(self, path: object, wait: bool) -> AsyncIterator[object]:
         """Do the same for the subtree that has the driver at a path; see `Subtrees.claim`."""
+        if not isinstance(path, str):
+            reject(Code.INVALID_ARGUMENT, "claim_subtree: the path of a driver must be a str")
+        await self.ready.wait()  # two resets of one driver must not overlap
         claiming = self._exclusive_use().claim(current_connection.get(), wait, path)
         async with aclosing(claiming) as items:
             async for item in items:

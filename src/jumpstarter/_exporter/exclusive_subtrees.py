@@ -144,18 +144,24 @@ class Subtrees:
         if path is None:
             text = f"its boards are used independently: name one of {names}, by --claim NAME or "
             reject(Code.REFUSED, f"{text}JMP_CLAIM=NAME (in Python, claim='NAME')")
-        for use in self._uses:
-            if use.path in (".", path) or path.startswith(f"{use.path}."):
-                return use
-        parent, _, method = path.rpartition(".")
-        paths = self._tree.paths
-        if path in paths:
-            return None
-        at = paths.index(parent or ".") if (parent or ".") in paths else -1
-        if at < 0 or method not in self._tree.targets[at].exports:
+        target = self._target(path)
+        if target is None:
             text = f"there is no driver {path!r:.100}; the boards that can be claimed are {names}"
             reject(Code.REFUSED, text)
-        return None
+        pairs = zip(self._uses, self._targets, strict=True)
+        return next((use for use, targets in pairs if target in targets), None)
+
+    def _target(self, path: str) -> int | None:
+        """Return the target at the path of a driver, or of one of its methods.
+
+        A driver may be in several places, and a name may contain dots: only the target tells.
+        """
+        paths = self._tree.paths
+        if path in paths:
+            return paths.index(path) + 1
+        parent, _, method = path.rpartition(".")
+        at = paths.index(parent or ".") if (parent or ".") in paths else -1
+        return at + 1 if at >= 0 and method in self._tree.targets[at].exports else None
 
     def join(self, context: ConnectionContext | None, key: str) -> None:
         """Let a connection take part in the session with a key.

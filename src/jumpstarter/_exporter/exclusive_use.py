@@ -249,7 +249,8 @@ class ExclusiveUse:
             how = f"with --claim {self.path} or JMP_CLAIM (in Python, with claim={self.path!r})"
         return (
             f"{self.name} is for one client at a time, and this one has not claimed it; {now}. "
-            f"Connect {how}; until then only methods that are marked read_only can be called"
+            f"Connect {how}; until then only those of its methods that are marked read_only can be "
+            "called"
         )
 
     def _lease_changed(self, lease: Lease) -> None:
