@@ -390,6 +390,19 @@ async def test_boards_that_share_a_driver_in_two_places_are_refused(
             pytest.fail("it is served")
 
 
+async def test_boards_that_share_a_driver_that_is_not_reported_are_refused(
+    bench: Bench, address: str
+) -> None:
+    class Bus(Board):
+        def enumerate(self, **_: Any) -> list[Any]:
+            return []
+
+    bench.left.children["bus"] = bench.right.children["bus"] = Bus()
+    with pytest.raises(ConfigurationError, match="which share a hidden Bus"):
+        async with serve_async(bench, address, exclusive=["left", "right"]):
+            pytest.fail("it is served")
+
+
 async def test_hooks_are_for_the_whole_exporter(bench: Bench, address: str) -> None:
     class Hooks:
         async def begin(self, _host: str, _client: str) -> str:

@@ -36,9 +36,11 @@ def find_parts(tree: DeviceTree, paths: Sequence[str]) -> list[Part]:
     for path in paths:
         part = tree.part(path)
         for other in parts:
-            if shared := part.targets & other.targets:
-                driver = tree.paths[min(shared) - 1]
-                text = f"exclusive= names {other.path!r} and {path!r}, which share {driver!r}"
+            if shared := part.family.drivers.keys() & other.family.drivers.keys():
+                numbers = part.targets & other.targets  # none for a driver that clients do not see
+                hidden = type(part.family.drivers[min(shared)]).__name__
+                driver = repr(tree.paths[min(numbers) - 1]) if numbers else f"a hidden {hidden}"
+                text = f"exclusive= names {other.path!r} and {path!r}, which share {driver}"
                 raise ConfigurationError(f"{text}; name subtrees that have no driver in common")
         parts.append(part)
     return parts
