@@ -57,6 +57,7 @@ def test_the_exporter_itself_is_target_zero() -> None:
     assert [list(target.exports) for target in exporter.targets[:1]] == [
         [
             "claim",
+            "claim_subtree",
             "join",
             "kick",
             "lend",
