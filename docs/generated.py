@@ -1,7 +1,8 @@
 """Write the parts of the reference that the program itself knows, as Markdown.
 
-A page has a comment `% generated: NAME` where one of `PARTS` belongs. `conf.py` puts it there when
-the site is built, so the reference has each option, key and limit, with its default, as it is.
+A page has a comment `<!-- generated: NAME -->` where one of `PARTS` belongs, and a line that tells
+readers of the source where to find it. `conf.py` puts the part in place of both when the site is
+built, so the reference has each option, key and limit, with its default, as it is.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from jumpstarter.driver import Driver
 
 __all__ = ["PARTS", "attributes_of", "fill"]
 
-_MARK: Final = re.compile(r"^% generated: (\w+)$", re.MULTILINE)
+_MARK: Final = re.compile(r"^<!-- generated: (\w+) -->\n\*.*\*$", re.MULTILINE)
 _ATTRIBUTE: Final = re.compile(r"^    (\w+): (.*)$")
 _IN_YAML: Final = re.compile(r" ?In YAML it is `\w+`(, and (.*?))?\.")
 _KIB: Final = 1024

@@ -94,9 +94,9 @@ def test_generated_parts_have_each_command_key_and_limit(generated: ModuleType) 
     limits = generated.fill(page("limits"))
     for limit in dataclasses.fields(Limits):
         assert f"\n`{limit.name}`: {limit.default:,}".removesuffix(".0") in limits
-    assert "% generated" not in cli + configuration + limits
+    assert "generated:" not in cli + configuration + limits
 
 
 def test_part_that_does_not_exist_is_an_error(generated: ModuleType) -> None:
     with pytest.raises(KeyError):
-        generated.fill("% generated: something\n")
+        generated.fill("<!-- generated: something -->\n*It is in the site.*\n")
