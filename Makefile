@@ -50,8 +50,9 @@ lock: .venv-lock/.stamp
 build: dist/.stamp
 
 dist/.stamp: $(SOURCES) $(shell find src/jumpstarter -name '*.py') .venv/.locked
-	rm -rf build/lib* build/bdist* dist/jumpstarter-*.whl # of older sources
-	.venv/bin/pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir dist .
+	mkdir -p build
+	$(ALONE) rm -rf build/lib* build/bdist* dist/jumpstarter-*.whl # of older sources
+	$(ALONE) .venv/bin/pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir dist .
 	touch $@
 
 demo: venv
