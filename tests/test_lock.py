@@ -270,6 +270,34 @@ def test_ci_sets_the_switch_and_runs_each_lane() -> None:
     assert "make test-latest || true" in script
 
 
+GATES: Final = re.findall(
+    r'(?:^|"|&& )gate ([a-z-]+)', (ROOT / ".ci" / "run").read_text(), re.MULTILINE
+)
+
+
+@pytest.mark.parametrize("failing", [*GATES, "test-latest"])
+def test_each_gate_that_fails_fails_ci(tmp_path: Path, failing: str) -> None:
+    shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
+    (tmp_path / "build").mkdir()
+    make = tmp_path / "make"
+    make.write_text(f'#!/bin/sh\nif [ "$1" = {failing} ]; then exit 2; fi\n')
+    make.chmod(0o755)
+    done = subprocess.run(
+        [tmp_path / ".ci" / "run"],
+        env={**os.environ, "PATH": os.pathsep.join([str(tmp_path), os.environ["PATH"]])},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    verdict = done.stdout.splitlines()[-1]
+    if failing == "test-latest":
+        assert (done.returncode, verdict.startswith("all gates passed")) == (0, True)
+    else:
+        assert (done.returncode, verdict.startswith("A GATE FAILED")) == (2, True)
+        assert f"make {failing}: passed" not in done.stdout
+
+
 def run_beside(*commands: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [ROOT / ".ci" / "beside", *commands],
