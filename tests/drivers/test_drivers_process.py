@@ -665,8 +665,8 @@ def test_close_input_ends_the_program_s_input() -> None:
         process.close_input()
         assert process.wait_for("stopped").returncode == 0
         process.start()
-        process.close_input()
-        with process.connect() as console:
+        with process.connect() as console:  # before the program, and its console, can end
+            process.close_input()
             process.wait_for("stopped")
             assert list(console) == []
 
