@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import trio
 
 from .._io.sockets import open_tcp_stream, open_unix_stream
-from .._util.checks import check_int, check_path, check_text, raise_value_error
-from .._util.fork import close_without_fork
+from .._util.checks import check_path
 from ..client import DriverClient
 from ..driver import Driver, export, exportstream
 from ..errors import ConfigurationError
-from ._connect_errors import explain_connect_errors
+from ._servers import check_tcp_server, open_server, tcp_address
 from .mixins import StreamMixin
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -43,12 +42,7 @@ class TcpNetwork(Driver):
     def __post_init__(self) -> None:
         """Check the fields."""
         super().__post_init__()
-        name, accepted = "host of TcpNetwork", "a name or address, as a str"
-        host = check_text(name, self.host, accepted, ConfigurationError)
-        if not host or any(mark in host for mark in "/[]@ "):
-            accepted = "a name or address alone, like 'board.lab' or '192.0.2.1', without a scheme,"
-            raise_value_error(name, host, f"{accepted} a port or a path", ConfigurationError)
-        check_int("port of TcpNetwork", self.port, 1, 65535, error=ConfigurationError)
+        check_tcp_server("TcpNetwork", self.host, self.port)
 
     @classmethod
     def client(cls) -> str:
@@ -58,8 +52,7 @@ class TcpNetwork(Driver):
     @export(read_only=True)
     def address(self) -> str:
         """Return the server's address as the exporter sees it, like `tcp://board:80`."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"tcp://{host}:{self.port}"
+        return tcp_address(self.host, self.port)
 
     @exportstream
     @asynccontextmanager
@@ -69,12 +62,9 @@ class TcpNetwork(Driver):
         Raises:
             OSError: The connection failed; `filename` is the server's address.
         """
-        with explain_connect_errors(self.address()):
-            stream = await open_tcp_stream(self.host, self.port)
-        try:
+        place = (self.host, self.port)
+        async with open_server(self.address(), open_tcp_stream, *place) as stream:
             yield stream
-        finally:
-            close_without_fork(stream.socket)
 
 
 @dataclass(kw_only=True)
@@ -113,12 +103,8 @@ class UnixNetwork(Driver):
         Raises:
             OSError: The connection failed; `filename` is the server's address.
         """
-        with explain_connect_errors(self.address()):
-            stream = await open_unix_stream(self.path)
-        try:
+        async with open_server(self.address(), open_unix_stream, self.path) as stream:
             yield stream
-        finally:
-            close_without_fork(stream.socket)
 
 
 class NetworkClient(StreamMixin, DriverClient):

@@ -17,12 +17,11 @@ from typing import Final
 import trio
 
 from .._io.sockets import open_tcp_stream
-from .._util.checks import check_int, check_seconds, check_text, raise_value_error
-from .._util.fork import close_without_fork
+from .._util.checks import check_int, check_seconds
 from .._util.text import sanitize_text
 from ..driver import Driver, export
 from ..errors import ConfigurationError
-from ._connect_errors import explain_connect_errors
+from ._servers import check_tcp_server, open_server, tcp_address
 from .power import PowerClient, PowerInterface, PowerReading
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -30,9 +29,8 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 __all__ = ["ScpiPower", "ScpiPowerClient"]
 
 _MAX_LINE: Final = 4096  # bytes; an answer to one of these commands has fewer than a hundred
-_MAX_ERRORS: Final = (
-    50  # of earlier programs, in the supply's queue; SCPI-1999 asks for two or more
-)
+# Errors of earlier programs that the supply's queue may have; SCPI-1999 asks for two or more.
+_MAX_ERRORS: Final = 50
 
 
 @dataclass(kw_only=True)
@@ -64,12 +62,7 @@ class ScpiPower(PowerInterface, Driver):
     def __post_init__(self) -> None:
         """Check the fields."""
         super().__post_init__()
-        name, accepted = "host of ScpiPower", "a name or address, as a str"
-        host = check_text(name, self.host, accepted, ConfigurationError)
-        if not host or any(mark in host for mark in "/[]@ "):
-            accepted = "a name or address alone, like 'supply.lab', without a scheme or a port,"
-            raise_value_error(name, host, accepted, ConfigurationError)
-        check_int("port of ScpiPower", self.port, 1, 65535, error=ConfigurationError)
+        check_tcp_server("ScpiPower", self.host, self.port)
         if self.channel is not None:
             check_int("channel of ScpiPower", self.channel, 1, error=ConfigurationError)
         check_seconds("timeout of ScpiPower", self.timeout, error=ConfigurationError)
@@ -125,8 +118,7 @@ class ScpiPower(PowerInterface, Driver):
 
     @property
     def _address(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"tcp://{host}:{self.port}"
+        return tcp_address(self.host, self.port)
 
     @asynccontextmanager
     async def _exchange(self, *, select: bool = True) -> AsyncIterator[_Supply]:
@@ -145,14 +137,11 @@ class ScpiPower(PowerInterface, Driver):
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[_Supply]:
-        with explain_connect_errors(self._address):
-            stream = await open_tcp_stream(self.host, self.port)
-        try:
+        place = (self.host, self.port)
+        async with open_server(self._address, open_tcp_stream, *place) as stream:
             supply = _Supply(stream, self._address)
             await supply.forget_errors()
             yield supply
-        finally:
-            close_without_fork(stream.socket)
 
 
 class _Supply:
