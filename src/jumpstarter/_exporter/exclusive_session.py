@@ -22,7 +22,6 @@ from ..errors import Code
 from .call_log import WatchedSession, is_watched
 from .context import ServerContext
 from .dispatch import Dispatcher, ExecutionMode
-from .error_reporter import reject
 from .exclusive_subtrees import Subtrees
 from .exclusive_use import Claim
 from .incoming_call import IncomingCall
@@ -80,7 +79,7 @@ class _GuardedDispatcher(Dispatcher):
     def _find(self, head: CallHead) -> tuple[Exported, Callable[..., Any]]:
         found = super()._find(head)
         if head.target not in self.targets and not found[0].read_only:
-            reject(Code.REFUSED, self.use.refusal(head.target))
+            self.use.refuse(head.target)
         return found
 
 
@@ -137,8 +136,7 @@ class _ExclusiveSession(Session):
     @may_call.setter
     def may_call(self, value: bool) -> None:
         self._guard.may_call = value
-        claim = self.claim if value else None
-        self._guard.targets = self._use.reach(None if claim is None else claim.use)
+        self._guard.targets = self._use.reach(self)
 
     def running_calls(self) -> list[str]:
         """See `Visitor`."""

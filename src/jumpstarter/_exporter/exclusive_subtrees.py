@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from ..driver._caller import ConnectionContext, VerifiedIdentity
 from ..errors import Code, ConfigurationError
@@ -69,12 +69,10 @@ class Subtrees:
         self._tree = tree
         self._uses = uses
         every = frozenset(range(len(tree.targets) + 1))  # with the exporter's own service
-        self._every = every
-        self._targets = [each.targets for each in parts] or [every]
-        self._free = every.difference(*self._targets)
-        self._reach = {
-            use: self._free | targets for use, targets in zip(uses, self._targets, strict=True)
-        }
+        targets = [each.targets for each in parts] or [every]
+        self._targets = dict(zip(uses, targets, strict=True))
+        self._free = every.difference(*targets)
+        self._reach = {use: self._free | held for use, held in self._targets.items()}
         self._operators = frozenset(operators)
         self._users = frozenset(users)
         self._visitors: dict[ConnectionContext, Visitor] = {}
@@ -97,14 +95,25 @@ class Subtrees:
         if visitor is not None and visitor.claim is not None:
             visitor.claim.use.leave(visitor, visitor.claim)
 
-    def reach(self, use: ExclusiveUse | None) -> Collection[int]:
-        """Return the targets whose methods a client may call that holds this, or nothing."""
-        return self._free if use is None else self._reach[use]
+    def reach(self, visitor: Visitor | None) -> Collection[int]:
+        """Return the targets whose methods a connection may call; of None, those that all may."""
+        if visitor is None or visitor.claim is None or not visitor.may_call:
+            return self._free
+        return self._reach[visitor.claim.use]
 
-    def refusal(self, target: int) -> str:
-        """Return why a client may not call a method at a target. In any thread."""
-        pairs = zip(self._uses, self._targets, strict=True)
-        return next(use.refusal() for use, targets in pairs if target in targets)
+    def refuse(self, target: int) -> NoReturn:
+        """Refuse a call at a target that is not free. In any thread.
+
+        Raises:
+            CallRejected: With the holder.
+        """
+        use = self._use_of(target)
+        assert use is not None
+        reject(Code.REFUSED, use.refusal())
+
+    def _use_of(self, target: int | None) -> ExclusiveUse | None:
+        """Return the queue that a target belongs to; None if it is free."""
+        return next((use for use, targets in self._targets.items() if target in targets), None)
 
     def check(self, context: ConnectionContext | None, target: int) -> None:
         """Check that a connection may use the driver at a target.
@@ -113,11 +122,9 @@ class Subtrees:
             CallRejected: It may not.
         """
         visitor = None if context is None else self._visitors.get(context)
-        if visitor is not None:
-            claim = visitor.claim if visitor.may_call else None
-            held = self.reach(None if claim is None else claim.use)
-            if target not in held and target in self._every:
-                reject(Code.REFUSED, self.refusal(target))
+        is_used = visitor is not None and self._use_of(target) is not None
+        if is_used and target not in self.reach(visitor):
+            self.refuse(target)
 
     # ------------------------------------------------------------------ for the exporter's service
 
@@ -150,8 +157,7 @@ class Subtrees:
         if target is None:
             text = f"there is no driver {path!r:.100}; the boards that can be claimed are {names}"
             reject(Code.REFUSED, text)
-        pairs = zip(self._uses, self._targets, strict=True)
-        return next((use for use, targets in pairs if target in targets), None)
+        return self._use_of(target)
 
     def _target(self, path: str) -> int | None:
         """Return the target at the path of a driver, or of one of its methods.

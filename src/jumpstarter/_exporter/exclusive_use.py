@@ -101,7 +101,6 @@ class Claim:
         visitor: The connection that has made it.
         lease: Its place in the queue of leases.
         use: What it claims.
-        on_held: Called when it begins to hold.
 
     Attributes:
         key: Lets further connections join.
@@ -110,13 +109,7 @@ class Claim:
         left: Set when the last of them has ended, with all its calls.
     """
 
-    def __init__(
-        self,
-        visitor: Visitor,
-        lease: Lease,
-        use: ExclusiveUse,
-        on_held: Callable[[Claim], None],
-    ) -> None:
+    def __init__(self, visitor: Visitor, lease: Lease, use: ExclusiveUse) -> None:
         self.visitor: Visitor = visitor
         self.lease: Lease = lease
         self.use: ExclusiveUse = use
@@ -125,7 +118,6 @@ class Claim:
         self.was_held: bool = False  # set after the time since when, for other threads
         self.left: trio.Event = trio.Event()
         self.news: trio.Event = trio.Event()  # something has changed for those that wait
-        self._on_held = on_held
         self._clock = trio.lowlevel.current_clock()
         self._since: tuple[float, float] = self._now()
         lease.on_decided = self._decided
@@ -162,7 +154,7 @@ class Claim:
         self.was_held = self.lease.is_held
         if self.lease.is_held and self.visitor in self.members:
             self.visitor.may_call = True
-            self._on_held(self)
+            self.use.held_by(self)
         self.news.set()
 
     def describe(self) -> str:
@@ -278,7 +270,7 @@ class ExclusiveUse:
             reject(Code.REFUSED, f"this connection has claimed {visitor.claim.use.name} already")
         if self.claims and not wait:
             self._reject_busy()
-        claim = Claim(visitor, self._leases.arrive(str(visitor.caller)), self, self._held)
+        claim = Claim(visitor, self._leases.arrive(str(visitor.caller)), self)
         visitor.claim = claim
         self.claims.append(claim)
         granted = False
@@ -304,7 +296,8 @@ class ExclusiveUse:
             if not granted:
                 self._withdraw(claim)
 
-    def _held(self, claim: Claim) -> None:
+    def held_by(self, claim: Claim) -> None:
+        """Note that a claim has begun to hold."""
         _logger.info("%s holds %s", claim.caller, self.name)
         if not math.isinf(self.max_session):  # it counts from here, even if the client never reads
             claim.visitor.run_beside(self._limit, claim)
