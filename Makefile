@@ -10,7 +10,8 @@ TYPES := $(wildcard src/jumpstarter/_protocol/*.pxd)
 SOURCES := pyproject.toml setup.py src/jumpstarter/_version.py \
 	$(wildcard src/jumpstarter/_framing.*px*) $(TYPES) $(TYPES:.pxd=.py)
 INSTALL := pip install --quiet --disable-pip-version-check
-ALONE := flock build/.lock # for targets that CI runs beside others: builds share a directory
+# For targets that CI runs beside others: builds share a directory. macOS has no flock.
+ALONE := $(if $(shell command -v flock),flock build/.lock)
 COMPAT := .venv-compat
 PUBLISHED := .venv-published
 RELEASE := .venv-release

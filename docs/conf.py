@@ -74,9 +74,7 @@ def complete_page(app: Sphinx, docname: str, source: list[str]) -> None:
     """Put the generated parts into a page, and let each of its links stay within the site."""
     here = _ROOT / "docs" / f"{docname}.md"
     text = source[0]
-    if (
-        docname == "readme"
-    ):  # the README is a page of the site: a copy of the file would be a dead end
+    if docname == "readme":  # it is a page of the site: a copy of the file would be a dead end
         here = _ROOT / "README.md"
         text = here.read_text(encoding="utf-8")
         app.env.note_dependency(str(here))

@@ -119,8 +119,8 @@ def installed_table(python: Path) -> str:
 def extras_table() -> str:
     """Return how many packages each extra adds to what is always installed."""
     always = closure(requirements())
-    lines = ["| extra | packages | size |\n|---|---|---|\n", f"| none | {len(always)} | |\n"]
-    lines[1] = f"| none | {len(always)} | {megabytes(size_of(always))} |\n"
+    lines = ["| extra | packages | size |\n|---|---|---|\n"]
+    lines.append(f"| none | {len(always)} | {megabytes(size_of(always))} |\n")
     together: set[str] = set()
     for extra in FOR_USERS:
         added = closure(requirements(extra)) - always

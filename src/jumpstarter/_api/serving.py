@@ -183,6 +183,7 @@ class _Exclusive:
     operators: frozenset[str]
 
     def of(self, tree: DeviceTree, queues: Sequence[Leases], parts: Sequence[Part]) -> Subtrees:
+        """Return the exclusive use of a tree on these terms."""
         uses = []
         for queue, path in zip(queues, self.paths or ("",), strict=True):
             assert isinstance(queue, LeaseQueue)
@@ -287,24 +288,29 @@ async def _serve(
             try:
                 is_access_checked = bool(secret) or _requires_certificates(ssl_context)
                 _log_warnings(listeners, is_access_checked=is_access_checked)
-                async with (
-                    _all_leases(exporter, runners, kind) as leases,
-                    open_background() as nursery,
-                ):
+                async with _all_leases(exporter, runners, kind) as leases:
                     use = None if terms is None else terms.of(tree, leases, parts)
                     if use is not None:
                         exporter.use_exclusively(use)
                     server = Server(exporter, listeners, allowed or (), leases, use)
-                    await nursery.start(
-                        server.run
-                    )  # before the reset, so that clients can wait for it
-                    await tree.reset_for_clients()
-                    exporter.open()
-                    yield server
+                    async with _running(server, exporter, tree):
+                        yield server
             finally:
                 with trio.CancelScope(shield=True):
                     await listeners.aclose()
                 await tree.end(END_GRACE)
+
+
+@asynccontextmanager
+async def _running(
+    server: Server, exporter: ServerContext, tree: DeviceTree
+) -> AsyncIterator[None]:
+    """Accept clients during the block, which begins when all drivers have been reset."""
+    async with open_background() as nursery:
+        await nursery.start(server.run)  # before the reset, so that clients can wait for it
+        await tree.reset_for_clients()
+        exporter.open()
+        yield
 
 
 def _resetting(

@@ -64,9 +64,7 @@ class ConsoleView:
         """End the view. A checkpoint."""
         await self._items.aclose()
 
-    async def abort(self) -> None:
-        """End the view. A checkpoint."""
-        await self._items.aclose()
+    abort = aclose  # there is nothing to send before
 
     def check(self) -> None:
         """Do nothing: a failure has been raised by `receive_some`."""

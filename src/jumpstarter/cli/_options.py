@@ -298,7 +298,7 @@ def read_exclusive(given: Sequence[str] | None) -> bool | list[str]:
         SetupError: It is given both with and without a path.
     """
     paths = [each for each in given or () if each]
-    if given and paths and len(paths) < len(given):
+    if paths and len(paths) < len(given or ()):
         text = "--exclusive is for the whole exporter, and --exclusive=PATH for a subtree"
         raise SetupError(f"{text}: give one of them")
     return paths or bool(given)

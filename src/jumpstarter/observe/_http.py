@@ -191,9 +191,7 @@ class HttpServer:
         connection.scope.deadline = min(connection.scope.deadline, trio.current_time() + _LINGER)
         if isinstance(stream, trio.SocketStream):
             await stream.send_eof()
-        for _ in range(_LINGER_PIECES):
-            if not await stream.receive_some(_PIECE):
-                break
+        await _read_on(stream)
 
     async def _answer(self, request: h11.Request) -> Answer | Events:
         if request.method not in {b"GET", b"HEAD"}:
@@ -282,10 +280,15 @@ async def _send_each(
 async def _until_hang_up(stream: trio.abc.Stream, scope: trio.CancelScope) -> None:
     """Cancel a scope when the client has closed the connection, or sends what nobody reads."""
     with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-        for _ in range(_LINGER_PIECES):
-            if not await stream.receive_some(_PIECE):
-                break
+        await _read_on(stream)
     scope.cancel()
+
+
+async def _read_on(stream: trio.abc.Stream) -> None:
+    """Discard what the client still sends, to its end, or up to a limit."""
+    for _ in range(_LINGER_PIECES):
+        if not await stream.receive_some(_PIECE):
+            break
 
 
 def _refusal(status: int, text: str, headers: Mapping[str, str] | None = None) -> Answer:

@@ -68,17 +68,15 @@ def command(
         client, method = find_stream(root, path)
         switch = _find_power(root, client) if power is None else find_driver(root, power)
         limit = math.inf if timeout is None else timeout
-        claims = access.claims(exporter_address(address))
-        view = not claims and _is_view(root, client)
+        has_turn = bool(access.claims(exporter_address(address)))
+        view = not has_turn and _is_shared_record(root, client)
         return run_console(client, method, log=file, power=switch, timeout=limit, view=view)
 
 
-def _is_view(root: DriverClient, console: DriverClient) -> bool:
-    """Return whether this client may only look at a recorded console: it has no turn."""
-    channel = root.channel.channel
-    hello = channel.connection.rules.peer
-    lacks_turn = hello is not None and hello.exclusive and channel.session is None
-    return lacks_turn and isinstance(console, ConsoleClient)
+def _is_shared_record(root: DriverClient, console: DriverClient) -> bool:
+    """Return whether this is a recorded console of an exporter in exclusive use."""
+    hello = root.channel.channel.connection.rules.peer
+    return hello is not None and hello.exclusive and isinstance(console, ConsoleClient)
 
 
 def _find_power(root: DriverClient, console: DriverClient) -> DriverClient | None:
