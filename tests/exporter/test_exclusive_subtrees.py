@@ -36,14 +36,13 @@ from jumpstarter.errors import (
     HandshakeError,
 )
 from jumpstarter.observe import Metrics
+from noting_driver import Noting
 
 
 @dataclass(kw_only=True)
-class Board(Plain):
-    """Writes down what happens to it."""
+class Board(Noting):
+    """Can be held up in its reset."""
 
-    ledger: list[str] = field(default_factory=list, repr=False)
-    running: threading.Event = field(default_factory=threading.Event, repr=False)
     may_reset: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def __post_init__(self) -> None:
@@ -51,20 +50,8 @@ class Board(Plain):
         self.may_reset.set()
 
     def reset(self) -> None:
-        self.ledger.append("reset")
+        super().reset()
         assert self.may_reset.wait(PATIENCE)
-
-    @export
-    def note(self, text: str) -> None:
-        self.ledger.append(text)
-
-    @export
-    async def sleep(self, text: str) -> None:
-        self.running.set()
-        try:
-            await trio.sleep_forever()
-        finally:
-            self.ledger.append(text)
 
     @export(read_only=True)
     def size(self) -> int:

@@ -16,7 +16,6 @@ import pytest
 import trio
 import trio.testing
 
-from drivers_for_tests import Plain
 from helpers import PATIENCE, timed, until
 from jumpstarter import connect_async, serve_async
 from jumpstarter._api.serving import serve_leased
@@ -46,30 +45,24 @@ from jumpstarter.errors import (
 )
 from jumpstarter.observe import Metrics
 from jumpstarter.observe._exposition import exposition
+from noting_driver import Noting
 
 
 @dataclass(kw_only=True)
-class Board(Plain):
-    """Writes down what happens to it.
+class Board(Noting):
+    """Can fail, block, and be looked at.
 
     Attributes:
-        ledger: Where it writes.
         broken: What `reset` raises, if anything.
     """
 
-    ledger: list[str] = field(default_factory=list, repr=False)
     broken: BaseException | None = None
     may_return: threading.Event = field(default_factory=threading.Event, repr=False)
-    running: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def reset(self) -> None:
-        self.ledger.append("reset")
+        super().reset()
         if self.broken is not None:
             raise self.broken
-
-    @export
-    def note(self, text: str) -> None:
-        self.ledger.append(text)
 
     @export
     def register(self, text: str) -> None:
@@ -82,14 +75,6 @@ class Board(Plain):
         self.running.set()
         try:
             assert self.may_return.wait(PATIENCE)
-        finally:
-            self.ledger.append(text)
-
-    @export
-    async def sleep(self, text: str) -> None:
-        self.running.set()
-        try:
-            await trio.sleep_forever()
         finally:
             self.ledger.append(text)
 
