@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
-import tomllib
 from pathlib import Path
 from typing import Final
 
-from tools.commands import ROOT, Failed, fail, output_of, package_version
+from tools.commands import ROOT, Failed, fail, output_of, package_version, settings
 
 __all__ = ["FRAGMENTS", "heading", "released"]
 
@@ -71,8 +70,7 @@ def _merged(parts: dict[str, str], more: dict[str, str]) -> str:
 
 def render(root: Path, version: str) -> str:
     """Return the fragments as towncrier renders them, after checking their names."""
-    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
-    types = [each["directory"] for each in settings["tool"]["towncrier"]["type"]]
+    types = [each["directory"] for each in settings(root)["tool"]["towncrier"]["type"]]
     for path in fragments(root):
         if path.name.split(".")[-2] not in types:
             raise Failed(f"{path.name} has none of the types {', '.join(types)}")

@@ -6,11 +6,21 @@ import ast
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-__all__ = ["ROOT", "Failed", "find_python", "output_of", "package_version", "run", "tracked_files"]
+__all__ = [
+    "ROOT",
+    "Failed",
+    "find_python",
+    "output_of",
+    "package_version",
+    "run",
+    "settings",
+    "tracked_files",
+]
 
 ROOT: Final = Path(__file__).parents[1]
 MINUTES: Final = 20  # for one command, on a slow and busy machine
@@ -75,6 +85,11 @@ def package_version(root: Path = ROOT) -> str:
             assert node.value is not None
             return str(ast.literal_eval(node.value))
     raise Failed(f"{path} assigns no __version__")
+
+
+def settings(root: Path = ROOT) -> dict[str, Any]:
+    """Return the contents of pyproject.toml."""
+    return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def find_python(version: str) -> Path:

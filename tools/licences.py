@@ -7,7 +7,6 @@ have for this system. Packages that the locks have for other systems only are in
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Final
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tools.commands import ROOT, Failed, fail
+from tools.commands import ROOT, Failed, fail, settings
 
 __all__ = [
     "ELSEWHERE",
@@ -65,13 +64,12 @@ _CLASSIFIED: Final = {
 
 def extras_of(root: Path = ROOT) -> list[str]:
     """Return the names of the project's extras, in the order of pyproject.toml."""
-    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
-    return list(settings["project"]["optional-dependencies"])
+    return list(settings(root)["project"]["optional-dependencies"])
 
 
 def requirements(extra: str = "", root: Path = ROOT) -> list[Requirement]:
     """Return what the project requires, or what one of its extras adds."""
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = settings(root)["project"]
     lines = project["optional-dependencies"][extra] if extra else project["dependencies"]
     return [Requirement(line) for line in lines]
 

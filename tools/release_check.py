@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -17,7 +16,16 @@ from typing import Final
 from packaging.version import InvalidVersion, Version
 
 from tools.changelog import FRAGMENTS, fragments, heading
-from tools.commands import ROOT, Failed, fail, output_of, package_version, run, tracked_files
+from tools.commands import (
+    ROOT,
+    Failed,
+    fail,
+    output_of,
+    package_version,
+    run,
+    settings,
+    tracked_files,
+)
 from tools.wheels import digest
 
 __all__ = ["findings"]
@@ -98,8 +106,7 @@ def _files(root: Path, version: str, commit: str) -> Iterator[Finding]:
 
 
 def _pythons(root: Path) -> list[str]:
-    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
-    text = "\n".join(settings["project"]["classifiers"])
+    text = "\n".join(settings(root)["project"]["classifiers"])
     return re.findall(r":: (3\.\d+)$", text, re.MULTILINE)
 
 
