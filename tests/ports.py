@@ -1,12 +1,16 @@
-"""Find TCP ports for servers that a test starts later."""
+"""Find TCP ports for servers that a test starts later, and wait for a server to listen."""
 
 from __future__ import annotations
 
 import random
 import socket
+import time
+from pathlib import Path
 from typing import Final
 
-__all__ = ["free_port"]
+from processes import PATIENCE
+
+__all__ = ["connect_to_listener", "free_port"]
 
 # Below the ports that Linux gives to connections and to servers that ask for any port. Such a port
 # stays free until the test uses it, whatever other programs do meanwhile.
@@ -22,3 +26,19 @@ def free_port() -> int:
             continue
         return port
     raise OSError("100 of the system's ports are in use")
+
+
+def connect_to_listener(path: Path) -> socket.socket:
+    """Connect to a Unix socket when a server listens there, which is after its file is made."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        program = socket.socket(socket.AF_UNIX)
+        program.settimeout(PATIENCE)
+        try:
+            program.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            program.close()
+            assert time.monotonic() < deadline, f"nothing listens at {path}"
+            time.sleep(0.01)
+        else:
+            return program

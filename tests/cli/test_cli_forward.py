@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from console_drivers import END
 from exporters_for_cli import Reached, board_over
 from helpers import PATIENCE
 from jumpstarter.cli import main
+from ports import connect_to_listener
 from processes import running
 
 
@@ -54,8 +54,13 @@ def connected_to(where: str) -> socket.socket:
 def echoed(where: str, text: bytes) -> bytes:
     """Send a text and the byte at which the device ends, and return what it sends."""
     with connected_to(where) as program:
-        program.sendall(text + END)
-        return b"".join(iter(lambda: program.recv(4096), b""))
+        return echoed_by(program, text)
+
+
+def echoed_by(program: socket.socket, text: bytes) -> bytes:
+    """Do so over a connection."""
+    program.sendall(text + END)
+    return b"".join(iter(lambda: program.recv(4096), b""))
 
 
 def test_programs_reach_the_device_until_sigterm(board: Reached) -> None:
@@ -121,11 +126,9 @@ def test_a_forward_in_this_process_ends_in_order_at_sigterm(
     answers: list[bytes] = []
 
     def use() -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not place.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
         try:
-            answers.append(echoed(f"unix:{place}", b"one"))
+            with connect_to_listener(place) as connection:
+                answers.append(echoed_by(connection, b"one"))
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -31,7 +31,7 @@ from jumpstarter.driver import Driver, export
 from jumpstarter.drivers.composite import Composite
 from jumpstarter.errors import CallRefused, ConfigurationError, HandshakeError
 from jumpstarter.testing import client_for, client_for_async
-from ports import free_port
+from ports import connect_to_listener, free_port
 
 UNUSED: Any = None
 SERVED = "is served already, .*make another instance"
@@ -433,10 +433,7 @@ def test_a_blocking_client_waits_for_an_exporter_that_starts(tmp_path: Path) -> 
     )
     try:
         assert exporter.stdout is not None
-        until = time.monotonic() + PATIENCE
-        while not (tmp_path / "s").exists():
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        connect_to_listener(tmp_path / "s").close()
         with connect(address, limits=Limits(hello_timeout=1)) as client:
             assert client.call("on") == 1
         exporter.terminate()
