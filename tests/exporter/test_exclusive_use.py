@@ -581,6 +581,22 @@ async def test_a_client_warns_of_the_end_of_its_session(
 
 
 @timed()
+async def test_a_client_does_not_warn_of_the_end_of_a_session_that_has_ended(
+    board: Board, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with queue_at(board, address, max_session=100) as queue:
+        await queue.add("ada")
+        ada = (await queue.until_holds("ada")).channel.channel
+        [holder] = await queue.who()
+        await kick(queue, holder["connection"])
+        await ada.connection.finished.wait()
+        await warn(ada, 3600)  # it returns now
+        await warn(ada, 0)
+        queue.leave("ada")
+    assert "ends this session" not in caplog.text
+
+
+@timed()
 async def test_further_connections_join_a_session_and_end_with_it(
     board: Board, address: str
 ) -> None:

@@ -134,8 +134,12 @@ def _request(channel: Channel, kind: Kind, method: str, *args: Any) -> Request:
 
 
 async def warn(channel: Channel, left: float) -> None:
-    """Log a warning before the exporter ends the session."""
+    """Log a warning before the exporter ends the session, unless the session ends earlier."""
     before = min(_WARNING, left / 10)
-    await trio.sleep(left - before)
+    finished = channel.connection.finished
+    with trio.move_on_after(left - before):
+        await finished.wait()
+    if finished.is_set():
+        return
     text = "the exporter at %s ends this session in %.0f s, since it limits how long one may last"
     _logger.warning(text, channel.name, before)
