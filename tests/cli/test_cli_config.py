@@ -51,8 +51,36 @@ def test_each_fault_is_a_line_and_the_exit_code_is_1(
     lab.write_text("metadata: {nam: x}\ndrivers: {}\nexport: {a: {type: nobody.Power}}\n")
     assert main(["config", "check", "lab.yaml"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[1] for line in lines] == ["1", "1", "2", "3"]
-    assert "lab.yaml:2: drivers: unknown key; did you mean export?" in lines
+    assert lines[:2] == [
+        "lab.yaml:1: metadata.nam: unknown key; did you mean name?",
+        "lab.yaml:2: drivers: unknown key; did you mean export?",
+    ]
+    assert [line.split(":")[1] for line in lines] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("metdata: {name: lab}\n", "1: metdata: unknown key; did you mean metadata?"),
+        (
+            "metadata: {name: lab}\nexport: {p: {typ: MockPower}}\n",
+            "2: export.p.typ: unknown key; did you mean type?",
+        ),
+        (
+            "metadata: {name: lab}\nexport: {n: {type: TcpNetwork, config: {hots: h, port: 1}}}\n",
+            (
+                "2: driver 'TcpNetwork': TcpNetwork() got an unexpected keyword argument 'hots'; "
+                "did you mean host?"
+            ),
+        ),
+    ],
+)
+def test_a_required_key_that_is_mistyped_is_one_line(
+    lab: Path, capsys: pytest.CaptureFixture[str], text: str, told: str
+) -> None:
+    lab.write_text(text)
+    assert main(["config", "check", "lab.yaml"]) == 1
+    assert capsys.readouterr().out == f"lab.yaml:{told}\n"
 
 
 def test_modules_of_the_current_directory_are_found(

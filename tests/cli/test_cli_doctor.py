@@ -108,9 +108,24 @@ def test_missing_extras_are_named_and_a_needed_one_is_a_fault(
     assert "is installed, and it needs >=99" in rows["extra cli"]["text"]
     assert not rows["extra compat"]["fault"]
     assert not rows["extra serial"]["fault"]
-    assert rows["extra serial"]["text"].startswith("no-serial is not installed; pip install ")
+    optional = "not installed (optional), for want of no-serial; pip install "
+    assert rows["extra serial"]["text"].startswith(optional)
     install(site, "jumpstarter-driver-lamp", "0.9.0")
     assert any(each.startswith("extra compat: ") for each in faults(capsys))
+
+
+def test_missing_extra_is_a_fault_only_if_published_drivers_cannot_be_imported_without(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extras = ['no-http; extra == "http"', 'jumpstarter[http]; extra == "compat"']
+    install(site, "jumpstarter", "0.9.0+trio.1", *extras, 'no-click; extra == "cli"')
+    assert faults(capsys) == []
+    install(site, "jumpstarter-driver-lamp", "0.9.0")
+    assert faults(capsys) == []
+    shutil.rmtree(site / "jumpstarter-0.9.0+trio.1.dist-info")
+    install(site, "jumpstarter", "0.9.0+trio.1", *extras, 'no-anyio; extra == "compat"')
+    [fault] = faults(capsys)
+    assert fault.startswith("extra compat: no-anyio is not installed; pip install ")
 
 
 def test_it_needs_no_extra() -> None:

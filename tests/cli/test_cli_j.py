@@ -316,7 +316,7 @@ def test_arguments_are_read_by_the_signature(run: Run, arguments: str, result: A
         ("anything --kwargs 5=a", "'5=a' is not NAME=VALUE"),
         ("give 1 2", "Got unexpected extra argument (2)"),
         ("nmubers", "No such command 'nmubers'. Did you mean 'numbers'?"),
-        ("xyz", "No such command 'xyz'.\n"),
+        ("xyz", "No such command 'xyz'. Try 'j board --help' for help.\n"),
     ],
 )
 def test_wrong_arguments_are_explained(run: Run, arguments: str, message: str) -> None:
@@ -449,8 +449,83 @@ def test_command_line_that_is_none_is_an_error(run: Run) -> None:
         command_of(client)
 
 
+@pytest.mark.parametrize("name", ["nmubers", "xyz", "options --cuont 5"])
+def test_mistyped_name_is_one_line(run: Run, name: str) -> None:
+    code, out, err = run("board", *name.split())
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("j board")
+
+
+def test_without_a_command_the_help_goes_to_stderr(run: Run) -> None:
+    help_of_all = run("--help")[1]
+    assert run() == (2, "", help_of_all)
+    code, out, err = run("board")
+    assert (code, out, err.partition("\n")[0]) == (
+        2,
+        "",
+        "Usage: j board [OPTIONS] COMMAND [ARGS]...",
+    )
+
+
+def test_without_an_exporter_there_is_a_usage(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JUMPSTARTER_HOST")
+    reason = "JUMPSTARTER_HOST is not set: use j in a `jumpstarter shell`\n"
+    code, out, err = run()
+    assert (code, out) == (2, "")
+    assert err.startswith("Usage: j COMMAND [ARGS]...\n")
+    assert err.endswith(f"\n{reason}")
+    assert run("--help") == (0, err, "")
+    assert run("power", "on") == (1, "", f"j: {reason}")
+
+
 def test_driver_whose_client_class_is_missing_has_commands(run: Run) -> None:
-    assert run("absent", "ping") == (0, "pong\n", "")
+    code, out, _ = run("absent", "ping")
+    assert (code, out) == (0, "pong\n")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "reason"),
+    [
+        (
+            "test_cli_j.*",
+            (
+                "its client class may not be imported here; if you trust it, start the shell with "
+                "--allow 'not_installed.Client', or add it to JMP_DRIVERS_ALLOW"
+            ),
+        ),
+        (
+            "UNSAFE",
+            (
+                "its client class cannot be imported: No module named 'not_installed'; install "
+                "the package that has it (pip install not_installed), or put its directory on "
+                "PYTHONPATH"
+            ),
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["ping", "pign", "--help"])
+def test_missing_client_class_is_named_where_its_commands_are_used(
+    run: Run, monkeypatch: pytest.MonkeyPatch, allowed: str, reason: str, command: str
+) -> None:
+    monkeypatch.setenv("JMP_DRIVERS_ALLOW", allowed)
+    _, _, err = run("absent", command)
+    line = f"j: driver 'absent' (not_installed.Client): {reason} (until then, its commands are "
+    assert err.startswith(f"{line}those of the exported methods)\n")
+    assert "not_installed" not in "".join(run("--help")[2:])
+    assert "not_installed" not in run("power", "on")[2]
+
+
+def test_client_class_may_be_in_the_current_directory(tmp_path: Path) -> None:
+    text = "import click, jumpstarter.client\nclass Client(jumpstarter.client.DriverClient):\n"
+    text += "    def cli(self): return click.Command('x', callback=lambda: print('own'))\n"
+    (tmp_path / "not_installed.py").write_text(text)
+    script = "import sys; sys.path.remove(''); from jumpstarter.cli import j; sys.exit(j())"
+    with served_at(f"unix:{tmp_path}/socket", Absent()) as address:
+        environment = {**os.environ, "JUMPSTARTER_HOST": address, "JMP_DRIVERS_ALLOW": "UNSAFE"}
+        command = [sys.executable, "-c", script]
+        with running(command, env=environment, cwd=tmp_path, stdout=PIPE, stderr=PIPE) as process:
+            assert process.communicate(timeout=PATIENCE) == ("own\n", "")
+        assert process.returncode == 0
 
 
 def test_missing_client_classes_are_logged_unless_the_shell_has_done_so(
@@ -493,6 +568,66 @@ def test_client_without_a_command_line_gets_one() -> None:
         assert (done.exit_code, done.output) == (0, "[3, 1.5]\n")
         with pytest.raises(ClientImportError):
             lab.absent.cli()  # a stub has no attributes but those of all clients
+
+
+class Extended(Board):
+    @classmethod
+    def client(cls) -> str:
+        return "test_cli_j.ExtendedClient"
+
+
+class MixedIn:
+    def cli(self) -> click.Group:
+        group: click.Group = super().cli()  # type: ignore[misc]  # of DriverClient
+
+        @group.command()
+        def mixed() -> None:
+            """Of the mixin."""
+            click.echo("mixed")
+
+        return group
+
+
+class ExtendedClient(MixedIn, DriverClient):
+    def cli(self) -> click.Group:
+        group = super().cli()
+
+        @group.command()
+        def give() -> None:
+            """Of the class, which the driver has too."""
+            click.echo(self.call("give", "own"))
+
+        return group
+
+
+def test_class_adds_commands_to_those_that_are_made() -> None:
+    with serve(Extended()) as client:
+        for arguments, printed in [
+            (["give"], "own"),
+            (["mixed"], "mixed"),
+            (["numbers", "3"], "[3, 1.5]"),
+        ]:
+            done = CliRunner().invoke(command_of(client), arguments)
+            assert (done.exit_code, done.output) == (0, f"{printed}\n")
+
+
+class WithCli(Plain):
+    @classmethod
+    def client(cls) -> str:
+        return "jumpstarter.client.DriverClient"
+
+    @export
+    def cli(self) -> str:
+        return "exported"
+
+
+def test_exported_method_named_cli_is_no_command_line(caplog: pytest.LogCaptureFixture) -> None:
+    assert not hasattr(DriverClient, "cli")
+    with serve(WithCli()) as client:
+        assert client.cli() == "exported"
+        done = CliRunner().invoke(command_of(client), ["cli"])
+        assert (done.exit_code, done.output) == (0, "exported\n")
+    assert "clients have one of this name" not in caplog.text
 
 
 def test_child_named_cli_is_no_command_line() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
 
-from exporters_for_cli import Reached, board_over
+from exporters_for_cli import Reached, board_over, make_certificates
 from jumpstarter.cli import main
 from ptys import User, at_a_terminal, user
 
@@ -149,3 +150,25 @@ def test_the_tree_has_lines_and_colours_on_a_terminal(someone: User, board: Reac
     assert "├── " in shown
     assert "\x1b[" in shown
     assert "\x1b]" not in shown  # the window's title is left alone
+
+
+@pytest.mark.parametrize(
+    ("wrong", "option"),
+    [
+        ("--tls-ca", "name its authority by --tls-ca (or JMP_TLS_CA)"),
+        ("--token-file", "is it the one in --token-file (or JMP_GRPC_PASSPHRASE)"),
+    ],
+)
+def test_refusal_names_the_options(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, wrong: str, option: str
+) -> None:
+    (tmp_path / "other").mkdir()
+    _, others = make_certificates(tmp_path / "other")
+    (tmp_path / "other" / "token").write_text("another")
+    with board_over("tls", tmp_path) as board:
+        place = board.access.index(wrong) + 1
+        access = (*board.access[:place], others[place], *board.access[place + 1 :])
+        assert main(["ls", *access, board.address]) == 1
+    err = capsys.readouterr().err
+    assert option in err
+    assert err.count("\n") == 1

@@ -418,7 +418,7 @@ def test_ctrl_c_while_the_driver_is_made_is_quiet(lamps: Path) -> None:
         (["lamps:Lamp", "--address", "127.0.0.1:80"], "must begin with unix:, tcp:// or tls://"),
         (["lamps:Lamp", "--address", "unix:/no/such/directory/socket"], "No such file"),
         (["lamps:Lamp", "--address", "tcp://0.0.0.0:0"], "insecure"),
-        (["lamps:Lamp", "--allow-user", "0"], "users= needs a unix: address, and Linux"),
+        (["lamps:Lamp", "--allow-user", "0"], "--allow-user needs a unix: address, and Linux"),
         (["lamps:LampClient"], "'lamps:LampClient' is a client class: name its driver's class"),
         (["lamps:Lamp", "--limit", "max_dept=1"], "--limit max_dept=1: write NAME=VALUE, of max_f"),
         (["lamps:Lamp", "--limit", "max_calls"], "'' is not a whole number"),

@@ -148,12 +148,9 @@ def test_all_faults_are_told_together() -> None:
     told = faults("kind: Exporter\nmetadata: {nam: x}\ndrivers: {}\nalias: me\n")
     assert [each.split(": ")[0] for each in told] == [
         "lab.yaml:4",
-        *["lab.yaml:1"],
-        *(
-            "lab.yaml:2",
-            "lab.yaml:2",
-            "lab.yaml:3",
-        ),
+        "lab.yaml:1",
+        "lab.yaml:2",
+        "lab.yaml:3",
     ]
 
 

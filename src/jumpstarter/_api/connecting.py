@@ -31,6 +31,7 @@ from .._util.checks import (
 from .._util.event_loop import check_trio_loop
 from .._util.text import sanitize_text
 from .._util.tracebacks import strip_tracebacks
+from .._util.wording import worded
 from ..client import DriverClient
 from ..client._channel import Channel
 from ..client._claim import Terms, holding, join
@@ -134,10 +135,8 @@ async def _greet(channel: Channel, nursery: trio.Nursery) -> None:
             raise
         text = "does it listen with tls://?"
         if scheme == "tls":
-            text = (
-                "if it asks clients for certificates, load one that it trusts into the "
-                "ssl_context, with load_cert_chain()"
-            )
+            advice = worded("load one that it trusts into the ssl_context, with load_cert_chain()")
+            text = f"if it asks clients for certificates, {advice}"
         raise HandshakeError(f"{exc}; {text}") from strip_tracebacks(exc)
 
 
@@ -152,10 +151,10 @@ async def _wait_for_report(channel: Channel) -> list[Node]:
             ):  # the exporter's own clock ran out first
                 raise
     text = f"the exporter at {channel.name} is still starting, or hangs: it answers, but did not"
+    longer = worded(", or with a longer limits=Limits(start_timeout=...)")
     raise HandshakeError(
         f"{text} give its device tree within {seconds:g} s. It does once all of its drivers have "
-        "been reset: its log says which takes long. Connect again later, or with a longer "
-        "limits=Limits(start_timeout=...)"
+        f"been reset: its log says which takes long. Connect again later{longer}"
     )
 
 

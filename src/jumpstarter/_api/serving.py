@@ -46,6 +46,7 @@ from .._util.checks import (
     raise_value_error,
 )
 from .._util.event_loop import check_trio_loop
+from .._util.wording import worded
 from ..client import DriverClient
 from ..client._methods import CALL_STYLES, names_of
 from ..driver import Driver
@@ -320,8 +321,9 @@ def _resetting(
     if not parts:
         return [ResettingRunner(runner, tree.reset_for_clients)]
     if runner is not None:
-        text = "hooks and exitOnLeaseEnd are for sessions of the whole exporter, and exclusive="
-        raise ConfigurationError(f"{text} names subtrees: let drivers prepare them in reset()")
+        text = "hooks and exitOnLeaseEnd are for sessions of the whole exporter, and"
+        advice = "names subtrees: let drivers prepare them in reset()"
+        raise ConfigurationError(f"{text} {worded('exclusive=')} {advice}")
     return [ResettingRunner(None, partial(tree.reset_for_clients, each)) for each in parts]
 
 
@@ -417,7 +419,8 @@ def _check_users(users: object, address: Address) -> frozenset[int] | None:
         raise_type_error("users", users, accepted)
     allowed = frozenset(check_int("each of users", uid, 0) for uid in users)
     if address.scheme != "unix" or sys.platform != "linux":
-        text = f"{address}: users= needs a unix: address, and Linux, which reports a peer's uid"
+        needs = worded("users= needs")
+        text = f"{address}: {needs} a unix: address, and Linux, which reports a peer's uid"
         raise ConfigurationError(f"{text}; elsewhere ask for a token, or for certificates")
     return allowed
 

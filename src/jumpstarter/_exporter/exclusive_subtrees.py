@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from typing import Any, Final, NoReturn
 
+from .._util.wording import worded
 from ..driver._caller import ConnectionContext, VerifiedIdentity
 from ..errors import Code, ConfigurationError
 from .error_reporter import reject
@@ -40,8 +41,10 @@ def find_parts(tree: DeviceTree, paths: Sequence[str]) -> list[Part]:
                 numbers = part.targets & other.targets  # none for a driver that clients do not see
                 hidden = type(part.family.drivers[min(shared)]).__name__
                 driver = repr(tree.paths[min(numbers) - 1]) if numbers else f"a hidden {hidden}"
-                text = f"exclusive= names {other.path!r} and {path!r}, which share {driver}"
-                raise ConfigurationError(f"{text}; name subtrees that have no driver in common")
+                text = (
+                    f"names {other.path!r} and {path!r}, which share {driver}; name subtrees that"
+                )
+                raise ConfigurationError(f"{worded('exclusive=')} {text} have no driver in common")
         parts.append(part)
     return parts
 

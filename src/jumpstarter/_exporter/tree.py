@@ -17,6 +17,7 @@ from .._protocol.codec import decode_nodes, encode_value, truncate
 from .._protocol.frames import MAX_DOC, Node
 from .._util.background import open_background
 from .._util.labels import CLIENT_LABEL
+from .._util.wording import worded
 from ..driver._base import Driver, family_of, overrides, own_report, walk
 from ..driver._export import Exported, exports_of
 from ..driver._report import DriverReport
@@ -173,7 +174,7 @@ class DeviceTree:
         """
         if path not in self.paths:
             names = ", ".join(self.paths[1 : _SHOWN_PATHS + 1]) or "the root alone, '.'"
-            text = f"exclusive= names {path!r:.100}, which is no driver of this tree"
+            text = f"{worded('exclusive=')} names {path!r:.100}, which is no driver of this tree"
             raise ConfigurationError(f"{text}; it has: {names}")
         family = self._family.part(self.targets[self.paths.index(path)].instance)
         numbers = [

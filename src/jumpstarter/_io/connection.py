@@ -29,6 +29,7 @@ from .._protocol.base import BaseProtocol
 from .._util.log_limit import RateLimitedLogger
 from .._util.text import sanitize_text
 from .._util.wakeup import LazyEvent
+from .._util.wording import worded
 from ..errors import Code, HandshakeError, RemoteProtocolError
 from .handlers import ConnectionHandler, StreamHandler
 from .keepalive import SECOND_LOOK, Keepalive
@@ -312,7 +313,8 @@ class Connection:
         if self.rules.peer is None:
             text = f"{self.name} refused the connection: {reason}"
             if event.goaway.code == Code.UNAUTHENTICATED:
-                text += ". Does it ask for a token, is it the one in token=, and may this user in?"
+                known = worded("is it the one in token=")
+                text += f". Does it ask for a token, {known}, and may this user in?"
             self.end(HandshakeError(text))
         elif event.goaway.code >= Code.PROTOCOL_ERROR:
             text = f"{self.name} ended the connection: {reason}"

@@ -41,6 +41,7 @@ from .._util.fork import (
     no_fork,
 )
 from .._util.tracebacks import strip_tracebacks
+from .._util.wording import worded
 from ..errors import ArgumentError, ConfigurationError, HandshakeError
 from .addresses import Address
 from .listener import SocketListener, bind_all
@@ -178,7 +179,7 @@ async def _start_tls(
         if isinstance(exc.__cause__, ssl.SSLCertVerificationError):
             why = (
                 f"{exc.__cause__.verify_message.rstrip('.')}. Connect by a name that the "
-                "certificate has, and trust its authority in the ssl_context"
+                f"certificate has, and {worded('trust its authority in the ssl_context')}"
             )
         raise HandshakeError(f"cannot connect to {address}: {why}") from strip_tracebacks(exc)
     return secure
@@ -188,7 +189,8 @@ def _check_tls(address: Address, context: ssl.SSLContext | None, *, server_side:
     wrong = ssl.PROTOCOL_TLS_CLIENT if server_side else ssl.PROTOCOL_TLS_SERVER
     if address.scheme != "tls":
         if context is not None:
-            raise ConfigurationError(f"{address} is not encrypted: an ssl_context is for tls://")
+            advice = worded("an ssl_context is for tls://")
+            raise ConfigurationError(f"{address} is not encrypted: {advice}")
     elif (context is None and server_side) or (context is not None and context.protocol == wrong):
         side = "a server's, with its certificate" if server_side else "a client's"
         purpose = "CLIENT_AUTH" if server_side else "SERVER_AUTH"
@@ -317,7 +319,7 @@ async def listen_at_host(address: Address, *, anywhere: bool) -> list[SocketList
         raise ConfigurationError(
             f"cannot listen at {address}: other machines reach {', '.join(exposed)}, and tcp:// "
             "neither encrypts nor checks who is there. Listen at 127.0.0.1 or [::1], use tls:// "
-            "with a certificate, or insecure=True (--insecure) if that network is trusted"
+            f"with a certificate, {worded('or insecure=True if that network is trusted')}"
         )
     for _ in range(_PORT_TRIES - 1):
         try:

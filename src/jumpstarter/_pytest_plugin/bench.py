@@ -23,6 +23,7 @@ import pytest
 from .._api.connecting import connect_async
 from .._io.portal import BlockingPortal
 from .._util.text import indent_text
+from .._util.wording import using_words
 from ..client import DriverClient
 from ..client._channel import Channel
 from ..client._log_stream import LogRow, another_channel, log_rows
@@ -34,6 +35,7 @@ from .frames import remove_frames
 from .places import places_shown
 from .properties import describe, drivers, walk
 from .recording import RECEIVED, SENT, Recording
+from .wording import OPTIONS
 
 if TYPE_CHECKING:
     from _jumpstarter_pytestplugin import Target
@@ -117,7 +119,11 @@ class Bench:
         with ExitStack() as stack:
             client = self._served
             if client is None:
-                with fails_in_one_line(_UNREACHABLE), places_shown(self._config):
+                with (
+                    fails_in_one_line(_UNREACHABLE),
+                    places_shown(self._config),
+                    using_words(OPTIONS),
+                ):
                     client = stack.enter_context(self._access.connect())
             self._watch(client)
             self._client = client
@@ -143,7 +149,11 @@ class Bench:
         if self._client is not None and (session := self._client.channel.channel.session):
             options["session"] = session  # `device` holds the exporter for the whole run
         async with AsyncExitStack() as stack:
-            with fails_in_one_line(_UNREACHABLE), places_shown(self._config):
+            with (
+                fails_in_one_line(_UNREACHABLE),
+                places_shown(self._config),
+                using_words(OPTIONS),
+            ):
                 connecting = connect_async(self._access.address, **options)
                 client = await stack.enter_async_context(connecting)
             self._watch(client)

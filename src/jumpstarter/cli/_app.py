@@ -27,6 +27,9 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 __all__ = ["ExitCodes", "Outcome", "app", "reported_errors", "run", "run_click"]
 
 _FAILED: Final = 1  # exit code
+_MISTYPED: Final = ("No such command", "No such option")
+# A group without a command, which prints its help. click has such an error from version 8.2 on.
+_HELP: Final[type[Exception] | tuple[()]] = getattr(click.exceptions, "NoArgsIsHelpError", ())
 _OF_MAIN: Final = {"serve", "run", "doctor"}  # the commands that `cli._main` runs, without click
 
 
@@ -34,7 +37,8 @@ class ExitCodes(NamedTuple):
     """The exit codes of a program, where they may differ from those of the others.
 
     Attributes:
-        usage: The arguments are wrong. None is the code that click's exception has.
+        usage: The arguments are wrong. None is the code that click's exception has, which a group
+            without a command has in any case.
         cancelled: Ctrl-C ended it.
     """
 
@@ -153,8 +157,9 @@ def reported_errors(program: str, codes: ExitCodes = _DEFAULT) -> Iterator[Outco
     try:
         yield outcome
     except click.ClickException as exc:
-        exc.show()
-        outcome.code = exc.exit_code if codes.usage is None else codes.usage
+        _show(exc)
+        is_help = codes.usage is None or isinstance(exc, _HELP)
+        outcome.code = exc.exit_code if is_help else codes.usage or 0
     except (click.Abort, KeyboardInterrupt):
         outcome.code = codes.cancelled
     except (JumpstarterException, OSError) as exc:
@@ -165,6 +170,16 @@ def reported_errors(program: str, codes: ExitCodes = _DEFAULT) -> Iterator[Outco
             text = escape_text(str(exc)) if isinstance(exc, DriverError) else str(exc)
             sys.stderr.write(f"{program}: {text}\n")
             outcome.code = _FAILED
+
+
+def _show(exc: click.ClickException) -> None:
+    """Print an error of click to stderr: a name that is mistyped in one line, without the usage."""
+    text, context = exc.format_message(), getattr(exc, "ctx", None)
+    if context is None or not text.startswith(_MISTYPED):
+        exc.show()
+        return
+    hint = "" if "Did you mean" in text else f" Try '{context.command_path} --help' for help."
+    click.echo(f"{context.command_path}: {text}{hint}", err=True)
 
 
 def _discard_stdout() -> None:

@@ -9,7 +9,8 @@ from ..config._loading import load_exporter
 from ..config.exporter import ExporterConfigV1Alpha1
 from ..driver import Driver
 from ..errors import ConfigurationError
-from ._options import SetupError, add_current_directory, place_of
+from ._current_directory import add_current_directory
+from ._options import SetupError, place_of
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 

@@ -26,6 +26,20 @@ _COMMANDS: Final = "jumpstarter-cli"  # the published package that has `jmp` and
 _REQUIREMENT: Final = re.compile(r"\s*([A-Za-z0-9][\w.-]*)\s*(?:\[([^\]]*)\])?([^;]*)(?:;(.*))?")
 _EXTRA: Final = re.compile(r"""extra\s*==\s*["']([\w.-]+)["']""")
 
+_EXTRAS: Final = (
+    "cli",
+    "compat",
+    "http",
+    "metrics",
+    "pexpect",
+    "progress",
+    "pytest",
+    "serial",
+    "zstd",
+)
+_MORE: Final = ("http", "progress", "zstd")  # of `compat`, and not needed to import a driver
+_MISSING: Final = " is not installed"
+
 
 class Finding(NamedTuple):
     """Something that the command has noticed.
@@ -74,8 +88,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jumpstarter doctor",
         description="Look for faults of this installation: a mixture with the published package, "
-        "driver packages without their requirements, missing extras. The exit code is 1 if there "
-        "is one.",
+        "driver packages without their requirements. The exit code is 1 if there is one. It also "
+        "notes extras that are not installed, which is no fault.",
     )
     parser.add_argument(
         "-o",
@@ -91,7 +105,7 @@ def examine() -> Iterator[Finding]:
     yield from _other_distributions()
     yield from _other_extensions(_PACKAGE)
     packages = [each for each in distributions() if _name(each).startswith(_DRIVERS)]
-    yield from _extras(need_compat=bool(packages))
+    yield from _extras(has_published=bool(packages))
     for package in sorted(packages, key=_name):
         for text in _unmet(package, ""):
             name = f"{_name(package)} {package.version}"
@@ -127,17 +141,30 @@ def _other_extensions(package: Path) -> Iterator[Finding]:
             yield Finding(True, f"{_OURS} in {directory}", f"{text}; install it again")
 
 
-def _extras(*, need_compat: bool) -> Iterator[Finding]:
-    """Look for extras that are not installed."""
+def _extras(*, has_published: bool) -> Iterator[Finding]:
+    """Look for extras that are not installed, or with another version than they need.
+
+    An extra that is missing is a fault only if something that is installed needs it: the published
+    driver packages need `compat`, except for the extras in it by which clients do more.
+    """
     try:
         own = distribution(_OURS)
     except PackageNotFoundError:  # it runs from its sources
         return
-    needed = {"cli"} | ({"compat"} if need_compat else set())
-    for extra in ("cli", "compat", "http", "pexpect", "progress", "pytest", "serial", "zstd"):
-        if missing := list(_unmet(own, extra)):
-            is_fault = extra in needed
-            yield Finding(is_fault, f"extra {extra}", f"{missing[0]}; {command_for(extra)}")
+    unmet = {extra: list(_unmet(own, extra)) for extra in _EXTRAS}
+    needed = {text for text in unmet["cli"] if not text.endswith(_MISSING)}
+    if has_published:
+        more = {text for extra in _MORE for text in unmet[extra]} - set(unmet["cli"])
+        needed |= set(unmet["compat"]) - more
+    used = {"cli", "compat"} if has_published else {"cli"}
+    for extra, texts in unmet.items():
+        faults = [each for each in texts if each in needed and extra in used]
+        if faults:
+            yield Finding(True, f"extra {extra}", f"{faults[0]}; {command_for(extra)}")
+        elif texts:
+            names = ", ".join(dict.fromkeys(each.removesuffix(_MISSING) for each in texts))
+            text = f"not installed (optional), for want of {names}; {command_for(extra)}"
+            yield Finding(False, f"extra {extra}", text)
 
 
 def _unmet(package: Distribution, extra: str) -> Iterator[str]:
@@ -155,7 +182,7 @@ def _unmet(package: Distribution, extra: str) -> Iterator[str]:
         try:
             found = distribution(name).version
         except PackageNotFoundError:
-            yield f"{name} is not installed"
+            yield f"{name}{_MISSING}"
             continue
         if not _allows(versions.strip(), found):
             yield f"{name} {found} is installed, and it needs {versions.strip()}"

@@ -18,12 +18,20 @@ from ..common._env import env, environment_client
 from ..config.env import JUMPSTARTER_HOST
 from ..errors import CallRefused
 from ._app import ExitCodes, reported_errors, run_click
+from ._current_directory import add_current_directory
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["run"]
 
 _FAILED: Final = 1  # exit code
+_NO_COMMAND: Final = 2  # the same
+_USAGE: Final = """\
+Usage: j COMMAND [ARGS]...
+
+  Call the drivers of an exporter. In a `jumpstarter shell`, `j --help` lists its commands.
+
+"""
 _CODES: Final = ExitCodes(usage=1, cancelled=2)  # those of the published `j`
 _COMPLETE: Final = "_J_COMPLETE"  # set by a shell that asks for completions
 _PATIENCE: Final = 10.0  # seconds that a completion may take
@@ -42,15 +50,15 @@ def run(arguments: Sequence[str], *, until_exit: bool = False) -> int:
 
     Returns:
         The exit code: an integer that the command returns or exits with; 1 if it fails, or if the
-        arguments are wrong; 2 if Ctrl-C or SIGTERM has cancelled it.
+        arguments are wrong; 2 if there is no command, or if Ctrl-C or SIGTERM has cancelled it.
     """
     if _COMPLETE in os.environ:
         return _complete()
     if not os.environ.get(JUMPSTARTER_HOST):
-        sys.stderr.write(f"j: {JUMPSTARTER_HOST} is not set: use j in a `jumpstarter shell`\n")
-        return _FAILED
+        return _without_exporter(arguments)
     if until_exit:
         sys.unraisablehook = _report_unraisable
+        add_current_directory(last=True)  # `shell` finds drivers there, and so must j their clients
     try:
         with (
             _sigterm_as_ctrl_c(),
@@ -63,6 +71,17 @@ def run(arguments: Sequence[str], *, until_exit: bool = False) -> int:
         _report_fault(exc)
         return _FAILED
     return outcome.code
+
+
+def _without_exporter(arguments: Sequence[str]) -> int:
+    """Print the help, or the error of a command that cannot run."""
+    reason = f"{JUMPSTARTER_HOST} is not set: use j in a `jumpstarter shell`\n"
+    if arguments and arguments[0] != "--help":
+        sys.stderr.write(f"j: {reason}")
+        return _FAILED
+    stream = sys.stdout if arguments else sys.stderr
+    stream.write(f"{_USAGE}{reason}")
+    return 0 if arguments else _NO_COMMAND
 
 
 def _complete() -> int:

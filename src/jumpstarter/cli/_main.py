@@ -20,9 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from .._util.wording import using_words
 from .._version import __version__
 from ..errors import MissingExtra
 from ._commands import COMMANDS
+from ._wording import OPTIONS, VARIABLES
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -45,6 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: The arguments are wrong, or only ask for help.
     """
+    with using_words(OPTIONS):
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = sys.argv[1:] if argv is None else list(argv)
     if arguments[:1] == ["serve"]:
         from ._serve import serve  # noqa: PLC0415 - it imports the exporter
@@ -87,7 +94,8 @@ def j(argv: Sequence[str] | None = None) -> int:
     except MissingExtra as exc:
         sys.stderr.write(f"j: {exc}\n")
         return _USAGE
-    return run(arguments, until_exit=argv is None)
+    with using_words(VARIABLES):
+        return run(arguments, until_exit=argv is None)
 
 
 def _program(*names: str) -> str:

@@ -14,7 +14,6 @@ import inspect
 import pkgutil
 import ssl
 import stat
-import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from .._limits import Limits
 from ..client import DriverClient
 from ..driver import Driver
 from ..errors import ConfigurationError
+from ._current_directory import add_current_directory
 
 if TYPE_CHECKING:  # it needs an extra
     from ._hooks import HookRunner
@@ -36,7 +36,6 @@ __all__ = [
     "HttpSetup",
     "ServeConfig",
     "SetupError",
-    "add_current_directory",
     "check_options",
     "check_sharing",
     "load_driver",
@@ -183,14 +182,6 @@ def _arguments_hint(spec: str, found: object, exc: BaseException) -> str:
     values = ", ".join(f"{each}=..." for each in needed)
     text = "name an instance, or a function without arguments, instead"
     return f"; {text}: write `tree = {name}({values})` in the module, then {module}:tree"
-
-
-def add_current_directory() -> None:
-    """Let modules of the current directory be imported, if that directory still exists."""
-    # `python -m` has it in sys.path already; the installed command does not.
-    with contextlib.suppress(OSError):
-        if (here := str(Path.cwd())) not in sys.path:
-            sys.path.insert(0, here)
 
 
 def place_of(exc: BaseException, found: object) -> str:

@@ -32,6 +32,7 @@ from ._channel import Channel
 from ._generators import RemoteGenerator
 from ._lane import generator_for, stream_for
 from ._log_stream import LogStreams
+from ._made_cli import MadeCommandLine, made_command_line
 from ._methods import CALL_STYLES, Method, as_function, build_help
 from ._outgoing_call import Request
 from ._raw_streams import RemoteStream, close_together, open_stream
@@ -40,9 +41,6 @@ from ._resources import ResourceLending
 from ._runner import runner_for, time_limit
 from ._streams import BlockingGenerator, BlockingStream, open_blocking_stream
 from ._typed import TypedCalls
-
-if TYPE_CHECKING:
-    import click
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -75,7 +73,8 @@ class DriverClient(TypedCalls, LogStreams, ResourceLending):
     code. A method is called, a generator iterated over, and a raw stream is a context manager.
     `help(client)` lists them. If the class defines no `cli`, and neither the driver nor a child has
     that name, `client.cli()` gives a click group that is made from the exporter's report, as the
-    command `j` uses it.
+    command `j` uses it. A class that defines `cli` gets that group by `super().cli()`, and can add
+    commands to it.
 
     Attributes:
         async_library: Which library the class's async code is written for, `"trio"` or
@@ -112,8 +111,11 @@ class DriverClient(TypedCalls, LogStreams, ResourceLending):
         @property
         def name(self) -> str: ...
 
+        cli: ClassVar[Any]
+
     else:
         name = NameOfLabel()
+        cli = MadeCommandLine()
     # Open blocking streams. Weak, so that a stream which is dropped is collected, and its
     # finalizer ends the driver's code.
     _jmp_open: WeakSet[BlockingStream] = field(init=False, repr=False, default_factory=WeakSet)
@@ -164,7 +166,7 @@ class DriverClient(TypedCalls, LogStreams, ResourceLending):
             call = getattr(self, CALL_STYLES[methods[base].kind] + suffix)
             return as_function(methods[base], call, type(self).__name__, suffix=suffix)
         if name == "cli":
-            return partial(_made_command_line, self)
+            return partial(made_command_line, self)
         text = (
             f"{type(self).__name__} has no attribute {name!r}; its children: {_listed(children)}; "
             f"its driver exports: {_listed(methods)}{_where_to_get(name)}"
@@ -406,17 +408,6 @@ def _where_to_get(name: str) -> str:
             is_stream = mixin == "StreamMixin"
             return text + (", and jumpstarter.client.adapters to any client" if is_stream else "")
     return ""
-
-
-def _made_command_line(client: DriverClient) -> click.Group:
-    """Make the command line of a client whose class has none of its own.
-
-    Raises:
-        MissingExtra: click is not installed.
-    """
-    from ._commands import ClientGroup  # noqa: PLC0415 - it needs an extra
-
-    return ClientGroup(client)
 
 
 def _listed(names: Mapping[str, object]) -> str:

@@ -56,6 +56,7 @@ RAW_HELP: Final = "print control characters as they are, on a terminal too"
 _PUBLISHED_GROUP: Final = "jumpstarter_driver_composite.client"
 _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _SECTIONS: Final = {"Args:", "Attributes:", "Example:", "Examples:", "Raises:", "Returns:"}
+_MADE: Final = "{program}: {reason} (until then, its commands are those of the exported methods)"
 _ON_STREAM: Final = "Open a console on the raw stream {name!r}."
 
 _console: ContextVar[Console | None] = ContextVar("jumpstarter_console", default=None)
@@ -81,6 +82,8 @@ def command_of(client: Client) -> click.Command:
         ConfigurationError: The client's `cli()` does not give a click command.
         Exception: Its `cli()` has raised it.
     """
+    if getattr(type(client), "_jmp_stands_in", False):  # its module imports this one
+        return _StubGroup(client)
     own = getattr(type(client), "cli", None)
     if own is None or getattr(own, "__module__", "") == _PUBLISHED_GROUP:
         # The published group calls the cli() of all its children, some of which call their driver.
@@ -157,6 +160,25 @@ class ClientGroup(LazyGroup):
                 is_taken = name in methods or (name in exported and name != method.name)
                 methods[method.name if is_taken else name] = method
         return methods
+
+
+class _StubGroup(ClientGroup):
+    """The commands of a client whose class could not be imported. It says so, and what to do."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Print why there are no other commands, unless a shell asks for completions."""
+        if not extra.get("resilient_parsing"):
+            client: Any = self._client
+            program = info_name if parent is None else parent.find_root().info_name
+            reason = " ".join(printable(client.missing).split())
+            click.echo(_MADE.format(program=program, reason=reason), err=True)
+        return super().make_context(info_name, args, parent, **extra)
 
 
 class MethodCommand(CommandWithNumbers):

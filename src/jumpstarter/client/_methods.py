@@ -208,8 +208,11 @@ def _entry(title: str, text: str) -> list[str]:
 
 @functools.lru_cache(maxsize=128)
 def names_of(cls: type) -> frozenset[str]:
-    """Return the names of the attributes that a client class defines."""
-    return frozenset({*dir(cls), *getattr(cls, "__dataclass_fields__", ())})
+    """Return the names of the attributes that a client class defines, and that hide others."""
+    names = set(dir(cls))
+    if getattr(cls, "cli", None) is None:  # the one that is made, which gives way
+        names.discard("cli")
+    return frozenset({*names, *getattr(cls, "__dataclass_fields__", ())})
 
 
 @functools.lru_cache(maxsize=128)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from .._util.labels import CLIENT_LABEL
 from ..errors import ClientImportError, MissingExtra
@@ -66,6 +66,7 @@ class StubDriverClient(DriverClient):
     """
 
     missing: str = ""
+    _jmp_stands_in: ClassVar[bool] = True  # for `_commands`, which may not import this module
 
     def __post_init__(self) -> None:
         super().__post_init__()

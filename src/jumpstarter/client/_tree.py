@@ -25,6 +25,7 @@ from .._protocol.frames import Node
 from .._util.checks import raise_type_error
 from .._util.deferred_signals import raised_by_signal_handler
 from .._util.text import sanitize_name, sanitize_text
+from .._util.wording import worded
 from ..errors import ClientImportError, ConfigurationError, HandshakeError
 from ._base import DriverClient
 from ._channel import Channel
@@ -234,7 +235,8 @@ def _client_class(path: str, driver: str, allow: Sequence[str] | None) -> type[D
         )
     if allow is not None and not any(fnmatchcase(path, pattern) for pattern in (_OWN, *allow)):
         text = f"{driver}: its client class may not be imported here"
-        raise ClientImportError(f"{text}; if you trust it, connect with allow=[{path!r}]")
+        how = worded("connect with allow=[{}]").format(repr(path))
+        raise ClientImportError(f"{text}; if you trust it, {how}")
     module_name, _, class_name = path.rpartition(".")
     try:
         cls = getattr(_module(module_name), class_name)

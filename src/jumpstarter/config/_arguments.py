@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from .._util.extras import requires_extra
-from ._nearest import did_you_mean
+from ._nearest import did_you_mean, nearest_word
 
 with requires_extra("cli", "jumpstarter.config"):
     from pydantic import TypeAdapter, ValidationError
@@ -53,13 +53,15 @@ def unfit_arguments(
         for name, each in parameters.items()
         if each.kind in {each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY}
     }
+    meant: set[str | None] = set()  # an argument that is mistyped is not reported as missing too
     if inspect.Parameter.VAR_KEYWORD not in kinds:
         for name in given:
             if name not in named:
+                meant.add(nearest_word(name, named))
                 text = f"{title}() got an unexpected keyword argument {name!r}"
                 yield ArgumentFault(name, text + did_you_mean(name, named, "it takes"))
     for name, each in named.items():
-        if each.default is each.empty and name not in given:
+        if each.default is each.empty and name not in given and name not in meant:
             yield ArgumentFault(name, f"{title}() needs the argument {name!r}")
 
 

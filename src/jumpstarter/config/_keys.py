@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from .._util.extras import requires_extra
-from ._nearest import did_you_mean
+from ._nearest import did_you_mean, nearest_word
 
 with requires_extra("cli", "jumpstarter.config"):
     from pydantic import BaseModel, RootModel, Tag
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["explain_unknown_key"]
+__all__ = ["explain_unknown_key", "meant_key"]
 
 # What users write instead of a key, by the class that has the key.
 _MEANT: Final = {
@@ -53,11 +53,27 @@ def explain_unknown_key(model: type[BaseModel], location: Sequence[str | int]) -
         model: The model of the whole document.
         location: Where pydantic has found the key: names, indices and tags of unions.
     """
+    known = _keys_at(model, location)
+    hint = did_you_mean(str(location[-1]), known, "the keys here are", _MEANT)
+    return f"unknown key{hint}"
+
+
+def meant_key(model: type[BaseModel], location: Sequence[str | int]) -> str | None:
+    """Return the key that an unknown one is likely to stand for, or None.
+
+    Args:
+        model: The model of the whole document.
+        location: As for `explain_unknown_key`.
+    """
+    return nearest_word(str(location[-1]), _keys_at(model, location), _MEANT)
+
+
+def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> Iterable[str]:
+    """Return the keys that are accepted where a key is."""
     at: Any = model
     for part in location[:-1]:
         at = _below(at, part)
-    hint = did_you_mean(str(location[-1]), _fields(at), "the keys here are", _MEANT)
-    return f"unknown key{hint}"
+    return [*_fields(at), *getattr(_only(at), "KEYS_OF_OTHERS", ())]
 
 
 def _fields(model: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from .._util.nearest import nearest_names
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["did_you_mean"]
+__all__ = ["did_you_mean", "nearest_word"]
 
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -28,8 +28,21 @@ def did_you_mean(
         meant: Words that users write for one of these, though they are not similar.
     """
     words = list(known)
-    synonym = meant.get(word)
-    near = [synonym] if synonym in words else nearest_names(word, words)
-    if near:
-        return f"; did you mean {near[0]}?"
+    if near := nearest_word(word, words, meant):
+        return f"; did you mean {near}?"
     return f"; {otherwise} {', '.join(words)}" if otherwise and words else ""
+
+
+def nearest_word(word: str, known: Iterable[str], meant: Mapping[str, str] = _NONE) -> str | None:
+    """Return the known word that an unknown one is likely to stand for, or None.
+
+    Args:
+        word: The unknown word.
+        known: The words that would be accepted.
+        meant: Words that users write for one of these, though they are not similar.
+    """
+    words = list(known)
+    synonym = meant.get(word)
+    if synonym in words:
+        return synonym
+    return next(iter(nearest_names(word, words)), None)

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from .._util.extras import requires_extra
 from ..errors import ConfigurationError
-from ._keys import explain_unknown_key
+from ._keys import explain_unknown_key, meant_key
 
 with requires_extra("cli", "jumpstarter.config"):
     import yaml
@@ -150,7 +150,18 @@ class Source:
     def _explain_all(self, exc: Exception, model: type[BaseModel]) -> list[str]:
         if not isinstance(exc, ValidationError):
             return [f"{self._name}: it is nested too deeply"]
-        return [self._explain(error, model) for error in exc.errors(include_url=False)]
+        errors = exc.errors(include_url=False)
+        # A key that is mistyped is missing too, which one line says.
+        meant = {
+            (*loc[:-1], meant_key(model, loc))
+            for error in errors
+            if error["type"] == "extra_forbidden" and (loc := error["loc"])
+        }
+        return [
+            self._explain(error, model)
+            for error in errors
+            if error["type"] != "missing" or error["loc"] not in meant
+        ]
 
     def _explain(self, error: Mapping[str, Any], model: type[BaseModel]) -> str:
         """Write one line for a fault that pydantic has found."""

@@ -113,6 +113,8 @@ class ExporterConfigV1Alpha1DriverInstanceComposite(StrictModel):
         children: The drivers.
     """
 
+    KEYS_OF_OTHERS: ClassVar[tuple[str, ...]] = ("type", "ref")  # without which it is a group
+
     children: dict[str, ExporterConfigV1Alpha1DriverInstance] = Field(default_factory=dict)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..._util.extras import requires_extra
+from .._current_directory import add_current_directory
 from .._output import output_option, print_rows
 
 with requires_extra("cli", "the command line"):
@@ -33,7 +34,6 @@ def check(file: Path) -> int:
     The exit code is 1 if there is a fault.
     """
     from ...config._check import find_faults  # noqa: PLC0415 - slow
-    from .._options import add_current_directory  # noqa: PLC0415 - the same
 
     add_current_directory()
     faults = find_faults(file)
