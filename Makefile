@@ -17,7 +17,7 @@ PUBLISHED := .venv-published
 RELEASE := .venv-release
 
 .PHONY: venv lock build demo demo-board test coverage check python-rules compiled-rules test-lowest \
-	test-latest test-all test-forms lane sanitize fuzz fuzz-coverage soak soak-console soak-sharing lint lint-deploy types verify-types docs screenshots sizes test-browser \
+	test-latest test-all test-forms lane sanitize fuzz fuzz-coverage soak soak-console soak-sharing stress lint lint-deploy types verify-types docs screenshots sizes test-browser \
 	bench bench-peers bench-drivers instructions hostile compat compat-quick compat-install compat-real compat-baseline \
 	wheels lint-workflows changelog release-check licences footprint clean
 .NOTPARALLEL: # targets share the directory in which the extension modules are built
@@ -108,7 +108,7 @@ coverage: venv
 QUICK_TESTS := $(filter-out %_model.py,$(wildcard tests/protocol/test_*.py)) \
 	$(addprefix tests/test_,$(addsuffix .py,architecture end_to_end errors exports framing \
 	guarantees lock security_table testing)) \
-	$(addprefix tests/client/test_client_,$(addsuffix .py,base channel generators lead \
+	$(addprefix tests/client/test_client_,$(addsuffix .py,base channel generators threads \
 	raw_streams streams typed)) \
 	$(addprefix tests/driver/test_driver_,$(addsuffix .py,base export signature)) \
 	$(addprefix tests/drivers/test_drivers_,$(addsuffix .py,power shell storage)) \
@@ -212,6 +212,10 @@ fuzz-coverage: venv
 	PYTHONMALLOC=malloc PYTHONPATH=$(COVERED):tests:$(PURELIB) ASAN_OPTIONS=detect_leaks=0 \
 	$(COVERED)/fuzz -max_total_time=$(SECONDS) -max_len=400 -artifact_prefix=$(COVERED)/ \
 	$(COVERED)/corpus
+
+# One connection, used by threads, tasks and signal handlers: make stress SECONDS=600
+stress: venv
+	$(BIN)/python tests/stress.py --seconds $(SECONDS)
 
 soak: venv
 	LEDGER_ROUNDS=1000 $(BIN)/python -m pytest -s --timeout=0 -o faulthandler_timeout=0 \

@@ -84,6 +84,7 @@ def exporter(
     driver: str = "exporter_process:Probe",
     cwd: Path = TESTS,
     prefix: Sequence[str] = (),
+    seconds: float = PATIENCE,
 ) -> Iterator[ExporterProcess]:
     """Run an exporter for the length of a block, and kill it at the end if it still runs.
 
@@ -93,10 +94,13 @@ def exporter(
         driver: The driver that it serves, as MODULE:NAME.
         cwd: Its current directory.
         prefix: A command that runs it, such as one that changes signal dispositions.
+        seconds: When it is killed, if the block has not ended by then.
     """
     if "--address" not in options:
         options = ("--address", f"unix:{directory}/socket", *options)
-    with exporter_command("serve", driver, *options, cwd=cwd, prefix=prefix) as process:
+    with exporter_command(
+        "serve", driver, *options, cwd=cwd, prefix=prefix, seconds=seconds
+    ) as process:
         yield process
 
 
@@ -106,6 +110,7 @@ def exporter_command(
     cwd: Path = TESTS,
     prefix: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
+    seconds: float = PATIENCE,
 ) -> Iterator[ExporterProcess]:
     """Run `jumpstarter` with arguments that serve something, for the length of a block.
 
@@ -114,12 +119,13 @@ def exporter_command(
         cwd: Its current directory.
         prefix: A command that runs it, such as one that changes signal dispositions.
         environment: Variables to add to those of this process.
+        seconds: When it is killed, if the block has not ended by then.
     """
     command = [*prefix, sys.executable, "-m", "jumpstarter", *arguments]
     variables = {**os.environ, **(environment or {})}
     pipe = subprocess.PIPE
     with running(
-        command, seconds=PATIENCE, cwd=cwd, stdout=pipe, stderr=pipe, env=variables
+        command, seconds=seconds, cwd=cwd, stdout=pipe, stderr=pipe, env=variables
     ) as process:
         yield ExporterProcess(process)
 

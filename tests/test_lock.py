@@ -330,7 +330,7 @@ def test_a_signal_ends_commands_that_run_beside_others(tmp_path: Path) -> None:
     assert process.wait(PATIENCE) == 143
 
 
-@pytest.mark.parametrize("target", ["check", "lane", "test-latest", "sanitize", "soak"])
+@pytest.mark.parametrize("target", ["check", "lane", "test-latest", "sanitize", "soak", "stress"])
 def test_a_target_names_tests_that_are_there(target: str) -> None:
     done = subprocess.run(
         [shutil.which("make") or "make", "--dry-run", target],

@@ -205,8 +205,8 @@ async def test_keepalive_finds_an_exporter_that_has_stopped(tmp_path: Path) -> N
 
 async def until_read(connection: Connection) -> None:
     """Wait for the next bytes from the exporter, which are a PONG while a call is held."""
-    before = connection.last_read
-    await until(lambda: connection.last_read > before)
+    before = connection.reader.last_read
+    await until(lambda: connection.reader.last_read > before)
 
 
 async def test_a_long_call_survives_many_keepalives(tmp_path: Path) -> None:

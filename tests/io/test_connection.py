@@ -404,7 +404,20 @@ async def test_client_receives_the_answer_to_its_call(make_pair: PairMaker) -> N
         await handler.until(lambda: handler.events)
         assert handler.events == [ev.ResultReceived(slot, b"\xc0")]
         assert slot not in side.connection.handlers
-        assert side.freed_times == 1
+        assert side.freed_times == 0  # no task waits for a slot
+
+
+@over_every_transport
+@timed()
+async def test_its_owner_learns_of_each_free_slot_while_tasks_wait(make_pair: PairMaker) -> None:
+    async with greeted("client", make_pair) as (side, peer):
+        side.connection.slot_waiters = 2
+        for times in (1, 2):
+            slot, handler = side.call()
+            side.connection.writer.flush()
+            assert (await peer.hear(FrameType.CALL)).slot == slot
+            await peer.send(frame(FrameType.RESULT, slot, b"\xc0"))
+            await handler.until(lambda: side.freed_times == times)  # noqa: B023 - runs here
 
 
 @over_every_transport

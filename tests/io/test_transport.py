@@ -302,7 +302,7 @@ async def test_stopped_read_can_be_resumed(make_pair: PairMaker) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(read)
         await wait_all_tasks_blocked()
-        transport.stop_waiting()
+        trio.lowlevel.notify_closing(transport.fileno())
     await theirs.send_all(b"later")
     assert await transport.read() == b"later"
     await theirs.aclose()
@@ -318,7 +318,7 @@ async def test_waiting_writer_continues_when_the_reader_stops(make_pair: PairMak
     async with theirs, trio.open_nursery() as nursery:
         nursery.start_soon(transport.write, [bytes(8_000_000)], 60)
         await wait_all_tasks_blocked()
-        transport.stop_waiting()
+        trio.lowlevel.notify_closing(transport.fileno())
         await wait_all_tasks_blocked()
         assert await receive_exactly(theirs, 8_000_000) == bytes(8_000_000)
     async with theirs, trio.open_nursery() as nursery:
@@ -505,17 +505,23 @@ async def test_cause_of_a_broken_stream_is_named(make: Callable[[], Exception]) 
 
 
 @every_error
+@pytest.mark.parametrize("reader", ["the loop", "the loop, by a watch", "a task"])
 @pytest.mark.parametrize("call", ["read", "writev"])
 @timed()
 async def test_any_os_error_ends_each_call_once_with_its_reason(
-    name: str, call: str, monkeypatch: pytest.MonkeyPatch
+    name: str, call: str, reader: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = await unix_pair()
     assert isinstance(ours, trio.SocketStream)
     lab = Lab()
     said = os.strerror(getattr(errno, name))
     async with channel_over((ours, theirs), lab) as channel, trio.open_nursery() as nursery:
+        if reader == "a task":  # the one that makes the first call
+            channel.connection.ownership.watch_socket()
         calls = [await begin(nursery, channel.call, ask("wait")) for _ in range(3)]
+        if reader == "the loop, by a watch":
+            channel.connection.ownership.watch_socket()
+            await wait_all_tasks_blocked()
         really = getattr(os, call)
         descriptor = ours.socket.fileno()
 

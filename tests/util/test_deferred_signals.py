@@ -14,7 +14,6 @@ from jumpstarter._util import deferred_signals
 from jumpstarter._util.deferred_signals import (
     DeferAllSignals,
     DeferSignals,
-    Interrupted,
     never_defer,
 )
 
@@ -49,10 +48,6 @@ def on_sigterm(_same_handlers_after: None) -> Iterator[Handler]:
     assert signal.signal(signal.SIGTERM, previous) is handler
 
 
-def never(_: int) -> None:
-    raise AssertionError("there was something to do first")
-
-
 def test_a_handler_runs_when_the_block_ends() -> None:
     reached: list[str] = []
 
@@ -76,35 +71,6 @@ def test_a_handler_runs_once_for_each_signal(
         signal.raise_signal(signal.SIGTERM)
         assert not on_sigterm.ran
     assert on_sigterm.ran == [signal.SIGTERM] * 2
-
-
-def test_a_signal_ends_a_wait_and_its_handler_runs_later(on_sigterm: Handler) -> None:
-    def be_struck() -> None:
-        with DeferSignals() as shelter:
-            with pytest.raises(Interrupted):
-                shelter.wait(lambda _: signal.raise_signal(signal.SIGTERM), 1)
-            assert not on_sigterm.ran
-            signal.raise_signal(signal.SIGTERM)  # the wait is over, so this signal ends nothing
-
-    with pytest.raises(SystemExit):
-        be_struck()
-    assert on_sigterm.ran == [signal.SIGTERM] * 2
-
-
-def test_a_signal_before_a_wait_ends_the_wait() -> None:
-    def be_struck() -> None:
-        with DeferSignals() as shelter:
-            signal.raise_signal(signal.SIGINT)
-            shelter.wait(never, 1)
-
-    with pytest.raises(KeyboardInterrupt):
-        be_struck()
-
-
-def test_a_wait_returns_the_result() -> None:
-    with DeferSignals() as shelter:
-        assert shelter.wait(lambda milliseconds: milliseconds + 1, 41) == 42
-        assert not shelter.waiting
 
 
 def test_all_handlers_run_even_if_one_raises(on_sigterm: Handler) -> None:
@@ -170,14 +136,13 @@ def test_other_threads_defer_nothing() -> None:
     seen: list[object] = []
 
     def enter() -> None:
-        with DeferSignals() as shelter:
+        with DeferSignals():
             seen.append(signal.getsignal(signal.SIGINT))
-            seen.append(shelter.wait(abs, -1))
 
     thread = threading.Thread(target=enter)
     thread.start()
     thread.join(PATIENCE)
-    assert seen == [signal.default_int_handler, 1]
+    assert seen == [signal.default_int_handler]
 
 
 def test_a_handler_that_never_raises_stays_installed() -> None:

@@ -152,7 +152,7 @@ class EagerConnection(Connection, Generic[C]):
         with OwnScope() as scope:
             self._reading = scope
             while self.ended is None and (not self._come or await self._begin_here(scope)):
-                if not await self._read_once():
+                if not await self.reader.read_once():
                     await self._stop_reading()
                     return
 

@@ -148,7 +148,8 @@ class LedConnection(EagerConnection[C]):
         rules = self.rules
         if rules.busy_slots > 1 or self._socket is None or not self.is_quiescent:
             return False
-        return self._rate_limits.counted == self._rate_limits.count(rules)
+        total = rules.late_frames + rules.no_op_frames + rules.control_frames
+        return self._rate_limits.total == total
 
     async def _stand_aside(self, lead: Lead[C]) -> None:
         """Wait while a thread leads, and take the connection back if a method takes long."""
@@ -158,10 +159,10 @@ class LedConnection(EagerConnection[C]):
                 await self._returned.wait()
             if lead.number == number:
                 self.reclaim(number)
-        self.last_read: float = trio.current_time()
+        self.reader.last_read = trio.current_time()
         left, self._left = self._left, []
         if self.ended is None:
-            self._act_on(left)
+            self.act_on(left)
 
     def reclaim(self, number: int = 0) -> None:
         """Take the connection back. A call in progress continues as an ordinary call.

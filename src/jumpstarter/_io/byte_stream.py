@@ -17,9 +17,11 @@ queue. `receive_some` returns credit to the peer for the bytes that it returns.
 | receiving | BROKEN: buffered bytes, then raises | `aclose`: CLOSED                               |
 | receiving | CLOSED                              | none                                           |
 
-The reader of the connection and the tasks that use the stream move the states, all in one event
-loop. Apart from its state, the sending direction is torn while a `send_all` has sent only a part.
-The client's `aclose` then cancels the driver's code, so that truncated data never looks complete.
+The reader of the connection, and the tasks and threads that use the stream, move the states, each
+with the connection's lock. A verb of the rules is used in one locked section with the check that
+the slot has not ended. Apart from its state, the sending direction is torn while a `send_all` has
+sent only a part. The client's `aclose` then cancels the driver's code, so that truncated data never
+looks complete.
 
 The slot ends differently on the two sides, so each side extends `aclose`. This module does not know
 clients or drivers.
@@ -28,7 +30,9 @@ clients or drivers.
 from __future__ import annotations
 
 import enum
-from typing import ClassVar, Final
+import threading
+from collections.abc import Callable
+from typing import ClassVar, Final, TypeAlias
 
 import trio
 
@@ -37,13 +41,17 @@ from .._protocol.receive_buffer import ReceiveBuffer
 from .._util.checks import as_bytes, check_max_bytes
 from .._util.no_copies import ReduceEx, no_copies
 from .._util.stream_errors import broken, busy, closed
-from .._util.wakeup import Wakeup
 from .connection import Connection
+from .ownership import SharedWakeup
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["SlotStream"]
+__all__ = ["SlotStream", "StreamEndpoint", "ThreadReceive"]
 
+# Why a slot has ended early, or what builds that exception, in the task or thread that asks first.
+Reason: TypeAlias = Exception | Callable[[], Exception | None]
+
+_MAX_SEND: Final = 16 * 1024  # bytes that a thread sends itself: they leave in one small frame
 _MAX_RECEIVE: Final = 256 * 1024  # bytes that one `receive_some` returns by default
 
 
@@ -72,8 +80,67 @@ _MAY_RECEIVE: Final = ReceiveState.OPEN
 _RECEIVE_CLOSED: Final = ReceiveState.CLOSED
 
 
-class SlotStream(trio.abc.HalfCloseableStream):
-    """A raw stream on a connection. One task may send while another receives.
+class ThreadReceive:
+    """The wait of one thread for bytes of a stream. See `leading`.
+
+    Args:
+        stream: The stream.
+        max_bytes: The largest number of bytes to take; None for what is available.
+        store: Called with the bytes. It must not wait.
+
+    Attributes:
+        receiving: True while no other task or thread may receive.
+        at_end: True if there will be no more bytes: `SlotStream.take` says why.
+    """
+
+    __slots__ = ("_max_bytes", "_store", "_stream", "at_end", "receiving")
+
+    may_be_there: ClassVar[bool] = True
+
+    def __init__(
+        self, stream: StreamEndpoint, max_bytes: int | None, store: Callable[[bytes], object]
+    ) -> None:
+        self._stream = stream
+        self._max_bytes = max_bytes
+        self._store = store
+        self.receiving: bool = False
+        self.at_end: bool = False
+
+    def start(self, _seconds: float) -> bool:
+        """Begin to receive. With the lock. Returns True; raises as `receive_some` does."""
+        self._stream.begin_receiving()
+        self.receiving = True
+        return True
+
+    def end(self) -> None:
+        """Stop receiving. With the lock."""
+        if self.receiving:
+            self.receiving = False
+            self._stream.end_receiving()
+
+    @property
+    def baton(self) -> threading.Lock | None:
+        """The lock on which the thread waits."""
+        return self._stream.receive_baton
+
+    @baton.setter
+    def baton(self, baton: threading.Lock | None) -> None:
+        self._stream.receive_baton = baton
+
+    def collect(self) -> bool:
+        """Store bytes if there are any, and stop receiving. True if it need wait no longer."""
+        if self._stream.buffered:
+            self._store(self._stream.take(self._max_bytes))
+        elif self._stream.pending:
+            self.at_end = True  # the exception, if any, is built without the lock
+        else:
+            return False
+        self.end()
+        return True
+
+
+class StreamEndpoint(trio.abc.HalfCloseableStream):
+    """The state of a raw stream, and what the connection and threads do with it.
 
     Attributes:
         slot: Its slot; meaningless once `over`.
@@ -84,6 +151,7 @@ class SlotStream(trio.abc.HalfCloseableStream):
         "_broken",
         "_connection",
         "_inbox",
+        "_lock",
         "_may_receive",
         "_may_send",
         "_receive_state",
@@ -96,24 +164,26 @@ class SlotStream(trio.abc.HalfCloseableStream):
         "slot",
     )
 
-    __reduce_ex__: ClassVar[ReduceEx] = no_copies(
-        "a stream", "open another one there, by a client of that process"
-    )
-
     def __init__(self, connection: Connection, slot: int) -> None:
         self._connection = connection
+        self._lock = connection.lock
         self._rules = connection.rules
         self.slot: int = slot
         self.over: bool = False
         self._inbox = ReceiveBuffer()  # received by the connection, not yet by the application
         self._send_state = SendState.OPEN
         self._receive_state = ReceiveState.OPEN
-        self._broken: Exception | None = None  # why the slot has ended early, if it has
+        self._broken: Reason | None = None  # why the slot has ended early, if it has
         self._torn = False  # the last `send_all` has sent only a part
         self._sending = False
         self._receiving = False
-        self._may_send = Wakeup()
-        self._may_receive = Wakeup()
+        self._may_send = SharedWakeup(connection.ownership)
+        self._may_receive = SharedWakeup(connection.ownership)
+
+    @property
+    def connection(self) -> Connection:
+        """The connection that it is a stream of."""
+        return self._connection
 
     @property
     def closed(self) -> bool:
@@ -130,7 +200,10 @@ class SlotStream(trio.abc.HalfCloseableStream):
         """True if `receive_some` would return or raise without waiting."""
         return bool(self._inbox) or self._receive_state is not _MAY_RECEIVE
 
-    # ------------------------------------------------------------------ from the connection
+    @property
+    def buffered(self) -> bool:
+        """True if bytes have arrived that were not received yet."""
+        return bool(self._inbox)
 
     def on_data(self, event: ev.DataReceived) -> None:
         """Buffer bytes that the connection has received."""
@@ -145,7 +218,7 @@ class SlotStream(trio.abc.HalfCloseableStream):
         """Wake the sender: credit has arrived, or its last bytes have left the queue."""
         self._may_send.set()
 
-    def finish(self, reason: Exception | None) -> None:
+    def finish(self, reason: Reason | None) -> None:
         """Handle the end of the slot: complete (None), or with bytes missing in a direction.
 
         This side may also call it earlier, to receive only what has arrived, and send no more.
@@ -160,7 +233,143 @@ class SlotStream(trio.abc.HalfCloseableStream):
         self._may_send.set()
         self._may_receive.set()
 
-    # ------------------------------------------------------------------------------ sending
+    def send_in_thread(self, data: bytes) -> bool:
+        """Send bytes if none of them need wait. With the lock, in a thread.
+
+        Returns:
+            False if nothing was sent, and a task must do it.
+
+        Raises:
+            As `send_all`.
+        """
+        if self._sending:
+            raise busy("another task is sending on this stream")
+        self._check_sendable()
+        rules = self._rules
+        if (
+            not data
+            or len(data) > min(_MAX_SEND, rules.send_queue.max_frame, rules.sendable(self.slot))
+            or self._connection.writer.write_paused
+            or rules.send_queue.has_slot_queue(self.slot)
+        ):
+            return False
+        rules.data(self.slot, data)
+        self._torn = False
+        return True
+
+    def _queue_end(self) -> None:
+        self._send_state = SendState.ENDED
+        self._rules.data(self.slot, b"", end=True)
+        self._connection.writer.flush()
+
+    def _check_sendable(self) -> None:
+        if self._send_state is not _MAY_SEND:
+            self._refuse_to_send()
+
+    def _refuse_to_send(self) -> None:
+        self._check_closed()
+        if self._send_state is SendState.ENDED:
+            raise closed("send_eof was called on this stream")
+        if self._broken is not None:
+            raise self._break()
+        raise broken("the driver has closed this stream")
+
+    def _check_closed(self) -> None:
+        if self._receive_state is _RECEIVE_CLOSED:  # so is the sending direction
+            raise closed("this stream was closed")
+
+    def _break(self) -> trio.BrokenResourceError:
+        reason = self._broken
+        if reason is not None and not isinstance(reason, Exception):
+            self._broken = reason = reason()
+        error = broken(str(reason))
+        error.__cause__ = reason
+        return error
+
+    def take(self, max_bytes: int | None) -> bytes:
+        """Take bytes and queue the credit for them, or raise or return the end.
+
+        With the lock, which is not needed at the end: that state is final.
+        """
+        self._check_closed()
+        if not self._inbox:
+            return self._end()
+        piece = self._inbox.read(self._default_size() if max_bytes is None else max_bytes)
+        if not self.over:
+            self._rules.consume(self.slot, len(piece))
+        return piece
+
+    def _default_size(self) -> int:
+        """Return how many bytes to return if the caller has set no limit.
+
+        Less than half a window, but at least one frame. Reading half a window counts as keeping up
+        and grows the window, while a caller that takes everything available may then process it for
+        a long time.
+        """
+        most = (
+            _MAX_RECEIVE
+            if self.over
+            else min(_MAX_RECEIVE, self._rules.readable_without_credit(self.slot))
+        )
+        return max(most, self._inbox.first_size)
+
+    def _end(self) -> bytes:
+        if self._receive_state is ReceiveState.BROKEN:
+            raise self._break()
+        return b""
+
+    def _begin_sending(self) -> None:
+        if self._sending:
+            raise busy("another task is sending on this stream")
+        self._sending = True
+
+    @property
+    def receive_baton(self) -> threading.Lock | None:
+        """The lock on which a thread waits for bytes; None if none does. With the lock."""
+        return self._may_receive.baton
+
+    @receive_baton.setter
+    def receive_baton(self, baton: threading.Lock | None) -> None:
+        self._may_receive.baton = baton
+
+    def begin_receiving(self) -> None:
+        """Begin to receive, in a task or a thread. With the lock.
+
+        Raises:
+            As `receive_some`.
+        """
+        if self._receiving:
+            raise busy("another task is receiving on this stream")
+        self._check_closed()
+        self._receiving = True
+
+    def end_receiving(self) -> None:
+        """End what `begin_receiving` has begun. With the lock."""
+        self._receiving = False
+
+    def shut(self) -> None:
+        """Reject further use, and wake the tasks that use it. Synchronous; sends nothing."""
+        with self._lock:
+            self._send_state = SendState.CLOSED
+            self._receive_state = ReceiveState.CLOSED
+            self._inbox.clear()
+            self._may_send.set()
+            self._may_receive.set()
+
+
+class SlotStream(StreamEndpoint):
+    """A raw stream on a connection. One task may send while another receives.
+
+    Attributes:
+        slot: Its slot; meaningless once `over`.
+        over: True once the slot's terminal frame was received or queued: nothing more can be sent.
+    """
+
+    __slots__ = ()
+
+    __reduce_ex__: ClassVar[ReduceEx] = no_copies(
+        "a stream", "open another one there, by a client of that process"
+    )
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send bytes. Returns when they have left the queue, not when the peer has read them.
@@ -183,28 +392,31 @@ class SlotStream(trio.abc.HalfCloseableStream):
                 while offset < len(chunk):
                     offset += await self._send_some(chunk, offset)
             except BaseException:
-                if not self.over:
-                    self._rules.withdraw(self.slot)
+                with self._lock:
+                    if not self.over:
+                        self._rules.withdraw(self.slot)
                 raise
             self._torn = False
         finally:
             self._sending = False
 
     async def _send_some(self, chunk: bytes, offset: int) -> int:
+        writer = self._connection.writer
         while True:
-            self._check_sendable()
-            credit = self._rules.sendable(self.slot)
-            if not credit:
-                await self._may_send.wait()
-            elif self._connection.writer.write_paused:
-                await self._connection.writer.wait_writable()
+            with self._lock:
+                self._check_sendable()
+                credit = self._rules.sendable(self.slot)
+                if credit and not writer.write_paused:
+                    whole = offset == 0 and credit >= len(chunk)
+                    piece = chunk if whole else chunk[offset : offset + credit]
+                    self._torn = True
+                    self._rules.data(self.slot, piece)
+                    writer.flush()
+                    break
+            if credit:
+                await writer.wait_writable()
             else:
-                break
-        whole = offset == 0 and credit >= len(chunk)
-        piece = chunk if whole else chunk[offset : offset + credit]
-        self._torn = True
-        self._rules.data(self.slot, piece)
-        self._connection.writer.flush()
+                await self._may_send.wait()
         while self._rules.send_queue.has_slot_queue(self.slot):
             await self._may_send.wait()
             self._check_sendable()
@@ -217,9 +429,10 @@ class SlotStream(trio.abc.HalfCloseableStream):
             self._check_sendable()
             await trio.lowlevel.checkpoint()
             while True:
-                self._check_sendable()
-                if self._rules.sendable(self.slot):
-                    return
+                with self._lock:
+                    self._check_sendable()
+                    if self._rules.sendable(self.slot):
+                        return
                 await self._may_send.wait()
         finally:
             self._sending = False
@@ -233,40 +446,18 @@ class SlotStream(trio.abc.HalfCloseableStream):
         try:
             self._check_closed()
             await trio.lowlevel.checkpoint()
-            if self._send_state is SendState.ENDED:
-                return
-            self._check_sendable()
-            self.send_end()
+            if self._send_state is not SendState.ENDED:
+                with self._lock:
+                    self._check_sendable()
+                    self._queue_end()
         finally:
             self._sending = False
 
     def send_end(self) -> None:
         """Queue the end of our half after the bytes that were sent. Synchronous."""
-        if self._send_state is SendState.OPEN:
-            self._send_state = SendState.ENDED
-            self._rules.data(self.slot, b"", end=True)
-            self._connection.writer.flush()
-
-    def _check_sendable(self) -> None:
-        if self._send_state is not _MAY_SEND:
-            self._refuse_to_send()
-
-    def _refuse_to_send(self) -> None:
-        self._check_closed()
-        if self._send_state is SendState.ENDED:
-            raise closed("send_eof was called on this stream")
-        if self._broken is not None:
-            raise self._break() from self._broken
-        raise broken("the driver has closed this stream")
-
-    def _check_closed(self) -> None:
-        if self._receive_state is _RECEIVE_CLOSED:  # so is the sending direction
-            raise closed("this stream was closed")
-
-    def _break(self) -> trio.BrokenResourceError:
-        return broken(str(self._broken))
-
-    # ---------------------------------------------------------------------------- receiving
+        with self._lock:
+            if self._send_state is SendState.OPEN:
+                self._queue_end()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Receive the bytes that are available, at least one, or `b""` after the peer's END.
@@ -284,62 +475,19 @@ class SlotStream(trio.abc.HalfCloseableStream):
                 gone. `__cause__` says why. Raised after all earlier bytes were received.
         """
         check_max_bytes(max_bytes)
-        self._begin_receiving()
+        with self._lock:
+            self.begin_receiving()
         try:
-            self._check_closed()
-            if self._inbox or self._receive_state is not _MAY_RECEIVE:
+            if self.pending:
                 await trio.lowlevel.checkpoint()
-            while not self._inbox:
-                self._check_closed()
-                if self._receive_state is not _MAY_RECEIVE:
-                    return self._end()
+            while not self.pending:
                 await self._may_receive.wait()
-            self._check_closed()
-            piece = self._inbox.read(self._default_size() if max_bytes is None else max_bytes)
+            with self._lock:
+                piece = self.take(max_bytes)
+                self._connection.writer.flush()
         finally:
             self._receiving = False
-        if not self.over and self._rules.consume(self.slot, len(piece)):
-            self._connection.writer.flush()
         return piece
-
-    def _default_size(self) -> int:
-        """Return how many bytes to return if the caller has set no limit.
-
-        Less than half a window, but at least one frame. Reading half a window counts as keeping up
-        and grows the window, while a caller that takes everything available may then process it for
-        a long time.
-        """
-        most = (
-            _MAX_RECEIVE
-            if self.over
-            else min(_MAX_RECEIVE, self._rules.readable_without_credit(self.slot))
-        )
-        return max(most, self._inbox.first_size)
-
-    def _end(self) -> bytes:
-        if self._receive_state is ReceiveState.BROKEN:
-            raise self._break() from self._broken
-        return b""
-
-    def _begin_sending(self) -> None:
-        if self._sending:
-            raise busy("another task is sending on this stream")
-        self._sending = True
-
-    def _begin_receiving(self) -> None:
-        if self._receiving:
-            raise busy("another task is receiving on this stream")
-        self._receiving = True
-
-    # ------------------------------------------------------------------------------ closing
-
-    def shut(self) -> None:
-        """Reject further use, and wake the tasks that use it. Synchronous; sends nothing."""
-        self._send_state = SendState.CLOSED
-        self._receive_state = ReceiveState.CLOSED
-        self._inbox.clear()
-        self._may_send.set()
-        self._may_receive.set()
 
     async def aclose(self) -> None:
         """Close this end. A checkpoint. Each side extends this with what it sends to the peer."""

@@ -1,10 +1,13 @@
-"""One byte stream shared by many calls: the connection and its reader.
+"""One byte stream shared by many calls: its life, and what each event means.
 
-A connection is made of parts: the reader in this module, the `Writer`, the `Keepalive` and the
-`RateLimits`.
+A connection is made of parts. `ConnectionReader` reads bytes and passes them to the rules; this
+module passes the resulting events to the handlers of their slots; `Writer` writes what the rules
+have queued. `Ownership` says who may do that at each moment, and has the lock for it. `Keepalive`
+and `RateLimits` watch over the peer.
 
-The reader never waits for a consumer or for the writer. It passes each event to the handler of its
-slot, synchronously; flow control bounds how much that can buffer.
+The reader never waits for a consumer or for the writer. Each event reaches the handler of its slot
+synchronously, in the locked section in which it was read: the slot may be in use by another call a
+moment later. Flow control bounds how much that can buffer.
 
 The reader handles a limited number of frames and then lets other tasks run. If a peer has sent
 more, the reader takes the dispatch lock for them, which one connection holds at a time. So many
@@ -18,9 +21,9 @@ not know drivers, clients or values.
 from __future__ import annotations
 
 import logging
-import math
+import threading
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 import trio
 
@@ -32,9 +35,11 @@ from .._util.wakeup import LazyEvent
 from .._util.wording import worded
 from ..errors import Code, HandshakeError, RemoteProtocolError
 from .handlers import ConnectionHandler, StreamHandler
-from .keepalive import SECOND_LOOK, Keepalive
+from .keepalive import Keepalive
+from .ownership import Ownership
 from .rate_limits import RateLimits
-from .transport import Chunk, Transport
+from .reader import ConnectionReader
+from .transport import SocketTransport, Transport
 from .writer import Writer
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -45,11 +50,24 @@ _logger = logging.getLogger("jumpstarter.connection")
 
 _MAX_REASON: Final = 500  # characters of the reason that a peer gives for the end
 
+_LAST: Final = (ev.ResultReceived, ev.ErrorReceived)
+_ConnectionEvent: TypeAlias = (
+    ev.HelloReceived | ev.GoawayReceived | ev.GoawayAcked | ev.ConnectionFailed | ev.PongReceived
+)
+_FOR_CONNECTION: Final = (
+    ev.HelloReceived,
+    ev.GoawayReceived,
+    ev.GoawayAcked,
+    ev.ConnectionFailed,
+    ev.PongReceived,
+)
+
 
 class Connection:
     """One connection, from the transport up to the handlers of its slots.
 
-    All methods are for the tasks of one Trio loop.
+    All methods are for the tasks of one Trio loop, except those documented for threads. The rules
+    and the handlers are used only with the lock.
 
     Args:
         transport: The byte stream. The connection closes it.
@@ -63,11 +81,14 @@ class Connection:
     Attributes:
         rules: The state of the protocol. Call its verbs, then `writer.flush`.
         name: The peer's name in errors and logs.
+        ownership: Who reads, and the lock.
+        lock: That lock, for tasks.
+        reader: The reading half.
         writer: The writing half.
         keepalive: Asks the peer for signs of life.
         handlers: The handler of each slot that is in use.
+        slot_waiters: How many tasks wait for a free slot. They are told of each one.
         ended: Why the connection has ended, None while it has not.
-        last_read: When bytes were last read, in seconds of `trio.current_time`.
         acked: Set when the peer has acknowledged our GOAWAY, or the connection has ended.
         finished: Set when the connection has ended and all handlers know.
         goaway: The peer's GOAWAY, None if it has sent none.
@@ -86,6 +107,7 @@ class Connection:
         self.rules: BaseProtocol = rules
         self.name: str = name
         self.handlers: dict[int, StreamHandler] = {}
+        self.slot_waiters: int = 0
         self.ended: Exception | None = None
         self.goaway: ev.GoawayReceived | None = None
         self.acked: LazyEvent = LazyEvent()
@@ -93,12 +115,15 @@ class Connection:
         self._transport = transport
         self._owner = owner
         self._event_log = event_log or RateLimitedLogger()
-        self._dispatch_lock = dispatch_lock or trio.Lock()
-        self.last_read: float = trio.current_time()
+        fileno = transport.fileno() if isinstance(transport, SocketTransport) else -1
+        self.ownership: Ownership = Ownership(fileno, self._on_bug)
+        self.lock: threading.Lock = self.ownership.lock
         self.writer: Writer = Writer(self, transport, rules)
+        self.reader: ConnectionReader = ConnectionReader(
+            self, transport, rules, dispatch_lock or trio.Lock()
+        )
         self.keepalive: Keepalive = Keepalive(self)
         self._rate_limits = RateLimits(rules.limits)
-        self._hello_deadline = math.inf
         self._scope: trio.CancelScope | None = None  # of all tasks, once they run
 
     @property
@@ -113,12 +138,14 @@ class Connection:
 
         A checkpoint. Cancelling it ends the connection immediately. Raises only `trio.Cancelled`.
         """
-        self._hello_deadline = trio.current_time() + self.rules.limits.hello_timeout
+        self.reader.hello_deadline = trio.current_time() + self.rules.limits.hello_timeout
         try:
             async with trio.open_nursery() as nursery:
                 await self._begin(nursery)
         finally:
             self._finish()
+            # The watch before the socket, whose number another file may get after that.
+            self.ownership.discard_watch()
             await self._transport.aclose()
 
     async def _begin(self, nursery: trio.Nursery) -> None:
@@ -142,12 +169,15 @@ class Connection:
             await loop()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             broken = ConnectionError(f"the connection to {self.name} broke: {exc}")
-            self.end(self._reason_of_loss(broken))
+            self.end(self.reason_of_loss(broken))
         # A bug, in a task of the loop: it ends this connection only.
         except Exception as exc:  # noqa: BLE001
-            text = "internal error on the connection to %s"
-            self._event_log.log(_logger, logging.ERROR, text, self.name, exc=exc)
-            self.end(exc)
+            self._on_bug(exc)
+
+    def _on_bug(self, exc: Exception) -> None:
+        text = "internal error on the connection to %s"
+        self._event_log.log(_logger, logging.ERROR, text, self.name, exc=exc)
+        self.end(exc)
 
     def end(self, reason: Exception) -> None:
         """End the connection immediately. If it is called again, the first reason stays."""
@@ -162,17 +192,20 @@ class Connection:
             self._scope.deadline = trio.current_time() + seconds
 
     def _finish(self) -> None:
-        if self.ended is None:
-            cancelled = ConnectionError(f"the connection to {self.name} was cancelled")
-            lost = self.writer.failure and self._reason_of_loss(self.writer.failure)
-            self.ended = self.rules.failure or lost or cancelled
-        handlers, self.handlers = self.handlers, {}
-        for handler in handlers.values():
-            handler.lost(self.ended)
+        with self.lock:
+            # Nothing reads or writes any more, and no handler is registered after this.
+            self.ownership.close()
+            if self.ended is None:
+                cancelled = ConnectionError(f"the connection to {self.name} was cancelled")
+                lost = self.writer.failure and self.reason_of_loss(self.writer.failure)
+                self.ended = self.rules.failure or lost or cancelled
+            handlers, self.handlers = self.handlers, {}
+            for handler in handlers.values():
+                handler.lost(self.ended)
+            self._owner.on_slot_free()
         self.acked.set()
         self.finished.set()
         self.writer.close()
-        self._owner.on_slot_free()
 
     @property
     def is_quiescent(self) -> bool:
@@ -192,7 +225,7 @@ class Connection:
 
     async def _read_loop(self) -> None:
         try:
-            while await self._read_once():
+            while await self.reader.read_once():
                 pass
             await self._stop_reading()
         finally:
@@ -203,61 +236,7 @@ class Connection:
             await self.writer.flush_goaway()
             self.end(self.rules.failure)
 
-    async def _read_once(self) -> bool:
-        """Handle frames that are left, or read more. Return False when nothing will follow."""
-        if self.ended is not None or self.rules.failure is not None:
-            return False
-        if self.rules.unprocessed:
-            async with self._dispatch_lock:
-                if self.ended is None:
-                    self._handle(b"")
-        else:
-            data = await self._read()
-            # Another task may have ended the connection after this one was scheduled to read.
-            if not data or self.ended is not None:
-                return False
-            self._handle(data)
-        self.last_read = trio.current_time()  # frames that waited for the lock count as well
-        return True
-
-    async def _read(self) -> Chunk:
-        """Return the next bytes. Return none at the end, after the reason was settled."""
-        if self.rules.peer is None:
-            data = await self._read_by(self._hello_deadline)
-        else:
-            data = await self._transport.read_on()  # most reads of bulk need no deadline
-            if data is None and self.rules.unfinished:
-                data = await self._read_by(self.last_read + self.rules.limits.read_stall)
-            elif data is None:
-                data = await self._transport.read()
-        if data is None:
-            self._give_up()
-        elif not data:
-            self.end(self._reason_of_loss(self.writer.failure))
-        return data or b""
-
-    async def _read_by(self, deadline: float) -> Chunk | None:
-        """Read until the deadline, or return None.
-
-        Tries once more after it: bytes that arrived while the loop was busy are not the peer's
-        silence.
-        """
-        for patience in (deadline, max(deadline, trio.current_time()) + SECOND_LOOK):
-            with trio.CancelScope(deadline=patience):
-                return await self._transport.read()
-        return None
-
-    def _give_up(self) -> None:
-        limits = self.rules.limits
-        if self.rules.peer is None:
-            text = f"{self.name} did not say HELLO within {limits.hello_timeout:g} s"
-            self.end(HandshakeError(f"{text}; is it a jumpstarter?"))
-        else:
-            text = f"{self.name} sent no more of what it had begun for {limits.read_stall:g} s"
-            self._dispatch(self.rules.fail(RemoteProtocolError(text)))
-            self.writer.flush()
-
-    def _reason_of_loss(self, failure: Exception | None = None) -> Exception:
+    def reason_of_loss(self, failure: Exception | None = None) -> Exception:
         """Return why the connection ends, once the peer has gone.
 
         If the peer has said goodbye, that is the reason: a peer that leaves does not wait for our
@@ -270,42 +249,72 @@ class Connection:
             text += f": {sanitize_text(self.goaway.goaway.text, _MAX_REASON)}"
         return ConnectionError(text)
 
-    def _handle(self, data: Chunk) -> None:
-        self._act_on(self.rules.receive(data, self.rules.limits.max_frames_per_turn))
+    def act_on(self, events: list[ev.Event]) -> None:
+        """Handle events that the rules have returned, and write what that has queued.
 
-    def _act_on(self, events: list[ev.Event]) -> None:
+        With the lock, in the task or thread that is the reader.
+        """
+        # Not by patterns of classes, which cost several times as much as `isinstance`.
         for event in events:
-            self._dispatch(event)
-        counters = RateLimits.count(self.rules)
-        if counters != self._rate_limits.counted and self.rules.failure is None:
-            breach = self._rate_limits.charge(counters, trio.current_time())
-            if breach is not None:
-                self._dispatch(self.rules.fail(breach))
-        self.writer.flush()
-
-    def _dispatch(self, event: ev.Event) -> None:
-        match event:
-            case ev.CallReceived():
+            if isinstance(event, ev.CallReceived):
                 self._owner.on_call(event)
-            case ev.ResultReceived() | ev.ErrorReceived() | ev.MessageDropped(terminal=True):
+            elif isinstance(event, _LAST) or (
+                isinstance(event, ev.MessageDropped) and event.terminal
+            ):
                 handler = self.handlers.pop(event.slot, None)
                 if handler is not None:
                     handler.received(event)
-                self._owner.on_slot_free()
+                if self.slot_waiters:
+                    self._owner.on_slot_free()
+            elif isinstance(event, _FOR_CONNECTION):
+                self._act_on_own(event)
+            elif (handler := self.handlers.get(event.slot)) is not None:
+                handler.received(event)
+        rules = self.rules
+        total = rules.late_frames + rules.no_op_frames + rules.control_frames
+        if total != self._rate_limits.total and rules.failure is None:
+            self._charge()
+        if rules.send_queue:
+            if self.ownership.holder:
+                self.writer.flush_now()
+            else:
+                self.writer.flush()
+
+    def _enforce(self) -> bool:
+        """Charge the peer. Return True if that ends the connection."""
+        breach = self._rate_limits.charge(self.rules, trio.current_time())
+        if breach is not None:
+            self._act_on_own(self.rules.fail(breach))
+        return breach is not None
+
+    def _charge(self) -> None:
+        """Charge the peer for frames that cost attention and bring nothing."""
+        if self.ownership.holder:  # the limits need Trio's clock
+            self.ownership.later(self._charge_in_loop)
+        else:
+            self._enforce()
+
+    def _charge_in_loop(self) -> None:
+        """Charge the peer for frames that a thread has read."""
+        with self.lock:
+            if self.ended is not None or self.rules.failure is not None:
+                return
+            if self._enforce():
+                self.writer.flush()
+                self.ownership.restart()  # no byte will wake the read task, which is to end
+
+    def _act_on_own(self, event: _ConnectionEvent) -> None:
+        match event:
             case ev.HelloReceived():
                 self._owner.on_hello(event.hello)
             case ev.GoawayReceived():
                 self._on_goaway(event)
             case ev.GoawayAcked():
-                self.acked.set()
+                self.ownership.defer(self.acked.set)
             case ev.ConnectionFailed():
                 self._report(event.error)
             case ev.PongReceived():
                 pass  # any byte read is a sign of life
-            case _:
-                handler = self.handlers.get(event.slot)
-                if handler is not None:
-                    handler.received(event)
 
     def _on_goaway(self, event: ev.GoawayReceived) -> None:
         self.goaway = event
@@ -315,10 +324,11 @@ class Connection:
             if event.goaway.code == Code.UNAUTHENTICATED:
                 known = worded("is it the one in token=")
                 text += f". Does it ask for a token, {known}, and may this user in?"
-            self.end(HandshakeError(text))
+            self.ownership.defer(self.end, HandshakeError(text))
         elif event.goaway.code >= Code.PROTOCOL_ERROR:
             text = f"{self.name} ended the connection: {reason}"
-            self.end(RemoteProtocolError(text, Code.of(event.goaway.code, Code.PROTOCOL_ERROR)))
+            error = RemoteProtocolError(text, Code.of(event.goaway.code, Code.PROTOCOL_ERROR))
+            self.ownership.defer(self.end, error)
         self._owner.on_slot_free()
 
     def _report(self, error: RemoteProtocolError) -> None:
@@ -327,7 +337,7 @@ class Connection:
             why = "" if known else " does not speak jumpstarter's protocol"
             error.message = f"{self.name}{why}: {error}"
             error.args = (error.message,)
-        self.log_end(error)
+        self.ownership.later(self.log_end, error)  # a log handler is code of the user
 
     def log_end(self, reason: Exception) -> None:
         """Log why the connection ends."""

@@ -6,6 +6,7 @@ Any byte that was read counts as a sign of life, so a PONG needs no handling of 
 from __future__ import annotations
 
 import math
+import threading
 from typing import Protocol
 
 import trio
@@ -21,13 +22,26 @@ _ANSWER_TIME = 1.0  # seconds for the peer to answer a PING of `is_alive`
 SECOND_LOOK = 0.001  # seconds for the reader to find bytes that arrived while the loop was busy
 
 
+class _Reading(Protocol):
+    """The reading half of the connection, as far as keepalive needs it."""
+
+    last_read: float
+
+    def catch_up(self) -> None:
+        """Take note of bytes that threads have read."""
+
+
 class _Host(Protocol):
     """The connection, as far as keepalive needs it."""
 
     name: str
     rules: BaseProtocol
     writer: Writer
-    last_read: float
+    lock: threading.Lock
+
+    @property
+    def reader(self) -> _Reading:
+        """The reading half."""
 
     @property
     def is_leased(self) -> bool:
@@ -55,46 +69,53 @@ class Keepalive:
         A checkpoint; cancelling it loses nothing. Concurrent callers share one PING or wait for the
         next one: at most one is sent per second, however many calls have reached their deadline.
         """
-        connection = self._connection
+        connection, reader = self._connection, self._connection.reader
         since = trio.current_time()
         await trio.sleep_until(self._asked + _ANSWER_TIME)
         if self._asked < since:
-            answered = connection.last_read >= self._asked
+            reader.catch_up()
+            answered = reader.last_read >= self._asked
             self._asked = trio.current_time()
             if answered:  # otherwise the last PING still waits, and an answer to that one will do
-                connection.rules.ping(b"deadline")
-                connection.writer.flush()
+                with connection.lock:
+                    connection.rules.ping(b"deadline")
+                    connection.writer.flush()
         asked = self._asked
         await trio.sleep_until(asked + _ANSWER_TIME)
         return await self._has_read_since(asked)
 
     async def _has_read_since(self, asked: float) -> bool:
-        if self._connection.last_read < asked:
+        reader = self._connection.reader
+        reader.catch_up()
+        if reader.last_read < asked:
             await trio.sleep(SECOND_LOOK)
-        return self._connection.last_read >= asked
+            reader.catch_up()
+        return reader.last_read >= asked
 
     async def run(self) -> None:
         """Send a PING after each quiet `ping_interval`; end the connection if none is answered.
 
         Runs until cancelled, or until the peer is lost.
         """
-        connection = self._connection
+        connection, reader = self._connection, self._connection.reader
         interval = connection.rules.limits.ping_interval
         timeout = connection.rules.limits.ping_timeout
         while True:
-            await trio.sleep_until(connection.last_read + interval)
+            await trio.sleep_until(reader.last_read + interval)
+            reader.catch_up()
             # No PING may precede HELLO, which has a limit of its own, and a leased connection is
             # not the loop's to write to.
             if connection.rules.peer is None or connection.is_leased:
-                connection.last_read = trio.current_time()
-            if trio.current_time() < connection.last_read + interval:
+                reader.last_read = trio.current_time()
+            if trio.current_time() < reader.last_read + interval:
                 continue
             asked = trio.current_time()
-            connection.rules.ping(b"alive???")
-            connection.writer.flush()
+            with connection.lock:
+                connection.rules.ping(b"alive???")
+                connection.writer.flush()
             await trio.sleep(timeout)
             if not await self._has_read_since(asked):
-                silence = round(trio.current_time() - connection.last_read)
+                silence = round(trio.current_time() - reader.last_read)
                 lost = ConnectionError(f"{connection.name} gave no sign of life for {silence} s")
                 connection.log_end(lost)
                 connection.end(lost)

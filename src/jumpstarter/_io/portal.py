@@ -10,8 +10,7 @@ The rules:
 - A call that would deadlock raises instead of blocking, and Ctrl-C interrupts every blocking call.
 - A process can exit, or fork, while a portal is open.
 
-This module does not know the RPC. It needs POSIX: on other systems, a thread that waits for a lock
-cannot be interrupted.
+This module does not know the RPC. It needs POSIX, where a signal interrupts the wait for a lock.
 """
 
 from __future__ import annotations
@@ -26,16 +25,7 @@ import weakref
 from collections import deque
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    ClassVar,
-    Final,
-    TypeVar,
-    TypeVarTuple,
-    final,
-    overload,
-)
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, TypeVarTuple, final, overload
 
 import trio
 
@@ -52,6 +42,7 @@ from .portal_job import (
     refuse_in_trio,
     run_contained,
     settle,
+    stay_at_exit,
 )
 from .portal_lane import PortalLane
 
@@ -176,8 +167,8 @@ class _Loop(AbstractContextManager["BlockingPortal", None]):
             self._abandon(job)
             raise
         finally:
-            if self.exiting and threading.current_thread().daemon:
-                held_lock().acquire()  # never returns: the exit would print an error raised here
+            if self.exiting:
+                stay_at_exit()
 
     def _abandon(self, job: Job[Any]) -> None:
         try:
@@ -443,6 +434,11 @@ class BlockingPortal:
     def grace(self) -> float:
         """Seconds that a call waits for its task to end after Ctrl-C."""
         return self._loop.grace
+
+    @property
+    def exiting(self) -> bool:
+        """True once the interpreter exits."""
+        return self._loop.exiting
 
     def in_loop_thread(self) -> bool:
         """Return True if the calling thread runs this portal's loop."""

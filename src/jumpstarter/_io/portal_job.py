@@ -41,6 +41,7 @@ __all__ = [
     "refuse_in_trio",
     "run_contained",
     "settle",
+    "stay_at_exit",
 ]
 
 T = TypeVar("T")
@@ -99,6 +100,15 @@ def held_lock() -> threading.Lock:
     lock = threading.Lock()
     lock.acquire()
     return lock
+
+
+def stay_at_exit() -> None:
+    """Never return, in a daemon thread: the exit would print an error that is raised there.
+
+    Only while the interpreter exits.
+    """
+    if threading.current_thread().daemon:
+        held_lock().acquire()
 
 
 class Job(Generic[T]):

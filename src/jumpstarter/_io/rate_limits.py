@@ -19,35 +19,33 @@ class RateLimits:
     """The two token buckets of a connection.
 
     Attributes:
-        counted: The counters of the rules (frames without effect, control frames) up to which
-            frames were charged.
+        total: How many frames were charged: the sum of `late_frames`, `no_op_frames` and
+            `control_frames` of the rules at the last charge.
     """
 
-    __slots__ = ("_control_frames", "_limits", "_no_op_frames", "counted")
+    __slots__ = ("_control_frames", "_counted", "_limits", "_no_op_frames", "total")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._no_op_frames = TokenBucket(limits.late_burst, limits.late_rate)
         self._control_frames = TokenBucket(limits.ping_burst, limits.ping_rate)
-        self.counted: tuple[int, int] = (0, 0)
+        self._counted = (0, 0)  # frames without effect, control frames
+        self.total: int = 0
 
-    @staticmethod
-    def count(rules: BaseProtocol) -> tuple[int, int]:
-        """Return the counters of the rules, to be compared with `counted`."""
-        return rules.late_frames + rules.no_op_frames, rules.control_frames
-
-    def charge(self, counters: tuple[int, int], now: float) -> RemoteProtocolError | None:
+    def charge(self, rules: BaseProtocol, now: float) -> RemoteProtocolError | None:
         """Charge the frames that have arrived since the last call.
 
         Args:
-            counters: What `count` returns now.
+            rules: The rules that have counted them.
             now: The time, in seconds of one clock.
 
         Returns:
             The breach if the peer has sent too many, otherwise None.
         """
-        no_op, control = (new - old for new, old in zip(counters, self.counted, strict=True))
-        self.counted = counters
+        counters = (rules.late_frames + rules.no_op_frames, rules.control_frames)
+        no_op, control = (new - old for new, old in zip(counters, self._counted, strict=True))
+        self._counted = counters
+        self.total = sum(counters)
         limits = self._limits
         if not self._control_frames.try_acquire(now, control):
             what, burst, rate = "PING and GOAWAY", limits.ping_burst, limits.ping_rate

@@ -25,6 +25,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final, Protocol
 
 import trio
@@ -39,6 +40,7 @@ __all__ = [
     "SocketTransport",
     "StreamTransport",
     "Transport",
+    "broken",
     "close_immediately",
     "transport_for",
 ]
@@ -48,6 +50,8 @@ _BULK_SIZE: Final = 256 * 1024  # bytes: more than a Unix socket queues by defau
 _FREED: Final = 4 * 1024 * 1024  # bytes: half of what malloc then keeps; enough to echo 1 MiB
 _SEND_SIZE: Final = 32 * 1024  # bytes per `send_all`; a peer that takes that many is not stalled
 _MAX_BUFFERS: Final = 512  # buffers per `writev`; the kernel's own limit is 1,024
+
+_NO_LOCK: Final = nullcontext()
 
 Buffer = bytes | bytearray | memoryview
 Chunk = bytes | memoryview  # bytes that were read
@@ -72,8 +76,18 @@ class Transport(Protocol):
             OSError: The stream is broken.
         """
 
-    async def write(self, buffers: Sequence[Buffer], stall: float) -> None:
+    async def write(
+        self,
+        buffers: Sequence[Buffer],
+        stall: float,
+        lock: AbstractContextManager[object] = _NO_LOCK,
+    ) -> None:
         """Write everything. A checkpoint if it has to wait.
+
+        Args:
+            buffers: The bytes.
+            stall: How long the peer may take nothing, in seconds.
+            lock: Held whenever the stream is used, and not while it waits: a thread may read.
 
         Raises:
             trio.BrokenResourceError: The stream is broken.
@@ -114,22 +128,28 @@ class StreamTransport:
         """See `Transport`. Returns everything: `send_all` may always have to wait."""
         return list(buffers)
 
-    async def write(self, buffers: Sequence[Buffer], stall: float) -> None:
+    async def write(
+        self,
+        buffers: Sequence[Buffer],
+        stall: float,
+        lock: AbstractContextManager[object] = _NO_LOCK,
+    ) -> None:
         """See `Transport`. Each piece of 32 KiB counts as progress."""
+        del lock  # no thread uses such a stream
         data = memoryview(b"".join(buffers))
         for start in range(0, len(data), _SEND_SIZE):
             with trio.fail_after(stall):
                 try:
                     await self._stream.send_all(data[start : start + _SEND_SIZE])
                 except (OSError, trio.BrokenResourceError) as exc:
-                    raise _broken("write", exc) from exc
+                    raise broken("write", exc) from exc
 
     async def read(self) -> bytes:
         """See `Transport`."""
         try:
             return bytes(await self._stream.receive_some(_READ_SIZE))
         except (OSError, trio.BrokenResourceError) as exc:
-            raise _broken("read", exc) from exc
+            raise broken("read", exc) from exc
 
     async def read_on(self) -> Chunk | None:
         """See `Transport`. A Trio stream cannot tell if more is there."""
@@ -141,19 +161,28 @@ class StreamTransport:
 
 
 class SocketTransport:
-    """A transport over a TCP or Unix socket."""
+    """A transport over a TCP or Unix socket.
+
+    Attributes:
+        expects_more: The loop's last read was a full one, so more is likely to be there.
+    """
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._fd = stream.socket.fileno()
-        self._expect_more = False  # the last read was a full one
+        self.expects_more: bool = False
         self.keepalive: bool = _is_remote(stream)
         self.silent: bool = True
 
     def try_write(self, buffers: Sequence[Buffer]) -> list[Buffer]:
         """See `Transport`."""
-        if len(buffers) == 1:
-            return self._try_write_one(buffers[0])
+        if len(buffers) == 1:  # the usual case of a single call, without building lists
+            buffer = buffers[0]
+            try:
+                written = os.writev(self._fd, buffers)
+            except BlockingIOError:
+                return [buffer]
+            return [] if written == len(buffer) else [memoryview(buffer)[written:]]
         rest = list(buffers)
         while rest:
             try:
@@ -163,32 +192,32 @@ class SocketTransport:
             rest = _after(rest, written)
         return rest
 
-    def _try_write_one(self, buffer: Buffer) -> list[Buffer]:
-        """Write one buffer, the usual case of a single call, without building lists."""
-        try:
-            written = os.writev(self._fd, (buffer,))
-        except BlockingIOError:
-            return [buffer]
-        return [] if written == len(buffer) else [memoryview(buffer)[written:]]
-
-    async def write(self, buffers: Sequence[Buffer], stall: float) -> None:
+    async def write(
+        self,
+        buffers: Sequence[Buffer],
+        stall: float,
+        lock: AbstractContextManager[object] = _NO_LOCK,
+    ) -> None:
         """See `Transport`."""
         try:
-            rest = self.try_write(buffers)
+            with lock:
+                rest = self.try_write(buffers)
             if not rest:
                 return
             with trio.CancelScope() as scope:  # one for all: a scope costs as much as a small write
+                scope.deadline = trio.current_time() + stall
                 while rest:
-                    scope.deadline = trio.current_time() + stall
                     try:
                         await trio.lowlevel.wait_writable(self._stream.socket)
                     except trio.ClosedResourceError:
                         if self._fd < 0:
                             raise
-                        # `stop_waiting` was called for the reader: this task goes on waiting.
-                    rest = self.try_write(rest)
+                        continue  # it was meant for a task that waits to read
+                    with lock:
+                        rest = self.try_write(rest)
+                    scope.deadline = trio.current_time() + stall
         except OSError as exc:
-            raise _broken("write", exc) from exc
+            raise broken("write", exc) from exc
         if scope.cancelled_caught:
             raise trio.TooSlowError
 
@@ -201,49 +230,49 @@ class SocketTransport:
         while True:
             try:
                 await trio.lowlevel.wait_readable(self._stream.socket)
-                data = self.try_read()
+                data = self.try_read_on()
             except OSError as exc:
-                raise _broken("read", exc) from exc
+                raise broken("read", exc) from exc
             if data is not None:
                 return data
 
     async def read_on(self) -> Chunk | None:
         """See `Transport`. More is likely after a full read: the sender writes on as it drains."""
-        if not self._expect_more:
+        if not self.expects_more:
             return None
         await trio.lowlevel.checkpoint()
         try:
-            data = _read_bulk(self._fd)
-        except BlockingIOError:
-            self._expect_more = False
-            return None
+            return self.try_read_on()
         except OSError as exc:
-            raise _broken("read", exc) from exc
-        self._expect_more = len(data) >= _READ_SIZE
-        return data
+            raise broken("read", exc) from exc
 
     def try_read(self) -> bytes | None:
         """Return what is there: nothing at the end, None if there is nothing yet. Never waits.
 
-        Any thread may call it: the bytes are a new object, not the shared buffer.
+        Any thread may call it: the bytes are a new object, not the shared buffer. What it finds
+        says nothing about the loop's next read, so `expects_more` stays.
 
         Raises:
             OSError: The stream is broken.
         """
         try:
-            data = os.read(self._fd, _READ_SIZE)
+            return os.read(self._fd, _READ_SIZE)
         except BlockingIOError:
-            self._expect_more = False
             return None
-        self._expect_more = len(data) >= _READ_SIZE
-        return data
 
-    def stop_waiting(self) -> None:
-        """Make a waiting `read` raise ClosedResourceError. The next call of `read` works again.
+    def try_read_on(self) -> Chunk | None:
+        """Do the same for the loop, which reads bulk into the shared buffer.
 
-        A waiting `write` notices, and goes on waiting.
+        Raises:
+            OSError: The stream is broken.
         """
-        trio.lowlevel.notify_closing(self._stream.socket)
+        try:
+            data = _read_bulk(self._fd) if self.expects_more else os.read(self._fd, _READ_SIZE)
+        except BlockingIOError:
+            self.expects_more = False
+            return None
+        self.expects_more = len(data) >= _READ_SIZE
+        return data
 
     def fileno(self) -> int:
         """Return the socket's descriptor, for code that waits for it without Trio."""
@@ -317,7 +346,7 @@ def _is_remote(stream: object) -> bool:
     return stream.socket.family in {socket.AF_INET, socket.AF_INET6}
 
 
-def _broken(verb: str, exc: Exception) -> trio.BrokenResourceError:
+def broken(verb: str, exc: Exception) -> trio.BrokenResourceError:
     """Report the error of the system or of TLS, which Trio keeps as the cause of its own."""
     why = exc.__cause__ or str(exc) or "the stream is broken"
     return trio.BrokenResourceError(f"{verb} failed: {why}")

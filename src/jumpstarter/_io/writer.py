@@ -1,8 +1,8 @@
 """The writing half of a connection.
 
-All code queues whole frames in the rules and calls `flush`, which writes them immediately if that
-is possible without waiting. Only the writer's task waits for the transport. So no cancellation of a
-call can leave half a frame on the wire.
+All code queues whole frames in the rules and calls `flush`, in one locked section. `flush` writes
+them immediately if that is possible without waiting. Only the writer's task waits for the
+transport. So no cancellation of a call can leave half a frame on the wire.
 
 | state   | writes to the transport     | next state                                       |
 |---------|-----------------------------|--------------------------------------------------|
@@ -10,15 +10,17 @@ call can leave half a frame on the wire.
 | WRITING | the writer's task           | IDLE: all is written; BROKEN: a write failed     |
 | BROKEN  | none                        | none: the reader finds the end of the connection |
 
-`flush_soon` enters WRITING before the task runs, and before the task exists if the connection does
-not run yet: `start` looks for that. While a thread or task leads the connection (see the
-subclasses), the state is IDLE, and the leader writes in the writer's place.
+The state is the writing role: it is changed with the connection's lock only. `flush_soon` enters
+WRITING before the task runs, and before the task exists if the connection does not run yet: `start`
+looks for that. A thread whose frames the socket does not take leaves the rest to the task in the
+same way; then all others only queue their frames. The task takes each batch and writes it with the
+lock, since a thread may read: over TLS, reading changes what is to be written. It waits without.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context, copy_context
 from typing import Final, Protocol
 
@@ -28,6 +30,7 @@ from .._protocol.base import BaseProtocol
 from .._util.wakeup import LazyParkingLot, Wakeup
 from ..errors import Code, RemoteProtocolError
 from .handlers import StreamHandler
+from .ownership import Ownership
 from .transport import Buffer, Transport
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -58,6 +61,7 @@ class _Host(Protocol):
     name: str
     ended: Exception | None
     handlers: dict[int, StreamHandler]
+    ownership: Ownership
 
     def log_end(self, reason: Exception) -> None:
         """Log why the connection ends."""
@@ -87,6 +91,7 @@ class Writer:
         "_max_unsent",
         "_mostly_writable",
         "_nursery",
+        "_ownership",
         "_rules",
         "_transport",
         "_wakeup",
@@ -98,6 +103,7 @@ class Writer:
 
     def __init__(self, connection: _Host, transport: Transport, rules: BaseProtocol) -> None:
         self._connection = connection
+        self._ownership = connection.ownership
         self._transport = transport
         self._rules = rules
         self._max_unsent, self._max_pending = rules.limits.max_unsent, rules.limits.max_pending
@@ -136,7 +142,7 @@ class Writer:
         if self.failure is not None:
             self._connection.end_within(GOODBYE_TIME)
         elif self.state is not _IDLE:
-            self.flush_soon()
+            self._start_task()
 
     def detach(self) -> None:
         """Start no task any more: its nursery takes none once its last other task has ended."""
@@ -149,9 +155,15 @@ class Writer:
         self._mostly_writable.unpark_all()
 
     def fail(self, exc: Exception) -> None:
-        """Write nothing more. The reader ends the connection: the peer may have sent a reason."""
+        """Write nothing more. The reader ends the connection: the peer may have sent a reason.
+
+        With the lock.
+        """
         self.state = _BROKEN
         self.failure = ConnectionError(f"the connection to {self._connection.name} broke: {exc}")
+        self._ownership.defer(self._after_failure)
+
+    def _after_failure(self) -> None:
         self._connection.end_within(GOODBYE_TIME)
         self._drained.unpark_all()
 
@@ -160,8 +172,8 @@ class Writer:
     def flush(self) -> None:
         """Send the queued frames. Synchronous, so no cancellation can cut a frame in two.
 
-        With few calls in flight the frames are written immediately, which saves a task switch. With
-        many, the task writes them together, which saves system calls.
+        With the lock, in a task. With few calls in flight the frames are written immediately, which
+        saves a task switch. With many, the task writes them together, which saves system calls.
         """
         if self._rules.busy_slots <= _DIRECT:
             self.flush_now()
@@ -171,24 +183,41 @@ class Writer:
     def flush_now(self) -> None:
         """Write the queued frames immediately, however many calls are in flight.
 
-        For a caller that has queued everything it has. Does nothing while the task is writing,
-        which takes these frames too.
+        With the lock; for a thread, or a task that has queued everything it has. Does nothing while
+        the writer's task is writing, which takes these frames too.
         """
-        if self.state is not _IDLE or not self._rules.send_queue:
+        queue = self._rules.send_queue
+        if self.state is not _IDLE or not queue:
             return
+        # As in `_next_buffers`, which would cost each call another Python frame.
+        is_full = (
+            queue.unstarted_bytes >= self._max_unsent or queue.queued_bytes >= self._max_pending
+        )
+        batch = self._rules.next_batch()
+        if is_full or batch.drained:
+            self._tell_producers(batch.drained, was_full=is_full)
         try:
-            self.rest = self._transport.try_write(self._next_buffers())
+            self.rest = self._transport.try_write(batch.buffers)
         except OSError as exc:
             self.fail(exc)
             return
-        if self.rest or self._rules.send_queue:
+        if self.rest or queue:
             self.flush_soon()
 
     def flush_soon(self) -> None:
-        """Let the writer's task send the queued frames, and those that are queued until it runs."""
+        """Let the writer's task send the queued frames, and those that are queued until it runs.
+
+        With the lock.
+        """
         if self.state is _BROKEN:  # a frame was lost, so none may follow
             return
         self.state = _WRITING
+        if self._ownership.holder:
+            self._ownership.defer(self._start_task)
+        else:
+            self._start_task()
+
+    def _start_task(self) -> None:
         nursery, self._nursery = self._nursery, None
         if nursery is None:
             self._wakeup.set()
@@ -198,19 +227,18 @@ class Writer:
     async def _run(self) -> None:
         stall = self._rules.limits.write_stall
         while True:
-            self.state = _WRITING if self.rest or self._rules.send_queue else _IDLE
-            if self.state is _IDLE:
+            with self._ownership.lock:
+                if self.state is _BROKEN:
+                    return
+                buffers = self._take_batch()
+            if not buffers:
                 self._drained.unpark_all()
                 self._writable.unpark()
                 self._mostly_writable.unpark()
                 await self._wakeup.wait()
                 continue
             try:
-                if self.rest:
-                    await self._transport.write(self.rest, stall)
-                    self.rest = []
-                if self._rules.send_queue:
-                    await self._transport.write(self._next_buffers(), stall)
+                await self._transport.write(buffers, stall, self._ownership.lock)
             except trio.TooSlowError:
                 text = f"{self._connection.name} took nothing for {stall:g} s"
                 stalled = RemoteProtocolError(text, Code.WRITE_STALL)
@@ -218,20 +246,41 @@ class Writer:
                 self._connection.end(stalled)
                 return
             except trio.BrokenResourceError as exc:
-                self.fail(exc)
+                with self._ownership.lock:
+                    self.fail(exc)
                 return
 
+    def _take_batch(self) -> list[Buffer]:
+        """Return the next buffers for the task; without any, give the writing role up."""
+        buffers, self.rest = self.rest, []
+        if not buffers and self._rules.send_queue:
+            buffers = self._next_buffers()
+        self.state = _WRITING if buffers else _IDLE
+        return buffers
+
     def _next_buffers(self) -> list[Buffer]:
+        queue = self._rules.send_queue
+        is_full = (
+            queue.unstarted_bytes >= self._max_unsent or queue.queued_bytes >= self._max_pending
+        )
         batch = self._rules.next_batch()
-        for slot in batch.drained:
+        self._tell_producers(batch.drained, was_full=is_full)
+        return batch.buffers
+
+    def _tell_producers(self, drained: Iterable[int], *, was_full: bool) -> None:
+        """Tell those that wait that frames have left the queue."""
+        for slot in drained:
             handler = self._connection.handlers.get(slot)
             if handler is not None:
                 handler.drained()
+        if was_full:  # else no task waits, nor is about to: it has looked with the queue this full
+            self._ownership.defer(self._wake_producers)
+
+    def _wake_producers(self) -> None:
         if self._writable and not self.write_paused:
             self._writable.unpark()
         if self._mostly_writable and self._rules.send_queue.queued_bytes < self._max_pending:
             self._mostly_writable.unpark()
-        return batch.buffers
 
     # ----------------------------------------------------------------------------- waiting
 
@@ -269,7 +318,8 @@ class Writer:
 
     async def written(self) -> None:
         """Wait until all queued frames have left, or none can. A checkpoint if some have not."""
-        self.flush()
+        with self._ownership.lock:
+            self.flush()
         while self.state is _WRITING and self._connection.ended is None:
             await self._drained.park()
 

@@ -2,8 +2,7 @@
 
 A Python signal handler runs in the main thread, between any two bytecodes, and the one for Ctrl-C
 raises there. Where that would leave a structure half changed, the main thread enters
-`DeferSignals`, and handlers are deferred until it leaves. A wait inside the block can be
-interrupted: it ends with `Interrupted`, and the code tidies up and leaves the block.
+`DeferSignals`, and handlers are deferred until it leaves.
 
 This is for blocking code. In a Trio loop only Trio's own handler may raise, since Trio itself does
 not survive an exception everywhere. Handlers never run in other threads. So a broad `except` in
@@ -29,19 +28,17 @@ from functools import partial
 from itertools import compress
 from threading import get_ident
 from types import FrameType
-from typing import Any, Final, Self, TypeAlias, TypeVar
+from typing import Any, Final, Self, TypeAlias
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = [
     "DeferAllSignals",
     "DeferSignals",
-    "Interrupted",
     "never_defer",
     "raised_by_signal_handler",
 ]
 
-T = TypeVar("T")
 _Handler: TypeAlias = Callable[[int, FrameType | None], object]
 
 _CATCHABLE: Final = tuple(
@@ -86,21 +83,13 @@ def _may_raise(handler: Any) -> bool:
     return callable(handler) and handler not in _never_deferred
 
 
-class Interrupted(BaseException):
-    """A signal arrived during a wait. Its handler runs when the block is left."""
-
-
 class DeferSignals:
     """A `with` block, used once, that defers the handlers of common signals. In any thread.
 
     In other threads than the main one it does nothing: no handler runs there.
-
-    Attributes:
-        waiting: True while a signal may end the wait.
     """
 
     # Class attributes, so that other threads than the main one need no state of their own.
-    waiting = False
     _signals = _SIGNALS
     _is_deferred: Callable[[Any], bool] = staticmethod(callable)
     _deferred: list[tuple[int, _Handler]] | tuple[()] = ()
@@ -127,16 +116,12 @@ class DeferSignals:
 
     def _record(self, handler: _Handler, signum: int, frame: FrameType | None) -> None:
         self._arrived = [*self._arrived, (handler, signum, frame)]
-        if self.waiting:
-            self.waiting = False
-            raise Interrupted
 
     def __exit__(self, *_: object) -> None:
         """Reinstall the handlers, and run those of all signals that have arrived.
 
         All of them are reinstalled and run, even if one of them raises.
         """
-        self.waiting = False
         try:
             self._leave()
         finally:
@@ -151,19 +136,6 @@ class DeferSignals:
         while self._arrived:
             handler, signum, frame = self._arrived.pop(0)
             handler(signum, frame)
-
-    def wait(self, wait: Callable[[int], T], milliseconds: int) -> T:
-        """Return `wait(milliseconds)`. A signal may interrupt it.
-
-        Raises:
-            Interrupted: A signal arrived, now or earlier in the block.
-        """
-        self.waiting = True
-        if self._arrived:
-            raise Interrupted
-        value = wait(milliseconds)
-        self.waiting = False
-        return value
 
 
 class DeferAllSignals(DeferSignals):

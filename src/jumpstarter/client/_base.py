@@ -1,7 +1,7 @@
 """Define `DriverClient`: the client of one driver, and the base class of client classes.
 
 The blocking methods run the `_async` ones through the portal, so there is one implementation of
-each. `call` may do the same without the loop, see `_lead`.
+each. `call` does the same without the loop where it can.
 
 A client class may use any name for its own private members except `_jmp_open`. Everything else that
 is private here is a function of this module or of `_runner`.

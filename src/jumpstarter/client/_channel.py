@@ -5,44 +5,42 @@ of three ways: answered, refused (it certainly never started) or unknown (it was
 connection ended). Cancelling one tells the exporter, and waits, shielded, until the exporter says
 that the driver's code has ended, for at most `cancel_grace` seconds. Nothing is ever sent twice.
 
-Only the loop that runs the connection may use it, except while a blocking call leads it from its
-own thread (`_lead`). Each method here that uses the connection's rules takes the connection back
-first, with `reclaim()`.
+A task of the loop that runs the connection makes a call with `call`. A thread makes it itself with
+`leading.begin`, whatever else is open, and the loop adopts it (`go_on`, `cancel`) if the thread
+may wait no longer. Each verb of the rules is used with the connection's lock, in one section with
+the check that it may be used.
 
 This module knows neither clients nor the device tree: targets are numbers.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, Final, Protocol, TypeVar
 
 import trio
 
+from .._io import leading
+from .._io.connection import Connection
 from .._io.current_lane import Lane
+from .._io.handlers import StreamHandler
 from .._io.transport import transport_for
 from .._limits import DEFAULT_LIMITS, Limits
 from .._protocol import events as ev
 from .._protocol.client import ClientProtocol
 from .._protocol.codec import decode_value
 from .._protocol.frames import Hello
-from .._util.text import sanitize_text
 from .._util.wakeup import LazyEvent
 from .._version import __version__
 from ..errors import (
-    ArgumentError,
-    CallRefused,
     Code,
-    DriverInvalidArgument,
     DriverTimeoutError,
     HandshakeError,
 )
-from ._lead import LeadConnection
+from ._call_sender import CallSender, seconds_left
 from ._loop import lane_of_loop
 from ._outgoing_call import OutgoingCall, Request
-from ._slot_queue import SlotQueue
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -51,12 +49,14 @@ __all__ = ["Channel", "StreamWatcher"]
 T = TypeVar("T")
 
 AGENT: Final = f"jumpstarter/{__version__}"
-_MAX_TIMEOUT_MS: Final = 2**32 - 1
-_QUICK: Final = 0.002  # seconds: leading the connection gains nothing for a call that takes longer
+_LONE_CALLS: Final = 4  # calls of tasks, one after the other, for which a watch is made
 
 
 class StreamWatcher(Protocol):
-    """Is shown the bytes of a raw stream, in the loop of the connection. It must not wait."""
+    """Is shown the bytes of a raw stream, in the loop of the connection. It must not wait.
+
+    It may be shown them soon after the code that received or sent them has gone on.
+    """
 
     def received(self, data: bytes) -> None:
         """Take bytes that the driver has sent."""
@@ -67,10 +67,10 @@ class StreamWatcher(Protocol):
         ...
 
 
-class Channel:
+class Channel(CallSender):
     """One connection to an exporter, as its client.
 
-    Only for the Trio loop that runs it, except `lead`, `decode` and `ask_to_end_soon`.
+    Only for the Trio loop that runs it, except the methods documented for threads.
     Any number of tasks may call concurrently; those beyond the exporter's `max_calls` wait for a
     slot, in order.
 
@@ -94,16 +94,12 @@ class Channel:
         token: str = "",
         own_name: str = "",
     ) -> None:
-        self.limits: Limits = limits
-        self.name: str = name
         hello = Hello.of(limits, agent=AGENT, token=token, name=own_name)
-        self._rules = ClientProtocol(limits, hello)
-        self.connection: LeadConnection = LeadConnection(
-            transport_for(stream), self._rules, self, name
-        )
+        rules = ClientProtocol(limits, hello)
+        super().__init__(name, rules, Connection(transport_for(stream), rules, self, name))
+        self.limits: Limits = limits
         self._greeted = LazyEvent()
-        self._closing = False
-        self._slots = SlotQueue(self._rules, self.connection)
+        self._lone_calls = 0
         self.token: trio.lowlevel.TrioToken = trio.lowlevel.current_trio_token()
         self.reopen: Callable[[], AbstractAsyncContextManager[Channel]] | None = None
         self.watch: Callable[[Request], StreamWatcher | None] | None = None
@@ -120,7 +116,8 @@ class Channel:
             HandshakeError: The peer is not a jumpstarter exporter, refused us, or disconnected.
         """
         nursery.start_soon(self.connection.run)
-        self.connection.writer.flush()
+        with self.connection.lock:
+            self.connection.writer.flush()
         await self._greeted.wait()
         failure = self.connection.ended
         if isinstance(failure, HandshakeError):
@@ -133,17 +130,18 @@ class Channel:
 
         A checkpoint that is not cancelled. Later calls are refused.
         """
-        self._closing = True
+        with self.connection.lock:
+            self._closing = True  # no thread starts a call after this
+            handlers = list(self.connection.handlers.values())
         with trio.CancelScope(shield=True):
-            await self.connection.reclaim()
-            if self.connection.handlers:
-                await self._cancel_all()
+            if handlers:
+                await self._cancel_all(handlers)
             self.connection.end(ConnectionError("the client was closed"))
             await self.connection.finished.wait()
 
-    async def _cancel_all(self) -> None:
+    async def _cancel_all(self, handlers: list[StreamHandler]) -> None:
         async with trio.open_nursery() as nursery:
-            for handler in list(self.connection.handlers.values()):
+            for handler in handlers:
                 if isinstance(handler, OutgoingCall):
                     nursery.start_soon(handler.cancel)
 
@@ -177,7 +175,7 @@ class Channel:
     def on_hello(self, hello: Hello) -> None:
         """Let `begin` return: both HELLOs were exchanged."""
         del hello
-        self._greeted.set()
+        self.connection.ownership.defer(self._greeted.set)
 
     def on_call(self, event: ev.CallReceived) -> None:
         """Fail: the protocol's rules refuse a CALL from a server before it gets here."""
@@ -185,9 +183,10 @@ class Channel:
 
     def on_slot_free(self) -> None:
         """Wake the task that waits longest for a slot; all of them if the connection has ended."""
-        if self.connection.ended is not None or self._rules.going_away:
-            self._greeted.set()
-        self._slots.wake_next()
+        if self.connection.slot_waiters:
+            self._slots.freed()
+        if self._rules.going_away or self.connection.ended is not None:
+            self.connection.ownership.defer(self._greeted.set)
 
     # ------------------------------------------------------------------------------ calls
 
@@ -209,64 +208,47 @@ class Channel:
         Otherwise as `call`.
         """
         call = OutgoingCall(self, request)
-        if self.connection.handlers:
+        if self.connection.handlers or not await self._lead(call):
             await self.open(call)
-            return await self.answer(call, decode)
-        if self.connection.is_leased and await self._lead_here(call):
-            if call.done and call.failure is None:
-                return call.result(decode)
-            return await self.answer(call, decode)
-        began = trio.current_time()
-        await self.open(call)
-        value = await self.answer(call, decode)
-        if trio.current_time() < began + _QUICK:
-            await self.connection.offer()
-        return value
+        elif call.done and not call.has_failed:
+            return call.result(decode)
+        return await self.answer(call, decode)
+
+    async def _lead(self, call: OutgoingCall) -> bool:
+        """Make the only call from the task that waits for it. See `leading.lead_in_task`."""
+        if self.connection.ownership.watch is None:
+            self._lone_calls += 1
+            if self._lone_calls == _LONE_CALLS:
+                self.connection.ownership.watch_socket()
+            return False
+        await trio.lowlevel.checkpoint_if_cancelled()  # this also raises a pending Ctrl-C
+        seconds = seconds_left()
+        try:
+            return await leading.lead_in_task(self.connection, call, self.start, seconds)
+        except BaseException as exc:
+            await call.cancel(exc)
+            raise
 
     async def answer(self, call: OutgoingCall, decode: Callable[[bytes], T]) -> T:
         """Wait for a call that was sent, and return its result."""
         try:
             await call.wait()
-            if isinstance(call.failure, DriverTimeoutError):
+            if call.error is not None and isinstance(call.failure, DriverTimeoutError):
                 await self._let_deadline_pass(call.failure)
         except BaseException as exc:
             await call.cancel(exc)
             raise
         return call.result(decode)
 
-    async def _lead_here(self, call: OutgoingCall) -> bool:
-        """Make a call from the task that waits for it. See `LeadConnection.lead_here`."""
-        await trio.lowlevel.checkpoint_if_cancelled()  # this also raises a pending Ctrl-C
-        seconds = _seconds_left()
-        try:
-            return await self.connection.lead_here(call, self._start, seconds)
-        except BaseException as exc:
-            await call.cancel(exc)
-            raise
-
-    def lead(self, call: OutgoingCall, seconds: float) -> bool:
-        """Make a call from the thread that waits for it. See `LeadConnection.lead`.
-
-        Args:
-            call: The call, not sent yet.
-            seconds: How long the driver may take.
-        """
-        return self.connection.lead(call, self._start, seconds)
-
     async def go_on(self, call: OutgoingCall, decode: Callable[[bytes], T]) -> T:
-        """Wait for a call that a thread has led, and return its result."""
-        await self._take_over()
+        """Wait for a call that a thread has made, and return its result."""
+        call.adopt()
         return await self.answer(call, decode)
 
     async def cancel(self, call: OutgoingCall, exc: BaseException) -> None:
-        """Cancel a call that a thread has led. See `OutgoingCall.cancel`."""
-        await self._take_over()
+        """Cancel a call that a thread has made. See `OutgoingCall.cancel`."""
+        call.adopt()
         await call.cancel(exc)
-
-    async def _take_over(self) -> None:
-        # Shielded: the thread is giving the connection back already, so this is short.
-        with trio.CancelScope(shield=True):
-            await self.connection.reclaim()
 
     async def _let_deadline_pass(self, failure: DriverTimeoutError) -> None:
         """Wait for our own deadline, after the exporter has reached it slightly earlier.
@@ -282,81 +264,33 @@ class Channel:
         """Decode a value that the exporter has sent. In any thread."""
         return decode_value(body, self.limits)
 
-    # ----------------------------------------------------------------------- sending calls
-
-    async def open(self, call: OutgoingCall) -> None:
-        """Send a call, once it has a slot. A checkpoint if it must wait for one.
-
-        Raises:
-            DriverError: It was not sent, and nothing has changed.
-        """
-        if self.connection.is_leased:
-            await self.connection.reclaim()
-        await trio.lowlevel.checkpoint_if_cancelled()
-        seconds = _seconds_left()
-        while not self._slots.has_free_slot:  # again, if a thread that leads was faster
-            self._check_open(call.request)
-            self._check_size(call.request)
-            await self._slots.wait(call.request)
-            seconds = _seconds_left()
-        self._start(call, seconds)
-        self.connection.writer.flush()
-
-    def _start(self, call: OutgoingCall, seconds: float) -> None:
-        """Assign a slot to a call, and queue its frame.
-
-        Raises:
-            DriverError: It was not queued, and nothing has changed.
-        """
-        request = call.request
-        self._check_open(request)
-        if seconds != math.inf:
-            request.set_timeout(math.ceil(min(max(1, seconds * 1000), _MAX_TIMEOUT_MS)))
-        try:
-            call.opened(self._rules.call(request.kind, request.buffer))
-        except ArgumentError as exc:
-            raise DriverInvalidArgument(str(exc), context=request.context) from exc
-        self.connection.handlers[call.slot] = call
-
-    def _check_open(self, request: Request) -> None:
-        if self._closing or self._rules.going_away or self.connection.ended is not None:
-            raise CallRefused(f"not sent: {self._why_not()}", context=request.context)
-
-    def _check_size(self, request: Request) -> None:
-        try:
-            self._rules.check_size(request.buffer)
-        except ArgumentError as exc:
-            raise DriverInvalidArgument(str(exc), context=request.context) from exc
-
-    def _why_not(self) -> str:
-        if self._closing:
-            return "the client was closed"
-        if self.connection.ended is not None:
-            return str(self.connection.ended)
-        goaway = self.connection.goaway
-        why = "" if goaway is None else f" ({sanitize_text(goaway.goaway.text)})"
-        return f"{self.name} takes no more calls{why}"
-
     # ------------------------------------------------------------------ for calls under way
 
     def ask_to_end(self, call: OutgoingCall, code: Code) -> bool:
-        """Send CANCEL. Return False if the call was not sent yet, so that no answer will come."""
-        if self.connection.ended is not None:
-            return False
-        asked = self._rules.cancel(call.slot, code)
-        if not asked:
-            # The rules have removed the unsent CALL, so the slot is free now. The handler goes
-            # first: the task that gets the slot next registers its own.
-            del self.connection.handlers[call.slot]
-            call.taken_back()
-            self.on_slot_free()
-        self.connection.writer.flush()
+        """Send CANCEL. Return False if no answer will come: it was not sent yet, or has ended."""
+        with self.connection.lock:
+            if self.connection.ended is not None or call.done:
+                return False
+            asked = self._rules.cancel(call.slot, code)
+            if not asked:
+                # The rules have removed the unsent CALL, so the slot is free now. The handler goes
+                # first: the task that gets the slot next registers its own.
+                del self.connection.handlers[call.slot]
+                call.taken_back()
+                self.on_slot_free()
+            self.connection.writer.flush()
         return asked
 
     def consumed(self, call: OutgoingCall, cost: int) -> None:
-        """Give credit back for an item that was taken."""
-        if self._rules.consume(call.slot, cost):
-            self.connection.writer.flush()
+        """Give credit back for items that were taken, if the call goes on."""
+        with self.connection.lock:
+            if not call.done:
+                self.give_credit(call, cost)
+                self.connection.writer.flush()
+
+    def give_credit(self, call: OutgoingCall, cost: int) -> bool:
+        """Queue credit for items that were taken, if it is due. With the lock."""
+        return self._rules.consume(call.slot, cost)
 
     def ask_to_end_soon(self, call: OutgoingCall) -> None:
         """Schedule a CANCEL without waiting. In any thread; for finalizers."""
@@ -367,9 +301,3 @@ class Channel:
 
         with suppress(trio.RunFinishedError):  # the loop is gone, and the connection with it
             self.token.run_sync_soon(ask)
-
-
-def _seconds_left() -> float:
-    """Return the time until the deadline of the task's scopes; -inf if it is cancelled."""
-    deadline = trio.current_effective_deadline()
-    return deadline if math.isinf(deadline) else deadline - trio.current_time()

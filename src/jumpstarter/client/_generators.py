@@ -3,8 +3,8 @@
 Its items wait in the slot's handler until they are requested. Credit is returned as they are taken,
 so the window bounds how many wait. However an iteration ends, the driver's generator is ended too.
 
-States of a `RemoteGenerator`. The task that iterates owns it; `end` and `close_soon` may come from
-another one, or from a finalizer in any thread:
+States of a `RemoteGenerator`. The task or thread that iterates owns it; `end` and `close_soon` may
+come from another task, or from a finalizer in any thread:
 
     state  meaning                                  next states
     NEW    nothing was sent                         OPEN: the first step, or `async with`
@@ -19,10 +19,12 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self
 
 import trio
 
+from .._io import leading
 from .._protocol import events as ev
 from .._util.no_copies import ReduceEx, no_copies
 from ..errors import ArgumentError, DriverError
@@ -61,31 +63,59 @@ _OVER: Final = _GeneratorState.OVER
 
 
 class _GeneratorCall(OutgoingCall):
-    """The call of a generator. Its items wait here until they are requested."""
+    """The call of a generator. Its items wait here until they are requested.
 
-    __slots__ = ("items",)
+    Attributes:
+        items: What has arrived and was not taken.
+        fetched: Bytes of items that blocking code has taken, whose credit is to be returned.
+        sink: Where a thread collects items, encoded; None if a task takes them.
+    """
+
+    __slots__ = ("fetched", "items", "sink")
+
+    may_be_there: ClassVar[bool] = True
 
     def __init__(self, channel: Channel, request: Request) -> None:
         super().__init__(channel, request)
         self.items: deque[ev.ItemReceived] = deque()
+        self.fetched: int = 0
+        self.sink: deque[bytes] | None = None
+
+    def collect(self) -> bool:
+        """Move all items to the sink, if there is one; True if there are, or will be none."""
+        if self.sink is not None:
+            for item in self.items:
+                self.fetched += item.cost
+                self.sink.append(item.body)
+            self.items.clear()
+        return bool(self.sink) or self.done or self.has_failed
 
     def received(self, event: ev.SlotEvent) -> None:
         match event:
             case ev.ItemReceived():
-                if self.failure is None:  # after a dropped item, no other may be returned
+                if not self.has_failed:  # after a dropped item, no other may be returned
                     self.items.append(event)
                     self._wake()
             case ev.MessageDropped(terminal=False):
-                self.failure = DriverError(event.reason, context=self.context)
+                self._failure = DriverError(event.reason, context=self.context)
                 self._wake()
             case _:
-                dropped = self.failure
                 super().received(event)
-                self.failure = dropped or self.failure
 
-    async def changed(self) -> None:
+    def _end(self, failure: DriverError | None) -> None:
+        if self._failure is not None:  # an item was dropped before
+            failure, self.error = self._failure, None
+        super()._end(failure)
+
+    async def wait_ready(self) -> None:
         """Wait for an item, or the end."""
-        await self._change()
+        lock = self.channel.connection.lock
+        while True:
+            with lock:
+                if self.items or self.done or self.has_failed:
+                    return
+                waiter = self._next_wakeup()
+            await waiter.wait()
 
 
 class RemoteGenerator(Generic[T]):
@@ -115,7 +145,6 @@ class RemoteGenerator(Generic[T]):
         self._call: _GeneratorCall | None = None  # from the moment when its CALL is sent
         self._busy = False
         self._taken = 0
-        self._fetched = 0  # bytes of items that blocking code has, whose credit is to go back
         self.value: Any = None
 
     @property
@@ -163,28 +192,35 @@ class RemoteGenerator(Generic[T]):
         return await self._receive(self._take_all)
 
     async def _receive(self, take: Callable[[_GeneratorCall], Awaitable[Taken]]) -> Taken:
-        self._check_not_busy()
-        if self._state is _OVER:
-            raise StopAsyncIteration
-        self._busy = True
+        with self._channel.connection.lock:  # a thread may be about to iterate
+            self._check_not_busy()
+            if self._state is _OVER:
+                raise StopAsyncIteration
+            self._busy = True
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
             call = await self._start()
-            self._give_back(call)
-            while not call.items and not call.done and call.failure is None:
-                await call.changed()
+            if call.fetched:
+                self._give_back(call)
+            if not call.items:
+                await call.wait_ready()
             if call.items:
                 return await take(call)
-            if call.failure is not None:
-                raise call.failure
-            self._state = _OVER
-            self.value = call.result(self._channel.decode)
+            self._finish(call)
         except BaseException as exc:
             await self.end(exc)
             raise
         finally:
             self._busy = False
         raise StopAsyncIteration
+
+    def _finish(self, call: _GeneratorCall) -> None:
+        """End the iteration: raise the failure, or store what the generator returned."""
+        failure = call.failure
+        if failure is not None:
+            raise failure
+        self._state = _OVER
+        self.value = call.result(self._channel.decode)
 
     def _check_not_busy(self) -> None:
         if self._busy:
@@ -206,21 +242,82 @@ class RemoteGenerator(Generic[T]):
         if self._taken % _ITEMS_PER_TURN == 0:
             await trio.lowlevel.checkpoint()
         item = call.items.popleft()
-        if not call.done:
-            self._channel.consumed(call, item.cost)
+        self._channel.consumed(call, item.cost)
         return item.body
 
     async def _take_all(self, call: _GeneratorCall) -> list[bytes]:
-        items = list(call.items)
-        call.items.clear()
-        self._fetched = sum(item.cost for item in items)
-        return [item.body for item in items]
+        sink = call.sink = deque()
+        with self._channel.connection.lock:
+            call.collect()
+        call.sink = None
+        return list(sink)
 
     def _give_back(self, call: _GeneratorCall) -> None:
         """Return the credit for the items that were fetched before."""
-        cost, self._fetched = self._fetched, 0
-        if cost and not call.done:
-            self._channel.consumed(call, cost)
+        cost, call.fetched = call.fetched, 0
+        self._channel.consumed(call, cost)
+
+    def fetch_in_thread(self, sink: deque[bytes], seconds: float) -> bool:
+        """Append all items that have arrived to `sink`; wait for one if there are none.
+
+        For a thread that runs no loop.
+
+        Args:
+            sink: Where the items go, still encoded.
+            seconds: How long to wait.
+
+        Returns:
+            True if there are items. False if `fetch` must go on: after a timeout, too.
+
+        Raises:
+            StopAsyncIteration: The driver's generator has ended.
+            trio.BusyResourceError: Another thread or task is iterating.
+            DriverError: The call could not be sent, or has failed.
+            BaseException: Raised by a signal handler; the caller then ends the generator.
+        """
+        if self._state is _OVER:
+            raise StopAsyncIteration
+        call = self._call or _GeneratorCall(self._channel, self._request)
+        connection = self._channel.connection
+        turn: list[bool] = []  # not empty once this thread is the one that iterates
+        try:
+            start = partial(self._start_fetch, sink, turn)
+            if not leading.begin(connection, call, start, seconds):
+                return False
+            if call.baton is not None:
+                leading.wait(call, seconds)
+                leading.collect(connection, call)
+        finally:
+            if turn:
+                call.sink = None
+                self._busy = False
+        if not sink and call.done:
+            self._state = _OVER
+            self._finish(call)
+            raise StopAsyncIteration
+        return bool(sink)
+
+    def _start_fetch(
+        self, sink: deque[bytes], turn: list[bool], call: _GeneratorCall, seconds: float
+    ) -> bool:
+        """Send the CALL, or the credit for the items fetched before. With the lock, in a thread."""
+        self._check_not_busy()
+        self._busy = True
+        turn.append(True)
+        call.sink = sink
+        channel = self._channel
+        if self._call is None:
+            if self._state is not _NEW or not channel.start(call, seconds):
+                return False
+            self._call = call
+            self._state = _OPEN
+        elif self._call is not call or (not call.items and (call.done or call.has_failed)):
+            return False  # another thread has sent it meanwhile, or it is over
+        elif not call.done:
+            cost, call.fetched = call.fetched, 0
+            if cost:
+                channel.give_credit(call, cost)
+        return True
 
     async def end(self, exc: BaseException | None = None) -> None:
         """End the driver's generator, even while a task waits for an item.
@@ -254,8 +351,9 @@ class RemoteGenerator(Generic[T]):
             self._channel.ask_to_end_soon(self._call)
 
     async def __aenter__(self) -> Self:
-        self._check_not_busy()
-        self._busy = True
+        with self._channel.connection.lock:
+            self._check_not_busy()
+            self._busy = True
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
             if self._state is not _OVER:

@@ -208,7 +208,8 @@ class ResourceTransfer:
 
         Bytes that arrive later are dropped, so a driver that goes on writing does not prolong it.
         """
-        self.stream.finish(ConnectionError("the block that lends was left by an exception"))
+        with self.stream.connection.lock:
+            self.stream.finish(ConnectionError("the block that lends was left by an exception"))
         with trio.move_on_after(self.stream.cancel_grace, shield=True):
             await self.done.wait()
 

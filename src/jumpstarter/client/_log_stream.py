@@ -5,8 +5,8 @@ passes each batch to the loggers in a worker thread: a handler may write to a sl
 client's loop has other calls to serve. While it does, it takes no further batch, so the exporter
 soon has no credit left, and drops and counts what its queue cannot hold.
 
-The stream has a connection of its own if one can be made: while a stream is open on a connection,
-its calls take longer, since no thread can lead it (`_lead`).
+The stream has a connection of its own if one can be made, so that it takes no slot and no time of
+the connection that the calls use.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Represent one call of a driver: first the encoded request, and then the call in progress.
 
-States of an `OutgoingCall`. The task or thread that makes the call owns it until it is sent, and
-the loop of the connection from then on:
+States of an `OutgoingCall`. The task or thread that makes the call owns it until it is sent. From
+then on its state is changed with the connection's lock only:
 
     state      meaning                                next states
     NEW        not sent                               SENT: it got a slot
@@ -18,12 +18,15 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol, TypeVar
+import threading
+from collections.abc import Callable
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 import trio
 
 from .._framing import HEADER_SIZE
+from .._io.connection import Connection
+from .._io.ownership import SharedWakeup
 from .._limits import Limits
 from .._protocol import events as ev
 from .._protocol.codec import call_prefix, decode_call, decode_error, encode_call, set_timeout
@@ -32,7 +35,6 @@ from .._protocol.frames import Kind
 from .._util.checks import check_text
 from .._util.reentrancy import CallOrigin, call_origin
 from .._util.tracebacks import strip_tracebacks
-from .._util.wakeup import Wakeup
 from ..errors import (
     ArgumentError,
     CallOutcomeUnknown,
@@ -138,6 +140,7 @@ class _CallOwner(Protocol):
     """The interface of the channel that a call uses."""
 
     limits: Limits
+    connection: Connection
 
     def ask_to_end(self, call: OutgoingCall, code: Code) -> bool:
         """Send CANCEL for the call. Returns False if there is no answer to wait for."""
@@ -146,23 +149,42 @@ class _CallOwner(Protocol):
 class OutgoingCall:
     """A call in progress. It handles the slot's events until the answer or the connection's end.
 
+    One task or thread waits for it: a task with `wait`, a thread as `leading` describes. Once
+    `adopt` was called, it is a task in any case.
+
     Attributes:
         state: See `CallState`.
         slot: The slot that it has; 0 before it was sent.
-        failure: Why it failed, once it has ended; None if it did not.
         value: The encoded result, once it has ended.
+        baton: The lock on which a thread waits for it; None if none does.
+        error: The encoded `failure`, if the exporter has sent one.
     """
 
-    __slots__ = ("_ended", "_waiter", "channel", "failure", "request", "slot", "state", "value")
+    __slots__ = (
+        "_ended",
+        "_failure",
+        "_waiter",
+        "baton",
+        "channel",
+        "error",
+        "request",
+        "slot",
+        "state",
+        "value",
+    )
+
+    may_be_there: ClassVar[bool] = False  # see `leading.Awaited`
 
     def __init__(self, channel: _CallOwner, request: Request) -> None:
         self.channel: _CallOwner = channel
         self.request: Request = request
         self.state: CallState = _NEW
         self.slot: int = 0
-        self.failure: DriverError | None = None
         self.value: bytes = b""
-        self._waiter: Wakeup | None = None  # of the task that makes the call
+        self.baton: threading.Lock | None = None
+        self._failure: DriverError | None = None
+        self.error: bytes | None = None
+        self._waiter: SharedWakeup | None = None  # of the task that makes the call
         self._ended: trio.Event | None = None  # for any other task that waits for the end
 
     @property
@@ -175,23 +197,40 @@ class OutgoingCall:
         """True once the call has ended."""
         return self.state is _ENDED
 
+    @property
+    def failure(self) -> DriverError | None:
+        """Why it failed, once it has ended; None if it did not.
+
+        The exception is built by the code that asks first, in its own task or thread, rather than
+        by the reader with the lock.
+        """
+        if self._failure is None and self.error is not None:
+            code, body = decode_error(self.error, self.channel.limits)
+            self._failure = _with_timeout_hint(exception_from_wire(code, body, self.context))
+        return self._failure
+
+    @property
+    def has_failed(self) -> bool:
+        """True if there is a `failure`."""
+        return self._failure is not None or self.error is not None
+
     def opened(self, slot: int) -> None:
-        """Store the slot; the call is about to be sent."""
+        """Store the slot; the call is about to be sent. With the lock."""
         self.slot = slot
         self.state = _SENT
 
-    # ---------------------------------------------------- events, from the connection's reader
+    # ------------------------------------- events, from the connection's reader, with the lock
 
     def received(self, event: ev.SlotEvent) -> None:
         """Handle a frame that has arrived for this call."""
+        if isinstance(event, ev.ResultReceived):  # a class pattern costs several times as much
+            self.value = event.body
+            self._end(None)
+            return
         match event:
-            case ev.ResultReceived():
-                self.value = event.body
-                self._end(None)
             case ev.ErrorReceived():
-                code, body = decode_error(event.body, self.channel.limits)
-                failure = exception_from_wire(code, body, self.context)
-                self._end(_with_timeout_hint(failure))
+                self.error = event.body
+                self._end(None)
             case ev.MessageDropped():
                 self._end(DriverError(event.reason, context=self.context))
 
@@ -210,41 +249,71 @@ class OutgoingCall:
 
     def _end(self, failure: DriverError | None) -> None:
         if self.state is _ABANDONED:
-            _logger.info("%s has ended on the exporter at last", self.context)
-        # The state first: the tasks that are woken below look at it.
+            later = self.channel.connection.ownership.later
+            later(_logger.info, "%s has ended on the exporter at last", self.context)
+        self._failure = failure
+        # The state before the wake-ups: what is woken looks at it. The failure before the state: a
+        # thread may look at both without the lock.
         self.state = _ENDED
-        self.failure = failure
-        if self._waiter is not None:
+        if self.baton is not None:
+            self._wake()
+        elif self._waiter is not None:
             self._waiter.set()
         if self._ended is not None:
-            self._ended.set()
+            self.channel.connection.ownership.defer(self._ended.set)
+
+    def _wake(self) -> None:
+        if self.baton is not None:
+            if self.baton.locked():
+                self.baton.release()
+        elif self._waiter is not None:
+            self._waiter.set()
 
     # -------------------------------------------------------------------------------- waiting
 
+    def collect(self) -> bool:
+        """Return True once the thread that waits need wait no longer."""
+        return self.state is _ENDED
+
+    def adopt(self) -> None:
+        """Let a task wait from now on, and no thread: after a timeout, Ctrl-C or a close."""
+        with self.channel.connection.lock:
+            self.baton = None
+
     async def wait(self) -> None:
         """Wait until the call has ended. Only for the task that makes the call."""
-        while self.state is not _ENDED:
-            await self._change()
+        connection = self.channel.connection
+        while True:
+            with connection.lock:
+                if self.state is _ENDED:
+                    return
+                waiter = self._waiter
+                if waiter is None:  # as in `_next_wakeup`
+                    self._waiter = waiter = SharedWakeup(connection.ownership)
+            await waiter.wait()
+            if self.done:  # which is final, so this look needs no lock
+                return
 
-    def _change(self) -> Awaitable[None]:
-        """Wait for the next `_wake`. Only for the task that makes the call."""
+    def _next_wakeup(self) -> SharedWakeup:
+        """Return what the task that makes the call waits for next.
+
+        With the lock, in which the task has found that it has to wait: what a thread changes after
+        that finds the wake-up, and its letter is delivered when the task has begun to wait.
+        """
         if self._waiter is None:
-            self._waiter = Wakeup()
-        return self._waiter.wait()
-
-    def _wake(self) -> None:
-        if self._waiter is not None:
-            self._waiter.set()
+            self._waiter = SharedWakeup(self.channel.connection.ownership)
+        return self._waiter
 
     async def join(self) -> None:
         """Wait until the call has ended. For any number of tasks.
 
         The task that closes the client waits here, beside the one that makes the call.
         """
-        if self.state is _ENDED:
-            return
-        if self._ended is None:
-            self._ended = trio.Event()
+        with self.channel.connection.lock:
+            if self.state is _ENDED:
+                return
+            if self._ended is None:
+                self._ended = trio.Event()
         await self._ended.wait()
 
     async def cancel(self, exc: BaseException | None = None) -> None:
@@ -265,10 +334,14 @@ class OutgoingCall:
             self._abandon(f"{self.context}: cancelled, but its driver had not ended after", exc)
 
     def _abandon(self, text: str, exc: BaseException | None) -> None:
+        with self.channel.connection.lock:
+            before = self.state
+            if before is _ENDED:  # just now, by a thread that reads
+                return
+            self.state = _ABANDONED
         text = f"{text} {self.channel.limits.cancel_grace:g} s"
-        if self.state is not _ABANDONED:  # by another task that has waited too
+        if before is not _ABANDONED:  # by another task that has waited too
             _logger.warning("%s; its slot stays busy until it has", text)
-        self.state = _ABANDONED
         if exc is not None:
             exc.add_note(text)
 
@@ -278,8 +351,10 @@ class OutgoingCall:
         Raises:
             DriverError: The call failed, or its result cannot be decoded.
         """
-        if self.failure is not None:
-            raise self.failure
+        if self.error is not None or self._failure is not None:
+            failure = self.failure
+            assert failure is not None
+            raise failure
         try:
             return decode(self.value)
         except ArgumentError as exc:

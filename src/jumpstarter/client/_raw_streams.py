@@ -112,16 +112,24 @@ class _StreamCall(OutgoingCall):
         self.stream.on_writable()
 
     def _end(self, failure: DriverError | None) -> None:
-        if failure is None and not self.stream.complete:
+        if failure is None and self.error is None and not self.stream.complete:
             text = "the exporter ended the stream without its last bytes"
             failure = DriverError(text, context=self.context)
         super()._end(failure)
-        self.stream.finish(failure)
+        self.stream.finish(self._why if self.has_failed else None)
+
+    def _why(self) -> DriverError | None:
+        return self.failure
 
     async def wait_accepted(self) -> None:
         """Wait until the driver has opened the stream, or failed to."""
-        while not self.accepted and not self.done:
-            await self._change()
+        lock = self.channel.connection.lock
+        while True:
+            with lock:
+                if self.accepted or self.done:
+                    break
+                waiter = self._next_wakeup()
+            await waiter.wait()
         if not self.accepted and self.failure is not None:
             raise self.failure
 
@@ -283,12 +291,22 @@ class _WatchedStream(RemoteStream):
         super().__init__(connection, call)
         self._watcher = watcher
 
+    # A thread may receive and send. It leaves the bytes for the loop, and so do the tasks: the
+    # watcher is shown them in the order in which they were received and queued.
+
     def on_data(self, event: ev.DataReceived) -> None:
         if event.data:
-            self._watcher.received(event.data)
+            self._connection.ownership.later(self._watcher.received, event.data)
         super().on_data(event)
+
+    def send_in_thread(self, data: bytes) -> bool:
+        sent = super().send_in_thread(data)
+        if sent:
+            self._connection.ownership.later(self._watcher.sent, data)
+        return sent
 
     async def _send_some(self, chunk: bytes, offset: int) -> int:
         sent = await super()._send_some(chunk, offset)
-        self._watcher.sent(chunk[offset : offset + sent])
+        with self._lock:
+            self._connection.ownership.later(self._watcher.sent, chunk[offset : offset + sent])
         return sent

@@ -7,6 +7,7 @@ classes make, and for no other thread.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError
@@ -21,10 +22,12 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import trio
 
+from .._io import leading
 from .._io.portal import BlockingPortal, in_trio_thread
+from .._io.portal_job import stay_at_exit
 from ..errors import CallRefused, Code, DriverTimeoutError
 from ._channel import Channel
-from ._outgoing_call import OutgoingCall, Request
+from ._outgoing_call import CallState, OutgoingCall, Request
 from ._remote import DriverRef
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -32,6 +35,8 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 __all__ = ["BlockingRunner", "limited", "portal_for", "runner_for", "time_limit"]
 
 T = TypeVar("T")
+
+_ENDED: Final = CallState.ENDED
 
 
 class _TimeLimit(NamedTuple):
@@ -99,7 +104,7 @@ class BlockingRunner:
         """
         if self._channel.closed:
             raise CallRefused("not sent: the client was closed", context=self._request.context)
-        if self._channel.connection.led_from_here():
+        if self._channel.connection.ownership.held_here():
             text = "a finalizer made a blocking call while its thread was in the middle of another"
             raise RuntimeError(f"{text}, which would deadlock: {self._request.context}")
         return self._run_in_time(step, function, *args)
@@ -120,23 +125,41 @@ class BlockingRunner:
         """Return True if `run` would start a step: the client is open, and time is left."""
         return not self._channel.closed and _limit.get().left() > 0
 
+    @property
+    def may_lead(self) -> bool:
+        """True if this thread may do a step itself: it `permits`, and the portal is open.
+
+        In a forked child the portal is closed, and the lock may be held by a thread of the parent.
+        """
+        return not self._portal.closed and self.permits()
+
+    def left(self) -> float:
+        """Return the seconds that are left of the surrounding `timeout`."""
+        return _limit.get().left()
+
     def call(self, decode: Callable[[bytes], T]) -> T:
         """Make a plain call, and return its result.
 
-        The calling thread leads the connection if it can; otherwise the call is made in the loop.
+        The calling thread makes it itself if it can; otherwise the call is made in the loop.
         """
         channel = self._channel
-        seconds = _limit.get().left()
+        limit = _limit.get()
+        seconds = math.inf if limit is _NO_LIMIT else limit.left()
         if self._portal.closed or seconds <= 0:
             return self._call_in_loop(decode)
         call = OutgoingCall(channel, self._request)
         try:
-            if not channel.lead(call, seconds):
+            if not leading.begin(channel.connection, call, channel.start, seconds):
                 return self._call_in_loop(decode)
-            if not call.done or isinstance(call.failure, DriverTimeoutError):
+            if call.baton is not None:
+                leading.wait(call, seconds)
+                if self._portal.exiting:
+                    stay_at_exit()
+            if call.state is not _ENDED or (seconds != math.inf and _is_timeout(call)):
                 return self._go_on(call, decode)
         except BaseException as exc:
-            self._abandon(call, exc)
+            if call.slot and not call.done:
+                self.abandon(channel.cancel, call, exc)
             raise
         return call.result(decode)
 
@@ -154,13 +177,21 @@ class BlockingRunner:
             return call.result(decode)
         return result
 
-    def _abandon(self, call: OutgoingCall, exc: BaseException) -> None:
-        """Cancel a call that a signal has interrupted, and wait for its end within the grace."""
-        if call.slot and not call.done:
-            # A second signal's exception is lost here, as `exc` of the first one is raised.
-            with suppress(RuntimeError, TimeoutError, CancelledError):
-                future = self._portal.start_task_soon(self._channel.cancel, call, exc)
-                future.result(self._portal.grace)
+    def abandon(self, function: Callable[..., Any], *args: Any) -> None:
+        """Let the loop clean up after an exception of a signal handler; wait within the grace.
+
+        Args:
+            function: An async function.
+            args: Its arguments.
+        """
+        # A second signal's exception is lost here, since the caller raises the first one.
+        with suppress(RuntimeError, TimeoutError, CancelledError):
+            future = self._portal.start_task_soon(function, *args)
+            future.result(self._portal.grace)
+
+
+def _is_timeout(call: OutgoingCall) -> bool:
+    return isinstance(call.failure, DriverTimeoutError)
 
 
 def limited(
@@ -230,7 +261,8 @@ def runner_for(client: _Client, method: str, request: Request, twin: str = "") -
         RuntimeError: The client is for Trio code, or this thread runs a Trio loop.
     """
     portal = client.portal
-    if portal is None or in_trio_thread():
+    # `in_trio_thread` looks for the hooks, too: here that saves each call a Python frame.
+    if portal is None or (sys.get_asyncgen_hooks()[0] is not None and in_trio_thread()):
         portal = portal_for(client, f"{type(client).__name__}.{method}", twin or f"{method}_async")
     return BlockingRunner(portal, request, client.channel.channel)
 

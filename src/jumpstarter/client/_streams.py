@@ -7,6 +7,7 @@ run in any thread, even the portal's own, and must never block.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import suppress
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Self
 
 import trio
 
+from .._io import leading
+from .._io.byte_stream import ThreadReceive
 from .._io.portal import in_trio_thread
 from .._util.checks import check_max_bytes, refuse_timeout
 from .._util.no_copies import ReduceEx, no_copies
@@ -71,7 +74,8 @@ class BlockingGenerator(Generator[T, None, Any]):
         try:
             if not (self._items and self._runner.permits()):
                 self._items.clear()
-                self._items.extend(self._runner.run("the wait for an item", self._remote.fetch))
+                if not self._fetch():
+                    self._items.extend(self._runner.run("the wait for an item", self._remote.fetch))
             return self._decode(self._items.popleft())
         except StopAsyncIteration:
             value = self._remote.value
@@ -81,6 +85,19 @@ class BlockingGenerator(Generator[T, None, Any]):
             self._remote.close_soon()
             raise
         raise StopIteration(value)
+
+    def _fetch(self) -> bool:
+        """Fetch items in this thread. Return False if there are none, and the loop must look."""
+        if not self._runner.may_lead:
+            return False
+        try:
+            return self._remote.fetch_in_thread(self._items, self._runner.left())
+        except (DriverError, trio.BusyResourceError):
+            raise
+        except BaseException as exc:  # a signal handler's: the loop must end the generator
+            self._items.clear()
+            self._runner.abandon(self._remote.end, exc)
+            raise
 
     def _decode(self, body: bytes) -> T:
         try:
@@ -142,6 +159,7 @@ class BlockingStream:
     ) -> None:
         self._runner = runner
         self._remote = remote
+        self._connection = remote.connection
         self._forget = forget
         self._received: bytes | None = None  # arrived, but Ctrl-C kept it from its caller
 
@@ -158,7 +176,11 @@ class BlockingStream:
             DriverTimeoutError: The surrounding `timeout` ran out; an unknown part was sent.
             trio.ClosedResourceError: The stream, or this half of it, was closed here.
         """
-        self._run("send()", self._remote.send_all, data)
+        if type(data) is not bytes or not self._lead(self._send_here, data):
+            self._run("send()", self._remote.send_all, data)
+
+    def _send_here(self, data: bytes) -> bool:
+        return leading.send(self._connection, lambda: self._remote.send_in_thread(data))
 
     @refuse_timeout("receive()", _USE_TIMEOUT)
     def receive(self, max_bytes: int | None = None) -> bytes:
@@ -177,7 +199,7 @@ class BlockingStream:
             trio.ClosedResourceError: The stream was closed here.
         """
         check_max_bytes(max_bytes)
-        if self._received is None:
+        if self._received is None and not self._lead(self._receive_here, max_bytes):
             self._run("receive()", self._receive, max_bytes)
         data = self._received or b""
         rest = b"" if max_bytes is None else data[max_bytes:]
@@ -185,6 +207,28 @@ class BlockingStream:
         if not data:
             raise end_of_stream("the driver has ended its half of the stream")
         return data[: len(data) - len(rest)]
+
+    def _receive_here(self, max_bytes: int | None) -> bool:
+        """Receive in this thread. Return False if the loop must do it: after a timeout, too."""
+        wait = ThreadReceive(self._remote, max_bytes, self._store)
+        try:
+            if not leading.begin(self._connection, wait, ThreadReceive.start, math.inf):
+                return False
+            if wait.receiving:
+                leading.wait(wait, self._runner.left())
+        finally:
+            try:
+                if wait.receiving:
+                    leading.collect(self._connection, wait, wait.end)
+            finally:
+                if wait.receiving:  # a signal handler has raised before signals were deferred
+                    leading.collect(self._connection, wait, wait.end)
+        if wait.at_end:
+            self._store(self._remote.take(max_bytes))
+        return self._received is not None
+
+    def _store(self, data: bytes) -> None:
+        self._received = data
 
     async def _receive(self, max_bytes: int | None) -> None:
         """Receive into `_received`, so that the next call gets the data after an interruption."""
@@ -215,9 +259,16 @@ class BlockingStream:
             self._runner.run(self._runner.on_stream("close()"), self._remote.aclose)
             self._remote.check()
 
+    def _lead(self, function: Callable[..., bool], *args: Any) -> bool:
+        """Do a step in this thread. Return False if the loop must do it."""
+        return self._runner.may_lead and self._mapped(function, *args)
+
     def _run(self, step: str, function: Callable[..., Any], *args: Any) -> Any:
+        return self._mapped(self._runner.run, self._runner.on_stream(step), function, *args)
+
+    def _mapped(self, function: Callable[..., Any], *args: Any) -> Any:
         try:
-            return self._runner.run(self._runner.on_stream(step), function, *args)
+            return function(*args)
         except trio.BrokenResourceError as exc:
             # Blocking code gets the reason itself instead of Trio's exception.
             if isinstance(exc.__cause__, DriverError):

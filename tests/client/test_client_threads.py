@@ -1,4 +1,7 @@
-"""Tests of `jumpstarter.client._lead`: threads read their own answers beside other calls."""
+"""Tests of calls from threads and tasks that read their own answers, beside other calls.
+
+`jumpstarter._io.leading` and `ownership` describe how; tests/io/test_ownership.py tests them alone.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +39,15 @@ from helpers import (
     stream,
     until,
 )
+from jumpstarter._io import leading
+from jumpstarter._io.connection import Connection
+from jumpstarter._io.ownership import Ownership, Reader
 from jumpstarter._io.portal import BlockingPortal
+from jumpstarter._limits import DEFAULT_LIMITS, Limits
 from jumpstarter._protocol import events as ev
-from jumpstarter.client import DriverClient, _lead
+from jumpstarter.client import DriverClient
 from jumpstarter.client._channel import Channel
-from jumpstarter.client._lead import LeadConnection
-from jumpstarter.client._outgoing_call import OutgoingCall, Request
+from jumpstarter.client._outgoing_call import OutgoingCall
 from jumpstarter.driver import Driver
 from jumpstarter.errors import (
     CallOutcomeUnknown,
@@ -52,13 +58,16 @@ from jumpstarter.errors import (
     DriverTimeoutError,
 )
 from transports import unix_pair
-from wire import RulesWith
 
 MEGABYTE: Final = bytes(1024 * 1024)
 
 
-def connection_of(client: DriverClient) -> LeadConnection:
+def connection_of(client: DriverClient) -> Connection:
     return client.channel.channel.connection
+
+
+def ownership_of(client: DriverClient) -> Ownership:
+    return connection_of(client).ownership
 
 
 def portal_of(client: DriverClient) -> BlockingPortal:
@@ -66,13 +75,13 @@ def portal_of(client: DriverClient) -> BlockingPortal:
     return client.portal
 
 
-def be_led(client: DriverClient) -> LeadConnection:
-    """Make calls until the loop's reader has stepped aside and the connection is leased."""
+def be_watched(client: DriverClient) -> Connection:
+    """Make calls until threads may read the connection."""
     connection = connection_of(client)
     give_up = time.monotonic() + PATIENCE
-    while not connection.is_leased:
+    while connection.ownership.watch is None:
         assert client.call("echo_async", 1) == 1
-        assert time.monotonic() < give_up, "the loop never steps aside"
+        assert time.monotonic() < give_up, "the connection gets no watch"
     return connection
 
 
@@ -82,8 +91,29 @@ def call_for_ever(client: DriverClient) -> None:
         client.call("echo_async", 1)
 
 
-def led_calls(client: DriverClient) -> int:
-    return connection_of(client)._calls
+class Leads:
+    """Counts how often a thread or task became the reader."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.threads = self.tasks = 0
+        for name in ("take_role", "take_role_for_task"):
+            monkeypatch.setattr(Ownership, name, self._counting(name, getattr(Ownership, name)))
+
+    def _counting(self, name: str, take: Callable[..., bool]) -> Callable[..., bool]:
+        def counting(ownership: Ownership, *args: object) -> bool:
+            taken = take(ownership, *args)
+            if name == "take_role":
+                self.threads += taken
+            else:
+                self.tasks += taken
+            return taken
+
+        return counting
+
+
+@pytest.fixture
+def leads(monkeypatch: pytest.MonkeyPatch) -> Leads:
+    return Leads(monkeypatch)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -107,63 +137,59 @@ def client(lab: Lab) -> Iterator[DriverClient]:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a thread lead for as long as its call takes."""
-    monkeypatch.setattr(_lead, "_PATIENCE_MS", int(PATIENCE * 1000))
-
-
-@pytest.fixture
-def unhurried(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the connection leased between calls too, so that a slow test does not lose it."""
-    del patient
-    monkeypatch.setattr(_lead, "_IDLE", PATIENCE)
+    monkeypatch.setattr(leading, "_PATIENCE_MS", int(PATIENCE * 1000))
 
 
 # --------------------------------------------------------------------------------- led calls
 
 
-@pytest.mark.usefixtures("unhurried")
-def test_one_call_after_another_is_led_by_its_thread(client: DriverClient) -> None:
-    be_led(client)
-    before = led_calls(client)
+@pytest.mark.usefixtures("patient")
+def test_one_call_after_another_is_led_by_its_thread(client: DriverClient, leads: Leads) -> None:
+    be_watched(client)
+    before = leads.threads
     for number in range(10):
         assert client.call("echo_async", number) == number
         assert client.call("echo", [number]) == [number]
-    assert led_calls(client) == before + 20
+        assert ownership_of(client).reader is Reader.LOOP
+    assert leads.threads == before + 20
     assert not connection_of(client).handlers
 
 
-@pytest.mark.usefixtures("unhurried")
-def test_a_call_with_a_result_type_is_led_by_its_thread_too(client: DriverClient) -> None:
-    be_led(client)
-    before = led_calls(client)
+@pytest.mark.usefixtures("patient")
+def test_a_call_with_a_result_type_is_led_by_its_thread_too(
+    client: DriverClient, leads: Leads
+) -> None:
+    be_watched(client)
+    before = leads.threads
     for number in range(10):
         assert client.call_as(int, "echo_async", number) == number
     with pytest.raises(DriverError, match="its result: "):
         client.call_as(int, "echo_async", "seven")
-    assert led_calls(client) == before + 11
+    assert leads.threads == before + 11
 
 
-@pytest.mark.usefixtures("unhurried")
+@pytest.mark.usefixtures("patient")
 def test_a_led_call_with_a_result_type_times_out_like_any_other(
     client: DriverClient, lab: Lab
 ) -> None:
     while not lab.log:  # on a busy machine, the time can run out before the driver begins
-        be_led(client)
+        be_watched(client)
         with (
             pytest.raises(DriverTimeoutError, match="ran out during the call"),
             client.timeout(0.05),
         ):
             client.call_as(str, "wait")
     assert lab.log == ["wait started", "wait ended"]
-    be_led(client)
+    be_watched(client)
     assert client.call_as(list[int], "echo", [1]) == [1]
 
 
-@pytest.mark.usefixtures("unhurried")
+@pytest.mark.usefixtures("patient")
 def test_a_led_call_fails_as_any_other(client: DriverClient) -> None:
-    be_led(client)
+    be_watched(client)
     with pytest.raises(DriverTimeoutError, match="the device is slow"):
         client.call("fail")
-    be_led(client)
+    be_watched(client)
     with pytest.raises(DriverError, match="no such method"):
         client.call("no_such_method")
     with pytest.raises(DriverInvalidArgument):
@@ -171,19 +197,20 @@ def test_a_led_call_fails_as_any_other(client: DriverClient) -> None:
     assert client.call("echo_async", "usable") == "usable"
 
 
-@pytest.mark.usefixtures("unhurried")
-def test_a_message_that_is_too_large_is_refused_and_the_lead_goes_on() -> None:
-    with served_with(Lab(), jumpstarter.Limits(max_message=64 * 1024)) as client:
-        be_led(client)
-        before = led_calls(client)
+@pytest.mark.usefixtures("patient")
+def test_a_message_that_is_too_large_is_refused_and_the_next_is_led(leads: Leads) -> None:
+    with served_with(Lab(), Limits(max_message=64 * 1024)) as client:
+        be_watched(client)
+        before = leads.threads
         with pytest.raises(DriverInvalidArgument, match="the message has"):
             client.call("echo", MEGABYTE)
+        assert ownership_of(client).reader is Reader.LOOP
         assert client.call("echo_async", 1) == 1
-        assert led_calls(client) == before + 1
+        assert leads.threads == before + 2
 
 
 @contextmanager
-def served_with(driver: Driver, limits: jumpstarter.Limits) -> Iterator[DriverClient]:
+def served_with(driver: Driver, limits: Limits) -> Iterator[DriverClient]:
     """Serve a driver in another thread, with the given limits, and connect to it."""
     with (
         ServerContext(driver, limits) as exporter,
@@ -196,9 +223,9 @@ def served_with(driver: Driver, limits: jumpstarter.Limits) -> Iterator[DriverCl
 class ServerContext:
     """An exporter in its own thread, which a test can drain or end."""
 
-    def __init__(self, driver: Driver, limits: jumpstarter.Limits | None = None) -> None:
+    def __init__(self, driver: Driver, limits: Limits | None = None) -> None:
         self._driver = driver
-        self._limits = limits or jumpstarter.Limits()
+        self._limits = limits or Limits()
         self._started = threading.Event()
         self._thread = threading.Thread(target=trio.run, args=(self._serve,))
         self.address = ""
@@ -234,10 +261,11 @@ class ServerContext:
 
 
 def test_a_slow_call_is_waited_for_by_the_loop(client: DriverClient, lab: Lab) -> None:
-    connection = be_led(client)
+    connection = be_watched(client)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client.call, "wait")
-        wait_until(lambda: lab.log == ["wait started"] and not connection.is_leased)
+        wait_until(lambda: lab.log == ["wait started"])
+        wait_until(lambda: connection.ownership.reader is Reader.LOOP)
         assert client.call("echo_async", "beside it") == "beside it"
         portal_of(client).call(lab.let_go.set)
         assert waiting.result(PATIENCE) == "wait"
@@ -245,7 +273,7 @@ def test_a_slow_call_is_waited_for_by_the_loop(client: DriverClient, lab: Lab) -
 
 def test_a_slow_call_ends_with_its_timeout(client: DriverClient, lab: Lab) -> None:
     while not lab.log:  # on a busy machine, the time can run out before the driver begins
-        be_led(client)
+        be_watched(client)
         with pytest.raises(DriverTimeoutError, match="timeout"), client.timeout(0.1):
             client.call("wait")
     assert lab.log == ["wait started", "wait ended"]
@@ -255,16 +283,16 @@ def test_a_slow_call_ends_with_its_timeout(client: DriverClient, lab: Lab) -> No
 @pytest.mark.parametrize("value", [MEGABYTE, [bytes(40_000)] * 3], ids=["flat", "list"])
 def test_large_messages_pass(client: DriverClient, value: Any) -> None:
     for _ in range(3):
-        be_led(client)
+        be_watched(client)
         assert client.call("echo", value) == value
 
 
-@pytest.mark.usefixtures("unhurried")
+@pytest.mark.usefixtures("patient")
 def test_an_answer_in_pieces_is_put_together(
     client: DriverClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connection = be_led(client)
-    socket = connection._socket
+    connection = be_watched(client)
+    socket = connection.reader._socket
     assert socket is not None
     read = socket.try_read
     rest = bytearray()
@@ -276,99 +304,132 @@ def test_an_answer_in_pieces_is_put_together(
         return bytes([rest.pop(0)])
 
     monkeypatch.setattr(socket, "try_read", read_a_byte)
-    monkeypatch.setattr(connection, "_poll", _Always())
+    monkeypatch.setattr(connection.ownership, "poll", lambda _milliseconds: [(0, 1)])
     assert client.call("echo_async", "whole") == "whole"
-    assert connection.is_leased
+    assert connection.ownership.reader is Reader.LOOP
 
 
-class _Always:
-    def poll(self, _milliseconds: int) -> list[int]:
-        return [1]
-
-
-def test_the_loop_takes_an_idle_connection_back(client: DriverClient) -> None:
-    connection = be_led(client)
-    wait_until(lambda: not connection.is_leased)
-    be_led(client)
-
-
-@pytest.mark.usefixtures("unhurried")
-def test_trio_code_gets_the_connection_between_two_calls(client: DriverClient) -> None:
-    connection = be_led(client)
-    before = led_calls(client)
+def test_trio_code_calls_between_two_calls_of_a_thread(client: DriverClient) -> None:
+    be_watched(client)
     assert portal_of(client).call(client.call_async, "echo_async", "trio") == "trio"
-    assert led_calls(client) == before + 1
-    assert connection.is_leased
     assert list(client.streamingcall("count", 3)) == [0, 1, 2]
-    be_led(client)
     with client.stream() as stream:
         stream.send(b"bytes")
         assert stream.receive() == b"bytes"
         assert client.call("echo_async", "beside a stream") == "beside a stream"
 
 
-def test_trio_code_gets_the_connection_in_the_midst_of_a_call(
-    client: DriverClient, lab: Lab, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("patient")
+def test_a_thread_that_leads_answers_tasks_and_other_threads(
+    client: DriverClient, lab: Lab
 ) -> None:
-    monkeypatch.setattr(_lead, "_PATIENCE_MS", 100)
-    connection = be_led(client)
-    with ThreadPoolExecutor(1) as pool:
+    connection = be_watched(client)
+    with ThreadPoolExecutor(1) as pool, client.timeout(PATIENCE):
         waiting = pool.submit(client.call, "wait")
-        wait_until(lambda: bool(lab.log))
-        assert portal_of(client).call(client.call_async, "echo_async", "trio") == "trio"
-        assert not connection.is_leased
-        portal_of(client).call(lab.let_go.set)
+        try:
+            wait_until(lambda: lab.log == ["wait started"])
+            assert connection.ownership.reader is Reader.THREAD
+            assert portal_of(client).call(client.call_async, "echo_async", "task") == "task"
+            assert client.call("echo_async", "thread") == "thread"
+            assert list(client.streamingcall("count_async", 10)) == list(range(10))
+            with client.stream() as stream:
+                stream.send(b"bytes")
+                assert stream.receive() == b"bytes"
+            assert connection.ownership.reader is Reader.THREAD
+        finally:
+            portal_of(client).call(lab.let_go.set)
         assert waiting.result(PATIENCE) == "wait"
+    wait_until(lambda: ownership_of(client).reader is Reader.LOOP)
 
 
-@pytest.mark.usefixtures("unhurried")
-def test_a_mark_that_the_holder_sees_too_late_is_not_lost(
+@pytest.mark.usefixtures("patient")
+def test_calls_are_led_while_a_console_is_open_and_another_thread_receives(
+    client: DriverClient, lab: Lab, leads: Leads
+) -> None:
+    del lab
+    be_watched(client)
+    with ThreadPoolExecutor(1) as pool, client.stream() as console:
+        receiving = pool.submit(console.receive)
+        wait_until(lambda: ownership_of(client).reader is Reader.THREAD)
+        before = leads.threads
+        assert client.call("echo_async", 1) == 1  # the other thread reads its answer
+        assert leads.threads == before
+        console.send(b"something")
+        assert receiving.result(PATIENCE) == b"something"
+        wait_until(lambda: ownership_of(client).reader is Reader.LOOP)
+        assert client.call("echo_async", 2) == 2
+        assert leads.threads > before
+
+
+def test_a_receiver_that_waits_for_long_leaves_the_socket_to_others(
     client: DriverClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connection = be_led(client)
-    let_go = connection._let_go
-    about_to, go = threading.Event(), threading.Event()
+    be_watched(client)
+    with ThreadPoolExecutor(1) as pool, client.stream() as console:
+        receiving = pool.submit(console.receive)
+        wait_until(lambda: console._remote.receive_baton is not None)
+        monkeypatch.setattr(leading, "_PATIENCE_MS", int(PATIENCE * 1000))
+        leads = Leads(monkeypatch)
+        for number in range(10):
+            assert client.call("echo_async", number) == number
+        assert leads.threads == 10
+        console.send(b"something")
+        assert receiving.result(PATIENCE) == b"something"
 
-    class Lock:
-        """A wrapper around the connection's lock that pauses before one release."""
 
-        def __init__(self, lock: threading.Lock) -> None:
-            self.acquire, self._release = lock.acquire, lock.release
-
-        def release(self) -> None:
-            if connection._leader == 0 and not about_to.is_set() and armed:
-                about_to.set()
-                assert go.wait(PATIENCE)
-            self._release()
-
-    armed: list[bool] = []
-
-    def arm(*, keep: bool) -> None:
-        armed.append(keep)
-        let_go(keep=keep)
-
-    lock = connection._lock
-    monkeypatch.setattr(connection, "_lock", Lock(lock))
-    monkeypatch.setattr(connection, "_let_go", arm)
-    with ThreadPoolExecutor(2) as pool:
-        led = pool.submit(client.call, "echo_async", "led")
-        assert about_to.wait(PATIENCE)
-        other = pool.submit(client.call, "echo_async", "other")
-        wait_until(lambda: connection._wanted)
-        go.set()
-        assert (led.result(PATIENCE), other.result(PATIENCE)) == ("led", "other")
-    assert armed == [True]
-    monkeypatch.setattr(connection, "_lock", lock)
+@pytest.mark.usefixtures("patient")
+def test_a_thread_leads_the_wait_for_bytes_and_items(client: DriverClient, leads: Leads) -> None:
+    be_watched(client)
+    with client.stream() as stream:
+        before = leads.threads
+        for number in range(10):
+            stream.send(b"%d" % number)
+            assert stream.receive() == b"%d" % number
+        assert leads.threads > before
+    before = leads.threads
+    assert list(client.streamingcall("count_async", 100)) == list(range(100))
+    assert leads.threads > before
 
 
 # ---------------------------------------------------------------------------- how connections end
 
 
 @pytest.mark.usefixtures("patient")
+def test_no_thread_leads_while_the_loop_has_frames_to_handle(client: DriverClient) -> None:
+    """Many items arrive in one read, and the loop handles all but the first thousand of them."""
+    be_watched(client)
+    with client.timeout(PATIENCE):  # a thread that led meanwhile would wait for that long
+        for _ in range(5):
+            items = client.streamingcall("count_async", 20_000)
+            assert list(items) == list(range(20_000))
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_second_thread_that_begins_the_same_generator_iterates_over_the_rest(
+    client: DriverClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_watched(client)
+    items = client.streamingcall("count_async", 20_000)  # more than its window holds
+    got: list[Any] = []
+    really_begin = leading.begin
+
+    def begin_late(*args: Any) -> bool:
+        monkeypatch.setattr(leading, "begin", really_begin)
+        with ThreadPoolExecutor(1) as pool, client.timeout(PATIENCE):
+            got.append(pool.submit(next, items).result(PATIENCE))
+        return really_begin(*args)
+
+    monkeypatch.setattr(leading, "begin", begin_late)
+    with client.timeout(PATIENCE):
+        got.append(next(items))
+        assert [*got, *items] == list(range(20_000))
+
+
+@pytest.mark.usefixtures("patient")
 def test_an_exporter_that_ends_in_the_midst_of_a_call_leaves_its_outcome_unknown() -> None:
     lab = Lab()
     with ServerContext(lab) as exporter, jumpstarter.connect(exporter.address) as client:
-        connection = be_led(client)
+        connection = be_watched(client)
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(client.call, "wait")
             wait_until(lambda: bool(lab.log))
@@ -383,7 +444,7 @@ def test_an_exporter_that_ends_in_the_midst_of_a_call_leaves_its_outcome_unknown
 @pytest.mark.usefixtures("patient")
 def test_a_connection_that_broke_between_two_calls_is_found_by_the_next() -> None:
     with ServerContext(Lab()) as exporter, jumpstarter.connect(exporter.address) as client:
-        connection = be_led(client)
+        connection = be_watched(client)
         exporter.end()
         with pytest.raises(CallRefused, match=r"closed the connection|shut"):
             client.call("echo_async", 1)
@@ -393,7 +454,7 @@ def test_a_connection_that_broke_between_two_calls_is_found_by_the_next() -> Non
 @pytest.mark.usefixtures("patient")
 def test_a_goaway_that_comes_with_an_answer_is_acted_on() -> None:
     with ServerContext(Lab()) as exporter, jumpstarter.connect(exporter.address) as client:
-        connection = be_led(client)
+        connection = be_watched(client)
         drain = threading.Thread(target=exporter.drain)
         drain.start()  # waits for our acknowledgement
         with pytest.raises(CallRefused, match=r"shut|takes no more calls|closed"):
@@ -403,13 +464,11 @@ def test_a_goaway_that_comes_with_an_answer_is_acted_on() -> None:
         wait_until(lambda: connection.ended is not None)
 
 
-def test_the_client_is_closed_while_another_thread_leads(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_lead, "_PATIENCE_MS", 100)
+@pytest.mark.usefixtures("patient")
+def test_the_client_is_closed_while_another_thread_leads(lab: Lab) -> None:
     with ThreadPoolExecutor(1) as pool:
         with jumpstarter.serve(lab) as client:
-            be_led(client)
+            be_watched(client)
             waiting = pool.submit(client.call, "wait")
             wait_until(lambda: bool(lab.log))
         with pytest.raises(DriverError):
@@ -417,16 +476,16 @@ def test_the_client_is_closed_while_another_thread_leads(
     assert lab.log == ["wait started", "wait ended"]
 
 
-@pytest.mark.usefixtures("unhurried")
+@pytest.mark.usefixtures("patient")
 def test_an_exception_in_the_midst_of_the_rules_ends_the_connection(
     client: DriverClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connection = be_led(client)
+    connection = be_watched(client)
 
-    def fail(_: bytes, _turn: int) -> None:
+    def fail(_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(connection, "rules", RulesWith(connection.rules, receive=fail))
+    monkeypatch.setattr(connection, "act_on", fail)
     with pytest.raises(MemoryError):
         client.call("echo_async", 1)
     wait_until(lambda: connection.ended is not None)
@@ -434,88 +493,132 @@ def test_an_exception_in_the_midst_of_the_rules_ends_the_connection(
         client.call("echo_async", 1)
 
 
-@pytest.mark.usefixtures("unhurried")
+@pytest.mark.usefixtures("patient")
 def test_a_finalizer_in_the_midst_of_a_call_is_refused(
     client: DriverClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connection = be_led(client)
-    receive = connection.rules.receive
+    connection = be_watched(client)
+    act_on = connection.act_on
     refused: list[str] = []
 
-    def receive_and_finalize(data: bytes, turn: int) -> Any:
+    def act_on_and_finalize(events: list[ev.Event]) -> None:
         with pytest.raises(RuntimeError, match="finalizer") as caught:
             client.call("echo", 1)
         refused.append(str(caught.value))
-        return receive(data, turn)
+        act_on(events)
 
-    rules = RulesWith(connection.rules, receive=receive_and_finalize)
-    monkeypatch.setattr(connection, "rules", rules)
+    monkeypatch.setattr(connection, "act_on", act_on_and_finalize)
     assert client.call("echo_async", 1) == 1
     assert refused
     monkeypatch.undo()
     assert client.call("echo_async", 2) == 2
 
 
+class _FinalizingLock:
+    """A lock after whose acquisition a finalizer runs, as may happen since Python 3.12."""
+
+    def __init__(self, lock: threading.Lock, finalize: Callable[[], None]) -> None:
+        self._lock = lock
+        self._finalize = finalize
+        self.release = lock.release
+
+    def acquire(self) -> None:
+        self._lock.acquire()
+        self._finalize()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_finalizer_that_runs_as_the_lock_is_taken_is_refused(
+    client: DriverClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ownership = be_watched(client).ownership
+    refused: list[str] = []
+
+    def finalize() -> None:
+        with pytest.raises(RuntimeError, match="finalizer") as caught:
+            client.call("echo", 1)
+        refused.append(str(caught.value))
+
+    monkeypatch.setattr(ownership, "lock", _FinalizingLock(ownership.lock, finalize))
+    assert client.call("echo_async", 1) == 1
+    with client.stream() as stream:
+        stream.send(b"x")
+    assert len(refused) >= 3  # to send the call, to read its answer, and to send the byte
+    monkeypatch.undo()
+    assert client.call("echo_async", 2) == 2
+
+
 # ------------------------------------------------------------------------------ led by a task
 
-ONE: Final = jumpstarter.Limits(max_calls=1)
+ONE: Final = Limits(max_calls=1)
 
 
 @asynccontextmanager
-async def led_by_tasks(driver: Driver) -> AsyncIterator[Channel]:
-    """Yield a channel over a socket whose reader has stepped aside."""
-    async with in_time(), channel_over(await unix_pair(), driver) as channel:
-        await be_led_by_tasks(channel)
+async def led_by_tasks(
+    driver: Driver, exporter_limits: Limits = DEFAULT_LIMITS
+) -> AsyncIterator[Channel]:
+    """Yield a channel over a socket that its tasks may read."""
+    pair = await unix_pair()
+    async with in_time(), channel_over(pair, driver, exporter_limits=exporter_limits) as channel:
+        while channel.connection.ownership.watch is None:
+            assert await channel.call(ask("echo_async", 1)) == 1
         yield channel
 
 
-async def be_led_by_tasks(channel: Channel) -> None:
-    while not channel.connection.is_leased:
-        assert await channel.call(ask("echo_async", 1)) == 1
-
-
-@pytest.mark.usefixtures("unhurried")
-async def test_one_call_after_another_is_led_by_its_task() -> None:
+async def test_one_call_after_another_is_led_by_its_task(leads: Leads) -> None:
     async with led_by_tasks(Lab()) as channel:
-        before = channel.connection._calls
+        before = leads.tasks
         for number in range(10):
             assert await channel.call(ask("echo_async", [number])) == [number]
         with pytest.raises(DriverTimeoutError, match="the device is slow"):
             await channel.call(ask("fail"))
-        assert channel.connection._calls == before + 11
-        assert channel.connection.is_leased
+        assert leads.tasks == before + 11
+        assert channel.connection.ownership.reader is Reader.LOOP
         assert not channel.connection.handlers
 
 
-@pytest.mark.usefixtures("unhurried")
-async def test_a_call_that_cannot_be_sent_leaves_the_lead_to_the_next() -> None:
-    limits = jumpstarter.Limits(max_message=64 * 1024)
+async def test_a_client_that_makes_few_calls_needs_no_watch() -> None:
+    async with in_time(), channel_over(await unix_pair(), Lab()) as channel:
+        assert await channel.call(ask("echo_async", 1)) == 1
+        assert channel.connection.ownership.watch is None
+
+
+async def test_a_call_that_cannot_be_sent_leaves_the_lead_to_the_next(leads: Leads) -> None:
+    limits = Limits(max_message=64 * 1024)
     async with (
         in_time(),
         channel_over(await unix_pair(), Lab(), exporter_limits=limits) as channel,
     ):
-        await be_led_by_tasks(channel)
+        while channel.connection.ownership.watch is None:
+            await channel.call(ask("echo_async", 1))
         with pytest.raises(DriverInvalidArgument, match="the message has"):
             await channel.call(ask("echo", MEGABYTE))
-        assert channel.connection.is_leased
+        assert channel.connection.ownership.reader is Reader.LOOP
+        before = leads.tasks
+        assert await channel.call(ask("echo_async", 1)) == 1
+        assert leads.tasks == before + 1
 
 
-@pytest.mark.usefixtures("unhurried")
-async def test_a_cancelled_task_sends_nothing_and_leads_nothing() -> None:
+async def test_a_cancelled_task_sends_nothing_and_leads_nothing(leads: Leads) -> None:
     async with led_by_tasks(Lab()) as channel:
-        before = channel.connection._calls
+        before = leads.tasks
         with trio.CancelScope(deadline=-math.inf):
             await channel.call(ask("wait"))
-        assert channel.connection._calls == before
+        assert leads.tasks == before
         assert await channel.call(ask("echo_async", 1)) == 1
 
 
-@pytest.mark.usefixtures("unhurried")
 async def test_other_tasks_call_while_one_leads() -> None:
     lab = Lab()
     async with led_by_tasks(lab) as channel, trio.open_nursery() as nursery:
         slow = await begin(nursery, channel.call, ask("wait"))
-        assert not channel.connection.is_leased
+        assert channel.connection.ownership.reader is Reader.TASK
         assert await channel.call(ask("echo_async", "beside it")) == "beside it"
         assert [item async for item in generator(channel, "count", 3)] == [0, 1, 2]
         assert not slow.ended
@@ -523,10 +626,9 @@ async def test_other_tasks_call_while_one_leads() -> None:
     assert slow.value == "wait"
 
 
-@pytest.mark.usefixtures("unhurried")
-async def test_tasks_that_wait_for_the_slot_of_a_leading_task_get_it() -> None:
-    async with in_time(), channel_over(await unix_pair(), Lab(), exporter_limits=ONE) as channel:
-        await be_led_by_tasks(channel)
+async def test_tasks_that_wait_for_the_slot_of_a_leading_task_get_it(leads: Leads) -> None:
+    async with led_by_tasks(Lab(), ONE) as channel:
+        before = leads.tasks
         results: list[int] = []
 
         async def echo(number: int) -> None:
@@ -535,72 +637,52 @@ async def test_tasks_that_wait_for_the_slot_of_a_leading_task_get_it() -> None:
         async with trio.open_nursery() as nursery:
             for number in range(10):
                 nursery.start_soon(echo, number)
+        assert leads.tasks > before
     assert sorted(results) == list(range(10))
 
 
-async def test_a_task_whose_slot_was_taken_by_a_leader_waits_again(
+async def test_a_slot_that_a_task_was_promised_goes_to_no_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lab = Lab()
-    leaders: list[OutgoingCall] = []
+    started: list[bool] = []
 
-    async def wait_and_lose(request: Request) -> None:
-        await wait(request)
-        if not leaders:
-            leaders.append(OutgoingCall(channel, ask("echo_async", "faster")))
-            channel._start(leaders[0], math.inf)
-            channel.connection.writer.flush()
+    async def wait_and_be_raced() -> None:
+        await wait()
+        faster = OutgoingCall(channel, ask("echo_async", "faster"))
+        with channel.connection.lock:
+            started.append(channel.start(faster, math.inf))
 
     async with in_time(), channel_over(await unix_pair(), lab, exporter_limits=ONE) as channel:
         wait = channel._slots.wait
-        monkeypatch.setattr(channel._slots, "wait", wait_and_lose)
+        monkeypatch.setattr(channel._slots, "wait", wait_and_be_raced)
         async with trio.open_nursery() as nursery:
             first = await begin(nursery, channel.call, ask("wait"))
             second = await begin(nursery, channel.call, ask("echo_async", 2))
             lab.let_go.set()
         assert (first.value, second.value) == ("wait", 2)
-        assert [call.done for call in leaders] == [True]
+        assert started == [False]
 
 
-@pytest.mark.usefixtures("unhurried")
-async def test_a_stream_gets_the_connection_between_two_calls() -> None:
-    async with led_by_tasks(Lab()) as channel:
+async def test_a_stream_is_served_by_a_task_that_leads() -> None:
+    lab = Lab()
+    async with led_by_tasks(lab) as channel, trio.open_nursery() as nursery:
+        slow = await begin(nursery, channel.call, ask("wait"))
         opened = await stream(channel, "connect")
-        assert not channel.connection.is_leased
+        assert channel.connection.ownership.reader is Reader.TASK
         await opened.send_all(b"bytes")
         assert await opened.receive_some() == b"bytes"
         assert await channel.call(ask("echo_async", "beside it")) == "beside it"
         await opened.aclose()
+        lab.let_go.set()
+    assert slow.value == "wait"
 
 
-@pytest.mark.usefixtures("unhurried")
-async def test_a_large_answer_is_read_by_the_reader() -> None:
+async def test_a_large_answer_is_read_by_the_read_task() -> None:
     async with led_by_tasks(Lab()) as channel:
         assert await channel.call(ask("echo", MEGABYTE)) == MEGABYTE
 
 
-async def test_the_reader_takes_a_call_over_that_takes_its_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    lab = Lab()
-    async with in_time(), channel_over(await unix_pair(), lab) as channel:
-        monkeypatch.setattr(_lead, "_IDLE", 0.001)
-        connection = channel.connection
-        async with trio.open_nursery() as nursery:
-            # Repeat until the call is led: the connection may have been idle longer than `_IDLE`.
-            while not lab.log:
-                await be_led_by_tasks(channel)
-                before = connection._calls
-                slow = await begin(nursery, channel.call, ask("wait"))
-                await until(lambda: bool(lab.log))
-            assert connection._calls == before + 1
-            await until(lambda: connection._state is _lead._LOOP)
-            assert await channel.call(ask("echo_async", "beside it")) == "beside it"
-            lab.let_go.set()
-        assert slow.value == "wait"
-
-
-@pytest.mark.usefixtures("unhurried")
 async def test_a_led_call_that_is_cancelled_has_ended_and_the_reader_goes_on() -> None:
     lab = Lab()
     async with led_by_tasks(lab) as channel:
@@ -612,14 +694,10 @@ async def test_a_led_call_that_is_cancelled_has_ended_and_the_reader_goes_on() -
         assert await channel.call(ask("echo_async", 1)) == 1
 
 
-@pytest.mark.usefixtures("unhurried")
 async def test_led_call_cancelled_at_any_step_keeps_the_state_consistent() -> None:
     """Cancel the call before each step that any task takes during it."""
     async with led_by_tasks(Lab()) as channel:
-        channel.connection._last_wanted = -math.inf
         for at in range(1, 100):
-            channel.connection._last_wanted = -math.inf
-            await be_led_by_tasks(channel)
             scope = trio.CancelScope()
             with counted(at, scope.cancel) as steps, scope:
                 assert await channel.call(ask("echo_async", at)) == at
@@ -630,14 +708,13 @@ async def test_led_call_cancelled_at_any_step_keeps_the_state_consistent() -> No
         assert 2 < at < 99  # the caller must wait once, the exporter need not wait
 
 
-async def test_a_writer_that_waits_goes_on_when_the_reader_takes_over_from_a_task() -> None:
+async def test_a_writer_waits_for_the_socket_beside_a_task_that_leads() -> None:
     lab = Lab()
     async with led_by_tasks(lab) as channel, trio.open_nursery() as nursery:
         slow = await begin(nursery, channel.call, ask("wait"))
-        assert channel.connection._state is _lead._State.TASK
+        assert channel.connection.ownership.reader is Reader.TASK
         large = Outcome()
         nursery.start_soon(large.of, channel.call, ask("echo_async", bytes(20_000_000)))
-        await until(lambda: channel.connection._state is _lead._State.LOOP)
         await until(lambda: large.ended)
         assert large.value == bytes(20_000_000)
         lab.let_go.set()
@@ -645,28 +722,29 @@ async def test_a_writer_that_waits_goes_on_when_the_reader_takes_over_from_a_tas
         assert slow.value == "wait"
 
 
-@pytest.mark.usefixtures("unhurried")
-async def test_what_a_task_does_to_the_rules_is_protected_from_ctrl_c(
+async def test_a_task_that_leads_is_protected_from_ctrl_c(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     protected: list[bool] = []
 
-    def note(name: str) -> None:
-        original = getattr(LeadConnection, name)
+    def note(owner: type, name: str) -> None:
+        original = getattr(owner, name)
 
-        def noting(self: LeadConnection, *args: Any, **kwargs: Any) -> Any:
-            protected.append(trio.lowlevel.currently_ki_protected())
+        def noting(self: object, *args: Any, **kwargs: Any) -> Any:
+            if self in (channel.connection, channel.connection.ownership):
+                protected.append(trio.lowlevel.currently_ki_protected())
             return original(self, *args, **kwargs)
 
-        monkeypatch.setattr(LeadConnection, name, noting)
+        monkeypatch.setattr(owner, name, noting)
 
     async with led_by_tasks(Lab()) as channel:
-        for name in ("_send", "_receive", "_become_ours"):
-            note(name)
+        note(Ownership, "take_role_for_task")
+        note(Ownership, "give_up")
+        note(Connection, "act_on")
         for number in range(3):
             assert await channel.call(ask("echo_async", number)) == number
-        await channel.connection.reclaim()
-    assert len(protected) >= 7
+        monkeypatch.undo()
+    assert len(protected) == 9
     assert all(protected)
 
 
@@ -680,7 +758,6 @@ async def test_the_client_is_closed_while_a_task_leads() -> None:
     assert lab.log == ["wait started", "wait ended"]
 
 
-@pytest.mark.usefixtures("unhurried")
 async def test_goaway_is_read_before_a_call_is_sent() -> None:
     async with scripted_and_led() as (channel, exporter):
         await exporter.goaway("down for repair")
@@ -688,7 +765,6 @@ async def test_goaway_is_read_before_a_call_is_sent() -> None:
             await channel.call(ask("on"))
 
 
-@pytest.mark.usefixtures("unhurried")
 async def test_hangup_is_noticed_before_a_call_is_sent() -> None:
     async with scripted_and_led() as (channel, exporter):
         await exporter.stream.aclose()
@@ -696,7 +772,6 @@ async def test_hangup_is_noticed_before_a_call_is_sent() -> None:
             await channel.call(ask("on"))
 
 
-@pytest.mark.usefixtures("unhurried")
 async def test_an_exporter_that_is_gone_leaves_a_led_call_unknown() -> None:
     async with scripted_and_led() as (channel, exporter), trio.open_nursery() as nursery:
         led = await begin(nursery, channel.call, ask("on"))
@@ -706,7 +781,6 @@ async def test_an_exporter_that_is_gone_leaves_a_led_call_unknown() -> None:
         led.failed(CallOutcomeUnknown, "closed the connection")
 
 
-@pytest.mark.usefixtures("unhurried")
 async def test_frames_that_follow_the_answer_are_processed() -> None:
     async with scripted_and_led() as (channel, exporter), trio.open_nursery() as nursery:
         led = await begin(nursery, channel.call, ask("on"))
@@ -720,17 +794,15 @@ async def test_frames_that_follow_the_answer_are_processed() -> None:
             await channel.call(ask("on"))
 
 
-@pytest.mark.usefixtures("unhurried")
 async def test_an_exception_in_the_rules_ends_the_connection_that_a_task_leads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with led_by_tasks(Lab()) as channel:
 
-        def fail(_: bytes, _turn: int) -> None:
+        def fail(_: object) -> None:
             raise MemoryError
 
-        rules = RulesWith(channel.connection.rules, receive=fail)
-        monkeypatch.setattr(channel.connection, "rules", rules)
+        monkeypatch.setattr(channel.connection, "act_on", fail)
         with pytest.raises(MemoryError):
             await channel.call(ask("echo_async", 1))
         await until(lambda: channel.ended is not None)
@@ -738,23 +810,27 @@ async def test_an_exception_in_the_rules_ends_the_connection_that_a_task_leads(
             await channel.call(ask("echo_async", 1))
 
 
-@pytest.mark.usefixtures("unhurried")
-def test_a_thread_calls_while_a_task_leads(client: DriverClient, lab: Lab) -> None:
-    connection = be_led(client)
+@pytest.mark.usefixtures("patient")
+def test_a_thread_takes_the_lead_from_a_task(client: DriverClient, lab: Lab, leads: Leads) -> None:
+    connection = be_watched(client)
     slow = portal_of(client).start_task_soon(client.call_async, "wait")
     wait_until(lambda: bool(lab.log))
-    assert not connection.is_leased
+    assert connection.ownership.reader is Reader.TASK
     assert client.call("echo_async", "beside it") == "beside it"
+    wait_until(lambda: connection.ownership.reader is Reader.LOOP)
+    before = leads.threads
+    assert client.call("echo_async", "led") == "led"
+    assert leads.threads == before + 1
     portal_of(client).call(lab.let_go.set)
     assert slow.result(PATIENCE) == "wait"
 
 
 @asynccontextmanager
 async def scripted_and_led() -> AsyncIterator[tuple[Channel, ScriptedExporter]]:
-    """Yield a channel whose reader has stepped aside, and the exporter at its other end."""
+    """Yield a channel that its tasks may read, and the exporter at its other end."""
     pair = await unix_pair()
     async with scripted(make_pair=lambda: pair) as (channel, exporter):
-        while not channel.connection.is_leased:
+        while channel.connection.ownership.watch is None:
             async with trio.open_nursery() as nursery:
                 await begin(nursery, channel.call, ask("echo", 1))
                 await exporter.result((await exporter.event(ev.CallReceived)).slot)
@@ -765,9 +841,8 @@ async def scripted_and_led() -> AsyncIterator[tuple[Channel, ScriptedExporter]]:
 # ------------------------------------------------------------------------------------- Ctrl-C
 
 
-@pytest.mark.usefixtures("patient")
 def test_ctrl_c_ends_a_led_call_and_the_drivers_code(client: DriverClient, lab: Lab) -> None:
-    be_led(client)
+    be_watched(client)
 
     def press_ctrl_c() -> None:
         wait_until(lambda: bool(lab.log))
@@ -782,11 +857,10 @@ def test_ctrl_c_ends_a_led_call_and_the_drivers_code(client: DriverClient, lab: 
     assert client.call("echo_async", "usable") == "usable"
 
 
-@pytest.mark.usefixtures("patient")
 def test_a_handler_that_raises_nothing_does_not_disturb_a_call(
     client: DriverClient, lab: Lab
 ) -> None:
-    be_led(client)
+    be_watched(client)
     ran = threading.Event()
 
     def send() -> None:
@@ -806,15 +880,21 @@ def test_a_handler_that_raises_nothing_does_not_disturb_a_call(
 
 
 class Strike:
-    """Raises KeyboardInterrupt at the n-th traced step: each place where Ctrl-C can strike."""
+    """Raises KeyboardInterrupt at the n-th traced step: each place where Ctrl-C can strike.
 
-    OURS: Final = str(Path(jumpstarter.__file__).parent)
+    Args:
+        step: The number of the step.
+        within: The packages whose steps count.
+    """
 
-    def __init__(self, step: int) -> None:
+    OURS: Final = Path(jumpstarter.__file__).parent
+
+    def __init__(self, step: int, within: tuple[str, ...] = ("",)) -> None:
         self.steps = step
+        self._within = tuple(str(self.OURS / each) for each in within)
 
     def trace(self, frame: FrameType, event: str, _arg: object) -> Any:
-        if not frame.f_code.co_filename.startswith(self.OURS):
+        if not frame.f_code.co_filename.startswith(self._within):
             return None
         frame.f_trace_opcodes = True
         if event == "opcode":
@@ -839,13 +919,19 @@ class Strike:
             gc.enable()
 
 
-@pytest.mark.usefixtures("unhurried")
-def test_ctrl_c_at_any_step_of_a_led_call_keeps_the_state_consistent(client: DriverClient) -> None:
-    connection = be_led(client)
+PATIENCES: Final = pytest.mark.parametrize("patience", [10_000, 0], ids=["led", "passive"])
+
+
+@PATIENCES
+def test_ctrl_c_at_any_step_of_a_led_call_keeps_the_state_consistent(
+    client: DriverClient, monkeypatch: pytest.MonkeyPatch, patience: int
+) -> None:
+    monkeypatch.setattr(leading, "_PATIENCE_MS", patience)
+    connection = be_watched(client)
     step = 0
     while True:
         step += 1
-        be_led(client)
+        be_watched(client)
         strike = Strike(step)
         try:
             with strike.armed():
@@ -859,6 +945,90 @@ def test_ctrl_c_at_any_step_of_a_led_call_keeps_the_state_consistent(client: Dri
         assert client.call("echo_async", "usable") == "usable", step
         assert not connection.handlers, step
     assert step > 500
+
+
+@PATIENCES
+def test_a_handler_that_raises_at_any_step_of_receiving_loses_no_bytes(
+    client: DriverClient, monkeypatch: pytest.MonkeyPatch, patience: int
+) -> None:
+    """Raise at each step but those after the bytes have left `receive`, on their way out."""
+    monkeypatch.setattr(leading, "_PATIENCE_MS", patience)
+    connection = be_watched(client)
+    with client.stream() as stream:
+        step = 0
+        while True:
+            step += 1
+            sent = b"%d" % step
+            stream.send(sent)
+            strike = Strike(step, within=("_io", "_protocol", "_util/deferred_signals.py"))
+            received = b""
+            try:
+                with strike.armed():
+                    received = stream.receive()
+            except KeyboardInterrupt:
+                received = stream.receive()
+            assert received == sent, step
+            assert connection.ownership.reader is not Reader.THREAD, step
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            if strike.steps > 0:
+                break
+        assert client.call("echo_async", "usable") == "usable"
+    assert step > 300
+
+
+def test_a_handler_that_raises_at_any_step_of_sending_leaves_the_stream_usable(
+    client: DriverClient,
+) -> None:
+    be_watched(client)
+    with client.stream() as stream:
+        step = received = sent = 0
+        while True:
+            step += 1
+            strike = Strike(step)
+            try:
+                with strike.armed():
+                    stream.send(b"x")
+                sent += 1
+            except KeyboardInterrupt:  # it is unknown whether it was sent
+                stream.send(b"|")
+                while True:
+                    data = stream.receive()
+                    if b"|" in data:
+                        break
+                    received += len(data)
+                assert set(data) <= set(b"x|"), step
+                received = sent = 0
+            if strike.steps > 0:
+                break
+        assert client.call("echo_async", "usable") == "usable"
+    assert step > 200
+
+
+@PATIENCES
+def test_a_handler_that_raises_at_any_step_of_an_iteration_ends_the_generator(
+    client: DriverClient, lab: Lab, monkeypatch: pytest.MonkeyPatch, patience: int
+) -> None:
+    monkeypatch.setattr(leading, "_PATIENCE_MS", patience)
+    connection = be_watched(client)
+    step = 0
+    while True:
+        step += 1
+        lab.log.clear()
+        strike = Strike(step)
+        items = client.streamingcall("count_async", 3)
+        try:
+            with strike.armed():
+                assert next(items) == 0
+        except KeyboardInterrupt:
+            items.close()
+        else:
+            assert list(items) == [1, 2]
+            if strike.steps > 0:
+                break
+        assert not connection.handlers, step
+        assert connection.ownership.reader is not Reader.THREAD, step
+    assert client.call("echo_async", "usable") == "usable"
+    assert step > 300
 
 
 # ----------------------------------------------------------------------------- concurrent use

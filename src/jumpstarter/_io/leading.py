@@ -1,0 +1,347 @@
+"""Let a thread wait for something of its own on a connection, and read it itself if it can.
+
+`begin` starts a call, or a wait for bytes or items, in one locked section. If the thread became the
+reader, it leads: it reads for everybody until its own is there, for at most 2 ms. Then, or if
+another is the reader, it waits passively, on a lock of its own (the baton), which the loop or a
+thread that reads releases. It never leads again for the same wait, so a call of an hour keeps no
+other caller from the socket. The role goes back to the loop, never to another thread: a waiter that
+leaves by an exception can then not take the role with it.
+
+The interpreter runs signal handlers in the main thread between two bytecodes, and they may raise.
+So while this form is not compiled, the main thread defers them (`DeferSignals`) from before it
+takes the lock until it has given up the lock and the role; that takes 2 ms at most. A compiled form
+runs no bytecode in between, and needs no deferring. A passive wait can be interrupted at any time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from math import ceil
+from threading import get_ident
+from time import monotonic
+from typing import ClassVar, Final, Protocol, TypeVar
+
+import trio
+
+from .._util.deferred_signals import DeferSignals
+from ..errors import DriverError
+from .connection import Connection
+from .ownership import Reader
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["Awaited", "begin", "collect", "lead_in_task", "send", "wait"]
+
+_PATIENCE_MS: Final = 2  # leading does not speed up a longer wait, and others may want to lead
+# Seconds. CPython can miss a signal that arrives just as a thread starts to sleep, until the thread
+# wakes up. So a long wait wakes up this often.
+_SIGNAL_POLL: Final = 1.0
+
+_NONE: Final = Reader.NONE
+# The exceptions of `start`, `queue` and `collect` that leave the connection's state consistent.
+_REFUSALS: Final = (
+    DriverError,
+    trio.BrokenResourceError,
+    trio.BusyResourceError,
+    trio.ClosedResourceError,
+)
+
+
+class Awaited(Protocol):
+    """Something that one thread waits for: an answer, items, or bytes.
+
+    Attributes:
+        baton: The lock on which the thread waits; None while it leads.
+        may_be_there: True if it may be there already when the wait starts.
+    """
+
+    baton: threading.Lock | None
+    may_be_there: ClassVar[bool]
+
+    def collect(self) -> bool:
+        """Take what has arrived for the thread. With the lock, and signals deferred.
+
+        It is stored where an exception of a signal handler, which may be raised as soon as the lock
+        is released, does not lose it. It may queue frames.
+
+        Returns:
+            False if there is nothing yet. Once this was True, it is not called again.
+        """
+
+
+A = TypeVar("A", bound=Awaited)
+
+
+def begin(
+    connection: Connection, awaited: A, start: Callable[[A, float], bool], seconds: float
+) -> bool:
+    """Start to wait in the calling thread, and lead for up to 2 ms if nothing else reads.
+
+    Args:
+        connection: The connection.
+        awaited: What the thread waits for. If it has no baton when this returns, it was collected.
+        start: Called as `start(awaited, seconds)`, with the lock. Returns False to leave all of it
+            to the loop. An exception of it must have changed nothing.
+        seconds: For `start`.
+
+    Returns:
+        False if nothing was started: threads cannot read this connection, the loop must look at it
+        first, or `start` says so.
+
+    Raises:
+        Exception: Raised by `start`.
+        BaseException: Raised by a signal handler, once the lock and the role were given up.
+    """
+    ownership = connection.ownership
+    if ownership.watch is None:
+        ownership.ask_for_watch()
+        return False
+    me = get_ident()
+    arriving = ownership.arriving
+    if me in (ownership.holder, ownership.leader) or me in arriving:  # `held_here`
+        return False
+    rules = connection.rules
+    with DeferSignals():
+        arriving.add(me)  # as in `acquire`
+        ownership.lock.acquire()
+        ownership.holder = me
+        arriving.discard(me)
+        leads = False
+        try:
+            # Before it sends anything: the loop must not wake for the answer.
+            leads = not rules.unprocessed and ownership.take_role()
+            if leads and ownership.poll(0):
+                # Read first what is there already: it may be the peer's GOAWAY.
+                connection.reader.take_in()
+            started = (  # as in `_is_usable`
+                not ownership.at_end
+                and connection.ended is None
+                and rules.failure is None
+                and start(awaited, seconds)
+            )
+            # Once: what is collected is not there any more.
+            over = not started or (awaited.may_be_there and awaited.collect())
+            connection.writer.flush_now()
+            if leads and (over or rules.unprocessed):
+                leads = False
+                ownership.give_up(connection.reader.needs_loop)
+            if not over and not leads:
+                awaited.baton = _held_lock()
+        except BaseException as exc:
+            _clean_up(connection, exc)
+            raise
+        finally:
+            ownership.release()
+        if leads:
+            _lead(connection, awaited, me)
+    return started
+
+
+def _lead(connection: Connection, awaited: Awaited, me: int) -> None:
+    """Read until the thread's own is there, or its time is up. Without the lock."""
+    ownership, reader, rules = connection.ownership, connection.reader, connection.rules
+    lock, poll, arriving = ownership.lock, ownership.poll, ownership.arriving
+    patience = _PATIENCE_MS
+    until = monotonic() + patience / 1000
+    over = False
+    while not over:
+        readable = poll(patience)
+        arriving.add(me)  # as in `acquire`
+        lock.acquire()
+        ownership.holder = me
+        arriving.discard(me)
+        try:
+            # The connection may have ended meanwhile, and its descriptor be another file's.
+            if readable and ownership.reader is not _NONE:
+                reader.take_in()
+            over = awaited.collect()
+            if over:
+                if rules.send_queue:
+                    connection.writer.flush_now()
+            elif (
+                not readable
+                or ownership.at_end
+                or ownership.reader is _NONE
+                or rules.unprocessed  # the loop shares out floods fairly
+                or (patience := ceil((until - monotonic()) * 1000)) <= 0
+            ):
+                over = True
+                # Before the role goes back: the loop may find the answer immediately.
+                awaited.baton = _held_lock()
+            if over:  # below is `needs_loop`
+                ownership.give_up(bool(rules.unprocessed or rules.unfinished or ownership.at_end))
+        except BaseException as exc:
+            _clean_up(connection, exc)
+            raise
+        finally:
+            ownership.release()
+
+
+@trio.lowlevel.enable_ki_protection
+async def lead_in_task(
+    connection: Connection, awaited: A, start: Callable[[A, float], bool], seconds: float
+) -> bool:
+    """Start a call in a task, and read its answer there: this saves a switch between two tasks.
+
+    A checkpoint if it was started. If it is cancelled, or returns before the call has ended, the
+    read task goes on with it.
+
+    Args:
+        connection: The connection.
+        awaited: The call.
+        start: Called with the lock, as by `begin`.
+        seconds: For `start`.
+
+    Returns:
+        False if nothing was started.
+
+    Raises:
+        Exception: Raised by `start`.
+    """
+    ownership, reader = connection.ownership, connection.reader
+    with connection.lock:
+        if connection.rules.unprocessed or not ownership.take_role_for_task(awaited):
+            return False
+        started = leads = False
+        try:
+            if ownership.poll(0):
+                reader.take_in()
+            started = _is_usable(connection) and start(awaited, seconds)
+            connection.writer.flush_now()
+            leads = started and not reader.needs_loop
+        except BaseException as exc:
+            _clean_up(connection, exc)
+            raise
+        finally:
+            if not leads:
+                ownership.give_up(reader.needs_loop)
+    while leads:
+        try:
+            await ownership.wait_for_socket()
+        except BaseException:
+            leads = False
+            raise
+        finally:
+            with connection.lock:
+                leads = _lead_on(connection, awaited, goes_on=leads)
+    return started
+
+
+def _lead_on(connection: Connection, awaited: Awaited, *, goes_on: bool) -> bool:
+    """Read in the task that leads. Return True if it still leads. With the lock."""
+    ownership, reader = connection.ownership, connection.reader
+    if not ownership.is_led_by(awaited):
+        return False
+    try:
+        if goes_on:
+            reader.take_in()
+    except BaseException as exc:
+        _clean_up(connection, exc)
+        goes_on = False
+        raise
+    finally:
+        # The read task has deadlines for the rest of a message, and shares out floods fairly.
+        goes_on = goes_on and not (awaited.collect() or reader.needs_loop)
+        if not goes_on:
+            ownership.give_up(reader.needs_loop)
+    return goes_on
+
+
+def _is_usable(connection: Connection) -> bool:
+    ownership = connection.ownership
+    return not (
+        ownership.at_end or connection.ended is not None or connection.rules.failure is not None
+    )
+
+
+def _clean_up(connection: Connection, exc: BaseException) -> None:
+    """Give the role up; and end the connection if its state is unknown. With the lock."""
+    ownership = connection.ownership
+    if not isinstance(exc, _REFUSALS):
+        text = f"the connection to {connection.name} was cut off by an exception in the midst of"
+        ownership.at_end = True  # nothing reads on
+        ownership.defer(connection.end, ConnectionError(f"{text} a call"))
+    if ownership.leads_here():
+        ownership.give_up(connection.reader.needs_loop)
+
+
+def send(connection: Connection, queue: Callable[[], bool]) -> bool:
+    """Queue something and write it, in the calling thread, without waiting.
+
+    Args:
+        connection: The connection.
+        queue: Called with the lock, queues frames. Returns False to leave it to the loop. An
+            exception of it must have changed nothing.
+
+    Returns:
+        False if nothing was queued.
+
+    Raises:
+        Exception: Raised by `queue`.
+        BaseException: Raised by a signal handler, once the lock was released.
+    """
+    ownership = connection.ownership
+    if ownership.watch is None or ownership.held_here():
+        return False
+    with DeferSignals():
+        ownership.acquire()
+        try:
+            queued = _is_usable(connection) and queue()
+            if queued:
+                connection.writer.flush_now()
+        except BaseException as exc:
+            _clean_up(connection, exc)
+            raise
+        finally:
+            ownership.release()
+    return queued
+
+
+def wait(awaited: Awaited, seconds: float) -> None:
+    """Wait passively until somebody passes the baton, or until the time is up.
+
+    A signal handler may interrupt it by an exception, and the caller then tidies up. It may also
+    return early: the caller looks again.
+    """
+    baton = awaited.baton
+    until = monotonic() + seconds
+    while baton is not None:
+        left = min(until - monotonic(), _SIGNAL_POLL)
+        if left <= 0 or baton.acquire(timeout=left):
+            return
+
+
+def collect(
+    connection: Connection, awaited: Awaited, end: Callable[[], object] = lambda: None
+) -> None:
+    """Collect after a passive wait, if it is ready, and stop waiting.
+
+    Args:
+        connection: The connection.
+        awaited: What the thread has waited for.
+        end: Called with the lock at the end, in any case.
+
+    Raises:
+        BaseException: Raised by a signal handler. If that was before the signals were deferred,
+            `end` was not called, and the caller tries again.
+    """
+    ownership = connection.ownership
+    with DeferSignals():
+        ownership.acquire()
+        try:
+            awaited.baton = None
+            awaited.collect()
+            connection.writer.flush_now()
+        except BaseException as exc:
+            _clean_up(connection, exc)
+            raise
+        finally:
+            end()
+            ownership.release()
+
+
+def _held_lock() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock

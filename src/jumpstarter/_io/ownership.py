@@ -1,0 +1,417 @@
+"""Say who reads a connection's socket, and guard the state that its tasks and threads share.
+
+One plain lock per connection guards the protocol's rules, the handlers of the slots, the send queue
+and the writing role. One task or thread at a time is the *reader*. Usually it is the loop's read
+task. A thread that waits for an answer, an item or bytes may become the reader for a moment, so
+that no thread has to be switched to: it "leads". The states of `Reader`, which belong to
+`Ownership`:
+
+| reader | event                                      | next reader                                |
+|--------|--------------------------------------------|--------------------------------------------|
+| LOOP   | a thread starts to wait (`take_role`)      | THREAD; the watch is muted                 |
+| LOOP   | the same, but the last byte was read, or   | LOOP; the thread waits passively           |
+|        | the loop has frames to handle              |                                            |
+| LOOP   | a task makes the only call                 | TASK; the watch is muted, and the task     |
+|        | (`take_role_for_task`)                     | waits for the socket itself                |
+| THREAD | its answer, 2 ms, the last byte, a failure | LOOP (`give_up`): the watch is unmuted;    |
+|        |                                            | the read task is woken if it is parked, or |
+|        |                                            | if it has more to do than wait for bytes   |
+| THREAD | another thread starts to wait              | THREAD; the other one writes, and waits    |
+|        |                                            | passively                                  |
+| THREAD | the read task wakes (the peer has hung up) | THREAD; the read task parks (`park`)       |
+| TASK   | its answer, a cancellation, the last byte, | LOOP (`give_up`)                           |
+|        | part of a message                          |                                            |
+| TASK   | a thread starts to wait                    | LOOP, soon (`_revoke`); the thread waits   |
+|        |                                            | passively                                  |
+| any    | the connection ends (`close`)              | NONE; all that wait are told               |
+
+The watch is an epoll instance that contains only the socket. The loop waits for the watch, so a
+thread can keep the loop asleep by muting it, which takes under a microsecond and wakes nobody. A
+connection gets its watch with the first call from a thread (`watch_socket`). Until then, on systems
+without epoll, and over TLS, the loop alone reads, and threads make their calls through the portal.
+
+These hold whenever the lock is free:
+
+A. Rules, handlers, send queue and the writing role are changed only with the lock.
+B. Only the reader reads, with the lock, after it has checked that it still is the reader.
+C. The watch is muted exactly while the reader is THREAD or TASK.
+D. Whatever waits can be woken by the loop and by any reader, and depends on none of them.
+E. The holder of the lock never waits, and runs no code of users: log records, too, are left to
+   the loop. (In this uncompiled form, `os.read` and `os.writev` let other threads run meanwhile.)
+F. Only the loop's thread touches Trio's objects. A thread leaves a letter (`defer`); all letters
+   of one locked section are posted together, after the lock was released.
+
+A function that is documented "with the lock" never takes it, since the lock is not reentrant.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import select
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from threading import get_ident
+from typing import Any, Final
+
+import trio
+
+from .._util.fork import close_in_children, no_fork
+from .._util.wakeup import Wakeup
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["Ownership", "Reader", "SharedWakeup"]
+
+_logger = logging.getLogger("jumpstarter.connection")
+
+_Letter = tuple[Callable[..., object], tuple[Any, ...]]
+
+
+class Reader(enum.Enum):
+    """Who reads the socket. See the table in the module's docstring."""
+
+    LOOP = enum.auto()
+    THREAD = enum.auto()
+    TASK = enum.auto()
+    NONE = enum.auto()
+
+
+# Constants: to look a member up in its enum takes as long as a small system call.
+_LOOP: Final = Reader.LOOP
+_THREAD: Final = Reader.THREAD
+_TASK: Final = Reader.TASK
+_NONE: Final = Reader.NONE
+
+
+class Ownership:
+    """The lock of one connection, its reader, and the letters that threads leave for the loop.
+
+    Args:
+        fileno: The socket's descriptor; -1 if threads cannot read the stream.
+        on_bug: Called in the loop with an exception that a letter has raised.
+
+    Attributes:
+        lock: A task of the loop takes it by `with`; a thread by `acquire` and `release`.
+        holder: The thread that holds the lock; 0 if none does, or the loop.
+        leader: The thread that is the reader; 0 if none is.
+        arriving: Threads that wait for the lock, or have just taken it. Since Python 3.12, a
+            finalizer may run in between, when `holder` is not set yet.
+        reader: See the table in the module's docstring.
+        at_end: True once a thread has read the last byte, or must not read on: no thread leads
+            again, and the loop finds out why.
+        error: The error of a thread's last read, which the system reports only once.
+        has_read: A thread has read since the loop last looked.
+        watch: The epoll instance; None while only the read task reads.
+        letters: What threads leave for the loop, or the loop itself for later.
+        poll: Called with milliseconds, waits until the socket is readable, and returns what is
+            ready. In the thread that is the reader, which waits only without the lock. By the time
+            when it returns, the descriptor may belong to another file: the thread takes the lock,
+            and checks that it still is the reader.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_fd",
+        "_leading",
+        "_on_bug",
+        "_parked",
+        "_posted",
+        "_returned",
+        "_token",
+        "_watch_fd",
+        "arriving",
+        "at_end",
+        "error",
+        "has_read",
+        "holder",
+        "leader",
+        "letters",
+        "lock",
+        "poll",
+        "reader",
+        "watch",
+    )
+
+    def __init__(self, fileno: int, on_bug: Callable[[Exception], object]) -> None:
+        self.lock: threading.Lock = threading.Lock()
+        self.holder: int = 0
+        self.reader: Reader = _LOOP
+        self.at_end: bool = False
+        self.error: OSError | None = None
+        self.has_read: bool = False
+        self.leader: int = 0
+        self.arriving: set[int] = set()
+        self._leading: object = None  # what the task waits for that is the reader
+        self._fd = fileno
+        self.watch: Any = None  # a select.epoll, which other systems than Linux lack
+        self.poll: Callable[[int], list[tuple[int, int]]] = _nothing
+        self._watch_fd = -1
+        self._parked = False  # the loop has woken while a thread reads, and waits for its turn
+        self._returned = Wakeup()  # for the parked loop
+        self.letters: list[_Letter] = []
+        self._posted = False
+        self._on_bug = on_bug
+        self._token = trio.lowlevel.current_trio_token()
+
+    def held_here(self) -> bool:
+        """Return True if the calling thread holds the lock or is the reader.
+
+        Then a finalizer asks, which the interpreter runs in the middle of that: a call that it
+        makes would wait for its own thread. Without the lock.
+        """
+        me = get_ident()
+        return me in (self.holder, self.leader) or me in self.arriving
+
+    # ---------------------------------------------------------------------------- in the loop
+
+    def watch_socket(self) -> None:
+        """Let threads and other tasks read from now on, if that is possible. Without the lock."""
+        if self._fd < 0 or self.watch is not None or self.reader is _NONE:
+            return
+        try:
+            with no_fork():  # a child finds the descriptor by `fileno`, and closes it
+                watch: Any = select.epoll()  # type: ignore[attr-defined,unused-ignore]
+                self._watch_fd = watch.fileno()
+                close_in_children(self)
+            watch.register(self._fd, select.POLLIN)
+        except (AttributeError, OSError):  # no epoll here, or no descriptor left: the portal works
+            return
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        self.poll = poll.poll
+        with self.lock:
+            self.watch = watch
+        trio.lowlevel.notify_closing(self._fd)  # the read task waits for the socket itself
+
+    def fileno(self) -> int:
+        """Return the descriptor of the watch, -1 without one: for a fork."""
+        return self._watch_fd
+
+    async def wait_readable(self) -> None:
+        """Wait until the socket is readable, and no thread is the reader.
+
+        A checkpoint; cancelling it loses nothing.
+
+        Raises:
+            trio.ClosedResourceError: A thread has restarted the loop: look at the state again.
+        """
+        await trio.lowlevel.wait_readable(self._watch_fd)
+
+    def is_readable(self) -> bool:
+        """Return whether the watch reports anything now. With the lock."""
+        return self.watch is not None and bool(self.watch.poll(0))
+
+    def park(self) -> bool:
+        """Return whether the loop, woken while a thread is the reader, is to wait for its turn.
+
+        With the lock. A hang-up passes a mute, and would keep the loop spinning. A loop that was
+        already about to wake when the watch was muted finds nothing, and waits for the watch again.
+        """
+        self._parked = self.is_readable()
+        return self._parked
+
+    async def wait_returned(self) -> None:
+        """Wait, parked, until the thread has given the role up. A checkpoint."""
+        await self._returned.wait()
+
+    def take_role_for_task(self, waiting: object) -> bool:
+        """Make a task of the loop the reader if it can be. With the lock, in that task.
+
+        Args:
+            waiting: What the task waits for, which tells it from another task.
+        """
+        if self.reader is not _LOOP or self.at_end or self.watch is None:
+            return False
+        self.watch.modify(self._fd, 0)
+        self.reader = _TASK
+        self._leading = waiting
+        return True
+
+    def is_led_by(self, waiting: object) -> bool:
+        """Return whether the task that waits for this is the reader. With the lock."""
+        return self.reader is _TASK and self._leading is waiting
+
+    async def wait_for_socket(self) -> None:
+        """Wait, in the task that is the reader, for the socket or the end of that role.
+
+        A checkpoint; cancelling it loses nothing.
+        """
+        with suppress(trio.ClosedResourceError):
+            await trio.lowlevel.wait_readable(self._fd)
+
+    def _revoke(self) -> None:
+        """Take the role from a task: a thread would use it better."""
+        with self.lock:
+            if self.reader is _TASK:
+                self.give_up(restart=True)
+                trio.lowlevel.notify_closing(self._fd)
+
+    def restart(self) -> None:
+        """Make the waiting read task look at the state again.
+
+        In the loop, with the lock or without it.
+        """
+        self._parked = False
+        self._returned.set()
+        if self.watch is not None:
+            trio.lowlevel.notify_closing(self._watch_fd)
+
+    def close(self) -> None:
+        """End reading: from now on nothing reads the socket. With the lock, in the loop."""
+        self.reader = _NONE
+        self.leader = 0
+        self._leading = None
+        if self.watch is not None:
+            # Before the socket is closed: if its number is used again meanwhile, the watch must not
+            # report the new file. The error means that a forked child has replaced the descriptor.
+            with suppress(OSError):
+                self.watch.unregister(self._fd)
+
+    def discard_watch(self) -> None:
+        """Close the watch, after `close`. Without the lock: closing may wait for a fork."""
+        watch, self.watch = self.watch, None
+        if watch is not None:
+            trio.lowlevel.notify_closing(self._watch_fd)
+            with no_fork():
+                self._watch_fd = -1
+                watch.close()
+
+    def _deliver(self) -> None:
+        """Act on the letters, in the loop, without the lock."""
+        with self.lock:
+            letters, self.letters = self.letters, []
+            self._posted = False
+        for function, args in letters:
+            self._call(function, *args)
+
+    def _call(self, function: Callable[..., object], *args: Any) -> None:
+        try:
+            function(*args)
+        # A bug: it must end this connection only, and not the loop, which it would reach here.
+        except Exception as exc:  # noqa: BLE001
+            self._on_bug(exc)
+
+    # ---------------------------------------------------------- with the lock, in either place
+
+    def defer(self, function: Callable[..., object], *args: Any) -> None:
+        """Call `function(*args)` in the loop: now if the loop holds the lock, or else soon.
+
+        `function` is called with the lock in the first case and without it in the second, so it
+        neither takes the lock nor needs it.
+        """
+        if self.holder:
+            self.letters.append((function, args))
+        else:
+            function(*args)
+
+    def later(self, function: Callable[..., object], *args: Any) -> None:
+        """Call `function(*args)` in the loop soon, without the lock: for code of users."""
+        self.letters.append((function, args))
+        if not self.holder:
+            self._post()
+
+    def _post(self) -> None:
+        if not self._posted:
+            self._posted = True
+            with suppress(trio.RunFinishedError):  # the connection has ended with its loop
+                self._token.run_sync_soon(self._deliver)
+
+    # ----------------------------------------------------------------------------- in a thread
+
+    def ask_for_watch(self) -> None:
+        """Have the loop call `watch_socket`, so that the next call may lead."""
+        if self._fd >= 0 and self.reader is not _NONE:
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._call, self.watch_socket)
+
+    def acquire(self) -> None:
+        """Take the lock, in a thread that runs no loop. Signals must be deferred."""
+        me = get_ident()
+        self.arriving.add(me)
+        self.lock.acquire()
+        self.holder = me
+        self.arriving.discard(me)
+
+    def release(self) -> None:
+        """Release the lock, and then post the letters: a loop woken before would have to wait."""
+        self.holder = 0
+        if not self.letters or self._posted:
+            self.lock.release()
+            return
+        self._posted = True
+        self.lock.release()
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._deliver)
+
+    def take_role(self) -> bool:
+        """Make the calling thread the reader if it can be. With the lock."""
+        if self.reader is not _LOOP or self.at_end or self.watch is None:
+            if self.reader is _TASK:
+                self.later(self._revoke)
+            return False
+        # First, and before the thread sends anything: the loop must not wake for the answer.
+        self.watch.modify(self._fd, 0)
+        self.reader = _THREAD
+        self.leader = self.holder
+        return True
+
+    def leads_here(self) -> bool:
+        """Return whether the calling thread is the reader. With the lock."""
+        return self.reader is _THREAD and self.leader == self.holder
+
+    def give_up(self, restart: bool) -> None:
+        """Give the role back to the read task. With the lock, in the thread or task that has it.
+
+        Args:
+            restart: True if the loop has more to do than to wait for bytes.
+        """
+        if self.reader is not _THREAD and self.reader is not _TASK:
+            return  # the connection has ended
+        self.leader = 0
+        self._leading = None
+        self.reader = _LOOP
+        # If bytes have arrived that the thread has not read, this wakes the loop.
+        self.watch.modify(self._fd, select.POLLIN)
+        if restart or self._parked:
+            self.defer(self.restart)
+
+
+def _nothing(_milliseconds: int) -> list[tuple[int, int]]:
+    raise AssertionError("a connection without a watch is read by its read task only")
+
+
+class SharedWakeup(Wakeup):
+    """A wake-up of the one task or thread that waits for a change of a connection's state.
+
+    Attributes:
+        baton: The lock on which a thread waits; None if a task does, or nothing.
+    """
+
+    __slots__ = ("_ownership", "_posted", "baton")
+
+    def __init__(self, ownership: Ownership) -> None:
+        self._task = None  # as in Wakeup; each call of a task makes one of these
+        self._ownership = ownership
+        self._posted = False
+        self.baton: threading.Lock | None = None
+
+    def set(self) -> None:
+        """Wake the task or thread that waits, if any. With the lock, or in the loop."""
+        baton = self.baton
+        if baton is not None:
+            if baton.locked():
+                baton.release()
+        elif not self._ownership.holder:
+            task, self._task = self._task, None
+            if task is not None:
+                trio.lowlevel.reschedule(task)
+        elif not self._posted:
+            # A thread never looks whether a task waits: the task may be about to.
+            self._posted = True
+            self._ownership.defer(self._set_in_loop)
+
+    def _set_in_loop(self) -> None:
+        self._posted = False  # before the wake-up: what changes from here on is posted again
+        super().set()

@@ -1,0 +1,274 @@
+"""The reading half of a connection: wait for bytes, read them, and pass them to the connection.
+
+The loop's read task calls `read_once` again and again. `ownership` says who reads: on a connection
+with a watch, the task waits for the watch instead of the socket, and a thread that leads calls
+`take_in` in its place. Either of them hands what it has read to the connection, with the lock.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, Protocol
+
+import trio
+
+from .._protocol import events as ev
+from .._protocol.base import BaseProtocol
+from ..errors import HandshakeError, RemoteProtocolError
+from .keepalive import SECOND_LOOK
+from .ownership import Ownership, Reader
+from .transport import Chunk, SocketTransport, Transport, broken
+from .writer import Writer
+
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
+__all__ = ["ConnectionReader"]
+
+_LOOP: Final = Reader.LOOP
+
+
+class _Host(Protocol):
+    """The connection, as far as its reading half needs it."""
+
+    name: str
+    ended: Exception | None
+    ownership: Ownership
+    writer: Writer
+
+    def end(self, reason: Exception) -> None:
+        """End the connection."""
+
+    def reason_of_loss(self, failure: Exception | None = None) -> Exception:
+        """Return why the connection ends, once the peer has gone."""
+
+    def act_on(self, events: list[ev.Event]) -> None:
+        """Handle events. With the lock."""
+
+
+class ConnectionReader:
+    """Reads the transport of one connection.
+
+    Attributes:
+        last_read: When bytes were last read, in seconds of `trio.current_time`.
+        hello_deadline: When the peer must have sent its HELLO.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_dispatch_lock",
+        "_ownership",
+        "_rules",
+        "_socket",
+        "_transport",
+        "hello_deadline",
+        "last_read",
+    )
+
+    def __init__(
+        self,
+        connection: _Host,
+        transport: Transport,
+        rules: BaseProtocol,
+        dispatch_lock: trio.Lock,
+    ) -> None:
+        self._connection = connection
+        self._ownership = connection.ownership
+        self._transport = transport
+        self._socket = transport if isinstance(transport, SocketTransport) else None
+        self._rules = rules
+        self._dispatch_lock = dispatch_lock
+        self.last_read: float = trio.current_time()
+        self.hello_deadline: float = math.inf
+
+    # ---------------------------------------------------------------------------- in the loop
+
+    async def read_once(self) -> bool:
+        """Handle frames that are left, or read more. Return False when nothing will follow.
+
+        A checkpoint.
+        """
+        connection, ownership = self._connection, self._ownership
+        if connection.ended is not None or self._rules.failure is not None:
+            return False
+        if self._rules.unprocessed:
+            async with self._dispatch_lock:
+                with ownership.lock:
+                    if connection.ended is None:
+                        self._handle(b"")
+        elif ownership.watch is not None:
+            return await self._read_watched()
+        else:
+            data = await self._read()
+            if data is None:
+                return True
+            if not data:
+                return False
+            with ownership.lock:
+                # Another task may have ended the connection after this one was scheduled to read.
+                if connection.ended is not None:
+                    return False
+                self._handle(data)
+        self.last_read = trio.current_time()  # frames that waited for the lock count as well
+        return True
+
+    def _handle(self, data: Chunk) -> None:
+        rules = self._rules
+        self._connection.act_on(rules.receive(data, rules.limits.max_frames_per_turn))
+
+    async def _read(self) -> Chunk | None:
+        """Read without a watch.
+
+        Returns:
+            The next bytes; none at the end, after the reason was settled; None to look again.
+        """
+        try:
+            if self._rules.peer is None:
+                data = await self._read_by(self.hello_deadline)
+            else:
+                data = await self._transport.read_on()  # most reads of bulk need no deadline
+                if data is None and self._rules.unfinished:
+                    data = await self._read_by(self.last_read + self._rules.limits.read_stall)
+                elif data is None:
+                    data = await self._transport.read()
+        except trio.ClosedResourceError:
+            if self._ownership.watch is None:
+                raise
+            return None  # from now on this task waits for the watch
+        if data is None:
+            with self._ownership.lock:
+                self._give_up_on_peer()
+        elif not data:
+            self._end_at_last_byte()
+        return data or b""
+
+    async def _read_by(self, deadline: float) -> Chunk | None:
+        """Read until the deadline, or return None.
+
+        Tries once more after it: bytes that arrived while the loop was busy are not the peer's
+        silence.
+        """
+        for patience in (deadline, max(deadline, trio.current_time()) + SECOND_LOOK):
+            with trio.CancelScope(deadline=patience):
+                return await self._transport.read()
+        return None
+
+    async def _read_watched(self) -> bool:
+        """Read if the loop is the reader, once the watch reports something."""
+        connection, ownership = self._connection, self._ownership
+        if not await self._wait_for_watch():
+            return True
+        assert self._socket is not None
+        data: Chunk | None = None
+        parked = False
+        with ownership.lock:
+            # The reader may have changed while this task was on its way to run, and another task
+            # may have ended the connection.
+            if connection.ended is not None:
+                return False
+            if ownership.reader is not _LOOP:
+                parked = ownership.park()
+            elif ownership.error is not None:
+                raise broken("read", ownership.error) from ownership.error
+            else:
+                try:
+                    data = self._socket.try_read_on()
+                except OSError as exc:
+                    raise broken("read", exc) from exc
+                if data:
+                    self._handle(data)
+        if parked:
+            await ownership.wait_returned()
+        elif data:
+            self.last_read = trio.current_time()
+        elif data is not None:
+            self._end_at_last_byte()
+            return False
+        return True
+
+    async def _wait_for_watch(self) -> bool:
+        """Wait until there may be something to read. Return False to look at the state again."""
+        ownership, rules = self._ownership, self._rules
+        assert self._socket is not None
+        if self._socket.expects_more and ownership.reader is _LOOP:
+            await trio.lowlevel.checkpoint()
+            return True
+        try:
+            if not rules.unfinished:
+                await ownership.wait_readable()
+                return True
+            self.catch_up()
+            with trio.CancelScope(deadline=self.last_read + rules.limits.read_stall) as scope:
+                await ownership.wait_readable()
+        except trio.ClosedResourceError:
+            return False
+        if not scope.cancelled_caught:
+            return True
+        await trio.sleep(SECOND_LOOK)  # else this would spin while a thread reads
+        return self._look_after_deadline()
+
+    def _look_after_deadline(self) -> bool:
+        """Give up on a peer that has stalled. Return True if there is something to read."""
+        with self._ownership.lock:
+            self.catch_up()
+            if self._ownership.reader is not _LOOP:
+                return False  # the thread restarts this task if more is to come
+            if self._ownership.is_readable():
+                return True
+            if self._has_stalled():
+                self._give_up_on_peer()
+        return False
+
+    def _has_stalled(self) -> bool:
+        due = self.last_read + self._rules.limits.read_stall
+        return self._rules.unfinished and trio.current_time() >= due
+
+    def catch_up(self) -> None:
+        """Take note of bytes that threads have read: they cannot read Trio's clock."""
+        if self._ownership.has_read:
+            self._ownership.has_read = False
+            self.last_read = trio.current_time()
+
+    def _give_up_on_peer(self) -> None:
+        connection, limits = self._connection, self._rules.limits
+        if self._rules.peer is None:
+            text = f"{connection.name} did not say HELLO within {limits.hello_timeout:g} s"
+            connection.end(HandshakeError(f"{text}; is it a jumpstarter?"))
+        else:
+            text = f"{connection.name} sent no more of what it had begun for"
+            breach = RemoteProtocolError(f"{text} {limits.read_stall:g} s")
+            connection.act_on([self._rules.fail(breach)])
+
+    def _end_at_last_byte(self) -> None:
+        connection = self._connection
+        connection.end(connection.reason_of_loss(connection.writer.failure))
+
+    # ----------------------------------------------------------------------------- in a thread
+
+    def take_in(self) -> None:
+        """Read what is there, and act on it. With the lock, in the thread that is the reader.
+
+        Sets `Ownership.at_end` at the end: the loop acts on it, after all that came before.
+        """
+        ownership = self._ownership
+        assert self._socket is not None
+        if self._connection.ended is not None:  # bytes after the end begin no calls
+            ownership.at_end = True
+            return
+        try:
+            data = self._socket.try_read()
+        except OSError as exc:
+            ownership.at_end, ownership.error = True, exc
+            return
+        if data:
+            rules = self._rules
+            ownership.has_read = True
+            self._connection.act_on(rules.receive(data, rules.limits.max_frames_per_turn))
+            ownership.at_end = rules.failure is not None
+        elif data is not None:
+            ownership.at_end = True
+
+    @property
+    def needs_loop(self) -> bool:
+        """True if the loop has more to do than to wait for bytes. With the lock."""
+        rules = self._rules
+        return bool(rules.unprocessed or rules.unfinished or self._ownership.at_end)
