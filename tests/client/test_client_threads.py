@@ -39,6 +39,7 @@ from helpers import (
     stream,
     until,
 )
+from jumpstarter._exporter.led_connection import LedConnection
 from jumpstarter._io import leading
 from jumpstarter._io.connection import Connection
 from jumpstarter._io.ownership import Ownership, Reader
@@ -92,7 +93,7 @@ def call_for_ever(client: DriverClient) -> None:
 
 
 class Leads:
-    """Counts how often a thread or task became the reader."""
+    """Counts how often a thread or task of the client became the reader."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.threads = self.tasks = 0
@@ -102,6 +103,8 @@ class Leads:
     def _counting(self, name: str, take: Callable[..., bool]) -> Callable[..., bool]:
         def counting(ownership: Ownership, *args: object) -> bool:
             taken = take(ownership, *args)
+            if isinstance(getattr(ownership._on_bug, "__self__", None), LedConnection):
+                return taken  # the exporter's, in this process
             if name == "take_role":
                 self.threads += taken
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -17,11 +18,13 @@ import trio.testing
 from drivers_for_tests import Echo
 from helpers import PATIENCE, ask, generator, in_time, stream, until
 from jumpstarter._exporter import led_connection
+from jumpstarter._exporter.call_log import WatchedSession
 from jumpstarter._exporter.context import ServerContext
 from jumpstarter._exporter.executor import DriverExecutor
 from jumpstarter._exporter.led_connection import LedConnection
 from jumpstarter._exporter.session import Session
 from jumpstarter._exporter.tree import DeviceTree
+from jumpstarter._io.ownership import Reader
 from jumpstarter._io.transport import Buffer
 from jumpstarter._limits import DEFAULT_LIMITS, Limits
 from jumpstarter._protocol.frames import FrameType
@@ -123,16 +126,25 @@ class Led:
     async def call(self, method: str, *args: Any) -> Any:
         return await self.channel.call(ask(method, *args))
 
+    @property
+    def is_led(self) -> bool:
+        """True while a thread of the exporter reads."""
+        return self.connection.ownership.reader is Reader.THREAD
+
 
 @asynccontextmanager
 async def led(
-    *, limits: Limits = DEFAULT_LIMITS, threads: int = 64, make_pair: PairMaker = unix_pair
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    threads: int = 64,
+    make_pair: PairMaker = unix_pair,
+    make_session: Callable[..., Session] = Session,
 ) -> AsyncIterator[Led]:
     driver = Bench()
     exporter = ServerContext(DeviceTree(driver), DriverExecutor(threads), limits=limits)
     ours, theirs = await make_pair()
     async with in_time(), open_background() as nursery:
-        session = Session(exporter, theirs, "the test")
+        session = make_session(exporter, theirs, "the test")
         nursery.start_soon(session.run)
         channel = Channel(ours, "the exporter", limits=limits)
         await channel.begin(nursery)
@@ -147,13 +159,6 @@ async def led(
 def lasting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a thread wait for its next call, and the loop for a method, even in a slow test."""
     monkeypatch.setattr(led_connection, "_STAYS", 1_000_000)
-    monkeypatch.setattr(led_connection, "_PATIENCE", PATIENCE)
-
-
-@pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the loop take the connection back as soon as it checks."""
-    monkeypatch.setattr(led_connection, "_PATIENCE", 0.0005)
 
 
 # ------------------------------------------------------------------------------- led calls
@@ -165,15 +170,54 @@ async def test_one_plain_call_after_another_is_answered_by_one_thread(make_pair:
     async with led(make_pair=make_pair) as it:
         for number in range(20):
             assert await it.call("plain", number) == number
-            assert it.connection.is_leased
+            assert it.is_led
         assert len(set(it.driver.threads)) == 1
         assert not it.connection.handlers
+
+
+@pytest.mark.usefixtures("lasting")
+async def test_plain_calls_beside_open_streams_are_answered_by_one_thread() -> None:
+    async with led() as it, await stream(it.channel, "connect") as raw:
+        items = generator(it.channel, "count_async", 100)
+        assert await anext(items) == 0
+        await it.call("plain")  # after the credit of the first item
+        it.driver.threads.clear()
+        for number in range(20):
+            assert await it.call("plain", number) == number
+            assert it.is_led
+        assert len(set(it.driver.threads)) == 1
+        await raw.send_all(b"bytes")
+        assert await raw.receive_some() == b"bytes"
+        assert [item async for item in items] == list(range(1, 100))
+
+
+async def test_bytes_that_threads_read_keep_their_order() -> None:
+    """Send pieces on a stream beside plain calls, whose threads read some of the pieces."""
+    sent = bytes(range(256)) * 64
+    got = b""
+    async with led() as it, await stream(it.channel, "connect") as raw:
+
+        async def send() -> None:
+            for start in range(0, len(sent), 16):
+                await raw.send_all(sent[start : start + 16])
+
+        async def call() -> None:
+            for number in range(300):
+                assert await it.call("plain", number) == number
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            nursery.start_soon(call)
+            nursery.start_soon(call)
+            while len(got) < len(sent):
+                got += await raw.receive_some()
+    assert got == sent
 
 
 async def test_a_thread_that_nobody_calls_gives_the_connection_back() -> None:
     async with led() as it:
         assert await it.call("plain", 1) == 1
-        await until(lambda: not it.connection.is_leased)
+        await until(lambda: not it.is_led)
         assert await it.call("echo_async", 2) == 2
         assert await it.call("plain", 3) == 3
 
@@ -193,7 +237,6 @@ async def test_whatever_is_no_plain_call_goes_back_to_the_loop() -> None:
                 assert await it.call("plain", 4) == 4  # while the stream is open
 
 
-@pytest.mark.usefixtures("hasty")
 async def test_many_plain_calls_at_once_have_a_thread_each() -> None:
     async with led() as it, trio.open_nursery() as nursery:
         assert await it.call("plain") is None
@@ -251,6 +294,38 @@ async def test_an_answer_of_any_size_arrives(size: int) -> None:
             assert await it.call("plain", bytes(size)) == bytes(size)
 
 
+class _AskingHandler(logging.Handler):
+    """Asks, for each record of a plain call, if the thread that logs holds the lock."""
+
+    def __init__(self, it: Led) -> None:
+        super().__init__()
+        self.it = it
+        self.answers: list[tuple[bool, bool]] = []  # whether a thread logs, whether it has the lock
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "'plain' of driver" in record.getMessage():
+            in_thread = threading.get_ident() in self.it.driver.threads
+            self.answers.append((in_thread, self.it.connection.ownership.held_here()))
+
+
+@pytest.mark.usefixtures("lasting")
+async def test_log_handlers_run_before_each_answer_and_without_the_lock(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logger = logging.getLogger("jumpstarter.exporter")
+    caplog.set_level(logging.DEBUG, logger.name)  # before the session begins, which looks at it
+    async with led(make_session=WatchedSession) as it:
+        handler = _AskingHandler(it)
+        logger.addHandler(handler)
+        try:
+            for number in range(5):
+                assert await it.call("plain", number) == number
+                assert len(handler.answers) == number + 1
+        finally:
+            logger.removeHandler(handler)
+    assert handler.answers == [(True, False)] * 5
+
+
 async def test_an_answer_that_the_client_does_not_take_is_refused() -> None:
     async with led(limits=Limits(max_message=64 * 1024)) as it:
         with pytest.raises(DriverError, match="the message has"):
@@ -261,7 +336,7 @@ async def test_an_answer_that_the_client_does_not_take_is_refused() -> None:
 async def test_what_is_no_socket_is_led_by_nobody() -> None:
     async with led(make_pair=memory_pair) as it:
         assert await it.call("plain", 1) == 1
-        assert not it.connection.is_leased
+        assert not it.is_led
 
 
 @pytest.mark.usefixtures("lasting")
@@ -275,14 +350,13 @@ async def test_trios_from_thread_works_in_each_led_call() -> None:
 # -------------------------------------------------------------------------- slow methods
 
 
-@pytest.mark.usefixtures("hasty")
 async def test_a_method_that_takes_its_time_keeps_no_other_call_waiting() -> None:
     async with led() as it, trio.open_nursery() as nursery:
         for _ in range(2):
             it.driver.let_go.clear()
             results: list[Any] = []
             nursery.start_soon(_collect, it, results, "slow", "a result")
-            await until(lambda: not it.connection.is_leased)
+            await until(lambda: not it.is_led)
             assert await it.call("echo_async", 1) == 1
             assert await it.call("plain", 2) == 2
             assert results == []
@@ -295,7 +369,6 @@ async def _collect(it: Led, results: list[Any], method: str, *args: Any) -> None
     results.append(await it.call(method, *args))
 
 
-@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("after", [0, 3])
 async def test_a_led_call_can_be_cancelled(after: int) -> None:
     async with led() as it:
@@ -310,12 +383,36 @@ async def test_a_led_call_can_be_cancelled(after: int) -> None:
         assert await it.call("check_cancelled") == "not cancelled"
 
 
-@pytest.mark.usefixtures("hasty")
+@pytest.mark.usefixtures("lasting")
 @pytest.mark.parametrize("after", [0, 3])
-async def test_a_led_call_ends_at_its_deadline(after: int) -> None:
-    async with led() as it:
+async def test_a_cancelled_call_that_returns_anyway_cancels_no_later_one(after: int) -> None:
+    async with led() as it, trio.open_nursery() as nursery:
         for number in range(after):
             await it.call("plain", number)
+        scope = trio.CancelScope()
+
+        async def cancelled() -> None:
+            with scope:
+                await it.call("slow")
+
+        nursery.start_soon(cancelled)
+        await until(it.driver.begun.is_set)
+        scope.cancel()
+        await until(lambda: any(call.cancelled for call in it.session.running))
+        it.driver.let_go.set()
+        for _ in range(3):
+            assert await it.call("check_cancelled") == "not cancelled"
+
+
+@pytest.mark.parametrize("after", [0, 3])
+@pytest.mark.parametrize("timeout_ms", [0, 60_000])
+async def test_a_led_call_ends_at_its_deadline(after: int, timeout_ms: int) -> None:
+    async with led() as it:
+        for number in range(after):
+            earlier = ask("plain", number)
+            if timeout_ms:
+                earlier.set_timeout(timeout_ms)
+            assert await it.channel.call(earlier) == number
         while not it.driver.log:  # on a busy machine, the deadline can pass before it begins
             request = ask("polling")
             request.set_timeout(20)
@@ -327,18 +424,17 @@ async def test_a_led_call_ends_at_its_deadline(after: int) -> None:
 @pytest.mark.usefixtures("lasting")
 async def test_the_deadline_of_one_led_call_is_not_the_next_ones() -> None:
     async with led() as it:
-        while not it.connection.is_leased:  # on a busy machine, the deadline can pass before
+        while not it.is_led:  # on a busy machine, the deadline can pass before the answer
             request = ask("plain", 1)
             request.set_timeout(20)
             with contextlib.suppress(DriverTimeoutError):
                 assert await it.channel.call(request) == 1
         await trio.sleep(0.025)
-        assert it.connection.is_leased
+        assert it.is_led
         for _ in range(3):
             assert await it.call("check_cancelled") == "not cancelled"
 
 
-@pytest.mark.usefixtures("hasty")
 async def test_the_end_of_a_connection_is_told_to_a_led_call() -> None:
     async with led() as it, trio.open_nursery() as nursery:
         nursery.start_soon(_in_vain, it, "polling")
@@ -367,7 +463,7 @@ async def test_the_end_of_a_session_is_told_to_a_led_call() -> None:
 async def test_a_client_that_leaves_while_a_thread_waits_is_noticed() -> None:
     async with led() as it:
         await it.call("plain")
-        assert it.connection.is_leased
+        assert it.is_led
         await it.channel.aclose()
         await it.connection.finished.wait()
         assert "closed the connection" in str(it.connection.ended)
@@ -380,7 +476,7 @@ async def test_a_client_that_leaves_while_a_thread_waits_is_noticed() -> None:
 async def test_an_exporter_drains_while_a_thread_waits_for_calls() -> None:
     async with led() as it:
         await it.call("plain")
-        assert it.connection.is_leased
+        assert it.is_led
         await it.session.drain(PATIENCE, "shutting down")
         await it.connection.finished.wait()
 
@@ -402,15 +498,15 @@ async def test_an_exporter_drains_a_led_call_to_its_end() -> None:
 async def test_what_a_thread_has_half_written_leaves_before_anything_else() -> None:
     async with led() as it:
         await it.call("plain")
-        assert it.connection.is_leased
-        socket, token = it.connection._socket, trio.lowlevel.current_trio_token()
+        assert it.is_led
+        socket, token = it.connection.reader._socket, trio.lowlevel.current_trio_token()
         assert socket is not None
         write = socket.try_write
 
         def go_away() -> None:  # as a drain does, before the thread returns
-            it.connection.reclaim()
-            it.session._rules.goaway(Code.OK, 0, "shutting down")
-            it.connection.writer.flush()
+            with it.connection.lock:
+                it.session._rules.goaway(Code.OK, 0, "shutting down")
+                it.connection.writer.flush()
 
         def half(buffers: Sequence[Buffer]) -> list[Buffer]:
             socket.try_write = write  # type: ignore[method-assign]
@@ -432,7 +528,7 @@ async def test_a_thread_stays_only_while_others_are_free() -> None:
     async with led(threads=1) as it:
         for number in range(3):
             assert await it.call("plain", number) == number
-            await until(lambda: not it.connection.is_leased)
+            await until(lambda: not it.is_led)
 
 
 @pytest.mark.usefixtures("lasting")
@@ -440,11 +536,11 @@ async def test_a_thread_that_others_need_does_not_wait_for_calls() -> None:
     async with led(threads=4) as it:
         limiter = it.session._dispatcher.executor.limiter
         assert await it.call("plain", 1) == 1
-        assert it.connection.is_leased
+        assert it.is_led
         for borrower in range(2):
             limiter.acquire_on_behalf_of_nowait(borrower)
         assert await it.call("plain", 2) == 2
-        await until(lambda: not it.connection.is_leased)
+        await until(lambda: not it.is_led)
         for borrower in range(2):
             limiter.release_on_behalf_of(borrower)
 
@@ -467,7 +563,7 @@ async def test_what_comes_behind_a_plain_call_is_acted_on() -> None:
 async def test_a_breach_that_a_thread_has_read_ends_the_connection_with_a_word() -> None:
     async with led() as it:
         await it.call("plain")
-        assert it.connection.is_leased
+        assert it.is_led
         it.channel.connection.rules.send_queue.add_frame(FrameType.RESULT, 1, b"\xc0")
         it.channel.connection.writer.flush_now()
         await it.channel.connection.finished.wait()
@@ -483,7 +579,7 @@ def _failing(monkeypatch: pytest.MonkeyPatch, it: Led, name: str, exc: Exception
         raise exc
 
     with monkeypatch.context() as patch:
-        patch.setattr(it.connection._socket, name, fail)
+        patch.setattr(it.connection.reader._socket, name, fail)
         yield
 
 
@@ -543,6 +639,6 @@ async def test_threads_lead_and_give_back_under_a_mix_of_calls() -> None:
             await impatient()
         assert it.driver.log.count("slow ended") == 25
         assert await it.call("check_cancelled") == "not cancelled"
-        await until(lambda: not it.connection.is_leased)
+        await until(lambda: not it.is_led)
         assert not it.connection.handlers
         assert not it.session.running

@@ -23,8 +23,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from jumpstarter._exporter.stream_forwarder import Device, StreamForwarder, device_stream
 from jumpstarter._io.byte_stream import SlotStream
+from jumpstarter._io.ownership import Ownership, SharedWakeup
 from jumpstarter._util.background import open_background
-from jumpstarter._util.wakeup import Wakeup
 
 DEADLINE = 60.0  # seconds, for steps that take milliseconds
 
@@ -134,6 +134,11 @@ class Patient:
         self.receive_some = stream.receive_some
 
 
+def wakeup() -> SharedWakeup:
+    """Return what wakes the forwarder, of a connection that no thread reads."""
+    return SharedWakeup(Ownership(-1, lambda exc: pytest.fail(str(exc))))
+
+
 def client_pair() -> tuple[Client, SlotStream]:
     client, exporter = trio.testing.memory_stream_pair()
     return client, cast("SlotStream", Patient(exporter))
@@ -151,7 +156,7 @@ async def opened(make: Maker) -> AsyncIterator[Pair]:
 async def bridged(device: object) -> AsyncIterator[tuple[Client, StreamForwarder]]:
     """Run a forwarder to a device; yield the client's end, then wait until the forwarder ends."""
     client, exporter = client_pair()
-    bridge = StreamForwarder(exporter, Wakeup())
+    bridge = StreamForwarder(exporter, wakeup())
     ended = trio.Event()
     failures: list[Exception] = []
 
@@ -292,7 +297,7 @@ async def test_a_device_that_never_stops_does_not_outlive_the_client(make: Maker
 
 async def test_a_client_may_close_before_the_device_is_there() -> None:
     client, exporter = client_pair()
-    bridge = StreamForwarder(exporter, Wakeup())
+    bridge = StreamForwarder(exporter, wakeup())
     bridge.client_closed()
     await client.send_all(b"reboot\n")
     await client.send_eof()
@@ -403,7 +408,7 @@ class Telling:
 
     def __init__(self, *pieces: bytes) -> None:
         self.pieces = list(pieces)
-        self.forwarder = StreamForwarder(cast("SlotStream", self), Wakeup())
+        self.forwarder = StreamForwarder(cast("SlotStream", self), wakeup())
         self._arrived = trio.Event()
 
     @property

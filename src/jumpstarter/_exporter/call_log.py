@@ -50,8 +50,8 @@ def is_watched(exporter: ServerContext) -> bool:
 
 
 # What is known of a call that has begun: how it is named to its records, unless calls are counted
-# only; the series that it counts for; and when it has begun.
-_Begun: TypeAlias = tuple[CallFacts | None, MethodSeries | None, float]
+# only; the series that it counts for; when it has begun; and whether its end was noted.
+_Begun: TypeAlias = tuple[CallFacts | None, MethodSeries | None, float, bool]
 
 
 class WatchedSession(Session):
@@ -84,7 +84,7 @@ class WatchedSession(Session):
             if call.stream is not None:
                 call.forwarder = CountedForwarder(call.stream, call.changed, series)
         facts = self._facts_of(head) if self._is_named else None
-        self._begun[call] = facts, series, time.perf_counter()
+        self._begun[call] = facts, series, time.perf_counter(), False
         return call
 
     def _series_of(self, head: CallHead) -> MethodSeries | None:
@@ -119,11 +119,15 @@ class WatchedSession(Session):
         await super().answer(call)
 
     def run_sync(self, call: IncomingCall) -> object:
-        """See `Session`."""
-        if not self._is_named:
-            return super().run_sync(call)
-        with self._named(call):
-            return super().run_sync(call)
+        """See `Session`. Notes here that it returned: `answered` is called with the lock."""
+        if self._is_named:
+            with self._named(call):
+                answer = super().run_sync(call)
+        else:
+            answer = super().run_sync(call)
+        if isinstance(answer, bytearray) and self.may_answer(call):
+            self._note(call, "returned", "returned")
+        return answer
 
     def _report(self, exc: BaseException, call: IncomingCall) -> tuple[int, ErrorBody] | None:
         with self._named(call):
@@ -139,17 +143,20 @@ class WatchedSession(Session):
 
     def answered(self, call: IncomingCall, result: bytearray) -> None:
         """See `Session`."""
-        self._note(call, "returned", "returned")
+        del self._begun[call]
         super().answered(call, result)
 
     def _finish(
         self, call: IncomingCall, result: bytearray | None, error: tuple[int, ErrorBody] | None
     ) -> None:
-        self._note(call, *_outcome(call, error, returned=result is not None))
+        if not self._begun[call][3]:
+            self._note(call, *_outcome(call, error, returned=result is not None))
+        del self._begun[call]
         super()._finish(call, result, error)
 
     def _note(self, call: IncomingCall, outcome: str, told: str) -> None:
-        facts, series, at = self._begun.pop(call)
+        facts, series, at, _ = self._begun[call]
+        self._begun[call] = facts, series, at, True
         took = time.perf_counter() - at
         if series is not None:
             series.end(outcome, took)

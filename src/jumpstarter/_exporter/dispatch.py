@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import inspect
 import math
+import threading
 import types
 from collections import deque
 from collections.abc import Callable
@@ -62,6 +63,37 @@ class ExecutionMode(enum.Enum):
     OWN_TASK = enum.auto()  # a task of its own
 
 
+class _Values:
+    """Limit the values in one client's decoded arguments to those of two largest messages.
+
+    Decoded values take many times the bytes of their message. Only many in one call are counted.
+    """
+
+    __slots__ = ("_count", "_lock", "_most")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = 0
+        self._lock = threading.Lock()  # threads decode arguments, too
+
+    def admit(self, call: IncomingCall, count: int) -> None:
+        """Count the values of a call, or refuse it."""
+        if count <= _FEW:
+            return
+        with self._lock:
+            if is_admitted := self._count + count <= self._most:
+                call.values = count
+                self._count += count
+        if not is_admitted:
+            text = f"it was discarded: over {self._most} values in the arguments of calls under way"
+            reject(Code.RESOURCE_EXHAUSTED, text)
+
+    def forget(self, call: IncomingCall) -> None:
+        """Count the values of a call no longer."""
+        with self._lock:
+            self._count -= call.values
+
+
 class Dispatcher:
     """Answer the calls of one connection.
 
@@ -82,7 +114,7 @@ class Dispatcher:
         self._exporter = exporter
         self._connection = connection
         self._rules = rules
-        self._values = 0  # in the arguments of calls under way, of large ones
+        self._values = _Values(2 * exporter.limits.max_items)
         self.executor = exporter.executor.for_client(connection.writer)
 
     def title(self, head: CallHead) -> str:
@@ -127,7 +159,8 @@ class Dispatcher:
 
     def forget(self, call: IncomingCall) -> None:
         """Stop counting the values in the arguments of a call that has ended."""
-        self._values -= call.values
+        if call.values:
+            self._values.forget(call)
 
     # ------------------------------------------------------------------------- methods
 
@@ -203,7 +236,7 @@ class Dispatcher:
     def _arguments(
         self, call: IncomingCall, exported: Exported, body: bytes
     ) -> tuple[list[Any], dict[str, Any]]:
-        admit = None if len(body) < _TINY else partial(self._admit_values, call)
+        admit = None if len(body) < _TINY else partial(self._values.admit, call)
         try:
             args = decode_value(body, self._exporter.limits, admit)
         except ArgumentError as exc:
@@ -217,19 +250,6 @@ class Dispatcher:
             except ArgumentError as exc:
                 reject(Code.INVALID_ARGUMENT, f"its {exc}")
         return args, kwargs
-
-    def _admit_values(self, call: IncomingCall, count: int) -> None:
-        """Limit the values in one client's decoded arguments to those of two largest messages.
-
-        Decoded values take many times the bytes of their message.
-        """
-        most = 2 * self._exporter.limits.max_items
-        if count > _FEW:
-            if self._values + count > most:
-                text = f"it was discarded: over {most} values in the arguments of calls under way"
-                reject(Code.RESOURCE_EXHAUSTED, text)
-            call.values = count
-            self._values += count
 
     async def _encode_in_turn(self, value: object) -> bytearray:
         """Encode a result when the connection can take it; until then keep only the value."""
@@ -268,33 +288,37 @@ class Dispatcher:
                 await trio.lowlevel.checkpoint()
 
         def capacity() -> int:
-            if self._connection.ended is not None or self._connection.writer.write_paused:
-                return 0
-            return min(_AHEAD, self._rules.sendable(call.slot))
+            with self._connection.lock:
+                if self._connection.ended is not None or self._connection.writer.write_paused:
+                    return 0
+                return min(_AHEAD, self._rules.sendable(call.slot))
 
         def pack(item: object) -> tuple[bytearray, int]:
             buffer = self._encode(item, "item")
             return buffer, self._rules.item_cost(buffer)
 
         def put(buffers: deque[bytearray]) -> None:
-            if self._connection.ended is not None:
-                buffers.clear()
-            while buffers:
-                self._rules.item(call.slot, buffers.popleft())
-            self._connection.writer.flush_soon()
+            with self._connection.lock:
+                if self._connection.ended is not None:
+                    buffers.clear()
+                while buffers:
+                    self._rules.item(call.slot, buffers.popleft())
+                self._connection.writer.flush_soon()
 
         batcher = ItemBatcher(capacity, pack, put)
         value = await self.executor.iterate(method, args, kwargs, send, batcher)
         return self._encode(value, "return value")
 
     async def _send_item(self, call: IncomingCall, buffer: bytearray) -> None:
-        while not self._rules.sendable(call.slot):
+        connection, rules = self._connection, self._rules
+        while not rules.sendable(call.slot):
             await self._change(call)
-        if self._connection.writer.write_paused:
-            await self._connection.writer.wait_writable()
+        if connection.writer.write_paused:
+            await connection.writer.wait_writable()
             self._check_client()
-        self._rules.item(call.slot, buffer)
-        self._connection.writer.flush_soon()
+        with connection.lock:
+            rules.item(call.slot, buffer)
+            connection.writer.flush_soon()
         while self._rules.send_queue.has_slot_queue(call.slot):
             await self._change(call)
 
@@ -320,7 +344,8 @@ class Dispatcher:
         await trio.sleep(call.head.timeout_ms / 1000)
         if not await self._connection.keepalive.is_alive():
             call.late = True
-            call.cancel("deadline passed, and the client is silent")
+            with self._connection.lock:
+                call.cancel("deadline passed, and the client is silent")
 
     # ------------------------------------------------------------------------- streams
 
@@ -351,15 +376,18 @@ class Dispatcher:
         """Lend the client's stream to a driver, until the client takes it back."""
         assert call.stream is not None
         loan.stream = call.stream
-        if isinstance(call.forwarder, StreamForwarder) and call.forwarder.closed:
-            loan.client_closed()
-        call.forwarder = loan
+        with self._connection.lock:
+            if isinstance(call.forwarder, StreamForwarder) and call.forwarder.closed:
+                loan.client_closed()
+            call.forwarder = loan
         self._accept(call, str(loan.handle))
         await loan.run()
 
     def _accept(self, call: IncomingCall, metadata: object) -> None:
-        self._rules.accept(call.slot, encode_value(metadata))
-        self._connection.writer.flush()
+        body = encode_value(metadata)
+        with self._connection.lock:
+            self._rules.accept(call.slot, body)
+            self._connection.writer.flush()
 
 
 def _is_awaitable(value: object) -> bool:

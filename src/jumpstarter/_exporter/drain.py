@@ -21,25 +21,26 @@ __all__ = ["end_listening"]
 
 
 async def end_listening(
-    running: Collection[IncomingCall],
+    calls: Callable[[], Collection[IncomingCall]],
     limit_of: Callable[[CallHead], float | None],
     end_calls: Callable[[Sequence[IncomingCall]], None],
 ) -> None:
     """Cancel calls in a drain, each when its time is up. A checkpoint; it runs until cancelled.
 
     Args:
-        running: The calls of one connection that have not ended; it may change meanwhile.
+        calls: Returns the calls of one connection that have not ended.
         limit_of: Returns how many seconds a call may continue; None if that depends on what its
             client does, which is checked every `DRAIN_GRACE` seconds.
         end_calls: Cancels calls.
     """
     begin = trio.current_time()
     next_look = begin + DRAIN_GRACE
-    counts = {call: call.sent_by_client for call in running}
+    counts = {call: call.sent_by_client for call in calls()}
     while True:
         now = trio.current_time()
         look, times = next_look <= now, [next_look]
         over = []
+        running = calls()
         for call in running:
             limit = limit_of(call.head)
             if limit is not None and begin + limit > now:

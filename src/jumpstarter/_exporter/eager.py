@@ -123,7 +123,8 @@ class EagerConnection(Connection, Generic[C]):
         with OwnScope() as scope:
             call.enter(scope)
             await self._answer(call)
-        self.writer.flush()
+        with self.lock:
+            self.writer.flush()
 
     # ----------------------------------------------------------------------------- reading
 
@@ -168,12 +169,14 @@ class EagerConnection(Connection, Generic[C]):
                 continue
             call.enter(scope)
             if not await run_until_first_await(self._answer(call), self._hand_on):
-                self.writer.flush()
+                with self.lock:
+                    self.writer.flush()
                 return False
             if not call.leave():
                 self._hand_on()
                 return False
-        self.writer.flush_now()
+        with self.lock:
+            self.writer.flush_now()
         return True
 
     async def _begin_in_thread(self, call: C) -> None:
@@ -182,8 +185,9 @@ class EagerConnection(Connection, Generic[C]):
     def _hand_on(self) -> None:
         self._begin_apart()
         # Not now: it frees space in the queue, for which this task may be about to wait.
-        if self.rules.send_queue and self.writer.is_idle:
-            self.writer.flush_soon()
+        with self.lock:
+            if self.rules.send_queue and self.writer.is_idle:
+                self.writer.flush_soon()
         self._tasks.start_soon(self._guard, self._read_loop)
 
 

@@ -44,7 +44,9 @@ class _WatchedConnection(LedConnection[IncomingCall]):
         is_first = self.ended is None
         super().end(reason)
         if is_first and isinstance(self._owner, _ExclusiveSession):
-            self._owner.on_end()
+            # This connection may be locked here, and the end of a session locks others of it.
+            self._owner.may_call = False
+            self.ownership.later(self._owner.on_end)
 
 
 class _GuardedDispatcher(Dispatcher):
@@ -117,7 +119,7 @@ class _ExclusiveSession(Session):
             self._use.arrive(self._context, self)
 
     def on_end(self) -> None:
-        """Note that the connection has ended; its calls end now."""
+        """Note that the connection has ended; its calls end now. Without the lock."""
         self._use.lost(self)
 
     # ------------------------------------------------------------------------ for exclusive use
@@ -140,6 +142,8 @@ class _ExclusiveSession(Session):
 
     def running_calls(self) -> list[str]:
         """See `Visitor`."""
+        # `list` copies a set in one step, with the interpreter's lock or the set's own: threads
+        # change it meanwhile, and the thread of another connection, which asks, takes no lock here.
         return [self.title(call) for call in list(self.running) if call.head.target]
 
     def run_beside(self, function: Callable[[Claim], Awaitable[None]], claim: Claim) -> None:
@@ -149,16 +153,16 @@ class _ExclusiveSession(Session):
 
     def dismiss(self, text: str) -> None:
         """See `Visitor`."""
-        self.may_call = False
-        if self._dismissal or self._connection.ended is not None or self._nursery is None:
-            return
-        self._dismissal = text = truncate(text, _MAX_TEXT)
-        self._connection.reclaim()
-        if not self._rules.going_away:  # otherwise it drains, and the client knows
-            self._rules.goaway(Code.OK, int(_LAST_WORDS * 1000), text)
-            self._connection.writer.flush()
-        for call in list(self.running):  # a thread may end one of them meanwhile
-            call.cancel(text)
+        with self._connection.lock:  # a thread may be about to take the next call, or to end one
+            self.may_call = False
+            if self._dismissal or self._connection.ended is not None or self._nursery is None:
+                return
+            self._dismissal = text = truncate(text, _MAX_TEXT)
+            if not self._rules.going_away:  # otherwise it drains, and the client knows
+                self._rules.goaway(Code.OK, int(_LAST_WORDS * 1000), text)
+                self._connection.writer.flush()
+            for call in self.running:
+                call.cancel(text)
         self._nursery.start_soon(self._disconnect, text)
 
     async def _disconnect(self, text: str) -> None:

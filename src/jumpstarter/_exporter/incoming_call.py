@@ -5,14 +5,14 @@ cancel scope, or the task that sends a generator's items. The scope belongs to t
 the call; there is none before that. This module runs no code of drivers.
 
     state       next
-    PENDING     RUNNING, by `enter`, in the task that answers it; CANCELLED; LATE
+    PENDING     RUNNING, by `enter`, in the task that answers it, or by `attach`; CANCELLED; LATE
     RUNNING     CANCELLED; LATE; ended, when the driver's code has returned
     CANCELLED   ended, when the driver's code has returned; cancelled before `enter`, it never runs
     LATE        the same; its deadline has passed, whether or not it was cancelled
 
 The connection's reader cancels a call, a drain does, or the end of the connection. The session
 queues its terminal frame, and removes it from the connection, when it has ended. A call that a
-thread answers is PENDING until the loop takes the connection back: the loop calls `enter` then.
+thread answers has the scope of the task that waits for the thread, which other calls have after it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ import trio
 
 from .._io.byte_stream import SlotStream
 from .._io.connection import Connection
+from .._io.ownership import SharedWakeup
 from .._protocol import events as ev
 from .._protocol.frames import Kind
 from .._util.trio_private import CAN_SEE_SCOPES, cancel_status
-from .._util.wakeup import Wakeup
 from ..driver._loan import Loan
 from ..errors import Code
 from .stream_forwarder import StreamForwarder
@@ -41,6 +41,7 @@ _LEFT_OPEN: Final = (
     "it has left a cancel scope or a nursery open, which ends with the call; "
     "to keep one open, use an @exportstream method"
 )
+_UNARY: Final = Kind.UNARY
 
 
 class CallState(enum.Enum):
@@ -66,7 +67,8 @@ class IncomingCall:
         cancelled: True once it was cancelled, for whatever reason.
         deadline: When it is cancelled; infinite if the client set no timeout.
         status: The task's cancel status when the call was entered.
-        changed: Wakes the task that waits for credit, or for sent data to leave.
+        changed: Wakes the task that waits for credit, or for sent data to leave. A call of a
+            method has none.
         stream: The client's end of a raw stream.
         in_thread: True while a thread answers it.
         forwarder: Takes what the client sends into a raw stream.
@@ -100,18 +102,20 @@ class IncomingCall:
         self.deadline: float = math.inf
         self._scope: trio.CancelScope | None = None
         self.status: object = None
-        self.changed: Wakeup = Wakeup()
-        self.stream: SlotStream | None = (
-            SlotStream(connection, slot) if head.kind is Kind.STREAM else None
-        )
+        self.changed: SharedWakeup
+        self.stream: SlotStream | None = None
         self.in_thread: bool = False  # a thread answers it
-        self.forwarder: StreamForwarder | Loan | None = (
-            None if self.stream is None else StreamForwarder(self.stream, self.changed)
-        )
+        self.forwarder: StreamForwarder | Loan | None = None
         self.late: bool = False  # its deadline has passed
         self.values: int = 0  # in its arguments, if they count
-        if head.timeout_ms and head.kind is Kind.UNARY:
-            self.deadline = clock.current_time() + head.timeout_ms / 1000
+        if head.kind is _UNARY:
+            if head.timeout_ms:
+                self.deadline = clock.current_time() + head.timeout_ms / 1000
+            return
+        self.changed = SharedWakeup(connection.ownership)
+        if head.kind is Kind.STREAM:
+            self.stream = SlotStream(connection, slot)
+            self.forwarder = StreamForwarder(self.stream, self.changed)
 
     @property
     def state(self) -> CallState:
@@ -131,6 +135,12 @@ class IncomingCall:
         if self.cancelled:
             scope.cancel()
 
+    def attach(self, scope: trio.CancelScope) -> None:
+        """Assign the call to a thread, whose task has this scope. With the lock, in any thread."""
+        self._scope = scope
+        if self.cancelled:  # before it was begun, in the loop
+            scope.cancel()
+
     def leave(self) -> bool:
         """Release the scope. Return True if the task may answer another call in the same scope."""
         scope, self._scope = self._scope, None
@@ -142,7 +152,10 @@ class IncomingCall:
         return cancel_status() is self.status
 
     def cancel(self, reason: str) -> None:
-        """Cancel the driver's code, or make sure that it does not begin. In the loop."""
+        """Cancel the driver's code, or make sure that it does not begin.
+
+        In the loop, with the lock: a thread may be about to use the scope for another call.
+        """
         self.cancelled = True
         if self._scope is not None:
             self._scope.cancel(reason=reason)
@@ -188,7 +201,8 @@ class IncomingCall:
 
     def lost(self, reason: Exception) -> None:
         self.cancel(f"connection lost: {reason}")
-        self.changed.set()
+        if self.head.kind is not _UNARY:
+            self.changed.set()
         if self.stream is not None:
             self.stream.finish(reason)
 

@@ -1,67 +1,80 @@
-"""Let a worker thread use a connection exclusively, for plain methods called one after the other.
+"""Let a worker thread answer plain methods called one after the other, whatever else is open.
 
 Switching to a thread and back costs several times as much as most plain methods. Usually a test
-calls one after the other, and nothing else happens. So a thread that gets a call gets the
-connection with it: it sends the answer itself, waits a moment for the next call, and answers that
-too. Meanwhile the loop does not use the connection.
+calls one after the other. So a thread that has run a method sends the answer itself, becomes the
+connection's reader for a moment to get the next call, and answers that too. `_io.ownership` has
+the lock, and the table of readers.
 
-    owner     what comes next
-    LOOP      THREAD: a plain method was called, and nothing else is open
-    THREAD    LOOP: a method takes its time, something else has come, nothing has come for a
-              moment, others need the thread, the loop wants it back, the connection has ended
-
-- A lock protects changes of the owner, and the thread's use of the rules and the socket. It is
-  never held while a driver's code runs, or for longer than handling one frame takes. So the loop
-  can take the connection back at any time, and finds it in a consistent state.
-- A thread handles only the simple case by itself: one call, one answer. Anything else that it reads
-  is left to the loop.
-- If a method still runs when the connection goes back to the loop, it is an ordinary call from then
-  on: it can be cancelled, and the loop sends its answer.
+- The lock is never held while a driver's code runs. The thread gives the role of the reader up
+  before it runs the next method, so a slow method keeps nothing from the loop.
+- A thread takes one frame at a time. It keeps a call of a plain method; any other event, and all
+  frames behind it, are the loop's (`ConnectionReader.left`), which handles them in order. No thread
+  reads while the loop has some to handle.
 - The task that started the thread waits for it, so `trio.from_thread` works in all methods that it
-  runs.
+  runs, and a call is cancelled by that task's scope. A scope cannot be used again, so a thread
+  whose call was cancelled returns, and the loop sends the answer.
+- The deadlines of these calls are watched by a task that exists only if there are any.
 
-A thread can own only a plain socket: the loop must handle TLS. This module knows no drivers.
+Without a watch, as on a stream in memory, the loop reads, and sends each answer. This module knows
+no drivers.
 """
 
 from __future__ import annotations
 
-import select
-import threading
+import math
 from functools import partial
 from typing import Final, Generic, Protocol, TypeVar
 
 import trio
 
-from .._io.transport import SocketTransport, Transport
+from .._io.ownership import Reader
+from .._io.transport import Transport
 from .._protocol import events as ev
 from .._protocol.base import BaseProtocol
 from .._util.log_limit import RateLimitedLogger
-from .._util.wakeup import Wakeup
 from .eager import Answerer, Begun, EagerConnection, OwnScope
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Lead", "LedConnection", "ThreadAnswerer"]
+__all__ = ["Led", "LedConnection", "ThreadAnswerer", "Worker"]
 
-_PATIENCE: Final = 0.002  # seconds; a method that takes once or twice this loses the connection
 _STAYS: Final = 2  # times that a thread waits for the next call,
 _STAY_MS: Final = 5  # this long each, which limits the delay for other uses of the thread
 _SMALL: Final = 16 * 1024  # bytes of an answer that a thread sends by itself
 
-C = TypeVar("C", bound=Begun)
+_NONE: Final = Reader.NONE
+
+
+class Led(Begun, Protocol):
+    """The interface of a call that a thread answers.
+
+    Attributes:
+        deadline: When it is cancelled; infinite if the client set no timeout.
+    """
+
+    deadline: float
+
+    def attach(self, scope: trio.CancelScope) -> None:
+        """Assign the call to a thread, whose task has this scope. With the lock, in any thread."""
+
+    def cancel(self, reason: str) -> None:
+        """Cancel the driver's code. With the lock, in the loop."""
+
+
+C = TypeVar("C", bound=Led)
 
 
 class ThreadAnswerer(Answerer[C], Protocol[C]):
     """The interface of the code that answers a connection's calls."""
 
-    async def answer_in_thread(self, lead: Lead[C]) -> None:
+    async def answer_in_thread(self, lead: Worker[C]) -> None:
         """Run `lead` in a thread, and finish the call that it returns unanswered, if any."""
 
     def may_lead(self) -> bool:
         """Return True if a thread is available, and may wait for calls. In any thread."""
 
     def run_sync(self, call: C) -> object:
-        """Answer a call. In a thread.
+        """Answer a call. In a thread, without the lock.
 
         Returns:
             The result, encoded as a bytearray. The loop must convert anything else to one.
@@ -71,40 +84,44 @@ class ThreadAnswerer(Answerer[C], Protocol[C]):
         """
 
     def take(self, event: ev.CallReceived) -> C | None:
-        """Register a call as an handler, if a thread may answer it. In a thread."""
+        """Register a call as an handler, if a thread may answer it. In a thread, with the lock."""
+
+    def may_answer(self, call: C) -> bool:
+        """Return True if a thread may send the answer: the call is neither cancelled nor late."""
 
     def answered(self, call: C, result: bytearray) -> None:
-        """Queue the result of a call that a thread has answered. In that thread."""
+        """Queue the result of a call that a thread has answered. In that thread, with the lock."""
 
 
-class Lead(Generic[C]):
-    """The exclusive use of a connection by one thread.
+class Worker(Generic[C]):
+    """A thread that answers calls, and the task that waits for it.
+
+    Its fields are changed with the lock.
 
     Attributes:
         call: The call that the thread answers, None while it waits for one.
-        number: The number of calls that it has begun.
-        poll: Waits for more data.
-        scope: The cancel scope of the task that waits for the thread.
+        scope: The cancel scope of the task.
+        looks_at: When the loop looks at the deadline of the call. Infinite if it does not.
+        watch: Ends the task that does that.
     """
 
-    __slots__ = ("call", "number", "poll", "scope")
+    __slots__ = ("call", "looks_at", "scope", "watch")
 
-    def __init__(self, call: C, fileno: int) -> None:
+    def __init__(self, call: C) -> None:
         self.call: C | None = call
-        self.number = 1
-        self.poll = select.poll()
-        self.poll.register(fileno, select.POLLIN)
-        self.scope: trio.CancelScope | None = None
+        self.scope: trio.CancelScope
+        self.looks_at = math.inf
+        self.watch: trio.CancelScope | None = None
 
 
 class LedConnection(EagerConnection[C]):
-    """A connection on which a thread can answer calls of plain methods by itself.
+    """A connection on which threads can answer calls of plain methods by themselves.
 
     Args:
         transport, rules, owner, name, event_log, dispatch_lock: See `Connection`.
     """
 
-    __slots__ = ("_desk", "_lead", "_left", "_lock", "_returned", "_socket", "_write_error")
+    __slots__ = ("_desk",)
 
     def __init__(
         self,
@@ -120,149 +137,147 @@ class LedConnection(EagerConnection[C]):
             transport, rules, owner, name, event_log=event_log, dispatch_lock=dispatch_lock
         )
         self._desk: Final = owner
-        self._socket = transport if isinstance(transport, SocketTransport) else None
-        self._lock = threading.Lock()
-        self._lead: Lead[C] | None = None  # the owner of the connection; None for the loop
-        self._returned = Wakeup()  # for the reader
-        self._left: list[ev.Event] = []  # events read by a thread, to be handled by the loop
-        self._write_error: OSError | None = None  # or the error of reading
 
     # ---------------------------------------------------------------------------- in the loop
 
-    @property
-    def is_leased(self) -> bool:
-        """True while the loop does not own the connection."""
-        return self._lead is not None
-
     async def _begin_in_thread(self, call: C) -> None:
-        if self._come or not (self._is_quiet() and self._desk.may_lead()):
+        self.ownership.watch_socket()
+        if self.ownership.watch is None or not self._desk.may_lead():
             self.begin(call, apart=True)
             return
-        assert self._socket is not None
-        self._lead = lead = Lead(call, self._socket.fileno())
-        self._tasks.start_soon(self._guard, partial(self._stay_with, lead))
-        await self._stand_aside(lead)
+        self._tasks.start_soon(self._guard, partial(self._stay_with, Worker(call)))
 
-    def _is_quiet(self) -> bool:
-        """Return True if one call has arrived, and nothing else is in progress."""
-        rules = self.rules
-        if rules.busy_slots > 1 or self._socket is None or not self.is_quiescent:
-            return False
-        total = rules.late_frames + rules.no_op_frames + rules.control_frames
-        return self._rate_limits.total == total
-
-    async def _stand_aside(self, lead: Lead[C]) -> None:
-        """Wait while a thread leads, and take the connection back if a method takes long."""
-        while self._lead is lead:
-            number = lead.number
-            with trio.move_on_after(_PATIENCE):
-                await self._returned.wait()
-            if lead.number == number:
-                self.reclaim(number)
-        self.reader.last_read = trio.current_time()
-        left, self._left = self._left, []
-        if self.ended is None:
-            self.act_on(left)
-
-    def reclaim(self, number: int = 0) -> None:
-        """Take the connection back. A call in progress continues as an ordinary call.
-
-        Args:
-            number: Only if this is the number of the thread's current call; 0 for always.
-        """
-        with self._lock:
-            lead = self._lead
-            if lead is None or (number and (lead.number != number or lead.call is None)):
-                return
-            self._lead = None
-        if lead.call is not None and lead.scope is not None:
-            lead.call.enter(lead.scope)
-        if self._write_error is not None:
-            self.writer.fail(self._write_error)
-        elif self.writer.rest:
-            self.writer.flush_soon()
-        self._returned.set()
-
-    async def _stay_with(self, lead: Lead[C]) -> None:
+    async def _stay_with(self, worker: Worker[C]) -> None:
+        """Wait for the thread that answers a call, and those that it takes after that."""
         with OwnScope() as scope:
-            lead.scope = scope  # no call's, nor under a deadline, while the thread has them all
-            if lead.call is not None and self._lead is not lead:
-                lead.call.enter(scope)
-            await self._desk.answer_in_thread(lead)
-        if lead.call is not None:  # else another thread may lead by now
+            worker.scope = scope
+            with self.lock:
+                assert worker.call is not None
+                worker.call.attach(scope)
+                self._look_at_deadline(worker)
+            try:
+                await self._desk.answer_in_thread(worker)
+            finally:
+                if worker.watch is not None:
+                    worker.watch.cancel()
+        with self.lock:
             self.writer.flush()
 
-    def returned(self, lead: Lead[C]) -> None:
-        """Note that the thread has returned."""
-        if self._lead is lead:
-            self.reclaim()
+    def _look_at_deadline(self, worker: Worker[C]) -> None:
+        """Have the loop look at the deadline of a thread's call, in time. With the lock."""
+        call = worker.call
+        if call is not None and call.deadline < worker.looks_at:
+            worker.looks_at = call.deadline
+            self.ownership.defer(self._watch_deadline_of, worker)
 
-    def _finish(self) -> None:
-        self.reclaim()
-        super()._finish()
+    def _watch_deadline_of(self, worker: Worker[C]) -> None:
+        if worker.watch is not None:
+            worker.watch.cancel()
+        worker.watch = trio.CancelScope()
+        self._tasks.start_soon(self._guard, partial(self._watch, worker, worker.watch))
+
+    async def _watch(self, worker: Worker[C], scope: trio.CancelScope) -> None:
+        """Cancel the call that a thread answers at its deadline, if it has one then.
+
+        The next call usually has a later deadline, so this wakes once per timeout, not per call.
+        """
+        with scope:
+            while True:
+                with self.lock:
+                    call = worker.call
+                    worker.looks_at = math.inf if call is None else call.deadline
+                    if call is None or call.deadline == math.inf:
+                        return
+                    if call.deadline <= trio.current_time():
+                        call.cancel("deadline passed")
+                        return
+                await trio.sleep_until(worker.looks_at)
 
     # ---------------------------------------------------------------------------- in a thread
 
-    def lead(self, lead: Lead[C]) -> tuple[object, ...]:
+    def lead(self, worker: Worker[C]) -> tuple[object, ...]:
         """Answer the call that was passed to a thread, and those that follow.
 
         Returns:
-            The result of `work` for the call that is still unanswered, if there is one; in a tuple,
-            since Trio does not allow a thread to return a coroutine.
+            The result of `run_sync` for the call that is still unanswered, if there is one; in a
+            tuple, since Trio does not allow a thread to return a coroutine.
 
         Raises:
-            BaseException: Raised by `work` for that call.
+            BaseException: Raised by `run_sync` for that call.
         """
-        while lead.call is not None:
-            answer = self._desk.run_sync(lead.call)
-            if not self._send(lead, lead.call, answer):
+        while (call := worker.call) is not None:
+            answer = self._desk.run_sync(call)
+            if not isinstance(answer, bytearray) or len(answer) > _SMALL:
                 return (answer,)
-            self._wait_for_next(lead)
+            if not self._send(worker, call, answer):
+                return (answer,)
         return ()
 
-    def _send(self, lead: Lead[C], call: C, answer: object) -> bool:
-        """Send an answer, unless the loop must do that."""
-        if not isinstance(answer, bytearray) or len(answer) > _SMALL:
-            return False
-        with self._lock:
-            if self._lead is not lead:
+    def _send(self, worker: Worker[C], call: C, answer: bytearray) -> bool:
+        """Send an answer, and wait for the next call; or leave that to the loop."""
+        ownership = self.ownership
+        leads = False
+        ownership.acquire()
+        try:
+            if self.ended is not None or not self._desk.may_answer(call):
                 return False
-            assert self._socket is not None
+            # Before the answer is sent: the loop must not wake for the next call.
+            leads = self._may_read() and ownership.take_role()
+            worker.call = None
             self._desk.answered(call, answer)
-            lead.call = None
-            try:
-                self.writer.rest = self._socket.try_write(self.rules.next_batch().buffers)
-            except OSError as exc:
-                self._write_error = exc
+            self.writer.flush_now()
+            if leads and not self.writer.is_idle:  # the client does not read
+                leads = False
+                ownership.give_up(self.reader.needs_loop)
+        except BaseException:
+            self._give_up()
+            raise
+        finally:
+            ownership.release()
+        if leads:
+            self._wait_for_next(worker)
         return True
 
-    def _wait_for_next(self, lead: Lead[C]) -> None:
-        """Wait for a call, and register it."""
-        if self.writer.rest or self._write_error is not None:
-            return
-        for _ in range(_STAYS):
-            if not self._desk.may_lead():
-                return
-            if lead.poll.poll(_STAY_MS):
-                with self._lock:
-                    if self._lead is lead:
-                        self._receive(lead)
-                return
+    def _may_read(self) -> bool:
+        reader = self.reader
+        return not (self.rules.unprocessed or reader.left) and self._desk.may_lead()
 
-    def _receive(self, lead: Lead[C]) -> None:
-        """Read, and register one call for a thread; leave anything else to the loop."""
-        assert self._socket is not None
-        try:
-            data = self._socket.try_read()
-        except OSError as exc:
-            self._write_error = exc  # reported only once; the loop will see EOF
-            return
-        match self.rules.receive(data, self.rules.limits.max_frames_per_turn) if data else []:
-            case [ev.CallReceived() as event] if self._is_quiet():
-                lead.call = self._desk.take(event)
-                if lead.call is not None:
-                    lead.number += 1
-                else:
-                    self._left = [event]
+    def _give_up(self) -> None:
+        if self.ownership.leads_here():
+            self.ownership.give_up(self.reader.needs_loop)
+
+    def _wait_for_next(self, worker: Worker[C]) -> None:
+        """Wait for a call, and register it. The thread is the reader before, and not after that."""
+        ownership = self.ownership
+        for stays in range(_STAYS, 0, -1):
+            readable = ownership.poll(_STAY_MS)
+            ownership.acquire()
+            try:
+                if ownership.reader is _NONE:  # the descriptor may be another file's
+                    return
+                if readable:
+                    self._take_next(worker)
+                if readable or stays == 1 or not self._desk.may_lead():
+                    ownership.give_up(self.reader.needs_loop)
+                    return
+            except BaseException:
+                self._give_up()
+                raise
+            finally:
+                ownership.release()
+
+    def _take_next(self, worker: Worker[C]) -> None:
+        """Read, and keep a call for this thread; leave anything else to the loop."""
+        reader = self.reader
+        match reader.take(max_frames=1):
+            case [ev.CallReceived() as event]:
+                call = self._desk.take(event)
+                if call is None:
+                    reader.left.append(event)
+                    return
+                worker.call = call
+                call.attach(worker.scope)
+                self._look_at_deadline(worker)
             case events:
-                self._left = events
+                reader.left += events
+        self.act_on([])  # charges the client, and answers a PING

@@ -19,7 +19,7 @@ from typing import Final, Literal
 import trio
 
 from .._io.byte_stream import SlotStream
-from .._util.wakeup import Wakeup
+from .._io.ownership import SharedWakeup
 from .stream_forwarder import Device, StreamForwarder, as_bytes
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -275,7 +275,7 @@ class CountedForwarder(StreamForwarder):
 
     __slots__ = ("_series",)
 
-    def __init__(self, client: SlotStream, changed: Wakeup, series: MethodSeries) -> None:
+    def __init__(self, client: SlotStream, changed: SharedWakeup, series: MethodSeries) -> None:
         super().__init__(client, changed)
         self._series = series
 

@@ -54,7 +54,7 @@ from .dispatch import Dispatcher, ExecutionMode
 from .drain import end_listening
 from .error_reporter import ErrorReporter
 from .incoming_call import CallState, IncomingCall, check_scopes
-from .led_connection import Lead, LedConnection
+from .led_connection import LedConnection, Worker
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -180,7 +180,8 @@ class Session:
             return
         self._hooks.drain()
         if self._connection.ended is None:
-            self._state = SessionState.DRAINING
+            with self._connection.lock:
+                self._state = SessionState.DRAINING
             await self._drain_calls(grace, text)
         try:
             await self._over.wait()
@@ -192,39 +193,42 @@ class Session:
 
     async def _drain_calls(self, grace: float, text: str) -> None:
         self._exporter.drain.begin()
-        self._connection.reclaim()
-        self._rules.goaway(Code.OK, int(min(grace, 4e6) * 1000), text)
-        self._connection.writer.flush()
+        with self._connection.lock:
+            self._rules.goaway(Code.OK, int(min(grace, 4e6) * 1000), text)
+            self._connection.writer.flush()
         try:
             async with open_background() as nursery:
                 limit_of = self._dispatcher.drain_of
-                nursery.start_soon(end_listening, self.running, limit_of, self._end_calls)
+                nursery.start_soon(end_listening, self._going, limit_of, self._end_calls)
                 with trio.move_on_after(grace):
                     await self._connection.acked.wait()
                     await self._answered()
                     await self._connection.writer.written()
         finally:
-            self._end_calls(list(self.running))
+            self._end_calls(self._going())
             with trio.CancelScope(shield=True):
                 with trio.move_on_after(_TO_END):
                     await self._answered()
-                for call in self.running:
+                for call in self._going():
                     text = "%s goes on; the exporter ends when it has returned, or by SIGKILL"
                     _logger.warning(text, self._dispatcher.title(call.head))
                 await self._answered()
                 await self._connection.writer.flush_goaway()
             self._connection.end(ConnectionError("the exporter has shut down"))
 
+    def _going(self) -> list[IncomingCall]:
+        """Return the calls that have not ended: threads may change `running`."""
+        with self._connection.lock:
+            return list(self.running)
+
     def _end_calls(self, calls: Sequence[IncomingCall]) -> None:
         """Cancel calls because the exporter ends, and log it."""
-        titles = [self._dispatcher.title(call.head) for call in calls if not call.cancelled]
-        if titles:
-            shown = ", ".join(titles[:_SHOWN_CALLS])
-            more = f", and {len(titles) - _SHOWN_CALLS} more" if len(titles) > _SHOWN_CALLS else ""
-            text = "%d calls of %s are cancelled, since the exporter shuts down: %s%s"
-            _logger.info(text, len(titles), self._context.caller, shown, more)
-        for call in calls:
-            call.cancel(_SHUTTING_DOWN)
+        with self._connection.lock:
+            going = [call for call in calls if call in self.running and not call.cancelled]
+            for call in going:
+                call.cancel(_SHUTTING_DOWN)
+        if going:
+            _log_cancelled([self.title(call) for call in going], self._context.caller)
 
     async def _answered(self) -> None:
         while self.running and self._connection.ended is None:
@@ -248,26 +252,21 @@ class Session:
         else:
             self._state = SessionState.ADMITTED
             self._rules.admit(Hello.of(exporter.limits, agent=AGENT, exclusive=self._is_exclusive))
-            self._context.caller = self._introduce(hello)
+            self._context.caller = _introduce(hello, next(exporter.connections), self._verify())
             text, name = "%s has connected: %s", self._connection.name
-            exporter.access_log.log(_logger, logging.INFO, text, name, self._credentials(hello))
+            exporter.access_log.log(
+                _logger,
+                logging.INFO,
+                text,
+                name,
+                f"{sanitize_name(hello.agent or '?')}, {self._context.caller}",
+            )
             return
         text, name = "%s was not admitted: %s", self._connection.name
         exporter.auth_log.log(_logger, logging.WARNING, text, name, why)
         self._state = SessionState.REJECTED
         exporter.admission.reject(self)
         self._rules.refuse(code, told)
-
-    def _credentials(self, hello: Hello) -> str:
-        assert self._context.caller is not None
-        return f"{sanitize_name(hello.agent or '?')}, {self._context.caller}"
-
-    def _introduce(self, hello: Hello) -> Caller:
-        claimed = ClaimedIdentity(
-            name=truncate(hello.name, _CLAIM), agent=truncate(hello.agent, _CLAIM)
-        )
-        number = next(self._exporter.connections)
-        return Caller(connection=number, verified=self._verify(), claimed=claimed)
 
     def evict(self) -> None:
         """Close the connection, which was not admitted: a newer one needs its slot."""
@@ -283,11 +282,8 @@ class Session:
 
     def take(self, event: ev.CallReceived) -> IncomingCall | None:
         """Register a call that a thread has read, if the thread may answer it. In the thread."""
-        return (
-            self._call(event)
-            if self._dispatcher.execution_mode(event) is ExecutionMode.THREAD
-            else None
-        )
+        is_for_thread = self._dispatcher.execution_mode(event) is ExecutionMode.THREAD
+        return self._call(event) if is_for_thread else None
 
     def _call(self, event: ev.CallReceived) -> IncomingCall:
         call = IncomingCall(event, self._connection, self._clock)
@@ -316,8 +312,8 @@ class Session:
             error = self._report(exc, call)
         self._finish(call, result, error)
 
-    async def answer_in_thread(self, lead: Lead[IncomingCall]) -> None:
-        """Let a thread own the connection, and finish the call that it returns, if any."""
+    async def answer_in_thread(self, lead: Worker[IncomingCall]) -> None:
+        """Let a thread answer calls, and finish the call that it returns unanswered, if any."""
         result: bytearray | None = None
         error: tuple[int, ErrorBody] | None = None
         status = cancel_status()
@@ -329,7 +325,6 @@ class Session:
             if lead.call is None:
                 raise  # not the exception of a driver
             error = self._report(exc, lead.call)
-        self._connection.returned(lead)
         if lead.call is not None:
             self._finish(lead.call, result, error)
 
@@ -349,6 +344,12 @@ class Session:
         self._forget(call)
         del self._connection.handlers[call.slot]
         self._rules.result(call.slot, result)
+        if self._state is SessionState.DRAINING:  # the drain waits, or is about to
+            self._connection.ownership.defer(self._all_answered.unpark_all)
+
+    def may_answer(self, call: IncomingCall) -> bool:
+        """Return True if a thread may send the answer of a call. In any thread, with the lock."""
+        return not call.cancelled and self._clock.current_time() < call.deadline
 
     def _forget(self, call: IncomingCall) -> None:
         self.running.discard(call)
@@ -358,30 +359,49 @@ class Session:
         self, call: IncomingCall, result: bytearray | None, error: tuple[int, ErrorBody] | None
     ) -> None:
         """Queue the terminal frame of a call; without result and error, it was cancelled."""
-        self._forget(call)
-        if self._connection.ended is None:
-            del self._connection.handlers[call.slot]
-            if call.stream is not None:
-                call.stream.finish(None)
-            if error is None and result is not None:
-                self._rules.result(call.slot, result)
-            else:
-                error = error or self._cancellation_error(call)
-                if call.cancelled or trio.current_time() >= call.deadline:
-                    self._rules.abandon(call.slot)
-                self._rules.error(call.slot, encode_error(*error))
+        if result is None or error is not None:
+            error = error or self._cancellation_error(call)
+        with self._connection.lock:
+            self._forget(call)
+            if self._connection.ended is None:
+                del self._connection.handlers[call.slot]
+                if call.stream is not None:
+                    call.stream.finish(None)
+                if error is None and result is not None:
+                    self._rules.result(call.slot, result)
+                elif error is not None:
+                    if call.cancelled or trio.current_time() >= call.deadline:
+                        self._rules.abandon(call.slot)
+                    self._rules.error(call.slot, encode_error(*error))
         if self._all_answered:
             self._all_answered.unpark_all()
 
     def _cancellation_error(self, call: IncomingCall) -> tuple[int, ErrorBody]:
-        if call.state is CallState.LATE:
-            seconds = call.head.timeout_ms / 1000
-            text = f"its deadline passed, {seconds:g} s after the exporter had received it"
-            return Code.DEADLINE_EXCEEDED, ErrorBody("", text)
-        text = _SHUTTING_DOWN if self._exporter.drain.has_begun else "the call was cancelled"
-        return Code.CANCELLED, ErrorBody("", text)
+        return _cancellation_error(call, in_drain=self._exporter.drain.has_begun)
 
 
 def caller_of(session: Session) -> Caller | None:
     """Return the client of a session, once it was admitted."""
     return session._context.caller  # noqa: SLF001 - of this module
+
+
+def _introduce(hello: Hello, connection: int, verified: VerifiedIdentity) -> Caller:
+    claimed = ClaimedIdentity(
+        name=truncate(hello.name, _CLAIM), agent=truncate(hello.agent, _CLAIM)
+    )
+    return Caller(connection=connection, verified=verified, claimed=claimed)
+
+
+def _cancellation_error(call: IncomingCall, *, in_drain: bool) -> tuple[int, ErrorBody]:
+    if call.state is CallState.LATE:
+        seconds = call.head.timeout_ms / 1000
+        text = f"its deadline passed, {seconds:g} s after the exporter had received it"
+        return Code.DEADLINE_EXCEEDED, ErrorBody("", text)
+    return Code.CANCELLED, ErrorBody("", _SHUTTING_DOWN if in_drain else "the call was cancelled")
+
+
+def _log_cancelled(titles: Sequence[str], caller: Caller | None) -> None:
+    shown = ", ".join(titles[:_SHOWN_CALLS])
+    more = f", and {len(titles) - _SHOWN_CALLS} more" if len(titles) > _SHOWN_CALLS else ""
+    text = "%d calls of %s are cancelled, since the exporter shuts down: %s%s"
+    _logger.info(text, len(titles), caller, shown, more)

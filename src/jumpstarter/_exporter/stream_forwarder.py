@@ -27,7 +27,7 @@ from typing import Any, Final, Protocol
 import trio
 
 from .._io.byte_stream import SlotStream
-from .._util.wakeup import Wakeup
+from .._io.ownership import SharedWakeup
 from .._util.writes import check_sent
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -152,7 +152,7 @@ class StreamForwarder:
         "_up_ended",
     )
 
-    def __init__(self, client: SlotStream, changed: Wakeup) -> None:
+    def __init__(self, client: SlotStream, changed: SharedWakeup) -> None:
         self._client = client
         self._device: Device  # set by `run`
         self._task: trio.lowlevel.Task | None = None  # the call's, while the second may be started
@@ -242,7 +242,7 @@ class StreamForwarder:
             else:
                 self._down.cancel()
         self._up = None
-        self._changed.set()
+        self._changed.set_with_lock()
 
     async def _to_device(self, device: Device) -> None:
         while self._carried >= _MANY or self._client.pending:

@@ -126,11 +126,6 @@ class Connection:
         self._rate_limits = RateLimits(rules.limits)
         self._scope: trio.CancelScope | None = None  # of all tasks, once they run
 
-    @property
-    def is_leased(self) -> bool:
-        """True while a thread or task outside the reader reads and writes."""
-        return False
-
     # -------------------------------------------------------------------------------- life
 
     async def run(self) -> None:

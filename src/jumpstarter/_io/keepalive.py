@@ -43,10 +43,6 @@ class _Host(Protocol):
     def reader(self) -> _Reading:
         """The reading half."""
 
-    @property
-    def is_leased(self) -> bool:
-        """True while other code than the loop's reader reads."""
-
     def log_end(self, reason: Exception) -> None:
         """Log why the connection ends."""
 
@@ -103,9 +99,8 @@ class Keepalive:
         while True:
             await trio.sleep_until(reader.last_read + interval)
             reader.catch_up()
-            # No PING may precede HELLO, which has a limit of its own, and a leased connection is
-            # not the loop's to write to.
-            if connection.rules.peer is None or connection.is_leased:
+            # No PING may precede HELLO, which has a limit of its own.
+            if connection.rules.peer is None:
                 reader.last_read = trio.current_time()
             if trio.current_time() < reader.last_read + interval:
                 continue

@@ -113,7 +113,7 @@ def begin(
             leads = not rules.unprocessed and ownership.take_role()
             if leads and ownership.poll(0):
                 # Read first what is there already: it may be the peer's GOAWAY.
-                connection.reader.take_in()
+                connection.act_on(connection.reader.take())
             started = (  # as in `_is_usable`
                 not ownership.at_end
                 and connection.ended is None
@@ -154,7 +154,7 @@ def _lead(connection: Connection, awaited: Awaited, me: int) -> None:
         try:
             # The connection may have ended meanwhile, and its descriptor be another file's.
             if readable and ownership.reader is not _NONE:
-                reader.take_in()
+                connection.act_on(reader.take())
             over = awaited.collect()
             if over:
                 if rules.send_queue:
@@ -206,7 +206,7 @@ async def lead_in_task(
         started = leads = False
         try:
             if ownership.poll(0):
-                reader.take_in()
+                connection.act_on(reader.take())
             started = _is_usable(connection) and start(awaited, seconds)
             connection.writer.flush_now()
             leads = started and not reader.needs_loop
@@ -235,7 +235,7 @@ def _lead_on(connection: Connection, awaited: Awaited, *, goes_on: bool) -> bool
         return False
     try:
         if goes_on:
-            reader.take_in()
+            connection.act_on(reader.take())
     except BaseException as exc:
         _clean_up(connection, exc)
         goes_on = False

@@ -3,8 +3,8 @@
 One plain lock per connection guards the protocol's rules, the handlers of the slots, the send queue
 and the writing role. One task or thread at a time is the *reader*. Usually it is the loop's read
 task. A thread that waits for an answer, an item or bytes may become the reader for a moment, so
-that no thread has to be switched to: it "leads". The states of `Reader`, which belong to
-`Ownership`:
+that no thread has to be switched to: it "leads". On an exporter, the thread of a plain method does
+that to get the next call. The states of `Reader`, which belong to `Ownership`:
 
 | reader | event                                      | next reader                                |
 |--------|--------------------------------------------|--------------------------------------------|
@@ -398,7 +398,7 @@ class SharedWakeup(Wakeup):
         self.baton: threading.Lock | None = None
 
     def set(self) -> None:
-        """Wake the task or thread that waits, if any. With the lock, or in the loop."""
+        """Wake the task or thread that waits, if any. With the lock."""
         baton = self.baton
         if baton is not None:
             if baton.locked():
@@ -411,6 +411,11 @@ class SharedWakeup(Wakeup):
             # A thread never looks whether a task waits: the task may be about to.
             self._posted = True
             self._ownership.defer(self._set_in_loop)
+
+    def set_with_lock(self) -> None:
+        """Do the same, without the lock. In the loop."""
+        with self._ownership.lock:
+            self.set()
 
     def _set_in_loop(self) -> None:
         self._posted = False  # before the wake-up: what changes from here on is posted again

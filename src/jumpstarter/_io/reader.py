@@ -2,7 +2,7 @@
 
 The loop's read task calls `read_once` again and again. `ownership` says who reads: on a connection
 with a watch, the task waits for the watch instead of the socket, and a thread that leads calls
-`take_in` in its place. Either of them hands what it has read to the connection, with the lock.
+`take` in its place. Either of them hands what it has read to the connection, with the lock.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class ConnectionReader:
     """Reads the transport of one connection.
 
     Attributes:
+        left: Events that a thread has read and left to the loop, which handles them before
+            anything that is read later. No thread reads while there are any.
         last_read: When bytes were last read, in seconds of `trio.current_time`.
         hello_deadline: When the peer must have sent its HELLO.
     """
@@ -62,6 +64,7 @@ class ConnectionReader:
         "_transport",
         "hello_deadline",
         "last_read",
+        "left",
     )
 
     def __init__(
@@ -77,6 +80,7 @@ class ConnectionReader:
         self._socket = transport if isinstance(transport, SocketTransport) else None
         self._rules = rules
         self._dispatch_lock = dispatch_lock
+        self.left: list[ev.Event] = []
         self.last_read: float = trio.current_time()
         self.hello_deadline: float = math.inf
 
@@ -88,13 +92,16 @@ class ConnectionReader:
         A checkpoint.
         """
         connection, ownership = self._connection, self._ownership
-        if connection.ended is not None or self._rules.failure is not None:
+        if connection.ended is not None or (self._rules.failure is not None and not self.left):
             return False
-        if self._rules.unprocessed:
+        if self.left:
+            with ownership.lock:
+                left, self.left = self.left, []
+                connection.act_on(left)
+        elif self._rules.unprocessed:
             async with self._dispatch_lock:
                 with ownership.lock:
-                    if connection.ended is None:
-                        self._handle(b"")
+                    self._handle(b"")
         elif ownership.watch is not None:
             return await self._read_watched()
         else:
@@ -104,16 +111,15 @@ class ConnectionReader:
             if not data:
                 return False
             with ownership.lock:
-                # Another task may have ended the connection after this one was scheduled to read.
-                if connection.ended is not None:
-                    return False
                 self._handle(data)
         self.last_read = trio.current_time()  # frames that waited for the lock count as well
         return True
 
     def _handle(self, data: Chunk) -> None:
-        rules = self._rules
-        self._connection.act_on(rules.receive(data, rules.limits.max_frames_per_turn))
+        # Another task may have ended the connection after this one was scheduled to read.
+        if self._connection.ended is None:
+            rules = self._rules
+            self._connection.act_on(rules.receive(data, rules.limits.max_frames_per_turn))
 
     async def _read(self) -> Chunk | None:
         """Read without a watch.
@@ -154,19 +160,18 @@ class ConnectionReader:
 
     async def _read_watched(self) -> bool:
         """Read if the loop is the reader, once the watch reports something."""
-        connection, ownership = self._connection, self._ownership
+        ownership = self._ownership
         if not await self._wait_for_watch():
             return True
         assert self._socket is not None
         data: Chunk | None = None
         parked = False
         with ownership.lock:
-            # The reader may have changed while this task was on its way to run, and another task
-            # may have ended the connection.
-            if connection.ended is not None:
-                return False
+            # The reader may have changed while this task was on its way to run.
             if ownership.reader is not _LOOP:
                 parked = ownership.park()
+            elif self.left:
+                pass  # these come before what can be read now
             elif ownership.error is not None:
                 raise broken("read", ownership.error) from ownership.error
             else:
@@ -244,31 +249,36 @@ class ConnectionReader:
 
     # ----------------------------------------------------------------------------- in a thread
 
-    def take_in(self) -> None:
-        """Read what is there, and act on it. With the lock, in the thread that is the reader.
+    def take(self, max_frames: int = 0) -> list[ev.Event]:
+        """Read what is there, and return its events. With the lock, in the thread that reads.
 
         Sets `Ownership.at_end` at the end: the loop acts on it, after all that came before.
+
+        Args:
+            max_frames: How many frames to handle. The loop handles those behind them; 0 for as many
+                as in one of its turns.
         """
-        ownership = self._ownership
+        ownership, rules = self._ownership, self._rules
         assert self._socket is not None
         if self._connection.ended is not None:  # bytes after the end begin no calls
             ownership.at_end = True
-            return
+            return []
         try:
             data = self._socket.try_read()
         except OSError as exc:
             ownership.at_end, ownership.error = True, exc
-            return
-        if data:
-            rules = self._rules
-            ownership.has_read = True
-            self._connection.act_on(rules.receive(data, rules.limits.max_frames_per_turn))
-            ownership.at_end = rules.failure is not None
-        elif data is not None:
+            return []
+        if not data:
+            ownership.at_end = ownership.at_end or data is not None
+            return []
+        ownership.has_read = True
+        events = rules.receive(data, max_frames or rules.limits.max_frames_per_turn)
+        if rules.failure is not None:
             ownership.at_end = True
+        return events
 
     @property
     def needs_loop(self) -> bool:
         """True if the loop has more to do than to wait for bytes. With the lock."""
         rules = self._rules
-        return bool(rules.unprocessed or rules.unfinished or self._ownership.at_end)
+        return bool(self.left or rules.unprocessed or rules.unfinished or self._ownership.at_end)

@@ -209,7 +209,7 @@ class Writer:
 
         With the lock.
         """
-        if self.state is _BROKEN:  # a frame was lost, so none may follow
+        if self.state is not _IDLE:  # the task takes them, or a frame was lost: none may follow
             return
         self.state = _WRITING
         if self._ownership.holder:

@@ -2,9 +2,9 @@
 
 The exporter says in its HELLO that it is in exclusive use. The client calls `claim` of its own
 service, a generator: it yields the client's place in the queue whenever that changes, and at last
-the session. The session lasts as long as the connection. Nothing stays open for it, since calls
-take longer while a generator is open (`_lead`). So the warning before the end of a session, if that
-is limited, comes from this side's own clock.
+the session. The session lasts as long as the connection. Nothing stays open for it, so that it
+takes none of the connection's slots. So the warning before the end of a session, if that is
+limited, comes from this side's own clock.
 """
 
 from __future__ import annotations

@@ -91,16 +91,15 @@ class _GeneratorCall(OutgoingCall):
         return bool(self.sink) or self.done or self.has_failed
 
     def received(self, event: ev.SlotEvent) -> None:
-        match event:
-            case ev.ItemReceived():
-                if not self.has_failed:  # after a dropped item, no other may be returned
-                    self.items.append(event)
-                    self._wake()
-            case ev.MessageDropped(terminal=False):
-                self._failure = DriverError(event.reason, context=self.context)
+        if isinstance(event, ev.ItemReceived):  # a class pattern costs several times as much
+            if not self.has_failed:  # after a dropped item, no other may be returned
+                self.items.append(event)
                 self._wake()
-            case _:
-                super().received(event)
+        elif isinstance(event, ev.MessageDropped) and not event.terminal:
+            self._failure = DriverError(event.reason, context=self.context)
+            self._wake()
+        else:
+            super().received(event)
 
     def _end(self, failure: DriverError | None) -> None:
         if self._failure is not None:  # an item was dropped before

@@ -131,7 +131,8 @@ class Loan:
         except BaseException:
             # Before the slot ends: a reading driver would mistake the slot's end for end-of-file.
             taken_back = ConnectionError("the client has taken back what it had lent")
-            self.stream.finish(self.excuse or taken_back)
+            with self.stream.connection.lock:
+                self.stream.finish(self.excuse or taken_back)
             raise
         if self.mode == "read":
             return
