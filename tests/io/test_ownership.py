@@ -181,7 +181,8 @@ class Model:
         """Check the invariants that hold whenever the lock is free."""
         own = self.ownership
         assert own.lock.locked()
-        assert (own.leader != 0) == (own.reader is Reader.THREAD)
+        if own.reader is not Reader.NONE:  # after the end, until the thread has noticed it
+            assert (own.leader != 0) == (own.reader is Reader.THREAD)
         assert (own._leading is not None) == (own.reader is Reader.TASK)
         if own.watch is not None and own.reader is not Reader.NONE:
             muted = own.reader is not Reader.LOOP

@@ -254,6 +254,7 @@ class LedConnection(EagerConnection[C]):
             ownership.acquire()
             try:
                 if ownership.reader is _NONE:  # the descriptor may be another file's
+                    self._give_up()
                     return
                 if readable:
                     self._take_next(worker)

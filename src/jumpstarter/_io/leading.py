@@ -27,7 +27,7 @@ import trio
 from .._util.deferred_signals import DeferSignals
 from ..errors import DriverError
 from .connection import Connection
-from .ownership import Reader
+from .ownership import ARRIVES, Reader
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -103,10 +103,12 @@ def begin(
         return False
     rules = connection.rules
     with DeferSignals():
-        arriving.add(me)  # as in `acquire`
+        if ARRIVES:  # as in `acquire`
+            arriving.add(me)
         ownership.lock.acquire()
         ownership.holder = me
-        arriving.discard(me)
+        if ARRIVES:
+            arriving.discard(me)
         leads = False
         try:
             # Before it sends anything: the loop must not wake for the answer.
@@ -141,16 +143,14 @@ def begin(
 def _lead(connection: Connection, awaited: Awaited, me: int) -> None:
     """Read until the thread's own is there, or its time is up. Without the lock."""
     ownership, reader, rules = connection.ownership, connection.reader, connection.rules
-    lock, poll, arriving = ownership.lock, ownership.poll, ownership.arriving
+    lock, poll = ownership.lock, ownership.poll
     patience = _PATIENCE_MS
     until = monotonic() + patience / 1000
     over = False
     while not over:
         readable = poll(patience)
-        arriving.add(me)  # as in `acquire`
-        lock.acquire()
+        lock.acquire()  # as in `acquire`; it leads, so that it need not say that it arrives
         ownership.holder = me
-        arriving.discard(me)
         try:
             # The connection may have ended meanwhile, and its descriptor be another file's.
             if readable and ownership.reader is not _NONE:

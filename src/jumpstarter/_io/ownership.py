@@ -49,6 +49,7 @@ from __future__ import annotations
 import enum
 import logging
 import select
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -62,7 +63,7 @@ from .._util.wakeup import Wakeup
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Ownership", "Reader", "SharedWakeup"]
+__all__ = ["ARRIVES", "Ownership", "Reader", "SharedWakeup"]
 
 _logger = logging.getLogger("jumpstarter.connection")
 
@@ -84,6 +85,10 @@ _THREAD: Final = Reader.THREAD
 _TASK: Final = Reader.TASK
 _NONE: Final = Reader.NONE
 
+# Since Python 3.12, a finalizer may run between the call that takes the lock and the note of who
+# has taken it. Before, the interpreter runs none there.
+ARRIVES: Final[bool] = sys.version_info >= (3, 12)
+
 
 class Ownership:
     """The lock of one connection, its reader, and the letters that threads leave for the loop.
@@ -95,9 +100,10 @@ class Ownership:
     Attributes:
         lock: A task of the loop takes it by `with`; a thread by `acquire` and `release`.
         holder: The thread that holds the lock; 0 if none does, or the loop.
-        leader: The thread that is the reader; 0 if none is.
-        arriving: Threads that wait for the lock, or have just taken it. Since Python 3.12, a
-            finalizer may run in between, when `holder` is not set yet.
+        leader: The thread that is the reader; 0 if none is. It stays until that thread has taken
+            note of the connection's end.
+        arriving: Threads that wait for the lock, or have just taken it, and do not lead. Empty
+            unless `ARRIVES`.
         reader: See the table in the module's docstring.
         at_end: True once a thread has read the last byte, or must not read on: no thread leads
             again, and the loop finds out why.
@@ -261,7 +267,6 @@ class Ownership:
     def close(self) -> None:
         """End reading: from now on nothing reads the socket. With the lock, in the loop."""
         self.reader = _NONE
-        self.leader = 0
         self._leading = None
         if self.watch is not None:
             # Before the socket is closed: if its number is used again meanwhile, the watch must not
@@ -329,10 +334,12 @@ class Ownership:
     def acquire(self) -> None:
         """Take the lock, in a thread that runs no loop. Signals must be deferred."""
         me = get_ident()
-        self.arriving.add(me)
+        if ARRIVES:
+            self.arriving.add(me)
         self.lock.acquire()
         self.holder = me
-        self.arriving.discard(me)
+        if ARRIVES:
+            self.arriving.discard(me)
 
     def release(self) -> None:
         """Release the lock, and then post the letters: a loop woken before would have to wait."""
@@ -359,7 +366,7 @@ class Ownership:
 
     def leads_here(self) -> bool:
         """Return whether the calling thread is the reader. With the lock."""
-        return self.reader is _THREAD and self.leader == self.holder
+        return self.leader == self.holder != 0
 
     def give_up(self, restart: bool) -> None:
         """Give the role back to the read task. With the lock, in the thread or task that has it.
@@ -367,10 +374,10 @@ class Ownership:
         Args:
             restart: True if the loop has more to do than to wait for bytes.
         """
-        if self.reader is not _THREAD and self.reader is not _TASK:
-            return  # the connection has ended
         self.leader = 0
         self._leading = None
+        if self.reader is not _THREAD and self.reader is not _TASK:
+            return  # the connection has ended
         self.reader = _LOOP
         # If bytes have arrived that the thread has not read, this wakes the loop.
         self.watch.modify(self._fd, select.POLLIN)
