@@ -16,10 +16,10 @@ runs no bytecode in between, and needs no deferring. A passive wait can be inter
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from math import ceil
 from threading import get_ident
-from time import monotonic
 from typing import ClassVar, Final, Protocol, TypeVar
 
 import trio
@@ -145,7 +145,7 @@ def _lead(connection: Connection, awaited: Awaited, me: int) -> None:
     ownership, reader, rules = connection.ownership, connection.reader, connection.rules
     lock, poll = ownership.lock, ownership.poll
     patience = _PATIENCE_MS
-    until = monotonic() + patience / 1000
+    until = time.monotonic() + patience / 1000
     over = False
     while not over:
         readable = poll(patience)
@@ -164,7 +164,7 @@ def _lead(connection: Connection, awaited: Awaited, me: int) -> None:
                 or ownership.at_end
                 or ownership.reader is _NONE
                 or rules.unprocessed  # the loop shares out floods fairly
-                or (patience := ceil((until - monotonic()) * 1000)) <= 0
+                or (patience := ceil((until - time.monotonic()) * 1000)) <= 0
             ):
                 over = True
                 # Before the role goes back: the loop may find the answer immediately.
@@ -305,9 +305,9 @@ def wait(awaited: Awaited, seconds: float) -> None:
     return early: the caller looks again.
     """
     baton = awaited.baton
-    until = monotonic() + seconds
+    until = time.monotonic() + seconds
     while baton is not None:
-        left = min(until - monotonic(), _SIGNAL_POLL)
+        left = min(until - time.monotonic(), _SIGNAL_POLL)
         if left <= 0 or baton.acquire(timeout=left):
             return
 
