@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -62,6 +63,7 @@ __all__ = [
     "stream",
     "timed",
     "until",
+    "wait_until",
 ]
 
 PATIENCE = 30.0  # seconds: far more than the slowest step takes, on a busy machine too
@@ -110,6 +112,14 @@ async def until(condition: Callable[[], bool]) -> None:
     with trio.fail_after(PATIENCE):
         while not condition():  # noqa: ASYNC110 - the other side cannot set an event
             await trio.sleep(0.001)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition as `until` does, in any thread. In a loop's, the loop stands still."""
+    give_up = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.001)
 
 
 def ask(method: str, *args: Any, kind: Kind = Kind.UNARY) -> Request:

@@ -38,6 +38,7 @@ from helpers import (
     served,
     stream,
     until,
+    wait_until,
 )
 from jumpstarter._exporter.led_connection import LedConnection
 from jumpstarter._io import leading
@@ -117,13 +118,6 @@ class Leads:
 @pytest.fixture
 def leads(monkeypatch: pytest.MonkeyPatch) -> Leads:
     return Leads(monkeypatch)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.001)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -16,11 +17,12 @@ import trio
 import trio.testing
 
 from drivers_for_tests import Echo
-from helpers import PATIENCE, ask, generator, in_time, stream, until
+from helpers import PATIENCE, ask, generator, in_time, stream, until, wait_until
 from jumpstarter._exporter import led_connection
 from jumpstarter._exporter.call_log import WatchedSession
 from jumpstarter._exporter.context import ServerContext
 from jumpstarter._exporter.executor import DriverExecutor
+from jumpstarter._exporter.incoming_call import IncomingCall
 from jumpstarter._exporter.led_connection import LedConnection
 from jumpstarter._exporter.session import Session
 from jumpstarter._exporter.tree import DeviceTree
@@ -30,6 +32,7 @@ from jumpstarter._limits import DEFAULT_LIMITS, Limits
 from jumpstarter._protocol.frames import FrameType
 from jumpstarter._util.background import open_background
 from jumpstarter.client._channel import Channel
+from jumpstarter.client._outgoing_call import OutgoingCall
 from jumpstarter.driver import export
 from jumpstarter.errors import (
     CallOutcomeUnknown,
@@ -326,6 +329,57 @@ async def test_log_handlers_run_before_each_answer_and_without_the_lock(
     assert handler.answers == [(True, False)] * 5
 
 
+class _InterruptingHandler(logging.Handler):
+    """Interrupts a call of `plain` once its record says how it has ended."""
+
+    def __init__(self, it: Led, interrupt: Callable[[IncomingCall], object]) -> None:
+        super().__init__()
+        self.it = it
+        self.interrupt = interrupt
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "'plain' of driver" in record.getMessage():
+            self.texts.append(record.getMessage())
+            [call] = self.it.session.running
+            self.interrupt(call)
+            assert not self.it.session.may_answer(call)
+
+
+@pytest.mark.usefixtures("lasting")
+@pytest.mark.parametrize("cause", ["cancel", "deadline"])
+async def test_the_log_says_what_the_client_is_told_though_the_call_is_interrupted(
+    caplog: pytest.LogCaptureFixture, cause: str
+) -> None:
+    """Interrupt a call between the record of its end and its answer, which the loop then sends."""
+    logger = logging.getLogger("jumpstarter.exporter")
+    caplog.set_level(logging.DEBUG, logger.name)
+    async with led(make_session=WatchedSession) as it:
+        ours = OutgoingCall(it.channel, ask("plain", "a result"))
+        token = trio.lowlevel.current_trio_token()
+
+        def cancel(call: IncomingCall) -> None:
+            token.run_sync_soon(it.channel.ask_to_end, ours, Code.CANCELLED)
+            wait_until(lambda: call.cancelled)
+
+        def be_late(call: IncomingCall) -> None:
+            call.deadline = -math.inf
+
+        handler = _InterruptingHandler(it, cancel if cause == "cancel" else be_late)
+        logger.addHandler(handler)
+        try:
+            await it.channel.open(ours)
+            await ours.join()
+        finally:
+            logger.removeHandler(handler)
+        [text] = handler.texts
+        assert ": returned after" in text
+        assert not ours.has_failed
+        assert it.channel.decode(ours.value) == "a result"
+        assert await it.call("check_cancelled") == "not cancelled"
+        await until(lambda: not it.session.running)
+
+
 async def test_an_answer_that_the_client_does_not_take_is_refused() -> None:
     async with led(limits=Limits(max_message=64 * 1024)) as it:
         with pytest.raises(DriverError, match="the message has"):
@@ -457,6 +511,23 @@ async def test_the_end_of_a_session_is_told_to_a_led_call() -> None:
         await until(it.driver.begun.is_set)
         it.connection.end(ConnectionError("pulled"))
         await until(lambda: it.driver.log == ["polling ended"])
+
+
+@pytest.mark.usefixtures("lasting")
+async def test_a_thread_begins_no_call_once_its_session_has_ended() -> None:
+    async with led() as it:
+        assert await it.call("plain", 1) == 1
+        assert it.is_led
+        it.connection.end(ConnectionError("pulled"))
+        call = OutgoingCall(it.channel, ask("plain", "too late"))
+        with it.channel.connection.lock:
+            assert it.channel.start(call, math.inf)
+            it.channel.connection.writer.flush_now()
+        wait_until(lambda: not it.is_led)  # until the thread has looked at the call
+        await call.join()
+        assert isinstance(call.failure, CallOutcomeUnknown)
+        assert len(it.driver.threads) == 1
+        assert not it.session.running
 
 
 @pytest.mark.usefixtures("lasting")
@@ -608,6 +679,7 @@ async def test_a_fault_of_ours_in_a_thread_ends_this_connection_and_is_logged(
 ) -> None:
     async with led() as it:
         await it.call("plain")
+        assert it.is_led
         with _failing(monkeypatch, it, "try_read", ZeroDivisionError("our own")):
             with pytest.raises(CallOutcomeUnknown):
                 await it.call("plain")

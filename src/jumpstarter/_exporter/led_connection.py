@@ -229,8 +229,8 @@ class LedConnection(EagerConnection[C]):
             if leads and not self.writer.is_idle:  # the client does not read
                 leads = False
                 ownership.give_up(self.reader.needs_loop)
-        except BaseException:
-            self._give_up()
+        except Exception as exc:
+            self._lose(exc)
             raise
         finally:
             ownership.release()
@@ -242,9 +242,10 @@ class LedConnection(EagerConnection[C]):
         reader = self.reader
         return not (self.rules.unprocessed or reader.left) and self._desk.may_lead()
 
-    def _give_up(self) -> None:
-        if self.ownership.leads_here():
-            self.ownership.give_up(self.reader.needs_loop)
+    def _lose(self, exc: Exception) -> None:
+        """End the connection, whose state is unknown after an exception. With the lock."""
+        self.ownership.lose()
+        self.ownership.defer(self.end, exc)
 
     def _wait_for_next(self, worker: Worker[C]) -> None:
         """Wait for a call, and register it. The thread is the reader before, and not after that."""
@@ -253,16 +254,14 @@ class LedConnection(EagerConnection[C]):
             readable = ownership.poll(_STAY_MS)
             ownership.acquire()
             try:
-                if ownership.reader is _NONE:  # the descriptor may be another file's
-                    self._give_up()
-                    return
-                if readable:
+                is_over = ownership.reader is _NONE  # the descriptor may be another file's
+                if readable and not is_over:
                     self._take_next(worker)
-                if readable or stays == 1 or not self._desk.may_lead():
+                if readable or is_over or stays == 1 or not self._desk.may_lead():
                     ownership.give_up(self.reader.needs_loop)
                     return
-            except BaseException:
-                self._give_up()
+            except Exception as exc:
+                self._lose(exc)
                 raise
             finally:
                 ownership.release()

@@ -185,7 +185,7 @@ class Server:
 
     def _log_drain(self, grace: float) -> None:
         """Log what a drain waits for, and for how long."""
-        calls = [call for session in self._sessions for call in session.running]
+        calls = [call for session in self._sessions for call in list(session.running)]
         if not calls:
             return
         clients = sum(1 for session in self._sessions if session.running)

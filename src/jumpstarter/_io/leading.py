@@ -260,9 +260,9 @@ def _clean_up(connection: Connection, exc: BaseException) -> None:
     ownership = connection.ownership
     if not isinstance(exc, _REFUSALS):
         text = f"the connection to {connection.name} was cut off by an exception in the midst of"
-        ownership.at_end = True  # nothing reads on
+        ownership.lose()
         ownership.defer(connection.end, ConnectionError(f"{text} a call"))
-    if ownership.leads_here():
+    elif ownership.leads_here():
         ownership.give_up(connection.reader.needs_loop)
 
 

@@ -19,6 +19,8 @@ that to get the next call. The states of `Reader`, which belong to `Ownership`:
 | THREAD | another thread starts to wait              | THREAD; the other one writes, and waits    |
 |        |                                            | passively                                  |
 | THREAD | the read task wakes (the peer has hung up) | THREAD; the read task parks (`park`)       |
+| THREAD | an exception in the midst of the rules     | THREAD (`lose`): nothing reads on, and the |
+|        |                                            | loop ends the connection                   |
 | TASK   | its answer, a cancellation, the last byte, | LOOP (`give_up`)                           |
 |        | part of a message                          |                                            |
 | TASK   | a thread starts to wait                    | LOOP, soon (`_revoke`); the thread waits   |
@@ -101,7 +103,7 @@ class Ownership:
         lock: A task of the loop takes it by `with`; a thread by `acquire` and `release`.
         holder: The thread that holds the lock; 0 if none does, or the loop.
         leader: The thread that is the reader; 0 if none is. It stays until that thread has taken
-            note of the connection's end.
+            note of the connection's end, or has lost the role.
         arriving: Threads that wait for the lock, or have just taken it, and do not lead. Empty
             unless `ARRIVES`.
         reader: See the table in the module's docstring.
@@ -383,6 +385,15 @@ class Ownership:
         self.watch.modify(self._fd, select.POLLIN)
         if restart or self._parked:
             self.defer(self.restart)
+
+    def lose(self) -> None:
+        """Let nothing read on: the state is unknown, and the caller has the connection ended.
+
+        With the lock. If the calling thread is the reader, the watch stays muted.
+        """
+        self.at_end = True
+        if self.leads_here():
+            self.leader = 0
 
 
 def _nothing(_milliseconds: int) -> list[tuple[int, int]]:
