@@ -15,7 +15,7 @@ import trio
 
 from helpers import PATIENCE, ask, timed, until, wait_until
 from jumpstarter import connect_async, serve_async
-from jumpstarter._exporter import led_connection
+from jumpstarter._exporter import exclusive_session, led_connection
 from jumpstarter._exporter.exclusive_session import _ExclusiveSession
 from jumpstarter._exporter.server import Server
 from jumpstarter._exporter.session import caller_of
@@ -47,8 +47,9 @@ def board() -> Board:
 
 @pytest.fixture(autouse=True)
 def lasting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make a thread wait for its next call, even in a slow test."""
+    """Make a thread wait for its next call, and a dismissal for calls, even in a slow test."""
     monkeypatch.setattr(led_connection, "_STAYS", 1_000_000)
+    monkeypatch.setattr(exclusive_session, "_LAST_WORDS", PATIENCE)
 
 
 class Place:
@@ -162,11 +163,14 @@ async def test_a_session_ends_with_its_holder_while_a_thread_reads_for_a_member(
             session = ada.channel.channel.session
             async with it.client("member", session=session) as member:
                 await member.call_async("note", "member")
+                send(ada, "block", "ada")
+                await until(board.running.is_set)  # so that the holder's connection ends slowly
                 assert it.is_led("member")
                 it.session("ada")._connection.end(ConnectionError("pulled"))
                 await until(lambda: member.channel.channel.connection.goaway is not None)
                 with pytest.raises(DriverError, match="the connection that began it has ended"):
                     await member.call_async("note", "too late")
+                board.may_return.set()
         async with it.client("bob") as bob:
             await bob.call_async("note", "bob")
-    assert board.ledger == ["reset", "member", "reset", "bob"]
+    assert board.ledger == ["reset", "member", "ada", "reset", "bob"]
