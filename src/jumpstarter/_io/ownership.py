@@ -30,7 +30,7 @@ that to get the next call. The states of `Reader`, which belong to `Ownership`:
 The watch is an epoll instance that contains only the socket. The loop waits for the watch, so a
 thread can keep the loop asleep by muting it, which takes under a microsecond and wakes nobody. A
 connection gets its watch with the first call from a thread (`watch_socket`). Until then, on systems
-without epoll, and over TLS, the loop alone reads, and threads make their calls through the portal.
+without epoll, and in memory, the loop alone reads, and threads make their calls through the portal.
 
 These hold whenever the lock is free:
 
