@@ -22,6 +22,7 @@ from __future__ import annotations
 import enum
 import hmac
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Final
 
@@ -348,8 +349,9 @@ class Session:
             self._connection.ownership.defer(self._all_answered.unpark_all)
 
     def may_answer(self, call: IncomingCall) -> bool:
-        """Return True if a thread may send the answer of a call. In any thread, with the lock."""
-        return not call.cancelled and self._clock.current_time() < call.deadline
+        """Return True if a thread may send its answer. In any thread; final only with the lock."""
+        is_early = call.deadline == math.inf or self._clock.current_time() < call.deadline
+        return is_early and not call.cancelled
 
     def _forget(self, call: IncomingCall) -> None:
         self.running.discard(call)

@@ -387,13 +387,10 @@ class Ownership:
             self.defer(self.restart)
 
     def lose(self) -> None:
-        """Let nothing read on: the state is unknown, and the caller has the connection ended.
-
-        With the lock. If the calling thread is the reader, the watch stays muted.
-        """
+        """Let nothing read on: the state is unknown, and the caller ends it. With the lock."""
         self.at_end = True
         if self.leads_here():
-            self.leader = 0
+            self.leader = 0  # the watch stays muted
 
 
 def _nothing(_milliseconds: int) -> list[tuple[int, int]]:
