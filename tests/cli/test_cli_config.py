@@ -83,6 +83,40 @@ def test_a_required_key_that_is_mistyped_is_one_line(
     assert capsys.readouterr().out == f"lab.yaml:{told}\n"
 
 
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ("metrics: {address: 0.0.0.0:0}", "metrics: cannot serve metrics at 0.0.0.0:0: other"),
+        ("metrics: {address: x}", "metrics: cannot serve HTTP at 'x': give PORT or HOST:PORT"),
+        (
+            "status: {address: 0, tokenFile: absent}",
+            "status: cannot read tokenFile absent: ",
+        ),
+        ("status: {address: 0, tokenFile: empty}", "status: tokenFile empty is empty"),
+        ("maxSession: 1h", "maxSession: it is for an exporter in exclusive use"),
+        ("operators: [me]", "operators: it is for an exporter in exclusive use"),
+        ("exclusive: [a, c]", "exclusive: 'c' is no driver of this tree: the root has no driver"),
+        ("exclusive: [a, a.b]", "exclusive: 'a' and 'a.b' have drivers in common"),
+        ("exclusive: [a.b, r]", "exclusive: 'a.b' and 'r' have drivers in common"),
+        ("exclusive: ['.', a]", "exclusive: '.' and 'a' have drivers in common"),
+        (
+            "exclusive: [a]\nexitOnLeaseEnd: true",
+            "exclusive: it names subtrees, and hooks and exitOnLeaseEnd are for sessions",
+        ),
+    ],
+)
+def test_what_run_refuses_is_a_fault(
+    lab: Path, capfd: pytest.CaptureFixture[str], keys: str, told: str
+) -> None:
+    Path("empty").touch(0o600)
+    export = "export: {a: {children: {b: {type: MockPower}}}, r: {ref: a.b}}"
+    lab.write_text(f"metadata: {{name: lab}}\n{export}\n{keys}\n")
+    assert main(["config", "check", "lab.yaml"]) == 1
+    assert capfd.readouterr().out.startswith(f"lab.yaml:3: {told}")
+    address = f"unix:{lab.parent}/socket"
+    assert main(["run", "--exporter-config", "lab.yaml", "--address", address]) == 2
+
+
 def test_modules_of_the_current_directory_are_found(
     lab: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -196,6 +198,56 @@ def test_a_check_finds_all_faults_without_making_a_driver(site: Path) -> None:
         f"17: {lamp}: children belongs beside config, not into it",
         "16: ref 'f.j' of 'i': f has no driver 'j' below it; it has g, h",
     ]
+
+
+def test_a_class_of_which_no_driver_can_be_made_is_named_by_a_check_and_by_making_it(
+    site: Path,
+) -> None:
+    interface = "jumpstarter.drivers.power.PowerInterface"
+    hint = "name a driver's class that implements it, as MockPower"
+    of_interface = f"driver {interface!r} is a PowerInterface, not a Driver, but an interface"
+    client = "jumpstarter.drivers.power.PowerClient"
+    of_client = f"driver {client!r} is a client class: name the class of its driver"
+    told = check(site, f"  a: {{type: {interface}}}\n  b: {{type: {client}}}\n")
+    assert told == [f"3: {of_interface}: {hint}", f"4: {of_client}"]
+    for name, text in [(interface, of_interface), (client, of_client)]:
+        with pytest.raises(ConfigurationError, match=re.escape(text)):
+            from_str(f"type: {name}").instantiate()
+
+
+def test_a_check_names_the_extras_that_drivers_need(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (site / "module_of_anyio.py").write_text("import anyio\n")
+    (site / "module_of_storage.py").write_text("import jumpstarter.common.storage\n")
+    for name in ("anyio", "serial"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "jumpstarter.common.storage", raising=False)
+    told = check(
+        site,
+        """\
+  a: {type: module_of_anyio.Bus}
+  b: {type: module_of_storage.Bus}
+  c: {type: SerialPort, config: {url: /dev/ttyUSB0}}
+  d: {type: RecordedConsole, config: {source: /dev/ttyUSB0}}
+  e: {type: RecordedConsole, config: {source: unix:/run/console}}
+  f: {type: RecordedConsole, config: {command: [cat]}}
+  g: {type: RecordedConsole, config: {source: tcp://nowhere}}
+""",
+    )
+    assert [each.partition(":")[0] for each in told] == ["3", "4", "5", "6", "9"]
+    for line, extra in zip(told, ["compat", "compat", "serial", "serial"], strict=False):
+        assert f"needs the extra {extra!r}" in line
+        assert "pip install" in line
+
+
+def test_a_check_finds_a_method_that_cannot_be_exported(site: Path) -> None:
+    text = "    @property\n    @export\n    def on(self): pass\n"
+    header = "from jumpstarter.driver import Driver, export\nclass Bus(Driver):\n"
+    client = "    @classmethod\n    def client(cls): return 'jumpstarter.client.DriverClient'\n"
+    (site / "module_with_property.py").write_text(header + client + text)
+    [told] = check(site, "  a: {type: module_with_property.Bus}\n")
+    assert told.startswith("3: driver 'module_with_property.Bus': 'on' of module_with_property.Bus")
 
 
 def test_a_check_finds_faults_of_drivers_beside_those_of_the_format(site: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from .._exporter.metrics import LOST_RECORDS, Metrics, Reading
 from .._exporter.server import Server
 from ..observe import serve_metrics, serve_status
+from ._http_setup import check_http
 from ._options import HttpSetup, ServeConfig, SetupError, read_token
 
 if TYPE_CHECKING:  # it needs an extra
@@ -35,7 +36,7 @@ def load_http(
         what: `metrics` or `status`.
 
     Raises:
-        SetupError: The token cannot be read, or is for nothing.
+        SetupError: The token cannot be read, or is for nothing, or it cannot be served there.
     """
     wanted = None if config is None else getattr(config, what)
     option = f"--{what}-token-file"
@@ -46,7 +47,9 @@ def load_http(
         if file is not None:
             raise SetupError(f"{option} is for --{what}, which is missing")
         return None
-    return HttpSetup(address, read_token(file, option))
+    setup = HttpSetup(address, read_token(file, option))
+    check_http(setup, what, f"{option} (or tokenFile: of the configuration)")
+    return setup
 
 
 @asynccontextmanager

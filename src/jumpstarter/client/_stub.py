@@ -13,12 +13,12 @@ from ._remote import NO_DRIVER, NoDriver
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["StubDriverClient", "how_to_import", "how_to_install"]
+__all__ = ["OF_COMPAT", "StubDriverClient", "how_to_import", "how_to_install"]
 
 _UNTIL_THEN: Final = "without it there are call(), streamingcall(), stream(), and the children"
 _PUBLISHED: Final = "jumpstarter_driver_"
 _OURS: Final = "jumpstarter"  # on PyPI another project has this name, so nobody is to install it
-_OF_COMPAT: Final = frozenset({"anyio", "click", "httpx", "pydantic", "rich", "yaml"})
+OF_COMPAT: Final = frozenset({"anyio", "click", "httpx", "pydantic", "rich", "yaml"})
 
 
 def how_to_install(path: str) -> str:
@@ -46,7 +46,7 @@ def how_to_import(path: str, missing: str) -> str:
         missing: The name of the module: the class's own, or one that it imports.
     """
     package = missing.partition(".")[0]
-    if package in _OF_COMPAT:
+    if package in OF_COMPAT:
         return str(MissingExtra.named("compat", "it", where="here"))
     is_own = f"{path}.".startswith(f"{missing}.") or package == _OURS
     return how_to_install(path if is_own else missing)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+from ..client import DriverClient
+from ..client._stub import OF_COMPAT
 from ..driver import Driver
 from ..drivers import composite
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, MissingExtra
 from ._entry_points import dotted_path, registered_drivers
 from ._nearest import did_you_mean
 
@@ -52,7 +56,34 @@ def find_class(name: str, where: str) -> Callable[..., object]:
         raise
     if not callable(found):
         raise ConfigurationError(f"{where}: {path} is a {type(found).__name__}, not a driver class")
+    if isinstance(found, type) and (fault := _why_no_driver(found)):
+        raise ConfigurationError(f"{where}: driver {path!r} {fault}")
     return found
+
+
+def _why_no_driver(cls: type) -> str:
+    """Return why no driver can be made of a class; empty if one can."""
+    if issubclass(cls, DriverClient):
+        return "is a client class: name the class of its driver"
+    if not issubclass(cls, Driver):
+        text = f"is a {cls.__name__}, not a Driver"
+        if not inspect.isabstract(cls):
+            return text
+        names = ", ".join(sorted(_drivers_of(cls)))
+        text += ", but an interface: name a driver's class that implements it"
+        return f"{text}, as {names}" if names else text
+    if inspect.isabstract(cls):
+        missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
+        return f"is abstract: it has no {missing}"
+    return ""
+
+
+def _drivers_of(cls: type) -> Iterator[str]:
+    """Yield the names of the drivers in the module of an interface that implement it."""
+    for name, each in vars(sys.modules[cls.__module__]).items():
+        is_class = isinstance(each, type) and issubclass(each, cls) and issubclass(each, Driver)
+        if is_class and not inspect.isabstract(each) and not name.startswith("_"):
+            yield name
 
 
 def _what_is_missing(module: str, exc: ModuleNotFoundError) -> str:
@@ -69,6 +100,8 @@ def _how_to_get(package: str, own: bool) -> str:
         return f"; pip install {package.replace('_', '-')}"
     if package == "jumpstarter":
         return ""
+    if package in OF_COMPAT:
+        return f"; {MissingExtra.named('compat', 'it')}"
     if own:
         return "; put its file into the working directory, or install its package"
     return "; install the package that has it"

@@ -66,6 +66,25 @@ class RefChecker(Generic[N]):
                 text = "it leads back to itself, so the tree would have no end"
                 yield f"{ref.where}: ref {ref.target!r} of {'.'.join(ref.path)!r}: {text}"
 
+    def fault_at(self, path: str) -> str:
+        """Return why there is no node at a path, with dots between names; empty if there is one."""
+        return "" if path == "." else self._follow(path.split("."))[1]
+
+    def below(self, path: str) -> set[int]:
+        """Return the `id` of the node at a path, and of all below it, also by references.
+
+        Call it after `faults`, which follows the references.
+        """
+        node = self._root if path == "." else self._follow(path.split("."))[0]
+        waiting, seen = [] if node is None else [node], set[int]()
+        while waiting:
+            node = waiting.pop()
+            node = self._targets.get(id(node), node)
+            if id(node) not in seen:
+                seen.add(id(node))
+                waiting.extend(self._children_of(node).values())
+        return seen
+
     def _follow(self, path: Sequence[str]) -> tuple[N | None, str]:
         """Return the node at a path, or None and the reason if there is none."""
         node = self._root

@@ -116,6 +116,10 @@ class Source:
         line = self._lines.get(place)
         return self._name if line is None else f"{self._name}:{line}"
 
+    def where_key(self, key: str) -> str:
+        """Name the place of an outermost key; that of the document if it has no such key."""
+        return self._where_key((key,))
+
     def load(self, model: type[M]) -> M:
         """Make an instance of a model of the value.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias
 
 from .._util.durations import parse_duration
 from .._util.extras import requires_extra
@@ -54,6 +54,7 @@ __all__ = [
     "HttpConfigV1Alpha1",
 ]
 
+_Text: TypeAlias = Annotated[str, Field(min_length=1)]
 _UNNAMED: Final = "<configuration>"
 # The keys for a controller, and for the processes that the published package restarts.
 _UNUSED: Final = frozenset({"endpoint", "token", "tls", "grpcOptions", "failureDetection"})
@@ -317,9 +318,9 @@ class ExporterConfigV1Alpha1(StrictModel):
     logFormat: Literal["text", "json"] | None = None  # noqa: N815 - in YAML
     export: dict[str, ExporterConfigV1Alpha1DriverInstance] = Field(default_factory=dict)
     hooks: HookConfigV1Alpha1 = Field(default_factory=HookConfigV1Alpha1)
-    exclusive: bool | Annotated[list[str], Field(min_length=1)] = False
+    exclusive: bool | Annotated[list[_Text], Field(min_length=1)] = False
     max_session: float | None = Field(default=None, alias="maxSession", gt=0)
-    operators: list[str] = Field(default_factory=list)
+    operators: list[_Text] = Field(default_factory=list)
     failure_detection: FailureDetectionConfigV1Alpha1 = Field(
         default_factory=FailureDetectionConfigV1Alpha1, alias="failureDetection"
     )

@@ -33,7 +33,7 @@ from ._exclusive import PortInUse, PortLock
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Port", "open_serial", "stream_of"]
+__all__ = ["Port", "import_serial", "open_serial", "stream_of"]
 
 _HANDOVER: Final = 1.0  # seconds that the guard of a killed process has to release its port
 _HANDOVER_POLL: Final = 0.02  # seconds between two checks whether it has
@@ -43,6 +43,19 @@ _WRITE_SIZE: Final = 1024  # bytes written in one call
 _READ_SIZE: Final = 4096  # bytes read in one call: as many as a Linux port buffers
 _MAX_QUEUED: Final = 2048  # bytes that may wait in the port's output buffer, which holds 4,096
 _OUTPUT_POLL: Final = _READ_TIMEOUT / 10  # seconds between two checks of that buffer
+
+
+def import_serial() -> Any:
+    """Return the module of pyserial.
+
+    Raises:
+        MissingExtra: The extra `serial` is not installed.
+    """
+    try:
+        import serial  # noqa: PLC0415 - an optional dependency
+    except ImportError as exc:
+        raise MissingExtra.named("serial", "a serial port", where="on the exporter") from exc
+    return serial
 
 
 @asynccontextmanager
@@ -94,10 +107,7 @@ class Port:
     """
 
     def __init__(self, url: str, baudrate: int, *, keep_input: bool = False) -> None:
-        try:
-            import serial  # noqa: PLC0415 - an optional dependency
-        except ImportError as exc:
-            raise MissingExtra.named("serial", "a serial port", where="on the exporter") from exc
+        serial = import_serial()
         port = serial.serial_for_url(
             url, baudrate=baudrate, timeout=_READ_TIMEOUT, do_not_open=True
         )

@@ -21,9 +21,9 @@ from .._io.addresses import parse_address
 from .._io.forward import keep_alive
 from .._util.checks import raise_value_error
 from .._util.fork import close_in_children, no_fork
-from ..errors import ArgumentError, ConfigurationError, MissingExtra
+from ..errors import ArgumentError, ConfigurationError
 from ._exclusive import PortLock
-from ._ports import open_serial
+from ._ports import import_serial, open_serial
 from ._spawn import end_program, spawn
 from .network import TcpNetwork, UnixNetwork
 
@@ -66,10 +66,7 @@ class _SerialSource:
         self._baudrate = baudrate
 
     def check(self) -> None:
-        try:
-            import serial  # noqa: F401, PLC0415 - an optional dependency
-        except ImportError as exc:
-            raise MissingExtra.named("serial", "a serial port", where="on the exporter") from exc
+        import_serial()
 
     def open(self) -> AbstractAsyncContextManager[trio.abc.Stream]:
         return open_serial(self.name, self._baudrate, keep_input=True)

@@ -8,7 +8,7 @@ and a person may watch the same console. See docs/howto/recorded-console.md.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -113,6 +113,13 @@ class RecordedConsole(Driver):
             else source_of(self.source, self.baudrate)
         )
         self._recorder = Recorder(made, self.buffer_size, log, self.logger)
+
+    @classmethod
+    def _jmp_check_installed(cls, config: Mapping[str, object]) -> None:
+        """Raise MissingExtra if the source needs an extra. For `config check`."""
+        source = config.get("source")
+        if isinstance(source, str) and source:
+            source_of(source, 1).check()
 
     @classmethod
     def client(cls) -> str:

@@ -7,7 +7,7 @@ programs this does not stop.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ from ..client import DriverClient
 from ..driver import Driver, export, exportstream
 from ..errors import ConfigurationError
 from ._exclusive import PortInUse, describe_caller
-from ._ports import open_serial
+from ._ports import import_serial, open_serial
 from .mixins import StreamMixin
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -62,6 +62,11 @@ class SerialPort(Driver):
         bits = "a whole number of bits per second, 1 or more"
         name = "baudrate of SerialPort"
         check_int(name, self.baudrate, 1, accepted=bits, error=ConfigurationError)
+
+    @classmethod
+    def _jmp_check_installed(cls, _config: Mapping[str, object]) -> None:
+        """Raise MissingExtra if pyserial is missing. For `config check`, which makes no driver."""
+        import_serial()
 
     @classmethod
     def client(cls) -> str:

@@ -29,14 +29,16 @@ def check(file: Path) -> int:
     """Read a configuration strictly, and print a line for each fault.
 
     The modules of the drivers are imported, also those in the current directory, and the
-    configuration is compared with the classes. No driver is made, so no device is accessed.
+    configuration is compared with the classes. No driver is made, so no device is accessed. What
+    `run` refuses before it makes drivers is a fault here too, as a missing extra of a driver is.
 
     The exit code is 1 if there is a fault.
     """
     from ...config._check import find_faults  # noqa: PLC0415 - slow
+    from .._config_check import serving_faults  # noqa: PLC0415 - the same
 
     add_current_directory()
-    faults = find_faults(file)
+    faults = find_faults(file, serving_faults)
     for fault in faults:
         click.echo(fault)
     if faults:
