@@ -52,6 +52,7 @@ class Bench(Echo):
 
     threads: list[int] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
+    left: list[trio.CancelScope] = field(default_factory=list)
     begun: threading.Event = field(default_factory=threading.Event)
     let_go: threading.Event = field(default_factory=threading.Event)
 
@@ -85,6 +86,13 @@ class Bench(Echo):
     @export
     def task_name(self) -> str:
         return trio.from_thread.run_sync(lambda: trio.lowlevel.current_task().name)
+
+    @export
+    def leave_open(self, value: Any) -> Any:
+        scope = trio.CancelScope()
+        self.left.append(scope)
+        trio.from_thread.run_sync(scope.__enter__)
+        return value
 
     @export
     def say(self, text: str) -> list[str]:
@@ -399,6 +407,20 @@ async def test_trios_from_thread_works_in_each_led_call() -> None:
         for _ in range(3):
             assert "_guard" in await it.call("task_name")
             assert await it.call("check_cancelled") == "not cancelled"
+
+
+async def test_a_scope_that_a_led_call_leaves_open_ends_with_its_task(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with led() as it:
+        limiter = it.session._dispatcher.executor.limiter
+        for number in range(2):
+            assert await it.call("leave_open", number) == number
+            assert await it.call("plain", number) == number
+            await until(lambda: not limiter.borrowed_tokens)  # the thread has returned
+            assert await it.call("echo_async", number) == number
+        assert it.connection.ended is None
+    assert not caplog.records
 
 
 # -------------------------------------------------------------------------- slow methods

@@ -321,7 +321,7 @@ class Session:
         try:
             for answer in await self._dispatcher.executor.thread(self._connection.lead, lead):
                 result = await self._dispatcher.finished(answer)
-            check_scopes(status)
+                check_scopes(status)
         except BaseException as exc:  # in the loop, as in `answer`
             if lead.call is None:
                 raise  # not the exception of a driver
