@@ -19,10 +19,11 @@ import trio.testing
 from helpers import PATIENCE, timed, until
 from jumpstarter import connect_async, serve_async
 from jumpstarter._api.serving import serve_leased
+from jumpstarter._exporter.exclusive_session import _GuardedDispatcher
 from jumpstarter._exporter.exclusive_use import Claim, ExclusiveUse
 from jumpstarter._exporter.lease_queue import LeaseQueue, ResettingRunner
 from jumpstarter._exporter.server import Server
-from jumpstarter._protocol.frames import Kind
+from jumpstarter._protocol.frames import CallHead, Kind
 from jumpstarter.client import DriverClient
 from jumpstarter.client._claim import join, warn
 from jumpstarter.client._outgoing_call import Request
@@ -405,6 +406,37 @@ async def test_a_kicked_holder_s_calls_have_ended_before_the_next_enters(
     assert len(outcomes) == 1
     if method == "sleep":
         assert "the session was ended by uid" in str(outcomes[0])
+
+
+@timed()
+async def test_a_call_that_a_kick_overtakes_is_told_of_it(
+    board: Board, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that is to answer it may begin after the session has ended."""
+    arrived, may_go_on = threading.Event(), threading.Event()
+    find = _GuardedDispatcher._find
+
+    def find_late(guard: _GuardedDispatcher, head: CallHead) -> Any:
+        if head.method == "note":
+            arrived.set()
+            assert may_go_on.wait(PATIENCE)
+        return find(guard, head)
+
+    async with queue_at(board, address) as queue, trio.open_nursery() as nursery:
+        await queue.add("ada")
+        ada = await queue.until_holds("ada")
+        monkeypatch.setattr(_GuardedDispatcher, "_find", find_late)
+
+        async def call() -> None:
+            with pytest.raises(DriverError, match="the session was ended by uid"):
+                await ada.call_async("note", "too late")
+
+        nursery.start_soon(call)
+        await until(arrived.is_set)
+        nursery.start_soon(kick, queue)
+        await queue.until_not(("ada", "holds"))
+        may_go_on.set()
+    assert board.ledger == ["reset", "ada"]
 
 
 @timed()

@@ -22,6 +22,7 @@ from ..errors import Code
 from .call_log import WatchedSession, is_watched
 from .context import ServerContext
 from .dispatch import Dispatcher, ExecutionMode
+from .error_reporter import reject
 from .exclusive_subtrees import Subtrees
 from .exclusive_use import Claim
 from .incoming_call import IncomingCall
@@ -56,9 +57,10 @@ class _GuardedDispatcher(Dispatcher):
         may_call: Whether it holds something.
         targets: The targets whose methods it may call.
         use: Explains why not the others.
+        ended: Why its session was ended; empty if it was not.
     """
 
-    __slots__ = ("may_call", "targets", "use")
+    __slots__ = ("ended", "may_call", "targets", "use")
 
     def __init__(
         self,
@@ -70,6 +72,7 @@ class _GuardedDispatcher(Dispatcher):
         super().__init__(exporter, connection, rules)
         self.use = use
         self.may_call = False
+        self.ended = ""
         self.targets = use.reach(None)
 
     def execution_mode(self, event: ev.CallReceived) -> ExecutionMode:
@@ -81,6 +84,8 @@ class _GuardedDispatcher(Dispatcher):
     def _find(self, head: CallHead) -> tuple[Exported, Callable[..., Any]]:
         found = super()._find(head)
         if head.target not in self.targets and not found[0].read_only:
+            if self.ended:  # since this call has arrived
+                reject(Code.REFUSED, self.ended)
             self.use.refuse(head.target)
         return found
 
@@ -154,6 +159,7 @@ class _ExclusiveSession(Session):
     def dismiss(self, text: str) -> None:
         """See `Visitor`."""
         with self._connection.lock:  # a thread may be about to take the next call, or to end one
+            self._guard.ended = self._guard.ended or truncate(text, _MAX_TEXT)
             self.may_call = False
             if self._dismissal or self._connection.ended is not None or self._nursery is None:
                 return
