@@ -227,7 +227,7 @@ soak-console: SECONDS := 600
 soak-console: venv
 	PYTHONPATH=tests $(BIN)/python -m console_soak --seconds $(SECONDS)
 
-# Kills, stops and kicks clients of an exporter in exclusive use: make soak-sharing ROUNDS=1000
+# Kills, stops, kicks and cuts off clients of shared boards: make soak-sharing ROUNDS=1000
 ROUNDS := 1000
 
 soak-sharing: venv

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,9 @@ import trio
 
 from drivers_for_tests import Plain
 from jumpstarter.driver import caller, export, on_disconnect
+from jumpstarter.drivers.composite import Composite
 
-__all__ = ["Ledger", "ledger_of"]
+__all__ = ["Board", "Ledger", "bench", "ledger_of"]
 
 
 def ledger_of(path: Path) -> list[str]:
@@ -77,3 +78,39 @@ class Ledger(Plain):
     @export(read_only=True)
     def lines(self) -> Iterator[str]:
         yield from ledger_of(Path(os.environ["LEDGER"]))
+
+
+@dataclass(kw_only=True)
+class Board(Ledger):
+    """A board of a bench. Each line has its path.
+
+    Attributes:
+        path: The path of this driver.
+    """
+
+    path: str
+
+    def _write(self, text: str) -> None:
+        super()._write(f"{self.path} {text}")
+
+    @export
+    def use_slowly(self, seconds: float) -> Generator[int, None, None]:
+        """Use the board for a while, as a generator that is closed at a `yield`."""
+        number = caller().connection
+        self._write(f"begin {number}")
+        try:
+            for item in range(3):
+                time.sleep(seconds / 3)
+                yield item
+        finally:
+            time.sleep(0.002)
+            self._write(f"end {number}")
+
+
+def bench() -> Composite:
+    """Make two boards of two drivers each."""
+    boards = {}
+    for name in ("left", "right"):
+        boards[name] = Board(path=name)
+        boards[name].children["part"] = Board(path=f"{name}.part")
+    return Composite(children={**boards})

@@ -1,11 +1,16 @@
-"""Show that the holders of an exporter in exclusive use never overlap, whatever happens to them.
+"""Show that the holders of a board in exclusive use never overlap, whatever happens to them.
 
     python tests/soak_sharing.py [ROUNDS] [SEED]
 
-Five clients claim the board, use it for some milliseconds, and claim it again. In each round one
-of them is killed, stopped and killed, or kicked, at a random moment. The driver writes a ledger of
-each use, from its first line to the end of its `finally`, and of each reset. At the end of all
-rounds, the ledger must show that no two uses overlapped, and that a reset was between two clients.
+Clients claim boards, use them for some milliseconds, and claim them again. In each round something
+happens to one of them, at a random moment; `ACTIONS` has the list. First an exporter is claimed as
+a whole, for a quarter of the rounds. Then one has two boards that are claimed independently, by
+some clients both: always the left one first.
+
+The drivers write a ledger of each use, from its first line to the end of its `finally`, and of each
+reset (`sharing_ledger`). At the end, it must show that no two uses of a board overlapped, and that
+all of its drivers were reset between two clients. No process may have got an error that nothing
+explains.
 """
 
 from __future__ import annotations
@@ -13,113 +18,56 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from jumpstarter import connect
-from jumpstarter.errors import JumpstarterException
+from sharing_clients import (
+    Claims,
+    PytestRun,
+    fork,
+    kick_one,
+    serve_cable,
+    use_forever,
+    use_once,
+)
+from sharing_ledger import SUBTREES, WHOLE, Boards, Found, check
 
-__all__ = ["Found", "check", "main"]
+__all__ = ["main"]
 
 TESTS: Final = Path(__file__).parent
-CLIENTS: Final = 5
 PATIENCE: Final = 60.0  # seconds in which the ledger must grow
+WAITERS: Final = 20
 # Milliseconds would be shorter than the scheduling of a busy machine.
-QUICK: Final = ("--limit", "ping_interval=0.3", "--limit", "ping_timeout=1")
-ACTIONS: Final = {"kill": 80, "kick": 15, "stop": 5}
-
-
-class Found(Counter[str]):
-    """How often something was found in a ledger."""
-
-
-def check(lines: Sequence[str]) -> Found:
-    """Check a ledger.
-
-    Raises:
-        ValueError: Two uses overlap, or two clients have used the board without a reset between.
-    """
-    found, user, owner = Found(), "", ""
-    for number, line in enumerate(lines, 1):
-        what, _, client = line.partition(" ")
-        found[what] += 1
-        fault = ""
-        if what == "begin":
-            if user:
-                fault = f"{client} begins while {user} uses the board"
-            elif owner not in ("", client):
-                fault = f"{client} begins after {owner}, without a reset"
-            elif not owner:
-                found["sessions"] += 1
-            user = owner = client
-        elif what == "end":
-            fault = "" if user == client else f"{client} ends, and {user or 'nobody'} has begun"
-            user = ""
-        elif user:
-            fault = f"a reset while {user} uses the board"
-        else:
-            owner = ""
-        if fault:
-            raise ValueError(f"line {number} of the ledger: {fault}")
-    if user:
-        raise ValueError(f"{user} has never ended")
-    return found
-
-
-# ------------------------------------------------------------------------------------ processes
-
-
-def _fork(function: Callable[..., None], *args: object) -> int:
-    """Run a function in a forked process, which starts sooner than a new Python."""
-    pid = os.fork()
-    if pid:
-        return pid
-    try:  # pragma: no cover - in the child
-        for number in (1, 2):
-            os.dup2(os.open(os.devnull, os.O_RDWR), number)
-        function(*args)
-    finally:
-        os._exit(0)
-
-
-def _use(address: str, seed: float) -> None:  # pragma: no cover - in a child
-    """Use the board again and again."""
-    chance = random.Random(seed)
-    while True:
-        try:
-            with connect(address, name=f"client {os.getpid()}") as board:
-                for _ in range(chance.randint(1, 3)):
-                    board.call(chance.choice(["use", "use_async"]), chance.uniform(0, 0.02))
-        except JumpstarterException:  # it was kicked
-            continue
-
-
-def _kick(address: str) -> None:  # pragma: no cover - in a child
-    from jumpstarter.cli._exclusive import kick, list_claims  # noqa: PLC0415 - it needs an extra
-
-    try:
-        with connect(address, claim=False) as watcher:
-            for row in list_claims(watcher)[:1]:
-                kick(watcher, row["connection"])
-    except JumpstarterException:
-        pass  # the holder has left by itself
+QUICK: Final = ("--limit", "ping_interval=0.3", "--limit", "ping_timeout=2")
+# Each is done once in the first rounds, and then as often as it is heavy.
+ACTIONS: Final = {
+    "kill": 70,  # a client
+    "kick": 12,  # a holder, by the operator
+    "stop": 4,  # a client, and kill it
+    "stop for a while": 4,  # a client, and let it go on, perhaps as a former holder
+    "pull the cable": 5,  # of a client, and plug it in again
+    "kill pytest": 4,
+    "wait with 20": 1,
+}
 
 
 @contextmanager
-def _exporter(directory: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "jumpstarter", "serve", "sharing_drivers:Ledger"]
+def _exporter(directory: Path, boards: Boards) -> Iterator[str]:
+    terms = [f"--exclusive={name}" if name else "--exclusive" for name in boards]
+    command = [sys.executable, "-m", "jumpstarter", "serve", "sharing_drivers:bench", *terms]
     address = f"unix:{directory}/socket"
     with (
         (directory / "log").open("w") as log,
         subprocess.Popen(
-            [*command, "--address", address, "--exclusive", "--log-level", "warning", *QUICK],
+            [*command, "--address", address, "--log-level", "warning", *QUICK],
             env={**os.environ, "LEDGER": f"{directory}/ledger"},
             cwd=TESTS,
             stdout=subprocess.PIPE,
@@ -142,69 +90,164 @@ def _end(pid: int) -> None:
     os.waitpid(pid, 0)
 
 
-class _Board:
-    """The clients of one exporter."""
+class _Fight:
+    """The clients of one exporter, and what happens to them."""
 
-    def __init__(self, address: str, ledger: Path, chance: random.Random) -> None:
+    def __init__(
+        self, directory: Path, address: str, boards: Boards, chance: random.Random
+    ) -> None:
         self._address = address
-        self._ledger = ledger
+        self._boards = boards
         self._chance = chance
-        self._clients = [self._start() for _ in range(CLIENTS)]
+        self._ledger = directory / "ledger"
+        self._faults = directory / "faults"
+        one: list[Claims] = [[True]] if "" in boards else [[name] for name in boards]
+        every: list[Claims] = one if len(one) == 1 else [*one, list(boards)]
+        self._claims = every
+        self._plan = [claims for claims in every for _ in range(6 // len(every))]
+        self._clients = [self._start(claims) for claims in self._plan]
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self._cable = fork(serve_cable, listener, address.removeprefix("unix:"))
+            far = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        self._far = [
+            fork(use_forever, far, chance.random(), claims, self._faults, True) for claims in every
+        ]
+        self._pytest = PytestRun(directory, address, one[0][0])
         self.done: Counter[str] = Counter()
 
-    def _start(self) -> int:
-        return _fork(_use, self._address, self._chance.random())
+    def _start(self, claims: Claims) -> int:
+        seed = self._chance.random()
+        return fork(use_forever, self._address, seed, claims, self._faults, False)
 
-    def play(self) -> None:
+    def play(self, action: str) -> None:
         """Do something to one of the clients."""
         time.sleep(self._chance.uniform(0, 0.1))
-        [action] = self._chance.choices(list(ACTIONS), list(ACTIONS.values()))
         self.done[action] += 1
-        if action == "kick":
-            os.waitpid(_fork(_kick, self._address), 0)
-            return
-        index = self._chance.randrange(CLIENTS)
-        if action == "stop":
-            os.kill(self._clients[index], signal.SIGSTOP)
-            time.sleep(self._chance.uniform(0, 2))
-        _end(self._clients[index])
-        self._clients[index] = self._start()
+        index = self._chance.randrange(len(self._clients))
+        match action:
+            case "kick":
+                os.waitpid(fork(kick_one, self._address, self._chance.random()), 0)
+            case "stop for a while":
+                self._stop(self._clients[index])
+                os.kill(self._clients[index], signal.SIGCONT)
+            case "pull the cable":
+                self._stop(self._cable)
+                os.kill(self._cable, signal.SIGCONT)
+            case "kill pytest":
+                self._pytest.kill()
+            case "wait with 20":
+                self._wait_with_many()
+            case _:
+                if action == "stop":
+                    self._stop(self._clients[index])
+                _end(self._clients[index])
+                self._clients[index] = self._start(self._plan[index])
+        self._pytest.look()
+
+    def _stop(self, pid: int) -> None:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(self._chance.uniform(0, 3.5))  # the exporter waits for 2.3 s
+
+    def _wait_with_many(self) -> None:
+        """Let many clients wait, and kill some of them meanwhile. Each of the others has a turn."""
+        waiting = [
+            fork(
+                use_once,
+                self._address,
+                self._chance.random(),
+                self._chance.choice(self._claims),
+                self._faults,
+            )
+            for _ in range(WAITERS)
+        ]
+        for pid in waiting[::4]:
+            time.sleep(self._chance.uniform(0, 0.1))
+            os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + PATIENCE
+        try:
+            while waiting:
+                ended, status = os.waitpid(waiting[0], os.WNOHANG)
+                if ended:
+                    del waiting[0]
+                    if os.waitstatus_to_exitcode(status) not in (0, -signal.SIGKILL):
+                        raise ValueError("a client that has waited has failed")
+                elif time.monotonic() > deadline:
+                    raise TimeoutError(f"{len(waiting)} clients had no turn for {PATIENCE:g} s")
+                else:
+                    time.sleep(0.01)
+        finally:
+            for pid in waiting:
+                _end(pid)
 
     def until_it_goes_on(self) -> None:
-        """Wait until the board is used again."""
-        size, deadline = self._ledger.stat().st_size, time.monotonic() + PATIENCE
-        while self._ledger.stat().st_size == size:
+        """Wait until each board is used again.
+
+        Raises:
+            TimeoutError: One is not.
+            ValueError: A client has got an error that nothing explains, or has ended by itself.
+        """
+        start, deadline = self._ledger.stat().st_size, time.monotonic() + PATIENCE
+        missing = set(self._boards)
+        while missing:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"nobody has used the board for {PATIENCE:g} s")
+                raise TimeoutError(f"nobody has used {sorted(missing)} for {PATIENCE:g} s")
             time.sleep(0.01)
+            with self._ledger.open() as file:
+                file.seek(start)
+                text = f"\n{file.read()}"
+            missing = {
+                name
+                for name in missing
+                if not any(f"\n{path} begin" in text for path in self._boards[name])
+            }
+        self._check_processes()
 
-    def close(self) -> None:
-        """End all clients."""
-        for pid in self._clients:
+    def _check_processes(self) -> None:
+        if self._faults.exists():
+            raise ValueError(f"clients have got wrong errors:\n{self._faults.read_text()}")
+        for pid in (*self._clients, *self._far, self._cable):
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                raise ValueError(f"process {pid} has ended by itself")
+
+    def close(self) -> Counter[str]:
+        """End all processes, and return what was done."""
+        self._pytest.close()
+        os.kill(self._cable, signal.SIGCONT)
+        for pid in (*self._clients, *self._far, self._cable):
             _end(pid)
+        self.done["pytest runs to their end"] = self._pytest.done.count(0)
+        return self.done
 
 
-def run(rounds: int, seed: int) -> Any:
-    """Play the rounds, and return what was done and what the ledger says.
+def _rounds(count: int, chance: random.Random) -> Iterator[str]:
+    """Yield what to do."""
+    first = list(ACTIONS)
+    chance.shuffle(first)
+    for index in range(count):
+        [action] = chance.choices(list(ACTIONS), list(ACTIONS.values()))
+        yield first[index] if index < len(first) else action
+
+
+def _fight(boards: Boards, rounds: int, chance: random.Random) -> tuple[Counter[str], Found]:
+    """Play the rounds with one exporter, and return what was done and what the ledger says.
 
     Raises:
-        ValueError: The ledger is wrong.
-        TimeoutError: The board was never used again.
+        ValueError: The ledger is wrong, or a process has got a wrong error.
+        TimeoutError: A board was never used again.
     """
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place)
-        ledger = directory / "ledger"
-        with _exporter(directory) as address:
-            board = _Board(address, ledger, random.Random(seed))
+        with _exporter(directory, boards) as address:
+            fight = _Fight(directory, address, boards, chance)
             try:
-                for _ in range(rounds):
-                    board.play()
-                    if not sum(board.done.values()) % 10:
-                        board.until_it_goes_on()
-                board.until_it_goes_on()
+                for number, action in enumerate(_rounds(rounds, chance)):
+                    fight.play(action)
+                    if not number % 10:
+                        fight.until_it_goes_on()
+                fight.until_it_goes_on()
             finally:
-                board.close()
-        return board.done, check(ledger.read_text().splitlines())
+                done = fight.close()
+        return done, check((directory / "ledger").read_text().splitlines(), boards)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -212,9 +255,14 @@ def main(arguments: Sequence[str]) -> int:
     rounds = int(arguments[0]) if arguments else 1000
     seed = int(arguments[1]) if len(arguments) > 1 else random.randrange(10**6)
     print(f"{rounds} rounds, seed {seed}", flush=True)
-    done, found = run(rounds, seed)
-    print(", ".join(f"{count} x {action}" for action, count in sorted(done.items())))
-    print(f"{found['sessions']} sessions, {found['begin']} uses, {found['reset']} resets:")
+    chance = random.Random(seed)
+    for title, boards, count in (
+        ("the whole exporter", WHOLE, rounds // 4),
+        ("two boards", SUBTREES, rounds - rounds // 4),
+    ):
+        done, found = _fight(boards, count, chance)
+        print(f"{title}: {', '.join(f'{number} x {action}' for action, number in done.items())}")
+        print(f"{found['sessions']} sessions, {found['begin']} uses, {found['reset']} resets")
     print("no two overlap, and a reset is between any two clients")
     return 0
 

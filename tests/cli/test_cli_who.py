@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -146,6 +146,59 @@ def test_a_holder_whose_cable_is_pulled_is_out_before_the_next_enters(
         proxy.release_answers()
     expected = ["reset", "ada", "ada begins", "ada ends", "ada is gone", "reset", "bob"]
     assert ledger_of(ledger) == expected
+
+
+BOARDS = ("--exclusive=left", "--exclusive=right")
+
+
+@pytest.mark.parametrize("end", ["killed", "cable pulled"])
+def test_a_lost_holder_of_one_board_is_out_and_the_other_holder_notices_nothing(
+    tmp_path: Path,
+    ledger: Path,
+    start: Callable[..., Client],
+    capsys: pytest.CaptureFixture[str],
+    end: str,
+) -> None:
+    prefix = ("env", f"LEDGER={ledger}")
+    options = (*BOARDS, *QUICK, "--address", "tcp://127.0.0.1:0")
+    with (
+        exporter(tmp_path, *options, driver="sharing_drivers:bench", prefix=prefix) as process,
+        delaying_proxy(int(process.address.rpartition(":")[2]), seconds=0) as proxy,
+        jumpstarter.connect(process.address, name="bob", claim="right") as bob,
+        closing(bob.children["right"].streamingcall("use_slowly", 0)) as items,
+    ):
+        assert next(items) == 0  # a call of the other holder, which goes on
+        before = [row for row in who(capsys, process) if row["subtree"] == "right"]
+        through = f"tcp://127.0.0.1:{proxy.port}"
+        ada = start(process, "ada", "block", "claim=left", address=through)
+        ada.until_in()
+        until_in_ledger(ledger, "left ada begins", ada)
+        cleo = start(process, "cleo", "claim=left")
+        assert "left is held by" in cleo.until_waits()
+        if end == "killed":
+            ada.process.kill()
+        else:
+            proxy.hold_answers()  # no question of the exporter arrives, and so no answer comes
+        cleo.until_in()
+        after = [row for row in who(capsys, process) if row["subtree"] == "right"]
+        assert [row["connection"] for row in after] == [row["connection"] for row in before]
+        assert list(items) == [1, 2]
+        bob.children["right"].call("note", "bob goes on")
+        cleo.leave()
+        proxy.release_answers()
+    reset = ["left reset", "left.part reset"]
+    used = ["left ada", "left ada begins", "left ada ends", "left ada is gone"]
+    lines = ledger_of(ledger)
+    assert [line for line in lines if line.startswith("left")] == [
+        *reset,
+        *used,
+        *reset,
+        "left cleo",
+    ]
+    number = before[0]["connection"]
+    used = [f"right begin {number}", f"right end {number}", "right bob goes on"]
+    rights = [line for line in lines if line.startswith("right")]
+    assert rights == ["right reset", "right.part reset", *used]
 
 
 def test_a_kicked_holder_is_out_before_the_next_enters(
