@@ -379,7 +379,8 @@ def test_the_user_of_a_shell_is_warned_before_the_session_ends(
 
         def warn_soon() -> None:
             fifo.read_bytes()  # until the program runs
-            channel: Any = SimpleNamespace(name=process.address)
+            goes_on = SimpleNamespace(finished=trio.Event())
+            channel: Any = SimpleNamespace(name=process.address, connection=goes_on)
             trio.run(warn, channel, 0.01)
 
         warns = threading.Thread(target=warn_soon, daemon=True)
