@@ -35,12 +35,14 @@ class ExporterProcess:
 
     Attributes:
         address: Where it listens.
+        pid: The number of the process.
     """
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         self._process = process
+        self.pid = process.pid
         self._stdout = process.stdout
         self._stderr = process.stderr
         line = self._stdout.readline()

@@ -123,12 +123,17 @@ def served(path: Path) -> Iterator[tuple[DriverClient, str]]:
         The client of the root driver, and the exporter's name.
 
     Raises:
-        JumpstarterException: The configuration has a fault, or an extra is missing.
+        JumpstarterException: The configuration has a fault, or is in exclusive use by another
+            process, or an extra is missing.
         OSError: It cannot be read.
         Exception: A driver has raised it.
     """
-    from ..config._loading import load_exporter  # noqa: PLC0415 - it needs the extra cli
+    from ..config._in_use import in_use  # noqa: PLC0415 - it needs the extra cli
+    from ..config._loading import load_exporter  # noqa: PLC0415 - the same
 
     config = load_exporter(file=path)
-    with serve(config.instantiate()) as client:
+    with (
+        in_use(config.path, exclusive=bool(config.exclusive)),
+        serve(config.instantiate()) as client,
+    ):
         yield client, config.metadata.name

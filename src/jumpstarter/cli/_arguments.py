@@ -159,7 +159,8 @@ def _add_sharing_options(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="one client at a time uses the drivers, and the others wait in a queue; with "
         "--exclusive=PATH, the driver there and those below it have a queue of their own: it can "
-        "be given several times",
+        "be given several times; no other process of this machine may serve the same "
+        "configuration meanwhile",
     )
     parser.add_argument(
         "--max-session",

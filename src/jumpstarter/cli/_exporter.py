@@ -81,7 +81,8 @@ def run_exporter(options: argparse.Namespace, program: str, *, until_exit: bool 
         if until_exit:
             atexit.register(stack.pop_all().close)
         try:
-            return _run(options, streams)
+            with ExitStack() as held:
+                return _run(options, streams, held)
         except (SetupError, JumpstarterException) as exc:
             streams.write_line(f"{program}: {exc}")
             return _CANNOT_SERVE
@@ -89,7 +90,7 @@ def run_exporter(options: argparse.Namespace, program: str, *, until_exit: bool 
             return 128 + signal.SIGINT
 
 
-def _run(options: argparse.Namespace, streams: StandardStreams) -> int:
+def _run(options: argparse.Namespace, streams: StandardStreams, held: ExitStack) -> int:
     is_ready = False
 
     def announce(address: str) -> None:
@@ -104,7 +105,7 @@ def _run(options: argparse.Namespace, streams: StandardStreams) -> int:
         token = read_token(options.token_file) or options.passphrase or ""
         context = load_tls(address, options)
         options.exclusive = read_exclusive(options.exclusive)
-        loaded = _load(options, token, streams)
+        loaded = _load(options, token, streams, held)
         check_sharing(options)
         config = ServeConfig(
             address=address,
@@ -137,11 +138,21 @@ class _Loaded(NamedTuple):
     config: ExporterConfigV1Alpha1 | None = None
 
 
-def _load(options: argparse.Namespace, token: str, streams: StandardStreams) -> _Loaded:
-    """Make the driver tree of a module, or of a configuration, and the runner of its hooks."""
+def _load(
+    options: argparse.Namespace, token: str, streams: StandardStreams, held: ExitStack
+) -> _Loaded:
+    """Make the driver tree of a module, or of a configuration, and the runner of its hooks.
+
+    Args:
+        options: The command's options, to which those of the configuration are added.
+        token: The secret of clients.
+        streams: Where the log goes.
+        held: Holds the configuration while its drivers are served.
+    """
     if options.driver is not None:
         return _Loaded(load_driver(options.driver))
-    from ._configured import load_configured  # noqa: PLC0415 - it needs an extra
+    from ..config._in_use import in_use  # noqa: PLC0415 - it needs an extra
+    from ._configured import load_configured  # noqa: PLC0415 - the same
     from ._hooks import hooks_of  # noqa: PLC0415 - the same
 
     def take(config: ExporterConfigV1Alpha1) -> None:
@@ -153,6 +164,10 @@ def _load(options: argparse.Namespace, token: str, streams: StandardStreams) -> 
         options.operator = options.operator or config.operators
         if options.log_format is None and config.logFormat is not None:
             streams.use(log_formatter(config.logFormat))
+        for other in held.enter_context(in_use(config.path, exclusive=bool(options.exclusive))):
+            text = "%s serves %s too, and each resets the drivers under the clients of the other; "
+            text += "if they are not virtual, end one of the two"
+            _logger.warning(text, other, config.path)
 
     driver, config = load_configured(options.exporter, options.config, take)
     _logger.info("the drivers of exporter %r are those of %s", config.metadata.name, config.path)

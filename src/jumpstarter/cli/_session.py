@@ -26,6 +26,8 @@ from .._util.stderr_log import StderrHandler
 from .._util.stdio import standard_streams
 from ..client._runner import portal_for
 from ..common._env import exporter_address
+from ..config._in_use import in_use
+from ..config.exporter import ExporterConfigV1Alpha1
 from ..driver import Driver
 from ..errors import ConfigurationError
 from ._configured import load_configured
@@ -102,8 +104,12 @@ def run_with(program: Program, name: str | None, file: Path | None) -> int:
     """
 
     def start(stack: ExitStack, _lines: _Lines) -> _Exporter:
+        def take(config: ExporterConfigV1Alpha1) -> None:
+            """Hold the configuration before its drivers are made, until they are closed."""
+            stack.enter_context(in_use(config.path, exclusive=bool(config.exclusive)))
+
         try:
-            driver, config = load_configured(name, file)
+            driver, config = load_configured(name, file, take)
         except SetupError as exc:
             raise ConfigurationError(str(exc)) from None  # the text has the cause
         path = stack.enter_context(_serving(driver, hooks_of(config)))

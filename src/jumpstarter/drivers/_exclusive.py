@@ -28,6 +28,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from .._util.file_locks import lockers_of, name_of_process
 from ..driver import caller
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -72,13 +73,15 @@ class PortInUse(OSError):
             status = os.stat(path)  # noqa: PTH116 - it may be a URL rather than a path
         except (OSError, ValueError):
             return cls(path, "another program")
-        lockers = _lockers_of(status)
+        lockers = lockers_of(status)
         if os.getpid() in lockers:
             return cls(path, "another driver of this exporter")
         # A pseudo-terminal that nobody has locked may be held by the guard of a process that ended.
         transient = not lockers and os.major(status.st_rdev) in _PTY_MAJORS
         process = next(iter(lockers), None) or next(_openers_of(status.st_rdev), None)
-        holder = "another program" if process is None else f"process {process}{_name_of(process)}"
+        holder = (
+            "another program" if process is None else f"process {process}{name_of_process(process)}"
+        )
         return cls(path, holder, transient=transient)
 
 
@@ -125,33 +128,6 @@ class PortLock:
         if self._is_set:
             with suppress(OSError):  # unplugged
                 fcntl.ioctl(self._descriptor, termios.TIOCNXCL)
-
-
-def _name_of(process: int) -> str:
-    try:
-        return f" ({Path(f'/proc/{process}/comm').read_text(errors='replace').strip()})"
-    except OSError:
-        return ""
-
-
-def _lockers_of(status: os.stat_result) -> list[int]:
-    """List the living processes that have a file's `flock`."""
-    device = status.st_dev
-    file = f"{os.major(device):02x}:{os.minor(device):02x}:{status.st_ino}"
-    try:
-        lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-    except OSError:
-        return []
-    found = [line[4] for line in lines if line[1] == "FLOCK" and line[5] == file]
-    return [int(process) for process in found if _is_alive(process)]
-
-
-def _is_alive(process: str) -> bool:
-    try:
-        status = Path(f"/proc/{process}/stat").read_text(errors="replace")
-    except OSError:
-        return False
-    return status.rpartition(")")[2].split()[0] not in {"Z", "X"}
 
 
 def _openers_of(device: int) -> Iterator[int]:
