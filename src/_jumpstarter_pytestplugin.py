@@ -52,6 +52,11 @@ _FILES: Final = (
     ("--jumpstarter-tls-ca", "FILE", "the authorities to trust for tls:// addresses, PEM"),
     ("--jumpstarter-tls-cert", "FILE", "our certificate, for exporters that ask for one, PEM"),
     ("--jumpstarter-tls-key", "FILE", "its private key, PEM"),
+    (
+        "--jumpstarter-claim",
+        "PATH",
+        "take a turn at the board that has this driver, where boards are used independently",
+    ),
     ("--jumpstarter-log", "DIR", "write the exporter's log and the consoles of each test there"),
 )
 

@@ -60,6 +60,39 @@ def test_sync_and_async_tests_share_the_session(run_pytest: Run, exclusive: str)
     run_pytest(source, *options).assert_outcomes(passed=1)
 
 
+@pytest.fixture
+def boards(tmp_path: Path) -> Iterator[str]:
+    with lab(tmp_path, "--exclusive=power", "--exclusive=serial") as process:
+        yield process.address
+
+
+def test_a_run_takes_a_turn_at_the_board_that_the_option_names(
+    run_pytest: Run, boards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUMPSTARTER_HOST", boards)
+    result = run_pytest(USES)
+    result.assert_outcomes(errors=1)
+    assert any("--jumpstarter-claim NAME" in line for line in result.outlines)
+    monkeypatch.setenv("JMP_CLAIM", "serial")
+    run_pytest(USES).assert_outcomes(failed=1)
+    options = ("--jumpstarter-claim=power", "--jumpstarter-no-wait")
+    for variable in ("serial", "", "power"):
+        monkeypatch.setenv("JMP_CLAIM", variable)
+        run_pytest(USES, *options).assert_outcomes(passed=1)
+
+
+def test_a_run_in_a_shell_joins_its_session_unless_the_option_names_another_board(
+    run_pytest: Run, boards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUMPSTARTER_HOST", boards)
+    options = ("--jumpstarter-claim=power", "--jumpstarter-no-wait")
+    for held in ("power", "serial"):  # by the shell
+        with jumpstarter.connect(boards, claim=held) as shell:
+            monkeypatch.setenv("JMP_CLAIM", held)
+            monkeypatch.setenv("JMP_SESSION", shell.channel.channel.session or "")
+            run_pytest(USES, *options).assert_outcomes(passed=1)
+
+
 def test_a_run_whose_client_is_kicked_is_told_by_whom(run_pytest: Run, exclusive: str) -> None:
     """It must not be told to start the exporter, which has gone on to the next client."""
     source = f"""

@@ -154,8 +154,9 @@ class Subtrees:
             return self._uses[0]
         names = ", ".join(use.path for use in self._uses)
         if path is None:
-            text = f"its boards are used independently: name one of {names}, by --claim NAME or "
-            reject(Code.REFUSED, f"{text}JMP_CLAIM=NAME (in Python, claim='NAME')")
+            text = f"its boards are used independently: name one of {names}, by --claim NAME, "
+            more = "--jumpstarter-claim NAME or JMP_CLAIM=NAME (in Python, claim='NAME')"
+            reject(Code.REFUSED, f"{text}{more}")
         target = self._target(path)
         if target is None:
             text = f"there is no driver {path!r:.100}; the boards that can be claimed are {names}"

@@ -238,7 +238,8 @@ class ExclusiveUse:
         now = "nobody holds it now" if holder is None else holder.describe()
         how = "without --no-claim or JMP_NO_CLAIM (in Python, with claim=True)"
         if self.path:
-            how = f"with --claim {self.path} or JMP_CLAIM (in Python, with claim={self.path!r})"
+            how = f"with --claim {self.path}, --jumpstarter-claim {self.path} or JMP_CLAIM (in "
+            how += f"Python, with claim={self.path!r})"
         return (
             f"{self.name} is for one client at a time, and this one has not claimed it; {now}. "
             f"Connect {how}; until then only those of its methods that are marked read_only can be "

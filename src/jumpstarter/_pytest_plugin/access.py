@@ -87,7 +87,10 @@ def access_of(config: pytest.Config, address: str) -> Access:
         token = Path(token_file).read_text(encoding="utf-8").strip()
     worker = getattr(config, "workerinput", {}).get("workerid")
     where = exporter_address(address)
-    claim = exporter_claims(where)
+    given: str | None = config.getoption("jumpstarter_claim") or None
+    usual = exporter_claims(where)
+    claim = given or usual
+    joins = claim and given in (None, usual)  # not if it is another board than that of the shell
     return Access(
         where,
         _allowed(config),
@@ -95,7 +98,7 @@ def access_of(config: pytest.Config, address: str) -> Access:
         exporter_tls(where, *(_file(config, name) for name in ("ca", "cert", "key"))),
         None if worker is None else f"{own_name()} {worker}",
         not config.getoption("jumpstarter_no_wait"),
-        exporter_session(where) if claim else None,
+        exporter_session(where) if joins else None,
         claim,
     )
 
