@@ -23,7 +23,9 @@ import jumpstarter
 from delaying_proxy import delaying_proxy
 from exporter_process import TESTS, ExporterProcess, exporter, exporter_command
 from jumpstarter.cli import main
+from jumpstarter.cli._arguments import with_values
 from jumpstarter.cli._exclusive import _checked
+from jumpstarter.cli._serve import make_parser
 from jumpstarter.client._claim import warn
 from jumpstarter.errors import CallRefused, DriverError
 from jumpstarter.utils.env import env
@@ -459,6 +461,14 @@ def test_options_that_have_no_effect_are_refused(
     )
     assert done.returncode == 2
     assert text in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--exclusive", "--excl", "--e", "--excl=left"])
+def test_the_option_for_exclusive_use_can_be_abbreviated(option: str) -> None:
+    arguments = with_values(["--address", "unix:/socket", option, LEDGER])
+    options = make_parser().parse_args(arguments)
+    assert options.exclusive == [option.partition("=")[2]]
+    assert options.driver == LEDGER
 
 
 def test_an_exporter_that_is_shared_has_no_holder(

@@ -23,6 +23,7 @@ EXIT_CODES: Final = (
     "Exit codes: 0 after the first signal; 128 + the number of the second, if that is a SIGTERM or "
     "SIGINT; 2 if nothing could be served."
 )
+_EXCLUSIVE: Final = "--exclusive"
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -143,18 +144,19 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 def with_values(arguments: Sequence[str] | None) -> list[str]:
     """Return the arguments with `--exclusive` alone as `--exclusive=`, which has an empty value.
 
-    `argparse` would take the next argument for the value, which is the driver.
+    `argparse` would take the next argument for the value, which is the driver. Abbreviations, such
+    as `--excl`, are left to it.
 
     Args:
         arguments: The arguments; None for those of this process.
     """
     given = sys.argv[1:] if arguments is None else arguments
-    return ["--exclusive=" if each == "--exclusive" else each for each in given]
+    return [f"{each}=" if len(each) > 2 and _EXCLUSIVE.startswith(each) else each for each in given]
 
 
 def _add_sharing_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--exclusive",
+        _EXCLUSIVE,
         action="append",
         metavar="PATH",
         help="one client at a time uses the drivers, and the others wait in a queue; with "
