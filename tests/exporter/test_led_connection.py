@@ -710,6 +710,24 @@ async def test_a_fault_of_ours_in_a_thread_ends_this_connection_and_is_logged(
     assert "our own" in caplog.text
 
 
+@pytest.mark.usefixtures("lasting")
+async def test_a_fault_of_ours_as_a_thread_answers_ends_this_connection_and_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("our own")
+
+    async with led() as it:
+        await it.call("plain")
+        with monkeypatch.context() as patch:
+            patch.setattr(it.session, "answered", fail)
+            with pytest.raises(CallOutcomeUnknown):
+                await it.call("plain")
+            await it.connection.finished.wait()
+    assert "internal error on the connection" in caplog.text
+    assert "our own" in caplog.text
+
+
 async def test_threads_lead_and_give_back_under_a_mix_of_calls() -> None:
     """Make plain calls one after another, concurrently, cancelled and late, on one connection."""
     async with led() as it:
