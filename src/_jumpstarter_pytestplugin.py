@@ -7,8 +7,10 @@ The rest of the plugin is `jumpstarter._pytest_plugin`.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import pytest
@@ -75,11 +77,39 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("jumpstarter_allow", "patterns, as --jumpstarter-allow has them", "args", [])
 
 
+class _OverdueHandler(logging.Handler):
+    """Writes to the terminal what the end of a fixture waits for, while pytest captures the log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stderr = os.dup(2)  # pytest captures what later goes to 2, and not yet
+
+    def emit(self, record: logging.LogRecord) -> None:
+        os.write(self._stderr, f"\njumpstarter: {record.getMessage()}\n".encode())
+
+    def close(self) -> None:
+        os.close(self._stderr)
+        super().close()
+
+
+_OVERDUE: Final = pytest.StashKey[_OverdueHandler]()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     line = "jumpstarter(requires=['power', 'serial.console']): skip if the device lacks a driver"
     config.addinivalue_line("markers", line)
     if config.getoption("jumpstarter") and config.getoption("jumpstarter_config"):
         raise pytest.UsageError("give either --jumpstarter or --jumpstarter-config, not both")
+    with suppress(OSError):  # stderr is closed
+        handler = config.stash[_OVERDUE] = _OverdueHandler()
+        logging.getLogger("jumpstarter.overdue").addHandler(handler)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    handler = config.stash.get(_OVERDUE, None)
+    if handler is not None:
+        logging.getLogger("jumpstarter.overdue").removeHandler(handler)
+        handler.close()
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

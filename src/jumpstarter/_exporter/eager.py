@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Collection, Coroutine, Generator
 from contextvars import copy_context
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -102,6 +102,11 @@ class EagerConnection(Connection, Generic[C]):
         async with trio.open_nursery() as self._tasks:
             await super().run()
             self._begin_apart()  # calls were notified of the end, and handle it
+
+    @property
+    def tasks(self) -> Collection[trio.lowlevel.Task]:
+        """The tasks that read, and answer calls. Once it runs."""
+        return self._tasks.child_tasks
 
     def begin(self, call: C, *, apart: bool) -> None:
         """Answer a call, after everything that arrived together with it was processed.

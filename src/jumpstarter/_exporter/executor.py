@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from contextvars import Context, copy_context
@@ -40,7 +41,7 @@ from .item_batcher import ItemBatcher
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["DEFAULT_THREADS", "DriverExecutor", "NoThreadError"]
+__all__ = ["DEFAULT_THREADS", "DriverExecutor", "NoThreadError", "in_worker_thread"]
 
 DEFAULT_THREADS: Final = 64  # a blocked thread costs little; a queued call looks like a dead driver
 SPARED: Final = 4  # no client takes the last one in so many threads, so that others can call
@@ -123,7 +124,7 @@ class DriverExecutor:
         limiter = self._limiter()
         if limiter is self.nested and limiter.available_tokens < 1:
             raise _too_many(NESTED_THREADS)
-        return await _in_thread(limiter, partial(function, *args))
+        return await in_worker_thread(limiter, partial(function, *args))
 
     def _limiter(self) -> trio.CapacityLimiter:
         return self.nested if call_origin.get() is CallOrigin.NESTED else self.limiter
@@ -150,7 +151,7 @@ class DriverExecutor:
             await function()
             return
         begin = partial(_begin, function)
-        _, result = await _at_last(partial(_in_thread, self.hook_limiter, begin))
+        _, result = await _at_last(partial(in_worker_thread, self.hook_limiter, begin))
         if inspect.isawaitable(result):
             await result
 
@@ -206,7 +207,7 @@ class DriverExecutor:
 
     async def _close(self, close: Callable[[], None]) -> None:
         """Close a plain generator, which runs its `finally`."""
-        await _at_last(partial(_in_thread, self._limiter(), close))
+        await _at_last(partial(in_worker_thread, self._limiter(), close))
 
 
 class _ClientExecutor(DriverExecutor):
@@ -272,20 +273,20 @@ def _too_many(threads: int) -> DriverConnectionError:
     return DriverConnectionError(f"{text}; does this one call itself endlessly?")
 
 
-async def _in_thread(limiter: trio.CapacityLimiter, function: Callable[[], T]) -> T:
+async def in_worker_thread(limiter: trio.CapacityLimiter, function: Callable[[], T]) -> T:
     """Run blocking code in a worker thread; raise NoThreadError if the system starts none."""
-    began = False
+    thread: int | None = None  # the identifier of the one that runs it; `overdue` reads this
     function = in_anyio_thread(function)
 
     def run() -> T:
-        nonlocal began
-        began = True
+        nonlocal thread
+        thread = threading.get_ident()
         return function()
 
     try:
         return await trio.to_thread.run_sync(run, limiter=limiter)
     except (RuntimeError, MemoryError) as exc:
-        if began:
+        if thread is not None:
             raise
         text = f"the exporter's system starts no more threads ({exc}); try again later"
         raise NoThreadError(text) from exc

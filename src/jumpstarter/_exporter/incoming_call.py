@@ -31,6 +31,7 @@ from .._protocol.frames import Kind
 from .._util.trio_private import CAN_SEE_SCOPES, cancel_status
 from ..driver._loan import Loan
 from ..errors import Code
+from .cancellations import announce_cancellation
 from .stream_forwarder import StreamForwarder
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -159,6 +160,7 @@ class IncomingCall:
         self.cancelled = True
         if self._scope is not None:
             self._scope.cancel(reason=reason)
+        announce_cancellation()
 
     @property
     def sent_by_client(self) -> int:

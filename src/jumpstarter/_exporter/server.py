@@ -16,6 +16,7 @@ from .._io.sockets import ListenerSet, peer_credentials
 from .._io.tls import TlsStream
 from .._io.transport import close_immediately
 from .._protocol.frames import Kind
+from .._util.background import open_background
 from .._util.checks import (
     check_seconds,
 )
@@ -28,6 +29,7 @@ from .exclusive_session import open_exclusive_session
 from .exclusive_subtrees import Subtrees
 from .lease import Leases
 from .leased_session import open_leased_session
+from .overdue import OverdueCalls
 from .session import Session, caller_of
 from .view import CallView, DriverView, SessionView, View
 
@@ -65,6 +67,7 @@ class Server:
         self._listeners = listeners
         self._users = {0, os.geteuid(), *users}
         self._sessions: set[Session] = set()
+        self._overdue = OverdueCalls(self._sessions)
         self._draining = False
         self._leases = leases
         self._exclusive = exclusive
@@ -76,6 +79,14 @@ class Server:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept clients until it is cancelled or drained. A checkpoint."""
+        async with open_background() as background:
+            background.start_soon(self._overdue.run)
+            try:
+                await self._accept(task_status)
+            finally:
+                self._overdue.stop()
+
+    async def _accept(self, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as sessions, trio.open_nursery() as accepting:
             self._accepting = accepting.cancel_scope
             task_status.started()

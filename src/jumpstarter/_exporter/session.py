@@ -23,7 +23,7 @@ import enum
 import hmac
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar, Final
 
 import trio
@@ -59,7 +59,7 @@ from .led_connection import LedConnection, Worker
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Session", "SessionState", "caller_of"]
+__all__ = ["Session", "SessionState", "caller_of", "tasks_of"]
 
 _logger = logging.getLogger("jumpstarter.exporter")
 
@@ -407,3 +407,8 @@ def _log_cancelled(titles: Sequence[str], caller: Caller | None) -> None:
     more = f", and {len(titles) - _SHOWN_CALLS} more" if len(titles) > _SHOWN_CALLS else ""
     text = "%d calls of %s are cancelled, since the exporter shuts down: %s%s"
     _logger.info(text, len(titles), caller, shown, more)
+
+
+def tasks_of(session: Session) -> Collection[trio.lowlevel.Task]:
+    """Return the tasks of a session that runs, among them those that answer calls."""
+    return session._connection.tasks  # noqa: SLF001 - of this module

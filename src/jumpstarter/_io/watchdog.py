@@ -49,6 +49,7 @@ __all__ = [
     "Watch",
     "frames_of",
     "function_in",
+    "summary_of",
     "watched",
     "watching",
 ]
@@ -181,9 +182,9 @@ class Watch:
         hold = None
         if self._is_starved():
             if not _starvation_logged:
-                hold = _Hold(None, self._held, _summary([]))
+                hold = _Hold(None, self._held, summary_of([]))
         elif holder is not None and holder.name not in self._logged:
-            hold = _Hold(holder, self._held, _summary(stack))
+            hold = _Hold(holder, self._held, summary_of(stack))
         if hold is None or self._now() != now:  # the loop continued while we looked
             return None
         if hold.holder is None:
@@ -282,7 +283,7 @@ def _is_library(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__")).partition(".")[0] in _LIBRARIES
 
 
-def _summary(stack: list[FrameType]) -> traceback.StackSummary:
+def summary_of(stack: list[FrameType]) -> traceback.StackSummary:
     """Record the innermost frames, without the library's own at the outer end."""
     shown = stack[:]
     while shown and _is_library(shown[-1]):

@@ -70,7 +70,7 @@ def stack_of_thread(ident: int) -> list[FrameType]:
 
 def frame_of(coro: Any) -> FrameType | None:
     """Return the frame of a coroutine or generator, or None if it has ended or is neither."""
-    for name in ("cr_frame", "gi_frame"):
+    for name in ("cr_frame", "gi_frame", "ag_frame"):
         frame: FrameType | None = call_uncollected(partial(getattr, coro, name, None))
         if frame is not None:
             return frame
