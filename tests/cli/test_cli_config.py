@@ -88,6 +88,7 @@ def test_a_required_key_that_is_mistyped_is_one_line(
     [
         ("metrics: {address: 0.0.0.0:0}", "metrics: cannot serve metrics at 0.0.0.0:0: other"),
         ("metrics: {address: x}", "metrics: cannot serve HTTP at 'x': give PORT or HOST:PORT"),
+        ("status: {address: 'https://x'}", "status: cannot serve HTTP at 'x': give PORT or HOST"),
         (
             "status: {address: 0, tokenFile: absent}",
             "status: cannot read tokenFile absent: ",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
+import ssl
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 import jumpstarter
@@ -35,11 +38,11 @@ def url_of(server: ExporterProcess, what: str = "metrics are served at") -> str:
             return found[1]
 
 
-def status_at(url: str, token: str = "") -> dict[str, Any]:
+def status_at(url: str, token: str = "", context: ssl.SSLContext | None = None) -> dict[str, Any]:
     request = urllib.request.Request(f"{url}status.json")  # noqa: S310 - our own server's
     if token:
         request.add_header("Authorization", f"Bearer {token}")
-    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:  # noqa: S310 - the same
+    with urllib.request.urlopen(request, timeout=PATIENCE, context=context) as answer:  # noqa: S310
         found: dict[str, Any] = json.load(answer)
     return found
 
@@ -107,6 +110,54 @@ def test_status_of_a_real_exporter(tmp_path: Path) -> None:
     assert [row["claimed"] for row in found["sessions"]["rows"]] == ["tester"]
 
 
+@pytest.fixture
+def trusting(directory: Path) -> ssl.SSLContext:
+    """Make a certificate, and return the settings of a client that trusts it."""
+    authority = trustme.CA()
+    pem = authority.issue_cert("localhost").private_key_and_cert_chain_pem
+    pem.write_to_path(str(directory / "server.pem"))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+def test_metrics_and_status_are_served_by_tls(directory: Path, trusting: ssl.SSLContext) -> None:
+    served = ("--metrics", "https://localhost:0", "--status", "https://localhost:0")
+    files = ("--tls-cert", "server.pem", "--metrics-token-file", "token")
+    address = ("--address", f"unix:{directory}/socket")
+    driver = "jumpstarter.drivers.power:MockPower"
+    with exporter_command("serve", driver, *address, *served, *files, cwd=directory) as server:
+        metrics = url_of(server)
+        page = url_of(server, "the status page is at")
+        assert metrics.startswith("https://localhost:")
+        assert status_at(page, context=trusting)["name"] == driver
+        with pytest.raises(urllib.error.URLError, match="CERTIFICATE_VERIFY_FAILED"):
+            status_at(page)
+        with pytest.raises((OSError, http.client.HTTPException)):  # an alert of TLS, or nothing
+            status_at(page.replace("https", "http"))
+        request = urllib.request.Request(metrics)  # noqa: S310 - our own server's
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(request, timeout=PATIENCE, context=trusting)  # noqa: S310
+        request.add_header("Authorization", f"Bearer {TOKEN}")
+        with urllib.request.urlopen(request, timeout=PATIENCE, context=trusting) as answer:  # noqa: S310
+            assert b"jumpstarter_open_sessions" in answer.read()
+
+
+def test_a_configuration_serves_metrics_by_tls(directory: Path, trusting: ssl.SSLContext) -> None:
+    text = CONFIG.replace("address: 0", "address: 'https://localhost:0'")
+    (directory / "lab.yaml").write_text(text)
+    options = ("--exporter-config", "lab.yaml", "--address", f"unix:{directory}/socket")
+    certificate = ("--tls-cert", "server.pem")
+    with exporter_command("run", *options, *certificate, cwd=directory) as server:
+        url = url_of(server)
+        request = urllib.request.Request(url)  # noqa: S310 - our own server's
+        request.add_header("Authorization", f"Bearer {TOKEN}")
+        with urllib.request.urlopen(request, timeout=PATIENCE, context=trusting) as answer:  # noqa: S310
+            assert answer.status == 200
+        page = url_of(server, "the status page is at")
+        assert status_at(page, TOKEN)["name"] == "lab"
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -116,9 +167,30 @@ def test_status_of_a_real_exporter(tmp_path: Path) -> None:
         (["--status-token-file", "token"], "--status-token-file is for --status"),
         (["--metrics-token-file", "token"], "--metrics-token-file is for --metrics"),
         (["--metrics", "0", "--metrics-token-file", "no"], "cannot read --metrics-token-file no"),
+        (["--metrics", "https://localhost:0"], "--metrics https://localhost:0: give --tls-cert"),
+        (["--metrics", "0", "--tls-cert", "x"], "has no TLS: --tls-cert is for tls://"),
+        (["--status", "https://[::1]:0", "--tls-client-ca", "x"], "--tls-client-ca is for tls://"),
+        (["--status", "https://[::1]:0", "--tls-cert", "token"], "token: it holds no certificate"),
+        (
+            ["--status", "https://0.0.0.0:0", "--tls-cert", "server.pem"],
+            "other machines reach it, and there is no token",
+        ),
     ],
-    ids=["exposed", "address", "exposed page", "page's token", "token alone", "no token file"],
+    ids=[
+        "exposed",
+        "address",
+        "exposed page",
+        "page's token",
+        "token alone",
+        "no token file",
+        "no certificate",
+        "certificate for nothing",
+        "authorities for nothing",
+        "wrong certificate",
+        "exposed by TLS",
+    ],
 )
+@pytest.mark.usefixtures("trusting")
 def test_what_cannot_be_served_is_one_line(
     options: list[str], text: str, directory: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,3 +198,11 @@ def test_what_cannot_be_served_is_one_line(
     driver = "jumpstarter.drivers.power:MockPower"
     assert main(["serve", driver, "--address", address, *options]) == 2
     assert text in capfd.readouterr().err
+
+
+def test_a_certificate_that_the_configuration_has_no_use_for_is_refused(
+    directory: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--address", f"unix:{directory}/socket", "--tls-cert", "token")
+    assert main(["run", "--exporter-config", "lab.yaml", *options]) == 2
+    assert "has no TLS: --tls-cert is for tls://, or https:// of" in capfd.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import ssl
 import sys
 import urllib.request
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from typing import Any, Final
 import pytest
 import trio
 import trio.testing
+import trustme
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -21,7 +23,7 @@ from drivers_for_tests import Echo
 from helpers import PATIENCE, timed
 from jumpstarter import connect_async, serve_async
 from jumpstarter.errors import ArgumentError, ConfigurationError, MissingExtra
-from jumpstarter.observe import Metrics, _http, serve_metrics
+from jumpstarter.observe import Metrics, _http, serve_metrics, serve_status
 from jumpstarter.observe._http import Answer, Events, HttpServer
 from jumpstarter.observe._serving import _Fresh
 from transports import lockstep_pair
@@ -91,6 +93,43 @@ async def test_a_real_client_and_its_parser_read_the_answer() -> None:
     families = {family.name: family for family in text_string_to_metric_families(text)}
     assert families["jumpstarter_unknown_calls"].samples[0].value == 1
     assert families["jumpstarter_call_seconds"].type == "histogram"
+
+
+@timed()
+async def test_answers_and_events_come_by_tls(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    served, trusting = (
+        ssl.create_default_context(purpose)
+        for purpose in (ssl.Purpose.CLIENT_AUTH, ssl.Purpose.SERVER_AUTH)
+    )
+    authority.issue_cert("localhost").configure_cert(served)
+    authority.configure_trust(trusting)
+    async with (
+        serve_async(Echo(), f"unix:{tmp_path}/socket") as server,
+        serve_status(server, "localhost:0", name="lab", ssl_context=served) as url,
+    ):
+
+        def read() -> tuple[str, bytes]:
+            context = trusting
+            with urllib.request.urlopen(url, timeout=PATIENCE, context=context) as page:  # noqa: S310
+                kind = page.headers["Content-Type"]
+            with urllib.request.urlopen(f"{url}events", timeout=PATIENCE, context=context) as news:  # noqa: S310
+                return kind, news.readline()
+
+        kind, line = await trio.to_thread.run_sync(read)
+    assert url.startswith("https://localhost:")
+    assert kind == "text/html; charset=utf-8"
+    assert b'"name":"lab"' in line.replace(b": ", b":")
+
+
+@pytest.mark.parametrize(
+    "context", ["a context", ssl.create_default_context()], ids=["str", "client's"]
+)
+@timed()
+async def test_settings_for_tls_that_are_not_a_server_s_are_refused(context: Any) -> None:
+    with pytest.raises((ArgumentError, ConfigurationError), match="ssl_context"):
+        async with serve_metrics(Metrics(), "0", ssl_context=context):
+            pytest.fail("it is served")
 
 
 @timed()

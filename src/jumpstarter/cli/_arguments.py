@@ -55,7 +55,7 @@ def add_access_options(
         "--insecure", action="store_true", help="let tcp:// listen beyond loopback, in cleartext"
     )
     parser.add_argument(
-        "--tls-cert", type=Path, metavar="FILE", help="certificates for tls://, PEM"
+        "--tls-cert", type=Path, metavar="FILE", help="certificates for tls:// and https://, PEM"
     )
     parser.add_argument(
         "--tls-key", type=Path, metavar="FILE", help="its private key, if --tls-cert holds none"
@@ -109,8 +109,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metrics",
         metavar="[HOST:]PORT",
-        help="serve metrics at http://HOST:PORT/metrics, by default at 127.0.0.1; needs the extra "
-        "metrics",
+        help="serve metrics at http://HOST:PORT/metrics, by default at 127.0.0.1; with https:// in "
+        "front, by TLS with --tls-cert; needs the extra metrics",
     )
     parser.add_argument(
         "--metrics-token-file",
@@ -123,7 +123,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "--status",
         metavar="[HOST:]PORT",
         help="serve a page that shows what goes on, consoles too, at http://HOST:PORT/, by default "
-        "at 127.0.0.1; needs the extra metrics",
+        "at 127.0.0.1; with https:// in front, by TLS with --tls-cert; needs the extra metrics",
     )
     parser.add_argument(
         "--status-token-file",

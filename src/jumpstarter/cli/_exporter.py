@@ -30,6 +30,7 @@ from ._metrics import load_http, metrics_served, status_served
 from ._options import (
     ServeConfig,
     SetupError,
+    check_certificate,
     check_options,
     check_sharing,
     load_driver,
@@ -107,6 +108,10 @@ def _run(options: argparse.Namespace, streams: StandardStreams, held: ExitStack)
         options.exclusive = read_exclusive(options.exclusive)
         loaded = _load(options, token, streams, held)
         check_sharing(options)
+        metrics, status = (
+            load_http(options, loaded.config, each) for each in ("metrics", "status")
+        )
+        check_certificate(address, options, metrics, status)
         config = ServeConfig(
             address=address,
             limits=limits,
@@ -114,8 +119,8 @@ def _run(options: argparse.Namespace, streams: StandardStreams, held: ExitStack)
             context=context,
             driver=loaded.driver,
             hooks=loaded.hooks,
-            metrics=load_http(options, loaded.config, "metrics"),
-            status=load_http(options, loaded.config, "status"),
+            metrics=metrics,
+            status=status,
             name=options.driver or (loaded.config.metadata.name if loaded.config else ""),
         )
         return trio.run(_serve, config, options, streams, announce)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from ..errors import ArgumentError, MissingExtra
 from ..observe._serving import http_address
-from ._options import HttpSetup, SetupError
+from ._options import HTTPS, HttpSetup, SetupError
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -30,7 +30,7 @@ def check_http(setup: HttpSetup, what: str, token: str) -> None:
     try:
         from ..observe import _exposition, _http  # noqa: F401, PLC0415 - they need the extra
 
-        host = http_address(setup.address).host
+        host = http_address(setup.address.removeprefix(HTTPS)).host
     except (MissingExtra, ArgumentError) as exc:
         raise SetupError(str(exc)) from exc
     title = f"cannot serve {what} at {setup.address}"

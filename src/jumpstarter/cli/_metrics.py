@@ -13,7 +13,15 @@ from .._exporter.metrics import LOST_RECORDS, Metrics, Reading
 from .._exporter.server import Server
 from ..observe import serve_metrics, serve_status
 from ._http_setup import check_http
-from ._options import HttpSetup, ServeConfig, SetupError, read_token
+from ._options import (
+    HTTPS,
+    HttpSetup,
+    ServeConfig,
+    SetupError,
+    is_https,
+    load_certificate,
+    read_token,
+)
 
 if TYPE_CHECKING:  # it needs an extra
     from ..config.exporter import ExporterConfigV1Alpha1
@@ -36,7 +44,8 @@ def load_http(
         what: `metrics` or `status`.
 
     Raises:
-        SetupError: The token cannot be read, or is for nothing, or it cannot be served there.
+        SetupError: The token or the certificate cannot be read, or is for nothing, or it cannot be
+            served there.
     """
     wanted = None if config is None else getattr(config, what)
     option = f"--{what}-token-file"
@@ -47,7 +56,12 @@ def load_http(
         if file is not None:
             raise SetupError(f"{option} is for --{what}, which is missing")
         return None
-    setup = HttpSetup(address, read_token(file, option))
+    context = None
+    if is_https(address):
+        if options.tls_cert is None:
+            raise SetupError(f"--{what} {address}: give --tls-cert, a file with the certificate")
+        context = load_certificate(options)
+    setup = HttpSetup(address.removeprefix(HTTPS), read_token(file, option), context)
     check_http(setup, what, f"{option} (or tokenFile: of the configuration)")
     return setup
 
@@ -76,7 +90,10 @@ async def metrics_served(
 
     metrics = Metrics()
     with metrics.source(readings):
-        async with serve_metrics(metrics, setup.address, token=setup.token or None) as url:
+        token = setup.token or None
+        async with serve_metrics(
+            metrics, setup.address, token=token, ssl_context=setup.context
+        ) as url:
             _logger.info("metrics are served at %s", url)
             yield metrics
 
@@ -93,7 +110,9 @@ async def status_served(config: ServeConfig, server: Server) -> AsyncIterator[No
     if setup is None:
         yield
         return
-    token = setup.token or None
-    async with serve_status(server, setup.address, name=config.name, token=token) as url:
+    token, context = setup.token or None, setup.context
+    async with serve_status(
+        server, setup.address, name=config.name, token=token, ssl_context=context
+    ) as url:
         _logger.info("the status page is at %s", url)
         yield

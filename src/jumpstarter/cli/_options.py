@@ -33,11 +33,14 @@ if TYPE_CHECKING:  # it needs an extra
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = [
+    "HTTPS",
     "HttpSetup",
     "ServeConfig",
     "SetupError",
     "check_options",
     "check_sharing",
+    "is_https",
+    "load_certificate",
     "load_driver",
     "load_limits",
     "load_tls",
@@ -47,6 +50,7 @@ __all__ = [
     "startup_warnings",
 ]
 
+HTTPS: Final = "https://"
 _MIN_TOKEN: Final = 16  # characters; shorter tokens can be guessed
 # Files whose frames an error does not show: this package, and the code that imports modules.
 _HIDDEN_FILES: Final = (
@@ -77,10 +81,12 @@ class HttpSetup:
     Attributes:
         address: `PORT` or `HOST:PORT`.
         token: The secret that a request must show; empty for none.
+        context: TLS with the server's certificate, for `https://`.
     """
 
     address: str
     token: str
+    context: ssl.SSLContext | None = None
 
 
 class SetupError(Exception):
@@ -276,10 +282,36 @@ def check_options(address: Address, options: argparse.Namespace) -> None:
         raise SetupError(f"{address}: --insecure is for tcp://, and has no effect here")
     if address.scheme != "tls":
         for option in ("--tls-cert", "--tls-key", "--tls-client-ca"):
-            if getattr(options, option[2:].replace("-", "_")) is not None:
+            is_given = getattr(options, option[2:].replace("-", "_")) is not None
+            if is_given and not (_may_serve_https(options) and option != "--tls-client-ca"):
                 raise SetupError(f"{address} has no TLS: {option} is for tls://")
     elif options.tls_cert is None:
         raise SetupError(f"{address}: give --tls-cert, a file with the certificate")
+
+
+def _may_serve_https(options: argparse.Namespace) -> bool:
+    """Return whether the certificate may be for metrics, or for the status page."""
+    if options.config is not None or options.exporter is not None:
+        return True  # `check_certificate` looks again when the configuration was read
+    return any(is_https(each or "") for each in (options.metrics, options.status))
+
+
+def is_https(address: str) -> bool:
+    """Return whether an address of metrics, or of the status page, asks for TLS."""
+    return address.startswith(HTTPS)
+
+
+def check_certificate(
+    address: Address, options: argparse.Namespace, *setups: HttpSetup | None
+) -> None:
+    """Refuse a certificate that nothing uses.
+
+    Raises:
+        SetupError: There is one.
+    """
+    is_used = address.scheme == "tls" or any(each is not None and each.context for each in setups)
+    if not is_used and (options.tls_cert or options.tls_key) is not None:
+        raise SetupError(f"{address} has no TLS: --tls-cert is for tls://, or https:// of metrics")
 
 
 def read_exclusive(given: Sequence[str] | None) -> bool | list[str]:
@@ -320,14 +352,7 @@ def load_tls(address: Address, options: argparse.Namespace) -> ssl.SSLContext | 
     """
     if address.scheme != "tls":
         return None
-    cert, key, authorities = options.tls_cert, options.tls_key, options.tls_client_ca
-    _check_pem("--tls-cert", cert, "CERTIFICATE")
-    if key is not None:
-        _check_pem("--tls-key", key, "PRIVATE KEY")
-    elif not _has_pem(cert, "PRIVATE KEY"):
-        raise SetupError(f"--tls-cert {cert} holds no private key: give --tls-key, a file with it")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    _load_certificate(context, cert, key)
+    context, authorities = load_certificate(options), options.tls_client_ca
     if authorities is not None:
         _check_pem("--tls-client-ca", authorities, "CERTIFICATE")
         try:
@@ -335,6 +360,23 @@ def load_tls(address: Address, options: argparse.Namespace) -> ssl.SSLContext | 
         except OSError as exc:
             raise SetupError(f"cannot use --tls-client-ca {authorities}: {exc}") from exc
         context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def load_certificate(options: argparse.Namespace) -> ssl.SSLContext:
+    """Load the server's certificate.
+
+    Raises:
+        SetupError: A file cannot be used.
+    """
+    cert, key = options.tls_cert, options.tls_key
+    _check_pem("--tls-cert", cert, "CERTIFICATE")
+    if key is not None:
+        _check_pem("--tls-key", key, "PRIVATE KEY")
+    elif not _has_pem(cert, "PRIVATE KEY"):
+        raise SetupError(f"--tls-cert {cert} holds no private key: give --tls-key, a file with it")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    _load_certificate(context, cert, key)
     return context
 
 

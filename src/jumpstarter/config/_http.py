@@ -19,7 +19,7 @@ class HttpConfigV1Alpha1(StrictModel):
     """Where an exporter serves its metrics, or its status page.
 
     Attributes:
-        address: `PORT` or `HOST:PORT`.
+        address: `PORT` or `HOST:PORT`, with `https://` in front for TLS.
         token_file: A file with the secret that a request must show. In YAML it is `tokenFile`.
     """
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -35,7 +37,11 @@ _SHARE: Final = 9  # how much longer than it took to make one: a tenth of a proc
 
 
 def serve_metrics(
-    metrics: Metrics, address: str, *, token: str | None = None
+    metrics: Metrics,
+    address: str,
+    *,
+    token: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> AbstractAsyncContextManager[str]:
     """Serve what was counted at `http://ADDRESS/metrics`, in the format OpenMetrics 1.0.
 
@@ -51,8 +57,10 @@ def serve_metrics(
         address: `PORT`, which listens at 127.0.0.1 only, or `HOST:PORT`; IPv6 in brackets. Port 0
             takes any free one.
         token: The secret that a request must have, as `Authorization: Bearer TOKEN`. It crosses the
-            network in cleartext. Without it, only addresses of loopback are accepted, and requests
-            must name `localhost`, `127.0.0.1`, `[::1]` or HOST as their host.
+            network in cleartext, unless there is an `ssl_context`. Without it, only addresses of
+            loopback are accepted, and requests must name `localhost`, `127.0.0.1`, `[::1]` or HOST
+            as their host.
+        ssl_context: A server's, with its certificate, to serve at `https://`.
 
     Returns:
         An async context manager that yields the URL, with the real port.
@@ -64,12 +72,14 @@ def serve_metrics(
         ArgumentError: (on entering) The address or another argument cannot be used.
         RuntimeError: (on entering) No Trio loop runs in this thread.
     """
-    managed = _serve(metrics, address, token=token)
+    managed = _serve(metrics, address, token=token, context=ssl_context)
     return AsyncContext(managed, "async with serve_metrics(...) as url:")
 
 
 @asynccontextmanager
-async def _serve(metrics: Metrics, address: str, *, token: str | None) -> AsyncIterator[str]:
+async def _serve(
+    metrics: Metrics, address: str, *, token: str | None, context: ssl.SSLContext | None
+) -> AsyncIterator[str]:
     check_trio_loop("serve_metrics()", _INSTEAD)
     check_instance("metrics", metrics, Metrics, "a jumpstarter.observe.Metrics")
     from ._exposition import CONTENT_TYPE, exposition  # noqa: PLC0415 - it needs an extra
@@ -81,12 +91,17 @@ async def _serve(metrics: Metrics, address: str, *, token: str | None) -> AsyncI
     async def answer() -> Answer:
         return Answer(await fresh.text(), CONTENT_TYPE)
 
-    async with _served({_METRICS: answer}, address, token, ()) as url:
+    async with _served({_METRICS: answer}, address, token, context) as url:
         yield f"{url}{_METRICS}"
 
 
 def serve_status(
-    server: Server, address: str, *, name: str = "", token: str | None = None
+    server: Server,
+    address: str,
+    *,
+    name: str = "",
+    token: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> AbstractAsyncContextManager[str]:
     """Serve a page at `http://ADDRESS/` that shows what goes on, read-only.
 
@@ -106,6 +121,7 @@ def serve_status(
         token: See `serve_metrics`. The page itself needs none, and asks for it; it stays in the
             browser's tab. Consoles show secrets, and every user of this machine can reach an
             address of loopback: give a token if there are others.
+        ssl_context: See `serve_metrics`.
 
     Returns:
         An async context manager that yields the URL, with the real port.
@@ -116,13 +132,13 @@ def serve_status(
         ArgumentError: (on entering) The address or another argument cannot be used.
         RuntimeError: (on entering) No Trio loop runs in this thread.
     """
-    managed = _serve_status(server, address, name=name, token=token)
+    managed = _serve_status(server, address, name=name, token=token, context=ssl_context)
     return AsyncContext(managed, "async with serve_status(...) as url:")
 
 
 @asynccontextmanager
 async def _serve_status(
-    server: Server, address: str, *, name: str, token: str | None
+    server: Server, address: str, *, name: str, token: str | None, context: ssl.SSLContext | None
 ) -> AsyncIterator[str]:
     check_trio_loop("serve_status()", _INSTEAD)
     check_instance("server", server, Server, "a jumpstarter.Server")
@@ -155,24 +171,29 @@ async def _serve_status(
         "/status.json": show_status,
         "/events": follow_status,
     }
-    async with _served(routes, address, token, ["/"]) as url:
+    async with _served(routes, address, token, context, ["/"]) as url:
         yield f"{url}/"
 
 
 @asynccontextmanager
 async def _served(
-    routes: Mapping[str, Route], address: str, token: str | None, open_paths: Collection[str]
+    routes: Mapping[str, Route],
+    address: str,
+    token: str | None,
+    context: ssl.SSLContext | None,
+    open_paths: Collection[str] = (),
 ) -> AsyncIterator[str]:
     """Serve some paths during the block, and yield the URL without a path."""
     from ._http import HttpServer  # noqa: PLC0415 - it needs an extra
 
     where, secret = http_address(address), check_secret("token", token, "a str, or None")
-    listeners = await _listen(where, secret)
+    listeners = await _listen(where, secret, context)
     try:
         server = HttpServer(routes, token=secret, open_paths=open_paths, hosts=[where.host])
         async with open_background() as nursery:
             await nursery.start(server.run, listeners)
-            yield str(listeners.address).replace("tcp:", "http:", 1)
+            scheme = "http:" if context is None else "https:"
+            yield scheme + str(listeners.address).partition(":")[2]
     finally:
         with trio.CancelScope(shield=True):
             await listeners.aclose()
@@ -192,8 +213,13 @@ def http_address(text: str) -> Address:
         raise ArgumentError(f"cannot serve HTTP at {text!r}: {accepted}") from None
 
 
-async def _listen(where: Address, secret: str) -> ListenerSet:
-    listeners = await open_listeners(where, insecure=True)  # the token decides, below
+async def _listen(where: Address, secret: str, context: ssl.SSLContext | None) -> ListenerSet:
+    if context is not None:
+        accepted = "an ssl.SSLContext, or None"
+        check_instance("ssl_context", context, ssl.SSLContext, accepted)
+        where = dataclasses.replace(where, scheme="tls")
+    # The token decides, below, whether other machines may reach it.
+    listeners = await open_listeners(where, ssl_context=context, insecure=True)
     if listeners.exposed and not secret:
         with trio.CancelScope(shield=True):
             await listeners.aclose()
