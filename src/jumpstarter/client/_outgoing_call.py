@@ -52,6 +52,7 @@ T = TypeVar("T")
 
 _logger = logging.getLogger("jumpstarter.client")
 
+_LOOKS: Final = 3  # passes of the loop after the grace: the reader lets other tasks run in between
 _NOT_NESTED: Final = CallOrigin.NONE
 _TIMEOUT_PARAMETER: Final = "unexpected keyword argument 'timeout'"  # in the exporter's error
 _TIMEOUT_HINT: Final = (
@@ -330,6 +331,10 @@ class OutgoingCall:
             return
         with trio.move_on_after(self.channel.limits.cancel_grace, shield=True):
             await self.join()
+        # If this loop was busy for so long, the answer may be here, and the reader is about to run.
+        for _ in range(_LOOKS):
+            if not self.done:
+                await trio.lowlevel.cancel_shielded_checkpoint()
         if not self.done:
             self._abandon(f"{self.context}: cancelled, but its driver had not ended after", exc)
 
