@@ -822,6 +822,42 @@ async def test_a_traceback_is_sent_by_an_exporter_that_is_told_to_alone(told: bo
     assert ("raise self.make()" in (caught.value.remote_traceback or "")) is told
 
 
+class Hopping(Plain):
+    """Raises an exception that passes through several libraries."""
+
+    @export
+    def hop(self) -> None:
+        trio.from_thread.run(self._fail)
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[None]:
+        yield
+        raise ValueError("text")
+
+    async def _fail(self) -> None:
+        async with self._opened():
+            pass
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG])
+async def test_a_traceback_has_the_frames_of_libraries_at_level_debug_only(
+    level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(level, "jumpstarter.exporter")
+    async with answered(Hopping(), send_tracebacks=True) as client:
+        await client.greet()
+        with pytest.raises(DriverInvalidArgument) as caught:
+            await client.answer(await client.call("hop"))
+    sent = caught.value.remote_traceback
+    assert sent is not None
+    frames = re.findall(r", in (\w+)$", sent, re.MULTILINE)
+    if level == logging.INFO:
+        assert frames == ["hop", "_fail", "_opened"]
+    else:
+        assert {"hop", "from_thread_run", "_fail", "__aexit__", "_opened"} <= set(frames)
+    assert all(name in caplog.text for name in frames)
+
+
 # --- objects that are not streams ---
 
 

@@ -6,6 +6,9 @@ session's own text, and is not logged, since nothing has failed.
 The log has the traceback of what a driver raised, except of an expected refusal, which has one line
 at level INFO: an OSError (a port in use, a device that is gone) or an exception of this library (an
 argument that does not fit). At level DEBUG these have their traceback too.
+
+A traceback, in the log or for the client, has the frames of the driver and of what it uses, and not
+those of this library, Trio and contextlib; at level DEBUG it has those too.
 """
 
 from __future__ import annotations
@@ -76,7 +79,8 @@ class ErrorReporter:
 
     def log(self, exc: BaseException, title: str) -> None:
         """Log an exception of code whose end no client waits for."""
-        _, error = exception_to_wire(exc, traceback=True)
+        debugged = _logger.isEnabledFor(logging.DEBUG)
+        _, error = exception_to_wire(exc, traceback=True, all_frames=debugged)
         self._write(logging.ERROR, error, title)
         _drop_tracebacks(exc)
 
@@ -97,9 +101,12 @@ class ErrorReporter:
         is_logged = self.event_log.allows(
             _logger, level
         )  # formatting costs too much to do it first
-        is_short = isinstance(exc, _EXPECTED) and not _logger.isEnabledFor(logging.DEBUG)
+        is_debugged = _logger.isEnabledFor(logging.DEBUG)
+        is_short = isinstance(exc, _EXPECTED) and not is_debugged
         traceback = self._send_tracebacks or (is_logged and not is_short)
-        code, error = exception_to_wire(exc, traceback=traceback, codes=_TRIO_CODES)
+        code, error = exception_to_wire(
+            exc, traceback=traceback, codes=_TRIO_CODES, all_frames=is_debugged
+        )
         if is_logged:
             # Reuse the description: formatting the exception again would run the driver's code
             # again.

@@ -7,10 +7,13 @@ exception group keeps its tree.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import sys
 import traceback as tb
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import dropwhile
 from typing import Final, TypeVar
 
@@ -44,6 +47,7 @@ _OUTER_CODES: Final = {
 # Paths of the code that calls a driver's: its frames are left out at the top of a traceback.
 _PACKAGE: Final = __file__.rpartition("_protocol")[0]
 _CALLERS: Final = (f"{_PACKAGE}_", f"{_PACKAGE}driver/", "/trio/", "/outcome/")
+_CARRIERS: Final = ("trio", "outcome", "anyio")
 _SHORT_TEXT: Final = 1000  # characters shown of a text that is too long to be sent
 _NO_TEXT: Final = "<its str() failed>"
 _TRACEBACK_NOTE: Final = "Traceback on the exporter:\n"
@@ -68,6 +72,8 @@ def exception_to_wire(
     exc: BaseException,
     traceback: bool = False,
     codes: Mapping[type[BaseException], Code] | None = None,
+    *,
+    all_frames: bool = False,
 ) -> tuple[Code, ErrorBody]:
     """Describe an exception that a driver raised.
 
@@ -77,34 +83,39 @@ def exception_to_wire(
             code describes the inner call only.
         traceback: Include the formatted traceback, which shows the exporter's paths and source.
         codes: Codes for further classes. They take precedence.
+        all_frames: Keep the frames of libraries between those of the driver in the traceback.
 
     Returns:
         The code and body for `encode_error`. A group with one member, which a nursery makes of any
         exception, is described as that member.
     """
     with DeferAllSignals():  # or `_guarded` could swallow the exception of a signal handler
-        return _describe(exc, codes or {}, _MAX_DEPTH, traceback=traceback)
+        formatted = partial(_format_traceback, all_frames=all_frames) if traceback else None
+        return _describe(exc, codes or {}, _MAX_DEPTH, formatted)
 
 
 def _describe(
-    exc: BaseException, codes: Mapping[type[BaseException], Code], depth: int, traceback: bool
+    exc: BaseException,
+    codes: Mapping[type[BaseException], Code],
+    depth: int,
+    formatted: Callable[[BaseException], str] | None,
 ) -> tuple[Code, ErrorBody]:
     while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
         exc = exc.exceptions[0]
     notes = _guarded(_notes, exc, None) or []
-    lines = _guarded(_format_traceback, exc, None) if traceback else None
+    lines = _guarded(formatted, exc, None) if formatted is not None else None
     members: list[tuple[int, ErrorBody]] = []
     if isinstance(exc, BaseExceptionGroup) and depth:
         message = exc.message
         kept, rest = exc.exceptions[:_MAX_MEMBERS], exc.exceptions[_MAX_MEMBERS:]
-        members = [_describe(member, codes, depth - 1, traceback=traceback) for member in kept]
+        members = [_describe(member, codes, depth - 1, formatted) for member in kept]
         notes += [f"{len(rest)} more members of the group were omitted"] if rest else []
     else:
         message = truncate(_guarded(str, exc, _NO_TEXT))
     system = _guarded(_os_error_details, exc, None) if isinstance(exc, OSError) else None
     origin = _guarded(_explicit_cause, exc, None) if depth else None
     # Our own traceback includes that of the cause.
-    cause = None if origin is None else _describe(origin, codes, depth - 1, traceback=False)
+    cause = None if origin is None else _describe(origin, codes, depth - 1, None)
     body = ErrorBody(type(exc).__name__, message, notes, lines, members, system, cause)
     return _code(exc, codes), body
 
@@ -171,25 +182,36 @@ def _notes(exc: BaseException) -> list[str]:
     return [note for note in notes if not note.startswith(_TRACEBACK_NOTE)]
 
 
-def _format_traceback(exc: BaseException) -> str:
+def _format_traceback(exc: BaseException, *, all_frames: bool) -> str:
     if len(text := str(exc)) > MAX_TEXT:  # formatting it would take seconds and a gigabyte
-        frames = [each for each in tb.extract_tb(exc.__traceback__) if not _is_caller_frame(each)]
+        frames = _shown_frames(tb.extract_tb(exc.__traceback__), all_frames=all_frames)
         return "".join(
             [*tb.format_list(frames), f"{type(exc).__name__}: {truncate(text, _SHORT_TEXT)}"]
         )
     exception = tb.TracebackException.from_exception(exc)
-    _strip_caller_frames(exception)
-    return "".join(exception.format())
-
-
-def _strip_caller_frames(exception: tb.TracebackException) -> None:
-    """Remove the leading frames of the code that called the driver, here and in all causes."""
     rest: list[tb.TracebackException | None] = [exception]
     while rest:
         if (each := rest.pop()) is not None:
-            frames = list(dropwhile(_is_caller_frame, each.stack)) or each.stack[-1:]
+            frames = _shown_frames(each.stack, all_frames=all_frames)
             each.stack = tb.StackSummary.from_list(frames)
             rest += [each.__cause__, each.__context__, *(each.exceptions or ())]
+    return "".join(exception.format())
+
+
+def _shown_frames(stack: tb.StackSummary, *, all_frames: bool) -> list[tb.FrameSummary]:
+    """Remove the frames of the code that called the driver, and of libraries between its own."""
+    frames = list(dropwhile(_is_caller_frame, stack))
+    if not all_frames:
+        libraries = _libraries()
+        frames = [each for each in frames if not each.filename.startswith(libraries)]
+    return frames or stack[-1:]
+
+
+def _libraries() -> tuple[str, ...]:
+    """Return where the libraries are that carry a driver's code from task to task and thread."""
+    found = [sys.modules.get(name) for name in _CARRIERS]
+    files = [each.__file__ for each in found if each is not None and each.__file__]
+    return (_PACKAGE, contextlib.__file__, *(each.rpartition("__init__")[0] for each in files))
 
 
 def _is_caller_frame(frame: tb.FrameSummary) -> bool:

@@ -43,9 +43,10 @@ def command(arguments: tuple[str, ...], output: str | None, raw: bool, access: A
     """Call an exported method, and print the result.
 
     Arguments are read by the method's signature, which `ls` shows: as JSON, and as plain text where
-    the parameter is a str. NAME=VALUE passes a keyword argument. A text is printed as it is, None
-    is not printed, and any other result as JSON. The items of a generator are printed one per line
-    until Ctrl-C. Options after `--` are arguments. ADDRESS is by default $JUMPSTARTER_HOST.
+    the parameter is a str. NAME=VALUE passes a keyword argument. A text is printed as it is, bytes
+    too, None is not printed, and any other result as JSON, in which bytes are base64. The items of
+    a generator are printed one per line until Ctrl-C. Options after `--` are arguments. ADDRESS is
+    by default $JUMPSTARTER_HOST.
     """
     address, (path, *texts) = split_address(arguments, 1)
     show = partial(print_value, raw=raw, as_json=output == "json")
