@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from .._installed import command_for
 from .._version import __version__
+from ._parser import OneLineParser
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -85,7 +86,7 @@ def doctor(arguments: Sequence[str]) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the arguments."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="jumpstarter doctor",
         description="Look for faults of this installation: a mixture with the published package, "
         "driver packages without their requirements. The exit code is 1 if there is one. It also "

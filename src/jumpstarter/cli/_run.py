@@ -21,6 +21,7 @@ from ..common._env import exporter_token
 from ..config.env import JMP_GRPC_PASSPHRASE
 from ._arguments import EXIT_CODES, add_access_options, add_run_options, with_values
 from ._exporter import run_exporter
+from ._parser import OneLineParser
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -77,7 +78,7 @@ def _translate(options: argparse.Namespace, parser: argparse.ArgumentParser) -> 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the arguments."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="jumpstarter run",
         description="Serve an exporter's configuration until SIGTERM, SIGINT or SIGHUP.",
         epilog=EXIT_CODES,

@@ -38,6 +38,7 @@ from pathlib import Path
 
 from ._arguments import EXIT_CODES, add_access_options, add_run_options, with_values
 from ._exporter import run_exporter
+from ._parser import OneLineParser
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -66,7 +67,7 @@ def serve(arguments: Sequence[str], *, until_exit: bool = False) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the arguments."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="jumpstarter serve",
         description="Serve a driver tree until SIGTERM, SIGINT or SIGHUP.",
         epilog=EXIT_CODES,
