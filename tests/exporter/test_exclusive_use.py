@@ -17,7 +17,7 @@ import trio
 import trio.testing
 
 from helpers import PATIENCE, timed, until
-from jumpstarter import connect_async, serve_async
+from jumpstarter import connect, connect_async, serve_async
 from jumpstarter._api.serving import serve_leased
 from jumpstarter._exporter.exclusive_session import _GuardedDispatcher
 from jumpstarter._exporter.exclusive_use import Claim, ExclusiveUse
@@ -78,6 +78,10 @@ class Board(Noting):
             assert self.may_return.wait(PATIENCE)
         finally:
             self.ledger.append(text)
+
+    @export
+    async def whom(self) -> str:
+        return caller().claimed.name
 
     @export(read_only=True)
     def whose(self) -> str:
@@ -437,6 +441,31 @@ async def test_a_call_that_a_kick_overtakes_is_told_of_it(
         await queue.until_not(("ada", "holds"))
         may_go_on.set()
     assert board.ledger == ["reset", "ada"]
+
+
+@timed()
+async def test_a_client_that_always_calls_is_told_that_it_was_kicked(
+    board: Board, address: str
+) -> None:
+    """Its last call may arrive before the kick, with it or after it."""
+    errors: list[str] = []
+
+    def call(name: str) -> None:
+        with connect(address, name=name) as ada:
+            try:
+                while True:
+                    ada.call("whom")
+            except DriverError as exc:
+                errors.append(str(exc))
+
+    async with queue_at(board, address) as queue, trio.open_nursery() as nursery:
+        for name in [f"ada {number}" for number in range(20)]:
+            nursery.start_soon(trio.to_thread.run_sync, call, name)
+            await queue.until_state(name, "holds")
+            await kick(queue)
+            await queue.until_count_is(0)
+    assert len(errors) == 20
+    assert [each for each in errors if "the session was ended by uid" not in each] == []
 
 
 @timed()

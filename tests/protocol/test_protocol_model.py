@@ -300,7 +300,7 @@ _RULES: Final = (
 )
 CONSTANT: Final = {
     ClientProtocol: _RULES,
-    ServerProtocol: f"{_RULES} _max_small_call",
+    ServerProtocol: f"{_RULES} _max_small_call refusal",
     SendQueue: "_closed _last",
     Slot: "cancelled received_bytes",
     SendWindow: "grants",

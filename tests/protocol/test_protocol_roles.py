@@ -320,6 +320,20 @@ def test_calls_that_cross_a_goaway_are_rejected_and_earlier_ones_continue() -> N
     assert carry(server, client) == [ev.ResultReceived(1, payload(value()))]
 
 
+def test_calls_after_a_goaway_are_rejected_with_the_reason_that_was_set() -> None:
+    client, server = connected()
+    server.goaway(Code.OK, 0, "bye")
+    for reason in (server.refusal, "the session was ended"):
+        server.refusal = reason
+        client.call(Kind.UNARY, call())
+        carry(client, server)
+    *_, first, second = carry(server, client)
+    assert isinstance(first, ev.ErrorReceived)
+    assert isinstance(second, ev.ErrorReceived)
+    assert "shutting down" in code_and_text(first)[1]
+    assert code_and_text(second) == (Code.REFUSED, "the session was ended")
+
+
 @ONE_FRAME_AT_A_TIME
 def test_a_call_in_parts_that_crosses_a_goaway_is_rejected_when_complete() -> None:
     client, server = connected()

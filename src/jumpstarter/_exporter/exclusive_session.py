@@ -164,6 +164,7 @@ class _ExclusiveSession(Session):
             if self._dismissal or self._connection.ended is not None or self._nursery is None:
                 return
             self._dismissal = text = truncate(text, _MAX_TEXT)
+            self._rules.refusal = text
             if not self._rules.going_away:  # otherwise it drains, and the client knows
                 self._rules.goaway(Code.OK, int(_LAST_WORDS * 1000), text)
                 self._connection.writer.flush()

@@ -12,6 +12,7 @@ cdef object _FREE, _OPENING, _ENDED, _UNARY, _STREAM
 
 cdef class ServerProtocol(BaseProtocol):
     cdef public long long _max_small_call
+    cdef public str refusal
 
     cdef object _hello_done(self, hello)
     cpdef object admit(self, hello)

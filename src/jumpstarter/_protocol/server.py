@@ -37,10 +37,15 @@ _STREAM: Final = Kind.STREAM
 
 
 class ServerProtocol(BaseProtocol):
-    """The side that is called. Sends nothing until the client's HELLO was admitted or refused."""
+    """The side that is called. Sends nothing until the client's HELLO was admitted or refused.
+
+    Attributes:
+        refusal: Why calls that arrive after our GOAWAY are refused.
+    """
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
+        self.refusal: str = "the exporter is shutting down and takes no new calls"
         self._max_small_call: int = limits.max_frame
 
     def _hello_done(self, hello: Hello) -> ev.Event | None:
@@ -98,8 +103,7 @@ class ServerProtocol(BaseProtocol):
             self._reject_call(slot_id, slot, Code.RESOURCE_EXHAUSTED, slot.drop_reason)
             return None
         if self.going_away:
-            text = "the exporter is shutting down and takes no new calls"
-            self._reject_call(slot_id, slot, Code.REFUSED, text)
+            self._reject_call(slot_id, slot, Code.REFUSED, self.refusal)
             return None
         # Only large calls count. Small ones are bounded by the number of slots, and are always
         # accepted: one of them may switch the power off.
