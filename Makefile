@@ -265,8 +265,11 @@ test-browser: docs
 sizes: venv
 	$(BIN)/python tests/sizes.py
 
+# To compare with an earlier state of the library: make bench BEFORE=../earlier/.venv/bin/python
+BEFORE :=
+
 bench: venv
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(if $(BEFORE),--before $(BEFORE))
 
 bench-peers: venv
 	$(BIN)/python -m benchmarks.peers

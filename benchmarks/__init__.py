@@ -38,6 +38,7 @@ Read the modules in this order; each one imports only modules that are listed be
     modes          whether a figure has one mode or two
     table, record  calculation, display and storage of figures
     summary        what everyday situations cost, in a few columns
+    goals          which goals a run meets
     compare        our side of two recorded runs
     plot, publish  charts of a recorded run, and publication of the run in the docs
     framing        instructions per frame

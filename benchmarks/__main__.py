@@ -63,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, help="of one turn, about")
     parser.add_argument("--operations", type=int, default=0, help="of one turn, exactly")
     parser.add_argument("--no-peers", action="store_true", help="only ours and the floors")
+    parser.add_argument(
+        "--before",
+        default="",
+        metavar="PYTHON",
+        help="the interpreter of an environment with an earlier state, which becomes a side",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw figures there")
     parser.add_argument("--show", type=Path, metavar="FILE", help="print such a file's table again")
     pin = parser.add_mutually_exclusive_group()
@@ -86,6 +92,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         cores=() if options.unpinned else options.cores or _last_cores(),
         installed={} if options.no_peers else peers.installed(),
         operations=options.operations,
+        before=options.before and str(Path(options.before).absolute()),
     )
 
 

@@ -1,9 +1,13 @@
 """Compare our side of two recorded runs: `python -m benchmarks.compare BEFORE AFTER`.
 
+To compare two states of the library, `python -m benchmarks --before` is better: it lets both take
+turns.
+
 One line for each workload that both runs have, with the medians of the first figure and of the
 processor time, and what changed. Compare processor time, or ratios to the floor, rather than times:
 two runs see two different machines. The command fails if an operation takes more processor time
-than before by more than the margin.
+than before by more than the margin. A processor time with two modes is not compared, since which
+one its median is depends on chance.
 """
 
 from __future__ import annotations
@@ -16,13 +20,14 @@ from typing import Final
 
 from .harness import Result
 from .model import OURS
+from .modes import slow_rounds
 from .record import Record, read
-from .table import Spread, figures, processor_time_of_both, row, short
+from .table import Spread, figures, processor_times_of_both, row, shown_briefly
 
 __all__ = ["MARGIN", "change_of", "lines", "main", "pairs", "spent", "worse"]
 
 MARGIN: Final = 0.05
-_WIDTHS: Final = (42, 12, 12, 12, 12, 12, 9)
+_WIDTHS: Final = (52, 12, 12, 12, 12, 12, 9)
 _TITLES: Final = ("workload, ours", "unit", "before", "after", "CPU before", "CPU after", "change")
 _HEAD: Final = f"{row(_TITLES, _WIDTHS)}\n|{'|'.join('-' * (width + 2) for width in _WIDTHS)}|"
 
@@ -39,15 +44,20 @@ def pairs(before: Record, after: Record) -> list[Pair]:
     ]
 
 
-def spent(result: Result) -> float | None:
-    """Return the seconds of processor time that our side takes for an operation, at both ends."""
-    return processor_time_of_both(result, OURS)
+def spent(result: Result) -> list[float]:
+    """Return the seconds of processor time of our side for an operation in each round."""
+    return processor_times_of_both(result, OURS)
 
 
 def change_of(pair: Pair) -> float | None:
-    """Return by how much the processor time has changed: 0.1 for 10 % more. None if unknown."""
+    """Return by how much the processor time has changed: 0.1 for 10 % more.
+
+    Returns None if it is unknown, or has two modes in one of the runs.
+    """
     before, after = map(spent, pair)
-    return None if not before or after is None else after / before - 1
+    if not before or not after or slow_rounds(before) or slow_rounds(after):
+        return None
+    return Spread.of(after).median / Spread.of(before).median - 1
 
 
 def worse(pair: Pair) -> bool:
@@ -60,18 +70,22 @@ def lines(compared: Sequence[Pair]) -> Iterator[str]:
     """Yield the lines of the table."""
     for pair in compared:
         unit = pair[1].workload.units[0]
-        medians = [Spread.of(figures(result, OURS, unit)).median for result in pair]
         change = change_of(pair)
         yield row(
             [
                 pair[1].workload.name,
                 unit.name,
-                *map(short, medians),
-                *("" if seconds is None else short(seconds * 1e6) for seconds in map(spent, pair)),
+                *(shown_briefly(figures(result, OURS, unit)) for result in pair),
+                *map(_shown_spent, pair),
                 "" if change is None else f"{change:+.0%}{' !' if worse(pair) else ''}",
             ],
             _WIDTHS,
         )
+
+
+def _shown_spent(result: Result) -> str:
+    seconds = spent(result)
+    return shown_briefly([1e6 * each for each in seconds]) if seconds else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

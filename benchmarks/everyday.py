@@ -6,6 +6,7 @@ The *company* of a call is one of
     open      a console is open, says nothing, and is not being read
     read      the same, and another thread or task waits for it to say something
     chatter   a console says 1 MB/s in pieces of 1 KiB, and another thread or task reads them
+    chunks    the same in pieces of 64 KiB
 """
 
 from __future__ import annotations
@@ -24,13 +25,25 @@ from jumpstarter.client import BlockingStream, DriverClient
 
 from .certificates import address_at, certificate_of
 from .ends import on_trio
-from .loops import repeat
-from .payloads import CHATTER_OFF, CHATTER_ON, VALUE
+from .loops import repeat, repeat_timed
+from .payloads import CHATTER, VALUE, encode_order
 from .worker import rounds
 
-__all__ = ["async_call", "blocking_call", "blocking_call_as", "blocking_call_over_tls"]
+__all__ = [
+    "async_call",
+    "blocking_call",
+    "blocking_call_as",
+    "blocking_call_over_tls",
+    "blocking_call_timed",
+]
 
-_CONSOLES: Final = {"open": "bytes_back", "read": "bytes_back", "chatter": "console"}
+_SAYS: Final = {**dict.fromkeys(CHATTER, "console"), "open": "bytes_back", "read": "bytes_back"}
+_OFF: Final = encode_order(0)
+
+
+def _on(company: str) -> bytes:
+    """Return what switches the console of such a company on."""
+    return encode_order(CHATTER.get(company, 0))
 
 
 @contextmanager
@@ -39,13 +52,13 @@ def _company(client: DriverClient, company: str) -> Iterator[Callable[[bytes], o
     if company == "quiet":
         yield bool
         return
-    with client.open_stream(_CONSOLES[company]) as stream:
+    with client.open_stream(_SAYS[company]) as stream:
         if company == "open":
             yield bool
             return
         reader = threading.Thread(target=_read, args=(stream,))
         reader.start()
-        yield stream.send if company == "chatter" else bool
+        yield stream.send if company in CHATTER else bool
         stream.close()
         reader.join()
 
@@ -62,15 +75,20 @@ def blocking_call(path: str, method: str, company: str = "quiet") -> None:
         _company(client, company) as switch,
     ):
         for count in rounds():
-            switch(CHATTER_ON)
+            switch(_on(company))
             for _ in range(count):
                 client.call(method, VALUE)
-            switch(CHATTER_OFF)
+            switch(_OFF)
 
 
 def blocking_call_as(path: str, method: str) -> None:
     with jumpstarter.connect(f"unix:{path}") as client:
         repeat(functools.partial(client.call_as, bytes, method, VALUE))
+
+
+def blocking_call_timed(path: str, method: str, beside: str = "nothing") -> None:
+    with jumpstarter.connect(f"unix:{path}") as client:
+        repeat_timed(functools.partial(client.call, method, VALUE), beside)
 
 
 def blocking_call_over_tls(path: str, method: str) -> None:
@@ -87,10 +105,10 @@ async def _company_async(
     if company == "quiet":
         yield _switch_nothing
         return
-    async with client.stream_async(_CONSOLES[company]) as stream, trio.open_nursery() as nursery:
+    async with client.stream_async(_SAYS[company]) as stream, trio.open_nursery() as nursery:
         if company != "open":
             nursery.start_soon(_read_async, stream)
-        yield stream.send_all if company == "chatter" else _switch_nothing
+        yield stream.send_all if company in CHATTER else _switch_nothing
         nursery.cancel_scope.cancel()
 
 
@@ -110,7 +128,7 @@ async def async_call(path: str, method: str, company: str = "quiet") -> None:
         _company_async(client, company) as switch,
     ):
         for count in rounds():
-            await switch(CHATTER_ON)
+            await switch(_on(company))
             for _ in range(count):
                 await client.call_async(method, VALUE)
-            await switch(CHATTER_OFF)
+            await switch(_OFF)

@@ -17,13 +17,14 @@ from typing import Final
 import trio
 
 from .ends import Do, on_trio, repeat_among, repeat_beside_bulk, stay
-from .loops import repeat, repeat_async
+from .loops import repeat, repeat_async, repeat_timed
 from .payloads import ANSWER, MESSAGE, PIECE, Tally, decode_order, encode_order
 from .worker import ready, rounds
 
 __all__ = [
     "blocking_download",
     "blocking_ping_pong",
+    "blocking_ping_pong_timed",
     "blocking_set_up",
     "serve_beside_bulk",
     "serve_blocking",
@@ -274,6 +275,11 @@ def _ping_pong_blocking(sock: socket.socket) -> None:
 def blocking_ping_pong(path: str) -> None:
     with _connect(path) as sock:
         repeat(functools.partial(_ping_pong_blocking, sock))
+
+
+def blocking_ping_pong_timed(path: str, beside: str = "nothing") -> None:
+    with _connect(path) as sock:
+        repeat_timed(functools.partial(_ping_pong_blocking, sock), beside)
 
 
 def blocking_set_up(path: str) -> None:

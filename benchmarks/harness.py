@@ -16,12 +16,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from . import link, memory, peers, processor
-from .model import FLOOR, OURS, Side, Workload
+from .model import BEFORE, FLOOR, OURS, Side, Workload
 
 __all__ = [
     "Ends",
@@ -35,6 +35,7 @@ __all__ = [
     "shares",
     "start",
     "take_turns",
+    "with_before",
 ]
 
 PATIENCE: Final = 60.0  # seconds to wait for an answer of a worker; the longest round takes 1 or 2
@@ -62,6 +63,8 @@ class Plan:
         cores: Processors to pin ends to; empty to pin none. A workload on one core uses the last.
             A workload on two runs its server on the last and its client on the first.
         installed: Versions of the installed peers, by name.
+        before: The interpreter of an environment that has an earlier state of the library. Each
+            workload then has one more side, `BEFORE`, which runs our ends there. Empty for none.
         operations: Operations in each turn; overrides the workloads' own numbers unless 0.
     """
 
@@ -70,6 +73,7 @@ class Plan:
     starts: int = 1
     cores: tuple[int, ...] = ()
     installed: Mapping[str, str] = field(default_factory=dict)
+    before: str = ""
     operations: int = 0
 
 
@@ -249,7 +253,7 @@ def _failing_as(side: str) -> Iterator[None]:
 
 @contextmanager
 def _all_ends(
-    sides: Mapping[str, Side], cores: Mapping[str, Sequence[int]]
+    sides: Mapping[str, Side], cores: Mapping[str, Sequence[int]], before: str
 ) -> Iterator[list[Ends]]:
     """Start all ends of these sides, which run concurrently, and make them begin."""
     with ExitStack() as stack:
@@ -257,7 +261,7 @@ def _all_ends(
         begun = []
         for name, side in sides.items():
             stack.enter_context(_failing_as(name))
-            python = str(peers.PYTHON) if side.peer else sys.executable
+            python = _python(side, before)
             between = f"benchmarks.link.forward {side.delay}" if side.delay else ""
             ends = {"server": side.server, "link": between, "client": side.client}
             begun.append(
@@ -275,17 +279,26 @@ def _all_ends(
         yield begun
 
 
+def _python(side: Side, before: str) -> str:
+    """Return the interpreter of a side's ends."""
+    if side.is_before:
+        return before
+    return str(peers.PYTHON) if side.peer else sys.executable
+
+
 # --------------------------------------------------------------------------------- measurements
 
 
 def measure(workload: Workload, plan: Plan) -> Result:
     """Run one workload with all its available sides.
 
-    If a peer fails, the workload starts again without that peer.
+    If a peer or an earlier state fails, the workload starts again without it.
 
     Raises:
         SideError: Our own side or the floor failed, or does not answer.
     """
+    if plan.before:
+        workload = with_before(workload)
     absent = {
         name: "not installed"
         for name, side in workload.sides.items()
@@ -305,6 +318,16 @@ def measure(workload: Workload, plan: Plan) -> Result:
             return Result(workload, operations, rounds, absent)
 
 
+def with_before(workload: Workload) -> Workload:
+    """Return the workload with the side that an earlier state of the library has, after ours."""
+    sides: dict[str, Side] = {}
+    for name, side in workload.sides.items():
+        sides[name] = side
+        if name == OURS:
+            sides[BEFORE] = replace(side, is_before=True)
+    return replace(workload, sides=sides)
+
+
 def _cores(workload: Workload, plan: Plan) -> dict[str, Sequence[int]]:
     client = plan.cores[-1:] if workload.cores == 1 else plan.cores[:1]
     return {"server": plan.cores[-1:], "link": plan.cores[-1:], "client": client}
@@ -316,10 +339,11 @@ def _run_in_turns(
     fixed = plan.operations or workload.operations
     operations: dict[str, int] = {}
     rounds: list[Round] = []
+    seconds = max(plan.seconds, workload.shortest)
     for share in shares(plan.rounds, plan.starts):
-        with _all_ends(sides, _cores(workload, plan)) as begun:
+        with _all_ends(sides, _cores(workload, plan), plan.before) as begun:
             runs = {name: ends.run for name, ends in zip(sides, begun, strict=True)}
-            operations = {name: fixed or calibrate(run, plan.seconds) for name, run in runs.items()}
+            operations = {name: fixed or calibrate(run, seconds) for name, run in runs.items()}
             rounds += take_turns(runs, operations, share)
     return operations, rounds
 
@@ -339,7 +363,7 @@ def _run_afresh(
 
     def turn(name: str) -> Run:
         def run(operations: int) -> Measures:
-            with _all_ends({name: sides[name]}, cores) as (ends,):
+            with _all_ends({name: sides[name]}, cores, plan.before) as (ends,):
                 return ends.run_and_measure(operations)
 
         return run

@@ -15,7 +15,7 @@ from jumpstarter.driver import Driver, export, exportstream
 
 from .certificates import leave_address, make_certificate
 from .ends import on_trio, stay
-from .payloads import ANSWER, CHATTER, CHATTER_EVERY, CHATTER_ON, PIECE, VALUE, Tally, decode_order
+from .payloads import ANSWER, PIECE, VALUE, Tally, chatter_every, decode_order
 
 __all__ = ["MANY_CALLS", "IdleDriver", "serve", "serve_many_calls", "serve_tls"]
 
@@ -71,16 +71,18 @@ class _Source(_Device):
 
 
 class _Console(_Device):
-    """Says a small piece at regular intervals, as the log of a board does, while it is on."""
+    """Says pieces of the ordered size at regular intervals, as the log of a board does."""
 
     def __init__(self) -> None:
         super().__init__()
         self._on = trio.Event()
+        self._piece = b""
         self._due = 0.0
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await trio.lowlevel.checkpoint()
-        if data == CHATTER_ON:
+        if size := decode_order(data):
+            self._piece = bytes(size)
             self._due = trio.current_time()
             self._on.set()
         else:
@@ -89,9 +91,10 @@ class _Console(_Device):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         del max_bytes
         await self._on.wait()
-        self._due += CHATTER_EVERY
+        piece = self._piece
+        self._due += chatter_every(len(piece))
         await trio.sleep_until(self._due)
-        return CHATTER
+        return piece
 
 
 class IdleDriver(Driver):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from .worker import report, rounds
@@ -16,9 +17,11 @@ from .worker import report, rounds
 __all__ = [
     "PACE",
     "Watch",
+    "percentiles",
     "repeat",
     "repeat_async",
     "repeat_from_threads",
+    "repeat_timed",
     "report_beside_bulk",
 ]
 
@@ -57,6 +60,53 @@ def _repeat(do: Callable[[], object], count: int) -> None:
         do()
 
 
+def repeat_timed(do: Callable[[], object], beside: str) -> None:
+    """Time each call of `do`, and report the percentiles of each round.
+
+    Args:
+        do: The operation.
+        beside: "computing" to run a thread beside that computes in Python all the time, or
+            "nothing".
+    """
+    for count in rounds():
+        if beside == "computing":
+            with _computing():
+                latencies = _timed(do, count)
+        else:
+            latencies = _timed(do, count)
+        report(**percentiles(latencies))
+
+
+def _timed(do: Callable[[], object], count: int) -> list[float]:
+    latencies = []
+    for _ in range(count):
+        started = time.perf_counter()
+        do()
+        latencies.append(time.perf_counter() - started)
+    return latencies
+
+
+@contextmanager
+def _computing() -> Iterator[None]:
+    """Run a thread that computes while the block runs: the interpreter's lock is never free."""
+    begun, over = threading.Event(), threading.Event()
+    thread = threading.Thread(target=_compute, args=(begun, over))
+    thread.start()
+    begun.wait()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _compute(begun: threading.Event, over: threading.Event) -> None:
+    begun.set()
+    number = 0
+    while not over.is_set():
+        number = (number * 5 + 1) % 1_000_003
+
+
 class Watch:
     """Times a small call repeatedly while something else runs."""
 
@@ -88,6 +138,11 @@ def report_beside_bulk(alone: float, beside: float, latencies: Sequence[float]) 
         beside: Seconds that the bulk took concurrently with the calls.
         latencies: The latencies of the calls, in seconds.
     """
+    report(**percentiles(latencies), slowdown=beside / alone)
+
+
+def percentiles(latencies: Sequence[float]) -> dict[str, float]:
+    """Return the median and the 99th percentile, by the names of their measures."""
     ordered = sorted(latencies)
     last = len(ordered) - 1
-    report(p50=ordered[last // 2], p99=ordered[round(last * 0.99)], slowdown=beside / alone)
+    return {"p50": ordered[last // 2], "p99": ordered[round(last * 0.99)]}

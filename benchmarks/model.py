@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["FLOOR", "OURS", "Side", "Unit", "Workload"]
+__all__ = ["BEFORE", "FLOOR", "OURS", "Side", "Unit", "Workload"]
 
 OURS: Final = "jumpstarter"
 FLOOR: Final = "floor"
+BEFORE: Final = "before"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Side:
             in ours.
         is_ours: It is the library too, without what the workload is about: with nothing else open,
             for example.
+        is_before: It is an earlier state of the library, in an environment that the plan names. The
+            ends are those of our side.
         delay: Seconds that each byte takes from one end to the other, through a process of its own.
             Without a delay the ends are connected directly.
     """
@@ -61,6 +64,7 @@ class Side:
     client: str
     peer: str = ""
     is_ours: bool = False
+    is_before: bool = False
     delay: float = 0.0
 
 
@@ -80,6 +84,8 @@ class Workload:
         series: The name of the series, if the workload is one of several sizes. Otherwise empty.
         size: The size, as the position on the series' axis.
         operations: Operations in each round. By default, as many as take the planned time.
+        shortest: Seconds that a round takes at least, whatever was planned: for figures that are
+            steady only over a longer time.
         cores: The number of cores that the ends are pinned to: one for times, two for rates.
         afresh: Start new processes for each round, because a process rarely shrinks again once it
             has used memory.
@@ -93,6 +99,7 @@ class Workload:
     series: str = ""
     size: int = 0
     operations: int = 0
+    shortest: float = 0.0
     cores: int = 1
     afresh: bool = False
     quick: bool = True

@@ -14,13 +14,11 @@ from typing import Final
 __all__ = [
     "ANSWER",
     "CHATTER",
-    "CHATTER_EVERY",
-    "CHATTER_OFF",
-    "CHATTER_ON",
     "MESSAGE",
     "PIECE",
     "VALUE",
     "Tally",
+    "chatter_every",
     "decode_order",
     "encode_order",
 ]
@@ -30,11 +28,10 @@ VALUE: Final = bytes(16)  # argument, result or item on the library's side and t
 MESSAGE: Final = bytes(32)
 PIECE: Final = bytes(64 * 1024)
 ANSWER: Final = b"."
-CHATTER: Final = bytes(1024)  # what a console says each time
-CHATTER_EVERY: Final = 1e-3  # seconds; a console that says 1 MB/s
-# A console is on during the rounds of its own side only, so that it disturbs no other side.
-CHATTER_ON: Final = b"1"
-CHATTER_OFF: Final = b"0"
+# The bytes that a console says each time, by the name that `everyday` has for it. A client orders
+# a size, or 0 for silence: a console is on during the rounds of its own side only, so that it
+# disturbs no other side.
+CHATTER: Final = {"chatter": 1024, "chunks": 64 * 1024}
 
 _ORDER: Final = struct.Struct("<Q")
 
@@ -42,6 +39,11 @@ _ORDER: Final = struct.Struct("<Q")
 def encode_order(pieces: int) -> bytes:
     """Return the message that orders a bulk transfer of so many pieces."""
     return _ORDER.pack(pieces)
+
+
+def chatter_every(size: int) -> float:
+    """Return the seconds between two pieces of such a size, for a console that says 1 MB/s."""
+    return size / 1.024e6
 
 
 def decode_order(message: bytes | bytearray | memoryview) -> int:

@@ -1,7 +1,7 @@
 """Publish the record, tables and charts of a run: `python -m benchmarks.publish FILE`.
 
-The tables go into `docs/performance.md`, each between two marks: the everyday situations, and the
-whole run. The rest of that page stays unchanged.
+The tables go into `docs/performance.md`, each between two marks: the everyday situations, the
+goals, and the whole run. The rest of that page stays unchanged.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from . import plot, summary, table
+from . import goals, plot, summary, table
 from .record import Record, read
 
 __all__ = ["main", "publish", "sections"]
@@ -22,6 +22,10 @@ __all__ = ["main", "publish", "sections"]
 _SITUATIONS: Final = (
     "<!-- the situations of a run, put here by benchmarks.publish -->",
     "<!-- the end of the situations -->",
+)
+_GOALS: Final = (
+    "<!-- the goals of a run, put here by benchmarks.publish -->",
+    "<!-- the end of the goals -->",
 )
 _RUN: Final = "<!-- a run, put here by benchmarks.publish -->", "<!-- the end of the run -->"
 
@@ -57,7 +61,11 @@ def publish(file: Path, docs: Path) -> None:
 def sections(record: Record) -> dict[tuple[str, str], str]:
     """Return the sections of the page for a run, including the marks, by their marks."""
     run = f"```text\n{record.setting}\n```\n\n{table.whole(record.results)}"
-    texts = {_SITUATIONS: summary.whole(record.results), _RUN: run}
+    texts = {
+        _SITUATIONS: summary.whole(record.results),
+        _GOALS: goals.whole(record.results),
+        _RUN: run,
+    }
     return {marks: f"{marks[0]}\n{text}\n{marks[1]}" for marks, text in texts.items()}
 
 

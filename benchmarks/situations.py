@@ -17,6 +17,8 @@ from .sides import (
     BLOCKING_ECHO,
     BULK,
     ITEMS,
+    P50,
+    P99,
     RATE,
     TIME,
     delayed,
@@ -46,13 +48,14 @@ def _ours_otherwise(name: str, client: str) -> dict[str, Side]:
 # ------------------------------------------------------------------------- a console beside calls
 
 
-def _beside(what: str, company: str, goal: float) -> tuple[Workload, ...]:
+def _beside(what: str, company: str, goal: float, shortest: float = 0.0) -> tuple[Workload, ...]:
     """Make the workloads of calls beside a console.
 
     Args:
         what: What the console does.
         company: Its name in `everyday`.
         goal: The multiple of a call with nothing else open that we want to stay within.
+        shortest: Seconds that a round takes at least.
     """
     blocking = f"blocking_call echo_async {company}"
     plain = f"blocking_call echo {company}"
@@ -67,6 +70,7 @@ def _beside(what: str, company: str, goal: float) -> tuple[Workload, ...]:
             | peer("grpc -> aio", "grpc_blocking", f"call_beside {company}", "grpcio", "serve_aio")
             | published(blocking.replace("_call", "_call_beside")),
             {_QUIET: goal},
+            shortest=shortest,
         ),
         Workload(
             f"call, blocking -> plain, {what}",
@@ -77,6 +81,7 @@ def _beside(what: str, company: str, goal: float) -> tuple[Workload, ...]:
             | grpc(f"call_beside {company}")
             | published(plain.replace("_call", "_call_beside")),
             {_QUIET: goal},
+            shortest=shortest,
             quick=company == "open",
         ),
         Workload(
@@ -87,6 +92,7 @@ def _beside(what: str, company: str, goal: float) -> tuple[Workload, ...]:
             | ASYNC_ECHO
             | grpc_aio(f"call_beside {company}"),
             {_QUIET: goal},
+            shortest=shortest,
             quick=False,
         ),
     )
@@ -96,6 +102,8 @@ _CONSOLES: Final = (
     *_beside("console open", "open", 1.3),
     *_beside("console being read", "read", 1.3),
     *_beside("console at 1 MB/s", "chatter", 1.5),
+    # 64 KiB arrive every 64 ms: a shorter round would have two or three of them.
+    *_beside("console at 1 MB/s by 64 KiB", "chunks", 1.5, shortest=0.5),
 )
 
 
@@ -149,6 +157,44 @@ _CALL_AS: Final = tuple(
         quick=kind == "async",
     )
     for kind, method in (("async", "echo_async"), ("plain", "echo"))
+)
+
+
+# ------------------------------------------------------------------- a thread that computes beside
+
+
+def _beside_computing(kind: str, method: str, server: str, peers: dict[str, Side]) -> Workload:
+    # Each end has its own core, or the thread would compete for one with the server. If a call
+    # frees the interpreter's lock, the thread takes it, and keeps it for 5 ms.
+    timed = f"blocking_call_timed {method}"
+    return Workload(
+        f"call, blocking -> {kind}, beside a computing thread",
+        (P99, P50),
+        _ours(f"{timed} computing")
+        | _ours_otherwise("nothing beside", f"{timed} nothing")
+        | floor(server, "blocking_ping_pong_timed computing")
+        | peers
+        | published(f"{timed} computing"),
+        {},
+        operations=200,
+        cores=2,
+        quick=kind == "plain",
+    )
+
+
+_COMPUTING: Final = (
+    _beside_computing(
+        "async",
+        "echo_async",
+        "serve_echo",
+        peer("grpc -> aio", "grpc_blocking", "call_timed computing", "grpcio", "serve_aio"),
+    ),
+    _beside_computing(
+        "plain",
+        "echo",
+        "serve_blocking",
+        grpc("call_timed computing") | rpyc("call_timed computing"),
+    ),
 )
 
 
@@ -281,4 +327,12 @@ def _far(milliseconds: int) -> tuple[Workload, ...]:
     )
 
 
-SITUATIONS: Final = (*_CONSOLES, *_THREADS, *_CALL_AS, *_TLS, *_far(1), *_far(20))
+SITUATIONS: Final = (
+    *_CONSOLES,
+    *_THREADS,
+    *_COMPUTING,
+    *_CALL_AS,
+    *_TLS,
+    *_far(1),
+    *_far(20),
+)

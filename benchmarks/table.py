@@ -3,7 +3,8 @@
 The table shows a figure as the median over the rounds, with the extremes in brackets. The line of
 each side also has the ratio of its figure to the floor's, and how many times better ours is. A
 figure with two modes (see `modes`) is shown as two, and has a ratio only to a figure that changes
-with it. The processor time of an operation is that of the client and of the server.
+with it. The processor time of an operation is that of the client and of the server; it may have two
+modes too.
 """
 
 from __future__ import annotations
@@ -25,15 +26,18 @@ __all__ = [
     "goal_of",
     "lines",
     "processor_time",
-    "processor_time_of_both",
+    "processor_times",
+    "processor_times_of_both",
     "ratio",
+    "ratio_within",
     "row",
     "short",
     "shown",
+    "shown_briefly",
     "whole",
 ]
 
-_WIDTHS: Final = (41, 18, 18, 37, 21, 22, 15, 13)
+_WIDTHS: Final = (52, 18, 18, 37, 21, 22, 15, 13)
 _NO_RATIO: Final = "none: two modes"
 
 
@@ -72,21 +76,25 @@ def _operations(result: Result, side: str, measures: Mapping[str, float]) -> int
     return int(measures.get("operations", result.operations[side]))
 
 
-def processor_time(result: Result, side: str, role: str) -> float | None:
-    """Return the median of a process's seconds of processor time for each operation, if known."""
-    spent = [
+def processor_times(result: Result, side: str, role: str) -> list[float]:
+    """Return a process's seconds of processor time for an operation in each round, if known."""
+    return [
         measures[side][f"{role}_cpu"] / _operations(result, side, measures[side])
         for measures in result.rounds
         if f"{role}_cpu" in measures[side]
     ]
+
+
+def processor_time(result: Result, side: str, role: str) -> float | None:
+    """Return the median of a process's seconds of processor time for an operation, if known."""
+    spent = processor_times(result, side, role)
     return statistics.median(spent) if spent else None
 
 
-def processor_time_of_both(result: Result, side: str) -> float | None:
-    """Return the seconds of processor time for an operation at all ends of a side, if known."""
-    times = [processor_time(result, side, role) for role in ("client", "server")]
-    known = [seconds for seconds in times if seconds is not None]
-    return sum(known) if known else None
+def processor_times_of_both(result: Result, side: str) -> list[float]:
+    """Return the seconds for an operation at all ends of a side in each round, if known."""
+    times = (processor_times(result, side, role) for role in ("client", "server"))
+    return [sum(each) for each in zip(*filter(None, times), strict=True)]
 
 
 def ratio(result: Result, side: str, base: str, unit: Unit) -> Spread | None:
@@ -94,7 +102,11 @@ def ratio(result: Result, side: str, base: str, unit: Unit) -> Spread | None:
 
     Returns None if the two were measured in different modes: such a ratio depends on chance.
     """
-    ours, theirs = figures(result, side, unit), figures(result, base, unit)
+    return ratio_within(figures(result, side, unit), figures(result, base, unit))
+
+
+def ratio_within(ours: Sequence[float], theirs: Sequence[float]) -> Spread | None:
+    """Compute the ratio of two figures within each round, unless their modes differ."""
     if not modes.are_comparable(ours, theirs):
         return None
     return Spread.of([figure / standard for figure, standard in zip(ours, theirs, strict=True)])
@@ -157,20 +169,29 @@ def _cells(result: Result, side: str, unit: Unit) -> list[str]:
 
 def shown(values: Sequence[float]) -> str:
     """Show a figure; one that has two modes as the two, with the number of rounds of each."""
-    slow = modes.slow_rounds(values)
-    if not slow:
+    each = _modes_of(values)
+    if len(each) == 1:
         return str(Spread.of(values))
+    return " or ".join(f"{short(statistics.median(mode))} ({len(mode)} rounds)" for mode in each)
+
+
+def shown_briefly(values: Sequence[float]) -> str:
+    """Show the median of a figure; if it has two modes, the two medians in brackets."""
+    medians = [short(statistics.median(mode)) for mode in _modes_of(values)]
+    return medians[0] if len(medians) == 1 else f"({' or '.join(medians)})"
+
+
+def _modes_of(values: Sequence[float]) -> list[list[float]]:
+    slow = modes.slow_rounds(values)
     lower = [value for number, value in enumerate(values) if number in slow]
     upper = [value for number, value in enumerate(values) if number not in slow]
-    return " or ".join(
-        f"{short(statistics.median(mode))} ({len(mode)} rounds)" for mode in (lower, upper)
-    )
+    return [lower, upper] if lower else [upper]
 
 
 def _processor(result: Result, side: str) -> str:
     """Show the processor time of an operation, in microseconds: the client's and the server's."""
-    times = (processor_time(result, side, role) for role in ("client", "server"))
-    return " + ".join(short(seconds * 1e6) for seconds in times if seconds is not None)
+    times = (processor_times(result, side, role) for role in ("client", "server"))
+    return " + ".join(shown_briefly([1e6 * each for each in spent]) for spent in times if spent)
 
 
 def goal_of(workload: Workload, side: str) -> str:

@@ -230,6 +230,9 @@ _GENERATORS: Final = (
     ),
 )
 
+# A bulk transfer between two cores needs this long to settle in one of its modes.
+_LONG: Final = 0.3
+
 _STREAMS: Final = (
     Workload(
         "stream, ping-pong, async",
@@ -253,6 +256,7 @@ _STREAMS: Final = (
         | pyzmq("upload", "serve_uploads")
         | published("async_upload"),
         {FLOOR: 0.6, "grpc.aio": 2.5},
+        shortest=_LONG,
         cores=2,
     ),
     Workload(
@@ -263,6 +267,7 @@ _STREAMS: Final = (
         | grpc_aio("generator pieces")
         | published("async_download"),
         {FLOOR: 0.6, "grpc.aio": 2.5},
+        shortest=_LONG,
         cores=2,
     ),
     Workload(
@@ -273,6 +278,7 @@ _STREAMS: Final = (
         | grpc_aio("both_ways")
         | published("async_both_ways"),
         {FLOOR: 0.8},
+        shortest=_LONG,
         cores=2,
     ),
     Workload(

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import memory, peers, plot, publish, table
 from benchmarks.harness import Plan, Result, SideError, calibrate, measure, start, take_turns
-from benchmarks.loops import repeat, repeat_from_threads, report_beside_bulk
+from benchmarks.loops import repeat, repeat_from_threads, repeat_timed, report_beside_bulk
 from benchmarks.model import FLOOR, OURS, Side, Unit, Workload
 from benchmarks.payloads import PIECE, Tally, decode_order, encode_order
 from benchmarks.record import Record, read
@@ -162,7 +163,8 @@ def test_run_is_published_between_the_marks(
     record = read(file)
 
     def page_of(record: Record) -> str:
-        return "before\n{}\nbetween\n{}\nafter\n".format(*publish.sections(record).values())
+        texts = publish.sections(record).values()
+        return "\n".join(["before", *texts, "after\n"])
 
     page.write_text(page_of(Record(record.setting, [])))
     for _ in range(2):
@@ -358,6 +360,29 @@ def test_latencies_are_reported_by_percentile(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("benchmarks.loops.report", lambda **measures: said.update(measures))
     report_beside_bulk(2.0, 3.0, [float(n) for n in range(100, -1, -1)])
     assert said == {"p50": 50, "p99": 99, "slowdown": 1.5}
+
+
+@pytest.mark.parametrize("beside", ["computing", "nothing"])
+def test_latencies_are_reported_for_each_round(
+    beside: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[dict[str, float]] = []
+    computing: list[threading.Thread] = []
+    company: list[int] = []
+
+    def compute(begun: threading.Event, over: threading.Event) -> None:
+        computing.append(threading.current_thread())
+        begun.set()
+        assert over.wait(PATIENCE)
+        computing.clear()
+
+    monkeypatch.setattr("benchmarks.loops.rounds", lambda: iter([1, 13]))
+    monkeypatch.setattr("benchmarks.loops._compute", compute)
+    monkeypatch.setattr("benchmarks.loops.report", lambda **measures: said.append(measures))
+    repeat_timed(lambda: company.append(len(computing)), beside)
+    assert company == [int(beside == "computing")] * 14
+    assert [measures.keys() for measures in said] == [{"p50", "p99"}] * 2
+    assert computing == []
 
 
 # --- bytes on the wire ---

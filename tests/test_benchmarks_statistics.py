@@ -8,14 +8,15 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmarks import compare, processor, summary, table
+from benchmarks import compare, goals, processor, summary, table
 from benchmarks.floors import serve_echo
-from benchmarks.harness import Result, calibrate, shares, start
+from benchmarks.harness import Plan, Result, calibrate, measure, shares, start, with_before
 from benchmarks.link import behind
-from benchmarks.model import FLOOR, OURS, Side, Unit, Workload
+from benchmarks.model import BEFORE, FLOOR, OURS, Side, Unit, Workload
 from benchmarks.modes import are_comparable, slow_rounds
 from benchmarks.record import Record, Setting, write
 from benchmarks.situations import SITUATIONS
@@ -25,6 +26,7 @@ from processes import PATIENCE
 
 RATE = Unit("MB/s", 1, is_rate=True)
 BARE = Side("", "benchmarks.floors.blocking_ping_pong")
+ECHO = replace(BARE, server="benchmarks.floors.serve_echo")
 
 # Rounds of a bare stream, in MB/s: a quick run, and the same minutes later.
 SLOW = [398.0, 402.0, 391.0]
@@ -114,6 +116,16 @@ def test_processor_time_is_that_of_an_operation_at_both_ends() -> None:
     assert bare[6] == ""
 
 
+def test_processor_time_with_two_modes_is_shown_as_two() -> None:
+    result = result_of([1.0] * 4, [1.0] * 4)
+    for number, spent in enumerate([10e-6, 30e-6, 11e-6, 31e-6]):
+        result.rounds[number] = {
+            side: {**measures, "client_cpu": spent, "server_cpu": 2e-6}
+            for side, measures in result.rounds[number].items()
+        }
+    assert cells(next(table.lines(result)))[6] == "(10.5 or 30.5) + 2.00"
+
+
 def test_a_rounds_own_number_of_operations_counts() -> None:
     result = result_of([1.0], [1.0], operations=7)
     assert table.figures(result, OURS, RATE) == [7]
@@ -126,6 +138,96 @@ def test_a_goal_for_ours_is_a_multiple_of_ours_otherwise() -> None:
     measures = {side: {"seconds": 1.0} for side in sides}
     result = Result(workload, dict.fromkeys(sides, 1), [measures])
     assert [cells(line)[7] for line in table.lines(result)] == ["", "", "ours <= 1.3 x"]
+
+
+# --- goals ---
+
+
+def judged(ours: Sequence[float], bare: Sequence[float], goal: float, side: str = FLOOR) -> str:
+    """Return whether a stream meets a goal, from figures in MB/s."""
+    result = result_of(ours, bare)
+    result = replace(result, workload=replace(result.workload, goals={side: goal}))
+    [line] = goals.lines(result)
+    return cells(line)[4]
+
+
+@pytest.mark.parametrize(
+    ("ours", "met"),
+    [
+        ([0.9, 1.0, 1.1], "yes"),
+        ([0.7, 0.9, 1.0], "yes, by the median only"),
+        ([0.6, 0.7, 0.9], "no, by the median only"),
+        ([0.5, 0.6, 0.7], "no"),
+    ],
+)
+def test_a_goal_is_met_by_the_median(ours: Sequence[float], met: str) -> None:
+    assert judged(ours, [1, 1, 1], 0.8) == met
+    assert judged(ours, [1, 1, 1], 0.8, OURS) == met
+
+
+def test_a_goal_for_times_is_a_maximum() -> None:
+    result = everyday([1.2e-6] * 4, [1e-6] * 4, [6e-6] * 4)
+    [line] = goals.lines(result)
+    assert cells(line) == [
+        "a call",
+        "nothing else open",
+        "<= 1.3 x",
+        "1.20 (1.20-1.20)",
+        "yes",
+    ]
+    slower = everyday([1.4e-6] * 4, [1e-6] * 4, [6e-6] * 4)
+    assert cells(next(goals.lines(slower)))[4] == "no"
+
+
+def test_a_goal_beside_a_peer_is_a_minimum() -> None:
+    result = everyday([2e-6] * 4, [1e-6] * 4, [6e-6] * 4)
+    sides = {**result.workload.sides, "grpc": Side("", "", "grpcio")}
+    workload = replace(result.workload, sides=sides, goals={"grpc": 2.5})
+    [line] = goals.lines(replace(result, workload=workload))
+    assert cells(line)[1:] == ["grpc", ">= 2.5", "3.00 (3.00-3.00)", "yes"]
+    absent = Result(workload, result.operations, result.rounds, {"grpc": "failed"})
+    assert list(goals.lines(absent)) == []
+
+
+def test_a_goal_is_not_judged_between_modes() -> None:
+    assert judged([300.0] * 6, [*SLOW, *FAST], 0.8) == "two modes"
+    assert judged([*SLOW, *FAST], [1.0] * 6, 400, OURS) == "two modes"
+
+
+def test_a_run_without_goals_says_so() -> None:
+    assert goals.whole([result_of([1.0], [1.0])]) == goals.whole([])
+
+
+# --- an earlier state ---
+
+
+def test_an_earlier_state_is_a_side_with_our_ends() -> None:
+    workload = Workload("a stream", (RATE,), {OURS: BARE, FLOOR: BARE}, {})
+    sides = with_before(workload).sides
+    assert list(sides) == [OURS, BEFORE, FLOOR]
+    assert sides[BEFORE] == replace(BARE, is_before=True)
+
+
+def test_an_earlier_state_runs_in_its_environment() -> None:
+    workload = next(each for each in WORKLOADS if each.name == "call, blocking -> plain")
+    sides = {name: workload.sides[name] for name in (OURS, FLOOR)}
+    plan = Plan(rounds=1, seconds=0, operations=1, before=sys.executable)
+    result = measure(replace(workload, sides=sides), plan)
+    assert list(result.rounds[0]) == [OURS, BEFORE, FLOOR]
+    lines = [cells(line) for line in table.lines(result)]
+    assert [line[2] for line in lines] == [OURS, BEFORE, FLOOR]
+
+
+def test_an_earlier_state_that_cannot_do_the_work_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    workload = Workload("a stream", (RATE,), {OURS: ECHO, FLOOR: ECHO}, {})
+    plan = Plan(rounds=1, seconds=0, operations=1, before=str(python))
+    assert measure(workload, plan).absent == {BEFORE: "failed"}
+    assert "a stream: before: " in capsys.readouterr().err
 
 
 # --- rounds ---
@@ -148,6 +250,22 @@ def test_a_round_is_as_long_as_planned_although_the_first_ones_were_slow() -> No
         return {"seconds": operations * 1e-4 * slow}
 
     assert calibrate(run, 1.0) == pytest.approx(10_000)
+
+
+def test_a_workload_has_rounds_that_are_long_enough_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    planned: list[float] = []
+
+    def calibrate_to_one(_run: object, seconds: float) -> int:
+        planned.append(seconds)
+        return 1
+
+    monkeypatch.setattr("benchmarks.harness.calibrate", calibrate_to_one)
+    workload = Workload("a stream", (RATE,), {OURS: ECHO}, {}, shortest=0.3)
+    for seconds in (0.15, 0.5):
+        measure(workload, Plan(rounds=1, seconds=seconds))
+    assert planned == [0.3, 0.5]
 
 
 def test_calibration_of_what_keeps_changing_ends() -> None:
@@ -215,12 +333,23 @@ def test_summary_has_what_a_situation_costs_and_how_peers_compare() -> None:
     result = everyday([2e-6] * 4, [1e-6] * 4, [6e-6] * 4)
     assert cells(summary.line(result)) == [
         "a call",
+        "",
         "2.00 (2.00-2.00) µs",
+        "",
         "2.00 x nothing else open",
-        "<= 1.3 x",
         "",
         "grpc: 3.00",
     ]
+
+
+def test_summary_has_what_it_was_before() -> None:
+    result = everyday([2e-6] * 4, [1e-6] * 4, [6e-6] * 4)
+    workload = with_before(result.workload)
+    rounds = [{**measures, BEFORE: {"seconds": 9e-6}} for measures in result.rounds]
+    now = Result(workload, {**result.operations, BEFORE: 1}, list(rounds))
+    assert cells(summary.line(now))[1:4] == ["9.00 µs", "2.00 (2.00-2.00) µs", "4.50"]
+    absent = Result(workload, result.operations, result.rounds, {BEFORE: "failed"})
+    assert cells(summary.line(absent))[1:4] == ["", "2.00 (2.00-2.00) µs", ""]
 
 
 def test_summary_has_the_processor_time_and_what_it_is_otherwise() -> None:
@@ -233,12 +362,17 @@ def test_summary_has_the_processor_time_and_what_it_is_otherwise() -> None:
             else of_side
             for side, of_side in measures.items()
         }
-    assert cells(summary.line(result))[4] == "200 (4.00 x)"
+    assert cells(summary.line(result))[5] == "200 (4.00 x)"
 
 
 def test_summary_has_no_ratio_between_modes() -> None:
     result = everyday([1e-6, 9e-6] * 3, [1e-6] * 6, [1e-6] * 6)
-    assert cells(summary.line(result))[2:] == ["two modes", "<= 1.3 x", "", "grpc: two modes"]
+    assert cells(summary.line(result))[3:] == [
+        "",
+        "two modes nothing else open",
+        "",
+        "grpc: two modes",
+    ]
 
 
 def test_summary_has_only_everyday_situations() -> None:
@@ -271,6 +405,19 @@ def test_two_runs_are_compared_by_the_processor_time_of_both_ends() -> None:
     [line] = compare.lines([pair])
     assert cells(line) == ["a", "µs", "100", "100", "102", "106", "+4%"]
     assert compare.pairs(before, run_of("b", client=1, server=1)) == []
+
+
+def test_two_runs_are_not_compared_between_modes() -> None:
+    before, after = run_of("a", client=42, server=60), run_of("a", client=62, server=44)
+    before.results[0].rounds[:] = [
+        {side: {**measures, "client_cpu": spent} for side, measures in each.items()}
+        for each, spent in zip(before.results[0].rounds * 2, [4.1e-5, 12.1e-5] * 3, strict=True)
+    ]
+    [pair] = compare.pairs(before, after)
+    assert compare.change_of(pair) is None
+    assert not compare.worse(pair)
+    [line] = compare.lines([pair])
+    assert cells(line)[4:] == ["(101 or 181)", "106", ""]
 
 
 def test_a_comparison_fails_if_an_operation_takes_more_processor_time(

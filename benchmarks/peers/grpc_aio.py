@@ -19,10 +19,10 @@ from ..loops import repeat_async
 from ..payloads import (
     ANSWER,
     CHATTER,
-    CHATTER_EVERY,
     MESSAGE,
     PIECE,
     VALUE,
+    chatter_every,
     decode_order,
     encode_order,
 )
@@ -70,13 +70,14 @@ class _Bench:
         for _ in range(decode_order(request.value)):
             yield BytesValue(value=PIECE)
 
-    async def console(self, _request: Any, _context: Any) -> AsyncIterator[Any]:
+    async def console(self, request: Any, _context: Any) -> AsyncIterator[Any]:
+        size = decode_order(request.value)
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
-            due += CHATTER_EVERY
+            due += chatter_every(size)
             await asyncio.sleep(max(0.0, due - loop.time()))
-            yield BytesValue(value=CHATTER)
+            yield BytesValue(value=bytes(size))
 
     async def take(self, requests: AsyncIterator[Any], _context: Any) -> Any:
         await drain(requests)
@@ -162,15 +163,15 @@ async def call_beside(path: str, company: str) -> None:
     """Call while a console is open; `benchmarks.everyday` explains the company."""
     async with _connect(path) as channel:
         echo = method(channel, "unary_unary", "echo")
-        console = None if company == "chatter" else method(channel, "stream_stream", "back")()
+        console = None if company in CHATTER else method(channel, "stream_stream", "back")()
         reading = asyncio.create_task(_read(console)) if company == "read" else None
         for count in rounds():
-            if company == "chatter":
-                console = method(channel, "unary_stream", "console")(BytesValue(value=VALUE))
+            if company in CHATTER:
+                console = method(channel, "unary_stream", "console")(_order(CHATTER[company]))
                 reading = asyncio.create_task(_read(console))
             for _ in range(count):
                 await echo(BytesValue(value=VALUE))
-            if company == "chatter" and console is not None:
+            if company in CHATTER and console is not None:
                 console.cancel()
         if console is not None:
             console.cancel()

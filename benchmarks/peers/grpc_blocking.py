@@ -16,8 +16,8 @@ import grpc
 from google.protobuf.wrappers_pb2 import BytesValue
 
 from ..certificates import address_at, certificate_of, leave_address
-from ..loops import repeat, repeat_from_threads
-from ..payloads import CHATTER, CHATTER_EVERY, PIECE, VALUE, decode_order, encode_order
+from ..loops import repeat, repeat_from_threads, repeat_timed
+from ..payloads import CHATTER, PIECE, VALUE, chatter_every, decode_order, encode_order
 from ..worker import ready, rounds
 from .common import serve_in_thread
 from .grpc_aio import NO_WALL, method, server_credentials
@@ -28,6 +28,7 @@ __all__ = [
     "call",
     "call_beside",
     "call_over_tls",
+    "call_timed",
     "calls_from_threads",
     "generator",
     "serve",
@@ -56,12 +57,13 @@ def _back(requests: Iterator[Any], _context: Any) -> Iterator[Any]:
     yield from requests
 
 
-def _console(_request: Any, _context: Any) -> Iterator[Any]:
+def _console(request: Any, _context: Any) -> Iterator[Any]:
+    size = decode_order(request.value)
     due = time.monotonic()
     while True:
-        due += CHATTER_EVERY
+        due += chatter_every(size)
         time.sleep(max(0.0, due - time.monotonic()))
-        yield BytesValue(value=CHATTER)
+        yield BytesValue(value=bytes(size))
 
 
 def _server() -> Any:
@@ -104,6 +106,12 @@ def call(path: str) -> None:
         repeat(lambda: echo(BytesValue(value=VALUE)))
 
 
+def call_timed(path: str, beside: str) -> None:
+    with _connect(path) as channel:
+        echo = method(channel, "unary_unary", "echo")
+        repeat_timed(lambda: echo(BytesValue(value=VALUE)), beside)
+
+
 def call_over_tls(path: str) -> None:
     credentials = grpc.ssl_channel_credentials(Path(certificate_of(path)).read_bytes())
     with grpc.secure_channel(address_at(path), credentials, options=NO_WALL) as channel:
@@ -125,8 +133,8 @@ def call_beside(path: str, company: str) -> None:
 @contextmanager
 def _company(channel: Any, company: str) -> Iterator[Callable[[bool], object]]:
     """Yield what switches the console on and off, if it says anything."""
-    if company == "chatter":
-        yield _Chatter(channel).switch
+    if company in CHATTER:
+        yield _Chatter(channel, CHATTER[company]).switch
         return
     typed: queue.SimpleQueue[Any] = queue.SimpleQueue()
     console = method(channel, "stream_stream", "back")(iter(typed.get, None))
@@ -139,13 +147,14 @@ def _company(channel: Any, company: str) -> Iterator[Callable[[bool], object]]:
 class _Chatter:
     """A console whose stream is open during the rounds only."""
 
-    def __init__(self, channel: Any) -> None:
+    def __init__(self, channel: Any, size: int) -> None:
         self._open = method(channel, "unary_stream", "console")
+        self._size = size
         self._console: Any = None
 
     def switch(self, on: bool) -> None:
         if on:
-            self._console = self._open(BytesValue(value=VALUE))
+            self._console = self._open(BytesValue(value=encode_order(self._size)))
             threading.Thread(target=_read, args=(self._console,), daemon=True).start()
         else:
             self._console.cancel()

@@ -23,16 +23,14 @@ from jumpstarter.common import ExporterStatus
 from jumpstarter.common.utils import serve as serve_here
 from jumpstarter.driver import export, exportstream
 
-from ..loops import repeat, repeat_async, repeat_from_threads
+from ..loops import repeat, repeat_async, repeat_from_threads, repeat_timed
 from ..payloads import (
     ANSWER,
     CHATTER,
-    CHATTER_EVERY,
-    CHATTER_OFF,
-    CHATTER_ON,
     MESSAGE,
     PIECE,
     Tally,
+    chatter_every,
     decode_order,
     encode_order,
 )
@@ -50,6 +48,7 @@ __all__ = [
     "async_upload",
     "blocking_call",
     "blocking_call_beside",
+    "blocking_call_timed",
     "blocking_calls_from_threads",
     "blocking_generator",
     "blocking_ping_pong",
@@ -102,15 +101,17 @@ class _Source(_Sink):
 
 
 class _Console(_Sink):
-    """Says a small piece at regular intervals while it is on."""
+    """Says pieces of the ordered size at regular intervals."""
 
     def __init__(self) -> None:
         super().__init__()
         self._on = anyio.Event()
+        self._piece = b""
         self._due = 0.0
 
     async def send(self, item: bytes) -> None:
-        if item == CHATTER_ON:
+        if size := decode_order(item):
+            self._piece = bytes(size)
             self._due = anyio.current_time()
             self._on.set()
         else:
@@ -118,9 +119,10 @@ class _Console(_Sink):
 
     async def receive(self) -> bytes:
         await self._on.wait()
-        self._due += CHATTER_EVERY
+        piece = self._piece
+        self._due += chatter_every(len(piece))
         await anyio.sleep(max(0.0, self._due - anyio.current_time()))
-        return CHATTER
+        return piece
 
 
 class _IdleDriver(EchoNetwork):
@@ -279,18 +281,23 @@ def blocking_call(path: str, method: str) -> None:
 
 def blocking_call_beside(path: str, method: str, company: str) -> None:
     """Call while a console is open; `benchmarks.everyday` explains the company."""
-    console = "console" if company == "chatter" else "connect"
+    console = "console" if company in CHATTER else "connect"
     with _connect_blocking(path) as client, client.stream(console) as stream:
         if company != "open":
             threading.Thread(target=_read, args=(stream,), daemon=True).start()
         call = _calling(client, method)
         for count in rounds():
-            if company == "chatter":
-                stream.send(CHATTER_ON)
+            if company in CHATTER:
+                stream.send(encode_order(CHATTER[company]))
             for _ in range(count):
                 call()
-            if company == "chatter":
-                stream.send(CHATTER_OFF)
+            if company in CHATTER:
+                stream.send(encode_order(0))
+
+
+def blocking_call_timed(path: str, method: str, beside: str) -> None:
+    with _connect_blocking(path) as client:
+        repeat_timed(_calling(client, method), beside)
 
 
 def _read(stream: Any) -> None:

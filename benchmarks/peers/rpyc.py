@@ -13,7 +13,7 @@ from rpyc.utils.factory import ssl_connect, unix_connect
 from rpyc.utils.server import ThreadedServer
 
 from ..certificates import address_at, certificate_of, leave_address, make_certificate
-from ..loops import repeat, repeat_from_threads
+from ..loops import repeat, repeat_from_threads, repeat_timed
 from ..payloads import VALUE
 from ..worker import ready, rounds
 from .common import serve_in_thread
@@ -21,6 +21,7 @@ from .common import serve_in_thread
 __all__ = [
     "call",
     "call_over_tls",
+    "call_timed",
     "calls_from_threads",
     "generator",
     "serve",
@@ -68,6 +69,12 @@ def call_over_tls(path: str) -> None:
     with ssl_connect("localhost", port, ca_certs=certificate_of(path)) as connection:
         echo = connection.root.echo
         repeat(lambda: echo(VALUE))
+
+
+def call_timed(path: str, beside: str) -> None:
+    with _connect(path) as connection:
+        echo = connection.root.echo
+        repeat_timed(lambda: echo(VALUE), beside)
 
 
 def calls_from_threads(path: str, threads: str) -> None:
