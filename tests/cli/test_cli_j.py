@@ -363,6 +363,7 @@ def test_help_lists_children_and_methods(run: Run) -> None:
     rows = dict(line.split(maxsplit=1) for line in lines)
     assert rows["board"] == "the board"
     assert rows["scripted"] == "Has a client with a command line of its own."
+    assert rows["absent"] == "Has a client class that is not installed."
     assert rows["plain"] == "The least that can be served: it exports nothing."
     assert [*rows] == ["board", "scripted", "power", "absent", "broken", "plain"]
     code, out, _ = run("board", "--help")

@@ -82,7 +82,7 @@ def command_of(client: Client) -> click.Command:
         ConfigurationError: The client's `cli()` does not give a click command.
         Exception: Its `cli()` has raised it.
     """
-    if getattr(type(client), "_jmp_stands_in", False):  # its module imports this one
+    if _stands_in(client):
         return _StubGroup(client)
     own = getattr(type(client), "cli", None)
     if own is None or getattr(own, "__module__", "") == _PUBLISHED_GROUP:
@@ -289,7 +289,13 @@ def _command_name(name: str) -> str:
 def _short(client: Client) -> str:
     """Describe a child in one line."""
     command = click.Command(None, help=_summary(client))
-    return command.get_short_help_str(60) or type(client).__name__
+    missing = "its client class is missing here" if _stands_in(client) else type(client).__name__
+    return command.get_short_help_str(60) or missing
+
+
+def _stands_in(client: Client) -> bool:
+    """Return True for a client whose class is missing: its module imports this one."""
+    return getattr(type(client), "_jmp_stands_in", False)
 
 
 def _summary(client: Client) -> str:

@@ -55,6 +55,7 @@ _logger = logging.getLogger("jumpstarter.client")
 _LOOKS: Final = 3  # passes of the loop after the grace: the reader lets other tasks run in between
 _NOT_NESTED: Final = CallOrigin.NONE
 _TIMEOUT_PARAMETER: Final = "unexpected keyword argument 'timeout'"  # in the exporter's error
+_WHERE: Final = "if it goes on, the exporter's log names the line where it is"
 _TIMEOUT_HINT: Final = (
     "; to limit how long the call may take, use `with client.timeout(seconds):` around it, or "
     "trio.fail_after(seconds) in Trio code"
@@ -346,9 +347,9 @@ class OutgoingCall:
             self.state = _ABANDONED
         text = f"{text} {self.channel.limits.cancel_grace:g} s"
         if before is not _ABANDONED:  # by another task that has waited too
-            _logger.warning("%s; its slot stays busy until it has", text)
+            _logger.warning("%s; its slot stays busy until it has; %s", text, _WHERE)
         if exc is not None:
-            exc.add_note(text)
+            exc.add_note(f"{text}; {_WHERE}")
 
     def result(self, decode: Callable[[bytes], T]) -> T:
         """Return the decoded result, or raise the failure.
