@@ -102,7 +102,7 @@ def test_a_file_is_locked_for_one_exclusive_use_or_several_others(lab: Path) -> 
     for exclusive in (True, False):
         with in_use(lab, exclusive=exclusive) as others:
             assert others == []
-            text = "lab.yaml is served already, by another exporter of this process, and one of"
+            text = "lab.yaml is served already, by another exporter, and one of"
             with (
                 pytest.raises(ConfigurationError, match=text),
                 in_use(lab, exclusive=not exclusive),

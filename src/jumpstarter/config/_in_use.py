@@ -99,7 +99,7 @@ def _address_of(process: int) -> str:
 
 
 def _refusal(path: Path, others: list[str]) -> str:
-    first = " and ".join(others) or "another exporter of this process"
+    first = " and ".join(others) or "another exporter"
     return (
         f"{path} is served already, by {first}, and one of the two is in exclusive use: each would "
         "reset the drivers under the clients of the other. Connect to that one, or end it; for "
