@@ -1,10 +1,10 @@
 """Build the extension modules; pyproject.toml has all other settings of the package.
 
-Each .pxd file in `_protocol` has the C types for the .py file of the same name, and turns it into
-an extension module. The .py file stays the source, and runs as it is if there is no such module.
+Each .pxd file in a package has the C types for the .py file of the same name, and turns it into an
+extension module. The .py file stays the source, and runs as it is if there is no such module.
 
 To turn on a switch, set its environment variable to 1:
-    JUMPSTARTER_PURE        compile only `_framing`: the rules in `_protocol` run as Python code
+    JUMPSTARTER_PURE        compile only the .pyx files: all others run as Python code
     JUMPSTARTER_TRACE       enable line tracing, for coverage of the .pyx
     JUMPSTARTER_SANITIZE    enable AddressSanitizer and UndefinedBehaviorSanitizer
     JUMPSTARTER_STRICT      fail the build on any Cython warning. CI sets it. It is off by default,
@@ -25,7 +25,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 PACKAGE = Path("src/jumpstarter")
-RULES = PACKAGE / "_protocol"
+TYPES = list(PACKAGE.glob("*/*.pxd"))
 
 switches = {name for name, value in os.environ.items() if value == "1"}
 directives = {
@@ -34,8 +34,8 @@ directives = {
     "auto_pickle": False,
     "nonecheck": True,  # of an attribute of None, which would end the process
 }
-# For the frame codec, which checks for None itself. Of the rules, which ruff and mypy check, Cython
-# would warn of what Python code does every day.
+# For the .pyx files, which check for None themselves. Of the .py files, which ruff and mypy check,
+# Cython would warn of what Python code does every day.
 of_framing = dict.fromkeys(["warn.unused", "warn.unused_result", "warn.maybe_uninitialized"], True)
 of_framing["nonecheck"] = False
 macros = []
@@ -51,9 +51,9 @@ if "JUMPSTARTER_SANITIZE" in switches:
     link_args = ["-fsanitize=address,undefined"]
     compile_args += ["-O1", "-g", "-UNDEBUG", *link_args, "-fno-omit-frame-pointer"]
 
-rules = []
+modules = []
 if "JUMPSTARTER_PURE" not in switches:
-    rules = sorted(path.with_suffix(".py") for path in RULES.glob("*.pxd"))
+    modules = sorted(filter(Path.exists, (path.with_suffix(".py") for path in TYPES)))
 
 
 def module(source: Path) -> Extension:
@@ -72,21 +72,24 @@ class BuildExtensions(build_ext):
 
     def run(self) -> None:
         """Build the extension modules."""
-        self._remove_modules_in(Path(self.build_lib, *RULES.parts[1:]))
+        self._remove_modules_in(Path(self.build_lib, PACKAGE.name))
         super().run()
 
     def copy_extensions_to_source(self) -> None:
         """Put the modules into the source tree, with a list of what they were built from."""
-        self._remove_modules_in(RULES)
+        self._remove_modules_in(PACKAGE)
         super().copy_extensions_to_source()
-        if rules:
-            sources = sorted([*rules, *RULES.glob("*.pxd")])
-            lines = [f"{zlib.crc32(path.read_bytes()):08x} {path.name}\n" for path in sources]
-            Path(RULES, f"built{self.get_ext_filename('')}.txt").write_text("".join(lines))
+        if modules:
+            sources = sorted([*modules, *TYPES])
+            lines = [
+                f"{zlib.crc32(path.read_bytes()):08x} {path.relative_to(PACKAGE)}\n"
+                for path in sources
+            ]
+            Path(PACKAGE, f"built{self.get_ext_filename('')}.txt").write_text("".join(lines))
 
     def _remove_modules_in(self, directory: Path) -> None:
         suffix = self.get_ext_filename("")
-        for path in [*directory.glob(f"*{suffix}"), *directory.glob(f"built{suffix}.txt")]:
+        for path in [*directory.glob(f"*/*{suffix}"), *directory.glob(f"**/built{suffix}.txt")]:
             path.unlink()
 
 
@@ -100,10 +103,12 @@ def processors() -> int:
 # Time stamps do not reflect the switches, so always compile the files again.
 settings = {"build_dir": "build", "force": True, "annotate": "JUMPSTARTER_ANNOTATE" in switches}
 extensions = cythonize(
-    module(PACKAGE / "_framing.pyx"), compiler_directives=directives | of_framing, **settings
+    list(map(module, PACKAGE.rglob("*.pyx"))),
+    compiler_directives=directives | of_framing,
+    **settings,
 )
-if rules:
-    extensions += cythonize(list(map(module, rules)), compiler_directives=directives, **settings)
+if modules:
+    extensions += cythonize(list(map(module, modules)), compiler_directives=directives, **settings)
 setup(
     ext_modules=extensions,
     cmdclass={"build_ext": BuildExtensions},

@@ -24,6 +24,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._limits import Limits
+from ._util import compiled as _compiled
 from ._version import __version__
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ __all__ = [
     "serve",
     "serve_async",
 ]
+
+_compiled.choose_form(__path__[0])
 
 
 def __getattr__(name: str) -> Any:

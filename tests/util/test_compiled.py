@@ -26,24 +26,26 @@ SUFFIX = EXTENSION_SUFFIXES[0]
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Return the directory of a package with `rules.py` and a broken extension module."""
-    directory = tmp_path / "package_with_rules"
-    directory.mkdir()
-    directory.joinpath("__init__.py").touch()
+    directory = tmp_path / "package_with_rules" / "rules_of_it"
+    directory.mkdir(parents=True)
+    for each in (directory, directory.parent):
+        each.joinpath("__init__.py").touch()
+    directory.joinpath("rules.pxd").touch()
     directory.joinpath("rules.py").write_text("FORM = 'Python code'\n")
     directory.joinpath(f"rules{SUFFIX}").write_bytes(b"not an extension module")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delenv(compiled.VARIABLE, raising=False)
     yield directory
     sys.path_importer_cache.pop(str(directory), None)
-    for name in [name for name in sys.modules if name.startswith(directory.name)]:
+    for name in [name for name in sys.modules if name.startswith(directory.parent.name)]:
         del sys.modules[name]
 
 
 def runs_compiled(package: Path) -> bool:
     """Import the package's module, and return whether the import chose the extension module."""
-    compiled.choose_form(str(package))
+    compiled.choose_form(str(package.parent))
     try:
-        rules = importlib.import_module(f"{package.name}.rules")
+        rules = importlib.import_module(f"{package.parent.name}.{package.name}.rules")
     except ImportError:
         return True
     assert rules.FORM == "Python code"
@@ -51,10 +53,14 @@ def runs_compiled(package: Path) -> bool:
     return False
 
 
+def listed(package: Path) -> Path:
+    return package.parent / f"built{SUFFIX}.txt"
+
+
 def list_sources(package: Path) -> None:
     """Write the list that a build in the source tree leaves, as setup.py does."""
     checksum = zlib.crc32(package.joinpath("rules.py").read_bytes())
-    package.joinpath(f"built{SUFFIX}.txt").write_text(f"{checksum:08x} rules.py\n")
+    listed(package).write_text(f"{checksum:08x} {package.name}/rules.py\n")
 
 
 def test_compiled_modules_run_where_there_are_some(package: Path) -> None:
@@ -89,7 +95,7 @@ def test_an_edited_source_runs_in_place_of_what_was_built_from_it(package: Path)
 
 def test_modules_do_not_run_if_one_of_their_sources_is_gone(package: Path) -> None:
     list_sources(package)
-    with package.joinpath(f"built{SUFFIX}.txt").open("a") as file:
+    with listed(package).open("a") as file:
         file.write("00000000 gone.pxd\n")
     assert not runs_compiled(package)
 

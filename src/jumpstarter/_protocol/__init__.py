@@ -15,8 +15,6 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = ["is_compiled"]
 
-compiled.choose_form(__path__[0])
-
 
 def is_compiled() -> bool:
     """Return whether the rules run as compiled modules, not as Python code."""

@@ -1,11 +1,13 @@
-"""Decide whether a package runs as compiled modules, or as the Python code they were built from.
+"""Decide whether modules run compiled, or as the Python code that they were built from.
 
 An import prefers an extension module to a .py file of the same name. Two cases need the .py file:
 
 - `JUMPSTARTER_PURE=1` is in the environment: coverage and debuggers do not see compiled code.
 - The modules were built in the source tree, and a file that they were built from has changed since.
-  Such a build leaves a list of its sources next to the modules (setup.py). A wheel has no such
-  list, so an installed package only finds out that the list is missing.
+  Such a build leaves a list of its sources in the directory of `jumpstarter` (setup.py). A wheel
+  has no such list, so an installed package only finds out that the list is missing.
+
+All modules have the same form, because a compiled one accesses the fields of the others in C.
 """
 
 from __future__ import annotations
@@ -32,15 +34,17 @@ VARIABLE: Final = "JUMPSTARTER_PURE"
 
 
 def choose_form(directory: str) -> None:
-    """Make the imports from a package's directory use its Python code, if that is necessary.
+    """Make imports from a package's subpackages use their Python code, if that is necessary.
 
-    Call it before the first of these imports. All modules of a package have the same form, because
-    a compiled one accesses the fields of the others in C.
+    Call it before the first of these imports.
     """
-    if os.environ.get(VARIABLE) == "1" or _is_stale(Path(directory)):
+    root = Path(directory)
+    if os.environ.get(VARIABLE) != "1" and not _is_stale(root):
+        return
+    for package in {types.parent for types in root.glob("*/*.pxd")}:
         # The path finder asks the finder of a directory that this cache has, if it has one.
-        sys.path_importer_cache[directory] = FileFinder(
-            directory,
+        sys.path_importer_cache[str(package)] = FileFinder(
+            str(package),
             (SourceFileLoader, SOURCE_SUFFIXES),
             (SourcelessFileLoader, BYTECODE_SUFFIXES),
         )
