@@ -6,9 +6,9 @@ PYTHON ?= python3
 VENV ?= .venv
 LOCK ?= locks/dev.txt
 BIN := $(VENV)/bin
-TYPES := $(wildcard src/jumpstarter/_protocol/*.pxd)
+TYPES := $(wildcard src/jumpstarter/*/*.pxd)
 SOURCES := pyproject.toml setup.py src/jumpstarter/_version.py \
-	$(wildcard src/jumpstarter/_framing.*px*) $(TYPES) $(TYPES:.pxd=.py)
+	$(wildcard src/jumpstarter/*.p[xy][dx]) $(TYPES) $(TYPES:.pxd=.py)
 INSTALL := pip install --quiet --disable-pip-version-check
 # For targets that CI runs beside others: builds share a directory. macOS has no flock.
 ALONE := $(if $(shell command -v flock),flock build/.lock)
@@ -120,8 +120,12 @@ check: lint
 	@echo "running the quick tests: about a minute"
 	$(BIN)/python -m pytest $(QUICK_TESTS)
 
-# The tests of the rules, for the form that a run does not use otherwise.
-RULES_TESTS := tests/protocol/ $(addprefix tests/test_,$(addsuffix .py,end_to_end fuzz))
+# The tests of the compiled modules, for the form that a run does not use otherwise.
+RULES_TESTS := tests/protocol/ $(addprefix tests/test_,$(addsuffix .py,end_to_end fuzz)) \
+	$(addprefix tests/client/test_client_,$(addsuffix .py,channel threads streams)) \
+	$(addprefix tests/exporter/test_,$(addsuffix .py,exclusive_threads led_connection)) \
+	$(addprefix tests/io/test_,$(addsuffix .py,connection ownership transport)) \
+	tests/util/test_deferred_signals.py
 
 python-rules: venv
 	JUMPSTARTER_PURE=1 $(BIN)/python -m pytest $(RULES_TESTS)
@@ -190,7 +194,7 @@ sanitize: venv
 SECONDS := 60
 SEED := $(strip $(shell od -An -N4 -tu4 /dev/urandom))
 
-# Half of the time with compiled rules, and half with rules as Python code.
+# Half of the time with compiled modules, and half with all of them as Python code.
 FUZZ = PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $$(( $(SECONDS) / 2 )) --seed $(SEED)
 
 fuzz: venv
@@ -242,7 +246,7 @@ lint-deploy:
 	hadolint deploy/Containerfile
 
 types: venv
-	$(BIN)/mypy && $(BIN)/python -m mypy.stubtest jumpstarter._framing \
+	$(BIN)/mypy && $(BIN)/python -m mypy.stubtest jumpstarter._framing jumpstarter._nonblocking \
 	--allowlist .ci/stubtest-allowlist.txt
 
 # pyright comes from PyPI with its own Node.js, and finds the package through PATH.

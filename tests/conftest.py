@@ -43,7 +43,7 @@ hypothesis.settings.load_profile("default")
 
 
 def pytest_report_header() -> str:
-    return f"jumpstarter: the rules are {'compiled' if is_compiled() else 'Python code'}"
+    return f"jumpstarter: the hot paths are {'compiled' if is_compiled() else 'Python code'}"
 
 
 @pytest.fixture(scope="session", autouse=True)

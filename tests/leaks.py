@@ -15,12 +15,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from jumpstarter._io.connection import Connection
 from jumpstarter._io.files import abandoned_threads
+from jumpstarter._io.keepalive import Keepalive
 
-__all__ = ["Look", "leaked_since", "look", "nothing_leaks", "register_connections"]
+__all__ = [
+    "Look",
+    "leaked_since",
+    "look",
+    "nothing_leaks",
+    "open_connections",
+    "register_connections",
+]
 
 SETTLE: Final = 30.0  # seconds that a thread or a process has for its last steps
 _POLL: Final = 0.01
@@ -63,18 +71,23 @@ def register_connections() -> Callable[[], None]:
     Returns:
         A function that ends the recording.
     """
-    original = Connection.__init__
+    original = Keepalive.__init__  # each connection makes one; a compiled class is immutable
 
-    def init(self: Connection, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        _connections.add(self)
+    def init(self: Keepalive, connection: Connection) -> None:
+        original(self, connection)
+        _connections.add(connection)
 
-    Connection.__init__ = init  # type: ignore[method-assign]
+    Keepalive.__init__ = init  # type: ignore[assignment, method-assign]
 
     def undo() -> None:
-        Connection.__init__ = original  # type: ignore[method-assign]
+        Keepalive.__init__ = original  # type: ignore[method-assign]
 
     return undo
+
+
+def open_connections() -> list[Connection]:
+    """Return the connections that exist, of both ends."""
+    return list(_connections)
 
 
 def _unfinished() -> list[str]:

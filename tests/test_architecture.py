@@ -22,7 +22,7 @@ from helpers import PATIENCE
 
 SRC: Final = Path(jumpstarter.__file__).parent
 
-_CORE: Final = {"errors", "_limits", "_framing", "_util"}
+_CORE: Final = {"errors", "_limits", "_framing", "_nonblocking", "_util"}
 _SIDES: Final = _CORE | {"_protocol", "_io", "_version"}
 _ALL: Final = _SIDES | {"client", "driver", "_exporter", "drivers", "_api"}
 # The packages of ours that each package or top-level module may import.
@@ -33,6 +33,7 @@ LAYERS: Final[dict[str, set[str]]] = {
     "errors": {"_installed", "_mixture"},
     "_limits": {"errors"},
     "_framing": {"errors"},
+    "_nonblocking": set(),
     "_util": {"errors"},
     "_protocol": _CORE,
     "_io": _CORE | {"_protocol"},
@@ -232,19 +233,22 @@ def test_only_listed_modules_turn_names_into_code(module: str) -> None:
     assert not re.search(r"(?<![\w.])(eval|exec|compile|__import__)\(", source)
 
 
-# ------------------------------------------------------------------------------ the compiled rules
+# ---------------------------------------------------------------------------- the compiled modules
 
-RULES: Final = SRC / "_protocol"
-TYPED: Final = sorted(path.stem for path in RULES.glob("*.pxd"))
+TYPED: Final = {
+    str(path.relative_to(SRC).with_suffix("")): path
+    for path in sorted(SRC.glob("*/*.pxd"))
+    if path.with_suffix(".py").exists()
+}
 
 
-def declared_fields(module: str) -> dict[str, set[str]]:
+def declared_fields(path: Path) -> dict[str, set[str]]:
     """Return the fields that a .pxd file declares, by class."""
     found: dict[str, set[str]] = {}
-    for line in RULES.joinpath(f"{module}.pxd").read_text().splitlines():
+    for line in path.read_text().splitlines():
         if opened := re.match(r"cdef class (\w+)", line):
             fields = found.setdefault(opened[1], set())
-        elif field := re.match(r"    cdef public (?:long long|\w+) ([\w, ]+)$", line):
+        elif field := re.match(r"    cdef public (?:(?:unsigned )?long long|\w+) ([\w, ]+)$", line):
             fields.update(field[1].split(", "))
     return found
 
@@ -267,16 +271,18 @@ def assigned_fields(cls: ast.ClassDef) -> set[str]:
 
 
 @pytest.mark.parametrize("module", TYPED)
-def test_the_types_of_compiled_rules_declare_each_field_and_no_other(module: str) -> None:
+def test_the_types_of_a_compiled_module_declare_each_field_and_no_other(module: str) -> None:
     """The compiled form refuses a field that the .pxd lacks, in whichever form the tests run."""
-    declared = {name: fields for each in TYPED for name, fields in declared_fields(each).items()}
+    declared = {
+        name: fields for path in TYPED.values() for name, fields in declared_fields(path).items()
+    }
     classes = {
         node.name: node
-        for each in TYPED
-        for node in ast.parse(RULES.joinpath(f"{each}.py").read_text()).body
+        for path in TYPED.values()
+        for node in ast.parse(path.with_suffix(".py").read_text()).body
         if isinstance(node, ast.ClassDef)
     }
-    for name, own in declared_fields(module).items():
+    for name, own in declared_fields(TYPED[module]).items():
         inherited: set[str] = set()
         bases = list(classes[name].bases)
         while bases:

@@ -21,7 +21,8 @@ import trio.testing
 import jumpstarter
 from drivers_for_tests import Echo, Lab, Plain
 from helpers import PATIENCE, served, until
-from jumpstarter.client import BlockingGenerator, BlockingStream, DriverClient, _runner
+from jumpstarter._io.portal import BlockingPortal
+from jumpstarter.client import BlockingGenerator, BlockingStream, DriverClient
 from jumpstarter.driver import export, exportstream
 from jumpstarter.errors import (
     ArgumentError,
@@ -410,7 +411,7 @@ def test_broken_stream_without_a_cause_is_a_connection_error() -> None:
 
     with served(Echo()) as client, client.stream() as stream:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_runner.BlockingRunner, "run", broken)
+            patch.setattr(BlockingPortal, "call_in_trio", broken)
             with pytest.raises(DriverConnectionError, match="the driver has closed this stream"):
                 stream.send(b"1")
         stream.send(b"1")

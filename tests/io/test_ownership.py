@@ -29,6 +29,23 @@ def fail(exc: Exception) -> None:
     raise exc
 
 
+class ModelOwnership(Ownership):
+    """An ownership whose `restart` wakes the model's read task instead of one of Trio."""
+
+    __slots__ = ("model",)
+
+    def __init__(self, fileno: int, model: Model) -> None:
+        super().__init__(fileno, fail)
+        self.model = model
+
+    def restart(self) -> None:
+        self._parked = False
+        self.model.restarted, self.model.parked = True, False
+
+    def _post(self) -> None:
+        self._posted = True
+
+
 class Model:
     """One connection: its ownership, a socket pair, and what its actors wait for.
 
@@ -38,7 +55,7 @@ class Model:
     def __init__(self, actors: str) -> None:
         self.ours, self.theirs = socket.socketpair()
         self.ours.setblocking(False)
-        self.ownership = Ownership(self.ours.fileno(), fail)
+        self.ownership = ModelOwnership(self.ours.fileno(), self)
         self.ownership.watch_socket()
         self.requests: list[int] = []
         self.answered: set[int] = set()
@@ -256,17 +273,8 @@ class Chooser:
 
 @pytest.fixture
 def restarts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Model]]:
-    """Let `restart` wake the model's read task instead of one of Trio."""
+    """Close the models of a test, whose read task is not one of Trio."""
     models: list[Model] = []
-
-    def restart(own: Ownership) -> None:
-        own._parked = False
-        for model in models:
-            if model.ownership is own:
-                model.restarted, model.parked = True, False
-
-    monkeypatch.setattr(Ownership, "restart", restart)
-    monkeypatch.setattr(Ownership, "_post", lambda own: setattr(own, "_posted", True))
     monkeypatch.setattr(trio.lowlevel, "notify_closing", lambda _fd: None)
     yield models
     for model in models:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeAlias
+from typing import Final
 
 import trio
 
@@ -34,10 +34,10 @@ from .._util.text import sanitize_text
 from .._util.wakeup import LazyEvent
 from .._util.wording import worded
 from ..errors import Code, HandshakeError, RemoteProtocolError
-from .handlers import ConnectionHandler, StreamHandler
+from .event_router import ConnectionEvent, EventRouter
+from .handlers import ConnectionHandler
 from .keepalive import Keepalive
 from .ownership import Ownership
-from .rate_limits import RateLimits
 from .reader import ConnectionReader
 from .transport import SocketTransport, Transport
 from .writer import Writer
@@ -50,20 +50,8 @@ _logger = logging.getLogger("jumpstarter.connection")
 
 _MAX_REASON: Final = 500  # characters of the reason that a peer gives for the end
 
-_LAST: Final = (ev.ResultReceived, ev.ErrorReceived)
-_ConnectionEvent: TypeAlias = (
-    ev.HelloReceived | ev.GoawayReceived | ev.GoawayAcked | ev.ConnectionFailed | ev.PongReceived
-)
-_FOR_CONNECTION: Final = (
-    ev.HelloReceived,
-    ev.GoawayReceived,
-    ev.GoawayAcked,
-    ev.ConnectionFailed,
-    ev.PongReceived,
-)
 
-
-class Connection:
+class Connection(EventRouter):
     """One connection, from the transport up to the handlers of its slots.
 
     All methods are for the tasks of one Trio loop, except those documented for threads. The rules
@@ -104,26 +92,17 @@ class Connection:
         event_log: RateLimitedLogger | None = None,
         dispatch_lock: trio.Lock | None = None,
     ) -> None:
-        self.rules: BaseProtocol = rules
-        self.name: str = name
-        self.handlers: dict[int, StreamHandler] = {}
-        self.slot_waiters: int = 0
-        self.ended: Exception | None = None
+        fileno = transport.fileno() if isinstance(transport, SocketTransport) else -1
+        super().__init__(rules, owner, name, Ownership(fileno, self._on_bug))
         self.goaway: ev.GoawayReceived | None = None
         self.acked: LazyEvent = LazyEvent()
         self.finished: LazyEvent = LazyEvent()
         self._transport = transport
-        self._owner = owner
         self._event_log = event_log or RateLimitedLogger()
-        fileno = transport.fileno() if isinstance(transport, SocketTransport) else -1
-        self.ownership: Ownership = Ownership(fileno, self._on_bug)
         self.lock: threading.Lock = self.ownership.lock
-        self.writer: Writer = Writer(self, transport, rules)
-        self.reader: ConnectionReader = ConnectionReader(
-            self, transport, rules, dispatch_lock or trio.Lock()
-        )
+        self.writer = Writer(self, transport, rules)
+        self.reader = ConnectionReader(self, transport, rules, dispatch_lock or trio.Lock())
         self.keepalive: Keepalive = Keepalive(self)
-        self._rate_limits = RateLimits(rules.limits)
         self._scope: trio.CancelScope | None = None  # of all tasks, once they run
 
     # -------------------------------------------------------------------------------- life
@@ -244,37 +223,6 @@ class Connection:
             text += f": {sanitize_text(self.goaway.goaway.text, _MAX_REASON)}"
         return ConnectionError(text)
 
-    def act_on(self, events: list[ev.Event]) -> None:
-        """Handle events that the rules have returned, and write what that has queued.
-
-        With the lock, in the task or thread that is the reader.
-        """
-        # Not by patterns of classes, which cost several times as much as `isinstance`.
-        for event in events:
-            if isinstance(event, ev.CallReceived):
-                self._owner.on_call(event)
-            elif isinstance(event, _LAST) or (
-                isinstance(event, ev.MessageDropped) and event.terminal
-            ):
-                handler = self.handlers.pop(event.slot, None)
-                if handler is not None:
-                    handler.received(event)
-                if self.slot_waiters:
-                    self._owner.on_slot_free()
-            elif isinstance(event, _FOR_CONNECTION):
-                self._act_on_own(event)
-            elif (handler := self.handlers.get(event.slot)) is not None:
-                handler.received(event)
-        rules = self.rules
-        total = rules.late_frames + rules.no_op_frames + rules.control_frames
-        if total != self._rate_limits.total and rules.failure is None:
-            self._charge()
-        if rules.send_queue:
-            if self.ownership.holder:
-                self.writer.flush_now()
-            else:
-                self.writer.flush()
-
     def _enforce(self) -> bool:
         """Charge the peer. Return True if that ends the connection."""
         breach = self._rate_limits.charge(self.rules, trio.current_time())
@@ -298,7 +246,7 @@ class Connection:
                 self.writer.flush()
                 self.ownership.restart()  # no byte will wake the read task, which is to end
 
-    def _act_on_own(self, event: _ConnectionEvent) -> None:
+    def _act_on_own(self, event: ConnectionEvent) -> None:
         match event:
             case ev.HelloReceived():
                 self._owner.on_hello(event.hello)

@@ -8,9 +8,9 @@ other caller from the socket. The role goes back to the loop, never to another t
 leaves by an exception can then not take the role with it.
 
 The interpreter runs signal handlers in the main thread between two bytecodes, and they may raise.
-So while this form is not compiled, the main thread defers them (`DeferSignals`) from before it
-takes the lock until it has given up the lock and the role; that takes 2 ms at most. A compiled form
-runs no bytecode in between, and needs no deferring. A passive wait can be interrupted at any time.
+So the main thread defers them (`DeferSignals`) from before it takes the lock until it has given up
+the lock and the role; that takes 2 ms at most. This module is compiled, but the handlers of
+generators and streams, which it calls, are not. A passive wait can be interrupted at any time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from math import ceil
 from threading import get_ident
-from typing import ClassVar, Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import trio
 
@@ -31,7 +31,7 @@ from .ownership import ARRIVES, Reader
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Awaited", "begin", "collect", "lead_in_task", "send", "wait"]
+__all__ = ["Awaited", "begin", "clean_up", "collect", "is_usable", "send", "wait"]
 
 _PATIENCE_MS: Final = 2  # leading does not speed up a longer wait, and others may want to lead
 # Seconds. CPython can miss a signal that arrives just as a thread starts to sleep, until the thread
@@ -53,11 +53,13 @@ class Awaited(Protocol):
 
     Attributes:
         baton: The lock on which the thread waits; None while it leads.
-        may_be_there: True if it may be there already when the wait starts.
     """
 
     baton: threading.Lock | None
-    may_be_there: ClassVar[bool]
+
+    @property
+    def may_be_there(self) -> bool:
+        """True if it may be there already when the wait starts."""
 
     def collect(self) -> bool:
         """Take what has arrived for the thread. With the lock, and signals deferred.
@@ -116,7 +118,7 @@ def begin(
             if leads and ownership.poll(0):
                 # Read first what is there already: it may be the peer's GOAWAY.
                 connection.act_on(connection.reader.take())
-            started = (  # as in `_is_usable`
+            started = (  # as in `is_usable`
                 not ownership.at_end
                 and connection.ended is None
                 and rules.failure is None
@@ -131,7 +133,7 @@ def begin(
             if not over and not leads:
                 awaited.baton = _held_lock()
         except BaseException as exc:
-            _clean_up(connection, exc)
+            clean_up(connection, exc)
             raise
         finally:
             ownership.release()
@@ -172,90 +174,20 @@ def _lead(connection: Connection, awaited: Awaited, me: int) -> None:
             if over:  # below is `needs_loop`
                 ownership.give_up(bool(rules.unprocessed or rules.unfinished or ownership.at_end))
         except BaseException as exc:
-            _clean_up(connection, exc)
+            clean_up(connection, exc)
             raise
         finally:
             ownership.release()
 
 
-@trio.lowlevel.enable_ki_protection
-async def lead_in_task(
-    connection: Connection, awaited: A, start: Callable[[A, float], bool], seconds: float
-) -> bool:
-    """Start a call in a task, and read its answer there: this saves a switch between two tasks.
-
-    A checkpoint if it was started. If it is cancelled, or returns before the call has ended, the
-    read task goes on with it.
-
-    Args:
-        connection: The connection.
-        awaited: The call.
-        start: Called with the lock, as by `begin`.
-        seconds: For `start`.
-
-    Returns:
-        False if nothing was started.
-
-    Raises:
-        Exception: Raised by `start`.
-    """
-    ownership, reader = connection.ownership, connection.reader
-    with connection.lock:
-        if connection.rules.unprocessed or not ownership.take_role_for_task(awaited):
-            return False
-        started = leads = False
-        try:
-            if ownership.poll(0):
-                connection.act_on(reader.take())
-            started = _is_usable(connection) and start(awaited, seconds)
-            connection.writer.flush_now()
-            leads = started and not reader.needs_loop
-        except BaseException as exc:
-            _clean_up(connection, exc)
-            raise
-        finally:
-            if not leads:
-                ownership.give_up(reader.needs_loop)
-    while leads:
-        try:
-            await ownership.wait_for_socket()
-        except BaseException:
-            leads = False
-            raise
-        finally:
-            with connection.lock:
-                leads = _lead_on(connection, awaited, goes_on=leads)
-    return started
-
-
-def _lead_on(connection: Connection, awaited: Awaited, *, goes_on: bool) -> bool:
-    """Read in the task that leads. Return True if it still leads. With the lock."""
-    ownership, reader = connection.ownership, connection.reader
-    if not ownership.is_led_by(awaited):
-        return False
-    try:
-        if goes_on:
-            connection.act_on(reader.take())
-    except BaseException as exc:
-        _clean_up(connection, exc)
-        goes_on = False
-        raise
-    finally:
-        # The read task has deadlines for the rest of a message, and shares out floods fairly.
-        goes_on = goes_on and not (awaited.collect() or reader.needs_loop)
-        if not goes_on:
-            ownership.give_up(reader.needs_loop)
-    return goes_on
-
-
-def _is_usable(connection: Connection) -> bool:
+def is_usable(connection: Connection) -> bool:
     ownership = connection.ownership
     return not (
         ownership.at_end or connection.ended is not None or connection.rules.failure is not None
     )
 
 
-def _clean_up(connection: Connection, exc: BaseException) -> None:
+def clean_up(connection: Connection, exc: BaseException) -> None:
     """Give the role up; and end the connection if its state is unknown. With the lock."""
     ownership = connection.ownership
     if not isinstance(exc, _REFUSALS):
@@ -287,11 +219,11 @@ def send(connection: Connection, queue: Callable[[], bool]) -> bool:
     with DeferSignals():
         ownership.acquire()
         try:
-            queued = _is_usable(connection) and queue()
+            queued = is_usable(connection) and queue()
             if queued:
                 connection.writer.flush_now()
         except BaseException as exc:
-            _clean_up(connection, exc)
+            clean_up(connection, exc)
             raise
         finally:
             ownership.release()
@@ -334,7 +266,7 @@ def collect(
             awaited.collect()
             connection.writer.flush_now()
         except BaseException as exc:
-            _clean_up(connection, exc)
+            clean_up(connection, exc)
             raise
         finally:
             end()

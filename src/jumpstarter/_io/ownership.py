@@ -39,7 +39,8 @@ B. Only the reader reads, with the lock, after it has checked that it still is t
 C. The watch is muted exactly while the reader is THREAD or TASK.
 D. Whatever waits can be woken by the loop and by any reader, and depends on none of them.
 E. The holder of the lock never waits, and runs no code of users: log records, too, are left to
-   the loop. (In this uncompiled form, `os.read` and `os.writev` let other threads run meanwhile.)
+   the loop. Reads and small writes keep the interpreter's lock (`_nonblocking`): a thread that
+   computes gets no chance to hold it for 5 ms meanwhile.
 F. Only the loop's thread touches Trio's objects. A thread leaves a letter (`defer`); all letters
    of one locked section are posted together, after the lock was released.
 
@@ -60,6 +61,7 @@ from typing import Any, Final
 
 import trio
 
+from .. import _nonblocking
 from .._util.fork import close_in_children, no_fork
 from .._util.wakeup import Wakeup
 
@@ -113,34 +115,13 @@ class Ownership:
         has_read: A thread has read since the loop last looked.
         watch: The epoll instance; None while only the read task reads.
         letters: What threads leave for the loop, or the loop itself for later.
+        led_by_threads: How often a thread became the reader.
+        led_by_tasks: How often a task that makes a call did.
         poll: Called with milliseconds, waits until the socket is readable, and returns what is
             ready. In the thread that is the reader, which waits only without the lock. By the time
             when it returns, the descriptor may belong to another file: the thread takes the lock,
             and checks that it still is the reader.
     """
-
-    __slots__ = (
-        "__weakref__",
-        "_fd",
-        "_leading",
-        "_on_bug",
-        "_parked",
-        "_posted",
-        "_returned",
-        "_token",
-        "_watch_fd",
-        "arriving",
-        "at_end",
-        "error",
-        "has_read",
-        "holder",
-        "leader",
-        "letters",
-        "lock",
-        "poll",
-        "reader",
-        "watch",
-    )
 
     def __init__(self, fileno: int, on_bug: Callable[[Exception], object]) -> None:
         self.lock: threading.Lock = threading.Lock()
@@ -150,6 +131,8 @@ class Ownership:
         self.error: OSError | None = None
         self.has_read: bool = False
         self.leader: int = 0
+        self.led_by_threads: int = 0
+        self.led_by_tasks: int = 0
         self.arriving: set[int] = set()
         self._leading: object = None  # what the task waits for that is the reader
         self._fd = fileno
@@ -232,8 +215,9 @@ class Ownership:
         """
         if self.reader is not _LOOP or self.at_end or self.watch is None:
             return False
-        self.watch.modify(self._fd, 0)
+        _nonblocking.watch(self._watch_fd, self._fd, False)
         self.reader = _TASK
+        self.led_by_tasks += 1
         self._leading = waiting
         return True
 
@@ -361,8 +345,9 @@ class Ownership:
                 self.later(self._revoke)
             return False
         # First, and before the thread sends anything: the loop must not wake for the answer.
-        self.watch.modify(self._fd, 0)
+        _nonblocking.watch(self._watch_fd, self._fd, False)
         self.reader = _THREAD
+        self.led_by_threads += 1
         self.leader = self.holder
         return True
 
@@ -382,7 +367,7 @@ class Ownership:
             return  # the connection has ended
         self.reader = _LOOP
         # If bytes have arrived that the thread has not read, this wakes the loop.
-        self.watch.modify(self._fd, select.POLLIN)
+        _nonblocking.watch(self._watch_fd, self._fd, True)
         if restart or self._parked:
             self.defer(self.restart)
 

@@ -30,6 +30,7 @@ from typing import Final, Protocol
 
 import trio
 
+from .. import _nonblocking
 from .._util.fork import close_without_fork
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -178,10 +179,7 @@ class SocketTransport:
         """See `Transport`."""
         if len(buffers) == 1:  # the usual case of a single call, without building lists
             buffer = buffers[0]
-            try:
-                written = os.writev(self._fd, buffers)
-            except BlockingIOError:
-                return [buffer]
+            written = _nonblocking.write(self._fd, buffer)
             return [] if written == len(buffer) else [memoryview(buffer)[written:]]
         rest = list(buffers)
         while rest:
@@ -255,10 +253,7 @@ class SocketTransport:
         Raises:
             OSError: The stream is broken.
         """
-        try:
-            return os.read(self._fd, _READ_SIZE)
-        except BlockingIOError:
-            return None
+        return _nonblocking.read(self._fd, _READ_SIZE)
 
     def try_read_on(self) -> Chunk | None:
         """Do the same for the loop, which reads bulk into the shared buffer.
@@ -266,12 +261,12 @@ class SocketTransport:
         Raises:
             OSError: The stream is broken.
         """
-        try:
-            data = _read_bulk(self._fd) if self.expects_more else os.read(self._fd, _READ_SIZE)
-        except BlockingIOError:
-            self.expects_more = False
-            return None
-        self.expects_more = len(data) >= _READ_SIZE
+        data: Chunk | None
+        if self.expects_more:
+            data = _read_bulk(self._fd)
+        else:
+            data = _nonblocking.read(self._fd, _READ_SIZE)
+        self.expects_more = data is not None and len(data) >= _READ_SIZE
         return data
 
     def fileno(self) -> int:
@@ -314,8 +309,8 @@ class _Shared(threading.local):
 _shared: Final = _Shared()
 
 
-def _read_bulk(fd: int) -> memoryview:
-    """Read what is there into the shared buffer.
+def _read_bulk(fd: int) -> memoryview | None:
+    """Read what is there into the shared buffer. Return None if there is nothing.
 
     Only for tasks of the loop: each uses the bytes before its next checkpoint, so no other task of
     the thread can overwrite them.
@@ -323,7 +318,10 @@ def _read_bulk(fd: int) -> memoryview:
     if _shared.buffer is None:
         _tune_malloc()
         _shared.buffer = bytearray(_BULK_SIZE)
-    size = os.readv(fd, (_shared.buffer,))
+    try:
+        size = os.readv(fd, (_shared.buffer,))
+    except BlockingIOError:
+        return None
     return memoryview(_shared.buffer)[:size]
 
 

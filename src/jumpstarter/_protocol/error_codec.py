@@ -46,7 +46,8 @@ _OUTER_CODES: Final = {
 }
 # Paths of the code that calls a driver's: its frames are left out at the top of a traceback.
 _PACKAGE: Final = __file__.rpartition("_protocol")[0]
-_CALLERS: Final = (f"{_PACKAGE}_", f"{_PACKAGE}driver/", "/trio/", "/outcome/")
+_COMPILED: Final = "src/jumpstarter/_"  # a compiled module has its path in the source tree
+_CALLERS: Final = (f"{_PACKAGE}_", f"{_PACKAGE}driver/", _COMPILED, "/trio/", "/outcome/")
 _CARRIERS: Final = ("trio", "outcome", "anyio")
 _SHORT_TEXT: Final = 1000  # characters shown of a text that is too long to be sent
 _NO_TEXT: Final = "<its str() failed>"

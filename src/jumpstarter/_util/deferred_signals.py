@@ -39,7 +39,7 @@ __all__ = [
     "raised_by_signal_handler",
 ]
 
-_Handler: TypeAlias = Callable[[int, FrameType | None], object]
+_Handler: TypeAlias = "Callable[[int, FrameType | None], object]"
 
 _CATCHABLE: Final = tuple(
     int(signum) for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}

@@ -21,10 +21,10 @@ from typing import Any, Final, Protocol, TypeVar
 
 import trio
 
-from .._io import leading
 from .._io.connection import Connection
 from .._io.current_lane import Lane
 from .._io.handlers import StreamHandler
+from .._io.leading_tasks import lead_in_task
 from .._io.transport import transport_for
 from .._limits import DEFAULT_LIMITS, Limits
 from .._protocol import events as ev
@@ -143,7 +143,7 @@ class Channel(CallSender):
         async with trio.open_nursery() as nursery:
             for handler in handlers:
                 if isinstance(handler, OutgoingCall):
-                    nursery.start_soon(handler.cancel)
+                    nursery.start_soon(_cancel, handler)
 
     @property
     def ended(self) -> Exception | None:
@@ -215,7 +215,7 @@ class Channel(CallSender):
         return await self.answer(call, decode)
 
     async def _lead(self, call: OutgoingCall) -> bool:
-        """Make the only call from the task that waits for it. See `leading.lead_in_task`."""
+        """Make the only call from the task that waits for it. See `lead_in_task`."""
         if self.connection.ownership.watch is None:
             self._lone_calls += 1
             if self._lone_calls == _LONE_CALLS:
@@ -224,7 +224,7 @@ class Channel(CallSender):
         await trio.lowlevel.checkpoint_if_cancelled()  # this also raises a pending Ctrl-C
         seconds = seconds_left()
         try:
-            return await leading.lead_in_task(self.connection, call, self.start, seconds)
+            return await lead_in_task(self.connection, call, self.start, seconds)
         except BaseException as exc:
             await call.cancel(exc)
             raise
@@ -301,3 +301,8 @@ class Channel(CallSender):
 
         with suppress(trio.RunFinishedError):  # the loop is gone, and the connection with it
             self.token.run_sync_soon(ask)
+
+
+async def _cancel(call: OutgoingCall) -> None:
+    """Cancel a call, in a task of its own: Trio cannot look into a coroutine that was compiled."""
+    await call.cancel()

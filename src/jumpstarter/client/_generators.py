@@ -73,13 +73,16 @@ class _GeneratorCall(OutgoingCall):
 
     __slots__ = ("fetched", "items", "sink")
 
-    may_be_there: ClassVar[bool] = True
-
     def __init__(self, channel: Channel, request: Request) -> None:
         super().__init__(channel, request)
         self.items: deque[ev.ItemReceived] = deque()
         self.fetched: int = 0
         self.sink: deque[bytes] | None = None
+
+    @property
+    def may_be_there(self) -> bool:
+        """See `leading.Awaited`."""
+        return True
 
     def collect(self) -> bool:
         """Move all items to the sink, if there is one; True if there are, or will be none."""

@@ -20,7 +20,7 @@ import enum
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import trio
 
@@ -175,8 +175,6 @@ class OutgoingCall:
         "value",
     )
 
-    may_be_there: ClassVar[bool] = False  # see `leading.Awaited`
-
     def __init__(self, channel: _CallOwner, request: Request) -> None:
         self.channel: _CallOwner = channel
         self.request: Request = request
@@ -193,6 +191,11 @@ class OutgoingCall:
     def context(self) -> str:
         """The method and its driver, as messages name them."""
         return self.request.context
+
+    @property
+    def may_be_there(self) -> bool:
+        """See `leading.Awaited`."""
+        return False
 
     @property
     def done(self) -> bool:

@@ -1,0 +1,21 @@
+# Types for the compiled form of incoming_call.py, which has the documentation.
+
+cdef object _UNARY
+
+cdef class IncomingCall:
+    cdef object __weakref__
+    cdef public long long slot
+    cdef public object head, _scope, changed, forwarder, status, stream
+    cdef public bytes _body
+    cdef public bint cancelled, in_thread, late
+    cdef public double deadline
+    cdef public Py_ssize_t values
+
+    cpdef object enter(self, scope)
+    cpdef object attach(self, scope)
+    cpdef bint leave(self) except -1
+    cpdef object cancel(self, reason)
+    cpdef bytes take_body(self)
+    cpdef object received(self, event)
+
+cpdef object check_scopes(before)

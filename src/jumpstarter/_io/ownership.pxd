@@ -1,0 +1,26 @@
+# Types for the compiled form of ownership.py, which has the documentation.
+
+from .. cimport _nonblocking
+
+cdef object _LOOP, _THREAD, _TASK, _NONE
+
+cdef class Ownership:
+    cdef object __weakref__
+    cdef public object lock, reader, error, arriving, watch, poll
+    cdef public unsigned long long holder, leader, led_by_threads, led_by_tasks
+    cdef public bint at_end, has_read, _parked, _posted
+    cdef public list letters
+    cdef public object _leading, _on_bug, _returned, _token
+    cdef public int _fd, _watch_fd
+
+    cpdef bint held_here(self) except -1
+    cpdef bint is_readable(self) except -1
+    cpdef bint park(self) except -1
+    cpdef bint take_role_for_task(self, waiting) except -1
+    cpdef bint is_led_by(self, waiting) except -1
+    cpdef object _post(self)
+    cpdef object acquire(self)
+    cpdef object release(self)
+    cpdef bint take_role(self) except -1
+    cpdef bint leads_here(self) except -1
+    cpdef object give_up(self, bint restart)

@@ -1,0 +1,19 @@
+# Types for the compiled form of reader.py, which has the documentation.
+
+cimport cython
+
+from .._protocol.base cimport BaseProtocol
+from .ownership cimport Ownership
+
+cdef object _LOOP
+
+cdef class ConnectionReader:
+    cdef public list left
+    cdef public double last_read, hello_deadline
+    cdef public object _connection, _dispatch_lock, _socket, _transport
+    cdef public Ownership _ownership
+    cdef public BaseProtocol _rules
+
+    cpdef object _handle(self, data)
+    @cython.locals(ownership=Ownership, rules=BaseProtocol)
+    cpdef list take(self, Py_ssize_t max_frames=*)

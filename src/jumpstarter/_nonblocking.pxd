@@ -1,0 +1,5 @@
+# The C interface for the compiled modules. _nonblocking.pyx has the documentation.
+
+cpdef read(int fd, Py_ssize_t size)
+cpdef Py_ssize_t write(int fd, data) except -1
+cpdef object watch(int epoll, int fd, bint readable)

@@ -1,0 +1,19 @@
+# Types for the compiled form of _call_sender.py, which has the documentation.
+
+cimport cython
+
+from .._io.event_router cimport EventRouter
+from .._protocol.client cimport ClientProtocol
+from ._outgoing_call cimport OutgoingCall, Request
+
+cdef class CallSender:
+    cdef object __weakref__
+    cdef public object name, _slots
+    cdef public EventRouter connection
+    cdef public ClientProtocol _rules
+    cdef public bint _closing
+
+    @cython.locals(rules=ClientProtocol)
+    cpdef bint start(self, OutgoingCall call, double seconds) except -1
+    @cython.locals(request=Request)
+    cpdef object _queue(self, OutgoingCall call, double seconds)

@@ -1,0 +1,24 @@
+# Types for the compiled form of _outgoing_call.py, which has the documentation.
+
+cimport cython
+
+
+cdef object _NEW, _SENT, _ABANDONED, _ENDED, _NOT_NESTED
+
+cdef class Request:
+    cdef public object kind, method, _driver
+    cdef public bint nested
+    cdef public bytearray buffer
+
+cdef class OutgoingCall:
+    cdef object __weakref__
+    cdef public object channel, state, baton, _failure, error, _waiter, _ended
+    cdef public Request request
+    cdef public long long slot
+    cdef public bytes value
+
+    cpdef object opened(self, long long slot)
+    cpdef object received(self, event)
+    cpdef object _end(self, failure)
+    cpdef object _wake(self)
+    cpdef bint collect(self) except -1
