@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         "--quick",
         action="store_true",
         default=os.environ.get("QUICK", "0") not in {"", "0"},
-        help="five minutes: fewer workloads, and rougher; QUICK=1 in the environment does the same",
+        help="ten minutes: fewer workloads, and rougher; QUICK=1 in the environment does the same",
     )
     parser.add_argument("--rounds", type=int, help="turns of each side")
     parser.add_argument("--seconds", type=float, help="of one turn, about")

@@ -3,19 +3,34 @@
 A goal is met if the median of the rounds reaches it. If it lies between the best and the worst
 round, the line says so: a run on a busy machine neither meets nor misses such a goal for certain. A
 ratio of two figures that were measured in different modes is not judged.
+
+If an earlier state of the library was a side, no operation may take over `MARGIN` more processor
+time than it took there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from .harness import Result
-from .model import FLOOR, OURS
+from .model import BEFORE, FLOOR, OURS
 from .modes import slow_rounds
-from .table import Spread, figures, gain, goal_of, ratio, row, shown
+from .table import (
+    Spread,
+    figures,
+    gain,
+    goal_of,
+    processor_times_of_both,
+    ratio,
+    ratio_within,
+    row,
+    shown,
+)
 
-__all__ = ["HEAD", "lines", "whole"]
+__all__ = ["HEAD", "MARGIN", "against_before", "lines", "whole"]
+
+MARGIN: Final = 0.05
 
 _WIDTHS: Final = (52, 22, 16, 30, 24)
 _TITLES: Final = ("workload", "compared with", "goal", "measured", "met")
@@ -58,7 +73,28 @@ def _verdict(spread: Spread, goal: float, *, at_least: bool) -> str:
     return ("yes" if met else "no") + ("" if certain else ", by the median only")
 
 
-def whole(results: Iterable[Result]) -> str:
+def against_before(results: Iterable[Result]) -> str:
+    """Say which workloads take more processor time than in the earlier state, if it was a side."""
+    changes = {
+        result.workload.name: ratio_within(*spent)
+        for result in results
+        if BEFORE in result.workload.sides and BEFORE not in result.absent
+        if all(spent := [processor_times_of_both(result, side) for side in (OURS, BEFORE)])
+    }
+    if not changes:
+        return ""
+    more = [
+        f"{name}, {change} times"
+        for name, change in changes.items()
+        if change is not None and change.median > 1 + MARGIN
+    ]
+    two = [name for name, change in changes.items() if change is None]
+    said = f"Over {MARGIN:.0%} more processor time than before: {'; '.join(more) or 'none'}."
+    return f"{said} Not compared, because of two modes: {'; '.join(two)}." if two else said
+
+
+def whole(results: Sequence[Result]) -> str:
     """Return the whole table, or a sentence if the run has no workload with a goal."""
     found = [line for result in results for line in lines(result)]
-    return "\n".join([HEAD, *found]) if found else _NONE
+    table = "\n".join([HEAD, *found]) if found else _NONE
+    return "\n\n".join(filter(None, [table, against_before(results)]))

@@ -121,7 +121,7 @@ def _threads(count: int, kind: str, method: str, peers: dict[str, Side]) -> Work
         | peers
         | published(f"blocking_calls_from_threads {method} {count}"),
         {"one thread": 1},
-        quick=(count, kind) == (4, "plain"),
+        quick=kind == "plain",
     )
 
 
@@ -253,7 +253,6 @@ def _far(milliseconds: int) -> tuple[Workload, ...]:
                 there,
             ),
             {FLOOR: 1.1},
-            quick=False,
         ),
         Workload(
             f"connect, call, close, async, {where}",

@@ -194,6 +194,35 @@ def test_a_goal_is_not_judged_between_modes() -> None:
     assert judged([*SLOW, *FAST], [1.0] * 6, 400, OURS) == "two modes"
 
 
+def beside_before(name: str, now: Sequence[float], before: Sequence[float]) -> Result:
+    """Make a result with an earlier state, from microseconds of processor time."""
+    workload = with_before(Workload(name, (RATE,), {OURS: BARE}, {}))
+    rounds = [
+        {
+            OURS: {"seconds": 1.0, "client_cpu": mine * 1e-6},
+            BEFORE: {"seconds": 1.0, "client_cpu": earlier * 1e-6},
+        }
+        for mine, earlier in zip(now, before, strict=True)
+    ]
+    return Result(workload, {OURS: 1, BEFORE: 1}, list(rounds))
+
+
+def test_operations_that_take_more_processor_time_than_before_are_named() -> None:
+    steady = [10.0, 11.0, 10.5, 10.2]
+    less = beside_before("less", [each / 2 for each in steady], steady)
+    as_much = beside_before("as much", [each * 1.05 for each in steady], steady)
+    more = beside_before("more", [each * 1.06 for each in steady], steady)
+    modes = beside_before("two modes", [10, 30, 11, 31], steady)
+    assert goals.against_before([less, as_much, more, modes]) == (
+        "Over 5% more processor time than before: more, 1.06 (1.06-1.06) times. "
+        "Not compared, because of two modes: two modes."
+    )
+    none = "Over 5% more processor time than before: none."
+    assert goals.against_before([less]) == none
+    assert goals.whole([less]).endswith(f"\n\n{none}")
+    assert goals.against_before([result_of([1.0], [1.0])]) == ""
+
+
 def test_a_run_without_goals_says_so() -> None:
     assert goals.whole([result_of([1.0], [1.0])]) == goals.whole([])
 
