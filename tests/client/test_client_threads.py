@@ -99,24 +99,30 @@ class Leads:
     """Counts how often a thread or task of a client became the reader, since this was made."""
 
     def __init__(self) -> None:
-        self._before = (0, 0)
-        self._before = self._now()
+        # Kept, since one that is collected would no longer be in the sums.
+        self._before = {each: _led(each) for each in open_connections()}
 
-    def _now(self) -> tuple[int, int]:
-        clients = [
-            each.ownership for each in open_connections() if not isinstance(each, LedConnection)
-        ]
-        return sum(each.led_by_threads for each in clients), sum(
-            each.led_by_tasks for each in clients
+    def _count(self, kind: int) -> int:
+        for each in open_connections():
+            self._before.setdefault(each, (0, 0))
+        return sum(
+            _led(each)[kind] - before[kind]
+            for each, before in self._before.items()
+            if not isinstance(each, LedConnection)  # the exporter's, in this process
         )
 
     @property
     def threads(self) -> int:
-        return self._now()[0] - self._before[0]
+        return self._count(0)
 
     @property
     def tasks(self) -> int:
-        return self._now()[1] - self._before[1]
+        return self._count(1)
+
+
+def _led(connection: Connection) -> tuple[int, int]:
+    ownership = connection.ownership
+    return ownership.led_by_threads, ownership.led_by_tasks
 
 
 @pytest.fixture
