@@ -56,6 +56,13 @@ if "JUMPSTARTER_PURE" not in switches:
     modules = sorted(filter(Path.exists, (path.with_suffix(".py") for path in TYPES)))
 
 
+# Taken before the files are compiled, or an edit meanwhile would go unnoticed.
+checksums = "".join(
+    f"{zlib.crc32(path.read_bytes()):08x} {path.relative_to(PACKAGE)}\n"
+    for path in sorted([*modules, *TYPES, *PACKAGE.glob("*.p[xy][dx]")])
+)
+
+
 def module(source: Path) -> Extension:
     """Describe the extension module that is built from a source file."""
     return Extension(
@@ -80,12 +87,7 @@ class BuildExtensions(build_ext):
         self._remove_modules_in(PACKAGE)
         super().copy_extensions_to_source()
         if modules:
-            sources = sorted([*modules, *TYPES])
-            lines = [
-                f"{zlib.crc32(path.read_bytes()):08x} {path.relative_to(PACKAGE)}\n"
-                for path in sources
-            ]
-            Path(PACKAGE, f"built{self.get_ext_filename('')}.txt").write_text("".join(lines))
+            Path(PACKAGE, f"built{self.get_ext_filename('')}.txt").write_text(checksums)
 
     def _remove_modules_in(self, directory: Path) -> None:
         suffix = self.get_ext_filename("")

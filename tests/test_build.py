@@ -75,6 +75,7 @@ def test_a_build_in_place_lists_its_sources_and_one_without_rules_removes_them(
     assert "attribute 'size' of 'jumpstarter._protocol.window.Window'" in said  # a field in C
     listed = (project / RULES).with_name(f"built{SUFFIX}.txt").read_text()
     assert [line.split()[1] for line in listed.splitlines()] == [
+        "_framing.pyx",
         "_protocol/window.pxd",
         "_protocol/window.py",
     ]

@@ -5,6 +5,7 @@ These tests briefly check that all parts work together. The tests of each part c
 
 from __future__ import annotations
 
+import enum
 import http.client
 import importlib
 import io
@@ -114,6 +115,14 @@ def test_concurrent_clients_do_not_mix(address: str) -> None:
     with ThreadPoolExecutor(8) as pool:
         for done in [pool.submit(use_all_ways, address, number) for number in range(8)]:
             done.result(PATIENCE)
+
+
+async def test_an_address_may_be_a_member_of_an_enum(address: str) -> None:
+    class Board(enum.StrEnum):
+        DESK = address
+
+    async with connect_async(Board.DESK) as client:
+        assert await client.call_async("echo", 1) == 1
 
 
 async def test_trio_client_calls_from_several_tasks(address: str) -> None:

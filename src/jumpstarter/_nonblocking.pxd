@@ -2,4 +2,5 @@
 
 cpdef read(int fd, Py_ssize_t size)
 cpdef Py_ssize_t write(int fd, data) except -1
+cpdef bint is_readable(int fd) except -1
 cpdef object watch(int epoll, int fd, bint readable)

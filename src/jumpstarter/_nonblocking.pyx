@@ -1,15 +1,17 @@
 # cython: language_level=3, auto_pickle=False, autotestdict=False
-"""System calls on non-blocking descriptors that keep the interpreter's lock (the GIL).
+"""System calls that never block, and keep the interpreter's lock (the GIL).
 
 `os.read` and `os.write` let other threads run, since they may block. If one of those computes, it
-keeps the interpreter for 5 ms after each such call. Nothing here blocks, so nothing here needs
-that. The caller holds the lock of a connection, for which other threads may wait.
+keeps the interpreter for 5 ms after each such call. Nothing here blocks, whatever the mode of the
+descriptor is, so nothing here needs that. The caller holds the lock of a connection, for which
+other threads may wait.
 
 These functions are compiled in both forms of the library.
 """
 
+import os
+
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.exc cimport PyErr_SetFromErrno
 from cpython.object cimport PyObject
 from libc.errno cimport EAGAIN, EINTR, errno
 
@@ -20,9 +22,18 @@ cdef extern from "Python.h":
     int _PyBytes_Resize(PyObject** data, Py_ssize_t size) except -1
     void Py_DECREF(PyObject* data)
 
-cdef extern from "unistd.h":
-    Py_ssize_t c_read "read"(int fd, void* buffer, size_t size)
-    Py_ssize_t c_write "write"(int fd, const void* buffer, size_t size)
+cdef extern from "sys/socket.h":
+    Py_ssize_t recv(int fd, void* buffer, size_t size, int flags)
+    Py_ssize_t send(int fd, const void* buffer, size_t size, int flags)
+    int MSG_DONTWAIT
+
+cdef extern from "poll.h":
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd* fds, unsigned long count, int timeout)
+    short POLLIN
 
 cdef extern from *:
     """
@@ -46,20 +57,22 @@ cdef extern from *:
 
 
 cpdef read(int fd, Py_ssize_t size):
-    """Read up to `size` bytes: nothing at the end, None if there is nothing yet.
+    """Read up to `size` bytes of a socket: nothing at the end, None if there is nothing yet.
 
     Raises:
         OSError: The stream is broken.
     """
     cdef PyObject* data = PyBytes_FromStringAndSize(NULL, size)
-    cdef Py_ssize_t got = c_read(fd, PyBytes_AS_STRING(data), size)
+    cdef int error
+    cdef Py_ssize_t got = recv(fd, PyBytes_AS_STRING(data), size, MSG_DONTWAIT)
     while got < 0 and errno == EINTR:
-        got = c_read(fd, PyBytes_AS_STRING(data), size)
+        got = recv(fd, PyBytes_AS_STRING(data), size, MSG_DONTWAIT)
     if got < 0:
+        error = errno
         Py_DECREF(data)
-        if errno == EAGAIN:
+        if error == EAGAIN:
             return None
-        PyErr_SetFromErrno(OSError)
+        raise OSError(error, os.strerror(error))
     _PyBytes_Resize(&data, got)
     result = <object>data
     Py_DECREF(data)  # `result` has a reference of its own
@@ -67,24 +80,32 @@ cpdef read(int fd, Py_ssize_t size):
 
 
 cpdef Py_ssize_t write(int fd, data) except -1:
-    """Write as much as is possible without waiting, and return how many bytes that was.
+    """Write to a socket as much as is possible without waiting, and return how many bytes that was.
 
     Raises:
         OSError: The stream is broken.
     """
     cdef Py_buffer view
+    cdef int error
     cdef Py_ssize_t written
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    written = c_write(fd, view.buf, view.len)
+    written = send(fd, view.buf, view.len, MSG_DONTWAIT)
     while written < 0 and errno == EINTR:
-        written = c_write(fd, view.buf, view.len)
-    if written < 0 and errno != EAGAIN:
-        try:
-            PyErr_SetFromErrno(OSError)
-        finally:
-            PyBuffer_Release(&view)
+        written = send(fd, view.buf, view.len, MSG_DONTWAIT)
+    error = errno
     PyBuffer_Release(&view)
-    return max(written, 0)
+    if written >= 0:
+        return written
+    if error == EAGAIN:
+        return 0
+    raise OSError(error, os.strerror(error))
+
+
+cpdef bint is_readable(int fd) except -1:
+    """Return whether a read would find something: bytes, the end or an error."""
+    cdef pollfd one
+    one.fd, one.events, one.revents = fd, POLLIN, 0
+    return poll(&one, 1, 0) > 0
 
 
 cpdef object watch(int epoll, int fd, bint readable):
@@ -94,4 +115,5 @@ cpdef object watch(int epoll, int fd, bint readable):
         OSError: One of them was closed.
     """
     if watch_for(epoll, fd, readable) < 0:
-        PyErr_SetFromErrno(OSError)
+        error = errno
+        raise OSError(error, os.strerror(error))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import _thread
 import gc
 import inspect
 import math
@@ -756,19 +757,11 @@ async def test_a_task_that_leads_is_protected_from_ctrl_c(
         protected.append(trio.lowlevel.currently_ki_protected())
 
     async with led_by_tasks(Lab()) as channel:
-        ownership = channel.connection.ownership
-        really_poll = ownership.poll
-
-        def poll(milliseconds: int) -> list[tuple[int, int]]:  # when the task has taken the role
-            note()
-            return really_poll(milliseconds)
-
-        monkeypatch.setattr(ownership, "poll", poll)
         monkeypatch.setattr(channel.connection, "_rate_limits", _LimitsThat(note))
         for number in range(3):
             assert await channel.call(ask("echo_async", number)) == number
         monkeypatch.undo()
-    assert len(protected) == 6
+    assert len(protected) == 3
     assert all(protected)
 
 
@@ -897,6 +890,25 @@ def test_a_handler_that_raises_nothing_does_not_disturb_a_call(
             sent.result(PATIENCE)
     finally:
         signal.signal(signal.SIGUSR1, previous)
+
+
+def test_an_interruption_from_another_thread_ends_a_passive_wait(
+    client: DriverClient, lab: Lab
+) -> None:
+    """No system call is interrupted by it: the waiting thread must look for it by itself."""
+    be_watched(client)
+
+    def interrupt() -> None:
+        wait_until(lambda: bool(lab.log) and ownership_of(client).reader is Reader.LOOP)
+        _thread.interrupt_main()
+
+    with ThreadPoolExecutor(1) as pool, client.timeout(PATIENCE):
+        pressed = pool.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            client.call("wait")
+        pressed.result(PATIENCE)
+    assert lab.log == ["wait started", "wait ended"]
+    assert client.call("echo_async", "usable") == "usable"
 
 
 class Strike:

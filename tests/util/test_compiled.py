@@ -74,6 +74,24 @@ def test_the_variable_selects_the_python_code(
     assert not runs_compiled(package)
 
 
+@pytest.mark.parametrize("place", ["/./", "//"])
+def test_the_variable_works_wherever_the_package_was_found(
+    package: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setenv(compiled.VARIABLE, "1")
+    above, name = package.parent.parent, package.parent.name
+    odd = f"{above.parent}{place}{above.name}"
+    sys.path.insert(0, odd)
+    try:
+        (directory,) = importlib.import_module(name).__path__
+        assert place in directory
+        compiled.choose_form(directory)
+        rules = importlib.import_module(f"{name}.{package.name}.rules")
+    finally:
+        sys.path.remove(odd)
+    assert rules.FORM == "Python code"
+
+
 def test_another_value_of_the_variable_selects_nothing(
     package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ cdef tuple _LAST, _FOR_CONNECTION
 cdef class EventRouter:
     cdef object __weakref__
     cdef public BaseProtocol rules
-    cdef public str name
+    cdef public object name
     cdef public dict handlers
     cdef public Py_ssize_t slot_waiters
     cdef public object ended

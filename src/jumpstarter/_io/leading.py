@@ -31,12 +31,9 @@ from .ownership import ARRIVES, Reader
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Awaited", "begin", "clean_up", "collect", "is_usable", "send", "wait"]
+__all__ = ["Awaited", "begin", "clean_up", "collect", "is_usable", "send"]
 
 _PATIENCE_MS: Final = 2  # leading does not speed up a longer wait, and others may want to lead
-# Seconds. CPython can miss a signal that arrives just as a thread starts to sleep, until the thread
-# wakes up. So a long wait wakes up this often.
-_SIGNAL_POLL: Final = 1.0
 
 _NONE: Final = Reader.NONE
 # The exceptions of `start`, `queue` and `collect` that leave the connection's state consistent.
@@ -105,17 +102,19 @@ def begin(
         return False
     rules = connection.rules
     with DeferSignals():
-        if ARRIVES:  # as in `acquire`
-            arriving.add(me)
-        ownership.lock.acquire()
-        ownership.holder = me
         if ARRIVES:
-            arriving.discard(me)
+            arriving.add(me)
+        try:  # as in `acquire`
+            ownership.lock.acquire()
+            ownership.holder = me
+        finally:
+            if ARRIVES:
+                arriving.discard(me)
         leads = False
         try:
             # Before it sends anything: the loop must not wake for the answer.
             leads = not rules.unprocessed and ownership.take_role()
-            if leads and ownership.poll(0):
+            if leads and ownership.finds_bytes():
                 # Read first what is there already: it may be the peer's GOAWAY.
                 connection.act_on(connection.reader.take())
             started = (  # as in `is_usable`
@@ -228,20 +227,6 @@ def send(connection: Connection, queue: Callable[[], bool]) -> bool:
         finally:
             ownership.release()
     return queued
-
-
-def wait(awaited: Awaited, seconds: float) -> None:
-    """Wait passively until somebody passes the baton, or until the time is up.
-
-    A signal handler may interrupt it by an exception, and the caller then tidies up. It may also
-    return early: the caller looks again.
-    """
-    baton = awaited.baton
-    until = time.monotonic() + seconds
-    while baton is not None:
-        left = min(until - time.monotonic(), _SIGNAL_POLL)
-        if left <= 0 or baton.acquire(timeout=left):
-            return
 
 
 def collect(

@@ -49,7 +49,7 @@ async def lead_in_task(
             return False
         started = leads = False
         try:
-            if ownership.poll(0):
+            if ownership.finds_bytes():
                 connection.act_on(reader.take())
             started = is_usable(connection) and start(awaited, seconds)
             connection.writer.flush_now()

@@ -14,6 +14,7 @@ cdef class Ownership:
     cdef public int _fd, _watch_fd
 
     cpdef bint held_here(self) except -1
+    cpdef bint finds_bytes(self) except -1
     cpdef bint is_readable(self) except -1
     cpdef bint park(self) except -1
     cpdef bint take_role_for_task(self, waiting) except -1

@@ -39,8 +39,9 @@ B. Only the reader reads, with the lock, after it has checked that it still is t
 C. The watch is muted exactly while the reader is THREAD or TASK.
 D. Whatever waits can be woken by the loop and by any reader, and depends on none of them.
 E. The holder of the lock never waits, and runs no code of users: log records, too, are left to
-   the loop. Reads and small writes keep the interpreter's lock (`_nonblocking`): a thread that
-   computes gets no chance to hold it for 5 ms meanwhile.
+   the loop. What it does for a single call keeps the interpreter's lock (`_nonblocking`), so a
+   thread that computes gets no chance to hold it for 5 ms meanwhile. Bulk lets other threads run:
+   `os.writev` for several buffers or a large one, and `os.readv`.
 F. Only the loop's thread touches Trio's objects. A thread leaves a letter (`defer`); all letters
    of one locked section are posted together, after the lock was released.
 
@@ -190,6 +191,10 @@ class Ownership:
         """
         await trio.lowlevel.wait_readable(self._watch_fd)
 
+    def finds_bytes(self) -> bool:
+        """Return whether a read would find something now. With the lock, as the reader."""
+        return _nonblocking.is_readable(self._fd)
+
     def is_readable(self) -> bool:
         """Return whether the watch reports anything now. With the lock."""
         return self.watch is not None and bool(self.watch.poll(0))
@@ -322,10 +327,12 @@ class Ownership:
         me = get_ident()
         if ARRIVES:
             self.arriving.add(me)
-        self.lock.acquire()
-        self.holder = me
-        if ARRIVES:
-            self.arriving.discard(me)
+        try:
+            self.lock.acquire()
+            self.holder = me
+        finally:  # a handler of a signal that is not deferred may raise as it waits
+            if ARRIVES:
+                self.arriving.discard(me)
 
     def release(self) -> None:
         """Release the lock, and then post the letters: a loop woken before would have to wait."""

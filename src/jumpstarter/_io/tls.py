@@ -29,7 +29,6 @@ Rules:
 from __future__ import annotations
 
 import math
-import os
 import socket
 import ssl
 from collections.abc import Sequence
@@ -38,6 +37,7 @@ from typing import Any, Final
 
 import trio
 
+from .. import _nonblocking
 from .transport import Buffer, SocketTransport
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -270,9 +270,8 @@ class TlsTransport(SocketTransport):
         """Write ciphertext. Return whether all of it has left."""
         data = self._ciphertext or self._tls.take()
         while data:
-            try:
-                written = os.write(self._fd, data)
-            except BlockingIOError:
+            written = _nonblocking.write(self._fd, data)
+            if not written:
                 break
             data = memoryview(data)[written:] if written < len(data) else self._tls.take()
         self._ciphertext = data
@@ -290,10 +289,10 @@ class TlsTransport(SocketTransport):
         """
         if self._tls.has_ended():
             return b""
-        try:
-            self._tls.feed(os.read(self._fd, _READ_SIZE))
-        except BlockingIOError:
+        ciphertext = _nonblocking.read(self._fd, _READ_SIZE)
+        if ciphertext is None:
             return None
+        self._tls.feed(ciphertext)
         try:
             data = self._tls.decrypt()
         finally:

@@ -177,7 +177,8 @@ class SocketTransport:
 
     def try_write(self, buffers: Sequence[Buffer]) -> list[Buffer]:
         """See `Transport`."""
-        if len(buffers) == 1:  # the usual case of a single call, without building lists
+        # The usual case of a single call, without building lists. Other threads run beside bulk.
+        if len(buffers) == 1 and len(buffers[0]) <= _READ_SIZE:
             buffer = buffers[0]
             written = _nonblocking.write(self._fd, buffer)
             return [] if written == len(buffer) else [memoryview(buffer)[written:]]

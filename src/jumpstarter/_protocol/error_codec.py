@@ -46,8 +46,8 @@ _OUTER_CODES: Final = {
 }
 # Paths of the code that calls a driver's: its frames are left out at the top of a traceback.
 _PACKAGE: Final = __file__.rpartition("_protocol")[0]
-_COMPILED: Final = "src/jumpstarter/_"  # a compiled module has its path in the source tree
-_CALLERS: Final = (f"{_PACKAGE}_", f"{_PACKAGE}driver/", _COMPILED, "/trio/", "/outcome/")
+_CALLERS: Final = (f"{_PACKAGE}_", f"{_PACKAGE}driver/", "/trio/", "/outcome/")
+_COMPILED: Final = "src/jumpstarter/"  # the path of a compiled module begins so
 _CARRIERS: Final = ("trio", "outcome", "anyio")
 _SHORT_TEXT: Final = 1000  # characters shown of a text that is too long to be sent
 _NO_TEXT: Final = "<its str() failed>"
@@ -212,11 +212,17 @@ def _libraries() -> tuple[str, ...]:
     """Return where the libraries are that carry a driver's code from task to task and thread."""
     found = [sys.modules.get(name) for name in _CARRIERS]
     files = [each.__file__ for each in found if each is not None and each.__file__]
-    return (_PACKAGE, contextlib.__file__, *(each.rpartition("__init__")[0] for each in files))
+    return (
+        _PACKAGE,
+        _COMPILED,
+        contextlib.__file__,
+        *(each.rpartition("__init__")[0] for each in files),
+    )
 
 
 def _is_caller_frame(frame: tb.FrameSummary) -> bool:
-    return any(place in frame.filename for place in _CALLERS)
+    file = frame.filename
+    return file.startswith(_COMPILED) or any(place in file for place in _CALLERS)
 
 
 def _guarded(function: Callable[..., T], argument: object, default: T) -> T:

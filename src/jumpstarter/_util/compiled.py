@@ -41,10 +41,12 @@ def choose_form(directory: str) -> None:
     root = Path(directory)
     if os.environ.get(VARIABLE) != "1" and not _is_stale(root):
         return
-    for package in {types.parent for types in root.glob("*/*.pxd")}:
-        # The path finder asks the finder of a directory that this cache has, if it has one.
-        sys.path_importer_cache[str(package)] = FileFinder(
-            str(package),
+    for name in {types.parent.name for types in root.glob("*/*.pxd")}:
+        # The path finder asks the finder of a directory that this cache has, if it has one. It
+        # looks for the same text as in `__path__`, which a Path might change.
+        package = f"{directory}/{name}"
+        sys.path_importer_cache[package] = FileFinder(
+            package,
             (SourceFileLoader, SOURCE_SUFFIXES),
             (SourcelessFileLoader, BYTECODE_SUFFIXES),
         )

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self
 
 import trio
 
-from .._io import leading
+from .._io import leading, passive_wait
 from .._protocol import events as ev
 from .._util.no_copies import ReduceEx, no_copies
 from ..errors import ArgumentError, DriverError
@@ -287,7 +287,7 @@ class RemoteGenerator(Generic[T]):
             if not leading.begin(connection, call, start, seconds):
                 return False
             if call.baton is not None:
-                leading.wait(call, seconds)
+                passive_wait.wait(call, seconds)
                 leading.collect(connection, call)
         finally:
             if turn:

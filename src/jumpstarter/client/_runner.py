@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import trio
 
-from .._io import leading
+from .._io import leading, passive_wait
 from .._io.portal import BlockingPortal, in_trio_thread
 from .._io.portal_job import stay_at_exit
 from ..errors import CallRefused, Code, DriverTimeoutError
@@ -152,7 +152,7 @@ class BlockingRunner:
             if not leading.begin(channel.connection, call, channel.start, seconds):
                 return self._call_in_loop(decode)
             if call.baton is not None:
-                leading.wait(call, seconds)
+                passive_wait.wait(call, seconds)
                 if self._portal.exiting:
                     stay_at_exit()
             if call.state is not _ENDED or (seconds != math.inf and _is_timeout(call)):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Self
 
 import trio
 
-from .._io import leading
+from .._io import leading, passive_wait
 from .._io.byte_stream import ThreadReceive
 from .._io.portal import in_trio_thread
 from .._util.checks import check_max_bytes, refuse_timeout
@@ -215,7 +215,7 @@ class BlockingStream:
             if not leading.begin(self._connection, wait, ThreadReceive.start, math.inf):
                 return False
             if wait.receiving:
-                leading.wait(wait, self._runner.left())
+                passive_wait.wait(wait, self._runner.left())
         finally:
             try:
                 if wait.receiving:
