@@ -216,7 +216,8 @@ def test_a_kicked_holder_is_out_before_the_next_enters(
         bob = start(process, "bob")
         bob.until_waits()
         code, out, err = run(capsys, "kick", process.address)
-        assert (code, out) == (0, "ended the session of ada\n")
+        assert (code, out[-13:]) == (0, ", says 'ada'\n")
+        assert out.startswith(f"ended the session of uid {os.getuid()}, pid ")
         assert "it runs 'block' of driver 'root' (sharing_drivers.Ledger), which is" in err
         assert "ada ends" in ledger_of(ledger)
         bob.until_in()
@@ -504,6 +505,9 @@ def test_nobody_is_kicked_if_nobody_holds(
         code, _, err = run(capsys, "kick", process.address)
         assert code == 1
         assert "nobody holds the exporter" in err
+        code, _, err = run(capsys, "kick", process.address, "left")
+        assert code == 1
+        assert "there is no board 'left'; the whole exporter is in exclusive use" in err
 
 
 def test_a_certificate_names_the_holder_and_the_operator(
@@ -524,6 +528,8 @@ def test_a_certificate_names_the_holder_and_the_operator(
     options = ("--address", "tls://localhost:0", "--tls-cert", f"{tmp_path}/server.pem")
     terms = ("--tls-client-ca", f"{tmp_path}/ca.pem", "--operator", "ops")
     with shared(tmp_path, *options, *terms) as process, ExitStack() as stack:
+        code, _, err = run(capsys, "kick", process.address, *access("ada"))
+        assert (code, "--operator names" in err) == (1, True)  # whether somebody holds it or not
         command = [sys.executable, "-m", "jumpstarter", "shell", "--address", process.address]
         holder = stack.enter_context(
             running(
@@ -605,12 +611,16 @@ def test_commands_use_a_board_while_another_client_uses_another(
             code, out, _ = run(capsys, "who", bench)
             assert out.split()[:2] == ["CONNECTION", "SUBTREE"]
             code, _, err = run(capsys, "kick", bench)
-            assert (code, "name one of left, right" in err) == (2, True)
-            assert run(capsys, "kick", bench, "right")[0] == 0
+            assert (code, "the boards are left, right (left is held by" in err) == (1, True)
+            code, out, _ = run(capsys, "kick", bench, "right")
+            assert (code, out.endswith(", at right\n")) == (0, True)
+            assert out.startswith(f"ended the session of uid {os.getuid()}, pid {os.getpid()}")
             with pytest.raises(CallRefused, match="the session was ended by"):
                 client.children["right"].children["rail"].call("on")
         code, _, err = run(capsys, "kick", bench, "lamp")
-        assert (code, "nobody holds lamp" in err) == (1, True)
+        assert (code, "there is no board 'lamp'; the boards are" in err) == (1, True)
+        code, _, err = run(capsys, "kick", bench, "right")
+        assert (code, "nobody holds right" in err) == (1, True)
         shell = ("shell", "--claim", "right", "--address", bench, "--")
         assert run(capsys, *shell, "j", "right", "rail", "on")[0] == 0
     other = ("-m", "jumpstarter", "call", "--claim", "left", bench, "left.rail.on")

@@ -56,6 +56,7 @@ def test_the_exporter_itself_is_target_zero() -> None:
     exporter = ServerContext(tree, DriverExecutor())
     assert [list(target.exports) for target in exporter.targets[:1]] == [
         [
+            "board",
             "claim",
             "claim_subtree",
             "join",

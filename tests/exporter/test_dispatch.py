@@ -196,7 +196,7 @@ async def test_the_exporter_itself_offers_its_report_and_loans_and_nothing_else(
         with pytest.raises(
             DriverMethodNotImplemented,
             match=r"exporter's own.*exports: "
-            r"claim, claim_subtree, join, kick, lend, lent_back, lent_failed, log, log_end, "
+            r"board, claim, claim_subtree, join, kick, lend, lent_back, lent_failed, log, log_end, "
             r"report, who$",
         ):
             await run(channel, "echo", Kind.UNARY, target=0)

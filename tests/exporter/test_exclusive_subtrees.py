@@ -167,7 +167,7 @@ async def test_a_kick_at_one_board_leaves_the_other_alone(bench: Bench, address:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sleep)
             await until(bench.left.running.is_set)
-            with pytest.raises(CallRefused, match="name the connection"):
+            with pytest.raises(CallRefused, match="name the board whose session"):
                 await service(watcher, "kick", None)
             await service(watcher, "kick", rows[0]["connection"])
         assert await holders(watcher) == {"right": "bob"}
@@ -181,6 +181,32 @@ async def test_a_kick_at_one_board_leaves_the_other_alone(bench: Bench, address:
     assert bench.left.ledger == ["reset", "finally"]
     assert bench.right.ledger == ["reset", "bob", "joined"]
     assert "the session was ended by uid" in outcomes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("lefft", "there is no board 'lefft'; the boards are left, right"),
+        ("left.part", "there is no board 'left.part'; the boards are left, right"),
+        ("lamp", "there is no board 'lamp'; the boards are left, right"),
+        (None, "name the board whose session is to end; the boards are left, right .left is held"),
+        (7, "the name of a board must be a str"),
+    ],
+)
+@timed()
+async def test_a_session_is_ended_at_a_board_that_is_named(
+    bench: Bench, address: str, name: object, error: str
+) -> None:
+    async with served(bench, address) as watcher:
+        with pytest.raises(CallRefused, match="nobody holds any of them"):
+            await service(watcher, "board", None)
+        async with connect_async(address, claim="left", name="ada"):
+            with pytest.raises((CallRefused, DriverInvalidArgument), match=error):
+                await service(watcher, "board", name)
+            with pytest.raises(CallRefused, match="name the board"):  # though one alone is held
+                await service(watcher, "kick", None)
+            assert await service(watcher, "board", "left") == "left"
+            assert await holders(watcher) == {"left": "ada"}
 
 
 @timed()

@@ -141,6 +141,13 @@ class _Service:
         return self._exclusive_use().who()
 
     @export(read_only=True)
+    async def board(self, name: object) -> object:
+        """Return the board at which this client may end a session; see `Subtrees.board`."""
+        if not isinstance(name, str | None):
+            reject(Code.INVALID_ARGUMENT, "board: the name of a board must be a str, or None")
+        return self._exclusive_use().board(current_connection.get(), name)
+
+    @export(read_only=True)
     async def kick(self, connection: int | None) -> None:
         """End the holder's session, and wait until its calls have ended."""
         await self._exclusive_use().kick(current_connection.get(), connection)

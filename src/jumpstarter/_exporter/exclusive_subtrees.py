@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from typing import Any, Final, NoReturn
 
 from .._util.wording import worded
-from ..driver._caller import ConnectionContext, VerifiedIdentity
+from ..driver._caller import Caller, ConnectionContext
 from ..errors import Code, ConfigurationError
 from .error_reporter import reject
 from .exclusive_use import ExclusiveUse, Visitor
@@ -194,21 +194,46 @@ class Subtrees:
         """Return the holder, and then the clients that wait, in order; subtree by subtree."""
         return [claim.row() for use in self._uses for claim in use.claims]
 
+    def board(self, context: ConnectionContext | None, name: str | None) -> str:
+        """Return the path of the board at which a client may end a session.
+
+        Args:
+            context: The connection that asks for it.
+            name: The board that its user has named; None for the whole exporter.
+
+        Raises:
+            CallRejected: The client may not end sessions, or there is no such board. If boards are
+                used independently, each has to be named, even if one client alone holds any.
+        """
+        self._operator(context)
+        return self._board(name)
+
+    def _board(self, name: str | None) -> str:
+        names = [use.path for use in self._uses if use.path]
+        boards = f"the boards are {', '.join(names)}"
+        if name is None and names:
+            held = "; ".join(use.claims[0].describe() for use in self._uses if use.claims)
+            text = f"name the board whose session is to end; {boards}"
+            reject(Code.REFUSED, f"{text} ({held or 'nobody holds any of them'})")
+        if name is not None and name not in names:
+            whole = "the whole exporter is in exclusive use, so name no board"
+            reject(Code.REFUSED, f"there is no board {name!r:.100}; {boards if names else whole}")
+        return name or ""
+
     async def kick(self, context: ConnectionContext | None, connection: int | None) -> None:
         """End the session of a holder, and wait until its calls have ended. A checkpoint.
 
         Args:
             context: The connection that asks for it.
             connection: The holder's connection, so that a later holder is not ended by mistake;
-                None for any, if there is one queue.
+                None for any, if the whole exporter is in exclusive use.
 
         Raises:
             CallRejected: The client may not do this, or there is no such holder.
         """
-        caller = self._visitor(context).caller
-        if not self._is_operator(caller.verified):
-            text = "only root, the exporter's own user at a unix: address, or the owner of a "
-            reject(Code.REFUSED, f"{text}certificate that --operator names may end a session")
+        caller = self._operator(context)
+        if connection is None:
+            self._board(None)
         holders = [holder for use in self._uses if (holder := use.holder) is not None]
         if not holders:
             firsts = [use.claims[0].describe() for use in self._uses if use.claims]
@@ -218,8 +243,6 @@ class Subtrees:
         now = "; ".join(each.describe() for each in holders)
         if not found:
             reject(Code.REFUSED, f"another client holds it by now: {now}")
-        if len(found) > 1:
-            reject(Code.REFUSED, f"name the connection whose session is to end: {now}")
         holder = found[0]
         _logger.warning("%s ends the session of %s", caller, holder.caller)
         holder.use.end(holder, f"the session was ended by {caller}")
@@ -239,8 +262,14 @@ class Subtrees:
             reject(Code.UNIMPLEMENTED, "no claim is needed at this address")
         return visitor
 
-    def _is_operator(self, verified: VerifiedIdentity) -> bool:
-        return verified.uid in self._users or verified.common_name in self._operators
+    def _operator(self, context: ConnectionContext | None) -> Caller:
+        """Return the client of a connection that may end sessions."""
+        caller = self._visitor(context).caller
+        verified = caller.verified
+        if verified.uid not in self._users and verified.common_name not in self._operators:
+            text = "only root, the exporter's own user at a unix: address, or the owner of a "
+            reject(Code.REFUSED, f"{text}certificate that --operator names may end a session")
+        return caller
 
 
 async def _free() -> AsyncGenerator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 from .._protocol.frames import Kind
@@ -12,7 +13,7 @@ from ..errors import DriverError, DriverMethodNotImplemented
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["kick", "list_claims"]
+__all__ = ["check_board", "describe_verified", "kick", "list_claims"]
 
 Row: TypeAlias = dict[str, Any]
 _KINDS: Final[dict[str, tuple[type, ...]]] = {
@@ -43,6 +44,30 @@ def list_claims(root: DriverClient) -> list[Row]:
     if not isinstance(rows, list):
         raise DriverError(f"it has sent a {type(rows).__name__} instead of its queue")
     return [_checked(row) for row in rows]
+
+
+def describe_verified(row: Row) -> str:
+    """Return what the system or TLS reports of the client of an entry, in words."""
+    verified = row["verified"]
+    known = {name: verified.get(name) for name in ("uid", "pid", "host")}
+    texts = [f"{name} {value}" for name, value in known.items() if value not in (None, "")]
+    texts += ["=".join(map(str, pair)) for pair in verified.get("subject") or ()]
+    return ", ".join(texts)
+
+
+def check_board(root: DriverClient, name: str | None) -> None:
+    """Check that this client may end the session at a board.
+
+    Args:
+        root: A client of the exporter.
+        name: The board; None for the whole exporter.
+
+    Raises:
+        CallRefused: This client may not do that, or there is no such board, or it has to be named.
+        DriverError: The connection is lost.
+    """
+    with suppress(DriverMethodNotImplemented):  # one of an earlier version: `kick` checks it
+        _call(root, "board", name)
 
 
 def kick(root: DriverClient, connection: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from ..._util.durations import describe_duration
 from ..._util.extras import requires_extra
 from .._connecting import Access, connected, onlooker_options
-from .._exclusive import list_claims
+from .._exclusive import describe_verified, list_claims
 from .._output import output_option, print_rows
 from .._targets import split_address
 
@@ -45,13 +45,9 @@ def command(arguments: tuple[str, ...], output: str | None, access: Access) -> N
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    verified = row["verified"]
-    known = {name: verified.get(name) for name in ("uid", "pid", "host")}
-    texts = [f"{name} {value}" for name, value in known.items() if value not in (None, "")]
-    texts += ["=".join(map(str, pair)) for pair in verified.get("subject") or ()]
     return {
         **row,
         "for": describe_duration(row["seconds"]),
-        "verified": ", ".join(texts),
+        "verified": describe_verified(row),
         "says": row["claimed"],
     }
