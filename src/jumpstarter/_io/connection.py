@@ -35,7 +35,7 @@ from .._util.wakeup import LazyEvent
 from .._util.wording import worded
 from ..errors import Code, HandshakeError, RemoteProtocolError
 from .event_router import ConnectionEvent, EventRouter
-from .handlers import ConnectionHandler
+from .handlers import ConnectionHandler, StreamHandler
 from .keepalive import Keepalive
 from .ownership import Ownership
 from .reader import ConnectionReader
@@ -82,6 +82,9 @@ class Connection(EventRouter):
         goaway: The peer's GOAWAY, None if it has sent none.
     """
 
+    handlers: dict[int, StreamHandler]
+    ended: Exception | None
+
     def __init__(
         self,
         transport: Transport,
@@ -100,8 +103,10 @@ class Connection(EventRouter):
         self._transport = transport
         self._event_log = event_log or RateLimitedLogger()
         self.lock: threading.Lock = self.ownership.lock
-        self.writer = Writer(self, transport, rules)
-        self.reader = ConnectionReader(self, transport, rules, dispatch_lock or trio.Lock())
+        self.writer: Writer = Writer(self, transport, rules)
+        self.reader: ConnectionReader = ConnectionReader(
+            self, transport, rules, dispatch_lock or trio.Lock()
+        )
         self.keepalive: Keepalive = Keepalive(self)
         self._scope: trio.CancelScope | None = None  # of all tasks, once they run
 

@@ -40,6 +40,7 @@ cdef class BaseProtocol(ConnectionProtocol):
     cdef str _over_max_pending(self)
     cdef object _discard_parts(self, Slot slot)
     cdef object _open_slot(self, Slot slot, kind, int may_receive, int may_send)
+    cdef object _count_slot(self, long long by)
     cdef object _close_windows(self, Slot slot)
     cdef ReceiveWindow _receive_window(self)
     cdef SendWindow _send_window(self)

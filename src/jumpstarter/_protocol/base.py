@@ -258,6 +258,9 @@ class BaseProtocol(ConnectionProtocol):
         slot.may_receive = may_receive
         slot.may_send = may_send
 
+    def _count_slot(self, by: int) -> None:
+        self.busy_slots += by
+
     def _close_windows(self, slot: Slot) -> None:
         slot.sending = None
         if slot.receiving is not None:

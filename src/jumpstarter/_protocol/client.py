@@ -116,7 +116,7 @@ class ClientProtocol(BaseProtocol):
             self._discard_parts(slot)
         if slot.receiving is not None:
             self._close_windows(slot)
-        self.busy_slots -= 1
+        self._count_slot(-1)
         self._free.append(slot_id)
 
     # ---------------------------------------------------------------------------------- verbs
@@ -157,7 +157,7 @@ class ClientProtocol(BaseProtocol):
             slot.receiving = self._receive_window()
         if kind is _STREAM:
             slot.sending = self._send_window()
-        self.busy_slots += 1
+        self._count_slot(1)
         self.send_queue.add_message(_CALL, slot_id, buffer)
         return slot_id
 

@@ -90,7 +90,7 @@ class ServerProtocol(BaseProtocol):
         if slot.state is _FREE:
             slot.state = _OPENING
             slot.may_receive = _WHILE_OPENING
-            self.busy_slots += 1
+            self._count_slot(1)
         elif slot.state is not _OPENING:
             raise RemoteProtocolError(f"CALL on slot {slot_id}, which is {slot.state.name}")
         message = self._assemble(slot_id, slot, flags, payload)
@@ -162,7 +162,7 @@ class ServerProtocol(BaseProtocol):
         for slot_id in batch.ended:
             slot = self._slots[slot_id]
             slot.state = _FREE
-            self.busy_slots -= 1
+            self._count_slot(-1)
         return batch
 
     def result(self, slot_id: int, buffer: bytearray) -> None:
