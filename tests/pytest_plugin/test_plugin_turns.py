@@ -93,17 +93,117 @@ def test_a_run_in_a_shell_joins_its_session_unless_the_option_names_another_boar
             run_pytest(USES, *options).assert_outcomes(passed=1)
 
 
+# The end of the session as the tests of a run see it. The kick returns when the exporter has ended
+# the calls, and the reason arrives on this connection soon after.
+KICK = """
+import subprocess, sys, time
+import pytest
+def kick():
+    command = [sys.executable, "-m", "jumpstarter", "kick", {address!r}]
+    subprocess.run(command, check=True, timeout=60)
+def wait_until_lost(device):
+    deadline = time.monotonic() + 60
+    while device.channel.channel.ended is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+"""
+MEANWHILE = "; the board may have been used by another client while this test ran"
+
+
+def lost(result: pytest.RunResult) -> list[str]:
+    text = "the connection to the device was lost: "
+    return [line for line in result.outlines if line.startswith(text)]
+
+
 def test_a_run_whose_client_is_kicked_is_told_by_whom(run_pytest: Run, exclusive: str) -> None:
     """It must not be told to start the exporter, which has gone on to the next client."""
-    source = f"""
-    import subprocess, sys
-    def test_it(device):
-        command = [sys.executable, "-m", "jumpstarter", "kick", {exclusive!r}]
-        subprocess.run(command, check=True, timeout=60)
-    def test_other(device): device.power.call("on")
-    """
-    result = run_pytest(source, "--jumpstarter", exclusive)
-    result.assert_outcomes(passed=1, errors=1)
-    (line,) = [each for each in result.outlines if "the connection to the device was lost" in each]
+    source = """
+def test_it(device):
+    kick()
+    wait_until_lost(device)
+def test_other(device): device.power.call("on")
+def test_without(): pass
+"""
+    result = run_pytest(KICK.format(address=exclusive) + source, "--jumpstarter", exclusive)
+    result.assert_outcomes(passed=1, failed=1, errors=1)
+    (first,) = lost(result)
+    assert "the session was ended by uid " in first
+    assert first.endswith(MEANWHILE)
+    text = "the connection to the device was lost during "
+    (line,) = [each for each in result.outlines if each.startswith(text)]
+    assert "::test_it: " in line
     assert "the session was ended by uid " in line
     assert line.endswith("; repeat the run")
+
+
+def test_a_test_does_not_pass_if_its_session_has_ended_just_before(
+    run_pytest: Run, exclusive: str
+) -> None:
+    """The reason may not have arrived when the test ends: the end of the log waits for it."""
+    source = KICK.format(address=exclusive) + "\ndef test_it(device): kick()"
+    result = run_pytest(source, "--jumpstarter", exclusive)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    (line,) = lost(result)
+    assert "the session was ended by uid " in line
+
+
+def test_a_test_whose_session_ends_in_its_teardown_has_an_error(
+    run_pytest: Run, exclusive: str
+) -> None:
+    source = """
+@pytest.fixture
+def leaving(device):
+    yield
+    kick()
+def test_it(leaving): pass
+"""
+    result = run_pytest(KICK.format(address=exclusive) + source, "--jumpstarter", exclusive)
+    result.assert_outcomes(passed=1, errors=1)
+    assert len(lost(result)) == 1
+
+
+def test_an_async_test_fails_too(run_pytest: Run, exclusive: str) -> None:
+    """Each has a connection of its own, so the tests after it go on."""
+    source = """
+import trio
+async def test_it(device_async):
+    kick()
+    with trio.fail_after(60):
+        while device_async.channel.channel.ended is None:
+            await trio.sleep(0.01)
+async def test_other(device_async): pass
+async def test_last(device_async): await test_it(device_async)
+"""
+    options = ("-o", "trio_mode=true", "--jumpstarter", exclusive)
+    result = run_pytest(KICK.format(address=exclusive) + source, *options)
+    result.assert_outcomes(failed=2, passed=1)
+    assert len([line for line in lost(result) if line.endswith(MEANWHILE)]) == 2
+
+
+def test_a_failure_of_its_own_says_that_the_session_has_ended(
+    run_pytest: Run, exclusive: str
+) -> None:
+    source = """
+def test_it(device):
+    kick()
+    wait_until_lost(device)
+    assert False, "of its own"
+"""
+    result = run_pytest(KICK.format(address=exclusive) + source, "--jumpstarter", exclusive)
+    result.assert_outcomes(failed=1)
+    (line,) = [each for each in result.outlines if each.endswith(MEANWHILE)]
+    assert "the session was ended by uid " in line
+
+
+def test_a_connection_that_the_test_has_closed_itself_is_no_loss(
+    run_pytest: Run, exclusive: str
+) -> None:
+    source = """
+def test_own(device):
+    import jumpstarter
+    session = device.channel.channel.session
+    with jumpstarter.connect(device.channel.channel.name, session=session) as own:
+        own.power.call("on")
+def test_next(device): device.power.call("on")
+"""
+    run_pytest(source, "--jumpstarter", exclusive).assert_outcomes(passed=2)

@@ -46,6 +46,8 @@ __all__ = ["Bench", "open_bench"]
 
 _FIXTURE: Final = "_jumpstarter_bench"
 _UNREACHABLE: Final = "no connection to the device"
+_LOST: Final = "the connection to the device was lost"
+_MEANWHILE: Final = "the board may have been used by another client while this test ran"
 _MAX_NAME: Final = 150  # characters of a file's name
 _OUTCOMES: Final = (pytest.fail.Exception, pytest.skip.Exception)  # their text is all
 _SKIPPED: Final = pytest.StashKey[str]()
@@ -105,7 +107,8 @@ class Bench:
         self._record = record
         self._client: DriverClient | None = None  # of `device`, while it is connected
         self._log_channel: Channel | None = None  # for the exporter's log, with that client
-        self._lost_in = ""  # the test that lost the connection
+        self._loss: Exception | None = None  # why a connection was lost
+        self._lost_in = ""  # the test that lost it
         self._item: pytest.Item | None = None
         self._recording: Recording | None = None
         self._log = ExitStack()  # the stream of the exporter's log, while there is one
@@ -156,12 +159,14 @@ class Bench:
             ):
                 connecting = connect_async(self._access.address, **options)
                 client = await stack.enter_async_context(connecting)
+            stack.callback(self._notice_loss, client.channel.channel)  # before we end it ourselves
             self._watch(client)
             self._add_properties(client)
             recording = self._recording
             if recording is not None and self._client is None:  # else `device` has the log
                 try:
                     own = await stack.enter_async_context(another_channel(client.channel.channel))
+                    stack.callback(self._notice_loss, client.channel.channel, own)
                     await stack.enter_async_context(log_rows(own, self._takes_records(recording)))
                 except JumpstarterException as exc:
                     recording.add_note(f"not available: {indent_text(str(exc))}")
@@ -201,7 +206,10 @@ class Bench:
     def begin(self, item: pytest.Item) -> None:
         """Begin to record a test."""
         self.end()
-        self._item = item
+        self._item, self._loss = item, None
+        self._notice_loss_of_device()
+        if self._loss is None:  # or it was the connection of a `device_async`, which is made anew
+            self._lost_in = ""
         with fails_in_one_line("cannot write the log of this test"):
             self._recording = Recording(item.nodeid, self._file_for(item))
         if self._recording.path is not None:
@@ -250,6 +258,26 @@ class Bench:
         except JumpstarterException as exc:
             if self._recording is not None:
                 self._recording.add_note(f"it has ended: {indent_text(str(exc))}")
+        # Ending the log has waited for the exporter's answer: its goodbye from before is here.
+        self._notice_loss_of_device()
+
+    def _notice_loss_of_device(self) -> None:
+        if self._client is not None:
+            self._notice_loss(self._client.channel.channel, self._log_channel)
+
+    def _notice_loss(self, channel: Channel, of_log: Channel | None = None) -> None:
+        """Keep the reason if the exporter has ended a connection, or it is lost.
+
+        Args:
+            channel: The connection of a client. If it is closed by this process, that is no loss.
+            of_log: Another connection of its session. Only the exporter's goodbye counts there.
+        """
+        if self._loss is not None or channel.closed:
+            return
+        self._loss = channel.ended
+        for each in (channel, of_log):
+            if self._loss is None and each is not None and each.connection.goaway is not None:
+                self._loss = each.ended or each.connection.reason_of_loss()
 
     def _file_for(self, item: pytest.Item) -> Path | None:
         """Return a test's log file. Its name is that of the test, and of the worker if any."""
@@ -278,12 +306,12 @@ class Bench:
         if self._client is None:
             return
         channel = self._client.channel.channel
-        if channel.ended is not None:
+        if self._loss is not None:
             where = f" during {self._lost_in}" if self._lost_in else ""
-            reason = indent_text(str(channel.ended))
-            text = f"the connection to the device was lost{where}: {reason}"
+            text = f"{_LOST}{where}: {indent_text(str(self._loss))}"
             # An exporter that says goodbye may go on for the next client: starting it is not safe.
-            fault = channel.connection.goaway is None
+            both = (channel, self._log_channel)
+            fault = not any(each and each.connection.goaway for each in both)
             advice = "start the exporter again, and repeat the run" if fault else "repeat the run"
             fail_in_one_line(f"{text}; {advice}")
 
@@ -301,6 +329,8 @@ class Bench:
         if report.skipped and (reason := item.stash.get(_SKIPPED, None)) is not None:
             # The place of the test, as for other markers, instead of a line of ours.
             report.longrepr = (str(item.path), (item.location[1] or 0) + 1, f"Skipped: {reason}")
+        if call.when != "setup":
+            self._fail_if_lost(report)
         if report.failed:
             self._attach(report)
         if call.when == "teardown":
@@ -311,12 +341,26 @@ class Bench:
         """End the recording of a test that Ctrl-C has interrupted."""
         self.end()
 
+    def _fail_if_lost(self, report: pytest.TestReport) -> None:
+        """Fail a test that has lost the device and has not noticed, since it made no call then."""
+        if report.when == "teardown":
+            self._end_log()
+        else:
+            self._notice_loss_of_device()
+        if self._loss is None or self._lost_in or not report.passed:
+            return
+        report.outcome = "failed"
+        report.longrepr = f"{_LOST}: {indent_text(str(self._loss))}; {_MEANWHILE}"
+
     def _attach(self, report: pytest.TestReport) -> None:
         self._end_log()  # the records from before arrive first
         if self._recording is not None:
             report.sections += self._recording.sections()
-        client = self._client
-        if client is not None and client.channel.channel.ended is not None:
+        if self._loss is not None:
+            reason = indent_text(str(self._loss))
+            if not self._lost_in and reason not in report.longreprtext:
+                text = f"{_LOST}: {reason}; {_MEANWHILE}"
+                report.sections.append(("jumpstarter", text))
             self._lost_in = self._lost_in or report.nodeid
         elif report.when != "teardown":
             self._begin_log()  # for the fixtures that end after the test
