@@ -87,6 +87,16 @@ def test_the_unit_the_user_and_the_rules_belong_together(service: dict[str, list
         assert ('MODE="0660"' in keys) == (f'GROUP="{USER}"' in keys), line
 
 
+def test_the_unit_can_read_the_configuration_that_other_users_cannot(
+    service: dict[str, list[str]],
+) -> None:
+    page = PAGES[PAGE]
+    command = r"sudo install -D -g (\w+) -m (\d+) board.yaml /etc/jumpstarter/exporters/lab.yaml\n"
+    (found,) = re.finditer(command, page)
+    assert ([found[1]], found[2]) == (service["Group"], "640")
+    assert page.index("sudo systemd-sysusers\n") < found.start()  # which makes the group
+
+
 def test_the_container_runs_an_exporter_with_options_that_it_has() -> None:
     text = (DEPLOY / "Containerfile").read_text()
     words = {

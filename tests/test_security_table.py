@@ -19,7 +19,7 @@ FAULTS: Final = re.findall(
 )
 NUMBERS: Final = [
     f"{section}{number}"
-    for section, last in {"A": 15, "B": 14, "C": 10, "D": 7}.items()
+    for section, last in {"A": 15, "B": 14, "C": 11, "D": 7}.items()
     for number in range(1, last + 1)
 ]
 NAMED: Final = sorted(set(re.findall(r"`((?:\w+/)?\w+\.py)::(\w+)`", TEXT)))

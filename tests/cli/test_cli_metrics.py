@@ -18,6 +18,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 import jumpstarter
 from exporter_process import PATIENCE, ExporterProcess, exporter, exporter_command
 from jumpstarter.cli import main
+from jumpstarter.cli._metrics import load_http
+from jumpstarter.cli._serve import make_parser
 
 pytestmark = pytest.mark.usefixtures("handlers_of_signals")
 
@@ -164,6 +166,8 @@ def test_a_configuration_serves_metrics_by_tls(directory: Path, trusting: ssl.SS
         (["--metrics", "0.0.0.0:0"], "other machines reach it, and there is no token"),
         (["--metrics", "nonsense"], "cannot serve HTTP at 'nonsense': give PORT or HOST:PORT"),
         (["--status", "0.0.0.0:0"], "other machines reach it, and there is no token"),
+        (["--status", "http://[::1]:0"], "--status (or status: of the configuration) http://[::1]"),
+        (["--metrics", "http://[::1]:0"], "write PORT, HOST:PORT, or https://HOST:PORT with"),
         (["--status-token-file", "token"], "--status-token-file is for --status"),
         (["--metrics-token-file", "token"], "--metrics-token-file is for --metrics"),
         (["--metrics", "0", "--metrics-token-file", "no"], "cannot read --metrics-token-file no"),
@@ -180,6 +184,8 @@ def test_a_configuration_serves_metrics_by_tls(directory: Path, trusting: ssl.SS
         "exposed",
         "address",
         "exposed page",
+        "scheme of the page",
+        "scheme of metrics",
         "page's token",
         "token alone",
         "no token file",
@@ -205,4 +211,33 @@ def test_a_certificate_that_the_configuration_has_no_use_for_is_refused(
 ) -> None:
     options = ("--address", f"unix:{directory}/socket", "--tls-cert", "token")
     assert main(["run", "--exporter-config", "lab.yaml", *options]) == 2
-    assert "has no TLS: --tls-cert is for tls://, or https:// of" in capfd.readouterr().err
+    text = "has no TLS: --tls-cert is for tls://, or https:// of metrics or of the status page"
+    assert text in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("address", "warns"),
+    [
+        ("0.0.0.0:0", True),
+        ("127.0.0.1:0", False),
+        ("https://0.0.0.0:0", False),
+    ],
+)
+@pytest.mark.usefixtures("trusting")
+def test_a_page_that_others_reach_in_cleartext_is_warned_of(
+    directory: Path, address: str, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = [
+        "x:y",
+        "--address",
+        "unix:/x",
+        "--status",
+        address,
+        "--status-token-file",
+        f"{directory}/token",
+    ]
+    options = make_parser().parse_args([*words, "--tls-cert", "server.pem"])
+    assert load_http(options, None, "status") is not None
+    levels = [record.levelname for record in caplog.records]
+    assert levels == (["WARNING"] if warns else [])
+    assert ("cleartext: use https://HOST:PORT, with --tls-cert" in caplog.text) == warns

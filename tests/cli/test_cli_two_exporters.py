@@ -13,9 +13,9 @@ import pytest
 import jumpstarter
 from exporter_process import exporter_command
 from jumpstarter.cli import main
-from jumpstarter.config._in_use import in_use
+from jumpstarter.config._in_use import _refusal, in_use
 from jumpstarter.errors import ConfigurationError
-from processes import PATIENCE
+from processes import PATIENCE, running
 
 LAB = "metadata: {name: lab}\nexport: {rail: {type: MockPower}}\n"
 TEST = "def test_it(device): device.rail.on()"
@@ -73,6 +73,33 @@ def test_a_second_process_is_refused_while_one_is_in_exclusive_use(lab: Path) ->
     with exporter_command(*serve(lab, "next", "--exclusive")) as following:
         following.send(signal.SIGTERM)
         assert following.wait() == 0
+
+
+LOCK = """
+import fcntl, sys
+file = open(sys.argv[1])
+fcntl.flock(file, fcntl.LOCK_SH)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_program_that_has_just_locked_the_file_is_not_called_an_exporter(lab: Path) -> None:
+    command = [sys.executable, "-c", LOCK, str(lab)]
+    pipe = subprocess.PIPE
+    with running(command, stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        code, said = refused("jumpstarter", *serve(lab, "first", "--exclusive"))
+        assert code == 2
+        assert f"lab.yaml is locked by process {process.pid} (" in said
+        assert "let only the exporter's user and root read it" in said
+        assert "is served" not in said
+        assert "Connect to that one" not in said
+
+
+def test_a_lock_of_a_process_that_cannot_be_seen_is_one_all_the_same(lab: Path) -> None:
+    assert "is locked by a process that this user cannot see" in _refusal(lab, [])
 
 
 def test_an_exporter_in_exclusive_use_does_not_begin_beside_another(lab: Path) -> None:

@@ -447,8 +447,9 @@ def test_a_configuration_can_ask_for_exclusive_use(
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--max-session", "2h"], "add --exclusive"),
-        (["--operator", "ops"], "add --exclusive"),
+        (["--max-session", "2h"], "--max-session is for an exporter in exclusive use"),
+        (["--operator", "ops"], "--operator is for an exporter in exclusive use: add"),
+        (["--max-session=2h", "--operator=ops"], "--max-session and --operator are for an"),
         (["--exclusive", "--operator", "ops"], "give --tls-client-ca"),
         (["--exclusive", "--max-session", "soon"], "is not a duration"),
     ],

@@ -15,13 +15,16 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 __all__ = ["check_http"]
 
 
-def check_http(setup: HttpSetup, what: str, token: str) -> None:
+def check_http(setup: HttpSetup, what: str, token: str) -> bool:
     """Refuse what cannot be served. It may look a name up in the network.
 
     Args:
         setup: Where something is to be served.
         what: `metrics` or `status`.
         token: How a token is given, for the error.
+
+    Returns:
+        Whether other machines reach it.
 
     Raises:
         SetupError: The address is not one, other machines reach it and there is no token, or the
@@ -41,6 +44,7 @@ def check_http(setup: HttpSetup, what: str, token: str) -> None:
     if exposed and not setup.token:
         text = f"{title}: other machines reach it, and there is no token"
         raise SetupError(f"{text}. Listen at 127.0.0.1, or give {token}")
+    return bool(exposed)
 
 
 def _exposed(host: str) -> Iterator[str]:

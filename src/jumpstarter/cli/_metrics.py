@@ -57,12 +57,19 @@ def load_http(
             raise SetupError(f"{option} is for --{what}, which is missing")
         return None
     context = None
+    if "://" in address and not is_https(address):
+        text = "write PORT, HOST:PORT, or https://HOST:PORT with --tls-cert"
+        raise SetupError(f"--{what} (or {what}: of the configuration) {address}: {text}")
     if is_https(address):
         if options.tls_cert is None:
             raise SetupError(f"--{what} {address}: give --tls-cert, a file with the certificate")
         context = load_certificate(options)
     setup = HttpSetup(address.removeprefix(HTTPS), read_token(file, option), context)
-    check_http(setup, what, f"{option} (or tokenFile: of the configuration)")
+    exposed = check_http(setup, what, f"{option} (or tokenFile: of the configuration)")
+    if exposed and context is None and what == "status":
+        text = "the status page at %s sends consoles, and gets its token, through the network in "
+        text += "cleartext: use https://HOST:PORT, with --tls-cert"
+        _logger.warning(text, address)
     return setup
 
 

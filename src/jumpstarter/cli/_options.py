@@ -311,7 +311,8 @@ def check_certificate(
     """
     is_used = address.scheme == "tls" or any(each is not None and each.context for each in setups)
     if not is_used and (options.tls_cert or options.tls_key) is not None:
-        raise SetupError(f"{address} has no TLS: --tls-cert is for tls://, or https:// of metrics")
+        text = "--tls-cert is for tls://, or https:// of metrics or of the status page"
+        raise SetupError(f"{address} has no TLS: {text}")
 
 
 def read_exclusive(given: Sequence[str] | None) -> bool | list[str]:
@@ -334,8 +335,11 @@ def check_sharing(options: argparse.Namespace) -> None:
         SetupError: An option has no effect.
     """
     if (options.max_session is not None or options.operator) and not options.exclusive:
-        text = "--max-session and --operator are for an exporter in exclusive use"
-        raise SetupError(f"{text}: add --exclusive, or exclusive: true to the configuration")
+        each = {"--max-session": options.max_session is not None, "--operator": options.operator}
+        given = [name for name, is_given in each.items() if is_given]
+        text = f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} for an exporter in"
+        more = "add --exclusive, or exclusive: true to the configuration"
+        raise SetupError(f"{text} exclusive use: {more}")
     if options.operator and options.tls_client_ca is None:
         text = "--operator names the owner of a client's certificate"
         raise SetupError(f"{text}: serve at tls://, and give --tls-client-ca")

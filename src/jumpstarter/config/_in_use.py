@@ -29,6 +29,8 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 __all__ = ["in_use"]
 
 _ADDRESSES: Final = ("--address", "--tls-grpc-listener")
+_PROGRAMS: Final = ("jumpstarter", "jmp", "j")  # those of this library
+_PLUGIN: Final = "--jumpstarter-"  # how options of the pytest plugin begin
 
 
 @contextmanager
@@ -54,7 +56,7 @@ def in_use(path: Path | None, *, exclusive: bool) -> Iterator[list[str]]:
         try:
             fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigurationError(_refusal(path, _others(file))) from None
+            raise ConfigurationError(_refusal(path, _lockers(file))) from None
         except OSError:  # a file system without such locks
             yield []
             return
@@ -73,10 +75,14 @@ def _open(path: Path) -> IO[bytes] | None:
     return None
 
 
+def _lockers(file: IO[bytes]) -> list[int]:
+    """Return the processes that have the lock of a file, as far as this user can see them."""
+    return lockers_of(os.fstat(file.fileno()))
+
+
 def _others(file: IO[bytes]) -> list[str]:
     """Describe the other processes that have the lock of a file."""
-    own = os.getpid()
-    return [_describe(each) for each in lockers_of(os.fstat(file.fileno())) if each != own]
+    return [_describe(each) for each in _lockers(file) if each != os.getpid()]
 
 
 def _describe(process: int) -> str:
@@ -85,23 +91,43 @@ def _describe(process: int) -> str:
     return escape_text(text)
 
 
+def _command_line(process: int) -> list[str]:
+    """Return the words of a process's command line; none if it has ended, or cannot be seen."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text(errors="replace").split("\0")
+    except OSError:
+        return []
+
+
 def _address_of(process: int) -> str:
     """Return where an exporter listens, as its command line says; empty if it says nothing."""
-    try:
-        words = Path(f"/proc/{process}/cmdline").read_text(errors="replace").split("\0")
-    except OSError:
-        return ""
-    for word, following in pairwise(words):
+    for word, following in pairwise(_command_line(process)):
         option, has_value, value = word.partition("=")
         if option in _ADDRESSES:
             return value if has_value else following
     return ""
 
 
-def _refusal(path: Path, others: list[str]) -> str:
-    first = " and ".join(others) or "another exporter"
+def _serves(process: int) -> bool:
+    """Return whether a process serves the file, and has not just locked it."""
+    return process == os.getpid() or any(
+        Path(word).name in _PROGRAMS or word.startswith(_PLUGIN) for word in _command_line(process)
+    )
+
+
+def _refusal(path: Path, lockers: list[int]) -> str:
+    names = " and ".join(_describe(each) for each in lockers if each != os.getpid())
+    if any(map(_serves, lockers)):
+        first = names or "another exporter"
+        return (
+            f"{path} is served already, by {first}, and one of the two is in exclusive use: each "
+            "would reset the drivers under the clients of the other. Connect to that one, or end "
+            "it; for drivers of its own, such as virtual ones, copy the file"
+        )
+    first = names or "a process that this user cannot see (as root, lslocks shows it)"
     return (
-        f"{path} is served already, by {first}, and one of the two is in exclusive use: each would "
-        "reset the drivers under the clients of the other. Connect to that one, or end it; for "
-        "drivers of its own, such as virtual ones, copy the file"
+        f"{path} is locked by {first}. An exporter in exclusive use needs this lock (flock), and "
+        "its drivers may be served by that process. End it, if it is not an exporter or a test run "
+        "of yours. Each user who can read the file can lock it, so let only the exporter's user "
+        "and root read it"
     )
