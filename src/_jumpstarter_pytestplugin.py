@@ -72,6 +72,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption(name, metavar=value, default=None, help=text)
     text = "fail instead of waiting if another client holds an exporter in exclusive use"
     group.addoption("--jumpstarter-no-wait", action="store_true", help=text)
+    text = "use only what is read_only of an exporter in exclusive use, without a turn"
+    group.addoption("--jumpstarter-no-claim", action="store_true", help=text)
     parser.addini("jumpstarter", "addresses, as --jumpstarter has them", "args", [])
     parser.addini("jumpstarter_config", "files, as --jumpstarter-config has them", "paths", [])
     parser.addini("jumpstarter_allow", "patterns, as --jumpstarter-allow has them", "args", [])
@@ -100,6 +102,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", line)
     if config.getoption("jumpstarter") and config.getoption("jumpstarter_config"):
         raise pytest.UsageError("give either --jumpstarter or --jumpstarter-config, not both")
+    if config.getoption("jumpstarter_claim") and config.getoption("jumpstarter_no_claim"):
+        raise pytest.UsageError("give either --jumpstarter-claim or --jumpstarter-no-claim")
     with suppress(OSError):  # stderr is closed
         handler = config.stash[_OVERDUE] = _OverdueHandler()
         logging.getLogger("jumpstarter.overdue").addHandler(handler)

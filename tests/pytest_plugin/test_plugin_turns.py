@@ -60,6 +60,31 @@ def test_sync_and_async_tests_share_the_session(run_pytest: Run, exclusive: str)
     run_pytest(source, *options).assert_outcomes(passed=1)
 
 
+@pytest.mark.parametrize("way", ["option", "variable"])
+def test_a_run_can_look_on_without_a_turn(
+    run_pytest: Run, exclusive: str, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    source = """
+    import pytest
+    def test_it(device):
+        with pytest.raises(Exception, match="without a turn|'ada'"):
+            device.power.call("on")
+    """
+    options = ["--jumpstarter", exclusive, "--jumpstarter-no-wait"]
+    if way == "option":
+        options.append("--jumpstarter-no-claim")
+    else:
+        monkeypatch.setenv("JMP_NO_CLAIM", "1")
+    with jumpstarter.connect(exclusive, name="ada"):
+        run_pytest(source, *options).assert_outcomes(passed=1)
+
+
+def test_to_claim_a_board_and_to_look_on_exclude_each_other(run_pytest: Run) -> None:
+    result = run_pytest(USES, "--jumpstarter-claim=power", "--jumpstarter-no-claim")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "either --jumpstarter-claim or --jumpstarter-no-claim" in result.stderr.str()
+
+
 @pytest.fixture
 def boards(tmp_path: Path) -> Iterator[str]:
     with lab(tmp_path, "--exclusive=power", "--exclusive=serial") as process:

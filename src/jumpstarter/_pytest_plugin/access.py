@@ -89,7 +89,7 @@ def access_of(config: pytest.Config, address: str) -> Access:
     where = exporter_address(address)
     given: str | None = config.getoption("jumpstarter_claim") or None
     usual = exporter_claims(where)
-    claim = given or usual
+    claim = not config.getoption("jumpstarter_no_claim") and (given or usual)
     joins = claim and given in (None, usual)  # not if it is another board than that of the shell
     return Access(
         where,

@@ -102,6 +102,7 @@ def exporter_claims(address: str) -> bool | str:
     """Return whether clients of the exporter at this address ask for turns, and for what.
 
     `JMP_NO_CLAIM` and `JMP_CLAIM` are for the exporter at `JUMPSTARTER_HOST`, as `JMP_SESSION` is.
+    Without `JUMPSTARTER_HOST`, `JMP_NO_CLAIM` is for all exporters.
 
     Args:
         address: The exporter's address, as `exporter_address` returns it.
@@ -110,9 +111,11 @@ def exporter_claims(address: str) -> bool | str:
         What `connect` takes as `claim`.
     """
     host = os.environ.get(_HOST)
-    if not host or exporter_address(host) != address:
+    if host and exporter_address(host) != address:
         return True
-    return os.environ.get(_NO_CLAIM) != "1" and (os.environ.get(_CLAIM) or True)
+    if os.environ.get(_NO_CLAIM) == "1":
+        return False
+    return (os.environ.get(_CLAIM) if host else None) or True
 
 
 def exporter_session(address: str) -> str | None:
