@@ -49,7 +49,7 @@ if "JUMPSTARTER_TRACE" in switches:
     macros = [(name, "1") for name in tracing] + [("CYTHON_USE_SYS_MONITORING", "0")]
 if "JUMPSTARTER_SANITIZE" in switches:
     link_args = ["-fsanitize=address,undefined"]
-    compile_args += ["-O1", "-g", "-UNDEBUG", *link_args, "-fno-omit-frame-pointer"]
+    compile_args += ["-O0", "-g1", "-UNDEBUG", *link_args, "-fno-omit-frame-pointer"]
 
 modules = []
 if "JUMPSTARTER_PURE" not in switches:
