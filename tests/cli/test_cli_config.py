@@ -15,6 +15,8 @@ from jumpstarter.config.exporter import ExporterConfigV1Alpha1
 
 LAB = "metadata: {name: lab-7}\ndescription: Board 7\nexport:\n  power: {type: MockPower}\n"
 
+pytestmark = pytest.mark.usefixtures("handlers_of_signals")  # of `run`, which ends here
+
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
