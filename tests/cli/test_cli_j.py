@@ -581,7 +581,7 @@ class MixedIn:
     def cli(self) -> click.Group:
         group: click.Group = super().cli()  # type: ignore[misc]  # of DriverClient
 
-        @group.command()
+        @group.command()  # type: ignore[untyped-decorator,unused-ignore]  # in click 8.1
         def mixed() -> None:
             """Of the mixin."""
             click.echo("mixed")
@@ -593,7 +593,7 @@ class ExtendedClient(MixedIn, DriverClient):
     def cli(self) -> click.Group:
         group = super().cli()
 
-        @group.command()
+        @group.command()  # type: ignore[untyped-decorator,unused-ignore]  # in click 8.1
         def give() -> None:
             """Of the class, which the driver has too."""
             click.echo(self.call("give", "own"))
