@@ -19,8 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Final
 
@@ -29,9 +28,10 @@ import trio
 import trio.testing
 
 import jumpstarter
+from drivers_for_tests import Echo
 from exporter_process import exporter
 from jumpstarter.client import DriverClient
-from jumpstarter.driver import Driver, export, exportstream
+from jumpstarter.driver import export
 from jumpstarter.errors import DriverError, DriverTimeoutError
 
 __all__ = ["Busy", "Stress"]
@@ -44,19 +44,11 @@ class Interruption(Exception):
     """Raised by the signal handler."""
 
 
-class Busy(Driver):
+class Busy(Echo):
     """What the stress test calls."""
 
-    @classmethod
-    def client(cls) -> str:
-        return "jumpstarter.client.DriverClient"
-
     @export
-    def echo(self, value: object) -> object:
-        return value
-
-    @export
-    async def echo_async(self, value: object, seconds: float = 0) -> object:
+    async def echo_async(self, value: object = None, seconds: float = 0) -> object:
         if seconds:
             await trio.sleep(seconds)
         return value
@@ -66,30 +58,11 @@ class Busy(Driver):
         raise ValueError(text)
 
     @export
-    def count(self, n: int) -> Iterator[int]:
-        yield from range(n)
-
-    @export
-    async def count_async(self, n: int, seconds: float = 0) -> AsyncIterator[int]:
-        for number in range(n):
+    async def count_async(self, stop: int, seconds: float = 0) -> AsyncGenerator[int, None]:
+        for number in range(stop):
             if seconds:
                 await trio.sleep(seconds)
             yield number
-
-    @exportstream
-    @asynccontextmanager
-    async def connect(self) -> AsyncIterator[trio.abc.HalfCloseableStream]:
-        ours, theirs = trio.testing.memory_stream_pair()
-
-        async def echo() -> None:
-            async for data in ours:
-                await ours.send_all(data)
-            await ours.send_eof()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(echo)
-            yield theirs
-            nursery.cancel_scope.cancel()
 
 
 def pattern(start: int, size: int) -> bytes:
