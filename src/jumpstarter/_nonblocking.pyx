@@ -56,6 +56,10 @@ cdef extern from *:
     int watch_for(int epoll, int fd, int readable)
 
 
+cdef int _fail(int error) except -1:
+    raise OSError(error, os.strerror(error))
+
+
 cpdef read(int fd, Py_ssize_t size):
     """Read up to `size` bytes of a socket: nothing at the end, None if there is nothing yet.
 
@@ -72,7 +76,7 @@ cpdef read(int fd, Py_ssize_t size):
         Py_DECREF(data)
         if error == EAGAIN:
             return None
-        raise OSError(error, os.strerror(error))
+        _fail(error)
     _PyBytes_Resize(&data, got)
     result = <object>data
     Py_DECREF(data)  # `result` has a reference of its own
@@ -98,7 +102,7 @@ cpdef Py_ssize_t write(int fd, data) except -1:
         return written
     if error == EAGAIN:
         return 0
-    raise OSError(error, os.strerror(error))
+    _fail(error)
 
 
 cpdef bint is_readable(int fd) except -1:
@@ -115,5 +119,4 @@ cpdef object watch(int epoll, int fd, bint readable):
         OSError: One of them was closed.
     """
     if watch_for(epoll, fd, readable) < 0:
-        error = errno
-        raise OSError(error, os.strerror(error))
+        _fail(errno)
