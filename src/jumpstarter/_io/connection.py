@@ -82,7 +82,7 @@ class Connection(EventRouter):
         goaway: The peer's GOAWAY, None if it has sent none.
     """
 
-    handlers: dict[int, StreamHandler]
+    handlers: dict[int, StreamHandler]  # as in the base class; else pyright infers these two anew
     ended: Exception | None
 
     def __init__(

@@ -9,10 +9,10 @@ from .reader cimport ConnectionReader
 
 cdef object _NONE
 
-@cython.locals(ownership=Ownership, me="unsigned long long", rules=BaseProtocol, leads=bint, started=bint, over=bint)
+@cython.locals(ownership=Ownership, rules=BaseProtocol, leads=bint, started=bint, over=bint)
 cpdef bint begin(EventRouter connection, awaited, start, double seconds) except -1
 @cython.locals(ownership=Ownership, reader=ConnectionReader, rules=BaseProtocol, patience=int, until=double, over=bint)
-cdef object _lead(EventRouter connection, awaited, unsigned long long me)
+cdef object _lead(EventRouter connection, awaited)
 @cython.locals(ownership=Ownership)
 cpdef bint is_usable(EventRouter connection) except -1
 @cython.locals(ownership=Ownership)

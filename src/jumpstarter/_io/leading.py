@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable
 from math import ceil
-from threading import get_ident
 from typing import Final, Protocol, TypeVar
 
 import trio
@@ -27,7 +26,7 @@ import trio
 from .._util.deferred_signals import DeferSignals
 from ..errors import DriverError
 from .connection import Connection
-from .ownership import ARRIVES, Reader
+from .ownership import Reader
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -96,20 +95,11 @@ def begin(
     if ownership.watch is None:
         ownership.ask_for_watch()
         return False
-    me = get_ident()
-    arriving = ownership.arriving
-    if me in (ownership.holder, ownership.leader) or me in arriving:  # `held_here`
+    if ownership.held_here():
         return False
     rules = connection.rules
     with DeferSignals():
-        if ARRIVES:
-            arriving.add(me)
-        try:  # as in `acquire`
-            ownership.lock.acquire()
-            ownership.holder = me
-        finally:
-            if ARRIVES:
-                arriving.discard(me)
+        ownership.acquire()
         leads = False
         try:
             # Before it sends anything: the loop must not wake for the answer.
@@ -117,12 +107,7 @@ def begin(
             if leads and ownership.finds_bytes():
                 # Read first what is there already: it may be the peer's GOAWAY.
                 connection.act_on(connection.reader.take())
-            started = (  # as in `is_usable`
-                not ownership.at_end
-                and connection.ended is None
-                and rules.failure is None
-                and start(awaited, seconds)
-            )
+            started = is_usable(connection) and start(awaited, seconds)
             # Once: what is collected is not there any more.
             over = not started or (awaited.may_be_there and awaited.collect())
             connection.writer.flush_now()
@@ -137,21 +122,20 @@ def begin(
         finally:
             ownership.release()
         if leads:
-            _lead(connection, awaited, me)
+            _lead(connection, awaited)
     return started
 
 
-def _lead(connection: Connection, awaited: Awaited, me: int) -> None:
+def _lead(connection: Connection, awaited: Awaited) -> None:
     """Read until the thread's own is there, or its time is up. Without the lock."""
     ownership, reader, rules = connection.ownership, connection.reader, connection.rules
-    lock, poll = ownership.lock, ownership.poll
+    poll = ownership.poll
     patience = _PATIENCE_MS
     until = time.monotonic() + patience / 1000
     over = False
     while not over:
         readable = poll(patience)
-        lock.acquire()  # as in `acquire`; it leads, so that it need not say that it arrives
-        ownership.holder = me
+        ownership.acquire()
         try:
             # The connection may have ended meanwhile, and its descriptor be another file's.
             if readable and ownership.reader is not _NONE:
@@ -170,8 +154,8 @@ def _lead(connection: Connection, awaited: Awaited, me: int) -> None:
                 over = True
                 # Before the role goes back: the loop may find the answer immediately.
                 awaited.baton = _held_lock()
-            if over:  # below is `needs_loop`
-                ownership.give_up(bool(rules.unprocessed or rules.unfinished or ownership.at_end))
+            if over:
+                ownership.give_up(reader.needs_loop)
         except BaseException as exc:
             clean_up(connection, exc)
             raise
@@ -180,6 +164,7 @@ def _lead(connection: Connection, awaited: Awaited, me: int) -> None:
 
 
 def is_usable(connection: Connection) -> bool:
+    """Return whether frames can be sent: nothing has ended, or is about to. With the lock."""
     ownership = connection.ownership
     return not (
         ownership.at_end or connection.ended is not None or connection.rules.failure is not None

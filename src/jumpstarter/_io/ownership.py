@@ -68,7 +68,7 @@ from .._util.wakeup import Wakeup
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["ARRIVES", "Ownership", "Reader", "SharedWakeup"]
+__all__ = ["Ownership", "Reader", "SharedWakeup"]
 
 _logger = logging.getLogger("jumpstarter.connection")
 
@@ -107,8 +107,7 @@ class Ownership:
         holder: The thread that holds the lock; 0 if none does, or the loop.
         leader: The thread that is the reader; 0 if none is. It stays until that thread has taken
             note of the connection's end, or has lost the role.
-        arriving: Threads that wait for the lock, or have just taken it, and do not lead. Empty
-            unless `ARRIVES`.
+        arriving: Threads that wait for the lock, or have just taken it. Empty unless `ARRIVES`.
         reader: See the table in the module's docstring.
         at_end: True once a thread has read the last byte, or must not read on: no thread leads
             again, and the loop finds out why.
