@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterator
 
 from ..errors import ArgumentError, MissingExtra
 from ..observe._serving import http_address
@@ -38,18 +37,16 @@ def check_http(setup: HttpSetup, what: str, token: str) -> bool:
         raise SetupError(str(exc)) from exc
     title = f"cannot serve {what} at {setup.address}"
     try:
-        exposed = list(_exposed(host))
+        exposed = _is_exposed(host)
     except OSError as exc:
         raise SetupError(f"{title}: {exc.strerror or exc}") from exc
     if exposed and not setup.token:
         text = f"{title}: other machines reach it, and there is no token"
         raise SetupError(f"{text}. Listen at 127.0.0.1, or give {token}")
-    return bool(exposed)
+    return exposed
 
 
-def _exposed(host: str) -> Iterator[str]:
-    """Yield the addresses of a host that other machines can reach."""
-    for *_, address in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM):
-        number = str(address[0])
-        if not ipaddress.ip_address(number.partition("%")[0]).is_loopback:
-            yield number
+def _is_exposed(host: str) -> bool:
+    """Return whether other machines can reach an address of a host."""
+    found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+    return not all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found)
