@@ -204,9 +204,11 @@ async def test_a_token_is_needed_if_there_is_one(caplog: pytest.LogCaptureFixtur
             status, headers, body = await scraper.ask(with_header(header))
             assert (status, headers["WWW-Authenticate"]) == (401, "Bearer")
             assert b"jumpstarter_" not in body
+            assert body.startswith(b"wrong token;" if header else b"send the token:")
         assert (await scraper.ask(with_header(secret)))[0] == 200
         assert (await scraper.ask(with_header(secret.replace(b"Bearer", b"bearer"))))[0] == 200
-    assert caplog.messages[0] == "an HTTP request for '/metrics' had no valid token"
+    assert caplog.messages[0] == "an HTTP request for '/metrics' had no token"
+    assert caplog.messages[1] == "an HTTP request for '/metrics' had a wrong token"
     assert "s3cret" not in caplog.text
 
 
@@ -423,3 +425,16 @@ async def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(MissingExtra, match="needs the extra 'metrics'"):
         async with serve_metrics(Metrics(), "0"):
             pass
+
+
+@timed()
+async def test_an_answer_has_the_reason_of_its_status() -> None:
+    async with scraped() as (_, scraper):
+        for request, line in (
+            (GET, b"HTTP/1.1 200 OK"),
+            (GET.replace(b"/metrics", b"/other"), b"HTTP/1.1 404 Not Found"),
+            (b"no HTTP\r\n\r\n", b"HTTP/1.1 400 Bad Request"),
+        ):
+            async with await scraper.connect() as stream:
+                await stream.send_all(request)
+                assert (await everything(stream)).startswith(line + b"\r\n")

@@ -1,6 +1,6 @@
 """Answer GET requests in an exporter's loop, safely for the exporter. It needs h11.
 
-Whoever scrapes metrics, or only pretends to, must not harm the exporter:
+A scraper, or a client that only pretends to be one, must not harm the exporter:
 
 - A connection has ten seconds for its request and the answer, and carries one request.
 - A request's head has at most 8 KiB, and nothing after it is looked at.
@@ -23,6 +23,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Final
 
 import trio
@@ -199,17 +200,21 @@ class HttpServer:
         path = request.target.partition(b"?")[0].decode("latin-1")
         if self._token:
             if path not in self._open_paths and not _has_token(request, self._token):
-                text = "an HTTP request for %s had no valid token"
-                shown = sanitize_text(request.target.decode("latin-1"))
-                self._event_log.log(_logger, logging.WARNING, text, shown)
-                text = "send the token: Authorization: Bearer TOKEN"
-                return _refusal(401, text, {"WWW-Authenticate": "Bearer"})
+                return self._refuse_token(request)
         elif _host_of(request) not in self._hosts:
             return _refusal(403, "ask for localhost: this server answers to no other host name")
         route = self._routes.get(path)
         if route is None:
             return _refusal(404, f"there is only {', '.join(self._routes)}")
         return await route()
+
+    def _refuse_token(self, request: h11.Request) -> Answer:
+        is_there = any(name == b"authorization" for name, _ in request.headers)
+        text = f"an HTTP request for %s had {'a wrong token' if is_there else 'no token'}"
+        shown = sanitize_text(request.target.decode("latin-1"))
+        self._event_log.log(_logger, logging.WARNING, text, shown)
+        text = "wrong token; the header must be" if is_there else "send the token:"
+        return _refusal(401, f"{text} Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
 
 
 async def _request(stream: trio.abc.Stream, rules: h11.Connection) -> h11.Request | None:
@@ -238,9 +243,14 @@ def _encode(rules: h11.Connection, answer: Answer, *, is_head: bool) -> Iterable
         return
     length = {"Content-Length": str(len(answer.body))}
     headers = {"Content-Type": answer.kind, **length, **_ALWAYS, **answer.headers}
-    head = rules.send(h11.Response(status_code=answer.status, headers=list(headers.items())))
+    head = rules.send(_response(answer.status, headers))
     body = b"" if is_head else rules.send(h11.Data(data=answer.body))
     yield (head or b"") + (body or b"")
+
+
+def _response(status: int, headers: Mapping[str, str]) -> h11.Response:
+    phrase = HTTPStatus(status).phrase
+    return h11.Response(status_code=status, reason=phrase, headers=list(headers.items()))
 
 
 async def _send_events(
@@ -253,7 +263,7 @@ async def _send_events(
 ) -> None:
     """Send events until the client hangs up, or takes none for too long."""
     headers = {"Content-Type": "text/event-stream", **_ALWAYS}
-    response = h11.Response(status_code=200, headers=list(headers.items()))
+    response = _response(200, headers)
     await stream.send_all(rules.send(response) or b"")
     if is_head:
         return
