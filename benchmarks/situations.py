@@ -268,7 +268,7 @@ def _far(milliseconds: int) -> tuple[Workload, ...]:
             quick=False,
         ),
         Workload(
-            f"64 calls at once, {where}",
+            f"64 calls in flight, {where}",
             (RATE,),
             delayed(
                 ours("async_calls_at_once echo_async 64")

@@ -112,7 +112,7 @@ _CALLS: Final = (
 def _at_once(tasks: int, goals: Mapping[str, float] = _NO_GOALS) -> Workload:
     # The floor still runs one round trip at a time, so the ratio shows the gain from concurrency.
     return Workload(
-        f"{tasks} calls at once",
+        f"{tasks} calls in flight",
         (RATE,),
         ours(f"async_calls_at_once echo_async {tasks}")
         | ASYNC_ECHO
@@ -120,7 +120,7 @@ def _at_once(tasks: int, goals: Mapping[str, float] = _NO_GOALS) -> Workload:
         | grpclib(f"calls_at_once {tasks}")
         | published(f"async_calls_at_once echo_async {tasks}"),
         goals,
-        series="calls at once",
+        series="calls in flight",
         size=tasks,
         cores=2,
         quick=tasks == 64,

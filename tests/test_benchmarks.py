@@ -125,14 +125,14 @@ def test_record_is_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the extra `bench` is not installed")
     path = tmp_path / "raw.json"
     arguments = ["--no-peers", "--rounds", "1", "--operations", "1", "--json", str(path)]
-    assert command.main([*arguments, "calls at once"]) == 0
+    assert command.main([*arguments, "calls in flight"]) == 0
     # In a separate process, since matplotlib keeps its font files open.
     draw = [sys.executable, "-m", "benchmarks.plot", str(path), "--into", str(tmp_path)]
     drawings = []
     for _ in range(2):
         subprocess.run(draw, timeout=PATIENCE, check=True, cwd=Path(__file__).parents[1])
         drawings.append((tmp_path / "performance.svg").read_bytes())
-    assert b"64 calls at once" in drawings[0]
+    assert b"64 calls in flight" in drawings[0]
     assert (tmp_path / "performance.png").read_bytes().startswith(b"\x89PNG")
     assert drawings[0] == drawings[1]
 

@@ -1,6 +1,6 @@
 """Look at the status page with a real browser: `make test-browser`.
 
-It needs Chromium (Debian's package `chromium`), so it is no part of `make test` or `.ci/run`. The
+It needs Chromium (Debian's package `chromium`), so neither `make test` nor `.ci/run` runs it. The
 screenshots are written to build/browser/; look at them.
 """
 

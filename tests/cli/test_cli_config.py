@@ -98,7 +98,10 @@ def test_a_required_key_that_is_mistyped_is_one_line(
         ("status: {address: 0, tokenFile: empty}", "status: tokenFile empty is empty"),
         ("maxSession: 1h", "maxSession: it is for an exporter in exclusive use"),
         ("operators: [me]", "operators: it is for an exporter in exclusive use"),
-        ("exclusive: [a, c]", "exclusive: 'c' is no driver of this tree: the root has no driver"),
+        (
+            "exclusive: [a, c]",
+            "exclusive: 'c' is not a driver of this tree: the root has no driver",
+        ),
         ("exclusive: [a, a.b]", "exclusive: 'a' and 'a.b' have drivers in common"),
         ("exclusive: [a.b, r]", "exclusive: 'a.b' and 'r' have drivers in common"),
         ("exclusive: ['.', a]", "exclusive: '.' and 'a' have drivers in common"),

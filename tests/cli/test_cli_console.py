@@ -209,7 +209,7 @@ def test_a_power_cycle_that_fails_leaves_the_console_open(someone: User, lab: Dr
         someone.see(b"[left the console]\r\n")
 
     with acting(someone, act):
-        assert talk(lab.serial, someone, power=lab.serial) == 0  # which is no power switch
+        assert talk(lab.serial, someone, power=lab.serial) == 0  # which is not a power switch
     assert lab.serial.until_received(b"here") == b"still here"
 
 

@@ -98,7 +98,7 @@ def test_port_is_reached_by_tls_unless_it_is_said_to_be_insecure(
     ["tpc://lab:1", "unix//run/lab", "tcp:/lab:1", "Unix:/run/lab", "http://lab", "lab:1/socket"],
 )
 def test_an_address_with_a_mistyped_scheme_is_no_path(host: str) -> None:
-    with pytest.raises(ArgumentError, match=re.escape(f"{host!r} is no address")) as raised:
+    with pytest.raises(ArgumentError, match=re.escape(f"{host!r} is not an address")) as raised:
         exporter_address(host)
     assert "begins with unix:, tcp://, tls://, or is HOST:PORT" in str(raised.value)
     assert exporter_address(f"./{host}").startswith("unix:/")

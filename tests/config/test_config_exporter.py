@@ -364,5 +364,7 @@ def test_a_driver_of_an_exporter_that_cannot_be_made_is_named_with_its_line(
     "value", ["2024-99-99", "!!bool x", "!!timestamp x", "!!int ''", "0x_", "1" * 5000]
 )
 def test_a_scalar_that_its_type_does_not_fit_is_an_error_with_its_line(value: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"lab\.yaml:2: this is not YAML: .* is no "):
+    with pytest.raises(
+        ConfigurationError, match=r"lab\.yaml:2: this is not YAML: .* is not a valid "
+    ):
         Source(f"a: 1\nb: [{value}]\n", "lab.yaml")

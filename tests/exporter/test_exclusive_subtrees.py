@@ -377,7 +377,11 @@ async def test_metrics_tell_the_boards_apart(bench: Bench, address: str) -> None
 @pytest.mark.parametrize(
     ("exclusive", "error", "text"),
     [
-        (["lefft"], ConfigurationError, "'lefft', which is no driver of this tree; it has: left,"),
+        (
+            ["lefft"],
+            ConfigurationError,
+            "'lefft', which is not a driver of this tree; it has: left,",
+        ),
         (["left", "left"], ConfigurationError, "'left' and 'left', which share 'left'"),
         (["left.part", "left"], ConfigurationError, "which share 'left.part'"),
         ([".", "right"], ConfigurationError, r"'\.' and 'right', which share 'right'"),

@@ -38,7 +38,7 @@ PEACE: Final = Attack(
 ATTACKS: Final = (
     PEACE,
     # --- frames ---
-    Attack("rapid cancel", "A1", "CALL and CANCEL at once, in all slots, answers read"),
+    Attack("rapid cancel", "A1", "CALL and CANCEL together, in all slots, answers read"),
     Attack("rapid cancel, unread", "A1", "the same on 20 connections that read nothing"),
     Attack("made resets", "A2", "500 calls, and then a CREDIT that none of them may be sent"),
     Attack("refused calls", "A2", "calls of methods that there are not, as fast as answered"),

@@ -637,7 +637,7 @@ async def test_trio_function_that_begins_as_the_lane_ends_is_cancelled() -> None
 
     async with open_lane("a lane") as lane:
         await lane.run(asyncio.sleep, 0)
-        # In the asyncio loop, after which the lane ends at once.
+        # In the asyncio loop, after which the lane ends immediately.
         call = TrioCall(lane, function)
         call._begin_task()
         assert call in lane.trio_calls

@@ -135,7 +135,7 @@ async def test_bytes_after_the_compressed_frame_are_an_error() -> None:
 @timed()
 async def test_uncompressed_data_is_reported_as_such() -> None:
     with pytest.raises(ResourceError, match="not compressed as they should be"):
-        await everything(DecompressingReader(giving(b"plain text, which is no frame"), ZSTD))
+        await everything(DecompressingReader(giving(b"plain text, which is not a frame"), ZSTD))
 
 
 @pytest.mark.parametrize(

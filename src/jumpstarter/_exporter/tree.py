@@ -174,7 +174,7 @@ class DeviceTree:
         """
         if path not in self.paths:
             names = ", ".join(self.paths[1 : _SHOWN_PATHS + 1]) or "the root alone, '.'"
-            text = f"{worded('exclusive=')} names {path!r:.100}, which is no driver of this tree"
+            text = f"{worded('exclusive=')} names {path!r:.100}, which is not a driver of this tree"
             raise ConfigurationError(f"{text}; it has: {names}")
         family = self._family.part(self.targets[self.paths.index(path)].instance)
         numbers = [

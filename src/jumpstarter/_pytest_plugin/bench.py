@@ -269,7 +269,7 @@ class Bench:
         """Keep the reason if the exporter has ended a connection, or it is lost.
 
         Args:
-            channel: The connection of a client. If it is closed by this process, that is no loss.
+            channel: The connection of a client. One that this process closes is not lost.
             of_log: Another connection of its session. Only the exporter's goodbye counts there.
         """
         if self._loss is not None or channel.closed:

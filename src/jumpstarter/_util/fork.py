@@ -129,7 +129,7 @@ def close_path_in_children(mode: int, *paths: str | os.PathLike[str]) -> Iterato
     names = [os.path.realpath(path) for path in paths]
     real = frozenset([*names, *(f"{name} (deleted)" for name in names)])
     with _lock:
-        # Ours are no others': the number of one that is closed meanwhile may be given to this file.
+        # Not ours: the number of one that is closed meanwhile may be given to this file.
         ours = {_number_of(each) for each in list(_resources)}
         others = frozenset(_descriptors_of(real, mode)) - ours
         for transit in _transits:

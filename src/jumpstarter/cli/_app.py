@@ -116,7 +116,7 @@ def run_click(
         The exit code, see `cli._main`.
 
     Raises:
-        Exception: One that is no error of this library, of the system or of click: a fault.
+        Exception: One that is not an error of this library, of the system or of click: a fault.
     """
     with reported_errors(program, codes) as outcome:
         stdout = sys.stdout

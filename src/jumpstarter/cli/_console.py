@@ -10,7 +10,7 @@ A conversation ends in one of these ways, the first of which counts:
     _End        caused by                                               exit code
     LEFT        the user typed the keys for it                          0
     DEVICE      the device ended its half of the stream                 0
-    TIMEOUT     stdin is no terminal, has ended, and the time is up     0
+    TIMEOUT     stdin is not a terminal, has ended, and time is up      0
     HANGUP      the terminal is gone                                    128 + SIGHUP
     FAILED      the driver or the connection failed, or stdout did      an exception
 
@@ -83,7 +83,7 @@ def run_console(
         keywords: Its keyword arguments.
         log: The descriptor of a file that gets all received bytes too.
         power: The client that Ctrl-B p power-cycles.
-        timeout: Seconds to go on reading after the end of a stdin that is no terminal.
+        timeout: Seconds to go on reading after the end of a stdin that is not a terminal.
         stdin: The descriptor to read from; by default the process's stdin.
         stdout: The descriptor to write to; by default the process's stdout.
         stderr: The descriptor for messages to the user.
@@ -208,11 +208,11 @@ class _Conversation:
         fds: stdin and stdout.
         log: A descriptor that gets the received bytes too.
         cycle: What Ctrl-B p does.
-        timeout: Seconds to read after the end of a stdin that is no terminal.
+        timeout: Seconds to read after the end of a stdin that is not a terminal.
         tell: Writes a message to the user.
 
     Attributes:
-        stdin_ended: Whether a stdin that is no terminal has ended.
+        stdin_ended: Whether a stdin that is not a terminal has ended.
     """
 
     def __init__(

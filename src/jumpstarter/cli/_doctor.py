@@ -90,7 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="jumpstarter doctor",
         description="Look for faults of this installation: a mixture with the published package, "
         "driver packages without their requirements. The exit code is 1 if there is one. It also "
-        "notes extras that are not installed, which is no fault.",
+        "notes extras that are not installed, which is not a fault.",
     )
     parser.add_argument(
         "-o",

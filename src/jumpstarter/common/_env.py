@@ -149,7 +149,7 @@ def exporter_address(host: str | None = None, *, insecure: bool = False) -> str:
         insecure = insecure or any(os.environ.get(name) == "1" for name in _INSECURE)
         return f"{'tcp' if insecure else 'tls'}://{host}"
     if not host.startswith(("/", ".")) and (":" in host or "//" in host):  # mistyped, as tpc://host
-        text = f"{host!r} is no address: one begins with {', '.join(_SCHEMES)}, or is HOST:PORT"
+        text = f"{host!r} is not an address: one begins with {', '.join(_SCHEMES)}, or is HOST:PORT"
         raise ArgumentError(f"{text}, or the path of a socket (then write './{host}')")
     return f"unix:{Path(host).absolute()}"
 

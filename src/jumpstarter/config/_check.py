@@ -80,7 +80,7 @@ def _sharing_faults(
         yield "exclusive", f"{text} exporter: let drivers prepare subtrees in reset()"
     for number, path in enumerate(paths):
         if fault := tree.fault_at(path):
-            yield "exclusive", f"{path!r} is no driver of this tree: {fault}"
+            yield "exclusive", f"{path!r} is not a driver of this tree: {fault}"
         for other in paths[:number]:
             if tree.below(other) & tree.below(path):
                 text = f"{other!r} and {path!r} have drivers in common"

@@ -33,7 +33,7 @@ class _Loader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError) as exc:
-            text = f"{node.value!r:.100} is no {node.tag.rpartition(':')[2]}"
+            text = f"{node.value!r:.100} is not a valid {node.tag.rpartition(':')[2]}"
             raise yaml.constructor.ConstructorError(None, None, text, node.start_mark) from exc
 
 

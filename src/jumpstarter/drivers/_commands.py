@@ -53,7 +53,7 @@ class _Position(_ParamType):
             if isinstance(read, int) and not isinstance(read, bool):
                 return read
             return msgspec.convert(read, ConsoleMark)
-        # In msgspec 0.20 a ValidationError is no ValueError.
+        # In msgspec 0.20 a ValidationError is not a ValueError.
         except (ValueError, RecursionError, msgspec.ValidationError):
             text = f"{value!r} is neither what `mark` prints nor a number of bytes"
             return self.fail(text, param, ctx)

@@ -56,7 +56,7 @@ class Runner:
 
     @property
     def _name(self) -> str:
-        return os.path.basename(self._program.words[0])  # noqa: PTH119 - also of what is no path
+        return os.path.basename(self._program.words[0])  # noqa: PTH119 - also of what is not a path
 
     async def start(self) -> None:
         """Start the program unless it runs, and wait until it is ready. A checkpoint.

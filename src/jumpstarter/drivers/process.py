@@ -372,7 +372,7 @@ class Process(Driver):
         super().close()
 
     def _name(self) -> str:
-        return os.path.basename(self.command[0])  # noqa: PTH119 - also of what is no path
+        return os.path.basename(self.command[0])  # noqa: PTH119 - also of what is not a path
 
 
 @dataclass(kw_only=True)

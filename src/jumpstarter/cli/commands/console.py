@@ -39,7 +39,7 @@ __all__ = ["command"]
     "--timeout",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="read on for so long after the end of a stdin that is no terminal",
+    help="read on for so long after the end of a stdin that is not a terminal",
 )
 @access_options
 def command(
@@ -53,7 +53,7 @@ def command(
 
     The driver is named by its path in the tree, as in `dut.serial`; by default it is the root. The
     stream is the driver's only one, or `connect`. Ctrl-B three times leaves; Ctrl-B ? lists the
-    other keys. If stdin is no terminal, its bytes are sent, and the device's bytes are printed
+    other keys. If stdin is not a terminal, its bytes are sent, and the device's bytes are printed
     until the device ends the stream. With --no-claim, a recorded console of an exporter in
     exclusive use is only looked at, and nothing is sent. ADDRESS is by default $JUMPSTARTER_HOST.
     """

@@ -163,7 +163,7 @@ def _print_tree(drivers: list[_Shown]) -> None:
 
 
 def _styled(*parts: tuple[str, str]) -> Text:
-    """Make a text of parts with styles. It is no markup, in which a name could change the style."""
+    """Make a text of parts with styles. Not markup, in which a name could change the style."""
     from rich.text import Text  # noqa: PLC0415 - slow, and for terminals only
 
     return Text.assemble(*(part for part in parts if part[0].strip()))
