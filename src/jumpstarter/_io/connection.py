@@ -82,6 +82,16 @@ class Connection(EventRouter):
         goaway: The peer's GOAWAY, None if it has sent none.
     """
 
+    __slots__ = (
+        "_event_log",
+        "_scope",
+        "_transport",
+        "acked",
+        "finished",
+        "goaway",
+        "keepalive",
+        "lock",
+    )
     handlers: dict[int, StreamHandler]  # as in the base class; else pyright infers these two anew
     ended: Exception | None
 

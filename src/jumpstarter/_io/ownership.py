@@ -93,6 +93,7 @@ _NONE: Final = Reader.NONE
 # Since Python 3.12, a finalizer may run between the call that takes the lock and the note of who
 # has taken it. Before, the interpreter runs none there.
 ARRIVES: Final[bool] = sys.version_info >= (3, 12)
+_NEVER: Final[list[int]] = []  # for all connections, where no thread arrives
 
 
 class Ownership:
@@ -133,7 +134,7 @@ class Ownership:
         self.leader: int = 0
         self.led_by_threads: int = 0
         self.led_by_tasks: int = 0
-        self.arriving: set[int] = set()
+        self.arriving: list[int] = [] if ARRIVES else _NEVER
         self._leading: object = None  # what the task waits for that is the reader
         self._fd = fileno
         self.watch: Any = None  # a select.epoll, which other systems than Linux lack
@@ -325,13 +326,13 @@ class Ownership:
         """Take the lock, in a thread that runs no loop. Signals must be deferred."""
         me = get_ident()
         if ARRIVES:
-            self.arriving.add(me)
+            self.arriving.append(me)
         try:
             self.lock.acquire()
             self.holder = me
         finally:  # a handler of a signal that is not deferred may raise as it waits
             if ARRIVES:
-                self.arriving.discard(me)
+                self.arriving.remove(me)
 
     def release(self) -> None:
         """Release the lock, and then post the letters: a loop woken before would have to wait."""

@@ -23,12 +23,11 @@ class RateLimits:
             `control_frames` of the rules at the last charge.
     """
 
-    __slots__ = ("_control_frames", "_counted", "_limits", "_no_op_frames", "total")
+    __slots__ = ("_buckets", "_counted", "_limits", "total")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._no_op_frames = TokenBucket(limits.late_burst, limits.late_rate)
-        self._control_frames = TokenBucket(limits.ping_burst, limits.ping_rate)
+        self._buckets: tuple[TokenBucket, TokenBucket] | None = None  # once they are needed
         self._counted = (0, 0)  # frames without effect, control frames
         self.total: int = 0
 
@@ -47,10 +46,16 @@ class RateLimits:
         self._counted = counters
         self.total = sum(counters)
         limits = self._limits
-        if not self._control_frames.try_acquire(now, control):
+        if self._buckets is None:
+            self._buckets = (
+                TokenBucket(limits.late_burst, limits.late_rate),
+                TokenBucket(limits.ping_burst, limits.ping_rate),
+            )
+        no_op_frames, control_frames = self._buckets
+        if not control_frames.try_acquire(now, control):
             what, burst, rate = "PING and GOAWAY", limits.ping_burst, limits.ping_rate
             names = "ping_burst", "ping_rate"
-        elif not self._no_op_frames.try_acquire(now, no_op):
+        elif not no_op_frames.try_acquire(now, no_op):
             what, burst, rate = "frames to no effect", limits.late_burst, limits.late_rate
             names = "late_burst", "late_rate"
         else:

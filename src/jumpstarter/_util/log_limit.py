@@ -36,17 +36,17 @@ class RateLimitedLogger:
         rate: Lines that pass each second after that.
         parent: Another logger whose limit counts these lines too.
 
-    Attributes:
-        buckets: The token buckets that each line needs a token from.
     """
+
+    __slots__ = ("_bucket", "_burst", "_omitted", "_parent", "_rate")
 
     def __init__(
         self, burst: float = _BURST, rate: float = _RATE, parent: RateLimitedLogger | None = None
     ) -> None:
-        self.buckets: list[TokenBucket] = [
-            TokenBucket(burst, rate),
-            *(parent.buckets if parent else ()),
-        ]
+        self._burst = burst
+        self._rate = rate
+        self._parent = parent
+        self._bucket: TokenBucket | None = None  # once it is needed: most connections log nothing
         self._omitted = 0
 
     def log(
@@ -73,11 +73,17 @@ class RateLimitedLogger:
         """Take a token for a line that is not made yet. If True, pass the line to `write`."""
         if not logger.isEnabledFor(level):
             return False
-        now = trio.current_time()
-        if all(bucket.try_acquire(now) for bucket in self.buckets):
+        if self._try_acquire(trio.current_time()):
             return True
         self._omitted += 1
         return False
+
+    def _try_acquire(self, now: float) -> bool:
+        """Take a token of this logger, and one of each logger above it."""
+        if self._bucket is None:
+            self._bucket = TokenBucket(self._burst, self._rate)
+        is_allowed = self._bucket.try_acquire(now)
+        return is_allowed and (self._parent is None or self._parent._try_acquire(now))  # noqa: SLF001 - of this class
 
     def write(
         self,

@@ -78,11 +78,11 @@ class LazyParkingLot:
 class LazyEvent:
     """An event that, once set, stays set: every `wait` then returns."""
 
-    __slots__ = ("_is_set", "_waiting")
+    __slots__ = ("_is_set", "_lot")
 
     def __init__(self) -> None:
         self._is_set = False
-        self._waiting = LazyParkingLot()
+        self._lot: trio.lowlevel.ParkingLot | None = None
 
     def is_set(self) -> bool:
         """Return whether the event was set."""
@@ -91,11 +91,14 @@ class LazyEvent:
     def set(self) -> None:
         """Set the event and wake all waiting tasks."""
         self._is_set = True
-        self._waiting.unpark_all()
+        if self._lot is not None:
+            self._lot.unpark_all()
 
     async def wait(self) -> None:
         """Wait until the event is set. Always a checkpoint; cancelling it loses nothing."""
         if self._is_set:
             await trio.lowlevel.checkpoint()
-        else:
-            await self._waiting.park()
+            return
+        if self._lot is None:
+            self._lot = trio.lowlevel.ParkingLot()
+        await self._lot.park()
