@@ -49,7 +49,7 @@ def is_watched(exporter: ServerContext) -> bool:
     return is_counted or is_call_wanted() or _logger.isEnabledFor(logging.DEBUG)
 
 
-# What is known of a call that has begun: how it is named to its records, unless calls are counted
+# A call that has begun: how it is named to its records, unless calls are counted
 # only; the series that it counts for; when it has begun; and whether its end was noted.
 _Begun: TypeAlias = tuple[CallFacts | None, MethodSeries | None, float, bool]
 

@@ -160,7 +160,7 @@ class _Service:
 
 
 class ServerContext:
-    """What all sessions of one exporter share.
+    """The state that all sessions of one exporter share.
 
     Args:
         tree: The drivers.

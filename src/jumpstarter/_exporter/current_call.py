@@ -18,7 +18,7 @@ __all__ = ["CallFacts", "current_call", "is_call_wanted", "want_calls"]
 
 @dataclass(frozen=True, slots=True)
 class CallFacts:
-    """What is known of a call when it begins.
+    """The facts about a call that are known when it begins.
 
     Attributes:
         driver: The path of the driver; None if there is no such driver, or it is the exporter.

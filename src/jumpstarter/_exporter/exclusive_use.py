@@ -100,7 +100,7 @@ class Claim:
     Args:
         visitor: The connection that has made it.
         lease: Its place in the queue of leases.
-        use: What it claims.
+        use: The use that it claims.
 
     Attributes:
         key: Lets further connections join.
@@ -195,7 +195,7 @@ class ExclusiveUse:
 
     Attributes:
         path: The same.
-        name: What messages call it.
+        name: Its name in messages.
         claims: The holder first, then those that wait.
     """
 

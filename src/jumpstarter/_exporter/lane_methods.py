@@ -1,7 +1,7 @@
 """Wrap the methods of asyncio drivers, so that the code which answers calls runs them as Trio's.
 
 The executor and the dispatcher call an `async` method, a generator or a raw stream of the lane as
-any other. What they get goes through the lane. A plain method stays in its worker thread; only
+any other. The returned objects use the lane. A plain method stays in its worker thread; only
 `anyio.from_thread` leads to the lane in there.
 """
 

@@ -41,7 +41,7 @@ def _nothing() -> None: ...
 
 
 class LeaseRunner(Protocol):
-    """What runs at the beginning and at the end of a lease. Both may be cancelled."""
+    """Runs code at the beginning and at the end of a lease. Both may be cancelled."""
 
     async def begin(self, host: str, client: str) -> str:
         """Prepare the devices.

@@ -46,7 +46,7 @@ _BATCH_ROWS: Final = 250
 _BATCH_SIZE: Final = 16 * 1024  # characters: few, since other calls share the connection
 _PACE: Final = 0.02  # seconds between two batches, in which rows collect
 
-# What crosses the wire of a record: when it was made, its level, its source, its logger, its text,
+# The fields of a record on the wire: when it was made, its level, its source, its logger, its text,
 # and its extra fields.
 Row: TypeAlias = tuple[float, int, str, str, str, dict[str, Any]]
 

@@ -108,7 +108,7 @@ class Distribution:
 
 
 class MethodSeries:
-    """What is counted of one method of one driver.
+    """The counts of one method of one driver.
 
     Attributes:
         outcomes: The number of calls that have ended, by outcome.

@@ -163,7 +163,7 @@ class Server:
         """Hold the lease for the length of an `async with` block, as a client that is there does.
 
         Args:
-            name: What the log calls the holder.
+            name: The holder's name in the log.
 
         Raises:
             CallRefused: (on entering) The lease could not begin.

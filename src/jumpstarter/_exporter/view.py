@@ -1,4 +1,4 @@
-"""What goes on in an exporter at one moment, for those who show it."""
+"""The state of an exporter at one moment, for programs that show it."""
 
 from __future__ import annotations
 

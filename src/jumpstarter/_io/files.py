@@ -256,8 +256,8 @@ def _take_back(limiter: trio.CapacityLimiter) -> None:
 class Unchanged:
     """Detects whether a regular file changed while it was read.
 
-    Compares the size and the times of modification and of change, before and after. What was read
-    is not counted against the size: files in /proc and /sys give more or fewer bytes than they say.
+    Compares the size and the times of modification and of change, before and after. The
+    number of bytes read is not compared: files in /proc and /sys have other sizes than they say.
 
     Args:
         descriptor: Of the open file; only asked, never used to read.

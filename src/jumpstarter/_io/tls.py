@@ -93,7 +93,7 @@ class TlsStream(trio.abc.Stream):
         Shakes hands first, as far as that is possible with what has arrived.
 
         Args:
-            size: The most bytes to return. What exceeds it stays for the next call.
+            size: The most bytes to return. The rest stays for the next call.
 
         Raises:
             ssl.SSLError: The peer broke the protocol, or the handshake failed.

@@ -248,8 +248,8 @@ class SocketTransport:
     def try_read(self) -> bytes | None:
         """Return what is there: nothing at the end, None if there is nothing yet. Never waits.
 
-        Any thread may call it: the bytes are a new object, not the shared buffer. What it finds
-        says nothing about the loop's next read, so `expects_more` stays.
+        Any thread may call it: the bytes are a new object, not the shared buffer. Its
+        result says nothing about the loop's next read, so `expects_more` stays.
 
         Raises:
             OSError: The stream is broken.

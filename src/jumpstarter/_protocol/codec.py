@@ -83,7 +83,7 @@ class _ExclusiveHelloMap(_HelloMap, frozen=True):
 
 
 class _AnyHelloMap(_NamedHelloMap, frozen=True):
-    """What is read of a HELLO. The others are what is written: no key without need."""
+    """A HELLO as it is read. The other classes are written: no key without need."""
 
     exclusive: bool = False
 

@@ -382,7 +382,7 @@ def check_type(type_: Any) -> None:
 
 
 class AnnotationKind(enum.IntEnum):
-    """What an annotation requests. A compound annotation has the greatest kind of its parts."""
+    """The kind of an annotation. A compound annotation has the greatest kind of its parts."""
 
     PLAIN = 0  # no conversion: the types that the wire carries
     RICH = 1  # a conversion to this type

@@ -71,7 +71,7 @@ def detect_compression(head: bytes) -> Compression | None:
 
 
 class _Codec(Protocol):
-    """What the standard library's decompressors have in common, apart from zlib's."""
+    """The interface of the standard library's decompressors, apart from zlib's."""
 
     @property
     def eof(self) -> bool: ...

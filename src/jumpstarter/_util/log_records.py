@@ -1,4 +1,4 @@
-"""What the readers of log records know of them."""
+"""Read log records: the functions that all their readers share."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ _EXPORTER: Final = "exporter"  # the option that takes the name of a configurati
 
 def completed_command(name: str) -> click.Command:
     """Return a command with the options of `serve`, `run` or `doctor`, to complete them only."""
-    # What argparse has been told is in no public attribute; but programs that document or complete
-    # commands have relied on this one for as long as argparse exists.
+    # No public attribute has the options; but programs that document or complete commands have
+    # relied on this one for as long as argparse exists.
     actions = _parser_of(name)._actions  # noqa: SLF001
     parameters = [_parameter(each, f"p{index}") for index, each in enumerate(actions)]
     return click.Command(name, params=parameters, add_help_option=False)

@@ -154,7 +154,7 @@ def _descriptor(given: int | None, stream: Any, name: str) -> int:
 
 
 class _Stream(Protocol):
-    """What a conversation needs of a raw stream, or of a view that looks like one."""
+    """The interface of a raw stream, or of a view that looks like one, for a conversation."""
 
     async def receive_some(self) -> bytes: ...
 

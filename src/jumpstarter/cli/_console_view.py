@@ -25,7 +25,7 @@ _NOT_SENT: Final = (
 
 
 class ConsoleView:
-    """What the device says, without a way to answer. For the client's loop.
+    """The output of the device, without a way to answer. For the client's loop.
 
     Args:
         client: The client of the recorded console.

@@ -25,7 +25,7 @@ ESCAPE: Final = 0x02  # Ctrl-B
 
 
 class Command(enum.Enum):
-    """What a user can ask the console for. The value is the key after Ctrl-B."""
+    """A command that a user gives to the console. The value is the key after Ctrl-B."""
 
     LEAVE = "q"
     HELP = "?"

@@ -63,7 +63,7 @@ def run_exporter(options: argparse.Namespace, program: str, *, until_exit: bool 
 
     Args:
         options: The options of `serve` or `run`.
-        program: What messages call the command.
+        program: The name of the command in messages.
         until_exit: This is the whole program, and drivers may print until it exits.
 
     Returns:
@@ -136,7 +136,7 @@ def _run(options: argparse.Namespace, streams: StandardStreams, held: ExitStack)
 
 
 class _Loaded(NamedTuple):
-    """What a module or a configuration describes."""
+    """An exporter that a module or a configuration describes."""
 
     driver: Driver
     hooks: HookRunner | None = None

@@ -95,7 +95,7 @@ class SetupError(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """What the options name, loaded and checked.
+    """The values of the options, loaded and checked.
 
     Attributes:
         address: Where to listen.

@@ -1,7 +1,7 @@
 """The command `run`: serve an exporter's configuration until a signal ends it.
 
-It needs the extra `cli`, for YAML. What `cli._serve` says about streams, signals and exit codes
-holds here too. Options that the published `jmp run` has are accepted, and stand for ours:
+It needs the extra `cli`, for YAML. Streams, signals and exit codes are those of
+`cli._serve`. Options that the published `jmp run` has are accepted, and stand for ours:
 
     --tls-grpc-listener [HOST:]PORT   --address tls://HOST:PORT
     --tls-grpc-insecure               tcp:// instead of tls://, and --insecure

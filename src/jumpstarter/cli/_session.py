@@ -50,7 +50,7 @@ _ALL: Final = ("*",)  # the drivers are the user's own, and so are their clients
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
-    """What runs, and where its exporter's log goes.
+    """A program that runs, and the place of its exporter's log.
 
     Attributes:
         command: The program and its arguments; empty for the user's shell.
@@ -65,7 +65,7 @@ class Program:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Exporter:
-    """What the program is told about its exporter."""
+    """The facts that a program gets about its exporter."""
 
     name: str
     environment: Mapping[str, str]

@@ -68,7 +68,7 @@ class DriverClient(TypedCalls, LogStreams, ResourceLending):
     with a running asyncio loop the blocking methods work, and block that loop: call them through
     `asyncio.to_thread`.
 
-    The children are attributes. What the driver exports is an attribute too, unless the class or a
+    The children are attributes. Each exported method is an attribute too, unless the class or a
     child has that name: an exported `on` is `client.on(...)`, and `client.on_async(...)` for Trio
     code. A method is called, a generator iterated over, and a raw stream is a context manager.
     `help(client)` lists them. If the class defines no `cli`, and neither the driver nor a child has

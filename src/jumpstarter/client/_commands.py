@@ -34,7 +34,7 @@ __all__ = ["RAW_HELP", "ClientGroup", "MethodCommand", "command_of", "consoles",
 
 
 class Client(Protocol):
-    """What a command line needs of a `DriverClient`. Its module imports this one."""
+    """The part of a `DriverClient` that a command line needs. Its module imports this one."""
 
     description: str | None
     methods_description: dict[str, str]

@@ -1,6 +1,6 @@
 """Let client code in an asyncio lane use the `_async` methods of its client.
 
-The connection belongs to the Trio loop. What the methods return to asyncio code goes through the
+The connection belongs to the Trio loop. Objects that the methods return to asyncio code use the
 lane.
 """
 
@@ -49,7 +49,7 @@ class _GeneratorInLane(Generic[T]):
 
     @property
     def value(self) -> Any:
-        """What a plain generator returned, once the iteration is over."""
+        """The value that a plain generator returned, once the iteration is over."""
         return self._generator.value
 
     def __aiter__(self) -> Self:

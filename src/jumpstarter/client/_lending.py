@@ -76,7 +76,7 @@ class Loan:
 
     @property
     def mode(self) -> str:
-        """What the driver does with it, as sent to the exporter."""
+        """The driver's use of it, as sent to the exporter."""
         return "read" if self.source is not None else "write"
 
     @property

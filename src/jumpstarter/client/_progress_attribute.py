@@ -13,7 +13,7 @@ __all__ = ["ProgressAttribute"]
 
 
 class ProgressAttribute(anyio.TypedAttributeSet):
-    """What a stream can say about its progress.
+    """Attributes by which a stream describes its progress.
 
     Attributes:
         total: The number of bytes that it has in all.

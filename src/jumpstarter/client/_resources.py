@@ -43,8 +43,8 @@ class ResourceLending:
 
         A stream of anyio without options, or with a `content_encoding`, is lent as the published
         package does: the driver may read it, write it, or both, and the stream is closed at the
-        end. The handle is a dict. What is transferred has no limit here, and the end of each half
-        is all that marks its end.
+        end. The handle is a dict. The size of the transfer has no limit here, and only the
+        end of each half marks its end.
 
         Entering and leaving are checkpoints. If the block is cancelled, the loan is withdrawn: the
         driver's read or write fails.

@@ -41,7 +41,7 @@ _COMPRESSION: Final = click.option(
 
 
 class FlasherClientInterface(metaclass=ABCMeta):
-    """What clients of flashers have in common: two methods, and the commands for them."""
+    """The base class of clients of flashers: two methods, and the commands for them."""
 
     @abstractmethod
     def flash(

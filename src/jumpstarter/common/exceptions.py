@@ -32,7 +32,7 @@ __all__ = [
     "ReauthenticationFailed",
 ]
 
-# What `connect` and calls raise, under the published names.
+# The exceptions of `connect` and of calls, under the published names.
 ConnectionError = ExporterConnectionError  # noqa: A001 - as drivers import it
 ExporterUnreachableError = HandshakeError
 

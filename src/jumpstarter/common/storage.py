@@ -98,7 +98,7 @@ async def write_to_storage_device(
     Raises:
         TimeoutError: The device did not appear, or did not take the bytes, in time.
         OSError: It cannot be written.
-        Exception: Whatever the stream raises.
+        Exception: Any that the stream raises.
     """
     path = await wait_for_storage_device(storage_device, "wb", timeout, logger=logger)
     report = _Report(logger, "written", "to", path)
@@ -129,7 +129,7 @@ async def read_from_storage_device(
     Raises:
         TimeoutError: The device did not appear in time.
         OSError: It cannot be read.
-        Exception: Whatever the stream raises.
+        Exception: Any that the stream raises.
     """
     path = await wait_for_storage_device(storage_device, "rb", timeout, logger=logger)
     report = _Report(logger, "read", "from", path)

@@ -130,7 +130,7 @@ def make_driver(
     Args:
         make: Its class.
         arguments: Its fields.
-        title: What messages call it.
+        title: Its name in messages.
         where: The place in the configuration, for messages.
 
     Raises:

@@ -37,7 +37,7 @@ class HookInstanceConfigV1Alpha1(StrictModel):
 
 
 class HookConfigV1Alpha1(StrictModel):
-    """What runs around a session.
+    """The commands that run around a session.
 
     Attributes:
         before_lease: Runs when a session begins, before its client can call a driver. In YAML it is

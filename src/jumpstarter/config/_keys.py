@@ -21,7 +21,7 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = ["explain_unknown_key", "meant_key"]
 
-# What users write instead of a key, by the class that has the key.
+# Names that users write instead of a key, by the class that has the key.
 _MEANT: Final = {
     "drivers": "export",
     "driver": "export",

@@ -42,7 +42,7 @@ class Source:
 
     Args:
         text: The document.
-        name: What messages call it.
+        name: Its name in messages.
 
     Raises:
         ConfigurationError: The text is not YAML, or a mapping has a key twice.

@@ -1,4 +1,4 @@
-"""What the configurations of exporters and of clients share. It needs the extra `cli`."""
+"""The parts that the configurations of exporters and of clients share. It needs the extra `cli`."""
 
 from __future__ import annotations
 

@@ -307,7 +307,7 @@ def walk(root: Driver) -> Iterator[tuple[Driver, Driver | None, str]]:
 
     Yields:
         Each driver with its parent (None for the root) and its name there (`""` for the root). A
-        driver in two places is yielded twice. What `enumerate` of a driver returns takes its place.
+        driver in two places is yielded twice. If a driver has an `enumerate`, its rows count.
 
     Raises:
         ConfigurationError: A driver is its own ancestor, a child is not a driver, `children` is not

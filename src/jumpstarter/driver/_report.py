@@ -1,4 +1,4 @@
-"""What a driver tells clients about itself."""
+"""Describe a driver to its clients."""
 
 from __future__ import annotations
 

@@ -186,12 +186,12 @@ class Round:
 
 
 class _Own(NamedTuple):
-    """What a round has replaced in one driver.
+    """A method that a round has replaced in one driver.
 
     Attributes:
         method: The driver's method.
         before: The attribute of the instance, if it had one of this name.
-        instead: What is there now.
+        instead: The attribute now.
     """
 
     method: Callable[[], None]

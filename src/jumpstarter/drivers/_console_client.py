@@ -25,7 +25,7 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 __all__ = ["ConsoleClient"]
 
 _TIMEOUT: Final = 30.0  # seconds, as pexpect has it
-# What clients accept as a position.
+# The types that clients accept as a position.
 Since: TypeAlias = ConsoleMark | ConsoleMatch | int
 Pattern: TypeAlias = "str | bytes | re.Pattern[bytes]"
 

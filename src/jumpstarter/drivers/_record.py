@@ -101,7 +101,7 @@ class ConsoleOutput:
 
 @dataclass(frozen=True, kw_only=True)
 class ConsoleStatus:
-    """What a recorded console does just now.
+    """The state of a recorded console now.
 
     Attributes:
         source: Where its bytes come from.

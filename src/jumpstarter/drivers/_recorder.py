@@ -135,7 +135,7 @@ class Recorder:
         id: Identifies the record; another exporter, or the next, has another one.
         source: The source's name.
         record: The record.
-        writer: Who may write.
+        writer: The client that may write.
         log: The file.
         watchers: How many clients watch.
         reason: Why the device is absent; "" while it is present.

@@ -61,7 +61,7 @@ class RunState(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Readiness:
-    """What shows that a program is ready. By default, that it was started.
+    """How to tell that a program is ready. By default, it is ready once it was started.
 
     Attributes:
         pattern: A regular expression that is found in a line of its output.
@@ -105,7 +105,7 @@ class Readiness:
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """What to run.
+    """A program to run.
 
     Attributes:
         words: The program and its arguments.

@@ -152,7 +152,7 @@ class RecordedConsole(Driver):
 
     @property
     def state(self) -> ConsoleStatus:
-        """What the console does just now. In the loop; not for clients."""
+        """The state of the console now. In the loop; not for clients."""
         recorder, record = self._recorder, self._recorder.record
         return ConsoleStatus(
             source=recorder.source,

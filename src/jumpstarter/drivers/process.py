@@ -57,7 +57,7 @@ _MAX_GRACE: Final = 24 * 3600.0  # seconds; the supervisor measures them in mill
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessStatus:
-    """What a program does, or how it has ended.
+    """Whether a program runs, or how it has ended.
 
     Attributes:
         state: `"stopped"`, `"starting"` until it is ready, `"running"`, or `"stopping"` until it

@@ -118,5 +118,5 @@ def _buckets(distribution: Distribution) -> list[tuple[str, float]]:
 
 
 def _names(key: Iterable[str]) -> list[str]:
-    """Return values for labels. What no text can be is escaped: it would spoil the whole answer."""
+    """Return values for labels, with lone surrogates escaped: they would spoil the whole answer."""
     return [name.encode(errors="backslashreplace").decode() for name in key]

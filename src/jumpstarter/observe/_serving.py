@@ -53,7 +53,7 @@ def serve_metrics(
     Of all connections, 16 are kept, for 10 seconds each. A request's head has at most 8 KiB.
 
     Args:
-        metrics: What `serve_async` was given.
+        metrics: The object that `serve_async` was given.
         address: `PORT`, which listens at 127.0.0.1 only, or `HOST:PORT`; IPv6 in brackets. Port 0
             takes any free one.
         token: The secret that a request must have, as `Authorization: Bearer TOKEN`. It crosses the
@@ -115,7 +115,7 @@ def serve_status(
     for `/status.json`, or read `/events`: server-sent events with the same JSON.
 
     Args:
-        server: What `serve_async` has given.
+        server: The object that `serve_async` has given.
         address: See `serve_metrics`.
         name: The name of the exporter, for the title.
         token: See `serve_metrics`. The page itself needs none, and asks for it; it stays in the

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class Gathered(NamedTuple):
-    """What is shown, before it is described.
+    """The state that is shown, before it is described.
 
     Attributes:
         view: What goes on.
