@@ -11,11 +11,18 @@ To turn on a switch, set its environment variable to 1:
                             so that a new warning of a later Cython does not break installations
     JUMPSTARTER_ANNOTATE    write an HTML page next to the generated C, which shows how much each
                             line interacts with Python
+
+Modules are kept in build/modules, and compiled again only if their C code or the compiler's options
+have changed. `make clean` removes them, for example after an upgrade of the compiler.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
+import sys
+import threading
 import zlib
 from pathlib import Path
 
@@ -26,6 +33,7 @@ from setuptools.command.build_ext import build_ext
 
 PACKAGE = Path("src/jumpstarter")
 TYPES = list(PACKAGE.glob("*/*.pxd"))
+KEPT = Path("build/modules")
 
 switches = {name for name, value in os.environ.items() if value == "1"}
 directives = {
@@ -88,6 +96,32 @@ class BuildExtensions(build_ext):
         super().copy_extensions_to_source()
         if modules:
             Path(PACKAGE, f"built{self.get_ext_filename('')}.txt").write_text(checksums)
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compile a module, or take the one that was compiled in the same way."""
+        target = Path(self.get_ext_fullpath(ext.name))
+        kept = KEPT / ext.name / self._key_of(ext)
+        if kept.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(kept, target)
+            return
+        super().build_extension(ext)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = kept.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+        shutil.copy(target, unfinished)
+        unfinished.replace(kept)
+        for old in sorted(kept.parent.iterdir(), key=lambda path: path.stat().st_mtime)[:-8]:
+            old.unlink(missing_ok=True)
+
+    def _key_of(self, ext: Extension) -> str:
+        """Return a digest of all that a module is made from, except the compiler itself."""
+        key = hashlib.sha256()
+        programs = [getattr(self.compiler, name, None) for name in ("compiler_so", "linker_so")]
+        options = [ext.define_macros, ext.extra_compile_args, ext.extra_link_args]
+        key.update(repr([sys.version, ext.name, programs, options]).encode())
+        for source in ext.sources:
+            key.update(Path(source).read_bytes())
+        return key.hexdigest()
 
     def _remove_modules_in(self, directory: Path) -> None:
         suffix = self.get_ext_filename("")

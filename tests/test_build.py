@@ -85,6 +85,23 @@ def test_a_build_in_place_lists_its_sources_and_one_without_rules_removes_them(
     assert built(project) == []
 
 
+def test_a_module_is_compiled_again_if_its_code_or_the_options_have_changed(project: Path) -> None:
+    def build(**variables: str) -> bytes:
+        done = build_in_place(project, **variables)
+        assert done.returncode == 0, done.stderr
+        return (project / RULES / f"window{SUFFIX}").read_bytes()
+
+    compiled = build()
+    (kept,) = project.glob("build/modules/jumpstarter._protocol.window/*")
+    assert kept.read_bytes() == compiled
+    kept.write_bytes(b"kept")
+    assert build() == b"kept"
+    assert build(CFLAGS="-O1").startswith(compiled[:4])
+    with (project / RULES / "window.py").open("a") as file:
+        file.write("LIMIT = 1\n")
+    assert build().startswith(compiled[:4])
+
+
 @pytest.mark.parametrize("types", [CYTHON_FAILS, COMPILER_FAILS])
 def test_the_build_fails_if_a_rule_cannot_be_compiled(project: Path, types: str) -> None:
     (project / RULES / "window.pxd").write_text(types)
