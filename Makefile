@@ -217,9 +217,13 @@ fuzz-coverage: venv
 	$(COVERED)/fuzz -max_total_time=$(SECONDS) -max_len=400 -artifact_prefix=$(COVERED)/ \
 	$(COVERED)/corpus
 
-# One connection, used by threads, tasks and signal handlers: make stress SECONDS=600
+# One connection, used by threads, tasks and signal handlers: make stress SECONDS=600 OVER=tls. To run
+# until the main thread has called so often while a handler raises: make stress CALLS=1000000
+OVER := unix
+CALLS := 0
+
 stress: venv
-	$(BIN)/python tests/stress.py --seconds $(SECONDS)
+	$(BIN)/python tests/stress.py --seconds $(SECONDS) --over $(OVER) --calls $(CALLS)
 
 soak: venv
 	LEDGER_ROUNDS=1000 $(BIN)/python -m pytest -s --timeout=0 -o faulthandler_timeout=0 \

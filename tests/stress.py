@@ -1,10 +1,12 @@
 """Use one connection in every way concurrently, and compare each value and byte.
 
-    python tests/stress.py [--seconds 60] [--seed 1]
+    python tests/stress.py [--seconds 60] [--over unix|tcp|tls] [--calls 1000000] [--seed 1]
 
 Eight threads call, iterate and use streams, eight tasks call and are cancelled, and the main thread
-calls while a signal handler raises at random moments. The exporter runs in another process. Prints
-how often each was done; raises if an answer is wrong, if something hangs, or if a slot stays busy.
+calls while a signal handler raises at random moments. With `--calls`, the main thread does that as
+often as it is told, beside fewer others, so that it does it often. The exporter runs in another
+process. Prints how often each was done; raises if an answer is wrong, if something hangs, if what
+the handler raised is lost, or if a slot stays busy.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ import faulthandler
 import random
 import re
 import signal
+import ssl
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import trio
@@ -30,6 +33,7 @@ import trio.testing
 import jumpstarter
 from drivers_for_tests import Echo
 from exporter_process import exporter
+from exporters_for_cli import make_certificates
 from jumpstarter.client import DriverClient
 from jumpstarter.driver import export
 from jumpstarter.errors import DriverError, DriverTimeoutError
@@ -38,10 +42,17 @@ __all__ = ["Busy", "Stress"]
 
 PATIENCE: Final = 120.0  # seconds for a step that takes milliseconds, on a busy machine
 TASKS: Final = 8
+HOURS: Final = 4  # that the exporter lives if the number of calls is what ends the run
 
 
 class Interruption(Exception):
-    """Raised by the signal handler."""
+    """Raised by the signal handler.
+
+    Attributes:
+        raised: How often.
+    """
+
+    raised = 0
 
 
 class Busy(Echo):
@@ -79,23 +90,30 @@ class Stress:
         client: The client of a `Busy`.
         seconds: How long they work.
         seed: Of their random choices.
+        calls: How often the main thread calls, which then ends the run instead of `seconds`.
     """
 
-    def __init__(self, client: DriverClient, seconds: float, seed: int) -> None:
+    def __init__(self, client: DriverClient, seconds: float, seed: int, calls: int = 0) -> None:
         self.client = client
         self.counts: collections.Counter[str] = collections.Counter()
         self._until = time.monotonic() + seconds
+        self._calls = calls
         self._seed = seed
         self._failure: BaseException | None = None
 
     @property
     def is_over(self) -> bool:
-        return self._failure is not None or time.monotonic() >= self._until
+        if self._failure is not None:
+            return True
+        if self._calls:
+            return self.counts["be_interrupted"] >= self._calls
+        return time.monotonic() >= self._until
 
     def run(self) -> None:
         """Work until the time is up, and check that nothing is left."""
-        kinds = [self._call, self._call, self._time_out, self._fail, self._iterate, self._tick]
-        kinds += [self._transfer, self._ping]
+        kinds = [self._call, self._tick, self._ping]
+        if not self._calls:
+            kinds += [self._call, self._time_out, self._fail, self._iterate, self._transfer]
         threads = [
             threading.Thread(target=self._work, args=(kind, random.Random(self._seed * 100 + i)))
             for i, kind in enumerate(kinds)
@@ -185,18 +203,34 @@ class Stress:
                 assert received == sent
 
     def _be_interrupted(self, rng: random.Random) -> None:
-        """Call in the main thread while a signal handler raises. Elsewhere, only call."""
-        value = rng.random()
+        """Call in the main thread while a signal handler raises."""
+        within = rng.choice((0.0, 0.0002, 0.001, 0.004))
+        before, told = Interruption.raised, 0
         try:
-            if threading.current_thread() is threading.main_thread():
-                signal.setitimer(signal.ITIMER_REAL, rng.random() * 0.004 + 1e-5)
-            assert self.client.call("echo_async", value) == value
+            if within:
+                signal.setitimer(signal.ITIMER_REAL, rng.random() * within + 1e-5)
+            rng.choices((self._call, self._list, self._say), (18, 1, 1))[0](rng)
             signal.setitimer(signal.ITIMER_REAL, 0)
         except Interruption:
-            self.counts["interruptions"] += 1
+            told = 1
         except DriverError as exc:
             if "cannot be sent" not in str(exc):  # the handler has interrupted the encoder
                 raise
+            told = 1
+        self.counts["interruptions"] += told
+        assert Interruption.raised - before == told, "what a signal handler raised was lost"
+
+    def _list(self, rng: random.Random) -> None:
+        total = rng.randrange(30)
+        assert list(self.client.streamingcall("count_async", total)) == list(range(total))
+
+    def _say(self, rng: random.Random) -> None:
+        sent, received = rng.randbytes(rng.randrange(1, 300)), b""
+        with self.client.stream() as stream:
+            stream.send(sent)
+            while len(received) < len(sent):
+                received += stream.receive()
+        assert received == sent
 
     async def _run_tasks(self) -> None:
         async def work(rng: random.Random) -> None:
@@ -214,24 +248,37 @@ class Stress:
 
 def interrupt(*_: object) -> None:
     """Handle SIGALRM."""
+    Interruption.raised += 1
     raise Interruption
 
 
-def run(seconds: float, seed: int) -> collections.Counter[str]:
+def options_over(scheme: str, directory: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Return the exporter's options for a kind of address, and those of `connect`."""
+    if scheme == "tls":
+        serve, access = make_certificates(directory)
+        context = ssl.create_default_context(cafile=access[1])
+        return serve, {"ssl_context": context, "token": Path(access[3]).read_text()}
+    return (("--address", "tcp://127.0.0.1:0"), {}) if scheme == "tcp" else ((), {})
+
+
+def run(
+    seconds: float, seed: int, *, over: str = "unix", calls: int = 0
+) -> collections.Counter[str]:
     """Run the stress test in the main thread, and return how often each was done."""
     before = signal.signal(signal.SIGALRM, interrupt)
-    patience = seconds + PATIENCE
+    patience = 3600.0 * HOURS if calls else seconds + PATIENCE
     try:
-        with (
-            tempfile.TemporaryDirectory() as directory,
-            exporter(Path(directory), driver="stress:Busy", seconds=patience) as process,
-            jumpstarter.connect(process.address) as client,
-        ):
-            # Its log has each failure, and would fill the pipe.
-            threading.Thread(target=process.rest_of_log, daemon=True).start()
-            stress = Stress(client, seconds, seed)
-            stress.run()
-            return stress.counts
+        with tempfile.TemporaryDirectory() as name:
+            options, access = options_over(over, Path(name))
+            with (
+                exporter(Path(name), *options, driver="stress:Busy", seconds=patience) as process,
+                jumpstarter.connect(process.address, **access) as client,
+            ):
+                # Its log has each failure, and would fill the pipe.
+                threading.Thread(target=process.rest_of_log, daemon=True).start()
+                stress = Stress(client, seconds, seed, calls)
+                stress.run()
+                return stress.counts
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -240,10 +287,15 @@ def run(seconds: float, seed: int) -> collections.Counter[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--over", choices=["unix", "tcp", "tls"], default="unix")
+    parser.add_argument("--calls", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    faulthandler.dump_traceback_later(options.seconds + 2 * PATIENCE, exit=True)
-    counts = run(options.seconds, options.seed)
+    patience = 3600.0 * HOURS if options.calls else options.seconds + 2 * PATIENCE
+    faulthandler.dump_traceback_later(patience, exit=True)
+    started = time.monotonic()
+    counts = run(options.seconds, options.seed, over=options.over, calls=options.calls)
+    counts["seconds"] = round(time.monotonic() - started)
     sys.stdout.write("".join(f"{name:16}{count:>9}\n" for name, count in sorted(counts.items())))
 
 

@@ -17,6 +17,7 @@ from jumpstarter._limits import Limits
 from jumpstarter._protocol import events as ev
 from jumpstarter._protocol.codec import encode_value
 from jumpstarter._protocol.frames import FrameType
+from jumpstarter.client._generators import RemoteGenerator
 from jumpstarter.driver import export
 from jumpstarter.errors import CallCancelled, Code, DriverError, DriverInvalidArgument
 
@@ -131,6 +132,11 @@ async def test_unfinished_generator_ends_the_driver_when_collected() -> None:
         await wait_all_tasks_blocked()
         assert lab.log == ["items started", "items ended"]
         assert await channel.call(ask("echo_async", "usable")) == "usable"
+
+
+def test_one_that_a_signal_handler_keeps_from_being_made_is_collected_quietly() -> None:
+    made = RemoteGenerator.__new__(RemoteGenerator)  # and `__init__` never runs
+    del made  # pytest makes an error of what `__del__` raises
 
 
 async def test_only_one_task_at_a_time_iterates() -> None:

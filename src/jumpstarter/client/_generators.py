@@ -134,6 +134,10 @@ class RemoteGenerator(Generic[T]):
 
     __reduce_ex__: ClassVar[ReduceEx] = no_copies("a driver's generator", "pass the items on")
 
+    # From the moment when its CALL is sent. A signal handler may raise before `__init__` has begun,
+    # and `__del__` needs it even then.
+    _call: _GeneratorCall | None = None
+
     def __init__(
         self,
         channel: Channel,
@@ -144,7 +148,6 @@ class RemoteGenerator(Generic[T]):
         self._request = request
         self._decode = channel.decode if decode is None else decode
         self._state = _NEW
-        self._call: _GeneratorCall | None = None  # from the moment when its CALL is sent
         self._busy = False
         self._taken = 0
         self.value: Any = None
