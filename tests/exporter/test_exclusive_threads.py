@@ -15,7 +15,7 @@ import trio
 
 from helpers import PATIENCE, ask, timed, until, wait_until
 from jumpstarter import connect_async, serve_async
-from jumpstarter._exporter import exclusive_session, led_connection
+from jumpstarter._exporter import exclusive_session, worker
 from jumpstarter._exporter.exclusive_session import _ExclusiveSession
 from jumpstarter._exporter.server import Server
 from jumpstarter._exporter.session import caller_of
@@ -48,7 +48,7 @@ def board() -> Board:
 @pytest.fixture(autouse=True)
 def lasting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a thread wait for its next call, and a dismissal for calls, even in a slow test."""
-    monkeypatch.setattr(led_connection, "_STAYS", 1_000_000)
+    monkeypatch.setattr(worker, "_STAYS", 1_000_000)
     monkeypatch.setattr(exclusive_session, "_LAST_WORDS", PATIENCE)
 
 

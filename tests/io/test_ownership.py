@@ -63,6 +63,7 @@ class Model:
         self.at_end = False
         self.restarted = False
         self.parked = False
+        self.holder: int | None = None  # the worker that holds the role
         self.running: dict[int, Steps] = {
             number: getattr(self, f"_{kind}")(number) for number, kind in enumerate(actors.split())
         }
@@ -98,6 +99,45 @@ class Model:
             self._unlock()
         while number not in self.answered and not self._is_over():
             yield
+
+    def _worker(self, number: int) -> Steps:
+        """Lead, hold the role while a method runs, and read on unless the loop has taken it."""
+        own = self.ownership
+        self._lock(number + 1)
+        leads = own.take_role()
+        self._check()
+        self._call(number)
+        self._unlock()
+        if leads:
+            yield
+            self._lock(number + 1)
+            if not self.closed:
+                own.hold()
+                self.holder = number
+            self._check()
+            self._unlock()
+            yield  # the method runs
+            self._lock(number + 1)
+            if self.holder == number:
+                self.holder = None
+                if not self.closed:
+                    own.resume()
+                    self._read()
+                own.give_up(own.at_end)
+            self._check()
+            self._unlock()
+        while number not in self.answered and not self._is_over():
+            yield
+
+    def _look(self, _number: int) -> Steps:
+        """Take the role back from a thread that holds it, in the loop."""
+        own = self.ownership
+        yield
+        with own.lock:
+            if self.holder is not None:
+                self.holder = None
+                own.give_up(own.at_end)
+            self._check()
 
     def _task(self, number: int) -> Steps:
         """Make the only call, in the loop."""
@@ -293,6 +333,9 @@ STEPS: Final = 6  # choices that are tried in all ways; after them, all go on in
         ("thread hangup", ""),
         ("thread hangup", "thread polled"),
         ("thread close", ""),
+        ("worker look", ""),
+        ("worker thread", "worker holds"),
+        ("worker close", "worker holds"),
         ("task close", ""),
     ],
 )
@@ -311,7 +354,7 @@ async def test_no_interleaving_leaves_anything_waiting(
         model = Model(actors)
         restarts.append(model)
         try:
-            if begun:  # the first thread leads, and has found nothing to read
+            if begun:  # the first thread leads, and has found nothing to read or holds the role
                 model.step(0)
                 model.step(0)
             for _ in range(STEPS):

@@ -37,7 +37,7 @@ _LAST_WORDS: Final = 1.0  # seconds for cancelled calls to end, and for the clie
 _MAX_TEXT: Final = 500  # characters of the reason, which names clients
 
 
-class _WatchedConnection(LedConnection[IncomingCall]):
+class _WatchedConnection(LedConnection):
     """A connection that says when it has ended, before its calls have."""
 
     def end(self, reason: Exception) -> None:

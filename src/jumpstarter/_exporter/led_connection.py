@@ -1,19 +1,13 @@
-"""Let a worker thread answer plain methods called one after the other, whatever else is open.
+"""Let worker threads answer plain methods, whatever else is open on the connection.
 
-Switching to a thread and back costs several times as much as most plain methods. Usually a test
-calls one after the other. So a thread that has run a method sends the answer itself, becomes the
-connection's reader for a moment to get the next call, and answers that too. `_io.ownership` has
-the lock, and the table of readers.
+The loop's half: it starts a thread, waits for it, and watches its calls. `worker` has the thread's
+half, and says why, and when the thread reads the connection.
 
-- The lock is never held while a driver's code runs. The thread gives the role of the reader up
-  before it runs the next method, so a slow method keeps nothing from the loop.
-- A thread takes one frame at a time. It keeps a call of a plain method; any other event, and all
-  frames behind it, are the loop's (`ConnectionReader.left`), which handles them in order. No thread
-  reads while the loop has some to handle.
-- The task that started the thread waits for it, so `trio.from_thread` works in all methods that it
-  runs, and a call is cancelled by that task's scope. A scope cannot be used again, so a thread
-  whose call was cancelled returns, and the loop sends the answer.
+- The task that started a thread waits for it, so the thread's calls are cancelled by the task's
+  scope.
 - The deadlines of these calls are watched by a task that exists only if there are any.
+- Another task exists while a thread holds the role of the reader beyond a method's beginning, and
+  takes it back in time.
 
 Without a watch, as on a stream in memory, the loop reads, and sends each answer. This module knows
 no drivers.
@@ -23,98 +17,32 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Protocol
 
 import trio
 
-from .._io.ownership import Reader
 from .._io.transport import Transport
-from .._protocol import events as ev
 from .._protocol.base import BaseProtocol
 from .._util.log_limit import RateLimitedLogger
-from .eager import Answerer, Begun, EagerConnection, OwnScope
+from .eager import Answerer, EagerConnection, OwnScope
+from .incoming_call import IncomingCall
+from .worker import Desk, Worker
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Led", "LedConnection", "ThreadAnswerer", "Worker"]
+__all__ = ["LedConnection", "ThreadAnswerer"]
 
-_STAYS: Final = 2  # times that a thread waits for the next call,
-_STAY_MS: Final = 5  # this long each, which limits the delay for other uses of the thread
-_SMALL: Final = 16 * 1024  # bytes of an answer that a thread sends by itself
-
-_NONE: Final = Reader.NONE
+_LOOK: Final = 0.002  # seconds between two looks whether a thread that holds the role goes on
 
 
-class Led(Begun, Protocol):
-    """The interface of a call that a thread answers.
-
-    Attributes:
-        deadline: When it is cancelled; infinite if the client set no timeout.
-    """
-
-    deadline: float
-
-    def attach(self, scope: trio.CancelScope) -> None:
-        """Assign the call to a thread, whose task has this scope. With the lock, in any thread."""
-
-    def cancel(self, reason: str) -> None:
-        """Cancel the driver's code. With the lock, in the loop."""
-
-
-C = TypeVar("C", bound=Led)
-
-
-class ThreadAnswerer(Answerer[C], Protocol[C]):
+class ThreadAnswerer(Answerer[IncomingCall], Desk, Protocol):
     """The interface of the code that answers a connection's calls."""
 
-    async def answer_in_thread(self, lead: Worker[C]) -> None:
-        """Run `lead` in a thread, and finish the call that it returns unanswered, if any."""
-
-    def may_lead(self) -> bool:
-        """Return True if a thread is available, and may wait for calls. In any thread."""
-
-    def run_sync(self, call: C) -> object:
-        """Answer a call. In a thread, without the lock.
-
-        Returns:
-            The result, encoded as a bytearray. The loop must convert anything else to one.
-
-        Raises:
-            BaseException: The failure of the call.
-        """
-
-    def take(self, event: ev.CallReceived) -> C | None:
-        """Register a call as an handler, if a thread may answer it. In a thread, with the lock."""
-
-    def may_answer(self, call: C) -> bool:
-        """Return True if a thread may send the answer: the call is neither cancelled nor late."""
-
-    def answered(self, call: C, result: bytearray) -> None:
-        """Queue the result of a call that a thread has answered. In that thread, with the lock."""
+    async def answer_in_thread(self, worker: Worker) -> None:
+        """Run `worker.lead` in a thread, and finish the call that it returns unanswered, if any."""
 
 
-class Worker(Generic[C]):
-    """A thread that answers calls, and the task that waits for it.
-
-    Its fields are changed with the lock.
-
-    Attributes:
-        call: The call that the thread answers, None while it waits for one.
-        scope: The cancel scope of the task.
-        looks_at: When the loop looks at the deadline of the call. Infinite if it does not.
-        watch: Ends the task that does that.
-    """
-
-    __slots__ = ("call", "looks_at", "scope", "watch")
-
-    def __init__(self, call: C) -> None:
-        self.call: C | None = call
-        self.scope: trio.CancelScope
-        self.looks_at = math.inf
-        self.watch: trio.CancelScope | None = None
-
-
-class LedConnection(EagerConnection[C]):
+class LedConnection(EagerConnection[IncomingCall]):
     """A connection on which threads can answer calls of plain methods by themselves.
 
     Args:
@@ -127,7 +55,7 @@ class LedConnection(EagerConnection[C]):
         self,
         transport: Transport,
         rules: BaseProtocol,
-        owner: ThreadAnswerer[C],
+        owner: ThreadAnswerer,
         name: str,
         *,
         event_log: RateLimitedLogger,
@@ -138,23 +66,22 @@ class LedConnection(EagerConnection[C]):
         )
         self._desk: Final = owner
 
-    # ---------------------------------------------------------------------------- in the loop
-
-    async def _begin_in_thread(self, call: C) -> None:
+    async def _begin_in_thread(self, call: IncomingCall) -> None:
         self.ownership.watch_socket()
         if self.ownership.watch is None or not self._desk.may_lead():
             self.begin(call, apart=True)
             return
-        self._tasks.start_soon(self._guard, partial(self._stay_with, Worker(call)))
+        worker = Worker(self, self, self._desk, call, _goes_on(trio.lowlevel.current_clock()))
+        self._tasks.start_soon(self._guard, partial(self._stay_with, worker))
 
-    async def _stay_with(self, worker: Worker[C]) -> None:
+    async def _stay_with(self, worker: Worker) -> None:
         """Wait for the thread that answers a call, and those that it takes after that."""
         with OwnScope() as scope:
             worker.scope = scope
             with self.lock:
                 assert worker.call is not None
                 worker.call.attach(scope)
-                self._look_at_deadline(worker)
+                worker.look_at_deadline()
             try:
                 await self._desk.answer_in_thread(worker)
             finally:
@@ -163,20 +90,14 @@ class LedConnection(EagerConnection[C]):
         with self.lock:
             self.writer.flush()
 
-    def _look_at_deadline(self, worker: Worker[C]) -> None:
-        """Have the loop look at the deadline of a thread's call, in time. With the lock."""
-        call = worker.call
-        if call is not None and call.deadline < worker.looks_at:
-            worker.looks_at = call.deadline
-            self.ownership.defer(self._watch_deadline_of, worker)
-
-    def _watch_deadline_of(self, worker: Worker[C]) -> None:
+    def watch_deadline_of(self, worker: Worker) -> None:
+        """See `Worker`."""
         if worker.watch is not None:
             worker.watch.cancel()
         worker.watch = trio.CancelScope()
-        self._tasks.start_soon(self._guard, partial(self._watch, worker, worker.watch))
+        self._tasks.start_soon(self._guard, partial(self._watch_deadline, worker, worker.watch))
 
-    async def _watch(self, worker: Worker[C], scope: trio.CancelScope) -> None:
+    async def _watch_deadline(self, worker: Worker, scope: trio.CancelScope) -> None:
         """Cancel the call that a thread answers at its deadline, if it has one then.
 
         The next call usually has a later deadline, so this wakes once per timeout, not per call.
@@ -193,91 +114,26 @@ class LedConnection(EagerConnection[C]):
                         return
                 await trio.sleep_until(worker.looks_at)
 
-    # ---------------------------------------------------------------------------- in a thread
+    def watch_time_of(self, worker: Worker) -> None:
+        """See `Worker`."""
+        self._tasks.start_soon(self._guard, partial(self._watch_time, worker))
 
-    def lead(self, worker: Worker[C]) -> tuple[object, ...]:
-        """Answer the call that was passed to a thread, and those that follow.
+    async def _watch_time(self, worker: Worker) -> None:
+        """Take the role back from a thread that is still in the same method after two looks.
 
-        Returns:
-            The result of `run_sync` for the call that is still unanswered, if there is one; in a
-            tuple, since Trio does not allow a thread to return a coroutine.
-
-        Raises:
-            BaseException: Raised by `run_sync` for that call.
+        Ends when the thread has held the role for no call between two looks.
         """
-        while (call := worker.call) is not None:
-            answer = self._desk.run_sync(call)
-            if not isinstance(answer, bytearray) or len(answer) > _SMALL:
-                return (answer,)
-            if not self._send(worker, call, answer):
-                return (answer,)
-        return ()
-
-    def _send(self, worker: Worker[C], call: C, answer: bytearray) -> bool:
-        """Send an answer, and wait for the next call; or leave that to the loop."""
-        ownership = self.ownership
-        leads = False
-        ownership.acquire()
-        try:
-            if self.ended is not None or not self._desk.may_answer(call):
-                return False
-            # Before the answer is sent: the loop must not wake for the next call.
-            leads = self._may_read() and ownership.take_role()
-            worker.call = None
-            self._desk.answered(call, answer)
-            self.writer.flush_now()
-            if leads and not self.writer.is_idle:  # the client does not read
-                leads = False
-                ownership.give_up(self.reader.needs_loop)
-        except Exception as exc:
-            self._lose(exc)
-            raise
-        finally:
-            ownership.release()
-        if leads:
-            self._wait_for_next(worker)
-        return True
-
-    def _may_read(self) -> bool:
-        reader = self.reader
-        return not (self.rules.unprocessed or reader.left) and self._desk.may_lead()
-
-    def _lose(self, exc: Exception) -> None:
-        """End the connection, whose state is unknown after an exception. With the lock."""
-        self.ownership.lose()
-        self.ownership.defer(self.end, exc)
-
-    def _wait_for_next(self, worker: Worker[C]) -> None:
-        """Wait for a call, and register it. The thread is the reader before, and not after that."""
-        ownership = self.ownership
-        for stays in range(_STAYS, 0, -1):
-            readable = ownership.poll(_STAY_MS)
-            ownership.acquire()
-            try:
-                is_over = ownership.reader is _NONE  # the descriptor may be another file's
-                if readable and not is_over:
-                    self._take_next(worker)
-                if readable or is_over or stays == 1 or not self._desk.may_lead():
-                    ownership.give_up(self.reader.needs_loop)
+        seen = -1
+        while self.ended is None:
+            with self.lock:
+                if worker.holdings == seen:
+                    worker.is_watched = False
+                    worker.release()
                     return
-            except Exception as exc:
-                self._lose(exc)
-                raise
-            finally:
-                ownership.release()
+                seen = worker.holdings
+            await trio.sleep(_LOOK)
 
-    def _take_next(self, worker: Worker[C]) -> None:
-        """Read, and keep a call for this thread; leave anything else to the loop."""
-        reader = self.reader
-        match reader.take(max_frames=1):
-            case [ev.CallReceived() as event]:
-                call = self._desk.take(event)
-                if call is None:
-                    reader.left.append(event)
-                    return
-                worker.call = call
-                call.attach(worker.scope)
-                self._look_at_deadline(worker)
-            case events:
-                reader.left += events
-        self.act_on([])  # charges the client, and answers a PING
+
+def _goes_on(clock: trio.abc.Clock) -> bool:
+    """Return False for a clock that stands still until a test advances it."""
+    return clock.deadline_to_sleep_time(clock.current_time() + _LOOK) < 2 * _LOOK

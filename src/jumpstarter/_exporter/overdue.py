@@ -120,7 +120,7 @@ def _answers(frame: FrameType, call: IncomingCall) -> bool:
     if frame.f_code is Session.answer.__code__:
         return locals_of(frame).get("call") is call
     if frame.f_code is Session.answer_in_thread.__code__:
-        return locals_of(frame)["lead"].call is call
+        return locals_of(frame)["worker"].call is call
     return False
 
 

@@ -55,7 +55,8 @@ from .dispatch import Dispatcher, ExecutionMode
 from .drain import end_listening
 from .error_reporter import ErrorReporter
 from .incoming_call import CallState, IncomingCall, check_scopes
-from .led_connection import LedConnection, Worker
+from .led_connection import LedConnection
+from .worker import Worker
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -95,7 +96,7 @@ class Session:
         running: The calls that have not ended.
     """
 
-    _connection_class: ClassVar[type[LedConnection[IncomingCall]]] = LedConnection
+    _connection_class: ClassVar[type[LedConnection]] = LedConnection
     _is_exclusive: ClassVar[bool] = False
 
     def __init__(
@@ -124,6 +125,7 @@ class Session:
         )
         self._dispatcher = Dispatcher(exporter, self._connection, self._rules)
         self.running: set[IncomingCall] = set()
+        self.quick: Final = exporter.quick  # see `Desk`
         self._clock = trio.lowlevel.current_clock()
         self._all_answered = LazyParkingLot()
         self._state = SessionState.HANDSHAKE
@@ -313,21 +315,21 @@ class Session:
             error = self._report(exc, call)
         self._finish(call, result, error)
 
-    async def answer_in_thread(self, lead: Worker[IncomingCall]) -> None:
+    async def answer_in_thread(self, worker: Worker) -> None:
         """Let a thread answer calls, and finish the call that it returns unanswered, if any."""
         result: bytearray | None = None
         error: tuple[int, ErrorBody] | None = None
         status = cancel_status()
         try:
-            for answer in await self._dispatcher.executor.thread(self._connection.lead, lead):
+            for answer in await self._dispatcher.executor.thread(worker.lead):
                 result = await self._dispatcher.finished(answer)
                 check_scopes(status)
         except BaseException as exc:  # in the loop, as in `answer`
-            if lead.call is None:
+            if worker.call is None:
                 raise  # not the exception of a driver
-            error = self._report(exc, lead.call)
-        if lead.call is not None:
-            self._finish(lead.call, result, error)
+            error = self._report(exc, worker.call)
+        if worker.call is not None:
+            self._finish(worker.call, result, error)
 
     def _report(self, exc: BaseException, call: IncomingCall) -> tuple[int, ErrorBody] | None:
         return self._dispatcher.report(self._error_reporter, exc, call)

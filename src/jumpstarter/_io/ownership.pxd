@@ -2,7 +2,7 @@
 
 from .. cimport _nonblocking
 
-cdef object _LOOP, _THREAD, _TASK, _NONE
+cdef object _LOOP, _THREAD, _HELD, _TASK, _NONE
 
 cdef class Ownership:
     cdef object __weakref__
@@ -23,5 +23,7 @@ cdef class Ownership:
     cpdef object acquire(self)
     cpdef object release(self)
     cpdef bint take_role(self) except -1
+    cpdef object hold(self)
+    cpdef object resume(self)
     cpdef bint leads_here(self) except -1
     cpdef object give_up(self, bint restart)

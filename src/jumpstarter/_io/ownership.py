@@ -21,6 +21,11 @@ that to get the next call. The states of `Reader`, which belong to `Ownership`:
 | THREAD | the read task wakes (the peer has hung up) | THREAD; the read task parks (`park`)       |
 | THREAD | an exception in the midst of the rules     | THREAD (`lose`): nothing reads on, and the |
 |        |                                            | loop ends the connection                   |
+| THREAD | a worker thread of an exporter runs a     | HELD; nothing reads, and the watch stays   |
+|        | quick method before it reads on (`hold`)   | muted, for about 2 ms at most              |
+| HELD   | the method has returned (`resume`)         | THREAD                                     |
+| HELD   | it has failed, or still runs when the loop | LOOP (`give_up`), as above                 |
+|        | looks again                                |                                            |
 | TASK   | its answer, a cancellation, the last byte, | LOOP (`give_up`)                           |
 |        | part of a message                          |                                            |
 | TASK   | a thread starts to wait                    | LOOP, soon (`_revoke`); the thread waits   |
@@ -36,7 +41,7 @@ These hold whenever the lock is free:
 
 A. Rules, handlers, send queue and the writing role are changed only with the lock.
 B. Only the reader reads, with the lock, after it has checked that it still is the reader.
-C. The watch is muted exactly while the reader is THREAD or TASK.
+C. The watch is muted exactly while the reader is THREAD, HELD or TASK.
 D. Whatever waits can be woken by the loop and by any reader, and depends on none of them.
 E. The holder of the lock never waits, and runs no code of users: log records, too, are left to
    the loop. What it does for a single call keeps the interpreter's lock (`_nonblocking`), so a
@@ -80,6 +85,7 @@ class Reader(enum.Enum):
 
     LOOP = enum.auto()
     THREAD = enum.auto()
+    HELD = enum.auto()
     TASK = enum.auto()
     NONE = enum.auto()
 
@@ -87,6 +93,7 @@ class Reader(enum.Enum):
 # Constants: to look a member up in its enum takes as long as a small system call.
 _LOOP: Final = Reader.LOOP
 _THREAD: Final = Reader.THREAD
+_HELD: Final = Reader.HELD
 _TASK: Final = Reader.TASK
 _NONE: Final = Reader.NONE
 
@@ -358,20 +365,32 @@ class Ownership:
         self.leader = self.holder
         return True
 
+    def hold(self) -> None:
+        """Keep the role while the thread that has it runs code of users. With the lock."""
+        self.reader = _HELD  # the caller sees to it that the loop gives it up in time
+        self.leader = 0
+
+    def resume(self) -> None:
+        """Become the reader again, in the thread that holds the role. With the lock."""
+        self.reader = _THREAD
+        self.leader = self.holder
+
     def leads_here(self) -> bool:
         """Return whether the calling thread is the reader. With the lock."""
         return self.leader == self.holder != 0
 
     def give_up(self, restart: bool) -> None:
-        """Give the role back to the read task. With the lock, in the thread or task that has it.
+        """Give the role back to the read task. With the lock.
+
+        In the thread or task that has it; or in the loop, if a thread holds it.
 
         Args:
             restart: True if the loop has more to do than to wait for bytes.
         """
         self.leader = 0
         self._leading = None
-        if self.reader is not _THREAD and self.reader is not _TASK:
-            return  # the connection has ended
+        if self.reader is _LOOP or self.reader is _NONE:  # NONE: the connection has ended
+            return
         self.reader = _LOOP
         # If bytes have arrived that the thread has not read, this wakes the loop.
         _nonblocking.watch(self._watch_fd, self._fd, True)

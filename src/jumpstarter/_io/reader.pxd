@@ -5,7 +5,7 @@ cimport cython
 from .._protocol.base cimport BaseProtocol
 from .ownership cimport Ownership
 
-cdef object _LOOP
+cdef object _LOOP, _HELD
 
 cdef class ConnectionReader:
     cdef public list left
@@ -17,3 +17,5 @@ cdef class ConnectionReader:
     cpdef object _handle(self, data)
     @cython.locals(ownership=Ownership, rules=BaseProtocol)
     cpdef list take(self, Py_ssize_t max_frames=*)
+    @cython.locals(ownership=Ownership, rules=BaseProtocol)
+    cpdef list take_buffered(self)

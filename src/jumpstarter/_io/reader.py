@@ -25,6 +25,7 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 __all__ = ["ConnectionReader"]
 
 _LOOP: Final = Reader.LOOP
+_HELD: Final = Reader.HELD
 
 
 class _Host(Protocol):
@@ -98,7 +99,7 @@ class ConnectionReader:
             with ownership.lock:
                 left, self.left = self.left, []
                 connection.act_on(left)
-        elif self._rules.unprocessed:
+        elif self._rules.unprocessed and ownership.reader is not _HELD:
             async with self._dispatch_lock:
                 with ownership.lock:
                     self._handle(b"")
@@ -273,6 +274,20 @@ class ConnectionReader:
             return []
         ownership.has_read = True
         events = rules.receive(data, max_frames or rules.limits.max_frames_per_turn)
+        if rules.failure is not None:
+            ownership.at_end = True
+        return events
+
+    def take_buffered(self) -> list[ev.Event]:
+        """Handle one frame that was read already, and return its events.
+
+        With the lock, in the thread that reads. Without effect after the end, as `take`.
+        """
+        ownership, rules = self._ownership, self._rules
+        if self._connection.ended is not None:
+            ownership.at_end = True
+            return []
+        events = rules.receive(b"", 1)
         if rules.failure is not None:
             ownership.at_end = True
         return events
