@@ -1,13 +1,17 @@
-"""System calls that never block, on real sockets."""
+"""System calls that keep the interpreter's lock, and the wait that does not, on real sockets."""
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
+from helpers import PATIENCE
 from jumpstarter import _nonblocking
 
 Pair = tuple[socket.socket, socket.socket]
@@ -76,3 +80,91 @@ def test_any_thread_may_use_them(pair: Pair) -> None:
     thread.start()
     thread.join()
     assert found == [b"x"]
+
+
+@contextmanager
+def computing() -> Iterator[list[int]]:
+    """Run a thread that computes without a pause. Yields a list with the number of its steps."""
+    steps, over = [0], threading.Event()
+
+    def compute() -> None:
+        while not over.is_set():
+            steps[0] += 1
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    try:
+        yield steps
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_wait_says_whether_something_is_there(pair: Pair) -> None:
+    ours, theirs = pair
+    assert not _nonblocking.wait_readable(ours.fileno(), 0)
+    assert not _nonblocking.wait_readable(ours.fileno(), 1)
+    theirs.sendall(b"x")
+    assert _nonblocking.wait_readable(ours.fileno(), 0)
+    assert _nonblocking.wait_readable(ours.fileno(), 1000)
+    theirs.close()
+    assert ours.recv(10) == b"x"
+    assert _nonblocking.wait_readable(ours.fileno(), 1000)  # the end
+
+
+def test_a_wait_is_not_ended_by_a_signal(pair: Pair) -> None:
+    ours, _ = pair
+    arrived: list[int] = []
+    over = threading.Event()
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def interrupt() -> None:
+        while not over.wait(0.001):
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, lambda signum, _: arrived.append(signum))
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    until = time.monotonic() + PATIENCE
+    try:
+        while len(arrived) < 3:
+            started = _nonblocking.monotonic()
+            assert not _nonblocking.wait_readable(ours.fileno(), 20)
+            assert _nonblocking.monotonic() - started > 0.015
+            assert time.monotonic() < until
+    finally:
+        over.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_process_with_a_thread_that_computes_is_crowded(pair: Pair) -> None:
+    ours, theirs = pair
+    until = time.monotonic() + PATIENCE
+    theirs.sendall(b"x")
+    with computing():
+        while not _nonblocking.is_crowded():
+            assert _nonblocking.wait_readable(ours.fileno(), 1000)
+            assert time.monotonic() < until
+        assert _nonblocking.wait_readable(ours.fileno(), 1000)  # begins with a look
+        ours.recv(10)
+        assert not _nonblocking.wait_readable(ours.fileno(), 1)  # a look in vain
+    while _nonblocking.is_crowded():
+        assert time.monotonic() < until
+
+
+def test_a_look_gives_the_interpreter_to_no_other_thread(pair: Pair) -> None:
+    ours, theirs = pair
+    until = time.monotonic() + PATIENCE
+    with computing() as steps:
+        found = True
+        before = after = 0
+        while before == 0 or before != after:  # a switch may come just before or after the look
+            assert time.monotonic() < until
+            before = steps[0]
+            found = _nonblocking.look(ours.fileno())
+            after = steps[0]
+    assert not found
+    theirs.sendall(b"x")
+    assert _nonblocking.look(ours.fileno())

@@ -1,10 +1,15 @@
 # cython: language_level=3, auto_pickle=False, autotestdict=False
-"""System calls that never block, and keep the interpreter's lock (the GIL).
+"""System calls that keep the interpreter's lock (the GIL), and one that waits.
 
 `os.read` and `os.write` let other threads run, since they may block. If one of those computes, it
-keeps the interpreter for 5 ms after each such call. Nothing here blocks, whatever the mode of the
-descriptor is, so nothing here needs that. The caller holds the lock of a connection, for which
-other threads may wait.
+keeps the interpreter for 5 ms after each such call. But for `wait_readable`, nothing here blocks,
+whatever the mode of the descriptor is, so nothing here needs that. The caller holds the lock of a
+connection, for which other threads may wait.
+
+`wait_readable` waits without the GIL, as any wait must. It notes how long it then takes to get the
+GIL back. If that was long, a thread of this process computes, and the next waits begin with a look
+of up to 200 us at the socket that keeps the GIL: most answers come within that time. The thread
+that computes loses no more than the look: the interpreter switches to it as ever.
 
 These functions are compiled in both forms of the library.
 """
@@ -32,8 +37,19 @@ cdef extern from "poll.h":
         int fd
         short events
         short revents
-    int poll(pollfd* fds, unsigned long count, int timeout)
+    int poll(pollfd* fds, unsigned long count, int timeout) nogil
     short POLLIN
+
+cdef extern from "sched.h" nogil:
+    int sched_yield()
+
+cdef extern from "time.h" nogil:
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+    ctypedef int clockid_t
+    clockid_t CLOCK_MONOTONIC
+    int clock_gettime(clockid_t clock, timespec* result)
 
 cdef extern from *:
     """
@@ -54,6 +70,16 @@ cdef extern from *:
     #endif
     """
     int watch_for(int epoll, int fd, int readable)
+
+
+cdef long long _LATE = 1_000_000  # ns until the GIL is back: another thread kept it
+cdef long long _LOOK = 200_000  # ns: most calls of short methods take less
+cdef long long _CROWDED = 500_000_000  # ns for which a thread is taken to compute on
+
+# When the thread that computes is forgotten, in ns of the clock. For all connections: it is the
+# process that such a thread belongs to. Without a GIL, threads would overwrite each other's times,
+# which are alike; and then nothing is late.
+cdef long long _crowded_until = 0
 
 
 cdef int _fail(int error) except -1:
@@ -120,3 +146,59 @@ cpdef object watch(int epoll, int fd, bint readable):
     """
     if watch_for(epoll, fd, readable) < 0:
         _fail(errno)
+
+
+cdef long long _now() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec * <long long>1_000_000_000 + now.tv_nsec
+
+
+cpdef double monotonic() except -1:
+    """Return the seconds of `time.monotonic`, which compiled code gets without making an object."""
+    return _now() / 1e9
+
+
+cpdef bint is_crowded() except -1:
+    """Return whether another thread was late to let a wait of this process return."""
+    return _crowded_until > 0 and _now() < _crowded_until
+
+
+cpdef bint look(int fd) except -1:
+    """Look for up to 200 us whether a read would find something. Keeps the GIL."""
+    cdef long long now = _now()
+    cdef long long until = now + _LOOK
+    while now < until:
+        if is_readable(fd):
+            return True
+        sched_yield()  # the peer may have the same processor
+        now = _now()
+    return False
+
+
+cpdef bint wait_readable(int fd, int milliseconds) except -1:
+    """Wait until a read would find something, and return whether it would.
+
+    Releases the GIL, after a `look` if this process `is_crowded`. A signal does not end the wait,
+    and its handler runs only after it: the time must be short.
+    """
+    global _crowded_until
+    cdef pollfd one
+    cdef int ready
+    cdef long long woken
+    cdef long long until = _now() + milliseconds * <long long>1_000_000
+    if _crowded_until > 0:
+        if not is_crowded():
+            _crowded_until = 0
+        elif look(fd):
+            return True
+    one.fd, one.events, one.revents = fd, POLLIN, 0
+    with nogil:
+        ready = poll(&one, 1, milliseconds)
+        woken = _now()
+        while ready < 0 and until > woken:  # a signal
+            ready = poll(&one, 1, <int>((until - woken + 999_999) // 1_000_000))
+            woken = _now()
+    if _now() - woken > _LATE:
+        _crowded_until = _now() + _CROWDED
+    return ready > 0

@@ -41,6 +41,7 @@ from helpers import (
     until,
     wait_until,
 )
+from jumpstarter import _nonblocking
 from jumpstarter._exporter.led_connection import LedConnection
 from jumpstarter._io import leading
 from jumpstarter._io.connection import Connection
@@ -302,19 +303,41 @@ def test_an_answer_in_pieces_is_put_together(
     connection = be_watched(client)
     socket = connection.reader._socket
     assert socket is not None
-    read = socket.try_read
-    rest = bytearray()
+    looks = 0
 
     def read_a_byte() -> bytes | None:
-        if not rest:
-            rest.extend(read() or b"")
-            return None  # as if no data had arrived
-        return bytes([rest.pop(0)])
+        nonlocal looks
+        looks += 1
+        return None if looks == 1 else _nonblocking.read(socket.fileno(), 1)
 
     monkeypatch.setattr(socket, "try_read", read_a_byte)
-    monkeypatch.setattr(connection.ownership, "poll", lambda _milliseconds: [(0, 1)])
     assert client.call("echo_async", "whole") == "whole"
     assert connection.ownership.reader is Reader.LOOP
+
+
+def test_calls_beside_a_thread_that_computes_get_their_answers(client: DriverClient) -> None:
+    be_watched(client)
+    over = threading.Event()
+    give_up = time.monotonic() + PATIENCE
+
+    def compute() -> None:
+        while not over.is_set():
+            pass
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    try:
+        number = 0
+        while not _nonblocking.is_crowded():  # until a call had to wait for the interpreter
+            number += 1
+            assert client.call("echo_async", number) == number
+            assert time.monotonic() < give_up
+        for method in ("echo", "echo_async") * 3:
+            assert client.call(method, [number]) == [number]
+    finally:
+        over.set()
+        thread.join()
+    assert not connection_of(client).handlers
 
 
 def test_trio_code_calls_between_two_calls_of_a_thread(client: DriverClient) -> None:

@@ -2,6 +2,7 @@
 
 cimport cython
 
+from .. cimport _nonblocking
 from .._protocol.base cimport BaseProtocol
 from .event_router cimport EventRouter
 from .ownership cimport Ownership
@@ -11,7 +12,7 @@ cdef object _NONE
 
 @cython.locals(ownership=Ownership, rules=BaseProtocol, leads=bint, started=bint, over=bint)
 cpdef bint begin(EventRouter connection, awaited, start, double seconds) except -1
-@cython.locals(ownership=Ownership, reader=ConnectionReader, rules=BaseProtocol, patience=int, until=double, over=bint)
+@cython.locals(ownership=Ownership, reader=ConnectionReader, rules=BaseProtocol, patience=int, until=double, over=bint, readable=bint)
 cdef object _lead(EventRouter connection, awaited)
 @cython.locals(ownership=Ownership)
 cpdef bint is_usable(EventRouter connection) except -1

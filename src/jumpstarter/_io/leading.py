@@ -16,13 +16,13 @@ generators and streams, which it calls, are not. A passive wait can be interrupt
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from math import ceil
 from typing import Final, Protocol, TypeVar
 
 import trio
 
+from .. import _nonblocking
 from .._util.deferred_signals import DeferSignals
 from ..errors import DriverError
 from .connection import Connection
@@ -129,12 +129,11 @@ def begin(
 def _lead(connection: Connection, awaited: Awaited) -> None:
     """Read until the thread's own is there, or its time is up. Without the lock."""
     ownership, reader, rules = connection.ownership, connection.reader, connection.rules
-    poll = ownership.poll
     patience = _PATIENCE_MS
-    until = time.monotonic() + patience / 1000
+    until = _nonblocking.monotonic() + patience / 1000
     over = False
     while not over:
-        readable = poll(patience)
+        readable = ownership.poll(patience)
         ownership.acquire()
         try:
             # The connection may have ended meanwhile, and its descriptor be another file's.
@@ -149,7 +148,7 @@ def _lead(connection: Connection, awaited: Awaited) -> None:
                 or ownership.at_end
                 or ownership.reader is _NONE
                 or rules.unprocessed  # the loop shares out floods fairly
-                or (patience := ceil((until - time.monotonic()) * 1000)) <= 0
+                or (patience := ceil((until - _nonblocking.monotonic()) * 1000)) <= 0
             ):
                 over = True
                 # Before the role goes back: the loop may find the answer immediately.

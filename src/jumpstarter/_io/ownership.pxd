@@ -6,7 +6,7 @@ cdef object _LOOP, _THREAD, _HELD, _TASK, _NONE
 
 cdef class Ownership:
     cdef object __weakref__
-    cdef public object lock, reader, error, arriving, watch, poll
+    cdef public object lock, reader, error, arriving, watch
     cdef public unsigned long long holder, leader, led_by_threads, led_by_tasks
     cdef public bint at_end, has_read, _parked, _posted
     cdef public list letters
@@ -25,5 +25,6 @@ cdef class Ownership:
     cpdef bint take_role(self) except -1
     cpdef object hold(self)
     cpdef object resume(self)
+    cpdef bint poll(self, int milliseconds) except -1
     cpdef bint leads_here(self) except -1
     cpdef object give_up(self, bint restart)

@@ -125,10 +125,6 @@ class Ownership:
         letters: What threads leave for the loop, or the loop itself for later.
         led_by_threads: How often a thread became the reader.
         led_by_tasks: How often a task that makes a call did.
-        poll: Called with milliseconds, waits until the socket is readable, and returns what is
-            ready. In the thread that is the reader, which waits only without the lock. By the time
-            when it returns, the descriptor may belong to another file: the thread takes the lock,
-            and checks that it still is the reader.
     """
 
     def __init__(self, fileno: int, on_bug: Callable[[Exception], object]) -> None:
@@ -145,7 +141,6 @@ class Ownership:
         self._leading: object = None  # what the task waits for that is the reader
         self._fd = fileno
         self.watch: Any = None  # a select.epoll, which other systems than Linux lack
-        self.poll: Callable[[int], list[tuple[int, int]]] = _nothing
         self._watch_fd = -1
         self._parked = False  # the loop has woken while a thread reads, and waits for its turn
         self._returned = Wakeup()  # for the parked loop
@@ -177,9 +172,6 @@ class Ownership:
             watch.register(self._fd, select.POLLIN)
         except (AttributeError, OSError):  # no epoll here, or no descriptor left: the portal works
             return
-        poll = select.poll()
-        poll.register(self._fd, select.POLLIN)
-        self.poll = poll.poll
         with self.lock:
             self.watch = watch
         trio.lowlevel.notify_closing(self._fd)  # the read task waits for the socket itself
@@ -375,6 +367,15 @@ class Ownership:
         self.reader = _THREAD
         self.leader = self.holder
 
+    def poll(self, milliseconds: int) -> bool:
+        """Wait until the socket is readable, and return whether it is.
+
+        In the thread that is the reader, without the lock. By the time when it returns, the
+        descriptor may belong to another file: the thread takes the lock, and checks that it still
+        is the reader. Signal handlers do not run meanwhile: the time must be short.
+        """
+        return _nonblocking.wait_readable(self._fd, milliseconds)
+
     def leads_here(self) -> bool:
         """Return whether the calling thread is the reader. With the lock."""
         return self.leader == self.holder != 0
@@ -402,10 +403,6 @@ class Ownership:
         self.at_end = True
         if self.leads_here():
             self.leader = 0  # the watch stays muted
-
-
-def _nothing(_milliseconds: int) -> list[tuple[int, int]]:
-    raise AssertionError("a connection without a watch is read by its read task only")
 
 
 class SharedWakeup(Wakeup):
