@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -14,8 +14,9 @@ import trio.testing
 
 from drivers_for_tests import Plain
 from helpers import ask, begin, channel_over, channel_to, in_time
-from jumpstarter._exporter.eager import run_until_first_await
+from jumpstarter._exporter.eager import resume
 from jumpstarter._limits import Limits
+from jumpstarter._stepping import advance, enter_copied_context, leave_context
 from jumpstarter.client._channel import Channel
 from jumpstarter.driver import Driver, export
 from jumpstarter.errors import CallCancelled, DriverError, DriverTimeoutError
@@ -279,37 +280,54 @@ async def test_a_timeout_of_a_call_that_waits_is_told_as_one(
             await channel.call(request)
 
 
-# ------------------------------------------------------------------------------- begin_here
+# ---------------------------------------------------------------------------- advance, resume
 
 
-async def test_work_that_does_not_wait_is_done_at_once() -> None:
-    async def work() -> None:
+def test_a_coroutine_that_does_not_wait_has_returned() -> None:
+    async def work() -> str:
         _said.set("in there")
+        return "done"
 
-    assert await run_until_first_await(work(), pytest.fail)
+    context = enter_copied_context()
+    assert advance(work()) == (False, "done")
+    assert _said.get() == "in there"
+    leave_context(context)
     assert _said.get() == "nothing"
+    assert context[_said] == "in there"
 
 
-async def test_before_the_first_wait_the_reader_is_told_and_once_only() -> None:
+def test_what_a_coroutine_raises_before_it_waits_is_raised() -> None:
+    async def work() -> None:
+        raise KeyError("none")
+
+    for _ in range(3):
+        with pytest.raises(KeyError, match="none"):
+            advance(work())
+    with pytest.raises(RuntimeError, match="cannot exit context"):
+        leave_context(Context())
+    with pytest.raises(AttributeError, match="send"):
+        advance(5)  # type: ignore[arg-type]
+
+
+async def test_a_coroutine_that_waits_is_resumed() -> None:
     log = []
 
-    async def work() -> None:
+    async def work() -> str:
         log.append("begun")
-        _said.set("in there")
-        for _ in range(3):
+        for number in range(3):
             await trio.lowlevel.checkpoint()
-            log.append(_said.get())
+            log.append(f"step {number}")
+        return "done"
 
-    async def in_a_task() -> None:
-        assert not await run_until_first_await(work(), lambda: log.append("told"))
-        log.append("over")
+    begun = work()
+    waits, trap = advance(begun)
+    assert waits
+    log.append("told")
+    assert await resume(begun, trap) == "done"
+    assert log == ["begun", "told", "step 0", "step 1", "step 2"]
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(in_a_task)
-    assert log == ["begun", "told", "in there", "in there", "in there", "over"]
 
-
-async def test_what_is_raised_at_a_wait_reaches_the_work() -> None:
+async def test_what_is_raised_at_a_wait_reaches_the_coroutine() -> None:
     async def work() -> None:
         with pytest.raises(TypeError, match="trio"):
             await _foreign()
@@ -317,12 +335,11 @@ async def test_what_is_raised_at_a_wait_reaches_the_work() -> None:
             await trio.sleep_forever()
         raise KeyError("after all")
 
-    async def in_a_task() -> None:
-        with pytest.raises(KeyError, match="after all"):
-            await run_until_first_await(work(), lambda: None)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(in_a_task)
+    begun = work()
+    waits, trap = advance(begun)
+    assert waits
+    with pytest.raises(KeyError, match="after all"):
+        await resume(begun, trap)
 
 
 class _foreign:  # noqa: N801 - awaited like a function of another event loop

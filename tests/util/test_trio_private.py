@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+import pytest
 import trio
 
 import jumpstarter
@@ -53,15 +54,34 @@ async def test_another_thread_can_see_the_running_task_and_its_steps() -> None:
 
 
 async def test_each_open_cancel_scope_has_a_status_of_its_own() -> None:
-    seen = [trio_private.cancel_status()]
+    task = trio.lowlevel.current_task()
+    seen = [trio_private.cancel_status(task)]
     with trio.CancelScope():
-        seen.append(trio_private.cancel_status())
+        seen.append(trio_private.cancel_status(task))
         with trio.CancelScope():
-            seen.append(trio_private.cancel_status())
+            seen.append(trio_private.cancel_status(task))
             await trio.lowlevel.checkpoint()
-        assert trio_private.cancel_status() is seen[1]
-    assert trio_private.cancel_status() is seen[0]
+        assert trio_private.cancel_status(task) is seen[1]
+    assert trio_private.cancel_status(task) is seen[0]
     assert len(set(map(id, seen))) == 3
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+async def test_a_task_is_cancelled_with_any_scope_around_it(
+    monkeypatch: pytest.MonkeyPatch, *, is_seen: bool
+) -> None:
+    monkeypatch.setattr(trio_private, "CAN_SEE_CANCELLATION", is_seen)
+    task = trio.lowlevel.current_task()
+    with trio.CancelScope() as outer:
+        with trio.CancelScope(shield=True) as inner:
+            assert not trio_private.is_cancelled(task)
+            outer.cancel()
+            assert not trio_private.is_cancelled(task)
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            inner.shield = False
+            assert trio_private.is_cancelled(task)
+        assert trio_private.is_cancelled(task)
+    assert not trio_private.is_cancelled(task)
 
 
 async def test_a_nursery_that_was_left_open_can_be_forgotten() -> None:
@@ -141,6 +161,7 @@ def test_the_library_works_without_the_private_names() -> None:
         "Task._schedule_points",
         "Task._cancel_status",
         "Task._child_nurseries",
+        "CancelStatus.effectively_cancelled",
     ]
     assert rest[-1] == "served"
     print(done.stdout, done.stderr)

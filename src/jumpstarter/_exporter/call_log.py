@@ -10,9 +10,11 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final, TypeAlias
+
+import trio
 
 from .._protocol import events as ev
 from .._protocol.frames import CallHead, ErrorBody, Hello, Kind
@@ -109,10 +111,20 @@ class WatchedSession(Session):
         begun = self._begun.get(call)
         return None if begun is None else time.perf_counter() - begun[2]
 
+    def _begin(self, call: IncomingCall, task: trio.lowlevel.Task) -> Awaitable[None] | None:
+        """See `BaseSession`."""
+        if self._is_named:
+            current_call.set(self._begun[call][0])  # the call has a context of its own
+        return super()._begin(call, task)
+
     # Not `async`: another coroutine would make each call slower.
-    def answer(self, call: IncomingCall) -> Coroutine[Any, Any, None]:
+    def answer(
+        self, call: IncomingCall, rest: Awaitable[bytearray] | None = None
+    ) -> Coroutine[Any, Any, None]:
         """See `Session`."""
-        return self._answer_named(call) if self._is_named else super().answer(call)
+        if self._is_named and rest is None:  # otherwise it has begun, and is named
+            return self._answer_named(call)
+        return super().answer(call, rest)
 
     async def _answer_named(self, call: IncomingCall) -> None:
         current_call.set(self._begun[call][0])  # the call has a context of its own

@@ -7,33 +7,22 @@ here. The session reports how a call ended; the executor decides where code runs
 
 from __future__ import annotations
 
-import enum
 import inspect
 import math
-import threading
-import types
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from contextvars import copy_context
-from functools import partial
 from typing import Any, Final
 
 import trio
 
-from .._io.connection import Connection
-from .._protocol import events as ev
-from .._protocol.codec import decode_value, encode_value
+from .._protocol.codec import encode_value
 from .._protocol.frames import HEADER_SPACE, NIL, CallHead, ErrorBody, Kind
-from .._protocol.server import ServerProtocol
 from .._util.background import open_background
 from .._util.text import sanitize_text
-from ..driver._base import Driver
-from ..driver._export import Exported
 from ..driver._loan import Loan
-from ..driver._mistakes import why_unsendable
-from ..errors import ArgumentError, Code
-from .context import ServerContext
+from ..errors import Code
+from .answering import LARGE, BaseDispatcher
 from .error_reporter import ErrorReporter, check_fit, reject
 from .incoming_call import IncomingCall
 from .item_batcher import ItemBatcher
@@ -41,60 +30,13 @@ from .stream_forwarder import StreamForwarder, device_stream
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Dispatcher", "ExecutionMode"]
+__all__ = ["Dispatcher"]
 
-_HOW_TO_CALL: Final = {
-    Kind.UNARY: "a method; call it with call() or call_async()",
-    Kind.GENERATOR: "a generator; use streamingcall() or streamingcall_async()",
-    Kind.STREAM: "a raw stream; open it with stream(), open_stream() or stream_async()",
-}
-_LARGE: Final = 64 * 1024  # bytes of arguments that may take a millisecond to decode
-_FEW: Final = 1024  # values that are not counted, so that a call with few arguments always runs
-_TINY: Final = _FEW // 16  # bytes that cannot hold so many values
 _AHEAD: Final = 64 * 1024  # bytes that a plain generator makes before it checks the credit again
 _ITEMS_PER_TURN: Final = 32  # items that a generator may send before other tasks have their turn
 
 
-class ExecutionMode(enum.Enum):
-    """Which task or thread begins a call."""
-
-    EAGER = enum.auto()  # the task that has read it, since it may never have to wait
-    THREAD = enum.auto()  # a worker thread, which may own the connection meanwhile
-    OWN_TASK = enum.auto()  # a task of its own
-
-
-class _Values:
-    """Limit the values in one client's decoded arguments to those of two largest messages.
-
-    Decoded values take many times the bytes of their message. Only many in one call are counted.
-    """
-
-    __slots__ = ("_count", "_lock", "_most")
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._count = 0
-        self._lock = threading.Lock()  # threads decode arguments, too
-
-    def admit(self, call: IncomingCall, count: int) -> None:
-        """Count the values of a call, or refuse it."""
-        if count <= _FEW:
-            return
-        with self._lock:
-            if is_admitted := self._count + count <= self._most:
-                call.values = count
-                self._count += count
-        if not is_admitted:
-            text = f"it was discarded: over {self._most} values in the arguments of calls under way"
-            reject(Code.RESOURCE_EXHAUSTED, text)
-
-    def forget(self, call: IncomingCall) -> None:
-        """Count the values of a call no longer."""
-        with self._lock:
-            self._count -= call.values
-
-
-class Dispatcher:
+class Dispatcher(BaseDispatcher):
     """Answer the calls of one connection.
 
     Args:
@@ -106,16 +48,7 @@ class Dispatcher:
         executor: Runs the drivers' code.
     """
 
-    __slots__ = ("_connection", "_exporter", "_rules", "_values", "executor")
-
-    def __init__(
-        self, exporter: ServerContext, connection: Connection, rules: ServerProtocol
-    ) -> None:
-        self._exporter = exporter
-        self._connection = connection
-        self._rules = rules
-        self._values = _Values(2 * exporter.limits.max_items)
-        self.executor = exporter.executor.for_client(connection.writer)
+    __slots__ = ()
 
     def title(self, head: CallHead) -> str:
         """Name the method that a call asks for, for the log."""
@@ -135,32 +68,12 @@ class Dispatcher:
 
         return reporter.report(exc, title, advice)
 
-    def execution_mode(self, event: ev.CallReceived) -> ExecutionMode:
-        """Choose which task or thread begins a call. In any thread."""
-        head, targets = event.head, self._exporter.targets
-        exported = (
-            targets[head.target].exports.get(head.method) if head.target < len(targets) else None
-        )
-        if exported is None or exported.kind is not head.kind or exported.is_async:
-            return ExecutionMode.EAGER
-        if exported.kind is not Kind.UNARY or head.nested or len(event.body) > _LARGE:
-            return ExecutionMode.OWN_TASK
-        return ExecutionMode.THREAD
-
     def drain_of(self, head: CallHead) -> float | None:
         """Return the seconds that a call may continue in a drain; None if its client decides."""
-        targets = self._exporter.targets
-        exported = (
-            targets[head.target].exports.get(head.method) if head.target < len(targets) else None
-        )
+        exported = self._exported(head)
         if exported is None or exported.kind is Kind.UNARY:
             return math.inf
         return exported.drain
-
-    def forget(self, call: IncomingCall) -> None:
-        """Stop counting the values in the arguments of a call that has ended."""
-        if call.values:
-            self._values.forget(call)
 
     # ------------------------------------------------------------------------- methods
 
@@ -174,7 +87,7 @@ class Dispatcher:
         if self._connection.writer.write_paused:  # not while the client does not read
             await self._connection.writer.wait_writable()
         body = call.take_body()
-        if len(body) > _LARGE:  # decoding blocks the loop: one at a time, with pauses
+        if len(body) > LARGE:  # decoding blocks the loop: one at a time, with pauses
             async with self._exporter.dispatch_lock:
                 args, kwargs = self._arguments(call, exported, body)
         else:
@@ -195,61 +108,26 @@ class Dispatcher:
             check_fit(method, args, kwargs)
             raise
 
-    def run_sync(self, call: IncomingCall) -> object:
-        """Answer a call of a plain method. In a thread.
-
-        Returns:
-            The encoded result, or an awaitable for `finished`.
-        """
-        exported, method = self._find(call.head)
-        args, kwargs = self._arguments(call, exported, call.take_body())
-        try:
-            value = copy_context().run(method, *args, **kwargs)
-        except TypeError:
-            check_fit(method, args, kwargs)
-            raise
-        return value if _is_awaitable(value) else self._encode(value, "result")
-
     async def finished(self, answer: Any) -> bytearray:
         """Await the answer of `run_sync`, if a decorator has hidden that the method is `async`."""
         if isinstance(answer, bytearray):
             return answer
         return await self._encode_in_turn(await answer)
 
-    def _find(self, head: CallHead) -> tuple[Exported, Callable[..., Any]]:
-        targets = self._exporter.targets
-        if head.target >= len(targets):
-            if self._exporter.starting:
-                reject(Code.REFUSED, "the exporter is starting: its drivers are being reset")
-            text = f"there is no driver at address {head.target}; the tree has {len(targets) - 1}"
-            reject(Code.UNIMPLEMENTED, text)
-        target = targets[head.target]
-        exported = target.exports.get(head.method)
-        if exported is None:
-            names = ", ".join(target.exports) or "nothing"
-            text = f"{target.title} exports no such method; it exports: {names}"
-            reject(Code.UNIMPLEMENTED, text)
-        if exported.kind is not head.kind:
-            reject(Code.UNIMPLEMENTED, f"it is {_HOW_TO_CALL[exported.kind]}")
-        return exported, exported.bind(target.instance)
-
-    def _arguments(
-        self, call: IncomingCall, exported: Exported, body: bytes
-    ) -> tuple[list[Any], dict[str, Any]]:
-        admit = None if len(body) < _TINY else partial(self._values.admit, call)
+    async def finish_later(
+        self,
+        work: Awaitable[Any],
+        method: Callable[..., Any],
+        args: list[Any],
+        kwargs: dict[str, Any],
+    ) -> bytearray:
+        """See `BaseDispatcher`."""
         try:
-            args = decode_value(body, self._exporter.limits, admit)
-        except ArgumentError as exc:
-            reject(Code.INVALID_ARGUMENT, f"its arguments cannot be read: {exc}")
-        kwargs = args.pop() if isinstance(args, list) and args and call.head.keywords else {}
-        if not isinstance(args, list) or not isinstance(kwargs, dict):
-            reject(Code.INVALID_ARGUMENT, "its arguments are not an array")
-        if exported.converter is not None:
-            try:
-                exported.converter(args, kwargs)
-            except ArgumentError as exc:
-                reject(Code.INVALID_ARGUMENT, f"its {exc}")
-        return args, kwargs
+            value = await work
+        except TypeError:
+            check_fit(method, args, kwargs)
+            raise
+        return await self._encode_in_turn(value)
 
     async def _encode_in_turn(self, value: object) -> bytearray:
         """Encode a result when the connection can take it; until then keep only the value."""
@@ -258,15 +136,6 @@ class Dispatcher:
         buffer = self._encode(value, "result")
         if len(buffer) > self._exporter.limits.max_frame:
             await self._connection.writer.wait_mostly_writable()
-        return buffer
-
-    def _encode(self, value: object, what: str) -> bytearray:
-        try:
-            buffer = encode_value(value, HEADER_SPACE, "item" if what == "item" else "result")
-            self._rules.check_size(buffer)
-        except ArgumentError as exc:
-            why = why_unsendable(value, Driver)
-            reject(Code.INTERNAL, f"its {what} cannot be sent: {why or exc}")
         return buffer
 
     # ---------------------------------------------------------------------- generators
@@ -388,9 +257,3 @@ class Dispatcher:
         with self._connection.lock:
             self._rules.accept(call.slot, body)
             self._connection.writer.flush()
-
-
-def _is_awaitable(value: object) -> bool:
-    """Return True if a result must be awaited, as `inspect.isawaitable`; faster if not."""
-    may_be = hasattr(type(value), "__await__") or isinstance(value, types.GeneratorType)
-    return may_be and inspect.isawaitable(value)

@@ -17,8 +17,7 @@ waits until all calls have ended, cleanup included. This module knows no drivers
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Collection, Coroutine, Generator
-from contextvars import copy_context
+from collections.abc import Awaitable, Collection, Coroutine, Generator
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import trio
@@ -32,7 +31,7 @@ from .._util.trio_private import forget_child_nurseries
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Answerer", "Begun", "EagerConnection", "OwnScope", "run_until_first_await"]
+__all__ = ["Answerer", "Begun", "EagerConnection", "OwnScope", "resume"]
 
 
 class Begun(StreamHandler, Protocol):
@@ -48,15 +47,16 @@ class Begun(StreamHandler, Protocol):
     cancelled: bool
     in_thread: bool
 
-    def enter(self, scope: trio.CancelScope) -> None:
+    def enter(self, scope: trio.CancelScope, task: trio.lowlevel.Task) -> None:
         """Assign the call to this task and cancel scope."""
 
-    def leave(self) -> bool:
-        """Return True if the task may answer another call in the same scope."""
+    def leave(self, task: trio.lowlevel.Task) -> bool:
+        """Return True if this task may answer another call in the same scope."""
 
 
 _CALL_TASK: Final = f"{__name__}.a call"  # formatting a name for each task costs too much
 
+T = TypeVar("T")
 C = TypeVar("C", bound=Begun)
 C_contra = TypeVar("C_contra", bound=Begun, contravariant=True)
 
@@ -64,8 +64,24 @@ C_contra = TypeVar("C_contra", bound=Begun, contravariant=True)
 class Answerer(ConnectionHandler, Protocol[C_contra]):
     """The interface of the code that answers a connection's calls."""
 
-    async def answer(self, call: C_contra) -> None:
+    def answer(self, call: C_contra) -> Coroutine[Any, Any, None]:
         """Answer a call, and queue its terminal frame. Raises nothing."""
+
+    def answer_now(
+        self, call: C_contra, scope: trio.CancelScope, task: trio.lowlevel.Task
+    ) -> Awaitable[None] | None:
+        """Do the same without waiting, in a context of its own. Raises nothing.
+
+        Args:
+            call: The call, which is entered.
+            scope: The innermost cancel scope of this task.
+            task: This task.
+
+        Returns:
+            None if the call was answered. Otherwise this task, which has the context of the call,
+            belongs to the call from now on, and awaits this. It must not be woken before that: it
+            is suspended in the driver's code already, but not yet in Trio.
+        """
 
 
 class EagerConnection(Connection, Generic[C]):
@@ -73,9 +89,13 @@ class EagerConnection(Connection, Generic[C]):
 
     Args:
         transport, rules, owner, name, event_log, dispatch_lock: See `Connection`.
+
+    Attributes:
+        come: Calls that the reading task begins after it has processed everything that arrived
+            together with them.
     """
 
-    __slots__ = ("_answer", "_come", "_reading", "_tasks")
+    __slots__ = ("_answerer", "_reading", "_tasks", "come")
 
     def __init__(
         self,
@@ -90,8 +110,8 @@ class EagerConnection(Connection, Generic[C]):
         super().__init__(
             transport, rules, owner, name, event_log=event_log, dispatch_lock=dispatch_lock
         )
-        self._answer: Final = owner.answer
-        self._come: list[C] = []  # calls that the reader has to start; a deque takes 760 bytes
+        self._answerer: Final = owner
+        self.come: list[C] = []  # a deque takes 760 bytes
         self._tasks: trio.Nursery
         self._reading = trio.CancelScope()  # of the task that reads
 
@@ -116,16 +136,16 @@ class EagerConnection(Connection, Generic[C]):
         if apart:
             self._tasks.start_soon(self._answer_apart, call, name=_CALL_TASK)
         else:
-            self._come.append(call)
+            self.come.append(call)
 
     def _begin_apart(self) -> None:
-        while self._come:
-            self.begin(self._come.pop(0), apart=True)
+        while self.come:
+            self.begin(self.come.pop(0), apart=True)
 
     async def _answer_apart(self, call: C) -> None:
         with OwnScope() as scope:
-            call.enter(scope)
-            await self._answer(call)
+            call.enter(scope, trio.lowlevel.current_task())
+            await self._answerer.answer(call)
         with self.lock:
             self.writer.flush()
 
@@ -153,29 +173,30 @@ class EagerConnection(Connection, Generic[C]):
         super()._finish()
 
     async def _read_loop(self) -> None:
+        task = trio.lowlevel.current_task()
         with OwnScope() as scope:
             self._reading = scope
-            while self.ended is None and (not self._come or await self._begin_here(scope)):
+            while self.ended is None and (not self.come or await self._begin_here(scope, task)):
                 if not await self.reader.read_once():
                     await self._stop_reading()
                     return
 
-    async def _begin_here(self, scope: trio.CancelScope) -> bool:
+    async def _begin_here(self, scope: trio.CancelScope, task: trio.lowlevel.Task) -> bool:
         """Start the calls that were read. Return False if this task now belongs to a call."""
-        while self._come:
-            call = self._come.pop(0)
+        come, answer_now = self.come, self._answerer.answer_now
+        while come:
+            call = come.pop(0)  # `frame_owner` looks at this variable
             if call.cancelled:
                 self.begin(call, apart=True)
-                continue
-            if call.in_thread:
+            elif call.in_thread:
                 await self._begin_in_thread(call)
-                continue
-            call.enter(scope)
-            if not await run_until_first_await(self._answer(call), self._hand_on):
+            elif (rest := answer_now(call, scope, task)) is not None:
+                self._hand_on()
+                await rest
                 with self.lock:
                     self.writer.flush()
                 return False
-            if not call.leave():
+            elif not call.leave(task):
                 self._hand_on()
                 return False
         with self.lock:
@@ -227,29 +248,16 @@ class OwnScope:
 
 
 @types.coroutine
-def run_until_first_await(
-    work: Coroutine[Any, Any, None], before_waiting: Callable[[], None]
-) -> Generator[Any, Any, bool]:
-    """Run a coroutine in this task, but with a context of its own.
-
-    If it has to wait, the task belongs to it from then on, with that context, and
-    must end when it ends.
+def resume(work: Coroutine[Any, Any, T], trap: object) -> Generator[Any, Any, T]:
+    """Wait for a coroutine that already runs, as `await` does for one that does not.
 
     Args:
         work: The coroutine.
-        before_waiting: Called once if it has to wait, just before it does. It must not wake this
-            task, which is already suspended in the coroutine, but not yet in Trio.
+        trap: Yielded by it when it began to wait.
 
     Returns:
-        True if it never had to wait.
+        Returned by the coroutine.
     """
-    context = copy_context()
-    try:
-        trap = context.run(work.send, None)
-    except StopIteration:
-        return True
-    before_waiting()
-    trio.lowlevel.current_task().context = context
     try:
         while True:
             try:
@@ -258,5 +266,6 @@ def run_until_first_await(
                 trap = work.throw(exc)
             else:
                 trap = work.send(sent)
-    except StopIteration:
-        return False
+    except StopIteration as stop:
+        result: T = stop.value
+        return result

@@ -19,9 +19,10 @@ from .._util.background import open_background
 from ..driver._caller import Caller
 from ..driver._export import Exported
 from ..errors import Code
+from .answering import ExecutionMode
 from .call_log import WatchedSession, is_watched
 from .context import ServerContext
-from .dispatch import Dispatcher, ExecutionMode
+from .dispatch import Dispatcher
 from .error_reporter import reject
 from .exclusive_subtrees import Subtrees
 from .exclusive_use import Claim

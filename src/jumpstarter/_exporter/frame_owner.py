@@ -13,7 +13,7 @@ from typing import Any, Final
 from .._io.watchdog import FROM_A_THREAD, Holder
 from .._protocol.frames import Kind
 from .._util.foreign_frames import frame_of, locals_of
-from .eager import run_until_first_await
+from .eager import EagerConnection, resume
 from .incoming_call import IncomingCall
 from .session import Session
 from .stream_forwarder import StreamForwarder
@@ -43,6 +43,10 @@ def _of_answer(own: Mapping[str, Any]) -> Holder:
     return _holder(own["self"], own["call"])
 
 
+def _of_reader(own: Mapping[str, Any]) -> Holder:
+    return _holder(own["self"]._owner, own["call"])  # noqa: SLF001 - the frame's own
+
+
 def _of_thread(own: Mapping[str, Any]) -> Holder | None:
     call = own["lead"].call
     return None if call is None else _holder(own["self"], call)
@@ -70,7 +74,8 @@ def _of_verb(own: Mapping[str, Any]) -> Holder:
 _KNOWN: Final[dict[CodeType, Callable[[Mapping[str, Any]], Holder | None]]] = {
     Session.answer.__code__: _of_answer,
     Session.answer_in_thread.__code__: _of_thread,
-    run_until_first_await.__code__: _of_begun,
+    EagerConnection._begin_here.__code__: _of_reader,  # noqa: SLF001 - as below
+    resume.__code__: _of_begun,
     DeviceTree._run_all.__code__: _of_verb,  # noqa: SLF001 - only its code object is used
     StreamForwarder._carry_up.__code__: _of_forwarder,  # noqa: SLF001
 }

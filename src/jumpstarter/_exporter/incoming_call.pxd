@@ -1,5 +1,7 @@
 # Types for the compiled form of incoming_call.py, which has the documentation.
 
+from .._util.trio_private cimport cancel_status
+
 cdef object _UNARY
 
 cdef class IncomingCall:
@@ -11,11 +13,11 @@ cdef class IncomingCall:
     cdef public double deadline
     cdef public Py_ssize_t values
 
-    cpdef object enter(self, scope)
+    cpdef object enter(self, scope, task)
     cpdef object attach(self, scope)
-    cpdef bint leave(self) except -1
+    cpdef bint leave(self, task) except -1
     cpdef object cancel(self, reason)
     cpdef bytes take_body(self)
     cpdef object received(self, event)
 
-cpdef object check_scopes(before)
+cpdef object check_scopes(before, task)

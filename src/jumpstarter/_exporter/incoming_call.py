@@ -127,10 +127,10 @@ class IncomingCall:
             return CallState.CANCELLED
         return CallState.PENDING if self._scope is None else CallState.RUNNING
 
-    def enter(self, scope: trio.CancelScope) -> None:
+    def enter(self, scope: trio.CancelScope, task: trio.lowlevel.Task) -> None:
         """Assign the call to this task, whose innermost cancel scope now belongs to the call."""
         self._scope = scope
-        self.status = cancel_status()
+        self.status = cancel_status(task)
         if self.deadline != math.inf:
             scope.deadline = self.deadline
         if self.cancelled:
@@ -142,15 +142,15 @@ class IncomingCall:
         if self.cancelled:  # before it was begun, in the loop
             scope.cancel()
 
-    def leave(self) -> bool:
-        """Release the scope. Return True if the task may answer another call in the same scope."""
+    def leave(self, task: trio.lowlevel.Task) -> bool:
+        """Release the scope. Return True if this task may answer another call in the same scope."""
         scope, self._scope = self._scope, None
         assert scope is not None
         if self.deadline != math.inf:
             scope.deadline = math.inf
             if scope.cancel_called:
                 return False
-        return cancel_status() is self.status
+        return cancel_status(task) is self.status
 
     def cancel(self, reason: str) -> None:
         """Cancel the driver's code, or make sure that it does not begin.
@@ -161,6 +161,11 @@ class IncomingCall:
         if self._scope is not None:
             self._scope.cancel(reason=reason)
         announce_cancellation()
+
+    @property
+    def body_size(self) -> int:
+        """The number of bytes of the encoded arguments."""
+        return len(self._body)
 
     @property
     def sent_by_client(self) -> int:
@@ -209,14 +214,15 @@ class IncomingCall:
             self.stream.finish(reason)
 
 
-def check_scopes(before: object) -> None:
+def check_scopes(before: object, task: trio.lowlevel.Task) -> None:
     """Check that a driver's code has left all cancel scopes that it has entered.
 
     Args:
         before: The `cancel_status` of the task before the driver's code ran.
+        task: That task, which is this one.
 
     Raises:
         RuntimeError: It has left one open. That one ends with the task.
     """
-    if CAN_SEE_SCOPES and cancel_status() is not before:
+    if CAN_SEE_SCOPES and cancel_status(task) is not before:
         raise RuntimeError(_LEFT_OPEN)

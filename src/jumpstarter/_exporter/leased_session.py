@@ -12,9 +12,10 @@ from .._protocol import events as ev
 from .._protocol.frames import Hello
 from .._protocol.server import ServerProtocol
 from ..errors import Code
+from .answering import ExecutionMode
 from .call_log import WatchedSession, is_watched
 from .context import ServerContext
-from .dispatch import Dispatcher, ExecutionMode
+from .dispatch import Dispatcher
 from .error_reporter import reject
 from .incoming_call import IncomingCall
 from .lease import Lease, Leases

@@ -19,7 +19,7 @@ from .._util.foreign_frames import frame_of, locals_of, stack_of_thread
 from .._util.log_limit import RateLimitedLogger
 from .._util.wakeup import Wakeup
 from .cancellations import woken_by_cancellations
-from .eager import run_until_first_await
+from .eager import resume
 from .executor import in_worker_thread
 from .incoming_call import IncomingCall
 from .session import Session, tasks_of
@@ -133,7 +133,7 @@ def _frames_of(coro: Any) -> Iterator[FrameType]:
 
 def _inner(coro: Any, frame: FrameType) -> Any:
     """Return the coroutine or generator that another one waits for."""
-    if frame.f_code is run_until_first_await.__code__:
+    if frame.f_code is resume.__code__:
         return locals_of(frame).get("work")
     inner = next((each for name in _NEXT if (each := getattr(coro, name, None)) is not None), None)
     if inner is None or frame_of(inner) is not None:

@@ -22,23 +22,20 @@ from __future__ import annotations
 import enum
 import hmac
 import logging
-import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import ClassVar, Final
 
 import trio
 
 from .._io.transport import transport_for
-from .._protocol import events as ev
-from .._protocol.codec import encode_error, truncate
+from .._protocol.codec import truncate
 from .._protocol.frames import ErrorBody, Hello
-from .._protocol.server import ServerProtocol
 from .._util.background import open_background
 from .._util.log_limit import RateLimitedLogger
 from .._util.reentrancy import CallOrigin, call_origin
 from .._util.text import sanitize_name
 from .._util.trio_private import cancel_status
-from .._util.wakeup import LazyEvent, LazyParkingLot
+from .._util.wakeup import LazyEvent
 from .._version import __version__
 from ..driver._caller import (
     Caller,
@@ -49,9 +46,10 @@ from ..driver._caller import (
 )
 from ..driver._drain import current_drain
 from ..errors import Code, HandshakeError
+from .answering import BaseSession
 from .context import ServerContext
 from .disconnect_hooks import DisconnectHooks
-from .dispatch import Dispatcher, ExecutionMode
+from .dispatch import Dispatcher
 from .drain import end_listening
 from .error_reporter import ErrorReporter
 from .incoming_call import CallState, IncomingCall, check_scopes
@@ -82,7 +80,7 @@ class SessionState(enum.Enum):
     OVER = enum.auto()
 
 
-class Session:
+class Session(BaseSession):
     """The calls of one connection, from HELLO to the last of them.
 
     Args:
@@ -96,6 +94,8 @@ class Session:
         running: The calls that have not ended.
     """
 
+    _connection: LedConnection
+    _dispatcher: Dispatcher
     _connection_class: ClassVar[type[LedConnection]] = LedConnection
     _is_exclusive: ClassVar[bool] = False
 
@@ -108,13 +108,12 @@ class Session:
         welcome: bool = True,
         verify: Callable[[], VerifiedIdentity] = VerifiedIdentity,
     ) -> None:
-        self._exporter = exporter
+        super().__init__(exporter)
         self._welcome = welcome
         self._verify = verify
         self._context = ConnectionContext()
         event_log = RateLimitedLogger(parent=exporter.error_log)
         self._error_reporter = ErrorReporter(event_log, send_tracebacks=exporter.send_tracebacks)
-        self._rules = ServerProtocol(exporter.limits)
         self._connection = self._connection_class(
             transport_for(stream),
             self._rules,
@@ -124,10 +123,7 @@ class Session:
             dispatch_lock=exporter.dispatch_lock,
         )
         self._dispatcher = Dispatcher(exporter, self._connection, self._rules)
-        self.running: set[IncomingCall] = set()
         self.quick: Final = exporter.quick  # see `Desk`
-        self._clock = trio.lowlevel.current_clock()
-        self._all_answered = LazyParkingLot()
         self._state = SessionState.HANDSHAKE
         self._over = LazyEvent()  # set in state OVER
         self._hooks = DisconnectHooks(self._context, exporter.executor, self._error_reporter, name)
@@ -234,6 +230,8 @@ class Session:
             _log_cancelled([self.title(call) for call in going], self._context.caller)
 
     async def _answered(self) -> None:
+        with self._connection.lock:  # a thread that ends the last call looks at this with the lock
+            self._is_awaited = True
         while self.running and self._connection.ended is None:
             await self._all_answered.park()
 
@@ -276,39 +274,21 @@ class Session:
         text = f"{self._connection.name} had not said HELLO, and gave way to others"
         self._connection.end(HandshakeError(text))
 
-    def on_call(self, event: ev.CallReceived) -> None:
-        """Begin to answer a call."""
-        mode = self._dispatcher.execution_mode(event)
-        call = self._call(event)
-        call.in_thread = mode is ExecutionMode.THREAD
-        self._connection.begin(call, apart=mode is ExecutionMode.OWN_TASK)
-
-    def take(self, event: ev.CallReceived) -> IncomingCall | None:
-        """Register a call that a thread has read, if the thread may answer it. In the thread."""
-        is_for_thread = self._dispatcher.execution_mode(event) is ExecutionMode.THREAD
-        return self._call(event) if is_for_thread else None
-
-    def _call(self, event: ev.CallReceived) -> IncomingCall:
-        call = IncomingCall(event, self._connection, self._clock)
-        self._connection.handlers[event.slot] = call
-        self.running.add(call)
-        return call
-
     def on_slot_free(self) -> None:
         """Wake `drain`: the connection has ended, so it need not wait for answers."""
         self._all_answered.unpark_all()
 
     # ------------------------------------------------------------------------- one call
 
-    async def answer(self, call: IncomingCall) -> None:
-        """Answer a call, and queue its terminal frame. Raises nothing."""
+    async def answer(self, call: IncomingCall, rest: Awaitable[bytearray] | None = None) -> None:
+        """See `BaseSession`."""
         if call.head.nested:
             call_origin.set(CallOrigin.NESTED)
         result: bytearray | None = None
         error: tuple[int, ErrorBody] | None = None
         try:
-            result = await self._dispatcher.run_async(call)
-            check_scopes(call.status)
+            result = await (rest or self._dispatcher.run_async(call))
+            check_scopes(call.status, trio.lowlevel.current_task())
         except BaseException as exc:  # noqa: BLE001 - SystemExit too stays within its call
             # Without a local variable for it: the traceback refers to this frame, which would keep
             # the call's arguments alive.
@@ -319,11 +299,12 @@ class Session:
         """Let a thread answer calls, and finish the call that it returns unanswered, if any."""
         result: bytearray | None = None
         error: tuple[int, ErrorBody] | None = None
-        status = cancel_status()
+        task = trio.lowlevel.current_task()
+        status = cancel_status(task)
         try:
             for answer in await self._dispatcher.executor.thread(worker.lead):
                 result = await self._dispatcher.finished(answer)
-                check_scopes(status)
+                check_scopes(status, task)
         except BaseException as exc:  # in the loop, as in `answer`
             if worker.call is None:
                 raise  # not the exception of a driver
@@ -341,44 +322,6 @@ class Session:
     def run_sync(self, call: IncomingCall) -> object:
         """Answer a call of a plain method. In a thread."""
         return self._dispatcher.run_sync(call)
-
-    def answered(self, call: IncomingCall, result: bytearray) -> None:
-        """Queue the result of a call that a thread has answered. In that thread."""
-        self._forget(call)
-        del self._connection.handlers[call.slot]
-        self._rules.result(call.slot, result)
-        if self._state is SessionState.DRAINING:  # the drain waits, or is about to
-            self._connection.ownership.defer(self._all_answered.unpark_all)
-
-    def may_answer(self, call: IncomingCall) -> bool:
-        """Return True if a thread may send its answer. In any thread; final only with the lock."""
-        is_early = call.deadline == math.inf or self._clock.current_time() < call.deadline
-        return is_early and not call.cancelled
-
-    def _forget(self, call: IncomingCall) -> None:
-        self.running.discard(call)
-        self._dispatcher.forget(call)
-
-    def _finish(
-        self, call: IncomingCall, result: bytearray | None, error: tuple[int, ErrorBody] | None
-    ) -> None:
-        """Queue the terminal frame of a call; without result and error, it was cancelled."""
-        if result is None or error is not None:
-            error = error or self._cancellation_error(call)
-        with self._connection.lock:
-            self._forget(call)
-            if self._connection.ended is None:
-                del self._connection.handlers[call.slot]
-                if call.stream is not None:
-                    call.stream.finish(None)
-                if error is None and result is not None:
-                    self._rules.result(call.slot, result)
-                elif error is not None:
-                    if call.cancelled or trio.current_time() >= call.deadline:
-                        self._rules.abandon(call.slot)
-                    self._rules.error(call.slot, encode_error(*error))
-        if self._all_answered:
-            self._all_answered.unpark_all()
 
     def _cancellation_error(self, call: IncomingCall) -> tuple[int, ErrorBody]:
         return _cancellation_error(call, in_drain=self._exporter.drain.has_begun)

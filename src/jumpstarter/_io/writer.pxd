@@ -22,6 +22,8 @@ cdef class Writer:
     @cython.locals(queue=SendQueue, is_full=bint, batch=WriteBatch)
     cpdef object flush_now(self)
     cpdef object flush_soon(self)
+    @cython.locals(queue=SendQueue)
+    cpdef bint is_full(self) except -1
     cpdef object _take_batch(self)
-    @cython.locals(queue=SendQueue, is_full=bint, batch=WriteBatch)
+    @cython.locals(is_full=bint, batch=WriteBatch)
     cpdef object _next_buffers(self)

@@ -189,10 +189,7 @@ class Writer:
         queue = self._rules.send_queue
         if self.state is not _IDLE or not queue:
             return
-        # As in `_next_buffers`, which would cost each call another Python frame.
-        is_full = (
-            queue.unstarted_bytes >= self._max_unsent or queue.queued_bytes >= self._max_pending
-        )
+        is_full = self.is_full()
         batch = self._rules.next_batch()
         if is_full or batch.drained:
             self._tell_producers(batch.drained, was_full=is_full)
@@ -259,10 +256,7 @@ class Writer:
         return buffers
 
     def _next_buffers(self) -> list[Buffer]:
-        queue = self._rules.send_queue
-        is_full = (
-            queue.unstarted_bytes >= self._max_unsent or queue.queued_bytes >= self._max_pending
-        )
+        is_full = self.is_full()
         batch = self._rules.next_batch()
         self._tell_producers(batch.drained, was_full=is_full)
         return batch.buffers
@@ -291,6 +285,11 @@ class Writer:
         Counts frames that have not begun to leave. With a peer that reads, it is True only briefly.
         """
         return self._rules.send_queue.unstarted_bytes >= self._max_unsent
+
+    def is_full(self) -> bool:
+        """Return True if `wait_writable` or `wait_mostly_writable` would wait."""
+        queue = self._rules.send_queue
+        return queue.unstarted_bytes >= self._max_unsent or queue.queued_bytes >= self._max_pending
 
     async def wait_writable(self) -> None:
         """Wait while `write_paused`, or until the connection has ended.

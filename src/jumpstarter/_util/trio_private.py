@@ -12,10 +12,15 @@ its entry in `ABSENT` says so, and something public but worse takes its place:
                                 cancel scope open                    ends the scope with it
     Task._child_nurseries       the nurseries that it has left open  leaving one open ends the
                                                                      connection
+    CancelStatus                whether the running task is          Trio looks for the deadline of
+      .effectively_cancelled    cancelled                            all its scopes
+
+The module is compiled: each call of an `async` method asks.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import trio
@@ -27,6 +32,7 @@ __all__ = [
     "CAN_SEE_SCOPES",
     "cancel_status",
     "forget_child_nurseries",
+    "is_cancelled",
     "run_context",
     "steps_of",
 ]
@@ -34,18 +40,25 @@ __all__ = [
 _TASK: Final[Any] = getattr(trio.lowlevel, "Task", None)
 _ATTRIBUTES: Final = ("_schedule_points", "_cancel_status", "_child_nurseries")
 
+_run: Any
 try:
     from trio._core import _run
-
-    _run_context: Any = _run.GLOBAL_RUN_CONTEXT
-except (ImportError, AttributeError):
-    _run_context = None
+except ImportError:
+    _run = None
+_run_context: Any = getattr(_run, "GLOBAL_RUN_CONTEXT", None)
+_CANCELLED: Final = "effectively_cancelled"
 
 ABSENT: Final[tuple[str, ...]] = (
     *(("GLOBAL_RUN_CONTEXT",) if _run_context is None else ()),
     *(f"Task.{name}" for name in _ATTRIBUTES if not hasattr(_TASK, name)),
+    *(
+        ()
+        if hasattr(getattr(_run, "CancelStatus", None), _CANCELLED)
+        else ("CancelStatus." + _CANCELLED,)
+    ),
 )
 CAN_SEE_SCOPES: Final = "Task._cancel_status" not in ABSENT
+CAN_SEE_CANCELLATION: Final = CAN_SEE_SCOPES and f"CancelStatus.{_CANCELLED}" not in ABSENT
 
 
 def run_context() -> dict[str, Any]:
@@ -69,14 +82,21 @@ def steps_of(task: trio.lowlevel.Task) -> int:
     return task._schedule_points  # noqa: SLF001 - see this module's docstring
 
 
-def cancel_status() -> object:
-    """Return an object that identifies the innermost cancel scope of this task.
+def cancel_status(task: trio.lowlevel.Task) -> object:
+    """Return an object that identifies the innermost cancel scope of the running task.
 
     A version of Trio in which it cannot be seen gives a different object each time.
     """
     if CAN_SEE_SCOPES:
-        return trio.lowlevel.current_task()._cancel_status  # noqa: SLF001 - as above
+        return task._cancel_status  # noqa: SLF001 - as above
     return object()
+
+
+def is_cancelled(task: trio.lowlevel.Task) -> bool:
+    """Return whether the next checkpoint of the running task raises Cancelled."""
+    if CAN_SEE_CANCELLATION:
+        return task._cancel_status.effectively_cancelled  # noqa: SLF001 - as above
+    return trio.current_effective_deadline() == -math.inf
 
 
 def forget_child_nurseries() -> bool:
