@@ -16,8 +16,9 @@ waits until all calls have ended, cleanup included. This module knows no drivers
 
 from __future__ import annotations
 
+import math
 import types
-from collections.abc import Awaitable, Collection, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import trio
@@ -54,7 +55,9 @@ class Begun(StreamHandler, Protocol):
         """Return True if this task may answer another call in the same scope."""
 
 
-_CALL_TASK: Final = f"{__name__}.a call"  # formatting a name for each task costs too much
+# Formatting a name for each task costs too much.
+_CALL_TASK: Final = f"{__name__}.a call"
+_READ_TASK: Final = f"{__name__}.a connection's reader"
 
 T = TypeVar("T")
 C = TypeVar("C", bound=Begun)
@@ -95,7 +98,7 @@ class EagerConnection(Connection, Generic[C]):
             together with them.
     """
 
-    __slots__ = ("_answerer", "_reading", "_tasks", "come")
+    __slots__ = ("_answerer", "_ends_at", "_reading", "_tasks", "_writing", "come")
 
     def __init__(
         self,
@@ -113,13 +116,40 @@ class EagerConnection(Connection, Generic[C]):
         self._answerer: Final = owner
         self.come: list[C] = []  # a deque takes 760 bytes
         self._tasks: trio.Nursery
-        self._reading = trio.CancelScope()  # of the task that reads
+        self._reading: trio.CancelScope | None = None  # of the task that reads
+        self._writing: trio.CancelScope | None = None  # of the writer's task
+        self._ends_at = math.inf
 
     async def run(self) -> None:
         """See `Connection`. When it returns, all calls have ended."""
         async with trio.open_nursery() as self._tasks:
-            await super().run()
+            try:
+                self._begin(self._tasks)
+                self._start_reading()
+                while self.ended is None and trio.current_time() < self._ends_at:
+                    with trio.CancelScope(deadline=self._look_after()) as self._scope:
+                        await trio.sleep_forever()
+            finally:
+                self.writer.detach()
+                await self._close()
             self._begin_apart()  # calls were notified of the end, and handle it
+
+    def _look_after(self) -> float:
+        """Look if the peer is there. Return when to look again, or to end the connection."""
+        due = math.inf
+        # Even where the system reports a dead peer: a stopped client keeps its devices.
+        if self._transport.silent and self.rules.limits.ping_interval:
+            try:
+                due = self.keepalive.look()
+            # A bug: it ends this connection only.
+            except Exception as exc:  # noqa: BLE001
+                self._fail(exc)
+        return min(due, self._ends_at) if self.ended is None else -math.inf
+
+    def end_within(self, seconds: float) -> None:
+        """See `Connection`."""
+        self._ends_at = trio.current_time() + seconds
+        super().end_within(seconds)
 
     @property
     def tasks(self) -> Collection[trio.lowlevel.Task]:
@@ -151,35 +181,32 @@ class EagerConnection(Connection, Generic[C]):
 
     # ----------------------------------------------------------------------------- reading
 
-    async def _begin(self, nursery: trio.Nursery) -> None:
-        await super()._begin(nursery)
-        try:
-            # Ping even where the system reports a dead peer: a stopped client keeps its devices.
-            if self._transport.silent and self.rules.limits.ping_interval:
-                await self._guard(self.keepalive.run)
-            await trio.sleep_forever()  # so that the nursery stays open for the writer
-        finally:
-            self.writer.detach()
-
-    def _start_reading(self, nursery: trio.Nursery) -> None:
-        del nursery  # what was begun while reading may outlive the connection
-        self._tasks.start_soon(self._guard, self._read_loop)
-
-    def _start_keepalive(self, nursery: trio.Nursery) -> None:
-        del nursery  # the task that keeps it open does that
+    def _start_reading(self) -> None:
+        self._tasks.start_soon(self._read_loop, name=_READ_TASK)
 
     def _finish(self) -> None:
-        self._reading.cancel()
+        for scope in (self._reading, self._writing):
+            if scope is not None:
+                scope.cancel()
         super()._finish()
+
+    async def _run_writer(self, run: Callable[[], Awaitable[None]]) -> None:
+        with trio.CancelScope() as self._writing:
+            if self.ended is None:
+                await self._guard(run)
 
     async def _read_loop(self) -> None:
         task = trio.lowlevel.current_task()
-        with OwnScope() as scope:
-            self._reading = scope
-            while self.ended is None and (not self.come or await self._begin_here(scope, task)):
-                if not await self.reader.read_once():
-                    await self._stop_reading()
-                    return
+        try:
+            with OwnScope() as scope:
+                self._reading = scope
+                while self.ended is None and (not self.come or await self._begin_here(scope, task)):
+                    if not await self.reader.read_once():
+                        await self._stop_reading()
+                        return
+        # It ends this connection only.
+        except Exception as exc:  # noqa: BLE001
+            self._fail(exc)
 
     async def _begin_here(self, scope: trio.CancelScope, task: trio.lowlevel.Task) -> bool:
         """Start the calls that were read. Return False if this task now belongs to a call."""
@@ -212,7 +239,7 @@ class EagerConnection(Connection, Generic[C]):
         with self.lock:
             if self.rules.send_queue and self.writer.is_idle:
                 self.writer.flush_soon()
-        self._tasks.start_soon(self._guard, self._read_loop)
+        self._start_reading()
 
 
 class OwnScope:

@@ -97,9 +97,12 @@ class Server:
         try:
             if not self._draining:
                 name, welcome = _name_of_peer(stream), self._is_welcome(stream)
-                verify = partial(_verify, stream)
-                session = self._open(self._exporter, stream, name, welcome=welcome, verify=verify)
-                await self._run_session(session)
+                session = self._open(self._exporter, stream, name, welcome=welcome, verify=_verify)
+                self._sessions.add(session)
+                try:
+                    await session.run()
+                finally:
+                    self._sessions.discard(session)
         except BaseException as exc:  # noqa: BLE001 - one client's failure must not reach the others
             self._contain(exc)
         finally:
@@ -121,13 +124,6 @@ class Server:
             self._exporter.event_log.log(_logger, logging.ERROR, text, exc=fault)
         if leaving is not None:
             raise leaving
-
-    async def _run_session(self, session: Session) -> None:
-        self._sessions.add(session)
-        try:
-            await session.run()
-        finally:
-            self._sessions.discard(session)
 
     async def drain(self, grace: float) -> None:
         """Accept no more clients and calls, let running calls finish, and disconnect all clients.

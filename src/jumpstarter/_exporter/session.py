@@ -88,7 +88,7 @@ class Session(BaseSession):
         stream: The stream to the client.
         name: The client's name in the log.
         welcome: False for a client that is not admitted, whatever token it sends.
-        verify: Returns what the system or TLS reports of the client. Called after its HELLO.
+        verify: Returns what the system or TLS reports of a stream's client. Called after its HELLO.
 
     Attributes:
         running: The calls that have not ended.
@@ -106,10 +106,11 @@ class Session(BaseSession):
         name: str,
         *,
         welcome: bool = True,
-        verify: Callable[[], VerifiedIdentity] = VerifiedIdentity,
+        verify: Callable[[trio.abc.Stream], VerifiedIdentity] = lambda _: VerifiedIdentity(),
     ) -> None:
         super().__init__(exporter)
         self._welcome = welcome
+        self._stream = stream
         self._verify = verify
         self._context = ConnectionContext()
         event_log = RateLimitedLogger(parent=exporter.error_log)
@@ -253,15 +254,11 @@ class Session(BaseSession):
         else:
             self._state = SessionState.ADMITTED
             self._rules.admit(Hello.of(exporter.limits, agent=AGENT, exclusive=self._is_exclusive))
-            self._context.caller = _introduce(hello, next(exporter.connections), self._verify())
+            verified = self._verify(self._stream)
+            self._context.caller = _introduce(hello, next(exporter.connections), verified)
             text, name = "%s has connected: %s", self._connection.name
-            exporter.access_log.log(
-                _logger,
-                logging.INFO,
-                text,
-                name,
-                f"{sanitize_name(hello.agent or '?')}, {self._context.caller}",
-            )
+            client = f"{sanitize_name(hello.agent or '?')}, {self._context.caller}"
+            exporter.access_log.log(_logger, logging.INFO, text, name, client)
             return
         text, name = "%s was not admitted: %s", self._connection.name
         exporter.auth_log.log(_logger, logging.WARNING, text, name, why)

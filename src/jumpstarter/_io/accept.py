@@ -23,6 +23,7 @@ __all__ = ["accept_forever"]
 
 _logger = logging.getLogger("jumpstarter.exporter")
 
+_TASK: Final = f"{__name__}.a connection"  # formatting a name for each task costs too much
 _PAUSE: Final = 0.1  # seconds between tries: no event reports that descriptors are free again
 
 
@@ -57,7 +58,7 @@ async def accept_forever(
             if _has_gone(stream):
                 await trio.aclose_forcefully(stream)
             else:
-                nursery.start_soon(handler, stream)
+                nursery.start_soon(handler, stream, name=_TASK)
 
 
 def _has_gone(stream: trio.abc.Stream) -> bool:

@@ -22,8 +22,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
 
 import trio
 
@@ -127,40 +127,45 @@ class Connection(EventRouter):
 
         A checkpoint. Cancelling it ends the connection immediately. Raises only `trio.Cancelled`.
         """
-        self.reader.hello_deadline = trio.current_time() + self.rules.limits.hello_timeout
         try:
             async with trio.open_nursery() as nursery:
-                await self._begin(nursery)
+                self._scope = nursery.cancel_scope
+                if self.ended is not None:  # before it ran
+                    self._scope.cancel()
+                self._begin(nursery)
+                if self._transport.keepalive and self.rules.limits.ping_interval:
+                    nursery.start_soon(self._guard, self.keepalive.run)
+                await self._read_loop()  # here: a task of its own would take 2 KiB
         finally:
-            self._finish()
-            # The watch before the socket, whose number another file may get after that.
-            self.ownership.discard_watch()
-            await self._transport.aclose()
+            await self._close()
 
-    async def _begin(self, nursery: trio.Nursery) -> None:
-        self._scope = nursery.cancel_scope
-        self._start_reading(nursery)
-        self._start_keepalive(nursery)
-        if self.ended is not None:  # before it ran
-            self._scope.cancel()
-        else:
-            self.writer.start(nursery, self._guard)
+    def _begin(self, nursery: trio.Nursery) -> None:
+        self.reader.hello_deadline = trio.current_time() + self.rules.limits.hello_timeout
+        if self.ended is None:
+            self.writer.start(nursery, self._run_writer)
 
-    def _start_reading(self, nursery: trio.Nursery) -> None:
-        nursery.start_soon(self._guard, self._read_loop)
+    def _run_writer(self, run: Callable[[], Awaitable[None]]) -> Coroutine[Any, Any, None]:
+        return self._guard(run)
 
-    def _start_keepalive(self, nursery: trio.Nursery) -> None:
-        if self._transport.keepalive and self.rules.limits.ping_interval:
-            nursery.start_soon(self._guard, self.keepalive.run)
+    async def _close(self) -> None:
+        self._finish()
+        # The watch before the socket, whose number another file may get after that.
+        self.ownership.discard_watch()
+        await self._transport.aclose()
 
     async def _guard(self, loop: Callable[[], Awaitable[None]]) -> None:
         try:
             await loop()
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+        # It ends this connection only.
+        except Exception as exc:  # noqa: BLE001
+            self._fail(exc)
+
+    def _fail(self, exc: Exception) -> None:
+        """End the connection after an exception in a task of the loop."""
+        if isinstance(exc, (trio.BrokenResourceError, trio.ClosedResourceError)):
             broken = ConnectionError(f"the connection to {self.name} broke: {exc}")
             self.end(self.reason_of_loss(broken))
-        # A bug, in a task of the loop: it ends this connection only.
-        except Exception as exc:  # noqa: BLE001
+        else:
             self._on_bug(exc)
 
     def _on_bug(self, exc: Exception) -> None:
@@ -217,6 +222,9 @@ class Connection(EventRouter):
             while await self.reader.read_once():
                 pass
             await self._stop_reading()
+        # It ends this connection only.
+        except Exception as exc:  # noqa: BLE001
+            self._fail(exc)
         finally:
             self.writer.detach()
 

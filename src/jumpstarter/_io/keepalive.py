@@ -53,11 +53,13 @@ class _Host(Protocol):
 class Keepalive:
     """Sends the PINGs of one connection, and ends it if the peer does not answer."""
 
-    __slots__ = ("_asked", "_connection")
+    __slots__ = ("_asked", "_connection", "_is_second_look", "_pinged")
 
     def __init__(self, connection: _Host) -> None:
         self._connection = connection
         self._asked = -math.inf  # when `is_alive` last sent a PING
+        self._pinged: float | None = None  # when `look` sent the PING that is not answered yet
+        self._is_second_look = False
 
     async def is_alive(self) -> bool:
         """Send a PING if none is pending; return True if any byte arrives within a second.
@@ -89,29 +91,49 @@ class Keepalive:
         return reader.last_read >= asked
 
     async def run(self) -> None:
-        """Send a PING after each quiet `ping_interval`; end the connection if none is answered.
+        """Look after the peer until cancelled. A checkpoint."""
+        while True:  # noqa: ASYNC110 - it sleeps until there is something to do
+            await trio.sleep_until(self.look())
 
-        Runs until cancelled, or until the peer is lost.
+    def look(self) -> float:
+        """Send a PING after a quiet `ping_interval`; end the connection if it is not answered.
+
+        Returns:
+            When to call this again, in seconds of `trio.current_time`.
         """
+        if self._pinged is not None:
+            return self._look_for_answer(self._pinged)
         connection, reader = self._connection, self._connection.reader
-        interval = connection.rules.limits.ping_interval
-        timeout = connection.rules.limits.ping_timeout
-        while True:
-            await trio.sleep_until(reader.last_read + interval)
-            reader.catch_up()
-            # No PING may precede HELLO, which has a limit of its own.
-            if connection.rules.peer is None:
-                reader.last_read = trio.current_time()
-            if trio.current_time() < reader.last_read + interval:
-                continue
-            asked = trio.current_time()
-            with connection.lock:
-                connection.rules.ping(b"alive???")
-                connection.writer.flush()
-            await trio.sleep(timeout)
-            if not await self._has_read_since(asked):
-                silence = round(trio.current_time() - reader.last_read)
-                lost = ConnectionError(f"{connection.name} gave no sign of life for {silence} s")
-                connection.log_end(lost)
-                connection.end(lost)
-                return
+        now = trio.current_time()
+        reader.catch_up()
+        # No PING may precede HELLO, which has a limit of its own.
+        if connection.rules.peer is None:
+            reader.last_read = now
+        limits = connection.rules.limits
+        due = reader.last_read + limits.ping_interval
+        if now < due:
+            return due
+        self._pinged = now
+        with connection.lock:
+            connection.rules.ping(b"alive???")
+            connection.writer.flush()
+        return now + limits.ping_timeout
+
+    def _look_for_answer(self, pinged: float) -> float:
+        connection, reader = self._connection, self._connection.reader
+        now = trio.current_time()
+        due = pinged + connection.rules.limits.ping_timeout
+        if now < due:
+            return due
+        reader.catch_up()
+        if reader.last_read >= pinged:
+            self._pinged, self._is_second_look = None, False
+            return self.look()
+        if not self._is_second_look:
+            self._is_second_look = True
+            return now + SECOND_LOOK
+        silence = round(now - reader.last_read)
+        lost = ConnectionError(f"{connection.name} gave no sign of life for {silence} s")
+        connection.log_end(lost)
+        connection.end(lost)
+        return math.inf

@@ -14,7 +14,7 @@ cdef class Writer:
     cdef public Ownership _ownership
     cdef public BaseProtocol _rules
     cdef public long long _max_unsent, _max_pending
-    cdef public object _connection, _context, _drained, _guard, _mostly_writable, _nursery
+    cdef public object _connection, _drained, _guard, _mostly_writable, _nursery
     cdef public object _transport, _wakeup, _writable
 
     cpdef object fail(self, exc)

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Awaitable, Callable, Iterable
-from contextvars import Context, copy_context
 from typing import Final, Protocol
 
 import trio
@@ -84,7 +83,6 @@ class Writer:
 
     __slots__ = (
         "_connection",
-        "_context",
         "_drained",
         "_guard",
         "_max_pending",
@@ -116,7 +114,6 @@ class Writer:
         self._mostly_writable = LazyParkingLot()
         self._nursery: trio.Nursery | None = None  # where the task can be started
         self._guard: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
-        self._context: Context
 
     @property
     def is_idle(self) -> bool:
@@ -137,8 +134,6 @@ class Writer:
             guard: Runs the task's function, and handles its exceptions.
         """
         self._nursery, self._guard = nursery, guard
-        # The task is started by the first call that needs it, whose context it must not inherit.
-        self._context = copy_context()
         if self.failure is not None:
             self._connection.end_within(GOODBYE_TIME)
         elif self.state is not _IDLE:
@@ -219,7 +214,9 @@ class Writer:
         if nursery is None:
             self._wakeup.set()
         else:  # the first time: most connections need no task, since each frame leaves immediately
-            self._context.run(nursery.start_soon, self._guard, self._run)
+            # It must not inherit the context of the call that happens to be the first to need it.
+            context = nursery.parent_task.context.copy()
+            context.run(nursery.start_soon, self._guard, self._run)
 
     async def _run(self) -> None:
         stall = self._rules.limits.write_stall
