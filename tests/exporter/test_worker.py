@@ -68,7 +68,7 @@ def send(it: Led, *calls: tuple[Any, ...], cancel: bool = False) -> list[Outgoin
 
 async def prepare(it: Led) -> None:
     """Let a thread wait for calls, which knows all methods as quick."""
-    it.session.quick.update((1, method) for method in _METHODS)
+    it.session.executor.quick.update((1, method) for method in _METHODS)
     assert await it.call("plain") is None
     it.driver.threads.clear()
 
@@ -128,10 +128,10 @@ async def test_only_methods_that_were_quick_hold_the_role(monkeypatch: pytest.Mo
     async with led() as it:
         it.driver.let_go.set()
         await it.call("slow")
-        assert (1, "slow") in it.session.quick
+        assert (1, "slow") in it.session.executor.quick
         monkeypatch.setattr(worker, "_QUICK", -1)
         await it.call("slow")
-        assert (1, "slow") not in it.session.quick
+        assert (1, "slow") not in it.session.executor.quick
         it.driver.let_go.clear()
         it.driver.begun.clear()
         assert it.is_led

@@ -185,8 +185,6 @@ class ServerContext:
         admission: Limits the number of connections.
         connections: Numbers the connections of admitted clients.
         drain: Whether the exporter drains.
-        quick: Plain methods that took little time when they last ran, by target and name. Threads
-            change it.
         dispatch_lock: Held by one connection at a time, of those that have sent many frames.
     """
 
@@ -221,7 +219,6 @@ class ServerContext:
         # Each record has a traceback: 10 kB a second at worst.
         self.error_log: RateLimitedLogger = RateLimitedLogger(burst=50)
         self.drain: Drain = Drain()
-        self.quick: set[tuple[int, str]] = set()
         self.dispatch_lock: trio.Lock = trio.Lock()
         self.connections: Iterator[int] = itertools.count(1)
         self.admission: AdmissionControl = AdmissionControl(

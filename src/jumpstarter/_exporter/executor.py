@@ -87,6 +87,8 @@ class DriverExecutor:
 
     Attributes:
         limiter: Of the threads for calls.
+        quick: Plain methods that took little time when they last ran, by target and name. Threads
+            change it.
         nested: Of the threads for calls that drivers make themselves.
         hook_limiter: Of the threads for functions at the end of a connection.
         adapt_hook: Puts such a function into the asyncio lane, if it is asyncio's.
@@ -94,6 +96,7 @@ class DriverExecutor:
 
     def __init__(self, threads: int = DEFAULT_THREADS) -> None:
         self.limiter: trio.CapacityLimiter = trio.CapacityLimiter(threads)
+        self.quick: set[tuple[int, str]] = set()
         self.nested: trio.CapacityLimiter = trio.CapacityLimiter(NESTED_THREADS)
         # Separate, so that calls that occupy all threads do not delay the hooks.
         self.hook_limiter: trio.CapacityLimiter = trio.CapacityLimiter(threads)

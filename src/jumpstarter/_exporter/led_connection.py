@@ -68,7 +68,7 @@ class LedConnection(EagerConnection[IncomingCall]):
 
     async def _begin_in_thread(self, call: IncomingCall) -> None:
         self.ownership.watch_socket()
-        if self.ownership.watch is None or not self._desk.may_lead():
+        if self.ownership.watch is None or not self._desk.executor.has_idle_threads:
             self.begin(call, apart=True)
             return
         worker = Worker(self, self, self._desk, call, _goes_on(trio.lowlevel.current_clock()))

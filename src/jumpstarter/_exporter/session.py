@@ -124,7 +124,7 @@ class Session(BaseSession):
             dispatch_lock=exporter.dispatch_lock,
         )
         self._dispatcher = Dispatcher(exporter, self._connection, self._rules)
-        self.quick: Final = exporter.quick  # see `Desk`
+        self.executor: Final = exporter.executor  # see `Desk`
         self._state = SessionState.HANDSHAKE
         self._over = LazyEvent()  # set in state OVER
         self._hooks = DisconnectHooks(self._context, exporter.executor, self._error_reporter, name)
@@ -311,10 +311,6 @@ class Session(BaseSession):
 
     def _report(self, exc: BaseException, call: IncomingCall) -> tuple[int, ErrorBody] | None:
         return self._dispatcher.report(self._error_reporter, exc, call)
-
-    def may_lead(self) -> bool:
-        """Return True if enough threads are idle for one to wait for calls. In any thread."""
-        return self._dispatcher.executor.has_idle_threads
 
     def run_sync(self, call: IncomingCall) -> object:
         """Answer a call of a plain method. In a thread."""

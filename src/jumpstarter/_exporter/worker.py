@@ -41,6 +41,7 @@ import trio
 from .._io.event_router import EventRouter
 from .._io.ownership import Reader
 from .._protocol import events as ev
+from .executor import DriverExecutor
 from .incoming_call import IncomingCall
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -63,14 +64,12 @@ class Desk(Protocol):
     """The interface of the session, which has the calls.
 
     Attributes:
-        quick: Methods that took under `_QUICK` when they last ran, by target and name.
+        executor: Limits the threads, and knows which methods took under `_QUICK` when they last
+            ran.
     """
 
     @property
-    def quick(self) -> set[tuple[int, str]]: ...
-
-    def may_lead(self) -> bool:
-        """Return True if a thread is available, and may wait for calls. In any thread."""
+    def executor(self) -> DriverExecutor: ...
 
     def run_sync(self, call: IncomingCall) -> object:
         """Answer a call. In a thread, without the lock.
@@ -145,9 +144,12 @@ class Worker:
         self._ownership = connection.ownership
         self._reader = connection.reader
         self._writer = connection.writer
-        self._quick = desk.quick
+        self._quick = desk.executor.quick
+        self._limiter = desk.executor.limiter
+        self._most_busy: float = self._limiter.total_tokens / 2
         self._unsent_since: float = 0.0  # when the first answer was queued that is not sent; or 0
         self._in_turn: int = 0  # frames that it has taken since it last waited
+        self._max_in_turn: int = connection.rules.limits.max_frames_per_turn
 
     def lead(self) -> tuple[object, ...]:
         """Answer the call that was passed to the thread, and those that follow.
@@ -219,7 +221,7 @@ class Worker:
             ownership.release()
         if leads:
             self._wait_for_next()
-        elif self._in_turn >= self._rules.limits.max_frames_per_turn:
+        elif self._in_turn >= self._max_in_turn:
             self._in_turn = 0
             sleep(0)  # as the loop does: let others have their turn
         return True
@@ -230,22 +232,27 @@ class Worker:
         if not self.holds:
             return (
                 not (self._rules.unprocessed or self._reader.left)
-                and self._desk.may_lead()
+                and self._may_lead()
                 and ownership.take_role()
             )
         self.holds = False
         ownership.resume()
-        if self._desk.may_lead() and not ownership.at_end:
+        if self._may_lead() and not ownership.at_end:
             return True
         ownership.give_up(self._reader.needs_loop)
         return False
+
+    def _may_lead(self) -> bool:
+        """Return whether enough threads are idle for this one to wait for calls. In any thread."""
+        # Without `DriverExecutor.has_idle_threads`, which costs each call three Python frames more.
+        return self._limiter.borrowed_tokens <= self._most_busy
 
     def _may_wait(self, now: float) -> bool:
         """Return whether answers may wait for the next one, to be sent together. With the lock."""
         if not self._unsent_since:
             self._unsent_since = now
         is_early = now - self._unsent_since < _TOGETHER
-        return is_early and self._in_turn < self._rules.limits.max_frames_per_turn
+        return is_early and self._in_turn < self._max_in_turn
 
     def _wait_for_next(self) -> None:
         """Wait for a call, and register it. The thread is the reader before that."""
@@ -259,7 +266,7 @@ class Worker:
                 if readable and not is_over:
                     self._take(self._reader.take(1))
                     return
-                if is_over or stays == 1 or not self._desk.may_lead():
+                if is_over or stays == 1 or not self._may_lead():
                     ownership.give_up(self._reader.needs_loop)
                     return
             except Exception as exc:
