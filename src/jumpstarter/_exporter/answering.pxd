@@ -11,6 +11,7 @@ from .incoming_call cimport IncomingCall, check_scopes
 
 cdef Py_ssize_t _TINY
 cdef object _EAGER, _THREAD, _OWN_TASK, _UNARY
+cdef frozenset _PLAIN
 
 cdef class BaseDispatcher:
     cdef public object _exporter, _values, executor
@@ -22,6 +23,7 @@ cdef class BaseDispatcher:
     cpdef object execution_mode(self, event)
     cpdef bint needs_task(self, IncomingCall call) except -1
     cpdef object forget(self, IncomingCall call)
+    cpdef object run_sync(self, IncomingCall call)
     cpdef tuple _find(self, head)
     cpdef tuple _arguments(self, IncomingCall call, exported, bytes body)
     cpdef bytearray _encode(self, value, what)
@@ -36,10 +38,15 @@ cdef class BaseSession:
     cdef public bint _is_awaited
 
     cpdef object on_call(self, event)
+    cpdef IncomingCall take(self, event)
     cpdef IncomingCall _call(self, event)
     cpdef object answer_now(self, IncomingCall call, scope, task)
     cpdef object _begin(self, IncomingCall call, task)
+    cpdef object run_sync(self, IncomingCall call)
+    cpdef object answered(self, IncomingCall call, bytearray result)
+    cpdef bint may_answer(self, IncomingCall call) except -1
     cpdef object _forget(self, IncomingCall call)
     cpdef object _finish(self, IncomingCall call, result, error)
 
 cdef bint _is_coroutine_function(function) except -1
+cdef bint _is_awaitable(value) except -1

@@ -21,7 +21,6 @@ import math
 import threading
 import types
 from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import copy_context
 from functools import partial
 from types import FunctionType
 from typing import Any, Final
@@ -73,6 +72,8 @@ _EAGER: Final = ExecutionMode.EAGER
 _THREAD: Final = ExecutionMode.THREAD
 _OWN_TASK: Final = ExecutionMode.OWN_TASK
 _UNARY: Final = Kind.UNARY
+# Types of results that are not awaitable: to look for `__await__` makes an AttributeError.
+_PLAIN: Final = frozenset((type(None), bool, int, float, str, bytes, list, dict, tuple))
 
 
 class _Values:
@@ -164,11 +165,14 @@ class BaseDispatcher:
         """
         exported, method = self._find(call.head)
         args, kwargs = self._arguments(call, exported, call.take_body())
+        context = enter_copied_context()
         try:
-            value = copy_context().run(method, *args, **kwargs)
+            value = method(*args, **kwargs) if kwargs else method(*args)
         except TypeError:
             check_fit(method, args, kwargs)
             raise
+        finally:
+            leave_context(context)
         return value if _is_awaitable(value) else self._encode(value, "result")
 
     def _find(self, head: CallHead) -> tuple[Exported, Callable[..., Any]]:
@@ -341,6 +345,10 @@ class BaseSession:
         """Return the error for the client of a cancelled call."""
         raise NotImplementedError
 
+    def run_sync(self, call: IncomingCall) -> object:
+        """Answer a call of a plain method. In a thread."""
+        return self._dispatcher.run_sync(call)
+
     def answered(self, call: IncomingCall, result: bytearray) -> None:
         """Queue the result of a call that a thread has answered. In that thread."""
         self._forget(call)
@@ -389,5 +397,7 @@ def _is_coroutine_function(function: Any) -> bool:
 
 def _is_awaitable(value: object) -> bool:
     """Return True if a result must be awaited, as `inspect.isawaitable`; faster if not."""
+    if type(value) in _PLAIN:
+        return False
     may_be = hasattr(type(value), "__await__") or isinstance(value, types.GeneratorType)
     return may_be and inspect.isawaitable(value)

@@ -312,10 +312,6 @@ class Session(BaseSession):
     def _report(self, exc: BaseException, call: IncomingCall) -> tuple[int, ErrorBody] | None:
         return self._dispatcher.report(self._error_reporter, exc, call)
 
-    def run_sync(self, call: IncomingCall) -> object:
-        """Answer a call of a plain method. In a thread."""
-        return self._dispatcher.run_sync(call)
-
     def _cancellation_error(self, call: IncomingCall) -> tuple[int, ErrorBody]:
         return _cancellation_error(call, in_drain=self._exporter.drain.has_begun)
 

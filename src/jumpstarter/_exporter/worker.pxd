@@ -7,6 +7,7 @@ from .._io.ownership cimport Ownership
 from .._io.reader cimport ConnectionReader
 from .._io.writer cimport Writer
 from .._protocol.base cimport BaseProtocol
+from .answering cimport BaseSession
 from .incoming_call cimport IncomingCall
 
 cdef object _HELD, _NONE
@@ -19,7 +20,8 @@ cdef class Worker:
     cdef public long long holdings
     cdef public bint _may_hold
     cdef public EventRouter _connection
-    cdef public object _loop, _desk
+    cdef public object _loop
+    cdef public BaseSession _desk
     cdef public BaseProtocol _rules
     cdef public Ownership _ownership
     cdef public ConnectionReader _reader
