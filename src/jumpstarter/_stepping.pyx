@@ -30,10 +30,10 @@ cpdef tuple advance(coroutine):
     Raises:
         BaseException: Raised by the coroutine.
     """
-    cdef PyObject* given = NULL
-    cdef PySendResult how = PyIter_Send(coroutine, None, &given)
-    value = <object>given
-    Py_DECREF(given)  # `value` has a reference of its own
+    cdef PyObject* given[1]
+    cdef PySendResult how = PyIter_Send(coroutine, None, given)
+    value = <object>given[0]
+    Py_DECREF(given[0])  # `value` has a reference of its own
     return how == PYGEN_NEXT, value
 
 

@@ -8,22 +8,28 @@ from .._protocol.server cimport ServerProtocol
 from .._stepping cimport advance, enter_copied_context, leave_context
 from .._util.trio_private cimport is_cancelled
 from .incoming_call cimport IncomingCall, check_scopes
+from .routes cimport Route, Routes
 
 cdef Py_ssize_t _TINY
-cdef object _EAGER, _THREAD, _OWN_TASK, _UNARY
+cdef double _INFINITE
+cdef object _EAGER, _THREAD, _OWN_TASK
 cdef frozenset _PLAIN
 
 cdef class BaseDispatcher:
     cdef public object _exporter, _values, executor
     cdef public EventRouter _connection
+    cdef public Routes _routes
     cdef public ServerProtocol _rules
+    cdef public bint _is_guarded
 
-    @cython.locals(target=Py_ssize_t, targets=list)
-    cpdef object _exported(self, head)
+    @cython.locals(route=Route)
     cpdef object execution_mode(self, event)
-    cpdef bint needs_task(self, IncomingCall call) except -1
+    @cython.locals(route=Route)
+    cpdef bint is_direct(self, IncomingCall call) except -1
     cpdef object forget(self, IncomingCall call)
     cpdef object run_sync(self, IncomingCall call)
+    @cython.locals(route=Route)
+    cpdef tuple _reach(self, head)
     cpdef tuple _find(self, head)
     cpdef tuple _arguments(self, IncomingCall call, exported, bytes body)
     cpdef bytearray _encode(self, value, what)
@@ -34,19 +40,22 @@ cdef class BaseSession:
     cdef public EventRouter _connection
     cdef public ServerProtocol _rules
     cdef public BaseDispatcher _dispatcher
+    cdef public IncomingCall begun
     cdef public set running
     cdef public bint _is_awaited
 
     cpdef object on_call(self, event)
     cpdef IncomingCall take(self, event)
     cpdef IncomingCall _call(self, event)
-    cpdef object answer_now(self, IncomingCall call, scope, task)
+    @cython.locals(connection=EventRouter, call=IncomingCall)
+    cpdef object begin_calls(self, list calls, scope, task)
+    cpdef object _answer_now(self, IncomingCall call, task)
     cpdef object _begin(self, IncomingCall call, task)
     cpdef object run_sync(self, IncomingCall call)
     cpdef object answered(self, IncomingCall call, bytearray result)
     cpdef bint may_answer(self, IncomingCall call) except -1
     cpdef object _forget(self, IncomingCall call)
+    @cython.locals(connection=EventRouter)
     cpdef object _finish(self, IncomingCall call, result, error)
 
-cdef bint _is_coroutine_function(function) except -1
 cdef bint _is_awaitable(value) except -1

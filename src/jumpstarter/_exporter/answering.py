@@ -6,23 +6,20 @@ whose code never waits is answered completely in here, without a frame of Python
 driver's own. All of it is compiled. What waits is in `session` and `dispatch`, whose classes have
 these as bases, since it must be Python code: Trio and the log look into it.
 
-    answer_now        calls the method, and runs its coroutine until it waits
-      it returns      the result is queued: nothing is left to do
-      it waits        `Session.go_on` gets the coroutine, in the task that has read the call
-    not possible      `Session.answer` gets the call, in the same task: generators and raw streams,
-                      large arguments, a client that does not read, a call that is refused
+`begin_calls` calls the methods, and runs each coroutine until it returns or waits. If it waits,
+`Session.answer` waits for it, in the task that has read the call. Generators and raw streams,
+large arguments, calls that are refused, and all calls of a client that does not read, are answered
+by `Session.answer` alone, in the same task.
 """
 
 from __future__ import annotations
 
-import enum
 import inspect
 import math
 import threading
 import types
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from types import FunctionType
 from typing import Any, Final
 
 import trio
@@ -44,10 +41,11 @@ from .eager import EagerConnection, resume
 from .error_reporter import check_fit, reject
 from .executor import DriverExecutor
 from .incoming_call import IncomingCall, check_scopes
+from .routes import ExecutionMode
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["LARGE", "BaseDispatcher", "BaseSession", "ExecutionMode"]
+__all__ = ["LARGE", "BaseDispatcher", "BaseSession"]
 
 LARGE: Final = 64 * 1024  # bytes of arguments that may take a millisecond to decode
 _FEW: Final = 1024  # values that are not counted, so that a call with few arguments always runs
@@ -59,21 +57,13 @@ _HOW_TO_CALL: Final = {
 }
 
 
-class ExecutionMode(enum.Enum):
-    """Which task or thread begins a call."""
-
-    EAGER = enum.auto()  # the task that has read it, since it may never have to wait
-    THREAD = enum.auto()  # a worker thread, which may own the connection meanwhile
-    OWN_TASK = enum.auto()  # a task of its own
-
-
 # Constants: to look a member up in its enum takes as long as a small system call.
 _EAGER: Final = ExecutionMode.EAGER
 _THREAD: Final = ExecutionMode.THREAD
 _OWN_TASK: Final = ExecutionMode.OWN_TASK
-_UNARY: Final = Kind.UNARY
 # Types of results that are not awaitable: to look for `__await__` makes an AttributeError.
 _PLAIN: Final = frozenset((type(None), bool, int, float, str, bytes, list, dict, tuple))
+_INFINITE: Final = math.inf
 
 
 class _Values:
@@ -110,7 +100,15 @@ class _Values:
 class BaseDispatcher:
     """The base class of `Dispatcher`, which documents the arguments and attributes."""
 
-    __slots__ = ("_connection", "_exporter", "_rules", "_values", "executor")
+    __slots__ = (
+        "_connection",
+        "_exporter",
+        "_is_guarded",
+        "_routes",
+        "_rules",
+        "_values",
+        "executor",
+    )
 
     def __init__(
         self, exporter: ServerContext, connection: Connection, rules: ServerProtocol
@@ -118,39 +116,26 @@ class BaseDispatcher:
         self._exporter = exporter
         self._connection = connection
         self._rules = rules
+        self._routes = exporter.routes
+        self._is_guarded = False  # `_find` decides whether a client may call a method
         self._values = _Values(2 * exporter.limits.max_items)
         self.executor: DriverExecutor = exporter.executor.for_client(connection.writer)
 
-    def _exported(self, head: CallHead) -> Exported | None:
-        targets = self._exporter.targets
-        if head.target >= len(targets):
-            return None
-        exported: Exported | None = targets[head.target].exports.get(head.method)
-        return exported
-
     def execution_mode(self, event: ev.CallReceived) -> ExecutionMode:
         """Choose which task or thread begins a call. In any thread."""
-        head = event.head
-        exported = self._exported(head)
-        if exported is None or exported.kind is not head.kind or exported.is_async:
+        route = self._routes.find(event.head)
+        if route is None:
             return _EAGER
-        if exported.kind is not _UNARY or head.nested or len(event.body) > LARGE:
+        if route.mode is _THREAD and len(event.body) > LARGE:
             return _OWN_TASK
-        return _THREAD
+        return route.mode
 
-    def needs_task(self, call: IncomingCall) -> bool:
-        """Return True if answering a call takes more than `answer_now` does, or is refused."""
-        head = call.head
-        exported = self._exported(head)
-        return (
-            exported is None
-            or head.kind is not _UNARY
-            or exported.kind is not _UNARY
-            or head.nested
-            or call.body_size > LARGE
-            or self._connection.writer.is_full()
-            or not _is_coroutine_function(exported.function)
-        )
+    def is_direct(self, call: IncomingCall) -> bool:
+        """Return True if `begin` can answer a call, unless it is refused."""
+        route = self._routes.find(call.head)
+        if route is None or not route.is_direct or call.body_size > LARGE:
+            return False
+        return not self._connection.writer.is_full()
 
     def forget(self, call: IncomingCall) -> None:
         """Stop counting the values in the arguments of a call that has ended."""
@@ -163,7 +148,7 @@ class BaseDispatcher:
         Returns:
             The encoded result, or an awaitable for `finished`.
         """
-        exported, method = self._find(call.head)
+        exported, method = self._reach(call.head)
         args, kwargs = self._arguments(call, exported, call.take_body())
         context = enter_copied_context()
         try:
@@ -174,6 +159,13 @@ class BaseDispatcher:
         finally:
             leave_context(context)
         return value if _is_awaitable(value) else self._encode(value, "result")
+
+    def _reach(self, head: CallHead) -> tuple[Exported, Callable[..., Any]]:
+        """Return what `_find` returns, if possible without it."""
+        route = self._routes.find(head)
+        if route is None or route.method is None or self._is_guarded:
+            return self._find(head)
+        return route.exported, route.method
 
     def _find(self, head: CallHead) -> tuple[Exported, Callable[..., Any]]:
         targets = self._exporter.targets
@@ -225,7 +217,7 @@ class BaseDispatcher:
         Returns:
             False and the encoded result, or True and a coroutine that returns it later.
         """
-        exported, method = self._find(call.head)
+        exported, method = self._reach(call.head)
         args, kwargs = self._arguments(call, exported, call.take_body())
         try:
             work = method(*args, **kwargs) if kwargs else method(*args)
@@ -249,7 +241,11 @@ class BaseDispatcher:
 
 
 class BaseSession:
-    """The base class of `Session`, which documents the attributes."""
+    """The base class of `Session`, which documents its attributes.
+
+    Attributes:
+        begun: The call whose code `begin_calls` runs, for the watchdog.
+    """
 
     def __init__(self, exporter: ServerContext) -> None:
         self._exporter = exporter
@@ -260,6 +256,7 @@ class BaseSession:
         self._clock = trio.lowlevel.current_clock()
         self._all_answered = LazyParkingLot()
         self._is_awaited = False  # the end of all calls
+        self.begun: IncomingCall | None = None
 
     def on_call(self, event: ev.CallReceived) -> None:
         """Begin to answer a call."""
@@ -284,21 +281,43 @@ class BaseSession:
 
     # ------------------------------------------------------------------------- one call
 
-    def answer_now(
-        self, call: IncomingCall, scope: trio.CancelScope, task: trio.lowlevel.Task
+    def begin_calls(
+        self, calls: list[IncomingCall], scope: trio.CancelScope, task: trio.lowlevel.Task
     ) -> Awaitable[None] | None:
-        """Answer a call in this task, which has read it, and in a context of its own.
+        """Begin calls in this task, which has read them. Send what was answered.
 
         Args:
-            call: The call. It was not cancelled.
+            calls: The calls. Those that were begun are removed.
             scope: The innermost cancel scope of this task.
             task: This task.
 
         Returns:
-            None if the call was answered. Otherwise this task, with its context, belongs to the
-            call from now on, and awaits this to answer it.
+            None if this task may go on to read. Otherwise it belongs to a call, with its context,
+            and awaits this, which answers the call.
         """
-        call.enter(scope, task)
+        connection = self._connection
+        rest: Awaitable[None] | None = None
+        while calls:
+            self.begun = call = calls.pop(0)
+            if call.cancelled:
+                connection.begin(call, apart=True)
+            elif call.in_thread:
+                connection.begin_in_thread(call)
+            else:
+                call.enter(scope, task)
+                rest = self._answer_now(call, task)
+                if rest is None and not call.leave(task):
+                    rest = _nothing()
+                if rest is not None:
+                    break
+        self.begun = None
+        if rest is None:
+            with connection.ownership.lock:
+                connection.writer.flush_now()
+        return rest
+
+    def _answer_now(self, call: IncomingCall, task: trio.lowlevel.Task) -> Awaitable[None] | None:
+        """Begin a call in a context of its own. Return what is left of it, None if nothing is."""
         context = enter_copied_context()
         try:
             rest = self._begin(call, task)
@@ -309,7 +328,7 @@ class BaseSession:
         return rest
 
     def _begin(self, call: IncomingCall, task: trio.lowlevel.Task) -> Awaitable[None] | None:
-        if self._dispatcher.needs_task(call) or is_cancelled(task):
+        if is_cancelled(task) or not self._dispatcher.is_direct(call):
             work = self.answer(call)
             waits, value = advance(work)
             return resume(work, value) if waits else None
@@ -359,7 +378,7 @@ class BaseSession:
 
     def may_answer(self, call: IncomingCall) -> bool:
         """Return True if a thread may send its answer. In any thread; final only with the lock."""
-        is_early = call.deadline == math.inf or self._clock.current_time() < call.deadline
+        is_early = call.deadline == _INFINITE or self._clock.current_time() < call.deadline
         return is_early and not call.cancelled
 
     def _forget(self, call: IncomingCall) -> None:
@@ -389,10 +408,8 @@ class BaseSession:
             self._all_answered.unpark_all()
 
 
-def _is_coroutine_function(function: Any) -> bool:
-    return type(function) is FunctionType and bool(
-        function.__code__.co_flags & inspect.CO_COROUTINE
-    )
+async def _nothing() -> None:
+    """Answer a call that was answered."""
 
 
 def _is_awaitable(value: object) -> bool:

@@ -32,6 +32,7 @@ from .executor import DriverExecutor
 from .libraries import Libraries
 from .log_stream import MAX_ALL_QUEUES, MAX_QUEUES, LogFanout
 from .metrics import LOST_RECORDS, Metrics, Reading
+from .routes import Routes
 from .tree import DeviceTree, Target
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -177,6 +178,7 @@ class ServerContext:
     Attributes:
         libraries: Which methods run in Trio, and which in the asyncio lane.
         targets: What can be called, by the target of a CALL.
+        routes: What each call reaches.
         event_log: Logs connections that never became a session, or failed.
         auth_log: Logs clients that were not admitted; separate, so that nothing else can hide
             attempts to guess the token.
@@ -207,6 +209,7 @@ class ServerContext:
         self._service = _Service(tree, limits, self._log)
         service = Target(self._service, exports_of(_Service), "the exporter's own service")
         self.targets: list[Target] = [service]
+        self.routes: Routes = Routes(self.targets)
         if not starting:
             self.open()
         self.executor: DriverExecutor = executor

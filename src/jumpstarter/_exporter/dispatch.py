@@ -70,10 +70,10 @@ class Dispatcher(BaseDispatcher):
 
     def drain_of(self, head: CallHead) -> float | None:
         """Return the seconds that a call may continue in a drain; None if its client decides."""
-        exported = self._exported(head)
-        if exported is None or exported.kind is Kind.UNARY:
+        route = self._routes.find(head)
+        if route is None or route.exported.kind is Kind.UNARY:
             return math.inf
-        return exported.drain
+        return route.exported.drain
 
     # ------------------------------------------------------------------------- methods
 

@@ -61,29 +61,28 @@ _READ_TASK: Final = f"{__name__}.a connection's reader"
 
 T = TypeVar("T")
 C = TypeVar("C", bound=Begun)
-C_contra = TypeVar("C_contra", bound=Begun, contravariant=True)
 
 
-class Answerer(ConnectionHandler, Protocol[C_contra]):
+class Answerer(ConnectionHandler, Protocol[C]):
     """The interface of the code that answers a connection's calls."""
 
-    def answer(self, call: C_contra) -> Coroutine[Any, Any, None]:
+    def answer(self, call: C) -> Coroutine[Any, Any, None]:
         """Answer a call, and queue its terminal frame. Raises nothing."""
 
-    def answer_now(
-        self, call: C_contra, scope: trio.CancelScope, task: trio.lowlevel.Task
+    def begin_calls(
+        self, calls: list[C], scope: trio.CancelScope, task: trio.lowlevel.Task
     ) -> Awaitable[None] | None:
-        """Do the same without waiting, in a context of its own. Raises nothing.
+        """Begin calls in this task, each in a context of its own. Send what was answered.
 
         Args:
-            call: The call, which is entered.
+            calls: The calls. Those that were begun are removed.
             scope: The innermost cancel scope of this task.
             task: This task.
 
         Returns:
-            None if the call was answered. Otherwise this task, which has the context of the call,
-            belongs to the call from now on, and awaits this. It must not be woken before that: it
-            is suspended in the driver's code already, but not yet in Trio.
+            None if this task may go on to read. Otherwise it belongs to a call, with its context,
+            and awaits this. It must not be woken before that: it is suspended in the driver's code
+            already, but not yet in Trio.
         """
 
 
@@ -200,7 +199,12 @@ class EagerConnection(Connection, Generic[C]):
         try:
             with OwnScope() as scope:
                 self._reading = scope
-                while self.ended is None and (not self.come or await self._begin_here(scope, task)):
+                while self.ended is None:
+                    if self.come:
+                        rest = self._answerer.begin_calls(self.come, scope, task)
+                        if rest is not None:
+                            await self._belong_to_call(rest)
+                            return
                     if not await self.reader.read_once():
                         await self._stop_reading()
                         return
@@ -208,29 +212,14 @@ class EagerConnection(Connection, Generic[C]):
         except Exception as exc:  # noqa: BLE001
             self._fail(exc)
 
-    async def _begin_here(self, scope: trio.CancelScope, task: trio.lowlevel.Task) -> bool:
-        """Start the calls that were read. Return False if this task now belongs to a call."""
-        come, answer_now = self.come, self._answerer.answer_now
-        while come:
-            call = come.pop(0)  # `frame_owner` looks at this variable
-            if call.cancelled:
-                self.begin(call, apart=True)
-            elif call.in_thread:
-                await self._begin_in_thread(call)
-            elif (rest := answer_now(call, scope, task)) is not None:
-                self._hand_on()
-                await rest
-                with self.lock:
-                    self.writer.flush()
-                return False
-            elif not call.leave(task):
-                self._hand_on()
-                return False
+    async def _belong_to_call(self, rest: Awaitable[None]) -> None:
+        self._hand_on()
+        await rest
         with self.lock:
-            self.writer.flush_now()
-        return True
+            self.writer.flush()
 
-    async def _begin_in_thread(self, call: C) -> None:
+    def begin_in_thread(self, call: C) -> None:
+        """Answer a call in a thread, after everything that arrived together with it was begun."""
         self.begin(call, apart=True)
 
     def _hand_on(self) -> None:

@@ -19,7 +19,6 @@ from .._util.background import open_background
 from ..driver._caller import Caller
 from ..driver._export import Exported
 from ..errors import Code
-from .answering import ExecutionMode
 from .call_log import WatchedSession, is_watched
 from .context import ServerContext
 from .dispatch import Dispatcher
@@ -28,6 +27,7 @@ from .exclusive_subtrees import Subtrees
 from .exclusive_use import Claim
 from .incoming_call import IncomingCall
 from .led_connection import LedConnection
+from .routes import ExecutionMode
 from .session import Session, SessionState
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -71,6 +71,7 @@ class _GuardedDispatcher(Dispatcher):
         use: Subtrees,
     ) -> None:
         super().__init__(exporter, connection, rules)
+        self._is_guarded = True
         self.use = use
         self.may_call = False
         self.ended = ""

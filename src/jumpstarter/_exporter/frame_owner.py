@@ -43,12 +43,13 @@ def _of_answer(own: Mapping[str, Any]) -> Holder:
     return _holder(own["self"], own["call"])
 
 
-def _of_reader(own: Mapping[str, Any]) -> Holder:
-    return _holder(own["self"]._owner, own["call"])  # noqa: SLF001 - the frame's own
+def _of_reader(own: Mapping[str, Any]) -> Holder | None:
+    session = own["self"]._answerer  # noqa: SLF001 - the frame's own
+    return None if session.begun is None else _holder(session, session.begun)
 
 
 def _of_thread(own: Mapping[str, Any]) -> Holder | None:
-    call = own["lead"].call
+    call = own["worker"].call
     return None if call is None else _holder(own["self"], call)
 
 
@@ -74,7 +75,7 @@ def _of_verb(own: Mapping[str, Any]) -> Holder:
 _KNOWN: Final[dict[CodeType, Callable[[Mapping[str, Any]], Holder | None]]] = {
     Session.answer.__code__: _of_answer,
     Session.answer_in_thread.__code__: _of_thread,
-    EagerConnection._begin_here.__code__: _of_reader,  # noqa: SLF001 - as below
+    EagerConnection._read_loop.__code__: _of_reader,  # noqa: SLF001 - as below
     resume.__code__: _of_begun,
     DeviceTree._run_all.__code__: _of_verb,  # noqa: SLF001 - only its code object is used
     StreamForwarder._carry_up.__code__: _of_forwarder,  # noqa: SLF001

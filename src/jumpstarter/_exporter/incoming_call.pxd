@@ -2,6 +2,7 @@
 
 from .._util.trio_private cimport cancel_status
 
+cdef double _INFINITE
 cdef object _UNARY
 
 cdef class IncomingCall:

@@ -42,6 +42,7 @@ _LEFT_OPEN: Final = (
     "it has left a cancel scope or a nursery open, which ends with the call; "
     "to keep one open, use an @exportstream method"
 )
+_INFINITE: Final = math.inf
 _UNARY: Final = Kind.UNARY
 
 
@@ -100,7 +101,7 @@ class IncomingCall:
         self.head = head = event.head
         self._body = event.body
         self.cancelled: bool = False  # it was cancelled, for whatever reason
-        self.deadline: float = math.inf
+        self.deadline: float = _INFINITE
         self._scope: trio.CancelScope | None = None
         self.status: object = None
         self.changed: SharedWakeup
@@ -131,7 +132,7 @@ class IncomingCall:
         """Assign the call to this task, whose innermost cancel scope now belongs to the call."""
         self._scope = scope
         self.status = cancel_status(task)
-        if self.deadline != math.inf:
+        if self.deadline != _INFINITE:
             scope.deadline = self.deadline
         if self.cancelled:
             scope.cancel()
@@ -146,8 +147,8 @@ class IncomingCall:
         """Release the scope. Return True if this task may answer another call in the same scope."""
         scope, self._scope = self._scope, None
         assert scope is not None
-        if self.deadline != math.inf:
-            scope.deadline = math.inf
+        if self.deadline != _INFINITE:
+            scope.deadline = _INFINITE
             if scope.cancel_called:
                 return False
         return cancel_status(task) is self.status

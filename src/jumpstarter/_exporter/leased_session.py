@@ -12,13 +12,13 @@ from .._protocol import events as ev
 from .._protocol.frames import Hello
 from .._protocol.server import ServerProtocol
 from ..errors import Code
-from .answering import ExecutionMode
 from .call_log import WatchedSession, is_watched
 from .context import ServerContext
 from .dispatch import Dispatcher
 from .error_reporter import reject
 from .incoming_call import IncomingCall
 from .lease import Lease, Leases
+from .routes import ExecutionMode
 from .session import Session, SessionState
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out

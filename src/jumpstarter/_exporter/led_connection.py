@@ -66,7 +66,8 @@ class LedConnection(EagerConnection[IncomingCall]):
         )
         self._desk: Final = owner
 
-    async def _begin_in_thread(self, call: IncomingCall) -> None:
+    def begin_in_thread(self, call: IncomingCall) -> None:
+        """See `EagerConnection`."""
         self.ownership.watch_socket()
         if self.ownership.watch is None or not self._desk.executor.has_idle_threads:
             self.begin(call, apart=True)

@@ -7,6 +7,7 @@ from .ownership cimport Ownership
 from .reader cimport ConnectionReader
 from .writer cimport Writer
 
+cdef object _CALL, _DROPPED
 cdef tuple _LAST, _FOR_CONNECTION
 
 cdef class EventRouter:
