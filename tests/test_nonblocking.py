@@ -154,6 +154,23 @@ def test_a_process_with_a_thread_that_computes_is_crowded(pair: Pair) -> None:
         assert time.monotonic() < until
 
 
+def test_looks_in_vain_end_the_looks(pair: Pair) -> None:
+    """With `serve`, the thread that answers is in the same process, and needs the interpreter."""
+    ours, theirs = pair
+    until = time.monotonic() + PATIENCE
+    theirs.sendall(b"x")
+    with computing():
+        while not _nonblocking.is_crowded():
+            assert _nonblocking.wait_readable(ours.fileno(), 1000)
+            assert time.monotonic() < until
+    ours.recv(10)
+    waits = 0
+    while _nonblocking.is_crowded():  # a busy machine, too, can make the process crowded again
+        assert not _nonblocking.wait_readable(ours.fileno(), 0)
+        waits += 1
+    assert waits < 100
+
+
 def test_a_look_gives_the_interpreter_to_no_other_thread(pair: Pair) -> None:
     ours, theirs = pair
     until = time.monotonic() + PATIENCE

@@ -9,7 +9,8 @@ connection, for which other threads may wait.
 `wait_readable` waits without the GIL, as any wait must. It notes how long it then takes to get the
 GIL back. If that was long, a thread of this process computes, and the next waits begin with a look
 of up to 200 us at the socket that keeps the GIL: most answers come within that time. The thread
-that computes loses no more than the look: the interpreter switches to it as ever.
+that computes loses no more than the look: the interpreter switches to it as ever. Two looks in vain
+end that: perhaps a thread of this process has to answer, and cannot while the look keeps the GIL.
 
 These functions are compiled in both forms of the library.
 """
@@ -80,6 +81,7 @@ cdef long long _CROWDED = 500_000_000  # ns for which a thread is taken to compu
 # process that such a thread belongs to. Without a GIL, threads would overwrite each other's times,
 # which are alike; and then nothing is late.
 cdef long long _crowded_until = 0
+cdef int _in_vain = 0  # the last looks that have found nothing
 
 
 cdef int _fail(int error) except -1:
@@ -182,7 +184,7 @@ cpdef bint wait_readable(int fd, int milliseconds) except -1:
     Releases the GIL, after a `look` if this process `is_crowded`. A signal does not end the wait,
     and its handler runs only after it: the time must be short.
     """
-    global _crowded_until
+    global _crowded_until, _in_vain
     cdef pollfd one
     cdef int ready
     cdef long long woken
@@ -191,7 +193,12 @@ cpdef bint wait_readable(int fd, int milliseconds) except -1:
         if not is_crowded():
             _crowded_until = 0
         elif look(fd):
+            _in_vain = 0
             return True
+        else:
+            _in_vain += 1
+            if _in_vain > 1:
+                _crowded_until = _in_vain = 0
     one.fd, one.events, one.revents = fd, POLLIN, 0
     with nogil:
         ready = poll(&one, 1, milliseconds)
