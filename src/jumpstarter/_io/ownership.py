@@ -34,8 +34,9 @@ that to get the next call. The states of `Reader`, which belong to `Ownership`:
 
 The watch is an epoll instance that contains only the socket. The loop waits for the watch, so a
 thread can keep the loop asleep by muting it, which takes under a microsecond and wakes nobody. A
-connection gets its watch with the first call from a thread (`watch_socket`). Until then, on systems
-without epoll, and in memory, the loop alone reads, and threads make their calls through the portal.
+connection gets its watch with the first call from a thread (`watch_socket`), and its read task uses
+it from the next read on (`begin_to_watch`). Until then, on systems without epoll, and in memory,
+the loop alone reads, and threads make their calls through the portal.
 
 These hold whenever the lock is free:
 
@@ -122,6 +123,7 @@ class Ownership:
         error: The error of a thread's last read, which the system reports only once.
         has_read: A thread has read since the loop last looked.
         watch: The epoll instance; None while only the read task reads.
+        new_watch: The same, until the read task begins to use it.
         letters: What threads leave for the loop, or the loop itself for later.
         led_by_threads: How often a thread became the reader.
         led_by_tasks: How often a task that makes a call did.
@@ -141,6 +143,7 @@ class Ownership:
         self._leading: object = None  # what the task waits for that is the reader
         self._fd = fileno
         self.watch: Any = None  # a select.epoll, which other systems than Linux lack
+        self.new_watch: Any = None
         self._watch_fd = -1
         self._parked = False  # the loop has woken while a thread reads, and waits for its turn
         self._returned = Wakeup()  # for the parked loop
@@ -161,8 +164,12 @@ class Ownership:
     # ---------------------------------------------------------------------------- in the loop
 
     def watch_socket(self) -> None:
-        """Let threads and other tasks read from now on, if that is possible. Without the lock."""
-        if self._fd < 0 or self.watch is not None or self.reader is _NONE:
+        """Make a watch, with which threads and other tasks can read, if that is possible.
+
+        In the loop, without the lock.
+        """
+        made = self.watch if self.new_watch is None else self.new_watch
+        if self._fd < 0 or made is not None or self.reader is _NONE:
             return
         try:
             with no_fork():  # a child finds the descriptor by `fileno`, and closes it
@@ -172,9 +179,20 @@ class Ownership:
             watch.register(self._fd, select.POLLIN)
         except (AttributeError, OSError):  # no epoll here, or no descriptor left: the portal works
             return
-        with self.lock:
-            self.watch = watch
+        self.new_watch = watch
         trio.lowlevel.notify_closing(self._fd)  # the read task waits for the socket itself
+
+    def begin_to_watch(self) -> bool:
+        """Let others read from now on, if there is a new watch; return whether there is one.
+
+        In the read task, between two reads: at any other moment it may have been woken already, and
+        would read beside a thread that has just become the reader. Without the lock.
+        """
+        if self.new_watch is None:
+            return False
+        with self.lock:
+            self.watch, self.new_watch = self.new_watch, None
+        return True
 
     def fileno(self) -> int:
         """Return the descriptor of the watch, -1 without one: for a fork."""
@@ -266,7 +284,8 @@ class Ownership:
 
     def discard_watch(self) -> None:
         """Close the watch, after `close`. Without the lock: closing may wait for a fork."""
-        watch, self.watch = self.watch, None
+        watch = self.watch if self.new_watch is None else self.new_watch
+        self.watch = self.new_watch = None
         if watch is not None:
             trio.lowlevel.notify_closing(self._watch_fd)
             with no_fork():

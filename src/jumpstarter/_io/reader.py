@@ -123,11 +123,13 @@ class ConnectionReader:
             self._connection.act_on(rules.receive(data, rules.limits.max_frames_per_turn))
 
     async def _read(self) -> Chunk | None:
-        """Read without a watch.
+        """Read without a watch, unless there is a new one.
 
         Returns:
             The next bytes; none at the end, after the reason was settled; None to look again.
         """
+        if self._ownership.begin_to_watch():
+            return None
         try:
             if self._rules.peer is None:
                 data = await self._read_by(self.hello_deadline)
@@ -138,9 +140,9 @@ class ConnectionReader:
                 elif data is None:
                     data = await self._transport.read()
         except trio.ClosedResourceError:
-            if self._ownership.watch is None:
+            if self._ownership.new_watch is None:
                 raise
-            return None  # from now on this task waits for the watch
+            return None  # from now on this task waits for that
         if data is None:
             with self._ownership.lock:
                 self._give_up_on_peer()
