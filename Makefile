@@ -92,7 +92,7 @@ endif
 UNCOVERED_TESTS := tests/conformance/ tests/hostile/ $(wildcard tests/test_benchmarks*.py) \
 	$(patsubst %,tests/test_%.py,examples lock pages reference_example scenarios versions virtual_board)
 COVERED_TESTS := $(filter-out $(UNCOVERED_TESTS) %/__pycache__/,$(wildcard tests/test_*.py tests/*/))
-BESIDE_TESTS := $(addprefix tests/,cli/ exporter/ io/ pytest_plugin/ util/) # of these, the longer half
+BESIDE_TESTS := $(addprefix tests/,cli/ drivers/ exporter/ io/ pytest_plugin/ util/) # half of these
 OTHER_TESTS := $(filter-out $(BESIDE_TESTS),$(COVERED_TESTS))
 
 # Runs tests under coverage. It does not see compiled code, so the rules are Python code.

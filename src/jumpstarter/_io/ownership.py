@@ -52,6 +52,14 @@ F. Only the loop's thread touches Trio's objects. A thread leaves a letter (`def
    of one locked section are posted together, after the lock was released.
 
 A function that is documented "with the lock" never takes it, since the lock is not reentrant.
+
+Without the interpreter's lock, on a free-threaded Python: these extension modules do not say that
+they can do without it, so CPython turns it on when it imports them. If it did not, E would be void,
+but no thread could take the interpreter away either. These would have to change, since code looks
+at them without the connection's lock, and relies on the order of two stores or on another library:
+`OutgoingCall.done`, behind which the result must be there, and the free tokens of Trio's limiter,
+which a worker thread reads. All other fields that are looked at in this way (`watch`, `reader`,
+`ended`, `ConnectionReader.left`) are hints, and are looked at again with the lock.
 """
 
 from __future__ import annotations
