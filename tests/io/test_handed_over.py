@@ -165,6 +165,13 @@ def test_the_lock_goes_to_each_actor_at_each_point_where_it_is_released(
     assert turnstile.handed > 0
 
 
+def owners_of(coroutine: Any) -> Iterator[object]:
+    """Yield the objects whose methods a task is in."""
+    while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+        yield frame.f_locals.get("self")
+        coroutine = coroutine.cr_await
+
+
 async def test_the_loop_does_not_read_beside_a_thread_when_it_gets_its_watch() -> None:
     """Make the watch, and let a thread take the role, after the read task was woken by bytes."""
     async with channel_over(await unix_pair(), Lab()) as channel:
@@ -179,9 +186,7 @@ async def test_the_loop_does_not_read_beside_a_thread_when_it_gets_its_watch() -
 
         class Waker(trio.abc.Instrument):
             def before_task_step(self, task: trio.lowlevel.Task) -> None:
-                frame = getattr(task.coro, "cr_frame", None)
-                is_reader = frame is not None and frame.f_locals.get("self") is connection
-                if led or not is_reader or "_guard" not in task.name:
+                if led or connection not in owners_of(task.coro):
                     return
                 if select.select([ownership._fd], [], [], 0)[0]:
                     ownership.watch_socket()
