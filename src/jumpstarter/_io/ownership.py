@@ -172,29 +172,16 @@ class Ownership:
     # ---------------------------------------------------------------------------- in the loop
 
     def watch_socket(self) -> None:
-        """Make a watch, with which threads and other tasks can read, if that is possible.
-
-        In the loop, without the lock.
-        """
-        made = self.watch if self.new_watch is None else self.new_watch
-        if self._fd < 0 or made is not None or self.reader is _NONE:
-            return
-        try:
-            with no_fork():  # a child finds the descriptor by `fileno`, and closes it
-                watch: Any = select.epoll()  # type: ignore[attr-defined,unused-ignore]
-                self._watch_fd = watch.fileno()
-                close_in_children(self)
-            watch.register(self._fd, select.POLLIN)
-        except (AttributeError, OSError):  # no epoll here, or no descriptor left: the portal works
-            return
-        self.new_watch = watch
-        trio.lowlevel.notify_closing(self._fd)  # the read task waits for the socket itself
+        """Make a watch, with which others can read, if that is possible. Without the lock."""
+        if self._fd >= 0 and self.watch is self.new_watch is None and self.reader is not _NONE:
+            self.new_watch = _make_watch(self, self._fd)
+            if self.new_watch is not None:
+                trio.lowlevel.notify_closing(self._fd)  # the read task waits for the socket itself
 
     def begin_to_watch(self) -> bool:
-        """Let others read from now on, if there is a new watch; return whether there is one.
+        """Let others read from now on; return False without a new watch. Without the lock.
 
-        In the read task, between two reads: at any other moment it may have been woken already, and
-        would read beside a thread that has just become the reader. Without the lock.
+        In the read task, between two reads: otherwise it may be about to read, woken already.
         """
         if self.new_watch is None:
             return False
@@ -238,11 +225,7 @@ class Ownership:
         await self._returned.wait()
 
     def take_role_for_task(self, waiting: object) -> bool:
-        """Make a task of the loop the reader if it can be. With the lock, in that task.
-
-        Args:
-            waiting: What the task waits for, which tells it from another task.
-        """
+        """Make the task that waits for this the reader, if it can be. With the lock, in it."""
         if self.reader is not _LOOP or self.at_end or self.watch is None:
             return False
         _nonblocking.watch(self._watch_fd, self._fd, False)
@@ -292,8 +275,7 @@ class Ownership:
 
     def discard_watch(self) -> None:
         """Close the watch, after `close`. Without the lock: closing may wait for a fork."""
-        watch = self.watch if self.new_watch is None else self.new_watch
-        self.watch = self.new_watch = None
+        watch, self.watch, self.new_watch = self.watch or self.new_watch, None, None
         if watch is not None:
             trio.lowlevel.notify_closing(self._watch_fd)
             with no_fork():
@@ -430,6 +412,19 @@ class Ownership:
         self.at_end = True
         if self.leads_here():
             self.leader = 0  # the watch stays muted
+
+
+def _make_watch(owner: Ownership, fd: int) -> Any:
+    """Return an epoll instance that contains a descriptor, or None; note its own for a fork."""
+    try:
+        with no_fork():  # a child finds the descriptor by `fileno`, and closes it
+            watch: Any = select.epoll()  # type: ignore[attr-defined,unused-ignore]
+            owner._watch_fd = watch.fileno()  # noqa: SLF001 - of this module
+            close_in_children(owner)
+        watch.register(fd, select.POLLIN)
+    except (AttributeError, OSError):  # no epoll here, or no descriptor left: the portal works
+        return None
+    return watch
 
 
 class SharedWakeup(Wakeup):
