@@ -2,7 +2,6 @@
 
 cimport cython
 
-from .. cimport _nonblocking
 from .._io.event_router cimport EventRouter
 from .._io.ownership cimport Ownership
 from .._io.reader cimport ConnectionReader

@@ -33,15 +33,14 @@ The thread owns the state, which follows from `Worker.call` and `Worker.holds`.
 from __future__ import annotations
 
 import math
-from time import sleep
+from time import monotonic, sleep
 from typing import Final, Protocol
 
 import trio
 
-from .. import _nonblocking
 from .._io.event_router import EventRouter
 from .._io.ownership import Reader
-from .._protocol.events import CallReceived, Event
+from .._protocol import events as ev
 from .executor import DriverExecutor
 from .incoming_call import IncomingCall
 
@@ -82,7 +81,7 @@ class Desk(Protocol):
             BaseException: The failure of the call.
         """
 
-    def take(self, event: CallReceived) -> IncomingCall | None:
+    def take(self, event: ev.CallReceived) -> IncomingCall | None:
         """Register a call as an handler, if a thread may answer it. In a thread, with the lock."""
 
     def may_answer(self, call: IncomingCall) -> bool:
@@ -163,13 +162,13 @@ class Worker:
             BaseException: Raised by `run_sync` for that call.
         """
         while (call := self.call) is not None:
-            began = _nonblocking.monotonic()
+            began = monotonic()
             try:
                 answer = self._desk.run_sync(call)
             except BaseException:
                 self._stop_holding()
                 raise
-            ended = _nonblocking.monotonic()
+            ended = monotonic()
             self._note(call, ended - began)
             if (
                 not isinstance(answer, bytearray)
@@ -182,8 +181,7 @@ class Worker:
 
     def _note(self, call: IncomingCall, took: float) -> None:
         """Note how long a method has taken. Without the lock: a set changes in one step."""
-        head = call.head
-        key = (head.target, head.method)
+        key = (call.head.target, call.head.method)
         if took <= _QUICK:
             self._quick.add(key)
         else:
@@ -277,7 +275,7 @@ class Worker:
             finally:
                 ownership.release()
 
-    def _take(self, events: list[Event]) -> None:
+    def _take(self, events: list[ev.Event]) -> None:
         """Keep a call for this thread, leave anything else to the loop, and maybe hold the role.
 
         With the lock, in the thread that is the reader.
@@ -286,7 +284,7 @@ class Worker:
             events: What came of one frame.
         """
         call = None
-        if len(events) == 1 and isinstance(events[0], CallReceived):
+        if len(events) == 1 and isinstance(events[0], ev.CallReceived):
             call = self._desk.take(events[0])
         if call is None:
             self._reader.left += events

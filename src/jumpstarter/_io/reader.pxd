@@ -5,15 +5,20 @@ cimport cython
 from .._protocol.base cimport BaseProtocol
 from .ownership cimport Ownership
 
+cdef int _GOES_ON, _PARKED, _AT_END
 cdef object _LOOP, _HELD
 
 cdef class ConnectionReader:
     cdef public list left
     cdef public double last_read, hello_deadline
-    cdef public object _connection, _dispatch_lock, _socket, _transport
+    cdef public object _clock, _connection, _dispatch_lock, _socket, _transport
     cdef public Ownership _ownership
     cdef public BaseProtocol _rules
 
+    @cython.locals(ownership=Ownership, rules=BaseProtocol)
+    cpdef int _waits_for(self) except -2
+    @cython.locals(ownership=Ownership)
+    cpdef int _read_now(self) except -2
     cpdef object _handle(self, data)
     @cython.locals(ownership=Ownership, rules=BaseProtocol)
     cpdef list take(self, Py_ssize_t max_frames=*)

@@ -25,6 +25,10 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 __all__ = ["ConnectionReader"]
 
 _LOOP: Final = Reader.LOOP
+# What is next after `_read_now`: reading, waiting until a thread gives the role back, or nothing.
+_GOES_ON: Final = 0
+_PARKED: Final = 1
+_AT_END: Final = 2
 _HELD: Final = Reader.HELD
 
 
@@ -57,6 +61,7 @@ class ConnectionReader:
     """
 
     __slots__ = (
+        "_clock",
         "_connection",
         "_dispatch_lock",
         "_ownership",
@@ -81,6 +86,7 @@ class ConnectionReader:
         self._socket = transport if isinstance(transport, SocketTransport) else None
         self._rules = rules
         self._dispatch_lock = dispatch_lock
+        self._clock = trio.lowlevel.current_clock()
         self.left: list[ev.Event] = []
         self.last_read: float = trio.current_time()
         self.hello_deadline: float = math.inf
@@ -92,6 +98,69 @@ class ConnectionReader:
 
         A checkpoint.
         """
+        descriptor = self._waits_for()
+        if descriptor < 0:
+            return await self._read_with_care()
+        # The usual case, without a coroutine for each layer.
+        try:
+            await trio.lowlevel.wait_readable(descriptor)
+        except trio.ClosedResourceError:
+            if self._ownership.watch is None:
+                raise
+            return True  # a thread has restarted the loop, or may read from now on
+        except OSError as exc:
+            raise broken("read", exc) from exc
+        turn = self._read_now()
+        if turn == _PARKED:
+            await self._ownership.wait_returned()
+        return turn != _AT_END
+
+    def _waits_for(self) -> int:
+        """Return the descriptor that this task waits for without a deadline; -1 if there is more.
+
+        More to do: to handle frames, to look at a deadline, to read bulk or another kind of stream.
+        """
+        ownership, rules, socket = self._ownership, self._rules, self._socket
+        if (
+            socket is None
+            or rules.peer is None
+            or rules.failure is not None
+            or rules.unfinished
+            or rules.unprocessed
+            or self.left
+            or socket.expects_more
+            or self._connection.ended is not None
+        ):
+            return -1
+        return socket.fileno() if ownership.watch is None else ownership.fileno()
+
+    def _read_now(self) -> int:
+        """Read if this task still is the reader, and handle what has come. Return what is next."""
+        ownership, socket = self._ownership, self._socket
+        assert socket is not None
+        data: Chunk | None = None
+        with ownership.lock:
+            # The reader may have changed while this task was on its way to run.
+            if ownership.reader is not _LOOP:
+                return _PARKED if ownership.park() else _GOES_ON
+            if self.left:  # these come before what can be read now
+                return _GOES_ON
+            if ownership.error is not None:
+                raise broken("read", ownership.error) from ownership.error
+            try:
+                data = socket.try_read_on()
+            except OSError as exc:
+                raise broken("read", exc) from exc
+            if data:
+                self._handle(data)
+        if data:
+            self.last_read = self._clock.current_time()
+        elif data is not None:
+            self._end_at_last_byte()
+            return _AT_END
+        return _GOES_ON
+
+    async def _read_with_care(self) -> bool:
         connection, ownership = self._connection, self._ownership
         if connection.ended is not None or (self._rules.failure is not None and not self.left):
             return False
@@ -123,13 +192,11 @@ class ConnectionReader:
             self._connection.act_on(rules.receive(data, rules.limits.max_frames_per_turn))
 
     async def _read(self) -> Chunk | None:
-        """Read without a watch, unless there is a new one.
+        """Read without a watch.
 
         Returns:
             The next bytes; none at the end, after the reason was settled; None to look again.
         """
-        if self._ownership.begin_to_watch():
-            return None
         try:
             if self._rules.peer is None:
                 data = await self._read_by(self.hello_deadline)
@@ -140,9 +207,9 @@ class ConnectionReader:
                 elif data is None:
                     data = await self._transport.read()
         except trio.ClosedResourceError:
-            if self._ownership.new_watch is None:
+            if self._ownership.watch is None:
                 raise
-            return None  # from now on this task waits for that
+            return None  # from now on this task waits for the watch
         if data is None:
             with self._ownership.lock:
                 self._give_up_on_peer()
@@ -163,35 +230,12 @@ class ConnectionReader:
 
     async def _read_watched(self) -> bool:
         """Read if the loop is the reader, once the watch reports something."""
-        ownership = self._ownership
         if not await self._wait_for_watch():
             return True
-        assert self._socket is not None
-        data: Chunk | None = None
-        parked = False
-        with ownership.lock:
-            # The reader may have changed while this task was on its way to run.
-            if ownership.reader is not _LOOP:
-                parked = ownership.park()
-            elif self.left:
-                pass  # these come before what can be read now
-            elif ownership.error is not None:
-                raise broken("read", ownership.error) from ownership.error
-            else:
-                try:
-                    data = self._socket.try_read_on()
-                except OSError as exc:
-                    raise broken("read", exc) from exc
-                if data:
-                    self._handle(data)
-        if parked:
-            await ownership.wait_returned()
-        elif data:
-            self.last_read = trio.current_time()
-        elif data is not None:
-            self._end_at_last_byte()
-            return False
-        return True
+        turn = self._read_now()
+        if turn == _PARKED:
+            await self._ownership.wait_returned()
+        return turn != _AT_END
 
     async def _wait_for_watch(self) -> bool:
         """Wait until there may be something to read. Return False to look at the state again."""
