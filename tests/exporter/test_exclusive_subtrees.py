@@ -21,7 +21,7 @@ from jumpstarter._api.serving import serve_leased
 from jumpstarter._limits import DEFAULT_LIMITS
 from jumpstarter._protocol.frames import Kind
 from jumpstarter.client import DriverClient
-from jumpstarter.client._claim import Terms, holding, join
+from jumpstarter.client._claim import Terms, join, wait_for_turn
 from jumpstarter.client._generators import RemoteGenerator
 from jumpstarter.client._outgoing_call import Request
 from jumpstarter.client._raw_streams import open_stream
@@ -320,10 +320,8 @@ async def test_a_claim_waits_until_the_exporter_has_started(
 
     async def claim_without_the_report() -> None:
         # As a peer might do; our clients ask for the report first, which waits too.
-        async with (
-            _connected(address, DEFAULT_LIMITS, None, None, None) as channel,
-            holding(channel, Terms(path="left")),
-        ):
+        async with _connected(address, DEFAULT_LIMITS, None, None, None) as channel:
+            await wait_for_turn(channel, Terms(path="left"))
             seen.append(list(bench.left.ledger))
 
     async def start(task_status: trio.TaskStatus[None]) -> None:

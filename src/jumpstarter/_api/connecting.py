@@ -34,7 +34,7 @@ from .._util.tracebacks import strip_tracebacks
 from .._util.wording import worded
 from ..client import DriverClient
 from ..client._channel import Channel
-from ..client._claim import Terms, holding, join
+from ..client._claim import Terms, join, wait_for_turn, warn
 from ..client._name import check_name, own_name
 from ..client._outgoing_call import Request
 from ..client._tree import DEFAULT_ALLOW, Wanted, check_allow
@@ -70,11 +70,16 @@ async def open_channel(
     """
     async with _connected(address, limits, token, ssl_context, name) as channel:
         nodes = await _wait_for_report(channel)
-        async with holding(channel, terms):
-            if channel.session is not None:
-                own = own_name() if name is None else name
-                connecting = partial(_connected, address, limits, token, ssl_context, own)
-                channel.reopen = partial(_joined, connecting, channel.session)
+        left = await wait_for_turn(channel, terms)
+        if channel.session is not None:
+            own = own_name() if name is None else name
+            connecting = partial(_connected, address, limits, token, ssl_context, own)
+            channel.reopen = partial(_joined, connecting, channel.session)
+        if left is None:
+            yield channel, nodes
+            return
+        async with open_background() as nursery:
+            nursery.start_soon(warn, channel, left)
             yield channel, nodes
 
 

@@ -232,7 +232,8 @@ class Channel(CallSender):
     async def answer(self, call: OutgoingCall, decode: Callable[[bytes], T]) -> T:
         """Wait for a call that was sent, and return its result."""
         try:
-            await call.wait()
+            while (waiter := call.wakeup()) is not None:
+                await waiter.wait()
             if call.error is not None and isinstance(call.failure, DriverTimeoutError):
                 await self._let_deadline_pass(call.failure)
         except BaseException as exc:

@@ -12,14 +12,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import trio
 
 from .._protocol.frames import Kind
-from .._util.background import open_background
 from .._util.text import escape_text
 from ..errors import CallRefused, DriverError, DriverMethodNotImplemented, HandshakeError
 from ._channel import Channel
@@ -28,7 +25,7 @@ from ._outgoing_call import Request
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Terms", "holding", "join", "warn"]
+__all__ = ["Terms", "join", "wait_for_turn", "warn"]
 
 # A child of "jumpstarter.client", so that a command can filter the records of that and not these.
 _logger: Final = logging.getLogger("jumpstarter.client.queue")
@@ -54,31 +51,28 @@ class Terms:
     session: str | None = None
 
 
-@asynccontextmanager
-async def holding(channel: Channel, terms: Terms) -> AsyncIterator[None]:
-    """Wait for a turn at the exporter, if it is in exclusive use. Its end warns, in the block.
+async def wait_for_turn(channel: Channel, terms: Terms) -> float | None:
+    """Wait for a turn at the exporter, if it is in exclusive use.
+
+    Returns:
+        For how many seconds it lasts, for `warn`; None for no limit.
 
     Raises:
-        HandshakeError: (on entering) There is no turn for this client, or the connection is lost.
+        HandshakeError: There is no turn for this client, or the connection is lost.
     """
-    left: float | None = None
     hello = channel.connection.rules.peer
-    if hello is not None and hello.exclusive:
-        try:
-            if terms.session:
-                await join(channel, terms.session)
-            elif terms.claim:
-                left = await _claim(channel, terms)
-        except CallRefused as exc:
-            raise HandshakeError(f"{channel.name}: {escape_text(exc.message)}") from None
-        except DriverError as exc:
-            raise HandshakeError(f"{channel.name} gave no turn: {escape_text(str(exc))}") from exc
-    if left is None:
-        yield
-        return
-    async with open_background() as nursery:
-        nursery.start_soon(warn, channel, left)
-        yield
+    if hello is None or not hello.exclusive:
+        return None
+    try:
+        if terms.session:
+            await join(channel, terms.session)
+        elif terms.claim:
+            return await _claim(channel, terms)
+    except CallRefused as exc:
+        raise HandshakeError(f"{channel.name}: {escape_text(exc.message)}") from None
+    except DriverError as exc:
+        raise HandshakeError(f"{channel.name} gave no turn: {escape_text(str(exc))}") from exc
+    return None
 
 
 async def join(channel: Channel, session: str) -> None:
