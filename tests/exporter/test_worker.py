@@ -295,7 +295,6 @@ async def test_a_client_that_leaves_while_a_thread_holds_the_role_is_noticed() -
         await until(lambda: it.driver.log == ["polling ended"])
 
 
-@pytest.mark.usefixtures("unwatched")
 async def test_a_fault_of_ours_as_a_thread_stops_holding_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
