@@ -250,7 +250,7 @@ lint-deploy:
 	hadolint deploy/Containerfile
 
 types: venv
-	$(BIN)/mypy && $(BIN)/python -m mypy.stubtest jumpstarter._framing jumpstarter._nonblocking \
+	$(BIN)/mypy && $(BIN)/python -m mypy.stubtest jumpstarter._framing jumpstarter._nonblocking jumpstarter._stepping \
 	--allowlist .ci/stubtest-allowlist.txt
 
 # pyright comes from PyPI with its own Node.js, and finds the package through PATH.
