@@ -17,7 +17,7 @@ PUBLISHED := .venv-published
 RELEASE := .venv-release
 
 .PHONY: venv lock build demo demo-board test coverage check python-rules compiled-rules test-lowest \
-	test-latest test-all test-forms lane sanitize fuzz fuzz-coverage soak soak-console soak-sharing stress lint lint-deploy types verify-types docs screenshots sizes test-browser \
+	test-latest test-all test-forms lane sanitized sanitize fuzz fuzz-coverage soak soak-console soak-sharing stress lint lint-deploy types verify-types docs screenshots sizes test-browser \
 	bench bench-peers bench-drivers instructions hostile compat compat-quick compat-install compat-real compat-baseline \
 	wheels lint-workflows changelog release-check licences footprint clean
 .NOTPARALLEL: # targets share the directory in which the extension modules are built
@@ -92,7 +92,7 @@ endif
 UNCOVERED_TESTS := tests/conformance/ tests/hostile/ $(wildcard tests/test_benchmarks*.py) \
 	$(patsubst %,tests/test_%.py,examples lock pages reference_example scenarios versions virtual_board)
 COVERED_TESTS := $(filter-out $(UNCOVERED_TESTS) %/__pycache__/,$(wildcard tests/test_*.py tests/*/))
-BESIDE_TESTS := $(addprefix tests/,cli/ exporter/ io/ pytest_plugin/ util/) # of these, the longer half
+BESIDE_TESTS := $(addprefix tests/,cli/ drivers/ exporter/ io/ pytest_plugin/ util/) # half of these
 OTHER_TESTS := $(filter-out $(BESIDE_TESTS),$(COVERED_TESTS))
 
 # Runs tests under coverage. It does not see compiled code, so the rules are Python code.
@@ -182,13 +182,16 @@ lane: $(VENV)/.locked
 SANITIZED := build/sanitized
 SANITIZERS = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-name=libubsan.so)
 
-sanitize: venv
+UNDER_SANITIZERS = LD_PRELOAD=$(SANITIZERS) PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED):tests \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+
+sanitized: venv
 	mkdir -p build
 	JUMPSTARTER_SANITIZE=1 $(ALONE) $(BIN)/$(INSTALL) --upgrade --no-deps --no-index --no-build-isolation \
 	--target $(SANITIZED) .
-	LD_PRELOAD=$(SANITIZERS) PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED):tests \
-	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	$(BIN)/python -m pytest -p armed tests/test_framing.py tests/protocol/test_codec.py \
+
+sanitize: sanitized
+	$(UNDER_SANITIZERS) $(BIN)/python -m pytest -p armed tests/test_framing.py tests/protocol/test_codec.py \
 	tests/protocol/test_protocol.py tests/protocol/test_protocol_roles.py tests/test_fuzz.py
 
 SECONDS := 60
@@ -218,12 +221,15 @@ fuzz-coverage: venv
 	$(COVERED)/corpus
 
 # One connection, used by threads, tasks and signal handlers: make stress SECONDS=600 OVER=tls. To run
-# until the main thread has called so often while a handler raises: make stress CALLS=1000000
+# until the main thread has called so often while a handler raises: make stress CALLS=1000000. With the
+# sanitizers: make stress SANITIZE=1
 OVER := unix
 CALLS := 0
+SANITIZE :=
 
-stress: venv
-	$(BIN)/python tests/stress.py --seconds $(SECONDS) --over $(OVER) --calls $(CALLS)
+stress: $(if $(SANITIZE),sanitized,venv)
+	$(if $(SANITIZE),$(UNDER_SANITIZERS) $(BIN)/python -c 'import armed; armed.pytest_configure()')
+	$(if $(SANITIZE),$(UNDER_SANITIZERS)) $(BIN)/python tests/stress.py --seconds $(SECONDS) --over $(OVER) --calls $(CALLS)
 
 soak: venv
 	LEDGER_ROUNDS=1000 $(BIN)/python -m pytest -s --timeout=0 -o faulthandler_timeout=0 \

@@ -56,11 +56,12 @@ class Model:
         self.ours, self.theirs = socket.socketpair()
         self.ours.setblocking(False)
         self.ownership = ModelOwnership(self.ours.fileno(), self)
-        self.ownership.watch_socket()
         self.requests: list[int] = []
         self.answered: set[int] = set()
         self.closed = False
         self.at_end = False
+        self.lost = False  # a thread has failed in the midst of the rules
+        self.ended = False  # the loop has been told, and is about to close
         self.restarted = False
         self.parked = False
         self.holder: int | None = None  # the worker that holds the role
@@ -159,6 +160,33 @@ class Model:
         while number not in self.answered and not self._is_over():
             yield
 
+    def _failing(self, number: int) -> Steps:
+        """Fail in the midst of the rules, in a thread that leads if it can."""
+        own = self.ownership
+        self._lock(number + 1)
+        leads = own.take_role()
+        self._check()
+        self._unlock()
+        if leads:
+            yield
+            self._lock(number + 1)
+            if not self.closed:
+                self.lost = True
+                own.lose()
+                own.defer(self._end)
+            else:
+                own.give_up(own.at_end)
+            self._unlock()
+        yield
+
+    def _end(self) -> None:
+        self.ended = True
+
+    def _ask(self, _number: int) -> Steps:
+        """Make a watch, in the loop, as a thread has asked for."""
+        yield
+        self.ownership.watch_socket()
+
     def _call(self, number: int) -> None:
         """Send a call, which the peer answers when it gets round to it."""
         self.requests.append(number)
@@ -181,6 +209,11 @@ class Model:
     def _close(self, _number: int) -> Steps:
         """End the connection, in the loop."""
         yield
+        self._close_now()
+
+    def _close_now(self) -> None:
+        if self.closed:
+            return
         with self.ownership.lock:
             self.ownership.close()
             self.closed = True
@@ -189,8 +222,17 @@ class Model:
 
     def _read_task(self) -> Steps:
         own = self.ownership
-        while not self.closed and not self.at_end:
+        while not self.closed and not self.at_end and not self.ended:
             if self.parked:  # until `restart`
+                yield
+                continue
+            if own.watch is None and not own.begin_to_watch():
+                ready = bool(select.select([self.ours], [], [], 0)[0])
+                yield  # the task was woken, and runs later
+                if ready and not self.closed:
+                    with own.lock:
+                        assert own.reader is Reader.LOOP, "the loop reads beside a thread"
+                        self._read()
                 yield
                 continue
             with own.lock:
@@ -205,6 +247,8 @@ class Model:
                         self._read()
                     self._check()
             yield
+        if self.ended:
+            self._close_now()
 
     def _deliver(self) -> Steps:
         while True:
@@ -224,6 +268,7 @@ class Model:
 
     def _read(self) -> None:
         """Read what is there, and apply it: each answer reaches its actor, whoever reads it."""
+        assert not self.lost, "the state is unknown"
         try:
             data = self.ours.recv(100)
         except BlockingIOError:
@@ -238,7 +283,8 @@ class Model:
         """Check the invariants that hold whenever the lock is free."""
         own = self.ownership
         assert own.lock.locked()
-        if own.reader is not Reader.NONE:  # after the end, until the thread has noticed it
+        # After the end, until the thread has noticed it. A thread that has failed leads no more.
+        if own.reader is not Reader.NONE and not self.lost:
             assert (own.leader != 0) == (own.reader is Reader.THREAD)
         assert (own._leading is not None) == (own.reader is Reader.TASK)
         if own.watch is not None and own.reader is not Reader.NONE:
@@ -255,7 +301,9 @@ class Model:
     # ------------------------------------------------------------------------------ the scheduler
 
     def actors(self) -> list[int | str]:
-        return [*self.running, *self.daemons]
+        """Return all for which a step may change anything."""
+        idle = {"letters": not self.ownership._posted, "peer": not self.requests}
+        return [*self.running, *(name for name in self.daemons if not idle.get(name))]
 
     def step(self, who: int | str) -> None:
         steps = self.running[who] if isinstance(who, int) else self.daemons.get(who)
@@ -274,7 +322,7 @@ class Model:
         for _ in range(60):
             for who in self.actors():
                 self.step(who)
-            if not self.running:
+            if not self.running and not self.ownership._posted and self.ended <= self.closed:
                 break
         assert not self.running, f"{sorted(self.running)} wait in vain"
         assert self.ownership.reader in (Reader.LOOP, Reader.NONE)
@@ -321,7 +369,7 @@ def restarts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Model]]:
         model.close()
 
 
-STEPS: Final = 6  # choices that are tried in all ways; after them, all go on in turns
+STEPS: Final = 7  # choices that are tried in all ways; after them, all go on in turns
 
 
 @pytest.mark.parametrize(
@@ -337,6 +385,13 @@ STEPS: Final = 6  # choices that are tried in all ways; after them, all go on in
         ("worker thread", "worker holds"),
         ("worker close", "worker holds"),
         ("task close", ""),
+        ("worker worker", ""),
+        ("worker hangup", "worker holds"),
+        ("failing thread", ""),
+        ("failing close", ""),
+        ("ask thread", "no watch"),
+        ("ask task", "no watch"),
+        ("ask close", "no watch"),
     ],
 )
 async def test_no_interleaving_leaves_anything_waiting(
@@ -354,12 +409,17 @@ async def test_no_interleaving_leaves_anything_waiting(
         model = Model(actors)
         restarts.append(model)
         try:
-            if begun:  # the first thread leads, and has found nothing to read or holds the role
+            if begun == "no watch":
+                model.theirs.send(b"\xff")  # the read task may have been woken by something else
+            else:
+                model.ownership.watch_socket()
+                assert model.ownership.begin_to_watch()
+            if begun and begun != "no watch":  # the first leads, and has read nothing; or holds
                 model.step(0)
                 model.step(0)
             for _ in range(STEPS):
-                who = model.actors()
-                model.step(who[chooser.choose(len(who))])
+                if who := model.actors():
+                    model.step(who[chooser.choose(len(who))])
             model.finish()
         finally:
             model.close()
@@ -367,7 +427,7 @@ async def test_no_interleaving_leaves_anything_waiting(
         runs += 1
         if not chooser.next_run():
             break
-    assert runs > 1000
+    assert runs > 400
 
 
 # ------------------------------------------------------------------------------------- letters
@@ -456,6 +516,7 @@ async def test_a_finalizer_is_recognized_in_the_thread_that_holds_the_lock_or_le
     with ours, theirs:
         own = Ownership(ours.fileno(), fail)
         own.watch_socket()
+        assert own.begin_to_watch()
         assert not own.held_here()
 
         def lead() -> list[bool]:

@@ -12,6 +12,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -24,6 +25,7 @@ from ..driver._loan import Loan
 from ..errors import Code
 from .answering import LARGE, BaseDispatcher
 from .error_reporter import ErrorReporter, check_fit, reject
+from .executor import is_async
 from .incoming_call import IncomingCall
 from .item_batcher import ItemBatcher
 from .stream_forwarder import StreamForwarder, device_stream
@@ -77,8 +79,12 @@ class Dispatcher(BaseDispatcher):
 
     # ------------------------------------------------------------------------- methods
 
-    async def run_async(self, call: IncomingCall) -> bytearray:
-        """Run the driver's code for a call in this task, and return the encoded result.
+    async def run_async(self, call: IncomingCall) -> bytearray | Awaitable[bytearray]:
+        """Run the driver's code for a call in this task.
+
+        Returns:
+            The encoded result, or what returns it: a generator or stream may be idle for hours, and
+            what has begun it takes memory.
 
         Raises:
             BaseException: Raised by the driver, or by the session in its place.
@@ -94,19 +100,20 @@ class Dispatcher(BaseDispatcher):
             args, kwargs = self._arguments(call, exported, body)
         del body
         await trio.lowlevel.checkpoint_if_cancelled()  # a CANCEL came with the CALL: do not begin
-        try:
-            if exported.kind is Kind.UNARY:
-                value = await self.executor.call(method, args, kwargs)
-                return await self._encode_in_turn(value)
+        if exported.kind is not Kind.UNARY:
             answer = self._generate if exported.kind is Kind.GENERATOR else self._stream
-            if not call.head.timeout_ms:
-                return await answer(call, method, args, kwargs)
-            async with open_background() as nursery:
-                nursery.start_soon(self._watch_deadline, call)
-                return await answer(call, method, args, kwargs)
+            if call.head.timeout_ms:
+                return self._until_deadline(call, partial(answer, call, method, args, kwargs))
+            return answer(call, method, args, kwargs)
+        try:
+            if is_async(method):
+                value = await method(*args, **kwargs)
+            else:
+                value = await self.executor.call(method, args, kwargs)
         except TypeError:
             check_fit(method, args, kwargs)
             raise
+        return await self._encode_in_turn(value)
 
     async def finished(self, answer: Any) -> bytearray:
         """Await the answer of `run_sync`, if a decorator has hidden that the method is `async`."""
@@ -175,7 +182,11 @@ class Dispatcher(BaseDispatcher):
                 self._connection.writer.flush_soon()
 
         batcher = ItemBatcher(capacity, pack, put)
-        value = await self.executor.iterate(method, args, kwargs, send, batcher)
+        try:
+            value = await self.executor.iterate(method, args, kwargs, send, batcher)
+        except TypeError:
+            check_fit(method, args, kwargs)
+            raise
         return self._encode(value, "return value")
 
     async def _send_item(self, call: IncomingCall, buffer: bytearray) -> None:
@@ -204,6 +215,13 @@ class Dispatcher(BaseDispatcher):
         if self._connection.ended is not None:
             raise trio.BrokenResourceError("the client is gone")
 
+    async def _until_deadline(
+        self, call: IncomingCall, answer: Callable[[], Awaitable[bytearray]]
+    ) -> bytearray:
+        async with open_background() as nursery:
+            nursery.start_soon(self._watch_deadline, call)
+            return await answer()
+
     async def _watch_deadline(self, call: IncomingCall) -> None:
         """End a generator or stream at its deadline, if its client no longer answers.
 
@@ -226,19 +244,23 @@ class Dispatcher(BaseDispatcher):
         kwargs: dict[str, Any],
     ) -> bytearray:
         assert isinstance(call.forwarder, StreamForwarder)
-        manager = method(*args, **kwargs)
-        if not isinstance(manager, AbstractAsyncContextManager):
-            if inspect.iscoroutine(manager):
-                manager.close()
-            text = "an exportstream method is an asynccontextmanager"
-            reject(Code.INTERNAL, f"{text}; this one gave {manager!r:.100}")
-        async with manager as stream:
-            if isinstance(stream, Loan):
-                await self._lend(call, stream)
-            else:
-                device = device_stream(stream)
-                self._accept(call, None)
-                await call.forwarder.run(device)
+        try:
+            manager = method(*args, **kwargs)
+            if not isinstance(manager, AbstractAsyncContextManager):
+                if inspect.iscoroutine(manager):
+                    manager.close()
+                text = "an exportstream method is an asynccontextmanager"
+                reject(Code.INTERNAL, f"{text}; this one gave {manager!r:.100}")
+            async with manager as stream:
+                if isinstance(stream, Loan):
+                    await self._lend(call, stream)
+                else:
+                    device = device_stream(stream)
+                    self._accept(call, None)
+                    await call.forwarder.run(device)
+        except TypeError:
+            check_fit(method, args, kwargs)
+            raise
         return bytearray(HEADER_SPACE + NIL)
 
     async def _lend(self, call: IncomingCall, loan: Loan) -> None:

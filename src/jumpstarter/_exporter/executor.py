@@ -41,7 +41,7 @@ from .item_batcher import ItemBatcher
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["DEFAULT_THREADS", "DriverExecutor", "NoThreadError", "in_worker_thread"]
+__all__ = ["DEFAULT_THREADS", "DriverExecutor", "NoThreadError", "in_worker_thread", "is_async"]
 
 DEFAULT_THREADS: Final = 64  # a blocked thread costs little; a queued call looks like a dead driver
 SPARED: Final = 4  # no client takes the last one in so many threads, so that others can call

@@ -5,6 +5,7 @@ They are classes of their own, so that the sessions of other exporters pay nothi
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any
 
 from .._io.connection import Connection
@@ -46,7 +47,7 @@ class _LeasedDispatcher(Dispatcher):
             return ExecutionMode.OWN_TASK  # since it waits
         return super().execution_mode(event)
 
-    async def run_async(self, call: IncomingCall) -> bytearray:
+    async def run_async(self, call: IncomingCall) -> bytearray | Awaitable[bytearray]:
         if (lease := self.lease) is not None:
             if refusal := await lease.decided():
                 reject(Code.REFUSED, refusal)

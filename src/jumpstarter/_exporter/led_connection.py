@@ -69,6 +69,7 @@ class LedConnection(EagerConnection[IncomingCall]):
     def begin_in_thread(self, call: IncomingCall) -> None:
         """See `EagerConnection`."""
         self.ownership.watch_socket()
+        self.ownership.begin_to_watch()  # in the read task
         if self.ownership.watch is None or not self._desk.executor.has_idle_threads:
             self.begin(call, apart=True)
             return

@@ -284,7 +284,8 @@ class Session(BaseSession):
         result: bytearray | None = None
         error: tuple[int, ErrorBody] | None = None
         try:
-            result = await (rest or self._dispatcher.run_async(call))
+            answer = await (rest or self._dispatcher.run_async(call))
+            result = answer if isinstance(answer, bytearray) else await answer
             check_scopes(call.status, trio.lowlevel.current_task())
         except BaseException as exc:  # noqa: BLE001 - SystemExit too stays within its call
             # Without a local variable for it: the traceback refers to this frame, which would keep

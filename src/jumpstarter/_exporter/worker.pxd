@@ -2,6 +2,7 @@
 
 cimport cython
 
+from .. cimport _nonblocking
 from .._io.event_router cimport EventRouter
 from .._io.ownership cimport Ownership
 from .._io.reader cimport ConnectionReader

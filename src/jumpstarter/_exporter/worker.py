@@ -33,14 +33,15 @@ The thread owns the state, which follows from `Worker.call` and `Worker.holds`.
 from __future__ import annotations
 
 import math
-from time import monotonic, sleep
+from time import sleep
 from typing import Final, Protocol
 
 import trio
 
+from .. import _nonblocking
 from .._io.event_router import EventRouter
 from .._io.ownership import Reader
-from .._protocol import events as ev
+from .._protocol.events import CallReceived, Event
 from .executor import DriverExecutor
 from .incoming_call import IncomingCall
 
@@ -81,7 +82,7 @@ class Desk(Protocol):
             BaseException: The failure of the call.
         """
 
-    def take(self, event: ev.CallReceived) -> IncomingCall | None:
+    def take(self, event: CallReceived) -> IncomingCall | None:
         """Register a call as an handler, if a thread may answer it. In a thread, with the lock."""
 
     def may_answer(self, call: IncomingCall) -> bool:
@@ -162,13 +163,13 @@ class Worker:
             BaseException: Raised by `run_sync` for that call.
         """
         while (call := self.call) is not None:
-            began = monotonic()
+            began = _nonblocking.monotonic()
             try:
                 answer = self._desk.run_sync(call)
             except BaseException:
                 self._stop_holding()
                 raise
-            ended = monotonic()
+            ended = _nonblocking.monotonic()
             self._note(call, ended - began)
             if (
                 not isinstance(answer, bytearray)
@@ -181,7 +182,8 @@ class Worker:
 
     def _note(self, call: IncomingCall, took: float) -> None:
         """Note how long a method has taken. Without the lock: a set changes in one step."""
-        key = (call.head.target, call.head.method)
+        head = call.head
+        key = (head.target, head.method)
         if took <= _QUICK:
             self._quick.add(key)
         else:
@@ -275,7 +277,7 @@ class Worker:
             finally:
                 ownership.release()
 
-    def _take(self, events: list[ev.Event]) -> None:
+    def _take(self, events: list[Event]) -> None:
         """Keep a call for this thread, leave anything else to the loop, and maybe hold the role.
 
         With the lock, in the thread that is the reader.
@@ -284,7 +286,7 @@ class Worker:
             events: What came of one frame.
         """
         call = None
-        if len(events) == 1 and isinstance(events[0], ev.CallReceived):
+        if len(events) == 1 and isinstance(events[0], CallReceived):
             call = self._desk.take(events[0])
         if call is None:
             self._reader.left += events

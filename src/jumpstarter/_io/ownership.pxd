@@ -6,7 +6,7 @@ cdef object _LOOP, _THREAD, _HELD, _TASK, _NONE
 
 cdef class Ownership:
     cdef object __weakref__
-    cdef public object lock, reader, error, arriving, watch
+    cdef public object lock, reader, error, arriving, watch, new_watch
     cdef public unsigned long long holder, leader, led_by_threads, led_by_tasks
     cdef public bint at_end, has_read, _parked, _posted
     cdef public list letters

@@ -34,8 +34,9 @@ that to get the next call. The states of `Reader`, which belong to `Ownership`:
 
 The watch is an epoll instance that contains only the socket. The loop waits for the watch, so a
 thread can keep the loop asleep by muting it, which takes under a microsecond and wakes nobody. A
-connection gets its watch with the first call from a thread (`watch_socket`). Until then, on systems
-without epoll, and in memory, the loop alone reads, and threads make their calls through the portal.
+connection gets its watch with the first call from a thread (`watch_socket`), and its read task uses
+it from the next read on (`begin_to_watch`). Until then, on systems without epoll, and in memory,
+the loop alone reads, and threads make their calls through the portal.
 
 These hold whenever the lock is free:
 
@@ -51,6 +52,14 @@ F. Only the loop's thread touches Trio's objects. A thread leaves a letter (`def
    of one locked section are posted together, after the lock was released.
 
 A function that is documented "with the lock" never takes it, since the lock is not reentrant.
+
+Without the interpreter's lock, on a free-threaded Python: these extension modules do not say that
+they can do without it, so CPython turns it on when it imports them. If it did not, E would be void,
+but no thread could take the interpreter away either. These would have to change, since code looks
+at them without the connection's lock, and relies on the order of two stores or on another library:
+`OutgoingCall.done`, behind which the result must be there, and the free tokens of Trio's limiter,
+which a worker thread reads. All other fields that are looked at in this way (`watch`, `reader`,
+`ended`, `ConnectionReader.left`) are hints, and are looked at again with the lock.
 """
 
 from __future__ import annotations
@@ -122,6 +131,7 @@ class Ownership:
         error: The error of a thread's last read, which the system reports only once.
         has_read: A thread has read since the loop last looked.
         watch: The epoll instance; None while only the read task reads.
+        new_watch: The same, until the read task begins to use it.
         letters: What threads leave for the loop, or the loop itself for later.
         led_by_threads: How often a thread became the reader.
         led_by_tasks: How often a task that makes a call did.
@@ -141,6 +151,7 @@ class Ownership:
         self._leading: object = None  # what the task waits for that is the reader
         self._fd = fileno
         self.watch: Any = None  # a select.epoll, which other systems than Linux lack
+        self.new_watch: Any = None
         self._watch_fd = -1
         self._parked = False  # the loop has woken while a thread reads, and waits for its turn
         self._returned = Wakeup()  # for the parked loop
@@ -161,20 +172,22 @@ class Ownership:
     # ---------------------------------------------------------------------------- in the loop
 
     def watch_socket(self) -> None:
-        """Let threads and other tasks read from now on, if that is possible. Without the lock."""
-        if self._fd < 0 or self.watch is not None or self.reader is _NONE:
-            return
-        try:
-            with no_fork():  # a child finds the descriptor by `fileno`, and closes it
-                watch: Any = select.epoll()  # type: ignore[attr-defined,unused-ignore]
-                self._watch_fd = watch.fileno()
-                close_in_children(self)
-            watch.register(self._fd, select.POLLIN)
-        except (AttributeError, OSError):  # no epoll here, or no descriptor left: the portal works
-            return
+        """Make a watch, with which others can read, if that is possible. Without the lock."""
+        if self._fd >= 0 and self.watch is self.new_watch is None and self.reader is not _NONE:
+            self.new_watch = _make_watch(self, self._fd)
+            if self.new_watch is not None:
+                trio.lowlevel.notify_closing(self._fd)  # the read task waits for the socket itself
+
+    def begin_to_watch(self) -> bool:
+        """Let others read from now on; return False without a new watch. Without the lock.
+
+        In the read task, between two reads: otherwise it may be about to read, woken already.
+        """
+        if self.new_watch is None:
+            return False
         with self.lock:
-            self.watch = watch
-        trio.lowlevel.notify_closing(self._fd)  # the read task waits for the socket itself
+            self.watch, self.new_watch = self.new_watch, None
+        return True
 
     def fileno(self) -> int:
         """Return the descriptor of the watch, -1 without one: for a fork."""
@@ -212,11 +225,7 @@ class Ownership:
         await self._returned.wait()
 
     def take_role_for_task(self, waiting: object) -> bool:
-        """Make a task of the loop the reader if it can be. With the lock, in that task.
-
-        Args:
-            waiting: What the task waits for, which tells it from another task.
-        """
+        """Make the task that waits for this the reader, if it can be. With the lock, in it."""
         if self.reader is not _LOOP or self.at_end or self.watch is None:
             return False
         _nonblocking.watch(self._watch_fd, self._fd, False)
@@ -266,7 +275,7 @@ class Ownership:
 
     def discard_watch(self) -> None:
         """Close the watch, after `close`. Without the lock: closing may wait for a fork."""
-        watch, self.watch = self.watch, None
+        watch, self.watch, self.new_watch = self.watch or self.new_watch, None, None
         if watch is not None:
             trio.lowlevel.notify_closing(self._watch_fd)
             with no_fork():
@@ -403,6 +412,19 @@ class Ownership:
         self.at_end = True
         if self.leads_here():
             self.leader = 0  # the watch stays muted
+
+
+def _make_watch(owner: Ownership, fd: int) -> Any:
+    """Return an epoll instance that contains a descriptor, or None; note its own for a fork."""
+    try:
+        with no_fork():  # a child finds the descriptor by `fileno`, and closes it
+            watch: Any = select.epoll()  # type: ignore[attr-defined,unused-ignore]
+            owner._watch_fd = watch.fileno()  # noqa: SLF001 - of this module
+            close_in_children(owner)
+        watch.register(fd, select.POLLIN)
+    except (AttributeError, OSError):  # no epoll here, or no descriptor left: the portal works
+        return None
+    return watch
 
 
 class SharedWakeup(Wakeup):

@@ -105,7 +105,7 @@ class ConnectionReader:
         try:
             await trio.lowlevel.wait_readable(descriptor)
         except trio.ClosedResourceError:
-            if self._ownership.watch is None:
+            if self._ownership.watch is self._ownership.new_watch is None:
                 raise
             return True  # a thread has restarted the loop, or may read from now on
         except OSError as exc:
@@ -121,6 +121,8 @@ class ConnectionReader:
         More to do: to handle frames, to look at a deadline, to read bulk or another kind of stream.
         """
         ownership, rules, socket = self._ownership, self._rules, self._socket
+        if ownership.new_watch is not None:
+            ownership.begin_to_watch()
         if (
             socket is None
             or rules.peer is None
@@ -192,11 +194,13 @@ class ConnectionReader:
             self._connection.act_on(rules.receive(data, rules.limits.max_frames_per_turn))
 
     async def _read(self) -> Chunk | None:
-        """Read without a watch.
+        """Read without a watch, unless there is a new one.
 
         Returns:
             The next bytes; none at the end, after the reason was settled; None to look again.
         """
+        if self._ownership.begin_to_watch():
+            return None
         try:
             if self._rules.peer is None:
                 data = await self._read_by(self.hello_deadline)
@@ -207,9 +211,9 @@ class ConnectionReader:
                 elif data is None:
                     data = await self._transport.read()
         except trio.ClosedResourceError:
-            if self._ownership.watch is None:
+            if self._ownership.new_watch is None:
                 raise
-            return None  # from now on this task waits for the watch
+            return None  # from now on this task waits for that
         if data is None:
             with self._ownership.lock:
                 self._give_up_on_peer()
