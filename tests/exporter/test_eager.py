@@ -15,11 +15,12 @@ import trio.testing
 from drivers_for_tests import Plain
 from helpers import ask, begin, channel_over, channel_to, in_time
 from jumpstarter._exporter.eager import resume
+from jumpstarter._io.keepalive import Keepalive
 from jumpstarter._limits import Limits
 from jumpstarter._stepping import advance, enter_copied_context, leave_context
 from jumpstarter.client._channel import Channel
 from jumpstarter.driver import Driver, export
-from jumpstarter.errors import CallCancelled, DriverError, DriverTimeoutError
+from jumpstarter.errors import CallCancelled, DriverError, DriverTimeoutError, HandshakeError
 from transports import PairMaker, memory_pair, unix_pair
 
 _said: Final[ContextVar[str]] = ContextVar("said", default="nothing")
@@ -345,3 +346,17 @@ async def test_what_is_raised_at_a_wait_reaches_the_coroutine() -> None:
 class _foreign:  # noqa: N801 - awaited like a function of another event loop
     def __await__(self) -> Any:
         yield "not Trio's"
+
+
+async def test_a_fault_of_ours_as_it_looks_for_the_peer_ends_its_connection_only(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: Keepalive) -> float:
+        raise ZeroDivisionError("our own")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Keepalive, "look", broken)
+        with pytest.raises(HandshakeError):
+            async with in_time(), channel_over(await unix_pair(), Tasks()):
+                pass
+    assert "our own" in caplog.text
