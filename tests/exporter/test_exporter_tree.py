@@ -422,7 +422,8 @@ async def test_a_child_that_hangs_in_its_parent_s_close_is_named_and_the_others_
         await trio.testing.wait_all_tasks_blocked()
         mock_clock.jump(GRACE)  # the child has begun within this time
         await trio.testing.wait_all_tasks_blocked()
-        mock_clock.jump(GRACE)
+        if not caplog.records:  # else this would be the time of the other child
+            mock_clock.jump(GRACE)
 
     with hanging.until_the_end():
         async with trio.open_nursery() as nursery:
