@@ -50,10 +50,10 @@ class Route:
     __slots__ = ("_index", "exported", "head", "is_direct", "method", "mode", "target")
 
     def __init__(self, head: CallHead, target: Target, exported: Exported) -> None:
-        self.head = head
-        self.target = target
+        self.head: CallHead = head
+        self.target: Target = target
         self._index: int = head.target
-        self.exported = exported
+        self.exported: Exported = exported
         function = exported.function
         self.method: Callable[..., Any] | None = None
         # Any other descriptor may give another object each time.
