@@ -171,6 +171,38 @@ def test_looks_in_vain_end_the_looks(pair: Pair) -> None:
     assert waits < 100
 
 
+def test_a_wait_for_no_answer_neither_looks_nor_notes_that_it_was_late(pair: Pair) -> None:
+    """As the wait of an exporter's thread for its next call."""
+    ours, theirs = pair
+    until = time.monotonic() + PATIENCE
+    while _nonblocking.is_crowded():  # by an earlier test
+        assert time.monotonic() < until
+    theirs.sendall(b"x")
+    with computing():
+        for _ in range(20):
+            assert _nonblocking.wait_readable(ours.fileno(), 1000, False)
+            assert not _nonblocking.is_crowded()
+
+
+def test_no_thread_looks_while_another_one_waits(pair: Pair) -> None:
+    """Threads that call keep the interpreter from each other, and looks would add to that."""
+    ours, theirs = pair
+    theirs.sendall(b"x")
+    other, end = socket.socketpair()
+    with other, end, computing():
+        waiting = threading.Thread(target=_nonblocking.wait_readable, args=(other.fileno(), 60_000))
+        waiting.start()
+        until = time.monotonic() + PATIENCE
+        calm = 0
+        while calm < 20:  # the other thread may not wait yet
+            assert _nonblocking.wait_readable(ours.fileno(), 1000)
+            calm = 0 if _nonblocking.is_crowded() else calm + 1
+            assert time.monotonic() < until
+        end.sendall(b"x")
+        waiting.join(PATIENCE)
+        assert not waiting.is_alive()
+
+
 def test_a_look_gives_the_interpreter_to_no_other_thread(pair: Pair) -> None:
     ours, theirs = pair
     until = time.monotonic() + PATIENCE

@@ -7,4 +7,4 @@ cpdef object watch(int epoll, int fd, bint readable)
 cpdef double monotonic() except -1
 cpdef bint is_crowded() except -1
 cpdef bint look(int fd) except -1
-cpdef bint wait_readable(int fd, int milliseconds) except -1
+cpdef bint wait_readable(int fd, int milliseconds, bint is_answer=*) except -1

@@ -11,6 +11,8 @@ GIL back. If that was long, a thread of this process computes, and the next wait
 of up to 200 us at the socket that keeps the GIL: most answers come within that time. The thread
 that computes loses no more than the look: the interpreter switches to it as ever. Two looks in vain
 end that: perhaps a thread of this process has to answer, and cannot while the look keeps the GIL.
+A thread notes and looks only while no other one waits here. Several threads that call keep the GIL
+from each other, and looks would only add to that.
 
 These functions are compiled in both forms of the library.
 """
@@ -82,6 +84,9 @@ cdef long long _CROWDED = 500_000_000  # ns for which a thread is taken to compu
 # which are alike; and then nothing is late.
 cdef long long _crowded_until = 0
 cdef int _in_vain = 0  # the last looks that have found nothing
+# Threads that wait without the GIL. Counted with it; without one, a count that is wrong for a
+# moment changes only whether a thread looks.
+cdef int _waiting = 0
 
 
 cdef int _fail(int error) except -1:
@@ -178,18 +183,25 @@ cpdef bint look(int fd) except -1:
     return False
 
 
-cpdef bint wait_readable(int fd, int milliseconds) except -1:
+cpdef bint wait_readable(int fd, int milliseconds, bint is_answer=True) except -1:
     """Wait until a read would find something, and return whether it would.
 
     Releases the GIL, after a `look` if this process `is_crowded`. A signal does not end the wait,
     and its handler runs only after it: the time must be short.
+
+    Args:
+        fd: The socket.
+        milliseconds: How long to wait.
+        is_answer: The answer to a call is expected, which probably comes soon. Only then, and if no
+            other thread waits, the wait begins with a look, or notes that one is worth it.
     """
-    global _crowded_until, _in_vain
+    global _crowded_until, _in_vain, _waiting
     cdef pollfd one
     cdef int ready
     cdef long long woken
     cdef long long until = _now() + milliseconds * <long long>1_000_000
-    if _crowded_until > 0:
+    cdef bint may_look = is_answer and _waiting == 0
+    if may_look and _crowded_until > 0:
         if not is_crowded():
             _crowded_until = 0
         elif look(fd):
@@ -200,12 +212,14 @@ cpdef bint wait_readable(int fd, int milliseconds) except -1:
             if _in_vain > 1:
                 _crowded_until = _in_vain = 0
     one.fd, one.events, one.revents = fd, POLLIN, 0
+    _waiting += 1
     with nogil:
         ready = poll(&one, 1, milliseconds)
         woken = _now()
         while ready < 0 and until > woken:  # a signal
             ready = poll(&one, 1, <int>((until - woken + 999_999) // 1_000_000))
             woken = _now()
-    if _now() - woken > _LATE:
+    _waiting -= 1
+    if may_look and _now() - woken > _LATE:
         _crowded_until = _now() + _CROWDED
     return ready > 0

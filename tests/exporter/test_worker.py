@@ -143,6 +143,17 @@ async def test_only_methods_that_were_quick_hold_the_role(monkeypatch: pytest.Mo
         assert await value_of(it, first) == 1
 
 
+async def test_a_method_that_was_slow_and_failed_holds_no_role(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with led() as it:
+        await prepare(it)
+        monkeypatch.setattr(worker, "_QUICK", -1)
+        with pytest.raises(ValueError, match="no"):
+            await it.call("fail")
+        assert (1, "fail") not in it.session.executor.quick
+
+
 @pytest.mark.parametrize("size", [16 * 1024, 64 * 1024])
 @pytest.mark.usefixtures("unwatched")
 async def test_large_answers_among_others_arrive(size: int) -> None:

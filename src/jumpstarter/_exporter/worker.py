@@ -167,6 +167,7 @@ class Worker:
             try:
                 answer = self._desk.run_sync(call)
             except BaseException:
+                self._note(call, _nonblocking.monotonic() - began)
                 self._stop_holding()
                 raise
             ended = _nonblocking.monotonic()
@@ -261,7 +262,7 @@ class Worker:
         ownership = self._ownership
         self._in_turn = 0
         for stays in range(_STAYS, 0, -1):
-            readable = ownership.poll(_STAY_MS)
+            readable = ownership.poll(_STAY_MS, False)
             ownership.acquire()
             try:
                 is_over = ownership.reader is _NONE  # the descriptor may be another file's

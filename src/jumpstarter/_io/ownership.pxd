@@ -25,6 +25,6 @@ cdef class Ownership:
     cpdef bint take_role(self) except -1
     cpdef object hold(self)
     cpdef object resume(self)
-    cpdef bint poll(self, int milliseconds) except -1
+    cpdef bint poll(self, int milliseconds, bint is_answer=*) except -1
     cpdef bint leads_here(self) except -1
     cpdef object give_up(self, bint restart)

@@ -376,14 +376,18 @@ class Ownership:
         self.reader = _THREAD
         self.leader = self.holder
 
-    def poll(self, milliseconds: int) -> bool:
+    def poll(self, milliseconds: int, is_answer: bool = True) -> bool:
         """Wait until the socket is readable, and return whether it is.
 
         In the thread that is the reader, without the lock. By the time when it returns, the
         descriptor may belong to another file: the thread takes the lock, and checks that it still
         is the reader. Signal handlers do not run meanwhile: the time must be short.
+
+        Args:
+            milliseconds: How long to wait.
+            is_answer: The thread expects an answer, see `_nonblocking.wait_readable`.
         """
-        return _nonblocking.wait_readable(self._fd, milliseconds)
+        return _nonblocking.wait_readable(self._fd, milliseconds, is_answer)
 
     def leads_here(self) -> bool:
         """Return whether the calling thread is the reader. With the lock."""

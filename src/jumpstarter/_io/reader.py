@@ -173,7 +173,9 @@ class ConnectionReader:
         elif self._rules.unprocessed and ownership.reader is not _HELD:
             async with self._dispatch_lock:
                 with ownership.lock:
-                    self._handle(b"")
+                    # A thread may hold the role meanwhile, and goes on with these frames.
+                    if ownership.reader is not _HELD:
+                        self._handle(b"")
         elif ownership.watch is not None:
             return await self._read_watched()
         else:
