@@ -171,11 +171,7 @@ class ConnectionReader:
                 left, self.left = self.left, []
                 connection.act_on(left)
         elif self._rules.unprocessed and ownership.reader is not _HELD:
-            async with self._dispatch_lock:
-                with ownership.lock:
-                    # A thread may hold the role meanwhile, and goes on with these frames.
-                    if ownership.reader is not _HELD:
-                        self._handle(b"")
+            await self._handle_unprocessed()
         elif ownership.watch is not None:
             return await self._read_watched()
         else:
@@ -188,6 +184,13 @@ class ConnectionReader:
                 self._handle(data)
         self.last_read = trio.current_time()  # frames that waited for the lock count as well
         return True
+
+    async def _handle_unprocessed(self) -> None:
+        async with self._dispatch_lock:
+            with self._ownership.lock:
+                # A thread may hold the role meanwhile: it goes on with these frames.
+                if self._ownership.reader is not _HELD:
+                    self._handle(b"")
 
     def _handle(self, data: Chunk) -> None:
         # Another task may have ended the connection after this one was scheduled to read.
