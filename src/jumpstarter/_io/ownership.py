@@ -377,15 +377,11 @@ class Ownership:
         self.leader = self.holder
 
     def poll(self, milliseconds: int, is_answer: bool = True) -> bool:
-        """Wait until the socket is readable, and return whether it is.
+        """Wait until the socket is readable, and return whether it is. Signals do not interrupt it.
 
-        In the thread that is the reader, without the lock. By the time when it returns, the
-        descriptor may belong to another file: the thread takes the lock, and checks that it still
-        is the reader. Signal handlers do not run meanwhile: the time must be short.
-
-        Args:
-            milliseconds: How long to wait.
-            is_answer: The thread expects an answer, see `_nonblocking.wait_readable`.
+        In the thread that is the reader, without the lock. The descriptor may be another file's
+        when this returns: the thread then takes the lock, and checks that it still is the reader.
+        `is_answer` is that of `_nonblocking.wait_readable`.
         """
         return _nonblocking.wait_readable(self._fd, milliseconds, is_answer)
 

@@ -116,10 +116,7 @@ class ConnectionReader:
         return turn != _AT_END
 
     def _waits_for(self) -> int:
-        """Return the descriptor that this task waits for without a deadline; -1 if there is more.
-
-        More to do: to handle frames, to look at a deadline, to read bulk or another kind of stream.
-        """
+        """Return the descriptor to wait for; -1 with frames, a deadline, bulk, or no socket."""
         ownership, rules, socket = self._ownership, self._rules, self._socket
         if ownership.new_watch is not None:
             ownership.begin_to_watch()
