@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import os
 import subprocess
 import sys
@@ -82,6 +83,40 @@ async def test_a_task_is_cancelled_with_any_scope_around_it(
             assert trio_private.is_cancelled(task)
         assert trio_private.is_cancelled(task)
     assert not trio_private.is_cancelled(task)
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+async def test_the_deadline_is_that_of_all_scopes_up_to_a_shield(
+    monkeypatch: pytest.MonkeyPatch, *, is_seen: bool
+) -> None:
+    monkeypatch.setattr(trio_private, "CAN_SEE_DEADLINES", is_seen)
+
+    def both() -> list[float]:
+        return [trio_private.effective_deadline(), trio.current_effective_deadline()]
+
+    outermost = trio.current_effective_deadline()
+    assert both() == [outermost] * 2
+    with trio.CancelScope(deadline=trio.current_time() + 3000) as outer:
+        assert both() == [min(outer.deadline, outermost)] * 2
+        with trio.move_on_after(2000) as middle, trio.CancelScope():
+            assert both() == [min(middle.deadline, outermost)] * 2
+            with trio.CancelScope(deadline=trio.current_time() + 4000, shield=True) as inner:
+                assert both() == [inner.deadline] * 2
+                await trio.lowlevel.checkpoint()
+                outer.cancel()
+                assert both() == [inner.deadline] * 2
+                inner.shield = False
+                assert both() == [-math.inf] * 2
+                inner.shield = True
+                assert both() == [inner.deadline] * 2
+            assert both() == [-math.inf] * 2
+    assert both() == [outermost] * 2
+    with trio.CancelScope() as scope:
+        scope.deadline = trio.current_time() + 1000
+        async with trio.open_nursery() as nursery:
+            assert both() == [min(scope.deadline, outermost)] * 2
+            nursery.cancel_scope.cancel()
+            assert both() == [-math.inf] * 2
 
 
 async def test_a_nursery_that_was_left_open_can_be_forgotten() -> None:
@@ -162,6 +197,10 @@ def test_the_library_works_without_the_private_names() -> None:
         "Task._cancel_status",
         "Task._child_nurseries",
         "CancelStatus.effectively_cancelled",
+        "CancelStatus._scope",
+        "CancelStatus._parent",
+        "CancelScope._deadline",
+        "CancelScope._shield",
     ]
     assert rest[-1] == "served"
     print(done.stdout, done.stderr)

@@ -4,6 +4,7 @@ cimport cython
 
 from .._io.event_router cimport EventRouter
 from .._protocol.client cimport ClientProtocol
+from .._util cimport trio_private
 from ._outgoing_call cimport OutgoingCall, Request
 
 cdef class CallSender:
@@ -17,3 +18,6 @@ cdef class CallSender:
     cpdef bint start(self, OutgoingCall call, double seconds) except -1
     @cython.locals(request=Request)
     cpdef object _queue(self, OutgoingCall call, double seconds)
+
+@cython.locals(deadline=double)
+cpdef double seconds_left() except? -1

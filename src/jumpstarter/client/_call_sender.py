@@ -9,6 +9,7 @@ import trio
 
 from .._io.connection import Connection
 from .._protocol.client import ClientProtocol
+from .._util import trio_private
 from .._util.text import sanitize_text
 from ..errors import ArgumentError, CallRefused, DriverInvalidArgument
 from ._outgoing_call import OutgoingCall, Request
@@ -128,5 +129,5 @@ class CallSender:
 
 def seconds_left() -> float:
     """Return the time until the deadline of the task's scopes; -inf if it is cancelled."""
-    deadline = trio.current_effective_deadline()
+    deadline = trio_private.effective_deadline()
     return deadline if math.isinf(deadline) else deadline - trio.current_time()
