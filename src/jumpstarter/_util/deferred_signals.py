@@ -25,7 +25,6 @@ import signal
 import threading
 from collections.abc import Callable
 from functools import partial
-from itertools import compress
 from threading import get_ident
 from types import FrameType
 from typing import Any, Final, Self, TypeAlias
@@ -107,12 +106,12 @@ class DeferSignals:
     def _defer(self) -> None:
         deferred: list[tuple[int, _Handler]] = []
         self._deferred = deferred
-        handlers = [*map(_get, self._signals)]
-        for signum, handler in compress(
-            zip(self._signals, handlers, strict=True), map(self._is_deferred, handlers)
-        ):
-            deferred.append((signum, handler))
-            _set(signum, partial(self._record, handler))
+        is_deferred = self._is_deferred
+        for signum in self._signals:
+            handler = _get(signum)
+            if is_deferred(handler):
+                deferred.append((signum, handler))
+                _set(signum, partial(self._record, handler))
 
     def _record(self, handler: _Handler, signum: int, frame: FrameType | None) -> None:
         self._arrived = [*self._arrived, (handler, signum, frame)]
