@@ -1,6 +1,7 @@
 # Types for the compiled form of ownership.py, which has the documentation.
 
 from .. cimport _nonblocking
+from .._util.wakeup cimport Wakeup
 
 cdef object _LOOP, _THREAD, _HELD, _TASK, _NONE
 
@@ -28,3 +29,10 @@ cdef class Ownership:
     cpdef bint poll(self, int milliseconds, bint is_answer=*) except -1
     cpdef bint leads_here(self) except -1
     cpdef object give_up(self, bint restart)
+
+cdef class SharedWakeup(Wakeup):
+    cdef public Ownership _ownership
+    cdef public bint _posted
+    cdef public object baton
+
+    cpdef object set(self)

@@ -239,10 +239,7 @@ class Ownership:
         return self.reader is _TASK and self._leading is waiting
 
     async def wait_for_socket(self) -> None:
-        """Wait, in the task that is the reader, for the socket or the end of that role.
-
-        A checkpoint; cancelling it loses nothing.
-        """
+        """Wait, in the task that is the reader, for the socket or the end of that role."""
         try:  # noqa: SIM105 - `suppress` would cost three Python functions
             await trio.lowlevel.wait_readable(self._fd)
         except trio.ClosedResourceError:
@@ -466,4 +463,4 @@ class SharedWakeup(Wakeup):
 
     def _set_in_loop(self) -> None:
         self._posted = False  # before the wake-up: what changes from here on is posted again
-        super().set()
+        Wakeup.set(self)  # `super` does not find a C method

@@ -7,15 +7,21 @@ and can be used again.
 `LazyParkingLot` and `LazyEvent` are a `trio.lowlevel.ParkingLot` and a `trio.Event` that allocate
 their 250 bytes when a task first waits. Most connections end without that, and a thousand of them
 may be idle.
+
+This module is compiled.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 import trio
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["LazyEvent", "LazyParkingLot", "Wakeup"]
+
+_SUCCEEDED: Final = trio.lowlevel.Abort.SUCCEEDED
 
 
 class Wakeup:
@@ -39,12 +45,11 @@ class Wakeup:
         """
         assert self._task is None, "only one task can wait for a Wakeup"
         self._task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort)
 
-        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
-            self._task = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
+    def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        self._task = None
+        return _SUCCEEDED
 
 
 class LazyParkingLot:

@@ -5,14 +5,16 @@ cimport cython
 from .._io.event_router cimport EventRouter
 from .._protocol.client cimport ClientProtocol
 from .._util cimport trio_private
+from ._loop cimport lane_of_loop
 from ._outgoing_call cimport OutgoingCall, Request
 
 cdef class CallSender:
     cdef object __weakref__
-    cdef public object name, _slots
+    cdef public object name, limits, token, _slots
     cdef public EventRouter connection
     cdef public ClientProtocol _rules
     cdef public bint _closing
+    cdef public int _lone_calls
 
     @cython.locals(rules=ClientProtocol)
     cpdef bint start(self, OutgoingCall call, double seconds) except -1

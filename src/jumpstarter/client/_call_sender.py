@@ -1,17 +1,27 @@
-"""Send calls: assign a slot to each, for tasks that may wait for one and threads that do not."""
+"""Make the calls of tasks, and send those of threads: assign a slot to each.
+
+Tasks may wait for a slot, and threads do not. This module is compiled: every call passes through
+it.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
 
 import trio
 
 from .._io.connection import Connection
+from .._io.current_lane import Lane
+from .._io.leading_tasks import lead_in_task
+from .._limits import Limits
 from .._protocol.client import ClientProtocol
+from .._protocol.codec import decode_value
 from .._util import trio_private
 from .._util.text import sanitize_text
-from ..errors import ArgumentError, CallRefused, DriverInvalidArgument
+from ..errors import ArgumentError, CallRefused, Code, DriverInvalidArgument, DriverTimeoutError
+from ._loop import lane_of_loop
 from ._outgoing_call import OutgoingCall, Request
 from ._slot_queue import SlotQueue
 
@@ -19,6 +29,9 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = ["CallSender", "seconds_left"]
 
+T = TypeVar("T")
+
+_LONE_CALLS: Final = 4  # calls of tasks, one after the other, for which a watch is made
 _MAX_TIMEOUT_MS: Final = 2**32 - 1
 
 
@@ -27,15 +40,106 @@ class CallSender:
 
     Attributes:
         name: How errors and logs name the exporter.
+        limits: What this side accepts of the exporter.
+        token: The token of the Trio loop that runs the connection.
         connection: The connection, for the streams on it.
     """
 
     def __init__(self, name: str, rules: ClientProtocol, connection: Connection) -> None:
         self.name: str = name
+        self.limits: Limits = rules.limits
+        self.token: trio.lowlevel.TrioToken = trio.lowlevel.current_trio_token()
         self.connection: Connection = connection
+        self._lone_calls = 0
         self._rules = rules
         self._slots = SlotQueue(rules, connection)
         self._closing = False  # set with the lock; nothing is sent after that
+
+    # ------------------------------------------------------------------- for tasks of the loop
+
+    def check_loop(self, client: str, method: str) -> Lane | None:
+        """Raise an error unless the current thread runs the Trio loop of this connection.
+
+        Args:
+            client: Name of the client's class.
+            method: Name of the method that was called.
+
+        Returns:
+            The asyncio lane that runs the calling code, if it belongs to that loop; otherwise None.
+
+        Raises:
+            RuntimeError: No Trio loop runs here, or another one does.
+        """
+        return lane_of_loop(self.token, client, method)
+
+    def call(self, request: Request) -> Awaitable[Any]:
+        """Make a call and return its decoded result.
+
+        A checkpoint. If it is cancelled before the call was sent, nothing is sent. If it is
+        cancelled later, it waits until the driver's code has ended, for at most `cancel_grace`
+        seconds.
+
+        Raises:
+            DriverError: The call failed; see its subclasses.
+        """
+        return self.call_as(request, self.decode)
+
+    async def call_as(self, request: Request, decode: Callable[[bytes], T]) -> T:
+        """Make a call and return its result, decoded by `decode`, which may raise ArgumentError.
+
+        Otherwise as `call`.
+        """
+        call = OutgoingCall(self, request)
+        if self.connection.handlers or not await self._lead(call):
+            await self.open(call)
+        elif call.done and not call.has_failed:
+            return call.result(decode)
+        return await self.answer(call, decode)
+
+    async def _lead(self, call: OutgoingCall) -> bool:
+        """Make the only call from the task that waits for it. See `lead_in_task`."""
+        if self.connection.ownership.watch is None:
+            self._lone_calls += 1
+            if self._lone_calls == _LONE_CALLS:
+                self.connection.ownership.watch_socket()
+            return False
+        await trio.lowlevel.checkpoint_if_cancelled()  # this also raises a pending Ctrl-C
+        seconds = seconds_left()
+        try:
+            return await lead_in_task(self.connection, call, self.start, seconds)
+        except BaseException as exc:
+            await call.cancel(exc)
+            raise
+
+    async def answer(self, call: OutgoingCall, decode: Callable[[bytes], T]) -> T:
+        """Wait for a call that was sent, and return its result."""
+        try:
+            while (waiter := call.wakeup()) is not None:
+                await waiter.wait()
+            if call.error is not None and isinstance(call.failure, DriverTimeoutError):
+                await self._let_deadline_pass(call.failure)
+        except BaseException as exc:
+            await call.cancel(exc)
+            raise
+        return call.result(decode)
+
+    async def _let_deadline_pass(self, failure: DriverTimeoutError) -> None:
+        """Wait for our own deadline, after the exporter has reached it slightly earlier.
+
+        So the caller gets the exception of its own cancel scope, no matter which side was faster.
+        """
+        if failure.code is Code.DEADLINE_EXCEEDED:
+            await trio.sleep_until(min(trio.current_effective_deadline(), trio.current_time() + 1))
+
+    def ask_to_end(self, call: OutgoingCall, code: Code) -> bool:
+        """Send CANCEL. Return False if no answer will come: it was not sent yet, or has ended."""
+        raise NotImplementedError
+
+    # ---------------------------------------------------------------------- in any thread
+
+    def decode(self, body: bytes) -> Any:
+        """Decode a value that the exporter has sent. In any thread."""
+        return decode_value(body, self.limits)
 
     def start(self, call: OutgoingCall, seconds: float) -> bool:
         """Register a call, and queue its frame, if no task waits for a slot. With the lock.

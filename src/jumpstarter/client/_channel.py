@@ -15,31 +15,26 @@ This module knows neither clients nor the device tree: targets are numbers.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import Any, Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import trio
 
 from .._io.connection import Connection
-from .._io.current_lane import Lane
 from .._io.handlers import StreamHandler
-from .._io.leading_tasks import lead_in_task
 from .._io.transport import transport_for
 from .._limits import DEFAULT_LIMITS, Limits
 from .._protocol import events as ev
 from .._protocol.client import ClientProtocol
-from .._protocol.codec import decode_value
 from .._protocol.frames import Hello
 from .._util.wakeup import LazyEvent
 from .._version import __version__
 from ..errors import (
     Code,
-    DriverTimeoutError,
     HandshakeError,
 )
-from ._call_sender import CallSender, seconds_left
-from ._loop import lane_of_loop
+from ._call_sender import CallSender
 from ._outgoing_call import OutgoingCall, Request
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -97,10 +92,7 @@ class Channel(CallSender):
         hello = Hello.of(limits, agent=AGENT, token=token, name=own_name)
         rules = ClientProtocol(limits, hello)
         super().__init__(name, rules, Connection(transport_for(stream), rules, self, name))
-        self.limits: Limits = limits
         self._greeted = LazyEvent()
-        self._lone_calls = 0
-        self.token: trio.lowlevel.TrioToken = trio.lowlevel.current_trio_token()
         self.reopen: Callable[[], AbstractAsyncContextManager[Channel]] | None = None
         self.watch: Callable[[Request], StreamWatcher | None] | None = None
         self.session: str | None = None
@@ -155,21 +147,6 @@ class Channel(CallSender):
         """True once this side has closed it, and sends nothing more."""
         return self._closing
 
-    def check_loop(self, client: str, method: str) -> Lane | None:
-        """Raise an error unless the current thread runs the Trio loop of this connection.
-
-        Args:
-            client: Name of the client's class.
-            method: Name of the method that was called.
-
-        Returns:
-            The asyncio lane that runs the calling code, if it belongs to that loop; otherwise None.
-
-        Raises:
-            RuntimeError: No Trio loop runs here, or another one does.
-        """
-        return lane_of_loop(self.token, client, method)
-
     # ----------------------------------------------------------------- for the connection
 
     def on_hello(self, hello: Hello) -> None:
@@ -190,57 +167,6 @@ class Channel(CallSender):
 
     # ------------------------------------------------------------------------------ calls
 
-    def call(self, request: Request) -> Awaitable[Any]:
-        """Make a call and return its decoded result.
-
-        A checkpoint. If it is cancelled before the call was sent, nothing is sent. If it is
-        cancelled later, it waits until the driver's code has ended, for at most `cancel_grace`
-        seconds.
-
-        Raises:
-            DriverError: The call failed; see its subclasses.
-        """
-        return self.call_as(request, self.decode)
-
-    async def call_as(self, request: Request, decode: Callable[[bytes], T]) -> T:
-        """Make a call and return its result, decoded by `decode`, which may raise ArgumentError.
-
-        Otherwise as `call`.
-        """
-        call = OutgoingCall(self, request)
-        if self.connection.handlers or not await self._lead(call):
-            await self.open(call)
-        elif call.done and not call.has_failed:
-            return call.result(decode)
-        return await self.answer(call, decode)
-
-    async def _lead(self, call: OutgoingCall) -> bool:
-        """Make the only call from the task that waits for it. See `lead_in_task`."""
-        if self.connection.ownership.watch is None:
-            self._lone_calls += 1
-            if self._lone_calls == _LONE_CALLS:
-                self.connection.ownership.watch_socket()
-            return False
-        await trio.lowlevel.checkpoint_if_cancelled()  # this also raises a pending Ctrl-C
-        seconds = seconds_left()
-        try:
-            return await lead_in_task(self.connection, call, self.start, seconds)
-        except BaseException as exc:
-            await call.cancel(exc)
-            raise
-
-    async def answer(self, call: OutgoingCall, decode: Callable[[bytes], T]) -> T:
-        """Wait for a call that was sent, and return its result."""
-        try:
-            while (waiter := call.wakeup()) is not None:
-                await waiter.wait()
-            if call.error is not None and isinstance(call.failure, DriverTimeoutError):
-                await self._let_deadline_pass(call.failure)
-        except BaseException as exc:
-            await call.cancel(exc)
-            raise
-        return call.result(decode)
-
     async def go_on(self, call: OutgoingCall, decode: Callable[[bytes], T]) -> T:
         """Wait for a call that a thread has made, and return its result."""
         call.adopt()
@@ -250,20 +176,6 @@ class Channel(CallSender):
         """Cancel a call that a thread has made. See `OutgoingCall.cancel`."""
         call.adopt()
         await call.cancel(exc)
-
-    async def _let_deadline_pass(self, failure: DriverTimeoutError) -> None:
-        """Wait for our own deadline, after the exporter has reached it slightly earlier.
-
-        So the caller gets the exception of its own cancel scope, no matter which side was faster.
-        """
-        if failure.code is Code.DEADLINE_EXCEEDED:
-            await trio.sleep_until(min(trio.current_effective_deadline(), trio.current_time() + 1))
-
-    # ------------------------------------------------------------------------------ values
-
-    def decode(self, body: bytes) -> Any:
-        """Decode a value that the exporter has sent. In any thread."""
-        return decode_value(body, self.limits)
 
     # ------------------------------------------------------------------ for calls under way
 
