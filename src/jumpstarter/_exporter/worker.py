@@ -33,7 +33,7 @@ The thread owns the state, which follows from `Worker.call` and `Worker.holds`.
 from __future__ import annotations
 
 import math
-from time import sleep
+import time
 from typing import Final, Protocol
 
 import trio
@@ -226,7 +226,7 @@ class Worker:
             self._wait_for_next()
         elif self._in_turn >= self._max_in_turn:
             self._in_turn = 0
-            sleep(0)  # as the loop does: let others have their turn
+            time.sleep(0)  # as the loop does: let others have their turn
         return True
 
     def _take_role(self) -> bool:
