@@ -201,20 +201,6 @@ class Connection(EventRouter):
         self.finished.set()
         self.writer.close()
 
-    @property
-    def is_quiescent(self) -> bool:
-        """True if the connection goes on, and nothing is under way in either direction."""
-        rules = self.rules
-        return not (
-            not self.writer.is_idle
-            or self.writer.rest
-            or rules.send_queue
-            or rules.unfinished
-            or rules.unprocessed
-            or rules.going_away
-            or self.ended is not None
-        )
-
     # ----------------------------------------------------------------------------- reading
 
     async def _read_loop(self) -> None:

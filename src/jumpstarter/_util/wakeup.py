@@ -80,14 +80,17 @@ class LazyParkingLot:
             self._lot.unpark_all()
 
 
-class LazyEvent:
-    """An event that, once set, stays set: every `wait` then returns."""
+class LazyEvent(LazyParkingLot):
+    """An event that, once set, stays set: every `wait` then returns.
 
-    __slots__ = ("_is_set", "_lot")
+    It is a parking lot and does not have one, which would be a second object for each event.
+    """
+
+    __slots__ = ("_is_set",)
 
     def __init__(self) -> None:
+        super().__init__()
         self._is_set = False
-        self._lot: trio.lowlevel.ParkingLot | None = None
 
     def is_set(self) -> bool:
         """Return whether the event was set."""
@@ -96,14 +99,11 @@ class LazyEvent:
     def set(self) -> None:
         """Set the event and wake all waiting tasks."""
         self._is_set = True
-        if self._lot is not None:
-            self._lot.unpark_all()
+        self.unpark_all()
 
     async def wait(self) -> None:
         """Wait until the event is set. Always a checkpoint; cancelling it loses nothing."""
         if self._is_set:
             await trio.lowlevel.checkpoint()
-            return
-        if self._lot is None:
-            self._lot = trio.lowlevel.ParkingLot()
-        await self._lot.park()
+        else:
+            await self.park()
