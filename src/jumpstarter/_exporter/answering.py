@@ -284,17 +284,7 @@ class BaseSession:
     def begin_calls(
         self, calls: list[IncomingCall], scope: trio.CancelScope, task: trio.lowlevel.Task
     ) -> Awaitable[None] | None:
-        """Begin calls in this task, which has read them. Send what was answered.
-
-        Args:
-            calls: The calls. Those that were begun are removed.
-            scope: The innermost cancel scope of this task.
-            task: This task.
-
-        Returns:
-            None if this task may go on to read. Otherwise it belongs to a call, with its context,
-            and awaits this, which answers the call.
-        """
+        """See `Answerer`."""
         connection = self._connection
         rest: Awaitable[None] | None = None
         while calls:

@@ -35,7 +35,7 @@ _UNARY: Final = Kind.UNARY
 
 
 class Route:
-    """What a call with a certain head reaches.
+    """The method that calls with a certain head reach.
 
     Attributes:
         head: The head.

@@ -93,7 +93,7 @@ class Desk(Protocol):
 
 
 class _Loop(Protocol):
-    """What a thread leaves to the loop, by letters."""
+    """The interface of the loop's half, which a thread uses by letters."""
 
     def end(self, reason: Exception) -> None:
         """End the connection."""
