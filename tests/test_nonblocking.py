@@ -139,19 +139,29 @@ def test_a_wait_is_not_ended_by_a_signal(pair: Pair) -> None:
         signal.signal(signal.SIGUSR1, before)
 
 
+def become_crowded(readable: socket.socket, until: float) -> None:
+    """Wait for a socket until another thread was late to let that return."""
+    while not _nonblocking.is_crowded():
+        assert _nonblocking.wait_readable(readable.fileno(), 1000)
+        assert time.monotonic() < until
+
+
+def become_calm(until: float) -> None:
+    """Wait until this process has forgotten a thread that computed."""
+    while _nonblocking.is_crowded():
+        assert time.monotonic() < until
+
+
 def test_a_process_with_a_thread_that_computes_is_crowded(pair: Pair) -> None:
     ours, theirs = pair
     until = time.monotonic() + PATIENCE
     theirs.sendall(b"x")
     with computing():
-        while not _nonblocking.is_crowded():
-            assert _nonblocking.wait_readable(ours.fileno(), 1000)
-            assert time.monotonic() < until
+        become_crowded(ours, until)
         assert _nonblocking.wait_readable(ours.fileno(), 1000)  # begins with a look
         ours.recv(10)
         assert not _nonblocking.wait_readable(ours.fileno(), 1)  # a look in vain
-    while _nonblocking.is_crowded():
-        assert time.monotonic() < until
+    become_calm(until)
 
 
 def test_looks_in_vain_end_the_looks(pair: Pair) -> None:
@@ -160,9 +170,7 @@ def test_looks_in_vain_end_the_looks(pair: Pair) -> None:
     until = time.monotonic() + PATIENCE
     theirs.sendall(b"x")
     with computing():
-        while not _nonblocking.is_crowded():
-            assert _nonblocking.wait_readable(ours.fileno(), 1000)
-            assert time.monotonic() < until
+        become_crowded(ours, until)
     ours.recv(10)
     waits = 0
     while _nonblocking.is_crowded():  # a busy machine, too, can make the process crowded again
@@ -175,8 +183,7 @@ def test_a_wait_for_no_answer_neither_looks_nor_notes_that_it_was_late(pair: Pai
     """As the wait of an exporter's thread for its next call."""
     ours, theirs = pair
     until = time.monotonic() + PATIENCE
-    while _nonblocking.is_crowded():  # by an earlier test
-        assert time.monotonic() < until
+    become_calm(until)  # after an earlier test
     theirs.sendall(b"x")
     with computing():
         for _ in range(20):

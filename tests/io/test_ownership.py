@@ -79,11 +79,7 @@ class Model:
     def _thread(self, number: int) -> Steps:
         """Call, lead for at most two rounds, and then wait passively."""
         own = self.ownership
-        self._lock(number + 1)
-        leads = own.take_role()
-        self._check()
-        self._call(number)
-        self._unlock()
+        leads = self._start(number)
         rounds = 0
         while leads:
             yield
@@ -101,14 +97,19 @@ class Model:
         while number not in self.answered and not self._is_over():
             yield
 
-    def _worker(self, number: int) -> Steps:
-        """Lead, hold the role while a method runs, and read on unless the loop has taken it."""
-        own = self.ownership
+    def _start(self, number: int) -> bool:
+        """Make a call in a thread. Return whether the thread is the reader."""
         self._lock(number + 1)
-        leads = own.take_role()
+        leads = self.ownership.take_role()
         self._check()
         self._call(number)
         self._unlock()
+        return leads
+
+    def _worker(self, number: int) -> Steps:
+        """Lead, hold the role while a method runs, and read on unless the loop has taken it."""
+        own = self.ownership
+        leads = self._start(number)
         if leads:
             yield
             self._lock(number + 1)
