@@ -20,7 +20,6 @@ cdef class BaseDispatcher:
     cdef public EventRouter _connection
     cdef public Routes _routes
     cdef public ServerProtocol _rules
-    cdef public bint _is_guarded
 
     @cython.locals(route=Route)
     cpdef object execution_mode(self, event)
@@ -29,7 +28,6 @@ cdef class BaseDispatcher:
     cpdef object forget(self, IncomingCall call)
     cpdef object run_sync(self, IncomingCall call)
     @cython.locals(route=Route)
-    cpdef tuple _reach(self, head)
     cpdef tuple _find(self, head)
     cpdef tuple _arguments(self, IncomingCall call, exported, bytes body)
     cpdef bytearray _encode(self, value, what)

@@ -20,7 +20,7 @@ import threading
 import types
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import trio
 
@@ -103,7 +103,6 @@ class BaseDispatcher:
     __slots__ = (
         "_connection",
         "_exporter",
-        "_is_guarded",
         "_routes",
         "_rules",
         "_values",
@@ -117,7 +116,6 @@ class BaseDispatcher:
         self._connection = connection
         self._rules = rules
         self._routes = exporter.routes
-        self._is_guarded = False  # `_find` decides whether a client may call a method
         self._values = _Values(2 * exporter.limits.max_items)
         self.executor: DriverExecutor = exporter.executor.for_client(connection.writer)
 
@@ -148,7 +146,7 @@ class BaseDispatcher:
         Returns:
             The encoded result, or an awaitable for `finished`.
         """
-        exported, method = self._reach(call.head)
+        exported, method = self._find(call.head)
         args, kwargs = self._arguments(call, exported, call.take_body())
         context = enter_copied_context()
         try:
@@ -160,29 +158,30 @@ class BaseDispatcher:
             leave_context(context)
         return value if _is_awaitable(value) else self._encode(value, "result")
 
-    def _reach(self, head: CallHead) -> tuple[Exported, Callable[..., Any]]:
-        """Return what `_find` returns, if possible without it."""
-        route = self._routes.find(head)
-        if route is None or route.method is None or self._is_guarded:
-            return self._find(head)
-        return route.exported, route.method
-
     def _find(self, head: CallHead) -> tuple[Exported, Callable[..., Any]]:
+        """Return the exported method that a call reaches, and the same bound to its driver.
+
+        Raises:
+            CallRejected: There is no such method, or it is of another kind.
+        """
+        route = self._routes.find(head)
+        if route is None:
+            self._reject_unknown(head)
+        elif route.exported.kind is not head.kind:
+            reject(Code.UNIMPLEMENTED, f"it is {_HOW_TO_CALL[route.exported.kind]}")
+        return route.exported, route.method or route.bind()
+
+    def _reject_unknown(self, head: CallHead) -> NoReturn:
         targets = self._exporter.targets
-        if head.target >= len(targets):
-            if self._exporter.starting:
-                reject(Code.REFUSED, "the exporter is starting: its drivers are being reset")
-            text = f"there is no driver at address {head.target}; the tree has {len(targets) - 1}"
-            reject(Code.UNIMPLEMENTED, text)
-        target = targets[head.target]
-        exported = target.exports.get(head.method)
-        if exported is None:
+        if head.target < len(targets):
+            target = targets[head.target]
             names = ", ".join(target.exports) or "nothing"
             text = f"{target.title} exports no such method; it exports: {names}"
-            reject(Code.UNIMPLEMENTED, text)
-        if exported.kind is not head.kind:
-            reject(Code.UNIMPLEMENTED, f"it is {_HOW_TO_CALL[exported.kind]}")
-        return exported, exported.bind(target.instance)
+        elif self._exporter.starting:
+            reject(Code.REFUSED, "the exporter is starting: its drivers are being reset")
+        else:
+            text = f"there is no driver at address {head.target}; the tree has {len(targets) - 1}"
+        reject(Code.UNIMPLEMENTED, text)
 
     def _arguments(
         self, call: IncomingCall, exported: Exported, body: bytes
@@ -217,7 +216,7 @@ class BaseDispatcher:
         Returns:
             False and the encoded result, or True and a coroutine that returns it later.
         """
-        exported, method = self._reach(call.head)
+        exported, method = self._find(call.head)
         args, kwargs = self._arguments(call, exported, call.take_body())
         try:
             work = method(*args, **kwargs) if kwargs else method(*args)

@@ -71,7 +71,6 @@ class _GuardedDispatcher(Dispatcher):
         use: Subtrees,
     ) -> None:
         super().__init__(exporter, connection, rules)
-        self._is_guarded = True
         self.use = use
         self.may_call = False
         self.ended = ""

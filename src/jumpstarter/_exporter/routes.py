@@ -58,7 +58,7 @@ class Route:
         self.method: Callable[..., Any] | None = None
         # Any other descriptor may give another object each time.
         if type(function) is FunctionType and exported.kind is head.kind:
-            self.method = exported.bind(target.instance)
+            self.method = self.bind()
         self.is_direct: bool = (
             self.method is not None
             and bool(function.__code__.co_flags & inspect.CO_COROUTINE)
@@ -70,6 +70,10 @@ class Route:
             self.mode = ExecutionMode.EAGER
         elif exported.kind is not _UNARY or head.nested:
             self.mode = ExecutionMode.OWN_TASK
+
+    def bind(self) -> Callable[..., Any]:
+        """Bind the method to the driver."""
+        return self.exported.bind(self.target.instance)
 
     def is_of(self, head: CallHead, targets: list[Target]) -> bool:
         """Return whether this is the route of a head."""
