@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import math
+import re
 import weakref
 from typing import Any
 
@@ -18,7 +19,7 @@ from helpers import answered, ask, channel_to
 from jumpstarter._exporter.error_reporter import (
     CallRejected,
     ErrorReporter,
-    check_fit,
+    blame_arguments,
     reject,
     without_cancelled,
 )
@@ -123,10 +124,13 @@ def test_a_typeerror_of_the_driver_differs_from_arguments_that_do_not_fit() -> N
     def switch(on: bool) -> None:
         del on
 
-    check_fit(switch, [True], {})
-    check_fit(print, [1, 2], {"sep": ""})
-    with pytest.raises(CallRejected, match=r"do not fit: .*'on'.*; it takes \(on: 'bool'\)"):
-        check_fit(switch, [], {})
+    own = TypeError("of the driver")
+    assert blame_arguments(own, switch, [True], {}) is own
+    assert blame_arguments(own, print, [1, 2], {"sep": ""}) is own
+    rejected = blame_arguments(own, switch, [], {})
+    assert isinstance(rejected, CallRejected)
+    assert rejected.code is Code.INVALID_ARGUMENT
+    assert re.search(r"do not fit: .*'on'.*; it takes \(on: 'bool'\)", str(rejected))
 
 
 # --- how long objects are held ---

@@ -38,7 +38,7 @@ from ..driver._mistakes import why_unsendable
 from ..errors import ArgumentError, Code
 from .context import ServerContext
 from .eager import EagerConnection, resume
-from .error_reporter import check_fit, reject
+from .error_reporter import reject
 from .executor import DriverExecutor
 from .incoming_call import IncomingCall, check_scopes
 from .routes import ExecutionMode
@@ -151,9 +151,6 @@ class BaseDispatcher:
         context = enter_copied_context()
         try:
             value = method(*args, **kwargs) if kwargs else method(*args)
-        except TypeError:
-            check_fit(method, args, kwargs)
-            raise
         finally:
             leave_context(context)
         return value if _is_awaitable(value) else self._encode(value, "result")
@@ -199,7 +196,8 @@ class BaseDispatcher:
                 exported.converter(args, kwargs)
             except ArgumentError as exc:
                 reject(Code.INVALID_ARGUMENT, f"its {exc}")
-        return args, kwargs
+        call.arguments = arguments = (args, kwargs)
+        return arguments
 
     def _encode(self, value: object, what: str) -> bytearray:
         try:
@@ -218,23 +216,13 @@ class BaseDispatcher:
         """
         exported, method = self._find(call.head)
         args, kwargs = self._arguments(call, exported, call.take_body())
-        try:
-            work = method(*args, **kwargs) if kwargs else method(*args)
-            waits, value = advance(work)
-        except TypeError:
-            check_fit(method, args, kwargs)
-            raise
+        work = method(*args, **kwargs) if kwargs else method(*args)
+        waits, value = advance(work)
         if waits:
-            return True, self.finish_later(resume(work, value), method, args, kwargs)
+            return True, self.finish_later(resume(work, value))
         return False, self._encode(value, "result")
 
-    def finish_later(
-        self,
-        work: Awaitable[Any],
-        method: Callable[..., Any],
-        args: list[Any],
-        kwargs: dict[str, Any],
-    ) -> Coroutine[Any, Any, bytearray]:
+    def finish_later(self, work: Awaitable[Any]) -> Coroutine[Any, Any, bytearray]:
         """Wait for a method that has begun, and return its encoded result."""
         raise NotImplementedError
 

@@ -24,8 +24,7 @@ from .._util.text import sanitize_text
 from ..driver._loan import Loan
 from ..errors import Code
 from .answering import LARGE, BaseDispatcher
-from .error_reporter import ErrorReporter, check_fit, reject
-from .executor import is_async
+from .error_reporter import ErrorReporter, blame_arguments, reject
 from .incoming_call import IncomingCall
 from .item_batcher import ItemBatcher
 from .stream_forwarder import StreamForwarder, device_stream
@@ -62,11 +61,14 @@ class Dispatcher(BaseDispatcher):
         self, reporter: ErrorReporter, exc: BaseException, call: IncomingCall
     ) -> tuple[int, ErrorBody] | None:
         """Report an exception of a call, with what code in the wrong event loop needs to know."""
-        head, title = call.head, self.title(call.head)
+        title, route = self.title(call.head), self._routes.find(call.head)
+        if route is None:  # so none of the driver's code has run
+            return reporter.report(exc, title)
+        if isinstance(exc, TypeError) and call.arguments is not None:
+            exc = blame_arguments(exc, route.method or route.bind(), *call.arguments)
 
         def advice() -> str:
-            target = self._exporter.targets[head.target]
-            return self._exporter.libraries.advice(target, target.exports[head.method], title)
+            return self._exporter.libraries.advice(route.target, route.exported, title)
 
         return reporter.report(exc, title, advice)
 
@@ -105,39 +107,15 @@ class Dispatcher(BaseDispatcher):
             if call.head.timeout_ms:
                 return self._until_deadline(call, partial(answer, call, method, args, kwargs))
             return answer(call, method, args, kwargs)
-        try:
-            if is_async(method):
-                value = await method(*args, **kwargs)
-            else:
-                value = await self.executor.call(method, args, kwargs)
-        except TypeError:
-            check_fit(method, args, kwargs)
-            raise
-        return await self._encode_in_turn(value)
+        return self.finish_later(self.executor.call(method, args, kwargs))
 
     async def finished(self, answer: Any) -> bytearray:
         """Await the answer of `run_sync`, if a decorator has hidden that the method is `async`."""
-        if isinstance(answer, bytearray):
-            return answer
-        return await self._encode_in_turn(await answer)
+        return answer if isinstance(answer, bytearray) else await self.finish_later(answer)
 
-    async def finish_later(
-        self,
-        work: Awaitable[Any],
-        method: Callable[..., Any],
-        args: list[Any],
-        kwargs: dict[str, Any],
-    ) -> bytearray:
-        """See `BaseDispatcher`."""
-        try:
-            value = await work
-        except TypeError:
-            check_fit(method, args, kwargs)
-            raise
-        return await self._encode_in_turn(value)
-
-    async def _encode_in_turn(self, value: object) -> bytearray:
-        """Encode a result when the connection can take it; until then keep only the value."""
+    async def finish_later(self, work: Awaitable[Any]) -> bytearray:
+        """Await a result, and encode it when the connection can take it; until then keep it."""
+        value = await work
         if self._connection.writer.write_paused:
             await self._connection.writer.wait_writable()
         buffer = self._encode(value, "result")
@@ -182,11 +160,7 @@ class Dispatcher(BaseDispatcher):
                 self._connection.writer.flush_soon()
 
         batcher = ItemBatcher(capacity, pack, put)
-        try:
-            value = await self.executor.iterate(method, args, kwargs, send, batcher)
-        except TypeError:
-            check_fit(method, args, kwargs)
-            raise
+        value = await self.executor.iterate(method, args, kwargs, send, batcher)
         return self._encode(value, "return value")
 
     async def _send_item(self, call: IncomingCall, buffer: bytearray) -> None:
@@ -244,23 +218,19 @@ class Dispatcher(BaseDispatcher):
         kwargs: dict[str, Any],
     ) -> bytearray:
         assert isinstance(call.forwarder, StreamForwarder)
-        try:
-            manager = method(*args, **kwargs)
-            if not isinstance(manager, AbstractAsyncContextManager):
-                if inspect.iscoroutine(manager):
-                    manager.close()
-                text = "an exportstream method is an asynccontextmanager"
-                reject(Code.INTERNAL, f"{text}; this one gave {manager!r:.100}")
-            async with manager as stream:
-                if isinstance(stream, Loan):
-                    await self._lend(call, stream)
-                else:
-                    device = device_stream(stream)
-                    self._accept(call, None)
-                    await call.forwarder.run(device)
-        except TypeError:
-            check_fit(method, args, kwargs)
-            raise
+        manager = method(*args, **kwargs)
+        if not isinstance(manager, AbstractAsyncContextManager):
+            if inspect.iscoroutine(manager):
+                manager.close()
+            text = "an exportstream method is an asynccontextmanager"
+            reject(Code.INTERNAL, f"{text}; this one gave {manager!r:.100}")
+        async with manager as stream:
+            if isinstance(stream, Loan):
+                await self._lend(call, stream)
+            else:
+                device = device_stream(stream)
+                self._accept(call, None)
+                await call.forwarder.run(device)
         return bytearray(HEADER_SPACE + NIL)
 
     async def _lend(self, call: IncomingCall, loan: Loan) -> None:

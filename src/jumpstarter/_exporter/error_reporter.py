@@ -32,7 +32,7 @@ from .executor import NoThreadError
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["CallRejected", "ErrorReporter", "check_fit", "reject"]
+__all__ = ["CallRejected", "ErrorReporter", "blame_arguments", "reject"]
 
 _logger = logging.getLogger("jumpstarter.exporter")
 
@@ -155,20 +155,25 @@ def reject(code: Code, text: str) -> NoReturn:
     raise CallRejected(code, text)
 
 
-def check_fit(method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> None:
-    """Check if arguments fit a method, after it has raised a TypeError.
+def blame_arguments(
+    exc: TypeError, method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
+) -> Exception:
+    """Return what a method's TypeError is to its client: arguments that do not fit, or itself.
 
-    Raises:
-        CallRejected: They do not. Otherwise the TypeError is the driver's own.
+    Only the arguments can tell: a method with decorators raises it from within itself.
     """
     try:
         signature = inspect.signature(method)
     except (TypeError, ValueError):
-        return
+        return exc
     try:
         signature.bind(*args, **kwargs)
-    except TypeError as exc:
-        reject(Code.INVALID_ARGUMENT, f"its arguments do not fit: {exc}; it takes {signature}")
+    except TypeError as misfit:
+        text = f"its arguments do not fit: {misfit}; it takes {signature}"
+        rejected = CallRejected(Code.INVALID_ARGUMENT, text)
+        rejected.__context__ = exc
+        return rejected
+    return exc
 
 
 def without_cancelled(exc: BaseException) -> BaseException | None:

@@ -10,6 +10,7 @@ cdef class IncomingCall:
     cdef public long long slot
     cdef public object head, _scope, changed, forwarder, status, stream
     cdef public bytes _body
+    cdef public tuple arguments
     cdef public bint cancelled, in_thread, late
     cdef public double deadline
     cdef public Py_ssize_t values

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import enum
 import math
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -66,6 +66,8 @@ class IncomingCall:
     Attributes:
         slot: The call's slot.
         head: What is called, and how.
+        arguments: The decoded arguments, positional and by keyword, once they were decoded. Kept
+            to explain a TypeError.
         cancelled: True once it was cancelled, for whatever reason.
         deadline: When it is cancelled; infinite if the client set no timeout.
         status: The task's cancel status when the call was entered.
@@ -81,6 +83,7 @@ class IncomingCall:
     __slots__ = (
         "_body",
         "_scope",
+        "arguments",
         "cancelled",
         "changed",
         "deadline",
@@ -100,6 +103,7 @@ class IncomingCall:
         self.slot = slot = event.slot
         self.head = head = event.head
         self._body = event.body
+        self.arguments: tuple[list[Any], dict[str, Any]] | None = None
         self.cancelled: bool = False  # it was cancelled, for whatever reason
         self.deadline: float = _INFINITE
         self._scope: trio.CancelScope | None = None
