@@ -83,16 +83,26 @@ def test_a_route_is_found_once_for_a_head() -> None:
     assert route.method.__name__ == "wait"
 
 
-def test_a_call_with_a_timeout_leaves_nothing_behind() -> None:
+def test_calls_with_a_timeout_share_a_route_though_each_has_a_head_of_its_own() -> None:
     routes = Routes(targets())
-    wanted = head("wait", timeout_ms=1000)
-    assert found(routes, wanted) is not found(routes, wanted)
+    route = found(routes, head("wait", timeout_ms=1000))
+    assert found(routes, head("wait", timeout_ms=20)) is route
+    assert found(routes, head("wait")) is not route
+    others = [
+        head("block", timeout_ms=1000),
+        head("wait", Kind.GENERATOR, timeout_ms=1000),
+        head("wait", target=0, timeout_ms=1000),
+        head("wait", timeout_ms=1000, nested=True),
+    ]
+    assert route not in [found(routes, each) for each in others]
+    assert len({found(routes, each) for each in others}) == len(others)
 
 
-def test_a_driver_that_takes_anothers_place_is_reached_from_then_on() -> None:
+@pytest.mark.parametrize("timeout_ms", [0, 1000])
+def test_a_driver_that_takes_anothers_place_is_reached_from_then_on(timeout_ms: int) -> None:
     all_targets = targets()
     routes = Routes(all_targets)
-    wanted = head("wait")
+    wanted = head("wait", timeout_ms=timeout_ms)
     before = found(routes, wanted)
     all_targets[1] = targets()[1]
     after = found(routes, wanted)

@@ -12,9 +12,10 @@ cdef class Route:
     cpdef bint is_of(self, head, list targets) except -1
 
 cdef class Routes:
-    cdef public dict _known
+    cdef public dict _known, _timed
     cdef public list _targets
 
     @cython.locals(route=Route)
     cpdef Route find(self, head)
+    @cython.locals(route=Route)
     cpdef Route _find(self, head)

@@ -1,7 +1,8 @@
 """Find the method that a call reaches, and remember it for the next call of the same kind.
 
-The heads of such calls are one object, since the codec keeps it, unless they have a timeout. So a
-dictionary by identity gives the route. This module runs no code of drivers.
+The heads of such calls are one object, since the codec keeps it, so a dictionary by identity gives
+the route. A head with a timeout is its call's alone: the fields that matter give its route, more
+slowly. This module runs no code of drivers.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Route:
     """The method that calls with a certain head reach.
 
     Attributes:
-        head: The head.
+        head: The head; of calls with a timeout, that of the first.
         target: The driver.
         exported: The exported method, which may be of another kind than the call.
         method: The method, bound to the driver; None if it is of another kind than the call, or
@@ -87,11 +88,12 @@ class Routes:
         targets: What can be called, by the target of a CALL. It changes when drivers can be called.
     """
 
-    __slots__ = ("_known", "_targets")
+    __slots__ = ("_known", "_targets", "_timed")
 
     def __init__(self, targets: list[Target]) -> None:
         self._targets = targets
         self._known: dict[int, Route] = {}  # by the identity of the head, which they keep
+        self._timed: dict[tuple[int, str, Kind, bool], Route] = {}  # of heads with a timeout
 
     def find(self, head: CallHead) -> Route | None:
         """Return the route of a call with this head; None if it reaches no method."""
@@ -105,12 +107,18 @@ class Routes:
         if head.target >= len(targets):
             return None
         target = targets[head.target]
+        key = (head.target, head.method, head.kind, head.nested)
+        route = self._timed.get(key) if head.timeout_ms else None
+        if route is not None and route.target is target:
+            return route
         exported = target.exports.get(head.method)
         if exported is None:
             return None
         route = Route(head, target, exported)
-        if not head.timeout_ms:  # otherwise the head is this call's alone
-            if len(self._known) >= _MOST:
-                self._known.clear()
-            self._known[id(head)] = route
+        if head.timeout_ms:  # as many as there are methods, at most eight times
+            self._timed[key] = route
+            return route
+        if len(self._known) >= _MOST:
+            self._known.clear()
+        self._known[id(head)] = route
         return route
