@@ -561,6 +561,30 @@ def test_a_finalizer_in_the_midst_of_a_call_is_refused(
     assert client.call("echo_async", 2) == 2
 
 
+@pytest.mark.usefixtures("patient")
+def test_a_finalizer_in_the_midst_of_a_call_may_call_another_client(
+    client: DriverClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = be_watched(client)
+    answers: list[object] = []
+
+    with served(Lab()) as other:
+        before = be_watched(other).ownership.led_by_threads
+
+        def finalize() -> None:
+            if not answers:
+                answers.append(other.call("echo", 3))
+                answers.append(other.call("echo_async", 4))
+
+        monkeypatch.setattr(connection, "_rate_limits", _LimitsThat(finalize))
+        assert client.call("echo_async", 1) == 1
+        assert answers == [3, 4]
+        monkeypatch.undo()
+        assert other.call("echo_async", 5) == 5
+        assert connection_of(other).ownership.led_by_threads > before
+    assert client.call("echo_async", 2) == 2
+
+
 class _FinalizingLock:
     """A lock after whose acquisition a finalizer runs, as may happen since Python 3.12."""
 
