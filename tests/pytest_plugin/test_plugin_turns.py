@@ -159,6 +159,8 @@ def test_without(): pass
     assert "::test_it: " in line
     assert "the session was ended by uid " in line
     assert line.endswith("; repeat the run")
+    in_errors = result.outlines[result.outlines.index(line) : result.outlines.index(first)]
+    assert sum("the session was ended by uid " in each for each in in_errors) == 1
 
 
 def test_a_test_does_not_pass_if_its_session_has_ended_just_before(

@@ -216,7 +216,8 @@ class Bench:
             item.user_properties.append(("jumpstarter.log", str(self._recording.path)))
         if self._client is not None:
             self._add_properties(self._client)
-            self._begin_log()
+            if self._loss is None:  # otherwise the log ends for the same reason, which is told
+                self._begin_log()
 
     def end(self) -> None:
         """End the recording of a test."""
