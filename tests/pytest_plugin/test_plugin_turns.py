@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +44,27 @@ def test_a_run_waits_for_its_turn_and_says_for_whom(run_pytest: Run, exclusive: 
     result.assert_outcomes(passed=1)
     places = [line for line in result.outlines if line.startswith("waiting for ")]
     assert ", says 'ada' since " in places[0]
+
+
+def test_ctrl_c_while_a_run_waits_ends_it_in_one_line(exclusive: str, tmp_path: Path) -> None:
+    (tmp_path / "test_turn.py").write_text(f"{USES}\n")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--jumpstarter", exclusive]
+    with jumpstarter.connect(exclusive, name="ada"):
+        process = subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        try:
+            assert process.stdout is not None
+            told = next(line for line in process.stdout if line.startswith("waiting for "))
+            assert ", says 'ada' since " in told
+            process.send_signal(signal.SIGINT)
+            rest = process.communicate(timeout=60)[0]
+        finally:
+            process.kill()
+            process.wait(60)
+    assert process.returncode == pytest.ExitCode.INTERRUPTED
+    assert f"Ctrl-C while connecting to {exclusive}" in rest
+    assert ".py:" not in rest  # the place, which would be in contextlib
 
 
 def test_a_run_can_fail_instead(run_pytest: Run, exclusive: str) -> None:

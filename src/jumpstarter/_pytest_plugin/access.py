@@ -28,7 +28,14 @@ from ..errors import JumpstarterException
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Access", "access_of", "fail_in_one_line", "fails_in_one_line", "served"]
+__all__ = [
+    "Access",
+    "access_of",
+    "exits_at_interrupt",
+    "fail_in_one_line",
+    "fails_in_one_line",
+    "served",
+]
 
 
 class Access(NamedTuple):
@@ -61,6 +68,15 @@ def fails_in_one_line(subject: str) -> Iterator[None]:
         yield
     except (JumpstarterException, OSError, UnicodeDecodeError) as exc:
         fail_in_one_line(f"{subject}: {indent_text(str(exc))}")
+
+
+@contextmanager
+def exits_at_interrupt(text: str) -> Iterator[None]:
+    """End the run at Ctrl-C, with a text instead of the place in the library that it interrupts."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise pytest.exit.Exception(text, returncode=pytest.ExitCode.INTERRUPTED) from None
 
 
 def fail_in_one_line(text: str) -> NoReturn:

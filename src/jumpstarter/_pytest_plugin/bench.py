@@ -30,7 +30,14 @@ from ..client._log_stream import LogRow, another_channel, log_rows
 from ..client._outgoing_call import Request
 from ..client._runner import portal_for
 from ..errors import JumpstarterException
-from .access import Access, access_of, fail_in_one_line, fails_in_one_line, served
+from .access import (
+    Access,
+    access_of,
+    exits_at_interrupt,
+    fail_in_one_line,
+    fails_in_one_line,
+    served,
+)
 from .frames import remove_frames
 from .places import places_shown
 from .properties import describe, drivers, walk
@@ -124,6 +131,7 @@ class Bench:
             if client is None:
                 with (
                     fails_in_one_line(_UNREACHABLE),
+                    exits_at_interrupt(f"Ctrl-C while connecting to {self._access.address}"),
                     places_shown(self._config),
                     using_words(OPTIONS),
                 ):
