@@ -219,6 +219,7 @@ def test_a_kicked_holder_is_out_before_the_next_enters(
         assert (code, out[-13:]) == (0, ", says 'ada'\n")
         assert out.startswith(f"ended the session of uid {os.getuid()}, pid ")
         assert "it runs 'block' of driver 'root' (sharing_drivers.Ledger), which is" in err
+        assert err.endswith("waiting until that has ended; a plain method goes on to its end\n")
         assert "ada ends" in ledger_of(ledger)
         bob.until_in()
         assert ada.process.wait(PATIENCE) == 1

@@ -39,6 +39,8 @@ def command(arguments: tuple[str, ...], access: Access) -> None:
         holder = _holder(list_claims(root), board)
         for title in holder["calls"]:
             click.echo(f"it runs {escape_text(title)}, which is cancelled", err=True)
+        if holder["calls"]:
+            click.echo("waiting until that has ended; a plain method goes on to its end", err=True)
         kick(root, holder["connection"])
     click.echo(f"ended the session of {escape_text(_described(holder))}")
 
