@@ -289,8 +289,8 @@ async def test_a_client_that_must_not_wait_learns_who_holds(board: Board, addres
     text = str(caught.value)
     assert text.startswith(f"{address}: held by uid ")
     assert "says 'ada' since " in text
-    told = "and 1 wait for it; to wait for it, connect without --no-wait, --jumpstarter-no-wait or "
-    assert f"{told}JMP_NO_WAIT (in Python, wait=True)" in text
+    assert "and 1 client waits for it; to wait for it, connect without --no-wait, " in text
+    assert "--jumpstarter-no-wait or JMP_NO_WAIT (in Python, wait=True)" in text
     async with (
         serve_async(Board(), f"{address}.2", exclusive=True) as server,
         connect_async(server.address, wait=False) as client,

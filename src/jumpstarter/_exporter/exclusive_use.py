@@ -327,7 +327,8 @@ class ExclusiveUse:
 
     def _reject_busy(self) -> NoReturn:
         waiting = len(self.claims) - 1
-        others = f", and {waiting} wait for it" if waiting else ""
+        clients = "1 client waits" if waiting == 1 else f"{waiting} clients wait"
+        others = f", and {clients} for it" if waiting else ""
         text = f"{self.claims[0].describe()}{others}; to wait for it, connect without --no-wait, "
         reject(Code.REFUSED, f"{text}--jumpstarter-no-wait or JMP_NO_WAIT (in Python, wait=True)")
 
