@@ -149,6 +149,13 @@ def test_a_console_of_a_board_that_another_client_holds_is_only_looked_at(
             someone.see(b"\x1b[1mlogin\x1b[0m: ")
             someone.type(b"root\r")
             someone.see(b"nothing is sent: this console is only looked at; to type, connect ")
+            someone.type(b"\x02?")
+            keys = someone.see(b"show this list]\r\n")
+            assert b"leave" in keys
+            assert b"send Ctrl-B" not in keys
+            assert b"power" not in keys
+            someone.type(b"\x02p")
+            someone.see(b"[nothing is switched: this console is only looked at]\r\n")
             someone.type(b"more\r\x02\x02\x02")
             assert job.wait() == 0
         assert someone.seen.count(b"nothing is sent") == 1

@@ -115,7 +115,7 @@ def run_console(
                 Kind.STREAM, method, tuple(arguments), dict(keywords or {})
             )
             stream = portal.call_in_trio(open_stream, client.channel.channel, request)
-        cycle = None if power is None else _PowerCycle(power, tell)
+        cycle = None if power is None or view else _PowerCycle(power, tell)
         talk = _Conversation(
             stream,
             is_terminal=terminal.is_terminal,
@@ -124,6 +124,7 @@ def run_console(
             cycle=cycle,
             timeout=timeout,
             tell=tell,
+            view=view,
         )
         try:
             terminal.set_raw()
@@ -210,6 +211,7 @@ class _Conversation:
         cycle: What Ctrl-B p does.
         timeout: Seconds to read after the end of a stdin that is not a terminal.
         tell: Writes a message to the user.
+        view: The console is only looked at.
 
     Attributes:
         stdin_ended: Whether a stdin that is not a terminal has ended.
@@ -225,6 +227,7 @@ class _Conversation:
         cycle: _PowerCycle | None,
         timeout: float,
         tell: Callable[[str], None],
+        view: bool,
     ) -> None:
         self._stream = stream
         self._is_terminal = is_terminal
@@ -233,6 +236,7 @@ class _Conversation:
         self._cycle = cycle
         self._timeout = timeout
         self._tell = tell
+        self._view = view
         self.stdin_ended: bool = False
         self._typed = TypedBytes(_MAX_TYPED)
         self._keys = EscapeKeys()
@@ -311,11 +315,13 @@ class _Conversation:
     def _obey(self, command: Command) -> None:
         match command:
             case Command.HELP:
-                self._say(_HELP if self._cycle is None else _HELP + _POWER_HELP)
+                self._say(_help(sends=not self._view, has_power=self._cycle is not None))
             case Command.SUSPEND:  # pragma: no cover - tests stop other processes
                 os.kill(0, signal.SIGTSTP)  # the whole job, as Ctrl-Z would: `_terminal` handles it
             case Command.POWER if self._cycle is not None:
                 self._say(self._cycle.start())
+            case Command.POWER if self._view:
+                self._say("nothing is switched: this console is only looked at")
             case Command.POWER:
                 self._say("no power driver is known here: name one by --power")
             case _:
@@ -344,12 +350,19 @@ class _Conversation:
 
 
 _GREETING: Final = "connected; Ctrl-B three times leaves, Ctrl-B ? lists more keys"
-_HELP: Final = """keys after Ctrl-B:
-  q, or Ctrl-B twice   leave
-  b                    send Ctrl-B
-  z                    suspend this program, until `fg`
-  ?                    show this list"""
-_POWER_HELP: Final = "\n  p                    power-cycle the device"
+
+
+def _help(*, sends: bool, has_power: bool) -> str:
+    """Return the list of the keys that do something here."""
+    keys = {
+        "q, or Ctrl-B twice": "leave",
+        "b": "send Ctrl-B" if sends else "",
+        "z": "suspend this program, until `fg`",
+        "?": "show this list",
+        "p": "power-cycle the device" if has_power else "",
+    }
+    lines = [f"  {key:20} {text}" for key, text in keys.items() if text]
+    return "\n".join(["keys after Ctrl-B:", *lines])
 
 
 class _PowerCycle:
