@@ -122,6 +122,22 @@ async def test_answers_and_events_come_by_tls(tmp_path: Path) -> None:
     assert b'"name":"lab"' in line.replace(b": ", b":")
 
 
+@timed()
+async def test_plain_http_at_a_port_for_https_is_told_so() -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("localhost").configure_cert(context)
+    async with serve_metrics(Metrics(), "0", ssl_context=context) as url:
+        scraper = Scraper(url.replace("https:", "http:"))
+        for request in (GET, GET.replace(b"GET", b"HEAD")):
+            status, headers, body = await scraper.ask(request)
+            assert status == 400
+            assert headers["Connection"] == "close"
+            assert body == b"this port is for HTTPS: ask for https://\n"
+        async with await scraper.connect() as stream:
+            await stream.send_all(b"neither HTTP nor TLS")
+            assert b"HTTPS" not in await everything(stream)
+
+
 @pytest.mark.parametrize(
     "context", ["a context", ssl.create_default_context()], ids=["str", "client's"]
 )

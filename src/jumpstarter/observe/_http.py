@@ -10,6 +10,7 @@ A scraper, or a client that only pretends to be one, must not harm the exporter:
   the browser of this machine's user could read the answer, by a name that it lets resolve to
   127.0.0.1.
 - An answer says that browsers must neither keep it nor guess its type.
+- A request in plain HTTP at a port for HTTPS is answered, in plain HTTP, with the reason.
 - An answer that goes on (server-sent events) ends when its reader has not taken a part of it within
   ten seconds, or hangs up. There are at most 8 of them, so that others are answered too.
 
@@ -20,7 +21,8 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+import ssl
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -30,6 +32,7 @@ import trio
 
 from .._io.accept import accept_forever
 from .._io.sockets import ListenerSet
+from .._io.tls import TlsStream
 from .._io.transport import close_immediately
 from .._util.extras import requires_extra
 from .._util.log_limit import RateLimitedLogger
@@ -150,7 +153,7 @@ class HttpServer:
         self._open[connection] = None
         try:
             with connection.scope, suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await self._talk(stream, connection)
+                await self._talk_or_advise(stream, connection)
         except Exception as exc:  # noqa: BLE001 - a failure must not reach the exporter
             text = "internal error in the answer to an HTTP request; the exporter goes on"
             self._event_log.log(_logger, logging.ERROR, text, exc=exc)
@@ -165,6 +168,17 @@ class HttpServer:
         oldest = next(idle, next(iter(self._open)))
         del self._open[oldest]
         oldest.scope.cancel()
+
+    async def _talk_or_advise(self, stream: trio.abc.Stream, connection: _Connection) -> None:
+        try:
+            await self._talk(stream, connection)
+        except trio.BrokenResourceError as exc:
+            if not isinstance(stream, TlsStream) or not _is_plain_http(exc.__cause__):
+                raise
+            answer = _refusal(400, "this port is for HTTPS: ask for https://")
+            plain = stream.transport_stream
+            await _send(plain, h11.Connection(h11.SERVER), answer)
+            await _end(plain, connection)
 
     async def _talk(self, stream: trio.abc.Stream, connection: _Connection) -> None:
         rules = h11.Connection(h11.SERVER)
@@ -186,13 +200,8 @@ class HttpServer:
                 return
             text = f"{_MAX_EVENTS} clients get events already; ask again later"
             answer = _refusal(503, text, {"Retry-After": "5"})
-        for data in _encode(rules, answer, is_head=is_head):
-            await stream.send_all(data)
-        connection.may_go = True
-        connection.scope.deadline = min(connection.scope.deadline, trio.current_time() + _LINGER)
-        if isinstance(stream, trio.SocketStream):
-            await stream.send_eof()
-        await _read_on(stream)
+        await _send(stream, rules, answer, is_head=is_head)
+        await _end(stream, connection)
 
     async def _answer(self, request: h11.Request) -> Answer | Events:
         if request.method not in {b"GET", b"HEAD"}:
@@ -238,14 +247,30 @@ async def _request(stream: trio.abc.Stream, rules: h11.Connection) -> h11.Reques
             return None
 
 
-def _encode(rules: h11.Connection, answer: Answer, *, is_head: bool) -> Iterable[bytes]:
+def _is_plain_http(failure: BaseException | None) -> bool:
+    """Return whether a TLS handshake has failed because the client speaks HTTP without TLS."""
+    return isinstance(failure, ssl.SSLError) and failure.reason == "HTTP_REQUEST"
+
+
+async def _send(
+    stream: trio.abc.Stream, rules: h11.Connection, answer: Answer, *, is_head: bool = False
+) -> None:
     if rules.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
         return
     length = {"Content-Length": str(len(answer.body))}
     headers = {"Content-Type": answer.kind, **length, **_ALWAYS, **answer.headers}
     head = rules.send(_response(answer.status, headers))
     body = b"" if is_head else rules.send(h11.Data(data=answer.body))
-    yield (head or b"") + (body or b"")
+    await stream.send_all((head or b"") + (body or b""))
+
+
+async def _end(stream: trio.abc.Stream, connection: _Connection) -> None:
+    """End a connection after its answer, and let the client read that."""
+    connection.may_go = True
+    connection.scope.deadline = min(connection.scope.deadline, trio.current_time() + _LINGER)
+    if isinstance(stream, trio.SocketStream):
+        await stream.send_eof()
+    await _read_on(stream)
 
 
 def _response(status: int, headers: Mapping[str, str]) -> h11.Response:
