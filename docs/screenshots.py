@@ -79,6 +79,7 @@ class Session:
         self.command = command
         environment = {**os.environ, "JUMPSTARTER_HOST": "./board", "TERM": "xterm-256color"}
         environment |= {"COLUMNS": str(WIDTH), "JMP_DRIVERS_ALLOW": "serial_console.*"}
+        environment |= {"PYTHONPATH": str(EXAMPLES)}  # absolute: it runs in another directory
         self.program = pexpect.spawn(
             arguments[0],
             arguments[1:],
