@@ -592,6 +592,7 @@ class _FinalizingLock:
         self._lock = lock
         self._finalize = finalize
         self.release = lock.release
+        self.locked = lock.locked
 
     def acquire(self) -> None:
         self._lock.acquire()
@@ -1026,6 +1027,36 @@ def test_ctrl_c_at_any_step_of_a_led_call_keeps_the_state_consistent(
         assert client.call("echo_async", "usable") == "usable", step
         assert not connection.handlers, step
     assert step > (30 if is_compiled() else 500)
+
+
+def test_ctrl_c_at_any_step_of_a_call_beside_a_stream_keeps_the_state_consistent(
+    client: DriverClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes for the stream arrive as the call waits for its answer."""
+    monkeypatch.setattr(leading, "_PATIENCE_MS", 10_000)
+    be_watched(client)
+    with client.stream() as stream:
+        step = 0
+        while True:
+            step += 1
+            sent = b"%d" % step
+            strike = Strike(step)
+            stream.send(sent)
+            try:
+                with strike.armed():
+                    assert client.call("echo_async", step) == step
+            except KeyboardInterrupt:
+                pass
+            else:
+                if strike.steps > 0:
+                    break
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            assert client.call("echo_async", "usable") == "usable", step
+            received = b""
+            while len(received) < len(sent):
+                received += stream.receive()
+            assert received == sent
+    assert step > 30
 
 
 @PATIENCES

@@ -8,19 +8,25 @@ from .ownership cimport Ownership
 cdef int _GOES_ON, _PARKED, _AT_END
 cdef object _LOOP, _HELD
 
-cdef class ConnectionReader:
+cdef class ThreadReader:
     cdef public list left
-    cdef public double last_read, hello_deadline
-    cdef public object _clock, _connection, _dispatch_lock, _socket, _transport
+    cdef public object _connection, _socket
     cdef public Ownership _ownership
     cdef public BaseProtocol _rules
+
+    cpdef list take(self, Py_ssize_t max_frames=*)
+    @cython.locals(ownership=Ownership)
+    cpdef bytes read_bytes(self)
+    @cython.locals(rules=BaseProtocol)
+    cpdef list receive(self, bytes data, Py_ssize_t max_frames=*)
+    cpdef list take_buffered(self)
+
+cdef class ConnectionReader(ThreadReader):
+    cdef public double last_read, hello_deadline
+    cdef public object _clock, _dispatch_lock, _transport
 
     @cython.locals(ownership=Ownership, rules=BaseProtocol)
     cpdef int _waits_for(self) except -2
     @cython.locals(ownership=Ownership)
     cpdef int _read_now(self) except -2
     cpdef object _handle(self, data)
-    @cython.locals(ownership=Ownership, rules=BaseProtocol)
-    cpdef list take(self, Py_ssize_t max_frames=*)
-    @cython.locals(ownership=Ownership, rules=BaseProtocol)
-    cpdef list take_buffered(self)

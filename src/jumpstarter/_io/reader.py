@@ -50,28 +50,87 @@ class _Host(Protocol):
         """Handle events. With the lock."""
 
 
-class ConnectionReader:
-    """Reads the transport of one connection.
+class ThreadReader:
+    """Reads the socket of one connection without waiting, in the thread that is the reader.
 
     Attributes:
         left: Events that a thread has read and left to the loop, which handles them before
             anything that is read later. No thread reads while there are any.
+    """
+
+    __slots__ = ("_connection", "_ownership", "_rules", "_socket", "left")
+
+    def __init__(self, connection: _Host, transport: Transport, rules: BaseProtocol) -> None:
+        self._connection = connection
+        self._ownership = connection.ownership
+        self._socket = transport if isinstance(transport, SocketTransport) else None
+        self._rules = rules
+        self.left: list[ev.Event] = []
+
+    def take(self, max_frames: int = 0) -> list[ev.Event]:
+        """Read what is there, and return its events. With the lock, in the thread that reads.
+
+        Sets `Ownership.at_end` at the end: the loop acts on it, after all that came before.
+
+        Args:
+            max_frames: How many frames to handle. The loop handles those behind them; 0 for as many
+                as in one of its turns.
+        """
+        data = self.read_bytes()
+        return self.receive(data, max_frames) if data else []
+
+    def read_bytes(self) -> bytes:
+        """Return the bytes that are there, for `receive`; nothing at the end. See `take`."""
+        ownership = self._ownership
+        assert self._socket is not None
+        if self._connection.ended is not None:  # bytes after the end begin no calls
+            ownership.at_end = True
+            return b""
+        try:
+            data = self._socket.try_read()
+        except OSError as exc:
+            ownership.at_end, ownership.error = True, exc
+            return b""
+        if not data:
+            ownership.at_end = ownership.at_end or data is not None
+            return b""
+        ownership.has_read = True
+        return data
+
+    def receive(self, data: bytes, max_frames: int = 0) -> list[ev.Event]:
+        """Return the events of bytes that a thread has read. See `take`."""
+        rules = self._rules
+        events = rules.receive(data, max_frames or rules.limits.max_frames_per_turn)
+        if rules.failure is not None:
+            self._ownership.at_end = True
+        return events
+
+    def take_buffered(self) -> list[ev.Event]:
+        """Handle one frame that was read already, and return its events.
+
+        With the lock, in the thread that reads. Without effect after the end, as `take`.
+        """
+        if self._connection.ended is not None:
+            self._ownership.at_end = True
+            return []
+        return self.receive(b"", 1)
+
+    @property
+    def needs_loop(self) -> bool:
+        """True if the loop has more to do than to wait for bytes. With the lock."""
+        rules = self._rules
+        return bool(self.left or rules.unprocessed or rules.unfinished or self._ownership.at_end)
+
+
+class ConnectionReader(ThreadReader):
+    """Reads the transport of one connection.
+
+    Attributes:
         last_read: When bytes were last read, in seconds of `trio.current_time`.
         hello_deadline: When the peer must have sent its HELLO.
     """
 
-    __slots__ = (
-        "_clock",
-        "_connection",
-        "_dispatch_lock",
-        "_ownership",
-        "_rules",
-        "_socket",
-        "_transport",
-        "hello_deadline",
-        "last_read",
-        "left",
-    )
+    __slots__ = ("_clock", "_dispatch_lock", "_transport", "hello_deadline", "last_read")
 
     def __init__(
         self,
@@ -80,18 +139,12 @@ class ConnectionReader:
         rules: BaseProtocol,
         dispatch_lock: trio.Lock,
     ) -> None:
-        self._connection = connection
-        self._ownership = connection.ownership
+        super().__init__(connection, transport, rules)
         self._transport = transport
-        self._socket = transport if isinstance(transport, SocketTransport) else None
-        self._rules = rules
         self._dispatch_lock = dispatch_lock
         self._clock = trio.lowlevel.current_clock()
-        self.left: list[ev.Event] = []
         self.last_read: float = trio.current_time()
         self.hello_deadline: float = math.inf
-
-    # ---------------------------------------------------------------------------- in the loop
 
     async def read_once(self) -> bool:
         """Handle frames that are left, or read more. Return False when nothing will follow.
@@ -299,53 +352,3 @@ class ConnectionReader:
     def _end_at_last_byte(self) -> None:
         connection = self._connection
         connection.end(connection.reason_of_loss(connection.writer.failure))
-
-    # ----------------------------------------------------------------------------- in a thread
-
-    def take(self, max_frames: int = 0) -> list[ev.Event]:
-        """Read what is there, and return its events. With the lock, in the thread that reads.
-
-        Sets `Ownership.at_end` at the end: the loop acts on it, after all that came before.
-
-        Args:
-            max_frames: How many frames to handle. The loop handles those behind them; 0 for as many
-                as in one of its turns.
-        """
-        ownership, rules = self._ownership, self._rules
-        assert self._socket is not None
-        if self._connection.ended is not None:  # bytes after the end begin no calls
-            ownership.at_end = True
-            return []
-        try:
-            data = self._socket.try_read()
-        except OSError as exc:
-            ownership.at_end, ownership.error = True, exc
-            return []
-        if not data:
-            ownership.at_end = ownership.at_end or data is not None
-            return []
-        ownership.has_read = True
-        events = rules.receive(data, max_frames or rules.limits.max_frames_per_turn)
-        if rules.failure is not None:
-            ownership.at_end = True
-        return events
-
-    def take_buffered(self) -> list[ev.Event]:
-        """Handle one frame that was read already, and return its events.
-
-        With the lock, in the thread that reads. Without effect after the end, as `take`.
-        """
-        ownership, rules = self._ownership, self._rules
-        if self._connection.ended is not None:
-            ownership.at_end = True
-            return []
-        events = rules.receive(b"", 1)
-        if rules.failure is not None:
-            ownership.at_end = True
-        return events
-
-    @property
-    def needs_loop(self) -> bool:
-        """True if the loop has more to do than to wait for bytes. With the lock."""
-        rules = self._rules
-        return bool(self.left or rules.unprocessed or rules.unfinished or self._ownership.at_end)
