@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -65,6 +66,28 @@ class LampClient(DriverClient):
 text = "no driver at all"
 make_text = str
 '''
+
+COLLECTED = """
+import gc
+from jumpstarter.driver import Driver, export
+
+FROM_THE_START = [[]]
+
+class Collected(Driver):
+    @classmethod
+    def client(cls):
+        return "jumpstarter.client.DriverClient"
+
+    @export
+    def collector(self):
+        is_visited = any(each is FROM_THE_START for each in gc.get_objects())
+        return [gc.isenabled(), is_visited, list(gc.get_threshold())]
+
+class Chosen(Collected):
+    def __init__(self):
+        super().__init__()
+        gc.set_threshold(701, 11, 1000)
+"""
 
 
 pytestmark = pytest.mark.usefixtures("handlers_of_signals")
@@ -899,3 +922,21 @@ def test_signal_during_a_reset_ends_the_start_after_that_driver(
     log += rest
     assert "resetting the second" not in log
     assert log.index("closing") > log.rindex("reset has ended")
+
+
+@pytest.mark.parametrize(
+    ("driver", "threshold"),
+    [("Collected", [*gc.get_threshold()[:2], 50]), ("Chosen", [701, 11, 1000])],
+)
+def test_what_is_there_at_the_start_is_never_collected_and_old_objects_rarely(
+    tmp_path: Path, driver: str, threshold: list[int]
+) -> None:
+    (tmp_path / "collected.py").write_text(COLLECTED)
+    with (
+        exporter(tmp_path, driver=f"collected:{driver}", cwd=tmp_path) as process,
+        jumpstarter.connect(process.address) as client,
+    ):
+        enabled, is_visited, found = client.call("collector")
+    assert enabled
+    assert not is_visited
+    assert found == threshold

@@ -25,6 +25,7 @@ from .._io.addresses import parse_address
 from .._util.stdio import StandardStreams, standard_streams
 from ..driver import Driver
 from ..errors import JumpstarterException
+from ._collector import collect_rarely
 from ._log_format import TEXT, log_formatter
 from ._metrics import load_http, metrics_served, status_served
 from ._options import (
@@ -83,7 +84,7 @@ def run_exporter(options: argparse.Namespace, program: str, *, until_exit: bool 
             atexit.register(stack.pop_all().close)
         try:
             with ExitStack() as held:
-                return _run(options, streams, held)
+                return _run(options, streams, held, until_exit=until_exit)
         except (SetupError, JumpstarterException) as exc:
             streams.write_line(f"{program}: {exc}")
             return _CANNOT_SERVE
@@ -91,12 +92,16 @@ def run_exporter(options: argparse.Namespace, program: str, *, until_exit: bool 
             return 128 + signal.SIGINT
 
 
-def _run(options: argparse.Namespace, streams: StandardStreams, held: ExitStack) -> int:
+def _run(
+    options: argparse.Namespace, streams: StandardStreams, held: ExitStack, *, until_exit: bool
+) -> int:
     is_ready = False
 
     def announce(address: str) -> None:
         nonlocal is_ready
         is_ready = True
+        if until_exit:
+            collect_rarely()
         streams.announce(f"ready: {address}")
 
     try:
