@@ -59,6 +59,8 @@ class TlsStream(trio.abc.Stream):
 
     Attributes:
         transport_stream: The stream with the ciphertext, as in `trio.SSLStream`.
+        is_established: The two sides have shaken hands.
+        has_ended: Nothing more can come, after what was decrypted.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class TlsStream(trio.abc.Stream):
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
         )
         self.is_established: bool = False
-        self._has_ended = False
+        self.has_ended: bool = False
 
     # ---------------------------------------------------------------------------- conversion
 
@@ -102,28 +104,26 @@ class TlsStream(trio.abc.Stream):
         try:
             if not self.is_established:
                 self.shake_hands()
-            while size > 0 and not self._has_ended:
-                piece = self._tls.read(int(min(size, _RECORD_SIZE)))
+            while size > 0 and not self.has_ended:
+                wanted = _RECORD_SIZE if size > _RECORD_SIZE else int(size)
+                piece = self._tls.read(wanted)
                 if not piece:
-                    self._has_ended = True
+                    self.has_ended = True
                     break
                 pieces.append(piece)
                 size -= len(piece)
-                if not (self._incoming.pending or self._tls.pending()):
-                    break  # the usual case, without an exception
+                # The usual case, without an exception. Less than was wanted ends a record.
+                if not (self._incoming.pending or (len(piece) == wanted and self._tls.pending())):
+                    break
         except ssl.SSLWantReadError:
             pass
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             if not self.is_established:
                 raise
-            self._has_ended = True
+            self.has_ended = True
         if pieces:
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        return b"" if self._has_ended else None
-
-    def has_ended(self) -> bool:
-        """Return whether nothing more can come, after what was decrypted."""
-        return self._has_ended
+        return b"" if self.has_ended else None
 
     def shake_hands(self) -> None:
         """Go on with the handshake.
@@ -151,6 +151,11 @@ class TlsStream(trio.abc.Stream):
     def take(self) -> bytes:
         """Remove and return the ciphertext to send; alerts and the handshake's messages too."""
         return self._outgoing.read() if self._outgoing.pending else b""
+
+    @property
+    def has_ciphertext(self) -> bool:
+        """True if there is something to `take`."""
+        return self._outgoing.pending > 0
 
     def check_answers(self) -> None:
         """Check that the peer has read most answers to what it sent.
@@ -258,6 +263,9 @@ class TlsTransport(SocketTransport):
 
     def try_write(self, buffers: Sequence[Buffer]) -> list[Buffer]:
         """See `Transport`. The rest begins with an empty buffer if ciphertext was kept."""
+        if len(buffers) == 1 and 0 < len(buffers[0]) <= _WRITE_SIZE and not self._ciphertext:
+            self._tls.encrypt(buffers[0])  # the usual case of a single call, behind any answers
+            return [] if self._flush() else [_PENDING]
         buffers = [buffer for buffer in buffers if buffer]
         data = memoryview(buffers[0] if len(buffers) == 1 else b"".join(buffers))
         start = 0
@@ -289,7 +297,8 @@ class TlsTransport(SocketTransport):
         Raises:
             OSError: The stream is broken, or the peer broke TLS.
         """
-        if self._tls.has_ended():
+        has_ended = self._tls.has_ended
+        if has_ended:
             return b""
         ciphertext = _nonblocking.read(self._fd, _READ_SIZE)
         if ciphertext is None:
@@ -300,10 +309,11 @@ class TlsTransport(SocketTransport):
         finally:
             # An answer of the handshake, or an alert. A peer that has closed has no use for it, and
             # the next write reports that; what it sent before must still be read.
-            with suppress(OSError):
-                self._flush()
+            if self._ciphertext or self._tls.has_ciphertext:
+                with suppress(OSError):
+                    self._flush()
         self._tls.check_answers()
-        if data and self._tls.has_ended():  # so that the socket stays readable
+        if data and self._tls.has_ended:  # so that the socket stays readable
             with suppress(OSError):
                 self._stream.socket.shutdown(socket.SHUT_RD)
         return data
