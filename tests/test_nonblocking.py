@@ -7,12 +7,13 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
 
 from helpers import PATIENCE
-from jumpstarter import _nonblocking
+from jumpstarter import _nonblocking, _stepping
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -24,6 +25,18 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     with ours, theirs:
         ours.setblocking(request.param)
         yield ours, theirs
+
+
+def test_a_thread_is_named_as_by_threading() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        names = pool.submit(lambda: (_nonblocking.get_ident(), threading.get_ident())).result()
+    assert names[0] == names[1] != _nonblocking.get_ident() == threading.get_ident()
+
+
+async def test_a_loop_is_known_by_its_hooks() -> None:
+    assert _stepping.has_async_hooks()
+    with ThreadPoolExecutor(1) as pool:
+        assert not pool.submit(_stepping.has_async_hooks).result()
 
 
 def test_a_read_returns_what_is_there(pair: Pair) -> None:

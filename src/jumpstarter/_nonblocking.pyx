@@ -21,6 +21,7 @@ import os
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.object cimport PyObject
+from cpython.pythread cimport PyThread_get_thread_ident
 from libc.errno cimport EAGAIN, EINTR, errno
 
 cdef extern from "Python.h":
@@ -164,6 +165,11 @@ cdef long long _now() noexcept nogil:
 cpdef double monotonic() except -1:
     """Return the seconds of `time.monotonic`, which compiled code gets without making an object."""
     return _now() / 1e9
+
+
+cpdef unsigned long get_ident() noexcept:
+    """Return the identifier of this thread, as `threading.get_ident` does."""
+    return PyThread_get_thread_ident()
 
 
 cpdef bint is_crowded() except -1:

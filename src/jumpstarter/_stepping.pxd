@@ -3,3 +3,4 @@
 cpdef tuple advance(coroutine)
 cpdef object enter_copied_context()
 cpdef object leave_context(context)
+cpdef bint has_async_hooks() noexcept

@@ -2,7 +2,8 @@
 """Run a coroutine up to its first wait, and code in a context of its own, by the interpreter's C API.
 
 `Coroutine.send` ends in an exception when the coroutine returns, and `Context.run` needs a function
-to call. Each call of an `async` method would pay for both.
+to call. Each call of an `async` method would pay for both. `sys.get_asyncgen_hooks` makes a tuple,
+for which each blocking call would pay.
 
 These functions are compiled in both forms of the library.
 """
@@ -19,6 +20,9 @@ cdef extern from "Python.h":
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
     void Py_DECREF(PyObject* value)
+    ctypedef struct PyThreadState:
+        PyObject* async_gen_firstiter
+    PyThreadState* PyThreadState_Get()
 
 
 cpdef tuple advance(coroutine):
@@ -47,3 +51,8 @@ cpdef object enter_copied_context():
 cpdef object leave_context(context):
     """Make the context the current one again that was it before `enter_copied_context`."""
     PyContext_Exit(context)
+
+
+cpdef bint has_async_hooks() noexcept:
+    """Return whether this thread has a hook for new async generators, as in an event loop."""
+    return PyThreadState_Get().async_gen_firstiter != NULL

@@ -171,10 +171,13 @@ async def ask_for_report(channel: Channel) -> list[Node]:
     """
     request = Request(0, Kind.UNARY, "report", driver=f"the exporter at {channel.name}")
     try:
-        return await channel.call_as(request, lambda body: decode_nodes(body, channel.limits))
+        nodes: list[Node] = await channel.call_as(
+            request, lambda body: decode_nodes(body, channel.limits)
+        )
     except (ArgumentError, DriverError) as exc:
         text = f"{channel.name} gave no device tree: {sanitize_text(str(exc))}"
         raise HandshakeError(text) from strip_tracebacks(exc)
+    return nodes
 
 
 def _check_terms(claim: object, wait: object, session: object) -> Terms:

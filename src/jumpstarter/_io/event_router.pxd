@@ -7,8 +7,8 @@ from .ownership cimport Ownership
 from .reader cimport ConnectionReader
 from .writer cimport Writer
 
-cdef object _CALL, _DROPPED
-cdef tuple _LAST, _FOR_CONNECTION
+cdef object _CALL, _DROPPED, _RESULT, _ERROR
+cdef tuple _FOR_CONNECTION
 
 cdef class EventRouter:
     cdef object __weakref__

@@ -72,7 +72,6 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from threading import get_ident
 from typing import Any, Final
 
 import trio
@@ -167,8 +166,8 @@ class Ownership:
         Then a finalizer asks, which the interpreter runs in the middle of that: a call that it
         makes would wait for its own thread. Without the lock.
         """
-        me = get_ident()
-        return me in (self.holder, self.leader) or me in self.arriving
+        me = _nonblocking.get_ident()
+        return me in (self.holder, self.leader) or (ARRIVES and me in self.arriving)
 
     # ---------------------------------------------------------------------------- in the loop
 
@@ -332,7 +331,7 @@ class Ownership:
 
     def acquire(self) -> None:
         """Take the lock, in a thread that runs no loop. Signals must be deferred."""
-        me = get_ident()
+        me = _nonblocking.get_ident()
         if ARRIVES:
             self.arriving.append(me)
         try:

@@ -4,13 +4,15 @@ cimport cython
 
 from .._protocol.base cimport BaseProtocol
 from .ownership cimport Ownership
+from .transport cimport SocketTransport
 
 cdef int _GOES_ON, _PARKED, _AT_END
 cdef object _LOOP, _HELD
 
 cdef class ThreadReader:
     cdef public list left
-    cdef public object _connection, _socket
+    cdef public object _connection
+    cdef public SocketTransport _socket
     cdef public Ownership _ownership
     cdef public BaseProtocol _rules
 

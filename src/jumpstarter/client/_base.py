@@ -261,7 +261,7 @@ class DriverClient(TypedCalls, LogStreams, ResourceLending):
             RuntimeError: This thread runs a Trio loop, which would deadlock: use `call_async`.
         """
         request = self.channel.request(_UNARY, method, args, kwargs)
-        return runner_for(self, "call", request).call(self.channel.channel.decode)
+        return runner_for(self, "call", request).call()
 
     def streamingcall(self, method: str, /, *args: Any, **kwargs: Any) -> BlockingGenerator:
         """Call an exported generator. The blocking form of `streamingcall_async`.

@@ -8,6 +8,8 @@ from .._util cimport trio_private
 from ._loop cimport lane_of_loop
 from ._outgoing_call cimport OutgoingCall, Request
 
+cdef double _INFINITE
+
 cdef class CallSender:
     cdef object __weakref__
     cdef public object name, limits, token, _slots

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import trio
 
@@ -29,10 +29,9 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 
 __all__ = ["CallSender", "seconds_left"]
 
-T = TypeVar("T")
-
 _LONE_CALLS: Final = 4  # calls of tasks, one after the other, for which a watch is made
 _MAX_TIMEOUT_MS: Final = 2**32 - 1
+_INFINITE: Final = math.inf
 
 
 class CallSender:
@@ -82,12 +81,12 @@ class CallSender:
         Raises:
             DriverError: The call failed; see its subclasses.
         """
-        return self.call_as(request, self.decode)
+        return self.call_as(request, None)
 
-    async def call_as(self, request: Request, decode: Callable[[bytes], T]) -> T:
+    async def call_as(self, request: Request, decode: Callable[[bytes], Any] | None) -> Any:
         """Make a call and return its result, decoded by `decode`, which may raise ArgumentError.
 
-        Otherwise as `call`.
+        Without `decode`, and otherwise, as `call`.
         """
         call = OutgoingCall(self, request)
         if self.connection.handlers or not await self._lead(call):
@@ -111,7 +110,7 @@ class CallSender:
             await call.cancel(exc)
             raise
 
-    async def answer(self, call: OutgoingCall, decode: Callable[[bytes], T]) -> T:
+    async def answer(self, call: OutgoingCall, decode: Callable[[bytes], Any] | None) -> Any:
         """Wait for a call that was sent, and return its result."""
         try:
             while (waiter := call.wakeup()) is not None:
@@ -195,7 +194,7 @@ class CallSender:
             DriverError: It was not queued, and nothing has changed.
         """
         request = call.request
-        if seconds != math.inf:
+        if seconds != _INFINITE:
             request.set_timeout(math.ceil(min(max(1, seconds * 1000), _MAX_TIMEOUT_MS)))
         try:
             call.opened(self._rules.call(request.kind, request.buffer))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -40,8 +40,6 @@ from ._outgoing_call import OutgoingCall, Request
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["Channel", "StreamWatcher"]
-
-T = TypeVar("T")
 
 AGENT: Final = f"jumpstarter/{__version__}"
 _LONE_CALLS: Final = 4  # calls of tasks, one after the other, for which a watch is made
@@ -167,7 +165,7 @@ class Channel(CallSender):
 
     # ------------------------------------------------------------------------------ calls
 
-    async def go_on(self, call: OutgoingCall, decode: Callable[[bytes], T]) -> T:
+    async def go_on(self, call: OutgoingCall, decode: Callable[[bytes], Any] | None) -> Any:
         """Wait for a call that a thread has made, and return its result."""
         call.adopt()
         return await self.answer(call, decode)

@@ -2,8 +2,9 @@
 
 cimport cython
 
+from .._protocol.codec cimport call_prefix, decode_value, encode_call
 
-cdef object _NEW, _SENT, _ABANDONED, _ENDED, _NOT_NESTED
+cdef object _NEW, _SENT, _ABANDONED, _ENDED, _NOT_NESTED, _RESULT
 
 cdef class Request:
     cdef public object kind, method, _driver

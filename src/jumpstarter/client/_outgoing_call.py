@@ -20,7 +20,7 @@ import enum
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -29,7 +29,14 @@ from .._io.connection import Connection
 from .._io.ownership import SharedWakeup
 from .._limits import Limits
 from .._protocol import events as ev
-from .._protocol.codec import call_prefix, decode_call, decode_error, encode_call, set_timeout
+from .._protocol.codec import (
+    call_prefix,
+    decode_call,
+    decode_error,
+    decode_value,
+    encode_call,
+    set_timeout,
+)
 from .._protocol.error_codec import exception_from_wire
 from .._protocol.frames import Kind
 from .._util.checks import check_text
@@ -47,8 +54,6 @@ from ..errors import (
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["CallState", "OutgoingCall", "Request"]
-
-T = TypeVar("T")
 
 _logger = logging.getLogger("jumpstarter.client")
 
@@ -100,7 +105,8 @@ class Request:
         if type(method) is not str:
             check_text("method", method, f"the name of an exported method of {driver}, as a str")
         try:
-            prefix = call_prefix(target, kind, method, keywords=bool(kwargs), nested=self.nested)
+            # Positional arguments, as a C function takes them.
+            prefix = call_prefix(target, kind, method, bool(kwargs), self.nested)
             self.buffer: bytearray = encode_call(prefix, (*args, kwargs) if kwargs else args)
         except ArgumentError as exc:
             text = f"an argument cannot be sent: {exc}"
@@ -136,6 +142,8 @@ _NEW: Final = CallState.NEW
 _SENT: Final = CallState.SENT
 _ABANDONED: Final = CallState.ABANDONED
 _ENDED: Final = CallState.ENDED
+
+_RESULT: Final = ev.ResultReceived
 
 
 class _CallOwner(Protocol):
@@ -233,7 +241,7 @@ class OutgoingCall:
 
     def received(self, event: ev.SlotEvent) -> None:
         """Handle a frame that has arrived for this call."""
-        if isinstance(event, ev.ResultReceived):  # a class pattern costs several times as much
+        if type(event) is _RESULT:  # a class pattern costs several times as much
             self.value = event.body
             self._end(None)
             return
@@ -361,8 +369,11 @@ class OutgoingCall:
         if exc is not None:
             exc.add_note(f"{text}; {_WHERE}")
 
-    def result(self, decode: Callable[[bytes], T]) -> T:
+    def result(self, decode: Callable[[bytes], Any] | None) -> Any:
         """Return the decoded result, or raise the failure.
+
+        Args:
+            decode: Decodes the result; None to decode it to plain types.
 
         Raises:
             DriverError: The call failed, or its result cannot be decoded.
@@ -372,6 +383,8 @@ class OutgoingCall:
             assert failure is not None
             raise failure
         try:
+            if decode is None:
+                return decode_value(self.value, self.channel.limits)
             return decode(self.value)
         except ArgumentError as exc:
             raise DriverError(f"its result: {exc}", context=self.context) from exc

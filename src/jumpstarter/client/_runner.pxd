@@ -2,10 +2,12 @@
 
 cimport cython
 
+from .. cimport _stepping
 from .._io cimport leading
 from ._outgoing_call cimport OutgoingCall, Request
 
 cdef object _ENDED, _NO_LIMIT, _limit
+cdef double _INFINITE
 
 cdef class BlockingRunner:
     cdef object __weakref__
@@ -13,5 +15,5 @@ cdef class BlockingRunner:
     cdef public object _channel, _portal
 
     @cython.locals(seconds=double, call=OutgoingCall)
-    cpdef object call(self, decode)
+    cpdef object call(self, decode=*)
     cpdef object _call_in_loop(self, decode)

@@ -7,7 +7,6 @@ classes make, and for no other thread.
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError
@@ -22,6 +21,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import trio
 
+from .. import _stepping
 from .._io import leading, passive_wait
 from .._io.portal import BlockingPortal, in_trio_thread
 from .._io.portal_job import stay_at_exit
@@ -37,6 +37,7 @@ __all__ = ["BlockingRunner", "limited", "portal_for", "runner_for", "time_limit"
 T = TypeVar("T")
 
 _ENDED: Final = CallState.ENDED
+_INFINITE: Final = math.inf
 
 
 class _TimeLimit(NamedTuple):
@@ -137,14 +138,14 @@ class BlockingRunner:
         """Return the seconds that are left of the surrounding `timeout`."""
         return _limit.get().left()
 
-    def call(self, decode: Callable[[bytes], T]) -> T:
-        """Make a plain call, and return its result.
+    def call(self, decode: Callable[[bytes], Any] | None = None) -> Any:
+        """Make a plain call, and return its result, decoded as by `OutgoingCall.result`.
 
         The calling thread makes it itself if it can; otherwise the call is made in the loop.
         """
         channel = self._channel
         limit = _limit.get()
-        seconds = math.inf if limit is _NO_LIMIT else limit.left()
+        seconds = _INFINITE if limit is _NO_LIMIT else limit.left()
         if self._portal.closed or seconds <= 0:
             return self._call_in_loop(decode)
         call = OutgoingCall(channel, self._request)
@@ -155,7 +156,7 @@ class BlockingRunner:
                 passive_wait.wait(call, seconds)
                 if self._portal.exiting:
                     stay_at_exit()
-            if call.state is not _ENDED or (seconds != math.inf and _is_timeout(call)):
+            if call.state is not _ENDED or (seconds != _INFINITE and _is_timeout(call)):
                 return self._go_on(call, decode)
         except BaseException as exc:
             if call.slot and not call.done:
@@ -163,19 +164,17 @@ class BlockingRunner:
             raise
         return call.result(decode)
 
-    def _call_in_loop(self, decode: Callable[[bytes], T]) -> T:
-        result: T = self.run("the call", self._channel.call_as, self._request, decode)
-        return result
+    def _call_in_loop(self, decode: Callable[[bytes], Any] | None) -> Any:
+        return self.run("the call", self._channel.call_as, self._request, decode)
 
-    def _go_on(self, call: OutgoingCall, decode: Callable[[bytes], T]) -> T:
+    def _go_on(self, call: OutgoingCall, decode: Callable[[bytes], Any] | None) -> Any:
         """Wait in the loop for a call that was sent; closing the client ends the wait."""
         try:
-            result: T = self._run_in_time("the call", self._channel.go_on, call, decode)
+            return self._run_in_time("the call", self._channel.go_on, call, decode)
         except RuntimeError:
             if not (self._portal.closed and call.done):
                 raise
             return call.result(decode)
-        return result
 
     def abandon(self, function: Callable[..., Any], *args: Any) -> None:
         """Let the loop clean up after an exception of a signal handler; wait within the grace.
@@ -262,7 +261,7 @@ def runner_for(client: _Client, method: str, request: Request, twin: str = "") -
     """
     portal = client.portal
     # `in_trio_thread` looks for the hooks, too: here that saves each call a Python frame.
-    if portal is None or (sys.get_asyncgen_hooks()[0] is not None and in_trio_thread()):
+    if portal is None or (_stepping.has_async_hooks() and in_trio_thread()):
         portal = portal_for(client, f"{type(client).__name__}.{method}", twin or f"{method}_async")
     return BlockingRunner(portal, request, client.channel.channel)
 
