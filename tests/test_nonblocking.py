@@ -237,3 +237,59 @@ def test_a_look_gives_the_interpreter_to_no_other_thread(pair: Pair) -> None:
     assert not found
     theirs.sendall(b"x")
     assert _nonblocking.look(ours.fileno())
+
+
+def test_a_wait_for_a_baton_says_whether_it_was_passed() -> None:
+    baton = _nonblocking.Baton()
+    assert not baton.is_passed
+    assert not baton.wait(0)
+    assert not baton.wait(0.001)
+    _nonblocking.pass_batons([baton])
+    assert baton.wait(PATIENCE)
+    assert not baton.wait(0)
+
+
+@pytest.mark.parametrize("keeps_gil", [False, True])
+@pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 100])
+def test_all_threads_whose_batons_are_passed_wake(count: int, keeps_gil: bool) -> None:
+    batons = [_nonblocking.Baton() for _ in range(count)]
+    woken: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda baton=baton: woken.append(baton.wait(PATIENCE)))
+        for baton in batons
+    ]
+    for thread in threads:
+        thread.start()
+    _nonblocking.pass_batons(batons, keeps_gil)
+    for thread in threads:
+        thread.join()
+    assert woken == [True] * count
+
+
+def test_only_batons_can_be_passed() -> None:
+    with pytest.raises(TypeError):
+        _nonblocking.pass_batons([_nonblocking.Baton(), None])  # type: ignore[list-item]
+
+
+def test_a_signal_ends_the_wait_for_a_baton() -> None:
+    arrived: list[int] = []
+    main = threading.main_thread().ident
+    assert main is not None
+    over = threading.Event()
+
+    def interrupt() -> None:
+        while not over.wait(0.001):
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, lambda signum, _: arrived.append(signum))
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    started = time.monotonic()
+    try:
+        while not arrived:
+            assert not _nonblocking.Baton().wait(PATIENCE)
+        assert time.monotonic() - started < PATIENCE
+    finally:
+        over.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)

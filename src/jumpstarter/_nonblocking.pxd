@@ -9,3 +9,10 @@ cpdef unsigned long get_ident() noexcept
 cpdef bint is_crowded() except -1
 cpdef bint look(int fd) except -1
 cpdef bint wait_readable(int fd, int milliseconds, bint is_answer=*) except -1
+cpdef object pass_batons(list batons, bint keeps_gil=*)
+
+cdef class Baton:
+    cdef void* _lock
+    cdef public bint is_passed
+
+    cpdef bint wait(self, double seconds) except -1

@@ -44,6 +44,16 @@ cdef extern from "poll.h":
     int poll(pollfd* fds, unsigned long count, int timeout) nogil
     short POLLIN
 
+cdef extern from "pythread.h" nogil:
+    ctypedef void* PyThread_type_lock
+    ctypedef long long PY_TIMEOUT_T
+    ctypedef enum PyLockStatus:
+        PY_LOCK_ACQUIRED
+    PyThread_type_lock PyThread_allocate_lock()
+    void PyThread_free_lock(PyThread_type_lock lock)
+    PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock lock, PY_TIMEOUT_T us, int intr)
+    void PyThread_release_lock(PyThread_type_lock lock)
+
 cdef extern from "sched.h" nogil:
     int sched_yield()
 
@@ -88,6 +98,8 @@ cdef int _in_vain = 0  # the last looks that have found nothing
 # Threads that wait without the GIL. Counted with it; without one, a count that is wrong for a
 # moment changes only whether a thread looks.
 cdef int _waiting = 0
+cdef enum:
+    _TOGETHER = 32  # batons that are passed while the GIL is released once
 
 
 cdef int _fail(int error) except -1:
@@ -229,3 +241,67 @@ cpdef bint wait_readable(int fd, int milliseconds, bint is_answer=True) except -
     if may_look and _now() - woken > _LATE:
         _crowded_until = _now() + _CROWDED
     return ready > 0
+
+
+cdef class Baton:
+    """What a thread waits on until another one passes it. It is passed once.
+
+    Passing it to a thread that waits makes that one runnable, and the system often switches to it
+    immediately. It then needs the GIL. So `pass_batons` passes them without the GIL: otherwise each
+    thread would wake only to wait for that, which takes two switches and some more system calls.
+
+    Attributes:
+        is_passed: True once it was passed, or is about to be.
+    """
+
+    def __cinit__(self):
+        self._lock = PyThread_allocate_lock()
+        if self._lock is NULL:
+            raise MemoryError
+        PyThread_acquire_lock_timed(self._lock, 0, 0)
+
+    def __dealloc__(self):
+        if self._lock is not NULL:
+            PyThread_free_lock(self._lock)
+
+    cpdef bint wait(self, double seconds) except -1:
+        """Wait until it is passed, and return whether it was. Releases the GIL.
+
+        A signal ends the wait early, so that its handler can run.
+        """
+        cdef PyLockStatus status
+        with nogil:
+            status = PyThread_acquire_lock_timed(self._lock, <PY_TIMEOUT_T>(seconds * 1e6), 1)
+        return status == PY_LOCK_ACQUIRED
+
+
+cpdef object pass_batons(list batons, bint keeps_gil=False):
+    """Pass batons, each of them once.
+
+    Args:
+        batons: The batons.
+        keeps_gil: Keep the GIL, as the holder of a connection's lock must.
+    """
+    cdef PyThread_type_lock[_TOGETHER] locks
+    cdef int count = 0
+    cdef Baton baton
+    for baton in batons:
+        if baton is None:  # which Cython lets through
+            raise TypeError("None is no baton")
+        locks[count] = baton._lock
+        count += 1
+        if count == _TOGETHER:
+            _release(locks, count, keeps_gil)
+            count = 0
+    _release(locks, count, keeps_gil)
+
+
+cdef object _release(PyThread_type_lock* locks, int count, bint keeps_gil):
+    cdef int index
+    if keeps_gil or is_crowded():  # a thread that computes would get the GIL, for 5 ms
+        for index in range(count):
+            PyThread_release_lock(locks[index])
+        return
+    with nogil:
+        for index in range(count):
+            PyThread_release_lock(locks[index])

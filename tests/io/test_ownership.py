@@ -20,6 +20,7 @@ import trio
 
 from helpers import PATIENCE, until
 from jumpstarter._io.ownership import Ownership, Reader, SharedWakeup
+from jumpstarter._nonblocking import Baton
 
 Steps = Generator[None, None, None]
 
@@ -503,13 +504,32 @@ async def test_a_thread_wakes_a_task_once_for_many_changes() -> None:
 async def test_a_wake_up_releases_the_thread_that_waits_and_posts_nothing() -> None:
     own = Ownership(-1, fail)
     wakeup = SharedWakeup(own)
-    baton = wakeup.baton = threading.Lock()
-    baton.acquire()
+    baton = wakeup.baton = Baton()
     with own.lock:
         wakeup.set()
         wakeup.set()
-    assert not baton.locked()
+    assert baton.wait(0)
+    assert not baton.wait(0)  # it was passed once
     assert not own.letters
+
+
+async def test_a_thread_passes_batons_after_it_has_released_the_lock() -> None:
+    own = Ownership(-1, fail)
+    wakeup = SharedWakeup(own)
+    baton = wakeup.baton = Baton()
+
+    def change() -> None:
+        own.acquire()
+        wakeup.set()
+        wakeup.set()
+        assert not baton.wait(0)
+        own.release()
+        assert baton.wait(0)
+        assert not baton.wait(0)
+
+    await trio.to_thread.run_sync(change)
+    assert not own.letters
+    assert not own.batons
 
 
 async def test_a_finalizer_is_recognized_in_the_thread_that_holds_the_lock_or_leads() -> None:

@@ -30,12 +30,12 @@ clients or drivers.
 from __future__ import annotations
 
 import enum
-import threading
 from collections.abc import Callable
 from typing import ClassVar, Final, TypeAlias
 
 import trio
 
+from .._nonblocking import Baton
 from .._protocol import events as ev
 from .._protocol.receive_buffer import ReceiveBuffer
 from .._util.checks import as_bytes, check_max_bytes
@@ -121,12 +121,12 @@ class ThreadReceive:
             self._stream.end_receiving()
 
     @property
-    def baton(self) -> threading.Lock | None:
+    def baton(self) -> Baton | None:
         """The lock on which the thread waits."""
         return self._stream.receive_baton
 
     @baton.setter
-    def baton(self, baton: threading.Lock | None) -> None:
+    def baton(self, baton: Baton | None) -> None:
         self._stream.receive_baton = baton
 
     def collect(self) -> bool:
@@ -326,12 +326,12 @@ class StreamEndpoint(trio.abc.HalfCloseableStream):
         self._sending = True
 
     @property
-    def receive_baton(self) -> threading.Lock | None:
+    def receive_baton(self) -> Baton | None:
         """The lock on which a thread waits for bytes; None if none does. With the lock."""
         return self._may_receive.baton
 
     @receive_baton.setter
-    def receive_baton(self, baton: threading.Lock | None) -> None:
+    def receive_baton(self, baton: Baton | None) -> None:
         self._may_receive.baton = baton
 
     def begin_receiving(self) -> None:

@@ -30,4 +30,3 @@ cdef object _release(Ownership ownership, SignalDeferral signals)
 cpdef bint is_usable(EventRouter connection) except -1
 @cython.locals(ownership=Ownership)
 cpdef object clean_up(EventRouter connection, exc)
-cdef object _held_lock()

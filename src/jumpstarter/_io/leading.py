@@ -2,10 +2,10 @@
 
 `begin` starts a call, or a wait for bytes or items, in one locked section. If the thread became the
 reader, it leads: it reads for everybody until its own is there, for at most 2 ms. Then, or if
-another is the reader, it waits passively, on a lock of its own (the baton), which the loop or a
-thread that reads releases. It never leads again for the same wait, so a call of an hour keeps no
-other caller from the socket. The role goes back to the loop, never to another thread: a waiter that
-leaves by an exception can then not take the role with it.
+another is the reader, it waits passively, on a baton that the loop or a thread that reads passes.
+It never leads again for the same wait, so a call of an hour keeps no other caller from the socket.
+The role goes back to the loop, never to another thread: a waiter that leaves by an exception can
+then not take the role with it.
 
 The interpreter runs signal handlers in the main thread between two bytecodes, and they may raise.
 So the main thread defers them from before it takes the lock until it has given up the lock and the
@@ -25,7 +25,6 @@ interrupted at any time.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from math import ceil
 from typing import Final, Protocol, TypeVar
@@ -62,10 +61,10 @@ class Awaited(Protocol):
     """Something that one thread waits for: an answer, items, or bytes.
 
     Attributes:
-        baton: The lock on which the thread waits; None while it leads.
+        baton: On which the thread waits; None while it leads.
     """
 
-    baton: threading.Lock | None
+    baton: _nonblocking.Baton | None
 
     @property
     def is_atomic(self) -> bool:
@@ -153,7 +152,7 @@ def _begin(
             leads = False
             ownership.give_up(connection.reader.needs_loop)
         if not over and not leads:
-            awaited.baton = _held_lock()
+            awaited.baton = _nonblocking.Baton()
     except BaseException as exc:
         clean_up(connection, exc)
         raise
@@ -196,7 +195,7 @@ def _lead(connection: Connection, awaited: Awaited, signals: SignalDeferral) -> 
             ):
                 over = True
                 # Before the role goes back: the loop may find the answer immediately.
-                awaited.baton = _held_lock()
+                awaited.baton = _nonblocking.Baton()
             if over:
                 ownership.give_up(reader.needs_loop)
         except BaseException as exc:
@@ -297,9 +296,3 @@ def collect(
         finally:
             end()
             ownership.release()
-
-
-def _held_lock() -> threading.Lock:
-    lock = threading.Lock()
-    lock.acquire()
-    return lock

@@ -10,7 +10,7 @@ cdef class Ownership:
     cdef public object lock, reader, error, arriving, watch, new_watch
     cdef public unsigned long long holder, leader, led_by_threads, led_by_tasks
     cdef public bint at_end, has_read, _parked, _posted
-    cdef public list letters
+    cdef public list letters, batons
     cdef public object _leading, _on_bug, _returned, _token
     cdef public int _fd, _watch_fd
 
@@ -29,6 +29,8 @@ cdef class Ownership:
     cpdef bint poll(self, int milliseconds, bint is_answer=*) except -1
     cpdef bint leads_here(self) except -1
     cpdef object give_up(self, bint restart)
+
+cpdef object pass_baton(Ownership ownership, baton)
 
 cdef class SharedWakeup(Wakeup):
     cdef public Ownership _ownership

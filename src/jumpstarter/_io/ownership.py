@@ -49,7 +49,8 @@ E. The holder of the lock never waits, and runs no code of users: log records, t
    thread that computes gets no chance to hold it for 5 ms meanwhile. Bulk lets other threads run:
    `os.writev` for several buffers or a large one, and `os.readv`.
 F. Only the loop's thread touches Trio's objects. A thread leaves a letter (`defer`); all letters
-   of one locked section are posted together, after the lock was released.
+   of one locked section are posted together, after the lock was released. The batons of the threads
+   that it wakes are passed together before that.
 
 A function that is documented "with the lock" never takes it, since the lock is not reentrant.
 
@@ -82,7 +83,7 @@ from .._util.wakeup import Wakeup
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Ownership", "Reader", "SharedWakeup"]
+__all__ = ["Ownership", "Reader", "SharedWakeup", "pass_baton"]
 
 _logger = logging.getLogger("jumpstarter.connection")
 
@@ -133,6 +134,7 @@ class Ownership:
         watch: The epoll instance; None while only the read task reads.
         new_watch: The same, until the read task begins to use it.
         letters: What threads leave for the loop, or the loop itself for later.
+        batons: Those that a thread passes once it has released the lock.
         led_by_threads: How often a thread became the reader.
         led_by_tasks: How often a task that makes a call did.
     """
@@ -156,6 +158,7 @@ class Ownership:
         self._parked = False  # the loop has woken while a thread reads, and waits for its turn
         self._returned = Wakeup()  # for the parked loop
         self.letters: list[_Letter] = []
+        self.batons: list[_nonblocking.Baton] = []
         self._posted = False
         self._on_bug = on_bug
         self._token = trio.lowlevel.current_trio_token()
@@ -253,10 +256,7 @@ class Ownership:
                 trio.lowlevel.notify_closing(self._fd)
 
     def restart(self) -> None:
-        """Make the waiting read task look at the state again.
-
-        In the loop, with the lock or without it.
-        """
+        """Make the waiting read task look at the state again. In the loop, locked or not."""
         self._parked = False
         self._returned.set()
         if self.watch is not None:
@@ -342,15 +342,19 @@ class Ownership:
                 self.arriving.remove(me)
 
     def release(self) -> None:
-        """Release the lock, and then post the letters: a loop woken before would have to wait."""
+        """Release the lock, and then wake others, which before that would have to wait."""
+        batons = self.batons
+        if batons:
+            self.batons = []
         self.holder = 0
-        if not self.letters or self._posted:
-            self.lock.release()
-            return
-        self._posted = True
+        posts = bool(self.letters) and not self._posted
+        self._posted = self._posted or posts
         self.lock.release()
-        with suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._deliver)
+        if batons:
+            _nonblocking.pass_batons(batons)
+        if posts:
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._deliver)
 
     def take_role(self) -> bool:
         """Make the calling thread the reader if it can be. With the lock."""
@@ -391,10 +395,8 @@ class Ownership:
     def give_up(self, restart: bool) -> None:
         """Give the role back to the read task. With the lock.
 
-        In the thread or task that has it; or in the loop, if a thread holds it.
-
-        Args:
-            restart: True if the loop has more to do than to wait for bytes.
+        In the thread or task that has it; or in the loop, if a thread holds it. `restart` is True
+        if the loop has more to do than to wait for bytes.
         """
         self.leader = 0
         self._leading = None
@@ -426,11 +428,21 @@ def _make_watch(owner: Ownership, fd: int) -> Any:
     return watch
 
 
+def pass_baton(ownership: Ownership, baton: _nonblocking.Baton) -> None:
+    """Wake the thread that waits on a baton, unless that was done. With the lock."""
+    if not baton.is_passed:
+        baton.is_passed = True
+        if ownership.holder:
+            ownership.batons.append(baton)
+        else:
+            _nonblocking.pass_batons([baton], True)
+
+
 class SharedWakeup(Wakeup):
     """A wake-up of the one task or thread that waits for a change of a connection's state.
 
     Attributes:
-        baton: The lock on which a thread waits; None if a task does, or nothing.
+        baton: On which a thread waits; None if a task does, or nothing.
     """
 
     __slots__ = ("_ownership", "_posted", "baton")
@@ -439,14 +451,13 @@ class SharedWakeup(Wakeup):
         self._task = None  # as in Wakeup; each call of a task makes one of these
         self._ownership = ownership
         self._posted = False
-        self.baton: threading.Lock | None = None
+        self.baton: _nonblocking.Baton | None = None
 
     def set(self) -> None:
         """Wake the task or thread that waits, if any. With the lock."""
         baton = self.baton
         if baton is not None:
-            if baton.locked():
-                baton.release()
+            pass_baton(self._ownership, baton)
         elif not self._ownership.holder:
             task, self._task = self._task, None
             if task is not None:

@@ -30,5 +30,5 @@ def wait(awaited: Awaited, seconds: float) -> None:
     until = time.monotonic() + seconds
     while baton is not None:
         left = min(until - time.monotonic(), _SIGNAL_POLL)
-        if left <= 0 or baton.acquire(timeout=left):
+        if left <= 0 or baton.wait(left):
             return

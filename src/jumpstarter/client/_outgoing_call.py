@@ -18,15 +18,15 @@ from __future__ import annotations
 
 import enum
 import logging
-import threading
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 import trio
 
+from .. import _nonblocking
 from .._framing import HEADER_SIZE
 from .._io.connection import Connection
-from .._io.ownership import SharedWakeup
+from .._io.ownership import SharedWakeup, pass_baton
 from .._limits import Limits
 from .._protocol import events as ev
 from .._protocol.codec import (
@@ -166,7 +166,7 @@ class OutgoingCall:
         state: See `CallState`.
         slot: The slot that it has; 0 before it was sent.
         value: The encoded result, once it has ended.
-        baton: The lock on which a thread waits for it; None if none does.
+        baton: On which a thread waits for it; None if none does.
         error: The encoded `failure`, if the exporter has sent one.
     """
 
@@ -189,7 +189,7 @@ class OutgoingCall:
         self.state: CallState = _NEW
         self.slot: int = 0
         self.value: bytes = b""
-        self.baton: threading.Lock | None = None
+        self.baton: _nonblocking.Baton | None = None
         self._failure: DriverError | None = None
         self.error: bytes | None = None
         self._waiter: SharedWakeup | None = None  # of the task that makes the call
@@ -282,8 +282,7 @@ class OutgoingCall:
 
     def _wake(self) -> None:
         if self.baton is not None:
-            if self.baton.locked():
-                self.baton.release()
+            pass_baton(self.channel.connection.ownership, self.baton)
         elif self._waiter is not None:
             self._waiter.set()
 
