@@ -276,26 +276,6 @@ def test_a_buffer_that_may_change_is_copied(kind: Callable[[bytearray], bytearra
     assert decoder.feed(b"a") == [(6, 0, 1, b"a" * 5000)]
 
 
-def test_the_decoder_recognizes_a_whole_frame_before_it_is_fed() -> None:
-    decoder = FrameDecoder(MAX_FRAME)
-    frame = pack_frame(2, 0, 0x80000001, b"body")
-    assert decoder.is_frame(frame, 2, 0x80000001)
-    assert decoder.is_frame(pack_frame(2, 0, 3, b""), 2, 3)
-    assert decoder.feed(frame) == [(2, 0, 0x80000001, b"body")]
-    for other in (b"", frame[:7], frame[:-1], frame + b"x", pack_frame(2, 0x20, 0x80000001, b"")):
-        assert not decoder.is_frame(other, 2, 0x80000001)
-    assert not decoder.is_frame(frame, 3, 0x80000001)
-    assert not decoder.is_frame(frame, 2, 1)
-
-
-def test_a_whole_frame_behind_part_of_another_is_not_recognized() -> None:
-    frame = pack_frame(2, 0, 1, b"body")
-    for part in (1, len(frame) - 1):
-        decoder = FrameDecoder(MAX_FRAME)
-        decoder.feed(frame[:part])
-        assert not decoder.is_frame(frame, 2, 1)
-
-
 @pytest.mark.parametrize("data", [None, "text", 5, [1]])
 def test_only_a_buffer_is_fed(data: object) -> None:
     with pytest.raises(TypeError):

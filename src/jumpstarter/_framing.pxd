@@ -20,7 +20,6 @@ cdef class FrameDecoder:
     cdef Py_ssize_t _held  # bytes in _pieces
 
     cpdef list feed(self, data)
-    cpdef bint is_frame(self, bytes data, Py_ssize_t type, long long slot) except -1
     cdef list _take(self, Chunk* chunk, bytes whole)
     cdef int _take_header(self, Chunk* chunk) except -1
     cdef int _take_payload(self, Chunk* chunk, bytes whole, list frames) except -1

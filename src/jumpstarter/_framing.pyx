@@ -161,20 +161,6 @@ cdef class FrameDecoder:
             pass
         return frames
 
-    cpdef bint is_frame(self, bytes data, Py_ssize_t type, long long slot) except -1:
-        """Return whether `feed` would cut these bytes into one whole frame, of type and slot.
-
-        The frame has no flags. Changes nothing.
-        """
-        cdef const uint8_t* start = <const uint8_t*>PyBytes_AS_STRING(data)
-        return (
-            PyBytes_GET_SIZE(data) >= HEADER
-            and self._header_size == 0
-            and read_u24(start) == PyBytes_GET_SIZE(data) - HEADER
-            and start[3] == type
-            and read_u32(start + 4) == slot
-        )
-
     cdef int _take_header(self, Chunk* chunk) except -1:
         """Consume the missing bytes of the header; return whether it is complete and valid."""
         cdef Py_ssize_t size

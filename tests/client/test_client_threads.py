@@ -53,7 +53,7 @@ from jumpstarter._protocol import is_compiled
 from jumpstarter.client import DriverClient
 from jumpstarter.client._channel import Channel
 from jumpstarter.client._outgoing_call import OutgoingCall
-from jumpstarter.driver import Driver
+from jumpstarter.driver import Driver, export
 from jumpstarter.errors import (
     CallOutcomeUnknown,
     CallRefused,
@@ -592,7 +592,6 @@ class _FinalizingLock:
         self._lock = lock
         self._finalize = finalize
         self.release = lock.release
-        self.locked = lock.locked
 
     def acquire(self) -> None:
         self._lock.acquire()
@@ -1057,6 +1056,41 @@ def test_ctrl_c_at_any_step_of_a_call_beside_a_stream_keeps_the_state_consistent
                 received += stream.receive()
             assert received == sent
     assert step > 30
+
+
+class Poking(Lab):
+    """Sends the client's main thread a signal while it waits for the answer."""
+
+    @export
+    async def poke(self, number: int) -> int:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        return number
+
+
+@pytest.mark.parametrize("calls_in", ["the handler", "a thread"])
+def test_a_handler_may_use_the_client_that_it_interrupts(calls_in: str) -> None:
+    """Bytes for a stream arrive meanwhile, so the call reads for others too."""
+    answers: list[str] = []
+
+    def ask_again() -> str:
+        with client.timeout(PATIENCE):
+            return client.call_as(str, "echo_async", "answer")
+
+    def handle(*_: object) -> None:
+        in_thread = calls_in == "a thread"
+        answers.append(pool.submit(ask_again).result(PATIENCE) if in_thread else ask_again())
+
+    with served(Poking()) as client, ThreadPoolExecutor(1) as pool, client.stream() as stream:
+        be_watched(client)
+        previous = signal.signal(signal.SIGUSR1, handle)
+        try:
+            for number in range(100):
+                stream.send(b"x")
+                assert client.call("poke", number) == number
+                assert stream.receive() == b"x"
+        finally:
+            signal.signal(signal.SIGUSR1, previous)
+    assert answers == ["answer"] * 100
 
 
 @PATIENCES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +14,6 @@ from jumpstarter._util import deferred_signals
 from jumpstarter._util.deferred_signals import (
     DeferAllSignals,
     DeferSignals,
-    SignalDeferral,
     never_defer,
 )
 
@@ -119,53 +118,6 @@ def test_a_signal_during_deferral_restores_all_handlers(
     monkeypatch.setattr(deferred_signals, "_set", install_and_strike)
     with pytest.raises(SystemExit):
         DeferSignals().__enter__()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert signal.getsignal(signal.SIGTERM) is on_sigterm
-
-
-def test_a_deferral_that_was_not_started_changes_nothing(on_sigterm: Handler) -> None:
-    on_sigterm.error = None
-    signals = SignalDeferral()
-    signal.raise_signal(signal.SIGTERM)
-    assert on_sigterm.ran == [signal.SIGTERM]
-    signals.end()
-
-
-@pytest.mark.parametrize("start", [SignalDeferral.start, SignalDeferral.start_late])
-def test_a_handler_runs_when_a_deferral_ends(
-    on_sigterm: Handler, start: Callable[[SignalDeferral], object]
-) -> None:
-    signals = SignalDeferral()
-    start(signals)
-    signals.start_late()  # as before
-    signal.raise_signal(signal.SIGTERM)
-    assert not on_sigterm.ran
-    with pytest.raises(SystemExit):
-        signals.end()
-    assert on_sigterm.ran == [signal.SIGTERM]
-    assert signal.getsignal(signal.SIGTERM) is on_sigterm
-
-
-def test_a_signal_as_a_deferral_starts_late_is_raised_at_its_end(
-    on_sigterm: Handler, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install = deferred_signals._set
-    struck: list[int] = []
-
-    def strike_and_install(signum: int, handler: Any) -> None:
-        if not struck:
-            struck.append(signum)
-            signal.raise_signal(signal.SIGTERM)  # raises, as the interpreter does in this place
-        install(signum, handler)
-
-    monkeypatch.setattr(deferred_signals, "_set", strike_and_install)
-    signals = SignalDeferral()
-    signals.start_late()
-    assert on_sigterm.ran == [signal.SIGTERM]
-    signal.raise_signal(signal.SIGINT)  # it is deferred all the same
-    with pytest.raises(KeyboardInterrupt) as caught:
-        signals.end()
-    assert isinstance(caught.value.__context__, SystemExit)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.getsignal(signal.SIGTERM) is on_sigterm
 

@@ -96,8 +96,6 @@ class ThreadReceive:
     __slots__ = ("_max_bytes", "_store", "_stream", "at_end", "receiving")
 
     may_be_there: ClassVar[bool] = True
-    is_atomic: ClassVar[bool] = False
-    slot: ClassVar[int] = 0  # only that of a plain call is needed
 
     def __init__(
         self, stream: StreamEndpoint, max_bytes: int | None, store: Callable[[bytes], object]

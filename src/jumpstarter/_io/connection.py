@@ -71,7 +71,6 @@ class Connection(EventRouter):
         name: The peer's name in errors and logs.
         ownership: Who reads, and the lock.
         lock: That lock, for tasks.
-        is_atomic: True if no Python code runs to read and write, if all this is compiled.
         reader: The reading half.
         writer: The writing half.
         keepalive: Asks the peer for signs of life.
@@ -108,7 +107,6 @@ class Connection(EventRouter):
     ) -> None:
         fileno = transport.fileno() if isinstance(transport, SocketTransport) else -1
         super().__init__(rules, owner, name, Ownership(fileno, self._on_bug))
-        self.is_atomic = isinstance(transport, SocketTransport) and transport.is_atomic
         self.goaway: ev.GoawayReceived | None = None
         self.acked: LazyEvent = LazyEvent()
         self.finished: LazyEvent = LazyEvent()

@@ -18,7 +18,6 @@ cdef class EventRouter:
     cdef public Py_ssize_t slot_waiters
     cdef public object ended
     cdef public Ownership ownership
-    cdef public bint is_atomic
     cdef public Writer writer
     cdef public ConnectionReader reader
     cdef public object _owner, _rate_limits

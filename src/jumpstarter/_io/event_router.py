@@ -50,7 +50,6 @@ class EventRouter:
         self.slot_waiters: int = 0
         self.ended: Exception | None = None
         self.ownership: Ownership = ownership
-        self.is_atomic: bool = False
         self.writer: Writer  # the connection makes these two, which need it
         self.reader: ConnectionReader
         self._owner = owner

@@ -8,19 +8,9 @@ The role goes back to the loop, never to another thread: a waiter that leaves by
 then not take the role with it.
 
 The interpreter runs signal handlers in the main thread between two bytecodes, and they may raise.
-So the main thread defers them from before it takes the lock until it has given up the lock and the
-role; that takes 2 ms at most. This module is compiled, but the handlers of generators and streams,
-which it calls, are not, and neither is TLS. A plain call over a socket runs no Python code between
-the two: a handler waits by itself. If it is about to run any after all, it begins to defer
-handlers (`signals.start_late`). So that is necessary before
-
-- a wait for the lock, if another thread has it, unless the thread has no role to lose yet,
-- handling anything but the whole answer of the call itself,
-- posting letters to the loop.
-
-A finalizer that the garbage collector runs meanwhile is Python code too. The interpreter reports
-what a signal handler raises in one, and goes on, there as anywhere else. A passive wait can be
-interrupted at any time.
+So the main thread defers them (`DeferSignals`) from before it takes the lock until it has given up
+the lock and the role; that takes 2 ms at most. This module is compiled, but the handlers of
+generators and streams, which it calls, are not. A passive wait can be interrupted at any time.
 """
 
 from __future__ import annotations
@@ -32,12 +22,10 @@ from typing import Final, Protocol, TypeVar
 import trio
 
 from .. import _nonblocking
-from .._protocol import is_compiled
-from .._protocol.frames import FrameType
-from .._util.deferred_signals import DeferSignals, SignalDeferral
+from .._util.deferred_signals import DeferSignals
 from ..errors import DriverError
 from .connection import Connection
-from .ownership import Ownership, Reader
+from .ownership import Reader
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -45,8 +33,6 @@ __all__ = ["Awaited", "begin", "clean_up", "collect", "is_usable", "send"]
 
 _PATIENCE_MS: Final = 2  # leading does not speed up a longer wait, and others may want to lead
 
-_IS_COMPILED: Final = is_compiled()
-_RESULT: Final = int(FrameType.RESULT)
 _NONE: Final = Reader.NONE
 # The exceptions of `start`, `queue` and `collect` that leave the connection's state consistent.
 _REFUSALS: Final = (
@@ -65,14 +51,6 @@ class Awaited(Protocol):
     """
 
     baton: _nonblocking.Baton | None
-
-    @property
-    def is_atomic(self) -> bool:
-        """True if it is a plain call, which runs no Python code until it has ended, if compiled."""
-
-    @property
-    def slot(self) -> int:
-        """The slot of a plain call that was sent."""
 
     @property
     def may_be_there(self) -> bool:
@@ -118,52 +96,36 @@ def begin(
         return False
     if ownership.held_here():
         return False
-    signals = SignalDeferral()
-    if not (_IS_COMPILED and awaited.is_atomic and connection.is_atomic):
-        signals.start()
-    try:
-        return _begin(connection, awaited, start, seconds, signals)
-    finally:
-        signals.end()
-
-
-def _begin(
-    connection: Connection,
-    awaited: A,
-    start: Callable[[A, float], bool],
-    seconds: float,
-    signals: SignalDeferral,
-) -> bool:
-    ownership, rules = connection.ownership, connection.rules
-    ownership.acquire()
-    leads = False
-    try:
-        # Before it sends anything: the loop must not wake for the answer.
-        leads = not rules.unprocessed and ownership.take_role()
-        if leads and ownership.finds_bytes():
-            # Read first what is there already: it may be the peer's GOAWAY.
-            signals.start_late()
-            connection.act_on(connection.reader.take())
-        started = is_usable(connection) and start(awaited, seconds)
-        # Once: what is collected is not there any more.
-        over = not started or (awaited.may_be_there and awaited.collect())
-        connection.writer.flush_now()
-        if leads and (over or rules.unprocessed):
-            leads = False
-            ownership.give_up(connection.reader.needs_loop)
-        if not over and not leads:
-            awaited.baton = _nonblocking.Baton()
-    except BaseException as exc:
-        clean_up(connection, exc)
-        raise
-    finally:
-        _release(ownership, signals)
-    if leads:
-        _lead(connection, awaited, signals)
+    rules = connection.rules
+    with DeferSignals():
+        ownership.acquire()
+        leads = False
+        try:
+            # Before it sends anything: the loop must not wake for the answer.
+            leads = not rules.unprocessed and ownership.take_role()
+            if leads and ownership.finds_bytes():
+                # Read first what is there already: it may be the peer's GOAWAY.
+                connection.act_on(connection.reader.take())
+            started = is_usable(connection) and start(awaited, seconds)
+            # Once: what is collected is not there any more.
+            over = not started or (awaited.may_be_there and awaited.collect())
+            connection.writer.flush_now()
+            if leads and (over or rules.unprocessed):
+                leads = False
+                ownership.give_up(connection.reader.needs_loop)
+            if not over and not leads:
+                awaited.baton = _nonblocking.Baton()
+        except BaseException as exc:
+            clean_up(connection, exc)
+            raise
+        finally:
+            ownership.release()
+        if leads:
+            _lead(connection, awaited)
     return started
 
 
-def _lead(connection: Connection, awaited: Awaited, signals: SignalDeferral) -> None:
+def _lead(connection: Connection, awaited: Awaited) -> None:
     """Read until the thread's own is there, or its time is up. Without the lock."""
     ownership, reader, rules = connection.ownership, connection.reader, connection.rules
     patience = _PATIENCE_MS
@@ -171,17 +133,11 @@ def _lead(connection: Connection, awaited: Awaited, signals: SignalDeferral) -> 
     over = False
     while not over:
         readable = ownership.poll(patience)
-        if ownership.lock.locked():
-            signals.start_late()
         ownership.acquire()
         try:
             # The connection may have ended meanwhile, and its descriptor be another file's.
             if readable and ownership.reader is not _NONE:
-                data = reader.read_bytes()
-                if data:
-                    if not _is_answer(connection, awaited, data):
-                        signals.start_late()
-                    connection.act_on(reader.receive(data))
+                connection.act_on(reader.take())
             over = awaited.collect()
             if over:
                 if rules.send_queue:
@@ -202,20 +158,7 @@ def _lead(connection: Connection, awaited: Awaited, signals: SignalDeferral) -> 
             clean_up(connection, exc)
             raise
         finally:
-            _release(ownership, signals)
-
-
-def _is_answer(connection: Connection, awaited: Awaited, data: bytes) -> bool:
-    """Return whether bytes end a plain call, and do nothing else. With the lock."""
-    if not awaited.is_atomic or connection.slot_waiters:
-        return False
-    return connection.rules.is_frame(data, _RESULT, awaited.slot)
-
-
-def _release(ownership: Ownership, signals: SignalDeferral) -> None:
-    if ownership.letters:
-        signals.start_late()
-    ownership.release()
+            ownership.release()
 
 
 def is_usable(connection: Connection) -> bool:

@@ -59,8 +59,7 @@ they can do without it, so CPython turns it on when it imports them. If it did n
 but no thread could take the interpreter away either. These would have to change, since code looks
 at them without the connection's lock, and relies on the order of two stores or on another library:
 `OutgoingCall.done`, behind which the result must be there, and the free tokens of Trio's limiter,
-which a worker thread reads; and `leading`, which looks whether it will have to wait for the lock.
-All other fields that are looked at in this way (`watch`, `reader`,
+which a worker thread reads. All other fields that are looked at in this way (`watch`, `reader`,
 `ended`, `ConnectionReader.left`) are hints, and are looked at again with the lock.
 """
 

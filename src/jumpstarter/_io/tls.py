@@ -33,7 +33,7 @@ import socket
 import ssl
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import trio
 
@@ -251,8 +251,6 @@ class TlsListener(trio.abc.Listener[TlsStream]):
 
 class TlsTransport(SocketTransport):
     """A transport over TLS over a socket."""
-
-    is_atomic: ClassVar[bool] = False
 
     def __init__(self, stream: TlsStream, transport_stream: trio.SocketStream) -> None:
         super().__init__(transport_stream)

@@ -26,7 +26,7 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar, Final, Protocol
+from typing import Final, Protocol
 
 import trio
 
@@ -166,10 +166,7 @@ class SocketTransport:
 
     Attributes:
         expects_more: The loop's last read was a full one, so more is likely to be there.
-        is_atomic: True if no Python code runs to read and write, if this module is compiled.
     """
-
-    is_atomic: ClassVar[bool] = True
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream

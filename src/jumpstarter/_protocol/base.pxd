@@ -59,7 +59,6 @@ cdef class BaseProtocol(ConnectionProtocol):
     cpdef bint consume(self, long long slot_id, long long amount) except -1
     @cython.locals(window=ReceiveWindow)
     cpdef long long readable_without_credit(self, long long slot_id) except -1
-    cpdef bint accepts(self, bytearray buffer) except -1
     cpdef object check_size(self, bytearray buffer)
 
 cdef str _describe(Slot slot)

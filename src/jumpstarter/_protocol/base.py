@@ -341,17 +341,13 @@ class BaseProtocol(ConnectionProtocol):
         assert window is not None
         return (window.size - 1) // 2
 
-    def accepts(self, buffer: bytearray) -> bool:
-        """Return whether the peer accepts a message of this size."""
-        return len(buffer) <= self._max_buffer
-
     def check_size(self, buffer: bytearray) -> None:
         """Check that the peer accepts a message of this size.
 
         Raises:
             ArgumentError: It does not.
         """
-        if not self.accepts(buffer):
+        if len(buffer) > self._max_buffer:
             size, most = len(buffer) - HEADER_SIZE, self._max_buffer - HEADER_SIZE
             raise ArgumentError(
                 f"the message has {size} bytes and the peer accepts {most}; "

@@ -25,7 +25,6 @@ cdef class ConnectionProtocol:
         wrong_id=bint,
     )
     cpdef list receive(self, data, Py_ssize_t max_frames=*)
-    cpdef bint is_frame(self, bytes data, int type_, long long slot_id) except -1
     cdef object _check_phase(self, int type_)
     cpdef object fail(self, exc)
     cpdef WriteBatch next_batch(self)

@@ -142,10 +142,6 @@ class ConnectionProtocol:
             events.append(self.fail(exc))
         return events
 
-    def is_frame(self, data: bytes, type_: int, slot_id: int) -> bool:
-        """Return whether bytes to `receive` are one whole frame, without flags, and no more."""
-        return not self.unprocessed and self._decoder.is_frame(data, type_, slot_id)
-
     def _check_phase(self, type_: int) -> None:
         if not _BEFORE_READY[self._phase] >> type_ & 1:
             raise RemoteProtocolError(f"{frame_name(type_)} before the two HELLOs were exchanged")

@@ -27,14 +27,13 @@ from collections.abc import Callable
 from functools import partial
 from threading import get_ident
 from types import FrameType
-from typing import Any, Final, NoReturn, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = [
     "DeferAllSignals",
     "DeferSignals",
-    "SignalDeferral",
     "never_defer",
     "raised_by_signal_handler",
 ]
@@ -114,28 +113,6 @@ class DeferSignals:
                 deferred.append((signum, handler))
                 _set(signum, partial(self._record, handler))
 
-    def defer_late(self) -> None:
-        """Defer from now on. What a handler raises meanwhile is raised when the block ends."""
-        if get_ident() == _main:
-            deferred: list[tuple[int, _Handler]] = []
-            self._deferred = deferred
-            for signum in self._signals:
-                handler = _get(signum)
-                if self._is_deferred(handler):
-                    deferred.append((signum, handler))
-                    self._replace(signum, handler)
-
-    def _replace(self, signum: int, handler: _Handler) -> None:
-        # `_set` first runs the handlers of signals that have arrived, one of which may raise; the
-        # others then run with the next attempt.
-        for _ in _CATCHABLE:
-            try:
-                _set(signum, partial(self._record, handler))
-            except BaseException as exc:  # noqa: BLE001 - raised when the block ends
-                self._record(partial(_raise, exc), signum, None)
-            else:
-                return
-
     def _record(self, handler: _Handler, signum: int, frame: FrameType | None) -> None:
         self._arrived = [*self._arrived, (handler, signum, frame)]
 
@@ -158,44 +135,6 @@ class DeferSignals:
         while self._arrived:
             handler, signum, frame = self._arrived.pop(0)
             handler(signum, frame)
-
-
-def _raise(exc: BaseException, *_: object) -> NoReturn:
-    raise exc
-
-
-class SignalDeferral:
-    """Defers the handlers of common signals from a moment of its choice until `end`.
-
-    For compiled code, in which no handler runs: it defers them only when it is about to run Python
-    code. Most calls need not, which saves a fifth of what a blocking call costs its client. Another
-    place where a handler may run is a wait for a lock.
-    """
-
-    __slots__ = ("_block",)
-
-    def __init__(self) -> None:
-        self._block: DeferSignals | None = None
-
-    def start(self) -> None:
-        """Defer from now on. Raises what a handler raises that runs just before."""
-        self._block = DeferSignals()
-        self._block.__enter__()
-
-    def start_late(self) -> None:
-        """Defer from now on, unless it does so already. What a handler raises waits for `end`."""
-        if self._block is None:
-            self._block = DeferSignals()
-            self._block.defer_late()
-
-    def end(self) -> None:
-        """Stop deferring, and run the handlers of all signals that have arrived.
-
-        Raises:
-            BaseException: Raised by a handler.
-        """
-        if self._block is not None:
-            self._block.__exit__()
 
 
 class DeferAllSignals(DeferSignals):

@@ -143,10 +143,11 @@ class CallSender:
     def start(self, call: OutgoingCall, seconds: float) -> bool:
         """Register a call, and queue its frame, if no task waits for a slot. With the lock.
 
-        No Python code runs, if this module is compiled: a signal handler may be waiting to.
-
         Returns:
             False if the loop must look at it: the caller would have to wait, or to learn why not.
+
+        Raises:
+            DriverError: It was not queued, and nothing has changed.
         """
         rules = self._rules
         # Tasks that wait for a slot are first; a thread does not wait for one here.
@@ -155,7 +156,6 @@ class CallSender:
             or self._closing
             or rules.going_away
             or not rules.free_slots
-            or not rules.accepts(call.request.buffer)
         ):
             return False
         self._queue(call, seconds)

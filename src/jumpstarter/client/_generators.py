@@ -84,11 +84,6 @@ class _GeneratorCall(OutgoingCall):
         """See `leading.Awaited`."""
         return True
 
-    @property
-    def is_atomic(self) -> bool:
-        """See `leading.Awaited`."""
-        return False
-
     def collect(self) -> bool:
         """Move all items to the sink, if there is one; True if there are, or will be none."""
         if self.sink is not None:

@@ -206,11 +206,6 @@ class OutgoingCall:
         return False
 
     @property
-    def is_atomic(self) -> bool:
-        """See `leading.Awaited`."""
-        return True
-
-    @property
     def done(self) -> bool:
         """True once the call has ended."""
         return self.state is _ENDED
