@@ -274,9 +274,8 @@ def connect_async(
         ArgumentError: The address or another argument cannot be used.
         RuntimeError: (on entering) No Trio loop runs in this thread.
     """
-    parse_address(
-        address
-    )  # an error should point at this call, not at the `with` that enters the block
+    # An error should point at this call, not at the `with` that enters the block.
+    parse_address(address)
     check_access(limits, token, ssl_context)
     check_name(name)
     terms = _check_terms(claim, wait, session)

@@ -98,9 +98,8 @@ class ErrorReporter:
 
     def _report_driver(self, exc: BaseException, title: str) -> tuple[int, ErrorBody]:
         level = logging.INFO if isinstance(exc, Exception) else logging.ERROR
-        is_logged = self.event_log.allows(
-            _logger, level
-        )  # formatting costs too much to do it first
+        # First: formatting is expensive.
+        is_logged = self.event_log.allows(_logger, level)
         is_debugged = _logger.isEnabledFor(logging.DEBUG)
         is_short = isinstance(exc, _EXPECTED) and not is_debugged
         traceback = self._send_tracebacks or (is_logged and not is_short)

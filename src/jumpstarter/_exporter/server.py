@@ -17,9 +17,7 @@ from .._io.tls import TlsStream
 from .._io.transport import close_immediately
 from .._protocol.frames import Kind
 from .._util.background import open_background
-from .._util.checks import (
-    check_seconds,
-)
+from .._util.checks import check_seconds
 from .._util.no_copies import ReduceEx, no_copies
 from ..driver._caller import Caller, VerifiedIdentity
 from ..driver._drain import DRAIN_GRACE

@@ -197,9 +197,8 @@ class FileOperations:
         if self._abandoned is not None and self._abandoned.afterwards(function):
             return
         step = _Step(function)
-        limiter = trio.CapacityLimiter(
-            1
-        )  # independent of the limit: it must not wait for blocked threads
+        # A limiter of its own: this must not wait for blocked threads.
+        limiter = trio.CapacityLimiter(1)
         try:
             await self._run(step, limiter, GRACE)
         except trio.Cancelled:

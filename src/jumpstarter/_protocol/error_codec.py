@@ -57,10 +57,8 @@ _MAX_MEMBERS: Final = 64  # of one group; a note counts the others
 _NUMBERS: Final = {symbol: number for number, symbol in errno.errorcode.items()}
 _INT32: Final = range(-(2**31), 2**31)
 _PYTHON_MODULES: Final = ("builtins", "io")
-_OWN_ERRNO_MODULES: Final = (
-    "socket",
-    "ssl",
-)  # their errno is not the system's, but of name services and OpenSSL
+# Their errno is not the system's, but one of name services and of OpenSSL.
+_OWN_ERRNO_MODULES: Final = ("socket", "ssl")
 # The code of an ERROR says as much as these.
 _SAME_AS_CODE: Final = tuple(
     OSErrorDetails(k) for k in ("OSError", "ConnectionError", "TimeoutError")

@@ -83,9 +83,8 @@ class StandardStreams:
         self._real = {number: Descriptor.copy_of(number) for number in self._numbers}
         self._stdout = None if stdout_closed else self._real.get(_STDOUT)
         reader, writer = os.pipe()
-        self._reader = Descriptor(
-            reader
-        )  # closed in children, or one would wait for itself to read
+        # Closed in children, or one would wait for itself to read.
+        self._reader = Descriptor(reader)
         self._wake_reader, self._wake = os.pipe()
         with contextlib.suppress(OSError, AttributeError):  # then it keeps its size
             fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE)
