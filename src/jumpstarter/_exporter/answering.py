@@ -253,7 +253,7 @@ class BaseSession:
             self._connection.begin(call, apart=True)
         else:
             call.in_thread = mode is _THREAD
-            self._connection.come.append(call)
+            self._connection.arrived.append(call)
 
     def take(self, event: ev.CallReceived) -> IncomingCall | None:
         """Register a call that a thread has read, if the thread may answer it. In the thread."""

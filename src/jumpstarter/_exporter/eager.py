@@ -93,11 +93,11 @@ class EagerConnection(Connection, Generic[C]):
         transport, rules, owner, name, event_log, dispatch_lock: See `Connection`.
 
     Attributes:
-        come: Calls that the reading task begins after it has processed everything that arrived
+        arrived: Calls that the reading task begins after it has processed everything that arrived
             together with them.
     """
 
-    __slots__ = ("_answerer", "_ends_at", "_reading", "_tasks", "_writing", "come")
+    __slots__ = ("_answerer", "_ends_at", "_reading", "_tasks", "_writing", "arrived")
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class EagerConnection(Connection, Generic[C]):
             transport, rules, owner, name, event_log=event_log, dispatch_lock=dispatch_lock
         )
         self._answerer: Final = owner
-        self.come: list[C] = []  # a deque takes 760 bytes
+        self.arrived: list[C] = []  # a deque takes 760 bytes
         self._tasks: trio.Nursery
         self._reading: trio.CancelScope | None = None  # of the task that reads
         self._writing: trio.CancelScope | None = None  # of the writer's task
@@ -165,11 +165,11 @@ class EagerConnection(Connection, Generic[C]):
         if apart:
             self._tasks.start_soon(self._answer_apart, call, name=_CALL_TASK)
         else:
-            self.come.append(call)
+            self.arrived.append(call)
 
     def _begin_apart(self) -> None:
-        while self.come:
-            self.begin(self.come.pop(0), apart=True)
+        while self.arrived:
+            self.begin(self.arrived.pop(0), apart=True)
 
     async def _answer_apart(self, call: C) -> None:
         with OwnScope() as scope:
@@ -200,8 +200,8 @@ class EagerConnection(Connection, Generic[C]):
             with OwnScope() as scope:
                 self._reading = scope
                 while self.ended is None:
-                    if self.come:
-                        rest = self._answerer.begin_calls(self.come, scope, task)
+                    if self.arrived:
+                        rest = self._answerer.begin_calls(self.arrived, scope, task)
                         if rest is not None:
                             await self._belong_to_call(rest)
                             return

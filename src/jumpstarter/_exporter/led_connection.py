@@ -26,7 +26,7 @@ from .._protocol.base import BaseProtocol
 from .._util.log_limit import RateLimitedLogger
 from .eager import Answerer, EagerConnection, OwnScope
 from .incoming_call import IncomingCall
-from .worker import Desk, Worker
+from .worker import CallSource, Worker
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -35,7 +35,7 @@ __all__ = ["LedConnection", "ThreadAnswerer"]
 _LOOK: Final = 0.002  # seconds between two looks whether a thread that holds the role goes on
 
 
-class ThreadAnswerer(Answerer[IncomingCall], Desk, Protocol):
+class ThreadAnswerer(Answerer[IncomingCall], CallSource, Protocol):
     """The interface of the code that answers a connection's calls."""
 
     async def answer_in_thread(self, worker: Worker) -> None:
@@ -49,7 +49,7 @@ class LedConnection(EagerConnection[IncomingCall]):
         transport, rules, owner, name, event_log, dispatch_lock: See `Connection`.
     """
 
-    __slots__ = ("_desk",)
+    __slots__ = ("_session",)
 
     def __init__(
         self,
@@ -64,16 +64,16 @@ class LedConnection(EagerConnection[IncomingCall]):
         super().__init__(
             transport, rules, owner, name, event_log=event_log, dispatch_lock=dispatch_lock
         )
-        self._desk: Final = owner
+        self._session: Final = owner
 
     def begin_in_thread(self, call: IncomingCall) -> None:
         """See `EagerConnection`."""
         self.ownership.watch_socket()
         self.ownership.begin_to_watch()  # in the read task
-        if self.ownership.watch is None or not self._desk.executor.has_idle_threads:
+        if self.ownership.watch is None or not self._session.executor.has_idle_threads:
             self.begin(call, apart=True)
             return
-        worker = Worker(self, self, self._desk, call, _goes_on(trio.lowlevel.current_clock()))
+        worker = Worker(self, self, self._session, call, _goes_on(trio.lowlevel.current_clock()))
         self._tasks.start_soon(self._guard, partial(self._stay_with, worker))
 
     async def _stay_with(self, worker: Worker) -> None:
@@ -85,7 +85,7 @@ class LedConnection(EagerConnection[IncomingCall]):
                 worker.call.attach(scope)
                 worker.look_at_deadline()
             try:
-                await self._desk.answer_in_thread(worker)
+                await self._session.answer_in_thread(worker)
             finally:
                 if worker.watch is not None:
                     worker.watch.cancel()

@@ -124,7 +124,7 @@ class Session(BaseSession):
             dispatch_lock=exporter.dispatch_lock,
         )
         self._dispatcher = Dispatcher(exporter, self._connection, self._rules)
-        self.executor: Final = exporter.executor  # see `Desk`
+        self.executor: Final = exporter.executor  # see `CallSource`
         self._state = SessionState.HANDSHAKE
         self._over = LazyEvent()  # set in state OVER
         self._hooks = DisconnectHooks(self._context, exporter.executor, self._error_reporter, name)

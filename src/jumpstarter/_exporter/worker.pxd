@@ -22,7 +22,7 @@ cdef class Worker:
     cdef public bint _may_hold
     cdef public EventRouter _connection
     cdef public object _loop
-    cdef public BaseSession _desk
+    cdef public BaseSession _session
     cdef public BaseProtocol _rules
     cdef public Ownership _ownership
     cdef public ConnectionReader _reader

@@ -47,7 +47,7 @@ from .incoming_call import IncomingCall
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["Desk", "Worker"]
+__all__ = ["CallSource", "Worker"]
 
 _STAYS: Final = 2  # times that a thread waits for the next call,
 _STAY_MS: Final = 5  # this long each, which limits the delay for other uses of the thread
@@ -61,7 +61,7 @@ _HELD: Final = Reader.HELD
 _NONE: Final = Reader.NONE
 
 
-class Desk(Protocol):
+class CallSource(Protocol):
     """The interface of the session, which has the calls.
 
     Attributes:
@@ -113,7 +113,7 @@ class Worker:
     Args:
         connection: The connection.
         loop: The same, for what the loop has to do.
-        desk: The session.
+        session: The session.
         call: The first call.
         may_hold: Whether the loop's clock goes on, so that it can take the role back.
 
@@ -128,7 +128,12 @@ class Worker:
     """
 
     def __init__(
-        self, connection: EventRouter, loop: _Loop, desk: Desk, call: IncomingCall, may_hold: bool
+        self,
+        connection: EventRouter,
+        loop: _Loop,
+        session: CallSource,
+        call: IncomingCall,
+        may_hold: bool,
     ) -> None:
         self.call: IncomingCall | None = call
         self.scope: trio.CancelScope
@@ -140,13 +145,13 @@ class Worker:
         self._may_hold = may_hold
         self._connection = connection
         self._loop = loop
-        self._desk = desk
+        self._session = session
         self._rules = connection.rules
         self._ownership = connection.ownership
         self._reader = connection.reader
         self._writer = connection.writer
-        self._quick = desk.executor.quick
-        self._limiter = desk.executor.limiter
+        self._quick = session.executor.quick
+        self._limiter = session.executor.limiter
         self._most_busy: float = self._limiter.total_tokens / 2
         self._unsent_since: float = 0.0  # when the first answer was queued that is not sent; or 0
         self._in_turn: int = 0  # frames that it has taken since it last waited
@@ -165,7 +170,7 @@ class Worker:
         while (call := self.call) is not None:
             began = _nonblocking.monotonic()
             try:
-                answer = self._desk.run_sync(call)
+                answer = self._session.run_sync(call)
             except BaseException:
                 self._note(call, _nonblocking.monotonic() - began)
                 self._stop_holding()
@@ -202,12 +207,12 @@ class Worker:
         leads = False
         ownership.acquire()
         try:
-            if self._connection.ended is not None or not self._desk.may_answer(call):
+            if self._connection.ended is not None or not self._session.may_answer(call):
                 return False
             # Before the answer is sent: the loop must not wake for the next call.
             leads = self._take_role()
             self.call = None
-            self._desk.answered(call, answer)
+            self._session.answered(call, answer)
             if leads and self._rules.unprocessed:
                 leads = False
                 self._take(self._reader.take_buffered())
@@ -288,7 +293,7 @@ class Worker:
         """
         call = None
         if len(events) == 1 and isinstance(events[0], CallReceived):
-            call = self._desk.take(events[0])
+            call = self._session.take(events[0])
         if call is None:
             self._reader.left += events
             self._connection.act_on([])  # charges the client, and answers a PING
