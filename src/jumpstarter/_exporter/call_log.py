@@ -23,7 +23,7 @@ from .._util.text import sanitize_name
 from ..errors import Code
 from .context import ServerContext
 from .current_call import CallFacts, current_call, is_call_wanted
-from .incoming_call import CallState, IncomingCall
+from .incoming_call import IncomingCall, IncomingCallState
 from .metrics import CountedForwarder, MethodSeries
 from .session import Session, SessionState
 
@@ -197,6 +197,6 @@ def _outcome(
         return "refused", f"refused ({Code.of(code, Code.UNKNOWN).name})"
     if returned:
         return "returned", "returned"
-    if call.state is CallState.LATE:
+    if call.state is IncomingCallState.LATE:
         return "deadline", "its deadline passed"
     return "cancelled", "cancelled"

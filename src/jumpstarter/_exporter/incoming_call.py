@@ -36,7 +36,7 @@ from .stream_forwarder import StreamForwarder
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["CallState", "IncomingCall", "check_scopes"]
+__all__ = ["IncomingCall", "IncomingCallState", "check_scopes"]
 
 _LEFT_OPEN: Final = (
     "it has left a cancel scope or a nursery open, which ends with the call; "
@@ -46,7 +46,7 @@ _INFINITE: Final = math.inf
 _UNARY: Final = Kind.UNARY
 
 
-class CallState(enum.Enum):
+class IncomingCallState(enum.Enum):
     """How far a call is; see the module's docstring."""
 
     PENDING = enum.auto()
@@ -124,13 +124,13 @@ class IncomingCall:
             self.forwarder = StreamForwarder(self.stream, self.changed)
 
     @property
-    def state(self) -> CallState:
+    def state(self) -> IncomingCallState:
         """The state, derived from the other attributes. In the loop."""
         if self.late or trio.current_time() >= self.deadline:
-            return CallState.LATE
+            return IncomingCallState.LATE
         if self.cancelled:
-            return CallState.CANCELLED
-        return CallState.PENDING if self._scope is None else CallState.RUNNING
+            return IncomingCallState.CANCELLED
+        return IncomingCallState.PENDING if self._scope is None else IncomingCallState.RUNNING
 
     def enter(self, scope: trio.CancelScope, task: trio.lowlevel.Task) -> None:
         """Assign the call to this task, whose innermost cancel scope now belongs to the call."""

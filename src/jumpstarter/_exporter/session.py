@@ -52,7 +52,7 @@ from .disconnect_hooks import DisconnectHooks
 from .dispatch import Dispatcher
 from .drain import end_listening
 from .error_reporter import ErrorReporter
-from .incoming_call import CallState, IncomingCall, check_scopes
+from .incoming_call import IncomingCall, IncomingCallState, check_scopes
 from .led_connection import LedConnection
 from .worker import Worker
 
@@ -330,7 +330,7 @@ def _introduce(hello: Hello, connection: int, verified: VerifiedIdentity) -> Cal
 
 
 def _cancellation_error(call: IncomingCall, *, in_drain: bool) -> tuple[int, ErrorBody]:
-    if call.state is CallState.LATE:
+    if call.state is IncomingCallState.LATE:
         seconds = call.head.timeout_ms / 1000
         text = f"its deadline passed, {seconds:g} s after the exporter had received it"
         return Code.DEADLINE_EXCEEDED, ErrorBody("", text)

@@ -33,7 +33,7 @@ from .portal_job import name_of
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["CallState", "LaneCall", "LanePosts", "TrioCall"]
+__all__ = ["LaneCall", "LaneCallState", "LanePosts", "TrioCall"]
 
 _CANCELLED_ITSELF: Final = (
     "the asyncio task of this call was cancelled, though nobody has cancelled the call: its own "
@@ -44,7 +44,7 @@ _CANCELLED_ITSELF: Final = (
 _deadline: Final[ContextVar[float]] = ContextVar("jumpstarter_lane_deadline", default=math.inf)
 
 
-class CallState(enum.Enum):
+class LaneCallState(enum.Enum):
     """How far a call into the other loop is; see the table in the module's docstring."""
 
     POSTED = enum.auto()
@@ -106,7 +106,7 @@ class LaneCall:
         self.deadline: float = trio.current_effective_deadline()
         if self.deadline != math.inf:
             self._context.run(_deadline.set, self.deadline)
-        self._state = CallState.POSTED
+        self._state = LaneCallState.POSTED
         self._task: asyncio.Task[None] | None = None
         self._waiter: trio.lowlevel.Task | None = None
         self._raise_cancel: Callable[[], NoReturn] | None = None
@@ -196,31 +196,31 @@ class LaneCall:
     @property
     def is_cancelled(self) -> bool:
         """True once the CancelledError of `cancel` was delivered."""
-        return self._state is CallState.CANCELLED
+        return self._state is LaneCallState.CANCELLED
 
     def begin_task(self) -> None:
         """Start the asyncio task."""
         self._task = self._lane.loop.create_task(self._run(), context=self._context)
 
     async def _run(self) -> None:
-        if self._state is CallState.CANCELLED:
+        if self._state is LaneCallState.CANCELLED:
             self.error = asyncio.CancelledError()
         else:
-            self._state = CallState.RUNNING
+            self._state = LaneCallState.RUNNING
             try:
                 self.value = await self._function()
             # SystemExit too: asyncio would end the loop, and with it the calls of all others.
             except BaseException as exc:  # noqa: BLE001 - `result` raises it
                 self.error = exc
-        self._state = CallState.ENDED
+        self._state = LaneCallState.ENDED
         self._lane.post_back(self._finish)
 
     def _cancel(self) -> None:
-        if self._state is CallState.RUNNING:
+        if self._state is LaneCallState.RUNNING:
             assert self._task is not None
             self._task.cancel()
-        if self._state is not CallState.ENDED:
-            self._state = CallState.CANCELLED
+        if self._state is not LaneCallState.ENDED:
+            self._state = LaneCallState.CANCELLED
 
 
 class TrioCall:
@@ -241,7 +241,7 @@ class TrioCall:
         self._function = function
         self._context: Context = copy_context()
         self._deadline = _deadline.get()
-        self._state = CallState.POSTED
+        self._state = LaneCallState.POSTED
         self._scope: trio.CancelScope | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._cancelled: asyncio.CancelledError | None = None  # delivered to the task that waits
@@ -318,18 +318,18 @@ class TrioCall:
     async def _run(self) -> None:
         # Shielded: the asyncio task decides when it is cancelled, so that its `finally` may await.
         self._scope = trio.CancelScope(shield=True, deadline=self._deadline)
-        if self._state is CallState.CANCELLED:
+        if self._state is LaneCallState.CANCELLED:
             self._scope.cancel()
         else:
-            self._state = CallState.RUNNING
+            self._state = LaneCallState.RUNNING
         try:
             with self._scope:
                 self.value = await self._function()
             self._was_cancelled = self._scope.cancelled_caught
         except BaseException as exc:  # noqa: BLE001 - `result` raises it in the asyncio task
             self.error = exc
-        self._missed_cancel = self._state is not CallState.CANCELLED
-        self._state = CallState.ENDED
+        self._missed_cancel = self._state is not LaneCallState.CANCELLED
+        self._state = LaneCallState.ENDED
         self._lane.trio_calls.discard(self)
         self._lane.post(self._finish)
 
@@ -337,5 +337,5 @@ class TrioCall:
         """Cancel the function's scope. In the Trio loop."""
         if self._scope is not None:
             self._scope.cancel()
-        if self._state is not CallState.ENDED:
-            self._state = CallState.CANCELLED
+        if self._state is not LaneCallState.ENDED:
+            self._state = LaneCallState.CANCELLED

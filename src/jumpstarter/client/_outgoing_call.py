@@ -53,7 +53,7 @@ from ..errors import (
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["CallState", "OutgoingCall", "Request"]
+__all__ = ["OutgoingCall", "OutgoingCallState", "Request"]
 
 _logger = logging.getLogger("jumpstarter.client")
 
@@ -128,7 +128,7 @@ class Request:
         set_timeout(self.buffer, milliseconds)
 
 
-class CallState(enum.Enum):
+class OutgoingCallState(enum.Enum):
     """Where an `OutgoingCall` is; the module's docstring has the table."""
 
     NEW = enum.auto()
@@ -138,10 +138,10 @@ class CallState(enum.Enum):
 
 
 # Module constants: looking a member up in its enum costs as much as a small system call.
-_NEW: Final = CallState.NEW
-_SENT: Final = CallState.SENT
-_ABANDONED: Final = CallState.ABANDONED
-_ENDED: Final = CallState.ENDED
+_NEW: Final = OutgoingCallState.NEW
+_SENT: Final = OutgoingCallState.SENT
+_ABANDONED: Final = OutgoingCallState.ABANDONED
+_ENDED: Final = OutgoingCallState.ENDED
 
 _RESULT: Final = ev.ResultReceived
 
@@ -163,7 +163,7 @@ class OutgoingCall:
     `adopt` was called, it is a task in any case.
 
     Attributes:
-        state: See `CallState`.
+        state: See `OutgoingCallState`.
         slot: The slot that it has; 0 before it was sent.
         value: The encoded result, once it has ended.
         baton: On which a thread waits for it; None if none does.
@@ -186,7 +186,7 @@ class OutgoingCall:
     def __init__(self, channel: _CallOwner, request: Request) -> None:
         self.channel: _CallOwner = channel
         self.request: Request = request
-        self.state: CallState = _NEW
+        self.state: OutgoingCallState = _NEW
         self.slot: int = 0
         self.value: bytes = b""
         self.baton: _nonblocking.Baton | None = None

@@ -27,7 +27,7 @@ from .._io.portal import BlockingPortal, in_trio_thread
 from .._io.portal_job import stay_at_exit
 from ..errors import CallRefused, Code, DriverTimeoutError
 from ._channel import Channel
-from ._outgoing_call import CallState, OutgoingCall, Request
+from ._outgoing_call import OutgoingCall, OutgoingCallState, Request
 from ._remote import DriverRef
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -36,7 +36,7 @@ __all__ = ["BlockingRunner", "limited", "portal_for", "runner_for", "time_limit"
 
 T = TypeVar("T")
 
-_ENDED: Final = CallState.ENDED
+_ENDED: Final = OutgoingCallState.ENDED
 _INFINITE: Final = math.inf
 
 
