@@ -13,7 +13,7 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, Final
@@ -280,26 +280,40 @@ async def _serve(
     runners = [] if runner is None else [runner]
     if terms is not None:
         runners, kind = _resetting(tree, parts, runner), LeaseQueue
+    mode = 0o600 if allowed is None else 0o666
+    opening = partial(open_listeners, where, ssl_context=ssl_context, insecure=insecure, mode=mode)
+    is_access_checked = bool(secret) or _requires_certificates(ssl_context)
     with tree.claimed(f"at {where}"), watched(limits.loop_hold, owner_of):
-        async with exporter.lane(owner_of), _counted(exporter):
-            mode = 0o600 if allowed is None else 0o666
-            listeners = await open_listeners(
-                where, ssl_context=ssl_context, insecure=insecure, mode=mode
-            )
-            try:
-                is_access_checked = bool(secret) or _requires_certificates(ssl_context)
-                _log_warnings(listeners, is_access_checked=is_access_checked)
-                async with _all_leases(exporter, runners, kind) as leases:
-                    use = None if terms is None else terms.of(tree, leases, parts)
-                    if use is not None:
-                        exporter.use_exclusively(use)
-                    server = Server(exporter, listeners, allowed or (), leases, use)
-                    async with _running(server, exporter, tree):
-                        yield server
-            finally:
-                with trio.CancelScope(shield=True):
-                    await listeners.aclose()
-                await tree.end(END_GRACE)
+        async with (
+            exporter.lane(owner_of),
+            _counted(exporter),
+            _listening(tree, opening, is_access_checked=is_access_checked) as listeners,
+            _all_leases(exporter, runners, kind) as leases,
+        ):
+            use = None if terms is None else terms.of(tree, leases, parts)
+            if use is not None:
+                exporter.use_exclusively(use)
+            server = Server(exporter, listeners, allowed or (), leases, use)
+            async with _running(server, exporter, tree):
+                yield server
+
+
+@asynccontextmanager
+async def _listening(
+    tree: DeviceTree, opening: Callable[[], Awaitable[ListenerSet]], *, is_access_checked: bool
+) -> AsyncIterator[ListenerSet]:
+    """Listen during the block, and then end the drivers, which no client can reach any more.
+
+    They are not ended if the listeners cannot be opened: they were not reset yet.
+    """
+    listeners = await opening()
+    try:
+        _log_warnings(listeners, is_access_checked=is_access_checked)
+        yield listeners
+    finally:
+        with trio.CancelScope(shield=True):
+            await listeners.aclose()
+        await tree.end(END_GRACE)
 
 
 @asynccontextmanager

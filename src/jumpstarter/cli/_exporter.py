@@ -105,29 +105,7 @@ def _run(
         streams.announce(f"ready: {address}")
 
     try:
-        address = parse_address(options.address)
-        check_options(address, options)
-        limits = load_limits(options.limit)
-        token = read_token(options.token_file) or options.passphrase or ""
-        context = load_tls(address, options)
-        options.exclusive = read_exclusive(options.exclusive)
-        loaded = _load(options, token, streams, held)
-        check_sharing(options)
-        metrics, status = (
-            load_http(options, loaded.config, each) for each in ("metrics", "status")
-        )
-        check_certificate(address, options, metrics, status)
-        config = ServeConfig(
-            address=address,
-            limits=limits,
-            token=token,
-            context=context,
-            driver=loaded.driver,
-            hooks=loaded.hooks,
-            metrics=metrics,
-            status=status,
-            name=options.driver or (loaded.config.metadata.name if loaded.config else ""),
-        )
+        config = _config_of(options, streams, held)
         return trio.run(_serve, config, options, streams, announce)
     except (Exception, SystemExit) as exc:
         if reason := failed_reset(exc):
@@ -138,6 +116,37 @@ def _run(
         elif not is_ready and (text := explain_shortage(exc)):
             raise SetupError(text) from exc
         raise
+
+
+def _config_of(
+    options: argparse.Namespace, streams: StandardStreams, held: ExitStack
+) -> ServeConfig:
+    """Read everything that the options name, and make the drivers. For the arguments see `_load`.
+
+    Raises:
+        SetupError: An option cannot be used.
+    """
+    address = parse_address(options.address)
+    check_options(address, options)
+    limits = load_limits(options.limit)
+    token = read_token(options.token_file) or options.passphrase or ""
+    context = load_tls(address, options)
+    options.exclusive = read_exclusive(options.exclusive)
+    loaded = _load(options, token, streams, held)
+    check_sharing(options)
+    metrics, status = (load_http(options, loaded.config, each) for each in ("metrics", "status"))
+    check_certificate(address, options, metrics, status)
+    return ServeConfig(
+        address=address,
+        limits=limits,
+        token=token,
+        context=context,
+        driver=loaded.driver,
+        hooks=loaded.hooks,
+        metrics=metrics,
+        status=status,
+        name=options.driver or (loaded.config.metadata.name if loaded.config else ""),
+    )
 
 
 class _Loaded(NamedTuple):
