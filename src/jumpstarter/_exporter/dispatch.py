@@ -81,15 +81,15 @@ class Dispatcher(BaseDispatcher):
 
     # ------------------------------------------------------------------------- methods
 
-    async def run_async(self, call: IncomingCall) -> bytearray | Awaitable[bytearray]:
-        """Run the driver's code for a call in this task.
+    async def run_async(self, call: IncomingCall) -> Awaitable[bytearray]:
+        """Prepare to run the driver's code for a call in this task.
 
         Returns:
-            The encoded result, or what returns it: a generator or stream may be idle for hours, and
-            what has begun it takes memory.
+            Runs it, and returns the encoded result. Separate, since a generator or stream may be
+            idle for hours, and the frame of this function takes memory.
 
         Raises:
-            BaseException: Raised by the driver, or by the session in its place.
+            CallRejected: There is no such method, or the arguments cannot be used.
         """
         exported, method = self._find(call.head)
         if self._connection.writer.write_paused:  # not while the client does not read

@@ -41,7 +41,7 @@ from .item_batcher import ItemBatcher
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["DEFAULT_THREADS", "DriverExecutor", "NoThreadError", "in_worker_thread", "is_async"]
+__all__ = ["DEFAULT_THREADS", "DriverExecutor", "NoThreadError", "in_worker_thread"]
 
 DEFAULT_THREADS: Final = 64  # a blocked thread costs little; a queued call looks like a dead driver
 SPARED: Final = 4  # no client takes the last one in so many threads, so that others can call
@@ -56,7 +56,7 @@ _PAUSE: Final = 0.1  # seconds between two attempts to get a thread for code tha
 T = TypeVar("T")
 
 
-def is_async(method: Callable[..., Any]) -> bool:
+def _is_async(method: Callable[..., Any]) -> bool:
     """Return True if a method's result must be awaited, as far as is known before the call."""
     code = getattr(method, "__code__", None)  # this usually decides, at a tenth of the cost
     if isinstance(code, CodeType) and code.co_flags & inspect.CO_COROUTINE:
@@ -140,7 +140,7 @@ class DriverExecutor:
         Raises:
             NoThreadError: The system starts no more threads; the method has not begun.
         """
-        if is_async(method):
+        if _is_async(method):
             return await method(*args, **kwargs)
         _, result = await self.thread(_begin, partial(method, *args, **kwargs))
         # A decorator can hide that a method is `async`: then the result must be awaited.
@@ -150,7 +150,7 @@ class DriverExecutor:
         """Run a function at the end of a connection, even if calls occupy all the threads."""
         if self.adapt_hook is not None:
             function = self.adapt_hook(function)
-        if is_async(function):
+        if _is_async(function):
             await function()
             return
         begin = partial(_begin, function)

@@ -47,7 +47,7 @@ class _LeasedDispatcher(Dispatcher):
             return ExecutionMode.OWN_TASK  # since it waits
         return super().execution_mode(event)
 
-    async def run_async(self, call: IncomingCall) -> bytearray | Awaitable[bytearray]:
+    async def run_async(self, call: IncomingCall) -> Awaitable[bytearray]:
         if (lease := self.lease) is not None:
             if refusal := await lease.decided():
                 reject(Code.REFUSED, refusal)

@@ -284,8 +284,9 @@ class Session(BaseSession):
         result: bytearray | None = None
         error: tuple[int, ErrorBody] | None = None
         try:
-            answer = await (rest or self._dispatcher.run_async(call))
-            result = answer if isinstance(answer, bytearray) else await answer
+            if rest is None:
+                rest = await self._dispatcher.run_async(call)
+            result = await rest
             check_scopes(call.status, trio.lowlevel.current_task())
         except BaseException as exc:  # noqa: BLE001 - SystemExit too stays within its call
             # Without a local variable for it: the traceback refers to this frame, which would keep
