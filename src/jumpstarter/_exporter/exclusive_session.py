@@ -1,4 +1,4 @@
-"""Sessions of an exporter in exclusive use: who may call what, and how a client is put out.
+"""Sessions of an exporter in exclusive use: which calls they refuse, and how they are ended.
 
 They are classes of their own, so that the sessions of other exporters pay nothing.
 """

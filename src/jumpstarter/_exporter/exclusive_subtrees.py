@@ -1,4 +1,4 @@
-"""Know who may call what of an exporter in exclusive use, and answer its clients' questions.
+"""Keep which client may call which drivers in exclusive use, and answer the clients' questions.
 
 The whole exporter has one queue, or each of some subtrees has one of its own. Drivers outside of
 these subtrees are free. A connection has at most one claim.

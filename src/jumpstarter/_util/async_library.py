@@ -4,7 +4,7 @@ Trio is this library's own loop. Code for asyncio runs in the asyncio lane of it
 client. The first of these rules that applies decides:
 
 1. Said: the class has `async_library = "trio"` or `"asyncio"`.
-2. Switched: whoever serves has passed `async_library=`, in place of the two guesses below.
+2. Switched: serving has the argument `async_library=`, in place of the two guesses below.
 3. Seen: the module of the function has something of Trio, or of asyncio or a library for it, among
    its globals. Trio wins.
 4. Neither: asyncio, if anything else of the tree is asyncio's, since such code may await it

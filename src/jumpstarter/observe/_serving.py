@@ -237,7 +237,7 @@ class _Fresh:
 
     def __init__(self, make: Callable[[], Awaitable[bytes]]) -> None:
         self._make = make
-        self._turn = trio.Lock()  # who holds it makes a text, or finds a new enough one
+        self._turn = trio.Lock()  # its holder makes a text, or finds a new enough one
         self._begun = self._next = float("-inf")
         self._text = b""
 
