@@ -20,7 +20,7 @@ import trio
 import trio.testing
 
 from ._api.access import check_access
-from ._api.connecting import ask_for_report
+from ._api.connecting import ask_for_report, build_async
 from ._api.contexts import AsyncContext, Opened, SyncContext
 from ._api.serving import warn_shadowed_names
 from ._exporter.context import ServerContext
@@ -31,7 +31,6 @@ from ._io.portal import in_trio_thread, start_blocking_portal
 from ._limits import DEFAULT_LIMITS, Limits
 from ._util.background import open_background
 from ._util.checks import check_callable, raise_value_error
-from ._util.event_loop import check_trio_loop
 from ._util.tracebacks import hidden_contextmanager
 from .client import DriverClient
 from .client._channel import Channel
@@ -146,22 +145,9 @@ def client_for_async(
         ArgumentError: Another argument cannot be used.
         RuntimeError: (on entering) No Trio loop runs in this thread.
     """
-    managed = _client_for_async(_join(driver, limits), Wanted(client, None))
+    joined, wanted = _join(driver, limits), Wanted(client, None)
+    managed = build_async(joined, wanted, "client_for_async()", blocking="client_for()")
     return AsyncContext(managed, "async with client_for_async(...) as client:")
-
-
-@asynccontextmanager
-async def _client_for_async(
-    joined: AbstractAsyncContextManager[Opened], wanted: Wanted[_C]
-) -> AsyncIterator[_C]:
-    instead = "use client_for(), and call the blocking methods by `await asyncio.to_thread(...)`"
-    check_trio_loop("client_for_async()", instead)
-    async with joined as (channel, nodes):
-        root = wanted.build(nodes, channel)
-        try:
-            yield root
-        finally:
-            root.close()
 
 
 def _join(driver: Driver, limits: Limits) -> AbstractAsyncContextManager[Opened]:

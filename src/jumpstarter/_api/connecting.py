@@ -46,7 +46,7 @@ _C = TypeVar("_C", bound=DriverClient)
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["ask_for_report", "connect", "connect_async", "open_channel"]
+__all__ = ["ask_for_report", "build_async", "connect", "connect_async", "open_channel"]
 
 
 _DEFAULT_TERMS: Final = Terms()
@@ -280,16 +280,30 @@ def connect_async(
     check_name(name)
     terms = _check_terms(claim, wait, session)
     wanted = Wanted(client, check_allow(allow))
-    managed = _build(open_channel(address, limits, token, ssl_context, name, terms=terms), wanted)
+    opened = open_channel(address, limits, token, ssl_context, name, terms=terms)
+    managed = build_async(opened, wanted, "connect_async()", blocking="connect()")
     return AsyncContext(managed, "async with connect_async(...) as client:")
 
 
 @asynccontextmanager
-async def _build(
-    opened: AbstractAsyncContextManager[Opened], wanted: Wanted[_C]
+async def build_async(
+    opened: AbstractAsyncContextManager[Opened], wanted: Wanted[_C], verb: str, *, blocking: str
 ) -> AsyncGenerator[_C, None]:
-    instead = "use connect(), and call the blocking methods by `await asyncio.to_thread(...)`"
-    check_trio_loop("connect_async()", instead)
+    """Open a connection in this Trio loop, and build its client, for the length of the block.
+
+    Args:
+        opened: Makes the connection.
+        wanted: Builds the tree of clients.
+        verb: The public function, for the error of another kind of loop.
+        blocking: Its blocking counterpart, which that error recommends.
+
+    Raises:
+        RuntimeError: No Trio loop runs in this thread.
+        ClientImportError: The client is not of the expected class, or cannot be imported.
+        Exception: Raised by `opened`.
+    """
+    instead = f"use {blocking}, and call the blocking methods by `await asyncio.to_thread(...)`"
+    check_trio_loop(verb, instead)
     async with opened as (channel, nodes):
         root = wanted.build(nodes, channel)
         try:
