@@ -17,11 +17,13 @@ from helpers import PATIENCE, ask, timed, until, wait_until
 from jumpstarter import connect_async, serve_async
 from jumpstarter._exporter import exclusive_session, worker
 from jumpstarter._exporter.exclusive_session import _ExclusiveSession
+from jumpstarter._exporter.led_connection import LedConnection
 from jumpstarter._exporter.server import Server
 from jumpstarter._exporter.session import caller_of
 from jumpstarter._io.ownership import Reader
+from jumpstarter._protocol.frames import Kind
 from jumpstarter.client import DriverClient
-from jumpstarter.client._outgoing_call import OutgoingCall
+from jumpstarter.client._outgoing_call import OutgoingCall, Request
 from jumpstarter.driver import export
 from jumpstarter.errors import DriverError
 from noting_driver import Noting
@@ -88,14 +90,20 @@ async def exclusive(board: Board, tmp_path: Path) -> AsyncIterator[Place]:
             board.may_return.set()
 
 
-def send(client: DriverClient, method: str, text: str) -> OutgoingCall:
-    """Send a call without a checkpoint, so that only threads can act on it before one."""
+def send(client: DriverClient, *calls: tuple[str, str]) -> list[OutgoingCall]:
+    """Send calls together, without a checkpoint: only threads can act on them before one."""
     channel = client.channel.channel
-    call = OutgoingCall(channel, ask(method, text))
+    made = [OutgoingCall(channel, ask(method, text)) for method, text in calls]
     with channel.connection.lock:
-        assert channel.start(call, math.inf)
+        for each in made:
+            assert channel.start(each, math.inf)
         channel.connection.writer.flush_now()
-    return call
+    return made
+
+
+async def kick(watcher: DriverClient, connection: int) -> None:
+    request = Request(0, Kind.UNARY, "kick", (connection,), driver="the exporter")
+    await watcher.channel.channel.call(request)
 
 
 async def outcome(call: OutgoingCall) -> DriverError | None:
@@ -112,7 +120,7 @@ async def test_a_thread_that_leads_begins_no_call_for_a_client_that_was_dismisse
             await ada.call_async("note", "ada")
             assert it.is_led("ada")
             it.session("ada").dismiss("the session was ended by a test")
-            call = send(ada, "note", "too late")  # before the client knows
+            [call] = send(ada, ("note", "too late"))  # before the client knows
             wait_until(lambda: not it.is_led("ada"))  # until the thread has read the call
             assert isinstance(await outcome(call), DriverError)
         async with it.client("bob") as bob:
@@ -141,7 +149,7 @@ async def test_a_call_that_a_thread_begins_as_the_session_ends_has_ended_before_
                 nursery.start_soon(next_client)
                 await until(lambda: len(it.server.view().claims) == 2)
                 it.session("ada")._connection.end(ConnectionError("pulled"))
-                call = send(member, "block", "finally")
+                [call] = send(member, ("block", "finally"))
                 assert board.running.wait(PATIENCE)  # the loop stands still meanwhile
                 [running] = it.session("member").running
                 assert not running.cancelled
@@ -163,7 +171,7 @@ async def test_a_session_ends_with_its_holder_while_a_thread_reads_for_a_member(
             session = ada.channel.channel.session
             async with it.client("member", session=session) as member:
                 await member.call_async("note", "member")
-                send(ada, "block", "ada")
+                send(ada, ("block", "ada"))
                 await until(board.running.is_set)  # so that the holder's connection ends slowly
                 assert it.is_led("member")
                 it.session("ada")._connection.end(ConnectionError("pulled"))
@@ -174,3 +182,35 @@ async def test_a_session_ends_with_its_holder_while_a_thread_reads_for_a_member(
         async with it.client("bob") as bob:
             await bob.call_async("note", "bob")
     assert board.ledger == ["reset", "member", "ada", "reset", "bob"]
+
+
+@timed()
+async def test_a_kick_ends_a_session_whose_thread_holds_the_role(
+    board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that was read behind the one that runs has not begun, and is refused."""
+    monkeypatch.setattr(worker, "_QUICK", math.inf)
+    monkeypatch.setattr(LedConnection, "watch_time_of", lambda *_: None)  # never take it back
+    async with (
+        exclusive(board, tmp_path) as it,
+        it.client("watcher", claim=False) as watcher,
+        trio.open_nursery() as nursery,
+    ):
+        async with it.client("ada") as ada:
+            session = it.session("ada")
+            session.executor.quick.update((1, name) for name in ("block", "note"))
+            await ada.call_async("note", "ada")
+            assert it.is_led("ada")
+            [holder] = it.server.view().claims
+            running, behind = send(ada, ("block", "running"), ("note", "never"))
+            wait_until(board.running.is_set)  # the loop stands still meanwhile
+            assert session._connection.ownership.reader is Reader.HELD
+            nursery.start_soon(kick, watcher, holder["connection"])
+            await until(lambda: session._guard.ended != "")
+            assert session._connection.ownership.reader is Reader.HELD
+            board.may_return.set()
+            await outcome(running)
+            assert isinstance(await outcome(behind), DriverError)
+        async with it.client("bob") as bob:
+            await bob.call_async("note", "bob")
+    assert board.ledger == ["reset", "ada", "running", "reset", "bob"]
