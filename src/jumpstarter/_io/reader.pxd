@@ -6,7 +6,7 @@ from .._protocol.base cimport BaseProtocol
 from .ownership cimport Ownership
 from .transport cimport SocketTransport
 
-cdef int _GOES_ON, _PARKED, _AT_END
+cdef int _GOES_ON, _PARKED, _AT_END, _READS
 cdef object _LOOP, _HELD
 
 cdef class ThreadReader:
@@ -24,11 +24,18 @@ cdef class ThreadReader:
     cpdef list take_buffered(self)
 
 cdef class ConnectionReader(ThreadReader):
+    cdef public bint _is_quiet
     cdef public double last_read, hello_deadline
     cdef public object _clock, _dispatch_lock, _transport
 
-    @cython.locals(ownership=Ownership, rules=BaseProtocol)
     cpdef int _waits_for(self) except -2
+    @cython.locals(ownership=Ownership, rules=BaseProtocol)
+    cdef int _descriptor(self) except -2
+    @cython.locals(ownership=Ownership)
+    cdef int _waited_for(self) except -2
     @cython.locals(ownership=Ownership)
     cpdef int _read_now(self) except -2
-    cpdef object _handle(self, data)
+    @cython.locals(rules=BaseProtocol)
+    cdef int _read_all(self) except -2
+    @cython.locals(rules=BaseProtocol, events=list)
+    cpdef bint _handle(self, data) except -1

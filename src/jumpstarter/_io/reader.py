@@ -30,6 +30,7 @@ _GOES_ON: Final = 0
 _PARKED: Final = 1
 _AT_END: Final = 2
 _HELD: Final = Reader.HELD
+_READS: Final = 4  # of up to 256 KiB, after which other tasks have their turn
 
 
 class _Host(Protocol):
@@ -130,7 +131,14 @@ class ConnectionReader(ThreadReader):
         hello_deadline: When the peer must have sent its HELLO.
     """
 
-    __slots__ = ("_clock", "_dispatch_lock", "_transport", "hello_deadline", "last_read")
+    __slots__ = (
+        "_clock",
+        "_dispatch_lock",
+        "_is_quiet",
+        "_transport",
+        "hello_deadline",
+        "last_read",
+    )
 
     def __init__(
         self,
@@ -143,6 +151,7 @@ class ConnectionReader(ThreadReader):
         self._transport = transport
         self._dispatch_lock = dispatch_lock
         self._clock = trio.lowlevel.current_clock()
+        self._is_quiet = True  # the last bytes have caused no event
         self.last_read: float = trio.current_time()
         self.hello_deadline: float = math.inf
 
@@ -170,6 +179,10 @@ class ConnectionReader(ThreadReader):
 
     def _waits_for(self) -> int:
         """Return the descriptor to wait for; -1 with frames, a deadline, bulk, or no socket."""
+        return -1 if self._rules.unfinished else self._descriptor()
+
+    def _descriptor(self) -> int:
+        """Return the same, if there may be a deadline."""
         ownership, rules, socket = self._ownership, self._rules, self._socket
         if ownership.new_watch is not None:
             ownership.begin_to_watch()
@@ -177,20 +190,22 @@ class ConnectionReader(ThreadReader):
             socket is None
             or rules.peer is None
             or rules.failure is not None
-            or rules.unfinished
             or rules.unprocessed
             or self.left
             or socket.expects_more
             or self._connection.ended is not None
         ):
             return -1
-        return socket.fileno() if ownership.watch is None else ownership.fileno()
+        return self._waited_for()
+
+    def _waited_for(self) -> int:
+        ownership = self._ownership
+        assert self._socket is not None
+        return self._socket.fileno() if ownership.watch is None else ownership.fileno()
 
     def _read_now(self) -> int:
         """Read if this task still is the reader, and handle what has come. Return what is next."""
-        ownership, socket = self._ownership, self._socket
-        assert socket is not None
-        data: Chunk | None = None
+        ownership = self._ownership
         with ownership.lock:
             # The reader may have changed while this task was on its way to run.
             if ownership.reader is not _LOOP:
@@ -199,17 +214,26 @@ class ConnectionReader(ThreadReader):
                 return _GOES_ON
             if ownership.error is not None:
                 raise broken("read", ownership.error) from ownership.error
+            turn = self._read_all()
+        if turn == _AT_END:
+            self._end_at_last_byte()
+        return turn
+
+    def _read_all(self) -> int:
+        """Read what is there, as long as it is only the middle of a message. With the lock."""
+        socket, rules = self._socket, self._rules
+        assert socket is not None
+        for _ in range(_READS):
             try:
                 data = socket.try_read_on()
             except OSError as exc:
                 raise broken("read", exc) from exc
-            if data:
-                self._handle(data)
-        if data:
+            if not data:
+                return _GOES_ON if data is None else _AT_END
             self.last_read = self._clock.current_time()
-        elif data is not None:
-            self._end_at_last_byte()
-            return _AT_END
+            self._is_quiet = not self._handle(data)
+            if not (self._is_quiet and socket.expects_more) or rules.unprocessed:
+                break
         return _GOES_ON
 
     async def _read_with_care(self) -> bool:
@@ -222,8 +246,8 @@ class ConnectionReader(ThreadReader):
                 connection.act_on(left)
         elif self._rules.unprocessed and ownership.reader is not _HELD:
             await self._handle_unprocessed()
-        elif ownership.watch is not None:
-            return await self._read_watched()
+        elif self._socket is not None and self._rules.peer is not None:
+            return await self._read_on()
         else:
             data = await self._read()
             if data is None:
@@ -242,14 +266,18 @@ class ConnectionReader(ThreadReader):
                 if self._ownership.reader is not _HELD:
                     self._handle(b"")
 
-    def _handle(self, data: Chunk) -> None:
+    def _handle(self, data: Chunk) -> bool:
+        """Handle bytes. Return whether there was any event: not in the middle of a message."""
         # Another task may have ended the connection after this one was scheduled to read.
-        if self._connection.ended is None:
-            rules = self._rules
-            self._connection.act_on(rules.receive(data, rules.limits.max_frames_per_turn))
+        if self._connection.ended is not None:
+            return True
+        rules = self._rules
+        events = rules.receive(data, rules.limits.max_frames_per_turn)
+        self._connection.act_on(events)
+        return bool(events)
 
     async def _read(self) -> Chunk | None:
-        """Read without a watch, unless there is a new one.
+        """Read before the peer's HELLO, or from another stream than a socket.
 
         Returns:
             The next bytes; none at the end, after the reason was settled; None to look again.
@@ -259,12 +287,10 @@ class ConnectionReader(ThreadReader):
         try:
             if self._rules.peer is None:
                 data = await self._read_by(self.hello_deadline)
+            elif self._rules.unfinished:
+                data = await self._read_by(self.last_read + self._rules.limits.read_stall)
             else:
-                data = await self._transport.read_on()  # most reads of bulk need no deadline
-                if data is None and self._rules.unfinished:
-                    data = await self._read_by(self.last_read + self._rules.limits.read_stall)
-                elif data is None:
-                    data = await self._transport.read()
+                data = await self._transport.read()
         except trio.ClosedResourceError:
             if self._ownership.new_watch is None:
                 raise
@@ -287,35 +313,45 @@ class ConnectionReader(ThreadReader):
                 return await self._transport.read()
         return None
 
-    async def _read_watched(self) -> bool:
-        """Read if the loop is the reader, once the watch reports something."""
-        if not await self._wait_for_watch():
-            return True
-        turn = self._read_now()
+    async def _read_on(self) -> bool:
+        """Read from a socket if the loop is the reader, in bulk or in the middle of a message."""
+        assert self._socket is not None
+        if self._socket.expects_more and self._ownership.reader is _LOOP:
+            await trio.lowlevel.checkpoint()
+            turn = self._read_now()
+        else:
+            turn = await self._read_rest()
         if turn == _PARKED:
             await self._ownership.wait_returned()
         return turn != _AT_END
 
-    async def _wait_for_watch(self) -> bool:
-        """Wait until there may be something to read. Return False to look at the state again."""
+    async def _read_rest(self) -> int:
+        """Wait and read until a message has arrived, or there is something else to do."""
         ownership, rules = self._ownership, self._rules
-        assert self._socket is not None
-        if self._socket.expects_more and ownership.reader is _LOOP:
-            await trio.lowlevel.checkpoint()
-            return True
-        try:
-            if not rules.unfinished:
-                await ownership.wait_readable()
-                return True
-            self.catch_up()
-            with trio.CancelScope(deadline=self.last_read + rules.limits.read_stall) as scope:
-                await ownership.wait_readable()
-        except trio.ClosedResourceError:
-            return False
-        if not scope.cancelled_caught:
-            return True
-        await trio.sleep(SECOND_LOOK)  # else this would spin while a thread reads
-        return self._look_after_deadline()
+        self.catch_up()
+        # One scope for many reads: it costs as much as a read. So its deadline may be too early.
+        stall = rules.limits.read_stall if rules.unfinished else math.inf
+        with trio.CancelScope(deadline=self.last_read + stall):
+            goes_on = True
+            while goes_on:
+                try:
+                    await trio.lowlevel.wait_readable(self._waited_for())
+                except trio.ClosedResourceError:
+                    if ownership.watch is ownership.new_watch is None:
+                        raise
+                    return _GOES_ON  # a thread has restarted the loop: look at the state again
+                except OSError as exc:
+                    raise broken("read", exc) from exc
+                turn = self._read_now()
+                goes_on = turn == _GOES_ON and self._is_quiet and rules.unfinished
+                goes_on = goes_on and self._descriptor() >= 0
+            return turn
+        self.catch_up()
+        if self._has_stalled():
+            await trio.sleep(SECOND_LOOK)  # else this would spin while a thread reads
+            if self._look_after_deadline():
+                return self._read_now()
+        return _GOES_ON
 
     def _look_after_deadline(self) -> bool:
         """Give up on a peer that has stalled. Return True if there is something to read."""
@@ -323,7 +359,7 @@ class ConnectionReader(ThreadReader):
             self.catch_up()
             if self._ownership.reader is not _LOOP:
                 return False  # the thread restarts this task if more is to come
-            if self._ownership.is_readable():
+            if self._ownership.finds_bytes():
                 return True
             if self._has_stalled():
                 self._give_up_on_peer()

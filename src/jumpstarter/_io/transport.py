@@ -20,6 +20,7 @@ This module does not know frames.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import socket
@@ -46,7 +47,7 @@ __all__ = [
     "transport_for",
 ]
 
-_READ_SIZE: Final = 64 * 1024  # bytes, as in Trio
+_READ_SIZE: Final = 65 * 1024  # bytes: a frame of 64 KiB, and some small ones
 _BULK_SIZE: Final = 256 * 1024  # bytes: more than a Unix socket queues by default
 _FREED: Final = 4 * 1024 * 1024  # bytes: half of what malloc then keeps; enough to echo 1 MiB
 _SEND_SIZE: Final = 32 * 1024  # bytes per `send_all`; a peer that takes that many is not stalled
@@ -83,10 +84,10 @@ class Transport(Protocol):
         stall: float,
         lock: AbstractContextManager[object] = _NO_LOCK,
     ) -> None:
-        """Write everything. A checkpoint if it has to wait.
+        """Write everything, once the stream takes more. A checkpoint.
 
         Args:
-            buffers: The bytes.
+            buffers: The bytes, which `try_write` has not taken.
             stall: How long the peer may take nothing, in seconds.
             lock: Held whenever the stream is used, and not while it waits: a thread may read.
 
@@ -99,15 +100,6 @@ class Transport(Protocol):
         """Return the next bytes, or none at the end. A checkpoint; cancelling it loses nothing.
 
         The caller uses them before its next checkpoint: their memory may be used again then.
-
-        Raises:
-            trio.BrokenResourceError: The stream is broken.
-        """
-
-    async def read_on(self) -> Chunk | None:
-        """Read without waiting if more is likely to be there. Return None if nothing is.
-
-        A checkpoint if it tries.
 
         Raises:
             trio.BrokenResourceError: The stream is broken.
@@ -152,10 +144,6 @@ class StreamTransport:
         except (OSError, trio.BrokenResourceError) as exc:
             raise broken("read", exc) from exc
 
-    async def read_on(self) -> Chunk | None:
-        """See `Transport`. A Trio stream cannot tell if more is there."""
-        return None
-
     async def aclose(self) -> None:
         """See `Transport`. TLS sends no close_notify, for which it might have to wait."""
         await close_immediately(self._stream)
@@ -165,7 +153,8 @@ class SocketTransport:
     """A transport over a TCP or Unix socket.
 
     Attributes:
-        expects_more: The loop's last read was a full one, so more is likely to be there.
+        expects_more: The loop's last read was a full one, so more is likely to be there: the sender
+            writes on as it drains.
     """
 
     def __init__(self, stream: trio.SocketStream) -> None:
@@ -198,11 +187,10 @@ class SocketTransport:
         lock: AbstractContextManager[object] = _NO_LOCK,
     ) -> None:
         """See `Transport`."""
+        rest = buffers
         try:
-            with lock:
-                rest = self.try_write(buffers)
-            if not rest:
-                return
+            if self._fd < 0:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             with trio.CancelScope() as scope:  # one for all: a scope costs as much as a small write
                 scope.deadline = trio.current_time() + stall
                 while rest:
@@ -234,16 +222,6 @@ class SocketTransport:
                 raise broken("read", exc) from exc
             if data is not None:
                 return data
-
-    async def read_on(self) -> Chunk | None:
-        """See `Transport`. More is likely after a full read: the sender writes on as it drains."""
-        if not self.expects_more:
-            return None
-        await trio.lowlevel.checkpoint()
-        try:
-            return self.try_read_on()
-        except OSError as exc:
-            raise broken("read", exc) from exc
 
     def try_read(self) -> bytes | None:
         """Return what is there: nothing at the end, None if there is nothing yet. Never waits.

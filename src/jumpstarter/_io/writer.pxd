@@ -19,11 +19,12 @@ cdef class Writer:
 
     cpdef object fail(self, exc)
     cpdef object flush(self)
-    @cython.locals(queue=SendQueue, is_full=bint, batch=WriteBatch)
+    @cython.locals(queue=SendQueue)
     cpdef object flush_now(self)
     cpdef object flush_soon(self)
     @cython.locals(queue=SendQueue)
     cpdef bint is_full(self) except -1
-    cpdef object _take_batch(self)
+    @cython.locals(queue=SendQueue)
+    cpdef object _write_batches(self)
     @cython.locals(is_full=bint, batch=WriteBatch)
-    cpdef object _next_buffers(self)
+    cdef list _next_buffers(self)

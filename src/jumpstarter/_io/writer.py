@@ -37,6 +37,7 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 __all__ = ["Writer", "WriterState"]
 
 GOODBYE_TIME: Final = 1.0  # seconds for a final GOAWAY to leave, or for the reader to find one
+_TURN: Final = 16  # batches, about 1 MiB, after which other tasks have their turn
 _DIRECT: Final = 1  # busy slots up to which a frame is written by the task that queued it
 
 
@@ -184,12 +185,9 @@ class Writer:
         queue = self._rules.send_queue
         if self.state is not _IDLE or not queue:
             return
-        is_full = self.is_full()
-        batch = self._rules.next_batch()
-        if is_full or batch.drained:
-            self._tell_producers(batch.drained, was_full=is_full)
+        buffers = self._next_buffers()
         try:
-            self.rest = self._transport.try_write(batch.buffers)
+            self.rest = self._transport.try_write(buffers)
         except OSError as exc:
             self.fail(exc)
             return
@@ -222,14 +220,20 @@ class Writer:
         stall = self._rules.limits.write_stall
         while True:
             with self._ownership.lock:
+                if self.state is not _BROKEN:
+                    self._write_batches()
                 if self.state is _BROKEN:
                     return
-                buffers = self._take_batch()
-            if not buffers:
+                buffers, self.rest = self.rest, []
+                is_idle = self.state is _IDLE
+            if is_idle:
                 self._drained.unpark_all()
                 self._writable.unpark()
                 self._mostly_writable.unpark()
                 await self._wakeup.wait()
+                continue
+            if not buffers:
+                await trio.lowlevel.checkpoint()
                 continue
             try:
                 await self._transport.write(buffers, stall, self._ownership.lock)
@@ -244,18 +248,32 @@ class Writer:
                     self.fail(exc)
                 return
 
-    def _take_batch(self) -> list[Buffer]:
-        """Return the next buffers for the task; without any, give the writing role up."""
-        buffers, self.rest = self.rest, []
-        if not buffers and self._rules.send_queue:
-            buffers = self._next_buffers()
-        self.state = _WRITING if buffers else _IDLE
-        return buffers
+    def _write_batches(self) -> None:
+        """Write batches in the task, as long as the transport takes them whole.
+
+        With the lock. Leaves the `rest` of one that it did not take. If there is nothing more to
+        write, gives the writing role up.
+        """
+        queue = self._rules.send_queue
+        for _ in range(_TURN):
+            if not self.rest:
+                if not queue:
+                    self.state = _IDLE
+                    return
+                self.rest = self._next_buffers()
+            try:
+                self.rest = self._transport.try_write(self.rest)
+            except OSError as exc:
+                self.fail(exc)
+                return
+            if self.rest:
+                return
 
     def _next_buffers(self) -> list[Buffer]:
         is_full = self.is_full()
         batch = self._rules.next_batch()
-        self._tell_producers(batch.drained, was_full=is_full)
+        if is_full or batch.drained:
+            self._tell_producers(batch.drained, was_full=is_full)
         return batch.buffers
 
     def _tell_producers(self, drained: Iterable[int], *, was_full: bool) -> None:
