@@ -30,6 +30,7 @@ from jumpstarter._protocol.codec import (
     set_timeout,
 )
 from jumpstarter._protocol.frames import KEYWORDS, NESTED, CallHead, ErrorBody, Goaway, Hello, Kind
+from jumpstarter._protocol.receive_buffer import ReceiveBuffer
 from jumpstarter._protocol.server import ServerProtocol
 from jumpstarter.errors import Code
 from specification import EXCHANGES, Exchange, Message, Step, unhex, value_of
@@ -237,6 +238,8 @@ def rendered(event: ev.Event) -> Fields:
             fields = {"code": error.code}
         case _:
             fields = msgspec.structs.asdict(event)
+    if isinstance(body := fields.get("body"), ReceiveBuffer):  # without emptying it
+        fields["body"] = b"".join(body._pieces)[body.offset :]
     return {"event": EVENTS[type(event)], **fields}
 
 

@@ -11,14 +11,12 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import Final
 
-import msgspec
-
 import wire
-from jumpstarter._limits import Limits
+from jumpstarter._limits import DEFAULT_LIMITS, Limits
 from jumpstarter._protocol import events as ev
 from jumpstarter._protocol.base import BaseProtocol, SlotState
 from jumpstarter._protocol.client import ClientProtocol
-from jumpstarter._protocol.codec import decode_credit
+from jumpstarter._protocol.codec import decode_credit, decode_value
 from jumpstarter._protocol.flow_control import ITEM_COST
 from jumpstarter._protocol.frames import Flag, FrameType, Kind
 from jumpstarter._protocol.server import ServerProtocol
@@ -312,7 +310,7 @@ class World:
             call.incomplete = True
         else:
             assert isinstance(event, ev.ItemReceived)
-            assert msgspec.msgpack.decode(event.body)[0] == flow.got
+            assert decode_value(event.body, DEFAULT_LIMITS)[0] == flow.got
             flow.unread += event.cost
         flow.got += 1
 
@@ -387,9 +385,9 @@ class World:
         assert rules._pending_bytes == pending <= self.limits.max_pending
         lanes = [message for lane in rules.send_queue._slot_queues.values() for message in lane]
         urgent = sum(map(len, rules.send_queue._urgent))
-        assert rules.send_queue.queued_bytes == urgent + sum(len(m.rest) for m in lanes)
+        assert rules.send_queue.queued_bytes == urgent + sum(m.size() for m in lanes)
         assert rules.send_queue.unstarted_bytes == urgent + sum(
-            len(m.rest) for m in lanes if not m.started
+            m.size() for m in lanes if not m.started
         )
         granted = sum(slot.receiving.size for slot in slots if slot.receiving is not None)
         assert rules._budget.left == self.limits.max_total_window - granted

@@ -34,3 +34,4 @@ cpdef object seal(bytearray buffer, Py_ssize_t type, Py_ssize_t flags, long long
 cpdef Py_ssize_t scan(
     message, Py_ssize_t max_depth, Py_ssize_t max_items, Py_ssize_t max_containers
 ) except -1
+cpdef Py_ssize_t find_tail(piece, Py_ssize_t start, uint64_t size) except -2

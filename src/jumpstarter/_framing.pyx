@@ -46,6 +46,8 @@ cdef enum:
     DEEPEST = 512  # levels that fit in the fixed-size stack of `scan`
     KEY_COST = 16  # items: colliding keys, which a peer can choose, cost a dict over 1 µs each
     TIMESTAMP = 0xFF  # the type -1, as an unsigned byte
+    BYTES_32 = 0xC6  # bytes whose length has four bytes
+    BYTES_HEAD = 5
 
 HEADER_SIZE = HEADER
 
@@ -407,6 +409,10 @@ cdef struct Walk:
     uint64_t count  # its elements (array) or pairs (map), else 0
 
 
+cdef inline uint64_t read_big_u32(const uint8_t* at) noexcept nogil:
+    return <uint64_t>at[0] << 24 | <uint64_t>at[1] << 16 | <uint64_t>at[2] << 8 | at[3]
+
+
 cdef inline Verdict skip(Walk* walk, uint64_t size) noexcept nogil:
     if <uint64_t>(walk.end - walk.at) < size:
         return CUT_SHORT
@@ -544,6 +550,42 @@ cpdef Py_ssize_t scan(
     if verdict != GOOD:
         raise refusal(verdict, position, max_depth, max_items, max_containers)
     return <Py_ssize_t>walk.items
+
+
+cpdef Py_ssize_t find_tail(piece, Py_ssize_t start, uint64_t size) except -2:
+    """Find the large bytes in which an encoded value ends, or the last element of its array.
+
+    The value may go on behind the piece, and is not checked: the part before these bytes can be
+    scanned and decoded with short bytes in their place, `c4 00`.
+
+    Args:
+        piece: The first bytes of the value, or more: a contiguous buffer.
+        start: Where the value begins in it.
+        size: The value's bytes in all.
+
+    Returns:
+        The position of the five bytes in the piece that declare these bytes, `c6` and their number.
+        -1 if the value does not end so, or contains another container before.
+    """
+    cdef Py_buffer view
+    cdef Walk walk
+    cdef uint64_t left = 1
+    cdef Py_ssize_t found = -1
+    PyObject_GetBuffer(piece, &view, PyBUF_SIMPLE)
+    walk.at = <const uint8_t*>view.buf + start
+    walk.end = <const uint8_t*>view.buf + view.len
+    if read_value(&walk) == GOOD and walk.kind == ARRAY:
+        left = walk.count
+    else:
+        walk.at = <const uint8_t*>view.buf + start
+    while left > 1 and read_value(&walk) == GOOD and walk.count == 0:
+        left -= 1
+    if left == 1 and walk.end - walk.at >= BYTES_HEAD and walk.at[0] == BYTES_32:
+        start = walk.at - <const uint8_t*>view.buf - start
+        if start + BYTES_HEAD + read_big_u32(walk.at + 1) == size:
+            found = walk.at - <const uint8_t*>view.buf
+    PyBuffer_Release(&view)
+    return found
 
 
 cdef object refusal(

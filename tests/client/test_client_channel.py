@@ -67,7 +67,7 @@ async def test_a_call_gives_what_the_driver_returned() -> None:
             b"3",
             None,
         ]
-        assert await channel.call_as(ask("echo_async", 7), bytes) == b"\x07"
+        assert await channel.call_as(ask("echo_async", 7), lambda body: body) == b"\x07"
 
 
 async def test_a_call_raises_what_the_driver_raised_and_says_where() -> None:

@@ -12,6 +12,7 @@ from jumpstarter._framing import HEADER_SIZE
 from jumpstarter._limits import DEFAULT_LIMITS
 from jumpstarter._protocol.codec import decode_call, decode_value
 from jumpstarter._protocol.frames import Kind
+from jumpstarter._protocol.large_message import head_of
 from jumpstarter.client._channel import Channel
 from jumpstarter.client._outgoing_call import Request
 from jumpstarter.client._remote import DriverRef
@@ -36,7 +37,7 @@ def test_request_contains_target_method_and_arguments(
     kind: Kind, args: tuple[object, ...], kwargs: dict[str, object], sent: list[object]
 ) -> None:
     request = remote.request(kind, "on", args, kwargs)
-    head, body = decode_call(bytes(request.buffer[HEADER_SIZE:]))
+    head, body = decode_call(bytes(head_of(request.buffer)[HEADER_SIZE:]))
     assert (head.target, head.kind, head.method) == (7, kind, "on")
     assert head.keywords is bool(kwargs)
     assert head.timeout_ms == 0
@@ -70,5 +71,5 @@ def test_requests_are_made_in_any_thread() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         for number, request in enumerate(pool.map(make, range(100), timeout=PATIENCE)):
-            _, body = decode_call(bytes(request.buffer[HEADER_SIZE:]))
+            _, body = decode_call(bytes(head_of(request.buffer)[HEADER_SIZE:]))
             assert decode_value(body, DEFAULT_LIMITS) == [number]

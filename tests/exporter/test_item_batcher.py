@@ -17,6 +17,7 @@ from jumpstarter._exporter.executor import DriverExecutor
 from jumpstarter._exporter.item_batcher import ItemBatcher
 from jumpstarter._limits import Limits
 from jumpstarter._protocol.frames import Kind
+from jumpstarter._protocol.large_message import Message, head_of
 from jumpstarter.driver import export
 from jumpstarter.errors import DriverError
 from transports import lockstep_pair
@@ -34,14 +35,14 @@ class Client:
         self.received_bytes = trio.Event()
         self.batcher = ItemBatcher(lambda: self.space, self.pack, self.put)
 
-    def pack(self, item: object) -> tuple[bytearray, int]:
+    def pack(self, item: object) -> tuple[Message, int]:
         if item == "unpackable":
             raise ValueError("it cannot be packed")
         return bytearray(str(item).encode()), COST
 
-    def put(self, buffers: deque[bytearray]) -> None:
+    def put(self, buffers: deque[Message]) -> None:
         while buffers:
-            buffer = buffers.popleft()
+            buffer = head_of(buffers.popleft())
             if buffer == b"unputtable":
                 raise ValueError("it cannot be put")
             self.put_items.append(bytes(buffer))

@@ -6,11 +6,12 @@ import contextlib
 import datetime as dt
 import enum
 import gc
+import itertools
 import math
 import threading
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
@@ -36,6 +37,8 @@ from jumpstarter._protocol.codec import (
     encode_error,
     encode_goaway,
     encode_hello,
+    encode_message,
+    encode_request,
     encode_value,
     set_timeout,
     truncate,
@@ -52,6 +55,8 @@ from jumpstarter._protocol.frames import (
     Kind,
     Node,
 )
+from jumpstarter._protocol.large_message import LargeMessage, Message, head_of
+from jumpstarter._protocol.receive_buffer import ReceiveBuffer
 from jumpstarter.errors import ArgumentError, Code
 
 LIMITS: Final = Limits()
@@ -284,6 +289,88 @@ def test_calls_survive_a_round_trip(head: CallHead, args: tuple[Any, ...]) -> No
     arrived, body = decode_call(bytes(buffer[HEADER_SIZE:]))
     assert arrived == head
     assert decode_value(body, LIMITS) == list(args)
+
+
+LARGE: Final = 64 * 1024
+large_bytes = st.integers(LARGE, LARGE + 300).map(lambda size: bytes(size - 1) + b"x")
+
+
+def whole(message: Message) -> bytes:
+    """Return a message without its header space."""
+    tail = message.tail if isinstance(message, LargeMessage) else b""
+    return bytes(head_of(message)[HEADER_SIZE:]) + tail
+
+
+def in_pieces(data: bytes, cuts: list[int]) -> ReceiveBuffer:
+    """Return bytes as they are when they have arrived in several frames."""
+    buffer = ReceiveBuffer()
+    bounds = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    for start, end in itertools.pairwise(bounds):
+        buffer.append(data[start:end])
+    return buffer
+
+
+cuts = st.lists(st.integers(1, LARGE), max_size=5)
+
+
+@given(heads, st.lists(values).map(tuple), large_bytes, st.booleans(), cuts)
+def test_large_calls_survive_a_round_trip(
+    head: CallHead, args: tuple[Any, ...], tail: bytes, is_last: bool, cuts: list[int]
+) -> None:
+    prefix = call_prefix(head.target, head.kind, head.method)
+    args = (*args, tail) if is_last else (tail, *args, 0)
+    message = encode_request(prefix, args)
+    set_timeout(message, head.timeout_ms)
+    assert whole(message)[4:] == bytes(encode_call(prefix, args)[HEADER_SIZE + 4 :])
+    arrived, body = decode_call(in_pieces(whole(message), cuts))
+    assert (arrived.target, arrived.method) == (head.target, head.method)
+    assert arrived.timeout_ms == head.timeout_ms
+    assert decode_value(body, LIMITS) == list(args)
+
+
+@given(st.one_of(large_bytes, st.lists(values), large_bytes.map(lambda tail: [1, tail])), cuts)
+def test_large_results_survive_a_round_trip(value: Any, cuts: list[int]) -> None:
+    message = encode_message(value, "result")
+    assert whole(message) == bytes(encode_value(value)[HEADER_SIZE:])
+    assert decode_value(in_pieces(whole(message), cuts), LIMITS) == value
+
+
+def test_large_bytes_are_not_copied_into_their_message() -> None:
+    data = bytes(LARGE)
+    result, call = encode_message(data, "result"), encode_request(b"prefix..", ("a", data))
+    assert isinstance(result, LargeMessage)
+    assert isinstance(call, LargeMessage)
+    assert result.tail is call.tail is data
+    assert isinstance(encode_message(data[1:], "result"), bytearray)
+    assert isinstance(encode_message(bytearray(data), "result"), bytearray)  # it may change
+    assert isinstance(encode_request(b"prefix..", ("a" * 1100, data)), bytearray)
+
+
+@pytest.mark.parametrize(
+    ("encoded", "why"),
+    [
+        (b"\x92\xc1\xc6\x00\x01\x00\x00", "0xc1 begins no value"),
+        (b"\x92\xa1\xff\xc6\x00\x01\x00\x00", "utf-8|UTF-8"),
+        (b"\x93\x01\xc6\x00\x01\x00\x00", "cut short"),
+        (b"\x91\xc6\x00\x00\xff\xff", "has ended, and more follows"),
+        (b"\x81\x01\xc7\x00\x01\x00\x00", "cut short|extension"),
+    ],
+)
+def test_large_values_are_checked(encoded: bytes, why: str) -> None:
+    data = encoded + bytes(LARGE)
+    with pytest.raises(ArgumentError, match=f"the {len(data)} bytes cannot be decoded.*({why})"):
+        decode_value(in_pieces(data, [1000, 40_000]), LIMITS)
+
+
+def test_values_before_large_bytes_are_limited_and_counted() -> None:
+    data = bytes(encode_value([[1, [2]], b"x" * LARGE])[HEADER_SIZE:])
+    flat = bytes(encode_value([1, 2, b"x" * LARGE])[HEADER_SIZE:])
+    counts: list[int] = []
+    decode_value(in_pieces(data, []), LIMITS, counts.append)
+    decode_value(in_pieces(flat, []), LIMITS, counts.append)
+    assert counts == [6, 4]
+    with pytest.raises(ArgumentError, match="more than 3 values"):
+        decode_value(in_pieces(flat, []), replace(LIMITS, max_items=3))
 
 
 def test_a_call_prefix_can_be_reused() -> None:

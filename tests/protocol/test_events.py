@@ -11,11 +11,12 @@ import pytest
 
 from jumpstarter._protocol import events as ev
 from jumpstarter._protocol.frames import CallHead, Goaway, Hello, Kind
+from jumpstarter._protocol.receive_buffer import Body
 from wire import ready_server
 
 EVENTS: list[type[msgspec.Struct]] = list(typing.get_args(ev.Event))
 # Types of values that cannot refer back to an event.
-ATOMS = {int, bool, bytes, str, Hello, CallHead, Goaway}
+ATOMS = {int, bool, bytes, str, Hello, CallHead, Goaway, Body}  # Body: bytes, or pieces of bytes
 
 
 def test_everything_public_is_an_event_and_every_event_is_public() -> None:

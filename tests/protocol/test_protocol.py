@@ -655,7 +655,7 @@ def body_of(event: ev.Event) -> bytes:
     assert isinstance(
         event, ev.CallReceived | ev.ResultReceived | ev.ErrorReceived | ev.ItemReceived
     )
-    return event.body
+    return event.body if isinstance(event.body, bytes) else event.body.join()
 
 
 @pytest.mark.parametrize("type_", MESSAGES)

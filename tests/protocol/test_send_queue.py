@@ -13,6 +13,7 @@ from jumpstarter._framing import HEADER_SIZE
 from jumpstarter._limits import MIN_WIRE_FRAME
 from jumpstarter._protocol.codec import decode_credit
 from jumpstarter._protocol.frames import Flag, FrameType
+from jumpstarter._protocol.large_message import LargeMessage
 from jumpstarter._protocol.send_queue import BATCH_SIZE, SendQueue, WriteBatch
 from wire import Frame, frames
 
@@ -113,6 +114,33 @@ def test_a_message_is_split_at_the_peers_max_frame(
     found = take_all(queue)
     assert [len(frame.payload) for frame in found] == lengths
     assert [frame.flags for frame in found] == [Flag.MORE] * (len(lengths) - 1) + [Flag.NONE]
+
+
+@pytest.mark.parametrize("max_frame", [MAX_FRAME, 64 * 1024])
+def test_large_bytes_at_the_end_of_a_message_are_sent_without_a_copy(max_frame: int) -> None:
+    queue, tail = send_queue(max_frame), bytes(range(256)) * 512
+    queue.add_message(T.RESULT, 1, LargeMessage(buffer(b"head"), tail), terminal=True)
+    assert queue.queued_bytes == queue.unstarted_bytes == 4 + len(tail)
+    batch = queue.next_batch()
+    pieces = [piece for piece in batch.buffers if isinstance(piece, memoryview)]
+    assert all(piece.obj is tail for piece in pieces[1:])
+    assert queue.unstarted_bytes == 0
+    found = taken(batch) + take_all(queue)
+    assert queue.queued_bytes == 0
+    assert b"".join(frame.payload for frame in found) == b"head" + tail
+    assert {len(frame.payload) for frame in found[:-1]} == {max_frame}
+    assert [frame.flags for frame in found] == [Flag.MORE] * (len(found) - 1) + [Flag.NONE]
+
+
+def test_a_message_with_large_bytes_can_be_discarded() -> None:
+    queue = send_queue()
+    queue.add_message(T.CALL, 1, LargeMessage(buffer(b"head"), LARGE))
+    assert queue.discard(1)
+    assert queue.queued_bytes == queue.unstarted_bytes == 0
+    queue.add_message(T.CALL, 1, LargeMessage(buffer(b"head"), bytes(BATCH_SIZE * 2)))
+    queue.next_batch()
+    assert not queue.discard(1)
+    assert queue.queued_bytes == queue.unstarted_bytes == 0
 
 
 def test_data_is_split_without_more_and_only_the_last_frame_has_end() -> None:

@@ -3,7 +3,7 @@
 cimport cython
 
 from .._io.event_router cimport EventRouter
-from .._protocol.codec cimport decode_value, encode_value
+from .._protocol.codec cimport decode_value, encode_message
 from .._protocol.server cimport ServerProtocol
 from .._stepping cimport advance, enter_copied_context, leave_context
 from .._util.trio_private cimport is_cancelled
@@ -29,8 +29,8 @@ cdef class BaseDispatcher:
     cpdef object run_sync(self, IncomingCall call)
     @cython.locals(route=Route)
     cpdef tuple _find(self, head)
-    cpdef tuple _arguments(self, IncomingCall call, exported, bytes body)
-    cpdef bytearray _encode(self, value, what)
+    cpdef tuple _arguments(self, IncomingCall call, exported, body)
+    cpdef object _encode(self, value, what)
     cpdef tuple begin(self, IncomingCall call)
 
 cdef class BaseSession:
@@ -50,7 +50,7 @@ cdef class BaseSession:
     cpdef object _answer_now(self, IncomingCall call, task)
     cpdef object _begin(self, IncomingCall call, task)
     cpdef object run_sync(self, IncomingCall call)
-    cpdef object answered(self, IncomingCall call, bytearray result)
+    cpdef object answered(self, IncomingCall call, result)
     cpdef bint may_answer(self, IncomingCall call) except -1
     cpdef object _forget(self, IncomingCall call)
     @cython.locals(connection=EventRouter)

@@ -26,8 +26,10 @@ import trio
 
 from .._io.connection import Connection
 from .._protocol import events as ev
-from .._protocol.codec import decode_value, encode_error, encode_value
-from .._protocol.frames import HEADER_SPACE, CallHead, ErrorBody, Kind
+from .._protocol.codec import decode_value, encode_error, encode_message
+from .._protocol.frames import CallHead, ErrorBody, Kind
+from .._protocol.large_message import Message
+from .._protocol.receive_buffer import Body
 from .._protocol.server import ServerProtocol
 from .._stepping import advance, enter_copied_context, leave_context
 from .._util.trio_private import is_cancelled
@@ -181,7 +183,7 @@ class BaseDispatcher:
         reject(Code.UNIMPLEMENTED, text)
 
     def _arguments(
-        self, call: IncomingCall, exported: Exported, body: bytes
+        self, call: IncomingCall, exported: Exported, body: Body
     ) -> tuple[list[Any], dict[str, Any]]:
         admit = None if len(body) < _TINY else partial(self._values.admit, call)
         try:
@@ -199,9 +201,9 @@ class BaseDispatcher:
         call.arguments = arguments = (args, kwargs)
         return arguments
 
-    def _encode(self, value: object, what: str) -> bytearray:
+    def _encode(self, value: object, what: str) -> Message:
         try:
-            buffer = encode_value(value, HEADER_SPACE, "item" if what == "item" else "result")
+            buffer = encode_message(value, "item" if what == "item" else "result")
             self._rules.check_size(buffer)
         except ArgumentError as exc:
             why = why_unsendable(value, Driver)
@@ -222,7 +224,7 @@ class BaseDispatcher:
             return True, self.finish_later(resume(work, value))
         return False, self._encode(value, "result")
 
-    def finish_later(self, work: Awaitable[Any]) -> Coroutine[Any, Any, bytearray]:
+    def finish_later(self, work: Awaitable[Any]) -> Coroutine[Any, Any, Message]:
         """Wait for a method that has begun, and return its encoded result."""
         raise NotImplementedError
 
@@ -309,7 +311,7 @@ class BaseSession:
             work = self.answer(call)
             waits, value = advance(work)
             return resume(work, value) if waits else None
-        result: bytearray | None = None
+        result: Message | None = None
         error: tuple[int, ErrorBody] | None = None
         try:
             waits, value = self._dispatcher.begin(call)
@@ -323,7 +325,7 @@ class BaseSession:
         return None
 
     def answer(
-        self, call: IncomingCall, rest: Coroutine[Any, Any, bytearray] | None = None
+        self, call: IncomingCall, rest: Coroutine[Any, Any, Message] | None = None
     ) -> Coroutine[Any, Any, None]:
         """Answer a call, and queue its terminal frame. Raises nothing.
 
@@ -345,7 +347,7 @@ class BaseSession:
         """Answer a call of a plain method. In a thread."""
         return self._dispatcher.run_sync(call)
 
-    def answered(self, call: IncomingCall, result: bytearray) -> None:
+    def answered(self, call: IncomingCall, result: Message) -> None:
         """Queue the result of a call that a thread has answered. In that thread."""
         self._forget(call)
         del self._connection.handlers[call.slot]
@@ -363,7 +365,7 @@ class BaseSession:
         self._dispatcher.forget(call)
 
     def _finish(
-        self, call: IncomingCall, result: bytearray | None, error: tuple[int, ErrorBody] | None
+        self, call: IncomingCall, result: Message | None, error: tuple[int, ErrorBody] | None
     ) -> None:
         """Queue the terminal frame of a call; without result and error, it was cancelled."""
         if result is None or error is not None:

@@ -18,6 +18,7 @@ import trio
 
 from .._protocol import events as ev
 from .._protocol.frames import CallHead, ErrorBody, Hello, Kind
+from .._protocol.large_message import LargeMessage, Message
 from .._util.log_records import FACTS
 from .._util.text import sanitize_name
 from ..errors import Code
@@ -119,7 +120,7 @@ class WatchedSession(Session):
 
     # Not `async`: another coroutine would make each call slower.
     def answer(
-        self, call: IncomingCall, rest: Awaitable[bytearray] | None = None
+        self, call: IncomingCall, rest: Awaitable[Message] | None = None
     ) -> Coroutine[Any, Any, None]:
         """See `Session`."""
         if self._is_named and rest is None:  # otherwise it has begun, and is named
@@ -137,7 +138,7 @@ class WatchedSession(Session):
                 answer = super().run_sync(call)
         else:
             answer = super().run_sync(call)
-        if isinstance(answer, bytearray) and self.may_answer(call):
+        if isinstance(answer, bytearray | LargeMessage) and self.may_answer(call):
             self._note(call, "returned", "returned")
         return answer
 
@@ -153,13 +154,13 @@ class WatchedSession(Session):
         finally:
             current_call.reset(token)
 
-    def answered(self, call: IncomingCall, result: bytearray) -> None:
+    def answered(self, call: IncomingCall, result: Message) -> None:
         """See `Session`."""
         del self._begun[call]
         super().answered(call, result)
 
     def _finish(
-        self, call: IncomingCall, result: bytearray | None, error: tuple[int, ErrorBody] | None
+        self, call: IncomingCall, result: Message | None, error: tuple[int, ErrorBody] | None
     ) -> None:
         if not self._begun[call][3]:
             self._note(call, *_outcome(call, error, returned=result is not None))

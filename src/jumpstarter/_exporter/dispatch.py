@@ -19,6 +19,7 @@ import trio
 
 from .._protocol.codec import encode_value
 from .._protocol.frames import HEADER_SPACE, NIL, CallHead, ErrorBody, Kind
+from .._protocol.large_message import LargeMessage, Message
 from .._util.background import open_background
 from .._util.text import sanitize_text
 from ..driver._loan import Loan
@@ -81,7 +82,7 @@ class Dispatcher(BaseDispatcher):
 
     # ------------------------------------------------------------------------- methods
 
-    async def run_async(self, call: IncomingCall) -> Awaitable[bytearray]:
+    async def run_async(self, call: IncomingCall) -> Awaitable[Message]:
         """Prepare to run the driver's code for a call in this task.
 
         Returns:
@@ -109,11 +110,15 @@ class Dispatcher(BaseDispatcher):
             return answer(call, method, args, kwargs)
         return self.finish_later(self.executor.call(method, args, kwargs))
 
-    async def finished(self, answer: Any) -> bytearray:
+    async def finished(self, answer: Any) -> Message:
         """Await the answer of `run_sync`, if a decorator has hidden that the method is `async`."""
-        return answer if isinstance(answer, bytearray) else await self.finish_later(answer)
+        return (
+            answer
+            if isinstance(answer, bytearray | LargeMessage)
+            else await self.finish_later(answer)
+        )
 
-    async def finish_later(self, work: Awaitable[Any]) -> bytearray:
+    async def finish_later(self, work: Awaitable[Any]) -> Message:
         """Await a result, and encode it when the connection can take it; until then keep it."""
         value = await work
         if self._connection.writer.write_paused:
@@ -131,7 +136,7 @@ class Dispatcher(BaseDispatcher):
         method: Callable[..., Any],
         args: list[Any],
         kwargs: dict[str, Any],
-    ) -> bytearray:
+    ) -> Message:
         sent = 0
 
         async def send(item: object) -> None:
@@ -147,11 +152,11 @@ class Dispatcher(BaseDispatcher):
                     return 0
                 return min(_AHEAD, self._rules.sendable(call.slot))
 
-        def pack(item: object) -> tuple[bytearray, int]:
+        def pack(item: object) -> tuple[Message, int]:
             buffer = self._encode(item, "item")
             return buffer, self._rules.item_cost(buffer)
 
-        def put(buffers: deque[bytearray]) -> None:
+        def put(buffers: deque[Message]) -> None:
             with self._connection.lock:
                 if self._connection.ended is not None:
                     buffers.clear()
@@ -163,7 +168,7 @@ class Dispatcher(BaseDispatcher):
         value = await self.executor.iterate(method, args, kwargs, send, batcher)
         return self._encode(value, "return value")
 
-    async def _send_item(self, call: IncomingCall, buffer: bytearray) -> None:
+    async def _send_item(self, call: IncomingCall, buffer: Message) -> None:
         connection, rules = self._connection, self._rules
         while not rules.sendable(call.slot):
             await self._change(call)
@@ -190,8 +195,8 @@ class Dispatcher(BaseDispatcher):
             raise trio.BrokenResourceError("the client is gone")
 
     async def _until_deadline(
-        self, call: IncomingCall, answer: Callable[[], Awaitable[bytearray]]
-    ) -> bytearray:
+        self, call: IncomingCall, answer: Callable[[], Awaitable[Message]]
+    ) -> Message:
         async with open_background() as nursery:
             nursery.start_soon(self._watch_deadline, call)
             return await answer()
@@ -216,7 +221,7 @@ class Dispatcher(BaseDispatcher):
         method: Callable[..., Any],
         args: list[Any],
         kwargs: dict[str, Any],
-    ) -> bytearray:
+    ) -> Message:
         assert isinstance(call.forwarder, StreamForwarder)
         manager = method(*args, **kwargs)
         if not isinstance(manager, AbstractAsyncContextManager):

@@ -8,8 +8,7 @@ cdef object _UNARY
 cdef class IncomingCall:
     cdef object __weakref__
     cdef public long long slot
-    cdef public object head, _scope, changed, forwarder, status, stream
-    cdef public bytes _body
+    cdef public object head, _body, _scope, changed, forwarder, status, stream
     cdef public tuple arguments
     cdef public bint cancelled, in_thread, late
     cdef public double deadline
@@ -19,7 +18,7 @@ cdef class IncomingCall:
     cpdef object attach(self, scope)
     cpdef bint leave(self, task) except -1
     cpdef object cancel(self, reason)
-    cpdef bytes take_body(self)
+    cpdef object take_body(self)
     cpdef object received(self, event)
 
 cpdef object check_scopes(before, task)

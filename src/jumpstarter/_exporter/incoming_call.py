@@ -28,6 +28,7 @@ from .._io.connection import Connection
 from .._io.ownership import SharedWakeup
 from .._protocol import events as ev
 from .._protocol.frames import Kind
+from .._protocol.receive_buffer import Body
 from .._util.trio_private import CAN_SEE_SCOPES, cancel_status
 from ..driver._loan import Loan
 from ..errors import Code
@@ -102,7 +103,7 @@ class IncomingCall:
     ) -> None:
         self.slot = slot = event.slot
         self.head = head = event.head
-        self._body = event.body
+        self._body: Body = event.body
         self.arguments: tuple[list[Any], dict[str, Any]] | None = None
         self.cancelled: bool = False  # it was cancelled, for whatever reason
         self.deadline: float = _INFINITE
@@ -187,7 +188,7 @@ class IncomingCall:
         """True for a loan that a driver reads or writes now."""
         return isinstance(self.forwarder, Loan) and self.forwarder.in_use
 
-    def take_body(self) -> bytes:
+    def take_body(self) -> Body:
         """Return the encoded arguments, and drop them: they may be large, and the call long."""
         body, self._body = self._body, b""
         return body

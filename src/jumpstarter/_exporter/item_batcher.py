@@ -17,6 +17,8 @@ from typing import Final
 
 import trio
 
+from .._protocol.large_message import Message
+
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["ItemBatcher"]
@@ -40,13 +42,13 @@ class ItemBatcher:
     def __init__(
         self,
         capacity: Callable[[], int],
-        pack: Callable[[object], tuple[bytearray, int]],
-        put: Callable[[deque[bytearray]], None],
+        pack: Callable[[object], tuple[Message, int]],
+        put: Callable[[deque[Message]], None],
     ) -> None:
         self.capacity = capacity
         self._pack = pack
         self._put = put
-        self._packed: deque[bytearray] = deque()  # filled by the thread, emptied by the loop
+        self._packed: deque[Message] = deque()  # filled by the thread, emptied by the loop
         self._is_scheduled = False  # the loop will deliver
         self._emitted = 0
         self._failure: Exception | None = None

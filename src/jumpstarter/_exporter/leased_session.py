@@ -11,6 +11,7 @@ from typing import Any
 from .._io.connection import Connection
 from .._protocol import events as ev
 from .._protocol.frames import Hello
+from .._protocol.large_message import Message
 from .._protocol.server import ServerProtocol
 from ..errors import Code
 from .call_log import WatchedSession, is_watched
@@ -47,7 +48,7 @@ class _LeasedDispatcher(Dispatcher):
             return ExecutionMode.OWN_TASK  # since it waits
         return super().execution_mode(event)
 
-    async def run_async(self, call: IncomingCall) -> Awaitable[bytearray]:
+    async def run_async(self, call: IncomingCall) -> Awaitable[Message]:
         if (lease := self.lease) is not None:
             if refusal := await lease.decided():
                 reject(Code.REFUSED, refusal)

@@ -30,6 +30,7 @@ import trio
 from .._io.transport import transport_for
 from .._protocol.codec import truncate
 from .._protocol.frames import ErrorBody, Hello
+from .._protocol.large_message import Message
 from .._util.background import open_background
 from .._util.log_limit import RateLimitedLogger
 from .._util.reentrancy import CallOrigin, call_origin
@@ -277,11 +278,11 @@ class Session(BaseSession):
 
     # ------------------------------------------------------------------------- one call
 
-    async def answer(self, call: IncomingCall, rest: Awaitable[bytearray] | None = None) -> None:
+    async def answer(self, call: IncomingCall, rest: Awaitable[Message] | None = None) -> None:
         """See `BaseSession`."""
         if call.head.nested:
             call_origin.set(CallOrigin.NESTED)
-        result: bytearray | None = None
+        result: Message | None = None
         error: tuple[int, ErrorBody] | None = None
         try:
             if rest is None:
@@ -296,7 +297,7 @@ class Session(BaseSession):
 
     async def answer_in_thread(self, worker: Worker) -> None:
         """Let a thread answer calls, and finish the call that it returns unanswered, if any."""
-        result: bytearray | None = None
+        result: Message | None = None
         error: tuple[int, ErrorBody] | None = None
         task = trio.lowlevel.current_task()
         status = cancel_status(task)

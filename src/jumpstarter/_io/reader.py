@@ -179,7 +179,8 @@ class ConnectionReader(ThreadReader):
 
     def _waits_for(self) -> int:
         """Return the descriptor to wait for; -1 with frames, a deadline, bulk, or no socket."""
-        return -1 if self._rules.unfinished else self._descriptor()
+        descriptor = self._descriptor()
+        return -1 if self._rules.unfinished else descriptor
 
     def _descriptor(self) -> int:
         """Return the same, if there may be a deadline."""

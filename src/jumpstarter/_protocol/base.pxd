@@ -7,7 +7,7 @@ from .connection cimport ConnectionProtocol, frame_name
 from .flow_control cimport Budget, ReceiveWindow, SendWindow
 from .receive_buffer cimport ReceiveBuffer
 
-cdef int _DATA, _CREDIT, _END, _MORE
+cdef int _DATA, _CREDIT, _END, _MORE, _LARGE
 cdef object _OPEN
 
 cdef class Slot:
@@ -35,7 +35,7 @@ cdef class BaseProtocol(ConnectionProtocol):
     @cython.locals(slot=Slot, delta="long long")
     cdef object _on_credit(self, long long slot_id, bytes payload)
     @cython.locals(more=bint, parts=ReceiveBuffer)
-    cdef bytes _assemble(self, long long slot_id, Slot slot, int flags, bytes payload)
+    cdef object _assemble(self, long long slot_id, Slot slot, int flags, bytes payload)
     cdef bint _may_hold(self, long long size) except -1
     cdef str _over_max_pending(self)
     cdef object _discard_parts(self, Slot slot)
@@ -59,6 +59,6 @@ cdef class BaseProtocol(ConnectionProtocol):
     cpdef bint consume(self, long long slot_id, long long amount) except -1
     @cython.locals(window=ReceiveWindow)
     cpdef long long readable_without_credit(self, long long slot_id) except -1
-    cpdef object check_size(self, bytearray buffer)
+    cpdef object check_size(self, buffer)
 
 cdef str _describe(Slot slot)

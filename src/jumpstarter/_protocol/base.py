@@ -43,7 +43,8 @@ from .codec import decode_credit
 from .connection import ConnectionProtocol, Phase, frame_name, mask
 from .flow_control import GRANTS, Budget, ReceiveWindow, SendWindow
 from .frames import Flag, FrameType, Kind
-from .receive_buffer import ReceiveBuffer
+from .large_message import Message
+from .receive_buffer import Body, ReceiveBuffer
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -76,6 +77,7 @@ _DATA: Final = int(_T.DATA)
 _CREDIT: Final = int(_T.CREDIT)
 _END: Final = int(Flag.END)
 _MORE: Final = int(Flag.MORE)
+_LARGE: Final = 64 * 1024  # bytes of a message whose frames are not joined here
 # The frames that each side may receive on a slot that a call of this kind has just opened.
 TO_CLIENT: Final = {
     Kind.UNARY: mask(_T.RESULT, _T.ERROR),
@@ -200,12 +202,13 @@ class BaseProtocol(ConnectionProtocol):
             raise RemoteProtocolError(text, Code.TOO_MANY_FRAMES)
         return ev.CreditReceived(slot_id)
 
-    def _assemble(self, slot_id: int, slot: Slot, flags: int, payload: bytes) -> bytes | None:
-        """Join the frames of a message.
+    def _assemble(self, slot_id: int, slot: Slot, flags: int, payload: bytes) -> Body | None:
+        """Put the frames of a message together.
 
         Returns:
             The message, or None while MORE is to come. If the message was discarded as it arrived,
-            `slot.drop_reason` says why.
+            `slot.drop_reason` says why. The frames of a large one are joined by the code that
+            decodes it: for large bytes, that is their only copy.
         """
         more = flags == _MORE
         if slot.parts is None:
@@ -234,7 +237,7 @@ class BaseProtocol(ConnectionProtocol):
             return None
         parts = slot.parts
         self._discard_parts(slot)
-        return parts.read(len(parts)) if parts else b""
+        return parts if len(parts) >= _LARGE else parts.join()
 
     def _may_hold(self, size: int) -> bool:
         return self._pending_bytes + size <= self._max_pending
@@ -341,7 +344,7 @@ class BaseProtocol(ConnectionProtocol):
         assert window is not None
         return (window.size - 1) // 2
 
-    def check_size(self, buffer: bytearray) -> None:
+    def check_size(self, buffer: Message) -> None:
         """Check that the peer accepts a message of this size.
 
         Raises:

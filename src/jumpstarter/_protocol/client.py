@@ -12,6 +12,8 @@ from .codec import encode_cancel, encode_hello
 from .connection import frame_name
 from .flow_control import ITEM_COST
 from .frames import FrameType, Hello, Kind
+from .large_message import Message
+from .receive_buffer import Body
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -66,24 +68,25 @@ class ClientProtocol(BaseProtocol):
         if has_queue and self.send_queue.is_sending(slot_id, _CALL):
             text = f"{frame_name(type_)} on slot {slot_id} before its CALL was whole"
             raise RemoteProtocolError(text)
+        body: Body = payload
         drop_reason = ""
         if flags or slot.parts is not None:  # usually a message is one frame
             if type_ == _ERROR and slot.may_receive != _ERROR_ALONE:
                 # This first frame of an ERROR replaces an unfinished RESULT or ITEM.
                 self._discard_parts(slot)
             slot.may_receive = _until_complete(type_)
-            body = self._assemble(slot_id, slot, flags, payload)
-            if body is None:
+            message = self._assemble(slot_id, slot, flags, payload)
+            if message is None:
                 return None
-            payload, drop_reason = body, slot.drop_reason
+            body, drop_reason = message, slot.drop_reason
         if has_queue or slot.kind is not _UNARY:  # a unary call has no queued credit
             self.send_queue.discard(slot_id)
         self._free_slot(slot_id, slot)
         if drop_reason:
             return ev.MessageDropped(slot_id, drop_reason, True)
         if type_ == _RESULT:
-            return ev.ResultReceived(slot_id, payload)
-        return ev.ErrorReceived(slot_id, payload)
+            return ev.ResultReceived(slot_id, body)
+        return ev.ErrorReceived(slot_id, body if isinstance(body, bytes) else body.join())
 
     def _on_item(self, flags: int, slot_id: int, payload: bytes) -> ev.Event | None:
         slot = self._receiving_slot(slot_id, _ITEM)
@@ -131,7 +134,7 @@ class ClientProtocol(BaseProtocol):
         """True if a slot is free and neither side has sent GOAWAY."""
         return not self.going_away and self.free_slots > 0
 
-    def call(self, kind: Kind, buffer: bytearray) -> int:
+    def call(self, kind: Kind, buffer: Message) -> int:
         """Send a CALL that `encode_call` has built. The send queue owns `buffer` from now on.
 
         Returns:

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
-from .._framing import HEADER_SIZE, scan
+from .._framing import HEADER_SIZE, find_tail, scan
 from .._limits import MIN_WIRE_FRAME, Limits
 from ..errors import ArgumentError, Code, FramingError
 from .decoding import decode_checked, raise_decode_error
@@ -39,6 +39,8 @@ from .frames import (
     Node,
     OSErrorDetails,
 )
+from .large_message import LargeMessage, Message, head_of
+from .receive_buffer import Body, ReceiveBuffer
 from .values import explain_encode_error, to_wire
 
 __all__ = [
@@ -56,6 +58,8 @@ __all__ = [
     "encode_error",
     "encode_goaway",
     "encode_hello",
+    "encode_message",
+    "encode_request",
     "encode_value",
     "set_timeout",
     "truncate",
@@ -98,11 +102,18 @@ _TIMEOUT: Final = struct.Struct("<I")
 # codec.pxd makes C integers of these two.
 _HEAD_SIZE: Final = _CALL.size
 _TIMEOUT_SIZE: Final = _TIMEOUT.size
+_MAX_HEAD: Final = _CALL.size + MAX_METHOD_NAME
 _NO_TIMEOUT: Final = bytes(_TIMEOUT.size)
 
 _TYPES_WITHOUT_KEYS: Final = frozenset({types.NoneType, bool, int, float, str, bytes})
 _MAX_SCAN_DEPTH: Final = 512  # levels, the most that `scan` accepts
 _MANY: Final = 10_000 if sys.version_info < (3, 12) else sys.maxsize  # values; decoded within 1 ms
+
+_LARGE: Final = 64 * 1024  # bytes that are sent without a copy: over 64 KiB - 1, see `_BYTES`
+_LARGEST: Final = 2**32 - 1  # that can be declared
+_BYTES: Final = struct.Struct(">BI")  # 0xc6 and the number of bytes of over 64 KiB - 1
+_NO_BYTES: Final = b"\xc4\x00"  # b"" on the wire
+_BYTES_HEAD: Final = _BYTES.size
 
 _encoder: Final = msgspec.msgpack.Encoder(enc_hook=to_wire)
 _decoder: Final = msgspec.msgpack.Decoder()
@@ -133,23 +144,36 @@ def encode_value(value: object, prefix: bytes = HEADER_SPACE, root: str = "value
     return buffer
 
 
+def encode_message(value: object, root: str) -> Message:
+    """Encode one value behind header space, as `encode_value` does. Large bytes are not copied."""
+    if type(value) is bytes and _LARGE <= len(value) <= _LARGEST:
+        return LargeMessage(bytearray(HEADER_SPACE + _BYTES.pack(0xC6, len(value))), value)
+    return encode_value(value, HEADER_SPACE, root)
+
+
 def decode_value(
-    body: bytes | bytearray, limits: Limits, admit: Callable[[int], None] | None = None
+    body: Body | bytearray,
+    limits: Limits,
+    admit: Callable[[int], None] | None = None,
+    size: int = 0,
 ) -> Any:
     """Decode one value that a peer has sent.
 
     Args:
-        body: The value, encoded.
+        body: The value, encoded. A buffer is empty afterwards.
         limits: The limits that it must keep.
         admit: Called with the number of values before any is created. May raise.
+        size: The bytes of its message, for errors, if the body is only a part of that.
 
     Raises:
         ArgumentError: The value is malformed, or exceeds the depth, item or container limits.
     """
+    if isinstance(body, ReceiveBuffer):
+        return _decode_large(body, limits, admit)
     try:
         count = scan(body, limits.max_depth, limits.max_items, limits.max_containers)
     except FramingError as exc:
-        raise ArgumentError(f"the {len(body)} bytes cannot be decoded: {exc}") from exc
+        raise ArgumentError(f"the {size or len(body)} bytes cannot be decoded: {exc}") from exc
     if admit is not None:
         admit(count)
     # Up to Python 3.11 a new container can trigger a garbage collection. With many containers these
@@ -161,10 +185,25 @@ def decode_value(
             gc.disable()
         return _decoder.decode(body)
     except Exception as exc:  # noqa: BLE001 - re-raised or chained
-        raise_decode_error(exc, f"the {len(body)} bytes cannot be decoded")
+        raise_decode_error(exc, f"the {size or len(body)} bytes cannot be decoded")
     finally:
         if pause_gc:
             gc.enable()
+
+
+def _decode_large(body: ReceiveBuffer, limits: Limits, admit: Callable[[int], None] | None) -> Any:
+    """Decode a large value. Bytes in which it ends are copied once, from their frames."""
+    size = len(body)
+    tail = find_tail(body.first, body.offset, size)
+    if tail < 0:
+        return decode_value(body.join(), limits, admit)
+    head = bytes(body.first[body.offset : tail])
+    value = decode_value(head + _NO_BYTES, limits, admit, size)
+    body.skip(len(head) + _BYTES_HEAD)
+    if not head:
+        return body.join()
+    value[-1] = body.join()
+    return value
 
 
 # ----------------------------------------------------------------------------------------- CALL
@@ -208,6 +247,20 @@ def encode_call(prefix: bytes, args: tuple[Any, ...]) -> bytearray:
     return buffer
 
 
+def encode_request(prefix: bytes, args: tuple[Any, ...]) -> Message:
+    """Encode a CALL, as `encode_call` does. Large bytes in which it ends are not copied."""
+    if not args or type(args[-1]) is not bytes or not _LARGE <= len(args[-1]) <= _LARGEST:
+        return encode_call(prefix, args)
+    tail = args[-1]
+    buffer = encode_call(prefix, (*args[:-1], b""))
+    del buffer[-len(_NO_BYTES) :]
+    buffer += _BYTES.pack(0xC6, len(tail))
+    if len(buffer) <= MIN_WIRE_FRAME:  # which leaves space for some of them in the first frame
+        return LargeMessage(buffer, tail)
+    buffer += tail
+    return buffer
+
+
 def _check_keys_of_call(buffer: bytearray, start: int, args: tuple[Any, ...]) -> None:
     try:
         with memoryview(buffer) as view, view[start:] as body:
@@ -233,31 +286,44 @@ def _check_keys(body: bytes | memoryview) -> None:
             raise ValueError(str(exc)) from exc
 
 
-def set_timeout(buffer: bytearray, timeout_ms: int) -> None:
+def set_timeout(message: Message, timeout_ms: int) -> None:
     """Write the timeout into a CALL that `encode_call` has built; 0 for none."""
-    _TIMEOUT.pack_into(buffer, HEADER_SIZE, timeout_ms)
+    _TIMEOUT.pack_into(head_of(message), HEADER_SIZE, timeout_ms)
 
 
-def decode_call(payload: bytes) -> tuple[CallHead, bytes]:
+def decode_call(payload: Body) -> tuple[CallHead, Body]:
     """Split a CALL into its head and its encoded arguments.
+
+    A buffer remains one, without the head.
 
     Raises:
         ArgumentError: The head is cut short, of an unknown kind, or its name is not UTF-8.
     """
+    if isinstance(payload, ReceiveBuffer):
+        return _decode_large_call(payload)
+    data = payload  # which is an object of any type, and slow to look into
     try:
-        if len(payload) < _HEAD_SIZE:
-            raise ValueError(f"a head of {_HEAD_SIZE} bytes in a payload of {len(payload)}")
-        name_length = payload[_HEAD_SIZE - 1]
+        if len(data) < _HEAD_SIZE:
+            raise ValueError(f"a head of {_HEAD_SIZE} bytes in a payload of {len(data)}")
+        name_length = data[_HEAD_SIZE - 1]
         end = _HEAD_SIZE + name_length
-        if name_length == 0 or end > len(payload):
-            raise ValueError(f"a name of {name_length} bytes in a payload of {len(payload)}")
-        head = _head(payload[_TIMEOUT_SIZE:end])
+        if name_length == 0 or end > len(data):
+            raise ValueError(f"a name of {name_length} bytes in a payload of {len(data)}")
+        head = _head(data[_TIMEOUT_SIZE:end])
     except (ValueError, KeyError) as exc:
         raise ArgumentError(f"malformed CALL: {exc}") from exc
-    if not payload.startswith(_NO_TIMEOUT):
-        (timeout_ms,) = _TIMEOUT.unpack_from(payload)
+    if not data.startswith(_NO_TIMEOUT):
+        (timeout_ms,) = _TIMEOUT.unpack_from(data)
         head = msgspec.structs.replace(head, timeout_ms=timeout_ms)
-    return head, payload[end:]
+    return head, data[end:]
+
+
+def _decode_large_call(buffer: ReceiveBuffer) -> tuple[CallHead, Body]:
+    if buffer.first_size < _MAX_HEAD:  # the peer has sent tiny frames
+        return decode_call(buffer.join())
+    head, rest = decode_call(bytes(buffer.first[buffer.offset : buffer.offset + _MAX_HEAD]))
+    buffer.skip(_MAX_HEAD - len(rest))
+    return head, buffer
 
 
 @functools.lru_cache(maxsize=256)  # a client calls the same few methods over and over
@@ -418,7 +484,7 @@ def decode_goaway(payload: bytes) -> Goaway | None:
     return Goaway(code, grace_ms, payload[_GOAWAY.size :].decode(errors="replace"))
 
 
-def decode_nodes(body: bytes, limits: Limits) -> list[Node]:
+def decode_nodes(body: Body, limits: Limits) -> list[Node]:
     """Decode the device tree that target 0 reports.
 
     Raises:
@@ -426,4 +492,5 @@ def decode_nodes(body: bytes, limits: Limits) -> list[Node]:
     """
     # Twice as many: most of its keys become fields of a Node, not keys of a dict.
     limit = (limits.max_depth, 2 * limits.max_items, limits.max_containers)
-    return decode_checked(_nodes_decoder, body, limit, "the exporter's report cannot be read")
+    whole = body.join() if isinstance(body, ReceiveBuffer) else body
+    return decode_checked(_nodes_decoder, whole, limit, "the exporter's report cannot be read")

@@ -6,6 +6,7 @@ import msgspec
 
 from ..errors import RemoteProtocolError
 from .frames import CallHead, Goaway, Hello
+from .receive_buffer import Body
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -40,14 +41,14 @@ class CallReceived(msgspec.Struct, frozen=True, gc=False):
 
     slot: int
     head: CallHead
-    body: bytes
+    body: Body
 
 
 class ResultReceived(msgspec.Struct, frozen=True, gc=False):
     """A call has succeeded. Its slot is free again."""
 
     slot: int
-    body: bytes
+    body: Body
 
 
 class ErrorReceived(msgspec.Struct, frozen=True, gc=False):
@@ -61,7 +62,7 @@ class ItemReceived(msgspec.Struct, frozen=True, gc=False):
     """A generator has yielded an item. Pass `cost` to `consume` once it has been read."""
 
     slot: int
-    body: bytes
+    body: Body
     cost: int
 
 

@@ -8,11 +8,11 @@ one object for each.
 from __future__ import annotations
 
 from itertools import islice
-from typing import Final
+from typing import Final, TypeAlias
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["ReceiveBuffer"]
+__all__ = ["Body", "ReceiveBuffer"]
 
 _SMALL: Final = 4096  # bytes: shorter pieces are copied together
 _GATHERED: Final = 64 * 1024  # bytes after which small pieces go to a new bytearray
@@ -35,6 +35,16 @@ class ReceiveBuffer:
     def first_size(self) -> int:
         """Bytes left of the first piece. The buffer must not be empty."""
         return len(self._pieces[0]) - self._offset
+
+    @property
+    def first(self) -> bytes | bytearray:
+        """The first piece, as it has arrived. The buffer must not be empty."""
+        return self._pieces[0]
+
+    @property
+    def offset(self) -> int:
+        """Bytes of the first piece that were read or skipped already."""
+        return self._offset
 
     def append(self, data: bytes) -> None:
         """Append bytes, at least one."""
@@ -68,12 +78,28 @@ class ReceiveBuffer:
         taken = self._pieces[:count]
         del self._pieces[:count]
         self._size -= size
-        if self._offset:
-            taken[0] = taken[0][self._offset :]
-            self._offset = 0
-        return bytes(taken[0]) if len(taken) == 1 else b"".join(taken)
+        offset, self._offset = self._offset, 0
+        if count == 1:
+            return bytes(taken[0][offset:] if offset else taken[0])
+        if offset:
+            return b"".join((memoryview(taken[0])[offset:], *taken[1:]))
+        return b"".join(taken)
+
+    def skip(self, size: int) -> None:
+        """Remove bytes, of the first piece alone."""
+        self._offset += size
+        self._size -= size
+
+    def join(self) -> bytes:
+        """Remove and return everything."""
+        return self.read(self._size) if self._size else b""
 
     def clear(self) -> None:
         """Discard all bytes."""
         self._pieces.clear()
         self._offset = self._size = 0
+
+
+# An encoded value that has arrived, in pieces if it is large: its pieces are joined once, as it is
+# decoded.
+Body: TypeAlias = bytes | ReceiveBuffer

@@ -20,6 +20,7 @@ from .._framing import HEADER_SIZE, pack_frame, pack_header, seal
 from .._limits import MIN_WIRE_FRAME
 from .codec import encode_credit
 from .frames import Flag, FrameType
+from .large_message import LargeMessage, Message
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -59,14 +60,19 @@ class WriteBatch:
 class _Message:
     """A message in a slot queue, part of which may have left already."""
 
-    __slots__ = ("flags", "rest", "started", "terminal", "type")
+    __slots__ = ("flags", "head", "rest", "started", "terminal", "type")
 
     def __init__(self, type_: int, rest: memoryview, flags: int, terminal: bool) -> None:
         self.type = type_
+        self.head: memoryview | None = None  # before the rest, in the first frame: less than one
         self.rest = rest
         self.flags = flags
         self.terminal = terminal
         self.started = False
+
+    def size(self) -> int:
+        """Return the number of bytes that have not left."""
+        return len(self.rest) if self.head is None else len(self.head) + len(self.rest)
 
 
 class SendQueue:
@@ -121,18 +127,22 @@ class SendQueue:
         """Queue a small frame ahead of all slot queues, its own slot's too."""
         self._append_urgent(pack_frame(type_, flags, slot, payload))
 
-    def add_message(self, type_: int, slot: int, buffer: bytearray, terminal: bool = False) -> None:
+    def add_message(self, type_: int, slot: int, buffer: Message, terminal: bool = False) -> None:
         """Queue a message. `buffer` begins with header space, and is the queue's from now on."""
         if terminal:
             self._credit.pop(slot, None)  # no credit may follow it
         size = len(buffer)
         if size <= self._small and slot not in self._slot_queues:
-            seal(buffer, type_, 0, slot)
-            self._urgent.append(buffer)
+            seal(buffer, type_, 0, slot)  # type: ignore[arg-type]  # a LargeMessage is larger
+            self._urgent.append(buffer)  # type: ignore[arg-type]
             self.queued_bytes += size
             self.unstarted_bytes += size
             if terminal:
                 self._ended.append(slot)
+        elif isinstance(buffer, LargeMessage):
+            message = _Message(type_, memoryview(buffer.tail), 0, terminal)
+            message.head = memoryview(buffer.head)[_HEADER:]
+            self._append_to_slot(slot, message)
         else:
             rest = memoryview(buffer)[_HEADER:]
             self._append_to_slot(slot, _Message(type_, rest, 0, terminal))
@@ -165,8 +175,9 @@ class SendQueue:
         self.unstarted_bytes += len(frame)
 
     def _append_to_slot(self, slot: int, message: _Message) -> None:
-        self.queued_bytes += len(message.rest)
-        self.unstarted_bytes += len(message.rest)
+        size = message.size()
+        self.queued_bytes += size
+        self.unstarted_bytes += size
         queue = self._slot_queues.get(slot)
         if queue is None:
             self._slot_queues[slot] = deque((message,))
@@ -199,9 +210,9 @@ class SendQueue:
         return not queue[0].started
 
     def _forget(self, message: _Message) -> None:
-        self.queued_bytes -= len(message.rest)
+        self.queued_bytes -= message.size()
         if not message.started:
-            self.unstarted_bytes -= len(message.rest)
+            self.unstarted_bytes -= message.size()
 
     def withdraw_data(self, slot: int) -> int:
         """Discard the DATA in a slot's queue. No frame is cut: they leave whole.
@@ -257,17 +268,22 @@ class SendQueue:
         slot = next(iter(self._slot_queues))
         queue = self._slot_queues.pop(slot)
         message = queue[0]
-        piece = message.rest[: self._max_frame]
-        self.queued_bytes -= len(piece)
         if not message.started:
-            self.unstarted_bytes -= len(message.rest)
+            self.unstarted_bytes -= message.size()
             message.started = True
+        head, message.head = message.head, None
+        head_size = 0 if head is None else len(head)
+        piece = message.rest[: self._max_frame - head_size]
+        size = head_size + len(piece)
+        self.queued_bytes -= size
         done = len(piece) == len(message.rest)
         if not done:
-            message.rest = message.rest[self._max_frame :]
+            message.rest = message.rest[len(piece) :]
         more = 0 if message.type == _DATA else _MORE
         flags = message.flags if done else more
-        batch.buffers.append(pack_header(message.type, flags, slot, len(piece)))
+        batch.buffers.append(pack_header(message.type, flags, slot, size))
+        if head is not None:
+            batch.buffers.append(head)
         if piece:
             batch.buffers.append(piece)
         if done:
@@ -278,4 +294,4 @@ class SendQueue:
             self._slot_queues[slot] = queue  # behind all other queues
         else:
             batch.drained.append(slot)
-        return _HEADER + len(piece)
+        return _HEADER + size

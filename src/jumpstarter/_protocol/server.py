@@ -12,6 +12,8 @@ from .base import TO_CLIENT, TO_SERVER, BaseProtocol, Phase, Slot, SlotState, ma
 from .codec import decode_call, decode_cancel, encode_error, encode_hello
 from .flow_control import ITEM_COST
 from .frames import ErrorBody, FrameType, Hello, Kind
+from .large_message import Message
+from .receive_buffer import Body
 from .send_queue import WriteBatch
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -98,7 +100,7 @@ class ServerProtocol(BaseProtocol):
             return None
         return self._open_call(slot_id, slot, message)
 
-    def _open_call(self, slot_id: int, slot: Slot, message: bytes) -> ev.Event | None:
+    def _open_call(self, slot_id: int, slot: Slot, message: Body) -> ev.Event | None:
         if slot.drop_reason:
             self._reject_call(slot_id, slot, Code.RESOURCE_EXHAUSTED, slot.drop_reason)
             return None
@@ -165,7 +167,7 @@ class ServerProtocol(BaseProtocol):
             self._count_slot(-1)
         return batch
 
-    def result(self, slot_id: int, buffer: bytearray) -> None:
+    def result(self, slot_id: int, buffer: Message) -> None:
         """End a call with a result: an encoded value behind header space. Takes over `buffer`.
 
         Raises:
@@ -204,11 +206,11 @@ class ServerProtocol(BaseProtocol):
         self.send_queue.discard(slot_id)
 
     @staticmethod
-    def item_cost(buffer: bytearray) -> int:
+    def item_cost(buffer: Message) -> int:
         """Return how much credit an item takes. May be called in any thread."""
         return len(buffer) - HEADER_SIZE + ITEM_COST
 
-    def item(self, slot_id: int, buffer: bytearray) -> None:
+    def item(self, slot_id: int, buffer: Message) -> None:
         """Send a generator's next item; `sendable` must be above 0. Takes over `buffer`.
 
         Raises:

@@ -18,6 +18,7 @@ from .._io.leading_tasks import lead_in_task
 from .._limits import Limits
 from .._protocol.client import ClientProtocol
 from .._protocol.codec import decode_value
+from .._protocol.receive_buffer import Body
 from .._util import trio_private
 from .._util.text import sanitize_text
 from ..errors import ArgumentError, CallRefused, Code, DriverInvalidArgument, DriverTimeoutError
@@ -83,7 +84,7 @@ class CallSender:
         """
         return self.call_as(request, None)
 
-    async def call_as(self, request: Request, decode: Callable[[bytes], Any] | None) -> Any:
+    async def call_as(self, request: Request, decode: Callable[[Body], Any] | None) -> Any:
         """Make a call and return its result, decoded by `decode`, which may raise ArgumentError.
 
         Without `decode`, and otherwise, as `call`.
@@ -110,7 +111,7 @@ class CallSender:
             await call.cancel(exc)
             raise
 
-    async def answer(self, call: OutgoingCall, decode: Callable[[bytes], Any] | None) -> Any:
+    async def answer(self, call: OutgoingCall, decode: Callable[[Body], Any] | None) -> Any:
         """Wait for a call that was sent, and return its result."""
         try:
             while (waiter := call.wakeup()) is not None:
@@ -136,7 +137,7 @@ class CallSender:
 
     # ---------------------------------------------------------------------- in any thread
 
-    def decode(self, body: bytes) -> Any:
+    def decode(self, body: Body) -> Any:
         """Decode a value that the exporter has sent. In any thread."""
         return decode_value(body, self.limits)
 

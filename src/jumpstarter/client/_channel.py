@@ -28,6 +28,7 @@ from .._limits import DEFAULT_LIMITS, Limits
 from .._protocol import events as ev
 from .._protocol.client import ClientProtocol
 from .._protocol.frames import Hello
+from .._protocol.receive_buffer import Body
 from .._util.wakeup import LazyEvent
 from .._version import __version__
 from ..errors import (
@@ -165,7 +166,7 @@ class Channel(CallSender):
 
     # ------------------------------------------------------------------------------ calls
 
-    async def go_on(self, call: OutgoingCall, decode: Callable[[bytes], Any] | None) -> Any:
+    async def go_on(self, call: OutgoingCall, decode: Callable[[Body], Any] | None) -> Any:
         """Wait for a call that a thread has made, and return its result."""
         call.adopt()
         return await self.answer(call, decode)

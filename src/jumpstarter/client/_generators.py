@@ -26,6 +26,7 @@ import trio
 
 from .._io import leading, passive_wait
 from .._protocol import events as ev
+from .._protocol.receive_buffer import Body
 from .._util.no_copies import ReduceEx, no_copies
 from ..errors import ArgumentError, DriverError
 from ._channel import Channel
@@ -77,7 +78,7 @@ class _GeneratorCall(OutgoingCall):
         super().__init__(channel, request)
         self.items: deque[ev.ItemReceived] = deque()
         self.fetched: int = 0
-        self.sink: deque[bytes] | None = None
+        self.sink: deque[Body] | None = None
 
     @property
     def may_be_there(self) -> bool:
@@ -142,7 +143,7 @@ class RemoteGenerator(Generic[T]):
         self,
         channel: Channel,
         request: Request,
-        decode: Callable[[bytes], T] | None = None,
+        decode: Callable[[Body], T] | None = None,
     ) -> None:
         self._channel = channel
         self._request = request
@@ -176,7 +177,7 @@ class RemoteGenerator(Generic[T]):
             await self.aclose()
             raise
 
-    def decode(self, body: bytes) -> T:
+    def decode(self, body: Body) -> T:
         """Decode an item. In any thread.
 
         Raises:
@@ -187,7 +188,7 @@ class RemoteGenerator(Generic[T]):
         except ArgumentError as exc:
             raise DriverError(f"its item: {exc}", context=self._request.context) from exc
 
-    async def fetch(self) -> list[bytes]:
+    async def fetch(self) -> list[Body]:
         """Return all items that have arrived, still encoded.
 
         For blocking code: one step through the portal costs as much as many items. A checkpoint if
@@ -242,7 +243,7 @@ class RemoteGenerator(Generic[T]):
                 await call.cancel()
         return self._call
 
-    async def _take(self, call: _GeneratorCall) -> bytes:
+    async def _take(self, call: _GeneratorCall) -> Body:
         self._taken += 1
         if self._taken % _ITEMS_PER_TURN == 0:
             await trio.lowlevel.checkpoint()
@@ -250,7 +251,7 @@ class RemoteGenerator(Generic[T]):
         self._channel.consumed(call, item.cost)
         return item.body
 
-    async def _take_all(self, call: _GeneratorCall) -> list[bytes]:
+    async def _take_all(self, call: _GeneratorCall) -> list[Body]:
         sink = call.sink = deque()
         with self._channel.connection.lock:
             call.collect()
@@ -262,7 +263,7 @@ class RemoteGenerator(Generic[T]):
         cost, call.fetched = call.fetched, 0
         self._channel.consumed(call, cost)
 
-    def fetch_in_thread(self, sink: deque[bytes], seconds: float) -> bool:
+    def fetch_in_thread(self, sink: deque[Body], seconds: float) -> bool:
         """Append all items that have arrived to `sink`; wait for one if there are none.
 
         For a thread that runs no loop.
@@ -303,7 +304,7 @@ class RemoteGenerator(Generic[T]):
         return bool(sink)
 
     def _start_fetch(
-        self, sink: deque[bytes], turn: list[bool], call: _GeneratorCall, seconds: float
+        self, sink: deque[Body], turn: list[bool], call: _GeneratorCall, seconds: float
     ) -> bool:
         """Send the CALL, or the credit for the items fetched before. With the lock, in a thread."""
         self._check_not_busy()

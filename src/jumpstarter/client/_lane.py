@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
 
 from .._io.current_lane import Lane
+from .._protocol.receive_buffer import Body
 from ._generators import RemoteGenerator
 from ._raw_streams import RemoteStream
 
@@ -45,7 +46,7 @@ class _GeneratorInLane(Generic[T]):
     def __init__(self, lane: Lane, generator: RemoteGenerator[T]) -> None:
         self._lane = lane
         self._generator = generator
-        self._bodies: deque[bytes] = deque()  # items that have arrived, still encoded
+        self._bodies: deque[Body] = deque()  # items that have arrived, still encoded
 
     @property
     def value(self) -> Any:

@@ -2,21 +2,19 @@
 
 cimport cython
 
-from .._protocol.codec cimport call_prefix, decode_value, encode_call
+from .._protocol.codec cimport call_prefix, decode_value, encode_request
 
 cdef object _NEW, _SENT, _ABANDONED, _ENDED, _NOT_NESTED, _RESULT
 
 cdef class Request:
-    cdef public object kind, method, _driver
+    cdef public object buffer, kind, method, _driver
     cdef public bint nested
-    cdef public bytearray buffer
 
 cdef class OutgoingCall:
     cdef object __weakref__
-    cdef public object channel, state, baton, _failure, error, _waiter, _ended
+    cdef public object channel, state, baton, _failure, error, value, _waiter, _ended
     cdef public Request request
     cdef public long long slot
-    cdef public bytes value
 
     cpdef object opened(self, long long slot)
     cpdef object received(self, event)

@@ -34,11 +34,13 @@ from .._protocol.codec import (
     decode_call,
     decode_error,
     decode_value,
-    encode_call,
+    encode_request,
     set_timeout,
 )
 from .._protocol.error_codec import exception_from_wire
 from .._protocol.frames import Kind
+from .._protocol.large_message import Message, head_of
+from .._protocol.receive_buffer import Body
 from .._util.checks import check_text
 from .._util.reentrancy import CallOrigin, call_origin
 from .._util.tracebacks import strip_tracebacks
@@ -107,7 +109,7 @@ class Request:
         try:
             # Positional arguments, as a C function takes them.
             prefix = call_prefix(target, kind, method, bool(kwargs), self.nested)
-            self.buffer: bytearray = encode_call(prefix, (*args, kwargs) if kwargs else args)
+            self.buffer: Message = encode_request(prefix, (*args, kwargs) if kwargs else args)
         except ArgumentError as exc:
             text = f"an argument cannot be sent: {exc}"
             raise DriverInvalidArgument(text, context=self.context) from strip_tracebacks(exc)
@@ -120,7 +122,7 @@ class Request:
     @property
     def target(self) -> int:
         """The address of the driver; 0 is the exporter itself. Decoded, since few need it."""
-        head, _ = decode_call(bytes(self.buffer[HEADER_SIZE:]))
+        head, _ = decode_call(bytes(head_of(self.buffer)[HEADER_SIZE:]))
         return head.target
 
     def set_timeout(self, milliseconds: int) -> None:
@@ -188,7 +190,7 @@ class OutgoingCall:
         self.request: Request = request
         self.state: OutgoingCallState = _NEW
         self.slot: int = 0
-        self.value: bytes = b""
+        self.value: Body = b""
         self.baton: _nonblocking.Baton | None = None
         self._failure: DriverError | None = None
         self.error: bytes | None = None
@@ -363,7 +365,7 @@ class OutgoingCall:
         if exc is not None:
             exc.add_note(f"{text}; {_WHERE}")
 
-    def result(self, decode: Callable[[bytes], Any] | None) -> Any:
+    def result(self, decode: Callable[[Body], Any] | None) -> Any:
         """Return the decoded result, or raise the failure.
 
         Args:

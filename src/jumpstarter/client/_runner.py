@@ -25,6 +25,7 @@ from .. import _stepping
 from .._io import leading, passive_wait
 from .._io.portal import BlockingPortal, in_trio_thread
 from .._io.portal_job import stay_at_exit
+from .._protocol.receive_buffer import Body
 from ..errors import CallRefused, Code, DriverTimeoutError
 from ._channel import Channel
 from ._outgoing_call import OutgoingCall, OutgoingCallState, Request
@@ -138,7 +139,7 @@ class BlockingRunner:
         """Return the seconds that are left of the surrounding `timeout`."""
         return _limit.get().left()
 
-    def call(self, decode: Callable[[bytes], Any] | None = None) -> Any:
+    def call(self, decode: Callable[[Body], Any] | None = None) -> Any:
         """Make a plain call, and return its result, decoded as by `OutgoingCall.result`.
 
         The calling thread makes it itself if it can; otherwise the call is made in the loop.
@@ -164,10 +165,10 @@ class BlockingRunner:
             raise
         return call.result(decode)
 
-    def _call_in_loop(self, decode: Callable[[bytes], Any] | None) -> Any:
+    def _call_in_loop(self, decode: Callable[[Body], Any] | None) -> Any:
         return self.run("the call", self._channel.call_as, self._request, decode)
 
-    def _go_on(self, call: OutgoingCall, decode: Callable[[bytes], Any] | None) -> Any:
+    def _go_on(self, call: OutgoingCall, decode: Callable[[Body], Any] | None) -> Any:
         """Wait in the loop for a call that was sent; closing the client ends the wait."""
         try:
             return self._run_in_time("the call", self._channel.go_on, call, decode)

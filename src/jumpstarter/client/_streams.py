@@ -19,6 +19,7 @@ import trio
 from .._io import leading, passive_wait
 from .._io.byte_stream import ThreadReceive
 from .._io.portal import in_trio_thread
+from .._protocol.receive_buffer import Body
 from .._util.checks import check_max_bytes, refuse_timeout
 from .._util.no_copies import ReduceEx, no_copies
 from .._util.stream_errors import end_of_stream
@@ -57,7 +58,7 @@ class BlockingGenerator(Generator[T, None, Any]):
     def __init__(self, runner: BlockingRunner, remote: RemoteGenerator[T]) -> None:
         self._runner = runner
         self._remote = remote
-        self._items: deque[bytes] = deque()  # fetched in one batch, not requested yet
+        self._items: deque[Body] = deque()  # fetched in one batch, not requested yet
 
     __reduce_ex__: ClassVar[ReduceEx] = no_copies(
         "a driver's generator", "pass the items on, as list() gives them"
@@ -99,7 +100,7 @@ class BlockingGenerator(Generator[T, None, Any]):
             self._runner.abandon(self._remote.end, exc)
             raise
 
-    def _decode(self, body: bytes) -> T:
+    def _decode(self, body: Body) -> T:
         try:
             return self._remote.decode(body)
         except DriverError:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, overload
 
 from .._io.portal import BlockingPortal
 from .._protocol.frames import Kind
+from .._protocol.receive_buffer import Body
 from .._protocol.values import check_type, convert
 from ..errors import ArgumentError
 from ._channel import Channel
@@ -26,7 +27,7 @@ __all__ = ["TypedCalls"]
 T = TypeVar("T")
 
 
-def _decoder(channel: Channel, type_: Any, name: str) -> Callable[[bytes], Any]:
+def _decoder(channel: Channel, type_: Any, name: str) -> Callable[[Body], Any]:
     """Return a function that decodes a value as a type. In any thread.
 
     Args:
@@ -39,7 +40,7 @@ def _decoder(channel: Channel, type_: Any, name: str) -> Callable[[bytes], Any]:
     """
     check_type(type_)
 
-    def decode(body: bytes) -> Any:
+    def decode(body: Body) -> Any:
         value = channel.decode(body)
         try:
             return convert(value, type_, name)
