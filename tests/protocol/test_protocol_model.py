@@ -302,6 +302,7 @@ CONSTANT: Final = {
     ClientProtocol: _RULES,
     ServerProtocol: f"{_RULES} _max_small_call refusal",
     SendQueue: "_closed _last",
+    _Message: "head",  # of large bytes, which these calls do not have
     Slot: "cancelled received_bytes",
     SendWindow: "grants",
     ReceiveWindow: "_limit _budget",

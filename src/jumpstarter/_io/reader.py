@@ -243,7 +243,8 @@ class ConnectionReader(ThreadReader):
             return False
         if self.left:
             with ownership.lock:
-                left, self.left = self.left, []
+                left = self.left.copy()
+                self.left.clear()
                 connection.act_on(left)
         elif self._rules.unprocessed and ownership.reader is not _HELD:
             await self._handle_unprocessed()
