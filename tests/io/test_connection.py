@@ -22,7 +22,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from helpers import Outcome, in_time, timed
 from jumpstarter._framing import HEADER_SIZE, FrameDecoder
 from jumpstarter._io.connection import Connection
-from jumpstarter._io.transport import transport_for
+from jumpstarter._io.ownership import Reader
+from jumpstarter._io.transport import SocketTransport, transport_for
 from jumpstarter._io.writer import Writer
 from jumpstarter._limits import DEFAULT_LIMITS, Limits
 from jumpstarter._protocol import events as ev
@@ -1192,6 +1193,46 @@ async def test_peer_that_stalls_within_a_large_message_is_disconnected(
         began = trio.current_time()
         await reason_of(side)
         assert trio.current_time() == pytest.approx(began + 30, abs=0.01)
+
+
+@timed(3600)
+async def test_peer_that_stalls_after_a_thread_has_read_is_disconnected(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread takes the role as a full read ends with a whole message."""
+    del autojump_clock
+    limits = Limits(read_stall=30, ping_interval=0)
+    async with greeted("server", unix_pair, limits=limits) as (side, peer):
+        ownership, reader = side.connection.ownership, side.connection.reader
+        ownership.watch_socket()
+        await wait_all_tasks_blocked()
+        on_call = side.on_call
+
+        def take_role(event: ev.CallReceived) -> None:
+            on_call(event)
+            if len(side.calls) == 2:
+                assert ownership.take_role()
+
+        monkeypatch.setattr(side, "on_call", take_role)
+        head = bytes(call()[HEADER_SIZE:])
+        sizes = 64 * 1024, 1024 - 2 * HEADER_SIZE  # together one full read
+        await peer.send(
+            *(
+                frame(FrameType.CALL, slot, head + bytes(size - len(head)))
+                for slot, size in enumerate(sizes, 1)
+            )
+        )
+        await wait_all_tasks_blocked()
+        assert ownership.reader is Reader.THREAD
+        transport = side.connection._transport
+        assert isinstance(transport, SocketTransport)
+        assert transport.expects_more
+        with ownership.lock:
+            ownership.give_up(reader.needs_loop)
+        await peer.send(frame(FrameType.CALL, 3, bytes(2000), Flag.MORE))
+        began = trio.current_time()
+        await reason_of(side)
+        assert trio.current_time() == pytest.approx(began + 30, abs=0.1)
 
 
 UNFINISHED = {

@@ -331,8 +331,9 @@ class ConnectionReader(ThreadReader):
         """Wait and read until a message has arrived, or there is something else to do."""
         ownership, rules = self._ownership, self._rules
         self.catch_up()
+        in_message = rules.unfinished
         # One scope for many reads: it costs as much as a read. So its deadline may be too early.
-        stall = rules.limits.read_stall if rules.unfinished else math.inf
+        stall = rules.limits.read_stall if in_message else math.inf
         with trio.CancelScope(deadline=self.last_read + stall):
             goes_on = True
             while goes_on:
@@ -346,7 +347,8 @@ class ConnectionReader(ThreadReader):
                     raise broken("read", exc) from exc
                 turn = self._read_now()
                 goes_on = turn == _GOES_ON and self._is_quiet and rules.unfinished
-                goes_on = goes_on and self._descriptor() >= 0
+                # A message that has only begun needs a scope with its deadline.
+                goes_on = goes_on and in_message and self._descriptor() >= 0
             return turn
         self.catch_up()
         if self._has_stalled():
