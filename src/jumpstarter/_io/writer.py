@@ -37,7 +37,7 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 __all__ = ["Writer", "WriterState"]
 
 GOODBYE_TIME: Final = 1.0  # seconds for a final GOAWAY to leave, or for the reader to find one
-_TURN: Final = 16  # batches, about 1 MiB, after which other tasks have their turn
+_TURN: Final = 4  # batches, after which other tasks have their turn, and threads the lock
 _DIRECT: Final = 1  # busy slots up to which a frame is written by the task that queued it
 
 
