@@ -223,6 +223,27 @@ def test_no_thread_looks_while_another_one_waits(pair: Pair) -> None:
         assert not waiting.is_alive()
 
 
+def test_no_thread_notes_that_it_was_late_soon_after_it_has_passed_a_baton(pair: Pair) -> None:
+    """Threads that call on one connection wait for batons while one of them reads."""
+    ours, theirs = pair
+    until = time.monotonic() + PATIENCE
+    become_calm(until)  # after an earlier test
+    theirs.sendall(b"x")
+    late = 0
+    with computing():
+        while late < 10:
+            assert time.monotonic() < until
+            passed = time.monotonic()
+            _nonblocking.pass_batons([_nonblocking.Baton()])
+            began = time.monotonic()
+            assert _nonblocking.wait_readable(ours.fileno(), 1000)
+            if time.monotonic() - passed > 0.01:  # the wait may have begun too late
+                become_calm(until)
+                continue
+            late += time.monotonic() - began > 0.002
+            assert not _nonblocking.is_crowded()
+
+
 def test_a_look_gives_the_interpreter_to_no_other_thread(pair: Pair) -> None:
     ours, theirs = pair
     until = time.monotonic() + PATIENCE

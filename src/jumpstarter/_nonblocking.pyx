@@ -89,6 +89,7 @@ cdef extern from *:
 cdef long long _LATE = 1_000_000  # ns until the GIL is back: another thread kept it
 cdef long long _LOOK = 200_000  # ns: most calls of short methods take less
 cdef long long _CROWDED = 500_000_000  # ns for which a thread is taken to compute on
+cdef long long _TURNS = 10_000_000  # ns for which threads are taken to go on answering each other
 
 # When the thread that computes is forgotten, in ns of the clock. For all connections: it is the
 # process that such a thread belongs to. Without a GIL, threads would overwrite each other's times,
@@ -98,6 +99,8 @@ cdef int _in_vain = 0  # the last looks that have found nothing
 # Threads that wait without the GIL. Counted with it; without one, a count that is wrong for a
 # moment changes only whether a thread looks.
 cdef int _waiting = 0
+# When a thread last passed another one's baton, in ns of `_now`.
+cdef long long _passed = -_TURNS
 cdef enum:
     _TOGETHER = 32  # batons that are passed while the GIL is released once
 
@@ -211,14 +214,15 @@ cpdef bint wait_readable(int fd, int milliseconds, bint is_answer=True) except -
         fd: The socket.
         milliseconds: How long to wait.
         is_answer: The answer to a call is expected, which probably comes soon. Only then, and if no
-            other thread waits, the wait begins with a look, or notes that one is worth it.
+            other thread waits, here or for a baton that was passed lately, the wait begins with a
+            look, or notes that one is worth it: threads that call keep the GIL from each other.
     """
     global _crowded_until, _in_vain, _waiting
     cdef pollfd one
     cdef int ready
     cdef long long woken
     cdef long long until = _now() + milliseconds * <long long>1_000_000
-    cdef bint may_look = is_answer and _waiting == 0
+    cdef bint may_look = is_answer and _waiting == 0 and _now() - _passed > _TURNS
     if may_look and _crowded_until > 0:
         if not is_crowded():
             _crowded_until = 0
@@ -282,9 +286,12 @@ cpdef object pass_batons(list batons, bint keeps_gil=False):
         batons: The batons.
         keeps_gil: Keep the GIL, as the holder of a connection's lock must.
     """
+    global _passed
     cdef PyThread_type_lock[_TOGETHER] locks
     cdef int count = 0
     cdef Baton baton
+    if batons:
+        _passed = _now()
     for baton in batons:
         if baton is None:  # which Cython lets through
             raise TypeError("None is no baton")
