@@ -19,6 +19,7 @@ These functions are compiled in both forms of the library.
 
 import os
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
@@ -247,6 +248,7 @@ cpdef bint wait_readable(int fd, int milliseconds, bint is_answer=True) except -
     return ready > 0
 
 
+@cython.final
 cdef class Baton:
     """What a thread waits on until another one passes it. It is passed once.
 
