@@ -9,6 +9,8 @@ from __future__ import annotations
 import gc
 from typing import Final
 
+__tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
+
 __all__ = ["collect_rarely"]
 
 # Collections of the middle generation, each after some 7,000 new objects, before a full one. So
