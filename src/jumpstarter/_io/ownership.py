@@ -78,7 +78,7 @@ import trio
 
 from .. import _nonblocking
 from .._util.fork import close_in_children, no_fork
-from .._util.wakeup import Wakeup
+from .._util.wakeup import NOTHING, Wakeup
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -460,7 +460,7 @@ class SharedWakeup(Wakeup):
         elif not self._ownership.holder:
             task, self._task = self._task, None
             if task is not None:
-                trio.lowlevel.reschedule(task)
+                trio.lowlevel.reschedule(task, NOTHING)
         elif not self._posted:
             # A thread never looks whether a task waits: the task may be about to.
             self._posted = True

@@ -13,15 +13,33 @@ This module is compiled.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Awaitable
+from typing import Any, Final
 
 import trio
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["LazyEvent", "LazyParkingLot", "Wakeup"]
+__all__ = ["NOTHING", "LazyEvent", "LazyParkingLot", "Wakeup"]
 
 _SUCCEEDED: Final = trio.lowlevel.Abort.SUCCEEDED
+
+
+class _Nothing:
+    """The outcome of a wait that returns None.
+
+    Trio makes an `outcome.Value` for each task that it wakes, and each can be unwrapped once, which
+    takes three Python functions. It only calls `unwrap`.
+    """
+
+    __slots__ = ()
+
+    def unwrap(self) -> None:
+        """Return None."""
+
+
+# In an `Any`, since Trio annotates its parameter with the classes of `outcome`.
+NOTHING: Final[Any] = _Nothing()
 
 
 class Wakeup:
@@ -36,16 +54,17 @@ class Wakeup:
         """Wake the waiting task, if there is one. Only in the loop's thread."""
         task, self._task = self._task, None
         if task is not None:
-            trio.lowlevel.reschedule(task)
+            trio.lowlevel.reschedule(task, NOTHING)
 
-    async def wait(self) -> None:
-        """Sleep until `set` is called. For one task at a time.
+    def wait(self) -> Awaitable[None]:
+        """Sleep until `set` is called. For one task at a time, which awaits this immediately.
 
         A checkpoint; cancelling it loses nothing.
         """
         assert self._task is None, "only one task can wait for a Wakeup"
         self._task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._abort)
+        # Not awaited here: that would be one more coroutine for Trio to resume.
+        return trio.lowlevel.wait_task_rescheduled(self._abort)  # noqa: ASYNC105
 
     def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         self._task = None
