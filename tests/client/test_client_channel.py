@@ -495,6 +495,28 @@ def test_ctrl_c_is_raised_after_the_drivers_finally() -> None:
     trio.run(main)
 
 
+@pytest.mark.parametrize("busy", [False, True])
+def test_nothing_is_sent_after_a_ctrl_c_that_is_still_pending(*, busy: bool) -> None:
+    @trio.lowlevel.enable_ki_protection
+    async def press_ctrl_c_and_call(channel: Channel) -> None:
+        signal.raise_signal(signal.SIGINT)
+        await channel.call(ask("echo_async", "never sent"))
+
+    async def main() -> None:
+        async with scripted() as (channel, exporter), trio.open_nursery() as nursery:
+            if busy:
+                await begin(nursery, channel.call, ask("wait"))
+            with pytest.raises(KeyboardInterrupt):
+                await press_ctrl_c_and_call(channel)
+            await wait_all_tasks_blocked()
+            assert len(channel.connection.handlers) == busy
+            nursery.start_soon(channel.aclose)
+            frames = await exporter.all_frames()
+            assert [sent.type for sent in frames].count(T.CALL) == busy
+
+    trio.run(main)
+
+
 # ------------------------------------------------------------------------------- deadlines
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -119,6 +120,35 @@ async def test_the_deadline_is_that_of_all_scopes_up_to_a_shield(
             assert both() == [-math.inf] * 2
 
 
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_a_pending_ctrl_c_is_due_now_in_the_main_task(
+    monkeypatch: pytest.MonkeyPatch, *, is_seen: bool
+) -> None:
+    monkeypatch.setattr(trio_private, "CAN_SEE_CTRL_C", is_seen)
+    due: list[float] = []
+
+    @trio.lowlevel.enable_ki_protection
+    async def press_ctrl_c() -> None:
+        signal.raise_signal(signal.SIGINT)
+        due.append(trio_private.effective_deadline())
+        await trio.lowlevel.cancel_shielded_checkpoint()  # so that the other task looks, too
+        with pytest.raises(KeyboardInterrupt):
+            await trio.lowlevel.checkpoint()
+        due.append(trio_private.effective_deadline())
+
+    @trio.lowlevel.enable_ki_protection
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            await press_ctrl_c()
+
+    async def look() -> None:
+        due.append(trio_private.effective_deadline())
+
+    trio.run(main)
+    assert due == [-math.inf if is_seen else math.inf, math.inf, math.inf]
+
+
 async def test_a_nursery_that_was_left_open_can_be_forgotten() -> None:
     nurseries = trio.lowlevel.current_task().child_nurseries
     before = list(nurseries)
@@ -196,11 +226,14 @@ def test_the_library_works_without_the_private_names() -> None:
         "Task._schedule_points",
         "Task._cancel_status",
         "Task._child_nurseries",
+        "Task._runner",
         "CancelStatus.effectively_cancelled",
         "CancelStatus._scope",
         "CancelStatus._parent",
         "CancelScope._deadline",
         "CancelScope._shield",
+        "Runner.ki_pending",
+        "Runner.main_task",
     ]
     assert rest[-1] == "served"
     print(done.stdout, done.stderr)

@@ -19,6 +19,9 @@ something public but worse takes its place:
     CancelScope._shield
     CancelStatus                whether the running task is          Trio looks for the deadline of
       .effectively_cancelled    cancelled                            all its scopes
+    Task._runner,               whether Ctrl-C has come while Trio   an async call that is then made
+    Runner.ki_pending,          ran, and the main task is to raise   is cancelled as soon as it has
+    Runner.main_task            KeyboardInterrupt                    been sent
 
 The module is compiled: each async call and each call of an `async` method asks.
 """
@@ -44,7 +47,7 @@ __all__ = [
 ]
 
 _TASK: Final[Any] = getattr(trio.lowlevel, "Task", None)
-_ATTRIBUTES: Final = ("_schedule_points", "_cancel_status", "_child_nurseries")
+_ATTRIBUTES: Final = ("_schedule_points", "_cancel_status", "_child_nurseries", "_runner")
 
 _run: Any
 try:
@@ -53,7 +56,11 @@ except ImportError:
     _run = None
 _run_context: Any = getattr(_run, "GLOBAL_RUN_CONTEXT", None)
 _CANCELLED: Final = "effectively_cancelled"
-_OF_SCOPES: Final = {"CancelStatus": ("_scope", "_parent"), "CancelScope": ("_deadline", "_shield")}
+_OF_CLASSES: Final = {
+    "CancelStatus": ("_scope", "_parent"),
+    "CancelScope": ("_deadline", "_shield"),
+    "Runner": ("ki_pending", "main_task"),
+}
 
 ABSENT: Final[tuple[str, ...]] = (
     *(("GLOBAL_RUN_CONTEXT",) if _run_context is None else ()),
@@ -65,7 +72,7 @@ ABSENT: Final[tuple[str, ...]] = (
     ),
     *(
         f"{kind}.{name}"
-        for kind, names in _OF_SCOPES.items()
+        for kind, names in _OF_CLASSES.items()
         for name in names
         if not hasattr(getattr(_run, kind, None), name)
     ),
@@ -73,6 +80,7 @@ ABSENT: Final[tuple[str, ...]] = (
 CAN_SEE_SCOPES: Final = "Task._cancel_status" not in ABSENT
 CAN_SEE_CANCELLATION: Final = CAN_SEE_SCOPES and f"CancelStatus.{_CANCELLED}" not in ABSENT
 CAN_SEE_DEADLINES: Final = CAN_SEE_SCOPES and not any(each.startswith("Cancel") for each in ABSENT)
+CAN_SEE_CTRL_C: Final = not {"Task._runner", "Runner.ki_pending", "Runner.main_task"} & {*ABSENT}
 
 
 def run_context() -> dict[str, Any]:
@@ -114,11 +122,15 @@ def is_cancelled(task: trio.lowlevel.Task) -> bool:
 
 
 def effective_deadline() -> float:
-    """Return what `trio.current_effective_deadline` does."""
-    if not CAN_SEE_DEADLINES:
+    """Return what `trio.current_effective_deadline` does, or -inf if Ctrl-C is pending.
+
+    So it is -inf if the next checkpoint of the running task raises an exception.
+    """
+    if not (CAN_SEE_DEADLINES and CAN_SEE_CTRL_C):
         return trio.current_effective_deadline()
-    status: Any = trio.lowlevel.current_task()._cancel_status  # noqa: SLF001 - as above
-    if status.effectively_cancelled:
+    task: Any = trio.lowlevel.current_task()
+    status = task._cancel_status  # noqa: SLF001 - as above
+    if status.effectively_cancelled or _awaits_ctrl_c(task):
         return -math.inf
     deadline = math.inf
     while status is not None:
@@ -129,6 +141,11 @@ def effective_deadline() -> float:
             break
         status = status._parent  # noqa: SLF001 - as above
     return deadline
+
+
+def _awaits_ctrl_c(task: Any) -> bool:
+    runner = task._runner  # noqa: SLF001 - as above
+    return runner.ki_pending and task is runner.main_task
 
 
 def forget_child_nurseries() -> bool:

@@ -20,8 +20,12 @@ cdef class CallSender:
 
     @cython.locals(rules=ClientProtocol)
     cpdef bint start(self, OutgoingCall call, double seconds) except -1
+    @cython.locals(is_free=bint)
+    cpdef bint _open_now(self, OutgoingCall call, double seconds) except -1
     @cython.locals(request=Request)
     cpdef object _queue(self, OutgoingCall call, double seconds)
+    @cython.locals(connection=EventRouter)
+    cpdef object _check_open(self, Request request)
 
 @cython.locals(deadline=double)
 cpdef double seconds_left() except? -1

@@ -82,37 +82,31 @@ class CallSender:
         Raises:
             DriverError: The call failed; see its subclasses.
         """
-        return self.call_as(request, None)
+        return self.finish(OutgoingCall(self, request), None)
 
-    async def call_as(self, request: Request, decode: Callable[[Body], Any] | None) -> Any:
+    def call_as(self, request: Request, decode: Callable[[Body], Any] | None) -> Awaitable[Any]:
         """Make a call and return its result, decoded by `decode`, which may raise ArgumentError.
 
         Without `decode`, and otherwise, as `call`.
         """
-        call = OutgoingCall(self, request)
-        if self.connection.handlers or not await self._lead(call):
-            await self.open(call)
-        elif call.done and not call.has_failed:
-            return call.result(decode)
-        return await self.answer(call, decode)
+        return self.finish(OutgoingCall(self, request), decode)
 
-    async def _lead(self, call: OutgoingCall) -> bool:
-        """Make the only call from the task that waits for it. See `lead_in_task`."""
-        if self.connection.ownership.watch is None:
-            self._lone_calls += 1
-            if self._lone_calls == _LONE_CALLS:
-                self.connection.ownership.watch_socket()
-            return False
-        await trio.lowlevel.checkpoint_if_cancelled()  # this also raises a pending Ctrl-C
-        seconds = seconds_left()
-        try:
-            return await lead_in_task(self.connection, call, self.start, seconds)
-        except BaseException as exc:
-            await call.cancel(exc)
-            raise
+    async def finish(self, call: OutgoingCall, decode: Callable[[Body], Any] | None) -> Any:
+        """Make a call, unless a thread has sent it, wait for its answer, and return the result.
 
-    async def answer(self, call: OutgoingCall, decode: Callable[[Body], Any] | None) -> Any:
-        """Wait for a call that was sent, and return its result."""
+        As one coroutine, since Trio resumes each of those that a task is in.
+        """
+        if not call.slot:
+            if self.connection.handlers:
+                seconds = seconds_left()
+                if seconds == -_INFINITE:
+                    await trio.lowlevel.checkpoint_if_cancelled()
+                if not self._open_now(call, seconds):
+                    await self._open_later(call)
+            elif not await self._lead(call):
+                await self.open(call)
+            elif call.done and not call.has_failed:
+                return call.result(decode)
         try:
             while (waiter := call.wakeup()) is not None:
                 await waiter.wait()
@@ -122,6 +116,22 @@ class CallSender:
             await call.cancel(exc)
             raise
         return call.result(decode)
+
+    async def _lead(self, call: OutgoingCall) -> bool:
+        """Make the only call from the task that waits for it. See `lead_in_task`."""
+        if self.connection.ownership.watch is None:
+            self._lone_calls += 1
+            if self._lone_calls == _LONE_CALLS:
+                self.connection.ownership.watch_socket()
+            return False
+        seconds = seconds_left()
+        if seconds == -_INFINITE:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            return await lead_in_task(self.connection, call, self.start, seconds)
+        except BaseException as exc:
+            await call.cancel(exc)
+            raise
 
     async def _let_deadline_pass(self, failure: DriverTimeoutError) -> None:
         """Wait for our own deadline, after the exporter has reached it slightly earlier.
@@ -168,22 +178,37 @@ class CallSender:
         Raises:
             DriverError: It was not sent, and nothing has changed.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
         seconds = seconds_left()
-        lock, slots = self.connection.lock, self._slots
-        with lock:
-            if slots.has_free_slot:
-                self._check_open(call.request)
+        if seconds == -_INFINITE:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        if not self._open_now(call, seconds):
+            await self._open_later(call)
+
+    def _open_now(self, call: OutgoingCall, seconds: float) -> bool:
+        """Send a call if a slot is free. Otherwise announce that its task waits for one.
+
+        Raises:
+            DriverError: It was not sent, and nothing has changed.
+        """
+        with self.connection.lock:
+            self._check_open(call.request)
+            # Only tasks that wait are promised a slot: this saves a call of Python code.
+            is_free = self._rules.free_slots and not self.connection.slot_waiters
+            if is_free or self._slots.has_free_slot:
+                call.next_wakeup()  # here, where the lock is held
                 self._queue(call, seconds)
                 self.connection.writer.flush()
-                return
-            self._check_open(call.request)
+                return True
             self._check_size(call.request)
-            slots.register(call.request)
-        await slots.wait()
+            self._slots.register(call.request)
+        return False
+
+    async def _open_later(self, call: OutgoingCall) -> None:
+        """Wait for a slot, after `_open_now` has found none, and send the call. A checkpoint."""
+        await self._slots.wait()
         seconds = seconds_left()
-        with lock:
-            slots.redeem()
+        with self.connection.lock:
+            self._slots.redeem()
             self._check_open(call.request)
             self._queue(call, seconds)
             self.connection.writer.flush()
@@ -232,6 +257,10 @@ class CallSender:
 
 
 def seconds_left() -> float:
-    """Return the time until the deadline of the task's scopes; -inf if it is cancelled."""
+    """Return the time until the deadline of the task's scopes.
+
+    Returns:
+        -inf if it is cancelled, or Ctrl-C was pressed: the next checkpoint raises an exception.
+    """
     deadline = trio_private.effective_deadline()
     return deadline if math.isinf(deadline) else deadline - trio.current_time()

@@ -169,7 +169,7 @@ class Channel(CallSender):
     async def go_on(self, call: OutgoingCall, decode: Callable[[Body], Any] | None) -> Any:
         """Wait for a call that a thread has made, and return its result."""
         call.adopt()
-        return await self.answer(call, decode)
+        return await self.finish(call, decode)
 
     async def cancel(self, call: OutgoingCall, exc: BaseException) -> None:
         """Cancel a call that a thread has made. See `OutgoingCall.cancel`."""

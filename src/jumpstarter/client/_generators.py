@@ -117,7 +117,7 @@ class _GeneratorCall(OutgoingCall):
             with lock:
                 if self.items or self.done or self.has_failed:
                     return
-                waiter = self._next_wakeup()
+                waiter = self.next_wakeup()
             await waiter.wait()
 
 

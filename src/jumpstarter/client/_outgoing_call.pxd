@@ -21,3 +21,5 @@ cdef class OutgoingCall:
     cpdef object _end(self, failure)
     cpdef object _wake(self)
     cpdef bint collect(self) except -1
+    cpdef object wakeup(self)
+    cpdef object next_wakeup(self)

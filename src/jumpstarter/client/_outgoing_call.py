@@ -299,18 +299,14 @@ class OutgoingCall:
 
         The task waits in its own code: a coroutine for that would take 240 bytes of each call.
         """
-        if self.done:  # which is final, so this look needs no lock
-            return None
-        connection = self.channel.connection
-        with connection.lock:
-            if self.state is _ENDED:
-                return None
-            waiter = self._waiter
-            if waiter is None:  # as in `_next_wakeup`
-                self._waiter = waiter = SharedWakeup(connection.ownership)
-        return waiter
+        if self._waiter is None:
+            with self.channel.connection.lock:
+                if self.state is not _ENDED:
+                    self.next_wakeup()
+        # Without the lock, since the end is final, and a call that ends now uses the wake-up.
+        return None if self.state is _ENDED else self._waiter
 
-    def _next_wakeup(self) -> SharedWakeup:
+    def next_wakeup(self) -> SharedWakeup:
         """Return what the task that makes the call waits for next.
 
         With the lock, in which the task has found that it has to wait: what a thread changes after

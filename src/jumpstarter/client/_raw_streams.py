@@ -127,7 +127,7 @@ class _StreamCall(OutgoingCall):
             with lock:
                 if self.accepted or self.done:
                     break
-                waiter = self._next_wakeup()
+                waiter = self.next_wakeup()
             await waiter.wait()
         if not self.accepted and self.failure is not None:
             raise self.failure
