@@ -585,6 +585,25 @@ def test_a_finalizer_in_the_midst_of_a_call_may_call_another_client(
     assert client.call("echo_async", 2) == 2
 
 
+@pytest.mark.usefixtures("patient")
+def test_steps_in_a_thread_that_runs_a_trio_loop_are_refused(client: DriverClient) -> None:
+    """A finalizer in the portal's own loop would wait for what only that loop can do."""
+    be_watched(client)
+    with client.stream() as stream, client.streamingcall("count_async", 3) as items:
+        steps: list[Callable[[], object]] = [lambda: stream.send(b"x"), stream.receive]
+
+        async def use() -> None:
+            for step in (*steps, lambda: next(items)):
+                with pytest.raises(RuntimeError, match="inside a Trio task"):
+                    step()
+
+        trio.run(use)
+        portal_of(client).call(use)
+        assert list(items) == [0, 1, 2]
+        stream.send(b"usable")
+        assert stream.receive() == b"usable"
+
+
 class _FinalizingLock:
     """A lock after whose acquisition a finalizer runs, as may happen since Python 3.12."""
 

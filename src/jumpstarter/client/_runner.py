@@ -132,8 +132,12 @@ class BlockingRunner:
         """True if this thread may do a step itself: it `permits`, and the portal is open.
 
         In a forked child the portal is closed, and the lock may be held by a thread of the parent.
+        A thread that runs a Trio loop does no step: `run` refuses it. In the portal's own loop a
+        finalizer would otherwise wait for the lock that this loop holds, or for its own reading.
         """
-        return not self._portal.closed and self.permits()
+        if self._portal.closed or (_stepping.has_async_hooks() and in_trio_thread()):
+            return False
+        return self.permits()
 
     def left(self) -> float:
         """Return the seconds that are left of the surrounding `timeout`."""
