@@ -163,6 +163,37 @@ async def test_leaving_the_block_ends_the_wait_of_another_task() -> None:
         step.failed(CallCancelled, "method 'items' of the driver: the call was cancelled")
 
 
+async def test_leaving_the_block_ends_the_step_of_another_task_that_gives_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with (
+        scripted() as (channel, exporter),
+        trio.open_nursery() as nursery,
+        generator(channel, "items") as items,
+    ):
+        slot = (await exporter.event(ev.CallReceived)).slot
+        for number in range(40):
+            exporter.rules.item(slot, encode_value(number))
+        await exporter.send()
+        await wait_all_tasks_blocked()
+
+        async def leave() -> None:
+            monkeypatch.undo()
+            nursery.start_soon(items.__aexit__, None, None, None)
+            await wait_all_tasks_blocked()
+
+        async def take() -> None:
+            async for _ in items:
+                pass
+
+        monkeypatch.setattr(trio.lowlevel, "checkpoint", leave)
+        loop = await begin(nursery, take)
+        await exporter.event(ev.CancelReceived)
+        await exporter.error(slot, Code.CANCELLED)
+        await wait_all_tasks_blocked()
+        loop.failed(CallCancelled, "method 'items' of the driver")
+
+
 async def test_leaving_the_block_ends_a_start_that_waits_for_a_slot() -> None:
     async with (
         scripted(exporter_limits=ONE_CALL) as (channel, exporter),

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self
 
@@ -47,7 +47,7 @@ __all__ = ["RemoteGenerator"]
 
 Taken = TypeVar("Taken")
 
-_ITEMS_PER_TURN: Final = 32  # items that may be taken before other tasks have their turn
+_STEPS_PER_TURN: Final = 32  # of those that need not wait, one lets other tasks have their turn
 
 
 class _GeneratorState(enum.Enum):
@@ -150,7 +150,7 @@ class RemoteGenerator(Generic[T]):
         self._decode = channel.decode if decode is None else decode
         self._state = _NEW
         self._busy = False
-        self._taken = 0
+        self._steps = 0
         self.value: Any = None
 
     @property
@@ -197,7 +197,7 @@ class RemoteGenerator(Generic[T]):
         """
         return await self._receive(self._take_all)
 
-    async def _receive(self, take: Callable[[_GeneratorCall], Awaitable[Taken]]) -> Taken:
+    async def _receive(self, take: Callable[[_GeneratorCall], Taken]) -> Taken:
         with self._channel.connection.lock:  # a thread may be about to iterate
             self._check_not_busy()
             if self._state is _OVER:
@@ -208,10 +208,13 @@ class RemoteGenerator(Generic[T]):
             call = await self._start()
             if call.fetched:
                 self._give_back(call)
-            if not call.items:
+            self._steps += 1
+            if call.items and self._steps % _STEPS_PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
+            if not call.items:  # or another task has just ended it, and discarded them
                 await call.wait_ready()
             if call.items:
-                return await take(call)
+                return take(call)
             self._finish(call)
         except BaseException as exc:
             await self.end(exc)
@@ -243,15 +246,12 @@ class RemoteGenerator(Generic[T]):
                 await call.cancel()
         return self._call
 
-    async def _take(self, call: _GeneratorCall) -> Body:
-        self._taken += 1
-        if self._taken % _ITEMS_PER_TURN == 0:
-            await trio.lowlevel.checkpoint()
+    def _take(self, call: _GeneratorCall) -> Body:
         item = call.items.popleft()
         self._channel.consumed(call, item.cost)
         return item.body
 
-    async def _take_all(self, call: _GeneratorCall) -> list[Body]:
+    def _take_all(self, call: _GeneratorCall) -> list[Body]:
         sink = call.sink = deque()
         with self._channel.connection.lock:
             call.collect()
