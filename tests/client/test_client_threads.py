@@ -13,9 +13,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Self
@@ -420,6 +421,50 @@ def test_a_thread_leads_the_wait_for_bytes_and_items(client: DriverClient, leads
     before = leads.threads
     assert list(client.streamingcall("count_async", 100)) == list(range(100))
     assert leads.threads > before
+
+
+@dataclass(kw_only=True)
+class Pausing(Lab):
+    """Its generator ends when a thread lets it."""
+
+    go: threading.Event = field(default_factory=threading.Event)
+
+    @export
+    def paused(self) -> Generator[int, None, str]:
+        yield 0
+        self.go.wait(PATIENCE)
+        return "over"
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("when", ["before the last step", "during it"])
+def test_the_end_of_an_iteration_needs_no_job_of_the_portal(
+    monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    driver = Pausing()
+
+    def let_go() -> None:
+        wait_until(lambda: ownership.reader is Reader.THREAD)
+        driver.go.set()
+
+    with served(driver) as client, ThreadPoolExecutor(1) as pool:
+        connection = be_watched(client)
+        ownership = connection.ownership
+        items = client.streamingcall("paused")
+        assert next(items) == 0
+        for name in ("call_in_trio", "start_task_soon"):
+            monkeypatch.setattr(BlockingPortal, name, NotImplemented)
+        if when == "during it":
+            letting = pool.submit(let_go)
+        else:
+            driver.go.set()
+            wait_until(lambda: not connection.handlers)
+        with pytest.raises(StopIteration) as caught:
+            next(items)
+        assert caught.value.value == "over"
+        monkeypatch.undo()
+        if when == "during it":
+            letting.result(PATIENCE)
 
 
 # ---------------------------------------------------------------------------- how connections end

@@ -288,11 +288,12 @@ class RemoteGenerator(Generic[T]):
         turn: list[bool] = []  # not empty once this thread is the one that iterates
         try:
             start = partial(self._start_fetch, sink, turn)
-            if not leading.begin(connection, call, start, seconds):
+            if leading.begin(connection, call, start, seconds):
+                if call.baton is not None:
+                    passive_wait.wait(call, seconds)
+                    leading.collect(connection, call)
+            elif not (turn and call.done):  # else it had ended, and nothing was left to take
                 return False
-            if call.baton is not None:
-                passive_wait.wait(call, seconds)
-                leading.collect(connection, call)
         finally:
             if turn:
                 call.sink = None

@@ -93,7 +93,7 @@ class BlockingGenerator(Generator[T, None, Any]):
             return False
         try:
             return self._remote.fetch_in_thread(self._items, self._runner.left())
-        except (DriverError, trio.BusyResourceError):
+        except (StopAsyncIteration, DriverError, trio.BusyResourceError):
             raise
         except BaseException as exc:  # a signal handler's: the loop must end the generator
             self._items.clear()
