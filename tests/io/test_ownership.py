@@ -574,3 +574,29 @@ async def test_a_system_without_epoll_or_descriptors_leaves_reading_to_the_loop(
             own.watch_socket()
             assert own.watch is None
             assert not own.take_role()
+
+
+async def test_a_watch_that_cannot_take_the_socket_is_closed_and_unknown_to_a_fork(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[select.epoll] = []
+
+    class Full:
+        """An epoll instance after the kernel's limit of watches was reached."""
+
+        def __init__(self) -> None:
+            made.append(epoll())
+            self.fileno, self.close = made[0].fileno, made[0].close
+
+        def register(self, *_: object) -> None:
+            raise OSError(28, os.strerror(28))
+
+    epoll = select.epoll
+    monkeypatch.setattr(select, "epoll", Full)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        own = Ownership(ours.fileno(), fail)
+        own.watch_socket()
+        assert own.new_watch is None
+        assert made[0].closed
+        assert own.fileno() == -1  # another file may get the number

@@ -276,9 +276,7 @@ class Ownership:
         watch, self.watch, self.new_watch = self.watch or self.new_watch, None, None
         if watch is not None:
             trio.lowlevel.notify_closing(self._watch_fd)
-            with no_fork():
-                self._watch_fd = -1
-                watch.close()
+            _close_watch(self, watch)
 
     def _deliver(self) -> None:
         """Act on the letters, in the loop, without the lock."""
@@ -415,16 +413,26 @@ class Ownership:
 
 
 def _make_watch(owner: Ownership, fd: int) -> Any:
-    """Return an epoll instance that contains a descriptor, or None; note its own for a fork."""
+    """Return an epoll instance that contains a descriptor, or None."""
     try:
-        with no_fork():  # a child finds the descriptor by `fileno`, and closes it
+        with no_fork():  # a child finds the instance's own descriptor by `fileno`, and closes it
             watch: Any = select.epoll()  # type: ignore[attr-defined,unused-ignore]
             owner._watch_fd = watch.fileno()  # noqa: SLF001 - of this module
             close_in_children(owner)
-        watch.register(fd, select.POLLIN)
     except (AttributeError, OSError):  # no epoll here, or no descriptor left: the portal works
         return None
+    try:
+        watch.register(fd, select.POLLIN)
+    except OSError:  # the kernel's limit of watches
+        _close_watch(owner, watch)
+        return None
     return watch
+
+
+def _close_watch(owner: Ownership, watch: Any) -> None:
+    with no_fork():  # a child must not close the file that gets the number next
+        owner._watch_fd = -1  # noqa: SLF001 - of this module
+        watch.close()
 
 
 def pass_baton(ownership: Ownership, baton: _nonblocking.Baton) -> None:
