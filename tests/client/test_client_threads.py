@@ -23,6 +23,7 @@ from typing import Any, Final, Self
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 import jumpstarter
 from drivers_for_tests import Lab
@@ -54,6 +55,7 @@ from jumpstarter._protocol import is_compiled
 from jumpstarter.client import DriverClient
 from jumpstarter.client._channel import Channel
 from jumpstarter.client._outgoing_call import OutgoingCall
+from jumpstarter.client._slot_queue import SlotQueue
 from jumpstarter.driver import Driver, export
 from jumpstarter.errors import (
     CallOutcomeUnknown,
@@ -635,10 +637,14 @@ def test_steps_in_a_thread_that_runs_a_trio_loop_are_refused(client: DriverClien
     """A finalizer in the portal's own loop would wait for what only that loop can do."""
     be_watched(client)
     with client.stream() as stream, client.streamingcall("count_async", 3) as items:
-        steps: list[Callable[[], object]] = [lambda: stream.send(b"x"), stream.receive]
+        steps: list[Callable[[], object]] = [
+            lambda: stream.send(b"x"),
+            stream.receive,
+            lambda: next(items),
+        ]
 
         async def use() -> None:
-            for step in (*steps, lambda: next(items)):
+            for step in steps:
                 with pytest.raises(RuntimeError, match="inside a Trio task"):
                     step()
 
@@ -799,6 +805,48 @@ async def test_a_slot_that_a_task_was_promised_goes_to_no_thread(
             lab.let_go.set()
         assert (first.value, second.value) == ("wait", 2)
         assert started == [False]
+
+
+async def let_go(lab: Lab) -> None:
+    await wait_all_tasks_blocked()
+    lab.let_go.set()
+
+
+@pytest.mark.parametrize("function", ["register", "wait", "redeem"])
+def test_ctrl_c_in_a_task_that_waits_for_a_slot_loses_no_slot(function: str) -> None:
+    """It comes as the function begins, where no `try` can catch it yet."""
+
+    async def main() -> None:
+        lab = Lab()
+        async with in_time(), channel_over(await unix_pair(), lab, exporter_limits=ONE) as channel:
+            struck = getattr(SlotQueue, function).__code__
+
+            def strike(frame: FrameType, _event: str, _arg: object) -> None:
+                if frame.f_code is struck:
+                    sys.settrace(before)
+                    signal.raise_signal(signal.SIGINT)
+
+            async def call_on() -> None:
+                await channel.call(ask("echo_async", 2))
+                await trio.lowlevel.checkpoint()
+
+            async with trio.open_nursery() as nursery:
+                first = await begin(nursery, channel.call, ask("wait"))
+                if function == "redeem":
+                    nursery.start_soon(let_go, lab)
+                sys.settrace(strike)
+                with pytest.raises(KeyboardInterrupt):
+                    await call_on()
+                lab.let_go.set()
+            assert first.value == "wait"
+            assert not channel.connection.slot_waiters
+            assert await channel.call(ask("echo_async", 3)) == 3
+
+    before = sys.gettrace()
+    try:
+        trio.run(main)
+    finally:
+        sys.settrace(before)
 
 
 async def test_a_stream_is_served_by_a_task_that_leads() -> None:

@@ -22,6 +22,9 @@ class SlotQueue:
     waits in three steps. It registers with the lock; it waits; it redeems the slot that it was
     promised, in the locked section in which it uses it. `Connection.slot_waiters` counts those that
     wait, or are about to.
+
+    Ctrl-C in the task is raised at its checkpoint here, or after the slot was redeemed: otherwise
+    these numbers would never be right again, and a slot might be lost.
     """
 
     def __init__(self, rules: ClientProtocol, connection: Connection) -> None:
@@ -35,6 +38,7 @@ class SlotQueue:
         """True if there is a slot that belongs to no waiting task. With the lock."""
         return self._rules.free_slots > self._promised
 
+    @trio.lowlevel.enable_ki_protection
     def register(self, request: Request) -> None:
         """Announce a `wait`. With the lock, in which no free slot was found.
 
@@ -46,6 +50,7 @@ class SlotQueue:
             raise CallRefused(text, context=request.context)
         self._connection.slot_waiters += 1
 
+    @trio.lowlevel.enable_ki_protection
     async def wait(self) -> None:
         """Wait for a slot. A checkpoint. If it is cancelled, the slot goes to the next task."""
         try:
@@ -63,6 +68,7 @@ class SlotQueue:
                 self.wake_next()
             raise
 
+    @trio.lowlevel.enable_ki_protection
     def redeem(self) -> None:
         """Use the slot that `wait` was promised. With the lock."""
         self._connection.slot_waiters -= 1
