@@ -8,6 +8,7 @@ from __future__ import annotations
 import _thread
 import gc
 import inspect
+import itertools
 import math
 import signal
 import sys
@@ -15,7 +16,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -1071,19 +1072,27 @@ def test_an_interruption_from_another_thread_ends_a_passive_wait(
 
 
 class Strike:
-    """Raises KeyboardInterrupt at the n-th traced step: each place where Ctrl-C can strike.
+    """Sends a signal at the n-th traced step: each place where a handler can raise.
 
     Within compiled code, no handler runs.
 
     Args:
         step: The number of the step.
         within: The packages whose steps count.
+        signum: The signal: by default that of Ctrl-C.
+
+    Attributes:
+        step: The number of the step.
+        left: How many steps there were too few; 0 or less once the signal was sent.
     """
 
     OURS: Final = Path(jumpstarter.__file__).parent
 
-    def __init__(self, step: int, within: tuple[str, ...] = ("",)) -> None:
-        self.steps = step
+    def __init__(
+        self, step: int, within: tuple[str, ...] = ("",), signum: int = signal.SIGINT
+    ) -> None:
+        self.step = self.left = step
+        self._signum = signum
         self._within = tuple(str(self.OURS / each) for each in within)
 
     def trace(self, frame: FrameType, event: str, _arg: object) -> Any:
@@ -1091,10 +1100,10 @@ class Strike:
             return None
         frame.f_trace_opcodes = True
         if event == "opcode":
-            self.steps -= 1
-            if self.steps == 0:
+            self.left -= 1
+            if self.left == 0:
                 sys.settrace(None)
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(self._signum)
         return self.trace
 
     @contextmanager
@@ -1112,6 +1121,15 @@ class Strike:
             gc.enable()
 
 
+def sweep(within: tuple[str, ...] = ("",), signum: int = signal.SIGINT) -> Iterator[Strike]:
+    """Yield a `Strike` for each step of what the caller does, and a last one without effect."""
+    for step in itertools.count(1):
+        strike = Strike(step, within, signum)
+        yield strike
+        if strike.left > 0:
+            return
+
+
 PATIENCES: Final = pytest.mark.parametrize("patience", [10_000, 0], ids=["led", "passive"])
 
 
@@ -1121,23 +1139,14 @@ def test_ctrl_c_at_any_step_of_a_led_call_keeps_the_state_consistent(
 ) -> None:
     monkeypatch.setattr(leading, "_PATIENCE_MS", patience)
     connection = be_watched(client)
-    step = 0
-    while True:
-        step += 1
+    for strike in sweep():
         be_watched(client)
-        strike = Strike(step)
-        try:
-            with strike.armed():
-                assert client.call("echo_async", step) == step
-        except KeyboardInterrupt:
-            pass
-        else:
-            if strike.steps > 0:
-                break  # the call has fewer steps
+        with suppress(KeyboardInterrupt), strike.armed():
+            assert client.call("echo_async", strike.step) == strike.step
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        assert client.call("echo_async", "usable") == "usable", step
-        assert not connection.handlers, step
-    assert step > (30 if is_compiled() else 500)
+        assert client.call("echo_async", "usable") == "usable", strike.step
+        assert not connection.handlers, strike.step
+    assert strike.step > (30 if is_compiled() else 500)
 
 
 def test_ctrl_c_at_any_step_of_a_call_beside_a_stream_keeps_the_state_consistent(
@@ -1147,27 +1156,18 @@ def test_ctrl_c_at_any_step_of_a_call_beside_a_stream_keeps_the_state_consistent
     monkeypatch.setattr(leading, "_PATIENCE_MS", 10_000)
     be_watched(client)
     with client.stream() as stream:
-        step = 0
-        while True:
-            step += 1
-            sent = b"%d" % step
-            strike = Strike(step)
+        for strike in sweep():
+            sent = b"%d" % strike.step
             stream.send(sent)
-            try:
-                with strike.armed():
-                    assert client.call("echo_async", step) == step
-            except KeyboardInterrupt:
-                pass
-            else:
-                if strike.steps > 0:
-                    break
+            with suppress(KeyboardInterrupt), strike.armed():
+                assert client.call("echo_async", strike.step) == strike.step
             assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-            assert client.call("echo_async", "usable") == "usable", step
+            assert client.call("echo_async", "usable") == "usable", strike.step
             received = b""
             while len(received) < len(sent):
                 received += stream.receive()
             assert received == sent
-    assert step > 30
+    assert strike.step > 30
 
 
 class Poking(Lab):
@@ -1213,25 +1213,20 @@ def test_a_handler_that_raises_at_any_step_of_receiving_loses_no_bytes(
     monkeypatch.setattr(leading, "_PATIENCE_MS", patience)
     connection = be_watched(client)
     with client.stream() as stream:
-        step = 0
-        while True:
-            step += 1
-            sent = b"%d" % step
+        for strike in sweep(within=("_io", "_protocol", "_util/deferred_signals.py")):
+            sent = b"%d" % strike.step
             stream.send(sent)
-            strike = Strike(step, within=("_io", "_protocol", "_util/deferred_signals.py"))
             received = b""
             try:
                 with strike.armed():
                     received = stream.receive()
             except KeyboardInterrupt:
                 received = stream.receive()
-            assert received == sent, step
-            assert connection.ownership.reader is not Reader.THREAD, step
+            assert received == sent, strike.step
+            assert connection.ownership.reader is not Reader.THREAD, strike.step
             assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-            if strike.steps > 0:
-                break
         assert client.call("echo_async", "usable") == "usable"
-    assert step > (100 if is_compiled() else 300)
+    assert strike.step > (100 if is_compiled() else 300)
 
 
 def test_a_handler_that_raises_at_any_step_of_sending_leaves_the_stream_usable(
@@ -1239,10 +1234,8 @@ def test_a_handler_that_raises_at_any_step_of_sending_leaves_the_stream_usable(
 ) -> None:
     be_watched(client)
     with client.stream() as stream:
-        step = received = sent = 0
-        while True:
-            step += 1
-            strike = Strike(step)
+        received = sent = 0
+        for strike in sweep():
             try:
                 with strike.armed():
                     stream.send(b"x")
@@ -1254,12 +1247,10 @@ def test_a_handler_that_raises_at_any_step_of_sending_leaves_the_stream_usable(
                     if b"|" in data:
                         break
                     received += len(data)
-                assert set(data) <= set(b"x|"), step
+                assert set(data) <= set(b"x|"), strike.step
                 received = sent = 0
-            if strike.steps > 0:
-                break
         assert client.call("echo_async", "usable") == "usable"
-    assert step > (100 if is_compiled() else 200)
+    assert strike.step > (100 if is_compiled() else 200)
 
 
 @PATIENCES
@@ -1268,11 +1259,8 @@ def test_a_handler_that_raises_at_any_step_of_an_iteration_ends_the_generator(
 ) -> None:
     monkeypatch.setattr(leading, "_PATIENCE_MS", patience)
     connection = be_watched(client)
-    step = 0
-    while True:
-        step += 1
+    for strike in sweep():
         lab.log.clear()
-        strike = Strike(step)
         items = client.streamingcall("count_async", 3)
         try:
             with strike.armed():
@@ -1281,12 +1269,37 @@ def test_a_handler_that_raises_at_any_step_of_an_iteration_ends_the_generator(
             items.close()
         else:
             assert list(items) == [1, 2]
-            if strike.steps > 0:
-                break
-        assert not connection.handlers, step
-        assert connection.ownership.reader is not Reader.THREAD, step
+        assert not connection.handlers, strike.step
+        assert connection.ownership.reader is not Reader.THREAD, strike.step
     assert client.call("echo_async", "usable") == "usable"
-    assert step > (100 if is_compiled() else 300)
+    assert strike.step > (100 if is_compiled() else 300)
+
+
+class Alarm(Exception):
+    """Raised by a signal handler, as by one that limits the time of a test."""
+
+
+def test_a_handler_that_raises_at_any_step_of_an_iteration_loses_no_item_silently(
+    client: DriverClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The iteration may end there. If it goes on, then with the item that it has not returned."""
+
+    def ring(*_: object) -> None:
+        raise Alarm
+
+    monkeypatch.setattr(leading, "_PATIENCE_MS", 10_000)
+    be_watched(client)
+    previous = signal.signal(signal.SIGUSR1, ring)
+    try:
+        for strike in sweep(signum=signal.SIGUSR1):
+            items = client.streamingcall("count_async", 3)
+            got: list[int] = []
+            with suppress(Alarm), strike.armed():
+                got = [next(items)]
+            assert [*got, *items] in ([], [0], [0, 1, 2]), strike.step
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    assert strike.step > (100 if is_compiled() else 300)
 
 
 # ----------------------------------------------------------------------------- concurrent use

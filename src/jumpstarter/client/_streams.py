@@ -65,7 +65,9 @@ class BlockingGenerator(Generator[T, None, Any]):
     )
 
     def __next__(self) -> T:
-        """Return the next item. Blocks; Ctrl-C or a timeout ends the driver's generator.
+        """Return the next item. Blocks.
+
+        Ctrl-C, another signal's handler that raises, or a timeout ends the driver's generator.
 
         Raises:
             StopIteration: The driver's generator has ended; `value` is what it returned.
@@ -80,8 +82,10 @@ class BlockingGenerator(Generator[T, None, Any]):
             return self._decode(self._items.popleft())
         except StopAsyncIteration:
             value = self._remote.value
-        except KeyboardInterrupt:
-            # An item that had arrived is lost, so no later item may be returned.
+        except (DriverError, RuntimeError, trio.BusyResourceError):  # of a step
+            raise
+        except BaseException:
+            # Of a signal handler. An item that had arrived may be lost, so no later one may follow.
             self._items.clear()
             self._remote.close_soon()
             raise
