@@ -1307,6 +1307,35 @@ async def test_senders_wait_while_the_peer_does_not_read() -> None:
 
 
 @timed()
+async def test_senders_go_on_when_others_have_discarded_what_filled_the_queue() -> None:
+    async with greeted("server", lockstep_pair, Limits(max_unsent=10_000)) as (side, peer):
+        rules, writer = side.rules, side.connection.writer
+        assert isinstance(rules, ServerProtocol)
+        kinds = {1: Kind.UNARY, 2: Kind.GENERATOR, 3: Kind.UNARY}
+        for slot, kind in kinds.items():
+            await peer.send(frame(FrameType.CALL, slot, bytes(call(kind=kind)[HEADER_SIZE:])))
+        await wait_all_tasks_blocked()
+        with side.connection.lock:
+            rules.result(1, value(bytes(6_000)))
+            writer.flush_soon()
+        await wait_all_tasks_blocked()  # the writer waits for the peer with this one
+        with side.connection.lock:
+            rules.result(3, value(bytes(6_000)))
+            rules.item(2, value(bytes(20_000)))
+        outcome = Outcome()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outcome.of, writer.wait_writable)
+            await wait_all_tasks_blocked()
+            assert not outcome.ended
+            with side.connection.lock:
+                rules.abandon(2)
+            await peer.hear(FrameType.RESULT)  # the writer goes on, and waits again
+            await wait_all_tasks_blocked()
+            assert not writer.is_idle
+            assert outcome.ended
+
+
+@timed()
 async def test_wait_writable_ends_with_the_connection() -> None:
     async with greeted("server", lockstep_pair, Limits(max_unsent=1)) as (side, peer):
         assert isinstance(side.rules, ServerProtocol)

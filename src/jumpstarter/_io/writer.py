@@ -226,10 +226,9 @@ class Writer:
                     return
                 buffers, self.rest = self.rest, []
                 is_idle = self.state is _IDLE
+            self._wake_producers()  # after a discard, too, which makes space and tells none
             if is_idle:
                 self._drained.unpark_all()
-                self._writable.unpark()
-                self._mostly_writable.unpark()
                 await self._wakeup.wait()
                 continue
             if not buffers:
