@@ -19,7 +19,7 @@ import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 from jumpstarter._exporter import executor as executor_module
-from jumpstarter._exporter.executor import DriverExecutor, NoThreadError
+from jumpstarter._exporter.executor import DriverExecutor, NoThreadError, in_worker_thread
 from jumpstarter._util.reentrancy import CallOrigin, call_origin
 from jumpstarter.errors import DriverConnectionError
 
@@ -475,6 +475,21 @@ async def test_a_generator_gives_its_items_and_then_what_it_returned(
     assert await iterate(executor, decorate(plain_count), 0) == ["counted"]
     assert await iterate(executor, decorate(async_count), 3) == [0, 1, 2, None]
     assert await iterate(executor, decorate(async_count), 0) == [None]
+
+
+async def test_a_plain_generator_takes_a_thread_per_step_and_none_after_its_end(
+    executor: DriverExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = 0
+
+    async def counted(limiter: trio.CapacityLimiter, function: Callable[[], Any]) -> Any:
+        nonlocal steps
+        steps += 1
+        return await in_worker_thread(limiter, function)
+
+    monkeypatch.setattr("jumpstarter._exporter.executor.in_worker_thread", counted)
+    assert await iterate(executor, plain_count, 3) == [0, 1, 2, "counted"]
+    assert steps == 5  # to call it, for three items, and for its end
 
 
 async def test_no_line_of_a_plain_generator_runs_on_the_event_loop(

@@ -29,7 +29,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import cached_property, partial
-from types import CodeType
+from types import CodeType, GeneratorType
 from typing import Any, Final, Protocol, TypeVar
 
 import trio
@@ -193,6 +193,7 @@ class DriverExecutor:
         context, source = await self.thread(_begin, partial(method, *args, **kwargs))
         if hasattr(source, "__anext__"):
             return await _drive(source, send)
+        is_over = False
         try:
             while True:
                 capacity = 0 if batcher is None else batcher.capacity()
@@ -201,10 +202,11 @@ class DriverExecutor:
                 if batcher is not None:
                     batcher.check()
                 if isinstance(made, _End):
+                    is_over = type(source) is GeneratorType  # whose `close` has nothing to do then
                     return made.value
                 await send(made)
         finally:
-            if hasattr(source, "close"):
+            if not is_over and hasattr(source, "close"):
                 with trio.CancelScope(shield=True):  # no deadline: threads are never abandoned
                     await self._close(partial(context.run, source.close))
 
