@@ -125,8 +125,9 @@ def test_a_wait_says_whether_something_is_there(pair: Pair) -> None:
     assert _nonblocking.wait_readable(ours.fileno(), 1000)  # the end
 
 
-def test_a_wait_is_not_ended_by_a_signal(pair: Pair) -> None:
-    ours, _ = pair
+@contextmanager
+def interrupted() -> Iterator[list[int]]:
+    """Send this thread a signal every millisecond. Yields a list of those that were handled."""
     arrived: list[int] = []
     over = threading.Event()
     main = threading.main_thread().ident
@@ -139,17 +140,23 @@ def test_a_wait_is_not_ended_by_a_signal(pair: Pair) -> None:
     before = signal.signal(signal.SIGUSR1, lambda signum, _: arrived.append(signum))
     thread = threading.Thread(target=interrupt)
     thread.start()
-    until = time.monotonic() + PATIENCE
     try:
+        yield arrived
+    finally:
+        over.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_wait_is_not_ended_by_a_signal(pair: Pair) -> None:
+    ours, _ = pair
+    until = time.monotonic() + PATIENCE
+    with interrupted() as arrived:
         while len(arrived) < 3:
             started = _nonblocking.monotonic()
             assert not _nonblocking.wait_readable(ours.fileno(), 20)
             assert _nonblocking.monotonic() - started > 0.015
             assert time.monotonic() < until
-    finally:
-        over.set()
-        thread.join()
-        signal.signal(signal.SIGUSR1, before)
 
 
 def become_crowded(readable: socket.socket, until: float) -> None:
@@ -293,24 +300,8 @@ def test_only_batons_can_be_passed() -> None:
 
 
 def test_a_signal_ends_the_wait_for_a_baton() -> None:
-    arrived: list[int] = []
-    main = threading.main_thread().ident
-    assert main is not None
-    over = threading.Event()
-
-    def interrupt() -> None:
-        while not over.wait(0.001):
-            signal.pthread_kill(main, signal.SIGUSR1)
-
-    before = signal.signal(signal.SIGUSR1, lambda signum, _: arrived.append(signum))
-    thread = threading.Thread(target=interrupt)
-    thread.start()
     started = time.monotonic()
-    try:
+    with interrupted() as arrived:
         while not arrived:
             assert not _nonblocking.Baton().wait(PATIENCE)
-        assert time.monotonic() - started < PATIENCE
-    finally:
-        over.set()
-        thread.join()
-        signal.signal(signal.SIGUSR1, before)
+    assert time.monotonic() - started < PATIENCE

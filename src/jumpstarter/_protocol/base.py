@@ -43,7 +43,7 @@ from .codec import decode_credit
 from .connection import ConnectionProtocol, Phase, frame_name, mask
 from .flow_control import GRANTS, Budget, ReceiveWindow, SendWindow
 from .frames import Flag, FrameType, Kind
-from .large_message import Message
+from .large_message import LARGE, Message
 from .receive_buffer import Body, ReceiveBuffer
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -77,7 +77,7 @@ _DATA: Final = int(_T.DATA)
 _CREDIT: Final = int(_T.CREDIT)
 _END: Final = int(Flag.END)
 _MORE: Final = int(Flag.MORE)
-_LARGE: Final = 64 * 1024  # bytes of a message whose frames are not joined here
+_LARGE: Final = LARGE
 # The frames that each side may receive on a slot that a call of this kind has just opened.
 TO_CLIENT: Final = {
     Kind.UNARY: mask(_T.RESULT, _T.ERROR),

@@ -39,7 +39,7 @@ from .frames import (
     Node,
     OSErrorDetails,
 )
-from .large_message import LargeMessage, Message, head_of
+from .large_message import LARGE, LargeMessage, Message, head_of
 from .receive_buffer import Body, ReceiveBuffer
 from .values import explain_encode_error, to_wire
 
@@ -67,9 +67,8 @@ __all__ = [
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 MAX_PATH: Final = 4096  # characters of a file name in an error: the longest path in Linux
-_MAX_ERROR_VALUES: Final = (
-    65_536  # values in an ERROR: enough for a group with thousands of members
-)
+# Values in an ERROR: enough for a group with thousands of members.
+_MAX_ERROR_VALUES: Final = 65_536
 _MAX_GOAWAY_TEXT: Final = 1024  # bytes that we accept; `encode_goaway` sends fewer
 
 
@@ -109,7 +108,7 @@ _TYPES_WITHOUT_KEYS: Final = frozenset({types.NoneType, bool, int, float, str, b
 _MAX_SCAN_DEPTH: Final = 512  # levels, the most that `scan` accepts
 _MANY: Final = 10_000 if sys.version_info < (3, 12) else sys.maxsize  # values; decoded within 1 ms
 
-_LARGE: Final = 64 * 1024  # bytes that are sent without a copy: over 64 KiB - 1, see `_BYTES`
+_LARGE: Final = LARGE
 _LARGEST: Final = 2**32 - 1  # that can be declared
 _BYTES: Final = struct.Struct(">BI")  # 0xc6 and the number of bytes of over 64 KiB - 1
 _NO_BYTES: Final = b"\xc4\x00"  # b"" on the wire

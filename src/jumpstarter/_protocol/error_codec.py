@@ -158,9 +158,8 @@ def _encode_undecodable(name: str) -> bytes | None:
     try:
         name.encode()
     except UnicodeEncodeError:
-        with suppress(
-            UnicodeEncodeError
-        ):  # not made from bytes by os.fsdecode: no bytes stand for it
+        # Not made from bytes by os.fsdecode: no bytes stand for it.
+        with suppress(UnicodeEncodeError):
             return name.encode(errors="surrogateescape")
     return None
 

@@ -6,11 +6,15 @@ call, and as much memory again that the processor's cache has no room for.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = ["LargeMessage", "Message", "head_of"]
+__all__ = ["LARGE", "LargeMessage", "Message", "head_of"]
+
+# Bytes that are sent without a copy, and of a message whose frames are joined only as it is
+# decoded. Over 64 KiB - 1, so that MessagePack declares them by a length of four bytes.
+LARGE: Final = 64 * 1024
 
 
 class LargeMessage:

@@ -72,9 +72,8 @@ def to_wire(value: Any) -> Any:
         return value.model_dump(by_alias=False, round_trip=True)
     for plain in _PLAIN_BASES:
         if isinstance(value, plain):  # msgspec rejects subclasses of these
-            return plain.__getnewargs__(value)[
-                0
-            ]  # the plain value, whatever the subclass overrides
+            # The plain value, whatever the subclass overrides.
+            return plain.__getnewargs__(value)[0]
     raise TypeError(f"{_described(value)} cannot be encoded")
 
 

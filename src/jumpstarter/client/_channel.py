@@ -31,10 +31,7 @@ from .._protocol.frames import Hello
 from .._protocol.receive_buffer import Body
 from .._util.wakeup import LazyEvent
 from .._version import __version__
-from ..errors import (
-    Code,
-    HandshakeError,
-)
+from ..errors import Code, HandshakeError
 from ._call_sender import CallSender
 from ._outgoing_call import OutgoingCall, Request
 
@@ -43,7 +40,6 @@ __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's fra
 __all__ = ["Channel", "StreamWatcher"]
 
 AGENT: Final = f"jumpstarter/{__version__}"
-_LONE_CALLS: Final = 4  # calls of tasks, one after the other, for which a watch is made
 
 
 class StreamWatcher(Protocol):

@@ -270,10 +270,7 @@ class OutgoingCall:
         # The state before the wake-ups: what is woken looks at it. The failure before the state: a
         # thread may look at both without the lock.
         self.state = _ENDED
-        if self.baton is not None:
-            self._wake()
-        elif self._waiter is not None:
-            self._waiter.set()
+        self._wake()
         if self._ended is not None:
             self.channel.connection.ownership.defer(self._ended.set)
 
