@@ -124,7 +124,7 @@ check: lint
 RULES_TESTS := tests/protocol/ $(addprefix tests/test_,$(addsuffix .py,end_to_end fuzz)) \
 	$(addprefix tests/client/test_client_,$(addsuffix .py,channel threads streams)) \
 	$(addprefix tests/exporter/test_,$(addsuffix .py,exclusive_threads led_connection worker)) \
-	$(addprefix tests/io/test_,$(addsuffix .py,connection ownership transport)) \
+	$(addprefix tests/io/test_,$(addsuffix .py,connection ownership tls transport)) \
 	tests/util/test_deferred_signals.py
 
 python-rules: venv

@@ -77,6 +77,11 @@ async def tcp_pair() -> Pair:
 
 @functools.cache
 def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return contexts that all tests share: they leave them as they are."""
+    return make_tls_contexts()
+
+
+def make_tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """Return a client's context, and one for a server at localhost that it trusts."""
     authority = trustme.CA()
     client = ssl.create_default_context()

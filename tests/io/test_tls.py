@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from drivers_for_tests import Echo
 from helpers import PATIENCE, timed
 from jumpstarter import Limits, connect, serve_async
-from jumpstarter._io.tls import TlsStream, TlsTransport
+from jumpstarter._io.tls import TlsStream
+from jumpstarter._io.tls_transport import TlsEngine, TlsTransport
 from jumpstarter._io.transport import transport_for
-from transports import tls_contexts, tls_pair, unix_pair
+from transports import make_tls_contexts, tls_contexts, tls_pair, unix_pair
 
 STALL = 60.0
 
@@ -48,35 +49,62 @@ async def read_all(transport: TlsTransport, size: int) -> bytes:
 # ------------------------------------------------------------------------------------- bytes
 
 
+def carry(source: TlsEngine, target: TlsEngine, chance: random.Random) -> bytes:
+    """Move ciphertext in pieces of any size, and return the plaintext."""
+    ciphertext, received = source.take(), b""
+    while ciphertext:
+        size = chance.choice((1, 5, 100, 20_000, len(ciphertext)))
+        target.feed(ciphertext[:size])
+        received += target.decrypt() or b""
+        ciphertext = ciphertext[size:]
+    return received
+
+
 @given(st.lists(st.binary(max_size=40_000), max_size=5), st.randoms(use_true_random=False))
 def test_every_byte_arrives_whatever_the_ciphertext_is_cut_into(
     pieces: list[bytes], chance: random.Random
 ) -> None:
     client_context, server_context = tls_contexts()
-    pair = trio.testing.memory_stream_pair()
-    client = TlsStream(pair[0], client_context, "localhost")
-    server = TlsStream(pair[1], server_context, server_side=True)
-
-    def carry(source: TlsStream, target: TlsStream) -> bytes:
-        ciphertext, received = source.take(), b""
-        while ciphertext:
-            size = chance.choice((1, 5, 100, 20_000, len(ciphertext)))
-            target.feed(ciphertext[:size])
-            received += target.decrypt() or b""
-            ciphertext = ciphertext[size:]
-        return received
-
+    client = TlsEngine(client_context, "localhost", server_side=False)
+    server = TlsEngine(server_context, None, server_side=True)
     while not (client.is_established and server.is_established):
         client.decrypt()
-        carry(client, server)
-        carry(server, client)
+        carry(client, server, chance)
+        carry(server, client, chance)
     for piece in pieces:
         client.encrypt(piece)
         server.encrypt(piece[::-1])
-    assert carry(client, server) == b"".join(pieces)
-    assert carry(server, client) == b"".join(piece[::-1] for piece in pieces)
+    assert carry(client, server, chance) == b"".join(pieces)
+    assert carry(server, client, chance) == b"".join(piece[::-1] for piece in pieces)
     server.feed(b"")
     assert server.decrypt() == b""
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_read_finds_what_came_behind_tickets_and_what_was_left(version: ssl.TLSVersion) -> None:
+    client_context, server_context = make_tls_contexts()
+    client_context.maximum_version = version
+    server_context.num_tickets = 2  # sent behind the handshake, as by default
+    chance = random.Random(1)
+    client = TlsEngine(client_context, "localhost", server_side=False)
+    server = TlsEngine(server_context, None, server_side=True)
+    while not server.is_established:
+        client.decrypt()
+        carry(client, server, chance)
+        if not server.is_established:
+            carry(server, client, chance)
+    data = chance.randbytes(20_000)  # two records
+    server.encrypt(data)
+    ciphertext = server.take()
+    client.feed(ciphertext[:-3])
+    assert client.decrypt(10) == data[:10]
+    assert client.decrypt(20_000) == data[10:16_384]
+    assert client.decrypt() is None
+    client.feed(ciphertext[-3:])  # far less than the plaintext that it completes
+    assert client.decrypt() == data[16_384:]
+    assert client.decrypt() is None
+    client.feed(b"")
+    assert client.decrypt() == b""
 
 
 @timed()
@@ -134,10 +162,10 @@ async def test_bulk_goes_both_ways_concurrently() -> None:
 @timed()
 async def test_a_peer_that_closes_tls_and_keeps_the_socket_has_ended_the_stream() -> None:
     ours, theirs = await transports()
-    theirs._tls.encrypt(b"the last data")
+    theirs._engine.encrypt(b"the last data")
     with pytest.raises(ssl.SSLWantReadError):  # for the answer, which a peer need not send
-        theirs._tls._tls.unwrap()
-    await theirs._stream.send_all(theirs._tls.take())
+        theirs._engine._tls.unwrap()
+    await theirs._stream.send_all(theirs._engine.take())
     received = b""
     while data := await ours.read():
         received += data
@@ -152,8 +180,8 @@ async def test_a_peer_that_closes_tls_and_keeps_the_socket_has_ended_the_stream(
 async def test_a_stream_that_is_cut_ends_after_what_was_complete() -> None:
     ours, theirs = await transports()
     assert ours.try_write([b"whole"]) == []
-    ours._tls.encrypt(bytes(1000))
-    await ours._stream.send_all(ours._tls.take()[:500])  # half of a record
+    ours._engine.encrypt(bytes(1000))
+    await ours._stream.send_all(ours._engine.take()[:500])  # half of a record
     await ours.aclose()
     assert await read_all(theirs, 5) == b"whole"
     assert await theirs.read() == b""
@@ -197,7 +225,7 @@ async def test_answers_that_the_peer_does_not_read_break_the_stream() -> None:
     rest = ours.try_write([bytes(10_000_000)])
     assert rest  # the socket is full
     for size, breaks in ((1000, False), (100_000, True)):
-        ours._tls._outgoing.write(bytes(size))  # as alerts against renegotiation do
+        ours._engine._outgoing.write(bytes(size))  # as alerts against renegotiation do
         assert theirs.try_write([b"x"]) == []
         if breaks:
             with pytest.raises(trio.BrokenResourceError, match="does not read"):

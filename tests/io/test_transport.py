@@ -24,7 +24,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from drivers_for_tests import Lab
 from helpers import PATIENCE, ask, begin, channel_over, timed, until
 from jumpstarter import _nonblocking
-from jumpstarter._io.tls import TlsStream, TlsTransport
+from jumpstarter._io.tls import TlsStream
+from jumpstarter._io.tls_transport import TlsTransport
 from jumpstarter._io.transport import (
     Buffer,
     Chunk,
