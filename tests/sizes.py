@@ -14,6 +14,7 @@ import sys
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -45,20 +46,12 @@ def modules(root: Path = ROOT) -> list[Size]:
 
 def classes(root: Path = ROOT) -> list[Size]:
     """Measure each class, also one that is inside a function or another class."""
-    return [
-        Size(_lines(node), f"{path.relative_to(root)}: {node.name}")
-        for path, node in _nodes(root)
-        if isinstance(node, ast.ClassDef)
-    ]
+    return [size for is_class, size in _definitions(root) if is_class]
 
 
 def functions(root: Path = ROOT) -> list[Size]:
     """Measure each function, method and nested function."""
-    return [
-        Size(_lines(node) - _docstring_lines(node), f"{path.relative_to(root)}: {node.name}")
-        for path, node in _nodes(root)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    ]
+    return [size for is_class, size in _definitions(root) if not is_class]
 
 
 def comments(root: Path = ROOT) -> int:
@@ -69,6 +62,18 @@ def comments(root: Path = ROOT) -> int:
         for text in texts
         for token in tokenize.generate_tokens(io.StringIO(text).readline)
     )
+
+
+@cache  # the tests ask several times, and to parse every module takes seconds
+def _definitions(root: Path) -> tuple[tuple[bool, Size], ...]:
+    """Measure each class and each function, with whether it is a class."""
+    found = []
+    for path, node in _nodes(root):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            is_class = isinstance(node, ast.ClassDef)
+            lines = _lines(node) - (0 if is_class else _docstring_lines(node))
+            found.append((is_class, Size(lines, f"{path.relative_to(root)}: {node.name}")))
+    return tuple(found)
 
 
 def _nodes(root: Path) -> Iterator[tuple[Path, ast.AST]]:
@@ -82,7 +87,7 @@ def _lines(node: ast.stmt) -> int:
     return node.end_lineno - node.lineno + 1
 
 
-def _docstring_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+def _docstring_lines(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return 0 if ast.get_docstring(node) is None else _lines(node.body[0])
 
 

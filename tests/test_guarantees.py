@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ TEXT = (TESTS.parent / "docs" / "guarantees.md").read_text()
 NAMED = sorted(set(re.findall(r"`((?:\w+/)?\w+\.py)(?:::(\w+))?`", TEXT)))
 
 
+@cache  # many of the names are in the same file
 def functions(path: Path) -> set[str]:
     nodes = ast.walk(ast.parse(path.read_text()))
     return {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
