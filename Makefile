@@ -81,17 +81,21 @@ ifneq ($(TESTS),)
 	$(BIN)/python -m pytest $(TESTS)
 else ifeq ($(COVERAGE),)
 	.ci/beside "$(BIN)/python -m pytest $(UNCOVERED_TESTS) && JUMPSTARTER_PURE=1 $(BIN)/python -m pytest $(RULES_TESTS)" \
-	"$(BIN)/python -m pytest $(BESIDE_TESTS)" "$(BIN)/python -m pytest $(OTHER_TESTS)"
+	"$(BIN)/python -m pytest $(BESIDE_TESTS)" "$(BIN)/python -m pytest $(OTHER_TESTS) $(MODEL)"
 else
 	$(BIN)/coverage erase
-	code=0; .ci/beside "$(BIN)/python -m pytest $(UNCOVERED_TESTS) $(RULES_TESTS)" \
+	code=0; .ci/beside \
+	"$(BIN)/python -m pytest $(UNCOVERED_TESTS) $(RULES_TESTS) && JUMPSTARTER_PURE=1 $(BIN)/python -m pytest $(MODEL)" \
 	"$(COVER) $(BESIDE_TESTS)" "$(COVER) $(OTHER_TESTS)" || code=1; $(REPORT) && exit $$code
 endif
 
 # Tests that do their work in other processes, where coverage does not measure it.
 UNCOVERED_TESTS := tests/conformance/ tests/hostile/ $(wildcard tests/test_benchmarks*.py) \
 	$(patsubst %,tests/test_%.py,examples lock pages reference_example scenarios versions virtual_board)
-COVERED_TESTS := $(filter-out $(UNCOVERED_TESTS) %/__pycache__/,$(wildcard tests/test_*.py tests/*/))
+# Tries every order of steps. Under coverage that takes two and a half times as long.
+MODEL := tests/protocol/test_protocol_model.py
+COVERED_TESTS := $(filter-out $(UNCOVERED_TESTS) $(MODEL) tests/protocol/ %/__pycache__/, \
+	$(wildcard tests/test_*.py tests/*/ tests/protocol/test_*.py))
 BESIDE_TESTS := $(addprefix tests/,cli/ drivers/ exporter/ io/ pytest_plugin/ util/) # half of these
 OTHER_TESTS := $(filter-out $(BESIDE_TESTS),$(COVERED_TESTS))
 
