@@ -257,7 +257,7 @@ def test_nothing_is_fetched_to_build() -> None:
 
 
 CI: Final = (ROOT / ".ci" / "run").read_text()
-GATES: Final = re.findall(r'(?:^|"|&& )gate ([a-z-]+(?: \S+=\S+)?)', CI, re.MULTILINE)
+GATES: Final = re.findall(r'(?:^|"|&& )gate ([a-z-]+(?: \w+=\w+)?)', CI, re.MULTILINE)
 
 
 def test_ci_sets_the_switch_and_runs_each_lane() -> None:
