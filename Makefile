@@ -171,11 +171,12 @@ PYTHONS ?= 3.11 3.12 3.13
 test-all:
 	.ci/test-all $(PYTHONS)
 
-# Tests a regular installation, as users have it, next to the editable one.
+# Tests a regular installation, as users have it, next to the editable one. Without optimization,
+# which triples the time of the compiler: this is about versions, and the other tests run optimized code.
 lane: $(VENV)/.locked
 	mkdir -p build
 	$(ALONE) rm -rf build/lib* build/bdist* # pip would install files of an older tree
-	$(ALONE) $(BIN)/$(INSTALL) --no-deps --no-index --no-build-isolation --force-reinstall .
+	CFLAGS=-O0 $(ALONE) $(BIN)/$(INSTALL) --no-deps --no-index --no-build-isolation --force-reinstall .
 	$(BIN)/pip check
 	$(BIN)/ruff check && $(BIN)/ruff format --check
 	$(BIN)/mypy --cache-dir $(VENV)/mypy
