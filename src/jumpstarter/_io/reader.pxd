@@ -28,11 +28,11 @@ cdef class ConnectionReader(ThreadReader):
     cdef public double last_read, hello_deadline
     cdef public object _clock, _dispatch_lock, _transport
 
-    cpdef int _waits_for(self) except -2
+    cpdef int _idle_descriptor(self) except -2
     @cython.locals(ownership=Ownership, rules=BaseProtocol)
-    cdef int _descriptor(self) except -2
+    cdef int _quiet_descriptor(self) except -2
     @cython.locals(ownership=Ownership)
-    cdef int _waited_for(self) except -2
+    cdef int _descriptor(self) except -2
     @cython.locals(ownership=Ownership)
     cpdef int _read_now(self) except -2
     @cython.locals(rules=BaseProtocol)

@@ -160,7 +160,7 @@ class ConnectionReader(ThreadReader):
 
         A checkpoint.
         """
-        descriptor = self._waits_for()
+        descriptor = self._idle_descriptor()
         if descriptor < 0:
             return await self._read_with_care()
         # The usual case, without a coroutine for each layer.
@@ -177,13 +177,16 @@ class ConnectionReader(ThreadReader):
             await self._ownership.wait_returned()
         return turn != _AT_END
 
-    def _waits_for(self) -> int:
-        """Return the descriptor to wait for; -1 with frames, a deadline, bulk, or no socket."""
-        descriptor = self._descriptor()
+    def _idle_descriptor(self) -> int:
+        """Return the descriptor to wait for between messages; -1 if another wait is due."""
+        descriptor = self._quiet_descriptor()
         return -1 if self._rules.unfinished else descriptor
 
-    def _descriptor(self) -> int:
-        """Return the same, if there may be a deadline."""
+    def _quiet_descriptor(self) -> int:
+        """Return the descriptor to wait for, in a message too, where the wait has a deadline.
+
+        Return -1 if there is more to do than to wait: frames, bulk, an end, or no socket.
+        """
         ownership, rules, socket = self._ownership, self._rules, self._socket
         if ownership.new_watch is not None:
             ownership.begin_to_watch()
@@ -197,9 +200,10 @@ class ConnectionReader(ThreadReader):
             or self._connection.ended is not None
         ):
             return -1
-        return self._waited_for()
+        return self._descriptor()
 
-    def _waited_for(self) -> int:
+    def _descriptor(self) -> int:
+        """Return the watch's descriptor, or the socket's before there is a watch."""
         ownership = self._ownership
         assert self._socket is not None
         return self._socket.fileno() if ownership.watch is None else ownership.fileno()
@@ -338,7 +342,7 @@ class ConnectionReader(ThreadReader):
             goes_on = True
             while goes_on:
                 try:
-                    await trio.lowlevel.wait_readable(self._waited_for())
+                    await trio.lowlevel.wait_readable(self._descriptor())
                 except trio.ClosedResourceError:
                     if ownership.watch is ownership.new_watch is None:
                         raise
@@ -348,7 +352,7 @@ class ConnectionReader(ThreadReader):
                 turn = self._read_now()
                 goes_on = turn == _GOES_ON and self._is_quiet and rules.unfinished
                 # A message that has only begun needs a scope with its deadline.
-                goes_on = goes_on and in_message and self._descriptor() >= 0
+                goes_on = goes_on and in_message and self._quiet_descriptor() >= 0
             return turn
         self.catch_up()
         if self._has_stalled():
