@@ -50,6 +50,7 @@ from jumpstarter._io import leading
 from jumpstarter._io.connection import Connection
 from jumpstarter._io.ownership import Ownership, Reader
 from jumpstarter._io.portal import BlockingPortal
+from jumpstarter._io.writer import WriterState
 from jumpstarter._limits import DEFAULT_LIMITS, Limits
 from jumpstarter._protocol import events as ev
 from jumpstarter._protocol import is_compiled
@@ -842,6 +843,42 @@ def test_ctrl_c_in_a_task_that_waits_for_a_slot_loses_no_slot(function: str) -> 
             assert first.value == "wait"
             assert not channel.connection.slot_waiters
             assert await channel.call(ask("echo_async", 3)) == 3
+
+    before = sys.gettrace()
+    try:
+        trio.run(main)
+    finally:
+        sys.settrace(before)
+
+
+def test_ctrl_c_as_an_unsent_call_is_taken_back_loses_no_slot() -> None:
+    async def main() -> None:
+        async with in_time(), channel_over(await unix_pair(), Lab()) as channel:
+            struck = Channel.ask_to_end.__code__
+
+            def strike(frame: FrameType, event: str, _arg: object) -> Any:
+                if frame.f_code is struck and event == "line" and "asked" in frame.f_locals:
+                    sys.settrace(before)
+                    signal.raise_signal(signal.SIGINT)
+                return strike if frame.f_code is struck else None
+
+            async def cancel_soon(scope: trio.CancelScope) -> None:
+                await wait_all_tasks_blocked()
+                scope.cancel()
+
+            async def call_on() -> None:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(cancel_soon, nursery.cancel_scope)
+                    await channel.call(ask("echo_async", bytes(100_000)))
+                await trio.lowlevel.checkpoint()
+
+            channel.connection.writer.state = WriterState.WRITING  # so that no frame leaves
+            sys.settrace(strike)
+            with pytest.raises(KeyboardInterrupt):
+                await call_on()
+            assert not channel.connection.handlers
+            channel.connection.writer.state = WriterState.IDLE
+            assert await channel.call(ask("echo_async", 2)) == 2
 
     before = sys.gettrace()
     try:

@@ -174,8 +174,13 @@ class Channel(CallSender):
 
     # ------------------------------------------------------------------ for calls under way
 
+    @trio.lowlevel.enable_ki_protection
     def ask_to_end(self, call: OutgoingCall, code: Code) -> bool:
-        """Send CANCEL. Return False if no answer will come: it was not sent yet, or has ended."""
+        """Send CANCEL. Return False if no answer will come: it was not sent yet, or has ended.
+
+        Ctrl-C is raised at the task's next checkpoint: between two steps here, it would leave the
+        call in a slot that the rules have given away, or its CANCEL unsent.
+        """
         with self.connection.lock:
             if self.connection.ended is not None or call.done:
                 return False
@@ -189,6 +194,7 @@ class Channel(CallSender):
             self.connection.writer.flush()
         return asked
 
+    @trio.lowlevel.enable_ki_protection
     def consumed(self, call: OutgoingCall, cost: int) -> None:
         """Give credit back for items that were taken, if the call goes on."""
         with self.connection.lock:
