@@ -139,6 +139,12 @@ class BlockingRunner:
             return False
         return self.permits()
 
+    @property
+    def refuses(self) -> bool:
+        """True if `run` raises RuntimeError here, before it starts a step."""
+        in_a_call = self._channel.connection.ownership.held_here()
+        return self._portal.closed or in_a_call or in_trio_thread()
+
     def left(self) -> float:
         """Return the seconds that are left of the surrounding `timeout`."""
         return _limit.get().left()

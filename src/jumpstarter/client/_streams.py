@@ -82,14 +82,24 @@ class BlockingGenerator(Generator[T, None, Any]):
             return self._decode(self._items.popleft())
         except StopAsyncIteration:
             value = self._remote.value
-        except (DriverError, RuntimeError, trio.BusyResourceError):  # of a step
+        except (DriverError, trio.BusyResourceError):  # of a step
+            raise
+        except RuntimeError:
+            if not self._runner.refuses:
+                self._break_off()
             raise
         except BaseException:
-            # Of a signal handler. An item that had arrived may be lost, so no later one may follow.
-            self._items.clear()
-            self._remote.close_soon()
+            self._break_off()
             raise
         raise StopIteration(value)
+
+    def _break_off(self) -> None:
+        """End it after the exception of a signal handler.
+
+        An item that had arrived may be lost, so no later one may follow.
+        """
+        self._items.clear()
+        self._remote.close_soon()
 
     def _fetch(self) -> bool:
         """Fetch items in this thread. Return False if there are none, and the loop must look."""
