@@ -213,7 +213,7 @@ async def test_a_write_that_would_need_a_read_is_an_error() -> None:
     """This stream has not shaken hands, as one that renegotiates has not."""
     ours, theirs = await unix_pair()
     transport = transport_for(TlsStream(ours, tls_contexts()[0], "localhost"))
-    with pytest.raises(OSError, match="the peer renegotiates"):
+    with pytest.raises(OSError, match=r"^the peer renegotiates, which is"):
         transport.try_write([b"data"])
     await transport.aclose()
     await theirs.aclose()
@@ -228,7 +228,7 @@ async def test_answers_that_the_peer_does_not_read_break_the_stream() -> None:
         ours._engine._outgoing.write(bytes(size))  # as alerts against renegotiation do
         assert theirs.try_write([b"x"]) == []
         if breaks:
-            with pytest.raises(trio.BrokenResourceError, match="does not read"):
+            with pytest.raises(trio.BrokenResourceError, match=r": the peer asks for answers"):
                 await ours.read()
         else:
             assert await ours.read() == b"x"

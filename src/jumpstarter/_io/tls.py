@@ -25,8 +25,9 @@ Rules:
 - The exporter shakes hands as it reads. Its messages fit into the kernel's queue, which is empty.
 - The peer may want an answer to what is neither data nor the handshake (a key update). It leaves
   with the next write.
-- No peer may renegotiate: a write would have to wait for a read. A request for that is answered by
-  an alert. A peer that makes more answers than it reads is at fault, since they would fill memory.
+- No peer may renegotiate: a write would have to wait for a read. An exporter answers a request for
+  that by an alert, and a client's next write ends the connection. A peer that makes more answers
+  than it reads is at fault, since they would fill memory.
 """
 
 from __future__ import annotations

@@ -30,6 +30,11 @@ _PENDING: Final = b""  # in a rest: ciphertext that the transport keeps
 _ALL: Final = sys.maxsize  # bytes: all of them
 
 
+def _fault(text: str) -> ssl.SSLError:
+    # With the text alone, the error's text would be that of a tuple.
+    return ssl.SSLError(ssl.SSL_ERROR_SSL, text)
+
+
 class TlsEngine:
     """One side of a TLS connection: ciphertext in, plaintext out, and back.
 
@@ -120,7 +125,7 @@ class TlsEngine:
         try:
             self._tls.write(data)
         except ssl.SSLWantReadError:
-            raise ssl.SSLError("the peer renegotiates, which is not supported") from None
+            raise _fault("the peer renegotiates, which is not supported") from None
 
     def take(self) -> bytes:
         """Remove and return the ciphertext to send; alerts and the handshake's messages too."""
@@ -137,7 +142,7 @@ class TlsEngine:
             ssl.SSLError: It has not.
         """
         if self._outgoing.pending > _ANSWERS:
-            raise ssl.SSLError("the peer asks for answers that it does not read")
+            raise _fault("the peer asks for answers that it does not read")
 
     def getpeercert(self) -> Any:
         """Return the peer's certificate, as `ssl.SSLSocket.getpeercert` does."""
