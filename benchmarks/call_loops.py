@@ -115,7 +115,11 @@ async def serve(address: str, observed: str = "") -> None:
     formatter = JsonFormatter() if observed == "json" else None  # calls are noted while it exists
     metrics = Metrics() if observed == "metrics" else None
     exclusive = observed == "exclusive"
-    async with jumpstarter.serve_async(Marked(), address, metrics=metrics, exclusive=exclusive):
+    # The watchdog's thread looks by the machine's clock, so it would count the machine's speed.
+    limits = Limits(loop_hold=3600)
+    async with jumpstarter.serve_async(
+        Marked(), address, limits=limits, metrics=metrics, exclusive=exclusive
+    ):
         print("ready", flush=True)
         await trio.lowlevel.wait_readable(sys.stdin)
     del formatter
