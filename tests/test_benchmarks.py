@@ -16,7 +16,16 @@ from pathlib import Path
 import pytest
 from benchmarks import __main__ as command
 from benchmarks import memory, peers, plot, publish, table
-from benchmarks.harness import Plan, Result, SideError, calibrate, measure, start, take_turns
+from benchmarks.harness import (
+    Plan,
+    Result,
+    SideError,
+    calibrate,
+    environment,
+    measure,
+    start,
+    take_turns,
+)
 from benchmarks.loops import repeat, repeat_from_threads, repeat_timed, report_beside_bulk
 from benchmarks.model import FLOOR, OURS, Side, Unit, Workload
 from benchmarks.payloads import PIECE, Tally, decode_order, encode_order
@@ -215,6 +224,13 @@ def test_peers_are_asked_for_in_their_environment(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(peers, "PYTHON", Path(sys.executable))
     monkeypatch.setattr(peers, "PEERS", {"pytest": (), "no-such-distribution": ()})
     assert peers.installed() == {"pytest": pytest.__version__}
+
+
+def test_a_worker_keeps_bytecode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its memory would otherwise depend on whether its modules had to be compiled."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert {**environment(), "PYTHONDONTWRITEBYTECODE": "1"} == dict(os.environ)
+    assert "PYTHONDONTWRITEBYTECODE" not in environment()
 
 
 # --- turns and rounds ---
