@@ -215,7 +215,7 @@ def strike(kind: type[Exception], latest: float, operation: Callable[[], object]
     deadline = time.monotonic() + SECONDS
     with alarms(kind) as raised:
         count = 0
-        while time.monotonic() < deadline:
+        while count == 0 or time.monotonic() < deadline:  # a busy machine may stop us for so long
             received: Exception | None = None
             try:
                 signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, latest))
@@ -226,7 +226,6 @@ def strike(kind: type[Exception], latest: float, operation: Callable[[], object]
             count += 1
             assert len(raised) == count
     print(f"{count} signals")
-    assert count > 0
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, (
         "a handler was not restored"
     )
