@@ -815,19 +815,37 @@ async def let_go(lab: Lab) -> None:
     lab.let_go.set()
 
 
-@pytest.mark.parametrize("function", ["register", "wait", "redeem"])
-def test_ctrl_c_in_a_task_that_waits_for_a_slot_loses_no_slot(function: str) -> None:
+@contextmanager
+def ctrl_c_in(function: Callable[..., object], local: str = "") -> Iterator[None]:
+    """Press Ctrl-C once as a function begins, or as soon as it has assigned a local variable."""
+    struck = function.__code__
+    before = sys.gettrace()
+
+    def strike(frame: FrameType, _event: str, _arg: object) -> Any:
+        if frame.f_code is not struck:
+            return None
+        if local and local not in frame.f_locals:
+            return strike
+        sys.settrace(before)
+        signal.raise_signal(signal.SIGINT)
+        return None
+
+    sys.settrace(strike)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+@pytest.mark.parametrize("function", [SlotQueue.register, SlotQueue.wait, SlotQueue.redeem])
+def test_ctrl_c_in_a_task_that_waits_for_a_slot_loses_no_slot(
+    function: Callable[..., object],
+) -> None:
     """It comes as the function begins, where no `try` can catch it yet."""
 
     async def main() -> None:
         lab = Lab()
         async with in_time(), channel_over(await unix_pair(), lab, exporter_limits=ONE) as channel:
-            struck = getattr(SlotQueue, function).__code__
-
-            def strike(frame: FrameType, _event: str, _arg: object) -> None:
-                if frame.f_code is struck:
-                    sys.settrace(before)
-                    signal.raise_signal(signal.SIGINT)
 
             async def call_on() -> None:
                 await channel.call(ask("echo_async", 2))
@@ -835,33 +853,21 @@ def test_ctrl_c_in_a_task_that_waits_for_a_slot_loses_no_slot(function: str) -> 
 
             async with trio.open_nursery() as nursery:
                 first = await begin(nursery, channel.call, ask("wait"))
-                if function == "redeem":
+                if function is SlotQueue.redeem:
                     nursery.start_soon(let_go, lab)
-                sys.settrace(strike)
-                with pytest.raises(KeyboardInterrupt):
+                with ctrl_c_in(function), pytest.raises(KeyboardInterrupt):
                     await call_on()
                 lab.let_go.set()
             assert first.value == "wait"
             assert not channel.connection.slot_waiters
             assert await channel.call(ask("echo_async", 3)) == 3
 
-    before = sys.gettrace()
-    try:
-        trio.run(main)
-    finally:
-        sys.settrace(before)
+    trio.run(main)
 
 
 def test_ctrl_c_as_an_unsent_call_is_taken_back_loses_no_slot() -> None:
     async def main() -> None:
         async with in_time(), channel_over(await unix_pair(), Lab()) as channel:
-            struck = Channel.ask_to_end.__code__
-
-            def strike(frame: FrameType, event: str, _arg: object) -> Any:
-                if frame.f_code is struck and event == "line" and "asked" in frame.f_locals:
-                    sys.settrace(before)
-                    signal.raise_signal(signal.SIGINT)
-                return strike if frame.f_code is struck else None
 
             async def cancel_soon(scope: trio.CancelScope) -> None:
                 await wait_all_tasks_blocked()
@@ -874,18 +880,13 @@ def test_ctrl_c_as_an_unsent_call_is_taken_back_loses_no_slot() -> None:
                 await trio.lowlevel.checkpoint()
 
             channel.connection.writer.state = WriterState.WRITING  # so that no frame leaves
-            sys.settrace(strike)
-            with pytest.raises(KeyboardInterrupt):
+            with ctrl_c_in(Channel.ask_to_end, "asked"), pytest.raises(KeyboardInterrupt):
                 await call_on()
             assert not channel.connection.handlers
             channel.connection.writer.state = WriterState.IDLE
             assert await channel.call(ask("echo_async", 2)) == 2
 
-    before = sys.gettrace()
-    try:
-        trio.run(main)
-    finally:
-        sys.settrace(before)
+    trio.run(main)
 
 
 async def test_a_stream_is_served_by_a_task_that_leads() -> None:
