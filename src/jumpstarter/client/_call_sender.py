@@ -94,16 +94,10 @@ class CallSender:
     async def finish(self, call: OutgoingCall, decode: Callable[[Body], Any] | None) -> Any:
         """Make a call, unless a thread has sent it, wait for its answer, and return the result.
 
-        As one coroutine, since Trio resumes each of those that a task is in.
+        It waits in this coroutine, since Trio resumes each of those that a task is in.
         """
         if not call.slot:
-            if self.connection.handlers:
-                seconds = seconds_left()
-                if seconds == -_INFINITE:
-                    await trio.lowlevel.checkpoint_if_cancelled()
-                if not self._open_now(call, seconds):
-                    await self._open_later(call)
-            elif not await self._lead(call):
+            if self.connection.handlers or not await self._lead(call):
                 await self.open(call)
             elif call.done and not call.has_failed:
                 return call.result(decode)
