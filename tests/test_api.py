@@ -1021,6 +1021,15 @@ def test_connect_and_serve_explain_a_forgotten_with() -> None:
         assert not hasattr(context, "__fspath__")
 
 
+def test_methods_of_a_client_explain_a_forgotten_with() -> None:
+    with serve(Echo()) as client:
+        stream = client.stream("pipe")
+        with pytest.raises(AttributeError, match=r"stream\(\) gives .* 'receive': with stream\("):
+            stream.receive()  # type: ignore[attr-defined]
+        assert repr(stream) == "<a context manager: with stream(...) as ...:>"
+    assert repr(serve(Echo())) == "<a context manager: with serve(...) as client:>"
+
+
 async def test_the_async_forms_explain_a_forgotten_async_with() -> None:
     text = r"connect_async\(\) gives .* 'on': async with connect_async\(\.\.\.\) as client:"
     with pytest.raises(AttributeError, match=text):

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from .._io.portal import in_trio_thread, start_blocking_portal
 from .._limits import Limits
 from .._protocol.frames import Node
 from .._util.async_library import first_of_asyncio, library_of_client_class
+from .._util.forgotten_with import ExplainsForgottenWith
 from .._util.tracebacks import trim_traceback
 from ..client import DriverClient
 from ..client._base import classes_of
@@ -34,34 +35,7 @@ Opened: TypeAlias = tuple[Channel, list[Node]]
 _PORTAL_GRACE: Final = 0.5
 
 
-class _ExplainsForgottenWith:
-    """Base class whose AttributeErrors show the `with` statement that was forgotten.
-
-    Attributes:
-        _statement: What to write, as `"with connect(...) as client:"`.
-    """
-
-    _statement: str
-
-    if not TYPE_CHECKING:  # to a type checker, every attribute would exist
-
-        def __getattr__(self, name: str) -> Any:
-            if name.startswith("_"):  # asked by Python itself, or by a tool
-                raise AttributeError(
-                    f"{type(self).__name__!r} object has no attribute {name!r}",
-                    name=name,
-                    obj=self,
-                )
-            verb = self._statement.partition("(")[0].rpartition(" ")[2]
-            raise AttributeError(
-                f"{verb}() gives a context manager, which has no attribute {name!r}: "
-                f"{self._statement}",
-                name=name,
-                obj=self,
-            )
-
-
-class AsyncContext(_ExplainsForgottenWith, AbstractAsyncContextManager[_T, Any]):
+class AsyncContext(ExplainsForgottenWith, AbstractAsyncContextManager[_T, Any]):
     """An async context manager that delegates to another one.
 
     Args:
@@ -85,7 +59,7 @@ class AsyncContext(_ExplainsForgottenWith, AbstractAsyncContextManager[_T, Any])
         return await self._managed.__aexit__(exc_type, exc, traceback)
 
 
-class SyncContext(_ExplainsForgottenWith, AbstractContextManager[_T, Any]):
+class SyncContext(ExplainsForgottenWith, AbstractContextManager[_T, Any]):
     """A context manager that delegates to another one.
 
     Args:
@@ -109,7 +83,7 @@ class SyncContext(_ExplainsForgottenWith, AbstractContextManager[_T, Any]):
         return self._managed.__exit__(exc_type, exc, traceback)
 
 
-class BlockingContext(_ExplainsForgottenWith, AbstractContextManager[_C, None]):
+class BlockingContext(ExplainsForgottenWith, AbstractContextManager[_C, None]):
     """The `with` block of `connect` and `serve`: a connection in a portal's thread.
 
     It is a class rather than a generator function. If a generator were dropped without leaving its

@@ -16,6 +16,8 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Final, ParamSpec, TypeVar
 
+from .forgotten_with import ExplainsForgottenWith
+
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
 __all__ = ["hidden_contextmanager", "strip_tracebacks", "trim_traceback"]
@@ -88,14 +90,15 @@ def hidden_contextmanager(
 
     @functools.wraps(function)
     def make(*args: P.args, **kwargs: P.kwargs) -> AbstractContextManager[T, bool | None]:
-        return _Block(managed(*args, **kwargs))
+        return _Block(managed(*args, **kwargs), f"with {function.__name__}(...) as ...:")
 
     return make
 
 
-class _Block(AbstractContextManager[T, "bool | None"]):
-    def __init__(self, managed: AbstractContextManager[T, bool | None]) -> None:
+class _Block(ExplainsForgottenWith, AbstractContextManager[T, "bool | None"]):
+    def __init__(self, managed: AbstractContextManager[T, bool | None], statement: str) -> None:
         self._managed = managed
+        self._statement = statement
 
     def __enter__(self) -> T:
         try:
