@@ -111,19 +111,22 @@ def test_errors_are_those_of_a_connection_and_show_where_the_driver_raised() -> 
 
 def test_a_tree_that_cannot_be_served_is_refused() -> None:
     driver = Echo(children={"wrong": "no driver"})  # type: ignore[dict-item]
-    with pytest.raises(ConfigurationError, match="not a Driver"), client_for(driver):
+    with pytest.raises(ConfigurationError, match="an instance of Driver, not"), client_for(driver):
         raise AssertionError("unreachable")
 
 
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: Echo, r"what is to be served is the class Echo; give an instance: Echo\(\)"),
+        (
+            lambda: Echo,
+            r"the driver to serve must be an .* of Driver, such as Echo\(\), not the class Echo",
+        ),
         (
             lambda: Plain(children={"a": Echo}),  # type: ignore[dict-item]
-            r"child 'a' of Plain is the class Echo; give an instance: Echo\(\)",
+            r"child 'a' of Plain must be an .* of Driver, such as Echo\(\), not the class Echo",
         ),
-        (lambda: 5, "what is to be served is a int, not a Driver"),
+        (lambda: 5, r"the driver to serve must be an instance of Driver, not 5 \(int\)"),
     ],
 )
 def test_class_instead_of_an_instance_is_refused_with_a_hint(make: Any, told: str) -> None:

@@ -235,7 +235,7 @@ async def test_arguments_of_serve_are_checked(name: str, value: Any, tmp_path: P
 @pytest.mark.parametrize("driver", [None, Path("/x"), b"x", NAN, "power.Power", Checked])
 @timed()
 async def test_serve_requires_a_driver(driver: Any, tmp_path: Path) -> None:
-    text = "what is to be served is "
+    text = "the driver to serve must be an instance of Driver"
     with pytest.raises(ConfigurationError, match=text):
         await trio.to_thread.run_sync(enter, serve(driver))
     with pytest.raises(ConfigurationError, match=text):

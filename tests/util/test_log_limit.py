@@ -96,7 +96,7 @@ async def test_lines_suppressed_at_the_end_are_reported_on_close(
     event_log.close(LOGGER, "nobody")
     write(event_log, 4)
     event_log.close(LOGGER, "client of uid 1")
-    assert caplog.messages == ["line 0", "3 lines on client of uid 1 were omitted"]
+    assert caplog.messages == ["line 0", "3 lines were omitted, on client of uid 1"]
 
 
 async def test_a_line_must_pass_the_parent_logger_too(

@@ -99,7 +99,7 @@ class RateLimitedLogger:
         # A log handler may raise; logging itself catches most of it.
         with contextlib.suppress(Exception):
             if self._omitted:
-                logger.log(level, "%d lines were omitted here", self._omitted)
+                logger.log(level, "%s omitted here", _lines_were(self._omitted))
                 self._omitted = 0
             logger.log(level, text, *args, exc_info=exc, extra=extra, stacklevel=stacklevel)
 
@@ -107,4 +107,8 @@ class RateLimitedLogger:
         """Log how many lines were omitted since the last one, if any were."""
         if self._omitted:
             with contextlib.suppress(Exception):  # raised by a log handler
-                logger.info("%d lines on %s were omitted", self._omitted, name)
+                logger.info("%s omitted, on %s", _lines_were(self._omitted), name)
+
+
+def _lines_were(count: int) -> str:
+    return "1 line was" if count == 1 else f"{count} lines were"

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, TypeAlias, cast
 from uuid import UUID, uuid4
 
 from .._io.transfer import MAX_BYTES
@@ -334,7 +334,7 @@ def _list(
     while stack:
         driver, parent, name, above = stack.pop()
         if not isinstance(driver, Driver):
-            raise ConfigurationError(_not_a_driver(driver, parent, name or ""))
+            _raise_not_a_driver(driver, parent, name or "")
         if attribute := unmade(driver):
             raise ConfigurationError(why_missing(type(driver), vars(driver), attribute))
         if id(driver) in above:
@@ -381,13 +381,14 @@ def _ask(
     return [(each, over, given) for _, over, given, each in rows]
 
 
-def _not_a_driver(thing: object, parent: Driver | None, name: str) -> str:
-    what = (
-        "what is to be served" if parent is None else f"child {name!r} of {type(parent).__name__}"
+def _raise_not_a_driver(thing: object, parent: Driver | None, name: str) -> NoReturn:
+    title = (
+        "the driver to serve" if parent is None else f"child {name!r} of {type(parent).__name__}"
     )
+    hint = ""
     if isinstance(thing, type) and issubclass(thing, Driver):
-        return f"{what} is the class {thing.__name__}; give an instance: {thing.__name__}()"
-    return f"{what} is a {type(thing).__name__}, not a Driver"
+        hint = f", such as {thing.__name__}()"
+    raise_type_error(title, thing, f"an instance of Driver{hint}", ConfigurationError)
 
 
 def _children_of(driver: Driver) -> dict[str, Driver]:
