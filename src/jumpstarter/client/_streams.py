@@ -161,7 +161,8 @@ class BlockingGenerator(Generator[T, None, Any]):
 class BlockingStream:
     """A raw stream to a driver, for blocking code. A context manager, and an iterator of bytes.
 
-    One thread may send while another receives. Ctrl-C and a `timeout` of the client interrupt both,
+    One thread may send while another receives. Closing the stream ends a `receive` of another
+    thread, with `trio.ClosedResourceError`. Ctrl-C and a `timeout` of the client interrupt both,
     and the stream can still be used. Bytes that had arrived are returned by the next call. After an
     interrupted `send`, it is unknown how much was sent.
     """
