@@ -18,9 +18,11 @@ import logging
 import re
 import threading
 import types
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
+from uuid import UUID, uuid4
 
 import anyio
 import pytest
@@ -205,7 +207,23 @@ async def test_the_exporter_itself_offers_its_report_and_loans_and_nothing_else(
 # --- arguments ---
 
 
+def late(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Pass the arguments on only after the call has waited."""
+
+    @functools.wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        await trio.lowlevel.checkpoint()
+        return await function(*args, **kwargs)
+
+    return wrapper
+
+
 class Strict(Echo):
+    @export
+    @late
+    async def place_late(self, x: int, y: int = 0, *, speed: int = 1) -> list[int]:
+        return [x, y, speed]
+
     @export
     def place(self, x: int, y: int = 0, *, speed: int = 1) -> list[int]:
         return [x, y, speed]
@@ -235,6 +253,7 @@ class Strict(Echo):
 STRICT = {
     "place": Kind.UNARY,
     "place_async": Kind.UNARY,
+    "place_late": Kind.UNARY,
     "steps": Kind.GENERATOR,
     "steps_async": Kind.GENERATOR,
     "tunnel": Kind.STREAM,
@@ -277,6 +296,45 @@ async def test_a_type_error_of_the_drivers_own_is_the_drivers() -> None:
         "TypeError",
     )
     assert "unsupported operand" in failure.message
+
+
+class Letting(Echo):
+    """Lets go of its argument, and looks whether anything else keeps it."""
+
+    @export
+    async def lets_go(self, x: UUID) -> bool:
+        left = weakref.ref(x)
+        del x
+        await trio.lowlevel.checkpoint()
+        return left() is None
+
+    @exportstream
+    @asynccontextmanager
+    async def tunnel(self, x: UUID) -> AsyncIterator[trio.abc.Stream]:
+        self.left = weakref.ref(x)
+        del x
+        near, far = trio.testing.memory_stream_pair()
+        async with near, far:
+            yield near
+
+
+async def test_a_call_that_waits_does_not_keep_its_arguments() -> None:
+    async with answered(Letting()) as client:
+        await client.greet()
+        prefix = call_prefix(1, Kind.UNARY, "lets_go")
+        # In one write: the first waits in the task that has read it, the second in one of its own.
+        slots = [client.rules.call(Kind.UNARY, encode_call(prefix, (uuid4(),))) for _ in "12"]
+        await client.send()
+        assert [await client.answer(slot) for slot in slots] == [True, True]
+
+
+async def test_an_open_stream_does_not_keep_its_arguments() -> None:
+    driver = Letting()
+    async with channel_to(driver) as channel:
+        request = Request(1, Kind.STREAM, "tunnel", (uuid4(),), driver="the driver")
+        async with await open_stream(channel, request):
+            await trio.testing.wait_all_tasks_blocked()
+            assert driver.left() is None
 
 
 def raw_call(body: bytes, *, flags: int = 0, name: bytes = b"echo") -> bytearray:

@@ -221,6 +221,7 @@ class BaseDispatcher:
         work = method(*args, **kwargs) if kwargs else method(*args)
         waits, value = advance(work)
         if waits:
+            call.forget_arguments(exported)
             return True, self.finish_later(resume(work, value))
         return False, self._encode(value, "result")
 

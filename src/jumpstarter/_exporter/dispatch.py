@@ -108,7 +108,10 @@ class Dispatcher(BaseDispatcher):
             if call.head.timeout_ms:
                 return self._until_deadline(call, partial(answer, call, method, args, kwargs))
             return answer(call, method, args, kwargs)
-        return self.finish_later(self.executor.call(method, args, kwargs))
+        work = self.executor.call(method, args, kwargs)
+        if exported.is_async:  # otherwise a thread will call it
+            call.forget_arguments(exported)
+        return self.finish_later(work)
 
     async def finished(self, answer: Any) -> Message:
         """Await the answer of `run_sync`, if a decorator has hidden that the method is `async`."""
@@ -215,26 +218,33 @@ class Dispatcher(BaseDispatcher):
 
     # ------------------------------------------------------------------------- streams
 
-    async def _stream(
+    # Not `async`: the arguments need not stay as long as the stream.
+    def _stream(
         self,
         call: IncomingCall,
         method: Callable[..., Any],
         args: list[Any],
         kwargs: dict[str, Any],
-    ) -> Message:
-        assert isinstance(call.forwarder, StreamForwarder)
+    ) -> Awaitable[Message]:
         manager = method(*args, **kwargs)
         if not isinstance(manager, AbstractAsyncContextManager):
             if inspect.iscoroutine(manager):
                 manager.close()
             text = "an exportstream method is an asynccontextmanager"
             reject(Code.INTERNAL, f"{text}; this one gave {manager!r:.100}")
+        return self._run_stream(call, manager)
+
+    async def _run_stream(
+        self, call: IncomingCall, manager: AbstractAsyncContextManager[Any]
+    ) -> Message:
+        assert isinstance(call.forwarder, StreamForwarder)
         async with manager as stream:
             if isinstance(stream, Loan):
                 await self._lend(call, stream)
             else:
                 device = device_stream(stream)
                 self._accept(call, None)
+                call.arguments = None  # they fit, and the stream may be open for hours
                 await call.forwarder.run(device)
         return bytearray(HEADER_SPACE + NIL)
 

@@ -132,17 +132,20 @@ class DriverExecutor:
     def _limiter(self) -> trio.CapacityLimiter:
         return self.nested if call_origin.get() is CallOrigin.NESTED else self.limiter
 
-    async def call(
+    def call(
         self, method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
-    ) -> Any:
-        """Run a method and return its result.
+    ) -> Awaitable[Any]:
+        """Return an awaitable that runs a method and returns its result.
 
-        Raises:
-            NoThreadError: The system starts no more threads; the method has not begun.
+        The awaitable raises a NoThreadError if the system starts no more threads; the method has
+        not begun then.
         """
-        if _is_async(method):
-            return await method(*args, **kwargs)
-        _, result = await self.thread(_begin, partial(method, *args, **kwargs))
+        if _is_async(method):  # not awaited here: another coroutine takes memory while it waits
+            return method(*args, **kwargs)  # type: ignore[no-any-return]  # a coroutine
+        return self._call_in_thread(partial(method, *args, **kwargs))
+
+    async def _call_in_thread(self, function: Callable[[], Any]) -> Any:
+        _, result = await self.thread(_begin, function)
         # A decorator can hide that a method is `async`: then the result must be awaited.
         return await result if inspect.isawaitable(result) else result
 

@@ -19,6 +19,7 @@ cdef class IncomingCall:
     cpdef bint leave(self, task) except -1
     cpdef object cancel(self, reason)
     cpdef object take_body(self)
+    cpdef object forget_arguments(self, exported)
     cpdef object received(self, event)
 
 cpdef object check_scopes(before, task)

@@ -30,6 +30,7 @@ from .._protocol import events as ev
 from .._protocol.frames import Kind
 from .._protocol.receive_buffer import Body
 from .._util.trio_private import CAN_SEE_SCOPES, cancel_status
+from ..driver._export import Exported
 from ..driver._loan import Loan
 from ..errors import Code
 from .cancellations import announce_cancellation
@@ -68,7 +69,7 @@ class IncomingCall:
         slot: The call's slot.
         head: What is called, and how.
         arguments: The decoded arguments, positional and by keyword, once they were decoded. Kept
-            to explain a TypeError.
+            to explain a TypeError, until they are known to fit.
         cancelled: True once it was cancelled, for whatever reason.
         deadline: When it is cancelled; infinite if the client set no timeout.
         status: The task's cancel status when the call was entered.
@@ -192,6 +193,14 @@ class IncomingCall:
         """Return the encoded arguments, and drop them: they may be large, and the call long."""
         body, self._body = self._body, b""
         return body
+
+    def forget_arguments(self, exported: Exported) -> None:
+        """Drop the arguments, with which the method was called, if they are known to fit.
+
+        The call may be long, and the arguments large.
+        """
+        if not exported.is_wrapper:
+            self.arguments = None
 
     def received(self, event: ev.SlotEvent) -> None:
         match event:

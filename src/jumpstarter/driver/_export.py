@@ -12,7 +12,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import Any, Final, TypeVar, overload
 from weakref import WeakKeyDictionary
 
@@ -208,6 +208,8 @@ class Exported(msgspec.Struct, frozen=True):
         is_async: True for an `async` method, which runs in Trio from beginning to end.
         drain: Seconds that it may go on in a drain; None if that depends on the client.
         read_only: True if clients may use it that do not hold an exporter in exclusive use.
+        is_wrapper: False for a function that stands for no other one: if arguments do not fit, the
+            call itself raises a TypeError. A wrapper may raise it later.
     """
 
     name: str
@@ -219,6 +221,7 @@ class Exported(msgspec.Struct, frozen=True):
     is_async: bool = False
     drain: float | None = None
     read_only: bool = False
+    is_wrapper: bool = True
 
     def bind(self, instance: object) -> Callable[..., Any]:
         """Bind the method to a driver."""
@@ -278,7 +281,12 @@ def _exported(cls: type, name: str, attribute: Any, mark: _Mark) -> Exported:
         is_async,
         mark.drain,
         mark.read_only,
+        is_wrapper=type(attribute) is not FunctionType or not _WRAPS.isdisjoint(vars(attribute)),
     )
+
+
+# Where `inspect.signature` finds that a function stands for another one.
+_WRAPS: Final = frozenset(("__wrapped__", "__signature__"))
 
 
 def _no_context() -> Any: ...
