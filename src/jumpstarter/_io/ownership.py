@@ -13,16 +13,16 @@ that to get the next call. The states of `Reader`, which belong to `Ownership`:
 |        | the loop has frames to handle              |                                            |
 | LOOP   | a task makes the only call                 | TASK; the watch is muted, and the task     |
 |        | (`take_role_for_task`)                     | waits for the socket itself                |
-| THREAD | its answer, 2 ms, the last byte, a failure | LOOP (`give_up`): the watch is unmuted;    |
-|        |                                            | the read task is woken if it is parked, or |
-|        |                                            | if it has more to do than wait for bytes   |
+| THREAD | its answer, a flood, the last byte, a      | LOOP (`give_up`): the watch is unmuted;    |
+|        | failure, or its time is up: 2 ms; 10 ms in | the read task is woken if it is parked, or |
+|        | a worker thread of an exporter             | if it has more to do than wait for bytes   |
 | THREAD | another thread starts to wait              | THREAD; the other one writes, and waits    |
 |        |                                            | passively                                  |
 | THREAD | the read task wakes (the peer has hung up) | THREAD; the read task parks (`park`)       |
 | THREAD | an exception in the midst of the rules     | THREAD (`lose`): nothing reads on, and the |
 |        |                                            | loop ends the connection                   |
-| THREAD | a worker thread of an exporter runs a     | HELD; nothing reads, and the watch stays   |
-|        | quick method before it reads on (`hold`)   | muted, for about 2 ms at most              |
+| THREAD | a worker thread of an exporter runs a      | HELD; nothing reads, and the watch stays   |
+|        | quick method before it reads on (`hold`)   | muted, for 4 ms at most                    |
 | HELD   | the method has returned (`resume`)         | THREAD                                     |
 | HELD   | it has failed, or still runs when the loop | LOOP (`give_up`), as above                 |
 |        | looks again                                |                                            |
