@@ -69,8 +69,14 @@ def add_access_options(
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how drivers are run."""
+    """Add the options that say how drivers are run, and what the exporter tells of it."""
     _add_sharing_options(parser)
+    _add_call_options(parser)
+    _add_http_options(parser)
+    _add_log_options(parser)
+
+
+def _add_call_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads",
         type=_threads,
@@ -106,6 +112,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="put drivers' tracebacks in the errors that clients get; the log has them anyway",
     )
+
+
+def _add_http_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metrics",
         metavar="[HOST:]PORT",
@@ -132,6 +141,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="a file with the secret that the page asks for; needed for a HOST that other machines "
         "reach",
     )
+
+
+def _add_log_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log-format",
         choices=LOG_FORMATS,

@@ -33,6 +33,7 @@ from typing import Any, Final, Protocol
 
 import trio
 
+from .._io.portal import BlockingPortal
 from .._protocol.frames import Kind
 from ..client import DriverClient, StubDriverClient
 from ..client._raw_streams import open_stream
@@ -107,14 +108,7 @@ def run_console(
     terminal = RawTerminal(fds[0])
     with signals_restore(terminal):
         tell = functools.partial(_tell, stderr, terminal)
-        stream: _Stream
-        if view:
-            stream = portal.call_in_trio(_view_of, client, tell)
-        else:
-            request = client.channel.request(
-                Kind.STREAM, method, tuple(arguments), dict(keywords or {})
-            )
-            stream = portal.call_in_trio(open_stream, client.channel.channel, request)
+        stream = _open(portal, client, tell, None if view else (method, arguments, keywords or {}))
         cycle = None if power is None or view else _PowerCycle(power, tell)
         talk = _Conversation(
             stream,
@@ -126,15 +120,7 @@ def run_console(
             tell=tell,
             view=view,
         )
-        try:
-            terminal.set_raw()
-            end = portal.call_in_trio(talk.run)
-        except BaseException:
-            terminal.restore()
-            with suppress(DriverError):  # it says less than the exception that is under way
-                portal.call_in_trio(stream.abort)
-            raise
-        terminal.restore()
+        end = _talk(portal, terminal, stream, talk)
         if not talk.stdin_ended:  # with a pipe, the end of both is what was asked for
             tell(_MESSAGES[end])
         portal.call_in_trio(_close, stream, end)
@@ -142,6 +128,36 @@ def run_console(
         if cycle is not None:
             cycle.wait()
     return 128 + signal.SIGHUP if end is _End.HANGUP else 0
+
+
+def _open(
+    portal: BlockingPortal,
+    client: DriverClient,
+    tell: Callable[[str], None],
+    call: tuple[str, Sequence[Any], Mapping[str, Any]] | None,
+) -> _Stream:
+    """Open the driver's raw stream by a call; or without one, a view of a recorded console."""
+    if call is None:
+        return portal.call_in_trio(_view_of, client, tell)
+    method, arguments, keywords = call
+    request = client.channel.request(Kind.STREAM, method, tuple(arguments), dict(keywords))
+    return portal.call_in_trio(open_stream, client.channel.channel, request)
+
+
+def _talk(
+    portal: BlockingPortal, terminal: RawTerminal, stream: _Stream, talk: _Conversation
+) -> _End:
+    """Talk until the end. The terminal is restored then, before anything else is written."""
+    try:
+        terminal.set_raw()
+        end = portal.call_in_trio(talk.run)
+    except BaseException:
+        terminal.restore()
+        with suppress(DriverError):  # it says less than the exception that is under way
+            portal.call_in_trio(stream.abort)
+        raise
+    terminal.restore()
+    return end
 
 
 def _descriptor(given: int | None, stream: Any, name: str) -> int:

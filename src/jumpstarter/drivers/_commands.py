@@ -62,7 +62,12 @@ class _Position(_ParamType):
 def console_commands(client: Any) -> click.Group:
     """Return the commands of a recorded console."""
     group = ClientGroup(client)
+    group.add_command(_tail_command(client))
+    group.add_command(_wait_command(client))
+    return group
 
+
+def _tail_command(client: Any) -> click.Command:
     @click.command()
     @click.argument("size", type=click.IntRange(min=0), default=4096)
     @click.option("--follow", "-f", is_flag=True, help="Go on with what comes, until Ctrl-C.")
@@ -74,6 +79,10 @@ def console_commands(client: Any) -> click.Group:
         else:
             print_value(client.tail(size), raw=raw)
 
+    return tail
+
+
+def _wait_command(client: Any) -> click.Command:
     @click.command("wait-for")
     @click.argument("pattern")
     @click.option(
@@ -97,18 +106,25 @@ def console_commands(client: Any) -> click.Group:
         pattern: str, since: ConsoleMark | int, regex: bool, timeout: float, raw: bool
     ) -> None:
         """Wait until the device says PATTERN, and print it."""
-        sought: Any = os.fsencode(pattern)
-        if regex:
-            try:
-                sought = re.compile(sought)
-            except re.error as exc:
-                raise click.BadParameter(f"{pattern!r}: {exc}", param_hint="PATTERN") from exc
-        match = client.wait_for(sought, since=since, timeout=timeout)
+        match = client.wait_for(_sought(pattern, regex), since=since, timeout=timeout)
         print_value(match.data + b"\n", raw=raw)
 
-    group.add_command(tail)
-    group.add_command(wait_for)
-    return group
+    return wait_for
+
+
+def _sought(pattern: str, regex: bool) -> bytes | re.Pattern[bytes]:
+    """Return what to wait for.
+
+    Raises:
+        click.BadParameter: It is not a regular expression.
+    """
+    text = os.fsencode(pattern)
+    if not regex:
+        return text
+    try:
+        return re.compile(text)
+    except re.error as exc:
+        raise click.BadParameter(f"{pattern!r}: {exc}", param_hint="PATTERN") from exc
 
 
 def _follow(client: Any, size: int, *, raw: bool) -> None:
