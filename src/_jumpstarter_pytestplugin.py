@@ -64,6 +64,7 @@ _FILES: Final = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of the command line and of pytest's configuration."""
     group = parser.getgroup("jumpstarter", "hardware under test")
     for name, value, text in _OPTIONS:
         more = f"{text}; can be given several times"
@@ -98,6 +99,7 @@ _OVERDUE: Final = pytest.StashKey[_OverdueHandler]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Check the options, and show calls that keep a fixture waiting on the terminal."""
     line = "jumpstarter(requires=['power', 'serial.console']): skip if the device lacks a driver"
     config.addinivalue_line("markers", line)
     if config.getoption("jumpstarter") and config.getoption("jumpstarter_config"):
@@ -110,6 +112,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop showing these calls."""
     handler = config.stash.get(_OVERDUE, None)
     if handler is not None:
         logging.getLogger("jumpstarter.overdue").removeHandler(handler)
@@ -216,6 +219,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note the test, and skip it before its fixtures run if the device lacks a driver it needs."""
     item.config.stash[_CURRENT] = item
     names: list[str] | None = getattr(item, "fixturenames", None)
     if names is not None and item.get_closest_marker("jumpstarter") is not None:

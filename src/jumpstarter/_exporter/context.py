@@ -59,12 +59,24 @@ class _Service:
 
     @export(read_only=True)
     async def report(self) -> list[Node]:
+        """Return the tree, once all drivers have been reset."""
         await self.ready.wait()
         return self._tree.nodes
 
     @exportstream(drain=math.inf)  # the call that uses the loan has its own limit
     @asynccontextmanager
     async def lend(self, target: int, mode: str, encoding: str) -> AsyncIterator[Loan]:
+        """Lend a file or stream of the client to a driver, until the client ends its stream.
+
+        Args:
+            target: The driver's target in the tree.
+            mode: What the driver may do: read, write, or both.
+            encoding: The compression of the bytes.
+
+        Raises:
+            CallRejected: The exporter is in exclusive use, and it is not the client's turn.
+            ResourceError: `mode` or `encoding` is unknown.
+        """
         await self.ready.wait()
         if self.exclusive is not None:
             self.exclusive.check(current_connection.get(), target)

@@ -63,9 +63,11 @@ class _Hook:
 
     @property
     def ended(self) -> bool:
+        """True once its function has returned or raised."""
         return self.state is HookState.ENDED
 
     def cancel(self) -> None:
+        """Cancel the function: an async one ends at its next checkpoint."""
         self.state = HookState.CANCELLED
         self.scope.cancel()
 

@@ -203,6 +203,7 @@ class IncomingCall:
             self.arguments = None
 
     def received(self, event: ev.SlotEvent) -> None:
+        """Pass an event on; see `StreamHandler`. In the thread that reads, with the lock."""
         match event:
             case ev.DataReceived():
                 assert self.stream is not None
@@ -217,11 +218,13 @@ class IncomingCall:
                 self.cancel("the client cancelled the call")
 
     def drained(self) -> None:
+        """Wake whatever waits to send more. With the lock."""
         self.changed.set()
         if self.stream is not None:
             self.stream.on_writable()
 
     def lost(self, reason: Exception) -> None:
+        """Cancel the call, since its connection has ended. In the loop, with the lock."""
         self.cancel(f"connection lost: {reason}")
         if self.head.kind is not _UNARY:
             self.changed.set()

@@ -70,7 +70,8 @@ class CallSource(Protocol):
     """
 
     @property
-    def executor(self) -> DriverExecutor: ...
+    def executor(self) -> DriverExecutor:
+        """The executor of the connection."""
 
     def run_sync(self, call: IncomingCall) -> object:
         """Answer a call. In a thread, without the lock.

@@ -41,9 +41,11 @@ class CrossingState(enum.Enum):
 class _Signal(Protocol):
     """Wakes the one task that waits in its loop. `notify` is called in the other loop."""
 
-    def notify(self) -> None: ...
+    def notify(self) -> None:
+        """Wake the task, if it waits. In the other loop's thread."""
 
-    async def wait_for(self, condition: Callable[[], bool]) -> None: ...
+    async def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Wait until the condition holds; if it holds already, no checkpoint. In one task only."""
 
 
 class TrioSignal:
@@ -55,11 +57,13 @@ class TrioSignal:
         self._waits = False
 
     def notify(self) -> None:
+        """See `_Signal`."""
         if self._waits:
             self._waits = False
             self._lane.post_back(self._wakeup.set)
 
     async def wait_for(self, condition: Callable[[], bool]) -> None:
+        """See `_Signal`."""
         while not condition():
             self._waits = True
             if condition():  # it may have changed before the other thread saw that we wait
@@ -76,6 +80,7 @@ class AsyncioSignal:
         self._waits = False
 
     def notify(self) -> None:
+        """See `_Signal`."""
         if self._waits:
             self._waits = False
             self._lane.post(self._set)
@@ -85,6 +90,7 @@ class AsyncioSignal:
             self._future.set_result(None)
 
     async def wait_for(self, condition: Callable[[], bool]) -> None:
+        """See `_Signal`."""
         while not condition():
             self._waits = True
             if condition():

@@ -27,21 +27,26 @@ class Lane(Protocol):
     """
 
     @property
-    def token(self) -> trio.lowlevel.TrioToken: ...
+    def token(self) -> trio.lowlevel.TrioToken:
+        """The token of the Trio loop that has opened the lane."""
 
-    async def run(self, function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T: ...
+    async def run(self, function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
+        """Run an async function in the asyncio loop, for a Trio task."""
 
     def hold(
         self, manager: AbstractAsyncContextManager[T]
-    ) -> AbstractAsyncContextManager[T, bool | None]: ...
+    ) -> AbstractAsyncContextManager[T, bool | None]:
+        """Enter and leave a context manager in the asyncio loop, around a block of a Trio task."""
 
     async def run_in_trio(
         self, function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any
-    ) -> T: ...
+    ) -> T:
+        """Run an async function in the Trio loop, for an asyncio task."""
 
     def hold_in_trio(
         self, manager: AbstractAsyncContextManager[T]
-    ) -> AbstractAsyncContextManager[T, bool | None]: ...
+    ) -> AbstractAsyncContextManager[T, bool | None]:
+        """Enter and leave a context manager in the Trio loop, around a block of an asyncio task."""
 
 
 class _Here(threading.local):

@@ -153,6 +153,7 @@ class _Program(trio.abc.HalfCloseableStream):
     # ------------------------------------------------------------------------ as a stream
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """Receive from the program. A program that is gone has ended its half."""
         self._delivering = False
         try:
             data = await self._connection.receive_some(max_bytes)
@@ -165,6 +166,7 @@ class _Program(trio.abc.HalfCloseableStream):
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send to the program. If it is gone, the bytes are dropped."""
         self._moved += 1
         if self._deaf:
             await trio.lowlevel.checkpoint()
@@ -175,13 +177,16 @@ class _Program(trio.abc.HalfCloseableStream):
             self._deaf = True
 
     async def wait_send_all_might_not_block(self) -> None:
+        """See `trio.abc.SendStream`."""
         await self._connection.wait_send_all_might_not_block()
 
     async def send_eof(self) -> None:
+        """End this half, if the program is still there."""
         with suppress(trio.BrokenResourceError):
             await self._connection.send_eof()
 
     async def aclose(self) -> None:
+        """Close the connection to the program."""
         await self._connection.aclose()
 
     # -------------------------------------------------------------------------- the watch

@@ -191,22 +191,34 @@ class TrioSideStream(_LaneStream, trio.abc.HalfCloseableStream):
             await trio.lowlevel.checkpoint_if_cancelled()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Receive what the asyncio stream has read; nothing at its end. Cancelling loses nothing.
+
+        Raises:
+            trio.ClosedResourceError: The block that has opened the stream was left.
+            Exception: The asyncio stream has raised it.
+        """
         self._check_open()
         check_max_bytes(max_bytes)
         await self._checkpoint()
         return await self._receive(max_bytes)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Queue bytes for the asyncio stream, and wait while the queue is full.
+
+        If it is cancelled, an unknown part was queued. Raises as `receive_some`.
+        """
         self._check_open()
         await self._checkpoint()
         await self._send(data)
 
     async def send_eof(self) -> None:
+        """End this half, behind all bytes that were sent. Raises as `receive_some`."""
         self._check_open()
         await trio.lowlevel.checkpoint()
         await self._send_eof()
 
     async def wait_send_all_might_not_block(self) -> None:
+        """Do not wait: `send_all` waits for space in the queue itself. A checkpoint."""
         await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:

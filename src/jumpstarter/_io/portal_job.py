@@ -230,6 +230,7 @@ class TaskStatus:
             raise RuntimeError("task_status.started() was called twice") from None
 
     def ended(self, future: Future[Any]) -> None:
+        """Let `start_task` raise an error if the task has ended without calling `started`."""
         if self.ready.done():
             return
         error: BaseException | None = None if future.cancelled() else future.exception()

@@ -110,6 +110,7 @@ class _Hold:
     stack: traceback.StackSummary
 
     def log(self) -> None:
+        """Write the report to the log."""
         if self.holder is None:
             with suppress(Exception):  # as below
                 _logger.warning(_STARVED, self.seconds)

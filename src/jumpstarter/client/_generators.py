@@ -95,6 +95,7 @@ class _GeneratorCall(OutgoingCall):
         return bool(self.sink) or self.done or self.has_failed
 
     def received(self, event: ev.SlotEvent) -> None:
+        """Keep an item, or end the generator. With the lock."""
         if isinstance(event, ev.ItemReceived):  # a class pattern costs several times as much
             if not self.has_failed:  # after a dropped item, no other may be returned
                 self.items.append(event)

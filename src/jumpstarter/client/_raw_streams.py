@@ -91,10 +91,12 @@ class _StreamCall(OutgoingCall):
         )
 
     def opened(self, slot: int) -> None:
+        """See `OutgoingCall`."""
         super().opened(slot)
         self.stream.slot = slot
 
     def received(self, event: ev.SlotEvent) -> None:
+        """Pass bytes and credit to the stream, or end it. With the lock."""
         if isinstance(event, ev.DataReceived):  # a class pattern costs several times as much
             self.stream.on_data(event)
         elif isinstance(event, ev.CreditReceived):
@@ -108,6 +110,7 @@ class _StreamCall(OutgoingCall):
             super().received(event)
 
     def drained(self) -> None:
+        """See `StreamHandler`."""
         self.stream.on_writable()
 
     def _end(self, failure: DriverError | None) -> None:

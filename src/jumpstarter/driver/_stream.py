@@ -144,17 +144,21 @@ class ResourceFile(io.RawIOBase):
         self.discards = False
 
     def readable(self) -> bool:
+        """Return whether the driver borrowed it for reading."""
         return self._stream.is_readable
 
     def writable(self) -> bool:
+        """Return whether the driver borrowed it for writing."""
         return self._stream.is_writable
 
     def readinto(self, buffer: Any) -> int:
+        """Read into the buffer, and return how many bytes that was; 0 at the end. Blocks."""
         data = trio.from_thread.run(self._stream.receive_some, len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
     def write(self, data: Any) -> int:
+        """Write all of the bytes. Blocks while the client takes none."""
         if not self.discards:
             trio.from_thread.run(self._stream.send_all, bytes(data))
         return len(data)

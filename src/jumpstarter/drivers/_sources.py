@@ -179,10 +179,16 @@ class CommandSource:
         self._words = list(words)
         self._logger = logger
 
-    def check(self) -> None: ...
+    def check(self) -> None:
+        """Do nothing: a program needs no extra."""
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[trio.abc.Stream]:
+        """Start the program, and end it with its process group when the block is left.
+
+        Raises:
+            OSError: (on entering) It cannot be started.
+        """
         program = await spawn(self._words, interactive=True)
         try:
             assert program.stdin is not None
