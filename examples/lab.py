@@ -22,7 +22,7 @@ from serial_console import SimulatedConsole
 
 @dataclass(kw_only=True)
 class Bench(Driver):
-    """A board that can be flashed. What else is on the bench are its children.
+    """A board that can be flashed. Its children are the other devices of the bench.
 
     Attributes:
         bytes_per_second: How fast the board takes an image.

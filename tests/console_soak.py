@@ -9,8 +9,8 @@ exporter of its own records into its buffer and a file. Meanwhile
 - eight watchers come and go, each with a connection of its own. They begin at the present end, at
   the oldest byte that is kept, or a part back, and one of them is slow.
 
-What the board says at each offset follows from the offset, so each byte that a watcher gets is
-compared. In the end, the buffer and the file must have every byte that the board said.
+The offset determines what the board says there, so each byte that a watcher gets is compared. In
+the end, the buffer and the file must have every byte that the board said.
 """
 
 from __future__ import annotations

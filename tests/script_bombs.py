@@ -1,6 +1,6 @@
 """Decodes what is nested far too deeply, on a small stack. Not a test: test_bombs.py runs it.
 
-What goes wrong here ends the process with a signal, which is why this is one of its own.
+A fault here ends the process with a signal, so this has a process of its own.
 """
 
 from __future__ import annotations

@@ -250,7 +250,7 @@ cpdef bint wait_readable(int fd, int milliseconds, bint is_answer=True) except -
 
 @cython.final
 cdef class Baton:
-    """What a thread waits on until another one passes it. It is passed once.
+    """Lets one thread wait until another one passes it. It is passed once.
 
     Passing it to a thread that waits makes that one runnable, and the system often switches to it
     immediately. It then needs the GIL. So `pass_batons` passes them without the GIL: otherwise each
@@ -296,7 +296,7 @@ cpdef object pass_batons(list batons, bint keeps_gil=False):
         _passed = _now()
     for baton in batons:
         if baton is None:  # which Cython lets through
-            raise TypeError("None is no baton")
+            raise TypeError("a baton must not be None")
         locks[count] = baton._lock
         count += 1
         if count == _TOGETHER:

@@ -47,7 +47,7 @@ def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def send(it: Led, *calls: tuple[Any, ...], cancel: bool = False) -> list[OutgoingCall]:
-    """Send calls together, so that the exporter reads all of them at once.
+    """Send calls together, so that the exporter reads all of them in one read.
 
     Args:
         it: The two ends.

@@ -3,8 +3,8 @@
 It registers each call, finds its method, decodes the arguments, encodes the result and queues the
 terminal frame, for the code that answers calls in tasks and threads. A call of an `async` method
 whose code never waits is answered completely in here, without a frame of Python code beside the
-driver's own. All of it is compiled. What waits is in `session` and `dispatch`, whose classes have
-these as bases, since it must be Python code: Trio and the log look into it.
+driver's own. All of it is compiled. The half that waits is in `session` and `dispatch`, whose
+classes have these as bases. It must be Python code: Trio and the log look into it.
 
 `begin_calls` calls the methods, and runs each coroutine until it returns or waits. If it waits,
 `Session.answer` waits for it, in the task that has read the call. Generators and raw streams,

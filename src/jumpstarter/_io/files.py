@@ -288,9 +288,7 @@ class Unchanged:
         if before.st_size == after.st_size:
             change = "somebody wrote to it"
         text = f"the file changed while it was read: {change}"
-        text += (
-            "; what was read is a mixture and was refused, so try again once nobody writes to it"
-        )
+        text += "; the bytes that were read are a mixture, so try again once nobody writes to it"
         raise OSError(errno.EBUSY, text, self._name)
 
 

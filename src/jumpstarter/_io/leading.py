@@ -107,7 +107,7 @@ def begin(
                 # Read first what is there already: it may be the peer's GOAWAY.
                 connection.act_on(connection.reader.take())
             started = is_usable(connection) and start(awaited, seconds)
-            # Once: what is collected is not there any more.
+            # Only once: collecting takes it away.
             over = not started or (awaited.may_be_there and awaited.collect())
             connection.writer.flush_now()
             if leads and (over or rules.unprocessed):

@@ -213,7 +213,7 @@ class RemoteStream(SlotStream, NoAttributes):
             self._call.channel.ask_to_end_soon(self._call)
 
     async def aclose(self) -> None:
-        """Close the stream: what was sent is still delivered, what was not received is lost.
+        """Close the stream: sent bytes are still delivered, those not received are lost.
 
         A checkpoint. The driver's code has ended when this returns. It waits as long as the device
         keeps accepting what was sent, at least half a window (16 KiB at first) every `linger`

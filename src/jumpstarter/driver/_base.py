@@ -197,8 +197,8 @@ class Driver(ABC):
 
         A server calls it once for each driver of the tree, parents before children, in a worker
         thread, when serving begins. If one raises an exception, the drivers are closed, nothing is
-        served, and the exception leaves `serve`. An override need not call `super().reset()`: what
-        it has not reset is reset when it returns.
+        served, and the exception leaves `serve`. An override need not call `super().reset()`:
+        drivers that it has not reset are reset when it returns.
         """
         _cascade(self, "reset")
 
@@ -208,7 +208,7 @@ class Driver(ABC):
         A server calls it once for each driver of the tree, parents before children, in a worker
         thread, when every call has ended. An exception is logged, and the other drivers are still
         closed. An override that calls `super().close()` finds the drivers below closed when that
-        returns. It need not call it: what it has not closed is closed when it returns.
+        returns. It need not call it: drivers that it has not closed are closed when it returns.
         """
         _cascade(self, "close")
 

@@ -229,7 +229,7 @@ async def _listen(where: Address, secret: str, context: ssl.SSLContext | None) -
 
 
 class _Fresh:
-    """Make a text for those who ask, and not too often.
+    """Make a text when a client asks for it, but not too often.
 
     Args:
         make: Makes the text.
