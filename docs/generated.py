@@ -17,7 +17,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import click
 from pydantic import BaseModel
@@ -226,6 +226,8 @@ def _kind(annotation: Any) -> str:
 
 def _kind_of_form(annotation: Any) -> str:
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _kind(parts[0])
     if origin is Literal:
         return " or ".join(f"`{each}`" for each in parts)
     if origin in {typing.Union, types.UnionType}:

@@ -89,6 +89,7 @@ def test_generated_parts_have_each_command_key_and_limit(generated: ModuleType) 
     for name, field in ExporterConfigV1Alpha1.model_fields.items():
         if name not in ExporterConfigV1Alpha1.NOT_IN_FILES:
             assert f"\n`{field.alias or name}`: " in configuration
+    assert "\n`exclusive`: true or false or a list of text, `false` by default\n: " in configuration
     assert "\n`timeout`: a whole number, `120` by default\n: " in configuration
     assert "\n`baudrate`: a whole number, `115200` by default\n: " in configuration
     limits = generated.fill(page("limits"))

@@ -1187,7 +1187,7 @@ def test_ctrl_c_at_any_step_of_a_led_call_keeps_the_state_consistent(
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         assert client.call("echo_async", "usable") == "usable", strike.step
         assert not connection.handlers, strike.step
-    assert strike.step > (30 if is_compiled() else 500)
+    assert strike.step > (20 if is_compiled() else 500)  # 30 on Python 3.13
 
 
 def test_ctrl_c_at_any_step_of_a_call_beside_a_stream_keeps_the_state_consistent(
@@ -1208,7 +1208,7 @@ def test_ctrl_c_at_any_step_of_a_call_beside_a_stream_keeps_the_state_consistent
             while len(received) < len(sent):
                 received += stream.receive()
             assert received == sent
-    assert strike.step > 30
+    assert strike.step > 20  # 30 compiled, on Python 3.13
 
 
 class Poking(Lab):
