@@ -18,7 +18,7 @@ from typing import Final
 import pytest
 
 from helpers import PATIENCE
-from jumpstarter._io.files import abandoned_threads
+from jumpstarter._io.file_operations import abandoned_threads
 
 __all__ = ["HUNG", "KINDS", "hung"]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from jumpstarter._io.connection import Connection
-from jumpstarter._io.files import abandoned_threads
+from jumpstarter._io.file_operations import abandoned_threads
 from jumpstarter._io.keepalive import Keepalive
 
 __all__ = [

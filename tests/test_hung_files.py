@@ -18,7 +18,7 @@ import trio
 
 from helpers import PATIENCE, served, timed
 from hung import HUNG, KINDS, hung
-from jumpstarter._io.files import GRACE, abandoned_threads
+from jumpstarter._io.file_operations import GRACE, abandoned_threads
 from jumpstarter.client import DriverClient
 from jumpstarter.drivers.storage import FileStorage, StorageClient
 from jumpstarter.errors import DriverError, DriverOSError

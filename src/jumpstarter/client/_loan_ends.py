@@ -15,7 +15,8 @@ from io import TextIOBase
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from .._io.files import FileOperations, Unchanged, open_sink, open_source
+from .._io.file_operations import FileOperations
+from .._io.files import Unchanged, open_sink, open_source
 from .._io.transfer import CHUNK_SIZE, Chunks
 from .._util.writes import check_sent, write_all
 from ..errors import ArgumentError
@@ -92,8 +93,8 @@ async def source_of(stream: Any, size: int | None) -> AsyncIterator[tuple[Source
 
     Args:
         stream: The stream. A thread that still waits in a blocking read at the end is abandoned,
-            see `_io.files`. If it has the descriptor of a regular file that changes while it is
-            read, that is an error.
+            see `_io.file_operations`. If it has the descriptor of a regular file that changes while
+            it is read, that is an error.
         size: How many bytes it will return, if known.
 
     Raises:

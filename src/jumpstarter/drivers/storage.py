@@ -5,7 +5,7 @@ if a transfer is interrupted, or its source changes meanwhile, the old image sta
 is written in place; if that fails after the first byte, the error says that its content is lost.
 
 Any file operation can hang, on a network file system for example. The call still ends in time (see
-`_io.files`), and further calls are refused until the hanging thread has returned.
+`_io.file_operations`), and further calls are refused until the hanging thread has returned.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from .._io.files import FileOperations, SinkFile, open_sink, open_source
+from .._io.file_operations import FileOperations
+from .._io.files import SinkFile, open_sink, open_source
 from .._io.transfer import MAX_BYTES
 from .._util.checks import check_int, check_path
 from ..client import DriverClient
