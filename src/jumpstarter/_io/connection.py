@@ -275,7 +275,7 @@ class Connection(EventRouter):
             text = f"{self.name} refused the connection: {reason}"
             if event.goaway.code == Code.UNAUTHENTICATED:
                 known = worded("is it the one in token=")
-                text += f". Does it ask for a token, {known}, and may this user in?"
+                text += f". Does it ask for a token, {known}, and does it admit this user?"
             self.ownership.defer(self.end, HandshakeError(text))
         elif event.goaway.code >= Code.PROTOCOL_ERROR:
             text = f"{self.name} ended the connection: {reason}"
