@@ -26,16 +26,10 @@ from hypothesis import given
 
 from jumpstarter._framing import HEADER_SIZE
 from jumpstarter._limits import Limits
+from jumpstarter._protocol.annotations import AnnotationKind, classify_annotation, type_name
 from jumpstarter._protocol.codec import call_prefix, decode_value, encode_call, encode_value
 from jumpstarter._protocol.frames import Kind
-from jumpstarter._protocol.values import (
-    AnnotationKind,
-    check_type,
-    classify_annotation,
-    convert,
-    explain_encode_error,
-    type_name,
-)
+from jumpstarter._protocol.values import check_type, convert, explain_encode_error
 from jumpstarter.errors import ArgumentError
 from values_for_tests import Colour, Level, Model, Place, Point, Reading, Route, Size, typed_values
 

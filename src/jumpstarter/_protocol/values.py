@@ -3,57 +3,40 @@
 Sending: msgspec encodes most types itself. `to_wire` converts the others, and
 `explain_encode_error` finds the part of a value that cannot be encoded. Receiving: a value is
 decoded to plain types, and `convert` makes the requested type of it, or says which part does not
-fit. `classify_annotation` decides which annotations request a conversion: code that was written for
-plain values goes on receiving them.
+fit. `annotations` says which annotations request that.
 
-pydantic is never imported: a model is recognized by the methods that all models have. This module
-knows no frames, drivers or clients.
+This module knows no frames, drivers or clients.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
-import decimal
 import enum
 import functools
-import inspect
 import re
 import sys
-import types
-import typing
-import uuid
-from collections import abc
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import PurePath
-from typing import Any, Final, Literal, Union
+from typing import Any, Final
 
 import msgspec
 
 from .._util.conversion_errors import ModelError, as_argument_error, exception_from, is_model_error
 from .._util.deferred_signals import DeferAllSignals
 from ..errors import ArgumentError
+from .annotations import AnnotationKind, classify_annotation, is_model, type_name
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
-__all__ = [
-    "AnnotationKind",
-    "check_type",
-    "classify_annotation",
-    "convert",
-    "explain_encode_error",
-    "to_wire",
-    "type_name",
-]
+__all__ = ["check_type", "convert", "explain_encode_error", "to_wire"]
 
 _MAX_PATH: Final = 500  # characters of the path to a fault; longer ones are not followed
 _MAX_VALUES: Final = 20  # of an enum, listed in a message
 _MAX_ENUMS: Final = 3
 _PLACE: Final = re.compile(r" - at `\$([^`]*)`$")  # as msgspec's messages give it
 _STEP: Final = re.compile(r"\.(\w+)|\[(\d+)\]")
-_MAX_TITLE: Final = 200  # characters of a type's name in a message
 _MAX_MODEL_ERRORS: Final = 100  # errors of a model that a message lists
 
 
@@ -68,7 +51,7 @@ def to_wire(value: Any) -> Any:
     """
     if isinstance(value, PurePath):
         return _path_to_wire(value)
-    if _is_model(type(value)):
+    if is_model(type(value)):
         return value.model_dump(by_alias=False, round_trip=True)
     for plain in _PLAIN_BASES:
         if isinstance(value, plain):  # msgspec rejects subclasses of these
@@ -330,7 +313,7 @@ def _from_wire(type_: Any, value: Any) -> Any:
         if isinstance(value, bytes):
             value = value.decode(errors="surrogateescape")
         return type_(value)
-    if _is_model(type_):
+    if is_model(type_):
         return _to_model(type_, value)
     if type_ is object or (isinstance(type_, type) and isinstance(value, type_)):
         return value
@@ -375,109 +358,3 @@ def check_type(type_: Any) -> None:
     except Exception as exc:  # of any class: the type's own code may raise it
         message = f"no value can be converted to {type_name(type_)}: {exc}"
         raise as_argument_error(exc, partial(_decoder_for, type_), lambda: message) from exc
-
-
-# --------------------------------------------------------------------------------- annotations
-
-
-class AnnotationKind(enum.IntEnum):
-    """The kind of an annotation. A compound annotation has the greatest kind of its parts."""
-
-    PLAIN = 0  # no conversion: the types that the wire carries
-    RICH = 1  # a conversion to this type
-    UNKNOWN = 2  # a type that no value can be converted to
-
-
-_PLAIN: Final = frozenset(
-    {None, types.NoneType, bool, int, float, str, bytes, list, dict, Any, object}
-)
-_RICH: Final = (
-    uuid.UUID,
-    decimal.Decimal,
-    dt.date,
-    dt.time,
-    dt.timedelta,
-    PurePath,
-    enum.Enum,
-    msgspec.Struct,
-    tuple,
-    set,
-    frozenset,
-    bytearray,
-    memoryview,
-)
-# The wire has one array and one map type: lists and dicts need no conversion, sets and tuples do.
-_COMPOUND: Final[dict[Any, AnnotationKind]] = {
-    list: AnnotationKind.PLAIN,
-    dict: AnnotationKind.PLAIN,
-    abc.Collection: AnnotationKind.PLAIN,
-    abc.Sequence: AnnotationKind.PLAIN,
-    abc.MutableSequence: AnnotationKind.PLAIN,
-    abc.Mapping: AnnotationKind.PLAIN,
-    abc.MutableMapping: AnnotationKind.PLAIN,
-    Union: AnnotationKind.PLAIN,
-    types.UnionType: AnnotationKind.PLAIN,
-    tuple: AnnotationKind.RICH,
-    set: AnnotationKind.RICH,
-    frozenset: AnnotationKind.RICH,
-    abc.Set: AnnotationKind.RICH,
-    abc.MutableSet: AnnotationKind.RICH,
-}
-
-
-def classify_annotation(annotation: Any, within: frozenset[Any] = frozenset()) -> AnnotationKind:
-    """Return what an annotation requests. Accepts any object.
-
-    Args:
-        annotation: A type, or an object of the typing module.
-        within: The type aliases that contain it: an alias may refer to itself.
-    """
-    if isinstance(annotation, typing.NewType):
-        return classify_annotation(annotation.__supertype__, within)
-    if type(annotation).__name__ == "TypeAliasType":  # made by a `type` statement
-        is_known = annotation in within
-        return (
-            AnnotationKind.PLAIN
-            if is_known
-            else classify_annotation(annotation.__value__, within | {annotation})
-        )
-    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        inner, *metadata = parts
-        constrained = any(isinstance(each, msgspec.Meta) for each in metadata)
-        return max(
-            classify_annotation(inner, within),
-            AnnotationKind.RICH if constrained else AnnotationKind.PLAIN,
-        )
-    if origin is Literal or typing.is_typeddict(annotation):
-        return AnnotationKind.PLAIN
-    if origin in _COMPOUND:
-        kinds = [classify_annotation(part, within) for part in parts if part is not ...]
-        return max([_COMPOUND[origin], *kinds])
-    return _classify_class(annotation if origin is None else origin)
-
-
-def _classify_class(cls: Any) -> AnnotationKind:
-    if not isinstance(cls, abc.Hashable):
-        return AnnotationKind.UNKNOWN
-    if cls in _PLAIN or cls in _COMPOUND:
-        return AnnotationKind.PLAIN if cls in _PLAIN else _COMPOUND[cls]
-    if not isinstance(cls, type):
-        return AnnotationKind.UNKNOWN
-    is_record = dataclasses.is_dataclass(cls) or hasattr(cls, "__attrs_attrs__")
-    return (
-        AnnotationKind.RICH
-        if is_record or issubclass(cls, _RICH) or _is_model(cls)
-        else AnnotationKind.UNKNOWN
-    )
-
-
-def _is_model(cls: Any) -> bool:
-    """Return whether this is the class of a pydantic model."""
-    names = ("__pydantic_validator__", "model_dump", "model_validate")
-    return isinstance(cls, type) and all(hasattr(cls, name) for name in names)
-
-
-def type_name(type_: Any) -> str:
-    """Return the name of a type, for messages."""
-    return f"{inspect.formatannotation(type_):.{_MAX_TITLE}}"

@@ -15,9 +15,10 @@ from typing import Any, Final
 
 import msgspec
 
+from .._protocol.annotations import AnnotationKind, classify_annotation, type_name
 from .._protocol.codec import truncate
 from .._protocol.frames import MAX_DOC, MAX_SIGNATURE
-from .._protocol.values import AnnotationKind, check_type, classify_annotation, convert, type_name
+from .._protocol.values import check_type, convert
 from .._util.deferred_signals import DeferAllSignals
 from .._util.text import Verbatim
 from ..errors import ArgumentError, ConfigurationError
