@@ -326,13 +326,17 @@ class BaseSession:
         return None
 
     def answer(
-        self, call: IncomingCall, rest: Coroutine[Any, Any, Message] | None = None
+        self,
+        call: IncomingCall,
+        rest: Coroutine[Any, Any, Message] | None = None,
+        apart: bool = False,
     ) -> Coroutine[Any, Any, None]:
         """Answer a call, and queue its terminal frame. Raises nothing.
 
         Args:
             call: The call.
             rest: Returns the encoded result, if the call has begun.
+            apart: True in a task of the call's own, which enters a scope for it.
         """
         raise NotImplementedError
 

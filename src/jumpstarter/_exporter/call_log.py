@@ -120,16 +120,16 @@ class WatchedSession(Session):
 
     # Not `async`: another coroutine would make each call slower.
     def answer(
-        self, call: IncomingCall, rest: Awaitable[Message] | None = None
+        self, call: IncomingCall, rest: Awaitable[Message] | None = None, apart: bool = False
     ) -> Coroutine[Any, Any, None]:
         """See `Session`."""
         if self._is_named and rest is None:  # otherwise it has begun, and is named
-            return self._answer_named(call)
-        return super().answer(call, rest)
+            return self._answer_named(call, apart)
+        return super().answer(call, rest, apart)
 
-    async def _answer_named(self, call: IncomingCall) -> None:
+    async def _answer_named(self, call: IncomingCall, apart: bool) -> None:
         current_call.set(self._begun[call][0])  # the call has a context of its own
-        await super().answer(call)
+        await super().answer(call, apart=apart)
 
     def run_sync(self, call: IncomingCall) -> object:
         """See `Session`. Notes here that it returned: `answered` is called with the lock."""

@@ -120,9 +120,11 @@ class IncomingCall:
             if head.timeout_ms:
                 self.deadline = clock.current_time() + head.timeout_ms / 1000
             return
-        self.changed = SharedWakeup(connection.ownership)
-        if head.kind is Kind.STREAM:
+        if head.kind is not Kind.STREAM:
+            self.changed = SharedWakeup(connection.ownership)
+        else:
             self.stream = SlotStream(connection, slot)
+            self.changed = self.stream.may_send  # it is the call's task that sends
             self.forwarder = StreamForwarder(self.stream, self.changed)
 
     @property
@@ -220,8 +222,6 @@ class IncomingCall:
     def drained(self) -> None:
         """Wake whatever waits to send more. With the lock."""
         self.changed.set()
-        if self.stream is not None:
-            self.stream.on_writable()
 
     def lost(self, reason: Exception) -> None:
         """Cancel the call, since its connection has ended. In the loop, with the lock."""

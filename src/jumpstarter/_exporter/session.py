@@ -278,8 +278,11 @@ class Session(BaseSession):
 
     # ------------------------------------------------------------------------- one call
 
-    async def answer(self, call: IncomingCall, rest: Awaitable[Message] | None = None) -> None:
+    async def answer(
+        self, call: IncomingCall, rest: Awaitable[Message] | None = None, apart: bool = False
+    ) -> None:
         """See `BaseSession`."""
+        scope = self._connection.enter_apart(call) if apart else None
         if call.head.nested:
             call_origin.set(CallOrigin.NESTED)
         result: Message | None = None
@@ -294,6 +297,8 @@ class Session(BaseSession):
             # the call's arguments alive.
             error = self._report(exc, call)
         self._finish(call, result, error)
+        if scope is not None:
+            self._connection.leave_apart(scope)
 
     async def answer_in_thread(self, worker: Worker) -> None:
         """Let a thread answer calls, and finish the call that it returns unanswered, if any."""

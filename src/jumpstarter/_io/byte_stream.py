@@ -143,6 +143,7 @@ class StreamEndpoint(trio.abc.HalfCloseableStream):
     """The state of a raw stream, and what the connection and threads do with it.
 
     Attributes:
+        may_send: Wakes the task that sends.
         slot: Its slot; meaningless once `over`.
         over: True once the slot's terminal frame was received or queued: nothing more can be sent.
     """
@@ -153,13 +154,13 @@ class StreamEndpoint(trio.abc.HalfCloseableStream):
         "_inbox",
         "_lock",
         "_may_receive",
-        "_may_send",
         "_receive_state",
         "_receiving",
         "_rules",
         "_send_state",
         "_sending",
         "_torn",
+        "may_send",
         "over",
         "slot",
     )
@@ -177,7 +178,7 @@ class StreamEndpoint(trio.abc.HalfCloseableStream):
         self._torn = False  # the last `send_all` has sent only a part
         self._sending = False
         self._receiving = False
-        self._may_send = SharedWakeup(connection.ownership)
+        self.may_send: SharedWakeup = SharedWakeup(connection.ownership)
         self._may_receive = SharedWakeup(connection.ownership)
 
     @property
@@ -216,7 +217,7 @@ class StreamEndpoint(trio.abc.HalfCloseableStream):
 
     def on_writable(self) -> None:
         """Wake the sender: credit has arrived, or its last bytes have left the queue."""
-        self._may_send.set()
+        self.may_send.set()
 
     def finish(self, reason: Reason | None) -> None:
         """Handle the end of the slot: complete (None), or with bytes missing in a direction.
@@ -230,7 +231,7 @@ class StreamEndpoint(trio.abc.HalfCloseableStream):
             self._send_state = SendState.OVER
         if self._receive_state is ReceiveState.OPEN:
             self._receive_state = ReceiveState.ENDED if reason is None else ReceiveState.BROKEN
-        self._may_send.set()
+        self.may_send.set()
         self._may_receive.set()
 
     def send_in_thread(self, data: bytes) -> bool:
@@ -353,7 +354,7 @@ class StreamEndpoint(trio.abc.HalfCloseableStream):
             self._send_state = SendState.CLOSED
             self._receive_state = ReceiveState.CLOSED
             self._inbox.clear()
-            self._may_send.set()
+            self.may_send.set()
             self._may_receive.set()
 
 
@@ -416,9 +417,9 @@ class SlotStream(StreamEndpoint):
             if credit:
                 await writer.wait_writable()
             else:
-                await self._may_send.wait()
+                await self.may_send.wait()
         while self._rules.send_queue.has_slot_queue(self.slot):
-            await self._may_send.wait()
+            await self.may_send.wait()
             self._check_sendable()
         return len(piece)
 
@@ -433,7 +434,7 @@ class SlotStream(StreamEndpoint):
                     self._check_sendable()
                     if self._rules.sendable(self.slot):
                         return
-                await self._may_send.wait()
+                await self.may_send.wait()
         finally:
             self._sending = False
 
