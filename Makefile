@@ -261,8 +261,8 @@ lint-deploy:
 	hadolint deploy/Containerfile
 
 types: venv
-	$(BIN)/mypy && $(BIN)/python -m mypy.stubtest jumpstarter._framing jumpstarter._nonblocking jumpstarter._stepping \
-	--allowlist .ci/stubtest-allowlist.txt
+	$(BIN)/mypy && $(BIN)/python -m mypy.stubtest jumpstarter._framing jumpstarter._members jumpstarter._nonblocking \
+	jumpstarter._stepping --allowlist .ci/stubtest-allowlist.txt
 
 # pyright comes from PyPI with its own Node.js, and finds the package through PATH.
 verify-types: venv

@@ -22,7 +22,7 @@ from helpers import PATIENCE
 
 SRC: Final = Path(jumpstarter.__file__).parent
 
-_CORE: Final = {"errors", "_limits", "_framing", "_nonblocking", "_stepping", "_util"}
+_CORE: Final = {"errors", "_limits", "_framing", "_members", "_nonblocking", "_stepping", "_util"}
 _SIDES: Final = _CORE | {"_protocol", "_io", "_version"}
 _ALL: Final = _SIDES | {"client", "driver", "_exporter", "drivers", "_api"}
 # The packages of ours that each package or top-level module may import.
@@ -33,9 +33,10 @@ LAYERS: Final[dict[str, set[str]]] = {
     "errors": {"_installed", "_mixture"},
     "_limits": {"errors"},
     "_framing": {"errors"},
+    "_members": set(),
     "_nonblocking": set(),
     "_stepping": set(),
-    "_util": {"errors"},
+    "_util": {"errors", "_members"},
     "_protocol": _CORE,
     "_io": _CORE | {"_protocol"},
     "client": _SIDES,

@@ -26,6 +26,7 @@ TESTS: Final = Path(__file__).parents[1]
 SRC: Final = Path(jumpstarter.__file__).parent
 NAMES: Final = {
     "GLOBAL_RUN_CONTEXT",
+    "WaitTaskRescheduled",
     *(
         name
         for cls in (trio.lowlevel.Task, trio.CancelScope, trio.Nursery)
@@ -37,6 +38,36 @@ NAMES: Final = {
 
 def test_trio_has_every_private_name_in_use() -> None:
     assert trio_private.ABSENT == ()
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+async def test_the_running_task_and_its_loop_are_those_of_trio(
+    monkeypatch: pytest.MonkeyPatch, *, is_seen: bool
+) -> None:
+    monkeypatch.setattr(trio_private, "CAN_SEE_TASK", is_seen)
+    monkeypatch.setattr(trio_private, "CAN_SEE_TOKEN", is_seen)
+
+    def both() -> tuple[object, object]:
+        return trio_private.current_task(), trio_private.current_token()
+
+    def look_elsewhere() -> None:
+        for ask in (trio_private.current_task, trio_private.current_token):
+            with pytest.raises(RuntimeError, match="must be called from async context"):
+                ask()
+
+    async def other_loop() -> None:
+        assert trio_private.current_task() is trio.lowlevel.current_task()
+        tokens.append(trio_private.current_token())  # the first that asks for it in this loop
+        assert tokens[-1] is trio.lowlevel.current_trio_token()
+
+    token = trio.lowlevel.current_trio_token()
+    assert both() == (trio.lowlevel.current_task(), token)
+    tokens: list[object] = []
+    for _ in range(2):
+        await trio.to_thread.run_sync(trio.run, other_loop)
+    assert len({token, *tokens}) == 3
+    await trio.to_thread.run_sync(look_elsewhere)
+    assert both() == (trio.lowlevel.current_task(), token)
 
 
 async def test_another_thread_can_see_the_running_task_and_its_steps() -> None:
@@ -234,6 +265,8 @@ def test_the_library_works_without_the_private_names() -> None:
         "CancelScope._shield",
         "Runner.ki_pending",
         "Runner.main_task",
+        "Runner.trio_token",
+        "WaitTaskRescheduled",
     ]
     assert rest[-1] == "served"
     print(done.stdout, done.stderr)

@@ -7,6 +7,7 @@ from typing import Final
 import trio
 
 from .._io.current_lane import Lane, current_lane
+from .._util import trio_private
 from .._util.event_loop import no_trio_loop
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -28,7 +29,7 @@ def lane_of_loop(own: trio.lowlevel.TrioToken, client: str, method: str) -> Lane
         method: Name of the method that was called.
     """
     try:
-        token = trio.lowlevel.current_trio_token()
+        token = trio_private.current_token()
     except RuntimeError:
         lane = current_lane()
         if lane is not None and lane.token is own:
