@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
 
@@ -10,7 +12,14 @@ import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from helpers import timed
+from jumpstarter._util import trio_private
 from jumpstarter._util.wakeup import LazyEvent, LazyParkingLot, Wakeup
+
+
+@pytest.fixture(params=[True, False], ids=["own request", "Trio's coroutine"], autouse=True)
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run each test as well as a version of Trio without that private name would."""
+    monkeypatch.setattr(trio_private, "CAN_REQUEST_SLEEP", request.param)
 
 
 class Waiter:
@@ -64,6 +73,57 @@ async def test_waking_twice_before_the_waiter_runs_wakes_it_once() -> None:
         await wait_all_tasks_blocked()
         assert waiter.woken == 1
         nursery.cancel_scope.cancel()
+
+
+@timed()
+async def test_a_wait_is_possible_after_a_cancelled_one() -> None:
+    waiter = Waiter(Wakeup())
+    for times in (1, 2):
+        waiter.scope = trio.CancelScope()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(waiter.run)
+            await wait_all_tasks_blocked()
+            waiter.wakeup.set()
+            await wait_all_tasks_blocked()
+            waiter.scope.cancel()
+            await wait_all_tasks_blocked()
+            waiter.wakeup.set()
+            await wait_all_tasks_blocked()
+        assert waiter.woken == times
+        assert waiter.scope.cancelled_caught
+
+
+@timed()
+async def test_a_second_task_cannot_wait() -> None:
+    waiter = Waiter(Wakeup())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(waiter.run)
+        await wait_all_tasks_blocked()
+        with pytest.raises(AssertionError, match="only one task"):
+            await waiter.wakeup.wait()
+        waiter.wakeup.set()
+        await wait_all_tasks_blocked()
+        assert waiter.woken == 1
+        nursery.cancel_scope.cancel()
+
+
+@timed()
+async def test_a_wakeup_that_was_used_does_not_wait_for_the_garbage_collector() -> None:
+    class Observed(Wakeup):
+        """One to which a weak reference is possible."""
+
+    waiter = Waiter(Observed())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(waiter.run)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    alive = weakref.ref(waiter.wakeup)
+    gc.disable()
+    try:
+        del waiter
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 @timed()

@@ -1,7 +1,9 @@
 # Types for the compiled form of ownership.py, which has the documentation.
 
+cimport cython
+
 from .. cimport _nonblocking
-from .._util.wakeup cimport Wakeup
+from .._util.wakeup cimport Sleeper, Wakeup
 
 cdef object _LOOP, _THREAD, _HELD, _TASK, _NONE
 
@@ -37,4 +39,6 @@ cdef class SharedWakeup(Wakeup):
     cdef public bint _posted
     cdef public object baton
 
+    @cython.locals(sleeper=Sleeper)
+    cpdef bint is_idle(self) except -1
     cpdef object set(self)

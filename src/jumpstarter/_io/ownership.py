@@ -78,7 +78,7 @@ import trio
 
 from .. import _nonblocking
 from .._util.fork import close_in_children, no_fork
-from .._util.wakeup import NOTHING, Wakeup
+from .._util.wakeup import Wakeup
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -455,10 +455,15 @@ class SharedWakeup(Wakeup):
     __slots__ = ("_ownership", "_posted", "baton")
 
     def __init__(self, ownership: Ownership) -> None:
-        self._task = None  # as in Wakeup; each call of a task makes one of these
+        self._sleeper = self._request = None  # as in Wakeup
         self._ownership = ownership
         self._posted = False
         self.baton: _nonblocking.Baton | None = None
+
+    def is_idle(self) -> bool:
+        """Return True if nothing waits, and no letter is on its way to wake it."""
+        sleeper = self._sleeper
+        return self.baton is None and not self._posted and (sleeper is None or sleeper.task is None)
 
     def set(self) -> None:
         """Wake the task or thread that waits, if any. With the lock."""
@@ -466,9 +471,7 @@ class SharedWakeup(Wakeup):
         if baton is not None:
             pass_baton(self._ownership, baton)
         elif not self._ownership.holder:
-            task, self._task = self._task, None
-            if task is not None:
-                trio.lowlevel.reschedule(task, NOTHING)
+            Wakeup.set(self)  # `super` does not find a C method
         elif not self._posted:
             # A thread never looks whether a task waits: the task may be about to.
             self._posted = True
@@ -481,4 +484,4 @@ class SharedWakeup(Wakeup):
 
     def _set_in_loop(self) -> None:
         self._posted = False  # before the wake-up: what changes from here on is posted again
-        Wakeup.set(self)  # `super` does not find a C method
+        Wakeup.set(self)

@@ -13,10 +13,12 @@ This module is compiled.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Generator
 from typing import Any, Final
 
 import trio
+
+from . import trio_private
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
 
@@ -42,18 +44,41 @@ class _Nothing:
 NOTHING: Final[Any] = _Nothing()
 
 
+class Sleeper:
+    """The task that waits for a `Wakeup`.
+
+    It is an object of its own since Trio's request has its abort function, and the wake-up has the
+    request: without it, each wake-up would refer to itself, and wait for the garbage collector.
+
+    Attributes:
+        task: The task; None while none waits.
+    """
+
+    __slots__ = ("task",)
+
+    def __init__(self) -> None:
+        self.task: trio.lowlevel.Task | None = None
+
+    def abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        """Let Trio cancel the wait."""
+        self.task = None
+        return _SUCCEEDED
+
+
 class Wakeup:
     """Wake the one task that waits, if one does."""
 
-    __slots__ = ("_task",)
+    __slots__ = ("_request", "_sleeper")
 
     def __init__(self) -> None:
-        self._task: trio.lowlevel.Task | None = None
+        self._sleeper: Sleeper | None = None  # made by the first wait, as is the request
+        self._request: object = None
 
     def set(self) -> None:
         """Wake the waiting task, if there is one. Only in the loop's thread."""
-        task, self._task = self._task, None
-        if task is not None:
+        sleeper = self._sleeper
+        if sleeper is not None and sleeper.task is not None:
+            task, sleeper.task = sleeper.task, None
             trio.lowlevel.reschedule(task, NOTHING)
 
     def wait(self) -> Awaitable[None]:
@@ -61,14 +86,24 @@ class Wakeup:
 
         A checkpoint; cancelling it loses nothing.
         """
-        assert self._task is None, "only one task can wait for a Wakeup"
-        self._task = trio.lowlevel.current_task()
-        # Not awaited here: that would be one more coroutine for Trio to resume.
-        return trio.lowlevel.wait_task_rescheduled(self._abort)  # noqa: ASYNC105
+        sleeper = self._sleeper
+        if sleeper is None:
+            sleeper = self._sleeper = Sleeper()
+            self._request = trio_private.request_to_sleep(sleeper.abort)
+        assert sleeper.task is None, "only one task can wait for a Wakeup"
+        sleeper.task = trio_private.current_task()
+        if self._request is None:
+            return trio.lowlevel.wait_task_rescheduled(sleeper.abort)  # noqa: ASYNC105
+        return self
 
-    def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
-        self._task = None
-        return _SUCCEEDED
+    def __await__(self) -> Generator[object, Any, None]:
+        """Sleep, after `wait`: with the same request each time, and no coroutine of Trio's."""
+        outcome = yield self._request
+        if outcome is not NOTHING:  # which only spares a call of Python code
+            try:
+                outcome.unwrap()
+            finally:
+                del outcome  # its exception refers to this frame
 
 
 class LazyParkingLot:

@@ -3,6 +3,7 @@
 cimport cython
 
 from .._io.event_router cimport EventRouter
+from .._io.ownership cimport Ownership, SharedWakeup
 from .._protocol.client cimport ClientProtocol
 from .._util cimport trio_private
 from ._loop cimport lane_of_loop
@@ -17,10 +18,15 @@ cdef class CallSender:
     cdef public ClientProtocol _rules
     cdef public bint _closing
     cdef public int _lone_calls
+    cdef public list _spare
 
     @cython.locals(rules=ClientProtocol)
     cpdef bint start(self, OutgoingCall call, double seconds) except -1
-    @cython.locals(is_free=bint)
+    @cython.locals(waiter=SharedWakeup)
+    cpdef object _wait_on(self, OutgoingCall call)
+    @cython.locals(seconds=double)
+    cpdef object _begin(self, OutgoingCall call)
+    @cython.locals(is_free=bint, ownership=Ownership)
     cpdef bint _open_now(self, OutgoingCall call, double seconds) except -1
     @cython.locals(request=Request)
     cpdef object _queue(self, OutgoingCall call, double seconds)

@@ -15,6 +15,7 @@ import trio
 from .._io.connection import Connection
 from .._io.current_lane import Lane
 from .._io.leading_tasks import lead_in_task
+from .._io.ownership import SharedWakeup
 from .._limits import Limits
 from .._protocol.client import ClientProtocol
 from .._protocol.codec import decode_value
@@ -32,6 +33,7 @@ __all__ = ["CallSender", "seconds_left"]
 
 _LONE_CALLS: Final = 4  # calls of tasks, one after the other, for which a watch is made
 _MAX_TIMEOUT_MS: Final = 2**32 - 1
+_MAX_SPARE: Final = 64  # wake-ups that are kept for the next calls
 _INFINITE: Final = math.inf
 
 
@@ -53,6 +55,7 @@ class CallSender:
         self._lone_calls = 0
         self._rules = rules
         self._slots = SlotQueue(rules, connection)
+        self._spare: list[SharedWakeup] = []  # of calls that have ended
         self._closing = False  # set with the lock; nothing is sent after that
 
     # ------------------------------------------------------------------- for tasks of the loop
@@ -98,18 +101,32 @@ class CallSender:
         """
         if not call.slot:
             if self.connection.handlers or not await self._lead(call):
-                await self.open(call)
+                later = self._begin(call)
+                if later is not None:
+                    await later
             elif call.done and not call.has_failed:
                 return call.result(decode)
         try:
-            while (waiter := call.wakeup()) is not None:
-                await waiter.wait()
+            while (waiting := self._wait_on(call)) is not None:
+                await waiting
             if call.error is not None and isinstance(call.failure, DriverTimeoutError):
                 await self._let_deadline_pass(call.failure)
         except BaseException as exc:
             await call.cancel(exc)
             raise
         return call.result(decode)
+
+    def _wait_on(self, call: OutgoingCall) -> Awaitable[None] | None:
+        """Begin to wait for the end of a call; return what to await. None if it has ended."""
+        waiter = call.wakeup()
+        if waiter is not None:
+            return waiter.wait()
+        waiter = call.give_back()
+        # A letter that is late all the same would wake the next call that has it. That call looks
+        # whether it has ended, and waits again.
+        if waiter is not None and waiter.is_idle() and len(self._spare) < _MAX_SPARE:
+            self._spare.append(waiter)
+        return None
 
     async def _lead(self, call: OutgoingCall) -> bool:
         """Make the only call from the task that waits for it. See `lead_in_task`."""
@@ -172,11 +189,19 @@ class CallSender:
         Raises:
             DriverError: It was not sent, and nothing has changed.
         """
+        later = self._begin(call)
+        if later is not None:
+            await later
+
+    def _begin(self, call: OutgoingCall) -> Awaitable[None] | None:
+        """Send a call if that is possible now. Otherwise return what sends it.
+
+        So the usual call has no coroutine for that.
+        """
         seconds = seconds_left()
-        if seconds == -_INFINITE:
-            await trio.lowlevel.checkpoint_if_cancelled()
-        if not self._open_now(call, seconds):
-            await self._open_later(call)
+        if seconds != -_INFINITE and self._open_now(call, seconds):
+            return None
+        return self._open_later(call, seconds)
 
     def _open_now(self, call: OutgoingCall, seconds: float) -> bool:
         """Send a call if a slot is free. Otherwise announce that its task waits for one.
@@ -184,12 +209,14 @@ class CallSender:
         Raises:
             DriverError: It was not sent, and nothing has changed.
         """
-        with self.connection.lock:
+        ownership = self.connection.ownership
+        with ownership.lock:
             self._check_open(call.request)
             # Only tasks that wait are promised a slot: this saves a call of Python code.
             is_free = self._rules.free_slots and not self.connection.slot_waiters
             if is_free or self._slots.has_free_slot:
-                call.next_wakeup()  # here, where the lock is held
+                # Here, where the lock is held.
+                call.borrow(self._spare.pop() if self._spare else SharedWakeup(ownership))
                 self._queue(call, seconds)
                 self.connection.writer.flush()
                 return True
@@ -197,8 +224,12 @@ class CallSender:
             self._slots.register(call.request)
         return False
 
-    async def _open_later(self, call: OutgoingCall) -> None:
-        """Wait for a slot, after `_open_now` has found none, and send the call. A checkpoint."""
+    async def _open_later(self, call: OutgoingCall, seconds: float) -> None:
+        """Send a call that `_begin` has not sent: it has no slot yet, or is cancelled."""
+        if seconds == -_INFINITE:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if self._open_now(call, seconds):
+                return
         await self._slots.wait()
         seconds = seconds_left()
         with self.connection.lock:

@@ -2,6 +2,7 @@
 
 cimport cython
 
+from .._io.ownership cimport SharedWakeup
 from .._protocol.codec cimport call_prefix, decode_value, encode_request
 
 cdef object _NEW, _SENT, _ABANDONED, _ENDED, _NOT_NESTED, _RESULT
@@ -12,7 +13,8 @@ cdef class Request:
 
 cdef class OutgoingCall:
     cdef object __weakref__
-    cdef public object channel, state, baton, _failure, error, value, _waiter, _ended
+    cdef public object channel, state, baton, _failure, error, value, _ended
+    cdef public SharedWakeup _waiter
     cdef public Request request
     cdef public long long slot
 
@@ -21,5 +23,7 @@ cdef class OutgoingCall:
     cpdef object _end(self, failure)
     cpdef object _wake(self)
     cpdef bint collect(self) except -1
-    cpdef object wakeup(self)
-    cpdef object next_wakeup(self)
+    cpdef object borrow(self, SharedWakeup waiter)
+    cpdef SharedWakeup give_back(self)
+    cpdef SharedWakeup wakeup(self)
+    cpdef SharedWakeup next_wakeup(self)

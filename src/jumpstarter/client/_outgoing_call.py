@@ -291,6 +291,15 @@ class OutgoingCall:
         with self.channel.connection.lock:
             self.baton = None
 
+    def borrow(self, waiter: SharedWakeup) -> None:
+        """Wait with this one. With the lock, before the call is sent."""
+        self._waiter = waiter
+
+    def give_back(self) -> SharedWakeup | None:
+        """Return what the call has waited with, if anything. Once it has ended."""
+        waiter, self._waiter = self._waiter, None
+        return waiter
+
     def wakeup(self) -> SharedWakeup | None:
         """Return what the task that makes the call waits for next; None if the call has ended.
 
