@@ -481,6 +481,8 @@ class SlotStream(StreamEndpoint):
         try:
             if self.pending:
                 await trio.lowlevel.checkpoint()
+            else:  # even if a thread receives something meanwhile, which ends this wait
+                await self._may_receive.wait()
             while not self.pending:
                 await self._may_receive.wait()
             with self._lock:

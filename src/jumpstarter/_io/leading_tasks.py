@@ -60,7 +60,11 @@ async def lead_in_task(
         finally:
             if not leads:
                 ownership.give_up(reader.needs_loop)
-    while leads:
+    if not leads:
+        if started:  # and a thread may read the answer before the task waits for it
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        return started
+    while True:
         try:
             await ownership.wait_for_socket()
         except BaseException:
@@ -69,7 +73,8 @@ async def lead_in_task(
         finally:
             with connection.lock:
                 leads = _lead_on(connection, awaited, goes_on=leads)
-    return started
+        if not leads:
+            return True
 
 
 def _lead_on(connection: Connection, awaited: Awaited, *, goes_on: bool) -> bool:

@@ -107,8 +107,14 @@ class CallSender:
             elif call.done and not call.has_failed:
                 return call.result(decode)
         try:
-            while (waiting := self._wait_on(call)) is not None:
+            waiting = self._wait_on(call)
+            if waiting is None:
+                # A thread has read the answer since the call was sent, or the task led and got an
+                # error. `_begin` and `_lead` have looked for a cancellation before they sent it.
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            while waiting is not None:
                 await waiting
+                waiting = self._wait_on(call)
             if call.error is not None and isinstance(call.failure, DriverTimeoutError):
                 await self._let_deadline_pass(call.failure)
         except BaseException as exc:

@@ -165,7 +165,8 @@ class RemoteGenerator(Generic[T]):
     async def __anext__(self) -> T:
         """Return the next item. If cancelled, it ends the generator.
 
-        A checkpoint if it must wait, and for one in 32 of the items that have arrived already.
+        A checkpoint for the first item, if it must wait, and for one in 32 of the items that have
+        arrived already.
 
         Raises:
             StopAsyncIteration: The driver's generator has ended.
@@ -201,9 +202,11 @@ class RemoteGenerator(Generic[T]):
     async def _receive(self, take: Callable[[_GeneratorCall], Taken]) -> Taken:
         with self._channel.connection.lock:  # a thread may be about to iterate
             self._check_not_busy()
-            if self._state is _OVER:
-                raise StopAsyncIteration
-            self._busy = True
+            is_over = self._state is _OVER
+            self._busy = not is_over
+        if is_over:
+            await trio.lowlevel.checkpoint()
+            raise StopAsyncIteration
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
             call = await self._start()
@@ -245,6 +248,8 @@ class RemoteGenerator(Generic[T]):
                 self._state = _OPEN
             else:  # another task ended it while this one waited for a slot
                 await call.cancel()
+            if call.items or call.done or call.has_failed:  # which a thread has read since then
+                await trio.lowlevel.cancel_shielded_checkpoint()
         return self._call
 
     def _take(self, call: _GeneratorCall) -> Body:

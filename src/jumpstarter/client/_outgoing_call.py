@@ -323,15 +323,15 @@ class OutgoingCall:
         return self._waiter
 
     async def join(self) -> None:
-        """Wait until the call has ended. For any number of tasks.
+        """Wait until the call has ended. A checkpoint. For any number of tasks.
 
         The task that closes the client waits here, beside the one that makes the call.
         """
         with self.channel.connection.lock:
-            if self.state is _ENDED:
-                return
             if self._ended is None:
                 self._ended = trio.Event()
+                if self.state is _ENDED:
+                    self._ended.set()
         await self._ended.wait()
 
     async def cancel(self, exc: BaseException | None = None) -> None:

@@ -124,14 +124,18 @@ class _StreamCall(OutgoingCall):
         return self.failure
 
     async def wait_accepted(self) -> None:
-        """Wait until the driver has opened the stream, or failed to."""
+        """Wait until the driver has opened the stream, or failed to. A checkpoint."""
         lock = self.channel.connection.lock
+        waited = False
         while True:
             with lock:
                 if self.accepted or self.done:
                     break
                 waiter = self.next_wakeup()
             await waiter.wait()
+            waited = True
+        if not waited:  # a thread has read the answer since the call was sent
+            await trio.lowlevel.cancel_shielded_checkpoint()
         if not self.accepted and self.failure is not None:
             raise self.failure
 
