@@ -198,6 +198,42 @@ async def test_bytes_that_are_not_tls_break_the_stream() -> None:
     await theirs.aclose()
 
 
+def with_a_broken_record(engine: TlsEngine) -> bytes:
+    """Return the ciphertext of two records, of one that was changed on its way, and of a fourth."""
+    records = []
+    for data in (b"one, ", b"two", b"three", b"four"):
+        engine.encrypt(data)
+        records.append(engine.take())
+    records[2] = records[2][:-1] + bytes([records[2][-1] ^ 1])
+    return b"".join(records)
+
+
+@timed()
+async def test_bytes_before_a_broken_record_arrive_before_the_error() -> None:
+    ours, theirs = await transports()
+    await ours._stream.send_all(with_a_broken_record(ours._engine))
+    assert await read_all(theirs, 8) == b"one, two"
+    for _ in range(2):
+        with pytest.raises(trio.BrokenResourceError, match=r"read failed: \[SSL"):
+            await theirs.read()
+    await ours.aclose()
+    await theirs.aclose()
+
+
+@timed()
+async def test_a_stream_receives_what_comes_before_a_broken_record() -> None:
+    ours, theirs = await tls_pair()
+    assert isinstance(ours, TlsStream)
+    await ours.transport_stream.send_all(with_a_broken_record(ours._engine))
+    assert await theirs.receive_some(5) == b"one, "
+    assert await theirs.receive_some() == b"two"
+    for _ in range(2):
+        with pytest.raises(trio.BrokenResourceError):
+            await theirs.receive_some()
+    await ours.aclose()
+    await theirs.aclose()
+
+
 @timed()
 async def test_a_peer_that_hangs_up_amid_the_handshake_breaks_the_stream() -> None:
     ours, theirs = await unix_pair()
@@ -224,14 +260,12 @@ async def test_answers_that_the_peer_does_not_read_break_the_stream() -> None:
     ours, theirs = await transports()
     rest = ours.try_write([bytes(10_000_000)])
     assert rest  # the socket is full
-    for size, breaks in ((1000, False), (100_000, True)):
+    for size in (1000, 100_000):
         ours._engine._outgoing.write(bytes(size))  # as alerts against renegotiation do
         assert theirs.try_write([b"x"]) == []
-        if breaks:
-            with pytest.raises(trio.BrokenResourceError, match=r": the peer asks for answers"):
-                await ours.read()
-        else:
-            assert await ours.read() == b"x"
+        assert await ours.read() == b"x"
+    with pytest.raises(trio.BrokenResourceError, match=r": the peer asks for answers"):
+        await ours.read()
     await ours.aclose()
     await theirs.aclose()
 

@@ -10,7 +10,7 @@ cdef Py_ssize_t _ALL
 cdef object _PENDING
 
 cdef class TlsEngine:
-    cdef public object _incoming, _outgoing, _tls
+    cdef public object _incoming, _outgoing, _tls, failure
     cdef public bint has_ended, is_established
 
     cpdef object shake_hands(self)

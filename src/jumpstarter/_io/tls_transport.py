@@ -43,9 +43,10 @@ class TlsEngine:
     Attributes:
         is_established: The two sides have shaken hands.
         has_ended: Nothing more can come, after what was decrypted.
+        failure: What the next `decrypt` raises, since an earlier one has returned bytes instead.
     """
 
-    __slots__ = ("_incoming", "_outgoing", "_tls", "has_ended", "is_established")
+    __slots__ = ("_incoming", "_outgoing", "_tls", "failure", "has_ended", "is_established")
 
     def __init__(
         self, context: ssl.SSLContext, server_hostname: str | None, server_side: bool
@@ -57,6 +58,7 @@ class TlsEngine:
         )
         self.is_established: bool = False
         self.has_ended: bool = False
+        self.failure: ssl.SSLError | None = None
 
     def shake_hands(self) -> None:
         """Go on with the handshake.
@@ -84,8 +86,11 @@ class TlsEngine:
             size: The most bytes to return. The rest stays for the next call.
 
         Raises:
-            ssl.SSLError: The peer broke the protocol, or the handshake failed.
+            ssl.SSLError: The handshake failed, or the peer broke the protocol. Earlier bytes were
+                returned before.
         """
+        if self.failure is not None:
+            raise self.failure
         pieces: list[bytes] = []
         try:
             if not self.is_established:
@@ -110,6 +115,10 @@ class TlsEngine:
             if not self.is_established:
                 raise
             self.has_ended = True
+        except ssl.SSLError as exc:
+            if not pieces:
+                raise
+            self.failure = exc  # as OpenSSL reports it, behind the records before the broken one
         if pieces:
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
         return b"" if self.has_ended else None
@@ -136,13 +145,9 @@ class TlsEngine:
         return self._outgoing.pending > 0
 
     def check_answers(self) -> None:
-        """Check that the peer has read most answers to what it sent.
-
-        Raises:
-            ssl.SSLError: It has not.
-        """
+        """Set `failure` unless the peer has read most answers to what it sent."""
         if self._outgoing.pending > _ANSWERS:
-            raise _fault("the peer asks for answers that it does not read")
+            self.failure = _fault("the peer asks for answers that it does not read")
 
     def getpeercert(self) -> Any:
         """Return the peer's certificate, as `ssl.SSLSocket.getpeercert` does."""
@@ -214,7 +219,9 @@ class TlsTransport(SocketTransport):
                 with suppress(OSError):
                     self._flush()
         engine.check_answers()
-        if data and engine.has_ended:  # so that the socket stays readable
+        if engine.failure is not None and not data:
+            raise engine.failure
+        if engine.has_ended or engine.failure is not None:  # so that the socket stays readable
             with suppress(OSError):
                 self._stream.socket.shutdown(socket.SHUT_RD)
         return data
