@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
-from helpers import PATIENCE
+from helpers import PATIENCE, wait_until
 from jumpstarter import _nonblocking, _stepping
 
 Pair = tuple[socket.socket, socket.socket]
@@ -305,3 +308,73 @@ def test_a_signal_ends_the_wait_for_a_baton() -> None:
         while not arrived:
             assert not _nonblocking.Baton().wait(PATIENCE)
     assert time.monotonic() - started < PATIENCE
+
+
+def test_a_forked_child_forgets_the_threads_that_wait_in_its_parent(pair: Pair) -> None:
+    """They do not exist there; with them, none of its own waits would begin with a look."""
+    ours, theirs = pair
+    waiting = threading.Thread(
+        target=_nonblocking.wait_readable, args=(ours.fileno(), int(PATIENCE * 1000))
+    )
+    waiting.start()
+    try:
+        wait_until(lambda: _nonblocking.count_waiting() == 1)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(_nonblocking.count_waiting())
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert _nonblocking.count_waiting() == 1
+    finally:
+        theirs.sendall(b"x")
+        waiting.join()
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_buffers_are_written_one_after_the_other(pair: Pair, kind: type) -> None:
+    ours, theirs = pair
+    assert _nonblocking.write_many(ours.fileno(), [kind(b"some"), kind(b""), kind(b" bytes")]) == 10
+    assert theirs.recv(100) == b"some bytes"
+    assert _nonblocking.write_many(ours.fileno(), []) == 0
+    sent = 0
+    with suppress(BlockingIOError):
+        while True:
+            sent += _nonblocking.write_many(ours.fileno(), [kind(bytes(50_000)), kind(b"x")])
+    assert sent > 0
+    received = 0
+    while received < sent:
+        received += len(theirs.recv(100_000))
+    assert received == sent
+    with pytest.raises(TypeError):
+        _nonblocking.write_many(ours.fileno(), [b"x", "text"])  # type: ignore[list-item]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        _nonblocking.write_many(-1, [b"x"])
+
+
+WRITES_TO_A_CLOSED_PEER = """
+import signal, socket
+from jumpstarter import _nonblocking
+from jumpstarter._io.transport import SocketTransport
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+ours, theirs = socket.socketpair()
+theirs.close()
+for write in (
+    lambda: _nonblocking.write(ours.fileno(), b"x"),
+    lambda: _nonblocking.write_many(ours.fileno(), [b"x", b"y"]),
+):
+    try:
+        write()
+    except BrokenPipeError:
+        print("broken")
+"""
+
+
+@pytest.mark.skipif(not hasattr(socket, "MSG_NOSIGNAL"), reason="this system has no such flag")
+def test_a_peer_that_has_closed_does_not_end_a_program_that_has_restored_sigpipe() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WRITES_TO_A_CLOSED_PEER],
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["broken"] * 2, "")

@@ -21,9 +21,11 @@ import os
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.errno cimport EAGAIN, EINTR, errno
+from libc.string cimport memset
 
 cdef extern from "Python.h":
     # With plain pointers, since the object moves when it is resized.
@@ -32,9 +34,18 @@ cdef extern from "Python.h":
     int _PyBytes_Resize(PyObject** data, Py_ssize_t size) except -1
     void Py_DECREF(PyObject* data)
 
+cdef extern from "sys/uio.h":
+    cdef struct iovec:
+        void* iov_base
+        size_t iov_len
+
 cdef extern from "sys/socket.h":
     Py_ssize_t recv(int fd, void* buffer, size_t size, int flags)
     Py_ssize_t send(int fd, const void* buffer, size_t size, int flags)
+    cdef struct msghdr:
+        iovec* msg_iov
+        size_t msg_iovlen
+    Py_ssize_t sendmsg(int fd, const msghdr* message, int flags) nogil
     int MSG_DONTWAIT
 
 cdef extern from "poll.h":
@@ -65,6 +76,17 @@ cdef extern from "time.h" nogil:
     ctypedef int clockid_t
     clockid_t CLOCK_MONOTONIC
     int clock_gettime(clockid_t clock, timespec* result)
+
+cdef extern from *:
+    """
+    /* Python ignores SIGPIPE, but a program may restore it: a peer that closes must not end it. */
+    #ifdef MSG_NOSIGNAL
+    #define QUIETLY (MSG_DONTWAIT | MSG_NOSIGNAL)
+    #else /* an older macOS, where it is an option of the socket */
+    #define QUIETLY MSG_DONTWAIT
+    #endif
+    """
+    int QUIETLY
 
 cdef extern from *:
     """
@@ -106,6 +128,16 @@ cdef enum:
     _TOGETHER = 32  # batons that are passed while the GIL is released once
 
 
+def _forget_threads():
+    """Forget the threads of the parent, in a forked child, which has none of them."""
+    global _crowded_until, _in_vain, _waiting, _passed
+    _crowded_until = _in_vain = _waiting = 0
+    _passed = -_TURNS
+
+
+os.register_at_fork(after_in_child=_forget_threads)
+
+
 cdef int _fail(int error) except -1:
     raise OSError(error, os.strerror(error))
 
@@ -143,9 +175,9 @@ cpdef Py_ssize_t write(int fd, data) except -1:
     cdef int error
     cdef Py_ssize_t written
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    written = send(fd, view.buf, view.len, MSG_DONTWAIT)
+    written = send(fd, view.buf, view.len, QUIETLY)
     while written < 0 and errno == EINTR:
-        written = send(fd, view.buf, view.len, MSG_DONTWAIT)
+        written = send(fd, view.buf, view.len, QUIETLY)
     error = errno
     PyBuffer_Release(&view)
     if written >= 0:
@@ -153,6 +185,46 @@ cpdef Py_ssize_t write(int fd, data) except -1:
     if error == EAGAIN:
         return 0
     _fail(error)
+
+
+cpdef Py_ssize_t write_many(int fd, list buffers) except -1:
+    """Write buffers, one after the other, as `write` does, but let other threads run: for bulk.
+
+    Raises:
+        BlockingIOError: Nothing can be written without waiting.
+        OSError: The stream is broken.
+    """
+    cdef Py_ssize_t written
+    cdef int error
+    cdef Py_ssize_t count = 0
+    cdef Py_ssize_t index
+    cdef msghdr message
+    cdef iovec* parts = <iovec*>PyMem_Malloc(len(buffers) * sizeof(iovec))
+    cdef Py_buffer* views = <Py_buffer*>PyMem_Malloc(len(buffers) * sizeof(Py_buffer))
+    try:
+        if parts is NULL or views is NULL:
+            raise MemoryError
+        for buffer in buffers:
+            PyObject_GetBuffer(buffer, &views[count], PyBUF_SIMPLE)
+            parts[count].iov_base = views[count].buf
+            parts[count].iov_len = views[count].len
+            count += 1
+        memset(&message, 0, sizeof(message))
+        message.msg_iov = parts
+        message.msg_iovlen = count
+        with nogil:
+            written = sendmsg(fd, &message, QUIETLY)
+            while written < 0 and errno == EINTR:
+                written = sendmsg(fd, &message, QUIETLY)
+            error = errno
+    finally:
+        for index in range(count):
+            PyBuffer_Release(&views[index])
+        PyMem_Free(parts)
+        PyMem_Free(views)
+    if written < 0:
+        _fail(error)
+    return written
 
 
 cpdef bint is_readable(int fd) except -1:
@@ -191,6 +263,11 @@ cpdef unsigned long get_ident() noexcept:
 cpdef bint is_crowded() except -1:
     """Return whether another thread was late to let a wait of this process return."""
     return _crowded_until > 0 and _now() < _crowded_until
+
+
+cpdef int count_waiting() noexcept:
+    """Return the number of threads of this process that are in `wait_readable`."""
+    return _waiting
 
 
 cpdef bint look(int fd) except -1:

@@ -46,8 +46,8 @@ C. The watch is muted exactly while the reader is THREAD, HELD or TASK.
 D. Each waiting task or thread can be woken by the loop and by any reader, and depends on none.
 E. The holder of the lock never waits, and runs no code of users: log records, too, are left to
    the loop. For a single call it keeps the interpreter's lock (`_nonblocking`), so a thread that
-   computes gets no chance to hold it for 5 ms meanwhile. Bulk lets other threads run: `os.writev`
-   for several buffers or a large one, and `os.readv`.
+   computes gets no chance to hold it for 5 ms meanwhile. Bulk lets other threads run:
+   `write_many` for several buffers or a large one, and `os.readv`.
 F. Only the loop's thread touches Trio's objects. A thread leaves a letter (`defer`); all letters
    of one locked section are posted together, after the lock was released. The batons of the threads
    that it wakes are passed together before that.

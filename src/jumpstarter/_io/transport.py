@@ -51,7 +51,7 @@ _READ_SIZE: Final = 65 * 1024  # bytes: a frame of 64 KiB, and some small ones
 _BULK_SIZE: Final = 256 * 1024  # bytes: more than a Unix socket queues by default
 _FREED: Final = 4 * 1024 * 1024  # bytes: half of what malloc then keeps; enough to echo 1 MiB
 _SEND_SIZE: Final = 32 * 1024  # bytes per `send_all`; a peer that takes that many is not stalled
-_MAX_BUFFERS: Final = 512  # buffers per `writev`; the kernel's own limit is 1,024
+_MAX_BUFFERS: Final = 512  # buffers per `write_many`; the kernel's own limit is 1,024
 
 _NO_LOCK: Final = nullcontext()
 
@@ -174,7 +174,7 @@ class SocketTransport:
         rest = list(buffers)
         while rest:
             try:
-                written = os.writev(self._fd, rest[:_MAX_BUFFERS])
+                written = _nonblocking.write_many(self._fd, rest[:_MAX_BUFFERS])
             except BlockingIOError:
                 break
             rest = _after(rest, written)
