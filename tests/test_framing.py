@@ -16,7 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzz.framing import decodes
-from jumpstarter._framing import HEADER_SIZE, FrameDecoder, pack_frame, pack_header, scan, seal
+from jumpstarter._framing import (
+    HEADER_SIZE,
+    FrameDecoder,
+    find_tail,
+    pack_frame,
+    pack_header,
+    scan,
+    seal,
+)
 from jumpstarter.errors import Code, FramingError
 from reference_framing import Breach, Frame, MessageError, ReferenceDecoder, ReferenceScan
 from reference_framing import pack_header as reference_header
@@ -727,3 +735,22 @@ def test_decoders_of_several_threads_are_independent() -> None:
     for thread in threads:
         thread.join(timeout=60)
     assert results == [expected] * 8
+
+
+@given(st.binary(max_size=40), st.integers(), st.integers(0, 2**64 - 1))
+def test_the_end_of_a_value_is_looked_for_within_its_piece_only(
+    piece: bytes, start: int, size: int
+) -> None:
+    if 0 <= start <= len(piece):
+        assert -1 <= find_tail(piece, start, size) <= max(-1, len(piece) - 5)
+    else:
+        with pytest.raises((ValueError, OverflowError)):
+            find_tail(piece, start, size)
+
+
+@pytest.mark.parametrize("start", [-1, -5, 16, 2**40])
+def test_a_value_that_begins_outside_of_its_piece_is_refused(start: int) -> None:
+    value = b"\xc6\x00\x00\x00\x0aabcdefghij"
+    assert find_tail(value, 0, len(value)) == 0
+    with pytest.raises(ValueError, match="must be a position in the piece"):
+        find_tail(value, start, len(value))

@@ -566,12 +566,18 @@ cpdef Py_ssize_t find_tail(piece, Py_ssize_t start, uint64_t size) except -2:
     Returns:
         The position of the five bytes in the piece that declare these bytes, `c6` and their number.
         -1 if the value does not end so, or contains another container before.
+
+    Raises:
+        ValueError: The value would begin outside of the piece.
     """
     cdef Py_buffer view
     cdef Walk walk
     cdef uint64_t left = 1
     cdef Py_ssize_t found = -1
     PyObject_GetBuffer(piece, &view, PyBUF_SIMPLE)
+    if not 0 <= start <= view.len:
+        PyBuffer_Release(&view)
+        raise ValueError(f"start {start}: must be a position in the piece")
     walk.at = <const uint8_t*>view.buf + start
     walk.end = <const uint8_t*>view.buf + view.len
     if read_value(&walk) == GOOD and walk.kind == ARRAY:
