@@ -485,3 +485,23 @@ def test_any_interleaving_keeps_each_slots_order(
         assert sum(credit) == run.credit[slot]
         assert 0 not in credit
     assert all(len(frame.payload) <= max_frame for frame in run.found)
+
+
+def test_nothing_is_kept_after_the_last_frame() -> None:
+    queue = SendQueue()
+    queue.close(int(FrameType.GOAWAY), b"bye")
+    queue.max_frame = 64 * 1024  # as by a HELLO that is handled late
+    for size in (10, 1000, 100_000):
+        queue.add_frame(int(FrameType.CANCEL), 1, bytes(8))
+        queue.add_message(int(FrameType.RESULT), 1, bytearray(8 + size), True)
+        queue.add_data(2, bytes(size), False)
+        queue.add_credit(3, size)
+        queue.add_pong(bytes(8))
+        queue.add_goaway_ack()
+    assert (queue.queued_bytes, queue.unstarted_bytes) == (0, 0)
+    assert not queue.has_slot_queue(1) | queue.has_slot_queue(2)
+    batch = queue.next_batch()
+    assert [frame[8:] for frame in batch.buffers] == [b"bye"]
+    assert (batch.drained, batch.ended) == ([], [])
+    assert not queue
+    assert queue.next_batch().buffers == []

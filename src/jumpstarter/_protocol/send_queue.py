@@ -105,7 +105,8 @@ class SendQueue:
     @max_frame.setter
     def max_frame(self, size: int) -> None:
         self._max_frame = size
-        self._small = min(_SMALL, size) + HEADER_SIZE
+        if not self._closed:
+            self._small = min(_SMALL, size) + HEADER_SIZE
 
     def __bool__(self) -> bool:
         if self._closed:
@@ -157,11 +158,14 @@ class SendQueue:
 
     def add_credit(self, slot: int, delta: int) -> None:
         """Add to the credit that the next batch will give the peer."""
+        if self._closed:
+            return
         self._credit[slot] = self._credit.get(slot, 0) + delta
 
     def add_pong(self, payload: bytes) -> None:
         """Answer the latest PING. This replaces an answer that is still queued."""
-        self._pong = payload
+        if not self._closed:
+            self._pong = payload
 
     def add_goaway_ack(self) -> None:
         """Answer GOAWAY, once, when the first frame of each queued CALL has left."""
@@ -170,11 +174,15 @@ class SendQueue:
             self._append_to_slot(0, ack)
 
     def _append_urgent(self, frame: Buffer) -> None:
+        if self._closed:
+            return
         self._urgent.append(frame)
         self.queued_bytes += len(frame)
         self.unstarted_bytes += len(frame)
 
     def _append_to_slot(self, slot: int, message: _Message) -> None:
+        if self._closed:
+            return
         size = message.size()
         self.queued_bytes += size
         self.unstarted_bytes += size
@@ -187,8 +195,12 @@ class SendQueue:
     def close(self, type_: int, payload: bytes) -> None:
         """Discard everything queued, now and later, except one last frame."""
         self._closed = True
+        self._small = -1  # so that `add_message` need not ask: nothing is urgent any more
         self._last = pack_frame(type_, 0, 0, payload)
         self._urgent.clear()
+        self._ended.clear()
+        self._credit.clear()
+        self._pong = None
         self._slot_queues.clear()
         self.queued_bytes = self.unstarted_bytes = 0
 
