@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
+from jumpstarter._util import fork, stderr_log
 from processes import PATIENCE, running
 
 # Logs some lines of about a kilobyte each, reports this on stdout, and ends after reading stdin.
@@ -209,3 +212,42 @@ assert (root.level, root.handlers) == before
     with start(script) as process:
         _, err = process.communicate(timeout=PATIENCE)
     assert (err, process.returncode) == (b"", 0)
+
+
+def can_fork() -> bool:
+    """Return whether another thread could fork now."""
+
+    def look() -> bool:
+        lock: Any = fork.no_fork()
+        is_free: bool = lock.acquire(blocking=False)
+        if is_free:
+            lock.release()
+        return is_free
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(look).result()
+
+
+def test_no_child_is_forked_while_a_descriptor_is_made_or_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would keep a copy: the object does not know the number yet, or any more."""
+    really_duplicate, really_close = fcntl.fcntl, os.close
+    seen: list[bool] = []
+
+    def duplicate(number: int, operation: int, lowest: int) -> int:
+        seen.append(can_fork())
+        return really_duplicate(number, operation, lowest)
+
+    def close(number: int) -> None:
+        seen.append(can_fork())
+        really_close(number)
+
+    monkeypatch.setattr(fcntl, "fcntl", duplicate)
+    monkeypatch.setattr(os, "close", close)
+    descriptor = stderr_log.Descriptor.copy_of(2)
+    descriptor.close()
+    monkeypatch.undo()
+    assert seen == [False, False]
+    assert can_fork()
+    assert descriptor.fileno() == -1

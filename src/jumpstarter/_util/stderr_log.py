@@ -22,7 +22,7 @@ from logging.handlers import QueueHandler
 from queue import SimpleQueue
 from typing import Final
 
-from .fork import close_in_children, close_without_fork
+from .fork import close_in_children, close_without_fork, no_fork
 from .log_lines import LineFormatter
 
 __tracebackhide__ = True  # in a test's traceback, pytest leaves this file's frames out
@@ -106,7 +106,8 @@ class Descriptor:
     @classmethod
     def copy_of(cls, number: int) -> Descriptor:
         """Duplicate the descriptor of a standard stream."""
-        return cls(fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, _FREE))
+        with no_fork():  # a child would keep what it does not find yet
+            return cls(fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, _FREE))
 
     def fileno(self) -> int:
         """Return the descriptor, or -1 once it is closed."""
@@ -114,8 +115,9 @@ class Descriptor:
 
     def close(self) -> None:
         """Close the descriptor."""
-        number, self._number = self._number, -1
-        os.close(number)
+        with no_fork():
+            number, self._number = self._number, -1
+            os.close(number)
 
 
 class StderrHandler(QueueHandler):

@@ -23,7 +23,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from .fork import close_without_fork
+from .fork import close_without_fork, no_fork
 from .log_lines import LineFormatter
 from .stderr_log import (
     Descriptor,
@@ -82,9 +82,10 @@ class StandardStreams:
         self._numbers += [_STDERR] * (handler is not None)
         self._real = {number: Descriptor.copy_of(number) for number in self._numbers}
         self._stdout = None if stdout_closed else self._real.get(_STDOUT)
-        reader, writer = os.pipe()
-        # Closed in children, or one would wait for itself to read.
-        self._reader = Descriptor(reader)
+        with no_fork():
+            reader, writer = os.pipe()
+            # Closed in children, or one would wait for itself to read.
+            self._reader = Descriptor(reader)
         self._wake_reader, self._wake = os.pipe()
         with contextlib.suppress(OSError, AttributeError):  # then it keeps its size
             fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE)
