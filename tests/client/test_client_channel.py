@@ -31,11 +31,14 @@ from helpers import (
 )
 from jumpstarter._limits import DEFAULT_LIMITS, Limits
 from jumpstarter._protocol import events as ev
+from jumpstarter._protocol import is_compiled
 from jumpstarter._protocol.codec import encode_hello, encode_value
 from jumpstarter._protocol.frames import FrameType, Hello
 from jumpstarter._util.background import open_background
 from jumpstarter._util.reentrancy import CallOrigin, call_origin
 from jumpstarter.client._channel import Channel
+from jumpstarter.client._outgoing_call import Request
+from jumpstarter.client._slot_queue import SlotQueue
 from jumpstarter.driver import export
 from jumpstarter.errors import (
     CallCancelled,
@@ -799,3 +802,41 @@ async def test_peer_that_is_not_an_exporter_fails_the_handshake(
         with pytest.raises(CallRefused):
             await channel.call(ask("on"))
     assert autojump_clock.current_time() <= 7  # HELLO timeout plus the time to flush the GOAWAY
+
+
+@pytest.mark.skipif(is_compiled(), reason="the steps of compiled code are not interrupted")
+@pytest.mark.parametrize("step", ["register", "wait"])
+def test_ctrl_c_around_the_wait_for_a_slot_loses_no_slot(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_register, really_wait = SlotQueue.register, SlotQueue.wait
+
+    def register(self: SlotQueue, request: Request) -> None:
+        really_register(self, request)
+        signal.raise_signal(signal.SIGINT)
+
+    async def wait(self: SlotQueue) -> None:
+        await really_wait(self)
+        signal.raise_signal(signal.SIGINT)
+
+    async def main() -> None:
+        async with scripted(exporter_limits=ONE_CALL) as (channel, exporter):
+            async with trio.open_nursery() as nursery:
+                first = await begin(nursery, channel.call, ask("first"))
+
+                async def answer() -> None:
+                    await wait_all_tasks_blocked()
+                    await exporter.result((await exporter.event(ev.CallReceived)).slot)
+
+                nursery.start_soon(answer)
+                replacement = register if step == "register" else wait
+                monkeypatch.setattr(SlotQueue, step, replacement)
+                with trio.move_on_after(0.5) as scope, pytest.raises(KeyboardInterrupt):
+                    await channel.call(ask("second"))
+                monkeypatch.undo()
+                assert not scope.cancelled_caught
+            assert first.error is None
+            assert channel.connection.slot_waiters == 0
+            assert channel._slots._promised == 0
+
+    trio.run(main, clock=MockClock(autojump_threshold=0.1))

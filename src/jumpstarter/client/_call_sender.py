@@ -192,6 +192,8 @@ class CallSender:
     async def open(self, call: OutgoingCall) -> None:
         """Send a call, once it has a slot. A checkpoint if it must wait for one.
 
+        Ctrl-C is raised at a checkpoint: between two steps here, a slot would be lost for good.
+
         Raises:
             DriverError: It was not sent, and nothing has changed.
         """
@@ -285,6 +287,9 @@ class CallSender:
         goaway = self.connection.goaway
         why = "" if goaway is None else f" ({sanitize_text(goaway.goaway.text)})"
         return f"{self.name} takes no more calls{why}"
+
+
+trio.lowlevel.enable_ki_protection(CallSender.open)  # Cython takes no decorator there
 
 
 def seconds_left() -> float:
