@@ -26,6 +26,7 @@ from typing import Any, Final
 import trio
 
 from .._util.background import open_background
+from .._util.ctrl_c import pass_on_ctrl_c
 from .._util.wakeup import Wakeup
 from ..driver._caller import ConnectionContext
 from .error_reporter import ErrorReporter
@@ -193,6 +194,7 @@ class DisconnectHooks:
             with hook.scope:
                 await self._executor.run_hook(hook.function)
         except BaseException as exc:  # noqa: BLE001 - SystemExit too stays within it, as in a call
+            pass_on_ctrl_c(exc)
             self._errors.log(exc, str(hook))
         finally:
             hook.state = HookState.ENDED

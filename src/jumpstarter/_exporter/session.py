@@ -32,6 +32,7 @@ from .._protocol.codec import truncate
 from .._protocol.frames import ErrorBody, Hello
 from .._protocol.large_message import Message
 from .._util.background import open_background
+from .._util.ctrl_c import pass_on_ctrl_c
 from .._util.log_limit import RateLimitedLogger
 from .._util.reentrancy import CallOrigin, call_origin
 from .._util.text import sanitize_name
@@ -318,6 +319,7 @@ class Session(BaseSession):
             self._finish(worker.call, result, error)
 
     def _report(self, exc: BaseException, call: IncomingCall) -> tuple[int, ErrorBody] | None:
+        pass_on_ctrl_c(exc)
         return self._dispatcher.report(self._error_reporter, exc, call)
 
     def _cancellation_error(self, call: IncomingCall) -> tuple[int, ErrorBody]:
