@@ -27,7 +27,7 @@ cdef class CallSender:
     @cython.locals(seconds=double)
     cpdef object _begin(self, OutgoingCall call)
     @cython.locals(is_free=bint, ownership=Ownership)
-    cpdef bint _open_now(self, OutgoingCall call, double seconds) except -1
+    cpdef bint _open_now(self, OutgoingCall call, double seconds, bint registers) except -1
     @cython.locals(request=Request)
     cpdef object _queue(self, OutgoingCall call, double seconds)
     @cython.locals(connection=EventRouter)

@@ -192,8 +192,6 @@ class CallSender:
     async def open(self, call: OutgoingCall) -> None:
         """Send a call, once it has a slot. A checkpoint if it must wait for one.
 
-        Ctrl-C is raised at a checkpoint: between two steps here, a slot would be lost for good.
-
         Raises:
             DriverError: It was not sent, and nothing has changed.
         """
@@ -207,12 +205,12 @@ class CallSender:
         So the usual call has no coroutine for that.
         """
         seconds = seconds_left()
-        if seconds != -_INFINITE and self._open_now(call, seconds):
+        if seconds != -_INFINITE and self._open_now(call, seconds, registers=False):
             return None
         return self._open_later(call, seconds)
 
-    def _open_now(self, call: OutgoingCall, seconds: float) -> bool:
-        """Send a call if a slot is free. Otherwise announce that its task waits for one.
+    def _open_now(self, call: OutgoingCall, seconds: float, registers: bool) -> bool:
+        """Send a call if a slot is free. Otherwise it can announce that its task waits for one.
 
         Raises:
             DriverError: It was not sent, and nothing has changed.
@@ -229,15 +227,19 @@ class CallSender:
                 self.connection.writer.flush()
                 return True
             self._check_size(call.request)
-            self._slots.register(call.request)
+            if registers:
+                self._slots.register(call.request)
         return False
 
     async def _open_later(self, call: OutgoingCall, seconds: float) -> None:
-        """Send a call that `_begin` has not sent: it has no slot yet, or is cancelled."""
+        """Send a call that `_begin` has not sent: it has no slot yet, or is cancelled.
+
+        Ctrl-C is raised at a checkpoint: between two steps here, a slot would be lost for good.
+        """
         if seconds == -_INFINITE:
             await trio.lowlevel.checkpoint_if_cancelled()
-            if self._open_now(call, seconds):
-                return
+        if self._open_now(call, seconds, registers=True):
+            return
         await self._slots.wait()
         seconds = seconds_left()
         with self.connection.lock:
@@ -289,7 +291,8 @@ class CallSender:
         return f"{self.name} takes no more calls{why}"
 
 
-trio.lowlevel.enable_ki_protection(CallSender.open)  # Cython takes no decorator there
+# Not as a decorator, which Cython does not take there.
+trio.lowlevel.enable_ki_protection(CallSender._open_later)  # noqa: SLF001 - of this module
 
 
 def seconds_left() -> float:
