@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -126,6 +127,17 @@ def test_ctrl_c_when_a_client_has_left_ends_the_program() -> None:
 
     trio.run(main)
     assert ended
+
+
+def test_a_handler_that_has_no_module_changes_nothing() -> None:
+    presses: queue.SimpleQueue[object] = queue.SimpleQueue()
+    assert presses.put.__module__ is None
+    before = signal.signal(signal.SIGINT, presses.put)
+    try:
+        pass_on_ctrl_c(KeyboardInterrupt())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert presses.empty()
 
 
 def test_a_handler_of_the_program_is_not_called_again() -> None:

@@ -15,6 +15,7 @@ import fractions
 import functools
 import io
 import logging
+import math
 import re
 import threading
 import types
@@ -328,11 +329,14 @@ async def test_a_call_that_waits_does_not_keep_its_arguments() -> None:
         assert [await client.answer(slot) for slot in slots] == [True, True]
 
 
-async def test_an_open_stream_does_not_keep_its_arguments() -> None:
+@pytest.mark.parametrize("deadline", [math.inf, 60])
+async def test_an_open_stream_does_not_keep_its_arguments(deadline: float) -> None:
     driver = Letting()
     async with channel_to(driver) as channel:
         request = Request(1, Kind.STREAM, "tunnel", (uuid4(),), driver="the driver")
-        async with await open_stream(channel, request):
+        with trio.CancelScope(deadline=trio.current_time() + deadline):
+            opened = await open_stream(channel, request)
+        async with opened:
             await trio.testing.wait_all_tasks_blocked()
             assert driver.left() is None
 

@@ -235,6 +235,18 @@ async def test_a_stream_receives_what_comes_before_a_broken_record() -> None:
 
 
 @timed()
+async def test_a_stream_with_a_broken_record_never_ends_cleanly() -> None:
+    ours, theirs = await tls_pair()
+    assert isinstance(ours, TlsStream)
+    await ours.transport_stream.send_all(b"\x17\x03\x03\x00\x20" + bytes(32))
+    for _ in range(2):
+        with pytest.raises(trio.BrokenResourceError):
+            await theirs.receive_some()
+    await ours.aclose()
+    await theirs.aclose()
+
+
+@timed()
 async def test_a_peer_that_hangs_up_amid_the_handshake_breaks_the_stream() -> None:
     ours, theirs = await unix_pair()
     server = transport_for(TlsStream(theirs, tls_contexts()[1], server_side=True))

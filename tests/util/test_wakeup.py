@@ -63,6 +63,18 @@ async def test_waking_without_a_waiter_has_no_effect() -> None:
 
 
 @timed()
+async def test_a_wait_that_ctrl_c_has_ended_before_it_slept_is_not_woken() -> None:
+    if not trio_private.CAN_REQUEST_SLEEP:
+        pytest.skip("the coroutine of Trio sleeps for the task that has made it")
+    wakeup = Wakeup()
+    wakeup.wait()  # Ctrl-C is raised here, in the task that would await this
+    wakeup.set()
+    with trio.move_on_after(0.01) as another_sleep:
+        await trio.sleep_forever()
+    assert another_sleep.cancelled_caught
+
+
+@timed()
 async def test_waking_twice_before_the_waiter_runs_wakes_it_once() -> None:
     waiter = Waiter(Wakeup())
     async with trio.open_nursery() as nursery:

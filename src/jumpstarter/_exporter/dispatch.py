@@ -202,7 +202,9 @@ class Dispatcher(BaseDispatcher):
     ) -> Message:
         async with open_background() as nursery:
             nursery.start_soon(self._watch_deadline, call)
-            return await answer()
+            work = answer()
+            del answer  # with the arguments: a stream may be open for hours
+            return await work
 
     async def _watch_deadline(self, call: IncomingCall) -> None:
         """End a generator or stream at its deadline, if its client no longer answers.

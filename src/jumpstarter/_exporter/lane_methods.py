@@ -34,7 +34,8 @@ __all__ = ["hook_in_lane", "in_lane"]
 
 def in_lane(exported: Exported, lane: AsyncioLane) -> Exported:
     """Make an entry of the export table whose code runs in the lane."""
-    return msgspec.structs.replace(exported, function=_LaneFunction(exported, lane))
+    function = _LaneFunction(exported, lane)
+    return msgspec.structs.replace(exported, function=function, is_wrapper=True)
 
 
 def hook_in_lane(function: Callable[[], Any], lane: Lane) -> Callable[[], Any]:

@@ -43,7 +43,7 @@ class TlsEngine:
     Attributes:
         is_established: The two sides have shaken hands.
         has_ended: Nothing more can come, after what was decrypted.
-        failure: What the next `decrypt` raises, since an earlier one has returned bytes instead.
+        failure: What the next `decrypt` raises. An earlier one has raised it, or returned bytes.
     """
 
     __slots__ = ("_incoming", "_outgoing", "_tls", "failure", "has_ended", "is_established")
@@ -116,9 +116,9 @@ class TlsEngine:
                 raise
             self.has_ended = True
         except ssl.SSLError as exc:
+            self.failure = exc  # as OpenSSL reports it, behind the records before the broken one
             if not pieces:
                 raise
-            self.failure = exc  # as OpenSSL reports it, behind the records before the broken one
         if pieces:
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
         return b"" if self.has_ended else None
@@ -146,7 +146,7 @@ class TlsEngine:
 
     def check_answers(self) -> None:
         """Set `failure` unless the peer has read most answers to what it sent."""
-        if self._outgoing.pending > _ANSWERS:
+        if self.failure is None and self._outgoing.pending > _ANSWERS:
             self.failure = _fault("the peer asks for answers that it does not read")
 
     def getpeercert(self) -> Any:

@@ -26,7 +26,7 @@ def _comes_from_trio(exc: BaseException) -> bool:
     if isinstance(exc, BaseExceptionGroup):
         return any(map(_comes_from_trio, exc.exceptions))
     handler = signal.getsignal(signal.SIGINT)
-    if getattr(handler, "__module__", "").partition(".")[0] != "trio":
+    if str(getattr(handler, "__module__", "")).partition(".")[0] != "trio":
         return False  # another one may count how often the key was pressed
     code = None
     traceback = exc.__traceback__

@@ -91,13 +91,18 @@ class Wakeup:
             sleeper = self._sleeper = Sleeper()
             self._request = trio_private.request_to_sleep(sleeper.abort)
         assert sleeper.task is None, "only one task can wait for a Wakeup"
-        sleeper.task = trio_private.current_task()
         if self._request is None:
+            sleeper.task = trio_private.current_task()
             return trio.lowlevel.wait_task_rescheduled(sleeper.abort)  # noqa: ASYNC105
         return self
 
     def __await__(self) -> Generator[object, Any, None]:
         """Sleep, after `wait`: with the same request each time, and no coroutine of Trio's."""
+        # Here, and not in `wait`: Ctrl-C between the two would leave the task behind, and a later
+        # `set` would wake it from another sleep. It is not raised between here and the yield.
+        sleeper = self._sleeper
+        assert sleeper is not None, "wait() begins a wait"
+        sleeper.task = trio_private.current_task()
         outcome = yield self._request
         if outcome is not NOTHING:  # which only spares a call of Python code
             try:
