@@ -256,7 +256,7 @@ def test_a_circle_is_refused_and_named(length: int) -> None:
 
 @pytest.mark.parametrize("child", [None, "power", int, {"power": 1}])
 def test_a_child_that_is_not_a_driver_is_refused(child: Any) -> None:
-    with pytest.raises(ConfigurationError, match=f"child 'x' of Plain is a {type(child).__name__}"):
+    with pytest.raises(ConfigurationError, match=r"'x' of Plain must be an instance of Driver"):
         list(walk(Plain(children={"x": child})))
 
 

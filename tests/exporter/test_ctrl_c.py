@@ -6,6 +6,7 @@ import queue
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -131,8 +132,9 @@ def test_ctrl_c_when_a_client_has_left_ends_the_program() -> None:
 
 def test_a_handler_that_has_no_module_changes_nothing() -> None:
     presses: queue.SimpleQueue[object] = queue.SimpleQueue()
-    assert presses.put.__module__ is None
-    before = signal.signal(signal.SIGINT, presses.put)
+    put: Any = presses.put
+    assert put.__module__ is None
+    before = signal.signal(signal.SIGINT, put)
     try:
         pass_on_ctrl_c(KeyboardInterrupt())
     finally:
