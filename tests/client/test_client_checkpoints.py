@@ -92,17 +92,17 @@ async def channel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 @pytest.fixture
 def overtaken(channel: Channel, monkeypatch: pytest.MonkeyPatch) -> Channel:
     """The same channel: a thread reads the answer of each call as soon as the task has sent it."""
-    really_open = Channel.open
+    really_begin = Channel._begin
 
-    async def open_and_read(self: Channel, call: OutgoingCall) -> None:
-        await really_open(self, call)
+    def begin_and_read(self: Channel, call: OutgoingCall) -> None:
+        assert really_begin(self, call) is None  # it was sent
         while not is_answered(call):
             read_in_thread(self)
 
     async def lead_not(_self: Channel, _call: OutgoingCall) -> bool:
         return False  # as if another call had been under way
 
-    monkeypatch.setattr(Channel, "open", open_and_read)
+    monkeypatch.setattr(Channel, "_begin", begin_and_read)
     monkeypatch.setattr(Channel, "_lead", lead_not)
     return channel
 
