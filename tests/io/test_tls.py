@@ -6,6 +6,7 @@ import random
 import socket
 import ssl
 import threading
+from collections.abc import Sequence
 
 import pytest
 import trio
@@ -198,13 +199,14 @@ async def test_bytes_that_are_not_tls_break_the_stream() -> None:
     await theirs.aclose()
 
 
-def with_a_broken_record(engine: TlsEngine) -> bytes:
-    """Return the ciphertext of two records, of one that was changed on its way, and of a fourth."""
+def with_a_broken_record(engine: TlsEngine, whole: Sequence[bytes] = (b"one, ", b"two")) -> bytes:
+    """Return the ciphertext of whole records, of one changed on its way, and of another."""
     records = []
-    for data in (b"one, ", b"two", b"three", b"four"):
+    for data in (*whole, b"broken", b"after"):
         engine.encrypt(data)
         records.append(engine.take())
-    records[2] = records[2][:-1] + bytes([records[2][-1] ^ 1])
+    broken = records[len(whole)]
+    records[len(whole)] = broken[:-1] + bytes([broken[-1] ^ 1])
     return b"".join(records)
 
 
@@ -220,25 +222,14 @@ async def test_bytes_before_a_broken_record_arrive_before_the_error() -> None:
     await theirs.aclose()
 
 
+@pytest.mark.parametrize("whole", [(), (b"one, ", b"two")])
 @timed()
-async def test_a_stream_receives_what_comes_before_a_broken_record() -> None:
+async def test_a_stream_receives_what_comes_before_a_broken_record(whole: Sequence[bytes]) -> None:
     ours, theirs = await tls_pair()
     assert isinstance(ours, TlsStream)
-    await ours.transport_stream.send_all(with_a_broken_record(ours._engine))
-    assert await theirs.receive_some(5) == b"one, "
-    assert await theirs.receive_some() == b"two"
-    for _ in range(2):
-        with pytest.raises(trio.BrokenResourceError):
-            await theirs.receive_some()
-    await ours.aclose()
-    await theirs.aclose()
-
-
-@timed()
-async def test_a_stream_with_a_broken_record_never_ends_cleanly() -> None:
-    ours, theirs = await tls_pair()
-    assert isinstance(ours, TlsStream)
-    await ours.transport_stream.send_all(b"\x17\x03\x03\x00\x20" + bytes(32))
+    await ours.transport_stream.send_all(with_a_broken_record(ours._engine, whole))
+    for data, limit in zip(whole, (5, None), strict=False):
+        assert await theirs.receive_some(limit) == data
     for _ in range(2):
         with pytest.raises(trio.BrokenResourceError):
             await theirs.receive_some()
